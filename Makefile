@@ -1,0 +1,26 @@
+PYTHON ?= python3
+
+.PHONY: demo test bench
+
+demo: .venv/installed  ## score the examples with the lean install
+	mkdir -p out
+	.venv/bin/abonyx score examples/therapeutic_vh.csv -o out/therapeutic_vh_scores.csv --table
+
+test: .venv-test/installed  ## lint, types, tests
+	.venv-test/bin/ruff check .
+	.venv-test/bin/ruff format --check .
+	.venv-test/bin/mypy
+	.venv-test/bin/python -m pytest
+
+bench: .venv-test/installed  ## CPU figures of the shipped bundle
+	.venv-test/bin/python benchmarks/cpu.py
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet -c constraints.txt -e ".[cpu]"
+	touch $@
+
+.venv-test/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-test
+	.venv-test/bin/python -m pip install --quiet -c constraints.txt -e ".[cpu,parquet,export,test]"
+	touch $@

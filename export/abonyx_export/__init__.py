@@ -1,0 +1,1 @@
+"""Export of an ESM checkpoint and a logistic head to an abonyx bundle. Needs the extra [export]."""

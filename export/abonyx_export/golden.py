@@ -1,0 +1,80 @@
+"""The golden set: the token rows every variant is checked on, at export and on every machine that opens it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from abonyx.bundle import Golden
+from abonyx.errors import ParityError
+from abonyx.pipeline import read_input
+from abonyx.selftest import sigmoid
+from abonyx.tolerances import GOLDEN_MIN_SD_P
+
+EXAMPLES_NAME = "therapeutic_vh.csv"
+SEED = 20261123
+# Substitutions a mutant; many of them take p far from its parent's, so that the set spreads.
+SUBSTITUTIONS = (1, 2, 4, 8, 16, 32)
+MUTANTS = 22
+# Residues cut from a mutant's start, so that lengths differ within a batch.
+MAX_TRIMMED = 24
+# An scFv's VH-linker-VH length, about twice a domain: (G4S)3.
+LINKER = "GGGGS" * 3
+_STANDARD = "ACDEFGHIKLMNPQRSTVWY"
+
+
+def examples_path() -> Path:
+    """The example sequences: inside the installed package, else the repository's (an editable install)."""
+    package = Path(__file__).resolve().parent
+    packaged = package / EXAMPLES_NAME
+    return packaged if packaged.is_file() else package.parents[1] / "examples" / EXAMPLES_NAME
+
+
+def golden_sequences(file: Path | None, max_residues: int) -> tuple[list[str], str]:
+    """The sequences and a line that says where they are from.
+
+    Args:
+        file: a FASTA, CSV or TSV file to use as it is; None = the examples, their seeded point mutants of several
+            lengths (some with an X), and two long ones.
+        max_residues: the bundle's limit; the examples are cut to it, a file that exceeds it is refused.
+    """
+    if file is not None:
+        return read_input(file, max_residues).sequences, file.name
+    parents = read_input(examples_path(), 10**6).sequences
+    rng = np.random.default_rng(SEED)
+    mutants = []
+    for index in range(MUTANTS):
+        letters = list(parents[index % len(parents)])
+        count = SUBSTITUTIONS[index % len(SUBSTITUTIONS)]
+        for position in rng.choice(len(letters), size=count, replace=False):
+            letters[position] = _STANDARD[rng.integers(len(_STANDARD))]
+        if index % 5 == 0:
+            letters[int(rng.integers(len(letters)))] = "X"
+        mutants.append("".join(letters[int(rng.integers(MAX_TRIMMED + 1)) :]))
+    long = [parents[0] + LINKER + parents[1], parents[2] + LINKER + parents[3]]
+    cut = [sequence[:max_residues] for sequence in [*parents, *mutants, *long]]
+    return cut, f"{EXAMPLES_NAME}, {MUTANTS} point mutants (seed {SEED}), 2 linked pairs"
+
+
+def check_discriminates(golden: Golden, thresholds: dict[str, float]) -> None:
+    """Refuse a golden set on which a broken encoder could pass.
+
+    Raises:
+        ParityError: p hardly varies (a saturated head hides everything), or lies on one side of a threshold.
+    """
+    p = sigmoid(golden.logit)
+    fix = (
+        "Give --golden FILE with sequences that this head tells apart. For a benchmark checkpoint with random weights, "
+        "--recentre-head moves the head's intercept to median logit 0."
+    )
+    if p.std() < GOLDEN_MIN_SD_P:
+        raise ParityError(
+            f"golden set: p is {p.mean():.4f} +- {p.std():.2g} over {len(p)} rows (logit {golden.logit.mean():.1f} +- "
+            f"{golden.logit.std():.2g}); its sd must be at least {GOLDEN_MIN_SD_P}",
+            fix,
+        )
+    for name, threshold in thresholds.items():
+        above = int((p > threshold).sum())
+        if above in (0, len(p)):
+            raise ParityError(f"golden set: {above} of {len(p)} rows are above threshold {name} ({threshold})", fix)

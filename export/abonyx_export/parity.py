@@ -1,0 +1,138 @@
+"""PyTorch's numbers for the golden set, and how far a variant is from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from abonyx.bundle import Golden
+from abonyx.errors import ParityError
+from abonyx.manifest import Difference, Parity
+from abonyx.selftest import sigmoid
+from abonyx.tolerances import Limits
+from abonyx_export.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from transformers import EsmModel
+
+FloatArray = npt.NDArray[np.float64]
+Tokens = Sequence[npt.NDArray[np.int64]]
+
+
+def reference_embeddings(checkpoint: Checkpoint, rows: Tokens) -> npt.NDArray[np.float32]:
+    """Mean over residues by transformers' own EsmModel, float32, each row alone and without padding.
+
+    Args:
+        rows: token rows, CLS and EOS included.
+
+    Returns:
+        (n, D) float32.
+    """
+    import torch
+
+    model, pooled = checkpoint.model, checkpoint.config.pooled_layers
+    embeddings = np.empty((len(rows), checkpoint.config.embedding_width), np.float32)
+    with torch.inference_mode():
+        for index, row in enumerate(rows):
+            ids = torch.from_numpy(row)[None]  # (1, L)
+            output = model(
+                input_ids=ids, attention_mask=torch.ones_like(ids), output_hidden_states="embedding" in pooled
+            )
+            layers = {"last": output.last_hidden_state}
+            if "embedding" in pooled:
+                layers["embedding"] = output.hidden_states[0]
+            # float64 mean: the reference has no rounding of its own to add
+            means = [layers[name][0, 1:-1].double().mean(dim=0) for name in pooled]
+            embeddings[index] = torch.cat(means).numpy()
+    return embeddings
+
+
+def round_weights(model: EsmModel) -> None:
+    """Round every parameter to float16 and back, in place: what storing it in half costs, without the arithmetic."""
+    import torch
+
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.half().float())
+
+
+def differences(
+    golden: Golden, embedding: npt.NDArray[np.floating], logit: FloatArray, p: FloatArray
+) -> dict[str, FloatArray]:
+    """|difference| from the golden rows: embedding (n, D), logit (n,), p (n,)."""
+    return {
+        "embedding": np.abs(embedding - golden.embedding.astype(np.float64)),
+        "logit": np.abs(logit - golden.logit),
+        "p": np.abs(p - sigmoid(golden.logit)),
+    }
+
+
+def summarise(found: dict[str, FloatArray]) -> dict[str, Difference]:
+    """Max and mean of each."""
+    return {name: Difference(max=float(values.max()), mean=float(values.mean())) for name, values in found.items()}
+
+
+def measure(
+    golden: Golden,
+    embedding: FloatArray,
+    logit: FloatArray,
+    p: FloatArray,
+    thresholds: Sequence[float],
+    weight_rounding: dict[str, Difference] | None,
+    provider: str,
+) -> Parity:
+    """The parity record of one variant.
+
+    Args:
+        embedding, logit, p: the variant's, as selftest.run_golden gives them.
+        thresholds: those at which label flips are counted.
+        weight_rounding: see manifest.Parity.
+        provider: where the variant ran.
+    """
+    import onnxruntime
+    import torch
+    import transformers
+    from scipy.stats import spearmanr
+
+    expected = golden.embedding.astype(np.float64)
+    norms = np.linalg.norm(embedding, axis=1) * np.linalg.norm(expected, axis=1)
+    expected_p = sigmoid(golden.logit)
+    found = summarise(differences(golden, embedding, logit, p))
+    return Parity(
+        rows=len(p),
+        embedding=found["embedding"],
+        logit=found["logit"],
+        p=found["p"],
+        min_cosine=float(((embedding * expected).sum(axis=1) / norms).min()),
+        label_flips={f"{value:g}": int(((p > value) != (expected_p > value)).sum()) for value in sorted(thresholds)},
+        spearman=float(spearmanr(golden.logit, logit).statistic),
+        weight_rounding=weight_rounding,
+        provider=provider,
+        onnxruntime=onnxruntime.__version__,
+        torch=str(torch.__version__),  # a str subclass that JSON does not know
+        transformers=transformers.__version__,
+    )
+
+
+def enforce(found: dict[str, FloatArray], limits: Limits, variant: str, provider: str) -> None:
+    """Refuse a variant over its limits.
+
+    Args:
+        found: differences of the variant.
+
+    Raises:
+        ParityError: names the metric, its value, the limit and the worst golden row.
+    """
+    for metric in ("p", "logit", "embedding"):
+        rows = found[metric].reshape(len(found[metric]), -1).max(axis=1)  # NaN if any is
+        limit = getattr(limits, metric)
+        if not np.all(rows <= limit):
+            worst = int(np.argmax(np.where(np.isnan(rows), np.inf, rows)))
+            raise ParityError(
+                f"variant {variant}: max |difference| of {metric} from PyTorch is {rows[worst]:.3g}, limit {limit:g} "
+                f"(golden row {worst} of {len(rows)}, on {provider})",
+                "Nothing was written. Leave the variant out, or allow more with --max-dp VARIANT=VALUE.",
+            )

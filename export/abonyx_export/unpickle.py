@@ -1,0 +1,422 @@
+"""Read a pickle as data: nothing in the file is imported, called or constructed.
+
+`pickletools.genops` (standard library) decodes opcodes and does nothing else; the small stack machine here gives a
+meaning to the few forms that a fitted logistic head takes. A global is looked up in the tables below, never imported,
+and an instance becomes a `Bag` of its state: the old head's class loaded a 650M-parameter encoder in __setstate__.
+joblib's format is a pickle with the arrays' bytes between its opcodes.
+
+One file on purpose: whoever audits what a hostile head can do reads this one and nothing else.
+"""
+
+from __future__ import annotations
+
+import bz2
+import io
+import lzma
+import math
+import pickletools
+import re
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from abonyx.errors import HeadRefused
+
+# A logistic head over 2 x 1280 features is 20 kB; 64 MiB leaves room for one kept with its training embeddings.
+MAX_FILE_BYTES = 64 * 2**20
+# zlib packs zeros 1000:1, so the unpacked size has its own bound; it also bounds all arrays made from one file.
+MAX_UNPACKED_BYTES = 256 * 2**20
+# The old heads take 300 opcodes, 10,000 feature names 20,000. Keeps the time and the object count of a bomb small.
+MAX_OPCODES = 1_000_000
+# MARKs open at once; pickle.dump opens one for each nested list or dict, and a Pipeline needs under ten.
+MAX_DEPTH = 100
+# What xz may take for its dictionary; preset 9, the largest joblib writes, takes 65 MiB.
+_LZMA_MEMORY_BYTES = 128 * 2**20
+
+FIX = "Save it as .npz (coef, intercept, classes) where it was trained, or refit it with scikit-learn."
+
+_CLASSES = frozenset(
+    {
+        "sklearn.linear_model._logistic LogisticRegression",
+        "sklearn.linear_model.logistic LogisticRegression",
+        "sklearn.pipeline Pipeline",
+        "sklearn.preprocessing._data StandardScaler",
+        "sklearn.preprocessing.data StandardScaler",
+        "antibody_training_esm.core.classifier BinaryClassifier",
+        "classifier BinaryClassifier",
+    }
+)
+_WRAPPER = "joblib.numpy_pickle NumpyArrayWrapper"
+_NDARRAY = "numpy ndarray"
+_OBJECTS = ("builtins object", "__builtin__ object")
+_DTYPE_CODE = re.compile(r"f[248]|[iu][1248]|b1|O8?|U[0-9]{1,4}")
+
+
+class _StreamError(Exception):
+    """Why the stream cannot be read; parse_pickle adds the file's name."""
+
+
+class _Global(str):
+    """A known "module name" of the file, standing for the class or function."""
+
+
+@dataclass(eq=False, repr=False)  # both would recurse into whatever the file nests
+class Bag:
+    """An instance in the file: the name of its class, and the state it was saved with."""
+
+    class_name: str
+    state: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(eq=False, repr=False)
+class _DType:
+    code: str
+    order: str = "|"
+
+    def numpy(self) -> np.dtype[np.generic]:
+        return np.dtype(self.code if self.order == "|" else self.order + self.code)
+
+
+@dataclass(eq=False, repr=False)
+class _Pending:
+    """An array whose shape and bytes come with the next BUILD, and the places in the memo that then hold it."""
+
+    from_joblib: bool
+    memo_keys: list[int] = field(default_factory=list)
+
+
+def read_file(path: Path) -> bytes:
+    """Read a regular file of at most MAX_FILE_BYTES; HeadRefused otherwise."""
+    try:
+        if not path.is_file():
+            kind = "is not a file" if path.exists() else "does not exist"
+            raise HeadRefused(f"{path} {kind}", "Name the head's own .npz, .pkl, .pickle or .joblib file.")
+        if (size := path.stat().st_size) > MAX_FILE_BYTES:
+            raise HeadRefused(f"{path} is {size} bytes long; a head is at most {MAX_FILE_BYTES}", FIX)
+        with path.open("rb") as stream:
+            return stream.read(size)
+    except OSError as error:
+        raise HeadRefused(f"{path} cannot be read: {error}", "Check the path and its permissions.") from error
+
+
+def read_pickle(path: Path) -> object:
+    """Give what a pickle or joblib file holds, as plain values, numpy arrays and `Bag`s.
+
+    Args:
+        path: pickle of protocol 0 to 5 or joblib file, raw or packed with zlib, gzip, bz2, lzma or xz.
+
+    Raises:
+        HeadRefused: for any class or function that is not part of a plain logistic head, and any damaged file.
+
+    """
+    return parse_pickle(read_file(path), path)
+
+
+def parse_pickle(data: bytes, path: Path) -> object:
+    """As `read_pickle`, of bytes already read; `path` is for the messages only."""
+    try:
+        return _Machine(_unpack(data)).run()
+    except _StreamError as error:
+        why = str(error)
+    except (ValueError, LookupError, OverflowError, MemoryError, Warning) as error:
+        # What genops and the stack raise on bytes that are no pickle; their text quotes the file at any length.
+        why = f"is cut short, damaged or not a pickle ({type(error).__name__})"
+    raise HeadRefused(f"{path} {why}; it was not loaded and nothing in it was executed", FIX)
+
+
+def _unpack(data: bytes) -> bytes:
+    unpacker: zlib._Decompress | bz2.BZ2Decompressor | lzma.LZMADecompressor
+    if data.startswith((b"\x1f\x8b", b"\x78")):
+        unpacker = zlib.decompressobj(wbits=47)  # gzip or zlib, whichever the header says
+    elif data.startswith(b"BZh"):
+        unpacker = bz2.BZ2Decompressor()
+    elif data.startswith((b"\xfd7zXZ", b"\x5d\x00")):
+        unpacker = lzma.LZMADecompressor(memlimit=_LZMA_MEMORY_BYTES)
+    elif data.startswith((b"\x04\x22\x4d\x18", b"ZF")):
+        raise _StreamError("is packed with lz4 or by joblib before 0.10, which are not read")
+    else:
+        return data
+    try:
+        unpacked = unpacker.decompress(data, MAX_UNPACKED_BYTES + 1)
+    except (zlib.error, lzma.LZMAError, OSError) as error:
+        raise _StreamError(f"is packed but damaged ({error})") from None
+    if len(unpacked) > MAX_UNPACKED_BYTES:
+        raise _StreamError(f"unpacks to more than {MAX_UNPACKED_BYTES} bytes")
+    if not unpacker.eof:
+        raise _StreamError("is packed but cut short")
+    return unpacked
+
+
+class _Machine:
+    """Pickle's stack machine, over values that cannot act."""
+
+    def __init__(self, data: bytes) -> None:
+        self.stream = io.BytesIO(data)
+        self.stack: list[object] = []
+        self.marked: list[list[object]] = []
+        self.memo: dict[int, object] = {}
+        self.made_bytes = 0
+
+    def run(self) -> object:
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(self.stream)):
+            if count >= MAX_OPCODES:
+                raise _StreamError(f"has more than {MAX_OPCODES} pickle opcodes")
+            if opcode.name in _LITERALS:
+                if isinstance(argument, int) and argument.bit_length() > 64:
+                    raise _StreamError(f"holds an integer of {argument.bit_length()} bits; 64 are the most")
+                self.stack.append(argument)
+            elif opcode.name in _OPCODES:
+                _OPCODES[opcode.name](self, argument)
+            else:
+                raise _StreamError(f"uses the pickle opcode {opcode.name}, which a logistic head does not need")
+        return self.stack.pop()
+
+    def push(self, value: object) -> None:
+        self.stack.append(value)
+
+    def mark(self) -> None:
+        if len(self.marked) >= MAX_DEPTH:
+            raise _StreamError(f"nests deeper than {MAX_DEPTH}")
+        self.marked.append(self.stack)
+        self.stack = []
+
+    def items(self) -> list[object]:
+        """Take off what was pushed since the last MARK."""
+        items, self.stack = self.stack, self.marked.pop()
+        return items
+
+    def last(self, count: int) -> list[object]:
+        """Take off the topmost `count` values."""
+        return [self.stack.pop() for _ in range(count)][::-1]
+
+    def find(self, argument: object) -> _Global:
+        if argument in _CLASSES or argument in _FUNCTIONS or argument in (_WRAPPER, _NDARRAY, *_OBJECTS):
+            return _Global(argument)
+        shown = str(argument).replace(" ", ".")[:200] if isinstance(argument, str) else "something without a name"
+        raise _StreamError(f"refers to {shown!a}, which is not part of a plain logistic head")
+
+    def stack_global(self) -> None:
+        module, name = self.last(2)
+        self.stack.append(self.find(f"{module} {name}" if type(module) is type(name) is str else None))
+
+    def put(self, key: object) -> None:
+        value = self.stack[-1]
+        if isinstance(value, _Pending):
+            value.memo_keys.append(_integer(key))
+        self.memo[_integer(key)] = value
+
+    def extend(self, items: list[object]) -> None:
+        if type(target := self.stack[-1]) is not list:
+            raise _StreamError(f"appends to a {type(target).__name__}")
+        target.extend(items)
+
+    def update(self, items: list[object]) -> None:
+        if type(target := self.stack[-1]) is not dict:
+            raise _StreamError(f"sets items of a {type(target).__name__}")
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            # Not tuples: nested through the memo they take for ever to hash.
+            if not (key is None or isinstance(key, str | int | float | bytes)):
+                raise _StreamError(f"has a {type(key).__name__} as a dictionary's key")
+            target[key] = value
+
+    def new_dict(self) -> None:
+        items = self.items()
+        self.stack.append({})
+        self.update(items)
+
+    def new(self, what: object, arguments: Sequence[object]) -> object:
+        """Give the stand-in for what(*arguments), where the file makes an instance."""
+        name = what.replace(" ", ".") if isinstance(what, _Global) else type(what).__name__
+        if not isinstance(what, _Global) or arguments or (what not in _CLASSES and what != _WRAPPER):
+            raise _StreamError(f"calls {name} with {len(arguments)} arguments, which a logistic head does not do")
+        return Bag(name) if what in _CLASSES else _Pending(from_joblib=True)
+
+    def call(self) -> None:
+        """REDUCE and NEWOBJ; a function's own stand-in looks at every argument."""
+        what, arguments = self.last(2)
+        if type(arguments) is not tuple:
+            raise _StreamError(f"calls something with a {type(arguments).__name__}")
+        make = _FUNCTIONS.get(what) if isinstance(what, _Global) else None
+        self.stack.append(make(self, *arguments[:9]) if make else self.new(what, arguments))
+
+    def build(self) -> None:
+        state, target = self.stack.pop(), self.stack[-1]
+        if isinstance(target, Bag):  # state, or (state, slots)
+            for part in state if type(state) is tuple and len(state) == 2 else (state,):
+                target.state.update({} if part is None else _state(part))
+        elif isinstance(target, _DType):
+            target.order = _byte_order(state)
+        elif isinstance(target, _Pending):
+            array = self.joblib_array(_state(state)) if target.from_joblib else self.numpy_array(state)
+            self.stack[-1] = array
+            self.memo.update(dict.fromkeys(target.memo_keys, array))
+        else:
+            raise _StreamError(f"gives a state to a {type(target).__name__}")
+
+    def numpy_array(self, state: object) -> object:
+        if type(state) is not tuple or len(state) != 5:
+            raise _StreamError("has an array without shape, type and bytes")
+        _, shape, dtype, fortran, data = state
+        return self.array(data, dtype, shape, "F" if fortran is True else "C")
+
+    def joblib_array(self, state: dict[str, object]) -> object:
+        """Read padding and the array's bytes, which follow in the stream right after the BUILD."""
+        dtype, shape = state.get("dtype"), _shape(state.get("shape"))
+        if state.get("subclass") != _NDARRAY or not isinstance(dtype, _DType) or dtype.code.startswith("O"):
+            raise _StreamError("holds a joblib array of Python objects or of a subclass, which is not read")
+        if state.get("numpy_array_alignment_bytes") is not None:  # since joblib 1.2
+            self.stream.read(ord(self.stream.read(1) or b"\0"))
+        data = self.stream.read(math.prod(shape) * dtype.numpy().itemsize)
+        return self.array(data, dtype, shape, state.get("order"))
+
+    def array(self, data: object, dtype: object, shape: object, order: object) -> object:
+        """Give numbers as an array in native byte order, text and objects as a list; only from bytes that are there."""
+        dims = _shape(shape)
+        if not isinstance(dtype, _DType) or (order != "C" and order != "F"):
+            raise _StreamError("has an array of unknown type or order")
+        if dtype.code.startswith("O"):
+            if type(data) is not list or dims != (len(data),):
+                raise _StreamError("has an array of Python objects that is not one plain row")
+            return data
+        kind = dtype.numpy()
+        if not isinstance(data, bytes | bytearray) or len(data) != math.prod(dims) * kind.itemsize:
+            found = len(data) if isinstance(data, bytes | bytearray) else type(data).__name__
+            raise _StreamError(f"has an array of shape {dims} and type {kind}, and {found} as its bytes")
+        self.spend(len(data))
+        flat = np.frombuffer(bytes(data), kind)
+        if kind.kind == "U":
+            self.spend(64 * flat.size)  # a str takes more than its characters
+            return flat.tolist()
+        return flat.astype(kind.newbyteorder("="), copy=False).reshape(dims, order="F" if order == "F" else "C")
+
+    def spend(self, count: int) -> None:
+        self.made_bytes += count
+        if self.made_bytes > MAX_UNPACKED_BYTES:
+            raise _StreamError(f"makes more than {MAX_UNPACKED_BYTES} bytes of arrays")
+
+
+def _integer(value: object) -> int:
+    if not isinstance(value, int):
+        raise _StreamError(f"has a {type(value).__name__} where a number should be")
+    return value
+
+
+def _shape(value: object) -> tuple[int, ...]:
+    dims = tuple(_integer(size) for size in value) if type(value) is tuple and len(value) <= 4 else (-1,)
+    if min(dims, default=0) < 0 or math.prod(dims) > MAX_UNPACKED_BYTES:
+        raise _StreamError("has an array whose shape is not up to four sizes")
+    return dims
+
+
+def _state(value: object) -> dict[str, object]:
+    if type(value) is not dict or not all(isinstance(key, str) for key in value):
+        raise _StreamError(f"has a {type(value).__name__} where an instance's state should be")
+    return value
+
+
+def _byte_order(state: object) -> str:
+    """Check a dtype's state: version, byte order, subarray, names, fields, item size, alignment, flags."""
+    if type(state) is not tuple or len(state) != 8 or any(state[2:5]) or state[1] not in ("<", ">", "|"):
+        raise _StreamError("has an array type with fields or metadata")
+    return str(state[1])
+
+
+# What the file's functions are here. Each takes the machine and the file's arguments, of any number and type.
+
+
+def _dtype(_: _Machine, code: object = None, *_flags: object) -> object:
+    if not isinstance(code, str) or not _DTYPE_CODE.fullmatch(code):
+        shown = ascii(code[:40]) if isinstance(code, str) else type(code).__name__
+        raise _StreamError(f"has an array of type {shown}; integers, floats, booleans and text are read")
+    return _DType(code)
+
+
+def _reconstruct(_: _Machine, what: object = None, *_initial: object) -> object:
+    if not isinstance(what, _Global) or what != _NDARRAY:
+        raise _StreamError("has an array of a subclass of numpy's")
+    return _Pending(from_joblib=False)
+
+
+def _frombuffer(machine: _Machine, *arguments: object) -> object:
+    data, dtype, shape, order = arguments
+    return machine.array(data, dtype, shape, order)
+
+
+def _scalar(machine: _Machine, *arguments: object) -> object:
+    dtype, data = arguments
+    value = machine.array(data, dtype, (), "C")
+    return value.item() if isinstance(value, np.ndarray) else value
+
+
+def _encode(machine: _Machine, *arguments: object) -> object:
+    text, encoding = arguments
+    if not isinstance(text, str) or not isinstance(encoding, str) or encoding != "latin1":
+        raise _StreamError("encodes text in a way pickle does not")
+    machine.spend(len(text))
+    return text.encode("latin-1")
+
+
+def _reconstructor(machine: _Machine, *arguments: object) -> object:
+    what, base, state = arguments
+    if not isinstance(base, _Global) or base not in _OBJECTS or state is not None:
+        raise _StreamError("makes an instance of a built-in type's subclass")
+    return machine.new(what, ())
+
+
+def _ordered_dict(_: _Machine, *arguments: object) -> object:
+    if arguments:
+        raise _StreamError("makes an OrderedDict with arguments")
+    return {}
+
+
+_FUNCTIONS: dict[str, Callable[..., object]] = {
+    "numpy dtype": _dtype,
+    "_codecs encode": _encode,
+    "copyreg _reconstructor": _reconstructor,
+    "copy_reg _reconstructor": _reconstructor,
+    "collections OrderedDict": _ordered_dict,
+}
+for _numpy in ("numpy.core", "numpy._core"):  # before and since numpy 2
+    _FUNCTIONS[f"{_numpy}.multiarray _reconstruct"] = _reconstruct
+    _FUNCTIONS[f"{_numpy}.multiarray scalar"] = _scalar
+    _FUNCTIONS[f"{_numpy}.numeric _frombuffer"] = _frombuffer
+
+# Opcodes whose argument is the value. The Python 2 strings, sets, extensions, persistent ids, out-of-band buffers and
+# old-style instances are in neither table, so they are refused.
+_LITERALS = frozenset(
+    {
+        *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
+        *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+        *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+    }
+)
+_OPCODES: dict[str, Callable[[_Machine, object], None]] = {
+    **dict.fromkeys(("PROTO", "FRAME", "STOP"), lambda _m, _a: None),
+    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), _Machine.put),
+    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), lambda m, a: m.push(m.memo[_integer(a)])),
+    **dict.fromkeys(("REDUCE", "NEWOBJ"), lambda m, _: m.call()),
+    "MEMOIZE": lambda m, _: m.put(len(m.memo)),
+    "NONE": lambda m, _: m.push(None),
+    "NEWTRUE": lambda m, _: m.push(True),
+    "NEWFALSE": lambda m, _: m.push(False),
+    "EMPTY_TUPLE": lambda m, _: m.push(()),
+    "EMPTY_LIST": lambda m, _: m.push([]),
+    "EMPTY_DICT": lambda m, _: m.push({}),
+    "MARK": lambda m, _: m.mark(),
+    "TUPLE": lambda m, _: m.push(tuple(m.items())),
+    "TUPLE1": lambda m, _: m.push(tuple(m.last(1))),
+    "TUPLE2": lambda m, _: m.push(tuple(m.last(2))),
+    "TUPLE3": lambda m, _: m.push(tuple(m.last(3))),
+    "LIST": lambda m, _: m.push(m.items()),
+    "DICT": lambda m, _: m.new_dict(),
+    "APPEND": lambda m, _: m.extend(m.last(1)),
+    "APPENDS": lambda m, _: m.extend(m.items()),
+    "SETITEM": lambda m, _: m.update(m.last(2)),
+    "SETITEMS": lambda m, _: m.update(m.items()),
+    "GLOBAL": lambda m, a: m.push(m.find(a)),
+    "STACK_GLOBAL": lambda m, _: m.stack_global(),
+    "BUILD": lambda m, _: m.build(),
+}

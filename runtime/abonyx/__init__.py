@@ -1,0 +1,35 @@
+"""abonyx scores antibody sequences for non-specificity wherever ONNX Runtime runs.
+
+    with abonyx.open_session(abonyx.RuntimeConfig(provider="cpu")) as session:
+        p = session.score(["EVQLVESGGGLVQPGG..."])
+
+Importing abonyx loads neither ONNX Runtime nor a model.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from abonyx import errors
+    from abonyx.config import RuntimeConfig, load_config
+    from abonyx.session import Session, open_session
+
+__version__ = "0.1.0"
+__all__ = ["RuntimeConfig", "Session", "__version__", "errors", "load_config", "open_session"]
+
+_HOMES = {"RuntimeConfig": "config", "load_config": "config", "Session": "session", "open_session": "session"}
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name's module on first use, so that importing abonyx costs next to nothing."""
+    if name == "errors":
+        return importlib.import_module("abonyx.errors")
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"abonyx.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'abonyx' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,92 @@
+"""Batches by length under a token budget, and the graph's inputs. Pure numpy; knows nothing of ONNX.
+
+Shapes: B rows of a batch, L tokens of its longest row (CLS and EOS included).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+# What an attention score gets where the key is padding. exp(-1e4) is 0 in float32 and float16, and -1e4 is finite in
+# float16, where float32's minimum is not (apple/coremltools#2669).
+MASKED = np.float32(-1e4)
+
+IntArray = npt.NDArray[np.int64]
+
+
+def plan_batches(lengths_tokens: IntArray, token_budget: int) -> Iterator[IntArray]:
+    """Row numbers of each batch, longest rows first, so that memory peaks in the first batch.
+
+    Args:
+        lengths_tokens: (n,) tokens a row.
+        token_budget: most tokens a batch, padding included. A row longer than that is a batch of its own.
+
+    Yields:
+        (B,) int64 row numbers, by falling length; equal lengths stay in input order.
+    """
+    order = np.argsort(-lengths_tokens, kind="stable")
+    start = 0
+    while start < len(order):
+        rows = max(1, token_budget // int(lengths_tokens[order[start]]))
+        yield order[start : start + rows]
+        start += rows
+
+
+def eos_in_mean(lengths_tokens: IntArray, batch_size: int) -> npt.NDArray[np.bool_]:
+    """Which rows the old pipeline averaged with their EOS, had it run them in file order in batches of batch_size.
+
+    It zeroed the mask's last COLUMN, which is the EOS only of a batch's longest rows: every shorter row kept its own.
+
+    Args:
+        lengths_tokens: (n,) tokens a row, in file order.
+        batch_size: rows of the old pipeline's batch.
+    """
+    batches = np.arange(len(lengths_tokens)) // batch_size
+    longest = np.zeros(batches.max(initial=0) + 1, np.int64)
+    np.maximum.at(longest, batches, lengths_tokens)
+    return lengths_tokens < longest[batches]
+
+
+def make_inputs(
+    rows: Sequence[IntArray], names: Iterable[str], pad_id: int, eos_pooled: npt.NDArray[np.bool_] | None = None
+) -> dict[str, npt.NDArray[np.generic]]:
+    """The graph inputs that a variant declares, for one batch.
+
+    Args:
+        rows: B token rows, CLS and EOS included.
+        names: the inputs to build.
+        pad_id: padding token; position ids count up from pad_id + 1, as in every ESM.
+        eos_pooled: (B,) rows whose EOS is in the mean; None = none (the mean over residues).
+
+    Returns:
+        input_ids (B, L) int64, position_ids (B, L) int64, attention_bias (B, 1, 1, L) float32 (0 or MASKED),
+        pool_weights (B, L) float32 (rows sum to 1), lengths (B,) int32: those named.
+    """
+    lengths = np.array([len(row) for row in rows], np.int64)  # (B,)
+    columns = np.arange(lengths.max())  # (L,)
+    is_token = columns < lengths[:, None]  # (B, L)
+    inputs: dict[str, npt.NDArray[np.generic]] = {}
+    for name in names:
+        if name == "input_ids":
+            ids = np.full(is_token.shape, pad_id, np.int64)
+            ids[is_token] = np.concatenate(rows)
+            inputs[name] = ids
+        elif name == "position_ids":
+            inputs[name] = np.where(is_token, columns + (pad_id + 1), pad_id)
+        elif name == "attention_bias":
+            inputs[name] = np.where(is_token, np.float32(0), MASKED)[:, None, None, :]  # (B, 1, 1, L)
+        elif name == "pool_weights":
+            ends = lengths - 1 if eos_pooled is None else lengths - 1 + eos_pooled  # (B,) first column left out
+            pooled = (columns >= 1) & (columns < ends[:, None])  # (B, L)
+            inputs[name] = (pooled / (ends - 1)[:, None]).astype(np.float32)
+        elif name == "lengths":
+            inputs[name] = lengths.astype(np.int32)
+        else:
+            raise ValueError(f"no such graph input: {name}")  # the session checks names at open
+    return inputs
+
+
+GRAPH_INPUTS = ("input_ids", "position_ids", "attention_bias", "pool_weights", "lengths")

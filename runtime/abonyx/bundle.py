@@ -1,0 +1,152 @@
+"""A bundle on disk: found, described, its bytes checked, its golden rows read. Nothing here loads a model."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from abonyx import cache
+from abonyx.errors import BundleError, ChecksumMismatch, ConfigError
+from abonyx.manifest import Manifest, Variant, read_manifest
+
+GOLDEN_NAME = "golden.npz"
+_GOLDEN_ARRAYS = ("input_ids", "lengths", "embedding", "logit", "head_coef", "head_intercept")
+
+
+@dataclass(frozen=True)
+class Golden:
+    """The self-test's rows, as PyTorch float32 saw them, and the head in float64.
+
+    Attributes:
+        input_ids: (n, L) int64, CLS and EOS included, right-padded.
+        lengths: (n,) int64 tokens a row, CLS and EOS included.
+        embedding: (n, D) float32, residue mean.
+        logit: (n,) float64.
+        head_coef: (D,) float64; head_intercept: float.
+    """
+
+    input_ids: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.int64]
+    embedding: npt.NDArray[np.float32]
+    logit: npt.NDArray[np.float64]
+    head_coef: npt.NDArray[np.float64]
+    head_intercept: float
+
+    def save(self, directory: Path) -> None:
+        """Write golden.npz."""
+        arrays = {name: np.asarray(getattr(self, name)) for name in _GOLDEN_ARRAYS}
+        np.savez(directory / GOLDEN_NAME, allow_pickle=False, **arrays)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle's directory, manifest, and hash (of the manifest, which holds every file's)."""
+
+    path: Path
+    manifest: Manifest
+    sha256: str
+
+    def label(self) -> str:
+        """Name, notice and short hash, as every summary prints it."""
+        notice = f", {self.manifest.notice}" if self.manifest.notice else ""
+        return f"{self.manifest.name} ({self.sha256[:12]}){notice}"
+
+    def variant(self, provider: str, name: str | None) -> tuple[str, Variant]:
+        """The variant asked for, or the provider's default.
+
+        Raises:
+            ConfigError: no such variant, not for this provider, or no default for it.
+        """
+        variants = self.manifest.variants
+        listed = ", ".join(f"{key} ({'/'.join(value.providers)})" for key, value in variants.items())
+        chosen = name if name is not None else self.manifest.default_variant.get(provider)
+        if chosen is None or chosen not in variants:
+            wanted = f"no variant {name!r}" if name else f"no default variant for provider {provider}"
+            raise ConfigError(f"{self.path}: {wanted}", f"It has: {listed}.")
+        if provider not in variants[chosen].providers:
+            raise ConfigError(f"{self.path}: variant {chosen} is not for provider {provider}", f"It has: {listed}.")
+        return chosen, variants[chosen]
+
+    def files_of(self, variant: Variant) -> list[str]:
+        """Paths in the bundle that opening this variant reads: its own folder and the golden rows."""
+        folder = variant.model.rpartition("/")[0] + "/"
+        return [name for name in self.manifest.files if name.startswith(folder) or name == GOLDEN_NAME]
+
+    def golden(self) -> Golden:
+        """The golden rows.
+
+        Raises:
+            BundleError: damaged or incomplete.
+        """
+        path = self.path / GOLDEN_NAME
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                values = {name: arrays[name] for name in _GOLDEN_ARRAYS}
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise BundleError(f"{path}: cannot be read: {error}", "Export the bundle again.") from error
+        return Golden(**{**values, "head_intercept": float(values["head_intercept"])})
+
+
+def locate_mini() -> Path:
+    """The bundle that ships: inside the installed package, else the repository's (an editable install)."""
+    package = Path(__file__).resolve().parent
+    for candidate in (package / "mini", package.parents[1] / "artifacts" / "mini"):
+        if (candidate / "manifest.json").is_file():
+            return candidate
+    raise BundleError(
+        f"the shipped mini bundle is not in {package}", "Reinstall abonyx, or name a bundle with --bundle."
+    )
+
+
+def open_bundle(directory: str | Path | None) -> Bundle:
+    """Read a bundle's manifest (None = the shipped one). No file is hashed and no model loaded yet.
+
+    Raises:
+        BundleError: see manifest.read_manifest.
+    """
+    path = locate_mini() if directory is None else Path(directory)
+    manifest, data = read_manifest(path)
+    return Bundle(path, manifest, hashlib.sha256(data).hexdigest())
+
+
+def check_files(bundle: Bundle, names: list[str], *, use_cache: bool = True) -> None:
+    """Compare files with the manifest's sizes and hashes.
+
+    Args:
+        names: paths in the bundle.
+        use_cache: trust a hash remembered for the same path, size, mtime and inode instead of reading the file.
+
+    Raises:
+        ChecksumMismatch: another size or hash; gives both.
+        BundleError: missing, a link, or unreadable.
+    """
+    known = cache.remembered("hashes") if use_cache else {}
+    learned: dict[str, str] = {}
+    for name in names:
+        path, entry = bundle.path / name, bundle.manifest.files[name]
+        fix = "Copy the bundle again from where it was exported, or export it again."
+        if path.is_symlink():
+            raise BundleError(f"{path}: is a symbolic link", "A bundle holds plain files. " + fix)
+        try:
+            status = path.stat()
+            if status.st_size != entry.size_bytes:
+                raise ChecksumMismatch(f"{path}: {status.st_size} bytes, manifest says {entry.size_bytes}", fix)
+            key = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}|{status.st_ino}"
+            found = known.get(key) or file_sha256(path)
+        except OSError as error:
+            raise BundleError(f"{path}: cannot be read: {error.strerror}", fix) from error
+        if found != entry.sha256:
+            raise ChecksumMismatch(f"{path}: sha256 {found}, manifest says {entry.sha256}", fix)
+        learned[key] = found
+    if use_cache and learned.keys() - known.keys():
+        cache.remember("hashes", learned)
+
+
+def file_sha256(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

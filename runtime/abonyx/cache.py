@@ -1,0 +1,44 @@
+"""Small facts worth remembering between runs, in the user's cache directory: file hashes and passed self-tests.
+
+Losing the cache costs seconds, never a result: an unreadable cache is an empty one, and a cache that cannot be
+written (read-only home, full disk) is done without.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+import msgspec
+import platformdirs
+
+# Entries kept a file; the oldest go first.
+MAX_ENTRIES = 1_000
+
+
+def cache_dir() -> Path:
+    """$ABONYX_CACHE_DIR, else the platform's cache directory for abonyx. Not created here."""
+    given = os.environ.get("ABONYX_CACHE_DIR")
+    return Path(given) if given else Path(platformdirs.user_cache_dir("abonyx", appauthor=False))
+
+
+def remembered(name: str) -> dict[str, str]:
+    """The facts kept under `name`."""
+    try:
+        return msgspec.json.decode((cache_dir() / f"{name}.json").read_bytes(), type=dict[str, str])
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return {}
+
+
+def remember(name: str, facts: dict[str, str]) -> None:
+    """Add facts under `name`; readers see the file before or after, never half of it."""
+    directory = cache_dir()
+    with contextlib.suppress(OSError):
+        directory.mkdir(parents=True, exist_ok=True)
+        kept = {key: value for key, value in remembered(name).items() if key not in facts} | facts
+        kept = dict(list(kept.items())[-MAX_ENTRIES:])
+        with tempfile.NamedTemporaryFile(dir=directory, delete=False) as file:
+            file.write(msgspec.json.encode(kept))
+        Path(file.name).replace(directory / f"{name}.json")

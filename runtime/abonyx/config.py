@@ -1,0 +1,252 @@
+"""The one configuration type, and how file, environment and flags make it."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from abonyx.errors import ConfigError
+
+ProviderName = Literal["cpu", "cuda", "coreml", "openvino"]
+PoolingRule = Literal["residues", "upstream-batch"]
+ComputeUnits = Literal["ALL", "CPUOnly", "CPUAndGPU", "CPUAndNeuralEngine"]
+OpenVinoPrecision = Literal["FP32", "FP16", "ACCURACY"]
+
+ENVIRONMENT_PREFIX = "ABONYX_"
+# Read by cache.py, not a field of the config.
+OTHER_VARIABLES = frozenset({"ABONYX_CACHE_DIR"})
+
+
+def _check(ok: bool, key: str, value: object, allowed: str) -> None:
+    if not ok:
+        raise ConfigError(f"config: {key} is {value!r}", f"Allowed: {allowed}.")
+
+
+def _check_choice(key: str, value: object, choices: Any) -> None:
+    _check(value in get_args(choices), key, value, ", ".join(get_args(choices)))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class CpuOptions:
+    """Options of provider cpu.
+
+    Attributes:
+        threads: intra-op threads; None = the processors this process may use (affinity and cgroup quota).
+    """
+
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        _check(self.threads is None or self.threads >= 1, "cpu.threads", self.threads, "a whole number from 1")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class CudaOptions:
+    """Options of provider cuda.
+
+    Attributes:
+        device_id: which card, as CUDA counts.
+        memory_limit_bytes: most device memory ONNX Runtime's arena may take; None = all.
+    """
+
+    device_id: int = 0
+    memory_limit_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        _check(self.device_id >= 0, "cuda.device_id", self.device_id, "a whole number from 0")
+        limit = self.memory_limit_bytes
+        _check(limit is None or limit > 0, "cuda.memory_limit_bytes", limit, "a whole number above 0")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class CoreMLOptions:
+    """Options of provider coreml.
+
+    Attributes:
+        compute_units: which units Core ML may use.
+        cache_dir: where compiled models are kept; None = compile at each open.
+    """
+
+    compute_units: ComputeUnits = "ALL"
+    cache_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_choice("coreml.compute_units", self.compute_units, ComputeUnits)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class OpenVinoOptions:
+    """Options of provider openvino.
+
+    Attributes:
+        device: OpenVINO's device name.
+        precision: arithmetic; FP32 is exact to the fp32 limits.
+    """
+
+    device: str = "CPU"
+    precision: OpenVinoPrecision = "FP32"
+
+    def __post_init__(self) -> None:
+        _check_choice("openvino.precision", self.precision, OpenVinoPrecision)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeConfig:
+    """What one run uses. `RuntimeConfig()` is the shipped mini bundle on the CPU.
+
+    Attributes:
+        bundle: the bundle's directory; None = the shipped mini bundle. Absolute once constructed.
+        provider: the one execution provider that runs the model; never another.
+        variant: a variant of the bundle; None = the manifest's default for the provider.
+        pooling: "residues" (mean over residues) or "upstream-batch" (the old pipeline's, needs batch_size).
+        batch_size: the old pipeline's batch size (8 in training, 32 in prediction), for "upstream-batch" only.
+        token_budget: most tokens a batch, padding included; None = the provider's default.
+        window_size: records scored and written at a time.
+        allow_cpu_nodes: whether single nodes may land on the CPU when provider is another.
+        cpu, cuda, coreml, openvino: options of that provider.
+
+    Raises:
+        ConfigError: a value that is not allowed; names the key and what is.
+    """
+
+    bundle: str | None = None
+    provider: ProviderName = "cpu"
+    variant: str | None = None
+    pooling: PoolingRule = "residues"
+    batch_size: int | None = None
+    token_budget: int | None = None
+    window_size: int = 16_384
+    allow_cpu_nodes: bool = False
+    cpu: CpuOptions = CpuOptions()
+    cuda: CudaOptions = CudaOptions()
+    coreml: CoreMLOptions = CoreMLOptions()
+    openvino: OpenVinoOptions = OpenVinoOptions()
+
+    def __post_init__(self) -> None:
+        if self.bundle is not None:
+            object.__setattr__(self, "bundle", str(Path(self.bundle).expanduser().absolute()))
+        _check_choice("provider", self.provider, ProviderName)
+        _check_choice("pooling", self.pooling, PoolingRule)
+        for key in ("batch_size", "token_budget"):
+            value = getattr(self, key)
+            _check(value is None or value >= 1, key, value, "a whole number from 1")
+        _check(self.window_size >= 1, "window_size", self.window_size, "a whole number from 1")
+        if (self.pooling == "upstream-batch") != (self.batch_size is not None):
+            raise ConfigError(
+                f"config: pooling is {self.pooling!r} and batch_size is {self.batch_size!r}",
+                "batch_size belongs to pooling upstream-batch, and only there: the old pipeline trained with 8 and "
+                "predicted with 32. How many sequences really run together is token_budget.",
+            )
+
+    def sha256(self) -> str:
+        """Hash of every field, for results' metadata: equal configs give equal hashes."""
+        return hashlib.sha256(msgspec.json.encode(dataclasses.asdict(self), order="sorted")).hexdigest()
+
+
+def load_config(
+    path: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    flags: Mapping[str, object] | None = None,
+) -> RuntimeConfig:
+    """The config from a TOML file, overridden by ABONYX_* variables, overridden by flags.
+
+    Args:
+        path: a TOML file; None = no file.
+        environment: variables (default os.environ). A field of a table is ABONYX_CPU_THREADS.
+        flags: field -> value; None values are not set.
+
+    Raises:
+        ConfigError: unreadable file, unknown key (names the nearest valid one), wrong type, value not allowed.
+    """
+    merged: dict[str, Any] = _from_file(path) if path else {}
+    for source in (_from_environment(os.environ if environment is None else environment), flags or {}):
+        for key, value in source.items():
+            if isinstance(value, dict):
+                merged[key] = {**merged.get(key, {}), **value}
+            elif value is not None:
+                merged[key] = value
+    return _convert(merged, f"{path}" if path else "options")
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}", "Give an existing TOML file.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}", "See configs/cpu.toml for a complete example.") from error
+    bundle = values.get("bundle")
+    if isinstance(bundle, str):  # relative to the file that names it, wherever the command is run
+        values["bundle"] = str(path.absolute().parent / Path(bundle).expanduser())
+    _refuse_unknown(values, RuntimeConfig, str(path))
+    return values
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    known: dict[str, tuple[str, ...]] = {}
+    for field in dataclasses.fields(RuntimeConfig):
+        if dataclasses.is_dataclass(field.default):
+            known |= {f"{field.name}_{sub.name}".upper(): (field.name, sub.name) for sub in _fields(field)}
+        else:
+            known[field.name.upper()] = (field.name,)
+    values: dict[str, Any] = {}
+    for variable, text in environment.items():
+        if not variable.startswith(ENVIRONMENT_PREFIX) or variable in OTHER_VARIABLES:
+            continue
+        key = variable.removeprefix(ENVIRONMENT_PREFIX)
+        if key not in known:
+            raise ConfigError(f"environment: unknown variable {variable}", _nearest(key, known, ENVIRONMENT_PREFIX))
+        *tables, name = known[key]
+        table = values.setdefault(tables[0], {}) if tables else values
+        table[name] = text
+    return values
+
+
+def _fields(field: dataclasses.Field[Any]) -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(field.default)  # type: ignore[arg-type]  # a table's default is a dataclass
+
+
+def _refuse_unknown(values: Mapping[str, Any], kind: type, where: str, table: str = "") -> None:
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    for key, value in values.items():
+        if key not in fields:
+            raise ConfigError(f"{where}: unknown key {table}{key}", _nearest(key, fields, table))
+        if dataclasses.is_dataclass(fields[key].default) and isinstance(value, dict):
+            _refuse_unknown(value, type(fields[key].default), where, f"{key}.")
+
+
+def _nearest(key: str, known: Mapping[str, object], prefix: str) -> str:
+    close = difflib.get_close_matches(key, known, n=1)
+    if close:
+        return f"Did you mean {prefix}{close[0]}?"
+    return "Known: " + ", ".join(f"{prefix}{name}" for name in known) + "."
+
+
+def _convert(values: dict[str, Any], where: str) -> RuntimeConfig:
+    try:
+        # strict=False: environment variables are text ("2" is 2, "true" is true).
+        return msgspec.convert(values, RuntimeConfig, strict=False)
+    except msgspec.ValidationError as error:
+        cause = error.__cause__
+        if isinstance(cause, ConfigError):  # msgspec wraps what __post_init__ raises
+            raise cause from None
+        raise ConfigError(f"{where}: {error}", _allowed(str(error))) from error
+
+
+def _allowed(message: str) -> str:
+    """What msgspec's message leaves out: the choices of the key it names (`$.table.key`)."""
+    found = re.search(r"`\$\.([\w.]+)`", message)
+    kind: Any = RuntimeConfig
+    for name in found[1].split(".") if found else ():
+        kind = get_type_hints(kind)[name]
+    choices = get_args(kind) if get_origin(kind) is Literal else ()
+    return f"Allowed: {', '.join(choices)}." if choices else "See configs/ for complete, commented examples."

@@ -1,0 +1,115 @@
+"""Every error abonyx raises on purpose.
+
+EngineError                     1
+ ├ ConfigError                  2  an option, a config file, an output path
+ ├ InputError                   3  a file of sequences, labels or a head that cannot be used as given
+ │  ├ RecordsRejected           3  records of an otherwise readable file
+ │  └ HeadRefused               3  a classifier file that is not a plain logistic head, or is another encoder's
+ ├ BundleError                  4  a bundle that is missing, damaged or of another schema
+ │  └ ChecksumMismatch          4
+ ├ ProviderError                5  the engine or the device
+ │  ├ EngineMissing             5  no onnxruntime distribution, or two side by side
+ │  └ ProviderUnavailable       5  the provider asked for is not there; nothing else was tried
+ ├ ParityError                  6  numbers off their limit
+ │  ├ SelfTestError             6  the golden rows do not come out right on this machine
+ │  └ ScoreNotFinite            6  a score or embedding that is NaN or infinite
+ └ SessionError                 1
+    ├ SessionInUse              1  a second open
+    ├ SessionClosed             1  use before open or after close
+    └ SessionForked             1  use in a forked child
+
+The number is the command line's exit code (docs/errors.md). A message says what, where, both values where two
+disagree, and what to do next.
+"""
+
+from __future__ import annotations
+
+
+class EngineError(Exception):
+    """Root of the tree.
+
+    Args:
+        what: what went wrong, where, with both values where two disagree.
+        fix: what the user can do next; one sentence.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, fix: str = "") -> None:
+        self.what = what
+        self.fix = fix
+        super().__init__(f"{what}\n{fix}" if fix else what)
+
+
+class ConfigError(EngineError):
+    """A bad option, config file or output path; names the key and what is allowed."""
+
+    exit_code = 2
+
+
+class InputError(EngineError):
+    """A file that cannot be read as what it should be; names file and line."""
+
+    exit_code = 3
+
+
+class RecordsRejected(InputError):
+    """Records of a readable file that cannot be scored; shows the first ten."""
+
+
+class HeadRefused(InputError):
+    """A classifier file that is not a plain logistic head; names the class or the value that is in the way."""
+
+
+class BundleError(EngineError):
+    """A bundle that is missing, damaged, or of another schema."""
+
+    exit_code = 4
+
+
+class ChecksumMismatch(BundleError):
+    """A bundle file whose bytes are not those the manifest was written for."""
+
+
+class ProviderError(EngineError):
+    """The engine or the device cannot do what was asked."""
+
+    exit_code = 5
+
+
+class EngineMissing(ProviderError):
+    """No onnxruntime distribution is installed, or two are side by side."""
+
+
+class ProviderUnavailable(ProviderError):
+    """The provider asked for is not available here; says what was found and what to install."""
+
+
+class ParityError(EngineError):
+    """A number over its limit; names metric, value, limit and the worst record."""
+
+    exit_code = 6
+
+
+class SelfTestError(ParityError):
+    """The bundle's golden rows do not come out right on this machine."""
+
+
+class ScoreNotFinite(ParityError):
+    """A score or embedding is NaN or infinite; names the ids."""
+
+
+class SessionError(EngineError):
+    """A session used against its life cycle."""
+
+
+class SessionInUse(SessionError):
+    """A second session was opened; names where the first was."""
+
+
+class SessionClosed(SessionError):
+    """A session was used before open or after close."""
+
+
+class SessionForked(SessionError):
+    """A session was used in a process forked after it was opened."""

@@ -1,0 +1,219 @@
+"""manifest.json: the typed description of a bundle, and how it is read and written."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+
+import msgspec
+
+from abonyx.errors import BundleError
+from abonyx.tolerances import Limits
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+# A real manifest is some 10 kB; this bounds what a hostile one can make us read.
+MAX_MANIFEST_BYTES = 4 * 2**20
+
+
+class _Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class Encoder(_Struct, frozen=True, kw_only=True):
+    """Where the encoder came from and its shape.
+
+    Attributes:
+        repo_id: hub id it is known by; None for a local directory that states none.
+        revision: commit of the hub repository; None for a local directory.
+        weights_sha256: of the checkpoint's tensors, by name, as loaded.
+        positions: "absolute" (ESM-1v, ESM-1b) or "rotary" (ESM-2).
+    """
+
+    repo_id: str | None
+    revision: str | None
+    weights_sha256: str
+    architecture: str
+    positions: str
+    layers: int
+    hidden: int
+    attention_heads: int
+    token_dropout: bool
+
+
+class AlphabetSpec(_Struct, frozen=True, kw_only=True):
+    """Token id of each accepted residue letter, and of the special tokens."""
+
+    residues: dict[str, int]
+    cls_id: int
+    pad_id: int
+    eos_id: int
+
+
+class HeadSpec(_Struct, frozen=True, kw_only=True):
+    """The classifier in the graph.
+
+    Attributes:
+        kind: "logistic".
+        classes: [specific, non-specific], as trained.
+        source_name, source_sha256: the file it was read from.
+        encoder: hub id of the encoder it was trained with, as it records it.
+        pooling, pooling_batch_size: the pooling rule of its training embeddings; None = not recorded.
+        thresholds: assay -> threshold, those the head declares; p strictly greater is non-specific.
+        default_threshold: used with neither --assay nor --threshold.
+        intercept_shift: added to the intercept at export, 0.0 but for benchmark checkpoints.
+    """
+
+    kind: str
+    classes: list[float]
+    source_name: str
+    source_sha256: str
+    encoder: str | None
+    pooling: str | None
+    pooling_batch_size: int | None
+    thresholds: dict[str, float]
+    default_threshold: float
+    intercept_shift: float
+
+
+class Difference(_Struct, frozen=True, kw_only=True):
+    """Max and mean |difference| from PyTorch float32 over the golden set."""
+
+    max: float
+    mean: float
+
+
+class Parity(_Struct, frozen=True, kw_only=True):
+    """One variant against PyTorch float32 on the golden set, each golden row alone and unpadded there.
+
+    Attributes:
+        min_cosine: of embeddings.
+        label_flips: threshold -> rows whose label differs.
+        spearman: rank correlation of p.
+        weight_rounding: differences that rounding the weights alone causes (float32 arithmetic); None at fp32.
+        provider, onnxruntime, torch, transformers: what was compared.
+    """
+
+    rows: int
+    embedding: Difference
+    logit: Difference
+    p: Difference
+    min_cosine: float
+    label_flips: dict[str, int]
+    spearman: float
+    weight_rounding: dict[str, Difference] | None
+    provider: str
+    onnxruntime: str
+    torch: str
+    transformers: str
+
+
+class Variant(_Struct, frozen=True, kw_only=True):
+    """One graph of the bundle.
+
+    Attributes:
+        model: path of the .onnx file in the bundle; everything else in its folder belongs to it.
+        precision: a key of tolerances.LIMITS.
+        inputs: the graph's inputs; the runtime builds whichever are declared.
+        providers: those it is for.
+        limits: what export enforced and every open enforces again.
+        parity: the record; None only while export is measuring it.
+    """
+
+    model: str
+    precision: str
+    inputs: list[str]
+    providers: list[str]
+    limits: Limits
+    parity: Parity | None
+
+
+class FileEntry(_Struct, frozen=True, kw_only=True):
+    """Bytes a file must have."""
+
+    sha256: str
+    size_bytes: int
+
+
+class Manifest(_Struct, frozen=True, kw_only=True):
+    """All of manifest.json.
+
+    Attributes:
+        notice: one line shown wherever the bundle is named, e.g. that its encoder is untrained; "" = none.
+        pooling: the default pooling rule.
+        pooled_layers: ["last"], or ["embedding", "last"] concatenated.
+        default_variant: provider -> variant.
+        golden_source: what the golden set was made from.
+        files: path in the bundle -> entry, for every file but the manifest.
+    """
+
+    schema_version: int
+    name: str
+    notice: str
+    licence: str
+    encoder: Encoder
+    alphabet: AlphabetSpec
+    max_residues: int
+    pooling: str
+    pooled_layers: list[str]
+    embedding_width: int
+    head: HeadSpec
+    variants: dict[str, Variant]
+    default_variant: dict[str, str]
+    golden_source: str
+    packages: dict[str, str]
+    files: dict[str, FileEntry]
+
+
+class _SchemaOnly(msgspec.Struct):
+    schema_version: int
+
+
+def write_manifest(manifest: Manifest, directory: Path) -> None:
+    """Write manifest.json, indented, keys in declared order."""
+    text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+    (directory / MANIFEST_NAME).write_bytes(text + b"\n")
+
+
+def read_manifest(directory: Path) -> tuple[Manifest, bytes]:
+    """The manifest and its bytes.
+
+    Raises:
+        BundleError: no such directory or manifest, not JSON, another schema, paths that leave the bundle.
+    """
+    path = directory / MANIFEST_NAME
+    fix = "A bundle is the directory that `abonyx export -o` wrote."
+    if not directory.is_dir():
+        raise BundleError(f"{directory}: no such bundle directory", fix)
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_MANIFEST_BYTES + 1)
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read: {error.strerror}", fix) from error
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise BundleError(f"{path}: larger than {MAX_MANIFEST_BYTES} bytes", fix)
+    try:
+        schema = msgspec.json.decode(data, type=_SchemaOnly).schema_version
+        if schema != SCHEMA_VERSION:
+            raise BundleError(
+                f"{path}: schema version {schema}, this abonyx reads {SCHEMA_VERSION}",
+                "Export the bundle again, or install the abonyx version that wrote it.",
+            )
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BundleError(f"{path}: not a manifest: {error}", fix) from error
+    _check_paths(manifest, path)
+    return manifest, data
+
+
+def _check_paths(manifest: Manifest, path: Path) -> None:
+    """Every path stays inside the bundle, and every model is a listed file."""
+    for name in manifest.files:
+        pure = PurePosixPath(name)
+        if pure.is_absolute() or ".." in pure.parts or "\\" in name or ":" in name or str(pure) != name:
+            raise BundleError(f"{path}: file {name!r} leaves the bundle", "Export the bundle again.")
+    for name, variant in manifest.variants.items():
+        if variant.model not in manifest.files:
+            raise BundleError(f"{path}: variant {name}: {variant.model!r} is not a listed file", "Export it again.")
+    for provider, name in manifest.default_variant.items():
+        if name not in manifest.variants:
+            raise BundleError(f"{path}: default variant {name!r} of {provider} does not exist", "Export it again.")

@@ -1,0 +1,198 @@
+"""From a file of sequences to a file of results: read and check everything, open the model once, score by windows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from abonyx import alphabet
+from abonyx.bundle import Bundle
+from abonyx.config import RuntimeConfig
+from abonyx.errors import ConfigError, RecordsRejected
+from abonyx.records import Problem, read_records
+from abonyx.scoring import pooled_eos, run_sequences
+
+# Problems shown in the error message; all of them go to OUT.rejected.csv with --on-invalid skip.
+SHOWN_PROBLEMS = 10
+
+
+@dataclass(frozen=True)
+class Input:
+    """A checked input: what can be scored, in file order, and what cannot."""
+
+    ids: list[str]
+    sequences: list[str]
+    rejected: list[Problem]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run did.
+
+    Attributes:
+        open_seconds: hashing, loading and self-test; run_seconds: scoring and writing.
+    """
+
+    records: int
+    rejected: int
+    open_seconds: float
+    run_seconds: float
+    provider: str
+    placement: dict[str, int]
+    variant: str
+    bundle: str
+    notes: list[str]
+
+    def lines(self) -> list[str]:
+        """The summary as the command line prints it."""
+        rate = self.records / self.run_seconds if self.run_seconds else 0.0
+        nodes = ", ".join(f"{name} {count}" for name, count in self.placement.items())
+        return [
+            f"{self.records} sequences scored, {self.rejected} rejected; {self.run_seconds:.2f} s "
+            f"({rate:.1f} seq/s), opening took {self.open_seconds:.2f} s",
+            f"bundle {self.bundle}; variant {self.variant} on {self.provider} (nodes: {nodes})",
+            *self.notes,
+        ]
+
+
+def read_input(
+    source: Path | None,
+    max_residues: int,
+    *,
+    id_column: str | None = None,
+    sequence_column: str | None = None,
+    skip_invalid: bool = False,
+) -> Input:
+    """Read and check a whole input before any model is opened.
+
+    Args:
+        source: a file; None = standard input.
+        max_residues: the bundle's limit.
+        skip_invalid: collect bad records instead of refusing the input.
+
+    Raises:
+        InputError: the file cannot be read as records, or none of them can be scored.
+        RecordsRejected: bad records, and not skip_invalid; shows the first ten.
+    """
+    name = str(source) if source else "standard input"
+    checked = Input([], [], [])
+    for record in read_records(source, id_column=id_column, sequence_column=sequence_column):
+        if isinstance(record, Problem):
+            checked.rejected.append(record)
+            continue
+        sequence = alphabet.clean(record.sequence)
+        reason = alphabet.problem(sequence, max_residues)
+        if reason:
+            checked.rejected.append(Problem(record.id, record.line, reason))
+        else:
+            checked.ids.append(record.id)
+            checked.sequences.append(sequence)
+    if checked.rejected and not (skip_invalid and checked.sequences):
+        _refuse(checked, name)
+    return checked
+
+
+def _refuse(checked: Input, name: str) -> None:
+    count = len(checked.rejected)
+    lines = [f"  {name}:{problem.line}: {problem.id}: {problem.reason}" for problem in checked.rejected]
+    more = [f"  ... and {count - SHOWN_PROBLEMS} more"] if count > SHOWN_PROBLEMS else []
+    total = count + len(checked.sequences)
+    raise RecordsRejected(
+        "\n".join(
+            [f"{name}: {count} of {total} records cannot be scored; nothing was scored", *lines[:SHOWN_PROBLEMS], *more]
+        ),
+        "Mend them, or score the rest with --on-invalid skip."
+        if checked.sequences
+        else "Give sequences of the 20 residues and X, within the bundle's length.",
+    )
+
+
+def choose_threshold(bundle: Bundle, assay: str | None, threshold: float | None) -> float:
+    """The threshold above which p is called non-specific: given, the assay's that the head declares, or its default.
+
+    Raises:
+        ConfigError: both given, an assay the head does not declare, a threshold outside [0, 1].
+    """
+    head = bundle.manifest.head
+    if assay is not None and threshold is not None:
+        raise ConfigError(f"--assay {assay} and --threshold {threshold} were both given", "Give one of them.")
+    if threshold is not None:
+        if not 0 <= threshold <= 1:
+            raise ConfigError(f"--threshold is {threshold}", "Give a probability from 0 to 1.")
+        return threshold
+    if assay is None:
+        return head.default_threshold
+    if assay not in head.thresholds:
+        declared = ", ".join(head.thresholds) or "none"
+        raise ConfigError(
+            f"--assay {assay}: the head of {bundle.manifest.name} declares no threshold for it (declared: {declared})",
+            "A threshold belongs to the head it was fitted for. Use --threshold T for one of your own.",
+        )
+    return head.thresholds[assay]
+
+
+def pooling_notes(bundle: Bundle, config: RuntimeConfig) -> list[str]:
+    """A line where scores are pooled otherwise than the head's training embeddings were."""
+    head = bundle.manifest.head
+    if head.pooling is None or (head.pooling, head.pooling_batch_size) == (config.pooling, config.batch_size):
+        return []
+    trained = head.pooling + (f" (batch {head.pooling_batch_size})" if head.pooling_batch_size else "")
+    used = config.pooling + (f" (batch {config.batch_size})" if config.batch_size else "")
+    return [f"note: the head was trained on {trained} pooling, these scores use {used}; see docs/scores.md"]
+
+
+# (start, stop) of the window, its values: (k,) or (k, D).
+Write = Callable[[int, int, npt.NDArray[np.float32]], None]
+OnBatch = Callable[[int], None]
+
+
+def run_windows(
+    bundle: Bundle, checked: Input, config: RuntimeConfig, output: str, write: Write, on_batch: OnBatch | None = None
+) -> Summary:
+    """Open the session, run every window through it, close it.
+
+    Args:
+        bundle: the config's bundle, for the summary's notes.
+        output: "p_nonspecific" or "embedding".
+        write: called with each window's values, in file order.
+        on_batch: called with the number of sequences done, after each batch.
+    """
+    from abonyx.session import open_session  # not before the input was found good
+
+    started = time.perf_counter()
+    with open_session(config) as session:
+        opened = time.perf_counter()
+        # The old pipeline's batches are of the whole file, wherever a window ends.
+        flags = pooled_eos(checked.sequences, config.batch_size)
+        for start, stop in _windows(len(checked.sequences), config.window_size):
+            values = run_sequences(
+                session,
+                checked.sequences[start:stop],
+                output,
+                ids=checked.ids[start:stop],
+                eos_pooled=None if flags is None else flags[start:stop],
+                on_batch=on_batch,
+            )
+            write(start, stop, values)
+        finished = time.perf_counter()
+        return Summary(
+            records=len(checked.sequences),
+            rejected=len(checked.rejected),
+            open_seconds=opened - started,
+            run_seconds=finished - opened,
+            provider=config.provider,
+            placement=session.placement,
+            variant=session.variant_name,
+            bundle=session.bundle.label(),
+            notes=pooling_notes(bundle, config),
+        )
+
+
+def _windows(count: int, size: int) -> Iterator[tuple[int, int]]:
+    for start in range(0, count, size):
+        yield start, min(start + size, count)

@@ -1,0 +1,71 @@
+"""The golden rows, run again on this machine and compared with what PyTorch saw. Knows nothing of ONNX."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from abonyx.batching import plan_batches
+from abonyx.bundle import Golden
+from abonyx.errors import SelfTestError
+from abonyx.tolerances import Limits
+
+FloatArray = npt.NDArray[np.float64]
+# Token rows of one batch -> embedding (B, D) float32, p (B,) float32.
+RunRows = Callable[[Sequence[npt.NDArray[np.int64]]], tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]
+
+
+def quick_rows(golden: Golden) -> npt.NDArray[np.int64]:
+    """The shortest and the longest golden row: one padded batch that shows a broken mask or a broken graph."""
+    return np.unique([np.argmin(golden.lengths), np.argmax(golden.lengths)])
+
+
+def run_golden(
+    golden: Golden, rows: npt.NDArray[np.int64], run: RunRows, token_budget: int
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Those golden rows through the engine, in padded batches.
+
+    Returns:
+        embedding (k, D), logit (k,) and p (k,), float64, in the order of `rows`. The logit is the embedding times the
+        head in float64: the graph's own p saturates where a logit does not.
+    """
+    embedding = np.empty((len(rows), golden.embedding.shape[1]))
+    p = np.empty(len(rows))
+    for batch in plan_batches(golden.lengths[rows], token_budget):
+        tokens = [golden.input_ids[row, : golden.lengths[row]] for row in rows[batch]]
+        embedding[batch], p[batch] = run(tokens)
+    return embedding, embedding @ golden.head_coef + golden.head_intercept, p
+
+
+def check_golden(
+    golden: Golden, rows: npt.NDArray[np.int64], run: RunRows, token_budget: int, limits: Limits, where: str
+) -> None:
+    """Run those golden rows and compare them with PyTorch's.
+
+    Raises:
+        SelfTestError: names the metric, its value, the limit and the worst row.
+    """
+    embedding, logit, p = run_golden(golden, rows, run, token_budget)
+    differences = {
+        "embedding": (np.abs(embedding - golden.embedding[rows]).max(axis=1), limits.embedding),
+        "logit": (np.abs(logit - golden.logit[rows]), limits.logit),
+        "p": (np.abs(p - sigmoid(golden.logit[rows])), limits.p),
+    }
+    for metric, (difference, limit) in differences.items():
+        if not np.all(difference <= limit):  # also where a difference is NaN
+            worst = int(np.argmax(np.where(np.isnan(difference), np.inf, difference)))
+            raise SelfTestError(
+                f"{where}: self-test failed: max |difference| of {metric} is {difference[worst]:.3g}, limit {limit:g} "
+                f"(golden row {rows[worst]}, {len(rows)} rows run)",
+                "This engine or device computes this graph wrongly. Try another --variant or --provider, or another "
+                "ONNX Runtime version; please report it with this message.",
+            )
+
+
+def sigmoid(logit: FloatArray) -> FloatArray:
+    """1 / (1 + exp(-logit)), float64, without overflow warnings."""
+    # exp of a large positive number overflows, so only ever exp(-|x|)
+    small = np.exp(-np.abs(logit))
+    return np.where(logit >= 0, 1 / (1 + small), small / (1 + small))

@@ -1,0 +1,361 @@
+"""The one InferenceSession of a process: opened, checked, used, closed. The only module that imports onnxruntime.
+
+UNOPENED -> OPEN -> CLOSED; reload is close, then open. Nothing of ONNX Runtime outlives close(): a NodeArg, an IO
+binding or the model's metadata kept anywhere pins all of its memory.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import threading
+import warnings
+import weakref
+from collections import Counter
+from collections.abc import Sequence
+from enum import Enum
+from types import ModuleType, TracebackType
+from typing import TYPE_CHECKING, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from abonyx import cache, scoring, selftest
+from abonyx.batching import GRAPH_INPUTS, make_inputs
+from abonyx.bundle import Bundle, check_files, open_bundle
+from abonyx.config import RuntimeConfig
+from abonyx.errors import (
+    BundleError,
+    EngineMissing,
+    ProviderError,
+    SessionClosed,
+    SessionForked,
+    SessionInUse,
+)
+from abonyx.manifest import Manifest, Variant
+from abonyx.process import caller_outside, keep_forever, release_memory, usable_processors
+from abonyx.providers import PROVIDERS, provider_options, refuse_two_engines, unavailable
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+SelfTest = Literal["auto", "full", "off"]
+
+_lock = threading.Lock()
+_open_session: weakref.ref[Session] | None = None
+
+
+class State(Enum):
+    """Where a session is in its life."""
+
+    UNOPENED = "unopened"
+    OPEN = "open"
+    CLOSED = "closed"
+
+
+def open_session(config: RuntimeConfig | None = None, *, self_test: SelfTest = "auto") -> Session:
+    """Open the process's one session; use it as a context manager or call close().
+
+    Args:
+        config: what to open; None = RuntimeConfig(), the shipped mini bundle on the CPU.
+        self_test: "auto" = two golden rows, and the whole golden set the first time on this machine; "full" = the
+            whole set; "off" = none, for export, which measures what the self-test enforces.
+
+    Raises:
+        SessionInUse: another session of this process is open.
+        BundleError, ProviderError, ConfigError: the bundle, the provider or the variant cannot be used.
+        SelfTestError: the golden rows do not come out right here.
+    """
+    session = Session(config or RuntimeConfig())
+    session.open(self_test=self_test)
+    return session
+
+
+class Session:
+    """One loaded model. Make it with open_session.
+
+    Attributes:
+        config: what it was opened with.
+        bundle: the bundle; variant_name, variant: which of its graphs.
+        placement: execution provider -> number of nodes it runs, after ONNX Runtime's own fusions.
+        token_budget: most tokens a batch, padding included.
+    """
+
+    def __init__(self, config: RuntimeConfig) -> None:
+        self._state = State.UNOPENED
+        self._native: onnxruntime.InferenceSession | None = None
+        self._pid = os.getpid()
+        self._opened_at = ""
+        self.config = config
+        self.bundle: Bundle
+        self.variant_name: str
+        self.variant: Variant
+        self.placement: dict[str, int] = {}
+        self.token_budget = 0
+
+    @property
+    def state(self) -> State:
+        """UNOPENED, OPEN or CLOSED."""
+        return self._state
+
+    @property
+    def manifest(self) -> Manifest:
+        """The open bundle's manifest."""
+        return self.bundle.manifest
+
+    def open(self, *, self_test: SelfTest = "auto") -> None:
+        """Load the config's bundle. Use open_session; a closed session opens again through reload only.
+
+        A failed open leaves the session CLOSED, no memory taken and the process's slot free.
+        """
+        if self._state is not State.UNOPENED:
+            raise SessionClosed(f"open() on a session that is {self._state.value}", "Call reload(config).")
+        self._open(self_test)
+
+    def _open(self, self_test: SelfTest) -> None:
+        self._take_slot()
+        try:
+            self.bundle = open_bundle(self.config.bundle)
+            self.variant_name, self.variant = self.bundle.variant(self.config.provider, self.config.variant)
+            self.token_budget = self.config.token_budget or PROVIDERS[self.config.provider].token_budget
+            if self.variant.parity is None and self_test != "off":
+                raise BundleError(f"{self.bundle.path}: variant {self.variant_name} was never checked", "Export again.")
+            check_files(self.bundle, self.bundle.files_of(self.variant))
+            self._native = _create(self.bundle, self.variant, self.config)
+            self.placement = _placement(self._native, self.config)
+            self._state = State.OPEN
+            self._self_test(self_test)
+        except BaseException:
+            self._release()
+            raise
+
+    def close(self) -> None:
+        """Give the memory back; safe to call again. In a forked child it only forgets the parent's session."""
+        if self._state is not State.CLOSED:
+            self._release()
+
+    def reload(self, config: RuntimeConfig) -> None:
+        """Close, then open with another config. Never two models in memory; a failed reload leaves CLOSED."""
+        self.close()
+        self.config = config
+        self._open("auto")
+
+    def score(self, sequences: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Probability of non-specificity of each sequence, by the config's pooling rule.
+
+        Args:
+            sequences: n antibody sequences (20 residues and X; spaces and case do not matter).
+
+        Returns:
+            (n,) float32, in input order.
+
+        Raises:
+            InputError: a sequence that cannot be scored; nothing was scored.
+            SessionClosed, SessionForked, ScoreNotFinite: see errors.py.
+        """
+        return self._run(sequences, "p_nonspecific")
+
+    def embed(self, sequences: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Pooled embedding of each sequence: (n, D) float32, in input order. Raises as score does."""
+        return self._run(sequences, "embedding")
+
+    def _run(self, sequences: Sequence[str], output: str) -> npt.NDArray[np.float32]:
+        self._usable()
+        cleaned = scoring.prepare(sequences, self.manifest.max_residues)
+        flags = scoring.pooled_eos(cleaned, self.config.batch_size)
+        return scoring.run_sequences(self, cleaned, output, eos_pooled=flags)
+
+    def run_batch(
+        self,
+        rows: Sequence[npt.NDArray[np.int64]],
+        eos_pooled: npt.NDArray[np.bool_] | None = None,
+        outputs: Sequence[str] = ("embedding", "p_nonspecific"),
+    ) -> list[npt.NDArray[np.float32]]:
+        """One padded batch of token rows through the graph.
+
+        Args:
+            rows: B token rows, CLS and EOS included.
+            eos_pooled: (B,) rows with EOS in the mean; None = none.
+            outputs: of "embedding" (B, D) and "p_nonspecific" (B,), float32.
+        """
+        native = self._usable()
+        feed = make_inputs(rows, self.variant.inputs, self.manifest.alphabet.pad_id, eos_pooled)
+        try:
+            return [np.asarray(value, np.float32) for value in native.run(list(outputs), feed)]
+        except _native_errors() as error:
+            shape = f"{len(rows)} rows, longest {max(map(len, rows))} tokens"
+            raise ProviderError(
+                f"{self.config.provider} failed on a batch of {shape}: {error}",
+                "If it ran out of memory, lower token_budget.",
+            ) from error
+
+    def _usable(self) -> onnxruntime.InferenceSession:
+        if self._pid != os.getpid():
+            raise SessionForked(
+                f"session opened in process {self._pid} at {self._opened_at}, used in process {os.getpid()}",
+                "ONNX Runtime does not survive fork: start workers with the 'spawn' method and open one session each.",
+            )
+        native = self._native
+        if native is None:
+            fix = "Call open_session, or reload(config) to use it again."
+            raise SessionClosed(f"session is {self._state.value}", fix)
+        return native
+
+    def _self_test(self, kind: SelfTest) -> None:
+        if kind == "off":
+            return
+        golden = self.bundle.golden()
+        fact = "|".join((self.bundle.sha256, self.variant_name, self.config.provider, _engine_and_device(self.config)))
+        whole = kind == "full" or fact not in cache.remembered("self_tests")
+        rows = np.arange(len(golden.lengths)) if whole else selftest.quick_rows(golden)
+        where = f"{self.bundle.path} ({self.variant_name} on {self.config.provider})"
+
+        def run(tokens: Sequence[npt.NDArray[np.int64]]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+            embedding, p = self.run_batch(tokens)
+            return embedding, p
+
+        # Two rows of different length in one batch: the quick test is of padding too.
+        budget = self.token_budget if whole else int(2 * golden.lengths.max())
+        selftest.check_golden(golden, rows, run, budget, self.variant.limits, where)
+        if whole:
+            cache.remember("self_tests", {fact: "passed"})
+
+    def _take_slot(self) -> None:
+        global _open_session
+        with _lock:
+            other = _open_session() if _open_session else None
+            if other is not None and other._pid != os.getpid():
+                raise SessionForked(
+                    f"a session was open in process {other._pid} (at {other._opened_at}) when this one was forked",
+                    "Start workers with the 'spawn' method; each may then open a session of its own.",
+                )
+            if other is not None:
+                raise SessionInUse(
+                    f"a session is already open, since {other._opened_at}",
+                    "One session a process: close() that one, or reload(config) it.",
+                )
+            self._pid, self._opened_at = os.getpid(), caller_outside(__file__)
+            _open_session = weakref.ref(self)
+
+    def _release(self) -> None:
+        global _open_session
+        native, self._native = self._native, None
+        self._state = State.CLOSED
+        self.placement = {}
+        if self._pid != os.getpid():
+            if native is not None:
+                # Destroying a session inherited through fork joins threads that do not exist here (onnxruntime
+                # PR#31961): leave it to the end of the process.
+                keep_forever(native)
+            return
+        with _lock:
+            if _open_session is not None and _open_session() in (self, None):
+                _open_session = None
+        if native is not None:
+            del native
+            release_memory()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if self._state is State.OPEN:
+            if self._pid == os.getpid():
+                message = f"session opened at {self._opened_at} was never closed"
+                warnings.warn(message, ResourceWarning, source=self, stacklevel=2)
+            self._release()
+
+
+def _create(bundle: Bundle, variant: Variant, config: RuntimeConfig) -> onnxruntime.InferenceSession:
+    ort = _import_engine()
+    provider = PROVIDERS[config.provider]
+    if config.provider == "cuda" and hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()  # finds CUDA and cuDNN in the nvidia wheels
+    available = ort.get_available_providers()
+    if provider.execution_provider not in available:
+        raise unavailable(config.provider, f"ONNX Runtime {ort.__version__} here has {', '.join(available)}")
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # errors; what matters of its warnings is checked below
+    options.intra_op_num_threads = config.cpu.threads or usable_processors()
+    options.inter_op_num_threads = 1
+    # Shapes change with every batch; a plan a shape would only take memory.
+    options.enable_mem_pattern = False
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+    path = bundle.path / variant.model
+    try:
+        # Only the provider asked for: with CPU listed behind it ONNX Runtime would fall back in silence.
+        native = ort.InferenceSession(
+            str(path), options, providers=[(provider.execution_provider, provider_options(config))]
+        )
+    except _native_errors() as error:
+        if config.provider == "cpu":
+            raise BundleError(f"{path}: ONNX Runtime cannot load it: {error}", "Export the bundle again.") from error
+        raise ProviderError(f"{config.provider}: cannot load {path}: {error}", "See docs/providers.md.") from error
+    native.disable_fallback()
+    if native.get_providers()[0] != provider.execution_provider:
+        raise unavailable(
+            config.provider, f"ONNX Runtime {ort.__version__} could not start it and offered {native.get_providers()}"
+        )
+    _check_signature(native, variant, path)
+    return native
+
+
+def _check_signature(native: onnxruntime.InferenceSession, variant: Variant, path: object) -> None:
+    """The graph's inputs and outputs are the contract's and the manifest's. Only names are kept: a NodeArg pins."""
+    inputs = sorted(node.name for node in native.get_inputs())
+    outputs = sorted(node.name for node in native.get_outputs())
+    if inputs != sorted(variant.inputs) or not set(inputs) <= set(GRAPH_INPUTS):
+        raise BundleError(f"{path}: graph inputs {inputs}, manifest says {variant.inputs}", "Export the bundle again.")
+    if outputs != ["embedding", "p_nonspecific"]:
+        raise BundleError(f"{path}: graph outputs {outputs}", "It should have embedding and p_nonspecific.")
+
+
+def _placement(native: onnxruntime.InferenceSession, config: RuntimeConfig) -> dict[str, int]:
+    nodes: Counter[str] = Counter()
+    on_cpu: list[str] = []
+    for subgraph in native.get_provider_graph_assignment_info():
+        assigned = subgraph.get_nodes()
+        nodes[subgraph.ep_name] += len(assigned)
+        if subgraph.ep_name == "CPUExecutionProvider":
+            on_cpu += [node.name or node.op_type for node in assigned]
+    if config.provider != "cpu" and on_cpu and not config.allow_cpu_nodes:
+        raise ProviderError(
+            f"{len(on_cpu)} of {sum(nodes.values())} nodes would run on the CPU, not {config.provider}: "
+            + ", ".join(on_cpu[:5]),
+            "Set allow_cpu_nodes = true if that is acceptable, or use another variant.",
+        )
+    return dict(nodes)
+
+
+def _import_engine() -> ModuleType:
+    refuse_two_engines()
+    try:
+        engine: ModuleType = importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise EngineMissing(
+            f"no ONNX Runtime: {error}",
+            'Install one engine: pip install "abonyx[cpu]", "abonyx[gpu]" (NVIDIA) or "abonyx[openvino]" (Intel).',
+        ) from error
+    return engine
+
+
+def _native_errors() -> tuple[type[Exception], ...]:
+    """ONNX Runtime's own exception classes; they share no base but Exception."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    return tuple(value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception))
+
+
+def _engine_and_device(config: RuntimeConfig) -> str:
+    """What a passed self-test is remembered for: another engine version or device is tested anew."""
+    import onnxruntime
+
+    device = f"{platform.node()}/{platform.machine()}/{platform.processor()}"
+    return f"{onnxruntime.__version__}|{device}|{sorted(provider_options(config).items())}"

@@ -1,0 +1,52 @@
+"""Every numeric tolerance of the project, with its reason. Tests and export read them from here."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Largest |difference| from PyTorch float32 that a variant may show, at export and at every open.
+
+    Attributes:
+        p: of the probability.
+        logit: of the head's logit. A saturated head hides any error in p, so the logit has a limit of its own.
+        embedding: of any element of the pooled embedding.
+    """
+
+    p: float
+    logit: float
+    embedding: float
+
+
+# The sigmoid's slope is at most 1/4: a logit off by 4e moves p by at most e, and by nearly e at p = 0.5.
+LOGIT_PER_P = 4.0
+
+# Two float32 engines that add in another order agree to about 1e-6 on the embedding (measured: 3e-7 to 8e-7 at 6
+# layers, 2e-6 at 33); the head multiplies that by its norm. 1e-4 is a hundred times what is seen, and 1e-5 the goal.
+FP32 = Limits(p=1e-4, logit=LOGIT_PER_P * 1e-4, embedding=1e-4)
+FP32_GOAL_P = 1e-5
+
+# Rounding the weights alone to float16 moves p by up to 3e-3 (33 layers, ESM-1v head, p near 0.5), so no float16
+# arithmetic can be held below that; 0.0066 is what float16 arithmetic moved an element of the embedding on a GPU.
+FP16 = Limits(p=5e-3, logit=LOGIT_PER_P * 5e-3, embedding=5e-2)
+
+# By a variant's precision, as export writes it into the manifest.
+LIMITS: dict[str, Limits] = {"fp32": FP32, "fp16": FP16, "fp16-weights": FP16}
+
+# One sequence alone and the same one among others, float32: summation order may change with the batch's shape.
+BATCH_NEIGHBOURS = 1e-5
+
+# A golden set must tell a right encoder from a wrong one: the spread of p below which every gate passes by
+# saturation (a head on random weights gives p = 1.0 throughout).
+GOLDEN_MIN_SD_P = 0.05
+
+# The converted head (float32) against sigmoid(w.x + b) in float64. Rounding w and summing D products puts about 4 u s
+# on the logit (u = 2^-24, s the root of the summed squares of the products, 1 to 4 on the probe rows) and a quarter of
+# it on p. Measured: 5e-7 to 8e-7 for the old pipeline's four heads, up to 1e-6 for synthetic ones of D = 320 to 2560;
+# the rest is for other processors' order of summing.
+HEAD_P = 4e-6
+
+# Resident memory after five open-score-close cycles against that after the first close.
+MEMORY_RATIO = 1.10
+MEMORY_BYTES = 30 * 2**20

@@ -1,0 +1,45 @@
+"""What every test shares: no network, no cache outside tmp, no session left open."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from abonyx import session
+from abonyx.alphabet import RESIDUES
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+MINI = REPOSITORY / "artifacts" / "mini"
+EXAMPLES = REPOSITORY / "examples" / "therapeutic_vh.csv"
+SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One cache for the whole run (self-tests pass once), no hub, and the process's session slot free afterwards."""
+    monkeypatch.setenv("ABONYX_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    yield
+    left = session._open_session() if session._open_session else None
+    if left is not None:
+        left.close()
+        pytest.fail(f"the test left a session open, opened at {left._opened_at}")
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """Real data beside the repository, where the machine has it."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("no ../shared/data beside this clone")
+    return SHARED_DATA
+
+
+@pytest.fixture
+def sequences() -> list[str]:
+    """The examples' sequences."""
+    lines = EXAMPLES.read_text(encoding="utf-8").splitlines()[1:]
+    found = [line.split(",")[1] for line in lines]
+    assert all(set(sequence) <= set(RESIDUES) for sequence in found)
+    return found

@@ -1,0 +1,60 @@
+"""Small checkpoints and heads that the export tests make for themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="the export extra is not installed")
+
+from abonyx.alphabet import Alphabet
+from abonyx_export.checkpoint import load_checkpoint
+from abonyx_export.golden import golden_sequences
+from abonyx_export.parity import reference_embeddings
+from make_checkpoint import Shape, make_checkpoint
+
+TINY = {
+    "esm1v": Shape(2, 32, 2),
+    "esm1b": Shape(2, 32, 2, emb_layer_norm_before=True),
+    "esm2": Shape(2, 32, 2, positions="rotary"),
+    "no-dropout": Shape(2, 32, 2, token_dropout=False),
+    # head width 10: its scale, 10^-1/2, is no power of two
+    "odd-head": Shape(3, 40, 4),
+}
+CheckpointMaker = Callable[[str], Path]
+HeadMaker = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> CheckpointMaker:
+    """Directory of a tiny checkpoint by its name in TINY; made once."""
+    made: dict[str, Path] = {}
+
+    def make(name: str) -> Path:
+        if name not in made:
+            made[name] = tmp_path_factory.mktemp("checkpoints") / name
+            make_checkpoint(TINY[name], made[name], seed=7)
+        return made[name]
+
+    return make
+
+
+@pytest.fixture
+def spread_head(tmp_path: Path) -> HeadMaker:
+    """An .npz head whose p spreads over the golden set of a checkpoint (sd of the logit 1.5, median 0)."""
+
+    def make(directory: Path, pooled_layers: tuple[str, ...] = ("last",), name: str = "head.npz") -> Path:
+        loaded = load_checkpoint(str(directory), pooled_layers=pooled_layers)
+        sequences, _ = golden_sequences(None, loaded.config.max_residues)
+        embedding = reference_embeddings(loaded, Alphabet(loaded.alphabet).encode(sequences)).astype(np.float64)
+        coef = np.random.default_rng(3).standard_normal(embedding.shape[1])
+        coef *= 1.5 / (embedding @ coef).std()
+        intercept = -np.median(embedding @ coef)
+        path = tmp_path / name
+        np.savez(path, coef=coef[None], intercept=np.array([intercept]), classes=np.array([0.0, 1.0]))
+        return path
+
+    return make

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from abonyx.alphabet import RESIDUES, Alphabet, clean, problem
+from abonyx.bundle import open_bundle
+
+from ..conftest import MINI
+
+
+def test_clean_strips_and_uppercases() -> None:
+    assert clean(" evq l\tve\r\nsg ") == "EVQLVESG"
+
+
+def test_clean_leaves_foreign_letters_to_be_refused() -> None:
+    # "ß".upper() is "SS", two residues; a dotless i (U+0131) becomes "I"
+    for letter in ("ß", "\u0131", "\ufb01", "\u00a0"):
+        assert clean(f"evq{letter}") == f"evq{letter}"
+        assert problem(clean(f"EVQ{letter}"), 100) is not None
+
+
+@pytest.mark.parametrize("letter", [*"BZUOJ*-.1", "é", "\x00", "\udc80"])
+def test_every_other_character_is_named_with_its_position(letter: str) -> None:
+    reason = problem(f"EVQ{letter}LVE", 100)
+    assert reason is not None
+    assert "position 4" in reason
+    assert repr(letter) in reason or f"U+{ord(letter):04X}" in reason
+
+
+def test_empty_and_long_are_refused_and_the_limit_itself_is_not() -> None:
+    assert problem("", 10) == "empty sequence"
+    assert problem("A" * 10, 10) is None
+    reason = problem("A" * 11, 10)
+    assert reason is not None
+    assert "11 residues" in reason
+    assert "at most 10" in reason
+
+
+def test_encode_gives_esm_ids() -> None:
+    alphabet = Alphabet(open_bundle(MINI).manifest.alphabet)
+    (row,) = alphabet.encode(["LAGVSERTIDPKQNFYMHWCX"])
+    # ESM's vocabulary: residues from 4 in this order, X is 24, <cls> 0, <eos> 2
+    assert row.dtype == np.int64
+    assert row.tolist() == [0, *range(4, 25), 2]
+    assert set(RESIDUES) == set("LAGVSERTIDPKQNFYMHWCX")

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+import abonyx
+from abonyx.config import CpuOptions, RuntimeConfig, load_config
+from abonyx.errors import ConfigError
+
+from ..conftest import REPOSITORY
+
+
+def test_every_field_has_a_default_and_the_repr_can_be_pasted() -> None:
+    config = RuntimeConfig()
+    assert config.provider == "cpu"
+    names = {kind.__name__: kind for kind in (RuntimeConfig, CpuOptions, abonyx.config.CudaOptions)}  # type: ignore[attr-defined]
+    names |= {"CoreMLOptions": abonyx.config.CoreMLOptions, "OpenVinoOptions": abonyx.config.OpenVinoOptions}  # type: ignore[attr-defined]
+    assert eval(repr(config), names) == config
+
+
+def test_file_then_environment_then_flags(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text('provider = "openvino"\nvariant = "fp32"\ntoken_budget = 10\nbundle = "here"\n[cpu]\nthreads = 3\n')
+    environment = {"ABONYX_VARIANT": "fp16", "ABONYX_CPU_THREADS": "2", "ABONYX_TOKEN_BUDGET": "20", "HOME": "x"}
+    config = load_config(file, environment, {"token_budget": 30, "provider": None})
+    assert (config.provider, config.variant, config.cpu.threads, config.token_budget) == ("openvino", "fp16", 2, 30)
+    assert config.bundle == str(tmp_path / "here")
+
+
+def test_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        RuntimeConfig().provider = "cuda"  # type: ignore[misc]
+
+
+def test_hash_follows_values() -> None:
+    assert RuntimeConfig().sha256() == RuntimeConfig().sha256()
+    assert RuntimeConfig().sha256() != RuntimeConfig(cpu=CpuOptions(threads=1)).sha256()
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("providr = 'cpu'", ["providr", "provider"]),
+        ("[cpu]\nthread = 2", ["cpu.thread", "cpu.threads"]),
+        ("provider = 'gpu'", ["gpu", "cuda"]),
+        ("[cpu]\nthreads = 0", ["cpu.threads", "0"]),
+        ("token_budget = 'many'", ["token_budget", "int"]),
+        ("pooling = 'upstream-batch'", ["upstream-batch", "batch_size"]),
+        ("batch_size = 8", ["residues", "batch_size"]),
+        ("provider =", ["TOML"]),
+        ("nonsense = 1", ["nonsense", "Known"]),
+    ],
+)
+def test_bad_files_name_key_and_what_is_allowed(tmp_path: Path, text: str, parts: list[str]) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, {})
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_unknown_variable_and_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="ABONYX_PROVIDER"):
+        load_config(None, {"ABONYX_PROVIDR": "cpu"})
+    with pytest.raises(ConfigError, match=r"none\.toml"):
+        load_config(tmp_path / "none.toml", {})
+
+
+@pytest.mark.parametrize("provider", ["cpu", "cuda", "coreml", "openvino"])
+def test_shipped_configs_are_valid_and_name_their_provider(provider: str) -> None:
+    config = load_config(REPOSITORY / "configs" / f"{provider}.toml", {})
+    assert config.provider == provider
+
+
+def test_cpu_config_shows_the_defaults() -> None:
+    shown = load_config(REPOSITORY / "configs" / "cpu.toml", {})
+    assert dataclasses.replace(shown, token_budget=None) == RuntimeConfig()

@@ -1,0 +1,410 @@
+"""The life cycle: one session a process, closed for good, never another provider than the one asked for."""
+
+from __future__ import annotations
+
+import gc
+import json
+import multiprocessing
+import shutil
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+import abonyx
+from abonyx import providers, tolerances
+from abonyx import session as session_module
+from abonyx.bundle import Golden, open_bundle
+from abonyx.errors import (
+    BundleError,
+    ChecksumMismatch,
+    ConfigError,
+    EngineError,
+    EngineMissing,
+    InputError,
+    ProviderError,
+    ProviderUnavailable,
+    ScoreNotFinite,
+    SelfTestError,
+    SessionClosed,
+    SessionForked,
+    SessionInUse,
+)
+from abonyx.session import Session, State, open_session
+
+from ..conftest import MINI
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The arguments of every InferenceSession constructed."""
+    made: list[Any] = []
+    real = onnxruntime.InferenceSession
+
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        made.append((args, kwargs))
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", counting)
+    return made
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(MINI, tmp_path / "bundle"))
+
+
+def test_scores_and_embeds_in_input_order(sequences: list[str]) -> None:
+    with abonyx.open_session() as session:
+        p = session.score(sequences)
+        embedding = session.embed(sequences)
+        again = session.score(sequences[::-1])
+        assert session.placement == {"CPUExecutionProvider": sum(session.placement.values())}
+    assert p.dtype == np.float32
+    assert p.shape == (12,)
+    assert embedding.shape == (12, 320)
+    assert embedding.dtype == np.float32
+    assert np.abs(again[::-1] - p).max() <= tolerances.BATCH_NEIGHBOURS
+    assert 0.1 < p.min() < p.max() < 0.9
+
+
+def test_no_sequences_give_no_scores() -> None:
+    with open_session() as session:
+        assert session.score([]).shape == (0,)
+        assert session.embed([]).shape == (0, 320)
+
+
+@pytest.mark.parametrize("budget", [1, 130, 500, 5_000, 100_000])
+def test_a_score_does_not_depend_on_its_batch(budget: int, sequences: list[str]) -> None:
+    # very different lengths, so that the plans pad differently
+    mixed = [sequence[: 20 + 9 * index] for index, sequence in enumerate(sequences)] + sequences * 3
+    with open_session(abonyx.RuntimeConfig(token_budget=budget)) as session:
+        p, embedding = session.score(mixed), session.embed(mixed)
+        alone = np.concatenate([session.embed([sequence]) for sequence in mixed])
+        p_alone = np.concatenate([session.score([sequence]) for sequence in mixed])
+    assert np.abs(embedding - alone).max() <= tolerances.BATCH_NEIGHBOURS
+    assert np.abs(p - p_alone).max() <= tolerances.BATCH_NEIGHBOURS
+
+
+def test_the_golden_rows_come_out_as_pytorch_saw_them() -> None:
+    golden = open_bundle(MINI).golden()
+    with open_session(self_test="full") as session:
+        rows = [golden.input_ids[index, :length] for index, length in enumerate(golden.lengths)]
+        embedding, p = session.run_batch(rows)
+    # rounded to float16 before it was exported, so storing it in half costs nothing
+    assert np.abs(embedding - golden.embedding).max() <= tolerances.FP32.embedding
+    assert np.abs(p - 1 / (1 + np.exp(-golden.logit))).max() <= tolerances.FP32_GOAL_P
+
+
+def test_one_session_a_process_names_where_the_first_was_opened() -> None:
+    with open_session(), pytest.raises(SessionInUse, match=r"test_session\.py:\d+"):
+        open_session()
+    open_session().close()
+
+
+def test_another_provider_in_config_makes_no_second_session(opened: list[Any], sequences: list[str]) -> None:
+    with open_session() as session:
+        session.score(sequences)
+        with pytest.raises(SessionInUse):
+            open_session(abonyx.RuntimeConfig(provider="cuda"))
+        session.score(sequences)
+    assert len(opened) == 1
+
+
+def test_life_cycle(sequences: list[str]) -> None:
+    session = Session(abonyx.RuntimeConfig())
+    assert session.state is State.UNOPENED
+    with pytest.raises(SessionClosed, match="unopened"):
+        session.score(sequences)
+    session.open()
+    assert session.state is State.OPEN
+    with pytest.raises(SessionClosed, match=r"(?s)open.*reload"):
+        session.open()
+    session.close()
+    session.close()
+    assert session.state is State.CLOSED
+    with pytest.raises(SessionClosed, match="closed"):
+        session.score(sequences)
+    with pytest.raises(SessionClosed):
+        session.open()
+
+
+def test_reload_from_open_and_from_closed(opened: list[Any], sequences: list[str]) -> None:
+    with open_session() as session:
+        first = session.score(sequences)
+        session.reload(abonyx.RuntimeConfig(token_budget=200))
+        assert np.abs(session.score(sequences) - first).max() <= tolerances.BATCH_NEIGHBOURS
+        session.close()
+        session.reload(abonyx.RuntimeConfig())
+        assert session.state is State.OPEN
+    assert len(opened) == 3
+
+
+def test_failed_reload_leaves_closed_and_the_slot_free() -> None:
+    session = open_session()
+    with pytest.raises(ProviderUnavailable):
+        session.reload(abonyx.RuntimeConfig(provider="cuda"))
+    assert session.state is State.CLOSED
+    open_session().close()
+
+
+def test_failed_open_leaves_the_slot_free(tmp_path: Path) -> None:
+    with pytest.raises(BundleError):
+        open_session(abonyx.RuntimeConfig(bundle=str(tmp_path)))
+    with pytest.raises(ConfigError):
+        open_session(abonyx.RuntimeConfig(variant="none"))
+    open_session().close()
+
+
+def test_close_destroys_the_native_session() -> None:
+    session = open_session()
+    native = weakref.ref(session._native)  # type: ignore[arg-type]
+    session.close()
+    assert native() is None
+
+
+def test_collected_unclosed_warns_and_frees_the_slot() -> None:
+    session = open_session()
+    assert session.state is State.OPEN
+    with pytest.warns(ResourceWarning, match=r"test_session\.py.*never closed"):
+        del session
+        gc.collect()
+    open_session().close()
+
+
+@pytest.mark.parametrize(("provider", "extra"), [("cuda", "gpu"), ("openvino", "openvino"), ("coreml", "cpu")])
+def test_provider_truth(provider: Any, extra: str, opened: list[Any]) -> None:
+    if providers.PROVIDERS[provider].execution_provider in onnxruntime.get_available_providers():
+        pytest.skip(f"{provider} is available here")
+    with pytest.raises(ProviderUnavailable) as caught:
+        open_session(abonyx.RuntimeConfig(provider=provider))
+    assert opened == []
+    assert caught.value.exit_code == 5
+    for part in (provider, "CPUExecutionProvider", f"abonyx[{extra}]"):
+        assert part in str(caught.value)
+
+
+def test_a_provider_that_does_not_start_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    # what ONNX Runtime does when CUDA's libraries are missing: lists the provider, then runs on the CPU
+    real = onnxruntime.InferenceSession
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    monkeypatch.setattr(
+        onnxruntime,
+        "InferenceSession",
+        lambda path, options, providers: real(path, options, providers=["CPUExecutionProvider"]),
+    )
+    with pytest.raises(ProviderUnavailable, match="could not start"):
+        open_session(abonyx.RuntimeConfig(provider="cuda"))
+
+
+def test_nodes_on_the_cpu_are_refused_unless_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Native:
+        def get_provider_graph_assignment_info(self) -> list[Any]:
+            return [Subgraph("CUDAExecutionProvider", 9), Subgraph("CPUExecutionProvider", 1)]
+
+    class Subgraph:
+        def __init__(self, name: str, count: int) -> None:
+            self.ep_name, self.count = name, count
+
+        def get_nodes(self) -> list[Any]:
+            return [type("Node", (), {"name": f"node{index}", "op_type": "Add"}) for index in range(self.count)]
+
+    native: Any = Native()
+    with pytest.raises(ProviderError, match=r"1 of 10 nodes would run on the CPU, not cuda: node0"):
+        session_module._placement(native, abonyx.RuntimeConfig(provider="cuda"))
+    allowed = session_module._placement(native, abonyx.RuntimeConfig(provider="cuda", allow_cpu_nodes=True))
+    assert allowed == {"CUDAExecutionProvider": 9, "CPUExecutionProvider": 1}
+
+
+def test_two_engines_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(providers, "_installed", lambda name: name in ("onnxruntime", "onnxruntime-gpu"))
+    with pytest.raises(EngineMissing, match="onnxruntime and onnxruntime-gpu"):
+        open_session()
+
+
+def test_no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(EngineMissing, match=r"abonyx\[cpu\]"):
+        open_session()
+
+
+class _Drifting:
+    """An engine whose numbers are finite and slightly wrong, as onnxruntime#32569's were."""
+
+    def __init__(self, native: Any, output: int, by: float) -> None:
+        self.native, self.output, self.by = native, output, by
+
+    def run(self, outputs: list[str], feed: Any) -> list[Any]:
+        values = [np.array(value) for value in self.native.run(outputs, feed)]
+        values[self.output] = values[self.output] + np.float32(self.by)
+        return values
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.native, name)
+
+
+@pytest.mark.parametrize(
+    ("output", "by", "metric"), [(0, 0.06, "embedding"), (0, 0.02, "logit"), (1, 0.01, "p"), (1, np.nan, "p")]
+)
+@pytest.mark.parametrize("kind", ["auto", "full"])
+def test_self_test_refuses_slightly_wrong_numbers(
+    monkeypatch: pytest.MonkeyPatch, output: int, by: float, metric: str, kind: Any
+) -> None:
+    open_session(self_test="full").close()  # remembered: "auto" is then the quick test
+    golden = open_bundle(MINI).golden()
+    real = session_module._create
+    # push the embedding along the head where the logit is to move and no element by more than its own limit
+    direction = np.float32(by) * np.sign(golden.head_coef) if metric == "logit" else by
+
+    def create(*args: Any) -> Any:
+        return _Drifting(real(*args), output, direction)
+
+    monkeypatch.setattr(session_module, "_create", create)
+    with pytest.raises(SelfTestError, match=rf"max \|difference\| of {metric} is") as caught:
+        open_session(self_test=kind)
+    assert caught.value.exit_code == 6
+    assert "limit" in str(caught.value)
+
+
+def test_whole_golden_set_once_then_two_rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ABONYX_CACHE_DIR", str(tmp_path))
+    rows: list[int] = []
+    real = Session.run_batch
+
+    def counting(self: Session, batch: Any, *args: Any) -> Any:
+        rows.append(len(batch))
+        return real(self, batch, *args)
+
+    monkeypatch.setattr(Session, "run_batch", counting)
+    open_session().close()
+    assert sum(rows) == 36
+    rows.clear()
+    open_session().close()
+    assert rows == [2]
+
+
+def test_not_finite_names_the_records(monkeypatch: pytest.MonkeyPatch, sequences: list[str]) -> None:
+    with open_session() as session:
+        monkeypatch.setattr(session, "_native", _Drifting(session._native, 0, np.nan))
+        with pytest.raises(ScoreNotFinite, match=r"12 of 12 sequences: sequences\[0\]"):
+            session.score(sequences)
+        monkeypatch.undo()
+
+
+def test_bad_sequences_name_the_first(sequences: list[str]) -> None:
+    with open_session() as session:
+        with pytest.raises(InputError, match=r"sequences\[1\]: character '\*' at position 4"):
+            session.score([sequences[0], "EVQ*"])
+        with pytest.raises(InputError, match="one str"):
+            session.score("EVQLVESGG")
+        with pytest.raises(InputError, match="1023 residues, this bundle takes at most 1022"):
+            session.score(["A" * 1023])
+        assert session.score([f" {sequences[0].lower()}\n"]) == session.score(sequences[:1])
+
+
+def test_changed_weights_are_refused_before_loading(copy: Path, opened: list[Any]) -> None:
+    path = copy / "fp16-weights" / "model.onnx.data"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ChecksumMismatch):
+        open_session(abonyx.RuntimeConfig(bundle=str(copy)))
+    assert opened == []
+
+
+def test_a_variant_without_parity_record_is_refused(copy: Path) -> None:
+    path = copy / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["variants"]["fp16-weights"]["parity"] = None
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="never checked"):
+        open_session(abonyx.RuntimeConfig(bundle=str(copy)))
+
+
+def test_a_graph_that_is_no_graph(copy: Path) -> None:
+    from abonyx.bundle import file_sha256
+
+    path = copy / "fp16-weights" / "model.onnx"
+    path.write_bytes(b"not protobuf at all")
+    manifest = json.loads((copy / "manifest.json").read_text())
+    entry = {"sha256": file_sha256(path), "size_bytes": path.stat().st_size}
+    manifest["files"]["fp16-weights/model.onnx"] = entry
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="ONNX Runtime cannot load it"):
+        open_session(abonyx.RuntimeConfig(bundle=str(copy)))
+
+
+def _use_in_child(session: Session, sequences: list[str], queue: Any) -> None:
+    try:
+        session.score(sequences)
+    except EngineError as error:
+        queue.put((type(error).__name__, str(error)))
+    try:
+        open_session()
+    except EngineError as error:
+        queue.put((type(error).__name__, str(error)))
+    session.close()
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_forked_child_may_not_use_it_and_the_parent_is_unharmed(sequences: list[str]) -> None:
+    context = multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+    with open_session() as session:
+        before = session.score(sequences)
+        child = context.Process(target=_use_in_child, args=(session, sequences, queue))
+        child.start()
+        child.join(timeout=60)
+        assert child.exitcode == 0
+        for _ in range(2):
+            name, message = queue.get()
+            assert name == SessionForked.__name__
+            assert "spawn" in message
+        assert (session.score(sequences) == before).all()
+    queue.close()
+
+
+MEMORY = """
+import abonyx, psutil, sys, threading
+sequences = sys.argv[1:]
+process = psutil.Process()
+resident = []
+for _ in range(6):
+    with abonyx.open_session() as session:
+        session.score(sequences * 8)
+    resident.append(process.memory_info().rss)
+assert process.children(recursive=True) == []
+assert threading.active_count() == 1
+print(*resident)
+"""
+
+
+def test_memory_is_given_back(sequences: list[str]) -> None:
+    command = [sys.executable, "-W", "error", "-c", MEMORY, *sequences]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stderr == ""  # the resource tracker reports leaked semaphores there
+    first, *_, last = (int(value) for value in done.stdout.split())
+    assert last <= first * tolerances.MEMORY_RATIO
+    assert last - first <= tolerances.MEMORY_BYTES
+
+
+def test_exit_with_an_open_session_neither_hangs_nor_crashes(sequences: list[str]) -> None:
+    code = "import abonyx, sys; s = abonyx.open_session(); print(s.score(sys.argv[1:]).shape)"
+    command = [sys.executable, "-c", code, *sequences]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "(12,)\n")
+
+
+def test_golden_roundtrip(tmp_path: Path) -> None:
+    golden = open_bundle(MINI).golden()
+    golden.save(tmp_path)
+    assert (tmp_path / "golden.npz").read_bytes() == (MINI / "golden.npz").read_bytes()
+    assert isinstance(golden, Golden)

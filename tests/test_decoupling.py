@@ -1,0 +1,73 @@
+"""The runtime stands alone: no torch, no export package, and nothing loaded as a side effect."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import abonyx
+
+from .conftest import EXAMPLES, REPOSITORY
+
+HEAVY = ("torch", "transformers", "sklearn", "skl2onnx", "onnx", "optimum", "scipy", "matplotlib", "abonyx_export")
+
+BLOCKED = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {heavy!r}:
+            raise ImportError("blocked: " + name)
+sys.meta_path.insert(0, Block())
+import abonyx.cli
+sys.argv = ["abonyx", "score", {source!r}, "-o", {output!r}]
+abonyx.cli.main()
+"""
+
+
+def test_scores_in_a_process_where_heavy_packages_cannot_be_imported(tmp_path: Path) -> None:
+    output = tmp_path / "scores.csv"
+    code = BLOCKED.format(heavy=HEAVY, source=str(EXAMPLES), output=str(output))
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(output.read_text().splitlines()) == 13
+
+
+def test_importing_loads_neither_engine_nor_numpy_nor_model() -> None:
+    code = "import sys, abonyx; print([m for m in ('onnxruntime', 'numpy', 'click', 'rich') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def _imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            found.add(node.module.partition(".")[0])
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            found |= {str(name.value).partition(".")[0] for name in node.args if isinstance(name, ast.Constant)}
+    return found
+
+
+def test_arrows_point_one_way() -> None:
+    for path in (REPOSITORY / "runtime" / "abonyx").rglob("*.py"):
+        assert not _imports(path) & set(HEAVY), path
+        assert "onnxruntime" not in _imports(path) or path.name == "session.py", path
+
+
+def test_public_names() -> None:
+    assert set(abonyx.__all__) == {
+        "RuntimeConfig",
+        "Session",
+        "__version__",
+        "errors",
+        "load_config",
+        "open_session",
+    }
+    for name in abonyx.__all__:
+        assert getattr(abonyx, name) is not None
+    assert issubclass(abonyx.errors.EngineError, Exception)
+    assert abonyx.RuntimeConfig() == abonyx.RuntimeConfig(bundle=None, provider="cpu")
