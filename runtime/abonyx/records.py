@@ -169,7 +169,7 @@ def _sniff(head: bytes, name: str) -> str:
         return "fasta"
     lines = (line for line in re.split(rb"[\r\n]", text) if line.strip() and not line.startswith(b"#"))
     header = next(lines, b"")
-    if head[:2] not in _NOT_TEXT and (b"\0" in header or b"\0" in head[:8]):
+    if head[:2] not in _NOT_TEXT and (b"\0" in header or b"\0" in head[:16]):
         raise InputError(f"{name}: line 1 is binary, not FASTA, CSV, TSV or Parquet", f"Accepted: {ACCEPTED}.")
     return "tsv" if b"\t" in header else "csv"
 
@@ -195,7 +195,7 @@ def _read_fasta(lines: Iterable[str], name: str) -> Generator[Record | Problem]:
             start, ordinal, parts = number, ordinal + 1, []
         elif text and not ordinal:
             fix = "Start each record with a '>' line; name a table .csv or .tsv."
-            raise InputError(f"{name}, line {number}: {text[:40]!r} stands before the first '>'", fix)
+            raise InputError(f"{name}:{number}: {text[:40]!r} stands before the first '>'", fix)
         elif text:
             parts.append(text)
     if not ordinal:
@@ -210,11 +210,11 @@ def _read_table(text: io.TextIOWrapper, name: str, kind: str, wanted: _Wanted) -
             break
         above += 1
     else:
-        raise InputError(f"{name}, line {max(above, 1)}: the file ends before a header", "Give a header and records.")
+        raise InputError(f"{name}:{max(above, 1)}: the file ends before a header", "Give a header and records.")
     reader = csv.reader(chain([first], text), delimiter="\t" if kind == "tsv" else ",", strict=True)
     rows = _numbered_rows(reader, name, above)
     line, header = next(rows)
-    where = f"{name}, line {line}"
+    where = f"{name}:{line}"
     id_at, sequence_at = _columns(header, where, wanted)
     width, ordinal = len(header), 0
     for line, row in rows:
@@ -241,7 +241,7 @@ def _numbered_rows(reader: Reader, name: str, above: int) -> Generator[tuple[int
             row = next(reader, None)
         except csv.Error as error:
             fix = "Close its quotes, and write a quote inside a quoted field twice."
-            raise InputError(f"{name}, line {start}: the record starting here is not CSV: {error}", fix) from error
+            raise InputError(f"{name}:{start}: the record starting here is not CSV: {error}", fix) from error
         finally:
             csv.field_size_limit(limit)
         if row is None:

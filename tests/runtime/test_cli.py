@@ -116,7 +116,7 @@ def test_every_input_format_gives_the_same_scores(run: Any, tmp_path: Path, sequ
 
 
 def test_stdin_to_stdout(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "abonyx.cli", "score", "-", "-o", "-"]
+    command = [sys.executable, "-m", "abonyx", "score", "-", "-o", "-"]
     with EXAMPLES.open("rb") as source:
         done = subprocess.run(command, stdin=source, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -166,7 +166,7 @@ def test_thresholds(run: Any, tmp_path: Path, expected: np.ndarray) -> None:
 BAD_INPUTS = {
     "empty.csv": (b"", ["empty.csv", "empty"]),
     "header_only.csv": (b"id,sequence\n", ["header_only.csv", "no records"]),
-    "blank.fasta": (b"\n\n", ["blank.fasta", "empty"]),
+    "blank.fasta": (b"\n\n", ["blank.fasta", "no records"]),
     "column.csv": (f"name,vh\na,{GOOD}\n".encode(), ["column.csv", "sequence", "name", "vh", "--sequence-column"]),
     "empty_sequence.csv": (f"id,sequence\na,{GOOD}\nb,\n".encode(), ["empty_sequence.csv:3", "b", "empty sequence"]),
     "stop.csv": (f"id,sequence\na,{GOOD}*\n".encode(), ["stop.csv:2", "'*' at position 51"]),
@@ -182,7 +182,7 @@ BAD_INPUTS = {
     "quote.csv": (f'id,sequence\na,"{GOOD}\n'.encode(), ["quote.csv", "quote"]),
     "cut.csv.gz": (gzip.compress(f"id,sequence\na,{GOOD}\n".encode() * 999)[:-40], ["cut.csv.gz", "gzip"]),
     "no.csv.gz": (b"id,sequence\n", ["no.csv.gz", "gzip"]),
-    "picture.png": (b"\x89PNG\r\n\x1a\n\0\0\0", ["picture.png", ".fasta"]),
+    "picture.png": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", ["picture.png", ".fasta"]),
 }
 
 

@@ -126,7 +126,7 @@ def test_standard_input_by_default_is_that_of_the_process(monkeypatch: pytest.Mo
 
 
 def test_a_fault_on_standard_input_names_it() -> None:
-    with pytest.raises(InputError, match="standard input, line 1: no column 'sequence'"):
+    with pytest.raises(InputError, match="standard input:1: no column 'sequence'"):
         list(read_records(None, stdin=io.BytesIO(b"id,seq\na,EV\n")))
 
 
@@ -173,7 +173,7 @@ def test_fasta(tmp_path: Path, text: str, expected: list[tuple[str, str, int]]) 
 )
 def test_text_before_the_first_fasta_header(tmp_path: Path, text: str, line: int, shown: str) -> None:
     message = refusal(put(tmp_path, "x.fa", text))
-    assert f"x.fa, line {line}: '{shown}" in message
+    assert f"x.fa:{line}: '{shown}" in message
     assert "before the first '>'" in message
 
 
@@ -230,14 +230,14 @@ def test_chosen_columns(tmp_path: Path, name: str) -> None:
 )
 def test_missing_column(tmp_path: Path, columns: dict[str, str], missing: str, option: str) -> None:
     message = refusal(put(tmp_path, "x.csv", "# c\nname,VH\nmab,EV\n"), **columns)
-    assert f"x.csv, line 2: no column '{missing}'" in message
+    assert f"x.csv:2: no column '{missing}'" in message
     assert "'name', 'VH'" in message
     assert option in message
 
 
 def test_column_that_stands_twice(tmp_path: Path) -> None:
     message = refusal(put(tmp_path, "x.csv", "id,sequence,sequence \na,EV,QL\n"))
-    assert "x.csv, line 1: column 'sequence' stands twice" in message
+    assert "x.csv:1: column 'sequence' stands twice" in message
 
 
 def test_rows_of_another_width_are_problems(tmp_path: Path) -> None:
@@ -261,7 +261,7 @@ def test_rows_of_another_width_are_problems(tmp_path: Path) -> None:
 )
 def test_quotes_that_do_not_match(tmp_path: Path, text: str, line: int) -> None:
     message = refusal(put(tmp_path, "x.csv", text))
-    assert f"x.csv, line {line}: the record starting here is not CSV" in message
+    assert f"x.csv:{line}: the record starting here is not CSV" in message
 
 
 def test_field_over_the_limit_of_csv_and_the_limit_left_alone(tmp_path: Path) -> None:
@@ -272,7 +272,7 @@ def test_field_over_the_limit_of_csv_and_the_limit_left_alone(tmp_path: Path) ->
     assert csv.field_size_limit() == before, "while the reader is suspended"
     assert next(records) == Record("b", "EV", 3)
     message = refusal(put(tmp_path, "y.csv", f'id,sequence\na,EV\n"{"E" * (1 << 24)}\n'))
-    assert "y.csv, line 3" in message
+    assert "y.csv:3" in message
     assert csv.field_size_limit() == before, "after an error"
 
 
@@ -312,12 +312,12 @@ def test_empty_file(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "parts"),
     [
-        ("x.csv", "id,sequence\n", "x.csv, line 1: a header, but no records"),
-        ("x.csv", "# c\nid,sequence\n\n  \n", "x.csv, line 2: a header, but no records"),
-        ("x.csv", "# c\n\n", "x.csv, line 2: the file ends before a header"),
-        ("x.csv", "\ufeff", "x.csv, line 1: the file ends before a header"),
+        ("x.csv", "id,sequence\n", "x.csv:1: a header, but no records"),
+        ("x.csv", "# c\nid,sequence\n\n  \n", "x.csv:2: a header, but no records"),
+        ("x.csv", "# c\n\n", "x.csv:2: the file ends before a header"),
+        ("x.csv", "\ufeff", "x.csv:1: the file ends before a header"),
         ("x.fasta", "\n\n", "x.fasta: only blank lines"),
-        ("x.csv.gz", "id,sequence\n", "x.csv.gz, line 1: a header, but no records"),
+        ("x.csv.gz", "id,sequence\n", "x.csv.gz:1: a header, but no records"),
     ],
 )
 def test_no_records(tmp_path: Path, name: str, text: str, parts: str) -> None:
@@ -422,7 +422,7 @@ def test_binary_of_unknown_suffix(tmp_path: Path, data: bytes) -> None:
 
 
 def test_text_of_unknown_suffix_without_the_column(tmp_path: Path) -> None:
-    assert "x.md, line 1: no column 'sequence'; columns: 'Dear all'" in refusal(put(tmp_path, "x.md", "Dear all\n"))
+    assert "x.md:1: no column 'sequence'; columns: 'Dear all'" in refusal(put(tmp_path, "x.md", "Dear all\n"))
 
 
 @pytest.mark.parametrize("name", ["x.csv", "x.fasta", "x.csv.gz", "x.parquet"])
