@@ -12,8 +12,8 @@ test: .venv-test/installed  ## lint, types, tests
 	.venv-test/bin/mypy
 	.venv-test/bin/python -m pytest
 
-bench: .venv-test/installed  ## CPU figures of the shipped bundle
-	.venv-test/bin/python benchmarks/cpu.py
+bench: .venv-test/installed  ## times and memory of whole commands
+	.venv-test/bin/python benchmarks/commands.py -o benchmarks/records/commands.json
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

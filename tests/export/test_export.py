@@ -173,12 +173,15 @@ def test_a_golden_set_that_cannot_tell_is_refused(
     head = spread_head(directory)
     with np.load(head) as arrays:
         values = dict(arrays)
-    shift = 30.0 if fault == "saturated" else 4.5
+    export_bundle(request(directory, head, tmp_path / "good"))
+    lowest = open_bundle(tmp_path / "good").golden().logit.min()
+    shift, message = {
+        "saturated": (30.0, "sd must be at least"),
+        "one-sided": (0.01 - lowest, "36 of 36 rows are above threshold default"),
+    }[fault]
     np.savez(tmp_path / "shifted.npz", **(values | {"intercept": values["intercept"] + shift}))
     shifted = request(directory, tmp_path / "shifted.npz", tmp_path / "bundle")
-    with pytest.raises(
-        ParityError, match="sd must be at least" if fault == "saturated" else "rows are above threshold"
-    ):
+    with pytest.raises(ParityError, match=message):
         export_bundle(shifted)
     assert leftovers(tmp_path) == []
     manifest = export_bundle(dataclasses.replace(shifted, recentre_head=True))
@@ -319,7 +322,7 @@ onnxruntime.InferenceSession = lambda *a, **k: made.append(a) or real(*a, **k)
 import abonyx
 process = psutil.Process()
 before = process.memory_info().rss
-config = abonyx.load_config(None, {}, {"bundle": sys.argv[1], "provider": "cpu"})
+config = abonyx.load_config(None, {}, {"bundle": sys.argv[1], "provider": "cpu", "token_budget": 256})
 with abonyx.open_session(config) as session:
     session.score(["EVQLVESGGGLVQPGRSLRLSCAASGFTFDDYAMHWVRQAPGKGLEWVSA"] * 4)
 peak = next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))

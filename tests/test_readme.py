@@ -1,0 +1,109 @@
+"""Every command in the README is run, word for word, in a directory that looks like the clone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from .conftest import REPOSITORY
+
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+HUB_ID = "facebook/esm1v_t33_650M_UR90S_1"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.M | re.S)
+
+
+COMMANDS = [line for block in blocks("sh") for line in block.splitlines()]
+
+
+def clone(directory: Path) -> Path:
+    """What the commands need of a clone: its examples, configs and artifacts."""
+    for name in ("examples", "configs"):
+        shutil.copytree(REPOSITORY / name, directory / name)
+    (directory / "artifacts").mkdir()
+    return directory
+
+
+def shell(line: str, directory: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path} | variables
+    return subprocess.run(
+        ["sh", "-ec", line], cwd=directory, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def test_is_short_and_its_links_lead_somewhere() -> None:
+    assert len(README.splitlines()) < 150
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("https://") or (REPOSITORY / target).exists(), target
+    extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for listed in re.findall(r'"\.\[([a-z,]+)\]"', README):
+        assert set(listed.split(",")) <= set(extras)
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if not line.startswith("make") and "esm1v" not in line])
+def test_commands(line: str, tmp_path: Path) -> None:
+    if "parquet" in line:
+        pytest.importorskip("pyarrow")
+    done = shell(line, clone(tmp_path))
+    assert done.returncode == 0, done.stderr
+    for output in re.findall(r"-o ([\w.]+)", line):
+        assert (tmp_path / output).stat().st_size > 100
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("make")])
+def test_make_targets_exist(line: str) -> None:
+    """CI runs `make demo` and `make test` themselves; here only that what the README names is there."""
+    done = shell(f"{line} --dry-run", REPOSITORY)
+    assert done.returncode == 0, done.stderr
+    if line == "make demo":
+        assert "abonyx score examples/therapeutic_vh.csv -o out/therapeutic_vh_scores.csv" in done.stdout
+
+
+def test_python_example(tmp_path: Path) -> None:
+    (example,) = blocks("python")
+    done = subprocess.run([sys.executable, "-W", "error", "-c", example], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "CPUExecutionProvider" in done.stdout
+
+
+def test_export_commands_on_a_hub_cache_with_a_small_checkpoint(tmp_path: Path) -> None:
+    """The README's own lines, with a hub cache that holds a tiny checkpoint under ESM-1v's name."""
+    pytest.importorskip("torch", reason="the export extra is not installed")
+    from make_checkpoint import Shape, make_checkpoint
+
+    directory = clone(tmp_path / "clone")
+    commit = hashlib.sha1(b"a commit").hexdigest()
+    cached = tmp_path / "hub" / f"models--{HUB_ID.replace('/', '--')}"
+    make_checkpoint(Shape(2, 32, 2), cached / "snapshots" / commit)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(commit)
+    coef = 40 * np.random.default_rng(0).standard_normal((1, 32))
+    arrays = {"intercept": np.zeros(1), "classes": np.array([0.0, 1.0])}
+    np.savez(directory / "boughter_vh_esm1v_logreg.npz", coef=coef, **arrays)
+    config = {"esm_model": HUB_ID, "esm_revision": "main", "batch_size": 8}
+    (directory / "boughter_vh_esm1v_logreg_config.json").write_text(json.dumps(config))
+
+    export, score = [line for line in COMMANDS if "esm1v" in line]
+    # the random head is centred first; everything else is the README's line
+    done = shell(f"{export} --recentre-head", directory, HF_HUB_CACHE=str(tmp_path / "hub"))
+    assert done.returncode == 0, done.stderr
+    manifest = json.loads((directory / "artifacts" / "esm1v" / "manifest.json").read_text())
+    assert (manifest["encoder"]["repo_id"], manifest["encoder"]["revision"]) == (HUB_ID, commit)
+    assert manifest["head"]["thresholds"] == {"elisa": 0.5, "psr": 0.5495}
+    done = shell(score, directory)
+    assert done.returncode == 0, done.stderr
+    assert "threshold 0.5 (elisa)" in done.stderr
+    assert "the head was trained on upstream-batch (batch 8) pooling" in done.stderr

@@ -1,0 +1,41 @@
+"""A built wheel, installed outside the clone, finds its model and scores."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from .conftest import EXAMPLES, REPOSITORY
+
+pytest.importorskip("hatchling", reason="the test extra is not installed")
+
+
+def test_wheel_holds_the_model_and_scores_outside_the_clone(tmp_path: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), str(REPOSITORY)]
+    subprocess.run(build, check=True, timeout=300)
+    (wheel,) = tmp_path.glob("abonyx-*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "abonyx/mini/manifest.json" in names
+    assert "abonyx_export/therapeutic_vh.csv" in names
+    assert "abonyx/py.typed" in names
+    assert wheel.stat().st_size < 17 * 2**20
+    site = tmp_path / "site"
+    subprocess.run([*pip, "install", "--no-deps", "--target", str(site), str(wheel)], check=True, timeout=300)
+
+    code = (
+        "import sys, abonyx.bundle, abonyx_export.golden as golden; from abonyx.cli import main;"
+        "print(abonyx.bundle.locate_mini(), golden.examples_path());"
+        f"sys.argv = ['abonyx', 'score', {str(EXAMPLES)!r}, '-o', 'out.csv']; main()"
+    )
+    environment = os.environ | {"PYTHONPATH": str(site)}  # goes before this environment's own abonyx
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(site / "abonyx" / "mini"), str(site / "abonyx_export" / "therapeutic_vh.csv")]
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 13
