@@ -35,15 +35,14 @@ SHAPES = {
 }
 
 
-def make_checkpoint(shape: Shape, directory: Path, *, seed: int = 0) -> None:
+def make_checkpoint(shape: Shape, directory: Path, *, seed: int = 0, half_exact: bool = False) -> None:
     """Write config.json, vocab.txt and model.safetensors.
 
     Args:
         shape: of the encoder.
         directory: created if need be.
         seed: of torch's generator.
-
-    Weight matrices are rounded to float16, so that a variant that stores them in half is exact.
+        half_exact: round the weights to float16, so that a variant that stores them in half is exact.
     """
     import torch
     from transformers import EsmConfig, EsmModel
@@ -67,7 +66,7 @@ def make_checkpoint(shape: Shape, directory: Path, *, seed: int = 0) -> None:
     )
     model = EsmModel(config, add_pooling_layer=False)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter in model.parameters() if half_exact else ():
             parameter.copy_(parameter.half())
     model.save_pretrained(directory)
     (directory / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n", encoding="utf-8")

@@ -41,7 +41,7 @@ def main() -> None:
     labels = np.array([int(float(row["label"])) for row in rows])
     with tempfile.TemporaryDirectory() as scratch:
         checkpoint_dir, head_file = Path(scratch) / "checkpoint", Path(scratch) / "boughter_untrained.joblib"
-        make_checkpoint(SHAPES["mini"], checkpoint_dir, seed=SEED)
+        make_checkpoint(SHAPES["mini"], checkpoint_dir, seed=SEED, half_exact=True)
         checkpoint = load_checkpoint(str(checkpoint_dir))
         tokens = Alphabet(checkpoint.alphabet).encode([clean(row["sequence"]) for row in rows])
         embedding = reference_embeddings(checkpoint, tokens)

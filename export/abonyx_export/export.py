@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
@@ -42,7 +42,7 @@ from abonyx_export.variants import VARIANTS, VariantSpec, default_variants
 DEFAULT_THRESHOLD = 0.5  # scikit-learn's own rule for a binary logistic regression
 # Licence of Meta's ESM weights, as their model cards state it; of others the exporter must say.
 KNOWN_LICENCES = {"facebook/esm": "MIT (ESM weights, Meta)"}
-PACKAGES = ("abonyx", "torch", "transformers", "onnx", "onnxruntime", "skl2onnx", "scikit-learn", "numpy")
+MODULES = ("abonyx", "torch", "transformers", "onnx", "onnxruntime", "skl2onnx", "sklearn", "numpy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +198,8 @@ def _build(
         variants={name: _variant(VARIANTS[name], limits[name]) for name in request.variants},
         default_variant=default_variants(list(request.variants)),
         golden_source=golden_source,
-        packages={name: version(name) for name in PACKAGES},
+        # the modules' own word: the engine's distribution has another name on a GPU machine
+        packages={name: str(importlib.import_module(name).__version__) for name in MODULES},
         files={},
     )
     # The weights are on disk now; the check holds one engine's copy and not PyTorch's beside it.
