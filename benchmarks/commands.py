@@ -84,6 +84,7 @@ def main() -> None:
     parser.add_argument("--variant")
     parser.add_argument("--repeats", type=int, default=10)
     arguments = parser.parse_args()
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     bundle = open_bundle(arguments.bundle)
     name, variant = bundle.variant("cpu", arguments.variant)
     weights = bundle.manifest.files[variant.model + ".data"].size_bytes

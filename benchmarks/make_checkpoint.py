@@ -66,8 +66,12 @@ def make_checkpoint(shape: Shape, directory: Path, *, seed: int = 0, half_exact:
     )
     model = EsmModel(config, add_pooling_layer=False)
     with torch.no_grad():
-        for parameter in model.parameters() if half_exact else ():
-            parameter.copy_(parameter.half())
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                # transformers starts biases at 0 and LayerNorm at 1 and 0, which would hide a graph that loses them
+                parameter.add_(0.1 * torch.randn_like(parameter))
+            if half_exact:
+                parameter.copy_(parameter.half())
     model.save_pretrained(directory)
     (directory / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n", encoding="utf-8")
 
