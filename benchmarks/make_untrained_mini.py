@@ -33,8 +33,9 @@ def main() -> None:
 
     from abonyx.alphabet import Alphabet, clean
     from abonyx_export.checkpoint import load_checkpoint
-    from abonyx_export.export import ExportRequest, export_bundle
+    from abonyx_export.export import export_bundle
     from abonyx_export.parity import reference_embeddings
+    from abonyx_export.request import ExportRequest
 
     with arguments.training.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

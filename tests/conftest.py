@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from abonyx import session
-from abonyx.alphabet import RESIDUES
+from abonyx.manifest import RESIDUES
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 MINI = REPOSITORY / "artifacts" / "mini"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from abonyx.alphabet import RESIDUES
 from abonyx.errors import ConfigError, InputError
-from abonyx.manifest import AlphabetSpec, Encoder
+from abonyx.manifest import RESIDUES, AlphabetSpec, Encoder
 
 if TYPE_CHECKING:
     from transformers import EsmModel
@@ -136,11 +137,15 @@ def load_checkpoint(
         ConfigError: a revision with a directory, a directory or hub id that does not exist.
         InputError: not an ESM encoder, of a kind the graph does not cover, or with weights or vocabulary missing.
     """
+    # Or transformers asks the hub to convert a .bin checkpoint and downloads the result: a second full copy.
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "true")
     import transformers
+    from safetensors import SafetensorError
 
     transformers.logging.set_verbosity_error()  # what matters of its warnings is checked below
-    transformers.logging.disable_progress_bar()
-    repo_id, commit = _identify(source, revision, encoder_id)
+    if not sys.stderr.isatty():
+        transformers.logging.disable_progress_bar()
+    repo_id, commit = identify(source, revision, encoder_id)
     where: dict[str, Any] = {"revision": commit} if commit else {}
     try:
         hf_config = transformers.AutoConfig.from_pretrained(source, **where)
@@ -149,8 +154,8 @@ def load_checkpoint(
             source, **where, add_pooling_layer=False, attn_implementation="eager", output_loading_info=True
         )
         tokenizer = transformers.EsmTokenizer.from_pretrained(source, **where)
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
-        # TypeError: EsmTokenizer where vocab.txt is missing; RuntimeError: tensors of another shape
+    except (OSError, ValueError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+        # TypeError: no vocab.txt; AttributeError: a hub cache without weights; RuntimeError: tensors of another shape
         raise InputError(
             f"{source}: transformers cannot load it as an ESM encoder: {error}",
             "It needs config.json, vocab.txt and the weights of an ESM model, as on the hub.",
@@ -161,12 +166,16 @@ def load_checkpoint(
             f"{source}: {len(missing)} tensors are missing and would be random: {', '.join(missing[:3])} ...",
             "Use a complete checkpoint.",
         )
-    alphabet = _read_alphabet(tokenizer, config, source)
+    alphabet = _read_alphabet(tokenizer, config, source, hf_config.vocab_size)
     return Checkpoint(config, model.float().eval().requires_grad_(False), alphabet, repo_id, commit)
 
 
-def _identify(source: str, revision: str | None, encoder_id: str | None) -> tuple[str | None, str | None]:
-    """Hub id (or None) and commit (or None for a directory)."""
+def identify(source: str, revision: str | None, encoder_id: str | None) -> tuple[str | None, str | None]:
+    """Hub id (or None) and commit (or None for a directory); downloads nothing but config.json.
+
+    Raises:
+        ConfigError, InputError: as load_checkpoint.
+    """
     if Path(source).is_dir():
         if revision is not None:
             raise ConfigError(f"--revision {revision}: {source} is a directory", "A directory has no revisions.")
@@ -222,12 +231,15 @@ def _read_config(config: Any, source: str, pooled_layers: tuple[str, ...]) -> En
     )
 
 
-def _read_alphabet(tokenizer: Any, config: EncoderConfig, source: str) -> AlphabetSpec:
+def _read_alphabet(tokenizer: Any, config: EncoderConfig, source: str, rows: int) -> AlphabetSpec:
     """The checkpoint's own vocabulary, for the letters that are scored."""
     residues = {letter: tokenizer.convert_tokens_to_ids(letter) for letter in RESIDUES}
     unknown = [letter for letter, token_id in residues.items() if token_id in (None, tokenizer.unk_token_id)]
     if unknown:
         raise InputError(f"{source}: no token for {', '.join(unknown)}", "The vocabulary is not ESM's.")
+    largest = max(*residues.values(), tokenizer.cls_token_id, tokenizer.eos_token_id)
+    if largest >= rows:
+        raise InputError(f"{source}: vocab.txt has token {largest}, the embedding {rows} rows", "Mend the checkpoint.")
     if tokenizer.pad_token_id != config.pad_id:
         raise InputError(
             f"{source}: pad token is {tokenizer.pad_token_id} in vocab.txt and {config.pad_id} in config.json",

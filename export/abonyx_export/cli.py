@@ -69,7 +69,8 @@ def export(
 ) -> None:
     """Turn an ESM encoder and a logistic head into a bundle, checked against PyTorch."""
     _require_extra()
-    from abonyx_export.export import ExportRequest, export_bundle
+    from abonyx_export.export import export_bundle
+    from abonyx_export.request import ExportRequest
 
     request = ExportRequest(
         encoder=encoder,

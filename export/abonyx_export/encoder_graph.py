@@ -100,7 +100,7 @@ def write_encoder(
     """Write `path` (graph) and `path`.data (weights): the encoder with its pooling, no head yet.
 
     Args:
-        config: the encoder's shape, from `checkpoint.read_config`.
+        config: the encoder's shape, from `checkpoint.load_checkpoint`.
         tensor: gives the checkpoint's tensor of that (transformers) name as float32.
         path: the .onnx file to write; weights go beside it.
         storage: float32 or float16, for the weight matrices on disk.

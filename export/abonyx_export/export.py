@@ -6,8 +6,7 @@ import gc
 import importlib
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -30,54 +29,20 @@ from abonyx.manifest import (
     write_manifest,
 )
 from abonyx.session import open_session
-from abonyx.tolerances import LIMITS, LOGIT_PER_P, Limits
+from abonyx.tolerances import LIMITS, Limits
 from abonyx_export import parity
-from abonyx_export.checkpoint import Checkpoint, load_checkpoint
+from abonyx_export.checkpoint import Checkpoint, identify, load_checkpoint
 from abonyx_export.encoder_graph import ENCODER_INPUTS, write_encoder
-from abonyx_export.golden import check_discriminates, golden_sequences
+from abonyx_export.golden import check_discriminates, golden_sequences, longest_sequence
 from abonyx_export.head import Head, read_head
 from abonyx_export.head_graph import attach_head, check_head, head_model
+from abonyx_export.request import ExportRequest, check_request
 from abonyx_export.variants import VARIANTS, VariantSpec, default_variants
 
 DEFAULT_THRESHOLD = 0.5  # scikit-learn's own rule for a binary logistic regression
 # Licence of Meta's ESM weights, as their model cards state it; of others the exporter must say.
 KNOWN_LICENCES = {"facebook/esm": "MIT (ESM weights, Meta)"}
 MODULES = ("abonyx", "torch", "transformers", "onnx", "onnxruntime", "skl2onnx", "sklearn", "numpy")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportRequest:
-    """What to export.
-
-    Attributes:
-        encoder: hub id or directory; revision: of a hub id; encoder_id: hub id that a directory is a copy of.
-        head: classifier file.
-        output: the bundle's directory; must not exist.
-        variants: names of variants.VARIANTS.
-        golden: file of sequences; None = the examples and their mutants.
-        name: of the bundle; None = the output's name.
-        notice: one line shown wherever the bundle is named.
-        max_residues: a lower limit than the encoder's.
-        allow_encoder_mismatch: use a head with an encoder it does not name.
-        recentre_head: move the intercept to median logit 0 on the golden set; for random weights only.
-        max_dp: variant -> limit of |dp|; its limits of logit and embedding scale along.
-    """
-
-    encoder: str
-    head: Path
-    output: Path
-    revision: str | None = None
-    encoder_id: str | None = None
-    variants: tuple[str, ...] = ("fp32", "fp16")
-    golden: Path | None = None
-    name: str | None = None
-    notice: str = ""
-    licence: str | None = None
-    max_residues: int | None = None
-    pooled_layers: tuple[str, ...] = ("last",)
-    allow_encoder_mismatch: bool = False
-    recentre_head: bool = False
-    max_dp: Mapping[str, float] = field(default_factory=dict)
 
 
 Report = Callable[[str], None]
@@ -98,16 +63,26 @@ def export_bundle(request: ExportRequest, report: Report = lambda line: None) ->
         ParityError: a variant over its limit, or a golden set that cannot tell.
         SessionInUse: this process has a session open; the check needs its one slot.
     """
-    limits = _check_request(request)
+    limits = check_request(request)
     head = read_head(request.head)
+    repo_id, commit = identify(request.encoder, request.revision, request.encoder_id)
+    _check_encoder(head, repo_id, request)
+    report(f"loading encoder {repo_id or request.encoder}, {f'commit {commit}' if commit else 'a directory'}")
     checkpoint = load_checkpoint(
-        request.encoder,
-        revision=request.revision,
-        encoder_id=request.encoder_id,
-        pooled_layers=request.pooled_layers,
+        request.encoder, revision=commit, encoder_id=request.encoder_id, pooled_layers=request.pooled_layers
     )
-    _check_match(head, checkpoint, request)
-    report(f"encoder {checkpoint.repo_id or request.encoder} at {checkpoint.revision or 'no hub revision'}")
+    _check_width(head, checkpoint)
+    try:
+        return _write(request, head, checkpoint, limits, report)
+    except OSError as error:
+        what = f"{request.output}: cannot be written: {error.strerror or error}"
+        raise ConfigError(what, "Nothing was left behind; free some space or name another place.") from error
+
+
+def _write(
+    request: ExportRequest, head: Head, checkpoint: Checkpoint, limits: dict[str, Limits], report: Report
+) -> Manifest:
+    """Build in a directory beside the output, and rename it once everything was checked."""
     staging = Path(tempfile.mkdtemp(prefix=f".{request.output.name}.", suffix=".partial", dir=request.output.parent))
     try:
         manifest = _build(request, head, checkpoint, limits, staging, report)
@@ -119,45 +94,35 @@ def export_bundle(request: ExportRequest, report: Report = lambda line: None) ->
     return manifest
 
 
-def _check_request(request: ExportRequest) -> dict[str, Limits]:
-    """The limits of each variant asked for; refuses what can be refused before any work."""
-    for name in (*request.variants, *request.max_dp):
-        if name not in VARIANTS:
-            raise ConfigError(f"no variant {name!r}", f"Known: {', '.join(VARIANTS)}.")
-    if not request.variants:
-        raise ConfigError("no variant was asked for", f"Known: {', '.join(VARIANTS)}.")
-    if request.output.exists() or request.output.is_symlink():
-        raise ConfigError(f"{request.output}: exists already", "Name a new directory, or remove this one.")
-    if not request.output.absolute().parent.is_dir():
-        raise ConfigError(f"{request.output}: its parent directory does not exist", "Create it first.")
-    limits = {}
-    for name in request.variants:
-        limits[name] = base = LIMITS[name]
-        if name in request.max_dp:
-            allowed = request.max_dp[name]
-            if not 0 < allowed < 1:
-                raise ConfigError(f"--max-dp {name}={allowed}", "Give a difference of probability, above 0, below 1.")
-            scale = allowed / base.p
-            limits[name] = Limits(p=allowed, logit=LOGIT_PER_P * allowed, embedding=base.embedding * scale)
-    return limits
-
-
-def _check_match(head: Head, checkpoint: Checkpoint, request: ExportRequest) -> None:
-    """A head belongs to the encoder it was trained with: ESM-1v and ESM-2 have the same width."""
+def _check_width(head: Head, checkpoint: Checkpoint) -> None:
     width = checkpoint.config.embedding_width
     if len(head.coef) != width:
         raise HeadRefused(
             f"{head.source_name}: {len(head.coef)} features, the encoder's embedding has {width}",
             "Give the head that was trained with this encoder and these pooled layers.",
         )
-    if head.encoder is None or head.encoder == checkpoint.repo_id or request.allow_encoder_mismatch:
+
+
+def _check_encoder(head: Head, repo_id: str | None, request: ExportRequest) -> None:
+    """A head belongs to the encoder it was trained with: ESM-1v and ESM-2 have the same width."""
+    if head.encoder is None or head.encoder == repo_id or request.allow_encoder_mismatch:
         return
-    given = checkpoint.repo_id or f"{request.encoder}, a directory that states no hub id"
+    given = repo_id or f"{request.encoder}, a directory that states no hub id"
     raise HeadRefused(
         f"{head.source_name}: trained with {head.encoder}; the encoder given is {given}",
         "Give that encoder. If the directory is a copy of it, say so with --encoder-id; to use another encoder "
         "nevertheless (scores then mean nothing), add --allow-encoder-mismatch.",
     )
+
+
+def _notice(request: ExportRequest, head: Head, checkpoint: Checkpoint) -> str:
+    """The request's notice, and what makes the scores mean nothing: shown wherever the bundle is named."""
+    notes = [request.notice] if request.notice else []
+    if head.encoder not in (None, checkpoint.repo_id):
+        notes.append(f"the head is another encoder's ({head.encoder}): scores mean nothing")
+    if head.intercept_shift:
+        notes.append(f"benchmark head, intercept moved by {head.intercept_shift:.4g}")
+    return "; ".join(notes)
 
 
 def _build(
@@ -170,23 +135,29 @@ def _build(
 ) -> Manifest:
     max_residues = _max_residues(request, checkpoint)
     sequences, golden_source = golden_sequences(request.golden, max_residues)
-    rows = Alphabet(checkpoint.alphabet).encode(sequences)
+    # The last row is compared here only: it reaches every position, and would slow every first open.
+    rows = Alphabet(checkpoint.alphabet).encode([*sequences, longest_sequence(max_residues)])
     report(f"golden set: {len(rows)} rows through PyTorch")
     embedding = parity.reference_embeddings(checkpoint, rows)
-    shift = -float(np.median(head.logit(embedding))) if request.recentre_head else 0.0
-    head = head.recentred(shift) if shift else head
-    golden = _golden(rows, embedding, head, checkpoint.alphabet.pad_id)
+    if request.recentre_head:
+        head = head.recentred(-float(np.median(head.logit(embedding[:-1]))))
+    pad_id = checkpoint.alphabet.pad_id
+    golden = _golden(rows[:-1], embedding[:-1], head, pad_id)
+    everything = _golden(rows, embedding, head, pad_id)
     thresholds = {"default": DEFAULT_THRESHOLD, **head.thresholds}
     check_discriminates(golden, thresholds)
     golden.save(staging)
 
-    _write_graphs(request, head, checkpoint, staging, report)
+    # fp32 is always built and checked: float16's limits are too wide to tell a subtly wrong graph from rounding.
+    names = list(dict.fromkeys([*request.variants, "fp32"]))
+    limits = {"fp32": LIMITS["fp32"], **limits}
+    _write_graphs(names, head, checkpoint, staging, report)
     encoder = checkpoint.encoder()
-    rounding = _weight_rounding(checkpoint, rows, golden, head) if "fp16" in request.variants else None
+    rounding = _weight_rounding(checkpoint, rows[:-1], golden, head) if "fp16" in request.variants else None
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         name=request.name or request.output.name,
-        notice=request.notice,
+        notice=_notice(request, head, checkpoint),
         licence=request.licence or _licence(checkpoint),
         encoder=encoder,
         alphabet=checkpoint.alphabet,
@@ -194,8 +165,8 @@ def _build(
         pooling="residues",
         pooled_layers=list(request.pooled_layers),
         embedding_width=checkpoint.config.embedding_width,
-        head=_head_spec(head, shift),
-        variants={name: _variant(VARIANTS[name], limits[name]) for name in request.variants},
+        head=_head_spec(head),
+        variants={name: _variant(VARIANTS[name], limits[name]) for name in names},
         default_variant=default_variants(list(request.variants)),
         golden_source=golden_source,
         # the modules' own word: the engine's distribution has another name on a GPU machine
@@ -205,7 +176,8 @@ def _build(
     # The weights are on disk now; the check holds one engine's copy and not PyTorch's beside it.
     checkpoint.model.to("meta")
     gc.collect()
-    return _check_variants(manifest, golden, thresholds, rounding, staging, report)
+    manifest = _check_variants(manifest, golden, everything, thresholds, rounding, staging, report)
+    return _keep_only(request.variants, manifest, staging)
 
 
 def _max_residues(request: ExportRequest, checkpoint: Checkpoint) -> int:
@@ -226,11 +198,11 @@ def _golden(rows: parity.Tokens, embedding: npt.NDArray[np.float32], head: Head,
     return Golden(input_ids, lengths, embedding, head.logit(embedding), coef, intercept)
 
 
-def _write_graphs(request: ExportRequest, head: Head, checkpoint: Checkpoint, staging: Path, report: Report) -> None:
+def _write_graphs(names: list[str], head: Head, checkpoint: Checkpoint, staging: Path, report: Report) -> None:
     head_graph = head_model(head)
     check_head(head_graph, head)
     onnx.save(head_graph, staging / "head.onnx")
-    for name in request.variants:
+    for name in names:
         report(f"writing {name}")
         path = staging / _variant(VARIANTS[name], LIMITS[name]).model
         path.parent.mkdir()
@@ -251,6 +223,7 @@ def _weight_rounding(checkpoint: Checkpoint, rows: parity.Tokens, golden: Golden
 def _check_variants(
     manifest: Manifest,
     golden: Golden,
+    everything: Golden,
     thresholds: dict[str, float],
     rounding: dict[str, Difference] | None,
     staging: Path,
@@ -273,17 +246,30 @@ def _check_variants(
                 embedding, p = session.run_batch(tokens)
                 return embedding, p
 
-            everything = np.arange(len(golden.lengths))
-            embedding, logit, p = selftest.run_golden(golden, everything, run, session.token_budget)
+            # The longest row has every position; what float16 adds to it says nothing about the graph.
+            rows = everything if name == "fp32" else golden
+            embedding, logit, p = selftest.run_golden(rows, np.arange(len(rows.lengths)), run, session.token_budget)
             provider = session.config.provider
-        parity.enforce(parity.differences(golden, embedding, logit, p), variant.limits, name, provider)
+            parity.enforce(parity.differences(rows, embedding, logit, p), variant.limits, name, provider)
+            selftest.check_quick(golden, run, variant.limits, f"variant {name} on {provider}")
         cost = rounding if name == "fp16" else None
-        record = parity.measure(golden, embedding, logit, p, list(thresholds.values()), cost, provider)
+        record = parity.measure(rows, embedding, logit, p, list(thresholds.values()), cost, provider)
         measured[name] = msgspec.structs.replace(variant, parity=record)
         report(
             f"  {name}: max |dp| {record.p.max:.2g}, |dlogit| {record.logit.max:.2g}, cosine {record.min_cosine:.8f}"
         )
-    manifest = msgspec.structs.replace(manifest, variants=measured)
+    return msgspec.structs.replace(manifest, variants=measured)
+
+
+def _keep_only(names: tuple[str, ...], manifest: Manifest, staging: Path) -> Manifest:
+    """Remove the variants that were built for the check alone, and write the final manifest."""
+    for name in manifest.variants.keys() - set(names):
+        shutil.rmtree(staging / name)
+    manifest = msgspec.structs.replace(
+        manifest,
+        variants={name: manifest.variants[name] for name in names},
+        files={name: entry for name, entry in manifest.files.items() if (staging / name).is_file()},
+    )
     write_manifest(manifest, staging)
     return manifest
 
@@ -299,7 +285,7 @@ def _variant(spec: VariantSpec, limits: Limits) -> Variant:
     )
 
 
-def _head_spec(head: Head, shift: float) -> HeadSpec:
+def _head_spec(head: Head) -> HeadSpec:
     return HeadSpec(
         kind="logistic",
         classes=[float(label) for label in head.classes],
@@ -310,7 +296,7 @@ def _head_spec(head: Head, shift: float) -> HeadSpec:
         pooling_batch_size=head.pooling_batch_size,
         thresholds=head.thresholds,
         default_threshold=DEFAULT_THRESHOLD,
-        intercept_shift=shift,
+        intercept_shift=head.intercept_shift,
     )
 
 

@@ -57,13 +57,33 @@ def golden_sequences(file: Path | None, max_residues: int) -> tuple[list[str], s
     return cut, f"{EXAMPLES_NAME}, {MUTANTS} point mutants (seed {SEED}), 2 linked pairs"
 
 
+def longest_sequence(max_residues: int) -> str:
+    """The examples end to end, cut at the bundle's limit: checked at export, so that every position is.
+
+    Not among the golden rows: a thousand tokens would slow every first open.
+    """
+    joined = "".join(read_input(examples_path(), 10**6).sequences)
+    return (joined * (max_residues // len(joined) + 1))[:max_residues]
+
+
 def check_discriminates(golden: Golden, thresholds: dict[str, float]) -> None:
     """Refuse a golden set on which a broken encoder could pass.
 
     Raises:
-        ParityError: p hardly varies (a saturated head hides everything), or lies on one side of a threshold.
+        ParityError: rows of one length (padding untested), p not finite, p that hardly varies (a saturated head hides
+            everything) or lies on one side of a threshold.
     """
+    if golden.lengths.min() == golden.lengths.max():
+        what = (
+            f"golden set: all {len(golden.lengths)} rows have {golden.lengths[0] - 2} residues; padding goes untested"
+        )
+        raise ParityError(what, "Give --golden FILE with sequences of several lengths.")
     p = sigmoid(golden.logit)
+    if not np.isfinite(p).all():
+        raise ParityError(
+            f"golden set: PyTorch's own logit is not finite for {np.count_nonzero(~np.isfinite(p))} of {len(p)} rows",
+            "The checkpoint holds NaN or overflows float32; use another.",
+        )
     fix = (
         "Give --golden FILE with sequences that this head tells apart. For a benchmark checkpoint with random weights, "
         "--recentre-head moves the head's intercept to median logit 0."

@@ -37,6 +37,8 @@ _NPZ_ERRORS = (
     *(zipfile.BadZipFile, zlib.error, EOFError, ValueError, LookupError, NotImplementedError, RuntimeError),
     *(SyntaxError, MemoryError, OverflowError, TypeError, tokenize.TokenError, Warning),  # of numpy's header parser
 )
+# A head has two; a file that lists one large scaler thousands of times would take hours.
+MAX_STEPS = 8
 _REFIT = "Refit it with scikit-learn."
 
 FloatArray = npt.NDArray[np.float64]
@@ -60,6 +62,7 @@ class Head:
         pooling_batch_size: sequences a batch in that pooling.
         thresholds: assay to threshold on p, as declared by the head.
         sklearn_version: that it was fitted with, where the file says so.
+        intercept_shift: what `recentred` added to the file's own intercept.
 
     """
 
@@ -76,6 +79,7 @@ class Head:
     pooling_batch_size: int | None = None
     thresholds: dict[str, float] = field(default_factory=dict)
     sklearn_version: str | None = None
+    intercept_shift: float = 0.0
 
     def __post_init__(self) -> None:
         if self.coef.ndim != 1 or self.coef.dtype != np.float64 or not self.coef.size:
@@ -105,7 +109,7 @@ class Head:
 
     def recentred(self, shift: float) -> Head:
         """Give the same head with `shift` added to every logit."""
-        return replace(self, intercept=self.intercept + shift)
+        return replace(self, intercept=self.intercept + shift, intercept_shift=self.intercept_shift + shift)
 
 
 def read_head(path: Path) -> Head:
@@ -146,6 +150,8 @@ def _from_estimator(value: object, path: Path) -> Head:
         pairs = _bag(value, path).state.get("steps")
         if not isinstance(pairs, list) or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
             raise HeadRefused(f"{path}: the Pipeline's steps are {_show(pairs)}, not (name, step) pairs", _REFIT)
+        if len(pairs) > MAX_STEPS:
+            raise HeadRefused(f"{path}: the Pipeline has {len(pairs)} steps, at most {MAX_STEPS} are read", _REFIT)
         steps = [step for _, step in pairs if not (step is None or (isinstance(step, str) and step == "passthrough"))]
     names = [_class_name(step) for step in steps]
     if names[-1:] != ["LogisticRegression"] or any(name != "StandardScaler" for name in names[:-1]):

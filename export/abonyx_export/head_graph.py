@@ -186,6 +186,7 @@ def _metadata(head: Head) -> dict[str, str]:
         "source_sha256": head.source_sha256,
         "sklearn_version": head.sklearn_version,
         "classes": ",".join(map(str, head.classes)),
+        "intercept_shift": head.intercept_shift or None,  # the file's sha256 is not of a head that was moved
     }
     return {key: str(value) for key, value in values.items() if value is not None}
 

@@ -159,6 +159,7 @@ class _Machine:
         self.marked: list[list[object]] = []
         self.memo: dict[int, object] = {}
         self.made_bytes = 0
+        self.built_keys = 0
 
     def run(self) -> object:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(self.stream)):
@@ -246,6 +247,10 @@ class _Machine:
         state, target = self.stack.pop(), self.stack[-1]
         if isinstance(target, Bag):  # state, or (state, slots)
             for part in state if type(state) is tuple and len(state) == 2 else (state,):
+                # One large dict given as the state again and again would take hours without this.
+                self.built_keys += len(part) if type(part) is dict else 0
+                if self.built_keys > MAX_OPCODES:
+                    raise _StreamError(f"sets more than {MAX_OPCODES} attributes")
                 target.state.update({} if part is None else _state(part))
         elif isinstance(target, _DType):
             target.order = _byte_order(state)

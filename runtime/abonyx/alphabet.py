@@ -8,11 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from abonyx.manifest import AlphabetSpec
-
-# The 20 standard residues and X (unknown). B, Z, U, O, J and gap characters are in ESM's vocabulary but were all but
-# absent from its training and from the heads': refused, as the old pipeline did, rather than scored.
-RESIDUES = "ACDEFGHIKLMNPQRSTVWYX"
+from abonyx.manifest import RESIDUES, AlphabetSpec
 
 _WHITESPACE = re.compile(r"[ \t\r\n\f\v]+")
 _NOT_RESIDUE = re.compile(f"[^{RESIDUES}]")

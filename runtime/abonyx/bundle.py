@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,16 +67,25 @@ class Bundle:
         listed = ", ".join(f"{key} ({'/'.join(value.providers)})" for key, value in variants.items())
         chosen = name if name is not None else self.manifest.default_variant.get(provider)
         if chosen is None or chosen not in variants:
-            wanted = f"no variant {name!r}" if name else f"no default variant for provider {provider}"
+            wanted = f"no variant {name!r}" if name is not None else f"no default variant for provider {provider}"
             raise ConfigError(f"{self.path}: {wanted}", f"It has: {listed}.")
         if provider not in variants[chosen].providers:
             raise ConfigError(f"{self.path}: variant {chosen} is not for provider {provider}", f"It has: {listed}.")
         return chosen, variants[chosen]
 
     def files_of(self, variant: Variant) -> list[str]:
-        """Paths in the bundle that opening this variant reads: its own folder and the golden rows."""
-        folder = variant.model.rpartition("/")[0] + "/"
-        return [name for name in self.manifest.files if name.startswith(folder) or name == GOLDEN_NAME]
+        """Paths in the bundle that opening this variant reads: its own folder and the golden rows.
+
+        Raises:
+            BundleError: a file is there that the manifest does not list, so that nothing vouches for it.
+        """
+        folder = variant.model.rpartition("/")[0]
+        there = {f"{folder}/{path.name}" for path in (self.path / folder).glob("*")} | {GOLDEN_NAME}
+        unlisted = sorted(there - self.manifest.files.keys())
+        if unlisted:
+            fix = "Remove them, or export the bundle again."
+            raise BundleError(f"{self.path}: {', '.join(unlisted)}: not listed in the manifest", fix)
+        return [name for name in self.manifest.files if name.startswith(f"{folder}/") or name == GOLDEN_NAME]
 
     def golden(self) -> Golden:
         """The golden rows.
@@ -86,8 +97,14 @@ class Bundle:
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 values = {name: arrays[name] for name in _GOLDEN_ARRAYS}
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise BundleError(f"{path}: cannot be read: {error}", "Export the bundle again.") from error
+        rows, width = len(values["lengths"]), self.manifest.embedding_width
+        shapes = {name: values[name].shape for name in _GOLDEN_ARRAYS if name != "input_ids"}
+        expected = {"lengths": (rows,), "embedding": (rows, width), "logit": (rows,)}
+        expected |= {"head_coef": (width,), "head_intercept": ()}
+        if shapes != expected or rows < 2 or values["input_ids"].shape != (rows, values["lengths"].max()):
+            raise BundleError(f"{path}: arrays of shape {shapes}, expected {expected}", "Export the bundle again.")
         return Golden(**{**values, "head_intercept": float(values["head_intercept"])})
 
 
@@ -126,17 +143,19 @@ def check_files(bundle: Bundle, names: list[str], *, use_cache: bool = True) -> 
     """
     known = cache.remembered("hashes") if use_cache else {}
     learned: dict[str, str] = {}
+    root = bundle.path.resolve()
     for name in names:
         path, entry = bundle.path / name, bundle.manifest.files[name]
         fix = "Copy the bundle again from where it was exported, or export it again."
-        if path.is_symlink():
-            raise BundleError(f"{path}: is a symbolic link", "A bundle holds plain files. " + fix)
+        if path.resolve() != root / name:
+            raise BundleError(f"{path}: is or lies behind a symbolic link", "A bundle holds plain files. " + fix)
         try:
             status = path.stat()
             if status.st_size != entry.size_bytes:
                 raise ChecksumMismatch(f"{path}: {status.st_size} bytes, manifest says {entry.size_bytes}", fix)
             key = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}|{status.st_ino}"
-            found = known.get(key) or file_sha256(path)
+            # A remembered hash that disagrees is looked at again: the cache may be what is wrong.
+            found = entry.sha256 if known.get(key) == entry.sha256 else file_sha256(path)
         except OSError as error:
             raise BundleError(f"{path}: cannot be read: {error.strerror}", fix) from error
         if found != entry.sha256:

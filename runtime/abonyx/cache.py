@@ -21,7 +21,7 @@ MAX_ENTRIES = 1_000
 def cache_dir() -> Path:
     """$ABONYX_CACHE_DIR, else the platform's cache directory for abonyx. Not created here."""
     given = os.environ.get("ABONYX_CACHE_DIR")
-    return Path(given) if given else Path(platformdirs.user_cache_dir("abonyx", appauthor=False))
+    return Path(given).expanduser() if given else Path(platformdirs.user_cache_dir("abonyx", appauthor=False))
 
 
 def remembered(name: str) -> dict[str, str]:
@@ -39,6 +39,7 @@ def remember(name: str, facts: dict[str, str]) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         kept = {key: value for key, value in remembered(name).items() if key not in facts} | facts
         kept = dict(list(kept.items())[-MAX_ENTRIES:])
-        with tempfile.NamedTemporaryFile(dir=directory, delete=False) as file:
-            file.write(msgspec.json.encode(kept))
-        Path(file.name).replace(directory / f"{name}.json")
+        with tempfile.TemporaryDirectory(dir=directory) as scratch:
+            written = Path(scratch) / name
+            written.write_bytes(msgspec.json.encode(kept))
+            written.replace(directory / f"{name}.json")

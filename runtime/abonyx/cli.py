@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.metadata
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -55,7 +56,10 @@ def cli(debug: bool) -> None:
 
 
 def main() -> None:
-    """Run the command line; exits with the code of errors.py."""
+    """Run the command line; exits with the code of errors.py, or 128 + the number of a signal that ends it."""
+    # A scheduler's or a closed terminal's signal unwinds like Ctrl-C, so that partial files are removed.
+    signals = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.signal(number, _end) for number in signals}
     try:
         cli.main(standalone_mode=False)
     except EngineError as error:
@@ -71,6 +75,13 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort):
         click.echo("abonyx: interrupted; no output was written", err=True)
         sys.exit(EXIT_INTERRUPTED)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end(number: int, _frame: object) -> None:
+    sys.exit(128 + number)
 
 
 def _file(**kwargs: Any) -> click.Path:
@@ -119,6 +130,8 @@ def score(
     **options: Any,
 ) -> None:
     """Score the sequences of INPUT (FASTA, CSV, TSV, Parquet, .gz of them; - is stdin)."""
+    import numpy as np
+
     from abonyx import results
     from abonyx.pipeline import choose_threshold
 
@@ -131,13 +144,13 @@ def score(
     with results.open_results(target, chosen, metadata) as writer:
 
         def write(start: int, stop: int, p: Any) -> None:
-            called = p > limit  # float32 against the exact threshold: strictly greater
+            called = p > np.float32(limit)  # both as float32, as the file prints them; strictly greater
             writer.write(run.input.ids[start:stop], run.input.sequences[start:stop], p, called)
             rows.extend(zip(run.input.ids[start:stop], p.tolist(), called.tolist(), strict=True) if table else ())
 
         summary = run.go("p_nonspecific", write)
     if table:
-        _print_table(rows, limit)
+        _print_table(rows, limit, to_stderr=target is None)  # stdout then holds the results
     run.finish(summary, f"threshold {limit:g}" + (f" ({assay})" if assay else ""))
 
 
@@ -188,13 +201,14 @@ class _Run:
 
     def finish(self, summary: Summary, detail: str) -> None:
         """Write the rejected records and the summary."""
+        from abonyx.pipeline import printable
         from abonyx.results import rejected_path, write_rejected
 
         for line in summary.lines():
             click.echo(line, err=True)
         if self.target is None:
             for problem in self.input.rejected:
-                click.echo(f"rejected: line {problem.line}: {problem.id}: {problem.reason}", err=True)
+                click.echo(f"rejected: line {problem.line}: {printable(problem.id)}: {problem.reason}", err=True)
             return
         click.echo(f"wrote {self.target}; {detail}", err=True)
         if self.skip:
@@ -243,7 +257,7 @@ def _suffix(output: Path, kinds: dict[str, str], stdout_kind: str | None) -> Any
 @contextlib.contextmanager
 def _progress(total: int) -> Iterator[OnBatch | None]:
     """A bar with rate and time left on a terminal's stderr; nothing otherwise."""
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console
@@ -268,18 +282,20 @@ def _progress(total: int) -> Iterator[OnBatch | None]:
         yield functools.partial(progress.advance, task)
 
 
-def _print_table(rows: list[tuple[str, float, bool]], threshold: float) -> None:
+def _print_table(rows: list[tuple[str, float, bool]], threshold: float, *, to_stderr: bool) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from abonyx.pipeline import printable
 
     table = Table()
     table.add_column("id")
     table.add_column("p_nonspecific", justify="right")
     table.add_column(f"> {threshold:g}")
     for name, p, called in rows[:TABLE_ROWS]:
-        table.add_row(Text(name), f"{p:.4f}", "non-specific" if called else "specific")
-    console = Console()
+        table.add_row(Text(printable(name)), f"{p:.4f}", "non-specific" if called else "specific")
+    console = Console(stderr=to_stderr)
     console.print(table)
     if len(rows) > TABLE_ROWS:
         console.print(f"... and {len(rows) - TABLE_ROWS} more")

@@ -6,7 +6,6 @@ import dataclasses
 import difflib
 import hashlib
 import os
-import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,8 +30,24 @@ def _check(ok: bool, key: str, value: object, allowed: str) -> None:
         raise ConfigError(f"config: {key} is {value!r}", f"Allowed: {allowed}.")
 
 
-def _check_choice(key: str, value: object, choices: Any) -> None:
-    _check(value in get_args(choices), key, value, ", ".join(get_args(choices)))
+def _check_types(options: object, table: str = "") -> None:
+    """Every field of a config holds what its annotation says; True is not a number here."""
+    for name, hint in get_type_hints(type(options)).items():
+        _typed(hint, getattr(options, name), f"config: {table}{name}", strict=True)
+
+
+def _typed(hint: Any, value: object, where: str, *, strict: bool) -> object:
+    """The value as its annotated type; strict=False also reads text ("2" is 2, "true" is true)."""
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, hint):  # type: ignore[arg-type]  # a class: hints are no instances
+            raise ConfigError(f"{where} is {value!r}", f"Give a {getattr(hint, '__name__', hint)}.")
+        return value
+    try:
+        return msgspec.convert(value, hint, strict=strict)
+    except msgspec.ValidationError as error:
+        choices = get_args(hint) if get_origin(hint) is Literal else ()
+        fix = f"Allowed: {', '.join(choices)}." if choices else "See configs/ for complete, commented examples."
+        raise ConfigError(f"{where} is {value!r}: {str(error).partition(' - at')[0].lower()}", fix) from None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +61,7 @@ class CpuOptions:
     threads: int | None = None
 
     def __post_init__(self) -> None:
+        _check_types(self, "cpu.")
         _check(self.threads is None or self.threads >= 1, "cpu.threads", self.threads, "a whole number from 1")
 
 
@@ -62,6 +78,7 @@ class CudaOptions:
     memory_limit_bytes: int | None = None
 
     def __post_init__(self) -> None:
+        _check_types(self, "cuda.")
         _check(self.device_id >= 0, "cuda.device_id", self.device_id, "a whole number from 0")
         limit = self.memory_limit_bytes
         _check(limit is None or limit > 0, "cuda.memory_limit_bytes", limit, "a whole number above 0")
@@ -80,7 +97,9 @@ class CoreMLOptions:
     cache_dir: str | None = None
 
     def __post_init__(self) -> None:
-        _check_choice("coreml.compute_units", self.compute_units, ComputeUnits)
+        _check_types(self, "coreml.")
+        if self.cache_dir is not None:
+            object.__setattr__(self, "cache_dir", str(Path(self.cache_dir).expanduser().absolute()))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +115,7 @@ class OpenVinoOptions:
     precision: OpenVinoPrecision = "FP32"
 
     def __post_init__(self) -> None:
-        _check_choice("openvino.precision", self.precision, OpenVinoPrecision)
+        _check_types(self, "openvino.")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,10 +151,11 @@ class RuntimeConfig:
     openvino: OpenVinoOptions = OpenVinoOptions()
 
     def __post_init__(self) -> None:
-        if self.bundle is not None:
+        if isinstance(self.bundle, str | Path) and str(self.bundle):
             object.__setattr__(self, "bundle", str(Path(self.bundle).expanduser().absolute()))
-        _check_choice("provider", self.provider, ProviderName)
-        _check_choice("pooling", self.pooling, PoolingRule)
+        _check_types(self)
+        for key in ("bundle", "variant"):
+            _check(getattr(self, key) != "", key, "", "a name; leave the key out for the default")
         for key in ("batch_size", "token_budget"):
             value = getattr(self, key)
             _check(value is None or value >= 1, key, value, "a whole number from 1")
@@ -174,7 +194,9 @@ def load_config(
                 merged[key] = {**merged.get(key, {}), **value}
             elif value is not None:
                 merged[key] = value
-    return _convert(merged, f"{path}" if path else "options")
+    kinds = get_type_hints(RuntimeConfig)
+    tables = {key: kinds[key](**value) for key, value in merged.items() if isinstance(value, dict)}
+    return RuntimeConfig(**(merged | tables))
 
 
 def _from_file(path: Path) -> dict[str, Any]:
@@ -188,6 +210,9 @@ def _from_file(path: Path) -> dict[str, Any]:
     if isinstance(bundle, str):  # relative to the file that names it, wherever the command is run
         values["bundle"] = str(path.absolute().parent / Path(bundle).expanduser())
     _refuse_unknown(values, RuntimeConfig, str(path))
+    for key, hint in get_type_hints(RuntimeConfig).items():
+        if dataclasses.is_dataclass(hint) and not isinstance(values.get(key, {}), dict):
+            raise ConfigError(f"{path}: {key} is {values[key]!r}", f"It is a table: [{key}].")
     return values
 
 
@@ -200,14 +225,15 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
             known[field.name.upper()] = (field.name,)
     values: dict[str, Any] = {}
     for variable, text in environment.items():
-        if not variable.startswith(ENVIRONMENT_PREFIX) or variable in OTHER_VARIABLES:
-            continue
+        if not variable.startswith(ENVIRONMENT_PREFIX) or variable in OTHER_VARIABLES or not text:
+            continue  # an empty variable is an unset one
         key = variable.removeprefix(ENVIRONMENT_PREFIX)
         if key not in known:
             raise ConfigError(f"environment: unknown variable {variable}", _nearest(key, known, ENVIRONMENT_PREFIX))
         *tables, name = known[key]
         table = values.setdefault(tables[0], {}) if tables else values
-        table[name] = text
+        hint = get_type_hints(get_type_hints(RuntimeConfig)[tables[0]] if tables else RuntimeConfig)[name]
+        table[name] = _typed(hint, text, f"environment: {variable}", strict=False)
     return values
 
 
@@ -229,24 +255,3 @@ def _nearest(key: str, known: Mapping[str, object], prefix: str) -> str:
     if close:
         return f"Did you mean {prefix}{close[0]}?"
     return "Known: " + ", ".join(f"{prefix}{name}" for name in known) + "."
-
-
-def _convert(values: dict[str, Any], where: str) -> RuntimeConfig:
-    try:
-        # strict=False: environment variables are text ("2" is 2, "true" is true).
-        return msgspec.convert(values, RuntimeConfig, strict=False)
-    except msgspec.ValidationError as error:
-        cause = error.__cause__
-        if isinstance(cause, ConfigError):  # msgspec wraps what __post_init__ raises
-            raise cause from None
-        raise ConfigError(f"{where}: {error}", _allowed(str(error))) from error
-
-
-def _allowed(message: str) -> str:
-    """What msgspec's message leaves out: the choices of the key it names (`$.table.key`)."""
-    found = re.search(r"`\$\.([\w.]+)`", message)
-    kind: Any = RuntimeConfig
-    for name in found[1].split(".") if found else ():
-        kind = get_type_hints(kind)[name]
-    choices = get_args(kind) if get_origin(kind) is Literal else ()
-    return f"Allowed: {', '.join(choices)}." if choices else "See configs/ for complete, commented examples."

@@ -7,10 +7,13 @@ from pathlib import Path, PurePosixPath
 import msgspec
 
 from abonyx.errors import BundleError
-from abonyx.tolerances import Limits
+from abonyx.tolerances import LIMITS, LOGIT_PER_P, Limits
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
+# The 20 standard residues and X (unknown). B, Z, U, O, J and gap characters are in ESM's vocabulary but were all but
+# absent from its training and from the heads': refused, as the old pipeline did, rather than scored.
+RESIDUES = "ACDEFGHIKLMNPQRSTVWYX"
 # A real manifest is some 10 kB; this bounds what a hostile one can make us read.
 MAX_MANIFEST_BYTES = 4 * 2**20
 
@@ -85,11 +88,14 @@ class Difference(_Struct, frozen=True, kw_only=True):
 class Parity(_Struct, frozen=True, kw_only=True):
     """One variant against PyTorch float32 on the golden set, each golden row alone and unpadded there.
 
+    At fp32 one row of max_residues residues is compared beside the golden rows, at export only.
+
     Attributes:
         min_cosine: of embeddings.
         label_flips: threshold -> rows whose label differs.
-        spearman: rank correlation of p.
-        weight_rounding: differences that rounding the weights alone causes (float32 arithmetic); None at fp32.
+        spearman: rank correlation of logits.
+        weight_rounding: differences that rounding the weights to float16 alone causes (float32 arithmetic), for fp16.
+            None elsewhere: fp32 rounds nothing, and fp16-weights' own differences are just that.
         provider, onnxruntime, torch, transformers: what was compared.
     """
 
@@ -202,6 +208,7 @@ def read_manifest(directory: Path) -> tuple[Manifest, bytes]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{path}: not a manifest: {error}", fix) from error
     _check_paths(manifest, path)
+    _check_values(manifest, path)
     return manifest, data
 
 
@@ -212,8 +219,28 @@ def _check_paths(manifest: Manifest, path: Path) -> None:
         if pure.is_absolute() or ".." in pure.parts or "\\" in name or ":" in name or str(pure) != name:
             raise BundleError(f"{path}: file {name!r} leaves the bundle", "Export the bundle again.")
     for name, variant in manifest.variants.items():
-        if variant.model not in manifest.files:
+        if variant.model not in manifest.files or "/" not in variant.model:
             raise BundleError(f"{path}: variant {name}: {variant.model!r} is not a listed file", "Export it again.")
     for provider, name in manifest.default_variant.items():
         if name not in manifest.variants:
             raise BundleError(f"{path}: default variant {name!r} of {provider} does not exist", "Export it again.")
+
+
+def _check_values(manifest: Manifest, path: Path) -> None:
+    """Refuse values that no export writes: a score computed from them would be wrong in silence."""
+    alphabet, limits = manifest.alphabet, [variant.limits for variant in manifest.variants.values()]
+    ids = [*alphabet.residues.values(), alphabet.cls_id, alphabet.pad_id, alphabet.eos_id]
+    thresholds = [manifest.head.default_threshold, *manifest.head.thresholds.values()]
+    faults = {
+        "alphabet.residues": sorted(alphabet.residues) != sorted(RESIDUES),
+        "alphabet ids": min(ids) < 0 or len(set(ids)) != len(ids),
+        "max_residues": manifest.max_residues < 1,
+        "embedding_width": manifest.embedding_width != manifest.encoder.hidden * len(manifest.pooled_layers),
+        "pooling": manifest.pooling != "residues",
+        "head thresholds": not all(0 <= value <= 1 for value in thresholds),
+        "variant limits": not all(0 < limit.p < 1 and limit.logit <= LOGIT_PER_P for limit in limits),
+        "variant precision": not all(variant.precision in LIMITS for variant in manifest.variants.values()),
+    }
+    wrong = [name for name, fault in faults.items() if fault]
+    if wrong:
+        raise BundleError(f"{path}: {', '.join(wrong)}: not what an export writes", "Export the bundle again.")

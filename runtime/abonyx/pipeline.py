@@ -97,9 +97,15 @@ def read_input(
     return checked
 
 
+def printable(name: str) -> str:
+    """An id as a message may show it: short, on one line, without a terminal's control characters."""
+    shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in name[:60])
+    return shown + ("..." if len(name) > 60 else "")
+
+
 def _refuse(checked: Input, name: str) -> None:
     count = len(checked.rejected)
-    lines = [f"  {name}:{problem.line}: {problem.id}: {problem.reason}" for problem in checked.rejected]
+    lines = [f"  {name}:{problem.line}: {printable(problem.id)}: {problem.reason}" for problem in checked.rejected]
     more = [f"  ... and {count - SHOWN_PROBLEMS} more"] if count > SHOWN_PROBLEMS else []
     total = count + len(checked.sequences)
     raise RecordsRejected(
@@ -108,7 +114,7 @@ def _refuse(checked: Input, name: str) -> None:
         ),
         "Mend them, or score the rest with --on-invalid skip."
         if checked.sequences
-        else "Give sequences of the 20 residues and X, within the bundle's length.",
+        else "Mend them; docs/errors.md lists what is accepted.",
     )
 
 

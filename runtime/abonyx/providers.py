@@ -34,8 +34,8 @@ class Provider:
     token_budget: int
 
 
-# CPU: activations of about 1,000 tokens stay near the cache (benchmarks/ holds the measurement); GPU: enough rows
-# to fill the card.
+# CPU: small enough for activations to stay near the cache, large enough to feed the matrix product; not yet tuned by
+# measurement. GPU: enough rows to fill the card.
 PROVIDERS: dict[ProviderName, Provider] = {
     "cpu": Provider("CPUExecutionProvider", "cpu", 1_024),
     "cuda": Provider("CUDAExecutionProvider", "gpu", 65_536),

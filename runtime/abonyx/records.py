@@ -115,6 +115,8 @@ def read_records(
 
 def _open(source: Path | None, stdin: BinaryIO | None) -> AbstractContextManager[BinaryIO]:
     if source is None:
+        if stdin is None and sys.stdin is None:
+            raise InputError("standard input is closed", "Name a file, or pipe one in.")
         return nullcontext(stdin if stdin is not None else sys.stdin.buffer)
     if source.is_dir():
         raise InputError(f"{source}: is a directory", f"Name one file in it; accepted: {ACCEPTED}.")
@@ -216,10 +218,16 @@ def _read_table(text: io.TextIOWrapper, name: str, kind: str, wanted: _Wanted) -
     line, header = next(rows)
     where = f"{name}:{line}"
     id_at, sequence_at = _columns(header, where, wanted)
-    width, ordinal = len(header), 0
+    width, ordinal, blanks = len(header), 0, list[int]()
     for line, row in rows:
         if not row or (len(row) == 1 and row[0].isspace()):
+            blanks.append(line)
             continue
+        # Where there is one column, a blank line between records is a record without a sequence.
+        for blank in blanks if width == 1 else ():
+            ordinal += 1
+            yield Record(str(ordinal), "", blank)
+        blanks.clear()
         ordinal += 1
         id_ = row[id_at] if id_at is not None and id_at < len(row) else ""
         if len(row) == width:

@@ -140,6 +140,8 @@ def write_rejected(path: Path, problems: Iterable[Problem]) -> None:
 def check_output(output: Path | None, source: Path | None) -> None:
     """Refuse, by a ConfigError, an output that cannot be written or is the input itself; None is a standard stream."""
     if output is None:
+        if sys.stdout is None:
+            raise ConfigError("output -: standard output is closed", "Name a file with -o.")
         return
     target = _resolved(output)
     if not target.parent.is_dir():
@@ -147,9 +149,11 @@ def check_output(output: Path | None, source: Path | None) -> None:
     if not os.access(target.parent, os.W_OK | os.X_OK):
         raise ConfigError(f"output {output}: directory {target.parent} is not writable", "Name an output elsewhere.")
     # An input that is missing or may not be looked at is reported when it is read.
-    with suppress(OSError):
-        if source is not None and target.samefile(source):
-            raise ConfigError(f"output {output} is the input {source} itself", "Name another output.")
+    with suppress(OSError, ValueError, AttributeError):  # the last two: a standard input that is no file, or closed
+        given = os.stat(sys.stdin.fileno() if source is None else source)  # noqa: PTH116  (a descriptor)
+        if os.path.samestat(target.stat(), given):
+            what = source or "on standard input"
+            raise ConfigError(f"output {output} is the input {what} itself", "Name another output.")
 
 
 def _resolved(path: Path) -> Path:

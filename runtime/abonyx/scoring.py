@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -35,8 +35,14 @@ def prepare(sequences: Sequence[str], max_residues: int) -> list[str]:
     Raises:
         InputError: names the first sequence (counted from 0) that cannot be scored, and why.
     """
-    if isinstance(sequences, str):  # a str is a Sequence[str]: each residue would be scored as an antibody
-        raise InputError("sequences is one str", "Give a list of sequences: [sequence].")
+    # A str is a Sequence[str] too: each residue would be scored as an antibody.
+    if isinstance(sequences, str) or not isinstance(sequences, Iterable):
+        raise InputError(f"sequences is one {type(sequences).__name__}", "Give a list of sequences: [sequence].")
+    for index, sequence in enumerate(sequences):
+        if not isinstance(sequence, str):
+            raise InputError(
+                f"sequences[{index}] is {sequence!r:.60} ({type(sequence).__name__}), not text", "Give str."
+            )
     cleaned = [alphabet.clean(sequence) for sequence in sequences]
     for index, sequence in enumerate(cleaned):
         reason = alphabet.problem(sequence, max_residues)

@@ -21,8 +21,9 @@ import abonyx
 from abonyx import tolerances
 from abonyx.bundle import check_files, open_bundle
 from abonyx.errors import ConfigError, EngineError, HeadRefused, InputError, ParityError, SessionInUse
-from abonyx_export import cli, export
-from abonyx_export.export import ExportRequest, export_bundle
+from abonyx_export import cli, encoder_graph, export
+from abonyx_export.export import export_bundle
+from abonyx_export.request import ExportRequest
 
 from .conftest import HALF_EXACT, TINY, CheckpointMaker, HeadMaker
 
@@ -337,9 +338,9 @@ print(len(made), before, peak)
 
 
 class BinaryClassifier:
-    """Stands in for the old pipeline's class while its pickle is written; constructing one built an encoder."""
+    """Stands in for the old pipeline's class, whose __setstate__ built an encoder on the training device."""
 
-    def __init__(self) -> None:
+    def __setstate__(self, state: object) -> None:
         raise AssertionError("an encoder was constructed")
 
 
@@ -360,7 +361,7 @@ def test_a_head_trained_on_mps_opens_one_session_on_the_cpu(tmp_path: Path, monk
     module.BinaryClassifier = BinaryClassifier  # type: ignore[attr-defined]
     for name in ("antibody_training_esm", "antibody_training_esm.core", module.__name__):
         monkeypatch.setitem(sys.modules, name, module)
-    old = BinaryClassifier.__new__(BinaryClassifier)
+    old = BinaryClassifier()
     old.__dict__ |= {"classifier": estimator, "model_name": "facebook/esm1v_t33_650M_UR90S_1"}
     old.__dict__ |= {"device": "mps", "batch_size": 8, "is_fitted": True}
     (tmp_path / "head.pkl").write_bytes(pickle.dumps(old))
@@ -374,3 +375,75 @@ def test_a_head_trained_on_mps_opens_one_session_on_the_cpu(tmp_path: Path, monk
     weights = manifest.files["fp32/model.onnx.data"].size_bytes
     assert sessions == 1
     assert peak - before < 1.6 * weights, f"{(peak - before) / weights:.2f} copies of the weights"
+
+
+def test_the_bug_scenario_would_see_a_real_unpickling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("antibody_training_esm.core.classifier")
+    monkeypatch.setattr(BinaryClassifier, "__module__", module.__name__)
+    module.BinaryClassifier = BinaryClassifier  # type: ignore[attr-defined]
+    for name in ("antibody_training_esm", "antibody_training_esm.core", module.__name__):
+        monkeypatch.setitem(sys.modules, name, module)
+    old = BinaryClassifier()
+    old.__dict__["device"] = "mps"
+    with pytest.raises(AssertionError, match="an encoder was constructed"):
+        pickle.loads(pickle.dumps(old))
+
+
+# --- could a wrong graph pass? Each mutant of the builder must be refused, and nothing written.
+
+MUTANTS: dict[str, tuple[str, Any]] = {
+    "no biases": (
+        "_linear",
+        lambda real: lambda graph, tensor, *a, **k: real(graph, _without("bias", 0, tensor), *a, **k),
+    ),
+    "no norm weights": (
+        "_layer_norm",
+        lambda real: lambda graph, config, tensor, *a: real(graph, config, _without(".weight", 1, tensor), *a),
+    ),
+    "no token dropout": ("TOKEN_DROPOUT_SCALE", lambda real: np.float32(1)),
+    "a far position is lost": ("_embed", lambda real: lambda graph, config, tensor: real(graph, config, _cut(tensor))),
+}
+
+
+def _without(part: str, value: float, tensor: Any) -> Any:
+    return lambda name: tensor(name) * 0 + np.float32(value) if name.endswith(part) else tensor(name)
+
+
+def _cut(tensor: Any) -> Any:
+    def changed(name: str) -> Any:
+        values = tensor(name).copy()
+        if "position" in name:
+            values[400:] = 0
+        return values
+
+    return changed
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("mutant", MUTANTS)
+@pytest.mark.parametrize("variant", ["fp32", "fp16"])
+def test_a_wrong_graph_is_refused(
+    mutant: str,
+    variant: str,
+    checkpoint: CheckpointMaker,
+    spread_head: HeadMaker,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    directory = checkpoint("esm1v")
+    head = spread_head(directory)
+    name, mutate = MUTANTS[mutant]
+    monkeypatch.setattr(encoder_graph, name, mutate(getattr(encoder_graph, name)))
+    with pytest.raises(ParityError, match="fp32"):
+        export_bundle(request(directory, head, tmp_path / "bundle", variants=(variant,)))
+    assert leftovers(tmp_path) == []
+
+
+def test_golden_rows_of_one_length_are_refused(
+    checkpoint: CheckpointMaker, spread_head: HeadMaker, tmp_path: Path, sequences: list[str]
+) -> None:
+    directory = checkpoint("esm1v")
+    golden = tmp_path / "golden.csv"
+    golden.write_text("sequence\n" + "".join(f"{sequence[:100]}\n" for sequence in sequences))
+    with pytest.raises(ParityError, match="all rows have 100 residues"):
+        export_bundle(request(directory, spread_head(directory), tmp_path / "bundle", golden=golden))

@@ -12,7 +12,8 @@ import pytest
 
 import abonyx
 from abonyx import tolerances
-from abonyx_export.export import ExportRequest, export_bundle
+from abonyx_export.export import export_bundle
+from abonyx_export.request import ExportRequest
 
 from ..export.conftest import CheckpointMaker, HeadMaker, checkpoint, spread_head  # noqa: F401  # fixtures
 

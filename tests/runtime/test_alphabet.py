@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from abonyx.alphabet import RESIDUES, Alphabet, clean, problem
+from abonyx.alphabet import Alphabet, clean, problem
 from abonyx.bundle import open_bundle
+from abonyx.manifest import RESIDUES
 
 from ..conftest import MINI
 

@@ -1,0 +1,79 @@
+"""What an export is asked to do, and what can be refused before any work."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from abonyx.errors import ConfigError
+from abonyx.tolerances import LIMITS, LOGIT_PER_P, Limits
+from abonyx_export.variants import VARIANTS
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportRequest:
+    """What to export.
+
+    Attributes:
+        encoder: hub id or directory; revision: of a hub id; encoder_id: hub id that a directory is a copy of.
+        head: classifier file.
+        output: the bundle's directory; must not exist.
+        variants: names of variants.VARIANTS.
+        golden: file of sequences; None = the examples and their mutants.
+        name: of the bundle; None = the output's name.
+        notice: one line shown wherever the bundle is named.
+        max_residues: a lower limit than the encoder's.
+        allow_encoder_mismatch: use a head with an encoder it does not name.
+        recentre_head: move the intercept to median logit 0 on the golden set; for random weights only.
+        max_dp: variant -> limit of |dp|; its limits of logit and embedding scale along.
+    """
+
+    encoder: str
+    head: Path
+    output: Path
+    revision: str | None = None
+    encoder_id: str | None = None
+    variants: tuple[str, ...] = ("fp32", "fp16")
+    golden: Path | None = None
+    name: str | None = None
+    notice: str = ""
+    licence: str | None = None
+    max_residues: int | None = None
+    pooled_layers: tuple[str, ...] = ("last",)
+    allow_encoder_mismatch: bool = False
+    recentre_head: bool = False
+    max_dp: Mapping[str, float] = field(default_factory=dict)
+
+
+def check_request(request: ExportRequest) -> dict[str, Limits]:
+    """The limits of each variant asked for; refuses what can be refused before any work.
+
+    Raises:
+        ConfigError: a variant or limit that is not one, or an output that cannot be made.
+    """
+    for name in (*request.variants, *request.max_dp):
+        if name not in VARIANTS:
+            raise ConfigError(f"no variant {name!r}", f"Known: {', '.join(VARIANTS)}.")
+    if len(set(request.variants)) != len(request.variants):
+        raise ConfigError(f"variants {', '.join(request.variants)}: one is named twice", "Name each once.")
+    if not request.variants:
+        raise ConfigError("no variant was asked for", f"Known: {', '.join(VARIANTS)}.")
+    if request.output.exists() or request.output.is_symlink():
+        raise ConfigError(f"{request.output}: exists already", "Name a new directory, or remove this one.")
+    parent = request.output.absolute().parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise ConfigError(
+            f"{request.output}: its parent directory does not exist or is not writable", "Mend that first."
+        )
+    limits = {}
+    for name in request.variants:
+        limits[name] = base = LIMITS[name]
+        if name in request.max_dp:
+            allowed = request.max_dp[name]
+            if not 0 < allowed < 1:
+                raise ConfigError(f"--max-dp {name}={allowed}", "Give a difference of probability, above 0, below 1.")
+            scale = allowed / base.p
+            limits[name] = Limits(p=allowed, logit=LOGIT_PER_P * allowed, embedding=base.embedding * scale)
+    return limits
