@@ -46,6 +46,9 @@ def shell(line: str, directory: Path, **variables: str) -> subprocess.CompletedP
 
 def test_is_short_and_its_links_lead_somewhere() -> None:
     assert len(README.splitlines()) < 150
+    for path in re.findall(r"`((?:benchmarks|configs|docs|examples|artifacts)/[\w./-]*)`", README):
+        assert (REPOSITORY / path).exists() or path == "artifacts/esm1v", path
+    assert "RECORD_" not in README
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert target.startswith("https://") or (REPOSITORY / target).exists(), target
     extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
