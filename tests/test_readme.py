@@ -93,7 +93,7 @@ def test_export_commands_on_a_hub_cache_with_a_small_checkpoint(tmp_path: Path) 
     make_checkpoint(Shape(2, 32, 2), cached / "snapshots" / commit)
     (cached / "refs").mkdir()
     (cached / "refs" / "main").write_text(commit)
-    coef = 40 * np.random.default_rng(0).standard_normal((1, 32))
+    coef = 12 * np.random.default_rng(0).standard_normal((1, 32))
     arrays = {"intercept": np.zeros(1), "classes": np.array([0.0, 1.0])}
     np.savez(directory / "boughter_vh_esm1v_logreg.npz", coef=coef, **arrays)
     config = {"esm_model": HUB_ID, "esm_revision": "main", "batch_size": 8}

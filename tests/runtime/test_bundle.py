@@ -117,3 +117,32 @@ def test_cache_survives_damage_and_a_read_only_home(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("ABONYX_CACHE_DIR", str(tmp_path / "file" / "below"))
     cache.remember("facts", {"a": "1"})
     assert cache.remembered("facts") == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"max_residues": -1}, "max_residues"),
+        ({"embedding_width": 5}, "embedding_width"),
+        ({"pooling": "weird"}, "pooling"),
+    ],
+)
+def test_values_no_export_writes(copy: Path, changes: dict[str, Any], named: str) -> None:
+    edit(copy, **changes)
+    with pytest.raises(BundleError, match=named):
+        open_bundle(copy)
+
+
+def test_a_file_the_manifest_does_not_list(copy: Path) -> None:
+    (copy / "fp16-weights" / "other.data").write_bytes(b"x")
+    bundle = open_bundle(copy)
+    with pytest.raises(BundleError, match=r"other\.data: not listed"):
+        bundle.files_of(bundle.manifest.variants["fp16-weights"])
+
+
+def test_a_wrong_cached_hash_is_looked_at_again(copy: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ABONYX_CACHE_DIR", str(tmp_path / "cache"))
+    bundle = open_bundle(copy)
+    check_files(bundle, ["head.onnx"])
+    cache.remember("hashes", dict.fromkeys(cache.remembered("hashes"), "0" * 64))
+    check_files(bundle, ["head.onnx"])

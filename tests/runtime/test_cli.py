@@ -307,3 +307,20 @@ def test_help_lists_every_command(run: Any) -> None:
     out = run("--help").out
     for command in ("score", "embed", "export"):
         assert command in out
+
+
+def test_input_on_stdin_may_not_be_the_output(tmp_path: Path) -> None:
+    source = tmp_path / "in.csv"
+    source.write_text(f"id,sequence\na,{GOOD}\n")
+    with source.open("rb") as stdin:
+        command = [sys.executable, "-m", "abonyx", "score", "-", "-o", str(source)]
+        done = subprocess.run(command, stdin=stdin, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "is the input" in done.stderr
+    assert source.read_text() == f"id,sequence\na,{GOOD}\n"
+
+
+def test_table_does_not_mix_with_results_on_stdout(run: Any) -> None:
+    done = run("score", EXAMPLES, "-o", "-", "--table")
+    assert len(list(csv.reader(io.StringIO(done.out)))) == 13
+    assert "trastuzumab" in done.err

@@ -8,6 +8,7 @@ import multiprocessing
 import shutil
 import subprocess
 import sys
+import threading
 import weakref
 from pathlib import Path
 from typing import Any
@@ -284,7 +285,7 @@ def test_whole_golden_set_once_then_two_rows(monkeypatch: pytest.MonkeyPatch, tm
 
     monkeypatch.setattr(Session, "run_batch", counting)
     open_session().close()
-    assert sum(rows) == 36
+    assert sum(rows) == 2 + 36
     rows.clear()
     open_session().close()
     assert rows == [2]
@@ -408,3 +409,32 @@ def test_golden_roundtrip(tmp_path: Path) -> None:
     golden.save(tmp_path)
     assert (tmp_path / "golden.npz").read_bytes() == (MINI / "golden.npz").read_bytes()
     assert isinstance(golden, Golden)
+
+
+def test_a_close_that_races_an_open_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    loading, go_on = threading.Event(), threading.Event()
+    real = session_module._create
+
+    def slow(*args: Any) -> Any:
+        loading.set()
+        assert go_on.wait(30)
+        return real(*args)
+
+    monkeypatch.setattr(session_module, "_create", slow)
+    session = Session(abonyx.RuntimeConfig())
+    opener, closer = threading.Thread(target=session.open), threading.Thread(target=session.close)
+    opener.start()
+    assert loading.wait(30)
+    closer.start()
+    with pytest.raises(SessionInUse):  # the slot is not free while the first loads
+        open_session()
+    go_on.set()
+    opener.join(30)
+    closer.join(30)
+    assert session.state is State.CLOSED
+
+
+@pytest.mark.parametrize("bad", [None, float("nan"), b"EVQ"])
+def test_what_is_not_text_is_named(bad: Any, sequences: list[str]) -> None:
+    with open_session() as session, pytest.raises(InputError, match=r"sequences\[1\] is .* not text"):
+        session.score([sequences[0], bad])
