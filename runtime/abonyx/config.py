@@ -207,7 +207,7 @@ def _from_file(path: Path) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}", "See configs/cpu.toml for a complete example.") from error
     bundle = values.get("bundle")
-    if isinstance(bundle, str):  # relative to the file that names it, wherever the command is run
+    if isinstance(bundle, str) and bundle:  # relative to the file that names it, wherever the command is run
         values["bundle"] = str(path.absolute().parent / Path(bundle).expanduser())
     _refuse_unknown(values, RuntimeConfig, str(path))
     for key, hint in get_type_hints(RuntimeConfig).items():

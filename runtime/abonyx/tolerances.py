@@ -31,6 +31,10 @@ FP32_GOAL_P = 1e-5
 # arithmetic can be held below that; 0.0066 is what float16 arithmetic moved an element of the embedding on a GPU.
 FP16 = Limits(p=5e-3, logit=LOGIT_PER_P * 5e-3, embedding=5e-2)
 
+# Of p at float16 on the tests' own checkpoints: 32 hidden units spread p only through a head of large norm, which
+# multiplies float16's rounding too; 0.005 is refused on some of them.
+TINY_FP16_P = 0.02
+
 # By a variant's precision, as export writes it into the manifest.
 LIMITS: dict[str, Limits] = {"fp32": FP32, "fp16": FP16, "fp16-weights": FP16}
 
