@@ -32,7 +32,7 @@ FP32_GOAL_P = 1e-5
 FP16 = Limits(p=5e-3, logit=LOGIT_PER_P * 5e-3, embedding=5e-2)
 
 # Of p at float16 on the tests' own checkpoints: 32 hidden units spread p only through a head of large norm, which
-# multiplies float16's rounding too; 0.005 is refused on some of them.
+# multiplies float16's rounding too.
 TINY_FP16_P = 0.02
 
 # By a variant's precision, as export writes it into the manifest.
