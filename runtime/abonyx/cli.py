@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import importlib.metadata
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +14,11 @@ import click
 
 from abonyx import __version__
 from abonyx.errors import ConfigError, EngineError
+from abonyx.options import PATH_OR_DASH, Run, prepare, run_options
+from abonyx.progress import progress
 
 if TYPE_CHECKING:
-    from abonyx.bundle import Bundle
-    from abonyx.config import RuntimeConfig
-    from abonyx.pipeline import Input, OnBatch, Summary
+    from abonyx.pipeline import Input, Summary
 
 # Other packages of the distribution add commands here (abonyx_export: `export`); the runtime never imports them.
 COMMANDS_GROUP = "abonyx.commands"
@@ -84,40 +82,18 @@ def _end(number: int, _frame: object) -> None:
     sys.exit(128 + number)
 
 
-def _file(**kwargs: Any) -> click.Path:
-    return click.Path(path_type=Path, **kwargs)
-
-
-def _run_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Options that score and embed share."""
-    options = [
-        click.argument("source", metavar="INPUT", type=_file(allow_dash=True)),
-        click.option("-o", "--output", required=True, type=_file(allow_dash=True), help="Output file; - is stdout."),
-        click.option("--bundle", type=_file(), help="Bundle directory.  [default: the shipped mini bundle]"),
-        click.option("--provider", help="cpu, cuda, coreml or openvino: what runs, or an error.  [default: cpu]"),
-        click.option("--variant", help="A variant of the bundle.  [default: the bundle's own for the provider]"),
-        click.option("--config", "config_file", type=_file(), help="TOML file; see configs/."),
-        click.option("--pooling", help="residues, or upstream-batch (the old pipeline's).  [default: residues]"),
-        click.option("--batch-size", type=int, help="The old pipeline's batch size; with upstream-batch only."),
-        click.option("--id-column", help="CSV/TSV/Parquet column.  [default: id, else the record's number]"),
-        click.option("--sequence-column", help="CSV/TSV/Parquet column.  [default: sequence]"),
-        click.option(
-            "--on-invalid",
-            type=click.Choice(["fail", "skip"]),
-            default="fail",
-            show_default=True,
-            help="skip: score the rest and list the bad records in OUTPUT.rejected.csv.",
-        ),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+_SOURCE = click.argument("source", metavar="INPUT", type=PATH_OR_DASH)
+_OUTPUT = click.option("-o", "--output", required=True, type=PATH_OR_DASH, help="Output file; - is stdout.")
+_ASSAY = click.option("--assay", help="Use the threshold that the head declares for this assay, e.g. elisa, psr.")
+_THRESHOLD = click.option("--threshold", type=float, help="Call p strictly above this non-specific.")
 
 
 @cli.command()
-@_run_options
-@click.option("--assay", help="Use the threshold that the head declares for this assay, e.g. elisa, psr.")
-@click.option("--threshold", type=float, help="Call p strictly above this non-specific.")
+@_SOURCE
+@_OUTPUT
+@run_options
+@_ASSAY
+@_THRESHOLD
 @click.option("--format", "kind", type=click.Choice(["csv", "jsonl", "parquet"]), help="[default: OUTPUT's suffix]")
 @click.option("--table", is_flag=True, help=f"Also print the results (at most {TABLE_ROWS} rows).")
 def score(
@@ -137,7 +113,7 @@ def score(
 
     target = _target(output)
     chosen = kind or _suffix(output, {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}, "csv")
-    run = _prepare(source, target, options)
+    run, checked = _prepare(source, target, options)
     limit = choose_threshold(run.bundle, assay, threshold)
     metadata = run.metadata() | {"threshold": repr(limit)}
     rows: list[tuple[str, float, bool]] = []
@@ -145,17 +121,19 @@ def score(
 
         def write(start: int, stop: int, p: Any) -> None:
             called = p > np.float32(limit)  # both as float32, as the file prints them; strictly greater
-            writer.write(run.input.ids[start:stop], run.input.sequences[start:stop], p, called)
-            rows.extend(zip(run.input.ids[start:stop], p.tolist(), called.tolist(), strict=True) if table else ())
+            writer.write(checked.ids[start:stop], checked.sequences[start:stop], p, called)
+            rows.extend(zip(checked.ids[start:stop], p.tolist(), called.tolist(), strict=True) if table else ())
 
-        summary = run.go("p_nonspecific", write)
+        summary = _go(run, checked, "p_nonspecific", write)
     if table:
         _print_table(rows, limit, to_stderr=target is None)  # stdout then holds the results
-    run.finish(summary, f"threshold {limit:g}" + (f" ({assay})" if assay else ""))
+    _finish(run, checked, target, summary, f"threshold {limit:g}" + (f" ({assay})" if assay else ""))
 
 
 @cli.command()
-@_run_options
+@_SOURCE
+@_OUTPUT
+@run_options
 def embed(source: Path, output: Path, **options: Any) -> None:
     """Write the pooled embeddings of INPUT's sequences to a .npy (ids beside it) or .parquet file."""
     from abonyx import results
@@ -164,82 +142,57 @@ def embed(source: Path, output: Path, **options: Any) -> None:
     if target is None:
         raise ConfigError("embed -o -: embeddings are not text", "Give a .npy or .parquet file.")
     kind = _suffix(output, {".npy": "npy", ".parquet": "parquet"}, None)
-    run = _prepare(source, target, options, [results.ids_path(target)] if kind == "npy" else [])
+    run, checked = _prepare(source, target, options, [results.ids_path(target)] if kind == "npy" else [])
     width = run.bundle.manifest.embedding_width
-    with results.open_embeddings(target, kind, len(run.input.ids), width, run.metadata()) as writer:
+    with results.open_embeddings(target, kind, len(checked.ids), width, run.metadata()) as writer:
 
         def write(start: int, stop: int, embedding: Any) -> None:
-            writer.write(run.input.ids[start:stop], embedding)
+            writer.write(checked.ids[start:stop], embedding)
 
-        summary = run.go("embedding", write)
-    run.finish(summary, f"{width} columns")
-
-
-class _Run:
-    """One score or embed command: its checked input and how to run and report it."""
-
-    def __init__(self, config: RuntimeConfig, bundle: Bundle, checked: Input, target: Path | None, skip: bool) -> None:
-        self.config, self.bundle, self.input, self.target, self.skip = config, bundle, checked, target, skip
-
-    def metadata(self) -> dict[str, str]:
-        """What a result file says of its making."""
-        variant, _ = self.bundle.variant(self.config.provider, self.config.variant)
-        return {
-            "version": __version__,
-            "bundle": self.bundle.manifest.name,
-            "bundle_sha256": self.bundle.sha256,
-            "config_sha256": self.config.sha256(),
-            "provider": self.config.provider,
-            "variant": variant,
-        }
-
-    def go(self, output: str, write: Callable[[int, int, Any], None]) -> Summary:
-        from abonyx.pipeline import run_windows
-
-        with _progress(len(self.input.sequences)) as on_batch:
-            return run_windows(self.bundle, self.input, self.config, output, write, on_batch)
-
-    def finish(self, summary: Summary, detail: str) -> None:
-        """Write the rejected records and the summary."""
-        from abonyx.pipeline import printable
-        from abonyx.results import rejected_path, write_rejected
-
-        for line in summary.lines():
-            click.echo(line, err=True)
-        if self.target is None:
-            for problem in self.input.rejected:
-                click.echo(f"rejected: line {problem.line}: {printable(problem.id)}: {problem.reason}", err=True)
-            return
-        click.echo(f"wrote {self.target}; {detail}", err=True)
-        if self.skip:
-            rejected = rejected_path(self.target)
-            write_rejected(rejected, self.input.rejected)
-            click.echo(f"wrote {rejected}; {len(self.input.rejected)} rejected", err=True)
+        summary = _go(run, checked, "embedding", write)
+    _finish(run, checked, target, summary, f"{width} columns")
 
 
-def _prepare(source: Path, target: Path | None, options: dict[str, Any], beside: Sequence[Path] = ()) -> _Run:
+def _prepare(
+    source: Path, target: Path | None, options: dict[str, Any], beside: Sequence[Path] = ()
+) -> tuple[Run, Input]:
     """Everything that can go wrong before the model is opened; `beside` are files written next to the target."""
-    from abonyx.bundle import open_bundle
-    from abonyx.config import load_config
-    from abonyx.pipeline import read_input
     from abonyx.results import check_output, rejected_path
 
-    columns = {key: options.pop(key) for key in ("id_column", "sequence_column")}
-    skip = options.pop("on_invalid") == "skip"
-    config_file = options.pop("config_file")
-    flags = {key: str(value) if isinstance(value, Path) else value for key, value in options.items()}
-    config = load_config(config_file, flags=flags)
-    source_file = None if str(source) == "-" else source
-    for written in (target, *beside, *([rejected_path(target)] if skip and target else [])):
+    source_file = _target(source)
+    run = prepare(options)
+    for written in (target, *beside, *([rejected_path(target)] if run.skip and target else [])):
         check_output(written, source_file)
-    bundle = open_bundle(config.bundle)
-    bundle.variant(config.provider, config.variant)
-    checked = read_input(source_file, bundle.manifest.max_residues, skip_invalid=skip, **columns)
-    return _Run(config, bundle, checked, target, skip)
+    return run, run.read(source_file)
 
 
-def _target(output: Path) -> Path | None:
-    return None if str(output) == "-" else output
+def _go(run: Run, checked: Input, output: str, write: Callable[[int, int, Any], None]) -> Summary:
+    from abonyx.pipeline import run_windows
+
+    with progress(len(checked.sequences)) as on_batch:
+        return run_windows(run.bundle, [(checked, write)], run.config, output, on_batch)
+
+
+def _finish(run: Run, checked: Input, target: Path | None, summary: Summary, detail: str) -> None:
+    """Write the rejected records and the summary."""
+    from abonyx.pipeline import printable
+    from abonyx.results import rejected_path, write_rejected
+
+    for line in summary.lines():
+        click.echo(line, err=True)
+    if target is None:
+        for problem in checked.rejected:
+            click.echo(f"rejected: line {problem.line}: {printable(problem.id)}: {problem.reason}", err=True)
+        return
+    click.echo(f"wrote {target}; {detail}", err=True)
+    if run.skip:
+        rejected = rejected_path(target)
+        write_rejected(rejected, checked.rejected)
+        click.echo(f"wrote {rejected}; {len(checked.rejected)} rejected", err=True)
+
+
+def _target(path: Path) -> Path | None:
+    return None if str(path) == "-" else path
 
 
 def _suffix(output: Path, kinds: dict[str, str], stdout_kind: str | None) -> Any:
@@ -252,34 +205,6 @@ def _suffix(output: Path, kinds: dict[str, str], stdout_kind: str | None) -> Any
             f"Use {', '.join(kinds)}" + (" or --format." if stdout_kind else "."),
         )
     return kind
-
-
-@contextlib.contextmanager
-def _progress(total: int) -> Iterator[OnBatch | None]:
-    """A bar with rate and time left on a terminal's stderr; nothing otherwise."""
-    if sys.stderr is None or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        Task,
-        TaskProgressColumn,
-        TimeRemainingColumn,
-    )
-    from rich.text import Text
-
-    class Rate(ProgressColumn):
-        def render(self, task: Task) -> Text:
-            return Text(f"{task.speed:.1f} seq/s" if task.speed else "opening the model")
-
-    columns = (BarColumn(), TaskProgressColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("scoring", total=total)
-        yield functools.partial(progress.advance, task)
 
 
 def _print_table(rows: list[tuple[str, float, bool]], threshold: float, *, to_stderr: bool) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +19,22 @@ from abonyx.scoring import pooled_eos, run_sequences
 
 # Problems shown in the error message; all of them go to OUT.rejected.csv with --on-invalid skip.
 SHOWN_PROBLEMS = 10
+# As text, as integers and as the floats that pandas writes once a column has a gap (the Boughter set).
+LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
 
 
 @dataclass(frozen=True)
 class Input:
-    """A checked input: what can be scored, in file order, and what cannot."""
+    """A checked input: what can be scored, in file order, and what cannot.
 
-    ids: list[str]
-    sequences: list[str]
-    rejected: list[Problem]
+    Attributes:
+        labels: 0 specific, 1 non-specific, None not labelled, one a sequence; empty where no column was asked for.
+    """
+
+    ids: list[str] = field(default_factory=list)
+    sequences: list[str] = field(default_factory=list)
+    rejected: list[Problem] = field(default_factory=list)
+    labels: list[int | None] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,7 @@ def read_input(
     *,
     id_column: str | None = None,
     sequence_column: str | None = None,
+    label_column: str | None = None,
     skip_invalid: bool = False,
 ) -> Input:
     """Read and check a whole input before any model is opened.
@@ -73,6 +81,7 @@ def read_input(
     Args:
         source: a file; None = standard input.
         max_residues: the bundle's limit.
+        label_column: column of labels, each 0, 1 or blank (not labelled); None = read none.
         skip_invalid: collect bad records instead of refusing the input.
 
     Raises:
@@ -80,18 +89,23 @@ def read_input(
         RecordsRejected: bad records, and not skip_invalid; shows the first ten.
     """
     name = str(source) if source else "standard input"
-    checked = Input([], [], [])
-    for record in read_records(source, id_column=id_column, sequence_column=sequence_column):
+    checked = Input()
+    records = read_records(source, id_column=id_column, sequence_column=sequence_column, label_column=label_column)
+    for record in records:
         if isinstance(record, Problem):
             checked.rejected.append(record)
             continue
         sequence = alphabet.clean(record.sequence)
         reason = alphabet.problem(sequence, max_residues)
+        if not reason and record.label and record.label not in LABELS:
+            reason = f"the label is {printable(record.label)!r}, not 0, 1 or blank"
         if reason:
             checked.rejected.append(Problem(record.id, record.line, reason))
-        else:
-            checked.ids.append(record.id)
-            checked.sequences.append(sequence)
+            continue
+        checked.ids.append(record.id)
+        checked.sequences.append(sequence)
+        if label_column is not None:
+            checked.labels.append(LABELS.get(record.label))
     if checked.rejected and not (skip_invalid and checked.sequences):
         _refuse(checked, name)
     return checked
@@ -158,14 +172,18 @@ OnBatch = Callable[[int], None]
 
 
 def run_windows(
-    bundle: Bundle, checked: Input, config: RuntimeConfig, output: str, write: Write, on_batch: OnBatch | None = None
+    bundle: Bundle,
+    jobs: Sequence[tuple[Input, Write]],
+    config: RuntimeConfig,
+    output: str,
+    on_batch: OnBatch | None = None,
 ) -> Summary:
-    """Open the session, run every window through it, close it.
+    """Open the session once, run every window of every input through it, close it.
 
     Args:
         bundle: the config's bundle, for the summary's notes.
+        jobs: each input, and what is called with its windows' values, in file order.
         output: "p_nonspecific" or "embedding".
-        write: called with each window's values, in file order.
         on_batch: called with the number of sequences done, after each batch.
     """
     from abonyx.session import open_session  # not before the input was found good
@@ -173,22 +191,23 @@ def run_windows(
     started = time.perf_counter()
     with open_session(config) as session:
         opened = time.perf_counter()
-        # The old pipeline's batches are of the whole file, wherever a window ends.
-        flags = pooled_eos(checked.sequences, config.batch_size)
-        for start, stop in _windows(len(checked.sequences), config.window_size):
-            values = run_sequences(
-                session,
-                checked.sequences[start:stop],
-                output,
-                ids=checked.ids[start:stop],
-                eos_pooled=None if flags is None else flags[start:stop],
-                on_batch=on_batch,
-            )
-            write(start, stop, values)
+        for checked, write in jobs:
+            # The old pipeline's batches are of the whole file, wherever a window ends.
+            flags = pooled_eos(checked.sequences, config.batch_size)
+            for start, stop in _windows(len(checked.sequences), config.window_size):
+                values = run_sequences(
+                    session,
+                    checked.sequences[start:stop],
+                    output,
+                    ids=checked.ids[start:stop],
+                    eos_pooled=None if flags is None else flags[start:stop],
+                    on_batch=on_batch,
+                )
+                write(start, stop, values)
         finished = time.perf_counter()
         return Summary(
-            records=len(checked.sequences),
-            rejected=len(checked.rejected),
+            records=sum(len(checked.sequences) for checked, _ in jobs),
+            rejected=sum(len(checked.rejected) for checked, _ in jobs),
             open_seconds=opened - started,
             run_seconds=finished - opened,
             provider=config.provider,

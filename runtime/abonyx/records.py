@@ -12,17 +12,17 @@ import io
 import re
 import sys
 import zlib
-from collections import Counter
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
 
+from abonyx.columns import Wanted, find_columns
 from abonyx.errors import InputError
 
 if TYPE_CHECKING:
     from _csv import Reader
-    from collections.abc import Generator, Iterable, Iterator, Sequence
+    from collections.abc import Generator, Iterable, Iterator
 
     from _typeshed import WriteableBuffer
 
@@ -39,15 +39,15 @@ _NOT_TEXT = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", _GZIP_MAGIC: "gzip da
 _HEAD_BYTES = 1 << 16
 # csv's own limit of 128 KiB refuses long free-text columns; past 16 MiB a field is an unclosed quote, not data.
 _FIELD_LIMIT_CHARS = 1 << 24
-_Wanted = tuple[str | None, str | None]  # --id-column, --sequence-column
 
 
 class Record(NamedTuple):
-    """One sequence as found; `line` is 1-based, in Parquet the number of the data row."""
+    """One sequence as found; `line` is 1-based, in Parquet the number of the data row; `label` is the cell's text."""
 
     id: str
     sequence: str
     line: int
+    label: str = ""
 
 
 class Problem(NamedTuple):
@@ -81,6 +81,7 @@ def read_records(
     *,
     id_column: str | None = None,
     sequence_column: str | None = None,
+    label_column: str | None = None,
     stdin: BinaryIO | None = None,
 ) -> Iterator[Record | Problem]:
     """Yield the records of a file in file order; a row that cannot be used by itself comes as a Problem.
@@ -89,7 +90,9 @@ def read_records(
         source: the file; its suffix names the format. None is standard input; it and other suffixes are recognised by
             their first bytes.
         id_column: column of the ids; by default `id`, and the record's ordinal where there is no such column.
-        sequence_column: column of the sequences; by default `sequence`. FASTA uses neither.
+        sequence_column: column of the sequences; by default `sequence`. FASTA uses neither. FIRST:LAST is a range of
+            columns, one a position of an alignment (ANARCI's tables, 1:128); gaps are left out.
+        label_column: column of the labels; by default none is read. FASTA has none: an InputError.
         stdin: read in place of sys.stdin.buffer; left open.
 
     Raises:
@@ -99,7 +102,7 @@ def read_records(
     name = "standard input" if source is None else str(source)
     line = 0
     try:
-        with closing(_parse(source, stdin, name, (id_column, sequence_column))) as items:
+        with closing(_parse(source, stdin, name, Wanted(id_column, sequence_column, label_column))) as items:
             for item in items:
                 line = item.line
                 yield item
@@ -123,7 +126,7 @@ def _open(source: Path | None, stdin: BinaryIO | None) -> AbstractContextManager
     return source.open("rb")
 
 
-def _parse(source: Path | None, stdin: BinaryIO | None, name: str, wanted: _Wanted) -> Generator[Record | Problem]:
+def _parse(source: Path | None, stdin: BinaryIO | None, name: str, wanted: Wanted) -> Generator[Record | Problem]:
     """Undo gzip, settle the format, and hand the bytes to its reader."""
     kind, zipped = _named_kind(source)
     with ExitStack() as stack:
@@ -144,6 +147,9 @@ def _parse(source: Path | None, stdin: BinaryIO | None, name: str, wanted: _Want
                 raise InputError(f"{name}: is {found}, not {kind} in UTF-8", f"Convert or rename it: {ACCEPTED}.")
         # newline="" splits at \n, \r\n and \r and leaves line ends inside quoted fields as they are.
         text = stack.enter_context(io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline=""))
+        if kind == "fasta" and wanted.label is not None:
+            what = f"{name}: is FASTA, which has no column {wanted.label!r}"
+            raise InputError(what, "Give a CSV, TSV or Parquet file with labels.")
         yield from _read_fasta(text, name) if kind == "fasta" else _read_table(text, name, kind, wanted)
 
 
@@ -176,13 +182,13 @@ def _sniff(head: bytes, name: str) -> str:
     return "tsv" if b"\t" in header else "csv"
 
 
-def _identified(id_: str, ordinal: int, sequence: str, line: int) -> Record | Problem:
+def _identified(id_: str, ordinal: int, sequence: str, line: int, label: str = "") -> Record | Problem:
     if not id_ or id_.isspace():
-        return Record(str(ordinal), sequence, line)
+        return Record(str(ordinal), sequence, line, label)
     if not id_.isascii() and any("\ud800" <= char <= "\udfff" for char in id_):
         shown = id_.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
         return Problem(shown, line, "the id is not valid UTF-8")
-    return Record(id_, sequence, line)
+    return Record(id_, sequence, line, label)
 
 
 def _read_fasta(lines: Iterable[str], name: str) -> Generator[Record | Problem]:
@@ -205,7 +211,7 @@ def _read_fasta(lines: Iterable[str], name: str) -> Generator[Record | Problem]:
     yield _identified(header, ordinal, "".join(parts), start)
 
 
-def _read_table(text: io.TextIOWrapper, name: str, kind: str, wanted: _Wanted) -> Generator[Record | Problem]:
+def _read_table(text: io.TextIOWrapper, name: str, kind: str, wanted: Wanted) -> Generator[Record | Problem]:
     above = 0
     for first in text:
         if first.strip() and not first.startswith("#"):
@@ -217,11 +223,14 @@ def _read_table(text: io.TextIOWrapper, name: str, kind: str, wanted: _Wanted) -
     rows = _numbered_rows(reader, name, above)
     line, header = next(rows)
     where = f"{name}:{line}"
-    id_at, sequence_at = _columns(header, where, wanted)
+    at = find_columns(header, where, wanted)
     width, ordinal, blanks = len(header), 0, list[int]()
     for line, row in rows:
         if not row or (len(row) == 1 and row[0].isspace()):
             blanks.append(line)
+            continue
+        # A comment below the header, too; a row of the header's width is data, and "#" in it is refused as a residue.
+        if row[0].startswith("#") and (len(row) != width or width == 1):
             continue
         # Where there is one column, a blank line between records is a record without a sequence.
         for blank in blanks if width == 1 else ():
@@ -229,10 +238,11 @@ def _read_table(text: io.TextIOWrapper, name: str, kind: str, wanted: _Wanted) -
             yield Record(str(ordinal), "", blank)
         blanks.clear()
         ordinal += 1
-        id_ = row[id_at] if id_at is not None and id_at < len(row) else ""
         if len(row) == width:
-            yield _identified(id_, ordinal, row[sequence_at], line)
+            id_, sequence, label = map(str, at.cells(row))
+            yield _identified(id_, ordinal, sequence, line, label)
         else:
+            id_ = row[at.id] if at.id is not None and at.id < len(row) else ""
             shown = _identified(id_, ordinal, "", line).id
             yield Problem(shown, line, f"the row has {len(row)} columns, the header {width}")
     if not ordinal:
@@ -257,23 +267,7 @@ def _numbered_rows(reader: Reader, name: str, above: int) -> Generator[tuple[int
         yield start, row
 
 
-def _columns(header: Sequence[str], where: str, wanted: _Wanted) -> tuple[int | None, int]:
-    """Return the positions of the id column, None where ordinals are to be used, and of the sequence column."""
-    names = [column.strip() for column in header]
-    found = ", ".join(repr(column[:40]) for column in names[:20]) + (", ..." if len(names) > 20 else "")
-    twice = [column for column, times in Counter(names).items() if column and times > 1]
-    if twice:
-        raise InputError(f"{where}: column {twice[0]!r} stands twice; columns: {found}", "Rename or drop one of them.")
-    id_ = "id" if wanted[0] is None else wanted[0].strip()
-    sequence = "sequence" if wanted[1] is None else wanted[1].strip()
-    for column, option in ((sequence, "--sequence-column"), (id_, "--id-column")):
-        if column not in names and (option == "--sequence-column" or wanted[0] is not None):
-            fix = f"Name one of them with {option}; columns are split at commas in .csv and at tabs in .tsv."
-            raise InputError(f"{where}: no column {column!r}; columns: {found}", fix)
-    return (names.index(id_) if id_ in names else None), names.index(sequence)
-
-
-def _read_parquet(file: Path | io.BytesIO, name: str, wanted: _Wanted) -> Generator[Record | Problem]:
+def _read_parquet(file: Path | io.BytesIO, name: str, wanted: Wanted) -> Generator[Record | Problem]:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -284,23 +278,27 @@ def _read_parquet(file: Path | io.BytesIO, name: str, wanted: _Wanted) -> Genera
     try:
         with pq.ParquetFile(file) as parquet:
             header = parquet.schema_arrow.names
-            at = [place for place in _columns(header, f"{name}, header", wanted)[::-1] if place is not None]
-            for batch in parquet.iter_batches(columns=[header[place] for place in dict.fromkeys(at)]):
-                for values in zip(*(batch.column(header[place]).to_pylist() for place in at), strict=True):
+            at = find_columns(header, f"{name}, header", wanted)
+            used = sorted({*at.sequence} | {place for place in (at.id, at.label) if place is not None})
+            for batch in parquet.iter_batches(columns=[header[place] for place in used]):
+                columns = {place: batch.column(header[place]).to_pylist() for place in used}
+                for at_row in range(batch.num_rows):
                     row += 1
-                    yield _typed(values[1] if len(at) > 1 else "", values[0], row)
+                    cells = [columns[place][at_row] if place in columns else None for place in range(len(header))]
+                    id_, sequence, label = at.cells(cells)
+                    yield _typed(id_, sequence, row, str(label))
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{name}: not readable as Parquet after row {row}: {error}", "Write it again.") from error
     if not row:
         raise InputError(f"{name}, header: columns, but no records", "Give at least one record.")
 
 
-def _typed(id_: object, sequence: object, row: int) -> Record | Problem:
+def _typed(id_: object, sequence: object, row: int, label: str) -> Record | Problem:
     # A whole number has one text, and tables number their rows; any other type would need a choice.
     if isinstance(id_, int) and not isinstance(id_, bool):
         id_ = str(id_)
     if isinstance(id_, str) and isinstance(sequence, str):
-        return _identified(id_, row, sequence, row)
+        return _identified(id_, row, sequence, row, label)
     what, value = ("sequence", sequence) if isinstance(id_, str) else ("id", id_)
     shown = _identified(id_ if isinstance(id_, str) else "", row, "", row).id
     return Problem(shown, row, f"the {what} is {'null' if value is None else type(value).__name__}, not text")

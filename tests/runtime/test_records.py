@@ -163,8 +163,8 @@ def test_long_file_goes_past_the_sniffed_bytes(tmp_path: Path) -> None:
     ],
 )
 def test_fasta(tmp_path: Path, text: str, expected: list[tuple[str, str, int]]) -> None:
-    assert read(put(tmp_path, "x.fasta", text)) == expected
-    assert read(put(tmp_path, "x.txt", text)) == expected
+    assert [record[:3] for record in read(put(tmp_path, "x.fasta", text))] == expected
+    assert [record[:3] for record in read(put(tmp_path, "x.txt", text))] == expected
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_text_before_the_first_fasta_header(tmp_path: Path, text: str, line: int
     ],
 )
 def test_csv(tmp_path: Path, text: str, expected: list[tuple[str, str, int]]) -> None:
-    assert read(put(tmp_path, "x.csv", text)) == expected
+    assert [record[:3] for record in read(put(tmp_path, "x.csv", text))] == expected
 
 
 def test_tsv_keeps_commas_and_quotes_inside_a_cell(tmp_path: Path) -> None:
@@ -556,3 +556,34 @@ def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     message = refusal(put(tmp_path, "x.parquet", b"PAR1"))
     assert "x.parquet" in message
     assert 'pip install "abonyx[parquet]"' in message
+
+
+def test_labels_come_as_text(tmp_path: Path) -> None:
+    path = put(tmp_path, "x.csv", "# a\nid,y,sequence\na, 1.0 ,EV\n# between the rows\nb,,QL\nc,maybe,DI\n")
+    assert read(path, label_column="y") == [("a", "EV", 3, "1.0"), ("b", "QL", 5, ""), ("c", "DI", 6, "maybe")]
+    with pytest.raises(InputError, match=r"x.csv:2: no column 'z'(.|\n)*--label-column"):
+        read(path, label_column="z")
+    with pytest.raises(InputError, match="is FASTA, which has no column 'y'"):
+        read(put(tmp_path, "x.fasta", ">a\nEV\n"), label_column="y")
+
+
+def test_labels_in_parquet(tmp_path: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    labels = {"int": [1, None], "float": [0.0, float("nan")], "text": ["0", ""]}
+    for name, values in labels.items():
+        pq.write_table(pa.table({"sequence": ["EV", "QL"], "y": values}), tmp_path / f"{name}.parquet")
+    found = {name: [record.label for record in read(tmp_path / f"{name}.parquet", label_column="y")] for name in labels}
+    assert found == {"int": ["1", ""], "float": ["0.0", "nan"], "text": ["0", ""]}
+
+
+def test_a_sequence_spread_over_the_columns_of_an_alignment(tmp_path: Path) -> None:
+    path = put(tmp_path, "x.csv", "Id,1,2,2A,3\na,E,-,V,Q\nb,-,-,-,-\n")
+    found = read(path, sequence_column="1:3", id_column="Id")
+    assert [record[:2] for record in found] == [("a", "EVQ"), ("b", "")]
+    with pytest.raises(InputError, match="no column '4'"):
+        read(path, sequence_column="1:4")
+    with pytest.raises(InputError, match="column '3' stands behind '1'"):
+        read(path, sequence_column="3:1")
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    pq.write_table(pa.table({"1": ["E", "-"], "2": [None, "V"], "3": ["Q", "-"]}), tmp_path / "x.parquet")
+    assert [record.sequence for record in read(tmp_path / "x.parquet", sequence_column="1:3")] == ["EQ", "V"]
