@@ -22,5 +22,5 @@ bench: .venv-test/installed  ## times and memory of whole commands
 
 .venv-test/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-test
-	.venv-test/bin/python -m pip install --quiet -c constraints.txt -e ".[cpu,parquet,export,test]"
+	.venv-test/bin/python -m pip install --quiet -c constraints.txt -e ".[cpu,parquet,evaluate,export,training,test]"
 	touch $@

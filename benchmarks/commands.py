@@ -90,7 +90,7 @@ def main() -> None:
     weights = bundle.manifest.files[variant.model + ".data"].size_bytes
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        options = ["-o", str(Path(scratch) / "scores.csv"), "--variant", name]
+        options = ["-o", str(Path(scratch) / "scores.csv"), "--variant", name, "--on-invalid", "skip"]
         options += ["--bundle", str(arguments.bundle)] if arguments.bundle else []
         if not arguments.files:
             figures["python -c pass"] = measure([sys.executable, "-c", "pass"], arguments.repeats)

@@ -1,6 +1,6 @@
 """Write an ESM checkpoint with fixed-seed random weights, in the layout of the hub's.
 
-For benchmarks and for the untrained mini bundle: shape and speed of the real encoder, numbers without meaning.
+For benchmarks and tests: shape and speed of the real encoder, numbers without meaning.
 
     python benchmarks/make_checkpoint.py esm1v DIR      33 layers, hidden 1280: ESM-1v's exact architecture, 2.6 GB
     python benchmarks/make_checkpoint.py mini DIR       6 layers, hidden 320
@@ -12,8 +12,7 @@ import argparse
 from pathlib import Path
 from typing import NamedTuple
 
-# The vocabulary of ESM-1b, ESM-1v and ESM-2 (fair-esm's Alphabet, transformers' vocab.txt): the order is the ids.
-VOCABULARY = ["<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>"]
+from abonyx_export.pretrain import VOCABULARY
 
 
 class Shape(NamedTuple):

@@ -7,11 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import abonyx
 
 from .conftest import EXAMPLES, REPOSITORY
 
 HEAVY = ("torch", "transformers", "sklearn", "skl2onnx", "onnx", "optimum", "scipy", "matplotlib", "abonyx_export")
+# What runtime/abonyx/evaluate/ alone may import, and only once its command runs.
+EVALUATE_ONLY = ("sklearn", "matplotlib")
 
 BLOCKED = """
 import sys
@@ -21,17 +25,56 @@ class Block:
             raise ImportError("blocked: " + name)
 sys.meta_path.insert(0, Block())
 import abonyx.cli
-sys.argv = ["abonyx", "score", {source!r}, "-o", {output!r}]
+sys.argv = ["abonyx", {command!r}, {source!r}, "-o", {output!r}]
 abonyx.cli.main()
+"""
+
+LOADED = """
+import sys
+import abonyx.cli
+sys.argv = ["abonyx", *{arguments!r}]
+try:
+    abonyx.cli.main()
+except SystemExit as exit_:
+    assert not exit_.code
+print([name for name in ("numpy", "onnxruntime", *{heavy!r}) if name in sys.modules], file=sys.stderr)
 """
 
 
 def test_scores_in_a_process_where_heavy_packages_cannot_be_imported(tmp_path: Path) -> None:
     output = tmp_path / "scores.csv"
-    code = BLOCKED.format(heavy=HEAVY, source=str(EXAMPLES), output=str(output))
+    code = BLOCKED.format(heavy=HEAVY, command="score", source=str(EXAMPLES), output=str(output))
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert len(output.read_text().splitlines()) == 13
+
+
+def test_evaluates_in_a_process_where_only_its_own_extra_can_be_imported(tmp_path: Path) -> None:
+    for name in EVALUATE_ONLY:
+        pytest.importorskip(name)
+    source, output = tmp_path / "labelled.csv", tmp_path / "out"
+    lines = EXAMPLES.read_text(encoding="utf-8").splitlines()
+    labelled = (f"{line},{index % 2}" for index, line in enumerate(lines[1:]))
+    source.write_text("\n".join([f"{lines[0]},label", *labelled]), encoding="utf-8")
+    # scipy is scikit-learn's own.
+    blocked = tuple(set(HEAVY) - {*EVALUATE_ONLY, "scipy"})
+    code = BLOCKED.format(heavy=blocked, command="evaluate", source=str(source), output=str(output))
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (output / "report.html").is_file()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["evaluate", "--help"], ["score", "--help"]])
+def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
+    code = LOADED.format(arguments=arguments, heavy=HEAVY[:-1])  # --help lists the commands of abonyx_export
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+
+
+def test_scoring_loads_nothing_that_is_evaluates_alone(tmp_path: Path) -> None:
+    code = LOADED.format(arguments=["score", str(EXAMPLES), "-o", str(tmp_path / "scores.csv")], heavy=HEAVY)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == "['numpy', 'onnxruntime']"
 
 
 def test_importing_loads_neither_engine_nor_numpy_nor_model() -> None:
@@ -54,7 +97,8 @@ def _imports(path: Path) -> set[str]:
 
 def test_arrows_point_one_way() -> None:
     for path in (REPOSITORY / "runtime" / "abonyx").rglob("*.py"):
-        assert not _imports(path) & set(HEAVY), path
+        allowed = set(EVALUATE_ONLY) if path.parent.name == "evaluate" else set()
+        assert not _imports(path) & set(HEAVY) - allowed, path
         assert "onnxruntime" not in _imports(path) or path.name == "session.py", path
 
 

@@ -1,25 +1,28 @@
-"""`abonyx export`. Imports nothing heavy until it runs."""
+"""`abonyx export` and `abonyx fit`. Import nothing heavy until they run."""
 
 from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import click
 
 from abonyx.errors import ConfigError
+from abonyx.options import PATH_OR_DASH, prepare, run_options
 
-_NEEDED = ("torch", "transformers", "onnx", "skl2onnx", "sklearn", "scipy")
+_NEEDED_TO_FIT = ("onnxruntime", "onnx", "skl2onnx", "sklearn", "scipy")
+_NEEDED = ("torch", "transformers", *_NEEDED_TO_FIT)
 _POOLED = {"last": ("last",), "embedding+last": ("embedding", "last")}
 _PATH = click.Path(path_type=Path)
 
 
-def _require_extra() -> None:
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+def _require_extra(command: str, needed: tuple[str, ...]) -> None:
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(
-            f"abonyx export needs {', '.join(missing)}, not installed here",
-            'On the exporting machine: pip install "abonyx[cpu,export]". Scoring needs none of it.',
+            f"abonyx {command} needs {', '.join(missing)}, not installed here",
+            'On the machine that does it: pip install "abonyx[cpu,export]". Scoring needs none of it.',
         )
 
 
@@ -34,11 +37,24 @@ def _pairs(values: tuple[str, ...]) -> dict[str, float]:
     return pairs
 
 
+def _names(value: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def _numbers(value: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in _names(value))
+    except ValueError as error:
+        raise ConfigError(f"--C {value}: {error}", "Give numbers above 0, e.g. 0.01,0.1,1,10.") from error
+
+
 @click.command()
 @click.option("--encoder", required=True, metavar="ID_OR_DIR", help="Hugging Face ESM encoder: hub id or directory.")
 @click.option("--revision", help="Branch, tag or commit of the hub id; the commit is recorded.  [default: main]")
 @click.option("--encoder-id", metavar="ID", help="The hub id that the directory is a copy of.")
-@click.option("--head", required=True, type=_PATH, help="Logistic head: .npz (+ .json), .joblib or .pkl; never run.")
+@click.option(
+    "--head", type=_PATH, help="Logistic head: .npz (+ .json), .joblib or .pkl; never run.  [default: none; fit]"
+)
 @click.option("-o", "--output", required=True, type=_PATH, help="Bundle directory to write; must not exist.")
 @click.option("--variants", default="fp32,fp16", show_default=True, help="Of fp32, fp16, fp16-weights.")
 @click.option("--golden", type=_PATH, help="Sequences to check on.  [default: examples and mutants of them]")
@@ -54,7 +70,7 @@ def export(
     encoder: str,
     revision: str | None,
     encoder_id: str | None,
-    head: Path,
+    head: Path | None,
     output: Path,
     variants: str,
     golden: Path | None,
@@ -68,7 +84,7 @@ def export(
     max_dp: tuple[str, ...],
 ) -> None:
     """Turn an ESM encoder and a logistic head into a bundle, checked against PyTorch."""
-    _require_extra()
+    _require_extra("export", _NEEDED)
     from abonyx_export.export import export_bundle
     from abonyx_export.request import ExportRequest
 
@@ -78,7 +94,7 @@ def export(
         encoder_id=encoder_id,
         head=head,
         output=output,
-        variants=tuple(part.strip() for part in variants.split(",") if part.strip()),
+        variants=_names(variants),
         golden=golden,
         name=name,
         notice=notice,
@@ -91,3 +107,62 @@ def export(
     )
     export_bundle(request, lambda line: click.echo(line, err=True))
     click.echo(f"wrote {output}", err=True)
+
+
+@click.command()
+@click.argument("source", metavar="INPUT", type=PATH_OR_DASH)
+@click.option("--label-column", default="label", show_default=True, help="Column of 0 specific, 1 non-specific.")
+@click.option("-o", "--output", required=True, type=_PATH, help="Bundle directory to write; must not exist.")
+@run_options
+@click.option("--C", "grid", default="0.01,0.1,1,10", show_default=True, help="Inverse regularisation, to choose from.")
+@click.option("--scale/--no-scale", default=False, show_default=True, help="Scale each column of the embedding first.")
+@click.option("--class-weight", type=click.Choice(["none", "balanced"]), default="none", show_default=True)
+@click.option("--cv", "folds", type=int, default=10, show_default=True, help="Folds of a cross-validation.")
+@click.option("--cv-seeds", "seeds", type=int, default=5, show_default=True, help="Cross-validations.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the first one's shuffle.")
+@click.option("--name", help="Name of the new bundle.  [default: OUTPUT's]")
+@click.option("--notice", help="One line shown wherever the bundle is named.  [default: the parent's]")
+@click.option("--variants", help="Those to keep, of the bundle's.  [default: all]")
+@click.option("--embedding-cache", type=_PATH, help="Directory.  [default: in the user's cache]")
+@click.option("--head-out", type=_PATH, help="Also write the head as .npz, in the old pipeline's layout.")
+def fit(
+    source: Path,
+    label_column: str,
+    output: Path,
+    grid: str,
+    scale: bool,
+    class_weight: str,
+    folds: int,
+    seeds: int,
+    seed: int,
+    name: str | None,
+    notice: str | None,
+    variants: str | None,
+    embedding_cache: Path | None,
+    head_out: Path | None,
+    **options: Any,
+) -> None:
+    """Fit a new head on INPUT's labelled sequences and write a bundle with it; - is stdin. Needs no PyTorch."""
+    _require_extra("fit", _NEEDED_TO_FIT)
+    from abonyx_export.fit import fit_bundle
+    from abonyx_export.fit_request import FitRequest
+
+    request = FitRequest(
+        run=prepare(options),
+        source=None if str(source) == "-" else source,
+        label_column=label_column,
+        output=output,
+        grid=_numbers(grid),
+        scale=scale,
+        balanced=class_weight == "balanced",
+        folds=folds,
+        seeds=seeds,
+        seed=seed,
+        name=name,
+        notice=notice,
+        variants=None if variants is None else _names(variants),
+        embedding_cache=embedding_cache,
+        head_out=head_out,
+    )
+    fit_bundle(request, lambda line: click.echo(line, err=True))
+    click.echo(f"wrote {output}; threshold 0.5" + (f"; head also in {head_out}" if head_out else ""), err=True)

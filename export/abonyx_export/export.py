@@ -5,8 +5,6 @@ from __future__ import annotations
 import gc
 import importlib
 import shutil
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -16,36 +14,23 @@ import onnx
 
 from abonyx import selftest
 from abonyx.alphabet import Alphabet
-from abonyx.bundle import Golden, file_sha256
-from abonyx.config import RuntimeConfig
+from abonyx.bundle import Golden
 from abonyx.errors import ConfigError, HeadRefused
-from abonyx.manifest import (
-    SCHEMA_VERSION,
-    Difference,
-    FileEntry,
-    HeadSpec,
-    Manifest,
-    Variant,
-    write_manifest,
-)
-from abonyx.session import open_session
+from abonyx.manifest import SCHEMA_VERSION, Difference, Manifest, Variant, write_manifest
 from abonyx.tolerances import LIMITS, Limits
 from abonyx_export import parity
+from abonyx_export.bundle_writer import DEFAULT_THRESHOLD, Reference, Report, check_variants, head_spec, staged
 from abonyx_export.checkpoint import Checkpoint, identify, load_checkpoint
 from abonyx_export.encoder_graph import ENCODER_INPUTS, write_encoder
 from abonyx_export.golden import check_discriminates, golden_sequences, longest_sequence
-from abonyx_export.head import Head, read_head
+from abonyx_export.head import Head, placeholder_head, read_head
 from abonyx_export.head_graph import attach_head, check_head, head_model
 from abonyx_export.request import ExportRequest, check_request
 from abonyx_export.variants import VARIANTS, VariantSpec, default_variants
 
-DEFAULT_THRESHOLD = 0.5  # scikit-learn's own rule for a binary logistic regression
 # Licence of Meta's ESM weights, as their model cards state it; of others the exporter must say.
 KNOWN_LICENCES = {"facebook/esm": "MIT (ESM weights, Meta)"}
 MODULES = ("abonyx", "torch", "transformers", "onnx", "onnxruntime", "skl2onnx", "sklearn", "numpy")
-
-
-Report = Callable[[str], None]
 
 
 def export_bundle(request: ExportRequest, report: Report = lambda line: None) -> Manifest:
@@ -64,34 +49,18 @@ def export_bundle(request: ExportRequest, report: Report = lambda line: None) ->
         SessionInUse: this process has a session open; the check needs its one slot.
     """
     limits = check_request(request)
-    head = read_head(request.head)
+    head = read_head(request.head) if request.head else None
     repo_id, commit = identify(request.encoder, request.revision, request.encoder_id)
-    _check_encoder(head, repo_id, request)
+    if head:
+        _check_encoder(head, repo_id, request)
     report(f"loading encoder {repo_id or request.encoder}, {f'commit {commit}' if commit else 'a directory'}")
     checkpoint = load_checkpoint(
         request.encoder, revision=commit, encoder_id=request.encoder_id, pooled_layers=request.pooled_layers
     )
-    _check_width(head, checkpoint)
-    try:
-        return _write(request, head, checkpoint, limits, report)
-    except OSError as error:
-        what = f"{request.output}: cannot be written: {error.strerror or error}"
-        raise ConfigError(what, "Nothing was left behind; free some space or name another place.") from error
-
-
-def _write(
-    request: ExportRequest, head: Head, checkpoint: Checkpoint, limits: dict[str, Limits], report: Report
-) -> Manifest:
-    """Build in a directory beside the output, and rename it once everything was checked."""
-    staging = Path(tempfile.mkdtemp(prefix=f".{request.output.name}.", suffix=".partial", dir=request.output.parent))
-    try:
-        manifest = _build(request, head, checkpoint, limits, staging, report)
-        staging.chmod(0o755)  # mkdtemp gives 0700
-        staging.rename(request.output)
-    except BaseException:
-        shutil.rmtree(staging)
-        raise
-    return manifest
+    if head:
+        _check_width(head, checkpoint)
+    with staged(request.output) as staging:
+        return _build(request, head, checkpoint, limits, staging, report)
 
 
 def _check_width(head: Head, checkpoint: Checkpoint) -> None:
@@ -115,19 +84,9 @@ def _check_encoder(head: Head, repo_id: str | None, request: ExportRequest) -> N
     )
 
 
-def _notice(request: ExportRequest, head: Head, checkpoint: Checkpoint) -> str:
-    """The request's notice, and what makes the scores mean nothing: shown wherever the bundle is named."""
-    notes = [request.notice] if request.notice else []
-    if head.encoder not in (None, checkpoint.repo_id):
-        notes.append(f"the head is another encoder's ({head.encoder}): scores mean nothing")
-    if head.intercept_shift:
-        notes.append(f"benchmark head, intercept moved by {head.intercept_shift:.4g}")
-    return "; ".join(notes)
-
-
 def _build(
     request: ExportRequest,
-    head: Head,
+    head: Head | None,
     checkpoint: Checkpoint,
     limits: dict[str, Limits],
     staging: Path,
@@ -139,6 +98,9 @@ def _build(
     rows = Alphabet(checkpoint.alphabet).encode([*sequences, longest_sequence(max_residues)])
     report(f"golden set: {len(rows)} rows through PyTorch")
     embedding = parity.reference_embeddings(checkpoint, rows)
+    if head is None:
+        head = placeholder_head(embedding[:-1])
+        report("no --head: this bundle embeds; `abonyx fit` gives it a head")
     if request.recentre_head:
         head = head.recentred(-float(np.median(head.logit(embedding[:-1]))))
     pad_id = checkpoint.alphabet.pad_id
@@ -157,7 +119,7 @@ def _build(
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         name=request.name or request.output.name,
-        notice=_notice(request, head, checkpoint),
+        notice=request.notice,
         licence=request.licence or _licence(checkpoint),
         encoder=encoder,
         alphabet=checkpoint.alphabet,
@@ -165,7 +127,7 @@ def _build(
         pooling="residues",
         pooled_layers=list(request.pooled_layers),
         embedding_width=checkpoint.config.embedding_width,
-        head=_head_spec(head),
+        head=head_spec(head),
         variants={name: _variant(VARIANTS[name], limits[name]) for name in names},
         default_variant=default_variants(list(request.variants)),
         golden_source=golden_source,
@@ -176,8 +138,30 @@ def _build(
     # The weights are on disk now; the check holds one engine's copy and not PyTorch's beside it.
     checkpoint.model.to("meta")
     gc.collect()
-    manifest = _check_variants(manifest, golden, everything, thresholds, rounding, staging, report)
+    references = _references(manifest, golden, everything, thresholds, rounding)
+    fix = "Leave the variant out, or allow more with --max-dp VARIANT=VALUE."
+    manifest = check_variants(manifest, references, golden, staging, report, fix)
     return _keep_only(request.variants, manifest, staging)
+
+
+def _references(
+    manifest: Manifest,
+    golden: Golden,
+    everything: Golden,
+    thresholds: dict[str, float],
+    rounding: dict[str, Difference] | None,
+) -> dict[str, Reference]:
+    return {
+        name: Reference(
+            # The longest row has every position; what float16 adds to it says nothing about the graph.
+            golden=everything if name == "fp32" else golden,
+            thresholds=list(thresholds.values()),
+            torch=manifest.packages["torch"],
+            transformers=manifest.packages["transformers"],
+            rounding=rounding if name == "fp16" else None,
+        )
+        for name in manifest.variants
+    }
 
 
 def _max_residues(request: ExportRequest, checkpoint: Checkpoint) -> int:
@@ -220,47 +204,6 @@ def _weight_rounding(checkpoint: Checkpoint, rows: parity.Tokens, golden: Golden
     return parity.summarise(parity.differences(golden, embedding, logit, selftest.sigmoid(logit)))
 
 
-def _check_variants(
-    manifest: Manifest,
-    golden: Golden,
-    everything: Golden,
-    thresholds: dict[str, float],
-    rounding: dict[str, Difference] | None,
-    staging: Path,
-    report: Report,
-) -> Manifest:
-    """Run every variant as a user will, through the runtime's own session, and put its record into the manifest."""
-    paths = [path for path in sorted(staging.rglob("*")) if path.is_file()]
-    files = {
-        path.relative_to(staging).as_posix(): FileEntry(sha256=file_sha256(path), size_bytes=path.stat().st_size)
-        for path in paths
-    }
-    manifest = msgspec.structs.replace(manifest, files=files)
-    write_manifest(manifest, staging)
-    measured = {}
-    for name, variant in manifest.variants.items():
-        report(f"checking {name} against PyTorch")
-        with open_session(RuntimeConfig(bundle=str(staging), variant=name), self_test="off") as session:
-
-            def run(tokens: parity.Tokens) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-                embedding, p = session.run_batch(tokens)
-                return embedding, p
-
-            # The longest row has every position; what float16 adds to it says nothing about the graph.
-            rows = everything if name == "fp32" else golden
-            embedding, logit, p = selftest.run_golden(rows, np.arange(len(rows.lengths)), run, session.token_budget)
-            provider = session.config.provider
-            parity.enforce(parity.differences(rows, embedding, logit, p), variant.limits, name, provider)
-            selftest.check_quick(golden, run, variant.limits, f"variant {name} on {provider}")
-        cost = rounding if name == "fp16" else None
-        record = parity.measure(rows, embedding, logit, p, list(thresholds.values()), cost, provider)
-        measured[name] = msgspec.structs.replace(variant, parity=record)
-        report(
-            f"  {name}: max |dp| {record.p.max:.2g}, |dlogit| {record.logit.max:.2g}, cosine {record.min_cosine:.8f}"
-        )
-    return msgspec.structs.replace(manifest, variants=measured)
-
-
 def _keep_only(names: tuple[str, ...], manifest: Manifest, staging: Path) -> Manifest:
     """Remove the variants that were built for the check alone, and write the final manifest."""
     for name in manifest.variants.keys() - set(names):
@@ -282,21 +225,6 @@ def _variant(spec: VariantSpec, limits: Limits) -> Variant:
         providers=list(spec.providers),
         limits=limits,
         parity=None,
-    )
-
-
-def _head_spec(head: Head) -> HeadSpec:
-    return HeadSpec(
-        kind="logistic",
-        classes=[float(label) for label in head.classes],
-        source_name=head.source_name,
-        source_sha256=head.source_sha256,
-        encoder=head.encoder,
-        pooling=head.pooling,
-        pooling_batch_size=head.pooling_batch_size,
-        thresholds=head.thresholds,
-        default_threshold=DEFAULT_THRESHOLD,
-        intercept_shift=head.intercept_shift,
     )
 
 

@@ -30,6 +30,7 @@ UPSTREAM_THRESHOLDS = {"elisa": 0.5, "psr": 0.5495}
 # LogisticRegression.predict_proba 'ovr' and 'warn' are sigmoid(z) always, 'auto' and 'deprecated' whenever there are
 # two classes, whatever the solver. Since 1.8 the parameter is gone and two classes mean sigmoid(z).
 _SIGMOID_MULTI_CLASS = (None, "auto", "ovr", "warn", "deprecated")
+_MODEL_TYPES = ("LogisticRegression", "logistic_regression")  # the old pipeline's JSON before 0.6, and since
 _REQUIRED_ARRAYS = ("coef", "intercept", "classes")
 _KNOWN_ARRAYS = (*_REQUIRED_ARRAYS, "n_features_in", "n_iter", "mean", "scale")
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))  # what LogisticRegression fits
@@ -63,6 +64,7 @@ class Head:
         thresholds: assay to threshold on p, as declared by the head.
         sklearn_version: that it was fitted with, where the file says so.
         intercept_shift: what `recentred` added to the file's own intercept.
+        placeholder: of `placeholder_head`, to be replaced by `fit`.
 
     """
 
@@ -80,6 +82,7 @@ class Head:
     thresholds: dict[str, float] = field(default_factory=dict)
     sklearn_version: str | None = None
     intercept_shift: float = 0.0
+    placeholder: bool = False
 
     def __post_init__(self) -> None:
         if self.coef.ndim != 1 or self.coef.dtype != np.float64 or not self.coef.size:
@@ -112,6 +115,19 @@ class Head:
         return replace(self, intercept=self.intercept + shift, intercept_shift=self.intercept_shift + shift)
 
 
+def placeholder_head(embedding: npt.NDArray[np.floating]) -> Head:
+    """A head that says nothing, where there is none yet: every check of the encoder needs a logit.
+
+    Args:
+        embedding: (n, D) rows over which its logit has median 0 and sd 1.
+    """
+    rows = embedding.astype(np.float64)
+    direction = np.random.default_rng(0).standard_normal(rows.shape[1])
+    coef = direction / (rows @ direction).std()
+    intercept = -float(np.median(rows @ coef))
+    return Head(coef, intercept, None, None, (0, 1), "none", hashlib.sha256().hexdigest(), placeholder=True)
+
+
 def read_head(path: Path) -> Head:
     """Give the logistic head in a file; nothing in the file is executed.
 
@@ -139,7 +155,10 @@ def _from_pickle(value: object, path: Path) -> Head:
     state = _bag(value, path).state
     if state.get("is_fitted") is not True:
         raise HeadRefused(f"{path}: BinaryClassifier has is_fitted {_show(state.get('is_fitted'))}, not True", _REFIT)
-    head = _from_estimator(state.get("classifier"), path)
+    classifier = state.get("classifier")
+    if _class_name(classifier) == "LogisticRegressionStrategy":  # the old pipeline from 0.6 on wraps the estimator
+        classifier = _bag(classifier, path).state.get("classifier")
+    head = _from_estimator(classifier, path)
     return _of_old_pipeline(head, path, state.get("model_name"), state.get("revision"), state.get("batch_size"))
 
 
@@ -316,8 +335,8 @@ def _with_config(head: Head, path: Path) -> Head:
     except (ValueError, RecursionError) as error:
         raise HeadRefused(f"{found[0]} is not JSON: {str(error)[:200]}", "Restore it, or move it away.") from None
     kind = config.get("model_type", "LogisticRegression") if isinstance(config, dict) else None
-    if kind != "LogisticRegression":
-        raise HeadRefused(f"{found[0]}: model_type is {_show(kind)}, not 'LogisticRegression'", _REFIT)
+    if kind not in _MODEL_TYPES:
+        raise HeadRefused(f"{found[0]}: model_type is {_show(kind)}, not one of {_MODEL_TYPES}", _REFIT)
     _check_multi_class(config.get("multi_class"), found[0])
     head = replace(head, sklearn_version=_text(found[0], "sklearn_version", config.get("sklearn_version")))
     if config.get("esm_model") is None:

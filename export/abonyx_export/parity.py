@@ -82,7 +82,10 @@ def measure(
     p: FloatArray,
     thresholds: Sequence[float],
     weight_rounding: dict[str, Difference] | None,
+    *,
     provider: str,
+    torch: str,
+    transformers: str,
 ) -> Parity:
     """The parity record of one variant.
 
@@ -91,10 +94,9 @@ def measure(
         thresholds: those at which label flips are counted.
         weight_rounding: see manifest.Parity.
         provider: where the variant ran.
+        torch, transformers: the versions that made `golden`.
     """
     import onnxruntime
-    import torch
-    import transformers
     from scipy.stats import spearmanr
 
     expected = golden.embedding.astype(np.float64)
@@ -112,16 +114,17 @@ def measure(
         weight_rounding=weight_rounding,
         provider=provider,
         onnxruntime=onnxruntime.__version__,
-        torch=str(torch.__version__),  # a str subclass that JSON does not know
-        transformers=transformers.__version__,
+        torch=torch,
+        transformers=transformers,
     )
 
 
-def enforce(found: dict[str, FloatArray], limits: Limits, variant: str, provider: str) -> None:
+def enforce(found: dict[str, FloatArray], limits: Limits, variant: str, provider: str, fix: str) -> None:
     """Refuse a variant over its limits.
 
     Args:
         found: differences of the variant.
+        fix: what the user can do about it.
 
     Raises:
         ParityError: names the metric, its value, the limit and the worst golden row.
@@ -134,5 +137,5 @@ def enforce(found: dict[str, FloatArray], limits: Limits, variant: str, provider
             raise ParityError(
                 f"variant {variant}: max |difference| of {metric} from PyTorch is {rows[worst]:.3g}, limit {limit:g} "
                 f"(golden row {worst} of {len(rows)}, on {provider})",
-                "Nothing was written. Leave the variant out, or allow more with --max-dp VARIANT=VALUE.",
+                f"Nothing was written. {fix}",
             )

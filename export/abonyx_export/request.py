@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from abonyx.errors import ConfigError
 from abonyx.tolerances import LIMITS, LOGIT_PER_P, Limits
+from abonyx_export.bundle_writer import check_target
 from abonyx_export.variants import VARIANTS
 
 
@@ -18,7 +18,7 @@ class ExportRequest:
 
     Attributes:
         encoder: hub id or directory; revision: of a hub id; encoder_id: hub id that a directory is a copy of.
-        head: classifier file.
+        head: classifier file; None = a placeholder, for `fit` to replace.
         output: the bundle's directory; must not exist.
         variants: names of variants.VARIANTS.
         golden: file of sequences; None = the examples and their mutants.
@@ -31,8 +31,8 @@ class ExportRequest:
     """
 
     encoder: str
-    head: Path
     output: Path
+    head: Path | None = None
     revision: str | None = None
     encoder_id: str | None = None
     variants: tuple[str, ...] = ("fp32", "fp16")
@@ -60,13 +60,7 @@ def check_request(request: ExportRequest) -> dict[str, Limits]:
         raise ConfigError(f"variants {', '.join(request.variants)}: one is named twice", "Name each once.")
     if not request.variants:
         raise ConfigError("no variant was asked for", f"Known: {', '.join(VARIANTS)}.")
-    if request.output.exists() or request.output.is_symlink():
-        raise ConfigError(f"{request.output}: exists already", "Name a new directory, or remove this one.")
-    parent = request.output.absolute().parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise ConfigError(
-            f"{request.output}: its parent directory does not exist or is not writable", "Mend that first."
-        )
+    check_target(request.output)
     limits = {}
     for name in request.variants:
         limits[name] = base = LIMITS[name]

@@ -47,6 +47,7 @@ _CLASSES = frozenset(
         "sklearn.preprocessing.data StandardScaler",
         "antibody_training_esm.core.classifier BinaryClassifier",
         "classifier BinaryClassifier",
+        "antibody_training_esm.core.strategies.logistic_regression LogisticRegressionStrategy",
     }
 )
 _WRAPPER = "joblib.numpy_pickle NumpyArrayWrapper"

@@ -53,9 +53,22 @@ class Bundle:
     sha256: str
 
     def label(self) -> str:
-        """Name, notice and short hash, as every summary prints it."""
-        notice = f", {self.manifest.notice}" if self.manifest.notice else ""
-        return f"{self.manifest.name} ({self.sha256[:12]}){notice}"
+        """Name, short hash, notice, and what makes the head's scores mean nothing; as every summary prints it."""
+        manifest, head = self.manifest, self.manifest.head
+        notes = [manifest.notice] if manifest.notice else []
+        if head.placeholder:
+            notes.append("no head yet")
+        if head.encoder not in (None, manifest.encoder.repo_id):
+            notes.append(f"the head is another encoder's ({head.encoder}): scores mean nothing")
+        if head.intercept_shift:
+            notes.append(f"benchmark head, intercept moved by {head.intercept_shift:.4g}")
+        return f"{manifest.name} ({self.sha256[:12]})" + (f", {'; '.join(notes)}" if notes else "")
+
+    def refuse_placeholder(self) -> None:
+        """Raise a BundleError where there is no head to score with."""
+        if self.manifest.head.placeholder:
+            what = f"{self.path}: exported without a head: it embeds, and has no scores"
+            raise BundleError(what, "Give it one with `abonyx fit`, or export with --head.")
 
     def variant(self, provider: str, name: str | None) -> tuple[str, Variant]:
         """The variant asked for, or the provider's default.

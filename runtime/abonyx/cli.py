@@ -14,7 +14,7 @@ import click
 
 from abonyx import __version__
 from abonyx.errors import ConfigError, EngineError
-from abonyx.options import PATH_OR_DASH, Run, prepare, run_options
+from abonyx.options import PATH, PATH_OR_DASH, Run, prepare, run_options
 from abonyx.progress import progress
 
 if TYPE_CHECKING:
@@ -151,6 +151,39 @@ def embed(source: Path, output: Path, **options: Any) -> None:
 
         summary = _go(run, checked, "embedding", write)
     _finish(run, checked, target, summary, f"{width} columns")
+
+
+@cli.command()
+@click.argument("sources", metavar="INPUT...", nargs=-1, required=True, type=PATH)
+@click.option(
+    "-o", "--output", required=True, type=PATH, help="Directory to make; with several INPUTs, one in it each."
+)
+@click.option("--label-column", default="label", show_default=True, help="Column of 0, 1 or blank (not labelled).")
+@run_options
+@_ASSAY
+@_THRESHOLD
+@click.option("--bootstrap", type=click.IntRange(min=1), default=2000, show_default=True, help="Resamples.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the resampling.")
+def evaluate(
+    sources: tuple[Path, ...],
+    output: Path,
+    label_column: str,
+    assay: str | None,
+    threshold: float | None,
+    bootstrap: int,
+    seed: int,
+    **options: Any,
+) -> None:
+    """Compare scores with labels: metrics, predictions, pictures and a report.  Needs the extra evaluate."""
+    from abonyx.evaluate import require_extra
+
+    require_extra()
+    from abonyx.evaluate.evaluation import Request, check_request, evaluate_files
+
+    request = Request(sources, output, label_column, assay, threshold, bootstrap, seed)
+    check_request(request)
+    for line in evaluate_files(request, prepare(options)):
+        click.echo(line, err=True)
 
 
 def _prepare(

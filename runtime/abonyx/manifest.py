@@ -52,18 +52,66 @@ class AlphabetSpec(_Struct, frozen=True, kw_only=True):
     eos_id: int
 
 
-class HeadSpec(_Struct, frozen=True, kw_only=True):
+class Candidate(_Struct, frozen=True, kw_only=True):
+    """One C of `abonyx fit`'s grid, cross-validated.
+
+    Attributes:
+        c: the inverse strength of regularisation.
+        accuracy_mean, accuracy_sd, roc_auc_mean, roc_auc_sd: over every fold of every seed.
+        accuracy_seed_sd, roc_auc_seed_sd: of the seeds' means; None where there was one seed.
+    """
+
+    c: float = msgspec.field(name="C")
+    accuracy_mean: float
+    accuracy_sd: float
+    accuracy_seed_sd: float | None
+    roc_auc_mean: float
+    roc_auc_sd: float
+    roc_auc_seed_sd: float | None
+
+
+class HeadTraining(_Struct, frozen=True, kw_only=True):
+    """How `abonyx fit` made a head.
+
+    Attributes:
+        rows, positives: labelled rows, and those labelled 1.
+        repeated_sequences: rows whose sequence stands in an earlier row too: folds may share them.
+        c: the candidate that was refitted on all rows.
+        scaled: whether a StandardScaler stands before the regression.
+        class_weight: "balanced"; None = every row counts the same.
+        seed: of the first cross-validation; the others count up from it.
+        folds, seeds: stratified folds of each of so many cross-validations.
+        sklearn: version.
+    """
+
+    rows: int
+    positives: int
+    repeated_sequences: int
+    c: float = msgspec.field(name="C")
+    scaled: bool
+    class_weight: str | None
+    seed: int
+    folds: int
+    seeds: int
+    candidates: list[Candidate]
+    sklearn: str
+
+
+# omit_defaults: the manifests of exported bundles do not mention `training` or `placeholder`.
+class HeadSpec(_Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The classifier in the graph.
 
     Attributes:
         kind: "logistic".
         classes: [specific, non-specific], as trained.
-        source_name, source_sha256: the file it was read from.
+        source_name, source_sha256: the file it was read from; after `fit` the input's name and its rows' hash.
         encoder: hub id of the encoder it was trained with, as it records it.
         pooling, pooling_batch_size: the pooling rule of its training embeddings; None = not recorded.
         thresholds: assay -> threshold, those the head declares; p strictly greater is non-specific.
         default_threshold: used with neither --assay nor --threshold.
         intercept_shift: added to the intercept at export, 0.0 but for benchmark checkpoints.
+        training: how `fit` made it; None for a head read from a file.
+        placeholder: there is no head yet: the bundle embeds, and does not score.
     """
 
     kind: str
@@ -76,6 +124,8 @@ class HeadSpec(_Struct, frozen=True, kw_only=True):
     thresholds: dict[str, float]
     default_threshold: float
     intercept_shift: float
+    training: HeadTraining | None = None
+    placeholder: bool = False
 
 
 class Difference(_Struct, frozen=True, kw_only=True):
@@ -95,7 +145,8 @@ class Parity(_Struct, frozen=True, kw_only=True):
         label_flips: threshold -> rows whose label differs.
         spearman: rank correlation of logits.
         weight_rounding: differences that rounding the weights to float16 alone causes (float32 arithmetic), for fp16.
-            None elsewhere: fp32 rounds nothing, and fp16-weights' own differences are just that.
+            None elsewhere: fp32 rounds nothing, and fp16-weights' own differences are just that. After `fit` the
+            embedding's alone: the others depend on the head.
         provider, onnxruntime, torch, transformers: what was compared.
     """
 

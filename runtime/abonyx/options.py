@@ -59,12 +59,19 @@ class Run:
     skip: bool
     columns: dict[str, str | None]
 
-    def read(self, source: Path | None, label_column: str | None = None) -> Input:
+    def read(self, source: Path | None, label_column: str | None = None, *, label_required: bool = False) -> Input:
         """A checked input; None = standard input. Raises as pipeline.read_input."""
         from abonyx.pipeline import read_input
 
         limit = self.bundle.manifest.max_residues
-        return read_input(source, limit, label_column=label_column, skip_invalid=self.skip, **self.columns)
+        return read_input(
+            source,
+            limit,
+            label_column=label_column,
+            label_required=label_required,
+            skip_invalid=self.skip,
+            **self.columns,
+        )
 
     def metadata(self) -> dict[str, str]:
         """What a result file says of its making."""

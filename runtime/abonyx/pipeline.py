@@ -74,6 +74,7 @@ def read_input(
     id_column: str | None = None,
     sequence_column: str | None = None,
     label_column: str | None = None,
+    label_required: bool = False,
     skip_invalid: bool = False,
 ) -> Input:
     """Read and check a whole input before any model is opened.
@@ -82,6 +83,7 @@ def read_input(
         source: a file; None = standard input.
         max_residues: the bundle's limit.
         label_column: column of labels, each 0, 1 or blank (not labelled); None = read none.
+        label_required: a blank label makes a bad record.
         skip_invalid: collect bad records instead of refusing the input.
 
     Raises:
@@ -96,9 +98,7 @@ def read_input(
             checked.rejected.append(record)
             continue
         sequence = alphabet.clean(record.sequence)
-        reason = alphabet.problem(sequence, max_residues)
-        if not reason and record.label and record.label not in LABELS:
-            reason = f"the label is {printable(record.label)!r}, not 0, 1 or blank"
+        reason = alphabet.problem(sequence, max_residues) or _label_problem(record.label, label_required)
         if reason:
             checked.rejected.append(Problem(record.id, record.line, reason))
             continue
@@ -109,6 +109,14 @@ def read_input(
     if checked.rejected and not (skip_invalid and checked.sequences):
         _refuse(checked, name)
     return checked
+
+
+def _label_problem(label: str, required: bool) -> str | None:
+    if not label:
+        return "no label" if required else None
+    if label in LABELS:
+        return None
+    return f"the label is {printable(label)!r}, not " + ("0 or 1" if required else "0, 1 or blank")
 
 
 def printable(name: str) -> str:
@@ -136,8 +144,10 @@ def choose_threshold(bundle: Bundle, assay: str | None, threshold: float | None)
     """The threshold above which p is called non-specific: given, the assay's that the head declares, or its default.
 
     Raises:
+        BundleError: the bundle has no head yet.
         ConfigError: both given, an assay the head does not declare, a threshold outside [0, 1].
     """
+    bundle.refuse_placeholder()
     head = bundle.manifest.head
     if assay is not None and threshold is not None:
         raise ConfigError(f"--assay {assay} and --threshold {threshold} were both given", "Give one of them.")
@@ -164,6 +174,16 @@ def pooling_notes(bundle: Bundle, config: RuntimeConfig) -> list[str]:
     trained = head.pooling + (f" (batch {head.pooling_batch_size})" if head.pooling_batch_size else "")
     used = config.pooling + (f" (batch {config.batch_size})" if config.batch_size else "")
     return [f"note: the head was trained on {trained} pooling, these scores use {used}; see docs/scores.md"]
+
+
+def shipped_note(config: RuntimeConfig) -> list[str]:
+    """A line where no bundle was named: which model this is, and how to get the large one."""
+    if config.bundle is not None:
+        return []
+    return [
+        "note: no --bundle was given: this is the small model that ships, not ESM-1v; for that: abonyx export "
+        "--encoder facebook/esm1v_t33_650M_UR90S_1 --head HEAD -o DIR, then --bundle DIR"
+    ]
 
 
 # (start, stop) of the window, its values: (k,) or (k, D).
@@ -214,7 +234,7 @@ def run_windows(
             placement=session.placement,
             variant=session.variant_name,
             bundle=session.bundle.label(),
-            notes=pooling_notes(bundle, config),
+            notes=[*pooling_notes(bundle, config), *shipped_note(config)],
         )
 
 

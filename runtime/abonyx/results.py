@@ -133,8 +133,13 @@ def rejected_path(path: Path) -> Path:
 
 def write_rejected(path: Path, problems: Iterable[Problem]) -> None:
     """Write the records that were not scored as CSV with the columns id, line, reason."""
+    write_table(path, ("id", "line", "reason"), problems)
+
+
+def write_table(path: Path, header: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> None:
+    """Write a CSV file."""
     with _replacing(path) as (sink,):
-        sink.write(_csv_bytes([("id", "line", "reason"), *problems]))
+        sink.write(_csv_bytes([header, *rows]))
 
 
 def check_output(output: Path | None, source: Path | None) -> None:

@@ -165,8 +165,11 @@ class Session:
 
         Raises:
             InputError: a sequence that cannot be scored; nothing was scored.
+            BundleError: the bundle has no head yet.
             SessionClosed, SessionForked, ScoreNotFinite: see errors.py.
         """
+        self._usable()
+        self.bundle.refuse_placeholder()
         return self._run(sequences, "p_nonspecific")
 
     def embed(self, sequences: Sequence[str]) -> npt.NDArray[np.float32]:

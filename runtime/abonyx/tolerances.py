@@ -51,6 +51,9 @@ GOLDEN_MIN_SD_P = 0.05
 # the rest is for other processors' order of summing.
 HEAD_P = 4e-6
 
+# A metric of a bootstrap resample against scikit-learn's on the same rows: the same float64 sums in another order.
+RESAMPLED_METRIC = 1e-12
+
 # Resident memory after five open-score-close cycles against that after the first close.
 MEMORY_RATIO = 1.10
 MEMORY_BYTES = 30 * 2**20

@@ -49,14 +49,18 @@ def spread_head(tmp_path: Path) -> HeadMaker:
     """An .npz head whose p spreads over the golden set of a checkpoint (sd of the logit 0.4, median 0)."""
 
     def make(directory: Path, pooled_layers: tuple[str, ...] = ("last",), name: str = "head.npz") -> Path:
-        loaded = load_checkpoint(str(directory), pooled_layers=pooled_layers)
-        sequences, _ = golden_sequences(None, loaded.config.max_residues)
-        embedding = reference_embeddings(loaded, Alphabet(loaded.alphabet).encode(sequences)).astype(np.float64)
-        coef = np.random.default_rng(3).standard_normal(embedding.shape[1])
-        coef *= 0.4 / (embedding @ coef).std()
-        intercept = -np.median(embedding @ coef)
-        path = tmp_path / name
-        np.savez(path, coef=coef[None], intercept=np.array([intercept]), classes=np.array([0.0, 1.0]))
-        return path
+        return write_spread_head(directory, tmp_path / name, pooled_layers)
 
     return make
+
+
+def write_spread_head(directory: Path, path: Path, pooled_layers: tuple[str, ...] = ("last",)) -> Path:
+    """See spread_head."""
+    loaded = load_checkpoint(str(directory), pooled_layers=pooled_layers)
+    sequences, _ = golden_sequences(None, loaded.config.max_residues)
+    embedding = reference_embeddings(loaded, Alphabet(loaded.alphabet).encode(sequences)).astype(np.float64)
+    coef = np.random.default_rng(3).standard_normal(embedding.shape[1])
+    coef *= 0.4 / (embedding @ coef).std()
+    intercept = -np.median(embedding @ coef)
+    np.savez(path, coef=coef[None], intercept=np.array([intercept]), classes=np.array([0.0, 1.0]))
+    return path

@@ -224,6 +224,9 @@ def test_an_encoder_mismatch_is_an_error_unless_allowed(
     assert manifest.head.thresholds == {"elisa": 0.5, "psr": 0.5495}
     assert (manifest.head.pooling, manifest.head.pooling_batch_size) == ("upstream-batch", 8)
     export_bundle(dataclasses.replace(asked, output=tmp_path / "bundle2", allow_encoder_mismatch=True))
+    mismatched = open_bundle(tmp_path / "bundle2")
+    assert mismatched.manifest.notice == ""  # a fit replaces the head, and with it what there is to say of it
+    assert "another encoder's (facebook/esm1v_t33_650M_UR90S_1): scores mean nothing" in mismatched.label()
 
 
 def test_bad_requests(checkpoint: CheckpointMaker, spread_head: HeadMaker, tmp_path: Path) -> None:
@@ -304,7 +307,7 @@ def test_interrupt_leaves_nothing_behind(
 
     directory = checkpoint("esm1v")
     head = spread_head(directory)
-    monkeypatch.setattr(export, "_check_variants", interrupt)
+    monkeypatch.setattr(export, "check_variants", interrupt)
     with pytest.raises(KeyboardInterrupt):
         export_bundle(request(directory, head, tmp_path / "bundle"))
     assert leftovers(tmp_path) == []

@@ -90,6 +90,24 @@ def _old_pipeline(path: Path, **state: object) -> Path:
     return path
 
 
+class LogisticRegressionStrategy:
+    """Stands for what the old pipeline's newer BinaryClassifier holds."""
+
+
+def test_the_newer_classifier_wraps_its_estimator(tmp_path: Path, data: Data) -> None:
+    model, strategy = _fitted(data), LogisticRegressionStrategy()
+    strategy.__dict__.update(classifier=model, C=1.0)
+    state = {"is_fitted": True, "classifier": strategy, "model_name": "some/esm", "batch_size": 8}
+    path = _old_pipeline(tmp_path / "head.pkl", **state)
+    module = b"cantibody_training_esm.core.classifier\nLogisticRegressionStrategy"
+    path.write_bytes(
+        path.read_bytes().replace(module, module.replace(b"classifier", b"strategies.logistic_regression"))
+    )
+    head = read_head(path)
+    np.testing.assert_array_equal(head.coef, model.coef_[0])
+    assert (head.encoder, head.pooling_batch_size) == ("some/esm", 8)
+
+
 def test_logistic_regression(tmp_path: Path, data: Data) -> None:
     model = _fitted(data)
     path = _dumped(tmp_path / "head.pkl", model)
@@ -297,7 +315,8 @@ def test_npz_with_config(tmp_path: Path, name: str) -> None:
     config.write_text(json.dumps({"sklearn_version": "1.7.2", "model_type": "LogisticRegression", "batch_size": 4}))
     head = read_head(path)
     assert (head.sklearn_version, head.encoder, head.pooling, head.thresholds) == ("1.7.2", None, None, {})
-    config.write_text(json.dumps({"esm_model": "some/esm", "esm_revision": "main", "batch_size": 4}))
+    newer = {"model_type": "logistic_regression", "esm_model": "some/esm", "esm_revision": "main", "batch_size": 4}
+    config.write_text(json.dumps(newer))
     head = read_head(path)
     assert (head.encoder, head.encoder_revision) == ("some/esm", "main")
     assert (head.pooling, head.pooling_batch_size) == ("upstream-batch", 4)

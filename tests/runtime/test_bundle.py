@@ -28,11 +28,35 @@ def edit(directory: Path, **changes: Any) -> None:
 def test_mini_is_found_small_and_says_what_it_is() -> None:
     assert locate_mini() == MINI
     bundle = open_bundle(None)
-    assert "UNTRAINED" in bundle.label()
-    assert sum(entry.size_bytes for entry in bundle.manifest.files.values()) < 16 * 2**20
+    assert "not ESM-1v" in bundle.label()
+    assert bundle.manifest.max_residues == 148  # the longest sequence trained on
+    assert bundle.manifest.head.thresholds == {}
+    assert sum(entry.size_bytes for entry in bundle.manifest.files.values()) < 16e6
     on_disk = {path.relative_to(MINI).as_posix() for path in MINI.rglob("*") if path.is_file()}
     assert on_disk - {"README.md"} == {*bundle.manifest.files, "manifest.json"}
     check_files(bundle, list(bundle.manifest.files), use_cache=False)
+
+
+def test_label_says_what_makes_the_scores_mean_nothing(copy: Path) -> None:
+    manifest = json.loads((copy / "manifest.json").read_text())
+    cases: list[tuple[str, str | None, str | None, float, str]] = [
+        ("", None, None, 0.0, ""),
+        ("untrained", None, None, 0.0, ", untrained"),
+        ("", "some/esm", "some/esm", 0.0, ""),
+        ("", "some/esm", None, 0.0, ""),
+        ("", "some/esm", "other/esm", 0.0, ", the head is another encoder's (other/esm): scores mean nothing"),
+        ("", None, None, -1.5, ", benchmark head, intercept moved by -1.5"),
+        (
+            *("a", None, "other/esm", 2.0),
+            ", a; the head is another encoder's (other/esm): scores mean nothing; benchmark head, intercept moved by 2",
+        ),
+    ]
+    for notice, encoder, trained_with, shift, expected in cases:
+        encoders = {"encoder": manifest["encoder"] | {"repo_id": encoder}}
+        head = manifest["head"] | {"encoder": trained_with, "intercept_shift": shift}
+        edit(copy, notice=notice, head=head, **encoders)
+        bundle = open_bundle(copy)
+        assert bundle.label() == f"{bundle.manifest.name} ({bundle.sha256[:12]}){expected}"
 
 
 def test_one_changed_byte_is_found_even_with_its_time_stamp_kept(copy: Path) -> None:

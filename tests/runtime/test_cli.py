@@ -73,7 +73,8 @@ def test_csv_to_csv(run: Any, tmp_path: Path, expected: np.ndarray, sequences: l
         "0 rejected",
         "seq/s",
         "fp16-weights on cpu",
-        "UNTRAINED",
+        "not ESM-1v",
+        "abonyx export --encoder facebook/esm1v",
         "CPUExecutionProvider",
     ):
         assert part in done.err
@@ -176,7 +177,7 @@ BAD_INPUTS = {
     "accent.csv": ("id,sequence\na,EVéQL\n".encode(), ["accent.csv:2", "'é' at position 3"]),
     "latin1.csv": ("id,sequence\na,EVéQL\n".encode("latin-1"), ["latin1.csv:2", "U+DCE9 at position 3"]),
     "nul.csv": (b"id,sequence\na,EV\0QL\n", ["nul.csv:2", "U+0000 at position 3"]),
-    "long.csv": (b"id,sequence\na," + b"A" * 1023 + b"\n", ["long.csv:2", "1023 residues", "at most 1022"]),
+    "long.csv": (b"id,sequence\na," + b"A" * 149 + b"\n", ["long.csv:2", "149 residues", "at most 148"]),
     "headless.fasta": (GOOD.encode(), ["headless.fasta:1", ">"]),
     "ragged.csv": (f"id,sequence\na,{GOOD},surplus\n".encode(), ["ragged.csv:2", "3"]),
     "quote.csv": (f'id,sequence\na,"{GOOD}\n'.encode(), ["quote.csv", "quote"]),

@@ -1,0 +1,161 @@
+"""What every bundle is put through, exported or fitted: built beside its place, run as a user will, then renamed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from abonyx import selftest
+from abonyx.bundle import Golden, file_sha256
+from abonyx.config import RuntimeConfig
+from abonyx.errors import ConfigError
+from abonyx.manifest import Difference, FileEntry, HeadSpec, HeadTraining, Manifest, Variant, write_manifest
+from abonyx.session import open_session
+from abonyx_export import parity
+from abonyx_export.head import Head
+
+DEFAULT_THRESHOLD = 0.5  # scikit-learn's own rule for a binary logistic regression
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """What one variant is compared with.
+
+    Attributes:
+        golden: PyTorch's rows.
+        thresholds: those at which label flips are counted.
+        torch, transformers: the versions that made `golden`.
+        rounding: see manifest.Parity.weight_rounding.
+    """
+
+    golden: Golden
+    thresholds: Sequence[float]
+    torch: str
+    transformers: str
+    rounding: dict[str, Difference] | None = None
+
+
+def check_target(output: Path) -> None:
+    """Refuse, by a ConfigError, a bundle directory that is there already or cannot be made."""
+    if output.exists() or output.is_symlink():
+        raise ConfigError(f"{output}: exists already", "Name a new directory, or remove this one.")
+    parent = output.absolute().parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise ConfigError(f"{output}: its parent directory does not exist or is not writable", "Mend that first.")
+
+
+@contextmanager
+def staged(output: Path) -> Iterator[Path]:
+    """Give a directory beside `output`, renamed onto it when the block ends well and removed when it does not.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    try:
+        staging = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.parent))
+        try:
+            yield staging
+            staging.chmod(0o755)  # mkdtemp gives 0700
+            staging.rename(output)
+        except BaseException:
+            shutil.rmtree(staging)
+            raise
+    except OSError as error:
+        what = f"{output}: cannot be written: {error.strerror or error}"
+        raise ConfigError(what, "Nothing was left behind; free some space or name another place.") from error
+
+
+def head_spec(head: Head, training: HeadTraining | None = None) -> HeadSpec:
+    """The manifest's description of a head."""
+    return HeadSpec(
+        kind="logistic",
+        classes=[float(label) for label in head.classes],
+        source_name=head.source_name,
+        source_sha256=head.source_sha256,
+        encoder=head.encoder,
+        pooling=head.pooling,
+        pooling_batch_size=head.pooling_batch_size,
+        thresholds=head.thresholds,
+        default_threshold=DEFAULT_THRESHOLD,
+        intercept_shift=head.intercept_shift,
+        training=training,
+        placeholder=head.placeholder,
+    )
+
+
+def check_variants(
+    manifest: Manifest, references: Mapping[str, Reference], golden: Golden, staging: Path, report: Report, fix: str
+) -> Manifest:
+    """Run every variant as a user will, through the runtime's own session; nothing is written but the manifest.
+
+    Args:
+        references: variant -> what it is compared with.
+        golden: the rows that golden.npz holds.
+        fix: what to do about a variant over its limit.
+
+    Returns:
+        The manifest with every file and each variant's record, as it was written to `staging`.
+
+    Raises:
+        ParityError: a variant over its limit.
+    """
+    manifest = msgspec.structs.replace(manifest, files=_entries(staging))
+    write_manifest(manifest, staging)  # the session reads it
+    measured = {}
+    for name, variant in manifest.variants.items():
+        report(f"checking {name} against PyTorch")
+        measured[name] = _checked(name, variant, references[name], golden, staging, fix)
+        record = measured[name].parity
+        assert record is not None
+        report(
+            f"  {name}: max |dp| {record.p.max:.2g}, |dlogit| {record.logit.max:.2g}, cosine {record.min_cosine:.8f}"
+        )
+    manifest = msgspec.structs.replace(manifest, variants=measured)
+    write_manifest(manifest, staging)
+    return manifest
+
+
+def _entries(staging: Path) -> dict[str, FileEntry]:
+    paths = [path for path in sorted(staging.rglob("*")) if path.is_file()]
+    return {
+        path.relative_to(staging).as_posix(): FileEntry(sha256=file_sha256(path), size_bytes=path.stat().st_size)
+        for path in paths
+    }
+
+
+def _checked(name: str, variant: Variant, reference: Reference, golden: Golden, staging: Path, fix: str) -> Variant:
+    """One variant with its record."""
+    with open_session(RuntimeConfig(bundle=str(staging), variant=name), self_test="off") as session:
+
+        def run(tokens: parity.Tokens) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+            embedding, p = session.run_batch(tokens)
+            return embedding, p
+
+        rows = reference.golden
+        embedding, logit, p = selftest.run_golden(rows, np.arange(len(rows.lengths)), run, session.token_budget)
+        provider = session.config.provider
+        parity.enforce(parity.differences(rows, embedding, logit, p), variant.limits, name, provider, fix)
+        selftest.check_quick(golden, run, variant.limits, f"variant {name} on {provider}")
+    record = parity.measure(
+        rows,
+        embedding,
+        logit,
+        p,
+        reference.thresholds,
+        reference.rounding,
+        provider=provider,
+        torch=reference.torch,
+        transformers=reference.transformers,
+    )
+    return msgspec.structs.replace(variant, parity=record)

@@ -1,0 +1,92 @@
+"""Percentile intervals of every metric, from one set of resampled rows.
+
+Resampling only changes how often each row counts. With the rows sorted by p once, every metric of a resample is a sum
+over those counts: 2,000 resamples of 141,021 rows cost seconds to minutes, where as many calls of scikit-learn's
+ranking metrics would each sort again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+PERCENTILES = (2.5, 97.5)
+# Cells of (resample, row) held at a time: small enough to stay in a processor's cache.
+_BLOCK_CELLS = 1 << 18
+
+
+def resampled_metrics(y: Ints, p: npt.NDArray[np.float32], called: int, resamples: int, seed: int) -> dict[str, Floats]:
+    """Every metric on every resample of rows, with replacement; NaN where a resample leaves it undefined.
+
+    Args:
+        y: (n,) labels 0/1, rows sorted by falling p.
+        p: (n,) probabilities, falling.
+        called: how many rows are called non-specific: the first ones.
+        resamples: how many.
+        seed: of the generator.
+    """
+    ends = np.flatnonzero(np.append(p[1:] != p[:-1], True))  # last row of each run of equal p
+    error = (p.astype(np.float64) - y) ** 2
+    blocks: list[dict[str, Floats]] = []
+    # Quotients without a denominator come out as the NaN that they are meant to be.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for weights in _weights(len(y), resamples, seed):
+            below, positives = np.cumsum(weights, axis=1), np.cumsum(weights * y, axis=1)
+            found = _confusion_metrics(below, positives, called)
+            found |= _ranking_metrics(positives[:, ends], below[:, ends] - positives[:, ends])
+            found["brier"] = weights @ error / len(y)
+            blocks.append(found)
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+
+def interval(values: Floats) -> tuple[float, float, int]:
+    """The percentiles of those resamples that define the metric (NaN if none does), and how many do not."""
+    defined = values[~np.isnan(values)]
+    if not defined.size:
+        return float("nan"), float("nan"), len(values)
+    low, high = np.percentile(defined, PERCENTILES)
+    return float(low), float(high), len(values) - len(defined)
+
+
+def _weights(n: int, resamples: int, seed: int) -> Iterator[Ints]:
+    """How often each of n rows is drawn, by blocks of resamples."""
+    generator = np.random.default_rng(seed)
+    size = max(1, _BLOCK_CELLS // n)
+    for start in range(0, resamples, size):
+        rows = min(size, resamples - start)
+        drawn = generator.integers(0, n, size=(rows, n)) + n * np.arange(rows)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n)
+
+
+def _confusion_metrics(below: Ints, positives: Ints, called: int) -> dict[str, Floats]:
+    """Metrics of the calls, from the cumulated counts of rows and of positives in order of falling p."""
+    zero = np.zeros(len(below), np.int64)
+    tp = (positives[:, called - 1] if called else zero).astype(np.float64)
+    fp = (below[:, called - 1] if called else zero) - tp
+    fn = positives[:, -1] - tp
+    tn = below[:, -1] - tp - fp - fn
+    margins = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
+    return {
+        "accuracy": (tp + tn) / below[:, -1],
+        "precision": tp / (tp + fp),
+        "recall": tp / (tp + fn),
+        "f1": 2 * tp / (2 * tp + fp + fn),
+        "mcc": (tp * tn - fp * fn) / np.sqrt(margins),
+    }
+
+
+def _ranking_metrics(tp: Ints, fp: Ints) -> dict[str, Floats]:
+    """ROC AUC and average precision, from the counts above each distinct p; rows of equal p are one step."""
+    new_tp, new_fp = np.diff(tp, prepend=0), np.diff(fp, prepend=0)
+    total_tp, total_fp = tp[:, -1].astype(np.float64), fp[:, -1].astype(np.float64)
+    # Trapezoids under the ROC curve; a positive and a negative of equal p count as half in order.
+    area = (new_fp * (tp - new_tp / 2)).sum(axis=1) / (total_tp * total_fp)
+    # Steps at which no row was drawn add nothing; their precision may be 0 / 0.
+    precision = tp / np.maximum(tp + fp, 1)
+    average = (new_tp * precision).sum(axis=1) / total_tp
+    return {"roc_auc": area, "pr_auc": np.where(total_fp > 0, average, np.nan)}

@@ -1,0 +1,213 @@
+"""From labelled files to a directory of metrics, predictions, pictures and a report, or nothing at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from abonyx.bundle import file_sha256
+from abonyx.errors import ConfigError, InputError
+from abonyx.evaluate.metrics import Measured, measure
+from abonyx.evaluate.pictures import Subject, draw
+from abonyx.evaluate.record import Bootstrap, Record
+from abonyx.evaluate.report import report
+from abonyx.options import Run
+from abonyx.pipeline import Input, choose_threshold, pooling_notes, printable, run_windows
+from abonyx.progress import progress
+from abonyx.results import write_rejected, write_table
+
+PREDICTION_COLUMNS = ("id", "sequence", "y_true", "y_pred", "p_nonspecific")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command was asked, run_options apart.
+
+    Attributes:
+        output: directory to make.
+        bootstrap, seed: resamples of the intervals, and their generator's seed.
+    """
+
+    sources: tuple[Path, ...]
+    output: Path
+    label_column: str
+    assay: str | None
+    threshold: float | None
+    bootstrap: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class _Set:
+    """One input, read; `p` is filled while scoring."""
+
+    name: str
+    stem: str
+    sha256: str
+    checked: Input
+    p: npt.NDArray[np.float32]
+
+    def write(self, start: int, stop: int, p: npt.NDArray[np.float32]) -> None:
+        self.p[start:stop] = p
+
+
+def check_request(request: Request) -> None:
+    """Refuse what can be refused before anything is read.
+
+    Raises:
+        ConfigError: an output that cannot be made, or two inputs whose files would be in one place.
+    """
+    output = request.output
+    if Path("-") in request.sources:
+        raise ConfigError(
+            "evaluate -: standard input cannot be evaluated", "Give a file: its name and hash are recorded."
+        )
+    if os.path.lexists(output):
+        raise ConfigError(f"output {output}: exists already", "Name a new directory, or remove this one.")
+    parent = output.absolute().parent
+    # os.path's: Path's own raise where a parent is not searchable.
+    if not os.path.isdir(parent) or not os.access(parent, os.W_OK | os.X_OK):  # noqa: PTH112
+        what = f"output {output}: directory {parent} does not exist or is not writable"
+        raise ConfigError(what, "Create it, or name an output elsewhere.")
+    seen: dict[str, Path] = {}
+    for source in request.sources:
+        key = _stem(source).casefold()  # some file systems hold only one of A and a
+        if key in seen:
+            what = f"{seen[key]} and {source}: both would be written to {output / _stem(source)}"
+            raise ConfigError(what, "Rename one of them, or evaluate it in a call of its own.")
+        seen[key] = source
+
+
+def evaluate_files(request: Request, run: Run) -> list[str]:
+    """Read every input, open the model once, score, measure, and write the directory.
+
+    Returns:
+        The lines that the command line prints.
+
+    Raises:
+        ConfigError: see check_request and choose_threshold; or the directory cannot be written.
+        InputError: an input that cannot be read or has no label.
+    """
+    limit = choose_threshold(run.bundle, request.assay, request.threshold)
+    sets = [_read(source, request, run) for source in request.sources]
+    with progress(sum(len(each.p) for each in sets)) as on_batch:
+        jobs = [(each.checked, each.write) for each in sets]
+        summary = run_windows(run.bundle, jobs, run.config, "p_nonspecific", on_batch)
+    lines = summary.lines()
+    with _staged(request.output) as staging:
+        for each in sets:
+            directory = staging / each.stem if len(sets) > 1 else staging
+            directory.mkdir(exist_ok=True)
+            lines.append(_write(each, directory, limit, request, run))
+    used = f"threshold {limit:g}" + (f" ({request.assay})" if request.assay else "")
+    return [*lines, f"wrote {request.output}; {used}"]
+
+
+def _read(source: Path, request: Request, run: Run) -> _Set:
+    regular = os.path.isfile(source) or os.path.isdir(source)  # noqa: PTH112, PTH113
+    if os.path.exists(source) and not regular:  # noqa: PTH110 (what is missing, or a directory, the reader reports)
+        what = f"{source}: is a device or a pipe, which cannot be read twice"
+        raise InputError(what, "Give a file: its sha256 is recorded beside the metrics.")
+    checked = run.read(source, request.label_column)
+    if all(label is None for label in checked.labels):
+        what = f"{source}: none of {len(checked.labels)} rows has a label in column {request.label_column!r}"
+        raise InputError(what, "Name the column of labels 0 and 1 with --label-column, or use `abonyx score`.")
+    name = source.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")  # as JSON can hold it
+    return _Set(name, _stem(source), file_sha256(source), checked, np.empty(len(checked.ids), np.float32))
+
+
+def _stem(source: Path) -> str:
+    """The file's name without .gz and the format's suffix."""
+    name = Path(source.name)
+    stem = Path(name.stem).stem if name.suffix.lower() == ".gz" else name.stem
+    return stem if stem.strip(".") else source.name
+
+
+@contextmanager
+def _staged(output: Path) -> Iterator[Path]:
+    """Give a directory that becomes `output` when the block ends well, and is removed when it does not."""
+    try:
+        staging = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.absolute().parent))
+        try:
+            yield staging
+            staging.chmod(0o755)  # mkdtemp gives 0700
+            staging.rename(output)
+        except BaseException:
+            shutil.rmtree(staging)
+            raise
+    except OSError as error:
+        what = f"output {output}: cannot be written: {error.strerror or error}"
+        raise ConfigError(what, "Free space or name an output elsewhere, then run again.") from error
+
+
+def _write(each: _Set, directory: Path, limit: float, request: Request, run: Run) -> str:
+    """Write one input's files, and return its line of the summary."""
+    checked = each.checked
+    labelled = np.array([label is not None for label in checked.labels])
+    y = np.array([label for label in checked.labels if label is not None], np.int64)
+    measured = measure(y, each.p[labelled], limit, request.bootstrap, request.seed)
+    record = _record(each, y, limit, request, run, measured)
+    (directory / "metrics.json").write_bytes(record.encode())
+    _write_predictions(directory / "predictions.csv", each, limit)
+    if run.skip:
+        write_rejected(directory / "rejected.csv", checked.rejected)
+    pictures = []
+    for name, text, png, svg in draw(Subject(each.stem, y, each.p[labelled], limit, measured)):
+        (directory / f"{name}.png").write_bytes(png)
+        (directory / f"{name}.svg").write_bytes(svg)
+        pictures.append((text, svg))
+    page = report(each.name, record.facts(), measured.metrics, record.notes, pictures)
+    (directory / "report.html").write_bytes(page.encode("utf-8", "backslashreplace"))
+    return record.line(printable(each.stem))
+
+
+def _record(
+    each: _Set, y: npt.NDArray[np.int64], limit: float, request: Request, run: Run, measured: Measured
+) -> Record:
+    batch = f" (batch {run.config.batch_size})" if run.config.batch_size else ""
+    return Record(
+        input=each.name,
+        input_sha256=each.sha256,
+        n=len(y),
+        n_positive=int(y.sum()),
+        n_negative=int(len(y) - y.sum()),
+        n_unlabelled=len(each.p) - len(y),
+        n_rejected=len(each.checked.rejected),
+        threshold=limit,
+        assay=request.assay,
+        metrics=measured.metrics,
+        confusion_matrix=measured.confusion,
+        bootstrap=Bootstrap(resamples=request.bootstrap, seed=request.seed),
+        pooling=f"{run.config.pooling}{batch}",
+        notes=[*_notes(each, len(y), run), *measured.notes],
+        **run.metadata(),
+    )
+
+
+def _notes(each: _Set, labelled: int, run: Run) -> list[str]:
+    """What a reader of the metrics must know of the rows and the bundle."""
+    rows, rejected = len(each.p), len(each.checked.rejected)
+    notes = [run.bundle.manifest.notice] if run.bundle.manifest.notice else []
+    notes += pooling_notes(run.bundle, run.config)
+    if labelled < rows:
+        notes.append(f"{rows - labelled} of {rows} rows have no label: scored, and left out of the metrics")
+    if rejected:
+        notes.append(f"{rejected} of {rows + rejected} records were rejected and not scored: see rejected.csv")
+    return notes
+
+
+def _write_predictions(path: Path, each: _Set, limit: float) -> None:
+    checked = each.checked
+    truth = ["" if label is None else label for label in checked.labels]
+    called = (each.p > np.float32(limit)).astype(np.int8).tolist()  # as score calls: both float32, strictly greater
+    # str of a numpy float32 is the shortest decimal that reads back as it, and what score writes.
+    rows = zip(checked.ids, checked.sequences, truth, called, map(str, each.p), strict=True)
+    write_table(path, PREDICTION_COLUMNS, rows)

@@ -1,0 +1,225 @@
+"""The pictures of one labelled set, by matplotlib: readable at 600 pixels, and without telling colours apart."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from sklearn.metrics import precision_recall_curve, roc_curve
+
+from abonyx.evaluate.metrics import Measured
+
+# Of Okabe and Ito's palette, which every kind of colour vision tells apart; line styles and hatches say it again.
+BLUE, VERMILLION, GREY = "#0072B2", "#D55E00", "#595959"
+CLASSES = ("specific (0)", "non-specific (1)")
+# Over matplotlib's own defaults, so that a user's matplotlibrc changes nothing. The salt fixes the SVG's ids.
+_STYLE = {
+    "font.size": 11,
+    "axes.titlesize": 11,
+    "legend.fontsize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "hatch.linewidth": 0.6,
+    "svg.hashsalt": "abonyx",
+}
+_SIZE_INCHES, _DPI = (6.0, 4.8), 150
+_NAME_LENGTH = 36
+_MOST_BINS = 40
+# The bundled font draws the letters before this one; others would be empty boxes and a warning each.
+_FIRST_UNDRAWN = "\u0250"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is drawn.
+
+    Attributes:
+        name: of the input.
+        y, p: labels 0/1 and probabilities of the labelled rows.
+    """
+
+    name: str
+    y: npt.NDArray[np.int64]
+    p: npt.NDArray[np.float32]
+    threshold: float
+    measured: Measured
+
+    @property
+    def title(self) -> str:
+        """The input's name, as far as the font and the width go, and its rows."""
+        drawn = "".join(char if char.isprintable() and char < _FIRST_UNDRAWN else "?" for char in self.name)
+        short = drawn if len(drawn) <= _NAME_LENGTH else f"{drawn[: _NAME_LENGTH - 3]}..."
+        return f"{short}, n = {len(self.y):,}"
+
+    @property
+    def ranked(self) -> bool:
+        """Whether both classes are there, without which there is no curve."""
+        return self.measured.metrics["roc_auc"].value is not None
+
+
+def draw(subject: Subject) -> Iterator[tuple[str, str, bytes, bytes]]:
+    """Give the name, alternative text, PNG and SVG of each picture that the rows allow."""
+    for name, (describe, paint, needs_both) in _PICTURES.items():
+        if needs_both and not subject.ranked:
+            continue
+        with _style():
+            figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
+            axes = figure.add_subplot()
+            paint(axes, subject)
+            png, svg = io.BytesIO(), io.BytesIO()
+            figure.savefig(png, format="png", dpi=_DPI, metadata={"Software": None})
+            figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+        yield name, describe(subject), png.getvalue(), svg.getvalue()
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(_STYLE)
+        yield
+
+
+def _set_title(axes: Axes, what: str, subject: Subject) -> None:
+    axes.set_title(f"{what}\n{subject.title}", parse_math=False)  # a $ in a file's name is no formula
+
+
+def _paint_confusion(axes: Axes, subject: Subject) -> None:
+    counts = np.array(subject.measured.confusion)
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = counts / np.maximum(totals, 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.axhline(0.5, color="white", linewidth=3)  # cells of one shade stay cells
+    axes.axvline(0.5, color="white", linewidth=3)
+    for (row, column), count in np.ndenumerate(counts):
+        share = f"{shares[row, column]:.1%} of the row" if totals[row, 0] else "no such label"
+        dark = shares[row, column] > 0.7  # where white on the map's blue has more contrast than black
+        axes.text(
+            column,
+            row,
+            f"{count:,}\n{share}",
+            ha="center",
+            va="center",
+            color="white" if dark else "black",
+            fontsize=13,
+        )
+    axes.set_xticks([0, 1], CLASSES)
+    axes.set_yticks([0, 1], CLASSES, rotation=90, va="center")
+    axes.set_xlabel("called")
+    axes.set_ylabel("labelled")
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    _set_title(axes, f"Confusion matrix at p > {subject.threshold:g}", subject)
+
+
+def _paint_roc(axes: Axes, subject: Subject) -> None:
+    false, true, _ = roc_curve(subject.y, subject.p)
+    (tn, fp), (fn, tp) = subject.measured.confusion
+    axes.plot(false, true, color=BLUE, linewidth=2, label=f"AUC {subject.measured.metrics['roc_auc'].text()}")
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="chance")
+    _mark(axes, fp / (fp + tn), tp / (tp + fn), subject.threshold)
+    _unit_square(axes, "false positive rate (1 - specificity)", "true positive rate (recall)")
+    _set_title(axes, "ROC curve", subject)
+
+
+def _paint_precision_recall(axes: Axes, subject: Subject) -> None:
+    precision, recall, _ = precision_recall_curve(subject.y, subject.p, drop_intermediate=True)
+    (_, fp), (fn, tp) = subject.measured.confusion
+    label = f"AUC {subject.measured.metrics['pr_auc'].text()}"
+    # The area is a sum of steps: each precision holds back to the recall before it. scikit-learn's point of precision 1
+    # at recall 0 is none of them, nor are the negatives above the first positive: the first step runs to the axis.
+    start = int(np.flatnonzero(recall)[-1])
+    precision, recall = np.append(precision[: start + 1], precision[start]), np.append(recall[: start + 1], 0)
+    axes.plot(recall, precision, drawstyle="steps-post", color=BLUE, linewidth=2, label=label)
+    share = float(subject.y.mean())
+    axes.axhline(share, color=GREY, linestyle="--", linewidth=1, label=f"chance ({share:.3f})")
+    if tp + fp:
+        _mark(axes, tp / (tp + fn), tp / (tp + fp), subject.threshold)
+    _unit_square(axes, "recall", "precision")
+    _set_title(axes, "Precision-recall curve", subject)
+
+
+def _mark(axes: Axes, x: float, y: float, threshold: float) -> None:
+    label = f"p > {threshold:g}"
+    axes.plot(
+        [x],
+        [y],
+        "D",
+        color=VERMILLION,
+        markeredgecolor="black",
+        markersize=8,
+        linestyle="",
+        label=label,
+        clip_on=False,
+        zorder=5,
+    )
+
+
+def _unit_square(axes: Axes, across: str, up: str) -> None:
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel=across, ylabel=up)
+    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    # Below the axes: there is no corner that no curve passes.
+    axes.figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9, columnspacing=1.2)
+
+
+def _paint_scores(axes: Axes, subject: Subject) -> None:
+    bins = np.linspace(0, 1, int(np.clip(2 * np.sqrt(len(subject.y)), 10, _MOST_BINS)) + 1).tolist()
+    looks = ((BLUE, "-", "///"), (VERMILLION, "--", "\\\\\\"))
+    for value, (colour, line, hatch) in enumerate(looks):
+        scores = subject.p[subject.y == value]
+        if not len(scores):
+            continue
+        axes.hist(
+            scores,
+            bins,
+            weights=np.full(len(scores), 1 / len(scores)),
+            histtype="stepfilled",
+            facecolor=(colour, 0.15),
+            edgecolor=colour,
+            linestyle=line,
+            linewidth=2,
+            hatch=hatch,
+            label=f"{CLASSES[value]}, n = {len(scores):,}",
+        )
+    axes.axvline(subject.threshold, color="black", linestyle=":", linewidth=2, label=f"threshold {subject.threshold:g}")
+    axes.set(xlim=(-0.02, 1.02), xlabel="p_nonspecific", ylabel="share of the class")
+    axes.figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9, columnspacing=1.2)
+    _set_title(axes, "Scores by label", subject)
+
+
+def _describe_confusion(subject: Subject) -> str:
+    (tn, fp), (fn, tp) = subject.measured.confusion
+    return f"Confusion matrix: {tn} true negatives, {fp} false positives, {fn} false negatives, {tp} true positives."
+
+
+def _describe_roc(subject: Subject) -> str:
+    return f"ROC curve, area {subject.measured.metrics['roc_auc'].text()}."
+
+
+def _describe_precision_recall(subject: Subject) -> str:
+    return f"Precision-recall curve, area {subject.measured.metrics['pr_auc'].text()}."
+
+
+def _describe_scores(subject: Subject) -> str:
+    medians = [
+        f"{CLASSES[value]} has median {np.median(subject.p[subject.y == value]):.3f}"
+        for value in (0, 1)
+        if (subject.y == value).any()
+    ]
+    return f"Histogram of p_nonspecific by label: {', '.join(medians)}; the threshold is {subject.threshold:g}."
+
+
+_PICTURES: dict[str, tuple[Callable[[Subject], str], Callable[[Axes, Subject], None], bool]] = {
+    "confusion_matrix": (_describe_confusion, _paint_confusion, False),
+    "roc": (_describe_roc, _paint_roc, True),
+    "precision_recall": (_describe_precision_recall, _paint_precision_recall, True),
+    "score_distribution": (_describe_scores, _paint_scores, False),
+}
