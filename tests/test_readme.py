@@ -29,10 +29,13 @@ COMMANDS = [line for block in blocks("sh") for line in block.splitlines()]
 
 
 def clone(directory: Path) -> Path:
-    """What the commands need of a clone: its examples, configs and artifacts."""
+    """What the commands need of a clone: its examples, configs and artifacts; and the user's own labelled file."""
     for name in ("examples", "configs"):
         shutil.copytree(REPOSITORY / name, directory / name)
     (directory / "artifacts").mkdir()
+    header, *rows = (REPOSITORY / "examples" / "therapeutic_vh.csv").read_text(encoding="utf-8").splitlines()
+    labelled = [f"{header},label", *(f"{row},{index % 2}" for index, row in enumerate(rows))]
+    (directory / "labelled.csv").write_text("\n".join(labelled) + "\n", encoding="utf-8")
     return directory
 
 
@@ -60,6 +63,8 @@ def test_is_short_and_its_links_lead_somewhere() -> None:
 def test_commands(line: str, tmp_path: Path) -> None:
     if "parquet" in line:
         pytest.importorskip("pyarrow")
+    for module in {"evaluate": ("sklearn", "matplotlib"), "fit": ("skl2onnx",)}.get(line.split()[1], ()):
+        pytest.importorskip(module)
     done = shell(line, clone(tmp_path))
     assert done.returncode == 0, done.stderr
     for output in re.findall(r"-o ([\w.]+)", line):

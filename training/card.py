@@ -134,6 +134,48 @@ def of_mini(inputs: dict[str, Input], tests: dict[str, np.ndarray]) -> dict[str,
     }
 
 
+def table(record: dict[str, Any]) -> str:
+    """The card's table, in Markdown; a test holds artifacts/mini/README.md to it."""
+    seeds, untrained, archived = record["trained"], record["untrained"], record["esm1v_archived"]
+    (candidate,) = record["mini"]["training"]["candidates"]
+    validated = {
+        "composition": record["composition"]["cross_validation"],
+        "untrained": untrained["cross_validation_by_seed"][untrained["median_seed"]],
+        "mini": {"accuracy": candidate["accuracy_mean"], "roc_auc": candidate["roc_auc_mean"]},
+        # the old pipeline's documents: 67.5 % and 0.741
+        "ESM-1v": {"accuracy": 0.675, "roc_auc": 0.741},
+    }
+    first = [f"{row['accuracy']:.3f} / {row['roc_auc']:.3f}" for row in validated.values()]
+    lines = ["| set | composition | untrained | **mini** | ESM-1v, published |", "| --- | --- | --- | --- | --- |"]
+    lines.append(" | ".join(["| Boughter 914, 10-fold x 5", *first]) + " |")
+    names = {
+        "jain": ("Jain 86, present set", None),
+        "jain_2025_11_06": ("Jain 86, set of 2025-11-06", "jain_2025_11_06"),
+        "shehata": ("Shehata 398", "shehata"),
+        "harvey": ("Harvey 1,000 (ESM-1v: 141,021)", "harvey_141021"),
+    }
+    for key, (title, published) in names.items():
+        found = [record["composition"]["tests"], untrained["tests_of_median"], record["mini"]["tests"]]
+        cells = [_cell(figures.get(key)) for figures in found]
+        # the present Jain set's accuracy is from the old pipeline's documents, without an AUC
+        cells.append(_cell(archived[published]) if published else "0.663 / not published")
+        lines.append(" | ".join([f"| {title}", *cells]) + " |")
+    areas = sorted(row["roc_auc"] for row in seeds["cross_validation_by_seed"].values())
+    spread = ", ".join(f"{area:.3f}" for area in areas)
+    ranges = ", ".join(
+        f"{name} {min(values.values()):.3f} to {max(values.values()):.3f}"
+        for name, values in seeds["test_roc_auc_of_seeds"].items()
+    )
+    return "\n".join([*lines, "", f"ROC AUC of the five seeds: cross-validated {spread}; {ranges}."]) + "\n"
+
+
+def _cell(figures: dict[str, list[float]] | None) -> str:
+    if figures is None:
+        return "not run"
+    area, low, high = figures["roc_auc"]
+    return f"{figures['accuracy'][0]:.3f} / {area:.3f} [{low:.2f}, {high:.2f}]"
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -162,7 +204,7 @@ def main() -> None:
         "esm1v_archived": of_esm1v(arguments.data / "upstream_predictions" / "esm1v"),
     }
     arguments.record.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(record, indent=1))
+    print(table(record))
 
 
 if __name__ == "__main__":
