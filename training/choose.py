@@ -111,8 +111,8 @@ def train(recipe: Recipe, corpus: list[str], seed: int, arguments: argparse.Name
     tables = {
         Path(spec.partition(":")[0]).stem: read_table(spec)[0] for spec in [arguments.boughter, *arguments.tables]
     }
-    arrays = {table: pooled(run.model, sequences, arguments.device) for table, sequences in tables.items()}
-    np.savez(arguments.output / f"{name}.npz", allow_pickle=False, **arrays)
+    arrays: dict[str, Any] = {table: pooled(run.model, sequences, arguments.device) for table, sequences in tables.items()}
+    np.savez(arguments.output / f"{name}.npz", **arrays)
     return dict(record or {})
 
 

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -218,7 +219,7 @@ def _head_file(path: Path | None, head: Head, iterations: int) -> Iterator[None]
         yield
         return
     coef, intercept = head.weights()
-    arrays = {
+    arrays: dict[str, Any] = {
         "coef": coef[None],
         "intercept": np.array([intercept]),
         "classes": np.array(head.classes, np.float64),
@@ -228,7 +229,7 @@ def _head_file(path: Path | None, head: Head, iterations: int) -> Iterator[None]
     try:
         with replacing(Path(os.path.realpath(path))) as temporary:
             with temporary.open("xb") as file:
-                np.savez(file, allow_pickle=False, **arrays)
+                np.savez(file, **arrays)
             yield
     except OSError as error:  # of this file: `staged` has made its own a ConfigError
         what = f"--head-out {path}: cannot be written: {error.strerror or error}"

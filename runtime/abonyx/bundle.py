@@ -7,6 +7,7 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,8 +41,8 @@ class Golden:
 
     def save(self, directory: Path) -> None:
         """Write golden.npz."""
-        arrays = {name: np.asarray(getattr(self, name)) for name in _GOLDEN_ARRAYS}
-        np.savez(directory / GOLDEN_NAME, allow_pickle=False, **arrays)
+        arrays: dict[str, Any] = {name: np.asarray(getattr(self, name)) for name in _GOLDEN_ARRAYS}
+        np.savez(directory / GOLDEN_NAME, **arrays)
 
 
 @dataclass(frozen=True)

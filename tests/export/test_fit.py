@@ -649,3 +649,27 @@ def test_without_the_extra_the_command_says_what_to_install(
     with pytest.raises(ConfigError, match=r"abonyx fit needs a_package_nobody_has") as caught:
         fit(labelled, MINI, tmp_path / "new")
     assert "abonyx[cpu,export]" in caught.value.fix
+
+
+def test_a_bundle_exported_without_a_head_embeds_and_is_fitted(
+    checkpoint: CheckpointMaker, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = tmp_path / "bare"
+    export_bundle(ExportRequest(encoder=str(checkpoint("esm1v")), output=bare, variants=("fp32",)))
+    assert "no head yet" in open_bundle(bare).label()
+    with abonyx.open_session(abonyx.RuntimeConfig(bundle=str(bare))) as session:
+        assert session.embed(["EVQL"]).shape == (1, 32)
+        with pytest.raises(BundleError, match=r"exported without a head(.|\n)*abonyx fit"):
+            session.score(["EVQL"])
+    with pytest.raises(SystemExit) as exit_, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "sys.argv", ["abonyx", "score", str(labelled), "-o", str(tmp_path / "o.csv"), "--bundle", str(bare)]
+        )
+        main()
+    assert exit_.value.code == 4
+    assert "exported without a head" in capsys.readouterr().err
+    assert not (tmp_path / "o.csv").exists()
+    fit(labelled, bare, tmp_path / "fitted")
+    assert "no head yet" not in open_bundle(tmp_path / "fitted").label()
+    with abonyx.open_session(abonyx.RuntimeConfig(bundle=str(tmp_path / "fitted"))) as session:
+        assert np.isfinite(session.score(["EVQLVESGG"])).all()
