@@ -55,7 +55,7 @@ def metrics_of(labels: np.ndarray, p: np.ndarray) -> dict[str, Any]:
     """Accuracy at 0.5 and ROC AUC, with 95 % bootstrap intervals."""
     found = measure(labels, p.astype(np.float32), THRESHOLD, RESAMPLES, SEED).metrics
     named = {name: (found[name].value, found[name].low, found[name].high) for name in ("accuracy", "roc_auc")}
-    return {name: [round(float(value), 4) for value in values if value is not None] for name, values in named.items()}
+    return {name: [float(value) for value in values if value is not None] for name, values in named.items()}
 
 
 def head_scores(features: Features, labels: np.ndarray, setting: tuple[bool, float]) -> dict[str, np.ndarray]:
@@ -172,8 +172,8 @@ def table(record: dict[str, Any]) -> str:
 def _cell(figures: dict[str, list[float]] | None) -> str:
     if figures is None:
         return "not run"
-    area, low, high = figures["roc_auc"]
-    return f"{figures['accuracy'][0]:.3f} / {area:.3f} [{low:.2f}, {high:.2f}]"
+    parts = (figures["accuracy"], figures["roc_auc"])
+    return " / ".join(f"{value:.3f} [{low:.2f}, {high:.2f}]" for value, low, high in parts)
 
 
 def main() -> None:

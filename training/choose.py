@@ -40,13 +40,12 @@ C_SCALED = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 SETTINGS = [(False, C) for C in C_RAW] + [(True, C) for C in C_SCALED]
 
 
-def read_table(spec: str) -> tuple[list[str], list[int]]:
-    """Sequences and labels of PATH or PATH:SEQUENCE_COLUMN."""
-    name, _, column = spec.partition(":")
+def read_column(spec: str, column: str = "sequence") -> list[str]:
+    """A column of PATH, or of PATH:COLUMN."""
+    name, _, given = spec.partition(":")
     path = Path(name)
     with gzip.open(path, "rt") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
-    return [row[column or "sequence"] for row in rows], [int(float(row["label"])) for row in rows]
+        return [row[given or column] for row in csv.DictReader(line for line in file if not line.startswith("#"))]
 
 
 def changed(recipe: Recipe, change: str) -> Recipe:
@@ -77,9 +76,9 @@ def validate(features: np.ndarray, labels: np.ndarray, scaled: bool, inverse_str
     return {
         "scaled": scaled,
         "C": inverse_strength,
-        "accuracy": round(found.accuracy_mean, 4),
-        "roc_auc": round(found.roc_auc_mean, 4),
-        "roc_auc_sd_folds": round(found.roc_auc_sd, 4),
+        "accuracy": found.accuracy_mean,
+        "roc_auc": found.roc_auc_mean,
+        "roc_auc_sd_folds": found.roc_auc_sd,
     }
 
 
@@ -108,10 +107,10 @@ def train(recipe: Recipe, corpus: list[str], seed: int, arguments: argparse.Name
     with torch.no_grad():
         for parameter in run.model.parameters():
             parameter.copy_(parameter.half())
-    tables = {
-        Path(spec.partition(":")[0]).stem: read_table(spec)[0] for spec in [arguments.boughter, *arguments.tables]
+    tables = {Path(spec.partition(":")[0]).stem: read_column(spec) for spec in [arguments.boughter, *arguments.tables]}
+    arrays: dict[str, Any] = {
+        table: pooled(run.model, sequences, arguments.device) for table, sequences in tables.items()
     }
-    arrays: dict[str, Any] = {table: pooled(run.model, sequences, arguments.device) for table, sequences in tables.items()}
     np.savez(arguments.output / f"{name}.npz", **arrays)
     return dict(record or {})
 
@@ -127,8 +126,8 @@ def summarise(rows: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
             "recipe": recipe,
             "scaled": scaled,
             "C": inverse_strength,
-            "roc_auc": round(float(np.mean(values)), 4),
-            "se": round(float(np.std(values, ddof=1)) / math.sqrt(len(values)), 4) if len(values) > 1 else None,
+            "roc_auc": float(np.mean(values)),
+            "se": float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else None,
         }
         for (recipe, scaled, inverse_strength), values in groups.items()
     ]
@@ -150,8 +149,8 @@ def main() -> None:
     arguments = parser.parse_args()
     started = time.monotonic()
     arguments.output.mkdir(parents=True, exist_ok=True)
-    corpus, (_, label_list) = read_corpus(arguments.corpus), read_table(arguments.boughter)
-    labels = np.array(label_list)
+    corpus = read_corpus(arguments.corpus)
+    labels = np.array([int(float(label)) for label in read_column(arguments.boughter, "label")])
     rows: dict[str, dict[str, Any]] = {}
     for seed in map(int, arguments.seeds.split(",")):
         for change in arguments.changes or ["base"]:

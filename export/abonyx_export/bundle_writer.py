@@ -18,7 +18,16 @@ from abonyx import selftest
 from abonyx.bundle import Golden, file_sha256
 from abonyx.config import RuntimeConfig
 from abonyx.errors import ConfigError
-from abonyx.manifest import Difference, FileEntry, HeadSpec, HeadTraining, Manifest, Variant, write_manifest
+from abonyx.manifest import (
+    Difference,
+    FileEntry,
+    HeadSpec,
+    HeadTraining,
+    Manifest,
+    Variant,
+    read_manifest,
+    write_manifest,
+)
 from abonyx.session import open_session
 from abonyx_export import parity
 from abonyx_export.head import Head
@@ -123,6 +132,7 @@ def check_variants(
         )
     manifest = msgspec.structs.replace(manifest, variants=measured)
     write_manifest(manifest, staging)
+    read_manifest(staging)  # what cannot be read back must not be given a name
     return manifest
 
 

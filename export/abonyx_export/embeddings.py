@@ -5,6 +5,7 @@ An entry is KEY.npy and KEY.json. The JSON is written last: without it the array
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import secrets
@@ -88,7 +89,7 @@ def _identity(run: Run, checked: Input) -> _Identity:
         format=FORMAT,
         bundle_sha256=run.bundle.sha256,
         variant=variant,
-        config_sha256=run.config.sha256(),
+        config_sha256=dataclasses.replace(run.config, bundle=None).sha256(),  # not of how its path is spelt
         onnxruntime=onnxruntime.__version__,
         rows=len(checked.sequences),
         width=run.bundle.manifest.embedding_width,

@@ -72,8 +72,8 @@ def fit_bundle(request: FitRequest, report: Report = lambda line: None) -> Manif
     head, training, iterations = _fit(request, checked, rows, labels, report)
     with _head_file(request.head_out, head, iterations), staged(request.output) as staging:
         manifest = _build(request, head, training, golden, staging, report)
-    if run.skip:
-        write_rejected(rejected_path(request.output), checked.rejected)
+        if run.skip:  # before the bundle takes its place: a fit that failed leaves none
+            write_rejected(rejected_path(request.output), checked.rejected)
     return manifest
 
 

@@ -182,7 +182,6 @@ def _metadata(head: Head) -> dict[str, str]:
         "encoder_revision": head.encoder_revision,
         "pooling": head.pooling,
         "pooling_batch_size": head.pooling_batch_size,
-        "source_name": head.source_name,
         "source_sha256": head.source_sha256,
         "sklearn_version": head.sklearn_version,
         "classes": ",".join(map(str, head.classes)),

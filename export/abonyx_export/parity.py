@@ -99,6 +99,9 @@ def measure(
     import onnxruntime
     from scipy.stats import spearmanr
 
+    if np.ptp(golden.logit) == 0 or np.ptp(logit) == 0:
+        what = f"the head gives every one of {len(logit)} golden rows the logit {logit[0]:.6g}: it tells nothing apart"
+        raise ParityError(what, "Nothing was written. Check the labels and that the sequences differ; raise --C.")
     expected = golden.embedding.astype(np.float64)
     norms = np.linalg.norm(embedding, axis=1) * np.linalg.norm(expected, axis=1)
     expected_p = sigmoid(golden.logit)

@@ -200,6 +200,7 @@ class Run:
     """One pretraining run: what it trains on, its model and where it stands."""
 
     recipe: Recipe
+    corpus_sha256: str
     seed: int
     device: str
     train: Tensor
@@ -229,7 +230,17 @@ class Run:
         generator = torch.Generator(device).manual_seed(seed)
         train = tokens[order[held_out:]].to(device)
         return cls(
-            recipe, seed, device, train, tokens[order[:held_out]], model, optimiser, generator, step=0, history=[]
+            recipe,
+            hashlib.sha256("\n".join(sequences).encode()).hexdigest(),
+            seed,
+            device,
+            train,
+            tokens[order[:held_out]],
+            model,
+            optimiser,
+            generator,
+            step=0,
+            history=[],
         )
 
     def learning_rate(self) -> float:
@@ -288,6 +299,7 @@ class Run:
             generators["cuda"] = torch.cuda.get_rng_state()
         return {
             "recipe": asdict(self.recipe),
+            "corpus_sha256": self.corpus_sha256,
             "seed": self.seed,
             "device": self.device,
             "step": self.step,
@@ -298,8 +310,9 @@ class Run:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a state; one of another recipe, seed or device is refused."""
-        for key, here in (("recipe", asdict(self.recipe)), ("seed", self.seed), ("device", self.device)):
+        """Go on from a state; one of another recipe, corpus, seed or device is refused."""
+        identity = {"recipe": asdict(self.recipe), "corpus_sha256": self.corpus_sha256}
+        for key, here in (identity | {"seed": self.seed, "device": self.device}).items():
             if state[key] != here:
                 sys.exit(f"{STATE} is of another {key}: {state[key]}, now {here}; name another directory")
         self.step, self.history = state["step"], state["history"]
@@ -382,6 +395,7 @@ def write_checkpoint(run: Run, directory: Path) -> dict[str, Any]:
     }
     record = {
         "recipe": asdict(recipe),
+        "corpus_sha256": run.corpus_sha256,
         "seed": run.seed,
         "trained_sequences": len(run.train),
         "held_out_sequences": len(run.held_out),
@@ -420,7 +434,7 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     arguments = parser.parse_args()
     finished = [name for name in OUTPUTS if (arguments.output / name).exists()]
-    if finished:
+    if finished and not (arguments.output / STATE).exists():  # with it, a run was stopped while it wrote them
         sys.exit(f"{arguments.output} holds {', '.join(finished)} already; name another directory")
     run = Run.begin(read_recipe(arguments.recipe), read_corpus(arguments.corpus), arguments.seed, arguments.device)
     if arguments.device == "cuda":

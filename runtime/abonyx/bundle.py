@@ -53,8 +53,8 @@ class Bundle:
     manifest: Manifest
     sha256: str
 
-    def label(self) -> str:
-        """Name, short hash, notice, and what makes the head's scores mean nothing; as every summary prints it."""
+    def notes(self) -> list[str]:
+        """The notice, and what makes the head's scores mean nothing."""
         manifest, head = self.manifest, self.manifest.head
         notes = [manifest.notice] if manifest.notice else []
         if head.placeholder:
@@ -63,7 +63,12 @@ class Bundle:
             notes.append(f"the head is another encoder's ({head.encoder}): scores mean nothing")
         if head.intercept_shift:
             notes.append(f"benchmark head, intercept moved by {head.intercept_shift:.4g}")
-        return f"{manifest.name} ({self.sha256[:12]})" + (f", {'; '.join(notes)}" if notes else "")
+        return notes
+
+    def label(self) -> str:
+        """Name, short hash and notes, as every summary prints it."""
+        notes = self.notes()
+        return f"{self.manifest.name} ({self.sha256[:12]})" + (f", {'; '.join(notes)}" if notes else "")
 
     def refuse_placeholder(self) -> None:
         """Raise a BundleError where there is no head to score with."""

@@ -673,3 +673,28 @@ def test_a_bundle_exported_without_a_head_embeds_and_is_fitted(
     assert "no head yet" not in open_bundle(tmp_path / "fitted").label()
     with abonyx.open_session(abonyx.RuntimeConfig(bundle=str(tmp_path / "fitted"))) as session:
         assert np.isfinite(session.score(["EVQLVESGG"])).all()
+
+
+def test_a_head_that_tells_nothing_apart_is_refused(parent: Path, labelled: Path, tmp_path: Path) -> None:
+    with pytest.raises(ParityError, match=r"gives every one of \d+ golden rows the logit"):
+        fit(labelled, parent, tmp_path / "new", "--C", "1e-30")
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_input_by_any_name_gives_one_head(parent: Path, labelled: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.csv"
+    shutil.copy(labelled, other)
+    for source, output in ((labelled, "a"), (other, "b")):
+        fit(source, parent, tmp_path / output)
+    heads = [(tmp_path / output / "head.onnx").read_bytes() for output in "ab"]
+    assert heads[0] == heads[1]
+
+
+def test_the_cache_is_of_the_content_not_of_the_bundles_path(
+    parent: Path, labelled: Path, tmp_path: Path, opens: list[str]
+) -> None:
+    copy = Path(shutil.copytree(parent, tmp_path / "copy"))
+    cache = ("--embedding-cache", str(tmp_path / "cache"))
+    fit(labelled, parent, tmp_path / "a", *cache)
+    fit(labelled, copy, tmp_path / "b", *cache)
+    assert len(list((tmp_path / "cache").glob("*.npy"))) == 1

@@ -134,13 +134,12 @@ def test_metadata_says_where_it_is_from() -> None:
         "encoder_revision": "main",
         "pooling": "upstream-batch",
         "pooling_batch_size": "8",
-        "source_name": "head0.npz",
         "source_sha256": "0" * 64,
         "sklearn_version": "1.7.2",
         "classes": "0,1",
     }
     plain = {entry.key for entry in head_model(_head()).metadata_props}
-    assert plain == {"source_name", "source_sha256", "classes"}
+    assert plain == {"source_sha256", "classes"}
     assert _graph_bytes(head_model(head)) == _graph_bytes(head_model(_head()))
 
 

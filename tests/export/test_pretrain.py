@@ -100,6 +100,8 @@ def test_a_state_of_another_seed_is_refused(tmp_path: Path, sequences: list[str]
     train(sequences, tmp_path, stop_after=4)
     with pytest.raises(SystemExit, match=r"another seed: 1, now 2"):
         train(sequences, tmp_path, seed=2)
+    with pytest.raises(SystemExit, match=r"another corpus_sha256"):
+        train(sequences[::-1], tmp_path)
 
 
 def test_learns(tmp_path: Path, sequences: list[str]) -> None:

@@ -195,8 +195,7 @@ def _record(
 def _notes(each: _Set, labelled: int, run: Run) -> list[str]:
     """What a reader of the metrics must know of the rows and the bundle."""
     rows, rejected = len(each.p), len(each.checked.rejected)
-    notes = [run.bundle.manifest.notice] if run.bundle.manifest.notice else []
-    notes += pooling_notes(run.bundle, run.config)
+    notes = run.bundle.notes() + pooling_notes(run.bundle, run.config)
     if labelled < rows:
         notes.append(f"{rows - labelled} of {rows} rows have no label: scored, and left out of the metrics")
     if rejected:
