@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ sk = pytest.importorskip("sklearn.metrics")
 from abonyx import cli, session  # noqa: E402
 from abonyx.evaluate import bootstrap, metrics, pictures  # noqa: E402
 from abonyx.tolerances import RESAMPLED_METRIC  # noqa: E402
+
+from ..conftest import MINI  # noqa: E402
 
 PICTURES = ("confusion_matrix", "roc", "precision_recall", "score_distribution")
 FILES = sorted(
@@ -460,3 +463,13 @@ def test_real_tables_go_through(
         curves = set() if record["n_negative"] else CURVES
         assert set(files(directory)) == set(FILES) - curves
         assert len(rows(directory / "predictions.csv")) == record["n"] + record["n_unlabelled"]
+
+
+def test_a_head_of_another_encoder_is_said_in_every_file(run: Any, tmp_path: Path, labelled: Path) -> None:
+    bundle = Path(shutil.copytree(MINI, tmp_path / "bundle"))
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["head"]["encoder"] = "some/esm"
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    assert run("evaluate", labelled, "-o", tmp_path / "out", "--bundle", bundle, "--bootstrap", 10)[0] == 0
+    for name in ("metrics.json", "report.html"):
+        assert "scores mean nothing" in (tmp_path / "out" / name).read_text()
