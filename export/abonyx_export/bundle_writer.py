@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +13,6 @@ import numpy.typing as npt
 from abonyx import selftest
 from abonyx.bundle import Golden, file_sha256
 from abonyx.config import RuntimeConfig
-from abonyx.errors import ConfigError
 from abonyx.manifest import (
     Difference,
     FileEntry,
@@ -53,36 +48,6 @@ class Reference:
     torch: str
     transformers: str
     rounding: dict[str, Difference] | None = None
-
-
-def check_target(output: Path) -> None:
-    """Refuse, by a ConfigError, a bundle directory that is there already or cannot be made."""
-    if output.exists() or output.is_symlink():
-        raise ConfigError(f"{output}: exists already", "Name a new directory, or remove this one.")
-    parent = output.absolute().parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise ConfigError(f"{output}: its parent directory does not exist or is not writable", "Mend that first.")
-
-
-@contextmanager
-def staged(output: Path) -> Iterator[Path]:
-    """Give a directory beside `output`, renamed onto it when the block ends well and removed when it does not.
-
-    Raises:
-        ConfigError: it cannot be written.
-    """
-    try:
-        staging = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.parent))
-        try:
-            yield staging
-            staging.chmod(0o755)  # mkdtemp gives 0700
-            staging.rename(output)
-        except BaseException:
-            shutil.rmtree(staging)
-            raise
-    except OSError as error:
-        what = f"{output}: cannot be written: {error.strerror or error}"
-        raise ConfigError(what, "Nothing was left behind; free some space or name another place.") from error
 
 
 def head_spec(head: Head, training: HeadTraining | None = None) -> HeadSpec:

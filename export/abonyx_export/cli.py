@@ -9,12 +9,11 @@ from typing import Any
 import click
 
 from abonyx.errors import ConfigError
-from abonyx.options import PATH_OR_DASH, prepare, run_options
+from abonyx.options import PATH, PATH_OR_DASH, prepare, run_options
 
 _NEEDED_TO_FIT = ("onnxruntime", "onnx", "skl2onnx", "sklearn", "scipy")
 _NEEDED = ("torch", "transformers", *_NEEDED_TO_FIT)
 _POOLED = {"last": ("last",), "embedding+last": ("embedding", "last")}
-_PATH = click.Path(path_type=Path)
 
 
 def _require_extra(command: str, needed: tuple[str, ...]) -> None:
@@ -53,11 +52,11 @@ def _numbers(value: str) -> tuple[float, ...]:
 @click.option("--revision", help="Branch, tag or commit of the hub id; the commit is recorded.  [default: main]")
 @click.option("--encoder-id", metavar="ID", help="The hub id that the directory is a copy of.")
 @click.option(
-    "--head", type=_PATH, help="Logistic head: .npz (+ .json), .joblib or .pkl; never run.  [default: none; fit]"
+    "--head", type=PATH, help="Logistic head: .npz (+ .json), .joblib or .pkl; never run.  [default: none; fit]"
 )
-@click.option("-o", "--output", required=True, type=_PATH, help="Bundle directory to write; must not exist.")
+@click.option("-o", "--output", required=True, type=PATH, help="Bundle directory to write; must not exist.")
 @click.option("--variants", default="fp32,fp16", show_default=True, help="Of fp32, fp16, fp16-weights.")
-@click.option("--golden", type=_PATH, help="Sequences to check on.  [default: examples and mutants of them]")
+@click.option("--golden", type=PATH, help="Sequences to check on.  [default: examples and mutants of them]")
 @click.option("--name", help="Name of the bundle.  [default: OUTPUT's]")
 @click.option("--notice", default="", help="One line shown wherever the bundle is named.")
 @click.option("--licence", help="Licence of the weights.  [default: known for facebook/esm*]")
@@ -112,7 +111,7 @@ def export(
 @click.command()
 @click.argument("source", metavar="INPUT", type=PATH_OR_DASH)
 @click.option("--label-column", default="label", show_default=True, help="Column of 0 specific, 1 non-specific.")
-@click.option("-o", "--output", required=True, type=_PATH, help="Bundle directory to write; must not exist.")
+@click.option("-o", "--output", required=True, type=PATH, help="Bundle directory to write; must not exist.")
 @run_options
 @click.option("--C", "grid", default="0.01,0.1,1,10", show_default=True, help="Inverse regularisation, to choose from.")
 @click.option("--scale/--no-scale", default=False, show_default=True, help="Scale each column of the embedding first.")
@@ -123,8 +122,8 @@ def export(
 @click.option("--name", help="Name of the new bundle.  [default: OUTPUT's]")
 @click.option("--notice", help="One line shown wherever the bundle is named.  [default: the parent's]")
 @click.option("--variants", help="Those to keep, of the bundle's.  [default: all]")
-@click.option("--embedding-cache", type=_PATH, help="Directory.  [default: in the user's cache]")
-@click.option("--head-out", type=_PATH, help="Also write the head as .npz, in the old pipeline's layout.")
+@click.option("--embedding-cache", type=PATH, help="Directory.  [default: in the user's cache]")
+@click.option("--head-out", type=PATH, help="Also write the head as .npz, in the old pipeline's layout.")
 def fit(
     source: Path,
     label_column: str,

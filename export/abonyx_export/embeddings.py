@@ -34,7 +34,7 @@ class _Identity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """What the embeddings depend on; its hash is the entry's name.
 
     Attributes:
-        config_sha256: of the whole config: provider, pooling, batches.
+        config_sha256: of the config (provider, pooling, batches), the bundle's path left out.
         sequences_sha256: of the sequences in file order, one a line.
     """
 

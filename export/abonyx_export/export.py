@@ -17,9 +17,10 @@ from abonyx.alphabet import Alphabet
 from abonyx.bundle import Golden
 from abonyx.errors import ConfigError, HeadRefused
 from abonyx.manifest import SCHEMA_VERSION, Difference, Manifest, Variant, write_manifest
+from abonyx.staging import staged
 from abonyx.tolerances import LIMITS, Limits
 from abonyx_export import parity
-from abonyx_export.bundle_writer import DEFAULT_THRESHOLD, Reference, Report, check_variants, head_spec, staged
+from abonyx_export.bundle_writer import DEFAULT_THRESHOLD, Reference, Report, check_variants, head_spec
 from abonyx_export.checkpoint import Checkpoint, identify, load_checkpoint
 from abonyx_export.encoder_graph import ENCODER_INPUTS, write_encoder
 from abonyx_export.golden import check_discriminates, golden_sequences, longest_sequence

@@ -28,7 +28,8 @@ from abonyx.errors import ConfigError
 from abonyx.manifest import HeadTraining, Manifest
 from abonyx.pipeline import Input
 from abonyx.results import rejected_path, write_rejected
-from abonyx_export.bundle_writer import DEFAULT_THRESHOLD, Reference, Report, check_variants, head_spec, staged
+from abonyx.staging import staged
+from abonyx_export.bundle_writer import DEFAULT_THRESHOLD, Reference, Report, check_variants, head_spec
 from abonyx_export.cross_validation import Fitted, FloatArray, Labels, choose, cross_validate, fit_once, table
 from abonyx_export.embeddings import embed, replacing
 from abonyx_export.fit_request import FitRequest, check_labels, check_request

@@ -11,7 +11,7 @@ from abonyx.errors import BundleError, ConfigError, InputError
 from abonyx.options import Run
 from abonyx.pipeline import Input
 from abonyx.results import check_output, rejected_path
-from abonyx_export.bundle_writer import check_target
+from abonyx.staging import check_directory
 
 # Seeds are numpy's: 32 bits.
 MAX_SEED = 2**32 - 1
@@ -71,7 +71,7 @@ def check_request(request: FitRequest) -> None:
     """
     _check_numbers(request)
     _check_parent(request)
-    check_target(request.output)
+    check_directory(request.output)
     if request.run.skip:
         check_output(rejected_path(request.output), request.source)
     if request.head_out is None:

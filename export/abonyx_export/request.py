@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from abonyx.errors import ConfigError
+from abonyx.staging import check_directory
 from abonyx.tolerances import LIMITS, LOGIT_PER_P, Limits
-from abonyx_export.bundle_writer import check_target
 from abonyx_export.variants import VARIANTS
 
 
@@ -60,7 +60,7 @@ def check_request(request: ExportRequest) -> dict[str, Limits]:
         raise ConfigError(f"variants {', '.join(request.variants)}: one is named twice", "Name each once.")
     if not request.variants:
         raise ConfigError("no variant was asked for", f"Known: {', '.join(VARIANTS)}.")
-    check_target(request.output)
+    check_directory(request.output)
     limits = {}
     for name in request.variants:
         limits[name] = base = LIMITS[name]

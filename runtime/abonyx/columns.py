@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from abonyx.errors import InputError
@@ -24,8 +24,8 @@ class Columns(NamedTuple):
     sequence: range
     label: int | None
 
-    def cells(self, row: Sequence[object]) -> tuple[object, object, object]:
-        """Return id, sequence and label of a row; an alignment's gaps are no residues."""
+    def cells(self, row: Sequence[object] | Mapping[int, object]) -> tuple[object, object, object]:
+        """Return id, sequence and label of a row, by column position; an alignment's gaps are no residues."""
         parts = [row[place] for place in self.sequence]
         sequence = parts[0] if len(parts) == 1 else "".join(map(_text, parts)).replace("-", "")
         return ("" if self.id is None else row[self.id]), sequence, "" if self.label is None else _text(row[self.label])

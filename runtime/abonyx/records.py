@@ -284,8 +284,7 @@ def _read_parquet(file: Path | io.BytesIO, name: str, wanted: Wanted) -> Generat
                 columns = {place: batch.column(header[place]).to_pylist() for place in used}
                 for at_row in range(batch.num_rows):
                     row += 1
-                    cells = [columns[place][at_row] if place in columns else None for place in range(len(header))]
-                    id_, sequence, label = at.cells(cells)
+                    id_, sequence, label = at.cells({place: cells[at_row] for place, cells in columns.items()})
                     yield _typed(id_, sequence, row, str(label))
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{name}: not readable as Parquet after row {row}: {error}", "Write it again.") from error

@@ -500,7 +500,7 @@ def test_outputs_that_are_refused(parent: Path, labelled: Path, tmp_path: Path, 
     (tmp_path / "taken").mkdir()
     with pytest.raises(ConfigError, match="taken: exists already"):
         fit(labelled, parent, tmp_path / "taken")
-    with pytest.raises(ConfigError, match="parent directory"):
+    with pytest.raises(ConfigError, match="no does not exist or is not writable"):
         fit(labelled, parent, tmp_path / "no" / "where")
     with pytest.raises(ConfigError, match="lies in the new bundle"):
         fit(labelled, parent, tmp_path / "taken.npz", "--head-out", str(tmp_path / "taken.npz"))

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +19,7 @@ from abonyx.options import Run
 from abonyx.pipeline import Input, choose_threshold, pooling_notes, printable, run_windows
 from abonyx.progress import progress
 from abonyx.results import write_rejected, write_table
+from abonyx.staging import check_directory, staged
 
 PREDICTION_COLUMNS = ("id", "sequence", "y_true", "y_pred", "p_nonspecific")
 
@@ -70,13 +67,7 @@ def check_request(request: Request) -> None:
         raise ConfigError(
             "evaluate -: standard input cannot be evaluated", "Give a file: its name and hash are recorded."
         )
-    if os.path.lexists(output):
-        raise ConfigError(f"output {output}: exists already", "Name a new directory, or remove this one.")
-    parent = output.absolute().parent
-    # os.path's: Path's own raise where a parent is not searchable.
-    if not os.path.isdir(parent) or not os.access(parent, os.W_OK | os.X_OK):  # noqa: PTH112
-        what = f"output {output}: directory {parent} does not exist or is not writable"
-        raise ConfigError(what, "Create it, or name an output elsewhere.")
+    check_directory(output)
     seen: dict[str, Path] = {}
     for source in request.sources:
         key = _stem(source).casefold()  # some file systems hold only one of A and a
@@ -102,7 +93,7 @@ def evaluate_files(request: Request, run: Run) -> list[str]:
         jobs = [(each.checked, each.write) for each in sets]
         summary = run_windows(run.bundle, jobs, run.config, "p_nonspecific", on_batch)
     lines = summary.lines()
-    with _staged(request.output) as staging:
+    with staged(request.output) as staging:
         for each in sets:
             directory = staging / each.stem if len(sets) > 1 else staging
             directory.mkdir(exist_ok=True)
@@ -129,23 +120,6 @@ def _stem(source: Path) -> str:
     name = Path(source.name)
     stem = Path(name.stem).stem if name.suffix.lower() == ".gz" else name.stem
     return stem if stem.strip(".") else source.name
-
-
-@contextmanager
-def _staged(output: Path) -> Iterator[Path]:
-    """Give a directory that becomes `output` when the block ends well, and is removed when it does not."""
-    try:
-        staging = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.absolute().parent))
-        try:
-            yield staging
-            staging.chmod(0o755)  # mkdtemp gives 0700
-            staging.rename(output)
-        except BaseException:
-            shutil.rmtree(staging)
-            raise
-    except OSError as error:
-        what = f"output {output}: cannot be written: {error.strerror or error}"
-        raise ConfigError(what, "Free space or name an output elsewhere, then run again.") from error
 
 
 def _write(each: _Set, directory: Path, limit: float, request: Request, run: Run) -> str:
