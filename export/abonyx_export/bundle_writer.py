@@ -14,6 +14,7 @@ from abonyx import selftest
 from abonyx.bundle import Golden, file_sha256
 from abonyx.config import RuntimeConfig
 from abonyx.manifest import (
+    MANIFEST_NAME,
     Difference,
     FileEntry,
     HeadSpec,
@@ -84,8 +85,7 @@ def check_variants(
     Raises:
         ParityError: a variant over its limit.
     """
-    manifest = msgspec.structs.replace(manifest, files=_entries(staging))
-    write_manifest(manifest, staging)  # the session reads it
+    manifest = list_files(manifest, staging)  # the session reads it
     measured = {}
     for name, variant in manifest.variants.items():
         report(f"checking {name} against PyTorch")
@@ -101,12 +101,16 @@ def check_variants(
     return manifest
 
 
-def _entries(staging: Path) -> dict[str, FileEntry]:
-    paths = [path for path in sorted(staging.rglob("*")) if path.is_file()]
-    return {
+def list_files(manifest: Manifest, staging: Path) -> Manifest:
+    """Write the manifest with an entry for every file there is; returns it."""
+    paths = [path for path in sorted(staging.rglob("*")) if path.is_file() and path.name != MANIFEST_NAME]
+    files = {
         path.relative_to(staging).as_posix(): FileEntry(sha256=file_sha256(path), size_bytes=path.stat().st_size)
         for path in paths
     }
+    manifest = msgspec.structs.replace(manifest, files=files)
+    write_manifest(manifest, staging)
+    return manifest
 
 
 def _checked(name: str, variant: Variant, reference: Reference, golden: Golden, staging: Path, fix: str) -> Variant:

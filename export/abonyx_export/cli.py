@@ -55,7 +55,8 @@ def _numbers(value: str) -> tuple[float, ...]:
     "--head", type=PATH, help="Logistic head: .npz (+ .json), .joblib or .pkl; never run.  [default: none; fit]"
 )
 @click.option("-o", "--output", required=True, type=PATH, help="Bundle directory to write; must not exist.")
-@click.option("--variants", default="fp32,fp16", show_default=True, help="Of fp32, fp16, fp16-weights.")
+@click.option("--variants", default="fp32,fp16", show_default=True, help="Of fp32, fp16, fp16-weights, int8.")
+@click.option("--calibration", type=PATH, help="Antibody sequences for int8.  [default: examples and mutants of them]")
 @click.option("--golden", type=PATH, help="Sequences to check on.  [default: examples and mutants of them]")
 @click.option("--name", help="Name of the bundle.  [default: OUTPUT's]")
 @click.option("--notice", default="", help="One line shown wherever the bundle is named.")
@@ -64,7 +65,9 @@ def _numbers(value: str) -> tuple[float, ...]:
 @click.option("--pooled-layers", type=click.Choice(list(_POOLED)), default="last", show_default=True)
 @click.option("--allow-encoder-mismatch", is_flag=True, help="Use a head trained with another encoder.")
 @click.option("--recentre-head", is_flag=True, help="Benchmarks on random weights only: median logit 0.")
-@click.option("--max-dp", multiple=True, metavar="VARIANT=VALUE", help="Limit of |dp|.  [fp32=1e-4, fp16=5e-3]")
+@click.option(
+    "--max-dp", multiple=True, metavar="VARIANT=VALUE", help="Limit of |dp|.  [fp32=1e-4, fp16=5e-3, int8=0.02]"
+)
 def export(
     encoder: str,
     revision: str | None,
@@ -72,6 +75,7 @@ def export(
     head: Path | None,
     output: Path,
     variants: str,
+    calibration: Path | None,
     golden: Path | None,
     name: str | None,
     notice: str,
@@ -103,6 +107,7 @@ def export(
         allow_encoder_mismatch=allow_encoder_mismatch,
         recentre_head=recentre_head,
         max_dp=_pairs(max_dp),
+        calibration=calibration,
     )
     export_bundle(request, lambda line: click.echo(line, err=True))
     click.echo(f"wrote {output}", err=True)

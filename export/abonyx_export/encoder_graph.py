@@ -10,14 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from abonyx_export.calibration import CONTEXT, NARROW, QKV, WIDEN
 from abonyx_export.checkpoint import EncoderConfig
+from abonyx_export.quantization import Layer, Plan, Product
 
 # LayerNormalization is an operator since opset 17, Gelu since 20. All four engines take 20.
 OPSET = 20
@@ -58,7 +60,7 @@ class _Graph:
         stored = self.weight(f"{name}.stored", values, self.storage)
         return self.node("Cast", [stored], name, to=helper.np_dtype_to_tensor_dtype(np.dtype(self.arithmetic)))
 
-    def weight(self, name: str, values: FloatArray, dtype: npt.DTypeLike | None = None) -> str:
+    def weight(self, name: str, values: npt.NDArray[np.number[Any]], dtype: npt.DTypeLike | None = None) -> str:
         """Append a tensor of the checkpoint to the external data file, in the arithmetic type or the one given."""
         data = np.ascontiguousarray(values, dtype=dtype or self.arithmetic)
         self.weights_file.write(b"\0" * (-self.weights_file.tell() % PAGE_BYTES))
@@ -75,8 +77,8 @@ class _Graph:
         self.initializers.append(tensor)
         return name
 
-    def constant(self, name: str, values: npt.NDArray[np.int64]) -> str:
-        """Append a small tensor (shapes, axes) inline, once."""
+    def constant(self, name: str, values: npt.NDArray[np.generic]) -> str:
+        """Append a small tensor (shapes, axes, scales) inline, once."""
         if all(tensor.name != name for tensor in self.initializers):
             self.initializers.append(numpy_helper.from_array(values, name))
         return name
@@ -96,6 +98,7 @@ def write_encoder(
     *,
     storage: npt.DTypeLike = np.float32,
     arithmetic: npt.DTypeLike = np.float32,
+    plan: Plan | None = None,
 ) -> None:
     """Write `path` (graph) and `path`.data (weights): the encoder with its pooling, no head yet.
 
@@ -105,6 +108,7 @@ def write_encoder(
         path: the .onnx file to write; weights go beside it.
         storage: float32 or float16, for the weight matrices on disk.
         arithmetic: float32 or float16, of the encoder. The pooling is float32 always.
+        plan: the layers whose products are int8; None = none. Such a graph has Shape nodes, for CPU and OpenVINO.
 
     The graph's inputs are ENCODER_INPUTS, its output `embedding` (B, H) or, where two layers are pooled, (B, 2H).
     """
@@ -115,9 +119,20 @@ def write_encoder(
         bias = graph.node("Cast", ["attention_bias"], "attention_bias/cast", to=TensorProto.FLOAT16) if half else ""
         first, rotary = _embed(graph, config, tensor)
         hidden = first
+        if plan is not None:  # Gemm, which adds the bias in the same pass, takes matrices only: (B x L, H) throughout
+            shape = graph.node("Shape", ["input_ids"], "shape")
+            for name, dims in (("heads", (config.heads, config.head_dim)), ("hidden", (config.hidden,))):
+                parts = [shape, graph.constant(f"const/{name}", np.array(dims, np.int64))]
+                graph.node("Concat", parts, f"shape/{name}", axis=0)
+            hidden = graph.node("Reshape", [hidden, graph.shape(-1, config.hidden)], "embeddings/flat")
         for index in range(config.layers):
-            hidden = _layer(graph, config, tensor, index, hidden, bias or "attention_bias", rotary)
+            if plan is None:
+                hidden = _layer(graph, config, tensor, index, hidden, bias or "attention_bias", rotary)
+            else:
+                hidden = _flat_layer(graph, config, tensor, index, hidden, rotary, plan.layers.get(index))
         hidden = _layer_norm(graph, config, tensor, "encoder.emb_layer_norm_after", hidden)
+        if plan is not None:
+            hidden = graph.node("Reshape", [hidden, "shape/hidden"], "encoder/unflat")  # (B, L, H)
         _pool(graph, {"embedding": first, "last": hidden}, config.pooled_layers, half)
     onnx.save(_model(graph, config), path)
 
@@ -190,23 +205,12 @@ def _layer(
     normed = _layer_norm(graph, config, tensor, f"{source}.attention.LayerNorm", hidden)
     # The query's scale D^-1/2 goes into its weights; exact for D = 64, as in every published ESM.
     scale = config.head_dim**-0.5
-    heads = {}
-    for part in ("query", "key", "value"):
-        projected = _linear(graph, tensor, f"{source}.attention.self.{part}", normed, scale if part == "query" else 1.0)
-        split = graph.node(
-            "Reshape", [projected, graph.shape(0, 0, config.heads, config.head_dim)], f"{projected}/heads"
-        )  # (B, L, N, D)
-        order = [0, 2, 3, 1] if part == "key" and rotary is None else [0, 2, 1, 3]
-        heads[part] = graph.node("Transpose", [split], f"{projected}/transposed", perm=order)  # (B, N, L, D)
-    query, key = heads["query"], heads["key"]
-    if rotary is not None:
-        query = _turn(graph, config, query, rotary)
-        key = graph.node("Transpose", [_turn(graph, config, key, rotary)], f"{key}/last", perm=[0, 1, 3, 2])
-    scores = graph.node("MatMul", [query, key], f"{source}/scores")  # (B, N, L, L)
-    masked = graph.node("Add", [scores, bias], f"{source}/scores_masked")
-    weights = graph.node("Softmax", [masked], f"{source}/attention", axis=-1)
-    context = graph.node("MatMul", [weights, heads["value"]], f"{source}/context")  # (B, N, L, D)
-    context = graph.node("Transpose", [context], f"{source}/context_transposed", perm=[0, 2, 1, 3])  # (B, L, N, D)
+    projected = {
+        part: _linear(graph, tensor, f"{source}.attention.self.{part}", normed, scale if part == "query" else 1.0)
+        for part in ("query", "key", "value")
+    }
+    heads = graph.shape(0, 0, config.heads, config.head_dim)
+    context = _attention(graph, config, source, projected, heads, bias, rotary)
     context = graph.node("Reshape", [context, graph.shape(0, 0, config.hidden)], f"{source}/context_joined")
     attended = _linear(graph, tensor, f"{source}.attention.output.dense", context)
     hidden = graph.node("Add", [hidden, attended], f"{source}/attention_residual")
@@ -218,15 +222,115 @@ def _layer(
     return graph.node("Add", [hidden, narrow], f"{source}/residual")
 
 
+def _attention(
+    graph: _Graph,
+    config: EncoderConfig,
+    source: str,
+    projected: dict[str, str],
+    heads_shape: str,
+    bias: str,
+    rotary: tuple[str, str] | None,
+) -> str:
+    """Query, key and value to the context (B, L, N, D)."""
+    heads = {}
+    for part, values in projected.items():
+        split = graph.node("Reshape", [values, heads_shape], f"{values}/heads")  # (B, L, N, D)
+        order = [0, 2, 3, 1] if part == "key" and rotary is None else [0, 2, 1, 3]
+        heads[part] = graph.node("Transpose", [split], f"{values}/transposed", perm=order)  # (B, N, L, D)
+    query, key = heads["query"], heads["key"]
+    if rotary is not None:
+        query = _turn(graph, config, query, rotary)
+        key = graph.node("Transpose", [_turn(graph, config, key, rotary)], f"{key}/last", perm=[0, 1, 3, 2])
+    scores = graph.node("MatMul", [query, key], f"{source}/scores")  # (B, N, L, L)
+    masked = graph.node("Add", [scores, bias], f"{source}/scores_masked")
+    weights = graph.node("Softmax", [masked], f"{source}/attention", axis=-1)
+    context = graph.node("MatMul", [weights, heads["value"]], f"{source}/context")  # (B, N, L, D)
+    return graph.node("Transpose", [context], f"{source}/context_transposed", perm=[0, 2, 1, 3])  # (B, L, N, D)
+
+
+def _flat_layer(
+    graph: _Graph,
+    config: EncoderConfig,
+    tensor: Callable[[str], FloatArray],
+    index: int,
+    hidden: str,
+    rotary: tuple[str, str] | None,
+    layer: Layer | None,
+) -> str:
+    """One pre-norm layer, (B x L, H) in and out, with its four products in int8 unless `layer` is None."""
+    source = f"encoder.layer.{index}"
+    products: dict[str, Product] = {} if layer is None else layer.products
+
+    def linear(name: str, x: str, columns: str = "", part: slice = slice(None)) -> str:
+        path = f"{source}.{name}{columns}"
+        if name in products:
+            return _quantized_linear(graph, products[name], path, x, part)
+        return _linear(graph, tensor, path, x, config.head_dim**-0.5 if columns == ".query" else 1.0)
+
+    normed = _layer_norm(graph, config, tensor, f"{source}.attention.LayerNorm", hidden, products.get(QKV))
+    projected = {}
+    # Three products rather than one: as fast as one of three times the width and a Split (benchmarks/NOTES.md).
+    for number, name in enumerate(("query", "key", "value")):
+        part = slice(number * config.hidden, (number + 1) * config.hidden)
+        projected[name] = linear(QKV, normed, f".{name}", part)
+    context = _attention(graph, config, source, projected, "shape/heads", "attention_bias", rotary)
+    context = graph.node("Reshape", [context, graph.shape(-1, config.hidden)], f"{source}/context_joined")
+    hidden = graph.node("Add", [hidden, linear(CONTEXT, context)], f"{source}/attention_residual")
+    normed = _layer_norm(graph, config, tensor, f"{source}.LayerNorm", hidden, products.get(WIDEN))
+    wide = graph.node("Gelu", [linear(WIDEN, normed)], f"{source}/gelu")  # (B x L, FFN)
+    return graph.node("Add", [hidden, linear(NARROW, wide)], f"{source}/residual")
+
+
+def _quantized_linear(graph: _Graph, product: Product, source: str, x: str, columns: slice) -> str:
+    """Those columns of a product, as the QuantizeLinear/DequantizeLinear pattern that engines run in int8."""
+    restored = f"{x}/restored"
+    if all(node.name != restored for node in graph.nodes):  # query, key and value share theirs
+        names = [
+            graph.constant(f"{x}/scale", np.array(product.input_scale, np.float32)),
+            graph.constant(f"{x}/zero_point", np.array(product.input_zero_point, np.uint8)),
+        ]
+        graph.node("DequantizeLinear", [graph.node("QuantizeLinear", [x, *names], f"{x}/quantized"), *names], restored)
+    scale = product.weight_scale[columns]
+    weight = [
+        graph.weight(f"{source}.weight.int8", product.weight[:, columns], np.int8),
+        graph.weight(f"{source}.weight.scale", scale),
+        graph.weight(f"{source}.weight.zero_point", np.zeros(len(scale)), np.int8),
+    ]
+    # int32 in units of both scales, as the sums are: rounding it moves an output by half a unit, some 1e-6
+    unit = (scale * np.float32(product.input_scale)).astype(np.float32)
+    bias = [
+        graph.weight(f"{source}.bias.int32", np.rint(product.bias[columns] / unit), np.int32),
+        graph.weight(f"{source}.bias.scale", unit),
+        graph.weight(f"{source}.bias.zero_point", np.zeros(len(scale)), np.int32),
+    ]
+    inputs = [
+        restored,
+        graph.node("DequantizeLinear", weight, f"{source}.weight", axis=1),
+        graph.node("DequantizeLinear", bias, f"{source}.bias", axis=0),
+    ]
+    return graph.node("Gemm", inputs, f"{source}/out")
+
+
 def _linear(graph: _Graph, tensor: Callable[[str], FloatArray], source: str, x: str, scale: float = 1.0) -> str:
     weight = graph.matrix(f"{source}.weight", (tensor(f"{source}.weight") * np.float32(scale)).T)  # (in, out)
     bias = graph.weight(f"{source}.bias", tensor(f"{source}.bias") * np.float32(scale))
     return graph.node("Add", [graph.node("MatMul", [x, weight], f"{source}/matmul"), bias], f"{source}/out")
 
 
-def _layer_norm(graph: _Graph, config: EncoderConfig, tensor: Callable[[str], FloatArray], source: str, x: str) -> str:
-    scale, shift = (graph.weight(f"{source}.{part}", tensor(f"{source}.{part}")) for part in ("weight", "bias"))
-    return graph.node("LayerNormalization", [x, scale, shift], f"{source}/out", axis=-1, epsilon=config.layer_norm_eps)
+def _layer_norm(
+    graph: _Graph,
+    config: EncoderConfig,
+    tensor: Callable[[str], FloatArray],
+    source: str,
+    x: str,
+    product: Product | None = None,
+) -> str:
+    """LayerNorm; with the shift and scale of the int8 product that it feeds, where there is one."""
+    weight, bias = tensor(f"{source}.weight"), tensor(f"{source}.bias")
+    if product is not None:
+        weight, bias = weight / product.scale, (bias - product.shift) / product.scale
+    inputs = [x, graph.weight(f"{source}.weight", weight), graph.weight(f"{source}.bias", bias)]
+    return graph.node("LayerNormalization", inputs, f"{source}/out", axis=-1, epsilon=config.layer_norm_eps)
 
 
 def _pool(graph: _Graph, layers: dict[str, str], pooled: tuple[str, ...], half: bool) -> None:

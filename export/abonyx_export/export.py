@@ -19,7 +19,7 @@ from abonyx.errors import ConfigError, HeadRefused
 from abonyx.manifest import SCHEMA_VERSION, Difference, Manifest, Variant, write_manifest
 from abonyx.staging import staged
 from abonyx.tolerances import LIMITS, Limits
-from abonyx_export import parity
+from abonyx_export import int8, parity
 from abonyx_export.bundle_writer import DEFAULT_THRESHOLD, Reference, Report, check_variants, head_spec
 from abonyx_export.checkpoint import Checkpoint, identify, load_checkpoint
 from abonyx_export.encoder_graph import ENCODER_INPUTS, write_encoder
@@ -27,7 +27,7 @@ from abonyx_export.golden import check_discriminates, golden_sequences, longest_
 from abonyx_export.head import Head, placeholder_head, read_head
 from abonyx_export.head_graph import attach_head, check_head, head_model
 from abonyx_export.request import ExportRequest, check_request
-from abonyx_export.variants import VARIANTS, VariantSpec, default_variants
+from abonyx_export.variants import INT8, VARIANTS, VariantSpec, default_variants
 
 # Licence of Meta's ESM weights, as their model cards state it; of others the exporter must say.
 KNOWN_LICENCES = {"facebook/esm": "MIT (ESM weights, Meta)"}
@@ -114,9 +114,11 @@ def _build(
     # fp32 is always built and checked: float16's limits are too wide to tell a subtly wrong graph from rounding.
     names = list(dict.fromkeys([*request.variants, "fp32"]))
     limits = {"fp32": LIMITS["fp32"], **limits}
-    _write_graphs(names, head, checkpoint, staging, report)
+    calibrated = None
+    if INT8 in names:
+        calibrated = int8.calibrate(checkpoint, request.calibration, max_residues, report)
+    head_graph = _write_graphs(names, head, checkpoint, calibrated, staging, report)
     encoder = checkpoint.encoder()
-    rounding = _weight_rounding(checkpoint, rows[:-1], golden, head) if "fp16" in request.variants else None
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         name=request.name or request.output.name,
@@ -136,6 +138,13 @@ def _build(
         packages={name: str(importlib.import_module(name).__version__) for name in MODULES},
         files={},
     )
+    if calibrated:
+        quantization = int8.settle(
+            calibrated, manifest, checkpoint, head, head_graph, list(thresholds.values()), staging, report
+        )
+        settled = msgspec.structs.replace(manifest.variants[INT8], quantization=quantization)
+        manifest = msgspec.structs.replace(manifest, variants=manifest.variants | {INT8: settled})
+    rounding = _weight_rounding(checkpoint, rows[:-1], golden, head) if "fp16" in request.variants else None
     # The weights are on disk now; the check holds one engine's copy and not PyTorch's beside it.
     checkpoint.model.to("meta")
     gc.collect()
@@ -183,7 +192,15 @@ def _golden(rows: parity.Tokens, embedding: npt.NDArray[np.float32], head: Head,
     return Golden(input_ids, lengths, embedding, head.logit(embedding), coef, intercept)
 
 
-def _write_graphs(names: list[str], head: Head, checkpoint: Checkpoint, staging: Path, report: Report) -> None:
+def _write_graphs(
+    names: list[str],
+    head: Head,
+    checkpoint: Checkpoint,
+    calibrated: int8.Calibration | None,
+    staging: Path,
+    report: Report,
+) -> onnx.ModelProto:
+    """Write the head's graph, which is returned, and it behind each variant's."""
     head_graph = head_model(head)
     check_head(head_graph, head)
     onnx.save(head_graph, staging / "head.onnx")
@@ -191,10 +208,15 @@ def _write_graphs(names: list[str], head: Head, checkpoint: Checkpoint, staging:
         report(f"writing {name}")
         path = staging / _variant(VARIANTS[name], LIMITS[name]).model
         path.parent.mkdir()
+        if name == INT8:
+            assert calibrated is not None
+            int8.write_int8(calibrated.plan, checkpoint, head_graph, path)
+            continue
         spec = VARIANTS[name]
         write_encoder(checkpoint.config, checkpoint.tensor, path, storage=spec.storage, arithmetic=spec.arithmetic)
         # External data stays where it is: the graph alone is read and written again.
         onnx.save(attach_head(onnx.load(path, load_external_data=False), head_graph), path)
+    return head_graph
 
 
 def _weight_rounding(checkpoint: Checkpoint, rows: parity.Tokens, golden: Golden, head: Head) -> dict[str, Difference]:

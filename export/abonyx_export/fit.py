@@ -25,16 +25,18 @@ import abonyx
 from abonyx import cache
 from abonyx.bundle import GOLDEN_NAME, Bundle, Golden, check_files
 from abonyx.errors import ConfigError
-from abonyx.manifest import HeadTraining, Manifest
+from abonyx.manifest import HeadTraining, Manifest, Variant
 from abonyx.pipeline import Input
 from abonyx.results import rejected_path, write_rejected
 from abonyx.staging import staged
+from abonyx_export import score_gate
 from abonyx_export.bundle_writer import DEFAULT_THRESHOLD, Reference, Report, check_variants, head_spec
 from abonyx_export.cross_validation import Fitted, FloatArray, Labels, choose, cross_validate, fit_once, table
 from abonyx_export.embeddings import embed, replacing
 from abonyx_export.fit_request import FitRequest, check_labels, check_request
 from abonyx_export.head import Head
 from abonyx_export.head_graph import attach_head, check_head, head_model
+from abonyx_export.score_gate import GateRows
 from abonyx_export.variants import default_variants
 
 HEAD_NAME = "head.onnx"
@@ -150,7 +152,7 @@ def _build(
     golden = Golden(golden.input_ids, golden.lengths, golden.embedding, head.logit(golden.embedding), *head.weights())
     golden.save(staging)
     _write_graphs(request, head, staging, report)
-    variants = {name: msgspec.structs.replace(parent.variants[name], parity=None) for name in request.kept}
+    variants = {name: _judged(request, name, head) for name in request.kept}
     inherited = {provider: name for provider, name in parent.default_variant.items() if name in variants}
     now = {"abonyx": abonyx.__version__, "sklearn": sklearn.__version__, "skl2onnx": skl2onnx.__version__}
     manifest = msgspec.structs.replace(
@@ -168,6 +170,18 @@ def _build(
     # right one, which was settled at export, and a user's head may well see them all alike. check_head has proven this
     # head, on rows of its own.
     return check_variants(manifest, references, golden, staging, report, _FIX)
+
+
+def _judged(request: FitRequest, name: str, head: Head) -> Variant:
+    """A kept variant, its record still to be measured; int8 is judged again, by the new head's scores."""
+    bundle = request.run.bundle
+    variant = msgspec.structs.replace(bundle.manifest.variants[name], parity=None)
+    if variant.quantization is None:
+        return variant
+    rows = GateRows.load((bundle.path / variant.model).parent)
+    gate = score_gate.judge(rows, head, [DEFAULT_THRESHOLD])
+    score_gate.enforce(gate, variant.limits.p, " with the new head", _FIX)
+    return msgspec.structs.replace(variant, quantization=msgspec.structs.replace(variant.quantization, gate=gate))
 
 
 def _reference(parent: Manifest, name: str, golden: Golden) -> Reference:

@@ -45,16 +45,21 @@ def golden_sequences(file: Path | None, max_residues: int) -> tuple[list[str], s
     rng = np.random.default_rng(SEED)
     mutants = []
     for index in range(MUTANTS):
-        letters = list(parents[index % len(parents)])
-        count = SUBSTITUTIONS[index % len(SUBSTITUTIONS)]
-        for position in rng.choice(len(letters), size=count, replace=False):
-            letters[position] = _STANDARD[rng.integers(len(_STANDARD))]
+        letters = list(mutant(parents[index % len(parents)], SUBSTITUTIONS[index % len(SUBSTITUTIONS)], rng))
         if index % 5 == 0:
             letters[int(rng.integers(len(letters)))] = "X"
         mutants.append("".join(letters[int(rng.integers(MAX_TRIMMED + 1)) :]))
     long = [parents[0] + LINKER + parents[1], parents[2] + LINKER + parents[3]]
     cut = [sequence[:max_residues] for sequence in [*parents, *mutants, *long]]
     return cut, f"{EXAMPLES_NAME}, {MUTANTS} point mutants (seed {SEED}), 2 linked pairs"
+
+
+def mutant(parent: str, substitutions: int, rng: np.random.Generator) -> str:
+    """The parent with so many positions drawn anew from the 20 residues."""
+    letters = list(parent)
+    for position in rng.choice(len(letters), size=min(substitutions, len(letters)), replace=False):
+        letters[position] = _STANDARD[rng.integers(len(_STANDARD))]
+    return "".join(letters)
 
 
 def longest_sequence(max_residues: int) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from abonyx.errors import ConfigError
 from abonyx.staging import check_directory
-from abonyx.tolerances import LIMITS, LOGIT_PER_P, Limits
-from abonyx_export.variants import VARIANTS
+from abonyx.tolerances import LIMITS, Limits
+from abonyx_export.variants import INT8, VARIANTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,8 @@ class ExportRequest:
         max_residues: a lower limit than the encoder's.
         allow_encoder_mismatch: use a head with an encoder it does not name.
         recentre_head: move the intercept to median logit 0 on the golden set; for random weights only.
-        max_dp: variant -> limit of |dp|; its limits of logit and embedding scale along.
+        max_dp: variant -> limit of |dp|; its limits of logit and embedding scale along, and int8's gate.
+        calibration: file of sequences to calibrate int8 on; None = the examples and their mutants.
     """
 
     encoder: str
@@ -45,6 +46,7 @@ class ExportRequest:
     allow_encoder_mismatch: bool = False
     recentre_head: bool = False
     max_dp: Mapping[str, float] = field(default_factory=dict)
+    calibration: Path | None = None
 
 
 def check_request(request: ExportRequest) -> dict[str, Limits]:
@@ -60,6 +62,9 @@ def check_request(request: ExportRequest) -> dict[str, Limits]:
         raise ConfigError(f"variants {', '.join(request.variants)}: one is named twice", "Name each once.")
     if not request.variants:
         raise ConfigError("no variant was asked for", f"Known: {', '.join(VARIANTS)}.")
+    if request.calibration is not None and INT8 not in request.variants:
+        what = f"--calibration {request.calibration} with variants {', '.join(request.variants)}"
+        raise ConfigError(what, "Only int8 is calibrated: add it to --variants.")
     check_directory(request.output)
     limits = {}
     for name in request.variants:
@@ -69,5 +74,5 @@ def check_request(request: ExportRequest) -> dict[str, Limits]:
             if not 0 < allowed < 1:
                 raise ConfigError(f"--max-dp {name}={allowed}", "Give a difference of probability, above 0, below 1.")
             scale = allowed / base.p
-            limits[name] = Limits(p=allowed, logit=LOGIT_PER_P * allowed, embedding=base.embedding * scale)
+            limits[name] = Limits(p=allowed, logit=base.logit * scale, embedding=base.embedding * scale)
     return limits

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from abonyx import cache
 from abonyx.errors import BundleError, ChecksumMismatch, ConfigError
-from abonyx.manifest import Manifest, Variant, read_manifest
+from abonyx.manifest import QUANTIZATION_SCHEMA, Manifest, Variant, read_manifest
 
 GOLDEN_NAME = "golden.npz"
 _GOLDEN_ARRAYS = ("input_ids", "lengths", "embedding", "logit", "head_coef", "head_intercept")
@@ -81,6 +81,7 @@ class Bundle:
 
         Raises:
             ConfigError: no such variant, not for this provider, or no default for it.
+            BundleError: an int8 variant of another schema.
         """
         variants = self.manifest.variants
         listed = ", ".join(f"{key} ({'/'.join(value.providers)})" for key, value in variants.items())
@@ -90,6 +91,8 @@ class Bundle:
             raise ConfigError(f"{self.path}: {wanted}", f"It has: {listed}.")
         if provider not in variants[chosen].providers:
             raise ConfigError(f"{self.path}: variant {chosen} is not for provider {provider}", f"It has: {listed}.")
+        if variants[chosen].parity is not None:  # else export is still at it
+            _check_quantization(self.path, chosen, variants[chosen])
         return chosen, variants[chosen]
 
     def files_of(self, variant: Variant) -> list[str]:
@@ -125,6 +128,16 @@ class Bundle:
         if shapes != expected or rows < 2 or values["input_ids"].shape != (rows, values["lengths"].max()):
             raise BundleError(f"{path}: arrays of shape {shapes}, expected {expected}", "Export the bundle again.")
         return Golden(**{**values, "head_intercept": float(values["head_intercept"])})
+
+
+def _check_quantization(path: Path, name: str, variant: Variant) -> None:
+    """Raise a BundleError where an int8 variant was not made as this version makes them."""
+    found = variant.quantization.schema_version if variant.quantization else None
+    if found != (QUANTIZATION_SCHEMA if variant.precision == "int8" else None):
+        raise BundleError(
+            f"{path}: variant {name} is int8 of schema {found}, this abonyx reads {QUANTIZATION_SCHEMA}",
+            f"Export it again: abonyx export --encoder ID_OR_DIR --head FILE --variants fp32,{name} -o NEW_BUNDLE.",
+        )
 
 
 def locate_mini() -> Path:

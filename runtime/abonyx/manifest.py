@@ -10,6 +10,8 @@ from abonyx.errors import BundleError
 from abonyx.tolerances import LIMITS, LOGIT_PER_P, Limits
 
 SCHEMA_VERSION = 1
+# Of int8 variants. 1: QuantizeLinear/DequantizeLinear around Gemm, static scales.
+QUANTIZATION_SCHEMA = 1
 MANIFEST_NAME = "manifest.json"
 # The 20 standard residues and X (unknown). B, Z, U, O, J and gap characters are in ESM's vocabulary but were all but
 # absent from its training and from the heads': refused, as the old pipeline did, rather than scored.
@@ -164,7 +166,40 @@ class Parity(_Struct, frozen=True, kw_only=True):
     transformers: str
 
 
-class Variant(_Struct, frozen=True, kw_only=True):
+class ScoreGate(_Struct, frozen=True, kw_only=True):
+    """int8 against fp32 on sequences that it was not calibrated on, both on the CPU.
+
+    Attributes:
+        label_flips: threshold -> share of the rows whose label differs.
+        spearman: rank correlation of logits.
+    """
+
+    rows: int
+    p: Difference
+    logit: Difference
+    label_flips: dict[str, float]
+    spearman: float
+
+
+class Quantization(_Struct, frozen=True, kw_only=True):
+    """How an int8 variant was made.
+
+    Attributes:
+        schema_version: of the int8 graph and of this record.
+        source: the sequences it was calibrated and judged on; calibration_rows: how many it was calibrated on.
+        fp32_layers: layers that stay float32 because the gate asked for it.
+        gate: the scores it was judged by.
+    """
+
+    schema_version: int
+    source: str
+    calibration_rows: int
+    fp32_layers: list[int]
+    gate: ScoreGate
+
+
+# omit_defaults: only int8 mentions `quantization`.
+class Variant(_Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One graph of the bundle.
 
     Attributes:
@@ -174,6 +209,7 @@ class Variant(_Struct, frozen=True, kw_only=True):
         providers: those it is for.
         limits: what export enforced and every open enforces again.
         parity: the record; None only while export is measuring it.
+        quantization: of int8 alone.
     """
 
     model: str
@@ -182,6 +218,7 @@ class Variant(_Struct, frozen=True, kw_only=True):
     providers: list[str]
     limits: Limits
     parity: Parity | None
+    quantization: Quantization | None = None
 
 
 class FileEntry(_Struct, frozen=True, kw_only=True):
