@@ -18,7 +18,7 @@ from abonyx.errors import ConfigError
 ProviderName = Literal["cpu", "cuda", "coreml", "openvino"]
 PoolingRule = Literal["residues", "upstream-batch"]
 ComputeUnits = Literal["ALL", "CPUOnly", "CPUAndGPU", "CPUAndNeuralEngine"]
-OpenVinoPrecision = Literal["FP32", "FP16", "ACCURACY"]
+OpenVinoPrecision = Literal["f32", "bf16"]
 
 ENVIRONMENT_PREFIX = "ABONYX_"
 # Read by cache.py, not a field of the config.
@@ -108,14 +108,26 @@ class OpenVinoOptions:
 
     Attributes:
         device: OpenVINO's device name.
-        precision: arithmetic; FP32 is exact to the fp32 limits.
+        threads: of the CPU device; None = the processors this process may use (affinity and cgroup quota).
+        streams: batches in flight, sharing the threads: more throughput, later first result.
+        precision: arithmetic. "f32" is exact to the variant's limits; "bf16" (device CPU only) is faster where the
+            processor has it, and only within tolerances.BF16.
     """
 
     device: str = "CPU"
-    precision: OpenVinoPrecision = "FP32"
+    threads: int | None = None
+    streams: int = 1
+    precision: OpenVinoPrecision = "f32"
 
     def __post_init__(self) -> None:
         _check_types(self, "openvino.")
+        _check(self.threads is None or self.threads >= 1, "openvino.threads", self.threads, "a whole number from 1")
+        _check(self.streams >= 1, "openvino.streams", self.streams, "a whole number from 1")
+        if self.precision == "bf16" and self.device != "CPU":
+            raise ConfigError(
+                f"config: openvino.precision is 'bf16' and openvino.device is {self.device!r}",
+                "bf16 is for device CPU; leave precision out for another.",
+            )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,6 +178,11 @@ class RuntimeConfig:
                 "batch_size belongs to pooling upstream-batch, and only there: the old pipeline trained with 8 and "
                 "predicted with 32. How many sequences really run together is token_budget.",
             )
+
+    @property
+    def bf16(self) -> bool:
+        """Whether the arithmetic is bfloat16, whatever the variant's weights are."""
+        return self.provider == "openvino" and self.openvino.precision == "bf16"
 
     def sha256(self) -> str:
         """Hash of every field, for results' metadata: equal configs give equal hashes."""

@@ -77,14 +77,15 @@ class Run:
         """What a result file says of its making."""
         from abonyx import __version__
 
-        variant, _ = self.bundle.variant(self.config.provider, self.config.variant)
+        name, variant = self.bundle.variant(self.config.provider, self.config.variant)
         return {
             "version": __version__,
             "bundle": self.bundle.manifest.name,
             "bundle_sha256": self.bundle.sha256,
             "config_sha256": self.config.sha256(),
             "provider": self.config.provider,
-            "variant": variant,
+            "variant": name,
+            "precision": "bf16" if self.config.bf16 else variant.precision,
         }
 
 

@@ -43,6 +43,7 @@ class Summary:
 
     Attributes:
         open_seconds: hashing, loading and self-test; run_seconds: scoring and writing.
+        bf16: whether the arithmetic was bfloat16.
     """
 
     records: int
@@ -50,6 +51,7 @@ class Summary:
     open_seconds: float
     run_seconds: float
     provider: str
+    bf16: bool
     placement: dict[str, int]
     variant: str
     bundle: str
@@ -59,10 +61,11 @@ class Summary:
         """The summary as the command line prints it."""
         rate = self.records / self.run_seconds if self.run_seconds else 0.0
         nodes = ", ".join(f"{name} {count}" for name, count in self.placement.items())
+        provider = self.provider + (" (bf16)" if self.bf16 else "")
         return [
             f"{self.records} sequences scored, {self.rejected} rejected; {self.run_seconds:.2f} s "
             f"({rate:.1f} seq/s), opening took {self.open_seconds:.2f} s",
-            f"bundle {self.bundle}; variant {self.variant} on {self.provider} (nodes: {nodes})",
+            f"bundle {self.bundle}; variant {self.variant} on {provider} (nodes: {nodes})",
             *self.notes,
         ]
 
@@ -231,6 +234,7 @@ def run_windows(
             open_seconds=opened - started,
             run_seconds=finished - opened,
             provider=config.provider,
+            bf16=config.bf16,
             placement=session.placement,
             variant=session.variant_name,
             bundle=session.bundle.label(),

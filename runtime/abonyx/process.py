@@ -9,6 +9,8 @@ import os
 import sys
 from pathlib import Path
 
+from abonyx.errors import ConfigError
+
 _CGROUP_V2 = Path("/sys/fs/cgroup/cpu.max")
 _CGROUP_V1 = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")
 _CGROUP_V1_PERIOD = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
@@ -23,6 +25,25 @@ def usable_processors() -> int:
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota()
     return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))
+
+
+def thread_count(asked: int | None, key: str) -> int:
+    """Threads to start: those asked for, None = usable_processors().
+
+    Args:
+        asked: threads, from 1.
+        key: the config key that asks, for the message.
+
+    Raises:
+        ConfigError: more than this process may use.
+    """
+    usable = usable_processors()
+    if asked is not None and asked > usable:
+        raise ConfigError(
+            f"config: {key} is {asked}, this process may use {usable} (affinity and container quota)",
+            f"Give at most {usable}, never more, or leave it out: threads that wait for a processor slow the rest.",
+        )
+    return asked or usable
 
 
 def _quota() -> float | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +26,8 @@ class Engine(Protocol):
     def manifest(self) -> Manifest: ...
     @property
     def token_budget(self) -> int: ...
+    @property
+    def streams(self) -> int: ...
     def run_batch(
         self, rows: Tokens, eos_pooled: npt.NDArray[np.bool_] | None, outputs: Sequence[str]
     ) -> list[FloatArray]: ...
@@ -69,13 +73,15 @@ def run_sequences(
 ) -> FloatArray:
     """One graph output for cleaned, valid sequences, in their order.
 
+    A sequence that comes again is run once, and its value copied; not with eos_pooled, where its place matters.
+
     Args:
         engine: an open session.
         sequences: n sequences.
         output: "p_nonspecific" or "embedding".
         ids: names for error messages; None = positions in `sequences`.
         eos_pooled: (n,) rows with EOS in the mean; None = none.
-        on_batch: called with the number of sequences done, after each batch.
+        on_batch: called with the number of sequences done (copies included), after each batch.
 
     Returns:
         (n,) or (n, D) float32.
@@ -84,14 +90,24 @@ def run_sequences(
         ScoreNotFinite: names the sequences whose values are.
     """
     width = () if output == "p_nonspecific" else (engine.manifest.embedding_width,)
-    values = np.empty((len(sequences), *width), np.float32)
-    rows = alphabet.Alphabet(engine.manifest.alphabet).encode(sequences)
+    distinct, place = _distinct(sequences) if eos_pooled is None else (sequences, np.arange(len(sequences)))
+    copies = np.bincount(place, minlength=len(distinct))
+    rows = alphabet.Alphabet(engine.manifest.alphabet).encode(distinct)
     lengths = np.array([len(row) for row in rows], np.int64)
-    for batch in plan_batches(lengths, engine.token_budget):
+    plan = list(plan_batches(lengths, engine.token_budget))
+
+    def run(batch: npt.NDArray[np.int64]) -> FloatArray:
         flags = None if eos_pooled is None else eos_pooled[batch]
-        values[batch] = engine.run_batch([rows[index] for index in batch], flags, [output])[0]
-        if on_batch:
-            on_batch(len(batch))
+        return engine.run_batch([rows[index] for index in batch], flags, [output])[0]
+
+    values = np.empty((len(distinct), *width), np.float32)
+    with _mapping(engine.streams) as mapped:
+        for batch, value in zip(plan, mapped(run, plan), strict=True):
+            values[batch] = value
+            if on_batch:
+                on_batch(int(copies[batch].sum()))
+    if len(distinct) < len(sequences):
+        values = values[place]
     finite = np.isfinite(values if values.ndim == 1 else values.sum(axis=1))
     if not finite.all():
         bad = [ids[index] if ids else f"sequences[{index}]" for index in np.flatnonzero(~finite).tolist()]
@@ -101,3 +117,23 @@ def run_sequences(
             "Use a variant of higher precision (--variant fp32).",
         )
     return values
+
+
+def _distinct(sequences: Sequence[str]) -> tuple[list[str], npt.NDArray[np.int64]]:
+    """The k distinct sequences by first appearance, and (n,) the number of each sequence among them."""
+    numbers: dict[str, int] = {}
+    place = [numbers.setdefault(sequence, len(numbers)) for sequence in sequences]
+    return list(numbers), np.array(place, np.int64)
+
+
+@contextlib.contextmanager
+def _mapping(streams: int) -> Iterator[Callable[..., Iterable[Any]]]:
+    """`map`, with that many calls at a time; results and errors come in order. On an error the rest never starts."""
+    if streams == 1:
+        yield map
+        return
+    pool = ThreadPoolExecutor(streams)
+    try:
+        yield pool.map
+    finally:
+        pool.shutdown(cancel_futures=True)  # an interrupted run waits for the batches in flight, not for the plan

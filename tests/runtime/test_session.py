@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import gc
 import json
 import multiprocessing
@@ -18,9 +20,10 @@ import onnxruntime
 import pytest
 
 import abonyx
-from abonyx import providers, tolerances
+from abonyx import providers, selftest, tolerances
 from abonyx import session as session_module
 from abonyx.bundle import Golden, open_bundle
+from abonyx.config import CpuOptions, OpenVinoOptions
 from abonyx.errors import (
     BundleError,
     ChecksumMismatch,
@@ -219,8 +222,9 @@ def test_nodes_on_the_cpu_are_refused_unless_allowed(monkeypatch: pytest.MonkeyP
 
     native: Any = Native()
     with pytest.raises(ProviderError, match=r"1 of 10 nodes would run on the CPU, not cuda: node0"):
-        session_module._placement(native, abonyx.RuntimeConfig(provider="cuda"))
-    allowed = session_module._placement(native, abonyx.RuntimeConfig(provider="cuda", allow_cpu_nodes=True))
+        session_module._placement(onnxruntime, native, abonyx.RuntimeConfig(provider="cuda"))
+    config = abonyx.RuntimeConfig(provider="cuda", allow_cpu_nodes=True)
+    allowed = session_module._placement(onnxruntime, native, config)
     assert allowed == {"CUDAExecutionProvider": 9, "CPUExecutionProvider": 1}
 
 
@@ -289,6 +293,38 @@ def test_whole_golden_set_once_then_two_rows(monkeypatch: pytest.MonkeyPatch, tm
     rows.clear()
     open_session().close()
     assert rows == [2]
+
+
+def test_the_quick_self_test_pads_one_row_by_the_next_longer() -> None:
+    golden = open_bundle(MINI).golden()
+    given: list[list[int]] = []
+
+    def run(tokens: Any) -> Any:
+        given.append([len(row) for row in tokens])
+        rows = [index for row in tokens for index in np.flatnonzero(golden.lengths == len(row))[:1]]
+        return golden.embedding[rows], 1 / (1 + np.exp(-golden.logit[rows]))
+
+    selftest.check_quick(golden, run, tolerances.FP32, "here")
+    assert given == [np.unique(golden.lengths)[[1, 0]].tolist()]  # one batch, longest first
+    same = dataclasses.replace(golden, lengths=np.full_like(golden.lengths, golden.lengths.min()))
+    given.clear()
+    with contextlib.suppress(SelfTestError):
+        selftest.check_quick(same, run, tolerances.FP32, "here")
+    assert given == [[golden.lengths.min()]]
+
+
+@pytest.mark.parametrize("provider", ["cpu", "openvino"])
+def test_more_threads_than_processors_are_refused_before_anything_is_read(
+    monkeypatch: pytest.MonkeyPatch, opened: list[Any], provider: Any
+) -> None:
+    monkeypatch.setattr("abonyx.process.usable_processors", lambda: 3)
+    with open_session(abonyx.RuntimeConfig(cpu=CpuOptions(threads=2))):
+        assert opened[0][0][1].intra_op_num_threads == 2
+    config = abonyx.RuntimeConfig(
+        provider=provider, bundle="nowhere", cpu=CpuOptions(threads=4), openvino=OpenVinoOptions(threads=3)
+    )
+    with pytest.raises(ConfigError, match=r"cpu\.threads is 4, this process may use 3.*\n?.*never more"):
+        open_session(config)
 
 
 def test_not_finite_names_the_records(monkeypatch: pytest.MonkeyPatch, sequences: list[str]) -> None:

@@ -24,6 +24,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         n: labelled rows, which the metrics are of; n_positive and n_negative of them have label 1 and 0.
         n_unlabelled: rows scored and left out of the metrics; n_rejected: records not scored.
         threshold: p strictly above it is called 1; assay: whose it is, None where none was asked for.
+        precision: the variant's, or bf16 where the arithmetic was that.
         confusion_matrix: [[TN, FP], [FN, TP]].
         notes: what a reader must know of the numbers, such as why one is null.
     """
@@ -44,6 +45,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     bundle_sha256: str
     config_sha256: str
     variant: str
+    precision: str
     provider: str
     pooling: str
     notes: list[str]
@@ -69,7 +71,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
                 f"seed {self.bootstrap.seed}",
             ),
             ("bundle", f"{self.bundle}, sha256 {self.bundle_sha256}"),
-            ("variant", f"{self.variant} on {self.provider}"),
+            ("variant", f"{self.variant} on {self.provider}, precision {self.precision}"),
             ("pooling", self.pooling),
             ("config", f"sha256 {self.config_sha256}"),
             ("abonyx", self.version),

@@ -1,0 +1,115 @@
+"""run_sequences over an engine that only remembers what it was given."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from abonyx.bundle import open_bundle
+from abonyx.errors import ProviderError, ScoreNotFinite
+from abonyx.scoring import pooled_eos, run_sequences
+
+from ..conftest import MINI
+
+
+class Recorder:
+    """The value of a row is the sum of its tokens, its EOS flag added as a half."""
+
+    manifest = open_bundle(MINI).manifest
+
+    def __init__(self, streams: int = 1, token_budget: int = 100) -> None:
+        self.streams, self.token_budget = streams, token_budget
+        self.rows: list[int] = []
+
+    def run_batch(
+        self, rows: Sequence[npt.NDArray[np.int64]], eos_pooled: npt.NDArray[np.bool_] | None, outputs: Sequence[str]
+    ) -> list[npt.NDArray[np.float32]]:
+        self.rows.append(len(rows))
+        sums = np.array([row.sum() for row in rows], np.float32)
+        return [sums if eos_pooled is None else sums + eos_pooled * np.float32(0.5)]
+
+
+SEQUENCES = ["EVQLVES", "QVQ", "EVQLVES", "AAAAAAAAAAAA", "QVQ", "EVQLVES", "DIQM"]
+
+
+def test_each_distinct_sequence_runs_once_and_every_row_gets_its_value() -> None:
+    engine, done = Recorder(), list[int]()
+    values = run_sequences(engine, SEQUENCES, "p_nonspecific", on_batch=done.append)
+    assert sum(engine.rows) == 4
+    assert sum(done) == len(SEQUENCES)
+    alone = [run_sequences(Recorder(), [sequence], "p_nonspecific")[0] for sequence in SEQUENCES]
+    assert values.tolist() == alone
+
+
+def test_with_eos_in_the_mean_by_place_every_row_runs() -> None:
+    engine, done = Recorder(), list[int]()
+    flags = pooled_eos(SEQUENCES, 2)
+    assert flags is not None
+    values = run_sequences(engine, SEQUENCES, "p_nonspecific", eos_pooled=flags, on_batch=done.append)
+    assert (sum(engine.rows), sum(done)) == (7, 7)
+    assert (values % 1 == 0.5).tolist() == flags.tolist()
+
+
+def test_not_finite_names_every_copy() -> None:
+    class NaNOfQvq(Recorder):
+        def run_batch(self, rows: Any, *args: Any) -> list[npt.NDArray[np.float32]]:
+            return [np.array([np.nan if len(row) == 5 else 1 for row in rows], np.float32)]
+
+    ids = [f"ab{index}" for index in range(len(SEQUENCES))]
+    with pytest.raises(ScoreNotFinite, match=r"2 of 7 sequences: ab1, ab4"):
+        run_sequences(NaNOfQvq(), SEQUENCES, "p_nonspecific", ids=ids)
+
+
+def test_streams_keep_the_order_and_run_at_the_same_time() -> None:
+    both = threading.Barrier(2, timeout=30)
+
+    class Meeting(Recorder):
+        def run_batch(self, *args: Any) -> list[npt.NDArray[np.float32]]:
+            both.wait()
+            return super().run_batch(*args)
+
+    sequences = ["A" * length for length in range(3, 11)]
+    engine, done = Meeting(streams=2, token_budget=1), list[int]()
+    values = run_sequences(engine, sequences, "p_nonspecific", on_batch=done.append)
+    assert done == [1] * 8
+    assert values.tolist() == run_sequences(Recorder(), sequences, "p_nonspecific").tolist()
+
+
+@pytest.mark.parametrize("error", [ProviderError("what", "fix"), KeyboardInterrupt()])
+def test_an_error_in_a_stream_ends_the_run(error: BaseException) -> None:
+    class Failing(Recorder):
+        def run_batch(self, *args: Any) -> list[npt.NDArray[np.float32]]:
+            self.rows.append(1)
+            raise error
+
+    engine = Failing(streams=2, token_budget=1)
+    threads = threading.active_count()
+    with pytest.raises(type(error)):
+        run_sequences(engine, ["A" * length for length in range(3, 103)], "p_nonspecific")
+    assert threading.active_count() == threads
+
+
+def test_an_interrupt_between_batches_leaves_the_rest_unrun() -> None:
+    go_on = threading.Event()
+
+    class Waiting(Recorder):
+        def run_batch(self, *args: Any) -> list[npt.NDArray[np.float32]]:
+            if len(self.rows) >= 3:
+                go_on.wait(5)
+            return super().run_batch(*args)
+
+    def interrupt(done: int) -> None:
+        raise KeyboardInterrupt
+
+    engine = Waiting(streams=2, token_budget=1)
+    timer = threading.Timer(0.5, go_on.set)
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        run_sequences(engine, ["A" * length for length in range(3, 103)], "p_nonspecific", on_batch=interrupt)
+    timer.join()
+    assert len(engine.rows) < 10
