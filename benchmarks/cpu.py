@@ -1,0 +1,460 @@
+"""Time, memory and parity of abonyx and its peers on the CPU, side by side: one run, one JSON record.
+
+    python benchmarks/cpu.py -o benchmarks/records/cpu.json --work out/bench
+    python benchmarks/cpu.py -o RECORD.json --work DIR --layers 6 --repeats 2 --only old,abonyx-int8
+
+Each engine is a process of its own that stays loaded; each repeat asks every engine in turn to score the same real
+sequences, from strings to probabilities. The encoders have the real shapes and random weights, the head is recentred.
+Nothing is written when an engine's probabilities are too far from PyTorch's in float32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from abonyx import tolerances
+from abonyx.alphabet import Alphabet
+from abonyx.bundle import open_bundle
+from abonyx.process import usable_processors
+from commands import REPOSITORY, machine
+from preparation import Prepared, digest, prepare, read_sequences, sample
+from profile_cpu import show
+
+DATA = REPOSITORY.parent / "shared" / "data"
+SEQUENCES = 96
+FEW = 32  # rows of the warm-up, one full batch of the peers', and of the check of an engine that gives logits only
+PAUSE_S = 0.5  # thread pools spin for a while after a run
+BF16_P = 0.05
+# esm-cpp's quantisation is not abonyx's to judge: that it runs the same model is asserted before it quantises.
+ESMCPP_P = 0.3
+
+
+class Engine(NamedTuple):
+    """How one engine is run: a module of peers/ in an environment, on a model, with options of its own."""
+
+    module: str
+    precision: str
+    model: str = "esm1v"
+    environment: str = "main"
+    options: dict[str, str] = {}  # noqa: RUF012  # never changed
+
+
+ENGINES = {
+    "old": Engine("pytorch", "fp32"),
+    "transformers-bf16": Engine("pytorch", "bf16"),
+    "optimum": Engine("stock_onnx", "fp32", options={"with": "optimum"}),
+    "fastembed-bio": Engine("stock_onnx", "fp32", options={"with": "plain"}),
+    "abonyx-fp32": Engine("abonyx_session", "fp32", options={"provider": "cpu"}),
+    "abonyx-int8": Engine("abonyx_session", "int8", options={"provider": "cpu"}),
+    "abonyx-openvino-fp32": Engine("abonyx_session", "fp32", "esm1v", "openvino", {"provider": "openvino"}),
+    "abonyx-openvino-int8": Engine("abonyx_session", "int8", "esm1v", "openvino", {"provider": "openvino"}),
+    "esm-cpp-int8": Engine("esmcpp", "int8", "esm2", "esmcpp"),
+    "abonyx-int8-esm2": Engine("abonyx_session", "int8", "esm2", options={"provider": "cpu"}),
+}
+# ESM-2 in PyTorch, and esm-cpp not yet quantised against it: asked once, not timed, closed before the others open.
+REFERENCE_ESM2 = Engine("pytorch", "fp32", "esm2")
+ESMCPP_FP32 = Engine("esmcpp", "fp32", "esm2", "esmcpp")
+SHEHATA_ENGINES = ("abonyx-int8", "abonyx-openvino-int8")
+
+
+class Worker:
+    """A process that holds one engine."""
+
+    def __init__(self, name: str, module: str, python: Path, request: dict[str, Any], log: Path) -> None:
+        self.name, self.log = name, log
+        threads = str(request["threads"])
+        variables = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ESM_NUM_THREADS")
+        environment = os.environ | dict.fromkeys(variables, threads)
+        environment |= {"ABONYX_CACHE_DIR": str(log.parent / "cache"), "HF_HUB_OFFLINE": "1"}
+        with log.open("w") as errors:
+            self.process = subprocess.Popen(
+                [str(python), "-m", f"peers.{module}"],
+                cwd=Path(__file__).parent,  # where `peers` is importable, installed nowhere
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
+        self.opened = self.exchange(request)
+
+    def exchange(self, question: dict[str, Any]) -> dict[str, Any]:
+        """One line there, one line back; SystemExit with the end of its log if it has died."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        try:
+            self.process.stdin.write(json.dumps(question) + "\n")
+            self.process.stdin.flush()
+            answer = self.process.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
+        if not answer:
+            raise SystemExit(f"{self.name} ended with {self.process.wait()}:\n{self.log.read_text()[-3000:]}")
+        found: dict[str, Any] = json.loads(answer)
+        return found
+
+    def ask(self, call: str, workload: str) -> dict[str, Any]:
+        """{"seconds", "p"} of one call."""
+        return self.exchange({"call": call, "workload": workload})
+
+    def memory_bytes(self, key: str) -> int | None:
+        """VmHWM (peak) or VmRSS (now); None where the system has no /proc."""
+        status = Path(f"/proc/{self.process.pid}/status")
+        lines = status.read_text().splitlines() if status.exists() else []
+        return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:")), None)
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.communicate()
+
+
+@dataclass
+class Run:
+    """One engine's results.
+
+    Attributes:
+        seconds: of each counted repeat; p: the last one's probabilities, none from esm-cpp.
+    """
+
+    worker: Worker
+    seconds: list[float] = field(default_factory=list)
+    p: list[float] = field(default_factory=list)
+
+
+def compare(p: npt.ArrayLike, reference: npt.ArrayLike, thresholds: list[float]) -> dict[str, Any]:
+    """Differences of probabilities (n,) from the reference's."""
+    from scipy.stats import spearmanr
+
+    found, exact = np.asarray(p, np.float64), np.asarray(reference, np.float64)
+    with np.errstate(divide="ignore"):
+        logits = [np.log(values) - np.log1p(-values) for values in (found, exact)]
+    return {
+        "rows": len(exact),
+        "max_dp": float(np.abs(found - exact).max()),
+        "mean_dp": float(np.abs(found - exact).mean()),
+        "max_dlogit": float(np.abs(logits[0] - logits[1]).max()),
+        "spearman": float(spearmanr(found, exact).statistic),
+        "flips": max(float(np.mean((found > value) != (exact > value))) for value in thresholds),
+    }
+
+
+def faults(figures: dict[str, Any], precision: str, max_dp: dict[str, float], *, peer: bool = False) -> list[str]:
+    """Limits that are exceeded, as text.
+
+    Args:
+        figures: of compare(); precision: "fp32", "bf16" or "int8".
+        max_dp: limits of |dp| given instead, by precision; then nothing else is judged.
+        peer: whether the quantisation is another project's.
+    """
+    limits = {"max_dp": {"fp32": tolerances.FP32.p, "bf16": BF16_P, "int8": tolerances.INT8_GATE_MAX_P}[precision]}
+    least_spearman = -1.0
+    if peer and precision == "int8":
+        limits["max_dp"] = ESMCPP_P
+    elif precision in max_dp:
+        limits["max_dp"] = max_dp[precision]
+    elif precision == "int8":
+        limits |= {"mean_dp": tolerances.INT8_GATE_MEAN_P, "flips": tolerances.INT8_GATE_FLIPS}
+        least_spearman = tolerances.INT8_GATE_SPEARMAN
+    # not >: a NaN is a fault too
+    wrong = [f"{key} {figures[key]:.3g}, limit {limit:g}" for key, limit in limits.items() if not figures[key] <= limit]
+    if not figures["spearman"] >= least_spearman:
+        wrong.append(f"spearman {figures['spearman']:.5f}, at least {least_spearman:g}")
+    return wrong
+
+
+def spread(seconds: list[float]) -> dict[str, float]:
+    """Median, min and max."""
+    return {"median": statistics.median(seconds), "min": min(seconds), "max": max(seconds)}
+
+
+def parse() -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("-o", "--output", type=Path, required=True)
+    add("--work", type=Path, required=True, help="directory for checkpoints, bundles, logs; kept between runs")
+    add("--layers", type=int, default=33, help="of both encoders; fewer for a quick run")
+    add("--repeats", type=int, default=5)
+    add("--only", help=f"of {','.join(ENGINES)}; old is always run, as the reference")
+    add("--variants", default="fp32,int8", help="to export; engines of others are left out")
+    add("--sequences", type=Path, default=DATA / "repertoire" / "vh_vhh_repertoire.csv.gz")
+    add("--count", type=int, default=SEQUENCES, help="sequences to sample from it")
+    add("--shehata", type=Path, default=DATA / "shehata" / "VH_only_shehata.csv", help="scored once by abonyx alone")
+    add("--no-shehata", action="store_true")
+    add("--head", type=Path, default=DATA / "heads" / "esm1v_logreg" / "boughter_vh_esm1v_logreg.npz")
+    add("--calibration", type=Path, help="as of abonyx export")
+    add(
+        "--max-dp", action="append", default=[], metavar="VARIANT=VALUE", help="as of abonyx export; judged by here too"
+    )
+    add("--target", action="append", default=[], metavar="ENGINE/PEER=RATIO", help="times faster that it should be")
+    add("--profile", action="store_true", help="also profile abonyx's graphs by operator")
+    add("--peak-gops", type=float, help="of the processors in int8, for the profile's share of it")
+    for name in ("openvino", "esmcpp"):
+        default = REPOSITORY / f".venv-bench-{name}" / "bin" / "python"
+        add(f"--{name}-python", type=Path, default=default, help="interpreter of that environment")
+    return parser.parse_args()
+
+
+def choose(only: str | None, variants: list[str]) -> dict[str, Engine]:
+    """The engines to run, the reference first."""
+    wanted = set(only.split(",")) if only else set(ENGINES)
+    if unknown := wanted - set(ENGINES):
+        raise SystemExit(f"no such engine: {', '.join(sorted(unknown))}; there are {', '.join(ENGINES)}")
+    return {
+        name: engine
+        for name, engine in ENGINES.items()
+        if (name in wanted or name == "old") and (engine.module != "abonyx_session" or engine.precision in variants)
+    }
+
+
+class Benchmark:
+    """One run: what was asked for, what it runs on, when it began."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.arguments = arguments
+        self.started = time.perf_counter()
+        self.threads = usable_processors()
+        self.variants = arguments.variants.split(",")
+        self.engines = choose(arguments.only, self.variants)
+        self.max_dp = {name: float(value) for name, _, value in (pair.partition("=") for pair in arguments.max_dp)}
+        self.pythons = {
+            "main": Path(sys.executable),
+            "openvino": arguments.openvino_python.absolute(),
+            "esmcpp": arguments.esmcpp_python.absolute(),
+        }
+        for engine in self.engines.values():
+            if not self.pythons[engine.environment].exists():
+                raise SystemExit(f"no {self.pythons[engine.environment]}: see make bench, or --only")
+        for text in arguments.target:
+            if not set(text.partition("=")[0].split("/")) <= set(self.engines):
+                raise SystemExit(f"--target {text}: not two engines of this run")
+        self.esmcpp_fp32: dict[str, Any] | None = None
+        self.sequences = sample(read_sequences(arguments.sequences), arguments.count)
+        self.shehata = [] if arguments.no_shehata else read_sequences(arguments.shehata)
+        self.prepared = self._prepare()
+        self.prepared_s = time.perf_counter() - self.started
+        manifest = open_bundle(self.prepared.bundle["esm1v"]).manifest
+        self.thresholds = sorted({manifest.head.default_threshold, *manifest.head.thresholds.values()})
+        self.ids = [row.tolist() for row in Alphabet(manifest.alphabet).encode(self.sequences)]
+
+    def say(self, line: str) -> None:
+        """Print a line behind the seconds so far."""
+        print(f"{time.perf_counter() - self.started:7.1f} s  {line}", flush=True)
+
+    def _prepare(self) -> Prepared:
+        given = self.arguments
+        options = ["--head", str(given.head.absolute()), "--recentre-head", "--allow-encoder-mismatch"]
+        options += ["--variants", given.variants]
+        options += ["--calibration", str(given.calibration.absolute())] if given.calibration else []
+        for pair in given.max_dp:
+            options += ["--max-dp", pair] if pair.partition("=")[0] in self.variants else []
+        modules = {engine.module for engine in self.engines.values()}
+        peers = {peer for peer, module in (("stock", "stock_onnx"), ("masked_lm", "esmcpp")) if module in modules}
+        models = {engine.model for engine in self.engines.values()}
+        return prepare(given.work.absolute(), given.layers, models, peers, options, self.say)
+
+    def open(self, name: str, engine: Engine) -> Worker:
+        """Start an engine's process."""
+        rows = self.ids if engine.module == "esmcpp" else self.sequences
+        bundle = self.prepared.bundle[engine.model]
+        request = {
+            "threads": self.threads,
+            "precision": engine.precision,
+            "checkpoint": str(self.prepared.checkpoint[engine.model]),
+            "bundle": str(bundle),
+            "golden": str(bundle / "golden.npz"),
+            "stock": str(self.prepared.stock),
+            "masked_lm": str(self.prepared.masked_lm),
+            "workloads": {"mixed": rows, "few": rows[:FEW], "shehata": self.shehata},
+            **engine.options,
+        }
+        log = self.arguments.work.absolute() / f"{name}.log"
+        worker = Worker(name, engine.module, self.pythons[engine.environment], request, log)
+        self.say(f"opened {name} in {worker.opened['open_s']:.1f} s")
+        return worker
+
+    def references(self) -> dict[str, list[float]]:
+        """ESM-2's probabilities in PyTorch float32, where an engine needs them."""
+        if all(engine.model != "esm2" for engine in self.engines.values()):
+            return {}
+        p = self.once("reference-esm2", REFERENCE_ESM2, "score", "mixed")
+        if "esm-cpp-int8" in self.engines:
+            found = self.once("esm-cpp-fp32", ESMCPP_FP32, "check", "few")
+            self.esmcpp_fp32 = compare(found, p[: len(found)], self.thresholds)
+            if wrong := faults(self.esmcpp_fp32, "fp32", {}):
+                raise SystemExit(f"esm-cpp before quantisation is another model: {'; '.join(wrong)}")
+        return {"esm2": p}
+
+    def once(self, name: str, engine: Engine, call: str, workload: str) -> list[float]:
+        """One call's probabilities from a process that is closed again."""
+        worker = self.open(name, engine)
+        p: list[float] = worker.ask(call, workload)["p"]
+        worker.close()
+        return p
+
+    def run(self, stack: ExitStack) -> dict[str, Run]:
+        """Open every engine, then repeat: each in turn."""
+        runs = {}
+        for name, engine in self.engines.items():
+            runs[name] = Run(self.open(name, engine))
+            stack.callback(runs[name].worker.close)
+        for repeat in range(self.arguments.repeats + 1):
+            for name, run in runs.items():
+                time.sleep(PAUSE_S)
+                answer = run.worker.ask("score", "mixed" if repeat else "few")
+                run.p = answer["p"]
+                run.seconds += [answer["seconds"]] if repeat else []
+                self.say(f"{f'repeat {repeat}' if repeat else 'warm-up'}: {name} {answer['seconds']:.2f} s")
+        return runs
+
+    def parity(self, runs: dict[str, Run], references: dict[str, list[float]]) -> tuple[dict[str, Any], list[str]]:
+        """Every engine's differences from PyTorch float32, and what is over its limit."""
+        figures, wrong = {}, []
+        for name, run in runs.items():
+            engine = self.engines[name]
+            reference = references[engine.model]
+            p = run.p or run.worker.ask("check", "few")["p"]
+            figures[name] = compare(p, reference[: len(p)], self.thresholds)
+            peer = engine.module == "esmcpp"
+            wrong += [f"{name}: {text}" for text in faults(figures[name], engine.precision, self.max_dp, peer=peer)]
+        return figures, wrong
+
+    def profiles(self) -> list[dict[str, Any]]:
+        """Operator profiles of the ESM-1v bundle's variants, each in a process of its own."""
+        found = []
+        script = Path(__file__).with_name("profile_cpu.py")
+        for variant in self.variants:
+            output = self.arguments.work.absolute() / f"profile-{variant}.json"
+            command = [sys.executable, script, self.prepared.bundle["esm1v"], "--variant", variant, "-o", output]
+            if self.arguments.peak_gops and variant == "int8":
+                command += ["--peak-gops", str(self.arguments.peak_gops)]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            found.append(json.loads(output.read_text()))
+            show(found[-1])
+        return found
+
+    def record(self) -> dict[str, Any]:
+        """Run everything; SystemExit where an engine's probabilities are too far off."""
+        references = self.references()
+        with ExitStack() as stack:
+            runs = self.run(stack)
+            references["esm1v"] = runs["old"].p
+            parity, wrong = self.parity(runs, references)
+            shehata = {}
+            for name in SHEHATA_ENGINES if self.shehata else ():
+                if name in runs:
+                    shehata[name] = runs[name].worker.ask("score", "shehata")["seconds"]
+                    self.say(f"Shehata's {len(self.shehata)}: {name} {shehata[name]:.1f} s")
+            engines = {
+                name: {
+                    **self.engines[name]._asdict(),
+                    "seconds": spread(run.seconds),
+                    "sequences_per_s": len(self.sequences) / statistics.median(run.seconds),
+                    "runs": run.seconds,
+                    "parity": parity[name],
+                    "open_s": run.worker.opened["open_s"],
+                    "peak_memory_bytes": run.worker.memory_bytes("VmHWM"),
+                    "memory_bytes": run.worker.memory_bytes("VmRSS"),
+                    "versions": run.worker.opened["versions"],
+                }
+                for name, run in runs.items()
+            }
+        times_faster = ratios({name: figures["seconds"]["median"] for name, figures in engines.items()})
+        self.report(engines, times_faster)
+        for model, bundle in self.bundles().items():
+            for name, variant in bundle["variants"].items():
+                self.say(f"{model} {name}: {variant.get('quantization') or 'not quantised'}")
+        if wrong:
+            raise SystemExit("parity failed, nothing written:\n  " + "\n  ".join(wrong))
+        return {
+            "machine": machine(),
+            "layers": self.arguments.layers,
+            "workload": {
+                "file": self.arguments.sequences.name,
+                "sequences": len(self.sequences),
+                "residues": sum(map(len, self.sequences)),
+                "sha256": digest(self.sequences),
+            },
+            "thresholds": self.thresholds,
+            "max_dp": self.max_dp,
+            "bundles": self.bundles(),
+            "engines": engines,
+            "times_faster": times_faster,
+            "targets": targets(self.arguments.target, times_faster),
+            "shehata": {"sequences": len(self.shehata), "sha256": digest(self.shehata), "seconds": shehata},
+            "profiles": self.profiles() if self.arguments.profile else [],
+            "esm-cpp-fp32": self.esmcpp_fp32,
+            "preparation_s": self.prepared_s,
+            "total_s": time.perf_counter() - self.started,
+        }
+
+    def bundles(self) -> dict[str, Any]:
+        """What was exported: hashes, and each variant's own record of parity."""
+        found = {}
+        for model in sorted({engine.model for engine in self.engines.values()}):
+            bundle = open_bundle(self.prepared.bundle[model])
+            variants = msgspec.to_builtins(bundle.manifest.variants)
+            found[model] = {"sha256": bundle.sha256, "variants": variants}
+        return found
+
+    def report(self, engines: dict[str, Any], times_faster: dict[str, dict[str, float]]) -> None:
+        """Print the table."""
+        print(
+            f"{'engine':22s} {'median s':>9s} {'min':>8s} {'max':>8s} {'seq/s':>7s} {'peak MB':>8s} {'open s':>7s}",
+            end="",
+        )
+        print(f" {'max dp':>8s} {'mean dp':>8s} {'dlogit':>8s} {'spearman':>8s} {'flips':>6s}")
+        for name, figures in engines.items():
+            seconds, parity = figures["seconds"], figures["parity"]
+            print(f"{name:22s} {seconds['median']:9.3f} {seconds['min']:8.3f} {seconds['max']:8.3f}", end=" ")
+            print(f"{figures['sequences_per_s']:7.2f} {(figures['peak_memory_bytes'] or 0) / 1e6:8.0f}", end=" ")
+            print(f"{figures['open_s']:7.1f} {parity['max_dp']:8.1e} {parity['mean_dp']:8.1e}", end=" ")
+            print(f"{parity['max_dlogit']:8.1e} {parity['spearman']:8.5f} {parity['flips']:6.2%}")
+        for name, by_peer in times_faster.items():
+            print(f"{name}: " + ", ".join(f"{value:.2f} x {peer}" for peer, value in by_peer.items()))
+
+
+def ratios(medians: dict[str, float]) -> dict[str, dict[str, float]]:
+    """How many times faster each of abonyx's engines is than every other."""
+    return {
+        name: {peer: other / seconds for peer, other in medians.items() if peer != name}
+        for name, seconds in medians.items()
+        if name.startswith("abonyx")
+    }
+
+
+def targets(wanted: list[str], times_faster: dict[str, dict[str, float]]) -> dict[str, dict[str, float | bool]]:
+    """ENGINE/PEER=RATIO against what was measured."""
+    found: dict[str, dict[str, float | bool]] = {}
+    for text in wanted:
+        pair, _, value = text.partition("=")
+        engine, _, peer = pair.partition("/")
+        ratio = times_faster[engine][peer]
+        found[pair] = {"target": float(value), "ratio": ratio, "of_target": ratio / float(value)}
+    return found
+
+
+def main() -> None:
+    """Run and write."""
+    arguments = parse()
+    record = Benchmark(arguments).record()
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(record, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

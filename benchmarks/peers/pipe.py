@@ -1,0 +1,43 @@
+"""A worker's side of the pipe: JSON lines in, JSON lines out. Standard library only, to run in every environment."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from importlib.metadata import version
+from typing import Any
+
+# The rows of a workload (strings, or token ids for an engine without tokeniser) to probabilities, or none.
+Call = Callable[[list[Any]], Iterable[float]]
+
+
+def serve(open_engine: Callable[[dict[str, Any]], dict[str, Call]], packages: Sequence[str]) -> None:
+    """Open the engine that the first line asks for, then answer each line, timed, until the pipe closes.
+
+    Args:
+        open_engine: from the request to the calls it answers; imports included in the time it takes to open.
+        packages: whose versions the record holds.
+    """
+    with os.fdopen(os.dup(1), "w") as answers:
+        os.dup2(2, 1)  # what a library prints stays out of the answers
+
+        def answer(**values: Any) -> None:
+            print(json.dumps(values), file=answers, flush=True)
+
+        request = json.loads(sys.stdin.readline())
+        started = time.perf_counter()
+        calls = open_engine(request)
+        open_s = time.perf_counter() - started
+        versions = {"python": platform.python_version(), **{name: version(name) for name in packages}}
+        answer(open_s=open_s, versions=versions)
+        for line in sys.stdin:
+            question = json.loads(line)
+            rows = request["workloads"][question["workload"]]
+            started = time.perf_counter()
+            p = calls[question["call"]](rows)
+            seconds = time.perf_counter() - started
+            answer(seconds=seconds, p=[float(value) for value in p])

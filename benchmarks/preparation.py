@@ -1,0 +1,112 @@
+"""What benchmarks/cpu.py runs on: sequences, checkpoints, bundles, the peers' formats. Made once, kept in --work."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import json
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from abonyx.manifest import RESIDUES
+
+SAMPLE_SEED = 20261124
+MODELS = ("esm1v", "esm2")
+STANDARD = set(RESIDUES) - {"X"}
+
+# In processes of their own: what a peer's exporter loads or warns of stays out of the benchmark.
+STOCK_EXPORT = """
+import sys
+from optimum.exporters.onnx import main_export
+main_export(sys.argv[1], output=sys.argv[2], task="feature-extraction", do_validation=False, no_post_process=True)
+"""
+MASKED_LM = """
+import sys, torch
+from transformers import EsmForMaskedLM
+torch.manual_seed(0)
+EsmForMaskedLM.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])
+"""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Paths under the working directory, by model name.
+
+    Attributes:
+        checkpoint, bundle: of "esm1v" and "esm2".
+        stock: optimum's export of "esm1v"; masked_lm: "esm2" as an EsmForMaskedLM's safetensors file.
+    """
+
+    checkpoint: dict[str, Path]
+    bundle: dict[str, Path]
+    stock: Path
+    masked_lm: Path
+
+
+def read_sequences(file: Path) -> list[str]:
+    """The column `sequence` of a CSV file, plain or .gz: rows of the 20 residues only."""
+    with (gzip.open if file.suffix == ".gz" else open)(file, "rt", encoding="utf-8", newline="") as lines:
+        found = [row["sequence"] for row in csv.DictReader(lines)]
+    return [sequence for sequence in found if sequence and set(sequence) <= STANDARD]
+
+
+def sample(sequences: list[str], count: int) -> list[str]:
+    """`count` of them, drawn with a fixed seed, in the order drawn: the file's own mix of lengths."""
+    return random.Random(SAMPLE_SEED).sample(sequences, count)
+
+
+def digest(sequences: list[str]) -> str:
+    """SHA-256 of a workload, one sequence a line."""
+    return hashlib.sha256("".join(f"{sequence}\n" for sequence in sequences).encode()).hexdigest()
+
+
+def prepare(
+    work: Path, layers: int, models: set[str], peers: set[str], export_options: list[str], say: Callable[[str], None]
+) -> Prepared:
+    """Make what is not in `work` yet.
+
+    Args:
+        work: directory kept between runs.
+        layers: of both encoders.
+        models: of MODELS; peers: of "stock" and "masked_lm". What is not named is not made.
+        export_options: of `abonyx export`, beside encoder and output; other options give another bundle.
+        say: called with a line before each step.
+    """
+    key = hashlib.sha256(json.dumps(export_options).encode()).hexdigest()[:8]
+    prepared = Prepared(
+        checkpoint={model: work / f"{model}-{layers}" for model in MODELS},
+        bundle={model: work / f"{model}-{layers}-bundle-{key}" for model in MODELS},
+        stock=work / f"esm1v-{layers}-stock",
+        masked_lm=work / f"esm2-{layers}-masked-lm" / "model.safetensors",
+    )
+    work.mkdir(parents=True, exist_ok=True)
+
+    def make(path: Path, *command: str | Path) -> None:
+        if path.exists():
+            return
+        say(f"making {path.name}")
+        partial = path.with_name(f"{path.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        line = [sys.executable, *(str(partial if part is path else part) for part in command)]
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"{' '.join(line)} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+        partial.rename(path)
+
+    script = Path(__file__).with_name("make_checkpoint.py")
+    for model in sorted(models):
+        checkpoint, bundle = prepared.checkpoint[model], prepared.bundle[model]
+        make(checkpoint, script, model, checkpoint, "--layers", str(layers))
+        make(bundle, "-m", "abonyx", "export", "--encoder", checkpoint, "-o", bundle, *export_options)
+    if "stock" in peers:
+        make(prepared.stock, "-W", "ignore", "-c", STOCK_EXPORT, prepared.checkpoint["esm1v"], prepared.stock)
+    if "masked_lm" in peers:
+        directory = prepared.masked_lm.parent
+        make(directory, "-W", "ignore", "-c", MASKED_LM, prepared.checkpoint["esm2"], directory)
+    return prepared

@@ -1,0 +1,121 @@
+"""Where the time of abonyx's graph goes on the CPU: ONNX Runtime's profile of one batch, by operator.
+
+python benchmarks/profile_cpu.py BUNDLE --variant int8 --peak-gops 1900 -o RECORD.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections import Counter
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from abonyx.batching import make_inputs
+from abonyx.bundle import open_bundle
+from abonyx.process import usable_processors
+
+ROWS, TOKENS = 4, 124
+RUNS = 5
+PRODUCTS = ("MatMul", "Gemm")  # part of every matrix product's operator name, quantised and fused ones too
+
+
+def profile(bundle_path: Path, variant_name: str, peak_gops: float | None) -> dict[str, Any]:
+    """Milliseconds and share by operator, of RUNS batches after one that is not counted.
+
+    Args:
+        bundle_path: the bundle; variant_name: which graph.
+        peak_gops: giga-operations a second that the processors used can do at most, a multiplication and an addition
+            counted as two; None = no share of it.
+    """
+    import onnxruntime
+
+    bundle = open_bundle(bundle_path)
+    _, variant = bundle.variant("cpu", variant_name)
+    spec = bundle.manifest.alphabet
+    residues = np.random.default_rng(0).choice(list(spec.residues.values()), (ROWS, TOKENS - 2))
+    rows = [np.array([spec.cls_id, *row, spec.eos_id], np.int64) for row in residues]
+    feed = make_inputs(rows, variant.inputs, spec.pad_id)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = usable_processors()
+    options.log_severity_level = 3
+    options.enable_profiling = True
+    with tempfile.TemporaryDirectory() as scratch:
+        options.profile_file_prefix = str(Path(scratch) / "profile")
+        session = onnxruntime.InferenceSession(bundle.path / variant.model, options, providers=["CPUExecutionProvider"])
+        for _ in range(1 + RUNS):
+            session.run(["p_nonspecific"], feed)
+        events = json.loads(Path(session.end_profiling()).read_text())
+    runs = sorted((event for event in events if event["name"] == "model_run"), key=lambda event: int(event["ts"]))
+    counted = runs[1:]
+    taken: Counter[str] = Counter()
+    for event in events:
+        if event["name"].endswith("_kernel_time") and event["ts"] >= counted[0]["ts"]:
+            taken[event["args"]["op_name"]] += event["dur"]
+    total = sum(taken.values())
+    record: dict[str, Any] = {
+        "variant": variant_name,
+        "rows": ROWS,
+        "tokens": TOKENS,
+        "runs": RUNS,
+        "batch_ms": sum(event["dur"] for event in counted) / RUNS / 1e3,
+        "kernels_ms": total / RUNS / 1e3,
+        "operators": {
+            name: {"ms": dur / RUNS / 1e3, "share": dur / total} for name, dur in taken.most_common() if dur > 0
+        },
+    }
+    gop = 2 * _weights(bundle.path / variant.model) * ROWS * TOKENS / 1e9
+    products_s = sum(dur for name, dur in taken.items() if any(part in name for part in PRODUCTS)) / RUNS / 1e6
+    record |= {
+        "weight_gop": gop,
+        "products_gops": gop / products_s,
+        "batch_gops": gop / (record["batch_ms"] / 1e3),
+    }
+    if peak_gops:
+        record |= {
+            "peak_gops": peak_gops,
+            "products_of_peak": record["products_gops"] / peak_gops,
+            "batch_of_peak": record["batch_gops"] / peak_gops,
+        }
+    return record
+
+
+def _weights(path: Path) -> int:
+    """Elements of the matrices that tokens are multiplied with: 2-D initializers, tables that are looked up aside."""
+    import onnx
+
+    graph = onnx.load(path, load_external_data=False).graph
+    looked_up = {node.input[0] for node in graph.node if node.op_type == "Gather"}
+    return sum(prod(item.dims) for item in graph.initializer if len(item.dims) == 2 and item.name not in looked_up)
+
+
+def show(record: dict[str, Any]) -> None:
+    """Print a record as lines."""
+    print(f"{record['variant']}: {record['batch_ms']:.1f} ms a batch of {ROWS} x {TOKENS} tokens")
+    for name, figures in record["operators"].items():
+        if figures["share"] >= 0.001:
+            print(f"  {name:30s} {figures['share']:6.1%}  {figures['ms']:9.2f} ms")
+    peak = f", {record['products_of_peak']:.0%} of the peak" if "peak_gops" in record else ""
+    print(f"  products with weights: {record['products_gops']:.0f} GOP/s{peak}")
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--variant", default="fp32")
+    parser.add_argument("--peak-gops", type=float)
+    parser.add_argument("-o", "--output", type=Path)
+    arguments = parser.parse_args()
+    record = profile(arguments.bundle, arguments.variant, arguments.peak_gops)
+    show(record)
+    if arguments.output:
+        arguments.output.write_text(json.dumps(record, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
