@@ -12,8 +12,9 @@ test: .venv-test/installed  ## lint, types, tests
 	.venv-test/bin/mypy
 	.venv-test/bin/python -m pytest
 
-bench: .venv-test/installed  ## times and memory of whole commands
+bench: .venv-test/bench .venv-bench-openvino/installed .venv-bench-esmcpp/installed  ## commands; engines side by side
 	.venv-test/bin/python benchmarks/commands.py -o benchmarks/records/commands.json
+	.venv-test/bin/python benchmarks/cpu.py -o benchmarks/records/cpu.json --work out/bench
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -23,4 +24,13 @@ bench: .venv-test/installed  ## times and memory of whole commands
 .venv-test/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-test
 	.venv-test/bin/python -m pip install --quiet -c constraints.txt -e ".[cpu,parquet,evaluate,export,training,test]"
+	touch $@
+
+.venv-test/bench: .venv-test/installed benchmarks/peers/requirements-main.txt
+	.venv-test/bin/python -m pip install --quiet -c constraints.txt -r benchmarks/peers/requirements-main.txt
+	touch $@
+
+.venv-bench-%/installed: benchmarks/peers/requirements-%.txt pyproject.toml
+	$(PYTHON) -m venv .venv-bench-$*
+	.venv-bench-$*/bin/python -m pip install --quiet -r $<
 	touch $@

@@ -108,7 +108,7 @@ class Worker:
         return found
 
     def ask(self, call: str, workload: str) -> dict[str, Any]:
-        """{"seconds", "p"} of one call."""
+        """{"seconds", "cpu_s", "p"} of one call."""
         return self.exchange({"call": call, "workload": workload})
 
     def memory_bytes(self, key: str) -> int | None:
@@ -127,11 +127,13 @@ class Run:
     """One engine's results.
 
     Attributes:
-        seconds: of each counted repeat; p: the last one's probabilities, none from esm-cpp.
+        seconds: of each counted repeat; processors: that it kept busy, fewer than its threads where others use them.
+        p: the last one's probabilities, none from esm-cpp.
     """
 
     worker: Worker
     seconds: list[float] = field(default_factory=list)
+    processors: list[float] = field(default_factory=list)
     p: list[float] = field(default_factory=list)
 
 
@@ -167,7 +169,9 @@ def faults(figures: dict[str, Any], precision: str, max_dp: dict[str, float], *,
     elif precision in max_dp:
         limits["max_dp"] = max_dp[precision]
     elif precision == "int8":
-        limits |= {"mean_dp": tolerances.INT8_GATE_MEAN_P, "flips": tolerances.INT8_GATE_FLIPS}
+        # The bundle's own gate has 256 rows; of fewer than 200 a single flip is over half a per cent.
+        flips = max(tolerances.INT8_GATE_FLIPS, 1 / figures["rows"])
+        limits |= {"mean_dp": tolerances.INT8_GATE_MEAN_P, "flips": flips}
         least_spearman = tolerances.INT8_GATE_SPEARMAN
     # not >: a NaN is a fault too
     wrong = [f"{key} {figures[key]:.3g}, limit {limit:g}" for key, limit in limits.items() if not figures[key] <= limit]
@@ -279,7 +283,7 @@ class Benchmark:
             "golden": str(bundle / "golden.npz"),
             "stock": str(self.prepared.stock),
             "masked_lm": str(self.prepared.masked_lm),
-            "workloads": {"mixed": rows, "few": rows[:FEW], "shehata": self.shehata},
+            "workloads": {"mixed": rows, "few": rows[:FEW], "first": rows[:4], "shehata": self.shehata},
             **engine.options,
         }
         log = self.arguments.work.absolute() / f"{name}.log"
@@ -293,7 +297,7 @@ class Benchmark:
             return {}
         p = self.once("reference-esm2", REFERENCE_ESM2, "score", "mixed")
         if "esm-cpp-int8" in self.engines:
-            found = self.once("esm-cpp-fp32", ESMCPP_FP32, "check", "few")
+            found = self.once("esm-cpp-fp32", ESMCPP_FP32, "check", "first")
             self.esmcpp_fp32 = compare(found, p[: len(found)], self.thresholds)
             if wrong := faults(self.esmcpp_fp32, "fp32", {}):
                 raise SystemExit(f"esm-cpp before quantisation is another model: {'; '.join(wrong)}")
@@ -306,20 +310,25 @@ class Benchmark:
         worker.close()
         return p
 
-    def run(self, stack: ExitStack) -> dict[str, Run]:
-        """Open every engine, then repeat: each in turn."""
+    def open_all(self, stack: ExitStack) -> dict[str, Run]:
+        """Open every engine, one after the other."""
         runs = {}
         for name, engine in self.engines.items():
             runs[name] = Run(self.open(name, engine))
             stack.callback(runs[name].worker.close)
-        for repeat in range(self.arguments.repeats + 1):
+        return runs
+
+    def repeat(self, runs: dict[str, Run], repeats: range) -> None:
+        """Ask each engine in turn; repeat 0 is the warm-up, of few rows and not counted."""
+        for repeat in repeats:
             for name, run in runs.items():
                 time.sleep(PAUSE_S)
                 answer = run.worker.ask("score", "mixed" if repeat else "few")
                 run.p = answer["p"]
-                run.seconds += [answer["seconds"]] if repeat else []
+                if repeat:
+                    run.seconds.append(answer["seconds"])
+                    run.processors.append(answer["cpu_s"] / answer["seconds"])
                 self.say(f"{f'repeat {repeat}' if repeat else 'warm-up'}: {name} {answer['seconds']:.2f} s")
-        return runs
 
     def parity(self, runs: dict[str, Run], references: dict[str, list[float]]) -> tuple[dict[str, Any], list[str]]:
         """Every engine's differences from PyTorch float32, and what is over its limit."""
@@ -351,11 +360,17 @@ class Benchmark:
         """Run everything; SystemExit where an engine's probabilities are too far off."""
         references = self.references()
         with ExitStack() as stack:
-            runs = self.run(stack)
+            runs = self.open_all(stack)
+            self.repeat(runs, range(2))
             references["esm1v"] = runs["old"].p
             parity, wrong = self.parity(runs, references)
+            if wrong:
+                self.say("parity failed; no more repeats")
+            else:
+                self.repeat(runs, range(2, self.arguments.repeats + 1))
+                parity, wrong = self.parity(runs, references)
             shehata = {}
-            for name in SHEHATA_ENGINES if self.shehata else ():
+            for name in SHEHATA_ENGINES if self.shehata and not wrong else ():
                 if name in runs:
                     shehata[name] = runs[name].worker.ask("score", "shehata")["seconds"]
                     self.say(f"Shehata's {len(self.shehata)}: {name} {shehata[name]:.1f} s")
@@ -365,6 +380,7 @@ class Benchmark:
                     "seconds": spread(run.seconds),
                     "sequences_per_s": len(self.sequences) / statistics.median(run.seconds),
                     "runs": run.seconds,
+                    "processors": statistics.median(run.processors),
                     "parity": parity[name],
                     "open_s": run.worker.opened["open_s"],
                     "peak_memory_bytes": run.worker.memory_bytes("VmHWM"),
@@ -413,17 +429,16 @@ class Benchmark:
 
     def report(self, engines: dict[str, Any], times_faster: dict[str, dict[str, float]]) -> None:
         """Print the table."""
-        print(
-            f"{'engine':22s} {'median s':>9s} {'min':>8s} {'max':>8s} {'seq/s':>7s} {'peak MB':>8s} {'open s':>7s}",
-            end="",
-        )
-        print(f" {'max dp':>8s} {'mean dp':>8s} {'dlogit':>8s} {'spearman':>8s} {'flips':>6s}")
+        heads: tuple[str, ...] = ("median s", "min", "max", "seq/s", "cpus", "peak MB", "open s")
+        heads += ("max dp", "mean dp", "dlogit", "spearman", "flips")
+        print(f"{'engine':22s}", *(f"{head:>8s}" for head in heads))
         for name, figures in engines.items():
             seconds, parity = figures["seconds"], figures["parity"]
-            print(f"{name:22s} {seconds['median']:9.3f} {seconds['min']:8.3f} {seconds['max']:8.3f}", end=" ")
-            print(f"{figures['sequences_per_s']:7.2f} {(figures['peak_memory_bytes'] or 0) / 1e6:8.0f}", end=" ")
-            print(f"{figures['open_s']:7.1f} {parity['max_dp']:8.1e} {parity['mean_dp']:8.1e}", end=" ")
-            print(f"{parity['max_dlogit']:8.1e} {parity['spearman']:8.5f} {parity['flips']:6.2%}")
+            print(f"{name:22s}", *(f"{seconds[key]:8.3f}" for key in ("median", "min", "max")), end=" ")
+            print(f"{figures['sequences_per_s']:8.2f} {figures['processors']:8.2f}", end=" ")
+            print(f"{(figures['peak_memory_bytes'] or 0) / 1e6:8.0f} {figures['open_s']:8.1f}", end=" ")
+            print(*(f"{parity[key]:8.1e}" for key in ("max_dp", "mean_dp", "max_dlogit")), end=" ")
+            print(f"{parity['spearman']:8.5f} {parity['flips']:8.2%}")
         for name, by_peer in times_faster.items():
             print(f"{name}: " + ", ".join(f"{value:.2f} x {peer}" for peer, value in by_peer.items()))
 

@@ -12,7 +12,7 @@ from abonyx.bundle import Golden
 from abonyx.errors import ParityError
 from abonyx.manifest import Difference, Parity
 from abonyx.selftest import sigmoid
-from abonyx.tolerances import Limits
+from abonyx.tolerances import HEAD_MIN_SPREAD, Limits
 from abonyx_export.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def measure(
     import onnxruntime
     from scipy.stats import spearmanr
 
-    if np.ptp(golden.logit) == 0 or np.ptp(logit) == 0:
+    if min(np.ptp(golden.logit), np.ptp(logit)) < HEAD_MIN_SPREAD:
         what = f"the head gives every one of {len(logit)} golden rows the logit {logit[0]:.6g}: it tells nothing apart"
         raise ParityError(what, "Nothing was written. Check the labels and that the sequences differ; raise --C.")
     expected = golden.embedding.astype(np.float64)

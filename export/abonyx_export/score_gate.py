@@ -72,7 +72,7 @@ def judge(rows: GateRows, head: Head, thresholds: Sequence[float]) -> ScoreGate:
     exact, found = head.logit(rows.fp32), head.logit(rows.int8)
     p, p_found = sigmoid(exact), sigmoid(found)
     difference = summarise({"logit": np.abs(found - exact), "p": np.abs(p_found - p)})
-    constant = np.ptp(exact) == 0 or np.ptp(found) == 0  # no ranks to compare; a placeholder's head is never so
+    constant = np.ptp(exact) == 0 or np.ptp(found) == 0  # no ranks to compare
     return ScoreGate(
         rows=len(p),
         p=difference["p"],

@@ -61,6 +61,9 @@ BATCH_NEIGHBOURS = 1e-5
 # saturation (a head on random weights gives p = 1.0 throughout).
 GOLDEN_MIN_SD_P = 0.05
 
+# Spread of the golden rows' logits below which a head tells nothing apart: float32 holds no such difference in p.
+HEAD_MIN_SPREAD = 1e-9
+
 # The converted head (float32) against sigmoid(w.x + b) in float64. Rounding w and summing D products puts about 4 u s
 # on the logit (u = 2^-24, s the root of the summed squares of the products, 1 to 4 on the probe rows) and a quarter of
 # it on p. Measured: 5e-7 to 8e-7 for the old pipeline's four heads, up to 1e-6 for synthetic ones of D = 320 to 2560;

@@ -1,0 +1,40 @@
+"""benchmarks/cpu.py: its gates hold what they should, and every engine it names is there."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from .conftest import REPOSITORY
+
+PEERS = REPOSITORY / "benchmarks" / "peers"
+
+
+def test_every_engine_has_its_worker_and_environment() -> None:
+    import cpu
+
+    for engine in cpu.ENGINES.values():
+        assert (PEERS / f"{engine.module}.py").is_file()
+        assert (PEERS / f"requirements-{engine.environment}.txt").is_file()
+
+
+def test_a_flipped_label_fails_int8_and_nothing_fails_itself() -> None:
+    pytest.importorskip("scipy", reason="benchmarks/ needs the export extra")
+    import cpu
+
+    p = np.linspace(0.1, 0.9, 400)
+    same = cpu.compare(p, p, [0.5])
+    assert all(cpu.faults(same, precision, {}) == [] for precision in ("fp32", "bf16", "int8"))
+    moved = cpu.compare(p + 0.01 * (np.abs(p - 0.5) < 0.006), p, [0.5])
+    assert moved["max_dp"] == pytest.approx(0.01)
+    assert [text.split()[0] for text in cpu.faults(moved, "int8", {})] == ["flips"]
+    assert cpu.faults(moved, "int8", {"int8": 0.02}) == []
+    assert cpu.faults(moved | {"max_dp": float("nan")}, "fp32", {})
+
+
+def test_ratios_say_how_many_times_faster() -> None:
+    import cpu
+
+    times_faster = cpu.ratios({"old": 6.0, "abonyx-int8": 2.0})
+    assert times_faster == {"abonyx-int8": {"old": 3.0}}
+    assert cpu.targets(["abonyx-int8/old=4"], times_faster)["abonyx-int8/old"]["of_target"] == 0.75
