@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,13 +49,15 @@ class GateRows:
         Raises:
             BundleError: not such a file.
         """
+        path, fix = directory / GATE_NAME, "Export the bundle again."
         try:
-            with np.load(directory / GATE_NAME, allow_pickle=False) as arrays:
-                return cls(arrays["fp32"], arrays["int8"])
-        except (OSError, ValueError, KeyError, EOFError) as error:
-            raise BundleError(
-                f"{directory / GATE_NAME}: cannot be read: {error}", "Export the bundle again."
-            ) from error
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                rows = cls(arrays["fp32"], arrays["int8"])
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise BundleError(f"{path}: cannot be read: {error}", fix) from error
+        if rows.fp32.ndim != 2 or rows.fp32.shape != rows.int8.shape:
+            raise BundleError(f"{path}: fp32 {rows.fp32.shape}, int8 {rows.int8.shape}: not twice one (n, D)", fix)
+        return rows
 
 
 def embed_rows(bundle: Path, variant: str, rows: Tokens) -> FloatArray:

@@ -70,7 +70,7 @@ def test_the_record_is_what_both_variants_score(exported: Path) -> None:
         if name == "fp32":
             exact = p
     assert np.abs(p - exact).max() == pytest.approx(gate.p.max, abs=tolerances.BATCH_NEIGHBOURS)
-    assert gate.p.max > 0
+    assert 0 < gate.p.max <= tolerances.INT8_GATE_MAX_P
     # the default stays exact
     assert open_bundle(exported).variant("cpu", None)[0] == "fp32"
 
@@ -240,6 +240,17 @@ def test_one_changed_byte_is_refused_at_open(copy: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(ChecksumMismatch, match=r"int8/model\.onnx\.data"):
         abonyx.open_session(abonyx.RuntimeConfig(bundle=str(copy), variant="int8"))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "shapes"])
+def test_a_damaged_gate_file_is_refused(damage: str, copy: Path) -> None:
+    path = copy / "int8" / score_gate.GATE_NAME
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:100])
+    else:
+        GateRows(np.zeros((2, 3), np.float32), np.zeros((2, 4), np.float32)).save(path.parent)
+    with pytest.raises(BundleError, match=r"score_gate\.npz: "):
+        GateRows.load(path.parent)
 
 
 def test_fit_judges_int8_by_the_new_heads_scores(exported: Path, tmp_path: Path) -> None:
