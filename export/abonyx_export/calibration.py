@@ -28,7 +28,7 @@ GATE_ROWS = 256
 # Fewer say too little of the ranges (issue 4).
 MIN_CALIBRATION_ROWS = 32
 # Token rows kept of each product's input; the correlations of 1,280 columns need about as many.
-SAMPLED_TOKENS = 1_024
+SAMPLED_TOKENS = 3_072
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,8 @@ def settle(
         gate = score_gate.judge(rows, head, thresholds)
         report(
             f"  {kept} float32 layers: max |dp| {gate.p.max:.2g}, mean {gate.p.mean:.2g}, "
-            f"max |dlogit| {gate.logit.max:.2g}, Spearman {gate.spearman:.5f}"
+            f"max |dlogit| {gate.logit.max:.2g}, Spearman {gate.spearman:.5f}, "
+            f"flips {max(gate.label_flips.values()):.2%}"
         )
         if not score_gate.faults(gate, limit):
             break

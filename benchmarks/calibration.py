@@ -1,0 +1,93 @@
+"""int8 calibrated on the default mutants and on a file of sequences, judged on the same sequences: one JSON record.
+
+    python benchmarks/calibration.py --encoder CHECKPOINT -o benchmarks/records/calibration.json
+
+What --calibration is worth, and what the recipe is worth over plain rounding. Both calibrations have as many sequences;
+the rows that judge are the file's own and belong to neither. The head is recentred on them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from abonyx.alphabet import Alphabet
+from abonyx.batching import make_inputs
+from abonyx.process import usable_processors
+from abonyx_export.bundle_writer import DEFAULT_THRESHOLD
+from abonyx_export.calibration import calibration_sequences, observe
+from abonyx_export.checkpoint import Checkpoint, load_checkpoint
+from abonyx_export.encoder_graph import ENCODER_INPUTS, write_encoder
+from abonyx_export.head import read_head
+from abonyx_export.int8 import FP32_SHARES
+from abonyx_export.quantization import Plan, plan_encoder
+from abonyx_export.score_gate import GateRows, faults, judge
+from commands import REPOSITORY, machine
+
+DATA = REPOSITORY.parent / "shared" / "data"
+Rows = list[npt.NDArray[np.int64]]
+
+
+def embed(checkpoint: Checkpoint, plan: Plan | None, rows: Rows) -> npt.NDArray[np.float32]:
+    """Embeddings (n, D) of token rows, each alone, by the graph of a plan; None = float32."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = usable_processors()
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "model.onnx"
+        write_encoder(checkpoint.config, checkpoint.tensor, path, plan=plan)
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        pad_id = checkpoint.alphabet.pad_id
+        feeds = (make_inputs([row], ENCODER_INPUTS, pad_id) for row in rows)
+        return np.concatenate([session.run(["embedding"], feed)[0] for feed in feeds])
+
+
+def compare(encoder: Path, head_file: Path, file: Path) -> dict[str, Any]:
+    """The score gate's record of each calibration, by the number of float32 layers."""
+    checkpoint = load_checkpoint(str(encoder))
+    limit = checkpoint.config.max_residues
+    given, default = calibration_sequences(file, limit), calibration_sequences(None, limit)
+    encode = Alphabet(checkpoint.alphabet).encode
+    judged = encode(given.gate)
+    exact = embed(checkpoint, None, judged)
+    head = read_head(head_file)
+    head = head.recentred(-float(np.median(head.logit(exact))))
+    thresholds = [DEFAULT_THRESHOLD, *head.thresholds.values()]
+    found = {}
+    for name, sequences, plain in (("plain, file", given, True), ("file", given, False), ("default", default, False)):
+        observation = observe(checkpoint, encode(sequences.calibration))
+        plan = plan_encoder(checkpoint.config, checkpoint.tensor, observation, plain=plain)
+        by_layers = {}
+        for kept in sorted({round(share * len(plan.layers)) for share in FP32_SHARES}):
+            gate = judge(GateRows(exact, embed(checkpoint, plan.without(kept), judged)), head, thresholds)
+            by_layers[str(kept)] = msgspec.to_builtins(gate) | {"faults": faults(gate)}
+            print(f"{name}, {kept} float32 layers: max |dp| {gate.p.max:.4f}, mean {gate.p.mean:.4f}", flush=True)
+        found[name] = {"source": sequences.source, "sequences": len(sequences.calibration), "float32_layers": by_layers}
+    return {"machine": machine(), "layers": checkpoint.config.layers, "calibrations": found}
+
+
+def main() -> None:
+    """Run and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--encoder", type=Path, required=True, help="checkpoint directory (benchmarks/make_checkpoint.py)"
+    )
+    default = DATA / "heads" / "esm1v_logreg" / "boughter_vh_esm1v_logreg.npz"
+    parser.add_argument("--head", type=Path, default=default)
+    parser.add_argument("--file", type=Path, default=DATA / "repertoire" / "vh_vhh_repertoire.csv.gz")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    record = compare(arguments.encoder, arguments.head, arguments.file)
+    arguments.output.write_text(json.dumps(record, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
