@@ -38,7 +38,7 @@ FloatArray = npt.NDArray[np.float32]
 
 
 @dataclass
-class _Graph:
+class Graph:
     """Nodes and initializers in the making; big tensors go straight to `weights_file`."""
 
     weights_file: BinaryIO
@@ -114,11 +114,11 @@ def write_encoder(
     """
     weights_path = path.with_name(path.name + WEIGHTS_SUFFIX)
     with weights_path.open("wb") as weights_file:
-        graph = _Graph(weights_file, weights_path.name, storage, arithmetic)
+        graph = Graph(weights_file, weights_path.name, storage, arithmetic)
         half = np.dtype(arithmetic) == np.float16
         bias = graph.node("Cast", ["attention_bias"], "attention_bias/cast", to=TensorProto.FLOAT16) if half else ""
-        first, rotary = _embed(graph, config, tensor)
-        hidden = first
+        rotary = rotary_rows(graph, config) if config.positions == "rotary" else None
+        first = hidden = embed(graph, config, tensor)
         if plan is not None:  # Gemm, which adds the bias in the same pass, takes matrices only: (B x L, H) throughout
             shape = graph.node("Shape", ["input_ids"], "shape")
             for name, dims in (("heads", (config.heads, config.head_dim)), ("hidden", (config.hidden,))):
@@ -130,44 +130,47 @@ def write_encoder(
                 hidden = _layer(graph, config, tensor, index, hidden, bias or "attention_bias", rotary)
             else:
                 hidden = _flat_layer(graph, config, tensor, index, hidden, rotary, plan.layers.get(index))
-        hidden = _layer_norm(graph, config, tensor, "encoder.emb_layer_norm_after", hidden)
+        hidden = layer_norm(graph, config, tensor, "encoder.emb_layer_norm_after", hidden)
         if plan is not None:
             hidden = graph.node("Reshape", [hidden, "shape/hidden"], "encoder/unflat")  # (B, L, H)
-        _pool(graph, {"embedding": first, "last": hidden}, config.pooled_layers, half)
-    onnx.save(_model(graph, config), path)
+        pool(graph, {"embedding": first, "last": hidden}, config.pooled_layers, half)
+    onnx.save(model(graph, config, ENCODER_INPUTS), path)
 
 
-def _embed(
-    graph: _Graph, config: EncoderConfig, tensor: Callable[[str], FloatArray]
-) -> tuple[str, tuple[str, str] | None]:
-    """Token and position embedding (B, L, H), and the rotary tables' rows (B, 1, L, D) where there are any."""
+def embed(graph: Graph, config: EncoderConfig, tensor: Callable[[str], FloatArray]) -> str:
+    """Token embedding (B, L, H), with the positions' where they are absolute."""
     words = tensor("embeddings.word_embeddings.weight")
     if config.token_dropout:
         words = words * TOKEN_DROPOUT_SCALE
     # A few dozen rows, scaled: kept in the arithmetic type, so that float16 storage rounds checkpoint values only.
     hidden = graph.node("Gather", [graph.weight("embeddings.words", words), "input_ids"], "embeddings/words")
-    rotary = None
     if config.positions == "absolute":
         table = graph.matrix("embeddings.positions", tensor("embeddings.position_embeddings.weight"))
         positions = graph.node("Gather", [table, "position_ids"], "embeddings/positions")
         hidden = graph.node("Add", [hidden, positions], "embeddings/sum")
-    else:
-        rotary = _rotary_rows(graph, config)
     if config.emb_layer_norm_before:
-        hidden = _layer_norm(graph, config, tensor, "embeddings.layer_norm", hidden)
-    return hidden, rotary
+        hidden = layer_norm(graph, config, tensor, "embeddings.layer_norm", hidden)
+    return hidden
 
 
-def _rotary_rows(graph: _Graph, config: EncoderConfig) -> tuple[str, str]:
-    """Cos and sin of each token's angle (RoFormer, arXiv 2104.09864), looked up by position id.
+def rotary_angles(config: EncoderConfig) -> FloatArray:
+    """Angle of each position id and pair of units (RoFormer, arXiv 2104.09864): (P, D/2) float32.
 
-    Position ids start at pad_id + 1; angles start at 0, as in transformers. The sign of rotate_half is in the table
-    ([-sin, sin]), so that turning is one swap of halves: x * cos + swap(x) * sin.
+    Position ids start at pad_id + 1; angles start at 0, as in transformers.
     """
     dim = config.head_dim
     inverse_frequency = (1.0 / (10000 ** (np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)))).astype(np.float32)
     index = np.maximum(np.arange(config.positions_count) - (config.pad_id + 1), 0).astype(np.float32)
-    angles = np.outer(index, inverse_frequency)  # (P, D/2)
+    return np.outer(index, inverse_frequency)
+
+
+def rotary_rows(graph: Graph, config: EncoderConfig) -> tuple[str, str]:
+    """Cos and sin of each token's angles (B, 1, L, D), looked up by position id.
+
+    The sign of rotate_half is in the table ([-sin, sin]), so that turning is one swap of halves:
+    x * cos + swap(x) * sin.
+    """
+    angles = rotary_angles(config)
     rows = []
     for name, table in (
         ("cos", np.concatenate([np.cos(angles), np.cos(angles)], axis=1)),
@@ -179,7 +182,7 @@ def _rotary_rows(graph: _Graph, config: EncoderConfig) -> tuple[str, str]:
     return rows[0], rows[1]
 
 
-def _turn(graph: _Graph, config: EncoderConfig, x: str, rotary: tuple[str, str]) -> str:
+def _turn(graph: Graph, config: EncoderConfig, x: str, rotary: tuple[str, str]) -> str:
     """Rotary embedding of queries or keys (B, N, L, D)."""
     half = config.head_dim // 2
     cos, sin = rotary
@@ -192,7 +195,7 @@ def _turn(graph: _Graph, config: EncoderConfig, x: str, rotary: tuple[str, str])
 
 
 def _layer(
-    graph: _Graph,
+    graph: Graph,
     config: EncoderConfig,
     tensor: Callable[[str], FloatArray],
     index: int,
@@ -202,7 +205,7 @@ def _layer(
 ) -> str:
     """One pre-norm transformer layer: (B, L, H) in and out."""
     source = f"encoder.layer.{index}"
-    normed = _layer_norm(graph, config, tensor, f"{source}.attention.LayerNorm", hidden)
+    normed = layer_norm(graph, config, tensor, f"{source}.attention.LayerNorm", hidden)
     # The query's scale D^-1/2 goes into its weights; exact for D = 64, as in every published ESM.
     scale = config.head_dim**-0.5
     projected = {
@@ -215,7 +218,7 @@ def _layer(
     attended = _linear(graph, tensor, f"{source}.attention.output.dense", context)
     hidden = graph.node("Add", [hidden, attended], f"{source}/attention_residual")
 
-    normed = _layer_norm(graph, config, tensor, f"{source}.LayerNorm", hidden)
+    normed = layer_norm(graph, config, tensor, f"{source}.LayerNorm", hidden)
     wide = _linear(graph, tensor, f"{source}.intermediate.dense", normed)  # (B, L, FFN)
     wide = graph.node("Gelu", [wide], f"{source}/gelu")  # the erf form, as ESM's own gelu
     narrow = _linear(graph, tensor, f"{source}.output.dense", wide)
@@ -223,7 +226,7 @@ def _layer(
 
 
 def _attention(
-    graph: _Graph,
+    graph: Graph,
     config: EncoderConfig,
     source: str,
     projected: dict[str, str],
@@ -249,7 +252,7 @@ def _attention(
 
 
 def _flat_layer(
-    graph: _Graph,
+    graph: Graph,
     config: EncoderConfig,
     tensor: Callable[[str], FloatArray],
     index: int,
@@ -267,7 +270,7 @@ def _flat_layer(
             return _quantized_linear(graph, products[name], path, x, part)
         return _linear(graph, tensor, path, x, config.head_dim**-0.5 if columns == ".query" else 1.0)
 
-    normed = _layer_norm(graph, config, tensor, f"{source}.attention.LayerNorm", hidden, products.get(QKV))
+    normed = layer_norm(graph, config, tensor, f"{source}.attention.LayerNorm", hidden, products.get(QKV))
     projected = {}
     # Three products rather than one: as fast as one of three times the width and a Split (benchmarks/NOTES.md).
     for number, name in enumerate(("query", "key", "value")):
@@ -276,12 +279,12 @@ def _flat_layer(
     context = _attention(graph, config, source, projected, "shape/heads", "attention_bias", rotary)
     context = graph.node("Reshape", [context, graph.shape(-1, config.hidden)], f"{source}/context_joined")
     hidden = graph.node("Add", [hidden, linear(CONTEXT, context)], f"{source}/attention_residual")
-    normed = _layer_norm(graph, config, tensor, f"{source}.LayerNorm", hidden, products.get(WIDEN))
+    normed = layer_norm(graph, config, tensor, f"{source}.LayerNorm", hidden, products.get(WIDEN))
     wide = graph.node("Gelu", [linear(WIDEN, normed)], f"{source}/gelu")  # (B x L, FFN)
     return graph.node("Add", [hidden, linear(NARROW, wide)], f"{source}/residual")
 
 
-def _quantized_linear(graph: _Graph, product: Product, source: str, x: str, columns: slice) -> str:
+def _quantized_linear(graph: Graph, product: Product, source: str, x: str, columns: slice) -> str:
     """Those columns of a product, as the QuantizeLinear/DequantizeLinear pattern that engines run in int8."""
     restored = f"{x}/restored"
     if all(node.name != restored for node in graph.nodes):  # query, key and value share theirs
@@ -311,14 +314,14 @@ def _quantized_linear(graph: _Graph, product: Product, source: str, x: str, colu
     return graph.node("Gemm", inputs, f"{source}/out")
 
 
-def _linear(graph: _Graph, tensor: Callable[[str], FloatArray], source: str, x: str, scale: float = 1.0) -> str:
+def _linear(graph: Graph, tensor: Callable[[str], FloatArray], source: str, x: str, scale: float = 1.0) -> str:
     weight = graph.matrix(f"{source}.weight", (tensor(f"{source}.weight") * np.float32(scale)).T)  # (in, out)
     bias = graph.weight(f"{source}.bias", tensor(f"{source}.bias") * np.float32(scale))
     return graph.node("Add", [graph.node("MatMul", [x, weight], f"{source}/matmul"), bias], f"{source}/out")
 
 
-def _layer_norm(
-    graph: _Graph,
+def layer_norm(
+    graph: Graph,
     config: EncoderConfig,
     tensor: Callable[[str], FloatArray],
     source: str,
@@ -333,7 +336,7 @@ def _layer_norm(
     return graph.node("LayerNormalization", inputs, f"{source}/out", axis=-1, epsilon=config.layer_norm_eps)
 
 
-def _pool(graph: _Graph, layers: dict[str, str], pooled: tuple[str, ...], half: bool) -> None:
+def pool(graph: Graph, layers: dict[str, str], pooled: tuple[str, ...], half: bool) -> None:
     """Weighted mean over tokens in float32: pool_weights (B, L) x hidden (B, L, H) -> embedding (B, H x layers)."""
     row = graph.node("Unsqueeze", ["pool_weights", graph.axes(1)], "pooling/row")  # (B, 1, L)
     means = []
@@ -346,16 +349,19 @@ def _pool(graph: _Graph, layers: dict[str, str], pooled: tuple[str, ...], half: 
     graph.node("Squeeze", [mean, graph.axes(1)], "embedding")  # (B, H x layers)
 
 
-def _model(graph: _Graph, config: EncoderConfig) -> onnx.ModelProto:
-    integer, real = TensorProto.INT64, TensorProto.FLOAT
-    inputs = [
-        helper.make_tensor_value_info("input_ids", integer, ["batch", "length"]),
-        helper.make_tensor_value_info("position_ids", integer, ["batch", "length"]),
-        helper.make_tensor_value_info("attention_bias", real, ["batch", 1, 1, "length"]),
-        helper.make_tensor_value_info("pool_weights", real, ["batch", "length"]),
-    ]
-    outputs = [helper.make_tensor_value_info("embedding", real, ["batch", config.embedding_width])]
+_VALUE_INFO: dict[str, tuple[int, list[str | int]]] = {
+    "input_ids": (TensorProto.INT64, ["batch", "length"]),
+    "position_ids": (TensorProto.INT64, ["batch", "length"]),
+    "attention_bias": (TensorProto.FLOAT, ["batch", 1, 1, "length"]),
+    "pool_weights": (TensorProto.FLOAT, ["batch", "length"]),
+    "lengths": (TensorProto.INT32, ["batch"]),
+}
+
+
+def model(graph: Graph, config: EncoderConfig, names: Iterable[str], domains: Iterable[str] = ()) -> onnx.ModelProto:
+    """The graph with those inputs and its output `embedding`; domains: beyond the default one."""
+    inputs = [helper.make_tensor_value_info(name, *_VALUE_INFO[name]) for name in names]
+    outputs = [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", config.embedding_width])]
     proto = helper.make_graph(graph.nodes, "abonyx", inputs, outputs, graph.initializers)
-    return helper.make_model(
-        proto, ir_version=IR_VERSION, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="abonyx"
-    )
+    opsets = [helper.make_opsetid("", OPSET), *(helper.make_opsetid(domain, 1) for domain in domains)]
+    return helper.make_model(proto, ir_version=IR_VERSION, opset_imports=opsets, producer_name="abonyx")

@@ -22,12 +22,13 @@ from abonyx.tolerances import LIMITS, Limits
 from abonyx_export import int8, parity
 from abonyx_export.bundle_writer import DEFAULT_THRESHOLD, Reference, Report, check_variants, head_spec
 from abonyx_export.checkpoint import Checkpoint, identify, load_checkpoint
+from abonyx_export.cuda_graph import CUDA_INPUTS, write_cuda_encoder
 from abonyx_export.encoder_graph import ENCODER_INPUTS, write_encoder
 from abonyx_export.golden import check_discriminates, golden_sequences, longest_sequence
 from abonyx_export.head import Head, placeholder_head, read_head
 from abonyx_export.head_graph import attach_head, check_head, head_model
 from abonyx_export.request import ExportRequest, check_request
-from abonyx_export.variants import INT8, VARIANTS, VariantSpec, default_variants
+from abonyx_export.variants import CUDA_FP16, INT8, VARIANTS, VariantSpec, default_variants
 
 # Licence of Meta's ESM weights, as their model cards state it; of others the exporter must say.
 KNOWN_LICENCES = {"facebook/esm": "MIT (ESM weights, Meta)"}
@@ -98,7 +99,11 @@ def _build(
     # The last row is compared here only: it reaches every position, and would slow every first open.
     rows = Alphabet(checkpoint.alphabet).encode([*sequences, longest_sequence(max_residues)])
     report(f"golden set: {len(rows)} rows through PyTorch")
-    embedding = parity.reference_embeddings(checkpoint, rows)
+    with parity.watch_activations(checkpoint.model) as largest:
+        embedding = parity.reference_embeddings(checkpoint, rows)
+    halves = [name for name in request.variants if VARIANTS[name].arithmetic == np.float16]
+    if halves:
+        parity.check_range(largest, halves)
     if head is None:
         head = placeholder_head(embedding[:-1])
         report("no --head: this bundle embeds; `abonyx fit` gives it a head")
@@ -213,7 +218,10 @@ def _write_graphs(
             int8.write_int8(calibrated.plan, checkpoint, head_graph, path)
             continue
         spec = VARIANTS[name]
-        write_encoder(checkpoint.config, checkpoint.tensor, path, storage=spec.storage, arithmetic=spec.arithmetic)
+        if name == CUDA_FP16:
+            write_cuda_encoder(checkpoint.config, checkpoint.tensor, path)
+        else:
+            write_encoder(checkpoint.config, checkpoint.tensor, path, storage=spec.storage, arithmetic=spec.arithmetic)
         # External data stays where it is: the graph alone is read and written again.
         onnx.save(attach_head(onnx.load(path, load_external_data=False), head_graph), path)
     return head_graph
@@ -244,7 +252,7 @@ def _variant(spec: VariantSpec, limits: Limits) -> Variant:
     return Variant(
         model=f"{spec.name}/model.onnx",
         precision=spec.name,
-        inputs=list(ENCODER_INPUTS),
+        inputs=list(CUDA_INPUTS if spec.name == CUDA_FP16 else ENCODER_INPUTS),
         providers=list(spec.providers),
         limits=limits,
         parity=None,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ from abonyx.bundle import Golden
 from abonyx.errors import ParityError
 from abonyx.manifest import Difference, Parity
 from abonyx.selftest import sigmoid
-from abonyx.tolerances import HEAD_MIN_SPREAD, Limits
+from abonyx.tolerances import FP16_LARGEST_ACTIVATION, HEAD_MIN_SPREAD, Limits
 from abonyx_export.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
@@ -48,6 +49,53 @@ def reference_embeddings(checkpoint: Checkpoint, rows: Tokens) -> npt.NDArray[np
             means = [layers[name][0, 1:-1].double().mean(dim=0) for name in pooled]
             embeddings[index] = torch.cat(means).numpy()
     return embeddings
+
+
+@contextmanager
+def watch_activations(model: EsmModel) -> Iterator[dict[str, float]]:
+    """While it lasts, the largest |activation| of each product's output and each LayerNorm's input and output.
+
+    The residual stream is among them: every LayerNorm takes it in.
+    """
+    import torch
+
+    largest: dict[str, float] = {}
+
+    def watch(name: str) -> Any:
+        def hook(module: Any, arguments: Any, output: Any) -> None:
+            seen = [output, *arguments] if isinstance(module, torch.nn.LayerNorm) else [output]
+            largest[name] = max(largest.get(name, 0.0), *(float(values.abs().max()) for values in seen))
+
+        return hook
+
+    kinds = (torch.nn.Linear, torch.nn.LayerNorm)
+    handles = [
+        module.register_forward_hook(watch(name)) for name, module in model.named_modules() if isinstance(module, kinds)
+    ]
+    try:
+        yield largest
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def check_range(largest: dict[str, float], variants: Sequence[str]) -> None:
+    """Refuse float16 arithmetic where the golden rows' activations come near its end.
+
+    Args:
+        largest: of watch_activations.
+        variants: those that would compute in float16.
+
+    Raises:
+        ParityError: names the module, its largest activation and the limit.
+    """
+    name = max(largest, key=lambda key: largest[key])
+    if not largest[name] <= FP16_LARGEST_ACTIVATION:
+        raise ParityError(
+            f"{', '.join(variants)}: {name} reaches {largest[name]:.4g} on the golden rows, limit "
+            f"{FP16_LARGEST_ACTIVATION:g} (float16 ends at 65504)",
+            "Nothing was written. Leave the variant out; fp32 has the range.",
+        )
 
 
 def round_weights(model: EsmModel) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 INT8 = "int8"
+CUDA_FP16 = "cuda-fp16"
 ALL_PROVIDERS = ("cpu", "cuda", "coreml", "openvino")
 
 
@@ -37,6 +38,8 @@ VARIANTS = {
         VariantSpec("fp16-weights", np.float16, np.float32),
         # The products of the encoder in int8 (quantization.py), the rest in float32.
         VariantSpec(INT8, np.float32, np.float32, ("cpu", "openvino")),
+        # ONNX Runtime's fused operators (cuda_graph.py); its CPU kernels run them too, for export's check alone.
+        VariantSpec(CUDA_FP16, np.float16, np.float16, ("cuda",)),
     )
 }
 
@@ -44,7 +47,7 @@ VARIANTS = {
 # bundle has nothing else.
 PREFERENCE = {
     "cpu": ("fp32", "fp16-weights", "fp16", INT8),
-    "cuda": ("fp16", "fp32", "fp16-weights"),
+    "cuda": (CUDA_FP16, "fp16", "fp32", "fp16-weights"),
     "coreml": ("fp16", "fp32", "fp16-weights"),
     "openvino": ("fp32", "fp16-weights", "fp16", INT8),
 }

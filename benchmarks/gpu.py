@@ -1,0 +1,343 @@
+"""abonyx's cuda-fp16 and transformers on one NVIDIA card: one run, engines interleaved, one JSON record.
+
+    python benchmarks/gpu.py -o benchmarks/records/gpu.json --work DIR
+
+Ratios are taken on a sample, every engine with the same batches (by length, one token budget; `old` in file order,
+batches of 32); harvey-scale, 141,021 sequences made from real ones, is then scored CSV to CSV by the command line. The
+encoder has the real shape and random weights, the head is recentred. Nothing is written where parity fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from abonyx.alphabet import Alphabet
+from abonyx.batching import plan_batches
+from abonyx.bundle import open_bundle
+from abonyx.config import RuntimeConfig
+from abonyx.selftest import sigmoid
+from abonyx.session import Session, open_session
+from abonyx_export.golden import mutant
+from commands import REPOSITORY, machine
+from preparation import read_sequences, sample
+
+DATA = REPOSITORY.parent / "shared" / "data"
+HARVEY_SCALE = 141_021
+MUTATION_SEED = 20261124
+OLD_ROWS = 32
+# Issue 5: of any engine's p from transformers float32, and of abonyx's over transformers float16's own.
+MAX_DP = 5e-3
+OVER_HALF = 1.25
+SIDE = 8192  # of the square product that stands for the card's limit
+
+Rows = list[npt.NDArray[np.int64]]
+Score = Callable[[Rows], npt.NDArray[np.float64]]
+
+
+def harvey_scale(sequences: list[str], count: int) -> list[str]:
+    """`count` different sequences: the file's own, then point mutants of them (1 to 5 substitutions, fixed seed)."""
+    rng = np.random.default_rng(MUTATION_SEED)
+    found = dict.fromkeys(sequences[:count])
+    while len(found) < count:
+        parent = sequences[len(found) % len(sequences)]
+        found[mutant(parent, int(rng.integers(1, 6)), rng)] = None
+    return list(found)
+
+
+def floating_point_operations(layers: int, hidden: int, tokens: npt.NDArray[np.int64]) -> float:
+    """Of the encoder's products (a multiplication and an addition are two) on rows of so many tokens."""
+    weights = 12 * hidden**2  # QKV, output, two of the feed-forward
+    return float(layers * (2 * weights * tokens.sum() + 4 * hidden * (tokens.astype(float) ** 2).sum()))
+
+
+def matrix_limit() -> float:
+    """Operations a second of one large float16 product of random numbers, the median of ten."""
+    import torch
+
+    a, b = (torch.randn(SIDE, SIDE, device="cuda", dtype=torch.float16) for _ in range(2))
+    seconds = []
+    for index in range(13):
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        a @ b
+        torch.cuda.synchronize()
+        if index > 2:
+            seconds.append(time.perf_counter() - started)
+    return 2 * SIDE**3 / statistics.median(seconds)
+
+
+def memory_used_bytes() -> int:
+    """Of the whole card, as nvidia-smi counts."""
+    command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[0]) * 2**20
+
+
+class Peak:
+    """The largest memory_used_bytes while it lasts, asked four times a second."""
+
+    def __enter__(self) -> Peak:
+        self.bytes = memory_used_bytes()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.25):
+            self.bytes = max(self.bytes, memory_used_bytes())
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+
+class Transformers:
+    """transformers' EsmModel on the card, mean over residues, the bundle's head in numpy."""
+
+    def __init__(self, checkpoint: Path, golden: Any, kind: str, pad_id: int) -> None:
+        import torch
+        from transformers import EsmModel
+
+        dtype = torch.float32 if kind == "fp32" else torch.float16
+        self.model: Any = EsmModel.from_pretrained(
+            checkpoint, add_pooling_layer=False, dtype=dtype, attn_implementation="sdpa"
+        )
+        self.model = self.model.eval().to("cuda")
+        if kind == "compiled":
+            self.model = torch.compile(self.model, dynamic=True)
+        self.golden, self.pad_id = golden, pad_id
+
+    def embed(self, rows: Rows) -> npt.NDArray[np.float32]:
+        """(B, H), the batch padded to its longest."""
+        import torch
+
+        lengths = np.array([len(row) for row in rows])
+        ids = np.full((len(rows), lengths.max()), self.pad_id, np.int64)
+        for index, row in enumerate(rows):
+            ids[index, : len(row)] = row
+        mask = np.arange(ids.shape[1]) < lengths[:, None]
+        pooled = mask & (np.arange(ids.shape[1]) >= 1) & (np.arange(ids.shape[1]) < (lengths - 1)[:, None])
+        with torch.inference_mode():
+            hidden = self.model(
+                input_ids=torch.from_numpy(ids).cuda(), attention_mask=torch.from_numpy(mask.astype(np.int64)).cuda()
+            ).last_hidden_state
+            weights = torch.from_numpy(pooled / pooled.sum(axis=1, keepdims=True)).cuda().float()
+            mean = torch.bmm(weights[:, None], hidden.float())[:, 0]
+        return np.asarray(mean.cpu().numpy())
+
+    def score(self, rows: Rows, batches: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.float64]:
+        """Probabilities (n,), batch after batch."""
+        p = np.empty(len(rows))
+        for batch in batches:
+            embedding = self.embed([rows[index] for index in batch]).astype(np.float64)
+            p[batch] = sigmoid(embedding @ self.golden.head_coef + self.golden.head_intercept)
+        return p
+
+
+def export(work: Path, layers: int, head: Path) -> tuple[Path, Path]:
+    """A checkpoint of ESM-1v's shape and its bundle."""
+    checkpoint, bundle = work / "checkpoint", work / "bundle"
+    script = Path(__file__).with_name("make_checkpoint.py")
+    if not checkpoint.exists():
+        subprocess.run([sys.executable, script, "esm1v", checkpoint, "--layers", str(layers)], check=True)
+    if not bundle.exists():
+        command: list[str | Path] = [
+            sys.executable,
+            "-m",
+            "abonyx",
+            "export",
+            "--encoder",
+            checkpoint,
+            "--head",
+            head,
+            "-o",
+            bundle,
+        ]
+        command += ["--recentre-head", "--allow-encoder-mismatch", "--variants", "cuda-fp16"]
+        subprocess.run(command, check=True)
+    return checkpoint, bundle
+
+
+def timed(engines: dict[str, Callable[[], Any]], repeats: int) -> tuple[dict[str, list[float]], dict[str, Any]]:
+    """Seconds of each engine by repeat, in turn, after one that is not counted; and their last results."""
+    seconds: dict[str, list[float]] = {name: [] for name in engines}
+    last = {}
+    for repeat in range(repeats + 1):
+        for name, run in engines.items():
+            started = time.perf_counter()
+            last[name] = run()
+            taken = time.perf_counter() - started
+            print(f"repeat {repeat}: {name} {taken:.2f} s", flush=True)
+            if repeat:
+                seconds[name].append(taken)
+    return seconds, last
+
+
+def peers(arguments: argparse.Namespace, checkpoint: Path, bundle: Path, sequences: list[str]) -> dict[str, Any]:
+    """Every engine on the same sample in one run; SystemExit where parity fails."""
+    opened = open_bundle(bundle)
+    golden, alphabet = opened.golden(), opened.manifest.alphabet
+    few = sequences[: arguments.few]
+    encode = Alphabet(alphabet).encode
+    rows, few_rows = encode(sequences), encode(few)
+    budget = arguments.token_budget
+    batches = list(plan_batches(np.array([len(row) for row in rows]), budget))
+    few_batches = list(plan_batches(np.array([len(row) for row in few_rows]), budget))
+    old_batches = [np.arange(start, min(start + OLD_ROWS, len(few))) for start in range(0, len(few), OLD_ROWS)]
+    made = {kind: Transformers(checkpoint, golden, kind, alphabet.pad_id) for kind in arguments.kinds.split(",")}
+    full, half = made["fp32"], made["fp16"]
+    with open_session(RuntimeConfig(provider="cuda", bundle=str(bundle), token_budget=budget)) as session:
+        engines: dict[str, Callable[[], Any]] = {
+            "old": lambda: full.score(few_rows, old_batches),
+            "transformers-fp32": lambda: full.score(few_rows, few_batches),
+            "transformers-fp16": lambda: half.score(rows, batches),
+            "abonyx-cuda-fp16": lambda: session.score(sequences),
+        }
+        if "compiled" in made:
+            engines["transformers-compiled"] = lambda: made["compiled"].score(rows, batches)
+        seconds, last = timed(engines, arguments.repeats)
+    exact = last["transformers-fp32"]
+    dp = {name: float(np.abs(p[: len(few)] - exact).max()) for name, p in last.items()}
+    figures = {}
+    for name, taken in seconds.items():
+        count = len(few) if name in ("old", "transformers-fp32") else len(sequences)
+        rate = count / statistics.median(taken)
+        figures[name] = {"seconds": taken, "sequences": count, "sequences_per_s": rate, "max_dp": dp[name]}
+        print(f"{name:24s} {rate:9.1f} seq/s  max |dp| {dp[name]:.2e}")
+    wrong = [f"{name}: {value:.3g}, limit {MAX_DP:g}" for name, value in dp.items() if not value <= MAX_DP]
+    if not dp["abonyx-cuda-fp16"] <= OVER_HALF * dp["transformers-fp16"]:
+        wrong.append(f"abonyx {dp['abonyx-cuda-fp16']:.3g} against transformers fp16's {dp['transformers-fp16']:.3g}")
+    if wrong:
+        raise SystemExit("parity failed, nothing written:\n  " + "\n  ".join(wrong))
+    return figures
+
+
+def budgets(arguments: argparse.Namespace, bundle: Path, sequences: list[str]) -> list[dict[str, Any]]:
+    """Speed and memory by token budget."""
+    found = []
+    for budget in map(int, arguments.budgets.split(",")):
+        before = memory_used_bytes()
+        with Peak() as peak:
+            session: Session
+            with open_session(RuntimeConfig(provider="cuda", bundle=str(bundle), token_budget=budget)) as session:
+                opened = memory_used_bytes()
+                session.score(sequences[: len(sequences) // 4])
+                started = time.perf_counter()
+                session.score(sequences)
+                taken = time.perf_counter() - started
+        row = {
+            "token_budget": budget,
+            "sequences_per_s": len(sequences) / taken,
+            "before_bytes": before,
+            "open_bytes": opened,
+            "peak_bytes": peak.bytes,
+            "after_bytes": memory_used_bytes(),
+        }
+        print(row, flush=True)
+        found.append(row)
+    return found
+
+
+def command_line(work: Path, bundle: Path, sequences: list[str], repeats: int) -> list[dict[str, Any]]:
+    """`abonyx score`, CSV to CSV, process start to exit."""
+    source, output = work / "harvey_scale.csv", work / "scores.csv"
+    with source.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "sequence"])
+        writer.writerows((f"h{index}", sequence) for index, sequence in enumerate(sequences))
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "abonyx",
+        "score",
+        source,
+        "-o",
+        output,
+        "--provider",
+        "cuda",
+        "--bundle",
+        bundle,
+    ]
+    found = []
+    for _ in range(repeats):
+        output.unlink(missing_ok=True)
+        with Peak() as peak:
+            started = time.perf_counter()
+            done = subprocess.run(command, check=False, capture_output=True, text=True)
+            taken = time.perf_counter() - started
+        if done.returncode:
+            raise SystemExit(f"score failed with {done.returncode}:\n{done.stderr}")
+        with output.open() as file:
+            lines = sum(1 for _ in file)
+        row = {"seconds": taken, "rows": lines - 1, "peak_bytes": peak.bytes, "summary": done.stderr.splitlines()[:2]}
+        print(row, flush=True)
+        found.append(row)
+    return found
+
+
+def main() -> None:
+    """Run and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("-o", "--output", type=Path, required=True)
+    add("--work", type=Path, required=True, help="directory for the checkpoint and the bundle; kept")
+    add("--layers", type=int, default=33)
+    add("--repeats", type=int, default=5)
+    add("--count", type=int, default=HARVEY_SCALE)
+    add("--many", type=int, default=8192, help="sequences of the sample for the float16 engines and the budgets")
+    add("--few", type=int, default=1024, help="of them, for the float32 engines")
+    add("--token-budget", type=int, default=65_536)
+    add("--budgets", default="16384,32768,65536,131072")
+    add("--kinds", default="fp32,fp16,compiled", help="of transformers")
+    add("--command-repeats", type=int, default=2)
+    add("--sequences", type=Path, default=DATA / "repertoire" / "vh_vhh_repertoire.csv.gz")
+    add("--head", type=Path, default=DATA / "heads" / "esm1v_logreg" / "boughter_vh_esm1v_logreg.npz")
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    checkpoint, bundle = export(arguments.work, arguments.layers, arguments.head)
+    everything = harvey_scale(read_sequences(arguments.sequences), arguments.count)
+    chosen = sample(everything, arguments.many)
+    opened = open_bundle(bundle)
+    tokens = np.array([len(sequence) + 2 for sequence in chosen], np.int64)
+    limit = matrix_limit()
+    each = floating_point_operations(opened.manifest.encoder.layers, opened.manifest.encoder.hidden, tokens) / len(
+        chosen
+    )
+    print(f"limit {limit / 1e12:.0f} TFLOP/s, {limit / each:.0f} seq/s", flush=True)
+    by_budget = budgets(arguments, bundle, chosen)
+    commands = command_line(arguments.work, bundle, everything, arguments.command_repeats)
+    figures = peers(arguments, checkpoint, bundle, chosen)
+    import torch
+    import transformers
+
+    record = {
+        "machine": machine() | {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__},
+        "transformers": transformers.__version__,
+        "layers": arguments.layers,
+        "matrix_limit": {"tflops": limit / 1e12, "sequences_per_s": limit / each},
+        "parity": msgspec.to_builtins(opened.manifest.variants["cuda-fp16"].parity),
+        "engines": figures,
+        "token_budget": arguments.token_budget,
+        "budgets": by_budget,
+        "harvey_scale": {"sequences": len(everything), "commands": commands},
+    }
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(record, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
