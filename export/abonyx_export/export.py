@@ -21,6 +21,7 @@ from abonyx.staging import staged
 from abonyx.tolerances import LIMITS, Limits
 from abonyx_export import int8, parity
 from abonyx_export.bundle_writer import DEFAULT_THRESHOLD, Reference, Report, check_variants, head_spec
+from abonyx_export.calibration import calibration_sequences
 from abonyx_export.checkpoint import Checkpoint, identify, load_checkpoint
 from abonyx_export.cuda_graph import CUDA_INPUTS, write_cuda_encoder
 from abonyx_export.encoder_graph import ENCODER_INPUTS, write_encoder
@@ -96,6 +97,7 @@ def _build(
 ) -> Manifest:
     max_residues = _max_residues(request, checkpoint)
     sequences, golden_source = golden_sequences(request.golden, max_residues)
+    fitted_on = calibration_sequences(request.calibration, max_residues) if INT8 in request.variants else None
     # The last row is compared here only: it reaches every position, and would slow every first open.
     rows = Alphabet(checkpoint.alphabet).encode([*sequences, longest_sequence(max_residues)])
     report(f"golden set: {len(rows)} rows through PyTorch")
@@ -119,9 +121,7 @@ def _build(
     # fp32 is always built and checked: float16's limits are too wide to tell a subtly wrong graph from rounding.
     names = list(dict.fromkeys([*request.variants, "fp32"]))
     limits = {"fp32": LIMITS["fp32"], **limits}
-    calibrated = None
-    if INT8 in names:
-        calibrated = int8.calibrate(checkpoint, request.calibration, max_residues, report)
+    calibrated = int8.calibrate(checkpoint, fitted_on, report) if fitted_on else None
     head_graph = _write_graphs(names, head, checkpoint, calibrated, staging, report)
     encoder = checkpoint.encoder()
     manifest = Manifest(

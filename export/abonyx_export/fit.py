@@ -23,7 +23,7 @@ import sklearn
 
 import abonyx
 from abonyx import cache
-from abonyx.bundle import GOLDEN_NAME, Bundle, Golden, check_files
+from abonyx.bundle import GOLDEN_NAME, Bundle, Golden, check_files, check_quantization
 from abonyx.errors import ConfigError
 from abonyx.manifest import HeadTraining, Manifest, Variant
 from abonyx.pipeline import Input
@@ -175,6 +175,7 @@ def _build(
 def _judged(request: FitRequest, name: str, head: Head) -> Variant:
     """A kept variant, its record still to be measured; int8 is judged again, by the new head's scores."""
     bundle = request.run.bundle
+    check_quantization(bundle.path, name, bundle.manifest.variants[name])
     variant = msgspec.structs.replace(bundle.manifest.variants[name], parity=None)
     if variant.quantization is None:
         return variant

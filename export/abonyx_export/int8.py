@@ -8,7 +8,10 @@ from pathlib import Path
 import onnx
 
 from abonyx.alphabet import Alphabet
+from abonyx.errors import ParityError
 from abonyx.manifest import QUANTIZATION_SCHEMA, Manifest, Quantization
+from abonyx.selftest import sigmoid
+from abonyx.tolerances import GOLDEN_MIN_SD_P
 from abonyx_export import calibration, score_gate
 from abonyx_export.bundle_writer import Report, list_files
 from abonyx_export.checkpoint import Checkpoint
@@ -42,13 +45,8 @@ class Calibration:
     count: int
 
 
-def calibrate(checkpoint: Checkpoint, file: Path | None, max_residues: int, report: Report) -> Calibration:
-    """Observe the encoder on the calibration sequences and quantize its products.
-
-    Raises:
-        InputError: see calibration.calibration_sequences.
-    """
-    sequences = calibration.calibration_sequences(file, max_residues)
+def calibrate(checkpoint: Checkpoint, sequences: calibration.Sequences, report: Report) -> Calibration:
+    """Observe the encoder on the calibration sequences and quantize its products."""
     encode = Alphabet(checkpoint.alphabet).encode
     report(f"calibrating int8 on {len(sequences.calibration)} sequences ({sequences.source})")
     observation = calibration.observe(checkpoint, encode(sequences.calibration))
@@ -80,12 +78,20 @@ def settle(
         thresholds: those at which label flips are counted.
 
     Raises:
-        ParityError: over the gate's limits with every tenth layer in float32; names the most sensitive layers.
+        ParityError: over the gate's limits with a tenth of the layers in float32, naming the most sensitive ones; or
+            sequences that all score alike, on which any int8 would pass.
     """
     report(f"judging int8 by the scores of {len(found.rows)} sequences")
     limit = manifest.variants[INT8].limits.p
     list_files(manifest, staging)
     exact = score_gate.embed_rows(staging, "fp32", found.rows)
+    spread = float(sigmoid(head.logit(exact)).std())
+    if not spread >= GOLDEN_MIN_SD_P:
+        raise ParityError(
+            f"int8: the standard deviation of p over the {len(exact)} sequences that judge it is {spread:.3g}, "
+            f"at least {GOLDEN_MIN_SD_P:g} is needed to tell",
+            "Nothing was written. Give --calibration sequences that score differently, or leave int8 out.",
+        )
     order = found.plan.by_sensitivity()
     kept = 0
     for kept in sorted({round(share * len(order)) for share in FP32_SHARES}):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from abonyx.errors import ConfigError
 from abonyx.staging import check_directory
-from abonyx.tolerances import LIMITS, Limits
+from abonyx.tolerances import LIMITS, LOGIT_PER_P, Limits
 from abonyx_export.variants import INT8, VARIANTS
 
 
@@ -74,5 +74,6 @@ def check_request(request: ExportRequest) -> dict[str, Limits]:
             if not 0 < allowed < 1:
                 raise ConfigError(f"--max-dp {name}={allowed}", "Give a difference of probability, above 0, below 1.")
             scale = allowed / base.p
-            limits[name] = Limits(p=allowed, logit=base.logit * scale, embedding=base.embedding * scale)
+            logit = min(base.logit * scale, LOGIT_PER_P)  # no manifest holds more
+            limits[name] = Limits(p=allowed, logit=logit, embedding=base.embedding * scale)
     return limits

@@ -92,7 +92,7 @@ class Bundle:
         if provider not in variants[chosen].providers:
             raise ConfigError(f"{self.path}: variant {chosen} is not for provider {provider}", f"It has: {listed}.")
         if variants[chosen].parity is not None:  # else export is still at it
-            _check_quantization(self.path, chosen, variants[chosen])
+            check_quantization(self.path, chosen, variants[chosen])
         return chosen, variants[chosen]
 
     def files_of(self, variant: Variant) -> list[str]:
@@ -130,7 +130,7 @@ class Bundle:
         return Golden(**{**values, "head_intercept": float(values["head_intercept"])})
 
 
-def _check_quantization(path: Path, name: str, variant: Variant) -> None:
+def check_quantization(path: Path, name: str, variant: Variant) -> None:
     """Raise a BundleError where an int8 variant was not made as this version makes them."""
     found = variant.quantization.schema_version if variant.quantization else None
     if found != (QUANTIZATION_SCHEMA if variant.precision == "int8" else None):

@@ -11,9 +11,8 @@ from pathlib import Path
 
 from abonyx.errors import ConfigError
 
-_CGROUP_V2 = Path("/sys/fs/cgroup/cpu.max")
-_CGROUP_V1 = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")
-_CGROUP_V1_PERIOD = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
+_CGROUPS = Path("/sys/fs/cgroup")
+_MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 def usable_processors() -> int:
@@ -24,7 +23,8 @@ def usable_processors() -> int:
     """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota()
-    return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))
+    # floor: a second thread on a quota of 1.5 is throttled every period
+    return allowed if quota is None else max(1, min(allowed, math.floor(quota)))
 
 
 def thread_count(asked: int | None, key: str) -> int:
@@ -46,18 +46,39 @@ def thread_count(asked: int | None, key: str) -> int:
     return asked or usable
 
 
-def _quota() -> float | None:
-    """Processors the cgroup grants, or None where there is no limit."""
+def _quota(root: Path = _CGROUPS, membership: Path = _MEMBERSHIP) -> float | None:
+    """Processors that this process's cgroup and those above it grant; None where there is no limit.
+
+    Args:
+        root: where the cgroup file systems are mounted (version 2 here, version 1's in its folder cpu).
+        membership: one "ID:CONTROLLERS:PATH" a line; version 2's has no controllers.
+    """
+    found = []
     try:
-        if _CGROUP_V2.exists():
-            limit, period = _CGROUP_V2.read_text().split()
-            return None if limit == "max" else int(limit) / int(period)
-        if _CGROUP_V1.exists():
-            limit_us = int(_CGROUP_V1.read_text())
-            return None if limit_us <= 0 else limit_us / int(_CGROUP_V1_PERIOD.read_text())
+        for line in membership.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers and "cpu" not in controllers.split(","):
+                continue
+            mount = root / "cpu" if controllers else root
+            here = mount / path.lstrip("/")
+            # A container's own mount begins at its cgroup, whatever the path says: the mount is always looked at.
+            for group in dict.fromkeys([here, *here.parents, mount]):
+                if group.is_relative_to(mount):
+                    found += _quota_of(group)
     except (OSError, ValueError):
         return None
-    return None
+    return min(found, default=None)
+
+
+def _quota_of(group: Path) -> list[float]:
+    """One cgroup's limit in processors, if it has one."""
+    if (group / "cpu.max").exists():
+        limit, period = (group / "cpu.max").read_text().split()
+        return [] if limit == "max" else [int(limit) / int(period)]
+    if (group / "cpu.cfs_quota_us").exists():
+        limit_us = int((group / "cpu.cfs_quota_us").read_text())
+        return [] if limit_us <= 0 else [limit_us / int((group / "cpu.cfs_period_us").read_text())]
+    return []
 
 
 def release_memory() -> None:

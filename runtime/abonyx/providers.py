@@ -36,10 +36,8 @@ class Provider:
     token_budget: int
 
 
-# cpu: measured at 33 layers of 1280 on two processors, 124 tokens a sequence: int8 is fastest at 250 to 500 tokens a
-# batch (8.4 to 8.7 seq/s; 7.0 at 1,984), fp32 flat from 500 to 1,000 (2.70 to 2.72; 2.63 at 1,984). Not measured again
-# at first use: within 250 to 1,000 there are 3 % to gain. openvino, int8: 2 % more at 1,000 than at 500. GPU:
-# enough rows to fill the card.
+# cpu, openvino: batches that a processor's cache holds; benchmarks/NOTES.md has the curves, flat enough about these
+# that nothing is measured again at first use. GPU: enough rows to fill the card.
 PROVIDERS: dict[ProviderName, Provider] = {
     "cpu": Provider("CPUExecutionProvider", "cpu", 512),
     "cuda": Provider("CUDAExecutionProvider", "gpu", 65_536),
@@ -93,16 +91,17 @@ def _openvino_options(chosen: OpenVinoOptions) -> dict[str, str]:
     return options
 
 
-def unavailable(provider: ProviderName, found: str) -> ProviderUnavailable:
+def unavailable(provider: ProviderName, found: str, fix: str = "") -> ProviderUnavailable:
     """The error for a provider that is not here.
 
     Args:
         provider: the one asked for.
         found: what there is instead.
+        fix: what to do first, where installing it is not the likely remedy.
     """
     return ProviderUnavailable(
         f"provider {provider} was asked for; {found}",
-        f'Install it with: pip install "abonyx[{PROVIDERS[provider].extra}]" (in an environment without another '
+        f'{fix}Install it with: pip install "abonyx[{PROVIDERS[provider].extra}]" (in an environment without another '
         "onnxruntime), or choose --provider cpu. Nothing else was tried.",
     )
 

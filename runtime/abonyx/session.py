@@ -329,7 +329,9 @@ def _create(ort: ModuleType, bundle: Bundle, variant: Variant, config: RuntimeCo
     native.disable_fallback()
     if native.get_providers()[0] != provider.execution_provider:
         raise unavailable(
-            config.provider, f"{_found(ort, config)} could not start it, and gave {native.get_providers()}"
+            config.provider,
+            f"{_found(ort, config)} could not start it, and gave {native.get_providers()}",
+            "Set openvino.device to one that is here. " if config.provider == "openvino" else "",
         )
     _check_signature(native, variant, path)
     return native
@@ -366,7 +368,8 @@ def _placement(ort: ModuleType, native: onnxruntime.InferenceSession, config: Ru
             on_cpu += [node.name or node.op_type for node in assigned]
     if not nodes[PROVIDERS[config.provider].execution_provider]:
         # OpenVINO starts with a device it does not know, and takes nothing.
-        raise unavailable(config.provider, f"{_found(ort, config)} started it and gave it none of the nodes")
+        fix = "Set openvino.device to one that is here. " if config.provider == "openvino" else ""
+        raise unavailable(config.provider, f"{_found(ort, config)} started it and gave it none of the nodes", fix)
     if config.provider != "cpu" and on_cpu and not config.allow_cpu_nodes:
         raise ProviderError(
             f"{len(on_cpu)} of {sum(nodes.values())} nodes would run on the CPU, not {config.provider}: "

@@ -125,15 +125,22 @@ def test_outlier_channels_break_plain_int8_and_not_the_recipe(tmp_path: Path) ->
     exact = graph_embeddings(loaded, None, rows, tmp_path / "fp32.onnx")
     coef = np.random.default_rng(3).standard_normal(exact.shape[1])
     coef *= 0.4 / (exact @ coef).std()
-    centred = exact @ coef - np.median(exact @ coef)
+
+    def p(embedding: Any) -> Any:
+        return 1 / (1 + np.exp(-(embedding @ coef - np.median(exact @ coef))))
+
+    make_checkpoint(SHAPES["esm1v"], tmp_path / "unplanted", seed=5)
+    before = load_checkpoint(str(tmp_path / "unplanted"))
     worst = {}
-    for plain in (True, False):
-        plan = plan_encoder(loaded.config, loaded.tensor, observation, plain=plain)
-        found = graph_embeddings(loaded, plan, rows, tmp_path / f"{plain}.onnx")
-        logit = found @ coef - np.median(exact @ coef)
-        worst[plain] = float(np.abs(1 / (1 + np.exp(-logit)) - 1 / (1 + np.exp(-centred))).max())
-    assert worst[True] > tolerances.INT8_GATE_MAX_P
-    assert worst[False] <= tolerances.INT8_GATE_MAX_P
+    for name, encoder, plain in (("unplanted", before, True), ("plain", loaded, True), ("recipe", loaded, False)):
+        seen = calibration.observe(encoder, encode(sequences.calibration)) if encoder is before else observation
+        plan = plan_encoder(encoder.config, encoder.tensor, seen, plain=plain)
+        found = graph_embeddings(encoder, plan, rows, tmp_path / f"{name}.onnx")
+        worst[name] = float(np.abs(p(found) - p(exact)).max())
+    # it is the outliers that break it
+    assert worst["plain"] > tolerances.INT8_GATE_MAX_P
+    assert worst["plain"] > 2 * worst["unplanted"]
+    assert worst["recipe"] <= tolerances.INT8_GATE_MAX_P
 
 
 def graph_embeddings(loaded: Checkpoint, plan: Any, rows: Any, path: Path) -> Any:
@@ -164,10 +171,70 @@ def test_over_the_gate_nothing_is_written_and_the_worst_layers_are_named(tmp_pat
     assert not (tmp_path / "bundle").exists()
 
 
+def test_the_gate_leaves_layers_in_float32_only_where_it_must(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_checkpoint(SHAPES["esm1v"], tmp_path / "checkpoint", seed=5)
+    head = write_spread_head(tmp_path / "checkpoint", tmp_path / "head.npz")
+    monkeypatch.setattr(int8, "FP32_SHARES", (0, 0.34, 0.67))
+    faults, asked = score_gate.faults, []
+
+    def fails_once(gate: Any, allowed_p: float) -> list[str]:
+        asked.append(gate)
+        return ["once"] if len(asked) == 1 else faults(gate, allowed_p)
+
+    monkeypatch.setattr(score_gate, "faults", fails_once)
+    ask = ExportRequest(
+        encoder=str(tmp_path / "checkpoint"), head=head, output=tmp_path / "bundle", variants=("int8",), max_dp=WIDE
+    )
+    quantization = export_bundle(ask).variants["int8"].quantization
+    assert quantization is not None
+    assert len(quantization.fp32_layers) == 1
+    assert quantization.gate.p.mean < asked[0].p.mean
+    graph = onnx.load(tmp_path / "bundle" / "int8" / "model.onnx", load_external_data=False).graph
+    kept = f"encoder.layer.{quantization.fp32_layers[0]}."
+    assert sum(node.op_type == "Gemm" for node in graph.node) == 6 * 2
+    assert not any(node.op_type == "Gemm" and node.name.startswith(kept) for node in graph.node)
+
+
+def test_sequences_that_score_alike_cannot_judge(tmp_path: Path) -> None:
+    make_checkpoint(SHAPES["esm1v"], tmp_path / "checkpoint", seed=5)
+    head = write_spread_head(tmp_path / "checkpoint", tmp_path / "head.npz")
+    file = tmp_path / "alike.csv"
+    base = "EVQLVESGGGLVQPGGSLRLSCAASGFTFSSYAMSWVRQAPGKGLEWVSAISGSGGSTYYADSVKGRFTISRDNSKNTLYLQMNSLRAEDTAVYYCAK"
+    rows = [base[:index] + letter + base[index + 1 :] for index in range(60) for letter in "ACDEFGHI"]
+    file.write_text("id,sequence\n" + "".join(f"{number},{row}\n" for number, row in enumerate(dict.fromkeys(rows))))
+    ask = ExportRequest(
+        encoder=str(tmp_path / "checkpoint"),
+        head=head,
+        output=tmp_path / "bundle",
+        variants=("int8",),
+        calibration=file,
+        max_dp=WIDE,
+    )
+    with pytest.raises(ParityError, match="standard deviation of p over the 256 sequences"):
+        export_bundle(ask)
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_calibration_file_is_read_before_the_golden_set_is_run(tmp_path: Path) -> None:
+    make_checkpoint(SHAPES["esm1v"], tmp_path / "checkpoint", seed=5)
+    said: list[str] = []
+    ask = ExportRequest(
+        encoder=str(tmp_path / "checkpoint"),
+        head=None,
+        output=tmp_path / "bundle",
+        variants=("int8",),
+        calibration=tmp_path / "none.csv",
+        max_dp={"int8": 0.25},
+    )
+    with pytest.raises(InputError, match=r"none\.csv"):
+        export_bundle(ask, said.append)
+    assert not any("golden" in line for line in said)
+
+
 def test_a_tenth_of_the_layers_may_stay_float32(tmp_path: Path) -> None:
     make_checkpoint(SHAPES["esm1v"], tmp_path / "checkpoint", seed=5)
     loaded = load_checkpoint(str(tmp_path / "checkpoint"))
-    found = int8.calibrate(loaded, None, 1022, lambda line: None)
+    found = int8.calibrate(loaded, calibration.calibration_sequences(None, 1022), lambda line: None)
     first = found.plan.by_sensitivity()[0]
     left = found.plan.without(1)
     assert set(left.layers) == set(found.plan.layers) - {first}
