@@ -55,7 +55,9 @@ def _numbers(value: str) -> tuple[float, ...]:
     "--head", type=PATH, help="Logistic head: .npz (+ .json), .joblib or .pkl; never run.  [default: none; fit]"
 )
 @click.option("-o", "--output", required=True, type=PATH, help="Bundle directory to write; must not exist.")
-@click.option("--variants", default="fp32,fp16", show_default=True, help="Of fp32, fp16, fp16-weights, int8.")
+@click.option(
+    "--variants", default="fp32,fp16", show_default=True, help="Of fp32, fp16, fp16-weights, int8, cuda-fp16."
+)
 @click.option("--calibration", type=PATH, help="Antibody sequences for int8.  [default: examples and mutants of them]")
 @click.option("--golden", type=PATH, help="Sequences to check on.  [default: examples and mutants of them]")
 @click.option("--name", help="Name of the bundle.  [default: OUTPUT's]")

@@ -9,7 +9,8 @@ EngineError                     1
  │  └ ChecksumMismatch          4
  ├ ProviderError                5  the engine or the device
  │  ├ EngineMissing             5  no onnxruntime distribution, or two side by side
- │  └ ProviderUnavailable       5  the provider asked for is not there; nothing else was tried
+ │  ├ ProviderUnavailable       5  the provider asked for is not there; nothing else was tried
+ │  └ OutOfDeviceMemory         5  a batch that the device has no memory for, down to a single sequence
  ├ ParityError                  6  numbers off their limit
  │  ├ SelfTestError             6  the golden rows do not come out right on this machine
  │  └ ScoreNotFinite            6  a score or embedding that is NaN or infinite
@@ -83,6 +84,10 @@ class EngineMissing(ProviderError):
 
 class ProviderUnavailable(ProviderError):
     """The provider asked for is not available here; says what was found and what to install."""
+
+
+class OutOfDeviceMemory(ProviderError):
+    """A batch for which the device has no memory; scoring halves the token budget until one sequence is left."""
 
 
 class ParityError(EngineError):

@@ -238,7 +238,7 @@ def run_windows(
             placement=session.placement,
             variant=session.variant_name,
             bundle=session.bundle.label(),
-            notes=[*pooling_notes(bundle, config), *shipped_note(config)],
+            notes=[*session.notes, *pooling_notes(bundle, config), *shipped_note(config)],
         )
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from abonyx import alphabet
 from abonyx.batching import eos_in_mean, plan_batches
-from abonyx.errors import InputError, ScoreNotFinite
+from abonyx.errors import InputError, OutOfDeviceMemory, ScoreNotFinite
 from abonyx.manifest import Manifest
 
 FloatArray = npt.NDArray[np.float32]
@@ -31,6 +31,7 @@ class Engine(Protocol):
     def run_batch(
         self, rows: Tokens, eos_pooled: npt.NDArray[np.bool_] | None, outputs: Sequence[str]
     ) -> list[FloatArray]: ...
+    def halve_token_budget(self, failed_tokens: int) -> None: ...
 
 
 def prepare(sequences: Sequence[str], max_residues: int) -> list[str]:
@@ -88,6 +89,7 @@ def run_sequences(
 
     Raises:
         ScoreNotFinite: names the sequences whose values are.
+        OutOfDeviceMemory: for a single sequence; for more, the engine's token budget is halved and they are run again.
     """
     width = () if output == "p_nonspecific" else (engine.manifest.embedding_width,)
     distinct, place = _distinct(sequences) if eos_pooled is None else (sequences, np.arange(len(sequences)))
@@ -97,8 +99,18 @@ def run_sequences(
     plan = list(plan_batches(lengths, engine.token_budget))
 
     def run(batch: npt.NDArray[np.int64]) -> FloatArray:
+        # One part, unless the budget was halved since the plan was made; parts come in the batch's own order.
+        parts = [batch[part] for part in plan_batches(lengths[batch], engine.token_budget)]
+        if len(parts) > 1:
+            return np.concatenate([run(part) for part in parts])
         flags = None if eos_pooled is None else eos_pooled[batch]
-        return engine.run_batch([rows[index] for index in batch], flags, [output])[0]
+        try:
+            return engine.run_batch([rows[index] for index in batch], flags, [output])[0]
+        except OutOfDeviceMemory:
+            if len(batch) == 1:
+                raise
+            engine.halve_token_budget(len(batch) * int(lengths[batch].max()))
+            return run(batch)
 
     values = np.empty((len(distinct), *width), np.float32)
     with _mapping(engine.streams) as mapped:

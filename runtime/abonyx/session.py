@@ -28,6 +28,7 @@ from abonyx.config import RuntimeConfig
 from abonyx.errors import (
     BundleError,
     EngineMissing,
+    OutOfDeviceMemory,
     ProviderError,
     SessionClosed,
     SessionForked,
@@ -46,6 +47,15 @@ SelfTest = Literal["auto", "full", "off"]
 # Reentrant: the garbage collector may run a session's __del__ while this thread holds it.
 _lock = threading.RLock()
 _open_session: weakref.ref[Session] | None = None
+
+
+# What ONNX Runtime's arena, CUDA and cuBLAS say; there is no error class for it.
+_OUT_OF_MEMORY = (
+    "smaller than requested bytes",
+    "Failed to allocate memory",
+    "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
 
 
 class State(Enum):
@@ -83,6 +93,7 @@ class Session:
         placement: execution provider -> number of nodes it runs, after ONNX Runtime's own fusions.
         token_budget: most tokens a batch, padding included.
         streams: batches in flight at a time.
+        notes: lines for a summary: what happened that the caller should know.
     """
 
     def __init__(self, config: RuntimeConfig) -> None:
@@ -98,6 +109,7 @@ class Session:
         self.placement: dict[str, int] = {}
         self.token_budget = 0
         self.streams = 1
+        self.notes: list[str] = []
 
     @property
     def state(self) -> State:
@@ -134,6 +146,7 @@ class Session:
         self.variant_name, self.variant = self.bundle.variant(self.config.provider, self.config.variant)
         self.token_budget = self.config.token_budget or PROVIDERS[self.config.provider].token_budget
         self.streams = self.config.openvino.streams if self.config.provider == "openvino" else 1
+        self.notes = []
         if self.variant.parity is None and self_test != "off":
             raise BundleError(f"{self.bundle.path}: variant {self.variant_name} was never checked", "Export again.")
         check_files(self.bundle, self.bundle.files_of(self.variant))
@@ -205,10 +218,19 @@ class Session:
             return [np.asarray(value, np.float32) for value in native.run(list(outputs), feed)]
         except _native_errors() as error:
             shape = f"{len(rows)} rows, longest {max(map(len, rows))} tokens"
-            raise ProviderError(
-                f"{self.config.provider} failed on a batch of {shape}: {error}",
-                "If it ran out of memory, lower token_budget.",
-            ) from error
+            what = f"{self.config.provider} failed on a batch of {shape}: {error}"
+            if any(mark in str(error) for mark in _OUT_OF_MEMORY):
+                fix = "Free memory of the device, raise memory_limit_bytes, or leave the longest sequences out."
+                raise OutOfDeviceMemory(what, fix) from error
+            raise ProviderError(what, "If it ran out of memory, lower token_budget.") from error
+
+    def halve_token_budget(self, failed_tokens: int) -> None:
+        """After OutOfDeviceMemory on a batch of so many tokens: half of it from now on, and a note that says so."""
+        before, self.token_budget = self.token_budget, max(1, min(self.token_budget, failed_tokens) // 2)
+        self.notes.append(
+            f"note: {self.config.provider} ran out of memory on a batch of {failed_tokens} tokens: token_budget went "
+            f"from {before} to {self.token_budget}"
+        )
 
     def _usable(self) -> onnxruntime.InferenceSession:
         if self._pid != os.getpid():

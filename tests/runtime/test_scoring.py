@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from abonyx.bundle import open_bundle
-from abonyx.errors import ProviderError, ScoreNotFinite
+from abonyx.errors import OutOfDeviceMemory, ProviderError, ScoreNotFinite
 from abonyx.scoring import pooled_eos, run_sequences
 
 from ..conftest import MINI
@@ -25,6 +25,9 @@ class Recorder:
     def __init__(self, streams: int = 1, token_budget: int = 100) -> None:
         self.streams, self.token_budget = streams, token_budget
         self.rows: list[int] = []
+
+    def halve_token_budget(self, failed_tokens: int) -> None:
+        self.token_budget = max(1, min(self.token_budget, failed_tokens) // 2)
 
     def run_batch(
         self, rows: Sequence[npt.NDArray[np.int64]], eos_pooled: npt.NDArray[np.bool_] | None, outputs: Sequence[str]
@@ -113,3 +116,32 @@ def test_an_interrupt_between_batches_leaves_the_rest_unrun() -> None:
         run_sequences(engine, ["A" * length for length in range(3, 103)], "p_nonspecific", on_batch=interrupt)
     timer.join()
     assert len(engine.rows) < 10
+
+
+class Small(Recorder):
+    """A device with memory for so many tokens."""
+
+    tokens = 60
+
+    def run_batch(self, rows: Any, *args: Any) -> list[npt.NDArray[np.float32]]:
+        if len(rows) * max(map(len, rows)) > self.tokens:
+            raise OutOfDeviceMemory("what", "fix")
+        return super().run_batch(rows, *args)
+
+
+def test_out_of_memory_halves_the_budget_and_loses_nothing() -> None:
+    sequences = ["A" * length for length in range(3, 40)]
+    engine, done = Small(token_budget=500), list[int]()
+    values = run_sequences(engine, sequences, "p_nonspecific", on_batch=done.append)
+    assert values.tolist() == run_sequences(Recorder(), sequences, "p_nonspecific").tolist()
+    assert engine.token_budget <= Small.tokens
+    assert sum(engine.rows) == sum(done) == len(sequences)
+    # the next run starts with what was learnt
+    failures = engine.token_budget
+    run_sequences(engine, sequences, "p_nonspecific")
+    assert engine.token_budget == failures
+
+
+def test_one_sequence_that_does_not_fit_is_an_error() -> None:
+    with pytest.raises(OutOfDeviceMemory):
+        run_sequences(Small(token_budget=500), ["A" * 10, "A" * 80], "p_nonspecific")
