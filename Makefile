@@ -1,4 +1,6 @@
 PYTHON ?= python3
+# options of benchmarks/cpu.py, e.g. BENCH='--calibration FILE --profile --target abonyx-int8/old=8'
+BENCH ?=
 
 .PHONY: demo test bench
 
@@ -14,7 +16,7 @@ test: .venv-test/installed  ## lint, types, tests
 
 bench: .venv-test/bench .venv-bench-openvino/installed .venv-bench-esmcpp/installed  ## commands; engines side by side
 	.venv-test/bin/python benchmarks/commands.py -o benchmarks/records/commands.json
-	.venv-test/bin/python benchmarks/cpu.py -o benchmarks/records/cpu.json --work out/bench
+	.venv-test/bin/python benchmarks/cpu.py -o benchmarks/records/cpu.json --work out/bench $(BENCH)
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -243,6 +243,9 @@ class Benchmark:
         for engine in self.engines.values():
             if not self.pythons[engine.environment].exists():
                 raise SystemExit(f"no {self.pythons[engine.environment]}: see make bench, or --only")
+        for file in (arguments.sequences, arguments.head, *([] if arguments.no_shehata else [arguments.shehata])):
+            if not file.is_file():
+                raise SystemExit(f"no {file}: give --sequences, --head and --shehata (or --no-shehata) of your own")
         for text in arguments.target:
             if not set(text.partition("=")[0].split("/")) <= set(self.engines):
                 raise SystemExit(f"--target {text}: not two engines of this run")
