@@ -400,11 +400,11 @@ MUTANTS: dict[str, tuple[str, Any]] = {
         lambda real: lambda graph, tensor, *a, **k: real(graph, _without("bias", 0, tensor), *a, **k),
     ),
     "no norm weights": (
-        "_layer_norm",
+        "layer_norm",
         lambda real: lambda graph, config, tensor, *a: real(graph, config, _without(".weight", 1, tensor), *a),
     ),
     "no token dropout": ("TOKEN_DROPOUT_SCALE", lambda real: np.float32(1)),
-    "a far position is lost": ("_embed", lambda real: lambda graph, config, tensor: real(graph, config, _cut(tensor))),
+    "a far position is lost": ("embed", lambda real: lambda graph, config, tensor: real(graph, config, _cut(tensor))),
 }
 
 
