@@ -83,13 +83,10 @@ def calibration_sequences(file: Path | None, max_residues: int) -> Sequences:
         InputError: the file cannot be read, holds a sequence that cannot be scored, or fewer than 32.
     """
     parents = list(dict.fromkeys(row[:max_residues] for row in read_input(examples_path(), 10**6).sequences))
-    fitted_parents = 2 * len(parents) // 3
-    judges = _mutants(parents[fitted_parents:], GATE_ROWS)
+    generated = _mutants(parents, CALIBRATION_ROWS + GATE_ROWS)
     if file is None:
-        # Judged on the mutants of other parents than it is fitted on.
-        fitted_on = _mutants(parents[:fitted_parents], CALIBRATION_ROWS)
-        source = f"{fitted_parents} of {EXAMPLES_NAME} and point mutants of them (seed {SEED + 1})"
-        return Sequences(fitted_on, judges, source)
+        source = f"{EXAMPLES_NAME} and {len(generated) - len(parents)} point mutants (seed {SEED + 1})"
+        return Sequences(generated[:CALIBRATION_ROWS], generated[CALIBRATION_ROWS:], source)
     # One of each: a repeated sequence would be judged on what it was fitted on.
     found = list(dict.fromkeys(read_input(file, max_residues).sequences))
     if len(found) < MIN_CALIBRATION_ROWS:
@@ -100,7 +97,7 @@ def calibration_sequences(file: Path | None, max_residues: int) -> Sequences:
     order = np.random.default_rng(SEED).permutation(len(found)).tolist()
     fitted = min(CALIBRATION_ROWS, len(found) // 2)
     judged = [found[index] for index in order[fitted : fitted + GATE_ROWS]]
-    filled = [sequence for sequence in judges if sequence not in found][: GATE_ROWS - len(judged)]
+    filled = [sequence for sequence in generated if sequence not in found][: GATE_ROWS - len(judged)]
     source = f"{file.name}: {fitted} of {len(found)} sequences" + (f", {len(filled)} mutants" if filled else "")
     return Sequences([found[index] for index in order[:fitted]], judged + filled, source)
 
