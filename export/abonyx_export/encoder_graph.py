@@ -281,6 +281,10 @@ def _flat_layer(
     hidden = graph.node("Add", [hidden, linear(CONTEXT, context)], f"{source}/attention_residual")
     normed = layer_norm(graph, config, tensor, f"{source}.LayerNorm", hidden, products.get(WIDEN))
     wide = graph.node("Gelu", [linear(WIDEN, normed)], f"{source}/gelu")  # (B x L, FFN)
+    if NARROW in products and products[NARROW].shift.any():
+        wide = graph.node(
+            "Add", [wide, graph.weight(f"{source}/gelu_shift", -products[NARROW].shift)], f"{source}/gelu_shifted"
+        )
     return graph.node("Add", [hidden, linear(NARROW, wide)], f"{source}/residual")
 
 

@@ -8,13 +8,15 @@ keeps its error small costs nothing at run time, because LayerNorm, or the value
 - W is rounded column after column, each rounding error spread over the columns still to come (GPTQ, arXiv 2210.17323);
 - the mean error that is left goes into the bias (arXiv 1906.04721).
 
-GELU lets no shift or scale through: its product gets the last two alone. Shapes: T sampled tokens.
+GELU lets no shift or scale through. Where a shift at least halves its product's squared error, an Add behind it takes
+the columns' means out: one more pass over the widest tensor. Shapes: T sampled tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +38,8 @@ _TRIAL_TOKENS = 256
 _DAMPING = 0.01
 _BLOCK = 128
 _SMALLEST = np.float32(1e-12)
+# An Add behind GELU must be worth its pass: the squared error with it, at most this share of the error without.
+_SHIFT_WORTH = 0.5
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,7 @@ def plan_encoder(
         for name in (QKV, CONTEXT, WIDEN, NARROW):
             weight, bias = product_weights(config, tensor, source, name)
             seen = observation.products[f"{source}.{name}"]
-            products[name] = _quantize(seen, weight, bias, foldable=name != NARROW and not plain, plain=plain)
+            products[name] = _quantize(seen, weight, bias, folded=name != NARROW, plain=plain)
         products[QKV] = _fold_into_values(products[QKV], products[CONTEXT], config.hidden)
         residual = observation.residual_power[index]
         layers[index] = Layer(products, sum(_written(products, pair) for pair in _PAIRS) / float(residual))
@@ -134,16 +138,23 @@ def product_weights(
     return np.concatenate(weights, axis=1), np.concatenate(biases)
 
 
-def _quantize(seen: Activations, weight: FloatArray, bias: FloatArray, *, foldable: bool, plain: bool) -> Product:
+def _quantize(seen: Activations, weight: FloatArray, bias: FloatArray, *, folded: bool, plain: bool) -> Product:
+    """One product; folded: what comes before it takes a shift and a scale at no cost."""
     weight = np.ascontiguousarray(weight, np.float32)
-    shift: FloatArray = seen.sample.mean(axis=0) if foldable else np.zeros(len(weight), np.float32)
+    exponents, clips = (_EXPONENTS if folded and not plain else (None,)), ((1.0,) if plain else _CLIPS)
+    mean: FloatArray = seen.sample.mean(axis=0)
+    still: FloatArray = np.zeros(len(weight), np.float32)
+    shift = mean if folded and not plain else still
+    chosen = _choose(seen, shift, weight, exponents, clips)
+    if not folded and not plain:
+        shifted = _choose(seen, mean, weight, exponents, clips)
+        if shifted.error <= _SHIFT_WORTH * chosen.error:
+            shift, chosen = mean, shifted
     centred: FloatArray = seen.sample - shift  # (T, in)
-    low, high = seen.low - shift, seen.high - shift
-    chosen = _choose(centred, low, high, weight, (_EXPONENTS if foldable else (None,)), (1.0,) if plain else _CLIPS)
-    scale, clip = chosen
+    scale = chosen.scale
     scaled = weight * scale[:, None]
     weight_scale = _weight_scale(scaled)
-    input_scale, zero_point = _input_range(low / scale, high / scale, clip)
+    input_scale, zero_point = _input_range((seen.low - shift) / scale, (seen.high - shift) / scale, chosen.clip)
     rounded = _round(scaled / weight_scale) if plain else _gptq(scaled, weight_scale, centred / scale)
     exact = centred @ weight  # (T, out)
     error = exact - _restored(centred / scale, input_scale, zero_point) @ (rounded * weight_scale)
@@ -162,18 +173,26 @@ def _quantize(seen: Activations, weight: FloatArray, bias: FloatArray, *, foldab
     )
 
 
+class _Choice(NamedTuple):
+    """Column scales (in,), clip of the range, and the squared error of the product with them."""
+
+    scale: FloatArray
+    clip: float
+    error: float
+
+
 def _choose(
-    centred: FloatArray,
-    low: FloatArray,
-    high: FloatArray,
+    seen: Activations,
+    shift: FloatArray,
     weight: FloatArray,
     exponents: tuple[float | None, ...],
     clips: tuple[float, ...],
-) -> tuple[FloatArray, float]:
-    """Column scales (in,) and clip of the range with the smallest squared error of the product on a few tokens."""
-    trial = centred[:: max(1, len(centred) // _TRIAL_TOKENS)]
+) -> _Choice:
+    """Of the exponents and clips, those with the smallest squared error of the product on a few tokens."""
+    low, high = seen.low - shift, seen.high - shift
+    trial = seen.sample[:: max(1, len(seen.sample) // _TRIAL_TOKENS)] - shift
     exact = trial @ weight
-    best = (np.inf, np.ones(len(weight), np.float32), 1.0)
+    best = _Choice(np.ones(len(weight), np.float32), 1.0, np.inf)
     for exponent in exponents:
         scale = _smooth(np.maximum(np.abs(low), np.abs(high)), np.abs(weight).max(axis=1), exponent)
         scaled = weight * scale[:, None]
@@ -182,9 +201,9 @@ def _choose(
         for clip in clips:
             values = _restored(trial / scale, *_input_range(low / scale, high / scale, clip))
             error = float(np.square(values @ restored - exact).mean())
-            if error < best[0]:
-                best = (error, scale, clip)
-    return best[1], best[2]
+            if error < best.error:
+                best = _Choice(scale, clip, error)
+    return best
 
 
 def _smooth(largest_input: FloatArray, largest_weight: FloatArray, exponent: float | None) -> FloatArray:
