@@ -38,9 +38,6 @@ DATA = REPOSITORY.parent / "shared" / "data"
 SEQUENCES = 96
 FEW = 32  # rows of the warm-up, one full batch of the peers', and of the check of an engine that gives logits only
 PAUSE_S = 0.5  # thread pools spin for a while after a run
-BF16_P = 0.05
-# esm-cpp's quantisation is not abonyx's to judge: that it runs the same model is asserted before it quantises.
-ESMCPP_P = 0.3
 
 
 class Engine(NamedTuple):
@@ -162,10 +159,14 @@ def faults(figures: dict[str, Any], precision: str, max_dp: dict[str, float], *,
         max_dp: limits of |dp| given instead, by precision; then nothing else is judged.
         peer: whether the quantisation is another project's.
     """
-    limits = {"max_dp": {"fp32": tolerances.FP32.p, "bf16": BF16_P, "int8": tolerances.INT8_GATE_MAX_P}[precision]}
+    limits = {
+        "max_dp": {"fp32": tolerances.FP32.p, "bf16": tolerances.PEER_BF16_P, "int8": tolerances.INT8_GATE_MAX_P}[
+            precision
+        ]
+    }
     least_spearman = -1.0
     if peer and precision == "int8":
-        limits["max_dp"] = ESMCPP_P
+        limits["max_dp"] = tolerances.PEER_INT8_P
     elif precision in max_dp:
         limits["max_dp"] = max_dp[precision]
     elif precision == "int8":

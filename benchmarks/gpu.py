@@ -31,6 +31,7 @@ from abonyx.bundle import open_bundle
 from abonyx.config import RuntimeConfig
 from abonyx.selftest import sigmoid
 from abonyx.session import Session, open_session
+from abonyx.tolerances import CUDA_FP16_OVER_TRANSFORMERS, CUDA_FP16_P
 from abonyx_export.golden import mutant
 from commands import REPOSITORY, machine
 from preparation import read_sequences, sample
@@ -39,9 +40,6 @@ DATA = REPOSITORY.parent / "shared" / "data"
 HARVEY_SCALE = 141_021
 MUTATION_SEED = 20261124
 OLD_ROWS = 32
-# Issue 5: of any engine's p from transformers float32, and of abonyx's over transformers float16's own.
-MAX_DP = 5e-3
-OVER_HALF = 1.25
 EXPORT_MAX_DP = 0.01  # 33 random layers on the CPU's kernels: 6.8e-3
 SIDE = 8192  # of the square product that stands for the card's limit
 
@@ -220,8 +218,8 @@ def peers(arguments: argparse.Namespace, checkpoint: Path, bundle: Path, sequenc
         rate = count / statistics.median(taken)
         figures[name] = {"seconds": taken, "sequences": count, "sequences_per_s": rate, "max_dp": dp[name]}
         print(f"{name:24s} {rate:9.1f} seq/s  max |dp| {dp[name]:.2e}")
-    wrong = [f"{name}: {value:.3g}, limit {MAX_DP:g}" for name, value in dp.items() if not value <= MAX_DP]
-    if not dp["abonyx-cuda-fp16"] <= OVER_HALF * dp["transformers-fp16"]:
+    wrong = [f"{name}: {value:.3g}, limit {CUDA_FP16_P:g}" for name, value in dp.items() if not value <= CUDA_FP16_P]
+    if not dp["abonyx-cuda-fp16"] <= CUDA_FP16_OVER_TRANSFORMERS * dp["transformers-fp16"]:
         wrong.append(f"abonyx {dp['abonyx-cuda-fp16']:.3g} against transformers fp16's {dp['transformers-fp16']:.3g}")
     if wrong:
         raise SystemExit("parity failed, nothing written:\n  " + "\n  ".join(wrong))

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import abonyx_export
 from abonyx.manifest import RESIDUES
 
 SAMPLE_SEED = 20261124
@@ -75,10 +76,13 @@ def prepare(
         work: directory kept between runs.
         layers: of both encoders.
         models: of MODELS; peers: of "stock" and "masked_lm". What is not named is not made.
-        export_options: of `abonyx export`, beside encoder and output; other options give another bundle.
+        export_options: of `abonyx export`, beside encoder and output; others, or another exporter's sources, give
+            another bundle.
         say: called with a line before each step.
     """
-    key = hashlib.sha256(json.dumps(export_options).encode()).hexdigest()[:8]
+    sources = sorted(Path(abonyx_export.__file__).parent.glob("*.py"))
+    told = [json.dumps(export_options), *(source.read_text() for source in sources)]
+    key = hashlib.sha256("\0".join(told).encode()).hexdigest()[:8]
     prepared = Prepared(
         checkpoint={model: work / f"{model}-{layers}" for model in MODELS},
         bundle={model: work / f"{model}-{layers}-bundle-{key}" for model in MODELS},

@@ -42,6 +42,7 @@ class Reference:
         thresholds: those at which label flips are counted.
         torch, transformers: the versions that made `golden`.
         rounding: see manifest.Parity.weight_rounding.
+        detail: what else an error about it says.
     """
 
     golden: Golden
@@ -49,6 +50,7 @@ class Reference:
     torch: str
     transformers: str
     rounding: dict[str, Difference] | None = None
+    detail: str = ""
 
 
 def head_spec(head: Head, training: HeadTraining | None = None) -> HeadSpec:
@@ -128,7 +130,9 @@ def _checked(name: str, variant: Variant, reference: Reference, golden: Golden, 
         rows = reference.golden
         embedding, logit, p = selftest.run_golden(rows, np.arange(len(rows.lengths)), run, session.token_budget)
         provider = session.config.provider
-        parity.enforce(parity.differences(rows, embedding, logit, p), variant.limits, name, provider, fix)
+        parity.enforce(
+            parity.differences(rows, embedding, logit, p), variant.limits, name, provider, reference.detail, fix
+        )
         selftest.check_quick(golden, run, variant.limits, f"variant {name} on {provider}")
     record = parity.measure(
         rows,

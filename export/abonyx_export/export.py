@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import importlib
 import shutil
@@ -154,6 +155,8 @@ def _build(
     checkpoint.model.to("meta")
     gc.collect()
     references = _references(manifest, golden, everything, thresholds, rounding)
+    if calibrated:
+        references[INT8] = dataclasses.replace(references[INT8], detail=int8.worst_layers(calibrated.plan))
     fix = "Leave the variant out, or allow more with --max-dp VARIANT=VALUE."
     manifest = check_variants(manifest, references, golden, staging, report, fix)
     return _keep_only(request.variants, manifest, staging)

@@ -61,6 +61,12 @@ def write_int8(plan: Plan, checkpoint: Checkpoint, head_graph: onnx.ModelProto, 
     onnx.save(attach_head(onnx.load(path, load_external_data=False), head_graph), path)
 
 
+def worst_layers(plan: Plan) -> str:
+    """The most sensitive layers, as the end of an error message."""
+    worst = ", ".join(f"{index} ({plan.layers[index].sensitivity:.1e})" for index in plan.by_sensitivity()[:5])
+    return f"; layers by error put into the residual stream: {worst}"
+
+
 def settle(
     found: Calibration,
     manifest: Manifest,
@@ -107,8 +113,7 @@ def settle(
         )
         if not score_gate.faults(gate, limit):
             break
-    worst = ", ".join(f"{index} ({found.plan.layers[index].sensitivity:.1e})" for index in order[:5])
-    detail = f", with {kept} of {len(order)} layers in float32; layers by error put into the residual stream: {worst}"
+    detail = f", with {kept} of {len(order)} layers in float32{worst_layers(found.plan)}"
     score_gate.enforce(gate, limit, detail, FIX)
     rows.save(staging / INT8)
     return Quantization(

@@ -170,11 +170,12 @@ def measure(
     )
 
 
-def enforce(found: dict[str, FloatArray], limits: Limits, variant: str, provider: str, fix: str) -> None:
+def enforce(found: dict[str, FloatArray], limits: Limits, variant: str, provider: str, detail: str, fix: str) -> None:
     """Refuse a variant over its limits.
 
     Args:
         found: differences of the variant.
+        detail: what else the message says of it.
         fix: what the user can do about it.
 
     Raises:
@@ -187,6 +188,6 @@ def enforce(found: dict[str, FloatArray], limits: Limits, variant: str, provider
             worst = int(np.argmax(np.where(np.isnan(rows), np.inf, rows)))
             raise ParityError(
                 f"variant {variant}: max |difference| of {metric} from PyTorch is {rows[worst]:.3g}, limit {limit:g} "
-                f"(golden row {worst} of {len(rows)}, on {provider})",
+                f"(golden row {worst} of {len(rows)}, on {provider}){detail}",
                 f"Nothing was written. {fix}",
             )

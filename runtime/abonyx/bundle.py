@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from abonyx import cache
 from abonyx.errors import BundleError, ChecksumMismatch, ConfigError
-from abonyx.manifest import QUANTIZATION_SCHEMA, Manifest, Variant, read_manifest
+from abonyx.manifest import QUANTIZATION_SCHEMA, Manifest, Variant, other_quantization, read_manifest
 
 GOLDEN_NAME = "golden.npz"
 _GOLDEN_ARRAYS = ("input_ids", "lengths", "embedding", "logit", "head_coef", "head_intercept")
@@ -134,10 +134,7 @@ def check_quantization(path: Path, name: str, variant: Variant) -> None:
     """Raise a BundleError where an int8 variant was not made as this version makes them."""
     found = variant.quantization.schema_version if variant.quantization else None
     if found != (QUANTIZATION_SCHEMA if variant.precision == "int8" else None):
-        raise BundleError(
-            f"{path}: variant {name} is int8 of schema {found}, this abonyx reads {QUANTIZATION_SCHEMA}",
-            f"Export it again: abonyx export --encoder ID_OR_DIR --head FILE --variants fp32,{name} -o NEW_BUNDLE.",
-        )
+        raise other_quantization(path, name, found)
 
 
 def locate_mini() -> Path:

@@ -262,6 +262,14 @@ class _SchemaOnly(msgspec.Struct):
     schema_version: int
 
 
+class _AnyQuantization(msgspec.Struct):
+    quantization: _SchemaOnly | None = None
+
+
+class _VariantsOnly(msgspec.Struct):
+    variants: dict[str, _AnyQuantization]
+
+
 def write_manifest(manifest: Manifest, directory: Path) -> None:
     """Write manifest.json, indented, keys in declared order."""
     text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
@@ -292,12 +300,30 @@ def read_manifest(directory: Path) -> tuple[Manifest, bytes]:
                 f"{path}: schema version {schema}, this abonyx reads {SCHEMA_VERSION}",
                 "Export the bundle again, or install the abonyx version that wrote it.",
             )
-        manifest = msgspec.json.decode(data, type=Manifest)
+        try:
+            manifest = msgspec.json.decode(data, type=Manifest)
+        except msgspec.ValidationError:
+            _check_quantization_schemas(data, path)  # another schema has other fields
+            raise
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{path}: not a manifest: {error}", fix) from error
     _check_paths(manifest, path)
     _check_values(manifest, path)
     return manifest, data
+
+
+def _check_quantization_schemas(data: bytes, path: Path) -> None:
+    for name, variant in msgspec.json.decode(data, type=_VariantsOnly).variants.items():
+        if variant.quantization and variant.quantization.schema_version != QUANTIZATION_SCHEMA:
+            raise other_quantization(path.parent, name, variant.quantization.schema_version)
+
+
+def other_quantization(bundle: Path, variant: str, found: int | None) -> BundleError:
+    """The error for an int8 variant that was not made as this version makes them."""
+    return BundleError(
+        f"{bundle}: variant {variant} is int8 of schema {found}, this abonyx reads {QUANTIZATION_SCHEMA}",
+        f"Export it again: abonyx export --encoder ID_OR_DIR --head FILE --variants fp32,{variant} -o NEW_BUNDLE.",
+    )
 
 
 def _check_paths(manifest: Manifest, path: Path) -> None:

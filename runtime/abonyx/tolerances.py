@@ -39,6 +39,14 @@ FP16_LARGEST_ACTIVATION = 30_000.0
 # multiplies float16's rounding too.
 TINY_FP16_P = 0.02
 
+# Of peers in benchmarks/, whose arithmetic is not abonyx's to judge: that they run the same model is what these tell.
+# esm-cpp is held to FP32 before it quantises.
+PEER_BF16_P = 0.05
+PEER_INT8_P = 0.3
+# cuda-fp16 on a card beside transformers' own float16 (issue 5): |dp| from float32, and how many times as much.
+CUDA_FP16_P = 5e-3
+CUDA_FP16_OVER_TRANSFORMERS = 1.25
+
 # int8's gate on scores (issue 4): |dp| from float32 at most and on average, label flips at each threshold, rank
 # correlation. At p = 0.5 a |dp| of 0.02 is a logit off by 0.08.
 INT8_GATE_MAX_P = 0.02
