@@ -1,7 +1,9 @@
 """The encoder for CUDA alone: ONNX Runtime's fused operators (domain com.microsoft), float16, lengths for a mask.
 
-Attention takes the keys' lengths (right padding), so no bias is added to the scores; SkipLayerNormalization adds the
-product's bias and the residual and norms in one pass, which carries the NEXT layer's norm; BiasGelu is the erf form.
+Attention takes the keys' lengths (right padding), so no bias is added to the scores, and queries, keys and values as
+three products leave them: of their biases one is added and two are folded away (benchmarks/NOTES.md).
+SkipLayerNormalization adds a product's bias and the residual and norms in one pass, which carries the NEXT layer's norm;
+BiasGelu is the erf form.
 Pooling and head are float32, as in every variant. Shapes: B batch, L tokens, H hidden, N heads, D hidden per head.
 """
 
@@ -52,19 +54,19 @@ def write_cuda_encoder(
         for index in range(config.layers):
             source = f"encoder.layer.{index}"
             context = _attention(graph, config, tensor, source, normed, rotary)
-            attended = _product(graph, tensor, f"{source}.attention.output.dense", context)
-            normed, residual = _add_and_norm(
-                graph, config, tensor, attended, residual, f"{source}.attention.output.dense", f"{source}.LayerNorm"
-            )
+            output = f"{source}.attention.output.dense"
+            attended = _product(graph, tensor, output, context)
+            bias = _output_bias(tensor, source)
+            normed, residual = _add_and_norm(graph, config, tensor, attended, residual, bias, f"{source}.LayerNorm")
             wide = _product(graph, tensor, f"{source}.intermediate.dense", normed)  # (B, L, FFN)
-            bias = graph.weight(f"{source}.intermediate.dense.bias", tensor(f"{source}.intermediate.dense.bias"))
-            wide = graph.node("BiasGelu", [wide, bias], f"{source}/gelu", domain=FUSED)
+            wide = graph.node(
+                "BiasGelu", [wide, _bias(graph, tensor, f"{source}.intermediate.dense")], f"{source}/gelu", domain=FUSED
+            )
             narrow = _product(graph, tensor, f"{source}.output.dense", wide)
             last = index + 1 == config.layers
             following = "encoder.emb_layer_norm_after" if last else f"encoder.layer.{index + 1}.attention.LayerNorm"
-            normed, residual = _add_and_norm(
-                graph, config, tensor, narrow, residual, f"{source}.output.dense", following
-            )
+            bias = tensor(f"{source}.output.dense.bias")
+            normed, residual = _add_and_norm(graph, config, tensor, narrow, residual, bias, following)
         half = np.dtype(arithmetic) == np.float16
         pool(graph, {"embedding": first, "last": normed}, config.pooled_layers, half)
     onnx.save(model(graph, config, CUDA_INPUTS, [FUSED]), path)
@@ -75,16 +77,28 @@ def _product(graph: Graph, tensor: Tensor, source: str, x: str) -> str:
     return graph.node("MatMul", [x, graph.weight(f"{source}.weight", tensor(f"{source}.weight").T)], f"{source}/out")
 
 
+def _bias(graph: Graph, tensor: Tensor, source: str) -> str:
+    return graph.weight(f"{source}.bias", tensor(f"{source}.bias"))
+
+
+def _output_bias(tensor: Tensor, source: str) -> FloatArray:
+    """The attention's output bias (H,) with the value's, which attention passes on whole: its weights sum to 1."""
+    weight, bias = (tensor(f"{source}.attention.output.dense.{part}") for part in ("weight", "bias"))
+    value = tensor(f"{source}.attention.self.value.bias").astype(np.float64)
+    whole: FloatArray = (bias + weight @ value).astype(np.float32)
+    return whole
+
+
 def _add_and_norm(
-    graph: Graph, config: EncoderConfig, tensor: Tensor, product: str, residual: str, source: str, norm: str
+    graph: Graph, config: EncoderConfig, tensor: Tensor, product: str, residual: str, bias: FloatArray, norm: str
 ) -> tuple[str, str]:
-    """LayerNorm `norm` of product + bias of `source` + residual, and that sum: (B, L, H) each."""
-    names = [graph.weight(name, tensor(name)) for name in (f"{norm}.weight", f"{norm}.bias", f"{source}.bias")]
-    outputs = [f"{norm}/out", "", "", f"{source}/residual"]  # two that only training uses
+    """LayerNorm `norm` of product + bias (H,) + residual, and that sum: (B, L, H) each."""
+    names = [graph.weight(f"{norm}.{part}", tensor(f"{norm}.{part}")) for part in ("weight", "bias")]
+    outputs = [f"{norm}/out", "", "", f"{norm}/residual"]  # two that only training uses
     graph.nodes.append(
         onnx.helper.make_node(
             "SkipLayerNormalization",
-            [product, residual, *names],
+            [product, residual, *names, graph.weight(f"{product}.bias", bias)],
             outputs,
             name=f"{norm}/out",
             domain=FUSED,
@@ -97,31 +111,28 @@ def _add_and_norm(
 def _attention(
     graph: Graph, config: EncoderConfig, tensor: Tensor, source: str, x: str, rotary: tuple[str, str] | None
 ) -> str:
-    """The context (B, L, H); queries are scaled by D^-1/2 inside."""
-    parts = [f"{source}.attention.self.{part}" for part in ("query", "key", "value")]
-    weight = np.concatenate([tensor(f"{part}.weight").T for part in parts], axis=1)  # (H, 3H)
-    bias = np.concatenate([tensor(f"{part}.bias") for part in parts])
-    names = [graph.weight(f"{source}.qkv.weight", weight), graph.weight(f"{source}.qkv.bias", bias)]
-    if rotary is None:
-        return graph.node(
-            "Attention", [x, *names, "lengths"], f"{source}/context", domain=FUSED, num_heads=config.heads
+    """The context (B, L, H), without the value's bias; queries are scaled by D^-1/2 inside.
+
+    The key's bias adds one number to all scores of a query, which softmax does not see; not so once it is turned.
+    """
+    query, key, value = (
+        _product(graph, tensor, f"{source}.attention.self.{part}", x) for part in ("query", "key", "value")
+    )
+    query = graph.node("Add", [query, _bias(graph, tensor, f"{source}.attention.self.query")], f"{source}/query")
+    if rotary is not None:
+        key = graph.node("Add", [key, _bias(graph, tensor, f"{source}.attention.self.key")], f"{source}/key")
+        query, key = (
+            graph.node(
+                "RotaryEmbedding",
+                [part, "position_ids", *rotary],
+                f"{part}_turned",
+                domain=FUSED,
+                num_heads=config.heads,
+                rotary_embedding_dim=config.head_dim,
+            )
+            for part in (query, key)
         )
-    projected = graph.node("Add", [graph.node("MatMul", [x, names[0]], f"{source}/qkv"), names[1]], f"{source}/qkv_sum")
-    split = [f"{source}/{part}" for part in ("query", "key", "value")]  # (B, L, H) each
-    node = onnx.helper.make_node("Split", [projected], split, name=f"{source}/split", axis=2, num_outputs=3)
-    graph.nodes.append(node)
-    turned = [
-        graph.node(
-            "RotaryEmbedding",
-            [part, "position_ids", *rotary],
-            f"{part}/turned",
-            domain=FUSED,
-            num_heads=config.heads,
-            rotary_embedding_dim=config.head_dim,
-        )
-        for part in split[:2]
-    ]
-    inputs = [*turned, split[2], "", "lengths"]
+    inputs = [query, key, value, "", "lengths"]
     return graph.node("MultiHeadAttention", inputs, f"{source}/context", domain=FUSED, num_heads=config.heads)
 
 

@@ -6,7 +6,9 @@ keeps its error small costs nothing at run time, because LayerNorm, or the value
 - each column of x is shifted to mean 0 and scaled (Outlier Suppression+, arXiv 2304.09145; the scale is SmoothQuant's,
   arXiv 2211.10438, its exponent and the clipping of the range chosen by the product's own measured error);
 - W is rounded column after column, each rounding error spread over the columns still to come (GPTQ, arXiv 2210.17323);
-- the mean error that is left goes into the bias (arXiv 1906.04721).
+- the mean error that is left goes into the bias (arXiv 1906.04721);
+- in the first layer, where one residue at one position always makes one error, attention and pooling do not average
+  errors away: the graph puts each sequence's mean back, for one row a sequence (benchmarks/NOTES.md).
 
 GELU lets no shift or scale through. Where a shift at least halves its product's squared error, an Add behind it takes
 the columns' means out: one more pass over the widest tensor. Shapes: T sampled tokens.
@@ -15,7 +17,7 @@ the columns' means out: one more pass over the widest tensor. Shapes: T sampled 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +33,8 @@ LARGEST_WEIGHT = 127  # of 128: a symmetric range
 LARGEST_ACTIVATION = 255
 # Tried for each product; None = no scaling.
 _EXPONENTS = (None, 0.3, 0.5, 0.7, 0.85)
+# Of the range; not of the context's: where attention is even a sequence's tokens share one, and what is cut off one of
+# them is cut off all, which no average over tokens heals (benchmarks/NOTES.md).
 _CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6)
 # Tokens that those are compared on: enough to rank twenty-five candidates.
 _TRIAL_TOKENS = 256
@@ -72,10 +76,13 @@ class Layer:
 
     Attributes:
         sensitivity: error that int8 here puts into the residual stream, as a share of the stream's own variance.
+        mean_corrected: the graph puts back each sequence's mean rounding error of the first product's input, through
+            the values; their bias holds no mean error then.
     """
 
     products: dict[str, Product]
     sensitivity: float
+    mean_corrected: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,14 +118,26 @@ def plan_encoder(
         for name in (QKV, CONTEXT, WIDEN, NARROW):
             weight, bias = product_weights(config, tensor, source, name)
             seen = observation.products[f"{source}.{name}"]
-            products[name] = _quantize(seen, weight, bias, folded=name != NARROW, plain=plain)
+            clips = (1.0,) if plain or name == CONTEXT else _CLIPS
+            products[name] = _quantize(seen, weight, bias, folded=name != NARROW, clips=clips, plain=plain)
+        mean_corrected = index == 0 and not plain
+        if mean_corrected:
+            exact = _exact_bias(products[QKV], *product_weights(config, tensor, source, QKV))
+            bias = np.concatenate([products[QKV].bias[: 2 * config.hidden], exact[2 * config.hidden :]])
+            products[QKV] = replace(products[QKV], bias=bias)
         products[QKV] = _fold_into_values(products[QKV], products[CONTEXT], config.hidden)
-        residual = observation.residual_power[index]
-        layers[index] = Layer(products, sum(_written(products, pair) for pair in _PAIRS) / float(residual))
+        written = sum(_written(products, pair) for pair in _PAIRS)
+        layers[index] = Layer(products, written / float(observation.residual_power[index]), mean_corrected)
     return Plan(layers)
 
 
 _PAIRS = ((QKV, CONTEXT), (WIDEN, NARROW))
+
+
+def _exact_bias(product: Product, weight: FloatArray, bias: FloatArray) -> FloatArray:
+    """The bias (out,) with what the shift took away, and no mean error."""
+    exact: FloatArray = bias + product.shift @ weight
+    return exact
 
 
 def _written(products: dict[str, Product], pair: tuple[str, str]) -> float:
@@ -138,10 +157,12 @@ def product_weights(
     return np.concatenate(weights, axis=1), np.concatenate(biases)
 
 
-def _quantize(seen: Activations, weight: FloatArray, bias: FloatArray, *, folded: bool, plain: bool) -> Product:
+def _quantize(
+    seen: Activations, weight: FloatArray, bias: FloatArray, *, folded: bool, clips: tuple[float, ...], plain: bool
+) -> Product:
     """One product; folded: what comes before it takes a shift and a scale at no cost."""
     weight = np.ascontiguousarray(weight, np.float32)
-    exponents, clips = (_EXPONENTS if folded and not plain else (None,)), ((1.0,) if plain else _CLIPS)
+    exponents = _EXPONENTS if folded and not plain else (None,)
     mean: FloatArray = seen.sample.mean(axis=0)
     still: FloatArray = np.zeros(len(weight), np.float32)
     shift = mean if folded and not plain else still
@@ -270,4 +291,4 @@ def _fold_into_values(qkv: Product, context: Product, hidden: int) -> Product:
     weight_scale, bias = qkv.weight_scale.copy(), qkv.bias.copy()
     weight_scale[2 * hidden :] /= context.scale
     bias[2 * hidden :] = (bias[2 * hidden :] - context.shift) / context.scale
-    return Product(**{**vars(qkv), "weight_scale": weight_scale, "bias": bias})
+    return replace(qkv, weight_scale=weight_scale, bias=bias)

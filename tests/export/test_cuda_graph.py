@@ -75,10 +75,8 @@ def test_a_bundle_with_it(name: str, tmp_path: Path) -> None:
 
     graph = onnx.load(tmp_path / "bundle" / "cuda-fp16" / "model.onnx", load_external_data=False).graph
     fused = Counter(node.op_type for node in graph.node if node.domain == "com.microsoft")
-    attention = (
-        {"MultiHeadAttention": LAYERS, "RotaryEmbedding": 2 * LAYERS} if name == "esm2" else {"Attention": LAYERS}
-    )
-    assert fused == {"SkipLayerNormalization": 2 * LAYERS, "BiasGelu": LAYERS, **attention}
+    rotary = {"RotaryEmbedding": 2 * LAYERS} if name == "esm2" else {}
+    assert fused == {"SkipLayerNormalization": 2 * LAYERS, "BiasGelu": LAYERS, "MultiHeadAttention": LAYERS, **rotary}
     assert sorted(node.name for node in graph.input) == sorted(CUDA_INPUTS)
     large = [tensor for tensor in graph.initializer if len(tensor.dims) == 2 and min(tensor.dims) >= 128]
     assert {tensor.data_type for tensor in large if "head" not in tensor.name} == {onnx.TensorProto.FLOAT16}
