@@ -2,7 +2,7 @@
 
 Attention takes the keys' lengths (right padding), so no bias is added to the scores, and queries, keys and values as
 three products leave them: of their biases one is added and two are folded away (benchmarks/NOTES.md).
-SkipLayerNormalization adds a product's bias and the residual and norms in one pass, the NEXT layer's norm;
+SkipLayerNormalization adds a product's bias and the residual and applies the NEXT layer's norm, in one pass;
 BiasGelu is the erf form.
 Pooling and head are float32, as in every variant. Shapes: B batch, L tokens, H hidden, N heads, D hidden per head.
 """
