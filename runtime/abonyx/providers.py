@@ -40,7 +40,7 @@ class Provider:
 # that nothing is measured again at first use. GPU: enough rows to fill the card.
 PROVIDERS: dict[ProviderName, Provider] = {
     "cpu": Provider("CPUExecutionProvider", "cpu", 512),
-    "cuda": Provider("CUDAExecutionProvider", "gpu", 65_536),
+    "cuda": Provider("CUDAExecutionProvider", "gpu", 32_768),
     "coreml": Provider("CoreMLExecutionProvider", "cpu", 1_024),
     "openvino": Provider("OpenVINOExecutionProvider", "openvino", 1_024),
 }

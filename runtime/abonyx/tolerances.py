@@ -43,6 +43,7 @@ TINY_FP16_P = 0.02
 # esm-cpp is held to FP32 before it quantises.
 PEER_BF16_P = 0.05
 PEER_INT8_P = 0.3
+PEER_FP16_P = 0.02
 # cuda-fp16 on a card beside transformers' own float16 (issue 5): |dp| from float32, and how many times as much.
 CUDA_FP16_P = 5e-3
 CUDA_FP16_OVER_TRANSFORMERS = 1.25
