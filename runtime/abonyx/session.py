@@ -405,6 +405,7 @@ def _import_engine() -> ModuleType:
     refuse_two_engines()
     try:
         engine: ModuleType = importlib.import_module("onnxruntime")
+        engine.set_default_logger_severity(3)  # errors: at every open on CUDA it warns of a plugin nobody asked for
     except ImportError as error:
         raise EngineMissing(
             f"no ONNX Runtime: {error}",
