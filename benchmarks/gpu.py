@@ -4,8 +4,8 @@
 
 Ratios are taken on a sample, every engine with the same batches (by length, one token budget; `old` in file order,
 batches of 32); harvey-scale, 141,021 sequences made from real ones, is then scored CSV to CSV by the command line. The
-encoder has the real shape and random weights, the head is recentred. Nothing is written where an engine is another model or
-abonyx further from float32 than transformers' float16 allows; the record says whether the limit of issue 5 was held.
+encoder has the real shape and random weights, the head is recentred. Nothing is written where an engine is another
+model, or abonyx further from float32 than transformers' float16 allows; the record says whether the limit was held.
 """
 
 from __future__ import annotations
