@@ -33,9 +33,11 @@ LARGEST_WEIGHT = 127  # of 128: a symmetric range
 LARGEST_ACTIVATION = 255
 # Tried for each product; None = no scaling.
 _EXPONENTS = (None, 0.3, 0.5, 0.7, 0.85)
-# Of the range; not of the context's: where attention is even a sequence's tokens share one, and what is cut off one of
-# them is cut off all, which no average over tokens heals (benchmarks/NOTES.md).
+# Of the range seen.
 _CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6)
+# Where attention is even the tokens of a sequence share one context: so the range was seen on few independent values,
+# and what is cut off one token is cut off all, which no average over tokens heals (33 layers, in benchmarks/NOTES.md).
+_CONTEXT_MARGIN = 1.25
 # Tokens that those are compared on: enough to rank twenty-five candidates.
 _TRIAL_TOKENS = 256
 # GPTQ's own: share of the mean diagonal added to it, and columns a block.
@@ -118,7 +120,7 @@ def plan_encoder(
         for name in (QKV, CONTEXT, WIDEN, NARROW):
             weight, bias = product_weights(config, tensor, source, name)
             seen = observation.products[f"{source}.{name}"]
-            clips = (1.0,) if plain or name == CONTEXT else _CLIPS
+            clips = (1.0,) if plain else (_CONTEXT_MARGIN,) if name == CONTEXT else _CLIPS
             products[name] = _quantize(seen, weight, bias, folded=name != NARROW, clips=clips, plain=plain)
         mean_corrected = index == 0 and not plain
         if mean_corrected:
