@@ -17,7 +17,7 @@ from typing import IO
 import msgspec
 
 from abonyx.errors import OutputInUse, ResumeRefused
-from abonyx.outputs import failing_as, partial_path
+from abonyx.outputs import failing_as, open_no_link, partial_path
 
 try:
     import fcntl as _fcntl
@@ -166,7 +166,7 @@ class Journal:
     def _locked(self) -> IO[bytes]:
         while True:
             with failing_as(self.path):
-                file = self.path.open("a+b", buffering=0)
+                file = open(self.path, "a+b", buffering=0, opener=open_no_link)  # noqa: SIM115
             if self._lock(file) and self._still_there(file):
                 return file
             file.close()  # the run that had it has just ended and removed it

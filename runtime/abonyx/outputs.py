@@ -146,10 +146,11 @@ class PartialFile:
         with failing_as(self.target):
             # Unbuffered: nothing is left to fail at close. Made by open, not mkstemp, so that the umask holds.
             # Path.open has no opener.
-            self._file = open(self.path, mode, buffering=0, opener=_open_no_link)  # noqa: SIM115
+            self._file = open(self.path, mode, buffering=0, opener=open_no_link)  # noqa: SIM115
 
 
-def _open_no_link(path: str, flags: int) -> int:
+def open_no_link(path: str, flags: int) -> int:
+    """An opener that refuses a symbolic link."""
     # The name is known beforehand: in a shared directory somebody else could have laid a link there.
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 

@@ -8,6 +8,8 @@ was half written is written again.
 
 from __future__ import annotations
 
+import sys
+import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +20,7 @@ from abonyx.journal import Complete, Halved, Header, Journal, Window, difference
 from abonyx.outputs import (
     CONVERTED_SUFFIX,
     PartialFile,
+    StandardOutput,
     failing_as,
     flush_directory,
     partial_path,
@@ -28,6 +31,7 @@ from abonyx.outputs import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from abonyx.outputs import Sink
     from abonyx.results import Columns, Format
 
 
@@ -228,3 +232,40 @@ def open_resumable(
     except BaseException:
         output.leave()
         raise
+
+
+class Stream:
+    """Standard output as a destination: nothing of it can be read back, so nothing of it can be gone on with."""
+
+    def __init__(self, format: Format, sink: Sink, header: Header) -> None:
+        self._format, self._sink = format, sink
+        sink.write(*format.head)
+        self.rows, self.rows_done = header.rows, 0
+        self.token_budget, self.window_size = header.token_budget, header.window_size
+        self.notes: list[str] = []
+
+    def append(self, stop: int, columns: Columns) -> None:
+        (data,) = self._format.encode(self.rows_done, columns)
+        self._sink.write(data)
+        self.rows_done = stop
+
+    def halved(self, token_budget: int, note: str) -> None:
+        """Nothing to note it in."""
+
+
+@contextmanager
+def open_stream(format: Format, header: Header) -> Iterator[Stream]:
+    """Give standard output to append to; a format that has to be whole is gathered in a temporary file first.
+
+    Raises:
+        ConfigError: it cannot be written to, or is a terminal, and Parquet is not text.
+    """
+    if format.convert is None:
+        yield Stream(format, StandardOutput(), header)
+        return
+    if sys.stdout.isatty():
+        raise ConfigError("standard output is a terminal, and Parquet is not text", "Name a file with -o.")
+    with tempfile.TemporaryFile() as gathered:
+        yield Stream(format, gathered, header)
+        gathered.seek(0)
+        format.convert(gathered, StandardOutput())

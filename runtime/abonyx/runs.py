@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from abonyx import __version__
-from abonyx.errors import ConfigError, RunInterrupted
+from abonyx.errors import RunInterrupted
 from abonyx.interrupts import Stop, handled
 from abonyx.journal import Fact, Header
 from abonyx.logs import LOGGER
-from abonyx.outputs import Sink, StandardOutput, ids_path, rejected_path
+from abonyx.outputs import ids_path, rejected_path
 from abonyx.pipeline import Input, Job, Summary, run_windows, window_size
 from abonyx.progress import progress
 from abonyx.providers import ENGINE_DISTRIBUTIONS, PROVIDERS
 from abonyx.results import Columns, Format, rejected_bytes
-from abonyx.resumable import ResumableOutput, open_resumable
+from abonyx.resumable import ResumableOutput, Stream, open_resumable, open_stream
 
 if TYPE_CHECKING:
     import numpy as np
@@ -111,9 +109,9 @@ def _watch(stop: Stop, bar: Callable[[int], None] | None) -> Callable[[int], Non
     return on_batch
 
 
-def _kept(out: ResumableOutput | _Stream) -> str:
+def _kept(out: ResumableOutput | Stream) -> str:
     """What becomes of a run that ends here."""
-    if isinstance(out, _Stream):
+    if isinstance(out, Stream):
         return f"standard output has {out.rows_done} of {out.rows} rows and cannot be gone on with; -o FILE can"
     if out.rows_done == 0:
         return "no row was done; nothing is left behind"
@@ -121,7 +119,7 @@ def _kept(out: ResumableOutput | _Stream) -> str:
 
 
 @contextmanager
-def _opened(destination: Destination, run: Run, checked: Input, restart: bool) -> Iterator[ResumableOutput | _Stream]:
+def _opened(destination: Destination, run: Run, checked: Input, restart: bool) -> Iterator[ResumableOutput | Stream]:
     config, target, format = run.config, destination.target, destination.format
     header = Header(
         identity=destination.facts | _identity(run, checked),
@@ -132,7 +130,7 @@ def _opened(destination: Destination, run: Run, checked: Input, restart: bool) -
         window_size=window_size(config),
     )
     if target is None:
-        with _streamed(format, header) as stream:
+        with open_stream(format, header) as stream:
             yield stream
         return
     targets = [ids_path(target), target] if len(format.head) > 1 else [target]
@@ -170,36 +168,3 @@ def _engines() -> Iterator[str]:
             yield f"{name} {importlib.metadata.version(name)}"
         except importlib.metadata.PackageNotFoundError:
             continue
-
-
-class _Stream:
-    """Standard output as a destination: nothing of it can be read back, so nothing of it can be gone on with."""
-
-    def __init__(self, format: Format, sink: Sink, header: Header) -> None:
-        self._format, self._sink = format, sink
-        sink.write(*format.head)
-        self.rows, self.rows_done = header.rows, 0
-        self.token_budget, self.window_size = header.token_budget, header.window_size
-        self.notes: list[str] = []
-
-    def append(self, stop: int, columns: Columns) -> None:
-        (data,) = self._format.encode(self.rows_done, columns)
-        self._sink.write(data)
-        self.rows_done = stop
-
-    def halved(self, token_budget: int, note: str) -> None:
-        """Nothing to note it in."""
-
-
-@contextmanager
-def _streamed(format: Format, header: Header) -> Iterator[_Stream]:
-    """Rows as they come; a format that has to be whole is gathered in a temporary file first."""
-    if format.convert is None:
-        yield _Stream(format, StandardOutput(), header)
-        return
-    if sys.stdout.isatty():
-        raise ConfigError("standard output is a terminal, and Parquet is not text", "Name a file with -o.")
-    with tempfile.TemporaryFile() as gathered:
-        yield _Stream(format, gathered, header)
-        gathered.seek(0)
-        format.convert(gathered, StandardOutput())
