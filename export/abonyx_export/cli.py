@@ -111,8 +111,8 @@ def export(
         max_dp=_pairs(max_dp),
         calibration=calibration,
     )
-    export_bundle(request, lambda line: click.echo(line, err=True))
-    click.echo(f"wrote {output}", err=True)
+    export_bundle(request, LOGGER.info)
+    LOGGER.info(f"wrote {output}")
 
 
 @click.command()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
 # Other packages of the distribution add commands here (abonyx_export: `export`); the runtime never imports them.
 COMMANDS_GROUP = "abonyx.commands"
 EXIT_INTERRUPTED = 130
-# As a shell reports a command that SIGPIPE ended.
-EXIT_BROKEN_PIPE = 141
 _LOG_JSON = "--log-json"
 # Rows --table prints; the file has them all.
 TABLE_ROWS = 40
@@ -94,9 +91,6 @@ def main() -> None:
         except (KeyboardInterrupt, click.Abort):
             LOGGER.error("interrupted; no output was written")
             sys.exit(EXIT_INTERRUPTED)
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to flush at exit
-            sys.exit(EXIT_BROKEN_PIPE)
 
 
 def _end(_number: int, _frame: object) -> None:

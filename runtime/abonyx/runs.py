@@ -65,7 +65,7 @@ def run_to(destination: Destination, run: Run, checked: Input, *, restart: bool 
         try:
             return _run(destination, run, checked, restart, stop)
         except KeyboardInterrupt:
-            raise RunInterrupted(f"{stop.asked}: ended at once") from None
+            raise RunInterrupted(f"{stop.asked or 'interrupted'}: ended at once") from None
 
 
 def _run(destination: Destination, run: Run, checked: Input, restart: bool, stop: Stop) -> Summary | None:
