@@ -187,8 +187,9 @@ def rejected_path(path: Path) -> Path:
 
 def partial_paths(target: Path) -> list[Path]:
     """Return every place where a run may keep a part of the output `target`, and of what stands beside it."""
-    beside = [partial_path(path) for path in (target, ids_path(target), rejected_path(target))]
-    return [*beside, partial_path(target, CONVERTED_SUFFIX)]
+    # Only a .npy has ids: out.csv's would have the same name as out.npy's.
+    beside = [rejected_path(target)] + [ids_path(target)] * (target.suffix.lower() == ".npy")
+    return [*map(partial_path, (target, *beside)), partial_path(target, CONVERTED_SUFFIX)]
 
 
 def check_output(output: Path | None, source: Path | None) -> None:

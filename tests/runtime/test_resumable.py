@@ -172,6 +172,14 @@ def test_restart_drops_what_a_run_with_more_files_left(tmp_path: Path) -> None:
     assert sorted(contents(tmp_path)) == ["out.npy"]
 
 
+def test_outputs_of_one_stem_do_not_touch_each_others_files(tmp_path: Path) -> None:
+    interrupted(tmp_path, "npy")
+    expected = contents(tmp_path)
+    run(tmp_path, "csv", restart=True)
+    assert contents(tmp_path).items() >= expected.items()
+    assert run(tmp_path, "npy") == 3
+
+
 @pytest.mark.parametrize("change", ["shorter", "altered", "missing"])
 def test_partial_files_that_are_not_what_the_journal_says(tmp_path: Path, change: str) -> None:
     interrupted(tmp_path)
