@@ -6,7 +6,7 @@
 Uses the bundle that ships. The rows are seeded fragments of the examples, 12 to 40 residues, half of them repeated:
 they run faster than whole domains, and what is tested here is the writing. Exits 1 where any outcome is not the
 expected one. The full and the read-only disk are small tmpfs mounts; where mounting is not permitted the first is a
-limit on file sizes (RLIMIT_FSIZE), and the second is left out and said to be.
+limit on file sizes (RLIMIT_FSIZE), and the second is left out and said to be. Over 300 lines: a function a fault.
 """
 
 from __future__ import annotations

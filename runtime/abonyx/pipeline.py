@@ -17,7 +17,7 @@ from abonyx.bundle import Bundle
 from abonyx.config import RuntimeConfig
 from abonyx.errors import ConfigError, RecordsRejected
 from abonyx.logs import LOGGER
-from abonyx.providers import PROVIDERS
+from abonyx.providers import window_size
 from abonyx.records import Problem, read_records
 from abonyx.scoring import pooled_eos, run_sequences
 
@@ -296,8 +296,3 @@ def _run_job(session: Session, job: Job, config: RuntimeConfig, output: str, on_
             report = None  # its sequences are counted
         job.write(start, stop, values)
         LOGGER.debug(f"rows {start + 1} to {stop} of {count} written")
-
-
-def window_size(config: RuntimeConfig) -> int:
-    """Records a window: the config's, else the provider's default."""
-    return config.window_size or PROVIDERS[config.provider].window_size

@@ -15,9 +15,9 @@ from abonyx.interrupts import Stop, handled
 from abonyx.journal import Fact, Header
 from abonyx.logs import LOGGER
 from abonyx.outputs import ids_path, rejected_path
-from abonyx.pipeline import Input, Job, Summary, run_windows, window_size
+from abonyx.pipeline import Input, Job, Summary, run_windows
 from abonyx.progress import progress
-from abonyx.providers import ENGINE_DISTRIBUTIONS, PROVIDERS
+from abonyx.providers import ENGINE_DISTRIBUTIONS, PROVIDERS, window_size
 from abonyx.results import Columns, Format, rejected_bytes
 from abonyx.resumable import ResumableOutput, Stream, open_resumable, open_stream
 
