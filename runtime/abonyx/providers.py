@@ -40,8 +40,8 @@ class Provider:
 
 # cpu, openvino: batches that a processor's cache holds; benchmarks/NOTES.md has the curves, flat enough about these
 # that nothing is measured again at first use. GPU: enough rows to fill the card.
-# Windows: a kill loses one. 1,024 records are seconds of the small model on two cores, minutes of ESM-1v's 33 layers, and
-# pad 43,935 real sequences by 0.05 % at 512 tokens. At 65,536 tokens they would pad by 6.8 %, windows of 16,384 by 1.0 %.
+# Windows: a kill loses one. 1,024 records are seconds of the small model on two cores, minutes of ESM-1v's 33 layers,
+# and pad 43,935 real sequences by 0.05 % at 512 tokens. At 65,536 tokens they would pad by 6.8 %, 16,384 by 1.0 %.
 PROVIDERS: dict[ProviderName, Provider] = {
     "cpu": Provider("CPUExecutionProvider", "cpu", 512, 1_024),
     "cuda": Provider("CUDAExecutionProvider", "gpu", 65_536, 16_384),
