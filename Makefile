@@ -2,7 +2,7 @@ PYTHON ?= python3
 # options of benchmarks/cpu.py, e.g. BENCH='--calibration FILE --profile --target abonyx-int8/old=8'
 BENCH ?=
 
-.PHONY: demo test bench
+.PHONY: demo test bench faults
 
 demo: .venv/installed  ## score the examples with the lean install
 	mkdir -p out
@@ -17,6 +17,10 @@ test: .venv-test/installed  ## lint, types, tests
 bench: .venv-test/bench .venv-bench-openvino/installed .venv-bench-esmcpp/installed  ## commands; engines side by side
 	.venv-test/bin/python benchmarks/commands.py -o benchmarks/records/commands.json
 	.venv-test/bin/python benchmarks/cpu.py -o benchmarks/records/cpu.json --work out/bench $(BENCH)
+
+faults: .venv-test/installed  ## kills, full disks, hostile files and processes, in their long form
+	.venv-test/bin/python benchmarks/faults.py
+	.venv-test/bin/python -m pytest -m slow
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

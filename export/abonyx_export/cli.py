@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from abonyx.errors import ConfigError
+from abonyx.logs import LOGGER
 from abonyx.options import PATH, PATH_OR_DASH, prepare, run_options
 
 _NEEDED_TO_FIT = ("onnxruntime", "onnx", "skl2onnx", "sklearn", "scipy")
@@ -111,8 +112,8 @@ def export(
         max_dp=_pairs(max_dp),
         calibration=calibration,
     )
-    export_bundle(request, lambda line: click.echo(line, err=True))
-    click.echo(f"wrote {output}", err=True)
+    export_bundle(request, LOGGER.info)
+    LOGGER.info(f"wrote {output}")
 
 
 @click.command()
@@ -170,5 +171,5 @@ def fit(
         embedding_cache=embedding_cache,
         head_out=head_out,
     )
-    fit_bundle(request, lambda line: click.echo(line, err=True))
-    click.echo(f"wrote {output}; threshold 0.5" + (f"; head also in {head_out}" if head_out else ""), err=True)
+    fit_bundle(request, LOGGER.info)
+    LOGGER.info(f"wrote {output}; threshold 0.5" + (f"; head also in {head_out}" if head_out else ""))

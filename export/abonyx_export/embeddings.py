@@ -21,7 +21,7 @@ import onnxruntime
 from abonyx.bundle import file_sha256
 from abonyx.errors import BundleError, ChecksumMismatch, ConfigError
 from abonyx.options import Run
-from abonyx.pipeline import Input, run_windows
+from abonyx.pipeline import Input, Job, run_windows
 from abonyx.progress import progress
 from abonyx_export.bundle_writer import Report
 
@@ -105,7 +105,7 @@ def _run(run: Run, checked: Input, wanted: _Identity, report: Report) -> FloatAr
 
     report(f"embedding {wanted.rows} sequences, variant {wanted.variant} on {run.config.provider}")
     with progress(wanted.rows) as on_batch:
-        summary = run_windows(run.bundle, [(checked, write)], run.config, "embedding", on_batch)
+        summary = run_windows(run.bundle, [Job(checked, write)], run.config, "embedding", on_batch)
     report(f"  {summary.run_seconds:.1f} s, opening took {summary.open_seconds:.1f} s")
     return embedding
 

@@ -26,8 +26,9 @@ from abonyx import cache
 from abonyx.bundle import GOLDEN_NAME, Bundle, Golden, check_files, check_quantization
 from abonyx.errors import ConfigError
 from abonyx.manifest import HeadTraining, Manifest, Variant
+from abonyx.outputs import rejected_path
 from abonyx.pipeline import Input
-from abonyx.results import rejected_path, write_rejected
+from abonyx.results import write_rejected
 from abonyx.staging import staged
 from abonyx_export import score_gate
 from abonyx_export.bundle_writer import DEFAULT_THRESHOLD, Reference, Report, check_variants, head_spec

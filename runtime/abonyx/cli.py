@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-import signal
 import sys
-import traceback
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +11,20 @@ import click
 
 from abonyx import __version__
 from abonyx.errors import ConfigError, EngineError
+from abonyx.interrupts import ENDING, handled
+from abonyx.logs import LOGGER, to_stderr, verbose
 from abonyx.options import PATH, PATH_OR_DASH, Run, prepare, run_options
-from abonyx.progress import progress
 
 if TYPE_CHECKING:
-    from abonyx.pipeline import Input, Summary
+    from collections.abc import Callable
+
+    from abonyx.pipeline import Input
+    from abonyx.runs import Destination
 
 # Other packages of the distribution add commands here (abonyx_export: `export`); the runtime never imports them.
 COMMANDS_GROUP = "abonyx.commands"
 EXIT_INTERRUPTED = 130
+_LOG_JSON = "--log-json"
 # Rows --table prints; the file has them all.
 TABLE_ROWS = 40
 
@@ -37,13 +39,28 @@ class _Commands(click.Group):
         command = super().get_command(ctx, cmd_name)
         for entry in _registered() if command is None else ():
             if entry.name == cmd_name:
-                loaded: click.Command = entry.load()
-                return loaded
+                command = entry.load()
+        if command is not None and _LOG_OPTIONS[0] not in command.params:
+            command.params += _LOG_OPTIONS
         return command
 
 
 def _registered() -> importlib.metadata.EntryPoints:
     return importlib.metadata.entry_points(group=COMMANDS_GROUP)
+
+
+def _verbose(_context: click.Context, _param: click.Parameter, value: bool) -> None:
+    if value:
+        verbose()
+
+
+# Of every command. main() looks for --log-json itself: an error about the options, too, is a line of JSON then.
+_LOG_OPTIONS = [
+    click.Option(
+        ["-v", "--verbose"], is_flag=True, expose_value=False, callback=_verbose, help="Log each step on stderr."
+    ),
+    click.Option([_LOG_JSON], is_flag=True, expose_value=False, help="Log a JSON object a line on stderr."),
+]
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -54,36 +71,35 @@ def cli(debug: bool) -> None:
 
 
 def main() -> None:
-    """Run the command line; exits with the code of errors.py, or 128 + the number of a signal that ends it."""
+    """Run the command line; exits with the code of errors.py, or EXIT_INTERRUPTED after a signal."""
     # A scheduler's or a closed terminal's signal unwinds like Ctrl-C, so that partial files are removed.
-    signals = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {number: signal.signal(number, _end) for number in signals}
-    try:
-        cli.main(standalone_mode=False)
-    except EngineError as error:
-        if "--debug" in sys.argv:
-            traceback.print_exc()
-        click.echo(f"abonyx: {error}", err=True)
-        sys.exit(error.exit_code)
-    except click.exceptions.Exit as exit_:
-        sys.exit(exit_.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("abonyx: interrupted; no output was written", err=True)
-        sys.exit(EXIT_INTERRUPTED)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    as_json = _LOG_JSON in sys.argv
+    with to_stderr(as_json=as_json), handled(_end, ENDING[1:]):
+        try:
+            cli.main(standalone_mode=False)
+        except EngineError as error:
+            LOGGER.error(str(error), exc_info="--debug" in sys.argv)
+            sys.exit(error.exit_code)
+        except click.exceptions.Exit as exit_:
+            sys.exit(exit_.exit_code)
+        except click.ClickException as error:
+            if as_json:
+                LOGGER.error(error.format_message())
+            else:
+                error.show()
+            sys.exit(error.exit_code)
+        except (KeyboardInterrupt, click.Abort):
+            LOGGER.error("interrupted; no output was written")
+            sys.exit(EXIT_INTERRUPTED)
 
 
-def _end(number: int, _frame: object) -> None:
-    sys.exit(128 + number)
+def _end(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 _SOURCE = click.argument("source", metavar="INPUT", type=PATH_OR_DASH)
 _OUTPUT = click.option("-o", "--output", required=True, type=PATH_OR_DASH, help="Output file; - is stdout.")
+_RESTART = click.option("--restart", is_flag=True, help="Drop what an interrupted run left, and begin anew.")
 _ASSAY = click.option("--assay", help="Use the threshold that the head declares for this assay, e.g. elisa, psr.")
 _THRESHOLD = click.option("--threshold", type=float, help="Call p strictly above this non-specific.")
 
@@ -92,13 +108,15 @@ _THRESHOLD = click.option("--threshold", type=float, help="Call p strictly above
 @_SOURCE
 @_OUTPUT
 @run_options
+@_RESTART
 @_ASSAY
 @_THRESHOLD
 @click.option("--format", "kind", type=click.Choice(["csv", "jsonl", "parquet"]), help="[default: OUTPUT's suffix]")
-@click.option("--table", is_flag=True, help=f"Also print the results (at most {TABLE_ROWS} rows).")
+@click.option("--table", is_flag=True, help=f"Also print the results on stderr (at most {TABLE_ROWS} rows).")
 def score(
     source: Path,
     output: Path,
+    restart: bool,
     assay: str | None,
     threshold: float | None,
     kind: Any,
@@ -110,47 +128,50 @@ def score(
 
     from abonyx import results
     from abonyx.pipeline import choose_threshold
+    from abonyx.runs import Destination
 
     target = _target(output)
     chosen = kind or _suffix(output, {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}, "csv")
     run, checked = _prepare(source, target, options)
     limit = choose_threshold(run.bundle, assay, threshold)
-    metadata = run.metadata() | {"threshold": repr(limit)}
     rows: list[tuple[str, float, bool]] = []
-    with results.open_results(target, chosen, metadata) as writer:
 
-        def write(start: int, stop: int, p: Any) -> None:
-            called = p > np.float32(limit)  # both as float32, as the file prints them; strictly greater
-            writer.write(checked.ids[start:stop], checked.sequences[start:stop], p, called)
-            rows.extend(zip(checked.ids[start:stop], p.tolist(), called.tolist(), strict=True) if table else ())
+    def columns(start: int, stop: int, p: Any) -> Any:
+        called = p > np.float32(limit)  # both as float32, as the file prints them; strictly greater
+        if table and len(rows) < TABLE_ROWS:
+            rows.extend(zip(checked.ids[start:stop], p.tolist(), called.tolist(), strict=True))
+        return results.score_columns(checked.ids[start:stop], checked.sequences[start:stop], p, called)
 
-        summary = _go(run, checked, "p_nonspecific", write)
-    if table:
-        _print_table(rows, limit, to_stderr=target is None)  # stdout then holds the results
-    _finish(run, checked, target, summary, f"threshold {limit:g}" + (f" ({assay})" if assay else ""))
+    format_ = results.results_format(chosen, run.metadata() | {"threshold": repr(limit)})
+    facts = {"command": "score", "--format": chosen, "threshold": limit}
+    destination = Destination(target, format_, "p_nonspecific", columns, facts)
+    shown = (lambda: _print_table(rows, len(checked.ids), limit)) if table else None
+    _go(run, checked, destination, restart, f"threshold {limit:g}" + (f" ({assay})" if assay else ""), shown)
 
 
 @cli.command()
 @_SOURCE
 @_OUTPUT
 @run_options
-def embed(source: Path, output: Path, **options: Any) -> None:
+@_RESTART
+def embed(source: Path, output: Path, restart: bool, **options: Any) -> None:
     """Write the pooled embeddings of INPUT's sequences to a .npy (ids beside it) or .parquet file."""
     from abonyx import results
+    from abonyx.runs import Destination
 
     target = _target(output)
     if target is None:
         raise ConfigError("embed -o -: embeddings are not text", "Give a .npy or .parquet file.")
     kind = _suffix(output, {".npy": "npy", ".parquet": "parquet"}, None)
-    run, checked = _prepare(source, target, options, [results.ids_path(target)] if kind == "npy" else [])
+    run, checked = _prepare(source, target, options)
     width = run.bundle.manifest.embedding_width
-    with results.open_embeddings(target, kind, len(checked.ids), width, run.metadata()) as writer:
 
-        def write(start: int, stop: int, embedding: Any) -> None:
-            writer.write(checked.ids[start:stop], embedding)
+    def columns(start: int, stop: int, embedding: Any) -> Any:
+        return results.embedding_columns(checked.ids[start:stop], embedding, width)
 
-        summary = _go(run, checked, "embedding", write)
-    _finish(run, checked, target, summary, f"{width} columns")
+    format_ = results.embeddings_format(kind, len(checked.ids), width, run.metadata())
+    destination = Destination(target, format_, "embedding", columns, {"command": "embed", "format": kind})
+    _go(run, checked, destination, restart, f"{width} columns")
 
 
 @cli.command()
@@ -183,45 +204,52 @@ def evaluate(
     request = Request(sources, output, label_column, assay, threshold, bootstrap, seed)
     check_request(request)
     for line in evaluate_files(request, prepare(options)):
-        click.echo(line, err=True)
+        LOGGER.info(line)
 
 
-def _prepare(
-    source: Path, target: Path | None, options: dict[str, Any], beside: Sequence[Path] = ()
-) -> tuple[Run, Input]:
-    """Everything that can go wrong before the model is opened; `beside` are files written next to the target."""
-    from abonyx.results import check_output, rejected_path
+def _prepare(source: Path, target: Path | None, options: dict[str, Any]) -> tuple[Run, Input]:
+    """Everything that can go wrong before the model is opened."""
+    from abonyx.journal import journal_path
+    from abonyx.outputs import check_output, ids_path, partial_paths, rejected_path
 
     source_file = _target(source)
     run = prepare(options)
-    for written in (target, *beside, *([rejected_path(target)] if run.skip and target else [])):
-        check_output(written, source_file)
-    return run, run.read(source_file)
+    check_output(target, source_file)
+    if target is not None:
+        beside = [ids_path(target)] * (target.suffix.lower() == ".npy") + [rejected_path(target)] * run.skip
+        for written in (*beside, *partial_paths(target), journal_path(target)):
+            check_output(written, source_file)
+    checked = run.read(source_file)
+    LOGGER.debug(f"read {source}: {len(checked.ids)} records to score, {len(checked.rejected)} rejected")
+    return run, checked
 
 
-def _go(run: Run, checked: Input, output: str, write: Callable[[int, int, Any], None]) -> Summary:
-    from abonyx.pipeline import run_windows
-
-    with progress(len(checked.sequences)) as on_batch:
-        return run_windows(run.bundle, [(checked, write)], run.config, output, on_batch)
-
-
-def _finish(run: Run, checked: Input, target: Path | None, summary: Summary, detail: str) -> None:
-    """Write the rejected records and the summary."""
+def _go(
+    run: Run,
+    checked: Input,
+    destination: Destination,
+    restart: bool,
+    detail: str,
+    before_summary: Callable[[], None] | None = None,
+) -> None:
+    """Run, and say what came of it."""
+    from abonyx.outputs import rejected_path
     from abonyx.pipeline import printable
-    from abonyx.results import rejected_path, write_rejected
+    from abonyx.runs import run_to
 
-    for line in summary.lines():
-        click.echo(line, err=True)
+    target = destination.target
+    summary = run_to(destination, run, checked, restart=restart)
+    if before_summary:
+        before_summary()
+    for line in summary.lines() if summary else ["every row was scored by an interrupted run; its files are in place"]:
+        LOGGER.info(line)
     if target is None:
         for problem in checked.rejected:
-            click.echo(f"rejected: line {problem.line}: {printable(problem.id)}: {problem.reason}", err=True)
+            LOGGER.info(f"rejected: line {problem.line}: {printable(problem.id)}: {problem.reason}")
         return
-    click.echo(f"wrote {target}; {detail}", err=True)
+    LOGGER.info(f"wrote {target}; {detail}")
     if run.skip:
-        rejected = rejected_path(target)
-        write_rejected(rejected, checked.rejected)
-        click.echo(f"wrote {rejected}; {len(checked.rejected)} rejected", err=True)
+        LOGGER.info(f"wrote {rejected_path(target)}; {len(checked.rejected)} rejected")
 
 
 def _target(path: Path) -> Path | None:
@@ -240,7 +268,8 @@ def _suffix(output: Path, kinds: dict[str, str], stdout_kind: str | None) -> Any
     return kind
 
 
-def _print_table(rows: list[tuple[str, float, bool]], threshold: float, *, to_stderr: bool) -> None:
+def _print_table(rows: list[tuple[str, float, bool]], count: int, threshold: float) -> None:
+    """Print the first rows scored by this process on stderr: stdout is for results alone."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -253,7 +282,7 @@ def _print_table(rows: list[tuple[str, float, bool]], threshold: float, *, to_st
     table.add_column(f"> {threshold:g}")
     for name, p, called in rows[:TABLE_ROWS]:
         table.add_row(Text(printable(name)), f"{p:.4f}", "non-specific" if called else "specific")
-    console = Console(stderr=to_stderr)
+    console = Console(stderr=True)
     console.print(table)
-    if len(rows) > TABLE_ROWS:
-        console.print(f"... and {len(rows) - TABLE_ROWS} more")
+    if count > len(rows[:TABLE_ROWS]):
+        console.print(f"... and {count - len(rows[:TABLE_ROWS])} more")

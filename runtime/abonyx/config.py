@@ -141,7 +141,7 @@ class RuntimeConfig:
         pooling: "residues" (mean over residues) or "upstream-batch" (the old pipeline's, needs batch_size).
         batch_size: the old pipeline's batch size (8 in training, 32 in prediction), for "upstream-batch" only.
         token_budget: most tokens a batch, padding included; None = the provider's default.
-        window_size: records scored and written at a time.
+        window_size: records scored, written and journalled at a time; None = the provider's default.
         allow_cpu_nodes: whether single nodes may land on the CPU when provider is another.
         cpu, cuda, coreml, openvino: options of that provider.
 
@@ -155,7 +155,7 @@ class RuntimeConfig:
     pooling: PoolingRule = "residues"
     batch_size: int | None = None
     token_budget: int | None = None
-    window_size: int = 16_384
+    window_size: int | None = None
     allow_cpu_nodes: bool = False
     cpu: CpuOptions = CpuOptions()
     cuda: CudaOptions = CudaOptions()
@@ -168,10 +168,9 @@ class RuntimeConfig:
         _check_types(self)
         for key in ("bundle", "variant"):
             _check(getattr(self, key) != "", key, "", "a name; leave the key out for the default")
-        for key in ("batch_size", "token_budget"):
+        for key in ("batch_size", "token_budget", "window_size"):
             value = getattr(self, key)
             _check(value is None or value >= 1, key, value, "a whole number from 1")
-        _check(self.window_size >= 1, "window_size", self.window_size, "a whole number from 1")
         if (self.pooling == "upstream-batch") != (self.batch_size is not None):
             raise ConfigError(
                 f"config: pooling is {self.pooling!r} and batch_size is {self.batch_size!r}",

@@ -2,6 +2,8 @@
 
 EngineError                     1
  ├ ConfigError                  2  an option, a config file, an output path
+ │  ├ OutputInUse               2  another run is writing the same output
+ │  └ ResumeRefused             2  an interrupted run that this command cannot go on with
  ├ InputError                   3  a file of sequences, labels or a head that cannot be used as given
  │  ├ RecordsRejected           3  records of an otherwise readable file
  │  └ HeadRefused               3  a classifier file that is not a plain logistic head, or is another encoder's
@@ -14,6 +16,7 @@ EngineError                     1
  ├ ParityError                  6  numbers off their limit
  │  ├ SelfTestError             6  the golden rows do not come out right on this machine
  │  └ ScoreNotFinite            6  a score or embedding that is NaN or infinite
+ ├ RunInterrupted             130  a signal stopped a run; what was done is kept where it can be
  └ SessionError                 1
     ├ SessionInUse              1  a second open
     ├ SessionClosed             1  use before open or after close
@@ -46,6 +49,14 @@ class ConfigError(EngineError):
     """A bad option, config file or output path; names the key and what is allowed."""
 
     exit_code = 2
+
+
+class OutputInUse(ConfigError):
+    """Another run is writing the same output; names it."""
+
+
+class ResumeRefused(ConfigError):
+    """An interrupted run's files cannot be gone on with; names what differs, both values."""
 
 
 class InputError(EngineError):
@@ -102,6 +113,12 @@ class SelfTestError(ParityError):
 
 class ScoreNotFinite(ParityError):
     """A score or embedding is NaN or infinite; names the ids."""
+
+
+class RunInterrupted(EngineError):
+    """A signal stopped a run; says how far it was and how to go on."""
+
+    exit_code = 130
 
 
 class SessionError(EngineError):

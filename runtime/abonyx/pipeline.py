@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +16,17 @@ from abonyx import alphabet
 from abonyx.bundle import Bundle
 from abonyx.config import RuntimeConfig
 from abonyx.errors import ConfigError, RecordsRejected
+from abonyx.logs import LOGGER
+from abonyx.providers import window_size
 from abonyx.records import Problem, read_records
 from abonyx.scoring import pooled_eos, run_sequences
 
+if TYPE_CHECKING:
+    from abonyx.session import Session
+
 # Problems shown in the error message; all of them go to OUT.rejected.csv with --on-invalid skip.
 SHOWN_PROBLEMS = 10
+_HASHED_ROWS = 4_096
 # As text, as integers and as the floats that pandas writes once a column has a gap (the Boughter set).
 LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
 
@@ -36,17 +44,29 @@ class Input:
     rejected: list[Problem] = field(default_factory=list)
     labels: list[int | None] = field(default_factory=list)
 
+    def sha256(self) -> str:
+        """Hash of ids, sequences and rejected records, as read: of what a run scores, however the file holds it."""
+        digest = hashlib.sha256()
+        for start in range(0, len(self.ids), _HASHED_ROWS):
+            # ascii(): the same text for any id, whatever it holds, in every version of Python.
+            rows = (self.ids[start : start + _HASHED_ROWS], self.sequences[start : start + _HASHED_ROWS])
+            digest.update(ascii(rows).encode())
+        digest.update(ascii([tuple(problem) for problem in self.rejected]).encode())
+        return digest.hexdigest()
+
 
 @dataclass(frozen=True)
 class Summary:
     """What a run did.
 
     Attributes:
+        records: scored now; earlier: before, where an interrupted run was gone on with.
         open_seconds: hashing, loading and self-test; run_seconds: scoring and writing.
         bf16: whether the arithmetic was bfloat16.
     """
 
     records: int
+    earlier: int
     rejected: int
     open_seconds: float
     run_seconds: float
@@ -62,8 +82,9 @@ class Summary:
         rate = self.records / self.run_seconds if self.run_seconds else 0.0
         nodes = ", ".join(f"{name} {count}" for name, count in self.placement.items())
         provider = self.provider + (" (bf16)" if self.bf16 else "")
+        earlier = f" after {self.earlier} of an interrupted run" if self.earlier else ""
         return [
-            f"{self.records} sequences scored, {self.rejected} rejected; {self.run_seconds:.2f} s "
+            f"{self.records} sequences scored{earlier}, {self.rejected} rejected; {self.run_seconds:.2f} s "
             f"({rate:.1f} seq/s), opening took {self.open_seconds:.2f} s",
             f"bundle {self.bundle}; variant {self.variant} on {provider} (nodes: {nodes})",
             *self.notes,
@@ -194,18 +215,32 @@ Write = Callable[[int, int, npt.NDArray[np.float32]], None]
 OnBatch = Callable[[int], None]
 
 
+@dataclass(frozen=True)
+class Job:
+    """One input and where its values go.
+
+    Attributes:
+        write: called with each window's values, in file order.
+        first_row: where to begin; a window's first row, or the end.
+        before_window: called with each window's first row before it is scored; may raise, to end there.
+        on_halved: called where the device ran out of memory, with the token budget from there on and a note.
+    """
+
+    checked: Input
+    write: Write
+    first_row: int = 0
+    before_window: Callable[[int], None] | None = None
+    on_halved: Callable[[int, str], None] | None = None
+
+
 def run_windows(
-    bundle: Bundle,
-    jobs: Sequence[tuple[Input, Write]],
-    config: RuntimeConfig,
-    output: str,
-    on_batch: OnBatch | None = None,
+    bundle: Bundle, jobs: Sequence[Job], config: RuntimeConfig, output: str, on_batch: OnBatch | None = None
 ) -> Summary:
     """Open the session once, run every window of every input through it, close it.
 
     Args:
         bundle: the config's bundle, for the summary's notes.
-        jobs: each input, and what is called with its windows' values, in file order.
+        jobs: the inputs.
         output: "p_nonspecific" or "embedding".
         on_batch: called with the number of sequences done, after each batch.
     """
@@ -214,23 +249,15 @@ def run_windows(
     started = time.perf_counter()
     with open_session(config) as session:
         opened = time.perf_counter()
-        for checked, write in jobs:
-            # The old pipeline's batches are of the whole file, wherever a window ends.
-            flags = pooled_eos(checked.sequences, config.batch_size)
-            for start, stop in _windows(len(checked.sequences), config.window_size):
-                values = run_sequences(
-                    session,
-                    checked.sequences[start:stop],
-                    output,
-                    ids=checked.ids[start:stop],
-                    eos_pooled=None if flags is None else flags[start:stop],
-                    on_batch=on_batch,
-                )
-                write(start, stop, values)
+        placed = f"{session.bundle.label()}, {session.variant_name} on {config.provider}, nodes {session.placement}"
+        LOGGER.debug(f"opened in {opened - started:.2f} s: {placed}; batches of {session.token_budget} tokens")
+        for job in jobs:
+            _run_job(session, job, config, output, on_batch)
         finished = time.perf_counter()
         return Summary(
-            records=sum(len(checked.sequences) for checked, _ in jobs),
-            rejected=sum(len(checked.rejected) for checked, _ in jobs),
+            records=sum(len(job.checked.sequences) - job.first_row for job in jobs),
+            earlier=sum(job.first_row for job in jobs),
+            rejected=sum(len(job.checked.rejected) for job in jobs),
             open_seconds=opened - started,
             run_seconds=finished - opened,
             provider=config.provider,
@@ -242,6 +269,30 @@ def run_windows(
         )
 
 
-def _windows(count: int, size: int) -> Iterator[tuple[int, int]]:
-    for start in range(0, count, size):
-        yield start, min(start + size, count)
+def _run_job(session: Session, job: Job, config: RuntimeConfig, output: str, on_batch: OnBatch | None) -> None:
+    checked, count = job.checked, len(job.checked.sequences)
+    # The old pipeline's batches are of the whole file, wherever a window ends.
+    flags = pooled_eos(checked.sequences, config.batch_size)
+    size = window_size(config)
+    for start in range(job.first_row, count, size):
+        stop = min(start + size, count)
+        if job.before_window:
+            job.before_window(start)
+        report, budget = on_batch, 0
+        # A window is of one token budget: where it was halved on the way, again. Then a run that is gone on with
+        # from its journal has the batches of one that never stopped.
+        while budget != session.token_budget:
+            if budget and job.on_halved:
+                job.on_halved(session.token_budget, session.notes[-1])
+            budget = session.token_budget
+            values = run_sequences(
+                session,
+                checked.sequences[start:stop],
+                output,
+                ids=checked.ids[start:stop],
+                eos_pooled=None if flags is None else flags[start:stop],
+                on_batch=report,
+            )
+            report = None  # its sequences are counted
+        job.write(start, stop, values)
+        LOGGER.debug(f"rows {start + 1} to {stop} of {count} written")

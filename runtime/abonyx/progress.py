@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def progress(total: int) -> Iterator[OnBatch | None]:
-    """A bar with rate and time left on a terminal's stderr; nothing otherwise."""
+def progress(total: int, done: int = 0) -> Iterator[OnBatch | None]:
+    """A bar with rate and time left on a terminal's stderr, `done` of them being done; nothing otherwise."""
     if sys.stderr is None or not sys.stderr.isatty():
         yield None
         return
@@ -36,5 +36,5 @@ def progress(total: int) -> Iterator[OnBatch | None]:
 
     columns = (BarColumn(), TaskProgressColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("scoring", total=total)
+        task = bar.add_task("scoring", total=total, completed=done)
         yield functools.partial(bar.advance, task)

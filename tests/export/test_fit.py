@@ -36,6 +36,7 @@ from abonyx.errors import (
     RecordsRejected,
     SessionInUse,
 )
+from abonyx.logs import to_stderr
 from abonyx.manifest import Difference
 from abonyx.selftest import sigmoid
 from abonyx.session import Session
@@ -102,7 +103,8 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fit(source: Path, parent: Path, output: Path, *more: str, quick: tuple[str, ...] = QUICK) -> str:
     """What the command wrote to stderr; raises its error."""
     arguments = [str(source), "--label-column", "label", "--bundle", str(parent), "-o", str(output), *quick, *more]
-    result = CliRunner().invoke(cli.fit, arguments)
+    with to_stderr(as_json=False):
+        result = CliRunner().invoke(cli.fit, arguments)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert result.exit_code == 0, result.stderr
@@ -234,7 +236,8 @@ def test_no_assay_is_declared_and_pooling_is_noted(parent: Path, labelled: Path,
     result = CliRunner().invoke(abonyx.cli.cli, [*score, "--assay", "elisa"])
     assert isinstance(result.exception, ConfigError)
     assert "declares no threshold for it (declared: none)" in str(result.exception)
-    result = CliRunner().invoke(abonyx.cli.cli, score)
+    with to_stderr(as_json=False):
+        result = CliRunner().invoke(abonyx.cli.cli, score)
     assert "threshold 0.5" in result.stderr
     assert "the head was trained on upstream-batch (batch 8) pooling, these scores use residues" in result.stderr
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import abonyx
+from abonyx import providers
 from abonyx.config import CpuOptions, RuntimeConfig, load_config
 from abonyx.errors import ConfigError
 
@@ -73,8 +74,9 @@ def test_unknown_variable_and_missing_file(tmp_path: Path) -> None:
 def test_shipped_configs_are_valid_and_name_their_provider(provider: str) -> None:
     config = load_config(REPOSITORY / "configs" / f"{provider}.toml", {})
     assert config.provider == provider
+    assert config.window_size == providers.PROVIDERS[config.provider].window_size
 
 
 def test_cpu_config_shows_the_defaults() -> None:
     shown = load_config(REPOSITORY / "configs" / "cpu.toml", {})
-    assert dataclasses.replace(shown, token_budget=None) == RuntimeConfig()
+    assert dataclasses.replace(shown, token_budget=None, window_size=None) == RuntimeConfig()

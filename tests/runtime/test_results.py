@@ -2,67 +2,34 @@ from __future__ import annotations
 
 import builtins
 import csv
-import errno
-import io
 import json
-import os
-import resource
-import stat
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from abonyx.errors import ConfigError
+from abonyx.outputs import ids_path
 from abonyx.records import Problem, read_records
-from abonyx.results import RESULT_COLUMNS, check_output, ids_path, open_embeddings, open_results, write_rejected
+from abonyx.results import RESULT_COLUMNS, embedding_columns, results_format, score_columns, write_rejected
 
-IDS = ["a", 'with, comma and "quote"', "two\nlines", "carriage\rreturn", "=1+1", " ä ", "007"]
-SEQUENCES = [f"EVQL{'QA' * n}" for n in range(len(IDS))]
-P = np.array([0.1, 1e-5, 0.54950005, 0.0, 1.0, 1e-45, 1 / 3], dtype=np.float32)
-CALLS = P > 0.5
-SHORTEST = ["0.1", "1e-05", "0.54950005", "0.0", "1.0", "1e-45", "0.33333334"]
-Format = Literal["csv", "jsonl", "parquet"]
-EmbeddingFormat = Literal["npy", "parquet"]
-Floats = npt.NDArray[np.float32]
+from .written import (
+    CALLS,
+    IDS,
+    SEQUENCES,
+    EmbeddingFormat,
+    Floats,
+    Format,
+    P,
+    contents,
+    open_embeddings,
+    open_results,
+    write_all,
+)
+
 FORMATS = ["csv", "jsonl", "parquet"]
-
-
-def write_all(path: Path | None, format: Format, metadata: dict[str, str] | None = None) -> None:
-    if format == "parquet":
-        pytest.importorskip("pyarrow")
-    with open_results(path, format, metadata or {}) as writer:
-        writer.write(IDS[:3], SEQUENCES[:3], P[:3], CALLS[:3])
-        writer.write(IDS[3:], SEQUENCES[3:], P[3:], CALLS[3:].astype(np.uint8))
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-@contextmanager
-def umask(mask: int) -> Iterator[None]:
-    before = os.umask(mask)
-    try:
-        yield
-    finally:
-        os.umask(before)
-
-
-@contextmanager
-def no_file_over(size_bytes: int) -> Iterator[None]:
-    """Let every write past this size fail (EFBIG), as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+SHORTEST = ["0.1", "1e-05", "0.54950005", "0.0", "1.0", "1e-45", "0.33333334"]
 
 
 # Contents
@@ -110,8 +77,8 @@ def test_p_reads_back_as_the_same_float32(tmp_path: Path, format: Format) -> Non
     p = np.concatenate([generator.random(20000), 10 ** generator.uniform(-44, 0, 20000)]).astype(np.float32)
     ids = [str(n) for n in range(len(p))]
     path = tmp_path / "out"
-    with open_results(path, format, {}) as writer:
-        writer.write(ids, ids, p, p > 1)
+    with open_results(path, format, {}, len(p)) as output:
+        output.append(len(p), score_columns(ids, ids, p, p > 1))
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file)) if format == "csv" else [json.loads(line) for line in file]
     read = np.array([float(row["p_nonspecific"]) for row in rows]).astype(np.float32)
@@ -138,7 +105,7 @@ def test_parquet(tmp_path: Path) -> None:
 def test_no_rows(tmp_path: Path, format: Format) -> None:
     if format == "parquet":
         pq = pytest.importorskip("pyarrow.parquet")
-    with open_results(tmp_path / "out", format, {}):
+    with open_results(tmp_path / "out", format, {}, 0):
         pass
     if format == "parquet":
         assert pq.read_table(tmp_path / "out").num_rows == 0
@@ -148,14 +115,10 @@ def test_no_rows(tmp_path: Path, format: Format) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_p_that_is_not_finite_leaves_no_file(tmp_path: Path, value: float) -> None:
+def test_p_that_is_not_finite_is_no_score(value: float) -> None:
     p = np.array([0.5, value], dtype=np.float32)
-    with (
-        pytest.raises(ValueError, match=r"p_nonspecific of 'b' is (nan|inf)"),
-        open_results(tmp_path / "out.jsonl", "jsonl", {}) as writer,
-    ):
-        writer.write(["a", "b"], ["E", "V"], p, p > 0.5)
-    assert contents(tmp_path) == {}
+    with pytest.raises(ValueError, match=r"p_nonspecific of 'b' is (nan|inf)"):
+        score_columns(["a", "b"], ["E", "V"], p, p > 0.5)
 
 
 @pytest.mark.parametrize(
@@ -167,183 +130,12 @@ def test_p_that_is_not_finite_leaves_no_file(tmp_path: Path, value: float) -> No
         (2, 2, np.zeros(2, np.float64), 2, "float64"),
     ],
 )
-def test_window_that_does_not_fit(
-    tmp_path: Path, ids: int, sequences: int, p: Floats, calls: int, message: str
-) -> None:
-    with (
-        pytest.raises(ValueError, match=message),
-        open_results(tmp_path / "out.csv", "csv", {}) as writer,
-    ):
-        writer.write(["a"] * ids, ["E"] * sequences, p, np.zeros(calls, np.bool_))
-    assert contents(tmp_path) == {}
+def test_window_that_does_not_fit(ids: int, sequences: int, p: Floats, calls: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        score_columns(["a"] * ids, ["E"] * sequences, p, np.zeros(calls, np.bool_))
 
 
-# Standard output
-
-
-class Stdout(io.TextIOWrapper):
-    terminal = False
-
-    def isatty(self) -> bool:
-        return self.terminal
-
-
-@contextmanager
-def standard_output(buffer: io.BytesIO, terminal: bool = False) -> Iterator[Stdout]:
-    """Stand in for sys.stdout; no fixture, because pytest puts its own capture there before the test's body."""
-    stream = Stdout(buffer, encoding="ascii")
-    stream.terminal = terminal
-    before, sys.stdout = sys.stdout, stream
-    try:
-        yield stream
-    finally:
-        sys.stdout = before
-        stream.detach()
-
-
-@pytest.mark.parametrize("format", FORMATS)
-def test_standard_output_gets_the_bytes_of_the_file(tmp_path: Path, format: Format) -> None:
-    buffer = io.BytesIO()
-    with standard_output(buffer) as stdout:
-        stdout.write("before ")
-        write_all(None, format)
-        assert not stdout.closed
-    write_all(tmp_path / "out", format)
-    assert buffer.getvalue() == b"before " + (tmp_path / "out").read_bytes()
-
-
-def test_parquet_is_not_for_a_terminal() -> None:
-    with standard_output(io.BytesIO(), terminal=True):
-        write_all(None, "csv")
-        with pytest.raises(ConfigError, match="standard output is a terminal"), open_results(None, "parquet", {}):
-            pass
-
-
-@pytest.mark.parametrize(("number", "kind"), [(errno.ENOSPC, ConfigError), (errno.EPIPE, BrokenPipeError)])
-def test_standard_output_that_fails(number: int, kind: type[Exception]) -> None:
-    class Full(io.BytesIO):
-        def write(self, data: object) -> int:
-            raise OSError(number, os.strerror(number))
-
-    with standard_output(Full()), pytest.raises(kind, match=os.strerror(number)):
-        write_all(None, "csv")
-
-
-# All or nothing
-
-
-@pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError, OSError, SystemExit])
-@pytest.mark.parametrize("before", [None, b"old"])
-def test_failure_leaves_what_was_there(
-    tmp_path: Path, format: Format, failure: type[BaseException], before: bytes | None
-) -> None:
-    if format == "parquet":
-        pytest.importorskip("pyarrow")
-    path = tmp_path / f"out.{format}"
-    if before is not None:
-        path.write_bytes(before)
-    expected = contents(tmp_path)
-    error = failure("the caller's own")
-    with pytest.raises(failure) as caught, open_results(path, format, {}) as writer:
-        writer.write(IDS, SEQUENCES, P, CALLS)
-        assert set(contents(tmp_path)) != set(expected), "the partial file stands beside OUT"
-        raise error
-    assert caught.value is error, "not taken for a failure to write"
-    assert contents(tmp_path) == expected
-
-
-def test_partial_file_has_its_name_and_is_not_seen_as_the_output(tmp_path: Path) -> None:
-    path = tmp_path / "out.csv"
-    with open_results(path, "csv", {}) as writer:
-        writer.write(IDS, SEQUENCES, P, CALLS)
-        (partial,) = tmp_path.iterdir()
-        assert partial.name.startswith(".out.csv.")
-        assert partial.name.endswith(".partial")
-        assert not path.exists()
-    assert [file.name for file in tmp_path.iterdir()] == ["out.csv"]
-
-
-@pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("limit", [0, 10, 100])
-def test_full_disk(tmp_path: Path, format: Format, limit: int) -> None:
-    path = tmp_path / "out"
-    path.write_bytes(b"old")
-    if format == "parquet":
-        pytest.importorskip("pyarrow.parquet")
-    with pytest.raises(ConfigError) as caught, no_file_over(limit):
-        write_all(path, format)
-    assert str(path) in caught.value.what
-    assert os.strerror(errno.EFBIG) in caught.value.what
-    assert isinstance(caught.value.__cause__, OSError)
-    assert contents(tmp_path) == {"out": b"old"}
-
-
-@pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_failure_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
-    def fail(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os if step == "fsync" else Path, step, fail)
-    with pytest.raises(ConfigError, match=r"out\.csv: cannot be written: No space left"):
-        write_all(tmp_path / "out.csv", "csv")
-    assert contents(tmp_path) == {}
-
-
-def test_flushed_before_it_is_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    steps = []
-    fsync, replace = os.fsync, Path.replace
-
-    def spy_fsync(descriptor: int) -> None:
-        steps.append(f"fsync {os.fstat(descriptor).st_size}")
-        fsync(descriptor)
-
-    def spy_replace(self: Path, target: Path) -> Path:
-        steps.append("replace")
-        return replace(self, target)
-
-    monkeypatch.setattr(os, "fsync", spy_fsync)
-    monkeypatch.setattr(Path, "replace", spy_replace)
-    write_all(tmp_path / "out.csv", "csv")
-    assert steps == [f"fsync {(tmp_path / 'out.csv').stat().st_size}", "replace"]
-
-
-def test_parent_that_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no/out\.csv: cannot be written: No such file or directory"):
-        write_all(tmp_path / "no" / "out.csv", "csv")
-
-
-@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
-def test_new_file_honours_the_umask(tmp_path: Path, mask: int, mode: int) -> None:
-    with umask(mask):
-        write_all(tmp_path / "out.csv", "csv")
-    assert stat.S_IMODE((tmp_path / "out.csv").stat().st_mode) == mode
-
-
-@pytest.mark.parametrize("mode", [0o600, 0o640, 0o666, 0o755])
-def test_replaced_file_keeps_its_mode(tmp_path: Path, mode: int) -> None:
-    path = tmp_path / "out.csv"
-    path.write_bytes(b"old")
-    path.chmod(mode)
-    with umask(0o022), open_results(path, "csv", {}):
-        (partial,) = tmp_path.glob(".*.partial")
-        assert stat.S_IMODE(partial.stat().st_mode) == mode, "nobody else reads a private result half way"
-    assert path.read_bytes() != b"old"
-    assert stat.S_IMODE(path.stat().st_mode) == mode
-
-
-def test_symbolic_link_stays_and_its_target_changes(tmp_path: Path) -> None:
-    (tmp_path / "far").mkdir()
-    target, link = tmp_path / "far" / "target.csv", tmp_path / "out.csv"
-    target.write_bytes(b"old")
-    link.symlink_to(target)
-    write_all(link, "csv")
-    assert link.is_symlink()
-    assert target.read_bytes().startswith(b"id,")
-    assert [path.name for path in target.parent.iterdir()] == ["target.csv"]
-
-
-def test_missing_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
     original = builtins.__import__
 
     def refuse(name: str, *args: object, **kwargs: object) -> object:
@@ -352,12 +144,8 @@ def test_missing_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         return original(name, *args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with (
-        pytest.raises(ConfigError, match=r"pip install \"abonyx\[parquet\]\""),
-        open_results(tmp_path / "out.parquet", "parquet", {}),
-    ):
-        pass
-    assert contents(tmp_path) == {}
+    with pytest.raises(ConfigError, match=r"pip install \"abonyx\[parquet\]\""):
+        results_format("parquet", {})
 
 
 # Embeddings
@@ -369,10 +157,9 @@ def embedding(rows: int, width: int) -> Floats:
 
 def test_npy_and_its_ids(tmp_path: Path) -> None:
     path, whole = tmp_path / "e.v1.npy", embedding(7, 5)
-    with open_embeddings(path, "npy", 7, 5, {}) as writer:
-        writer.write(IDS[:3], whole[:3])
-        writer.write([], whole[3:3])
-        writer.write(IDS[3:], np.asfortranarray(whole[3:]))
+    with open_embeddings(path, "npy", 7, 5) as output:
+        output.append(3, embedding_columns(IDS[:3], whole[:3], 5))
+        output.append(7, embedding_columns(IDS[3:], np.asfortranarray(whole[3:]), 5))
     for mode in (None, "r"):
         read = np.load(path, mmap_mode=mode)
         assert (read.dtype, read.flags["C_CONTIGUOUS"]) == (np.dtype("<f4"), True)
@@ -386,9 +173,9 @@ def test_npy_and_its_ids(tmp_path: Path) -> None:
 def test_parquet_embeddings(tmp_path: Path) -> None:
     pq = pytest.importorskip("pyarrow.parquet")
     path, whole = tmp_path / "e.parquet", embedding(7, 5)
-    with open_embeddings(path, "parquet", 7, 5, {"bundle": "mini"}) as writer:
-        writer.write(IDS[:3], whole[:3])
-        writer.write(IDS[3:], whole[3:])
+    with open_embeddings(path, "parquet", 7, 5) as output:
+        output.append(3, embedding_columns(IDS[:3], whole[:3], 5))
+        output.append(7, embedding_columns(IDS[3:], whole[3:], 5))
     table = pq.read_table(path)
     assert table.column_names == ["id", "embedding"]
     assert str(table.schema.field("embedding").type) == "fixed_size_list<element: float>[5]"
@@ -401,7 +188,7 @@ def test_parquet_embeddings(tmp_path: Path) -> None:
 @pytest.mark.parametrize("format", ["npy", "parquet"])
 def test_no_embeddings(tmp_path: Path, format: EmbeddingFormat) -> None:
     pytest.importorskip("pyarrow.parquet")
-    with open_embeddings(tmp_path / "e.npy", format, 0, 5, {}):
+    with open_embeddings(tmp_path / "e.npy", format, 0, 5):
         pass
     if format == "npy":
         assert np.load(tmp_path / "e.npy").shape == (0, 5)
@@ -411,41 +198,17 @@ def test_no_embeddings(tmp_path: Path, format: EmbeddingFormat) -> None:
 def test_other_number_of_embeddings_than_announced(tmp_path: Path, format: EmbeddingFormat) -> None:
     pytest.importorskip("pyarrow.parquet")
     with (
-        pytest.raises(ValueError, match="7 embeddings were written, 8 announced"),
-        open_embeddings(tmp_path / "e", format, 8, 5, {}) as writer,
+        pytest.raises(ValueError, match="7 rows were written, 8 announced"),
+        open_embeddings(tmp_path / "e.npy", format, 8, 5) as output,
     ):
-        writer.write(IDS, embedding(7, 5))
-    assert contents(tmp_path) == {}
+        output.append(7, embedding_columns(IDS, embedding(7, 5), 5))
+    assert not (tmp_path / "e.npy").exists()
 
 
 @pytest.mark.parametrize("wrong", [embedding(7, 4), embedding(6, 5), embedding(7, 5).astype(np.float64)])
-def test_embedding_of_another_shape(tmp_path: Path, wrong: Floats) -> None:
-    with (
-        pytest.raises(ValueError, match=r"needs \(7, 5\) float32, not \(\d, \d\) float"),
-        open_embeddings(tmp_path / "e.npy", "npy", 7, 5, {}) as writer,
-    ):
-        writer.write(IDS, wrong)
-    assert contents(tmp_path) == {}
-
-
-@pytest.mark.parametrize("format", ["npy", "parquet"])
-def test_interrupted_or_full_embeddings_leave_both_files_alone(tmp_path: Path, format: EmbeddingFormat) -> None:
-    pytest.importorskip("pyarrow.parquet")
-    path = tmp_path / "e.npy"
-    path.write_bytes(b"old")
-    ids_path(path).write_bytes(b"old ids")
-    expected = contents(tmp_path)
-    with pytest.raises(KeyboardInterrupt), open_embeddings(path, format, 7, 5, {}) as writer:
-        writer.write(IDS, embedding(7, 5))
-        raise KeyboardInterrupt
-    assert contents(tmp_path) == expected
-    with (
-        pytest.raises(ConfigError, match=r"e\.npy: cannot be written: File too large"),
-        no_file_over(5000),
-        open_embeddings(path, format, 7, 5000, {}) as writer,
-    ):
-        writer.write(IDS, embedding(7, 5000))
-    assert contents(tmp_path) == expected
+def test_embedding_of_another_shape(wrong: Floats) -> None:
+    with pytest.raises(ValueError, match=r"needs \(7, 5\) float32, not \(\d, \d\) float"):
+        embedding_columns(IDS, wrong, 5)
 
 
 # Rejected records
@@ -469,82 +232,3 @@ def test_rejected_is_atomic(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         write_rejected(path, problems())
     assert contents(tmp_path) == {"r.csv": b"old"}
-
-
-# check_output
-
-
-def refused(output: Path, source: Path | None = None) -> str:
-    with pytest.raises(ConfigError) as caught:
-        check_output(output, source)
-    assert str(output) in caught.value.what
-    assert caught.value.fix
-    return caught.value.what
-
-
-def test_good_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = tmp_path / "in.csv"
-    source.write_bytes(b"x")
-    (tmp_path / "old.csv").write_bytes(b"x")
-    check_output(tmp_path / "new.csv", source)
-    check_output(tmp_path / "old.csv", source)
-    check_output(tmp_path / "new.csv", None)
-    check_output(tmp_path / "new.csv", tmp_path / "missing.csv")
-    check_output(None, source)
-    monkeypatch.chdir(tmp_path)
-    check_output(Path("new.csv"), source)
-    assert sorted(contents(tmp_path)) == ["in.csv", "old.csv"]
-
-
-@pytest.mark.parametrize("way", ["same", "relative", "symbolic", "hard", "source is a link"])
-def test_output_that_is_the_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
-    source, output = tmp_path / "in.csv", tmp_path / "out.csv"
-    source.write_bytes(b"x")
-    if way == "same":
-        output = source
-    elif way == "relative":
-        (tmp_path / "sub").mkdir()
-        monkeypatch.chdir(tmp_path / "sub")
-        output = Path("../sub/../in.csv")
-    elif way == "symbolic":
-        output.symlink_to(source)
-    elif way == "hard":
-        os.link(source, output)
-    else:
-        output, source = source, output
-        source.symlink_to(output)
-    message = refused(output, source)
-    assert f"is the input {source} itself" in message
-
-
-def test_output_without_its_directory(tmp_path: Path) -> None:
-    assert f"there is no directory {tmp_path / 'no'}" in refused(tmp_path / "no" / "out.csv")
-    (tmp_path / "file").write_bytes(b"x")
-    assert f"there is no directory {tmp_path / 'file'}" in refused(tmp_path / "file" / "out.csv")
-
-
-def test_output_that_is_a_directory(tmp_path: Path) -> None:
-    assert "is a directory" in refused(tmp_path)
-
-
-def test_output_that_is_a_device_or_a_pipe(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "null").symlink_to(os.devnull)
-    for path in (tmp_path / "pipe", tmp_path / "null"):
-        assert "is a device or a pipe" in refused(path)
-        with pytest.raises(ConfigError, match="is a device or a pipe"):
-            write_all(path, "csv")
-    assert not Path(os.devnull).is_file()
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_output_in_a_directory_that_is_not_writable(tmp_path: Path) -> None:
-    tmp_path.chmod(0o555)
-    assert "is not writable" in refused(tmp_path / "out.csv")
-
-
-def test_output_in_a_directory_that_is_not_writable_as_any_user(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path or not mode & os.W_OK)
-    assert f"directory {tmp_path} is not writable" in refused(tmp_path / "out.csv")

@@ -16,7 +16,7 @@ from abonyx.evaluate.pictures import Subject, draw
 from abonyx.evaluate.record import Bootstrap, Record
 from abonyx.evaluate.report import report
 from abonyx.options import Run
-from abonyx.pipeline import Input, choose_threshold, pooling_notes, printable, run_windows
+from abonyx.pipeline import Input, Job, choose_threshold, pooling_notes, printable, run_windows
 from abonyx.progress import progress
 from abonyx.results import write_rejected, write_table
 from abonyx.staging import check_directory, staged
@@ -90,7 +90,7 @@ def evaluate_files(request: Request, run: Run) -> list[str]:
     limit = choose_threshold(run.bundle, request.assay, request.threshold)
     sets = [_read(source, request, run) for source in request.sources]
     with progress(sum(len(each.p) for each in sets)) as on_batch:
-        jobs = [(each.checked, each.write) for each in sets]
+        jobs = [Job(each.checked, each.write) for each in sets]
         summary = run_windows(run.bundle, jobs, run.config, "p_nonspecific", on_batch)
     lines = summary.lines()
     with staged(request.output) as staging:

@@ -1,0 +1,370 @@
+"""Kill, starve and confuse runs of `abonyx score` and `abonyx embed`, go on with them, compare the end byte by byte.
+
+    python benchmarks/faults.py -o benchmarks/records/faults.json
+    python benchmarks/faults.py --rows 600 --kills 3 --window 64
+
+Uses the bundle that ships. The rows are seeded fragments of the examples, 12 to 40 residues, half of them repeated:
+they run faster than whole domains, and what is tested here is the writing. Exits 1 where any outcome is not the
+expected one. The full and the read-only disk are small tmpfs mounts; where mounting is not permitted the first is a
+limit on file sizes (RLIMIT_FSIZE), and the second is left out and said to be. Over 300 lines: a function a fault.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from abonyx.bundle import locate_mini
+from commands import ABONYX, REPOSITORY, machine
+
+EXAMPLES = REPOSITORY / "examples" / "therapeutic_vh.csv"
+# A run that neither ends nor gets to its next row in this time is taken for hanging.
+PATIENCE_S = 600.0
+
+
+@dataclass
+class Scene:
+    """An input in a folder, and the command whose output is OUT.
+
+    Attributes:
+        command: score or embed.
+        suffix: of OUT, which names its format.
+        window: records a window; window_s: seconds one takes, opening included.
+    """
+
+    folder: Path
+    rows: int
+    window: int
+    command: str = "score"
+    suffix: str = ".csv"
+    window_s: float = 0.0
+
+    @property
+    def source(self) -> Path:
+        """The input."""
+        return self.folder / "in.csv"
+
+    def output(self, folder: Path | None = None) -> Path:
+        """OUT, in a folder of its own."""
+        return (folder or self.folder / "out") / f"out{self.suffix}"
+
+    def start(self, output: Path, *options: str, **how: Any) -> subprocess.Popen[str]:
+        """The command, running."""
+        environment = os.environ | {"ABONYX_WINDOW_SIZE": str(self.window)}
+        line = [*ABONYX, self.command, str(self.source), "-o", str(output), "--on-invalid", "skip", *options]
+        return subprocess.Popen(line, env=environment, stderr=subprocess.PIPE, text=True, **how)
+
+    def run(self, output: Path, *options: str, **how: Any) -> tuple[int, str]:
+        """Exit code and standard error of the whole command."""
+        with self.start(output, *options, **how) as process:
+            _, text = process.communicate(timeout=PATIENCE_S)
+        return process.returncode, text
+
+
+def write_input(path: Path, rows: int, seed: int = 0) -> None:
+    """Fragments of the examples' sequences, half of them as they came before; three records that cannot be scored."""
+    draw = random.Random(seed)
+    whole = [line.split(",")[1] for line in EXAMPLES.read_text().splitlines()[1:]]
+    sequences: list[str] = []
+    for _ in range(rows):
+        if sequences and draw.random() < 0.5:
+            sequences.append(draw.choice(sequences[-1000:]))
+            continue
+        sequence, length = draw.choice(whole), draw.randint(12, 40)
+        start = draw.randrange(len(sequence) - length)
+        sequences.append(sequence[start : start + length])
+    lines = [f"row{number},{sequence}" for number, sequence in enumerate(sequences)]
+    for number in range(3):
+        lines.insert(draw.randrange(len(lines)), f"bad{number},EV*")
+    path.write_text("\n".join(["id,sequence", *lines]) + "\n")
+
+
+def make_scene(folder: Path, rows: int, window: int, command: str = "score", suffix: str = ".csv") -> Scene:
+    """A scene with its input."""
+    scene = Scene(folder, rows, window, command, suffix)
+    scene.output().parent.mkdir(parents=True)
+    write_input(scene.source, rows)
+    return scene
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """What is in a folder."""
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def reference(scene: Scene) -> dict[str, bytes]:
+    """The files of a run that nothing disturbs."""
+    folder = scene.folder / "reference"
+    folder.mkdir()
+    started = time.monotonic()
+    code, text = scene.run(scene.output(folder))
+    scene.window_s = (time.monotonic() - started) * scene.window / scene.rows
+    if code:
+        raise SystemExit(f"the undisturbed run failed with {code}:\n{text}")
+    return files(folder)
+
+
+def rows_done(output: Path, process: int | None = None) -> int:
+    """Rows that the journal beside an output counts; -1 without one, or before that process took the run up."""
+    try:
+        text = output.with_name(output.name + ".journal").read_text()
+    except FileNotFoundError:
+        return -1
+    lines = [json.loads(line) for line in text.split("\n")[:-1]]
+    if process is not None and process not in [line["process"] for line in lines if line["type"] == "started"]:
+        return -1
+    return max((line["rows_done"] for line in lines if line["type"] == "window"), default=0)
+
+
+def wait_for_rows(process: subprocess.Popen[str], output: Path, rows: int) -> None:
+    """Return once this process is at work and so many rows are journalled."""
+    until = time.monotonic() + PATIENCE_S
+    while rows_done(output, process.pid) < rows:
+        if process.poll() is not None or time.monotonic() > until:
+            raise SystemExit(f"process {process.pid} ended, or hangs, before row {rows} of {output}")
+        time.sleep(0.002)
+
+
+def stop_at(scene: Scene, output: Path, rows: int, number: int, delay_s: float = 0.0) -> tuple[int, str]:
+    """Start or go on with the command, send it a signal some time after row `rows`; its exit code and stderr."""
+    with scene.start(output) as process:
+        wait_for_rows(process, output, rows)
+        time.sleep(delay_s)
+        process.send_signal(number)
+        _, text = process.communicate(timeout=PATIENCE_S)
+    return process.returncode, text
+
+
+def kill(scene: Scene, expected: dict[str, bytes], kills: int, seed: int) -> list[str]:
+    """One run, killed with SIGKILL at that many random points, gone on with after each."""
+    draw = random.Random(seed)
+    output, faults = scene.output(), []
+    points = sorted(draw.randrange(scene.rows - 3 * scene.window) for _ in range(kills))
+    for point in points:
+        # Somewhere in a window or its writing, not only right behind a journal's line.
+        code, text = stop_at(scene, output, point, signal.SIGKILL, delay_s=draw.random() * scene.window_s)
+        if code != -signal.SIGKILL:
+            faults.append(f"killed at row {point}: exit code {code}: {text}")
+        if output.exists():
+            faults.append(f"killed at row {point}: {output.name} is there before it is whole")
+        if rows_done(output) < point:
+            faults.append(f"killed at row {point}: the journal went back to {rows_done(output)}")
+    return faults + end(scene, expected)
+
+
+def end(scene: Scene, expected: dict[str, bytes], output: Path | None = None) -> list[str]:
+    """Let the run go on to its end: it must have gone on, and give the undisturbed run's bytes and nothing else."""
+    output = output or scene.output()
+    code, text = scene.run(output)
+    faults = [] if code == 0 else [f"going on: exit code {code}: {text}"]
+    if "going on after row" not in text:
+        faults.append(f"did not go on, but began anew: {text}")
+    found = files(output.parent)
+    if found != expected:
+        differ = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
+        faults.append(f"differs from the undisturbed run: {', '.join(differ)}")
+    return faults
+
+
+def interrupt(scene: Scene, expected: dict[str, bytes]) -> list[str]:
+    """SIGINT, then SIGTERM: the window in hand is finished, the exit code is 130, the way on is said."""
+    faults = []
+    for part, number in enumerate((signal.SIGINT, signal.SIGTERM), 1):
+        before = part * scene.rows // 4
+        code, text = stop_at(scene, scene.output(), before, number)
+        if code != 130 or "the same command goes on" not in text:
+            faults.append(f"{number.name}: exit code {code}: {text}")
+    return faults + end(scene, expected)
+
+
+def full_disk(scene: Scene, expected: dict[str, bytes]) -> tuple[str, list[str]]:
+    """A disk that holds half of the output: one clear error, nothing lost, gone on with once there is space."""
+    size = sum(map(len, expected.values()))
+    with mounted(scene.folder / "small", size // 2) as grow:
+        if grow is None:
+            limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2))  # noqa: E731
+            code, text = scene.run(scene.output(), preexec_fn=limit)
+            return "RLIMIT_FSIZE", _refused(code, text, 2, "cannot be written") + end(scene, expected)
+        output = scene.output(scene.folder / "small")
+        code, text = scene.run(output)
+        faults = _refused(code, text, 2, "No space left on device")
+        if output.exists():
+            faults.append("OUT is there before it is whole")
+        grow(4 * size, "rw")
+        return "tmpfs", faults + end(scene, expected, output)
+
+
+def read_only(scene: Scene, expected: dict[str, bytes]) -> tuple[str, list[str]]:
+    """An output that is read-only at the start, and one that became so between a kill and going on."""
+    size = sum(map(len, expected.values()))
+    with mounted(scene.folder / "locked", 4 * size) as grow:
+        if grow is None:
+            return "left out: mounting is not permitted here", []
+        output = scene.output(scene.folder / "locked")
+        grow(4 * size, "ro")
+        faults = _refused(*scene.run(output), 2, "not writable")
+        grow(4 * size, "rw")
+        stop_at(scene, output, scene.rows // 2, signal.SIGKILL)
+        grow(4 * size, "ro")
+        faults += _refused(*scene.run(output), 2, "not writable")
+        grow(4 * size, "rw")
+        return "tmpfs", faults + end(scene, expected, output)
+
+
+def another_run(scene: Scene, expected: dict[str, bytes]) -> list[str]:
+    """Input, bundle or config changed between: refused by name, nothing lost; the first command still goes on."""
+    output = scene.output()
+    stop_at(scene, output, scene.rows // 2, signal.SIGKILL)
+    kept = files(output.parent)
+    before = scene.source.read_bytes()
+    at = before.rindex(b",") + 1
+    scene.source.write_bytes(before[:at] + (b"A" if before[at : at + 1] != b"A" else b"C") + before[at + 1 :])
+    faults = _refused(*scene.run(output), 2, "input, sha256 of its records: ")
+    scene.source.write_bytes(before)
+    bundle = scene.folder / "bundle"
+    shutil.copytree(locate_mini(), bundle)
+    manifest = bundle / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"name"', ' "name"', 1))
+    faults += _refused(*scene.run(output, "--bundle", str(bundle)), 2, "bundle, sha256: ")
+    options = ["--pooling", "upstream-batch", "--batch-size", "8"]
+    faults += _refused(*scene.run(output, *options), 2, "config: pooling: 'residues' then, 'upstream-batch' now")
+    if files(output.parent) != kept:
+        faults.append("a refused command changed what was kept")
+    return faults + end(scene, expected)
+
+
+def two_at_once(scene: Scene, expected: dict[str, bytes]) -> list[str]:
+    """A second command on the same OUT is refused and names the first, which ends well."""
+    output = scene.output()
+    stop_at(scene, output, scene.rows // 4, signal.SIGKILL)
+    with scene.start(output) as first:
+        wait_for_rows(first, output, scene.rows // 2)
+        faults = _refused(*scene.run(output), 2, f"another run is writing it (process {first.pid} on")
+        _, text = first.communicate(timeout=PATIENCE_S)
+    if first.returncode or files(output.parent) != expected:
+        faults.append(f"the first run was disturbed: exit code {first.returncode}: {text}")
+    return faults
+
+
+def _refused(code: int, text: str, wanted: int, part: str) -> list[str]:
+    if code == wanted and part in text and "Traceback" not in text:
+        return []
+    return [f"exit code {code} (not {wanted}) or no {part!r} in: {text}"]
+
+
+@contextlib.contextmanager
+def mounted(folder: Path, size_bytes: int) -> Iterator[Callable[[int, str], object] | None]:
+    """A tmpfs of that size, and what mounts it again with another size and "rw" or "ro"; None: not permitted."""
+    folder.mkdir()
+
+    def mount(*options: str) -> bool:
+        line = ["mount", "-t", "tmpfs", "-o", ",".join(options), "abonyx-faults", str(folder)]
+        try:
+            return subprocess.run(line, capture_output=True, check=False).returncode == 0
+        except FileNotFoundError:
+            return False
+
+    if not mount(f"size={size_bytes}"):
+        yield None
+        return
+    try:
+        yield lambda size, mode: mount("remount", f"size={size}", mode) or sys.exit("cannot mount again")
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def check(rows: int, window: int, kills: int, seed: int, report: Callable[[dict[str, Any]], None]) -> None:
+    """Every fault in a scene of its own; `report` gets fault, way, times, seconds and what went wrong."""
+    with tempfile.TemporaryDirectory() as scratch:
+
+        def scene(name: str, rows: int, *what: str) -> tuple[Scene, dict[str, bytes]]:
+            made = make_scene(Path(scratch) / name, rows, window, *what)
+            return made, reference(made)
+
+        def note(fault: str, injected: str, times: int, run: Callable[[], Any]) -> None:
+            started = time.monotonic()
+            outcome = run()
+            way, faults = outcome if isinstance(outcome, tuple) else (injected, outcome)
+            report(
+                {
+                    "fault": fault,
+                    "injected": way if way == injected else f"{injected}: {way}",
+                    "times": times,
+                    "seconds": round(time.monotonic() - started, 1),
+                    "faults": faults,
+                }
+            )
+
+        few, fewer_kills = max(window * 6, rows // 10), max(3, kills // 4)
+        csv, expected = scene("kill", rows)
+        note(
+            f"kill -9, score, CSV, {rows} rows",
+            "SIGKILL at random points",
+            kills,
+            lambda: kill(csv, expected, kills, seed),
+        )
+        for command, suffix in (("score", ".jsonl"), ("score", ".parquet"), ("embed", ".npy"), ("embed", ".parquet")):
+            made, wanted = scene(f"kill-{command}{suffix}", few, command, suffix)
+            note(
+                f"kill -9, {command}, {suffix}, {few} rows",
+                "SIGKILL at random points",
+                fewer_kills,
+                lambda made=made, wanted=wanted: kill(made, wanted, fewer_kills, seed),  # type: ignore[misc]
+            )
+        kinds: list[tuple[str, str, int, Callable[[Scene, dict[str, bytes]], Any]]] = [
+            ("SIGINT and SIGTERM", "signals", 2, interrupt),
+            ("full disk", "half the space", 1, full_disk),
+            ("read-only output", "at the start; between a kill and going on", 2, read_only),
+            ("input, bundle, config changed", "between a kill and going on", 3, another_run),
+            ("two runs on one output", "a second command", 1, two_at_once),
+        ]
+        for name, injected, times, fault in kinds:
+            made, wanted = scene(fault.__name__, few)
+            note(name, injected, times, lambda made=made, wanted=wanted, fault=fault: fault(made, wanted))  # type: ignore[misc]
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--output", type=Path, help="JSON record")
+    parser.add_argument("--rows", type=int, default=50_000, help="of the first fault; the others have a tenth")
+    parser.add_argument("--window", type=int, default=512)
+    parser.add_argument("--kills", type=int, default=20, help="of the first fault; the other formats have a quarter")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    outcomes: list[dict[str, Any]] = []
+
+    def report(outcome: dict[str, Any]) -> None:
+        outcomes.append(outcome)
+        said = "as expected" if not outcome["faults"] else "; ".join(outcome["faults"])
+        print(
+            f"{outcome['fault']} | {outcome['injected']} | {outcome['times']} | {outcome['seconds']} s | {said}",
+            flush=True,
+        )
+        if arguments.output:  # each time, so that what was found is kept
+            options = {key: value for key, value in vars(arguments).items() if key != "output"}
+            record = {"machine": machine(), "options": options, "outcomes": outcomes}
+            arguments.output.write_text(json.dumps(record, indent=2) + "\n")
+
+    if arguments.output:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    check(arguments.rows, arguments.window, arguments.kills, arguments.seed, report)
+    sys.exit(any(outcome["faults"] for outcome in outcomes))
+
+
+if __name__ == "__main__":
+    main()

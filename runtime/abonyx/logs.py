@@ -1,0 +1,58 @@
+"""The command line's log, on standard error: a line of text each, or of JSON. Results never go there."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import logging
+import sys
+from collections.abc import Iterator
+
+LOGGER = logging.getLogger("abonyx")
+
+
+class _Stderr(logging.Handler):
+    """Writes to what sys.stderr is at that moment: a progress bar stands in for it while it is shown."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            if sys.stderr is not None:
+                sys.stderr.write(self.format(record) + "\n")
+                sys.stderr.flush()
+        except (OSError, ValueError):  # a terminal or a pipe that is gone does not end a run
+            return
+
+
+class _Text(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return f"abonyx: {text}" if record.levelno >= logging.ERROR else text
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        at = datetime.datetime.fromtimestamp(record.created, datetime.UTC).isoformat(timespec="milliseconds")
+        line = {"time": at, "level": record.levelname.lower(), "message": record.getMessage()}
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+@contextlib.contextmanager
+def to_stderr(*, as_json: bool) -> Iterator[None]:
+    """Send the log to standard error: what a run says of itself, and more once `verbose` was called."""
+    handler = _Stderr()
+    handler.setFormatter(_Json() if as_json else _Text())
+    LOGGER.addHandler(handler)
+    LOGGER.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        LOGGER.removeHandler(handler)
+        LOGGER.setLevel(logging.NOTSET)
+
+
+def verbose() -> None:
+    """Log each step too."""
+    LOGGER.setLevel(logging.DEBUG)

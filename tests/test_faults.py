@@ -1,0 +1,81 @@
+"""benchmarks/faults.py in its short form: a command that is killed, interrupted, starved or confused loses nothing."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+import faults
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[faults.Scene, dict[str, bytes]]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ABONYX_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
+        scene = faults.make_scene(tmp_path_factory.mktemp("faults") / "scene", rows=320, window=32)
+        expected = faults.reference(scene)
+    assert set(expected) == {"out.csv", "out.csv.rejected.csv"}
+    assert expected["out.csv"].count(b"\n") == 321
+    assert expected["out.csv.rejected.csv"].count(b"\n") == 4
+    return scene, expected
+
+
+@pytest.fixture
+def scene(undisturbed: tuple[faults.Scene, dict[str, bytes]]) -> faults.Scene:
+    scene, _ = undisturbed
+    shutil.rmtree(scene.output().parent)
+    scene.output().parent.mkdir()
+    return scene
+
+
+@pytest.fixture
+def expected(undisturbed: tuple[faults.Scene, dict[str, bytes]]) -> dict[str, bytes]:
+    return undisturbed[1]
+
+
+def test_kill_9(scene: faults.Scene, expected: dict[str, bytes]) -> None:
+    assert faults.kill(scene, expected, kills=3, seed=1) == []
+
+
+def test_signals(scene: faults.Scene, expected: dict[str, bytes]) -> None:
+    assert faults.interrupt(scene, expected) == []
+
+
+def test_another_input_bundle_or_config(scene: faults.Scene, expected: dict[str, bytes]) -> None:
+    assert faults.another_run(scene, expected) == []
+
+
+def test_two_runs_on_one_output(scene: faults.Scene, expected: dict[str, bytes]) -> None:
+    assert faults.two_at_once(scene, expected) == []
+
+
+def test_full_disk_as_a_limit_on_file_sizes(
+    scene: faults.Scene, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `make faults` does where it may not mount; tests/runtime/test_resumable.py fills every format's disk."""
+    real = faults.subprocess.run
+
+    def no_mount(line: list[str], **options: object) -> object:
+        if line[0] == "mount":
+            raise FileNotFoundError
+        return real(line, **options)
+
+    monkeypatch.setattr(faults.subprocess, "run", no_mount)
+    assert faults.full_disk(scene, expected) == ("RLIMIT_FSIZE", [])
+
+
+def test_the_harness_sees_what_differs(scene: faults.Scene, expected: dict[str, bytes]) -> None:
+    faults.stop_at(scene, scene.output(), 64, signal.SIGKILL)
+    (found,) = faults.end(scene, expected | {"out.csv": b"other bytes"})
+    assert found == "differs from the undisturbed run: out.csv"
+    (scene.output().parent / "left behind").touch()
+    assert any("began anew" in fault for fault in faults.end(scene, expected))
+
+
+def test_input_is_seeded(tmp_path: Path) -> None:
+    faults.write_input(tmp_path / "a.csv", 50)
+    faults.write_input(tmp_path / "b.csv", 50)
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
