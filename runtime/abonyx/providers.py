@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 from dataclasses import dataclass
+from pathlib import Path
 
-from abonyx.config import OpenVinoOptions, ProviderName, RuntimeConfig
+from abonyx.config import COREML_SHAPE, OpenVinoOptions, ProviderName, RuntimeConfig
 from abonyx.errors import ConfigError, EngineMissing, ProviderUnavailable
 from abonyx.process import thread_count
 
@@ -41,7 +43,7 @@ class Provider:
 PROVIDERS: dict[ProviderName, Provider] = {
     "cpu": Provider("CPUExecutionProvider", "cpu", 512),
     "cuda": Provider("CUDAExecutionProvider", "gpu", 65_536),
-    "coreml": Provider("CoreMLExecutionProvider", "cpu", 1_024),
+    "coreml": Provider("CoreMLExecutionProvider", "cpu", math.prod(COREML_SHAPE)),
     "openvino": Provider("OpenVINOExecutionProvider", "openvino", 1_024),
 }
 
@@ -64,13 +66,37 @@ def provider_options(config: RuntimeConfig) -> dict[str, str]:
             options["gpu_mem_limit"] = str(config.cuda.memory_limit_bytes)
         return options
     if config.provider == "coreml":
-        options = {"ModelFormat": "MLProgram", "MLComputeUnits": config.coreml.compute_units}
+        options = {
+            # The older NeuralNetwork format has neither Gelu nor LayerNormalization.
+            "ModelFormat": "MLProgram",
+            "MLComputeUnits": config.coreml.compute_units,
+            # Every input's shape is fixed (config.static_shape). A node left open all the same goes to the CPU, where
+            # the placement shows it, rather than into a program that fails once it runs.
+            "RequireStaticInputShapes": "1",
+        }
         if config.coreml.cache_dir is not None:
             options["ModelCacheDirectory"] = config.coreml.cache_dir
         return options
     if config.provider == "openvino":
         return _openvino_options(config.openvino)
     return {}
+
+
+def coreml_cache_dir(config: RuntimeConfig, bundle_sha256: str, model: str, engine_version: str) -> Path | None:
+    """Folder for what Core ML compiles of one graph; None where nothing is kept.
+
+    Core ML's provider knows a compiled model by its path alone (microsoft/onnxruntime#23065), and one of another engine
+    version fails: so whatever makes it another program is in the folder's name.
+
+    Args:
+        model: the graph's path in the bundle.
+        engine_version: of ONNX Runtime.
+    """
+    if config.provider != "coreml" or config.coreml.cache_dir is None:
+        return None
+    variant = model.partition("/")[0]
+    shape = "x".join(map(str, config.static_shape or ()))
+    return Path(config.coreml.cache_dir) / bundle_sha256 / f"{variant}-{shape}-onnxruntime-{engine_version}"
 
 
 def _openvino_options(chosen: OpenVinoOptions) -> dict[str, str]:
