@@ -39,8 +39,9 @@ def _run(code: str, *arguments: str, timeout: float = 120) -> subprocess.Complet
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
 
 
+@pytest.mark.parametrize("attempt", [0, *(pytest.param(number, marks=pytest.mark.slow) for number in range(1, 20))])
 def test_two_processes_open_one_bundle_for_the_first_time_at_once(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, attempt: int
 ) -> None:
     monkeypatch.setenv("ABONYX_CACHE_DIR", str(tmp_path / "cache"))
     go = tmp_path / "go"
@@ -60,18 +61,19 @@ def test_two_processes_open_one_bundle_for_the_first_time_at_once(
 WRITER = """
 import sys
 from abonyx import cache
-for number in range(60):
+for number in range(int(sys.argv[3])):
     key = f"{sys.argv[2]}/{number}"
     cache.remember("facts", {key: key[::-1]})
 """
 
 
+@pytest.mark.parametrize("times", [60, pytest.param(1_000, marks=pytest.mark.slow)])
 def test_a_cache_that_processes_write_at_once_is_whole_and_true_at_every_moment(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, times: int
 ) -> None:
     monkeypatch.setenv("ABONYX_CACHE_DIR", str(tmp_path))
     command = [sys.executable, "-c", WRITER, str(EXAMPLES)]
-    writers = [subprocess.Popen([*command, str(number)]) for number in range(4)]
+    writers = [subprocess.Popen([*command, str(number), str(times)]) for number in range(4)]
     file, seen = tmp_path / "facts.json", 0
     while any(writer.poll() is None for writer in writers):
         if file.exists():
@@ -130,7 +132,7 @@ def work():
 scorer = threading.Thread(target=work)
 scorer.start()
 codes = []
-for _ in range(10):
+for _ in range(int(sys.argv[2])):
     child = os.fork()
     if child == 0:
         refused = 0
@@ -151,8 +153,9 @@ print(set(codes), wrong)
 
 
 @needs_fork
-def test_forks_while_another_thread_scores() -> None:
-    done = _run(FORK_WHILE_SCORING, timeout=60)
+@pytest.mark.parametrize("times", [10, pytest.param(200, marks=pytest.mark.slow)])
+def test_forks_while_another_thread_scores(times: int) -> None:
+    done = _run(FORK_WHILE_SCORING, str(times), timeout=300)
     assert (done.returncode, done.stdout) == (0, "{3} []\n"), done.stderr
 
 
@@ -173,21 +176,13 @@ sys.exit(int(sys.argv[3]))
 )
 
 
-def _exit_while_scoring(times: int) -> None:
+@pytest.mark.parametrize("times", [3, pytest.param(50, marks=pytest.mark.slow)])
+def test_exit_while_a_daemon_thread_scores(times: int) -> None:
+    # ONNX Runtime's return to a dying interpreter aborted the process: "terminate called without an active exception"
     for number in range(times):
         done = _run(EXIT, f"{0.003 * number}", str(number % 2), timeout=60)
         assert done.returncode == number % 2, (number, done.stderr)
         assert "terminate called" not in done.stderr
-
-
-def test_exit_while_a_daemon_thread_scores() -> None:
-    # ONNX Runtime's return to a dying interpreter aborted the process: "terminate called without an active exception"
-    _exit_while_scoring(3)
-
-
-@pytest.mark.slow
-def test_exit_while_a_daemon_thread_scores_many_times() -> None:
-    _exit_while_scoring(50)
 
 
 EXIT_BUSY = (
