@@ -39,7 +39,7 @@ class Provider:
 
 
 # cpu, openvino: batches that a processor's cache holds; benchmarks/NOTES.md has the curves, flat enough about these
-# that nothing is measured again at first use. GPU: enough rows to fill the card.
+# that nothing is measured again at first use. GPU: enough rows to fill the card. coreml: its one shape.
 PROVIDERS: dict[ProviderName, Provider] = {
     "cpu": Provider("CPUExecutionProvider", "cpu", 512),
     "cuda": Provider("CUDAExecutionProvider", "gpu", 65_536),

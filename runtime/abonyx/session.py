@@ -145,6 +145,7 @@ class Session:
 
         A failed open leaves the session CLOSED, no memory taken and the process's slot free.
         """
+        self._refuse_fork()
         if self._state is not State.UNOPENED:
             raise SessionClosed(f"open() on a session that is {self._state.value}", "Call reload(config).")
         self._open(self_test)
@@ -307,8 +308,9 @@ class Session:
 
     def _refuse_fork(self) -> None:
         if self._pid != os.getpid():
+            place = f" (opened at {self._opened_at})" if self._opened_at else ""
             raise SessionForked(
-                f"session opened in process {self._pid} at {self._opened_at}, used in process {os.getpid()}",
+                f"session of process {self._pid}{place}, used in process {os.getpid()}",
                 "ONNX Runtime does not survive fork: start workers with the 'spawn' method and open one session each.",
             )
 
