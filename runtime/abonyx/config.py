@@ -196,8 +196,10 @@ class RuntimeConfig:
                 f"config: static_rows is {self.static_rows} and static_tokens is {self.static_tokens}",
                 "Give both, the rows and the tokens of every batch, or neither.",
             )
-        if self.token_budget is not None and self.static_shape is not None:
-            rows, tokens = self.static_shape
+        if self.token_budget is None or self.static_shape is None:
+            return
+        rows, tokens = self.static_shape
+        if self.token_budget != rows * tokens:
             raise ConfigError(
                 f"config: token_budget is {self.token_budget}, and every batch has {rows} rows of {tokens} tokens",
                 "Leave token_budget out; set static_rows and static_tokens instead.",

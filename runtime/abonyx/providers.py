@@ -48,6 +48,13 @@ PROVIDERS: dict[ProviderName, Provider] = {
 }
 
 
+def token_budget(config: RuntimeConfig) -> int:
+    """Most tokens a batch: those of a fixed shape, else the config's, else the provider's default."""
+    if config.static_shape is not None:
+        return math.prod(config.static_shape)
+    return config.token_budget or PROVIDERS[config.provider].token_budget
+
+
 def provider_options(config: RuntimeConfig) -> dict[str, str]:
     """ONNX Runtime's options for the config's provider.
 

@@ -12,7 +12,6 @@ import atexit
 import contextlib
 import functools
 import importlib
-import math
 import os
 import platform
 import threading
@@ -51,7 +50,14 @@ from abonyx.process import (
     skip_exit_handlers_after_fork,
     thread_count,
 )
-from abonyx.providers import PROVIDERS, coreml_cache_dir, provider_options, refuse_two_engines, unavailable
+from abonyx.providers import (
+    PROVIDERS,
+    coreml_cache_dir,
+    provider_options,
+    refuse_two_engines,
+    token_budget,
+    unavailable,
+)
 from abonyx.tolerances import BF16, looser
 
 if TYPE_CHECKING:
@@ -165,10 +171,7 @@ class Session:
         self.bundle = open_bundle(self.config.bundle)
         self.variant_name, self.variant = self.bundle.variant(self.config.provider, self.config.variant)
         self.static_shape = self.config.static_shape
-        if self.static_shape is None:
-            self.token_budget = self.config.token_budget or PROVIDERS[self.config.provider].token_budget
-        else:
-            self.token_budget = math.prod(self.static_shape)
+        self.token_budget = token_budget(self.config)
         self.streams = self.config.openvino.streams if self.config.provider == "openvino" else 1
         self.notes = []
         if self.variant.parity is None and self_test != "off":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -24,6 +25,7 @@ from abonyx.errors import (
     OutOfDeviceMemory,
     SelfTestError,
 )
+from abonyx.providers import token_budget
 from abonyx.session import Session, open_session
 
 from ..conftest import EXAMPLES, MINI
@@ -123,8 +125,8 @@ def test_longer_sequences_are_refused_and_the_field_is_named(sequences: list[str
         ({"static_rows": 0, "static_tokens": 40}, "static_rows is 0"),
         ({"static_rows": 1, "static_tokens": 2}, "static_tokens is 2"),
         (
-            {"static_rows": 1, "static_tokens": 9, "token_budget": 9},
-            "token_budget is 9, and every batch has 1 row",
+            {"static_rows": 1, "static_tokens": 9, "token_budget": 10},
+            "token_budget is 10, and every batch has 1 row",
         ),
         ({"provider": "coreml", "token_budget": 512}, "token_budget is 512, and every batch has 8 rows of 160"),
     ],
@@ -132,6 +134,14 @@ def test_longer_sequences_are_refused_and_the_field_is_named(sequences: list[str
 def test_half_a_shape_or_two_sizes_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         abonyx.RuntimeConfig(**fields)
+
+
+def test_a_token_budget_that_says_the_same_is_taken() -> None:
+    # as a run that goes on writes it into its config
+    config = abonyx.RuntimeConfig(static_rows=2, static_tokens=9)
+    assert token_budget(dataclasses.replace(config, token_budget=18)) == token_budget(config) == 18
+    assert token_budget(abonyx.RuntimeConfig(provider="coreml")) == 8 * 160
+    assert token_budget(abonyx.RuntimeConfig(token_budget=7)) == 7
 
 
 @pytest.mark.parametrize(("output", "by", "metric"), [(0, 0.06, "embedding"), (1, 0.01, "p")])
