@@ -14,6 +14,9 @@ from abonyx import cache
 
 from ..conftest import EXAMPLES
 
+# Only what hangs takes so long.
+PATIENCE_S = 300
+
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 
 START = """
@@ -34,9 +37,9 @@ with abonyx.open_session() as session:
 )
 
 
-def _run(code: str, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+def _run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", code, str(EXAMPLES), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
 
 @pytest.mark.parametrize("attempt", [0, *(pytest.param(number, marks=pytest.mark.slow) for number in range(1, 20))])
@@ -50,7 +53,7 @@ def test_two_processes_open_one_bundle_for_the_first_time_at_once(
     while len(list(tmp_path.glob("go.*"))) < 2:
         assert all(process.poll() is None for process in started)
     go.touch()
-    ended = [(process.communicate(timeout=120), process.returncode) for process in started]
+    ended = [(process.communicate(timeout=PATIENCE_S), process.returncode) for process in started]
     assert [(error, code) for (_, error), code in ended] == [("", 0)] * 2
     assert ended[0][0][0] == ended[1][0][0] != ""
     assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == ["hashes.json", "self_tests.json"]
@@ -111,7 +114,7 @@ print(os.waitstatus_to_exitcode(status))
 @pytest.mark.parametrize(("how", "code"), [("uses", 1), ("closes", 1), ("exits", 3)])
 def test_a_bare_fork_s_child_gets_a_clear_error_and_ends(how: str, code: int) -> None:
     # it hung in ONNX Runtime's exit handlers, and its parent in waitpid
-    done = _run(FORK, how, timeout=60)
+    done = _run(FORK, how)
     assert (done.returncode, done.stdout.strip()) == (0, str(code)), done.stderr
     if how == "uses":
         assert "SessionForked" in done.stderr
@@ -158,7 +161,7 @@ print(set(codes), wrong)
 @needs_fork
 @pytest.mark.parametrize("times", [10, pytest.param(200, marks=pytest.mark.slow)])
 def test_forks_while_another_thread_scores(times: int) -> None:
-    done = _run(FORK_WHILE_SCORING, str(times), timeout=300)
+    done = _run(FORK_WHILE_SCORING, str(times))
     assert (done.returncode, done.stdout) == (0, "{4} []\n"), done.stderr
 
 
@@ -183,7 +186,7 @@ sys.exit(int(sys.argv[3]))
 def test_exit_while_a_daemon_thread_scores(times: int) -> None:
     # ONNX Runtime's return to a dying interpreter aborted the process: "terminate called without an active exception"
     for number in range(times):
-        done = _run(EXIT, f"{0.003 * number}", str(number % 2), timeout=60)
+        done = _run(EXIT, f"{0.003 * number}", str(number % 2))
         assert done.returncode == number % 2, (number, done.stderr)
         assert "terminate called" not in done.stderr
 
@@ -205,11 +208,11 @@ begun.wait()
 
 
 def test_exit_waits_for_a_thread_that_is_no_daemon() -> None:
-    done = _run(EXIT_BUSY, "scoring", timeout=60)
+    done = _run(EXIT_BUSY, "scoring")
     assert (done.returncode, done.stdout, done.stderr) == (0, "(240,)\n", "")
 
 
 def test_exit_while_a_daemon_thread_opens() -> None:
-    done = _run(EXIT_BUSY, "opening", timeout=60)
+    done = _run(EXIT_BUSY, "opening")
     assert done.returncode == 0, done.stderr
     assert "terminate called" not in done.stderr

@@ -16,6 +16,8 @@ from abonyx.errors import SessionClosed
 from abonyx.session import Session, State, open_session
 
 THREADS = 8
+# Only what hangs takes so long.
+PATIENCE_S = 300
 
 
 class _Counting:
@@ -49,7 +51,7 @@ class _Held(_Counting):
 
     def run(self, outputs: list[str], feed: Any) -> Any:
         self.running.set()
-        assert self.go_on.wait(60)
+        assert self.go_on.wait(PATIENCE_S)
         return super().run(outputs, feed)
 
 
@@ -58,7 +60,7 @@ def _at_once(work: Callable[[int], Any], count: int = THREADS) -> list[Any]:
     gate, found = threading.Barrier(count), [None] * count
 
     def run(number: int) -> None:
-        gate.wait(60)
+        gate.wait(PATIENCE_S)
         try:
             found[number] = work(number)
         except Exception as error:
@@ -68,7 +70,7 @@ def _at_once(work: Callable[[int], Any], count: int = THREADS) -> list[Any]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(300)
+        thread.join(PATIENCE_S)
         assert not thread.is_alive()
     return found
 
@@ -130,14 +132,14 @@ def test_close_ends_a_call_of_another_thread_after_the_batch_in_flight(
 
     scorer = threading.Thread(target=score)
     scorer.start()
-    assert engine.running.wait(60)
+    assert engine.running.wait(PATIENCE_S)
     closer = _second_thread(session, session.close)
     assert session.state is State.OPEN  # while the batch runs
     with pytest.raises(SessionClosed, match="being closed"):
         session.score(sequences)  # refused at once: it does not wait for its turn
     engine.go_on.set()
-    scorer.join(60)
-    closer.join(60)
+    scorer.join(PATIENCE_S)
+    closer.join(PATIENCE_S)
     assert session.state is State.CLOSED
     assert engine.begun <= streams
     assert "being closed" in found[0]
@@ -157,11 +159,11 @@ def test_no_call_is_scored_by_two_models(sequences: list[str], monkeypatch: pyte
 
     scorer = threading.Thread(target=score)
     scorer.start()
-    assert engine.running.wait(60)
+    assert engine.running.wait(PATIENCE_S)
     reloading = _second_thread(session, lambda: session.reload(abonyx.RuntimeConfig(token_budget=1_000)))
     engine.go_on.set()
-    scorer.join(60)
-    reloading.join(60)
+    scorer.join(PATIENCE_S)
+    reloading.join(PATIENCE_S)
     assert len(caught) == 1
     assert engine.begun == 1
     assert session.state is State.OPEN
