@@ -24,8 +24,13 @@ def clean(sequence: str) -> str:
     return _WHITESPACE.sub("", sequence).upper()
 
 
-def problem(sequence: str, max_residues: int) -> str | None:
-    """Why a cleaned sequence cannot be scored, or None: empty, a letter outside RESIDUES, or too long."""
+def problem(sequence: str, max_residues: int, static_tokens: int | None = None) -> str | None:
+    """Why a cleaned sequence cannot be scored, or None: empty, a letter outside RESIDUES, or too long.
+
+    Args:
+        max_residues: the bundle's limit.
+        static_tokens: tokens of every row, CLS and EOS included, where the config fixes them.
+    """
     if not sequence:
         return "empty sequence"
     bad = _NOT_RESIDUE.search(sequence)
@@ -35,6 +40,9 @@ def problem(sequence: str, max_residues: int) -> str | None:
         return f"character {shown} at position {bad.start() + 1} is not a residue ({RESIDUES})"
     if len(sequence) > max_residues:
         return f"{len(sequence)} residues, this bundle takes at most {max_residues} (nothing is truncated)"
+    if static_tokens is not None and len(sequence) > static_tokens - 2:
+        limit = f"static_tokens = {static_tokens} in the config takes at most {static_tokens - 2}"
+        return f"{len(sequence)} residues, {limit} (CLS and EOS are two tokens; nothing is truncated)"
     return None
 
 

@@ -51,7 +51,11 @@ def eos_in_mean(lengths_tokens: IntArray, batch_size: int) -> npt.NDArray[np.boo
 
 
 def make_inputs(
-    rows: Sequence[IntArray], names: Iterable[str], pad_id: int, eos_pooled: npt.NDArray[np.bool_] | None = None
+    rows: Sequence[IntArray],
+    names: Iterable[str],
+    pad_id: int,
+    eos_pooled: npt.NDArray[np.bool_] | None = None,
+    shape: tuple[int, int] | None = None,
 ) -> dict[str, npt.NDArray[np.generic]]:
     """The graph inputs that a variant declares, for one batch.
 
@@ -60,13 +64,19 @@ def make_inputs(
         names: the inputs to build.
         pad_id: padding token; position ids count up from pad_id + 1, as in every ESM.
         eos_pooled: (B,) rows whose EOS is in the mean; None = none (the mean over residues).
+        shape: a larger (B, L) to fill: the first row comes again below the others (a row of padding alone would have
+            nothing to attend to), padding to their right. None = as the rows are.
 
     Returns:
         input_ids (B, L) int64, position_ids (B, L) int64, attention_bias (B, 1, 1, L) float32 (0 or MASKED),
         pool_weights (B, L) float32 (rows sum to 1), lengths (B,) int32: those named.
     """
+    if shape is not None:
+        again = shape[0] - len(rows)
+        rows = [*rows, *[rows[0]] * again]
+        eos_pooled = None if eos_pooled is None else np.append(eos_pooled, np.repeat(eos_pooled[0], again))
     lengths = np.array([len(row) for row in rows], np.int64)  # (B,)
-    columns = np.arange(lengths.max())  # (L,)
+    columns = np.arange(lengths.max() if shape is None else shape[1])  # (L,)
     is_token = columns < lengths[:, None]  # (B, L)
     inputs: dict[str, npt.NDArray[np.generic]] = {}
     for name in names:

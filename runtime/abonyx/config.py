@@ -20,6 +20,11 @@ PoolingRule = Literal["residues", "upstream-batch"]
 ComputeUnits = Literal["ALL", "CPUOnly", "CPUAndGPU", "CPUAndNeuralEngine"]
 OpenVinoPrecision = Literal["f32", "bf16"]
 
+# Rows and tokens of Core ML's one shape where the config gives none: an antibody's variable domain (up to 158 residues,
+# CLS and EOS), 8 at a time. Core ML compiles a program for each shape, and fails on shapes left open
+# (apple/coremltools#2825).
+COREML_SHAPE = (8, 160)
+
 ENVIRONMENT_PREFIX = "ABONYX_"
 # Read by cache.py, not a field of the config.
 OTHER_VARIABLES = frozenset({"ABONYX_CACHE_DIR"})
@@ -90,7 +95,7 @@ class CoreMLOptions:
 
     Attributes:
         compute_units: which units Core ML may use.
-        cache_dir: where compiled models are kept; None = compile at each open.
+        cache_dir: where compiled models are kept, in a folder of the bundle's hash; None = compile at each open.
     """
 
     compute_units: ComputeUnits = "ALL"
@@ -141,6 +146,8 @@ class RuntimeConfig:
         pooling: "residues" (mean over residues) or "upstream-batch" (the old pipeline's, needs batch_size).
         batch_size: the old pipeline's batch size (8 in training, 32 in prediction), for "upstream-batch" only.
         token_budget: most tokens a batch, padding included; None = the provider's default.
+        static_rows, static_tokens: rows and tokens a row (CLS and EOS included) of every batch, filled up with padding;
+            a longer sequence is refused. None = as they come, but COREML_SHAPE on coreml.
         window_size: records scored, written and journalled at a time; None = the provider's default.
         allow_cpu_nodes: whether single nodes may land on the CPU when provider is another.
         cpu, cuda, coreml, openvino: options of that provider.
@@ -155,6 +162,8 @@ class RuntimeConfig:
     pooling: PoolingRule = "residues"
     batch_size: int | None = None
     token_budget: int | None = None
+    static_rows: int | None = None
+    static_tokens: int | None = None
     window_size: int | None = None
     allow_cpu_nodes: bool = False
     cpu: CpuOptions = CpuOptions()
@@ -168,15 +177,40 @@ class RuntimeConfig:
         _check_types(self)
         for key in ("bundle", "variant"):
             _check(getattr(self, key) != "", key, "", "a name; leave the key out for the default")
-        for key in ("batch_size", "token_budget", "window_size"):
+        least_of = {"batch_size": 1, "token_budget": 1, "window_size": 1, "static_rows": 1, "static_tokens": 3}
+        for key, least in least_of.items():
             value = getattr(self, key)
-            _check(value is None or value >= 1, key, value, "a whole number from 1")
+            _check(value is None or value >= least, key, value, f"a whole number from {least}")
         if (self.pooling == "upstream-batch") != (self.batch_size is not None):
             raise ConfigError(
                 f"config: pooling is {self.pooling!r} and batch_size is {self.batch_size!r}",
                 "batch_size belongs to pooling upstream-batch, and only there: the old pipeline trained with 8 and "
                 "predicted with 32. How many sequences really run together is token_budget.",
             )
+
+        self._check_shape()
+
+    def _check_shape(self) -> None:
+        if (self.static_rows is None) != (self.static_tokens is None):
+            raise ConfigError(
+                f"config: static_rows is {self.static_rows} and static_tokens is {self.static_tokens}",
+                "Give both, the rows and the tokens of every batch, or neither.",
+            )
+        if self.token_budget is None or self.static_shape is None:
+            return
+        rows, tokens = self.static_shape
+        if self.token_budget != rows * tokens:
+            raise ConfigError(
+                f"config: token_budget is {self.token_budget}, and every batch has {rows} rows of {tokens} tokens",
+                "Leave token_budget out; set static_rows and static_tokens instead.",
+            )
+
+    @property
+    def static_shape(self) -> tuple[int, int] | None:
+        """Rows and tokens a row of every batch where they are fixed, as Core ML needs them; None = as they come."""
+        if self.static_rows is not None and self.static_tokens is not None:
+            return self.static_rows, self.static_tokens
+        return COREML_SHAPE if self.provider == "coreml" else None
 
     @property
     def bf16(self) -> bool:

@@ -70,6 +70,7 @@ class Run:
             label_column=label_column,
             label_required=label_required,
             skip_invalid=self.skip,
+            static_tokens=self.config.static_shape[1] if self.config.static_shape else None,
             **self.columns,
         )
 

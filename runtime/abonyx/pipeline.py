@@ -100,6 +100,7 @@ def read_input(
     label_column: str | None = None,
     label_required: bool = False,
     skip_invalid: bool = False,
+    static_tokens: int | None = None,
 ) -> Input:
     """Read and check a whole input before any model is opened.
 
@@ -109,6 +110,7 @@ def read_input(
         label_column: column of labels, each 0, 1 or blank (not labelled); None = read none.
         label_required: a blank label makes a bad record.
         skip_invalid: collect bad records instead of refusing the input.
+        static_tokens: tokens of every row where the config fixes them; see alphabet.problem.
 
     Raises:
         InputError: the file cannot be read as records, or none of them can be scored.
@@ -122,7 +124,7 @@ def read_input(
             checked.rejected.append(record)
             continue
         sequence = alphabet.clean(record.sequence)
-        reason = alphabet.problem(sequence, max_residues) or _label_problem(record.label, label_required)
+        reason = alphabet.problem(sequence, max_residues, static_tokens) or _label_problem(record.label, label_required)
         if reason:
             checked.rejected.append(Problem(record.id, record.line, reason))
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import gc
 import math
 import os
@@ -88,6 +89,18 @@ def release_memory() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
         if trim is not None:
             trim(0)
+
+
+def skip_exit_handlers_after_fork() -> None:
+    """Let every child forked from now on end without the C library's exit handlers, as multiprocessing's children do.
+
+    ONNX Runtime's own handlers destroy a condition variable on which the parent's threads wait: a child that leaves by
+    sys.exit or an uncaught error hangs there, and its parent in waitpid. Python's clean-up comes before them, and is
+    kept. Without effect where the C library has no on_exit (it is glibc's).
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "on_exit"):
+        # on_exit(f, x): exit(status) calls f(status, x), the last registered first.
+        os.register_at_fork(after_in_child=functools.partial(libc.on_exit, libc._exit, None))
 
 
 def keep_forever(thing: object) -> None:

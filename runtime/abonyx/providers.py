@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 from dataclasses import dataclass
+from pathlib import Path
 
-from abonyx.config import OpenVinoOptions, ProviderName, RuntimeConfig
+from abonyx.config import COREML_SHAPE, OpenVinoOptions, ProviderName, RuntimeConfig
 from abonyx.errors import ConfigError, EngineMissing, ProviderUnavailable
 from abonyx.process import thread_count
 
@@ -39,13 +41,13 @@ class Provider:
 
 
 # cpu, openvino: batches that a processor's cache holds; benchmarks/NOTES.md has the curves, flat enough about these
-# that nothing is measured again at first use. GPU: enough rows to fill the card.
+# that nothing is measured again at first use. GPU: enough rows to fill the card. coreml: its one shape.
 # Windows: a kill loses one. 1,024 records are seconds of the small model on two cores, minutes of ESM-1v's 33 layers,
 # and pad 43,935 real sequences by 0.05 % at 512 tokens. 1,024 at 65,536 tokens would pad by 6.8 %, 16,384 by 1.0 %.
 PROVIDERS: dict[ProviderName, Provider] = {
     "cpu": Provider("CPUExecutionProvider", "cpu", 512, 1_024),
     "cuda": Provider("CUDAExecutionProvider", "gpu", 32_768, 16_384),
-    "coreml": Provider("CoreMLExecutionProvider", "cpu", 1_024, 1_024),
+    "coreml": Provider("CoreMLExecutionProvider", "cpu", math.prod(COREML_SHAPE), 1_024),
     "openvino": Provider("OpenVINOExecutionProvider", "openvino", 1_024, 1_024),
 }
 
@@ -53,6 +55,13 @@ PROVIDERS: dict[ProviderName, Provider] = {
 def window_size(config: RuntimeConfig) -> int:
     """Records a window: the config's, else the provider's default."""
     return config.window_size or PROVIDERS[config.provider].window_size
+
+
+def token_budget(config: RuntimeConfig) -> int:
+    """Most tokens a batch: those of a fixed shape, else the config's, else the provider's default."""
+    if config.static_shape is not None:
+        return math.prod(config.static_shape)
+    return config.token_budget or PROVIDERS[config.provider].token_budget
 
 
 def provider_options(config: RuntimeConfig) -> dict[str, str]:
@@ -73,13 +82,37 @@ def provider_options(config: RuntimeConfig) -> dict[str, str]:
             options["gpu_mem_limit"] = str(config.cuda.memory_limit_bytes)
         return options
     if config.provider == "coreml":
-        options = {"ModelFormat": "MLProgram", "MLComputeUnits": config.coreml.compute_units}
+        options = {
+            # The older NeuralNetwork format has neither Gelu nor LayerNormalization.
+            "ModelFormat": "MLProgram",
+            "MLComputeUnits": config.coreml.compute_units,
+            # Every input's shape is fixed (config.static_shape). A node left open all the same goes to the CPU, where
+            # the placement shows it, rather than into a program that fails once it runs.
+            "RequireStaticInputShapes": "1",
+        }
         if config.coreml.cache_dir is not None:
             options["ModelCacheDirectory"] = config.coreml.cache_dir
         return options
     if config.provider == "openvino":
         return _openvino_options(config.openvino)
     return {}
+
+
+def coreml_cache_dir(config: RuntimeConfig, bundle_sha256: str, model: str, engine_version: str) -> Path | None:
+    """Folder for what Core ML compiles of one graph; None where nothing is kept.
+
+    Core ML's provider knows a compiled model by its path alone (microsoft/onnxruntime#23065), and one of another engine
+    version fails: so whatever makes it another program is in the folder's name.
+
+    Args:
+        model: the graph's path in the bundle.
+        engine_version: of ONNX Runtime.
+    """
+    if config.provider != "coreml" or config.coreml.cache_dir is None:
+        return None
+    variant = model.partition("/")[0]
+    shape = "x".join(map(str, config.static_shape or ()))
+    return Path(config.coreml.cache_dir) / bundle_sha256 / f"{variant}-{shape}-onnxruntime-{engine_version}"
 
 
 def _openvino_options(chosen: OpenVinoOptions) -> dict[str, str]:

@@ -17,7 +17,7 @@ from abonyx.logs import LOGGER
 from abonyx.outputs import ids_path, rejected_path
 from abonyx.pipeline import Input, Job, Summary, run_windows
 from abonyx.progress import progress
-from abonyx.providers import ENGINE_DISTRIBUTIONS, PROVIDERS, window_size
+from abonyx.providers import ENGINE_DISTRIBUTIONS, token_budget, window_size
 from abonyx.results import Columns, Format, rejected_bytes
 from abonyx.resumable import ResumableOutput, Stream, open_resumable, open_stream
 
@@ -126,7 +126,7 @@ def _opened(destination: Destination, run: Run, checked: Input, restart: bool) -
         config_sha256=config.sha256(),
         rows=len(checked.sequences),
         rejected=len(checked.rejected),
-        token_budget=config.token_budget or PROVIDERS[config.provider].token_budget,
+        token_budget=token_budget(config),
         window_size=window_size(config),
     )
     if target is None:

@@ -28,14 +28,17 @@ class Engine(Protocol):
     def token_budget(self) -> int: ...
     @property
     def streams(self) -> int: ...
+    @property
+    def static_shape(self) -> tuple[int, int] | None: ...
+    def turn(self) -> contextlib.AbstractContextManager[None]: ...
     def run_batch(
         self, rows: Tokens, eos_pooled: npt.NDArray[np.bool_] | None, outputs: Sequence[str]
     ) -> list[FloatArray]: ...
     def halve_token_budget(self, failed_tokens: int) -> None: ...
 
 
-def prepare(sequences: Sequence[str], max_residues: int) -> list[str]:
-    """Cleaned sequences.
+def prepare(sequences: Sequence[str], max_residues: int, static_tokens: int | None = None) -> list[str]:
+    """Cleaned sequences. The limits are those of alphabet.problem.
 
     Raises:
         InputError: names the first sequence (counted from 0) that cannot be scored, and why.
@@ -50,7 +53,7 @@ def prepare(sequences: Sequence[str], max_residues: int) -> list[str]:
             )
     cleaned = [alphabet.clean(sequence) for sequence in sequences]
     for index, sequence in enumerate(cleaned):
-        reason = alphabet.problem(sequence, max_residues)
+        reason = alphabet.problem(sequence, max_residues, static_tokens)
         if reason:
             raise InputError(f"sequences[{index}]: {reason}", "Remove or mend it; nothing was scored.")
     return cleaned
@@ -89,13 +92,15 @@ def run_sequences(
 
     Raises:
         ScoreNotFinite: names the sequences whose values are.
-        OutOfDeviceMemory: for a single sequence; for more, the engine's token budget is halved and they are run again.
+        OutOfDeviceMemory: for a single sequence or a fixed shape; else the engine's token budget is halved and the
+            batch is run again.
     """
     width = () if output == "p_nonspecific" else (engine.manifest.embedding_width,)
     distinct, place = _distinct(sequences) if eos_pooled is None else (sequences, np.arange(len(sequences)))
     copies = np.bincount(place, minlength=len(distinct))
     rows = alphabet.Alphabet(engine.manifest.alphabet).encode(distinct)
-    lengths = np.array([len(row) for row in rows], np.int64)
+    shape = engine.static_shape
+    lengths = np.array([len(row) if shape is None else shape[1] for row in rows], np.int64)  # tokens each row takes
     plan = list(plan_batches(lengths, engine.token_budget))
 
     def run(batch: npt.NDArray[np.int64]) -> FloatArray:
@@ -107,13 +112,13 @@ def run_sequences(
         try:
             return engine.run_batch([rows[index] for index in batch], flags, [output])[0]
         except OutOfDeviceMemory:
-            if len(batch) == 1:
+            if len(batch) == 1 or shape is not None:  # fewer rows of a fixed shape are filled up again
                 raise
             engine.halve_token_budget(len(batch) * int(lengths[batch].max()))
             return run(batch)
 
     values = np.empty((len(distinct), *width), np.float32)
-    with _mapping(engine.streams) as mapped:
+    with engine.turn(), _mapping(engine.streams) as mapped:
         for batch, value in zip(plan, mapped(run, plan), strict=True):
             values[batch] = value
             if on_batch:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from abonyx.batching import plan_batches
 from abonyx.bundle import Golden
-from abonyx.errors import ProviderUnavailable, SelfTestError
+from abonyx.errors import ConfigError, ProviderUnavailable, SelfTestError
 from abonyx.tolerances import FP32, Limits
 
 FloatArray = npt.NDArray[np.float64]
@@ -59,16 +59,39 @@ def check_golden(
             )
 
 
-def check_quick(golden: Golden, run: RunRows, limits: Limits, where: str) -> None:
+def check_quick(
+    golden: Golden, run: RunRows, limits: Limits, where: str, rows: npt.NDArray[np.int64] | None = None
+) -> None:
     """The shortest golden row and the next longer one in ONE batch: padding is tested, with the fewest tokens.
+
+    Args:
+        rows: of which to take them; None = all.
 
     Raises:
         SelfTestError: as check_golden.
     """
-    order = np.argsort(golden.lengths, kind="stable")
+    rows = np.arange(len(golden.lengths)) if rows is None else rows
+    order = rows[np.argsort(golden.lengths[rows], kind="stable")]
     shortest = golden.lengths[order[0]]
     pair = np.append(order[:1], order[golden.lengths[order] > shortest][:1])  # one row where all are of one length
     check_golden(golden, pair, run, int(2 * golden.lengths[pair].max()), limits, where)
+
+
+def rows_that_fit(golden: Golden, static_tokens: int | None, where: str) -> npt.NDArray[np.int64]:
+    """The golden rows that a session can run: all, or those of at most static_tokens tokens.
+
+    Raises:
+        ConfigError: fewer than two fit, so that nothing vouches for the scores.
+    """
+    if static_tokens is None:
+        return np.arange(len(golden.lengths))
+    rows = np.flatnonzero(golden.lengths <= static_tokens)
+    if len(rows) < 2:
+        raise ConfigError(
+            f"{where}: static_tokens is {static_tokens}; {len(rows)} of the self-test's rows fit, 2 are needed",
+            f"Give at least {np.sort(golden.lengths)[1]}.",
+        )
+    return rows
 
 
 def refuse_exact(golden: Golden, run: RunRows, where: str) -> None:

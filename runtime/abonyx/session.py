@@ -2,10 +2,15 @@
 
 UNOPENED -> OPEN -> CLOSED; reload is close, then open. Nothing of ONNX Runtime outlives close(): a NodeArg, an IO
 binding or the model's metadata kept anywhere pins all of its memory. Over 300 lines for that one boundary.
+
+Threads share a session by turns: score, embed, open, close and reload each hold one lock for their whole length.
 """
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import functools
 import importlib
 import os
 import platform
@@ -13,8 +18,9 @@ import threading
 import warnings
 import weakref
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import Enum
+from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
@@ -27,7 +33,9 @@ from abonyx.bundle import Bundle, check_files, open_bundle
 from abonyx.config import RuntimeConfig
 from abonyx.errors import (
     BundleError,
+    ConfigError,
     EngineMissing,
+    InputError,
     OutOfDeviceMemory,
     ProviderError,
     SessionClosed,
@@ -35,8 +43,21 @@ from abonyx.errors import (
     SessionInUse,
 )
 from abonyx.manifest import Manifest, Variant
-from abonyx.process import caller_outside, keep_forever, release_memory, thread_count
-from abonyx.providers import PROVIDERS, provider_options, refuse_two_engines, unavailable
+from abonyx.process import (
+    caller_outside,
+    keep_forever,
+    release_memory,
+    skip_exit_handlers_after_fork,
+    thread_count,
+)
+from abonyx.providers import (
+    PROVIDERS,
+    coreml_cache_dir,
+    provider_options,
+    refuse_two_engines,
+    token_budget,
+    unavailable,
+)
 from abonyx.tolerances import BF16, looser
 
 if TYPE_CHECKING:
@@ -92,13 +113,16 @@ class Session:
         bundle: the bundle; variant_name, variant: which of its graphs.
         placement: execution provider -> number of nodes it runs, after ONNX Runtime's own fusions.
         token_budget: most tokens a batch, padding included.
+        static_shape: rows and tokens a row of every batch where they are fixed; None = as they come.
         streams: batches in flight at a time.
         notes: lines for a summary: what happened that the caller should know.
     """
 
     def __init__(self, config: RuntimeConfig) -> None:
         self._state = State.UNOPENED
-        self._life = threading.RLock()  # open, close and reload of one session exclude each other
+        # One turn at a time. Reentrant: a signal handler may close what its own thread is scoring with.
+        self._life = threading.RLock()
+        self._closing = 0  # threads in close(): a call in turn ends at its next batch
         self._native: onnxruntime.InferenceSession | None = None
         self._pid = os.getpid()
         self._opened_at = ""
@@ -108,6 +132,7 @@ class Session:
         self.variant: Variant
         self.placement: dict[str, int] = {}
         self.token_budget = 0
+        self.static_shape: tuple[int, int] | None = None
         self.streams = 1
         self.notes: list[str] = []
 
@@ -126,6 +151,7 @@ class Session:
 
         A failed open leaves the session CLOSED, no memory taken and the process's slot free.
         """
+        self._refuse_fork()
         if self._state is not State.UNOPENED:
             raise SessionClosed(f"open() on a session that is {self._state.value}", "Call reload(config).")
         self._open(self_test)
@@ -144,7 +170,8 @@ class Session:
         _check_available(engine, self.config)  # before gigabytes are hashed
         self.bundle = open_bundle(self.config.bundle)
         self.variant_name, self.variant = self.bundle.variant(self.config.provider, self.config.variant)
-        self.token_budget = self.config.token_budget or PROVIDERS[self.config.provider].token_budget
+        self.static_shape = self.config.static_shape
+        self.token_budget = token_budget(self.config)
         self.streams = self.config.openvino.streams if self.config.provider == "openvino" else 1
         self.notes = []
         if self.variant.parity is None and self_test != "off":
@@ -152,27 +179,47 @@ class Session:
         check_files(self.bundle, self.bundle.files_of(self.variant))
         self._native = _create(engine, self.bundle, self.variant, self.config)
         self.placement = _placement(engine, self._native, self.config)
-        self._state = State.OPEN
         self._self_test(self_test)
+        self._state = State.OPEN
 
     def close(self) -> None:
         """Give the memory back; safe to call again. In a forked child it only forgets the parent's session.
 
-        A batch that another thread is running ends first, and its memory with it.
+        A call in another thread ends with SessionClosed once its batch in flight is done, and close() returns after
+        that. The interpreter closes an open session so before it ends.
         """
-        with self._life:
+        if self._pid != os.getpid():
+            self._release()  # without the lock: a thread that held it at the fork is not here to give it back
+            return
+        with self._counted_closing(), self._life:
             if self._state is not State.CLOSED:
                 self._release()
 
+    @contextlib.contextmanager
+    def _counted_closing(self) -> Iterator[None]:
+        with _lock:
+            self._closing += 1
+        try:
+            yield
+        finally:
+            with _lock:
+                self._closing -= 1
+
     def reload(self, config: RuntimeConfig) -> None:
-        """Close, then open with another config. Never two models in memory; a failed reload leaves CLOSED."""
-        with self._life:
+        """Close, then open with another config. Never two models in memory; a failed reload leaves CLOSED.
+
+        A call in another thread ends as with close(): no call is scored by two models.
+        """
+        self._refuse_fork()
+        with self._counted_closing(), self._life:
             self.close()
             self.config = config
             self._open("auto")
 
     def score(self, sequences: Sequence[str]) -> npt.NDArray[np.float32]:
         """Probability of non-specificity of each sequence, by the config's pooling rule.
+
+        Threads may share the session: a call waits for those of other threads.
 
         Args:
             sequences: n antibody sequences (20 residues and X; spaces and case do not matter).
@@ -183,7 +230,8 @@ class Session:
         Raises:
             InputError: a sequence that cannot be scored; nothing was scored.
             BundleError: the bundle has no head yet.
-            SessionClosed, SessionForked, ScoreNotFinite: see errors.py.
+            SessionClosed, SessionForked, ScoreNotFinite: see errors.py. SessionClosed also where another thread closes
+                or reloads the session meanwhile.
         """
         self._usable()
         self.bundle.refuse_placeholder()
@@ -194,10 +242,23 @@ class Session:
         return self._run(sequences, "embedding")
 
     def _run(self, sequences: Sequence[str], output: str) -> npt.NDArray[np.float32]:
-        self._usable()
-        cleaned = scoring.prepare(sequences, self.manifest.max_residues)
-        flags = scoring.pooled_eos(cleaned, self.config.batch_size)
-        return scoring.run_sequences(self, cleaned, output, eos_pooled=flags)
+        with self.turn():
+            self._usable()  # as it is now that the wait is over
+            static_tokens = self.static_shape[1] if self.static_shape else None
+            cleaned = scoring.prepare(sequences, self.manifest.max_residues, static_tokens)
+            flags = scoring.pooled_eos(cleaned, self.config.batch_size)
+            return scoring.run_sequences(self, cleaned, output, eos_pooled=flags)
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Hold the session for a call of many batches: other threads wait.
+
+        Raises:
+            SessionClosed, SessionForked: it cannot be used.
+        """
+        self._usable()  # before the lock too: a thread that held it when this process was forked is not here
+        with self._life:
+            yield
 
     def run_batch(
         self,
@@ -208,19 +269,23 @@ class Session:
         """One padded batch of token rows through the graph.
 
         Args:
-            rows: B token rows, CLS and EOS included.
+            rows: B token rows, CLS and EOS included; B and their length at most those of static_shape.
             eos_pooled: (B,) rows with EOS in the mean; None = none.
             outputs: of "embedding" (B, D) and "p_nonspecific" (B,), float32.
         """
         native = self._usable()
-        feed = make_inputs(rows, self.variant.inputs, self.manifest.alphabet.pad_id, eos_pooled)
+        self._refuse_larger(rows)
+        pad_id = self.manifest.alphabet.pad_id
+        feed = make_inputs(rows, self.variant.inputs, pad_id, eos_pooled, self.static_shape)
         try:
-            return [np.asarray(value, np.float32) for value in native.run(list(outputs), feed)]
+            return [np.asarray(value, np.float32)[: len(rows)] for value in native.run(list(outputs), feed)]
         except _native_errors() as error:
             shape = f"{len(rows)} rows, longest {max(map(len, rows))} tokens"
             what = f"{self.config.provider} failed on a batch of {shape}: {error}"
             if any(mark in str(error) for mark in _OUT_OF_MEMORY):
                 fix = "Free memory of the device, raise memory_limit_bytes, or leave the longest sequences out."
+                if self.static_shape:
+                    fix = f"Lower static_rows or static_tokens: every batch is filled up to {self.static_shape}."
                 raise OutOfDeviceMemory(what, fix) from error
             raise ProviderError(what, "If it ran out of memory, lower token_budget.") from error
 
@@ -232,13 +297,31 @@ class Session:
             f"from {before} to {self.token_budget}"
         )
 
-    def _usable(self) -> onnxruntime.InferenceSession:
+    def _refuse_larger(self, rows: Sequence[npt.NDArray[np.int64]]) -> None:
+        if self.static_shape is None:
+            return
+        most, tokens = self.static_shape
+        longest = max(map(len, rows))
+        if len(rows) > most or longest > tokens:
+            raise InputError(
+                f"a batch of {len(rows)} rows, longest {longest} tokens, where static_rows is {most} and static_tokens "
+                f"is {tokens}",
+                "Raise them in the config, or run fewer or shorter rows at a time.",
+            )
+
+    def _refuse_fork(self) -> None:
         if self._pid != os.getpid():
+            place = f" (opened at {self._opened_at})" if self._opened_at else ""
             raise SessionForked(
-                f"session opened in process {self._pid} at {self._opened_at}, used in process {os.getpid()}",
+                f"session of process {self._pid}{place}, used in process {os.getpid()}",
                 "ONNX Runtime does not survive fork: start workers with the 'spawn' method and open one session each.",
             )
+
+    def _usable(self) -> onnxruntime.InferenceSession:
+        self._refuse_fork()
         native = self._native
+        if self._closing and self._state is State.OPEN:  # not while it opens: its self-test ends before close()
+            raise SessionClosed("session is being closed or reloaded by another thread", "Call again after reload().")
         if native is None:
             fix = "Call open_session, or reload(config) to use it again."
             raise SessionClosed(f"session is {self._state.value}", fix)
@@ -253,16 +336,21 @@ class Session:
         where = f"{self.bundle.path} ({self.variant_name} on {self.config.provider})"
 
         def run(tokens: Sequence[npt.NDArray[np.int64]]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-            embedding, p = self.run_batch(tokens)
+            size = self.static_shape[0] if self.static_shape else len(tokens)
+            parts = [self.run_batch(tokens[start : start + size]) for start in range(0, len(tokens), size)]
+            embedding, p = map(np.concatenate, zip(*parts, strict=True))
             return embedding, p
 
         limits = self.variant.limits
         if self.config.bf16:
             limits = looser(limits, BF16)
             selftest.refuse_exact(golden, run, where)
-        selftest.check_quick(golden, run, limits, where)
+        rows = selftest.rows_that_fit(golden, self.static_shape[1] if self.static_shape else None, where)
+        selftest.check_quick(golden, run, limits, where, rows)
         if whole:
-            rows = np.arange(len(golden.lengths))
+            if len(rows) < len(golden.lengths):
+                fit = f"{len(rows)} of its {len(golden.lengths)} rows fit static_tokens"
+                self.notes.append(f"note: the self-test was run without its longest rows: {fit}")
             selftest.check_golden(golden, rows, run, self.token_budget, limits, where)
             cache.remember("self_tests", {fact: "passed"})
 
@@ -338,12 +426,16 @@ def _create(ort: ModuleType, bundle: Bundle, variant: Variant, config: RuntimeCo
     options.enable_mem_pattern = False
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+    if config.static_shape is not None:
+        for name, size in zip(("batch", "length"), config.static_shape, strict=True):
+            options.add_free_dimension_override_by_name(name, size)
     path = bundle.path / variant.model
+    chosen = provider_options(config)
+    if (compiled := coreml_cache_dir(config, bundle.sha256, variant.model, ort.__version__)) is not None:
+        chosen["ModelCacheDirectory"] = str(_made(compiled))
     try:
         # Only the provider asked for: with CPU listed behind it ONNX Runtime would fall back in silence.
-        native = ort.InferenceSession(
-            str(path), options, providers=[(provider.execution_provider, provider_options(config))]
-        )
+        native = ort.InferenceSession(str(path), options, providers=[(provider.execution_provider, chosen)])
     except _native_errors() as error:
         if config.provider == "cpu":
             raise BundleError(f"{path}: ONNX Runtime cannot load it: {error}", "Export the bundle again.") from error
@@ -355,11 +447,24 @@ def _create(ort: ModuleType, bundle: Bundle, variant: Variant, config: RuntimeCo
             f"{_found(ort, config)} could not start it, and gave {native.get_providers()}",
             "Set openvino.device to one that is here. " if config.provider == "openvino" else "",
         )
-    _check_signature(native, variant, path)
+    _check_signature(native, variant, path, config.static_shape)
     return native
 
 
-def _check_signature(native: onnxruntime.InferenceSession, variant: Variant, path: object) -> None:
+def _made(directory: Path) -> Path:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"config: coreml.cache_dir: {directory} cannot be made: {error.strerror}",
+            "Give a directory that can be written, or leave it out: then every open compiles.",
+        ) from error
+    return directory
+
+
+def _check_signature(
+    native: onnxruntime.InferenceSession, variant: Variant, path: object, shape: tuple[int, int] | None
+) -> None:
     """The graph's inputs and outputs are the contract's and the manifest's. Only names are kept: a NodeArg pins."""
     inputs = sorted(node.name for node in native.get_inputs())
     outputs = sorted(node.name for node in native.get_outputs())
@@ -367,6 +472,18 @@ def _check_signature(native: onnxruntime.InferenceSession, variant: Variant, pat
         raise BundleError(f"{path}: graph inputs {inputs}, manifest says {variant.inputs}", "Export the bundle again.")
     if outputs != ["embedding", "p_nonspecific"]:
         raise BundleError(f"{path}: graph outputs {outputs}", "It should have embedding and p_nonspecific.")
+    if shape is None:
+        return
+    # ONNX Runtime says nothing where the graph has no dimension of the overridden name.
+    batch = make_inputs([np.zeros(3, np.int64)], inputs, 0, shape=shape)
+    expected = {name: list(values.shape) for name, values in batch.items()}
+    found = {node.name: list(node.shape) for node in native.get_inputs()}
+    if found != expected:
+        raise BundleError(
+            f"{path}: static_rows is {shape[0]} and static_tokens {shape[1]}; the graph's inputs are {found}, expected "
+            f"{expected}: its dimensions are not named batch and length",
+            "Export the bundle again, or leave static_rows and static_tokens out.",
+        )
 
 
 def _found(ort: ModuleType, config: RuntimeConfig) -> str:
@@ -411,7 +528,22 @@ def _import_engine() -> ModuleType:
             f"no ONNX Runtime: {error}",
             'Install one engine: pip install "abonyx[cpu]", "abonyx[gpu]" (NVIDIA) or "abonyx[openvino]" (Intel).',
         ) from error
+    _guard_process()
     return engine
+
+
+@functools.cache
+def _guard_process() -> None:
+    """Once a process, after the engine's import: its own exit handlers then run after ours."""
+    atexit.register(_close_at_exit)
+    skip_exit_handlers_after_fork()
+
+
+def _close_at_exit() -> None:
+    """Close what is open: a daemon thread that came back from ONNX Runtime to a dying interpreter would abort it."""
+    left = _open_session() if _open_session else None
+    if left is not None:
+        left.close()
 
 
 def _native_errors() -> tuple[type[Exception], ...]:
@@ -426,4 +558,4 @@ def _engine_and_device(config: RuntimeConfig) -> str:
     import onnxruntime
 
     device = f"{platform.node()}/{platform.machine()}/{platform.processor()}"
-    return f"{onnxruntime.__version__}|{device}|{sorted(provider_options(config).items())}"
+    return f"{onnxruntime.__version__}|{device}|{sorted(provider_options(config).items())}|{config.static_shape}"

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from abonyx.batching import GRAPH_INPUTS, MASKED, eos_in_mean, make_inputs, plan_batches
+from abonyx.tolerances import FP16_LARGEST_ACTIVATION
 
 lengths = st.lists(st.integers(3, 300), min_size=1, max_size=200).map(lambda values: np.array(values, np.int64))
 
@@ -67,3 +68,31 @@ def test_only_what_is_named_is_built() -> None:
     assert set(make_inputs([np.array([0, 5, 2])], ["input_ids", "lengths"], 1)) == {"input_ids", "lengths"}
     with pytest.raises(ValueError, match="no such graph input"):
         make_inputs([np.array([0, 5, 2])], ["attention_mask"], 1)
+
+
+def test_a_larger_shape_is_filled_with_the_first_row_and_padding() -> None:
+    rows = [np.array([0, 5, 6, 2]), np.array([0, 9, 2])]
+    inputs = make_inputs(rows, GRAPH_INPUTS, 1, np.array([True, False]), shape=(4, 6))
+    assert inputs["input_ids"].tolist() == [[0, 5, 6, 2, 1, 1], [0, 9, 2, 1, 1, 1], *[[0, 5, 6, 2, 1, 1]] * 2]
+    assert inputs["position_ids"][2].tolist() == [2, 3, 4, 5, 1, 1]
+    assert inputs["attention_bias"][:, 0, 0].tolist()[1] == [0, 0, 0, MASKED, MASKED, MASKED]
+    third = np.float32(1 / 3)
+    assert (
+        inputs["pool_weights"].tolist()
+        == [[0, third, third, third, 0, 0], [0, 1, 0, 0, 0, 0]] + [[0, third, third, third, 0, 0]] * 2
+    )
+    assert inputs["lengths"].tolist() == [4, 3, 4, 4]
+
+
+def test_the_mask_is_exact_in_float16_and_leaves_a_masked_key_nothing() -> None:
+    """float32's minimum would be -inf in float16, and a row of it NaN (apple/coremltools#2669)."""
+    half = np.float16(MASKED)
+    assert float(half) == MASKED == -1e4
+    largest = np.float16(FP16_LARGEST_ACTIVATION)  # what export lets pass
+    scores = np.array([-largest, largest, 0], np.float16)
+    with np.errstate(all="raise"):
+        masked = scores + half
+    assert np.isfinite(masked).all()
+    attention = np.array([0, 500 + half], np.float16)  # the masked key scores 500 more
+    weights = np.exp(attention - attention.max())
+    assert weights.tolist() == [1, 0]

@@ -80,3 +80,12 @@ def test_shipped_configs_are_valid_and_name_their_provider(provider: str) -> Non
 def test_cpu_config_shows_the_defaults() -> None:
     shown = load_config(REPOSITORY / "configs" / "cpu.toml", {})
     assert dataclasses.replace(shown, token_budget=None, window_size=None) == RuntimeConfig()
+
+
+def test_coreml_config_fixes_the_shape_that_is_the_default_and_keeps_what_is_compiled() -> None:
+    shown = load_config(REPOSITORY / "configs" / "coreml.toml", {})
+    assert shown.static_shape == RuntimeConfig(provider="coreml").static_shape == (8, 160)
+    assert shown.coreml.cache_dir == str(Path("~/Library/Caches/abonyx/coreml").expanduser())
+    assert RuntimeConfig().static_shape is None
+    fixed = load_config(None, {"ABONYX_STATIC_ROWS": "2", "ABONYX_STATIC_TOKENS": "99", "ABONYX_PROVIDER": "coreml"})
+    assert fixed.static_shape == (2, 99)

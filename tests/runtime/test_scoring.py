@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -21,10 +22,14 @@ class Recorder:
     """The value of a row is the sum of its tokens, its EOS flag added as a half."""
 
     manifest = open_bundle(MINI).manifest
+    static_shape: tuple[int, int] | None = None
 
     def __init__(self, streams: int = 1, token_budget: int = 100) -> None:
         self.streams, self.token_budget = streams, token_budget
         self.rows: list[int] = []
+
+    def turn(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
     def halve_token_budget(self, failed_tokens: int) -> None:
         self.token_budget = max(1, min(self.token_budget, failed_tokens) // 2)
