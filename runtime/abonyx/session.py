@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from abonyx import cache, scoring, selftest
 from abonyx.batching import GRAPH_INPUTS, make_inputs
-from abonyx.bundle import Bundle, check_files, open_bundle
+from abonyx.bundle import Bundle, check_files, check_graph, open_bundle
 from abonyx.config import RuntimeConfig
 from abonyx.errors import (
     BundleError,
@@ -150,6 +150,7 @@ class Session:
         if self.variant.parity is None and self_test != "off":
             raise BundleError(f"{self.bundle.path}: variant {self.variant_name} was never checked", "Export again.")
         check_files(self.bundle, self.bundle.files_of(self.variant))
+        check_graph(self.bundle, self.variant)
         self._native = _create(engine, self.bundle, self.variant, self.config)
         self.placement = _placement(engine, self._native, self.config)
         self._state = State.OPEN
