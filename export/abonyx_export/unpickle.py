@@ -248,19 +248,28 @@ class _Machine:
         state, target = self.stack.pop(), self.stack[-1]
         if isinstance(target, Bag):  # state, or (state, slots)
             for part in state if type(state) is tuple and len(state) == 2 else (state,):
-                # One large dict given as the state again and again would take hours without this.
-                self.built_keys += len(part) if type(part) is dict else 0
-                if self.built_keys > MAX_OPCODES:
-                    raise _StreamError(f"sets more than {MAX_OPCODES} attributes")
-                target.state.update({} if part is None else _state(part))
+                target.state.update({} if part is None else self.attributes(part))
         elif isinstance(target, _DType):
             target.order = _byte_order(state)
         elif isinstance(target, _Pending):
-            array = self.joblib_array(_state(state)) if target.from_joblib else self.numpy_array(state)
+            array = self.joblib_array(self.attributes(state)) if target.from_joblib else self.numpy_array(state)
             self.stack[-1] = array
             self.memo.update(dict.fromkeys(target.memo_keys, array))
+            target.memo_keys.clear()  # copies of it that are still on the stack do not set them again
         else:
             raise _StreamError(f"gives a state to a {type(target).__name__}")
+
+    def attributes(self, state: object) -> dict[str, object]:
+        """An instance's state."""
+        if type(state) is not dict:
+            raise _StreamError(f"has a {type(state).__name__} where an instance's state should be")
+        # One large dict given as the state again and again would take hours without this.
+        self.built_keys += len(state)
+        if self.built_keys > MAX_OPCODES:
+            raise _StreamError(f"sets more than {MAX_OPCODES} attributes")
+        if not all(isinstance(key, str) for key in state):
+            raise _StreamError("has an instance's state with keys that are not names")
+        return state
 
     def numpy_array(self, state: object) -> object:
         if type(state) is not tuple or len(state) != 5:
@@ -315,12 +324,6 @@ def _shape(value: object) -> tuple[int, ...]:
     if min(dims, default=0) < 0 or math.prod(dims) > MAX_UNPACKED_BYTES:
         raise _StreamError("has an array whose shape is not up to four sizes")
     return dims
-
-
-def _state(value: object) -> dict[str, object]:
-    if type(value) is not dict or not all(isinstance(key, str) for key in value):
-        raise _StreamError(f"has a {type(value).__name__} where an instance's state should be")
-    return value
 
 
 def _byte_order(state: object) -> str:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from abonyx import graph_file
 from abonyx.errors import BundleError
-from abonyx.graph_file import OPERATORS, check_graph_file
+from abonyx.graph_file import check_graph_file
 
 from ..conftest import MINI
 from .hostile import WEIGHT, WEIGHTS, external, field, graph, model, node, varint
