@@ -9,14 +9,17 @@ from __future__ import annotations
 import importlib
 import os
 import platform
+import subprocess
+import sys
 import threading
 import warnings
 import weakref
 from collections import Counter
 from collections.abc import Sequence
 from enum import Enum
+from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -93,6 +96,7 @@ class Session:
         placement: execution provider -> number of nodes it runs, after ONNX Runtime's own fusions.
         token_budget: most tokens a batch, padding included.
         streams: batches in flight at a time.
+        differences: max |difference| from PyTorch by metric, of the whole golden set; empty where it was not run.
         notes: lines for a summary: what happened that the caller should know.
     """
 
@@ -109,6 +113,7 @@ class Session:
         self.placement: dict[str, int] = {}
         self.token_budget = 0
         self.streams = 1
+        self.differences: dict[str, float] = {}
         self.notes: list[str] = []
 
     @property
@@ -264,7 +269,7 @@ class Session:
         selftest.check_quick(golden, run, limits, where)
         if whole:
             rows = np.arange(len(golden.lengths))
-            selftest.check_golden(golden, rows, run, self.token_budget, limits, where)
+            self.differences = selftest.check_golden(golden, rows, run, self.token_budget, limits, where)
             cache.remember("self_tests", {fact: "passed"})
 
     def _take_slot(self) -> None:
@@ -400,6 +405,43 @@ def _placement(ort: ModuleType, native: onnxruntime.InferenceSession, config: Ru
             "Set allow_cpu_nodes = true if that is acceptable, or use another variant.",
         )
     return dict(nodes)
+
+
+class Engine(NamedTuple):
+    """ONNX Runtime as it is installed.
+
+    Attributes:
+        providers: execution providers compiled in; a device or its libraries may still be missing.
+        devices: those it finds, each "provider: kind, vendor"; openvino's own names too.
+        missing_libraries: provider's library -> why the system cannot load it.
+    """
+
+    version: str
+    providers: list[str]
+    devices: list[str]
+    missing_libraries: dict[str, str]
+
+
+def describe_engine() -> Engine:
+    """What `abonyx doctor` says of the engine. Opens no session.
+
+    Raises:
+        EngineMissing: none is installed, or two are side by side.
+    """
+    ort = _import_engine()
+    devices = [f"{one.ep_name}: {one.device.type.name}, {one.device.vendor}" for one in ort.get_ep_devices()]
+    listing = getattr(ort.capi._pybind_state, "get_available_openvino_device_ids", None)
+    devices += [f"OpenVINO: {name}" for name in listing()] if listing else []
+    # In a process of its own: a provider's library that ONNX Runtime did not load itself may not stay.
+    load = "import ctypes, sys, onnxruntime as o; getattr(o, 'preload_dlls', list)(); ctypes.CDLL(sys.argv[1])"
+    missing = {}
+    for library in sorted(Path(ort.__path__[0]).glob("capi/libonnxruntime_providers_*.so")):
+        done = subprocess.run(
+            [sys.executable, "-c", load, library], capture_output=True, text=True, errors="replace", check=False
+        )
+        if done.returncode:
+            missing[library.name] = (done.stderr.strip() or f"ended with {done.returncode}").splitlines()[-1]
+    return Engine(ort.__version__, ort.get_available_providers(), devices, missing)
 
 
 def _import_engine() -> ModuleType:
