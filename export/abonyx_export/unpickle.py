@@ -27,8 +27,9 @@ from abonyx.errors import HeadRefused
 
 # A logistic head over 2 x 1280 features is 20 kB; 64 MiB leaves room for one kept with its training embeddings.
 MAX_FILE_BYTES = 64 * 2**20
-# zlib packs zeros 1000:1, so the unpacked size has its own bound; it also bounds all arrays made from one file.
-MAX_UNPACKED_BYTES = 256 * 2**20
+# zlib packs zeros 1000:1, so the unpacked size is bound too, and all arrays made from one file. Text with one character
+# past U+FFFF takes four times its bytes.
+MAX_UNPACKED_BYTES = 64 * 2**20
 # The old heads take 300 opcodes, 10,000 feature names 20,000. Keeps the time and the object count of a bomb small.
 MAX_OPCODES = 1_000_000
 # MARKs open at once; pickle.dump opens one for each nested list or dict, and a Pipeline needs under ten.

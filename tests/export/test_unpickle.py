@@ -336,7 +336,7 @@ def test_files_that_are_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_large_state_given_again_and_again_is_refused(tmp_path: Path) -> None:
-    """Of joblib's arrays too: 300 states of 5,000 names would be looked through for minutes, 100,000 for hours."""
+    """Of joblib's arrays too: the time would grow with states times names."""
     names = b"".join(b"Va%d\nN" % number for number in range(5_000))
     state = b"(" + names + b"d\x94"
     wrapper = b"cjoblib.numpy_pickle\nNumpyArrayWrapper\n)\x81h\x00b"
@@ -347,7 +347,7 @@ def test_a_large_state_given_again_and_again_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_array_fills_its_places_in_the_memo_once() -> None:
-    """Copies of an unfinished array, each built in turn, would set every place again: hours, for a 5 MB file."""
+    """Copies of an unfinished array, each built in turn, would set every place again: time as places times copies."""
 
     class Counting(dict[int, object]):
         set_at_once = 0
