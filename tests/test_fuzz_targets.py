@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,17 @@ def test_seeds_with_bytes_changed(name: str, data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(whole)))
     changed = whole[:at] + data.draw(st.binary(max_size=6)) + whole[at + data.draw(st.integers(0, 6)) :]
     targets.TARGETS[name](changed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", targets.TARGETS)
+def test_a_million_executions(name: str, tmp_path: Path) -> None:
+    """Minutes each; needs what tests/fuzz/requirements.txt names."""
+    pytest.importorskip("atheris")
+    command = [sys.executable, CORPUS.parent / "run.py", name, "--runs", "1000000", "--work", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "number_of_executed_units: 1000000" in done.stderr
 
 
 def test_a_target_sees_what_it_should_see(monkeypatch: pytest.MonkeyPatch) -> None:
