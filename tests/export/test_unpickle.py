@@ -171,6 +171,16 @@ def _exploit(module: str, name: str, argument: str) -> bytes:
         ("antibody_training_esm.core.embeddings", "ESMEmbeddingExtractor"),
         ("pickle", "loads"),
         ("copyreg", "__newobj__"),
+        # what lists of forbidden names have let pass
+        ("runpy", "_run_code"),
+        ("importlib", "import_module"),
+        ("cProfile", "runctx"),
+        ("timeit", "timeit"),
+        ("pydoc", "pipepager"),
+        ("ctypes", "CDLL"),
+        ("bdb", "Bdb.run"),
+        ("urllib.request", "urlopen"),
+        ("numpy.f2py.crackfortran", "getlincoef"),
     ],
 )
 @pytest.mark.parametrize("form", ["global", "stack", "inst", "obj", "nested"])
@@ -195,7 +205,8 @@ def test_exploits_do_not_run(tmp_path: Path, module: str, name: str, form: str) 
     if form not in ("inst", "obj"):  # these opcodes are refused for any class
         _refused(tmp_path, forms[form], f"{module}.{name}".replace(".", r"\."))
     assert not trace.exists()
-    assert set(sys.modules) == before
+    # pickletools decodes text, and Python loads a codec when it first does
+    assert {name for name in sys.modules.keys() - before if not name.startswith("encodings.")} == set()
 
 
 def test_reduce_of_a_class_does_not_run(tmp_path: Path) -> None:
