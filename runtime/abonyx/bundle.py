@@ -125,7 +125,7 @@ class Bundle:
         unlisted = sorted(there - self.manifest.files.keys())
         if unlisted:
             fix = "Remove them, or export the bundle again."
-            raise BundleError(f"{self.path}: {', '.join(unlisted)}: not listed in the manifest", fix)
+            raise BundleError(f"{self.path}: {shown_names(unlisted)}: not listed in the manifest", fix)
         return [name for name in self.manifest.files if name.startswith(f"{folder}/") or name == GOLDEN_NAME]
 
     def golden(self) -> Golden:
@@ -199,6 +199,11 @@ def unlisted_files(bundle: Bundle) -> list[str]:
     return sorted(set(paths) - {*bundle.manifest.files, MANIFEST_NAME, README_NAME})
 
 
+def shown_names(names: Iterable[str]) -> str:
+    """Names of files as a message may show them: no control characters, no end of them."""
+    return ", ".join(name if name.isprintable() else ascii(name) for name in names)[:300]
+
+
 def check_graph(bundle: Bundle, variant: Variant) -> Counter[str]:
     """Read a variant's graph file, and refuse one that no export writes; see graph_file. Loads nothing.
 
@@ -215,7 +220,7 @@ def check_graph(bundle: Bundle, variant: Variant) -> Counter[str]:
     # .npz: the rows that int8 was judged by
     unused = sorted(name for name in files.keys() - used - {model} if not name.endswith(".npz"))
     if unused:
-        what = f"{bundle.path / folder}: {', '.join(unused)[:200]}: the graph does not use it"
+        what = f"{bundle.path / folder}: {shown_names(unused)}: the graph does not use it"
         raise BundleError(what, "Remove it, or export the bundle again.")
     return operators
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from abonyx.bundle import check_files, check_graph, open_bundle, unlisted_files
+from abonyx.bundle import check_files, check_graph, open_bundle, shown_names, unlisted_files
 from abonyx.config import RuntimeConfig
 from abonyx.errors import BundleError
 from abonyx.session import open_session
@@ -51,7 +51,7 @@ def verify(config: RuntimeConfig) -> Verification:
     bundle.variant(config.provider, config.variant)
     unlisted = unlisted_files(bundle)
     if unlisted:
-        what = f"{bundle.path}: {len(unlisted)} files that the manifest does not list: {', '.join(unlisted)[:300]}"
+        what = f"{bundle.path}: {len(unlisted)} files that the manifest does not list: {shown_names(unlisted)}"
         raise BundleError(what, "Remove them, or export the bundle again.")
     check_files(bundle, manifest.files, use_cache=False)
     operators = {name: dict(check_graph(bundle, variant)) for name, variant in manifest.variants.items()}

@@ -298,3 +298,8 @@ def test_unlisted_files_are_found_wherever_they_lie(copy: Path) -> None:
     (copy / "sub" / "deep" / "x.so").write_bytes(b"")
     (copy / "sitecustomize.py").write_bytes(b"")
     assert unlisted_files(open_bundle(copy)) == ["sitecustomize.py", "sub/deep/x.so"]
+
+
+def test_a_file_named_to_act_on_a_terminal(copy: Path) -> None:
+    (copy / FOLDER / "x\x1b[2J").write_bytes(b"")
+    assert refused(copy).replace("\n", "").isprintable()
