@@ -64,7 +64,7 @@ def test_evaluates_in_a_process_where_only_its_own_extra_can_be_imported(tmp_pat
     assert (output / "report.html").is_file()
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["evaluate", "--help"], ["score", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["evaluate", "--help"], ["score", "--help"], ["doctor", "--help"]])
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     code = LOADED.format(arguments=arguments, heavy=HEAVY[:-1])  # --help lists the commands of abonyx_export
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -27,8 +27,9 @@ from abonyx.errors import HeadRefused
 
 # A logistic head over 2 x 1280 features is 20 kB; 64 MiB leaves room for one kept with its training embeddings.
 MAX_FILE_BYTES = 64 * 2**20
-# zlib packs zeros 1000:1, so the unpacked size has its own bound; it also bounds all arrays made from one file.
-MAX_UNPACKED_BYTES = 256 * 2**20
+# zlib packs zeros 1000:1, so the unpacked size is bound too, and all arrays made from one file. Text with one character
+# past U+FFFF takes four times its bytes.
+MAX_UNPACKED_BYTES = 64 * 2**20
 # The old heads take 300 opcodes, 10,000 feature names 20,000. Keeps the time and the object count of a bomb small.
 MAX_OPCODES = 1_000_000
 # MARKs open at once; pickle.dump opens one for each nested list or dict, and a Pipeline needs under ten.
@@ -248,19 +249,28 @@ class _Machine:
         state, target = self.stack.pop(), self.stack[-1]
         if isinstance(target, Bag):  # state, or (state, slots)
             for part in state if type(state) is tuple and len(state) == 2 else (state,):
-                # One large dict given as the state again and again would take hours without this.
-                self.built_keys += len(part) if type(part) is dict else 0
-                if self.built_keys > MAX_OPCODES:
-                    raise _StreamError(f"sets more than {MAX_OPCODES} attributes")
-                target.state.update({} if part is None else _state(part))
+                target.state.update({} if part is None else self.attributes(part))
         elif isinstance(target, _DType):
             target.order = _byte_order(state)
         elif isinstance(target, _Pending):
-            array = self.joblib_array(_state(state)) if target.from_joblib else self.numpy_array(state)
+            array = self.joblib_array(self.attributes(state)) if target.from_joblib else self.numpy_array(state)
             self.stack[-1] = array
             self.memo.update(dict.fromkeys(target.memo_keys, array))
+            target.memo_keys.clear()  # copies of it that are still on the stack do not set them again
         else:
             raise _StreamError(f"gives a state to a {type(target).__name__}")
+
+    def attributes(self, state: object) -> dict[str, object]:
+        """An instance's state."""
+        if type(state) is not dict:
+            raise _StreamError(f"has a {type(state).__name__} where an instance's state should be")
+        # One large dict given as the state again and again would take hours without this.
+        self.built_keys += len(state)
+        if self.built_keys > MAX_OPCODES:
+            raise _StreamError(f"sets more than {MAX_OPCODES} attributes")
+        if not all(isinstance(key, str) for key in state):
+            raise _StreamError("has an instance's state with keys that are not names")
+        return state
 
     def numpy_array(self, state: object) -> object:
         if type(state) is not tuple or len(state) != 5:
@@ -315,12 +325,6 @@ def _shape(value: object) -> tuple[int, ...]:
     if min(dims, default=0) < 0 or math.prod(dims) > MAX_UNPACKED_BYTES:
         raise _StreamError("has an array whose shape is not up to four sizes")
     return dims
-
-
-def _state(value: object) -> dict[str, object]:
-    if type(value) is not dict or not all(isinstance(key, str) for key in value):
-        raise _StreamError(f"has a {type(value).__name__} where an instance's state should be")
-    return value
 
 
 def _byte_order(state: object) -> str:

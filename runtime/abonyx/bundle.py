@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
+import tokenize
 import zipfile
 import zlib
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +19,31 @@ import numpy.typing as npt
 
 from abonyx import cache
 from abonyx.errors import BundleError, ChecksumMismatch, ConfigError
-from abonyx.manifest import QUANTIZATION_SCHEMA, Manifest, Variant, other_quantization, read_manifest
+from abonyx.graph_file import check_graph_file
+from abonyx.manifest import (
+    MANIFEST_NAME,
+    QUANTIZATION_SCHEMA,
+    Manifest,
+    Variant,
+    other_quantization,
+    read_manifest,
+)
 
 GOLDEN_NAME = "golden.npz"
-_GOLDEN_ARRAYS = ("input_ids", "lengths", "embedding", "logit", "head_coef", "head_intercept")
+# Beside the bundle's own files: its card, for people.
+README_NAME = "README.md"
+_GOLDEN_ARRAYS = {
+    **dict.fromkeys(("input_ids", "lengths"), np.int64),
+    "embedding": np.float32,
+    **dict.fromkeys(("logit", "head_coef", "head_intercept"), np.float64),
+}
+# 36 rows of two pooled layers of 1,280 take 0.7 MB unpacked; zip packs zeros 1000:1.
+MAX_GOLDEN_BYTES = 64 * 2**20
+# What zipfile and numpy raise on bytes that are no .npz, its header parser's among them.
+_NPZ_ERRORS = (
+    *(OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError),
+    *(MemoryError, OverflowError, TypeError, SyntaxError, tokenize.TokenError, Warning),
+)
 
 
 @dataclass(frozen=True)
@@ -106,7 +132,7 @@ class Bundle:
         unlisted = sorted(there - self.manifest.files.keys())
         if unlisted:
             fix = "Remove them, or export the bundle again."
-            raise BundleError(f"{self.path}: {', '.join(unlisted)}: not listed in the manifest", fix)
+            raise BundleError(f"{self.path}: {shown_names(unlisted)}: not listed in the manifest", fix)
         return [name for name in self.manifest.files if name.startswith(f"{folder}/") or name == GOLDEN_NAME]
 
     def golden(self) -> Golden:
@@ -115,18 +141,26 @@ class Bundle:
         Raises:
             BundleError: damaged or incomplete.
         """
-        path = self.path / GOLDEN_NAME
+        path, fix = self.path / GOLDEN_NAME, "Export the bundle again."
         try:
+            with zipfile.ZipFile(path) as archive:
+                unpacked = sum(entry.file_size for entry in archive.infolist())
+            if unpacked > MAX_GOLDEN_BYTES:
+                raise BundleError(f"{path}: unpacks to {unpacked} bytes, {MAX_GOLDEN_BYTES} are the most", fix)
             with np.load(path, allow_pickle=False) as arrays:
                 values = {name: arrays[name] for name in _GOLDEN_ARRAYS}
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise BundleError(f"{path}: cannot be read: {error}", "Export the bundle again.") from error
-        rows, width = len(values["lengths"]), self.manifest.embedding_width
-        shapes = {name: values[name].shape for name in _GOLDEN_ARRAYS if name != "input_ids"}
-        expected = {"lengths": (rows,), "embedding": (rows, width), "logit": (rows,)}
-        expected |= {"head_coef": (width,), "head_intercept": ()}
-        if shapes != expected or rows < 2 or values["input_ids"].shape != (rows, values["lengths"].max()):
-            raise BundleError(f"{path}: arrays of shape {shapes}, expected {expected}", "Export the bundle again.")
+        except _NPZ_ERRORS as error:
+            raise BundleError(f"{path}: cannot be read: {str(error)[:200]}", fix) from error
+        rows, width = values["lengths"].size, self.manifest.embedding_width
+        found = {name: (value.shape, value.dtype) for name, value in values.items() if name != "input_ids"}
+        shapes = {"lengths": (rows,), "embedding": (rows, width), "logit": (rows,)}
+        shapes |= {"head_coef": (width,), "head_intercept": ()}
+        expected = {name: (shape, np.dtype(_GOLDEN_ARRAYS[name])) for name, shape in shapes.items()}
+        if found != expected or rows < 2:
+            raise BundleError(f"{path}: arrays are {found}, expected {expected}", fix)
+        ids, lengths = values["input_ids"], values["lengths"]
+        if ids.dtype != np.int64 or ids.shape != (rows, lengths.max()) or lengths.min() < 2 or ids.min() < 0:
+            raise BundleError(f"{path}: input_ids {ids.shape} {ids.dtype} do not fit the lengths, or are negative", fix)
         return Golden(**{**values, "head_intercept": float(values["head_intercept"])})
 
 
@@ -159,7 +193,43 @@ def open_bundle(directory: str | Path | None) -> Bundle:
     return Bundle(path, manifest, hashlib.sha256(data).hexdigest())
 
 
-def check_files(bundle: Bundle, names: list[str], *, use_cache: bool = True) -> None:
+def unlisted_files(bundle: Bundle) -> list[str]:
+    """Paths in the bundle that its manifest does not list, README.md aside; a linked folder counts as one file."""
+    paths = [
+        Path(folder, name).relative_to(bundle.path).as_posix()
+        for folder, folders, names in os.walk(bundle.path)
+        for name in [*names, *(name for name in folders if Path(folder, name).is_symlink())]
+    ]
+    return sorted(set(paths) - {*bundle.manifest.files, MANIFEST_NAME, README_NAME})
+
+
+def shown_names(names: Iterable[str]) -> str:
+    """Names of files as a message may show them: no control characters, no end of them."""
+    return ", ".join(name if name.isprintable() else ascii(name) for name in names)[:300]
+
+
+def check_graph(bundle: Bundle, variant: Variant) -> Counter[str]:
+    """Read a variant's graph file, and refuse one that no export writes; see graph_file. Loads nothing.
+
+    Returns:
+        Operator -> number of nodes.
+
+    Raises:
+        BundleError: also where a file lies beside the graph that nothing of the bundle uses, e.g. a library.
+    """
+    folder, _, model = variant.model.rpartition("/")
+    files = {name.rpartition("/")[2]: name for name in bundle.manifest.files if name.rpartition("/")[0] == folder}
+    sizes = {name: bundle.manifest.files[path].size_bytes for name, path in files.items()}
+    operators, used = check_graph_file(bundle.path / variant.model, sizes)
+    # .npz: the rows that int8 was judged by
+    unused = sorted(name for name in files.keys() - used - {model} if not name.endswith(".npz"))
+    if unused:
+        what = f"{bundle.path / folder}: {shown_names(unused)}: the graph does not use it"
+        raise BundleError(what, "Remove it, or export the bundle again.")
+    return operators
+
+
+def check_files(bundle: Bundle, names: Iterable[str], *, use_cache: bool = True) -> None:
     """Compare files with the manifest's sizes and hashes.
 
     Args:
@@ -168,30 +238,32 @@ def check_files(bundle: Bundle, names: list[str], *, use_cache: bool = True) -> 
 
     Raises:
         ChecksumMismatch: another size or hash; gives both.
-        BundleError: missing, a link, or unreadable.
+        BundleError: missing, a link, no plain file, or unreadable.
     """
-    known = cache.remembered("hashes") if use_cache else {}
-    learned: dict[str, str] = {}
-    root = bundle.path.resolve()
-    for name in names:
-        path, entry = bundle.path / name, bundle.manifest.files[name]
-        fix = "Copy the bundle again from where it was exported, or export it again."
-        if path.resolve() != root / name:
-            raise BundleError(f"{path}: is or lies behind a symbolic link", "A bundle holds plain files. " + fix)
-        try:
+    known, learned = cache.remembered("hashes"), dict[str, str]()
+    root, fix = bundle.path.resolve(), "Copy the bundle again from where it was exported, or export it again."
+    try:
+        for name in names:
+            path, entry = bundle.path / name, bundle.manifest.files[name]
+            if os.path.realpath(path) != str(root / name):  # Path.resolve raises at a link to itself
+                raise BundleError(f"{path}: is or lies behind a symbolic link", "A bundle holds plain files. " + fix)
             status = path.stat()
+            if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
+                raise BundleError(f"{path}: is not a plain file", fix)
             if status.st_size != entry.size_bytes:
                 raise ChecksumMismatch(f"{path}: {status.st_size} bytes, manifest says {entry.size_bytes}", fix)
-            key = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}|{status.st_ino}"
+            key = f"{root / name}|{status.st_size}|{status.st_mtime_ns}|{status.st_ino}"
             # A remembered hash that disagrees is looked at again: the cache may be what is wrong.
-            found = entry.sha256 if known.get(key) == entry.sha256 else file_sha256(path)
-        except OSError as error:
-            raise BundleError(f"{path}: cannot be read: {error.strerror}", fix) from error
-        if found != entry.sha256:
-            raise ChecksumMismatch(f"{path}: sha256 {found}, manifest says {entry.sha256}", fix)
-        learned[key] = found
-    if use_cache and learned.keys() - known.keys():
-        cache.remember("hashes", learned)
+            trusted = use_cache and known.get(key) == entry.sha256
+            learned[key] = entry.sha256 if trusted else file_sha256(path)
+            if learned[key] != entry.sha256:
+                raise ChecksumMismatch(f"{path}: sha256 {learned[key]}, manifest says {entry.sha256}", fix)
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read: {error.strerror}", fix) from error
+    finally:
+        # A damaged file's too: the next open then looks at it again, whatever its time stamp says.
+        if learned.items() - known.items():
+            cache.remember("hashes", learned)
 
 
 def file_sha256(path: Path) -> str:

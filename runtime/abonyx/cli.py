@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from abonyx import __version__
+from abonyx import __version__, cli_bundle
 from abonyx.errors import ConfigError, EngineError
 from abonyx.interrupts import ENDING, handled
 from abonyx.logs import LOGGER, to_stderr, verbose
@@ -68,6 +68,10 @@ _LOG_OPTIONS = [
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def cli(debug: bool) -> None:
     """Score antibody sequences for non-specificity (polyreactivity), without PyTorch."""
+
+
+for _command in (cli_bundle.doctor, cli_bundle.verify, cli_bundle.inspect):
+    cli.add_command(_command)
 
 
 def main() -> None:

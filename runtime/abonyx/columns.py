@@ -50,7 +50,8 @@ def find_columns(header: Sequence[str], where: str, wanted: Wanted) -> Columns:
     found = ", ".join(repr(column[:40]) for column in names[:20]) + (", ..." if len(names) > 20 else "")
     twice = [column for column, times in Counter(names).items() if column and times > 1]
     if twice:
-        raise InputError(f"{where}: column {twice[0]!r} stands twice; columns: {found}", "Rename or drop one of them.")
+        what = f"{where}: column {twice[0][:40]!r} stands twice; columns: {found}"
+        raise InputError(what, "Rename or drop one of them.")
     id_ = "id" if wanted.id is None else wanted.id.strip()
     sequence = "sequence" if wanted.sequence is None else wanted.sequence.strip()
     label = "" if wanted.label is None else wanted.label.strip()

@@ -1,7 +1,8 @@
-"""manifest.json: the typed description of a bundle, and how it is read and written."""
+"""manifest.json: the typed description of a bundle, and how it is read and written. Over 300 lines for one schema."""
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -16,8 +17,12 @@ MANIFEST_NAME = "manifest.json"
 # The 20 standard residues and X (unknown). B, Z, U, O, J and gap characters are in ESM's vocabulary but were all but
 # absent from its training and from the heads': refused, as the old pipeline did, rather than scored.
 RESIDUES = "ACDEFGHIKLMNPQRSTVWYX"
+# ESM's vocabularies have 33 tokens; ids are int64 in the graph.
+MAX_TOKEN_ID = 2**31 - 1
 # A real manifest is some 10 kB; this bounds what a hostile one can make us read.
 MAX_MANIFEST_BYTES = 4 * 2**20
+MAX_TEXT_CHARS = 1_000
+_FIX = "A bundle is the directory that `abonyx export -o` wrote."
 
 
 class _Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -283,16 +288,29 @@ def read_manifest(directory: Path) -> tuple[Manifest, bytes]:
         BundleError: no such directory or manifest, not JSON, another schema, paths that leave the bundle.
     """
     path = directory / MANIFEST_NAME
-    fix = "A bundle is the directory that `abonyx export -o` wrote."
-    if not directory.is_dir():
-        raise BundleError(f"{directory}: no such bundle directory", fix)
+    data = _read_bytes(directory, path)
+    return parse_manifest(data, path), data
+
+
+def _read_bytes(directory: Path, path: Path) -> bytes:
+    """The bytes of a plain file of at most MAX_MANIFEST_BYTES; a larger one is not read at all."""
     try:
+        if not directory.is_dir():
+            raise BundleError(f"{directory}: no such bundle directory", _FIX)
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
+            raise BundleError(f"{path}: is a link or no plain file", f"A bundle holds plain files. {_FIX}")
+        if status.st_size > MAX_MANIFEST_BYTES:
+            what = f"{path}: has {status.st_size} bytes, a manifest has at most {MAX_MANIFEST_BYTES}"
+            raise BundleError(what, _FIX)
         with path.open("rb") as file:
-            data = file.read(MAX_MANIFEST_BYTES + 1)
+            return file.read(status.st_size)
     except OSError as error:
-        raise BundleError(f"{path}: cannot be read: {error.strerror}", fix) from error
-    if len(data) > MAX_MANIFEST_BYTES:
-        raise BundleError(f"{path}: larger than {MAX_MANIFEST_BYTES} bytes", fix)
+        raise BundleError(f"{path}: cannot be read: {error.strerror}", _FIX) from error
+
+
+def parse_manifest(data: bytes, path: Path) -> Manifest:
+    """As `read_manifest`, of bytes already read; `path` is for the messages only."""
     try:
         schema = msgspec.json.decode(data, type=_SchemaOnly).schema_version
         if schema != SCHEMA_VERSION:
@@ -306,10 +324,26 @@ def read_manifest(directory: Path) -> tuple[Manifest, bytes]:
             _check_quantization_schemas(data, path)  # another schema has other fields
             raise
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BundleError(f"{path}: not a manifest: {error}", fix) from error
+        # msgspec quotes the file's own keys, at any length
+        raise BundleError(f"{path}: not a manifest: {ascii(str(error))[1:-1][:500]}", _FIX) from error
+    _check_text(msgspec.to_builtins(manifest), path)
     _check_paths(manifest, path)
     _check_values(manifest, path)
-    return manifest, data
+    return manifest
+
+
+def _check_text(value: object, path: Path) -> None:
+    """Refuse text that a terminal would obey, or that no file's name can have: summaries print it."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _check_text(key, path)
+            _check_text(item, path)
+    elif isinstance(value, list):
+        for item in value:
+            _check_text(item, path)
+    elif isinstance(value, str) and not (value.isprintable() and len(value) <= MAX_TEXT_CHARS):
+        shown = ascii(value[:60])
+        raise BundleError(f"{path}: text {shown} is long or holds control characters", "Export the bundle again.")
 
 
 def _check_quantization_schemas(data: bytes, path: Path) -> None:
@@ -347,8 +381,9 @@ def _check_values(manifest: Manifest, path: Path) -> None:
     thresholds = [manifest.head.default_threshold, *manifest.head.thresholds.values()]
     faults = {
         "alphabet.residues": sorted(alphabet.residues) != sorted(RESIDUES),
-        "alphabet ids": min(ids) < 0 or len(set(ids)) != len(ids),
-        "max_residues": manifest.max_residues < 1,
+        "alphabet ids": min(ids) < 0 or max(ids) > MAX_TOKEN_ID or len(set(ids)) != len(ids),
+        "max_residues": not 1 <= manifest.max_residues <= MAX_TOKEN_ID,
+        "file sizes": not all(0 <= entry.size_bytes < 1 << 63 for entry in manifest.files.values()),
         "embedding_width": manifest.embedding_width != manifest.encoder.hidden * len(manifest.pooled_layers),
         "pooling": manifest.pooling != "residues",
         "head thresholds": not all(0 <= value <= 1 for value in thresholds),

@@ -14,6 +14,7 @@ from abonyx.errors import ConfigError
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _MEMBERSHIP = Path("/proc/self/cgroup")
+_MEMINFO = Path("/proc/meminfo")
 
 
 def usable_processors() -> int:
@@ -22,10 +23,34 @@ def usable_processors() -> int:
     Not os.cpu_count(): in a container that counts the host's, and ONNX Runtime then sets affinities it may not set
     (onnxruntime#8313) and oversubscribes the quota.
     """
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = allowed_processors()
     quota = _quota()
     # floor: a second thread on a quota of 1.5 is throttled every period
     return allowed if quota is None else max(1, min(allowed, math.floor(quota)))
+
+
+def allowed_processors() -> int:
+    """Processors by affinity alone."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processor_quota() -> float | None:
+    """Processors that this process's container grants; None where there is no limit."""
+    return _quota()
+
+
+def memory_bytes() -> tuple[int | None, int | None]:
+    """The machine's memory, and what of it is free or can be freed; None where the system does not say (no /proc).
+
+    A container's limit is not in it.
+    """
+    try:
+        rows = (line.split() for line in _MEMINFO.read_text().splitlines())
+        kibibytes = {row[0].rstrip(":"): int(row[1]) for row in rows}
+    except (OSError, ValueError, IndexError):
+        return None, None
+    total, available = kibibytes.get("MemTotal"), kibibytes.get("MemAvailable")
+    return total and total * 1024, available and available * 1024
 
 
 def thread_count(asked: int | None, key: str) -> int:

@@ -148,9 +148,14 @@ def unavailable(provider: ProviderName, found: str, fix: str = "") -> ProviderUn
     )
 
 
+def installed_engines() -> list[str]:
+    """Distributions of ONNX Runtime that are installed; more than one is an error."""
+    return [name for name in ENGINE_DISTRIBUTIONS if _installed(name)]
+
+
 def refuse_two_engines() -> None:
     """Raise EngineMissing where two onnxruntime distributions are installed side by side."""
-    found = [name for name in ENGINE_DISTRIBUTIONS if _installed(name)]
+    found = installed_engines()
     if len(found) > 1:
         raise EngineMissing(
             f"{' and '.join(found)} are installed side by side and overwrite each other's files",

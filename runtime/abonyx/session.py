@@ -14,6 +14,8 @@ import functools
 import importlib
 import os
 import platform
+import subprocess
+import sys
 import threading
 import warnings
 import weakref
@@ -22,14 +24,14 @@ from collections.abc import Iterator, Sequence
 from enum import Enum
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from abonyx import cache, scoring, selftest
 from abonyx.batching import GRAPH_INPUTS, make_inputs
-from abonyx.bundle import Bundle, check_files, open_bundle
+from abonyx.bundle import Bundle, check_files, check_graph, open_bundle
 from abonyx.config import RuntimeConfig
 from abonyx.errors import (
     BundleError,
@@ -115,6 +117,7 @@ class Session:
         token_budget: most tokens a batch, padding included.
         static_shape: rows and tokens a row of every batch where they are fixed; None = as they come.
         streams: batches in flight at a time.
+        differences: max |difference| from PyTorch by metric, of the whole golden set; empty where it was not run.
         notes: lines for a summary: what happened that the caller should know.
     """
 
@@ -134,6 +137,7 @@ class Session:
         self.token_budget = 0
         self.static_shape: tuple[int, int] | None = None
         self.streams = 1
+        self.differences: dict[str, float] = {}
         self.notes: list[str] = []
 
     @property
@@ -177,6 +181,7 @@ class Session:
         if self.variant.parity is None and self_test != "off":
             raise BundleError(f"{self.bundle.path}: variant {self.variant_name} was never checked", "Export again.")
         check_files(self.bundle, self.bundle.files_of(self.variant))
+        check_graph(self.bundle, self.variant)
         self._native = _create(engine, self.bundle, self.variant, self.config)
         self.placement = _placement(engine, self._native, self.config)
         self._self_test(self_test)
@@ -351,7 +356,7 @@ class Session:
             if len(rows) < len(golden.lengths):
                 fit = f"{len(rows)} of its {len(golden.lengths)} rows fit static_tokens"
                 self.notes.append(f"note: the self-test was run without its longest rows: {fit}")
-            selftest.check_golden(golden, rows, run, self.token_budget, limits, where)
+            self.differences = selftest.check_golden(golden, rows, run, self.token_budget, limits, where)
             cache.remember("self_tests", {fact: "passed"})
 
     def _take_slot(self) -> None:
@@ -516,6 +521,43 @@ def _placement(ort: ModuleType, native: onnxruntime.InferenceSession, config: Ru
             "Set allow_cpu_nodes = true if that is acceptable, or use another variant.",
         )
     return dict(nodes)
+
+
+class Engine(NamedTuple):
+    """ONNX Runtime as it is installed.
+
+    Attributes:
+        providers: execution providers compiled in; a device or its libraries may still be missing.
+        devices: those it finds, each "provider: kind, vendor"; openvino's own names too.
+        missing_libraries: provider's library -> why the system cannot load it.
+    """
+
+    version: str
+    providers: list[str]
+    devices: list[str]
+    missing_libraries: dict[str, str]
+
+
+def describe_engine() -> Engine:
+    """What `abonyx doctor` says of the engine. Opens no session.
+
+    Raises:
+        EngineMissing: none is installed, or two are side by side.
+    """
+    ort = _import_engine()
+    devices = [f"{one.ep_name}: {one.device.type.name}, {one.device.vendor}" for one in ort.get_ep_devices()]
+    listing = getattr(ort.capi._pybind_state, "get_available_openvino_device_ids", None)
+    devices += [f"OpenVINO: {name}" for name in listing()] if listing else []
+    # In a process of its own: a provider's library that ONNX Runtime did not load itself may not stay.
+    load = "import ctypes, sys, onnxruntime as o; getattr(o, 'preload_dlls', list)(); ctypes.CDLL(sys.argv[1])"
+    missing = {}
+    for library in sorted(Path(ort.__path__[0]).glob("capi/libonnxruntime_providers_*.so")):
+        done = subprocess.run(
+            [sys.executable, "-c", load, library], capture_output=True, text=True, errors="replace", check=False
+        )
+        if done.returncode:
+            missing[library.name] = (done.stderr.strip() or f"ended with {done.returncode}").splitlines()[-1]
+    return Engine(ort.__version__, ort.get_available_providers(), devices, missing)
 
 
 def _import_engine() -> ModuleType:

@@ -42,6 +42,7 @@ from abonyx.errors import (
 from abonyx.session import Session, State, open_session
 
 from ..conftest import MINI
+from . import hostile
 
 
 @pytest.fixture
@@ -365,15 +366,9 @@ def test_a_variant_without_parity_record_is_refused(copy: Path) -> None:
         open_session(abonyx.RuntimeConfig(bundle=str(copy)))
 
 
-def test_a_graph_that_is_no_graph(copy: Path) -> None:
-    from abonyx.bundle import file_sha256
-
-    path = copy / "fp16-weights" / "model.onnx"
-    path.write_bytes(b"not protobuf at all")
-    manifest = json.loads((copy / "manifest.json").read_text())
-    entry = {"sha256": file_sha256(path), "size_bytes": path.stat().st_size}
-    manifest["files"]["fp16-weights/model.onnx"] = entry
-    (copy / "manifest.json").write_text(json.dumps(manifest))
+def test_a_graph_that_only_the_engine_finds_wrong(copy: Path) -> None:
+    (copy / "fp16-weights" / "model.onnx").write_bytes(hostile.model())  # an Add of nothing
+    hostile.relist(copy)
     with pytest.raises(BundleError, match="ONNX Runtime cannot load it"):
         open_session(abonyx.RuntimeConfig(bundle=str(copy)))
 

@@ -1,0 +1,97 @@
+"""NVIDIA's driver and cards, asked through the driver's own library: no CUDA toolkit, no engine, no Python package."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from typing import Any
+
+import msgspec
+
+LIBRARY_NAME = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+_NAME_BYTES = 256
+
+
+class CudaDevice(msgspec.Struct, frozen=True, kw_only=True):
+    """One card; free_bytes is None where the driver gives no context on it, and problem says why."""
+
+    name: str
+    total_bytes: int
+    free_bytes: int | None
+    problem: str = ""
+
+
+class CudaDriver(msgspec.Struct, frozen=True, kw_only=True):
+    """What the driver says; version is the newest CUDA it takes, None where there is no driver.
+
+    Attributes:
+        problem: why there are no devices, "" where there are.
+    """
+
+    version: str | None
+    devices: list[CudaDevice]
+    problem: str = ""
+
+
+class _CallFailed(Exception):
+    pass
+
+
+def read_cuda_driver(library: Any = None) -> CudaDriver:
+    """Ask the driver. Takes a context on each card for a moment, which is what tells free memory.
+
+    Args:
+        library: the loaded driver library; None = load the system's.
+    """
+    version = None
+    try:
+        cuda = ctypes.CDLL(LIBRARY_NAME) if library is None else library
+        _call(cuda, "cuInit", 0)
+        number = ctypes.c_int()
+        _call(cuda, "cuDriverGetVersion", ctypes.byref(number))
+        version = f"{number.value // 1000}.{number.value % 1000 // 10}"
+        count = ctypes.c_int()
+        _call(cuda, "cuDeviceGetCount", ctypes.byref(count))
+        devices = [_device(cuda, index) for index in range(count.value)]
+    except OSError as error:
+        return CudaDriver(version=None, devices=[], problem=f"no NVIDIA driver found ({error})")
+    except (_CallFailed, AttributeError) as error:  # AttributeError: a library without that function
+        return CudaDriver(version=version, devices=[], problem=f"the NVIDIA driver does not work: {error}")
+    return CudaDriver(version=version, devices=devices, problem="" if devices else "the driver sees no card")
+
+
+def _device(cuda: Any, index: int) -> CudaDevice:
+    device, name, total = ctypes.c_int(), ctypes.create_string_buffer(_NAME_BYTES), ctypes.c_size_t()
+    _call(cuda, "cuDeviceGet", ctypes.byref(device), index)
+    _call(cuda, "cuDeviceGetName", name, _NAME_BYTES, device)
+    _call(cuda, "cuDeviceTotalMem_v2", ctypes.byref(total), device)
+    free, problem = None, ""
+    try:
+        free = _free_bytes(cuda, device)
+    except _CallFailed as error:
+        problem = str(error)
+    shown = name.value.decode(errors="replace")
+    return CudaDevice(name=shown, total_bytes=total.value, free_bytes=free, problem=problem)
+
+
+def _free_bytes(cuda: Any, device: ctypes.c_int) -> int:
+    """Free memory of a card; only a context knows it."""
+    context, popped, free, total = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_size_t(), ctypes.c_size_t()
+    _call(cuda, "cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
+    try:
+        _call(cuda, "cuCtxPushCurrent_v2", context)
+        try:
+            _call(cuda, "cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
+        finally:
+            _call(cuda, "cuCtxPopCurrent_v2", ctypes.byref(popped))
+    finally:
+        _call(cuda, "cuDevicePrimaryCtxRelease_v2", device)
+    return free.value
+
+
+def _call(cuda: Any, function: str, *arguments: object) -> None:
+    code = getattr(cuda, function)(*arguments)
+    if code:
+        name = ctypes.c_char_p()
+        cuda.cuGetErrorName(code, ctypes.byref(name))
+        raise _CallFailed(f"{function}: error {code} {(name.value or b'').decode(errors='replace')}".rstrip())

@@ -1,0 +1,216 @@
+"""What fuzzing calls with bytes: one target for each reader of files that a stranger may have written.
+
+A target raises where the reader does anything but give a value or its documented error: another exception, a message
+that is endless or would act on a terminal, a value that the next stage cannot use. Nothing here needs atheris.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from abonyx import alphabet, graph_file, pipeline
+from abonyx.bundle import Bundle
+from abonyx.errors import BundleError, ConfigError, EngineError, HeadRefused, InputError
+from abonyx.manifest import RESIDUES, parse_manifest
+from abonyx.records import Problem, read_records
+from abonyx_export import head, unpickle
+
+MINI_MANIFEST = json.loads((Path(__file__).parents[2] / "artifacts" / "mini" / "manifest.json").read_text())
+SIZES = {"model.onnx": 100, "model.onnx.data": 1000}
+_MAX_RESIDUES = 50
+_ENCODER = alphabet.Alphabet(parse_manifest(json.dumps(MINI_MANIFEST).encode(), Path("m")).alphabet)
+# Options of the table reader: id, sequence and label column.
+_COLUMNS: list[tuple[str | None, str | None, str | None]] = [
+    (None, None, None),
+    ("name", "vh", None),
+    (None, "1:3", None),
+    (None, None, "label"),
+]
+
+
+def _fail(why: str) -> None:
+    raise AssertionError(why)
+
+
+def _check_message(error: EngineError) -> None:
+    """Short enough for a screen, and nothing in it that a terminal obeys."""
+    text = str(error)
+    if len(text) > 4000 or not text.replace("\n", "").replace("\t", "").isprintable() or not error.fix:
+        _fail(f"message of {len(text)} characters: {text[:500]!a}")
+
+
+def _read_records(data: bytes, columns: tuple[str | None, str | None, str | None]) -> None:
+    line = 0
+    id_, sequence, label = columns
+    try:
+        for record in read_records(
+            None, id_column=id_, sequence_column=sequence, label_column=label, stdin=io.BytesIO(data)
+        ):
+            if record.line < max(line, 1):
+                _fail(f"line {record.line} after {line}")
+            line = record.line
+            if isinstance(record, Problem):
+                if not pipeline.printable(record.id).isprintable() or not record.reason.isprintable():
+                    _fail(f"problem {record!a}")
+                continue
+            record.id.encode("utf-8")
+            cleaned = alphabet.clean(record.sequence)
+            reason = alphabet.problem(cleaned, _MAX_RESIDUES)
+            if reason is not None:
+                if not reason.isprintable() or len(reason) > 200:
+                    _fail(f"reason {reason!a}")
+            elif not set(cleaned) <= set(RESIDUES) or _ENCODER.encode([cleaned])[0].min() < 0:
+                _fail(f"accepted {cleaned!a}")
+    except InputError as error:
+        _check_message(error)
+
+
+def fasta(data: bytes) -> None:
+    """FASTA on standard input; without the leading '>' whatever the bytes look like."""
+    _read_records(b">" + data, (None, None, None))
+
+
+def csv(data: bytes) -> None:
+    """CSV, TSV, gzip of them, on standard input; the first byte chooses the columns."""
+    if b"PAR1" not in data[:8]:  # pyarrow's own reader is not the subject
+        _read_records(data[1:], _COLUMNS[data[0] % len(_COLUMNS)] if data else _COLUMNS[0])
+
+
+def manifest(data: bytes) -> None:
+    """A manifest's bytes, or (first byte 1) edits of mini's: a path by numbers, then what stands there."""
+    if data[:1] == b"\x01":
+        data = _edited(data[1:])
+    path = Path("bundle/manifest.json")
+    try:
+        found = parse_manifest(data, path)
+    except BundleError as error:
+        _check_message(error)
+        return
+    alphabet.Alphabet(found.alphabet).encode(["ACDEFGHIKLMNPQRSTVWYX"])
+    bundle = Bundle(path.parent, found, "0" * 64)
+    if not bundle.label().isprintable():
+        _fail(f"label {bundle.label()!a}")
+    for provider in ("cpu", "cuda", "coreml", "openvino"):
+        for name in (None, *found.variants):
+            try:
+                bundle.variant(provider, name)
+            except (ConfigError, BundleError) as error:
+                _check_message(error)
+    for name in found.files:
+        if not os.path.normpath(f"/bundle/{name}").startswith("/bundle/"):
+            _fail(f"{name!a} leaves the bundle")
+
+
+# What an edit puts in place of a value; JSON knows numbers that Python's json does not write.
+_VALUES = [
+    *("null", "true", "-1", "0", "0.5", "1", "31", "2147483648", "9223372036854775808", "1e30", "1e308", "1e400"),
+    *("-0.0", "1" * 30, "1" * 5000, '""', '"a/b"', '"../x"', '"/etc"', '"a\\u0000b"', '"\\u001b[2J"', '"\\ud800"'),
+    *(json.dumps("x" * 2000), "[]", "{}", "[[]]", '{"a": 1}', "[" * 200, "[" * 200 + "]" * 200, '["A"]', '"fp32"'),
+    '{"x": {"sha256": "0", "size_bytes": 1}}',
+]
+
+
+def _edited(data: bytes) -> bytes:
+    """Mini's manifest with values replaced. Of each edit: steps down the tree, 255, one of _VALUES."""
+    whole = {"": json.loads(json.dumps(MINI_MANIFEST))}
+    *edits, _ = (data + b"\xff").split(b"\xff")
+    texts = []
+    for steps in edits[:4]:
+        place: Any = whole
+        key: Any = ""
+        for step in steps[1:9]:
+            value = place[key]
+            if not isinstance(value, dict | list) or not value:
+                break
+            place, key = value, list(value)[step % len(value)] if isinstance(value, dict) else step % len(value)
+        place[key] = f"@{len(texts)}@"
+        texts.append(_VALUES[steps[0] % len(_VALUES)] if steps else "null")
+    text = json.dumps(whole[""])
+    for number, value in enumerate(texts):
+        text = text.replace(f'"@{number}@"', value, 1)
+    return text.encode()
+
+
+class _Watch:
+    """An audit hook that fails where a reader imports, opens, executes or calls out; there is no way to remove one."""
+
+    events = ("import", "open", "exec", "os.", "subprocess.", "socket.", "ctypes.", "shutil.", "pickle.", "builtins.")
+
+    def __init__(self) -> None:
+        self.on = False
+        sys.addaudithook(self)
+
+    def __call__(self, event: str, arguments: tuple[object, ...]) -> None:
+        if self.on and event.startswith(self.events) and event != "builtins.id":
+            self.on = False
+            raise SystemError(f"audit event {event}: {arguments!a:.300}")
+
+
+_watch: _Watch | None = None
+
+
+def pickle(data: bytes) -> None:
+    """A head's pickle or joblib file, then the head made of what it holds; nothing may run."""
+    global _watch
+    path = Path("head.pkl")
+    if _watch is None:  # once what is imported on first use has been
+        for name in ("raw_unicode_escape", "unicode_escape", "latin-1", "ascii", "utf-8"):
+            codecs.lookup(name)  # pickle's own
+        _watch = _Watch()
+    _watch.on = True
+    try:
+        found = head._from_pickle(unpickle.parse_pickle(data, path), path)
+        if not np.isfinite(found.logit(np.zeros((1, found.coef.size))))[0]:
+            return  # weights near float64's end: no file is wrong for it
+    except HeadRefused as error:
+        _check_message(error)
+    finally:
+        _watch.on = False
+
+
+def graph(data: bytes) -> None:
+    """A graph file; what is accepted must be what protobuf's own parser then finds."""
+    try:
+        operators, used = graph_file._read_model(data, SIZES)
+    except graph_file._GraphRefused as error:
+        if len(str(error)) > 500:
+            _fail(f"message of {len(str(error))} characters")
+        return
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    if not used <= SIZES.keys():
+        _fail(f"weights in {used}")
+    try:
+        parsed = onnx.load_from_string(data)
+    except DecodeError:
+        return  # nor will ONNX Runtime
+    found = Counter(f"{node.domain}.{node.op_type}" if node.domain else node.op_type for node in parsed.graph.node)
+    tensors = [*parsed.graph.initializer]
+    for node in parsed.graph.node:
+        for attribute in node.attribute:
+            tensors += [attribute.t, *attribute.tensors]
+            if attribute.HasField("g") or attribute.graphs or attribute.HasField("sparse_tensor"):
+                _fail("a subgraph or a sparse tensor")
+    places = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
+    if found != operators or parsed.functions or parsed.graph.sparse_initializer or places != used:
+        _fail(f"{operators} {used} here, {found} {places} to protobuf")
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "fasta": fasta,
+    "csv": csv,
+    "manifest": manifest,
+    "pickle": pickle,
+    "graph": graph,
+}

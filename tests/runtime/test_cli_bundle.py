@@ -1,0 +1,204 @@
+"""doctor, verify and inspect: what they say, and the code they exit with."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from abonyx import cli, doctor, process, providers
+from abonyx import session as session_module
+from abonyx.cuda_driver import CudaDevice, CudaDriver
+
+from ..conftest import MINI
+from .hostile import FOLDER, MODEL, WEIGHTS, edit, graph, model, node, relist
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(MINI, tmp_path / "bundle"))
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Any:
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["abonyx", *map(str, arguments)])
+        capfd.readouterr()
+        code: Any = 0
+        try:
+            cli.main()
+        except SystemExit as exit_:
+            code = exit_.code or 0
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return call
+
+
+def test_doctor_tries_each_variant_on_each_provider(run: Any) -> None:
+    code, out, _ = run("doctor", "--json")
+    report = json.loads(out)
+    assert code == report["exit_code"] == 0
+    assert report["engine"]["version"] == onnxruntime.__version__
+    assert report["engine"]["providers"] == onnxruntime.get_available_providers()
+    assert any(device.startswith("CPUExecutionProvider: CPU") for device in report["engine"]["devices"])
+    assert report["engine"]["missing_libraries"] == {}
+    assert report["machine"]["threads"] == process.usable_processors()
+    assert "abonyx-mini" in report["bundle"] and report["bundle_error"] == ""
+    trials = {(trial["variant"], trial["provider"]): trial for trial in report["trials"]}
+    assert set(trials) == {(FOLDER, provider) for provider in ("cpu", "cuda", "coreml", "openvino")}
+    cpu = trials[FOLDER, "cpu"]
+    assert cpu["default"] and cpu["error"] == "" and cpu["placement"]["CPUExecutionProvider"] > 100
+    for provider, name in (("cuda", "CUDA"), ("coreml", "CoreML"), ("openvino", "OpenVINO")):
+        if f"{name}ExecutionProvider" not in onnxruntime.get_available_providers():
+            assert trials[FOLDER, provider]["exit_code"] == 5
+            assert f"provider {provider} was asked for" in trials[FOLDER, provider]["error"]
+
+
+def test_doctor_as_a_table(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = CudaDevice(name="NVIDIA H100", total_bytes=80 * 10**9, free_bytes=79 * 10**9)
+    monkeypatch.setattr(doctor, "read_cuda_driver", lambda: CudaDriver(version="12.4", devices=[card]))
+    monkeypatch.setattr(doctor, "processor_quota", lambda: 1.5)
+    code, out, err = run("doctor")
+    assert code == 0 and err == ""
+    for said in ("quota 1.5", "NVIDIA H100, 79.0 GB free of 80.0 GB", "CUDA up to 12.4", "abonyx-mini", "yes ("):
+        assert said in out
+
+
+def test_doctor_without_an_engine_or_with_two(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(providers, "_installed", lambda name: name in ("onnxruntime", "onnxruntime-gpu"))
+        code, out, _ = run("doctor", "--json")
+        report = json.loads(out)
+        assert code == 5 and report["trials"] == []
+        assert report["engine"]["distributions"] == ["onnxruntime", "onnxruntime-gpu"]
+        assert "side by side" in report["engine"]["error"]
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    code, out, _ = run("doctor")
+    assert code == 5 and 'pip install "abonyx[cpu]"' in out
+
+
+def test_doctor_of_a_bundle_that_cannot_be_used(run: Any, copy: Path, tmp_path: Path) -> None:
+    code, out, _ = run("doctor", tmp_path / "nowhere", "--json")
+    report = json.loads(out)
+    assert code == 4 and "no such bundle directory" in report["bundle_error"] and report["engine"]["version"]
+    (copy / "fp16-weights" / WEIGHTS).write_bytes(b"")
+    code, out, _ = run("doctor", copy)
+    assert code == 4 and "manifest says" in out
+
+
+def test_doctor_names_libraries_that_are_missing(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "capi").mkdir()
+    (tmp_path / "capi" / "libonnxruntime_providers_cuda.so").write_bytes(b"no library")
+    monkeypatch.setattr(onnxruntime, "__path__", [str(tmp_path)])
+    found = session_module.describe_engine().missing_libraries
+    assert list(found) == ["libonnxruntime_providers_cuda.so"]
+    assert "libonnxruntime_providers_cuda.so" in found["libonnxruntime_providers_cuda.so"]
+
+
+def test_verify_reads_every_byte_and_runs_every_golden_row(run: Any, copy: Path) -> None:
+    code, out, err = run("verify", copy, "--json")
+    found = json.loads(out)
+    assert (code, err) == (0, "")
+    assert found["files"] == 4 and found["golden_rows"] == 36 and found["schema_version"] == 1
+    assert found["operators"][FOLDER]["LayerNormalization"] == 13
+    assert set(found["differences"]) == set(found["limits"]) == {"p", "logit", "embedding"}
+    assert all(0 < found["differences"][metric] < limit for metric, limit in found["limits"].items())
+    assert found["provider"] == "cpu" and found["placement"]["CPUExecutionProvider"] > 100
+    code, out, _ = run("verify", copy)
+    assert code == 0 and "all as the manifest says" in out and "max |difference|" in out
+
+
+def test_verify_catches_a_bit_that_open_trusts(run: Any, copy: Path) -> None:
+    path = copy / "fp16-weights" / WEIGHTS
+    assert run("verify", copy)[0] == 0
+    status = path.stat()
+    data = bytearray(path.read_bytes())
+    data[5000] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    code, out, err = run("verify", copy)
+    assert code == 4 and out == "" and "sha256" in err and WEIGHTS in err
+
+
+@pytest.mark.parametrize("arguments", [(), ("--provider", "openvino"), ("--variant", "int8")])
+def test_verify_finds_what_is_not_listed_and_what_is_not_there(
+    run: Any, copy: Path, arguments: tuple[str, ...]
+) -> None:
+    (copy / "sitecustomize.py").write_text("")
+    code, _, err = run("verify", copy, *arguments)
+    if "int8" in arguments:
+        assert code == 2 and "no variant 'int8'" in err
+    else:
+        assert code == 4 and "sitecustomize.py" in err
+    (copy / "sitecustomize.py").unlink()
+    if "openvino" in arguments and "OpenVINOExecutionProvider" not in onnxruntime.get_available_providers():
+        code, _, err = run("verify", copy, *arguments)
+        assert code == 5 and "provider openvino was asked for" in err
+
+
+def test_verify_reads_the_graph_of_every_variant(run: Any, copy: Path) -> None:
+    manifest = json.loads((copy / "manifest.json").read_text())
+    other = copy / "fp32"
+    shutil.copytree(copy / FOLDER, other)
+    (other / "model.onnx").write_bytes(model(graph(node("Loop"))))
+    variant = manifest["variants"][FOLDER] | {"model": "fp32/model.onnx"}
+    edit(copy, variants=manifest["variants"] | {"fp32": variant})
+    relist(copy)
+    code, _, err = run("verify", copy)
+    assert code == 4 and "'Loop'" in err and "fp32" in err
+
+
+def test_verify_fails_where_numbers_are_wrong(run: Any, copy: Path) -> None:
+    with np.load(copy / "golden.npz") as arrays:
+        values = dict(arrays)
+    values["logit"] = values["logit"] + 0.05
+    np.savez(copy / "golden.npz", **values)
+    relist(copy)
+    code, _, err = run("verify", copy)
+    assert code == 6 and "max |difference| of logit is 0.05" in err
+
+
+def test_inspect_reads_the_manifest_alone(run: Any, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, out, _ = run("inspect")
+    assert code == 0
+    for said in ("abonyx-mini", "Apache-2.0", "6 layers of 320", "148 residues", "cpu*", "15.2 MB", "abonyx verify"):
+        assert said in out
+    for path in copy.rglob("*"):
+        if path.is_file() and path.name != "manifest.json":
+            path.unlink()
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    code, out, _ = run("inspect", copy)
+    assert code == 0 and "abonyx-mini" in out
+    (copy / "manifest.json").unlink()
+    assert run("inspect", copy)[0] == 4
+
+
+def test_inspect_prints_no_markup_of_the_bundles(run: Any, copy: Path) -> None:
+    edit(copy, licence="[red]MIT[/red] [link=file:///etc/passwd]x[/link]")
+    assert "[red]MIT[/red] [link=file:///etc/passwd]x[/link]" in run("inspect", copy)[1]
+
+
+def test_hostile_graph_by_the_command_line(run: Any, copy: Path) -> None:
+    (copy / MODEL).write_bytes(model(graph(node("Loop"))))
+    relist(copy)
+    for command in ("verify", "doctor"):
+        assert run(command, copy)[0] == 4
+
+
+def test_memory_and_processors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "meminfo").write_text(
+        "MemTotal:  1000 kB\nMemFree: 1 kB\nMemAvailable:    400 kB\nHugePages_Total: 0\n"
+    )
+    monkeypatch.setattr(process, "_MEMINFO", tmp_path / "meminfo")
+    assert process.memory_bytes() == (1_024_000, 409_600)
+    monkeypatch.setattr(process, "_MEMINFO", tmp_path / "none")
+    assert process.memory_bytes() == (None, None)
+    assert 1 <= process.usable_processors() <= process.allowed_processors()
