@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 
+from abonyx.errors import ConfigError, ProviderUnavailable
+
 LIBRARY_NAME = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 _NAME_BYTES = 256
 
@@ -35,6 +37,26 @@ class CudaDriver(msgspec.Struct, frozen=True, kw_only=True):
 
 class _CallFailed(Exception):
     pass
+
+
+def chosen_device(device_id: int) -> CudaDevice:
+    """The card of that number, as CUDA_VISIBLE_DEVICES orders them.
+
+    Raises:
+        ProviderUnavailable: there is no driver, or it does not work, or sees no card.
+        ConfigError: it sees fewer cards.
+    """
+    driver = read_cuda_driver()
+    if driver.problem:
+        raise ProviderUnavailable(
+            f"provider cuda was asked for; {driver.problem}",
+            "Install NVIDIA's driver, or give the container its cards; `abonyx doctor` shows what is found. Or choose "
+            "--provider cpu. Nothing else was tried.",
+        )
+    if device_id >= len(driver.devices):
+        names = ", ".join(f"{number} ({device.name})" for number, device in enumerate(driver.devices))
+        raise ConfigError(f"config: cuda.device_id is {device_id}; the driver sees {names}", "Give one of these.")
+    return driver.devices[device_id]
 
 
 def read_cuda_driver(library: Any = None) -> CudaDriver:

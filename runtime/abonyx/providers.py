@@ -7,10 +7,15 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from abonyx.config import COREML_SHAPE, OpenVinoOptions, ProviderName, RuntimeConfig
+from abonyx.cuda_driver import read_cuda_driver
 from abonyx.errors import ConfigError, EngineMissing, ProviderUnavailable
 from abonyx.process import thread_count
+
+if TYPE_CHECKING:
+    from abonyx.bundle import Bundle
 
 # The distributions that install a module named onnxruntime; two of them overwrite each other's files.
 ENGINE_DISTRIBUTIONS = (
@@ -57,11 +62,32 @@ def window_size(config: RuntimeConfig) -> int:
     return config.window_size or PROVIDERS[config.provider].window_size
 
 
-def token_budget(config: RuntimeConfig) -> int:
-    """Most tokens a batch: those of a fixed shape, else the config's, else the provider's default."""
+# A batch's memory on CUDA: 74 to 106 bytes a token and hidden unit at 33 layers (benchmarks/records/gpu_h200.json and
+# its log); half of what is free is left to the arena's growth and to others.
+_CUDA_BYTES = 100
+_CUDA_SHARE = 0.5
+
+
+def token_budget(config: RuntimeConfig, bundle: Bundle) -> int:
+    """Most tokens a batch: those of a fixed shape, else the config's, else the provider's default.
+
+    On CUDA that default is halved until a batch fits into the card's free memory beside the weights.
+    """
     if config.static_shape is not None:
         return math.prod(config.static_shape)
-    return config.token_budget or PROVIDERS[config.provider].token_budget
+    budget = config.token_budget or PROVIDERS[config.provider].token_budget
+    if config.provider != "cuda" or config.token_budget is not None:
+        return budget
+    free = [device.free_bytes for device in read_cuda_driver().devices][config.cuda.device_id :][:1]
+    limits = [limit for limit in (*free, config.cuda.memory_limit_bytes) if limit is not None]
+    if not limits:  # no card, which opening a session says
+        return budget
+    folder = bundle.variant("cuda", config.variant)[1].model.rpartition("/")[0]
+    weights = sum(entry.size_bytes for name, entry in bundle.manifest.files.items() if name.startswith(f"{folder}/"))
+    room = (min(limits) - weights) * _CUDA_SHARE
+    while budget > 1 and budget * bundle.manifest.encoder.hidden * _CUDA_BYTES > room:
+        budget //= 2
+    return budget
 
 
 def provider_options(config: RuntimeConfig) -> dict[str, str]:

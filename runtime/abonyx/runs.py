@@ -126,7 +126,7 @@ def _opened(destination: Destination, run: Run, checked: Input, restart: bool) -
         config_sha256=config.sha256(),
         rows=len(checked.sequences),
         rejected=len(checked.rejected),
-        token_budget=token_budget(config),
+        token_budget=token_budget(config, run.bundle),
         window_size=window_size(config),
     )
     if target is None:

@@ -33,6 +33,7 @@ from abonyx import cache, scoring, selftest
 from abonyx.batching import GRAPH_INPUTS, make_inputs
 from abonyx.bundle import Bundle, check_files, check_graph, open_bundle
 from abonyx.config import RuntimeConfig
+from abonyx.cuda_driver import chosen_device
 from abonyx.errors import (
     BundleError,
     ConfigError,
@@ -175,7 +176,7 @@ class Session:
         self.bundle = open_bundle(self.config.bundle)
         self.variant_name, self.variant = self.bundle.variant(self.config.provider, self.config.variant)
         self.static_shape = self.config.static_shape
-        self.token_budget = token_budget(self.config)
+        self.token_budget = token_budget(self.config, self.bundle)
         self.streams = self.config.openvino.streams if self.config.provider == "openvino" else 1
         self.notes = []
         if self.variant.parity is None and self_test != "off":
@@ -419,6 +420,8 @@ def _check_available(ort: ModuleType, config: RuntimeConfig) -> None:
     available = ort.get_available_providers()
     if PROVIDERS[config.provider].execution_provider not in available:
         raise unavailable(config.provider, f"ONNX Runtime {ort.__version__} here has {', '.join(available)}")
+    if config.provider == "cuda":
+        chosen_device(config.cuda.device_id)
 
 
 def _create(ort: ModuleType, bundle: Bundle, variant: Variant, config: RuntimeConfig) -> onnxruntime.InferenceSession:

@@ -7,7 +7,11 @@ from typing import Any
 
 import pytest
 
-from abonyx.cuda_driver import CudaDevice, read_cuda_driver
+import abonyx
+from abonyx import providers
+from abonyx.bundle import Bundle, open_bundle
+from abonyx.cuda_driver import CudaDevice, CudaDriver, chosen_device, read_cuda_driver
+from abonyx.errors import ConfigError, ProviderUnavailable
 
 CARDS = [("NVIDIA H100", 80 * 10**9, 79 * 10**9), ("NVIDIA T4", 16 * 10**9, 10**9)]
 
@@ -79,3 +83,57 @@ def test_a_card_without_room_for_a_context() -> None:
 def test_a_library_that_is_no_driver() -> None:
     found = read_cuda_driver(ctypes.CDLL(None))
     assert found.devices == [] and "cuInit" in found.problem
+
+
+def cards(*free_bytes: int | None) -> CudaDriver:
+    devices = [CudaDevice(name=f"card {free}", total_bytes=80 * 10**9, free_bytes=free) for free in free_bytes]
+    return CudaDriver(version="12.4", devices=devices, problem="" if devices else "no NVIDIA driver found (test)")
+
+
+@pytest.fixture
+def for_cuda(monkeypatch: pytest.MonkeyPatch) -> Bundle:
+    """The shipped bundle, 320 hidden units wide: 32,768 tokens take 1.05 GB, and twice that must be free."""
+    bundle = open_bundle(None)
+    monkeypatch.setattr(
+        type(bundle), "variant", lambda self, provider, name: next(iter(self.manifest.variants.items()))
+    )
+    return bundle
+
+
+@pytest.mark.parametrize(
+    ("free_bytes", "memory_limit_bytes", "device_id", "expected"),
+    [
+        ((80 * 10**9,), None, 0, 32_768),
+        ((10**9,), None, 0, 8_192),
+        ((80 * 10**9, 10**9), None, 1, 8_192),
+        ((80 * 10**9,), 10**9, 0, 8_192),
+        ((None,), None, 0, 32_768),
+        ((), None, 0, 32_768),
+        ((80 * 10**9,), None, 5, 32_768),
+        ((10**6,), None, 0, 1),
+    ],
+)
+def test_the_token_budget_fits_the_free_memory(
+    free_bytes: tuple[int | None, ...],
+    memory_limit_bytes: int | None,
+    device_id: int,
+    expected: int,
+    for_cuda: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(providers, "read_cuda_driver", lambda: cards(*free_bytes))
+    cuda = abonyx.config.CudaOptions(device_id=device_id, memory_limit_bytes=memory_limit_bytes)
+    config = abonyx.RuntimeConfig(provider="cuda", cuda=cuda)
+    assert providers.token_budget(config, for_cuda) == expected
+    given = abonyx.RuntimeConfig(provider="cuda", cuda=cuda, token_budget=7_777)
+    assert providers.token_budget(given, for_cuda) == 7_777
+
+
+def test_a_card_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("abonyx.cuda_driver.read_cuda_driver", lambda: cards(1, 2))
+    assert chosen_device(1).free_bytes == 2
+    with pytest.raises(ConfigError, match=r"device_id is 2; the driver sees 0 \(card 1\), 1 \(card 2\)"):
+        chosen_device(2)
+    monkeypatch.setattr("abonyx.cuda_driver.read_cuda_driver", cards)
+    with pytest.raises(ProviderUnavailable, match="no NVIDIA driver found"):
+        chosen_device(0)

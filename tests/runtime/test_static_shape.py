@@ -139,8 +139,9 @@ def test_half_a_shape_or_two_sizes_are_refused(fields: dict[str, Any], message: 
 def test_a_token_budget_that_says_the_same_is_taken() -> None:
     # as a run that goes on writes it into its config
     config = abonyx.RuntimeConfig(static_rows=2, static_tokens=9)
-    assert token_budget(dataclasses.replace(config, token_budget=18)) == token_budget(config) == 18
-    assert token_budget(abonyx.RuntimeConfig(provider="coreml")) == 8 * 160
+    bundle = open_bundle(None)
+    assert token_budget(dataclasses.replace(config, token_budget=18), bundle) == token_budget(config, bundle) == 18
+    assert token_budget(abonyx.RuntimeConfig(provider="coreml"), open_bundle(None)) == 8 * 160
     assert token_budget(abonyx.RuntimeConfig(token_budget=7)) == 7
 
 
