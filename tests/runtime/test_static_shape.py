@@ -141,8 +141,8 @@ def test_a_token_budget_that_says_the_same_is_taken() -> None:
     config = abonyx.RuntimeConfig(static_rows=2, static_tokens=9)
     bundle = open_bundle(None)
     assert token_budget(dataclasses.replace(config, token_budget=18), bundle) == token_budget(config, bundle) == 18
-    assert token_budget(abonyx.RuntimeConfig(provider="coreml"), open_bundle(None)) == 8 * 160
-    assert token_budget(abonyx.RuntimeConfig(token_budget=7)) == 7
+    assert token_budget(abonyx.RuntimeConfig(provider="coreml"), bundle) == 8 * 160
+    assert token_budget(abonyx.RuntimeConfig(token_budget=7), bundle) == 7
 
 
 @pytest.mark.parametrize(("output", "by", "metric"), [(0, 0.06, "embedding"), (1, 0.01, "p")])
