@@ -7,6 +7,7 @@ import msgspec
 from abonyx.bundle import check_files, check_graph, open_bundle, shown_names, unlisted_files
 from abonyx.config import RuntimeConfig
 from abonyx.errors import BundleError
+from abonyx.selftest import rows_that_fit
 from abonyx.session import open_session
 from abonyx.tolerances import BF16, looser
 
@@ -18,7 +19,7 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
         files, bytes: how many were hashed.
         operators: variant -> operator -> nodes, of every variant.
         variant, provider: what the self-test ran.
-        golden_rows: in the self-test.
+        golden_rows: run in the self-test; fewer than there are where static_tokens leaves long ones out.
         differences, limits: max |difference| from PyTorch by metric (p, logit, embedding), and what is allowed.
         placement: execution provider -> nodes.
     """
@@ -56,6 +57,7 @@ def verify(config: RuntimeConfig) -> Verification:
     check_files(bundle, manifest.files, use_cache=False)
     operators = {name: dict(check_graph(bundle, variant)) for name, variant in manifest.variants.items()}
     with open_session(config, self_test="full") as session:
+        most = session.static_shape[1] if session.static_shape else None
         limits = looser(session.variant.limits, BF16) if config.bf16 else session.variant.limits
         return Verification(
             bundle=str(bundle.path),
@@ -67,7 +69,7 @@ def verify(config: RuntimeConfig) -> Verification:
             operators=operators,
             variant=session.variant_name,
             provider=config.provider,
-            golden_rows=len(bundle.golden().lengths),
+            golden_rows=len(rows_that_fit(bundle.golden(), most, str(bundle.path))),
             differences=session.differences,
             limits={"p": limits.p, "logit": limits.logit, "embedding": limits.embedding},
             placement=session.placement,
