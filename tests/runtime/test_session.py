@@ -205,6 +205,9 @@ def test_a_provider_that_does_not_start_is_not_replaced(monkeypatch: pytest.Monk
         "InferenceSession",
         lambda path, options, providers: real(path, options, providers=["CPUExecutionProvider"]),
     )
+    with pytest.raises(ProviderUnavailable, match="no NVIDIA driver found"):
+        open_session(abonyx.RuntimeConfig(provider="cuda"))
+    monkeypatch.setattr("abonyx.session.chosen_device", lambda number: None)
     with pytest.raises(ProviderUnavailable, match="could not start"):
         open_session(abonyx.RuntimeConfig(provider="cuda"))
 
