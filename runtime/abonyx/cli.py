@@ -93,7 +93,7 @@ def main() -> None:
                 error.show()
             sys.exit(error.exit_code)
         except (KeyboardInterrupt, click.Abort):
-            LOGGER.error("interrupted; no output was written")
+            LOGGER.error("interrupted")
             sys.exit(EXIT_INTERRUPTED)
 
 

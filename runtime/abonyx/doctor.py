@@ -87,6 +87,7 @@ def examine(bundle: str | None) -> Report:
 
     The environment (ABONYX_...) counts as for every command.
     """
+    machine, cuda = _machine(), read_cuda_driver()  # before the trials, which leave some memory taken
     engine, code = _engine()
     label, bundle_error, trials = "", "", list[Trial]()
     try:
@@ -103,9 +104,9 @@ def examine(bundle: str | None) -> Report:
         code = trials[0].exit_code
     return Report(
         abonyx=__version__,
-        machine=_machine(),
+        machine=machine,
         engine=engine,
-        cuda=read_cuda_driver(),
+        cuda=cuda,
         bundle=label,
         bundle_error=bundle_error,
         trials=trials,

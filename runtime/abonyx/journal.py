@@ -156,6 +156,8 @@ class Journal:
 
     def remove(self) -> None:
         """Remove it, then let another run have the output."""
+        if fcntl is None:
+            self.close()  # Windows removes no open file
         with failing_as(self.path):
             self.path.unlink(missing_ok=True)
         self.close()
