@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from abonyx_export.calibration import CONTEXT, NARROW, QKV, WIDEN
 from abonyx_export.checkpoint import EncoderConfig
-from abonyx_export.quantization import LARGEST_ACTIVATION, Layer, Plan, Product
+from abonyx_export.quantization import Layer, Plan, Product
 
 # LayerNormalization is an operator since opset 17, Gelu since 20. All four engines take 20.
 OPSET = 20
@@ -124,8 +124,7 @@ def write_encoder(
             for name, dims in (("heads", (config.heads, config.head_dim)), ("hidden", (config.hidden,))):
                 parts = [shape, graph.constant(f"const/{name}", np.array(dims, np.int64))]
                 graph.node("Concat", parts, f"shape/{name}", axis=0)
-            graph.constant("shape/flat", np.array([-1, config.hidden], np.int64))
-            hidden = graph.node("Reshape", [hidden, "shape/flat"], "embeddings/flat")
+            hidden = graph.node("Reshape", [hidden, graph.shape(-1, config.hidden)], "embeddings/flat")
         for index in range(config.layers):
             if plan is None:
                 hidden = _layer(graph, config, tensor, index, hidden, bias or "attention_bias", rotary)
@@ -139,8 +138,7 @@ def write_encoder(
 
 
 def embed(graph: Graph, config: EncoderConfig, tensor: Callable[[str], FloatArray]) -> str:
-    """Token embedding (B, L, H), with the positions' where they are absolute. Makes "pooling/row" (B, 1, L) too."""
-    graph.node("Unsqueeze", ["pool_weights", graph.axes(1)], "pooling/row")
+    """Token embedding (B, L, H), with the positions' where they are absolute."""
     words = tensor("embeddings.word_embeddings.weight")
     if config.token_dropout:
         words = words * TOKEN_DROPOUT_SCALE
@@ -280,15 +278,12 @@ def _flat_layer(
         projected[name] = linear(QKV, normed, f".{name}", part)
     context = _attention(graph, config, source, projected, "shape/heads", "attention_bias", rotary)
     context = graph.node("Reshape", [context, graph.shape(-1, config.hidden)], f"{source}/context_joined")
-    if layer is not None and layer.mean_corrected:
-        context = _corrected(graph, context, normed, f"{source}.{QKV}.value", products[QKV].input_scale)
     hidden = graph.node("Add", [hidden, linear(CONTEXT, context)], f"{source}/attention_residual")
     normed = layer_norm(graph, config, tensor, f"{source}.LayerNorm", hidden, products.get(WIDEN))
     wide = graph.node("Gelu", [linear(WIDEN, normed)], f"{source}/gelu")  # (B x L, FFN)
     if NARROW in products and products[NARROW].shift.any():
-        wide = graph.node(
-            "Add", [wide, graph.weight(f"{source}/gelu_shift", -products[NARROW].shift)], f"{source}/gelu_shifted"
-        )
+        shift = graph.weight(f"{source}/gelu_shift", -products[NARROW].shift)
+        wide = graph.node("Add", [wide, shift], f"{source}/gelu_shifted")
     return graph.node("Add", [hidden, linear(NARROW, wide)], f"{source}/residual")
 
 
@@ -296,7 +291,11 @@ def _quantized_linear(graph: Graph, product: Product, source: str, x: str, colum
     """Those columns of a product, as the QuantizeLinear/DequantizeLinear pattern that engines run in int8."""
     restored = f"{x}/restored"
     if all(node.name != restored for node in graph.nodes):  # query, key and value share theirs
-        _rounded(graph, x, product.input_scale, product.input_zero_point)
+        names = [
+            graph.constant(f"{x}/scale", np.array(product.input_scale, np.float32)),
+            graph.constant(f"{x}/zero_point", np.array(product.input_zero_point, np.uint8)),
+        ]
+        graph.node("DequantizeLinear", [graph.node("QuantizeLinear", [x, *names], f"{x}/quantized"), *names], restored)
     scale = product.weight_scale[columns]
     weight = [
         graph.weight(f"{source}.weight.int8", product.weight[:, columns], np.int8),
@@ -316,35 +315,6 @@ def _quantized_linear(graph: Graph, product: Product, source: str, x: str, colum
         graph.node("DequantizeLinear", bias, f"{source}.bias", axis=0),
     ]
     return graph.node("Gemm", inputs, f"{source}/out")
-
-
-def _rounded(graph: Graph, x: str, scale: float, zero_point: int) -> str:
-    """What uint8 leaves of x: `x`/restored."""
-    names = [
-        graph.constant(f"{x}/scale", np.array(scale, np.float32)),
-        graph.constant(f"{x}/zero_point", np.array(zero_point, np.uint8)),
-    ]
-    quantized = graph.node("QuantizeLinear", [x, *names], f"{x}/quantized")
-    return graph.node("DequantizeLinear", [quantized, *names], f"{x}/restored")
-
-
-def _corrected(graph: Graph, context: str, x: str, value: str, input_scale: float) -> str:
-    """The context (B x L, H) with each sequence's mean rounding error of x, through the value's weights, put back.
-
-    That mean is half a step of x at most, so it is taken in int8 of a 255th of the step.
-    """
-    error = graph.node("Sub", [x, f"{x}/restored"], f"{x}/error")
-    error = graph.node("Reshape", [error, "shape/hidden"], f"{x}/error_rows")  # (B, L, H)
-    mean = graph.node("MatMul", ["pooling/row", error], f"{x}/error_mean")  # (B, 1, H)
-    mean = graph.node("Squeeze", [mean, graph.axes(1)], f"{x}/error_squeezed")  # (B, H)
-    restored = _rounded(graph, mean, input_scale / LARGEST_ACTIVATION, (LARGEST_ACTIVATION + 1) // 2)
-    weight = [f"{value}.weight.{part}" for part in ("int8", "scale", "zero_point")]
-    weight_again = graph.node("DequantizeLinear", weight, f"{value}.weight/for_mean", axis=1)
-    missing = graph.node("Gemm", [restored, weight_again], f"{value}/missing")
-    missing = graph.node("Unsqueeze", [missing, graph.axes(1)], f"{value}/missing_row")  # (B, 1, H)
-    rows = graph.node("Reshape", [context, "shape/hidden"], f"{context}_rows")
-    rows = graph.node("Add", [rows, missing], f"{context}_corrected")
-    return graph.node("Reshape", [rows, "shape/flat"], f"{context}_corrected_flat")
 
 
 def _linear(graph: Graph, tensor: Callable[[str], FloatArray], source: str, x: str, scale: float = 1.0) -> str:
@@ -371,12 +341,13 @@ def layer_norm(
 
 def pool(graph: Graph, layers: dict[str, str], pooled: tuple[str, ...], half: bool) -> None:
     """Weighted mean over tokens in float32: pool_weights (B, L) x hidden (B, L, H) -> embedding (B, H x layers)."""
+    row = graph.node("Unsqueeze", ["pool_weights", graph.axes(1)], "pooling/row")  # (B, 1, L)
     means = []
     for layer in pooled:
         hidden = layers[layer]
         if half:
             hidden = graph.node("Cast", [hidden], f"pooling/{layer}_float", to=TensorProto.FLOAT)
-        means.append(graph.node("MatMul", ["pooling/row", hidden], f"pooling/{layer}"))  # (B, 1, H)
+        means.append(graph.node("MatMul", [row, hidden], f"pooling/{layer}"))  # (B, 1, H)
     mean = means[0] if len(means) == 1 else graph.node("Concat", means, "pooling/concatenated", axis=2)
     graph.node("Squeeze", [mean, graph.axes(1)], "embedding")  # (B, H x layers)
 

@@ -6,9 +6,7 @@ keeps its error small costs nothing at run time, because LayerNorm, or the value
 - each column of x is shifted to mean 0 and scaled (Outlier Suppression+, arXiv 2304.09145; the scale is SmoothQuant's,
   arXiv 2211.10438, its exponent and the clipping of the range chosen by the product's own measured error);
 - W is rounded column after column, each rounding error spread over the columns still to come (GPTQ, arXiv 2210.17323);
-- the mean error that is left goes into the bias (arXiv 1906.04721);
-- in the first layer, where one residue at one position always makes one error, attention and pooling do not average
-  errors away: the graph puts each sequence's mean back, for one row a sequence (benchmarks/NOTES.md).
+- the mean error that is left goes into the bias (arXiv 1906.04721).
 
 GELU lets no shift or scale through. Where a shift at least halves its product's squared error, an Add behind it takes
 the columns' means out: one more pass over the widest tensor. Shapes: T sampled tokens.
@@ -78,13 +76,10 @@ class Layer:
 
     Attributes:
         sensitivity: error that int8 here puts into the residual stream, as a share of the stream's own variance.
-        mean_corrected: the graph puts back each sequence's mean rounding error of the first product's input, through
-            the values; their bias holds no mean error then.
     """
 
     products: dict[str, Product]
     sensitivity: float
-    mean_corrected: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,24 +117,13 @@ def plan_encoder(
             seen = observation.products[f"{source}.{name}"]
             clips = (1.0,) if plain else (_CONTEXT_MARGIN,) if name == CONTEXT else _CLIPS
             products[name] = _quantize(seen, weight, bias, folded=name != NARROW, clips=clips, plain=plain)
-        mean_corrected = index == 0 and not plain
-        if mean_corrected:
-            exact = _exact_bias(products[QKV], *product_weights(config, tensor, source, QKV))
-            bias = np.concatenate([products[QKV].bias[: 2 * config.hidden], exact[2 * config.hidden :]])
-            products[QKV] = replace(products[QKV], bias=bias)
         products[QKV] = _fold_into_values(products[QKV], products[CONTEXT], config.hidden)
         written = sum(_written(products, pair) for pair in _PAIRS)
-        layers[index] = Layer(products, written / float(observation.residual_power[index]), mean_corrected)
+        layers[index] = Layer(products, written / float(observation.residual_power[index]))
     return Plan(layers)
 
 
 _PAIRS = ((QKV, CONTEXT), (WIDEN, NARROW))
-
-
-def _exact_bias(product: Product, weight: FloatArray, bias: FloatArray) -> FloatArray:
-    """The bias (out,) with what the shift took away, and no mean error."""
-    exact: FloatArray = bias + product.shift @ weight
-    return exact
 
 
 def _written(products: dict[str, Product], pair: tuple[str, str]) -> float:

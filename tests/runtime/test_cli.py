@@ -16,34 +16,10 @@ import numpy as np
 import pytest
 
 import abonyx
-from abonyx import cli
 
 from ..conftest import EXAMPLES, MINI
 
 GOOD = "EVQLVESGGGLVQPGRSLRLSCAASGFTFDDYAMHWVRQAPGKGLEWVSA"
-
-
-class Done:
-    """Exit code, stdout and stderr of one command."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Any:
-    def call(*arguments: object) -> Done:
-        monkeypatch.setattr(sys, "argv", ["abonyx", *map(str, arguments)])
-        capfd.readouterr()
-        code: Any = 0
-        try:
-            cli.main()
-        except SystemExit as exit_:
-            code = exit_.code or 0
-        out, err = capfd.readouterr()
-        return Done(code, out, err)
-
-    return call
 
 
 @pytest.fixture

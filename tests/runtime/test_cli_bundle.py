@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from abonyx import cli, doctor, process, providers
+from abonyx import doctor, process, providers
 from abonyx import session as session_module
 from abonyx.cuda_driver import CudaDevice, CudaDriver
 
@@ -24,22 +24,6 @@ from .hostile import FOLDER, MODEL, WEIGHTS, edit, graph, model, node, relist
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     return Path(shutil.copytree(MINI, tmp_path / "bundle"))
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Any:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["abonyx", *map(str, arguments)])
-        capfd.readouterr()
-        code: Any = 0
-        try:
-            cli.main()
-        except SystemExit as exit_:
-            code = exit_.code or 0
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return call
 
 
 def test_doctor_tries_each_variant_on_each_provider(run: Any) -> None:

@@ -18,7 +18,7 @@ import pytest
 pytest.importorskip("matplotlib")
 sk = pytest.importorskip("sklearn.metrics")
 
-from abonyx import cli, session  # noqa: E402
+from abonyx import session  # noqa: E402
 from abonyx.evaluate import bootstrap, metrics, pictures  # noqa: E402
 from abonyx.tolerances import RESAMPLED_METRIC  # noqa: E402
 
@@ -37,16 +37,9 @@ CURVES = {"roc.png", "roc.svg", "precision_recall.png", "precision_recall.svg"}
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Any:
+def run(run: Any) -> Any:
     def call(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["abonyx", *map(str, arguments)])
-        capfd.readouterr()
-        code: Any = 0
-        try:
-            cli.main()
-        except SystemExit as exit_:
-            code = exit_.code or 0
-        out, err = capfd.readouterr()
+        code, out, err = run(*arguments)
         assert not out
         return code, err
 

@@ -16,7 +16,6 @@ import abonyx
 from abonyx.logs import LOGGER, to_stderr
 
 from ..conftest import EXAMPLES
-from .test_cli import run  # noqa: F401  (a fixture)
 
 HEADER = "id,sequence,p_nonspecific,nonspecific"
 
@@ -28,7 +27,7 @@ def parsed(text: str) -> list[dict[str, str]]:
     return lines
 
 
-def test_stdout_is_empty_but_for_results(run: Any, tmp_path: Path) -> None:  # noqa: F811
+def test_stdout_is_empty_but_for_results(run: Any, tmp_path: Path) -> None:
     done = run("score", EXAMPLES, "-o", tmp_path / "out.csv", "-v", "--table")
     assert done.out == ""
     done = run("score", EXAMPLES, "-o", "-", "-v", "--table")
@@ -36,7 +35,7 @@ def test_stdout_is_empty_but_for_results(run: Any, tmp_path: Path) -> None:  # n
     assert done.out.startswith(HEADER)
 
 
-def test_verbose_logs_each_step(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_verbose_logs_each_step(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ABONYX_WINDOW_SIZE", "5")
     steps = (
         "12 records to score",
@@ -51,7 +50,7 @@ def test_verbose_logs_each_step(run: Any, tmp_path: Path, monkeypatch: pytest.Mo
         assert "12 sequences scored" in err
 
 
-def test_json_lines(run: Any, tmp_path: Path) -> None:  # noqa: F811
+def test_json_lines(run: Any, tmp_path: Path) -> None:
     lines = parsed(run("score", EXAMPLES, "-o", tmp_path / "out.csv", "--log-json", "-v").err)
     assert {line["level"] for line in lines} == {"debug", "info"}
     assert any("12 sequences scored" in line["message"] for line in lines)
@@ -65,7 +64,7 @@ def test_json_lines(run: Any, tmp_path: Path) -> None:  # noqa: F811
         (["verify-nothing", "--log-json"], 2, "No such command"),
     ],
 )
-def test_errors_as_json(run: Any, arguments: list[str], code: int, part: str) -> None:  # noqa: F811
+def test_errors_as_json(run: Any, arguments: list[str], code: int, part: str) -> None:
     done = run(*arguments)
     assert done.code == code
     (line,) = parsed(done.err)
@@ -73,7 +72,7 @@ def test_errors_as_json(run: Any, arguments: list[str], code: int, part: str) ->
     assert part in line["message"]
 
 
-def test_debug_adds_the_traceback(run: Any) -> None:  # noqa: F811
+def test_debug_adds_the_traceback(run: Any) -> None:
     arguments = ("score", "none.csv", "-o", "out.csv")
     (line,) = parsed(run("--debug", *arguments, "--log-json").err)
     assert line["traceback"].startswith("Traceback")
@@ -81,7 +80,7 @@ def test_debug_adds_the_traceback(run: Any) -> None:  # noqa: F811
     assert run(*arguments).err.startswith("abonyx: none.csv")
 
 
-def test_every_command_takes_the_options(run: Any) -> None:  # noqa: F811
+def test_every_command_takes_the_options(run: Any) -> None:
     for command in ("score", "embed", "evaluate", "export", "fit"):
         for _ in range(2):
             out = run(command, "--help").out

@@ -21,7 +21,8 @@ from abonyx.interrupts import Stop, handled
 from abonyx.session import Session
 
 from ..conftest import EXAMPLES
-from .test_cli import Done, rows, run  # noqa: F401  (run is a fixture)
+from .conftest import Done
+from .test_cli import rows
 from .written import contents
 
 # Four windows: 0 to 3, 3 to 6, 6 to 9, 9 to 12.
@@ -38,7 +39,7 @@ Stopping = Callable[..., Done]
 
 
 @pytest.fixture
-def stopped(run: Call, monkeypatch: pytest.MonkeyPatch) -> Stopping:  # noqa: F811
+def stopped(run: Call, monkeypatch: pytest.MonkeyPatch) -> Stopping:
     """The command, with something done once: in the second window, where none is scored twice."""
 
     def call(act: Callable[[], None], *arguments: object, at: int = 1) -> Done:
@@ -62,7 +63,7 @@ def send(*numbers: int) -> Callable[[], None]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_finishes_the_window_and_says_how_to_go_on(
-    run: Call,  # noqa: F811
+    run: Call,
     stopped: Stopping,
     tmp_path: Path,
     number: signal.Signals,
@@ -90,7 +91,7 @@ def test_a_signal_finishes_the_window_and_says_how_to_go_on(
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_second_signal_ends_at_once(run: Call, stopped: Stopping, tmp_path: Path) -> None:  # noqa: F811
+def test_a_second_signal_ends_at_once(run: Call, stopped: Stopping, tmp_path: Path) -> None:
     output = tmp_path / "out.csv"
     done = stopped(send(signal.SIGTERM, signal.SIGINT), "score", EXAMPLES, "-o", output)
     assert done.code == 130
@@ -99,7 +100,7 @@ def test_a_second_signal_ends_at_once(run: Call, stopped: Stopping, tmp_path: Pa
     assert "going on after row 3" in run("score", EXAMPLES, "-o", output).err
 
 
-def test_a_signal_in_the_last_window_loses_nothing(run: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_a_signal_in_the_last_window_loses_nothing(run: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ABONYX_WINDOW_SIZE", "12")
     original = pipeline.run_sequences
 
@@ -135,7 +136,7 @@ def half(stopped: Stopping, *arguments: object, at: int = 1) -> None:
 
 
 def test_another_command_is_refused_by_name_and_restart_begins_anew(
-    run: Call,  # noqa: F811
+    run: Call,
     stopped: Stopping,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -169,7 +170,7 @@ def test_another_command_is_refused_by_name_and_restart_begins_anew(
 
 
 def test_another_input_is_refused_and_the_same_records_from_elsewhere_are_not(
-    run: Call,  # noqa: F811
+    run: Call,
     stopped: Stopping,
     tmp_path: Path,
 ) -> None:
@@ -202,7 +203,7 @@ def test_journal_says_what_the_run_is(stopped: Stopping, tmp_path: Path) -> None
     assert lines[2]["rows_done"] == 3
 
 
-def test_all_scored_and_only_the_renames_left(run: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_all_scored_and_only_the_renames_left(run: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, output = tmp_path / "whole.csv", tmp_path / "out.csv"
     run("score", EXAMPLES, "-o", whole)
     with monkeypatch.context() as patch:
@@ -216,7 +217,7 @@ def test_all_scored_and_only_the_renames_left(run: Call, tmp_path: Path, monkeyp
 
 
 def test_a_halving_is_journalled_and_the_end_is_that_of_a_run_that_never_stopped(
-    run: Call,  # noqa: F811
+    run: Call,
     stopped: Stopping,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -279,7 +280,7 @@ def test_standard_output_cannot_be_gone_on_with_and_says_so(stopped: Stopping) -
     assert len(done.out.splitlines()) == 7
 
 
-def test_the_partial_file_is_no_input(run: Call, stopped: Stopping, tmp_path: Path) -> None:  # noqa: F811
+def test_the_partial_file_is_no_input(run: Call, stopped: Stopping, tmp_path: Path) -> None:
     output = tmp_path / "out.csv"
     half(stopped, "score", EXAMPLES, "-o", output)
     for name in ("out.csv.partial", "out.csv.journal"):
@@ -290,7 +291,7 @@ def test_the_partial_file_is_no_input(run: Call, stopped: Stopping, tmp_path: Pa
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".parquet"])
-def test_embeddings_are_gone_on_with(run: Call, stopped: Stopping, tmp_path: Path, suffix: str) -> None:  # noqa: F811
+def test_embeddings_are_gone_on_with(run: Call, stopped: Stopping, tmp_path: Path, suffix: str) -> None:
     (tmp_path / "whole").mkdir()
     (tmp_path / "out").mkdir()
     assert run("embed", EXAMPLES, "-o", tmp_path / "whole" / f"e{suffix}").code == 0
@@ -299,7 +300,7 @@ def test_embeddings_are_gone_on_with(run: Call, stopped: Stopping, tmp_path: Pat
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
-def test_output_that_is_read_again_row_by_row_is_what_was_scored(run: Call, stopped: Stopping, tmp_path: Path) -> None:  # noqa: F811
+def test_output_that_is_read_again_row_by_row_is_what_was_scored(run: Call, stopped: Stopping, tmp_path: Path) -> None:
     """p as the shortest decimal of its float32, on both sides of an interruption."""
     output = tmp_path / "out.csv"
     half(stopped, "score", EXAMPLES, "-o", output)
