@@ -15,7 +15,7 @@ _NAME_BYTES = 256
 
 
 class CudaDevice(msgspec.Struct, frozen=True, kw_only=True):
-    """One card; free_bytes is None where the driver gives no context on it, and problem says why."""
+    """One card; free_bytes is None where it was not asked, or the driver gives no context: problem says why then."""
 
     name: str
     total_bytes: int
@@ -40,13 +40,13 @@ class _CallFailed(Exception):
 
 
 def chosen_device(device_id: int) -> CudaDevice:
-    """The card of that number, as CUDA_VISIBLE_DEVICES orders them.
+    """The card of that number, as CUDA_VISIBLE_DEVICES orders them; no other one is given a context.
 
     Raises:
-        ProviderUnavailable: there is no driver, or it does not work, or sees no card.
+        ProviderUnavailable: there is no driver, it does not work or sees no card, or the card gives no context.
         ConfigError: it sees fewer cards.
     """
-    driver = read_cuda_driver()
+    driver = read_cuda_driver(memory_of=device_id)
     if driver.problem:
         raise ProviderUnavailable(
             f"provider cuda was asked for; {driver.problem}",
@@ -56,14 +56,21 @@ def chosen_device(device_id: int) -> CudaDevice:
     if device_id >= len(driver.devices):
         names = ", ".join(f"{number} ({device.name})" for number, device in enumerate(driver.devices))
         raise ConfigError(f"config: cuda.device_id is {device_id}; the driver sees {names}", "Give one of these.")
-    return driver.devices[device_id]
+    device = driver.devices[device_id]
+    if device.problem:
+        raise ProviderUnavailable(
+            f"provider cuda was asked for; card {device_id} ({device.name}) cannot be used: {device.problem}",
+            "See who has it (nvidia-smi), choose another with cuda.device_id, or --provider cpu.",
+        )
+    return device
 
 
-def read_cuda_driver(library: Any = None) -> CudaDriver:
-    """Ask the driver. Takes a context on each card for a moment, which is what tells free memory.
+def read_cuda_driver(library: Any = None, memory_of: int | None = None) -> CudaDriver:
+    """Ask the driver. Takes a context on a card for a moment, which is what tells free memory.
 
     Args:
         library: the loaded driver library; None = load the system's.
+        memory_of: the one card whose free memory is wanted; None = all.
     """
     version = None
     try:
@@ -74,7 +81,7 @@ def read_cuda_driver(library: Any = None) -> CudaDriver:
         version = f"{number.value // 1000}.{number.value % 1000 // 10}"
         count = ctypes.c_int()
         _call(cuda, "cuDeviceGetCount", ctypes.byref(count))
-        devices = [_device(cuda, index) for index in range(count.value)]
+        devices = [_device(cuda, index, memory_of in (None, index)) for index in range(count.value)]
     except OSError as error:
         return CudaDriver(version=None, devices=[], problem=f"no NVIDIA driver found ({error})")
     except (_CallFailed, AttributeError) as error:  # AttributeError: a library without that function
@@ -82,14 +89,14 @@ def read_cuda_driver(library: Any = None) -> CudaDriver:
     return CudaDriver(version=version, devices=devices, problem="" if devices else "the driver sees no card")
 
 
-def _device(cuda: Any, index: int) -> CudaDevice:
+def _device(cuda: Any, index: int, with_memory: bool) -> CudaDevice:
     device, name, total = ctypes.c_int(), ctypes.create_string_buffer(_NAME_BYTES), ctypes.c_size_t()
     _call(cuda, "cuDeviceGet", ctypes.byref(device), index)
     _call(cuda, "cuDeviceGetName", name, _NAME_BYTES, device)
     _call(cuda, "cuDeviceTotalMem_v2", ctypes.byref(total), device)
     free, problem = None, ""
     try:
-        free = _free_bytes(cuda, device)
+        free = _free_bytes(cuda, device) if with_memory else None
     except _CallFailed as error:
         problem = str(error)
     shown = name.value.decode(errors="replace")

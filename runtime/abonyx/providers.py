@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from abonyx.config import COREML_SHAPE, OpenVinoOptions, ProviderName, RuntimeConfig
 from abonyx.cuda_driver import read_cuda_driver
-from abonyx.errors import ConfigError, EngineMissing, ProviderUnavailable
+from abonyx.errors import ConfigError, EngineMissing, OutOfDeviceMemory, ProviderUnavailable
+from abonyx.logs import LOGGER
 from abonyx.process import thread_count
 
 if TYPE_CHECKING:
@@ -62,8 +63,9 @@ def window_size(config: RuntimeConfig) -> int:
     return config.window_size or PROVIDERS[config.provider].window_size
 
 
-# A batch's memory on CUDA: 74 to 106 bytes a token and hidden unit at 33 layers (benchmarks/records/gpu_h200.json and
-# its log); half of what is free is left to the arena's growth and to others.
+# A batch's memory on CUDA, estimated: cuda-fp16 takes 74 to 98 bytes a token and hidden unit at 33 layers
+# (benchmarks/records/gpu_h200.json); half of what is free is left to the arena's growth, to others, and to graphs that
+# take more. A batch that does not fit all the same is halved when it fails.
 _CUDA_BYTES = 100
 _CUDA_SHARE = 0.5
 
@@ -71,22 +73,34 @@ _CUDA_SHARE = 0.5
 def token_budget(config: RuntimeConfig, bundle: Bundle) -> int:
     """Most tokens a batch: those of a fixed shape, else the config's, else the provider's default.
 
-    On CUDA that default is halved until a batch fits into the card's free memory beside the weights.
+    On CUDA that default is halved until a batch should fit into the card's free memory beside the weights, and a line
+    is logged.
+
+    Raises:
+        OutOfDeviceMemory: the weights alone do not fit; gives both sizes.
     """
     if config.static_shape is not None:
         return math.prod(config.static_shape)
-    budget = config.token_budget or PROVIDERS[config.provider].token_budget
+    default = PROVIDERS[config.provider].token_budget
     if config.provider != "cuda" or config.token_budget is not None:
-        return budget
-    free = [device.free_bytes for device in read_cuda_driver().devices][config.cuda.device_id :][:1]
+        return config.token_budget or default
+    card = config.cuda.device_id
+    free = [device.free_bytes for device in read_cuda_driver(memory_of=card).devices][card : card + 1]
     limits = [limit for limit in (*free, config.cuda.memory_limit_bytes) if limit is not None]
     if not limits:  # no card, which opening a session says
-        return budget
+        return default
     folder = bundle.variant("cuda", config.variant)[1].model.rpartition("/")[0]
     weights = sum(entry.size_bytes for name, entry in bundle.manifest.files.items() if name.startswith(f"{folder}/"))
-    room = (min(limits) - weights) * _CUDA_SHARE
+    if weights >= min(limits):
+        raise OutOfDeviceMemory(
+            f"{bundle.path}: the weights need {weights} bytes; card {card} has {min(limits)} free for them",
+            "Free the card, choose another with cuda.device_id, or a smaller variant with --variant.",
+        )
+    budget, room = default, (min(limits) - weights) * _CUDA_SHARE
     while budget > 1 and budget * bundle.manifest.encoder.hidden * _CUDA_BYTES > room:
         budget //= 2
+    if budget < default:
+        LOGGER.info(f"token_budget is {budget}, not {default}: card {card} has {min(limits)} bytes free")
     return budget
 
 

@@ -11,7 +11,7 @@ import abonyx
 from abonyx import providers
 from abonyx.bundle import Bundle, open_bundle
 from abonyx.cuda_driver import CudaDevice, CudaDriver, chosen_device, read_cuda_driver
-from abonyx.errors import ConfigError, ProviderUnavailable
+from abonyx.errors import ConfigError, OutOfDeviceMemory, ProviderUnavailable
 
 CARDS = [("NVIDIA H100", 80 * 10**9, 79 * 10**9), ("NVIDIA T4", 16 * 10**9, 10**9)]
 
@@ -110,7 +110,7 @@ def for_cuda(monkeypatch: pytest.MonkeyPatch) -> Bundle:
         ((None,), None, 0, 32_768),
         ((), None, 0, 32_768),
         ((80 * 10**9,), None, 5, 32_768),
-        ((10**6,), None, 0, 1),
+        ((None,), 10**9, 0, 8_192),
     ],
 )
 def test_the_token_budget_fits_the_free_memory(
@@ -121,7 +121,7 @@ def test_the_token_budget_fits_the_free_memory(
     for_cuda: Bundle,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(providers, "read_cuda_driver", lambda: cards(*free_bytes))
+    monkeypatch.setattr(providers, "read_cuda_driver", lambda **_: cards(*free_bytes))
     cuda = abonyx.config.CudaOptions(device_id=device_id, memory_limit_bytes=memory_limit_bytes)
     config = abonyx.RuntimeConfig(provider="cuda", cuda=cuda)
     assert providers.token_budget(config, for_cuda) == expected
@@ -130,10 +130,32 @@ def test_the_token_budget_fits_the_free_memory(
 
 
 def test_a_card_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("abonyx.cuda_driver.read_cuda_driver", lambda: cards(1, 2))
+    monkeypatch.setattr("abonyx.cuda_driver.read_cuda_driver", lambda **_: cards(1, 2))
     assert chosen_device(1).free_bytes == 2
     with pytest.raises(ConfigError, match=r"device_id is 2; the driver sees 0 \(card 1\), 1 \(card 2\)"):
         chosen_device(2)
-    monkeypatch.setattr("abonyx.cuda_driver.read_cuda_driver", cards)
+    monkeypatch.setattr("abonyx.cuda_driver.read_cuda_driver", lambda **_: cards())
     with pytest.raises(ProviderUnavailable, match="no NVIDIA driver found"):
+        chosen_device(0)
+
+
+def test_only_the_card_asked_for_is_given_a_context() -> None:
+    driver = Driver()
+    found = read_cuda_driver(driver, memory_of=1)
+    assert [device.free_bytes for device in found.devices] == [None, CARDS[1][2]]
+    assert driver.calls.count("cuDevicePrimaryCtxRetain") == 1
+
+
+def test_a_card_without_room_for_the_weights_says_both_sizes(for_cuda: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(providers, "read_cuda_driver", lambda **_: cards(10**6))
+    with pytest.raises(OutOfDeviceMemory, match=r"weights need \d{8} bytes; card 0 has 1000000 free"):
+        providers.token_budget(abonyx.RuntimeConfig(provider="cuda"), for_cuda)
+
+
+def test_a_card_that_gives_no_context_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = CudaDevice(name="H100", total_bytes=1, free_bytes=None, problem="cuDevicePrimaryCtxRetain: error 201")
+    monkeypatch.setattr(
+        "abonyx.cuda_driver.read_cuda_driver", lambda **_: CudaDriver(version="12.4", devices=[refused])
+    )
+    with pytest.raises(ProviderUnavailable, match=r"card 0 \(H100\) cannot be used: cuDevicePrimaryCtxRetain"):
         chosen_device(0)
