@@ -159,12 +159,8 @@ def faults(figures: dict[str, Any], precision: str, max_dp: dict[str, float], *,
         max_dp: limits of |dp| given instead, by precision; then nothing else is judged.
         peer: whether the quantisation is another project's.
     """
-    limits = {
-        "max_dp": {"fp32": tolerances.FP32.p, "bf16": tolerances.PEER_BF16_P, "int8": tolerances.INT8_GATE_MAX_P}[
-            precision
-        ]
-    }
-    least_spearman = -1.0
+    usual = {"fp32": tolerances.FP32.p, "bf16": tolerances.PEER_BF16_P, "int8": tolerances.INT8_GATE_MAX_P}
+    limits, least_spearman = {"max_dp": usual[precision]}, -1.0
     if peer and precision == "int8":
         limits["max_dp"] = tolerances.PEER_INT8_P
     elif precision in max_dp:
@@ -205,6 +201,7 @@ def parse() -> argparse.Namespace:
     add(
         "--max-dp", action="append", default=[], metavar="VARIANT=VALUE", help="as of abonyx export; judged by here too"
     )
+    add("--accept", action="append", default=[], metavar="VARIANT=VALUE", help="|dp| judged by here, export as ever")
     add("--target", action="append", default=[], metavar="ENGINE/PEER=RATIO", help="times faster that it should be")
     add("--profile", action="store_true", help="also profile abonyx's graphs by operator")
     add("--peak-gops", type=float, help="of the processors in int8, for the profile's share of it")
@@ -235,7 +232,8 @@ class Benchmark:
         self.threads = usable_processors()
         self.variants = arguments.variants.split(",")
         self.engines = choose(arguments.only, self.variants)
-        self.max_dp = {name: float(value) for name, _, value in (pair.partition("=") for pair in arguments.max_dp)}
+        given = (pair.partition("=") for pair in (*arguments.max_dp, *arguments.accept))
+        self.max_dp = {name: float(value) for name, _, value in given}
         self.pythons = {
             "main": Path(sys.executable),
             "openvino": arguments.openvino_python.absolute(),
@@ -327,6 +325,8 @@ class Benchmark:
         for repeat in repeats:
             for name, run in runs.items():
                 time.sleep(PAUSE_S)
+                if repeat:  # it has waited for its turn for a minute or more: its pages may have been taken meanwhile
+                    run.worker.ask("score", "first")
                 answer = run.worker.ask("score", "mixed" if repeat else "few")
                 run.p = answer["p"]
                 if repeat:

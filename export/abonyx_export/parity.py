@@ -55,7 +55,8 @@ def reference_embeddings(checkpoint: Checkpoint, rows: Tokens) -> npt.NDArray[np
 def watch_activations(model: EsmModel) -> Iterator[dict[str, float]]:
     """While it lasts, the largest |activation| of each product's output and each LayerNorm's input and output.
 
-    The residual stream is among them: every LayerNorm takes it in.
+    The residual stream is among them: every LayerNorm takes it in. A product's output counts without its bias too, as
+    cuda_graph.py has it.
     """
     import torch
 
@@ -63,7 +64,8 @@ def watch_activations(model: EsmModel) -> Iterator[dict[str, float]]:
 
     def watch(name: str) -> Any:
         def hook(module: Any, arguments: Any, output: Any) -> None:
-            seen = [output, *arguments] if isinstance(module, torch.nn.LayerNorm) else [output]
+            norm = isinstance(module, torch.nn.LayerNorm)
+            seen = [output, *arguments] if norm else [output, output - module.bias]
             largest[name] = max(largest.get(name, 0.0), *(float(values.abs().max()) for values in seen))
 
         return hook

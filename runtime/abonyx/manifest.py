@@ -354,8 +354,9 @@ def _check_quantization_schemas(data: bytes, path: Path) -> None:
 
 def other_quantization(bundle: Path, variant: str, found: int | None) -> BundleError:
     """The error for an int8 variant that was not made as this version makes them."""
+    shown = ascii(variant)[1:-1][:60]  # its manifest may be no further checked
     return BundleError(
-        f"{bundle}: variant {ascii(variant)[1:-1][:60]} is int8 of schema {found}, this abonyx reads {QUANTIZATION_SCHEMA}",
+        f"{bundle}: variant {shown} is int8 of schema {found}, this abonyx reads {QUANTIZATION_SCHEMA}",
         "Export it again: abonyx export --encoder ID_OR_DIR --head FILE --variants fp32,int8 -o NEW_BUNDLE.",
     )
 

@@ -100,3 +100,15 @@ def test_activations_near_the_end_of_float16_refuse_it(variant: str, tmp_path: P
     with pytest.raises(ParityError, match=said):
         export_bundle(ask)
     assert not (tmp_path / "bundle").exists()
+
+
+def test_a_bias_that_cancels_a_large_product_does_not_hide_it() -> None:
+    import torch
+
+    linear = torch.nn.Linear(1, 1)
+    with torch.no_grad():
+        linear.weight.fill_(1.0)
+        linear.bias.fill_(-40_000.0)
+        with parity.watch_activations(torch.nn.Sequential(linear)) as largest:  # type: ignore[arg-type]
+            assert linear(torch.tensor([[40_000.0]])).item() == 0.0
+    assert largest == {"0": 40_000.0}
