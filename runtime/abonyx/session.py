@@ -71,6 +71,7 @@ SelfTest = Literal["auto", "full", "off"]
 # Reentrant: the garbage collector may run a session's __del__ while this thread holds it.
 _lock = threading.RLock()
 _open_session: weakref.ref[Session] | None = None
+_exiting = False
 
 
 # What ONNX Runtime's arena, CUDA and cuBLAS say; there is no error class for it.
@@ -363,6 +364,8 @@ class Session:
     def _take_slot(self) -> None:
         global _open_session
         with _lock:
+            if _exiting:
+                raise SessionClosed("the interpreter is ending", "Open sessions before the main thread returns.")
             other = _open_session() if _open_session else None
             if other is not None and other._pid != os.getpid():
                 raise SessionForked(
@@ -585,10 +588,19 @@ def _guard_process() -> None:
 
 
 def _close_at_exit() -> None:
-    """Close what is open: a daemon thread that came back from ONNX Runtime to a dying interpreter would abort it."""
-    left = _open_session() if _open_session else None
+    """Close what is open or being opened, and let nothing open after it.
+
+    A daemon thread that came back from ONNX Runtime, or from its import, to a dying interpreter would abort it.
+    """
+    global _exiting
+    with _lock:
+        _exiting = True
+        left = _open_session() if _open_session else None
     if left is not None:
         left.close()
+
+
+atexit.register(_close_at_exit)  # here too: a thread may be importing the engine when the interpreter ends
 
 
 def _native_errors() -> tuple[type[Exception], ...]:

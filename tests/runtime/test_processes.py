@@ -207,6 +207,53 @@ begun.wait()
 )
 
 
+EXIT_IN_IMPORT = (
+    """
+import atexit
+atexit.register(lambda: print(session.state.value, flush=True))  # the last to run
+"""
+    + START
+    + """
+importing = threading.Event()
+class Slow:
+    def find_spec(self, name, path, target=None):
+        if name == "onnxruntime":
+            importing.set()
+            time.sleep(0.3)
+sys.meta_path.insert(0, Slow())
+session = abonyx.Session(abonyx.RuntimeConfig())
+threading.Thread(target=session.open, daemon=True).start()
+importing.wait()
+"""
+)
+
+
+def test_exit_while_a_daemon_thread_imports_the_engine() -> None:
+    done = _run(EXIT_IN_IMPORT, "import")
+    assert (done.returncode, done.stdout) == (0, "closed\n"), done.stderr
+
+
+OPEN_AT_EXIT = (
+    """
+import atexit
+def late():
+    try:
+        abonyx.open_session()
+    except abonyx.errors.SessionClosed as error:
+        print(error, flush=True)
+atexit.register(late)  # the last to run
+"""
+    + START
+    + "import abonyx.session"
+)
+
+
+def test_nothing_opens_once_the_interpreter_ends() -> None:
+    done = _run(OPEN_AT_EXIT, "late")
+    assert done.returncode == 0, done.stderr
+    assert "the interpreter is ending" in done.stdout
+
+
 def test_exit_waits_for_a_thread_that_is_no_daemon() -> None:
     done = _run(EXIT_BUSY, "scoring")
     assert (done.returncode, done.stdout, done.stderr) == (0, "(240,)\n", "")
