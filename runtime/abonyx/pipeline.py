@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from abonyx.errors import ConfigError, RecordsRejected
 from abonyx.logs import LOGGER
 from abonyx.providers import window_size
 from abonyx.records import Problem, read_records
-from abonyx.scoring import pooled_eos, run_sequences
+from abonyx.scoring import Tokenized, pooled_eos, run_sequences, tokenize
 
 if TYPE_CHECKING:
     from abonyx.session import Session
@@ -222,7 +223,7 @@ class Job:
     """One input and where its values go.
 
     Attributes:
-        write: called with each window's values, in file order.
+        write: called with each window's values, in file order, on a thread of its own.
         first_row: where to begin; a window's first row, or the end.
         before_window: called with each window's first row before it is scored; may raise, to end there.
         on_halved: called where the device ran out of memory, with the token budget from there on and a note.
@@ -272,29 +273,61 @@ def run_windows(
 
 
 def _run_job(session: Session, job: Job, config: RuntimeConfig, output: str, on_batch: OnBatch | None) -> None:
-    checked, count = job.checked, len(job.checked.sequences)
+    sequences, size = job.checked.sequences, window_size(config)
     # The old pipeline's batches are of the whole file, wherever a window ends.
-    flags = pooled_eos(checked.sequences, config.batch_size)
-    size = window_size(config)
-    for start in range(job.first_row, count, size):
-        stop = min(start + size, count)
-        if job.before_window:
-            job.before_window(start)
-        report, budget = on_batch, 0
-        # A window is of one token budget: where it was halved on the way, again. Then a run that is gone on with
-        # from its journal has the batches of one that never stopped.
-        while budget != session.token_budget:
-            if budget and job.on_halved:
-                job.on_halved(session.token_budget, session.notes[-1])
-            budget = session.token_budget
-            values = run_sequences(
-                session,
-                checked.sequences[start:stop],
-                output,
-                ids=checked.ids[start:stop],
-                eos_pooled=None if flags is None else flags[start:stop],
-                on_batch=report,
-            )
-            report = None  # its sequences are counted
+    flags = pooled_eos(sequences, config.batch_size)
+
+    def tokens(start: int) -> Tokenized:
+        return tokenize(session.manifest, sequences[start : start + size], distinct=flags is None)
+
+    def write(start: int, stop: int, values: npt.NDArray[np.float32]) -> None:
         job.write(start, stop, values)
-        LOGGER.debug(f"rows {start + 1} to {stop} of {count} written")
+        LOGGER.debug(f"rows {start + 1} to {stop} of {len(sequences)} written")
+
+    # While the device scores a window, the one before is written and the tokens of the next are made.
+    with ThreadPoolExecutor(1) as aside:
+        upcoming, writing = aside.submit(tokens, job.first_row), aside.submit(lambda: None)
+        try:
+            for start in range(job.first_row, len(sequences), size):
+                if job.before_window:
+                    job.before_window(start)
+                stop = min(start + size, len(sequences))
+                given, upcoming = upcoming.result(), aside.submit(tokens, stop)
+                values = _run_window(session, job, slice(start, stop), given, flags, output, on_batch, writing)
+                writing.result()
+                writing = aside.submit(write, start, stop, values)
+        finally:
+            writing.result()  # what was scored is written, however this ends; and what cannot be written is said
+
+
+def _run_window(
+    session: Session,
+    job: Job,
+    window: slice,
+    tokens: Tokenized,
+    flags: npt.NDArray[np.bool_] | None,
+    output: str,
+    on_batch: OnBatch | None,
+    writing: Future[None],
+) -> npt.NDArray[np.float32]:
+    """Values of one window, all of one token budget: where it was halved on the way, they are made again.
+
+    Then a run that is gone on with from its journal has the batches of one that never stopped. The journal has the
+    window before, still being written, first.
+    """
+    budget = 0
+    while budget != session.token_budget:
+        if budget and job.on_halved:
+            writing.result()
+            job.on_halved(session.token_budget, session.notes[-1])
+        report = None if budget else on_batch  # the second time its sequences are counted
+        budget = session.token_budget
+        values = run_sequences(
+            session,
+            tokens,
+            output,
+            ids=job.checked.ids[window],
+            eos_pooled=None if flags is None else flags[window],
+            on_batch=report,
+        )
+    return values

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -66,24 +66,49 @@ def pooled_eos(sequences: Sequence[str], batch_size: int | None) -> npt.NDArray[
     return eos_in_mean(np.array([len(sequence) + 2 for sequence in sequences], np.int64), batch_size)
 
 
+class Tokenized(NamedTuple):
+    """Sequences as an engine takes them: a sequence that comes again stands once.
+
+    Attributes:
+        rows: k token rows, CLS and EOS included.
+        place: (n,) int64, the row of each sequence.
+    """
+
+    rows: list[npt.NDArray[np.int64]]
+    place: npt.NDArray[np.int64]
+
+
+def tokenize(manifest: Manifest, sequences: Sequence[str], *, distinct: bool = True) -> Tokenized:
+    """Token rows of cleaned, valid sequences.
+
+    Args:
+        manifest: of the bundle that will score them.
+        sequences: n sequences.
+        distinct: whether one that comes again has the first one's row; not where its place in the file matters.
+    """
+    if distinct:
+        once, place = _distinct(sequences)
+    else:
+        once, place = list(sequences), np.arange(len(sequences))
+    return Tokenized(alphabet.Alphabet(manifest.alphabet).encode(once), place)
+
+
 def run_sequences(
     engine: Engine,
-    sequences: Sequence[str],
+    tokens: Tokenized,
     output: str,
     *,
     ids: Sequence[str] | None = None,
     eos_pooled: npt.NDArray[np.bool_] | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> FloatArray:
-    """One graph output for cleaned, valid sequences, in their order.
-
-    A sequence that comes again is run once, and its value copied; not with eos_pooled, where its place matters.
+    """One graph output for n tokenized sequences, in their order.
 
     Args:
         engine: an open session.
-        sequences: n sequences.
+        tokens: of tokenize; every sequence with a row of its own where eos_pooled is given.
         output: "p_nonspecific" or "embedding".
-        ids: names for error messages; None = positions in `sequences`.
+        ids: names for error messages; None = positions.
         eos_pooled: (n,) rows with EOS in the mean; None = none.
         on_batch: called with the number of sequences done (copies included), after each batch.
 
@@ -96,9 +121,8 @@ def run_sequences(
             batch is run again.
     """
     width = () if output == "p_nonspecific" else (engine.manifest.embedding_width,)
-    distinct, place = _distinct(sequences) if eos_pooled is None else (sequences, np.arange(len(sequences)))
-    copies = np.bincount(place, minlength=len(distinct))
-    rows = alphabet.Alphabet(engine.manifest.alphabet).encode(distinct)
+    rows, place = tokens
+    copies = np.bincount(place, minlength=len(rows))
     shape = engine.static_shape
     lengths = np.array([len(row) if shape is None else shape[1] for row in rows], np.int64)  # tokens each row takes
     plan = list(plan_batches(lengths, engine.token_budget))
@@ -117,20 +141,20 @@ def run_sequences(
             engine.halve_token_budget(len(batch) * int(lengths[batch].max()))
             return run(batch)
 
-    values = np.empty((len(distinct), *width), np.float32)
+    values = np.empty((len(rows), *width), np.float32)
     with engine.turn(), _mapping(engine.streams) as mapped:
         for batch, value in zip(plan, mapped(run, plan), strict=True):
             values[batch] = value
             if on_batch:
                 on_batch(int(copies[batch].sum()))
-    if len(distinct) < len(sequences):
+    if len(rows) < len(place):
         values = values[place]
     finite = np.isfinite(values if values.ndim == 1 else values.sum(axis=1))
     if not finite.all():
         bad = [ids[index] if ids else f"sequences[{index}]" for index in np.flatnonzero(~finite).tolist()]
         shown = ", ".join(bad[:10]) + (f" and {len(bad) - 10} more" if len(bad) > 10 else "")
         raise ScoreNotFinite(
-            f"{output} is not finite for {len(bad)} of {len(sequences)} sequences: {shown}",
+            f"{output} is not finite for {len(bad)} of {len(place)} sequences: {shown}",
             "Use a variant of higher precision (--variant fp32).",
         )
     return values

@@ -254,7 +254,8 @@ class Session:
             static_tokens = self.static_shape[1] if self.static_shape else None
             cleaned = scoring.prepare(sequences, self.manifest.max_residues, static_tokens)
             flags = scoring.pooled_eos(cleaned, self.config.batch_size)
-            return scoring.run_sequences(self, cleaned, output, eos_pooled=flags)
+            tokens = scoring.tokenize(self.manifest, cleaned, distinct=flags is None)
+            return scoring.run_sequences(self, tokens, output, eos_pooled=flags)
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ import pytest
 
 import abonyx
 from abonyx import pipeline
-from abonyx.errors import OutOfDeviceMemory
+from abonyx.bundle import open_bundle
+from abonyx.errors import ConfigError, OutOfDeviceMemory
 from abonyx.interrupts import Stop, handled
+from abonyx.scoring import Tokenized
 from abonyx.session import Session
 
 from ..conftest import EXAMPLES
@@ -253,11 +256,11 @@ def test_a_window_is_of_one_token_budget(tmp_path: Path, monkeypatch: pytest.Mon
     """The window in which the budget was halved is scored again with the halved one."""
     budgets: list[int] = []
 
-    def scored(session: Session, window: list[str], *_: Any, **__: Any) -> Any:
+    def scored(session: Session, window: Tokenized, *_: Any, **__: Any) -> Any:
         if not budgets:
             session.halve_token_budget(400)
         budgets.append(session.token_budget)
-        return np.full(len(window), len(budgets), np.float32)
+        return np.full(len(window.place), len(budgets), np.float32)
 
     monkeypatch.setattr(pipeline, "run_sequences", scored)
     found = np.zeros(12, np.float32)
@@ -268,9 +271,32 @@ def test_a_window_is_of_one_token_budget(tmp_path: Path, monkeypatch: pytest.Mon
         lambda start, stop, values: found.__setitem__(slice(start, stop), values),
         on_halved=lambda budget, _note: halved.append(budget),
     )
-    pipeline.run_windows(abonyx.bundle.open_bundle(None), [job], config, "p_nonspecific")  # type: ignore[attr-defined]
+    pipeline.run_windows(open_bundle(None), [job], config, "p_nonspecific")
     assert (budgets, halved) == ([200, 200, 200], [200])
     assert found.tolist() == [2] * 6 + [3] * 6
+
+
+def test_a_window_is_written_while_the_next_is_scored(monkeypatch: pytest.MonkeyPatch, sequences: list[str]) -> None:
+    """The first write ends only once the second window is being scored; the second's failure ends the run."""
+    began, original, calls = threading.Event(), pipeline.run_sequences, iter(range(100))
+    written: list[int] = []
+
+    def scored(*positional: Any, **named: Any) -> Any:
+        if next(calls) == 1:
+            began.set()
+        return original(*positional, **named)
+
+    def write(start: int, _stop: int, _values: object) -> None:
+        assert began.wait(60)
+        if start:
+            raise ConfigError("disk full", "Free some.")
+        written.append(start)
+
+    monkeypatch.setattr(pipeline, "run_sequences", scored)
+    job = pipeline.Job(pipeline.Input(sequences, sequences), write)
+    with pytest.raises(ConfigError, match="disk full"):
+        pipeline.run_windows(open_bundle(None), [job], abonyx.RuntimeConfig(window_size=4), "p_nonspecific")
+    assert written == [0]
 
 
 def test_standard_output_cannot_be_gone_on_with_and_says_so(stopped: Stopping) -> None:

@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from abonyx import scoring
 from abonyx.bundle import open_bundle
 from abonyx.errors import OutOfDeviceMemory, ProviderError, ScoreNotFinite
-from abonyx.scoring import pooled_eos, run_sequences
+from abonyx.scoring import pooled_eos, tokenize
 
 from ..conftest import MINI
 
@@ -40,6 +41,11 @@ class Recorder:
         self.rows.append(len(rows))
         sums = np.array([row.sum() for row in rows], np.float32)
         return [sums if eos_pooled is None else sums + eos_pooled * np.float32(0.5)]
+
+
+def run_sequences(engine: Recorder, sequences: Sequence[str], output: str, **given: Any) -> npt.NDArray[np.float32]:
+    tokens = tokenize(engine.manifest, sequences, distinct="eos_pooled" not in given)
+    return scoring.run_sequences(engine, tokens, output, **given)
 
 
 SEQUENCES = ["EVQLVES", "QVQ", "EVQLVES", "AAAAAAAAAAAA", "QVQ", "EVQLVES", "DIQM"]

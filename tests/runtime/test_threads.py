@@ -205,6 +205,7 @@ def test_a_close_in_the_scoring_thread_itself_does_not_wait_for_itself(sequences
     # what a signal handler does
     session = open_session(abonyx.RuntimeConfig(token_budget=1))
     with pytest.raises(SessionClosed, match="session is closed"):
-        scoring.run_sequences(session, sequences, "p_nonspecific", on_batch=lambda _: session.close())
+        tokens = scoring.tokenize(session.manifest, sequences)
+        scoring.run_sequences(session, tokens, "p_nonspecific", on_batch=lambda _: session.close())
     assert session.state is State.CLOSED
     open_session().close()
