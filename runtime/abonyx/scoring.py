@@ -34,7 +34,7 @@ class Engine(Protocol):
     def run_batch(
         self, rows: Tokens, eos_pooled: npt.NDArray[np.bool_] | None, outputs: Sequence[str]
     ) -> list[FloatArray]: ...
-    def halve_token_budget(self, failed_tokens: int) -> None: ...
+    def halve_token_budget(self, failed_tokens: int, planned_budget: int) -> None: ...
 
 
 def prepare(sequences: Sequence[str], max_residues: int, static_tokens: int | None = None) -> list[str]:
@@ -129,7 +129,8 @@ def run_sequences(
 
     def run(batch: npt.NDArray[np.int64]) -> FloatArray:
         # One part, unless the budget was halved since the plan was made; parts come in the batch's own order.
-        parts = [batch[part] for part in plan_batches(lengths[batch], engine.token_budget)]
+        budget = engine.token_budget
+        parts = [batch[part] for part in plan_batches(lengths[batch], budget)]
         if len(parts) > 1:
             return np.concatenate([run(part) for part in parts])
         flags = None if eos_pooled is None else eos_pooled[batch]
@@ -138,7 +139,7 @@ def run_sequences(
         except OutOfDeviceMemory:
             if len(batch) == 1 or shape is not None:  # fewer rows of a fixed shape are filled up again
                 raise
-            engine.halve_token_budget(len(batch) * int(lengths[batch].max()))
+            engine.halve_token_budget(len(batch) * int(lengths[batch].max()), budget)
             return run(batch)
 
     values = np.empty((len(rows), *width), np.float32)

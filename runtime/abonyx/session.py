@@ -297,13 +297,22 @@ class Session:
                 raise OutOfDeviceMemory(what, fix) from error
             raise ProviderError(what, "If it ran out of memory, lower token_budget.") from error
 
-    def halve_token_budget(self, failed_tokens: int) -> None:
-        """After OutOfDeviceMemory on a batch of so many tokens: half of it from now on, and a note that says so."""
-        before, self.token_budget = self.token_budget, max(1, min(self.token_budget, failed_tokens) // 2)
-        self.notes.append(
-            f"note: {self.config.provider} ran out of memory on a batch of {failed_tokens} tokens: token_budget went "
-            f"from {before} to {self.token_budget}"
-        )
+    def halve_token_budget(self, failed_tokens: int, planned_budget: int) -> None:
+        """After OutOfDeviceMemory on a batch of so many tokens: half of it from now on, and a note that says so.
+
+        Args:
+            planned_budget: the token budget that the batch was of. Where another stream halved that one meanwhile, it
+                stays: the batch says nothing about the new one.
+        """
+        with _lock:
+            before = self.token_budget
+            if before < planned_budget:
+                return
+            self.token_budget = max(1, min(before, failed_tokens) // 2)
+            self.notes.append(
+                f"note: {self.config.provider} ran out of memory on a batch of {failed_tokens} tokens: token_budget "
+                f"went from {before} to {self.token_budget}"
+            )
 
     def _refuse_larger(self, rows: Sequence[npt.NDArray[np.int64]]) -> None:
         if self.static_shape is None:

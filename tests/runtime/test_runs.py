@@ -258,7 +258,7 @@ def test_a_window_is_of_one_token_budget(tmp_path: Path, monkeypatch: pytest.Mon
 
     def scored(session: Session, window: Tokenized, *_: Any, **__: Any) -> Any:
         if not budgets:
-            session.halve_token_budget(400)
+            session.halve_token_budget(400, session.token_budget)
         budgets.append(session.token_budget)
         return np.full(len(window.place), len(budgets), np.float32)
 
