@@ -128,19 +128,8 @@ def run_sequences(
     plan = list(plan_batches(lengths, engine.token_budget))
 
     def run(batch: npt.NDArray[np.int64]) -> FloatArray:
-        # One part, unless the budget was halved since the plan was made; parts come in the batch's own order.
-        budget = engine.token_budget
-        parts = [batch[part] for part in plan_batches(lengths[batch], budget)]
-        if len(parts) > 1:
-            return np.concatenate([run(part) for part in parts])
         flags = None if eos_pooled is None else eos_pooled[batch]
-        try:
-            return engine.run_batch([rows[index] for index in batch], flags, [output])[0]
-        except OutOfDeviceMemory:
-            if len(batch) == 1 or shape is not None:  # fewer rows of a fixed shape are filled up again
-                raise
-            engine.halve_token_budget(len(batch) * int(lengths[batch].max()), budget)
-            return run(batch)
+        return run_rows(engine, [rows[index] for index in batch], flags, [output])[0]
 
     values = np.empty((len(rows), *width), np.float32)
     with engine.turn(), _mapping(engine.streams) as mapped:
@@ -159,6 +148,38 @@ def run_sequences(
             "Use a variant of higher precision (--variant fp32).",
         )
     return values
+
+
+def run_rows(
+    engine: Engine, rows: Tokens, eos_pooled: npt.NDArray[np.bool_] | None, outputs: Sequence[str]
+) -> list[FloatArray]:
+    """Graph outputs of token rows, in their order: of one batch, or of several where the token budget asks for it now.
+
+    Args:
+        rows: B token rows, longest first.
+        eos_pooled: (B,) rows with EOS in the mean; None = none.
+
+    Raises:
+        OutOfDeviceMemory: for a single row or a fixed shape; else the engine's token budget is halved and the rows are
+            run again.
+    """
+    budget, shape = engine.token_budget, engine.static_shape
+    lengths = np.array([len(row) if shape is None else shape[1] for row in rows], np.int64)
+    # One part, unless the budget was halved since the rows were chosen; parts come in the rows' own order.
+    parts = list(plan_batches(lengths, budget))
+    if len(parts) == 1:
+        try:
+            return engine.run_batch(rows, eos_pooled, outputs)
+        except OutOfDeviceMemory:
+            if len(rows) == 1 or shape is not None:  # fewer rows of a fixed shape are filled up again
+                raise
+            engine.halve_token_budget(len(rows) * int(lengths.max()), budget)
+            return run_rows(engine, rows, eos_pooled, outputs)
+    found = [
+        run_rows(engine, [rows[index] for index in part], None if eos_pooled is None else eos_pooled[part], outputs)
+        for part in parts
+    ]
+    return [np.concatenate(values) for values in zip(*found, strict=True)]
 
 
 def _distinct(sequences: Sequence[str]) -> tuple[list[str], npt.NDArray[np.int64]]:

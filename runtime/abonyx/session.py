@@ -353,9 +353,13 @@ class Session:
         where = f"{self.bundle.path} ({self.variant_name} on {self.config.provider})"
 
         def run(tokens: Sequence[npt.NDArray[np.int64]]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-            size = self.static_shape[0] if self.static_shape else len(tokens)
-            parts = [self.run_batch(tokens[start : start + size]) for start in range(0, len(tokens), size)]
-            embedding, p = map(np.concatenate, zip(*parts, strict=True))
+            try:
+                embedding, p = scoring.run_rows(self, tokens, None, ("embedding", "p_nonspecific"))
+            except OutOfDeviceMemory as error:
+                fix = "Free memory of the device, raise its limit in the config, or take a smaller variant: --variant."
+                raise OutOfDeviceMemory(
+                    f"{where}: no memory for the self-test: {error.what}", error.fix if self.static_shape else fix
+                ) from error
             return embedding, p
 
         limits = self.variant.limits

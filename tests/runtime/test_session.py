@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from onnxruntime.capi.onnxruntime_pybind11_state import RuntimeException
 
 import abonyx
 from abonyx import providers, selftest, tolerances
@@ -31,6 +32,7 @@ from abonyx.errors import (
     EngineError,
     EngineMissing,
     InputError,
+    OutOfDeviceMemory,
     ProviderError,
     ProviderUnavailable,
     ScoreNotFinite,
@@ -297,6 +299,41 @@ def test_whole_golden_set_once_then_two_rows(monkeypatch: pytest.MonkeyPatch, tm
     rows.clear()
     open_session().close()
     assert rows == [2]
+
+
+class _Small:
+    """An engine with memory for a batch of so many tokens."""
+
+    def __init__(self, native: Any, tokens: int) -> None:
+        self.native, self.tokens = native, tokens
+
+    def run(self, outputs: list[str], feed: Any) -> Any:
+        if feed["input_ids"].size > self.tokens:
+            raise RuntimeException("Failed to allocate memory for requested buffer of size 9")
+        return self.native.run(outputs, feed)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.native, name)
+
+
+def test_out_of_memory_in_the_self_test_halves_the_budget(
+    monkeypatch: pytest.MonkeyPatch, sequences: list[str]
+) -> None:
+    real = session_module._create
+    monkeypatch.setattr(session_module, "_create", lambda *args: _Small(real(*args), 500))
+    with open_session(abonyx.RuntimeConfig(token_budget=2_000), self_test="full") as session:
+        assert 250 <= session.token_budget <= 500
+        assert "token_budget went from 2000 to" in session.notes[0]
+        assert session.differences["p"] <= tolerances.FP32_GOAL_P
+        assert session.score(sequences).shape == (12,)
+
+
+def test_a_golden_row_without_memory_says_why_the_session_cannot_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = session_module._create
+    monkeypatch.setattr(session_module, "_create", lambda *args: _Small(real(*args), 3))
+    said = r"(?s)fp16-weights on cpu\): no memory for the self-test: .* batch of 1 rows.*smaller variant"
+    with pytest.raises(OutOfDeviceMemory, match=said):
+        open_session(self_test="full")
 
 
 def test_the_quick_self_test_pads_one_row_by_the_next_longer() -> None:
