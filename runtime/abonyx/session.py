@@ -128,6 +128,8 @@ class Session:
         # One turn at a time. Reentrant: a signal handler may close what its own thread is scoring with.
         self._life = threading.RLock()
         self._closing = 0  # threads in close(): a call in turn ends at its next batch
+        self._opening = 0  # counts them up; of the call in turn, the one that it began in
+        self._opening_of_turn: int | None = None
         self._native: onnxruntime.InferenceSession | None = None
         self._pid = os.getpid()
         self._opened_at = ""
@@ -187,6 +189,7 @@ class Session:
         self._native = _create(engine, self.bundle, self.variant, self.config)
         self.placement = _placement(engine, self._native, self.config)
         self._self_test(self_test)
+        self._opening += 1
         self._state = State.OPEN
 
     def close(self) -> None:
@@ -215,7 +218,8 @@ class Session:
     def reload(self, config: RuntimeConfig) -> None:
         """Close, then open with another config. Never two models in memory; a failed reload leaves CLOSED.
 
-        A call in another thread ends as with close(): no call is scored by two models.
+        A call in another thread ends as with close(), one that waits for its turn too: no call is scored by two
+        models, nor by another than the one it was made to.
         """
         self._refuse_fork()
         with self._counted_closing(), self._life:
@@ -240,8 +244,6 @@ class Session:
             SessionClosed, SessionForked, ScoreNotFinite: see errors.py. SessionClosed also where another thread closes
                 or reloads the session meanwhile.
         """
-        self._usable()
-        self.bundle.refuse_placeholder()
         return self._run(sequences, "p_nonspecific")
 
     def embed(self, sequences: Sequence[str]) -> npt.NDArray[np.float32]:
@@ -250,7 +252,8 @@ class Session:
 
     def _run(self, sequences: Sequence[str], output: str) -> npt.NDArray[np.float32]:
         with self.turn():
-            self._usable()  # as it is now that the wait is over
+            if output == "p_nonspecific":
+                self.bundle.refuse_placeholder()
             static_tokens = self.static_shape[1] if self.static_shape else None
             cleaned = scoring.prepare(sequences, self.manifest.max_residues, static_tokens)
             flags = scoring.pooled_eos(cleaned, self.config.batch_size)
@@ -262,11 +265,19 @@ class Session:
         """Hold the session for a call of many batches: other threads wait.
 
         Raises:
-            SessionClosed, SessionForked: it cannot be used.
+            SessionClosed, SessionForked: it cannot be used, or was reloaded during the wait.
         """
+        opening = self._opening
         self._usable()  # before the lock too: a thread that held it when this process was forked is not here
         with self._life:
-            yield
+            outer = self._opening_of_turn
+            self._opening_of_turn = opening if outer is None else outer
+            try:
+                self._usable()  # as it is now that the wait is over
+                self._refuse_reloaded()
+                yield
+            finally:
+                self._opening_of_turn = outer
 
     def run_batch(
         self,
@@ -282,6 +293,7 @@ class Session:
             outputs: of "embedding" (B, D) and "p_nonspecific" (B,), float32.
         """
         native = self._usable()
+        self._refuse_reloaded()
         self._refuse_larger(rows)
         pad_id = self.manifest.alphabet.pad_id
         feed = make_inputs(rows, self.variant.inputs, pad_id, eos_pooled, self.static_shape)
@@ -343,6 +355,10 @@ class Session:
             fix = "Call open_session, or reload(config) to use it again."
             raise SessionClosed(f"session is {self._state.value}", fix)
         return native
+
+    def _refuse_reloaded(self) -> None:
+        if self._opening_of_turn not in (None, self._opening):
+            raise SessionClosed("session was reloaded after this call began", "Call again, for the model it has now.")
 
     def _self_test(self, kind: SelfTest) -> None:
         if kind == "off":
