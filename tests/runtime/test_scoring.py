@@ -45,7 +45,9 @@ class Recorder:
         return [sums if eos_pooled is None else sums + eos_pooled * np.float32(0.5)]
 
 
-def run_sequences(engine: scoring.Engine, sequences: Sequence[str], output: str, **given: Any) -> npt.NDArray[np.float32]:
+def run_sequences(
+    engine: scoring.Engine, sequences: Sequence[str], output: str, **given: Any
+) -> npt.NDArray[np.float32]:
     tokens = tokenize(engine.manifest, sequences, distinct="eos_pooled" not in given)
     return scoring.run_sequences(engine, tokens, output, **given)
 
