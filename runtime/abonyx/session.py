@@ -33,7 +33,7 @@ from abonyx import cache, scoring, selftest
 from abonyx.batching import GRAPH_INPUTS, make_inputs
 from abonyx.bundle import Bundle, check_files, check_graph, open_bundle
 from abonyx.config import RuntimeConfig
-from abonyx.cuda_driver import chosen_device
+from abonyx.cuda_driver import CudaDevice, chosen_device
 from abonyx.errors import (
     BundleError,
     ConfigError,
@@ -175,7 +175,7 @@ class Session:
 
     def _load(self, self_test: SelfTest) -> None:
         engine = _import_engine()
-        _check_available(engine, self.config)  # before gigabytes are hashed
+        card = _check_available(engine, self.config)  # before gigabytes are hashed
         self.bundle = open_bundle(self.config.bundle)
         self.variant_name, self.variant = self.bundle.variant(self.config.provider, self.config.variant)
         self.static_shape = self.config.static_shape
@@ -188,7 +188,7 @@ class Session:
         check_graph(self.bundle, self.variant)
         self._native = _create(engine, self.bundle, self.variant, self.config)
         self.placement = _placement(engine, self._native, self.config)
-        self._self_test(self_test)
+        self._self_test(self_test, _engine_and_device(engine, self.config, card))
         self._opening += 1
         self._state = State.OPEN
 
@@ -360,11 +360,11 @@ class Session:
         if self._opening_of_turn not in (None, self._opening):
             raise SessionClosed("session was reloaded after this call began", "Call again, for the model it has now.")
 
-    def _self_test(self, kind: SelfTest) -> None:
+    def _self_test(self, kind: SelfTest, engine_and_device: str) -> None:
         if kind == "off":
             return
         golden = self.bundle.golden()
-        fact = "|".join((self.bundle.sha256, self.variant_name, self.config.provider, _engine_and_device(self.config)))
+        fact = "|".join((self.bundle.sha256, self.variant_name, self.config.provider, engine_and_device))
         whole = kind == "full" or fact not in cache.remembered("self_tests")
         where = f"{self.bundle.path} ({self.variant_name} on {self.config.provider})"
 
@@ -444,8 +444,13 @@ class Session:
             self._release()
 
 
-def _check_available(ort: ModuleType, config: RuntimeConfig) -> None:
-    """Raise ProviderUnavailable where this engine does not even list the provider, ConfigError for too many threads."""
+def _check_available(ort: ModuleType, config: RuntimeConfig) -> CudaDevice | None:
+    """The card, on cuda.
+
+    Raises:
+        ProviderUnavailable: this engine does not even list the provider, or there is no such card.
+        ConfigError: too many threads.
+    """
     thread_count(config.cpu.threads, "cpu.threads")
     provider_options(config)  # for what it raises
     if config.provider == "cuda" and hasattr(ort, "preload_dlls"):
@@ -453,8 +458,7 @@ def _check_available(ort: ModuleType, config: RuntimeConfig) -> None:
     available = ort.get_available_providers()
     if PROVIDERS[config.provider].execution_provider not in available:
         raise unavailable(config.provider, f"ONNX Runtime {ort.__version__} here has {', '.join(available)}")
-    if config.provider == "cuda":
-        chosen_device(config.cuda.device_id)
+    return chosen_device(config.cuda.device_id) if config.provider == "cuda" else None
 
 
 def _create(ort: ModuleType, bundle: Bundle, variant: Variant, config: RuntimeConfig) -> onnxruntime.InferenceSession:
@@ -640,9 +644,10 @@ def _native_errors() -> tuple[type[Exception], ...]:
     return tuple(value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception))
 
 
-def _engine_and_device(config: RuntimeConfig) -> str:
-    """What a passed self-test is remembered for: another engine version or device is tested anew."""
-    import onnxruntime
-
-    device = f"{platform.node()}/{platform.machine()}/{platform.processor()}"
-    return f"{onnxruntime.__version__}|{device}|{sorted(provider_options(config).items())}|{config.static_shape}"
+def _engine_and_device(ort: ModuleType, config: RuntimeConfig, card: CudaDevice | None) -> str:
+    """What a passed self-test is remembered for: another engine, system or device is tested anew."""
+    # platform(): the system's version; Core ML is part of macOS
+    device = f"{platform.node()}/{platform.platform()}/{platform.processor()}"
+    if card is not None:
+        device += f"/{card.name}/{card.uuid}"
+    return f"{ort.__version__}|{device}|{sorted(provider_options(config).items())}|{config.static_shape}"

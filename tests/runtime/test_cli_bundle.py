@@ -47,7 +47,7 @@ def test_doctor_tries_each_variant_on_each_provider(run: Any) -> None:
 
 
 def test_doctor_as_a_table(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    card = CudaDevice(name="NVIDIA H100", total_bytes=80 * 10**9, free_bytes=79 * 10**9)
+    card = CudaDevice(name="NVIDIA H100", uuid="0" * 32, total_bytes=80 * 10**9, free_bytes=79 * 10**9)
     monkeypatch.setattr(doctor, "read_cuda_driver", lambda: CudaDriver(version="12.4", devices=[card]))
     monkeypatch.setattr(doctor, "processor_quota", lambda: 1.5)
     code, out, err = run("doctor")

@@ -42,7 +42,9 @@ class Driver:
             "cuMemGetInfo_v2": lambda: self.cards[self.contexts[-1] - 1000][2],
             "cuCtxPopCurrent_v2": self.contexts.pop,
         }
-        if function == "cuGetErrorName":
+        if function == "cuDeviceGetUuid_v2":
+            given[0][:] = [last] * 16
+        elif function == "cuGetErrorName":
             given[1].value = b"CUDA_ERROR_NO_DEVICE"
         elif function == "cuCtxPushCurrent_v2":
             self.contexts.append(last)
@@ -55,7 +57,10 @@ def test_cards_and_their_memory() -> None:
     driver = Driver()
     found = read_cuda_driver(driver)
     assert found.version == "12.4" and found.problem == ""
-    assert found.devices == [CudaDevice(name=name, total_bytes=total, free_bytes=free) for name, total, free in CARDS]
+    assert found.devices == [
+        CudaDevice(name=name, uuid=f"0{number}" * 16, total_bytes=total, free_bytes=free)
+        for number, (name, total, free) in enumerate(CARDS)
+    ]
     assert driver.contexts == []
     assert driver.calls.count("cuDevicePrimaryCtxRetain") == driver.calls.count("cuDevicePrimaryCtxRelease_v2") == 2
 
@@ -86,7 +91,7 @@ def test_a_library_that_is_no_driver() -> None:
 
 
 def cards(*free_bytes: int | None) -> CudaDriver:
-    devices = [CudaDevice(name=f"card {free}", total_bytes=80 * 10**9, free_bytes=free) for free in free_bytes]
+    devices = [CudaDevice(name=f"card {free}", uuid="", total_bytes=80 * 10**9, free_bytes=free) for free in free_bytes]
     return CudaDriver(version="12.4", devices=devices, problem="" if devices else "no NVIDIA driver found (test)")
 
 
@@ -153,7 +158,9 @@ def test_a_card_without_room_for_the_weights_says_both_sizes(for_cuda: Bundle, m
 
 
 def test_a_card_that_gives_no_context_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    refused = CudaDevice(name="H100", total_bytes=1, free_bytes=None, problem="cuDevicePrimaryCtxRetain: error 201")
+    refused = CudaDevice(
+        name="H100", uuid="", total_bytes=1, free_bytes=None, problem="cuDevicePrimaryCtxRetain: error 201"
+    )
     monkeypatch.setattr(
         "abonyx.cuda_driver.read_cuda_driver", lambda **_: CudaDriver(version="12.4", devices=[refused])
     )

@@ -25,6 +25,7 @@ from abonyx import providers, selftest, tolerances
 from abonyx import session as session_module
 from abonyx.bundle import Golden, open_bundle
 from abonyx.config import CpuOptions, OpenVinoOptions
+from abonyx.cuda_driver import CudaDevice
 from abonyx.errors import (
     BundleError,
     ChecksumMismatch,
@@ -299,6 +300,24 @@ def test_whole_golden_set_once_then_two_rows(monkeypatch: pytest.MonkeyPatch, tm
     rows.clear()
     open_session().close()
     assert rows == [2]
+
+
+def test_another_card_engine_or_system_is_tested_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = abonyx.RuntimeConfig(provider="cuda")
+    first = CudaDevice(name="H100", uuid="1", total_bytes=1, free_bytes=1)
+
+    def fact(card: CudaDevice) -> str:
+        return session_module._engine_and_device(onnxruntime, config, card)
+
+    same = CudaDevice(name="H100", uuid="1", total_bytes=1, free_bytes=0)
+    assert fact(first) == fact(same)
+    other = {fact(first), fact(CudaDevice(name="H100", uuid="2", total_bytes=1, free_bytes=1))}
+    with monkeypatch.context() as patched:
+        patched.setattr(session_module.platform, "platform", lambda: "macOS-26.1-arm64-arm-64bit")
+        other.add(fact(first))
+    monkeypatch.setattr(onnxruntime, "__version__", "9.9.9")
+    other.add(fact(first))
+    assert len(other) == 4
 
 
 class _Small:
