@@ -131,7 +131,11 @@ def _print_report(report: Report) -> None:
             ("system", f"{machine.system}, Python {machine.python}"),
             ("processors", f"{machine.processors}, allowed {machine.allowed_processors}, container quota {quota}"),
             ("threads", machine.threads),
-            ("memory", f"{_gigabytes(machine.memory_bytes)}, available {_gigabytes(machine.available_memory_bytes)}"),
+            (
+                "memory",
+                f"{_gigabytes(machine.memory_bytes)} ({machine.memory_source}), available "
+                f"{_gigabytes(machine.available_memory_bytes)}",
+            ),
             ("engine", engine.version and f"ONNX Runtime {engine.version}"),
             ("distributions", engine.distributions or "none"),
             ("providers compiled in", engine.providers),

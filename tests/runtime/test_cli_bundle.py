@@ -50,9 +50,17 @@ def test_doctor_as_a_table(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     card = CudaDevice(name="NVIDIA H100", uuid="0" * 32, total_bytes=80 * 10**9, free_bytes=79 * 10**9)
     monkeypatch.setattr(doctor, "read_cuda_driver", lambda: CudaDriver(version="12.4", devices=[card]))
     monkeypatch.setattr(doctor, "processor_quota", lambda: 1.5)
+    monkeypatch.setattr(doctor, "memory_bytes", lambda: process.Memory(2 * 10**9, 10**9, "container"))
     code, out, err = run("doctor")
     assert code == 0 and err == ""
-    for said in ("quota 1.5", "NVIDIA H100, 79.0 GB free of 80.0 GB", "CUDA up to 12.4", "abonyx-mini", "yes ("):
+    for said in (
+        "quota 1.5",
+        "2.0 GB (container), available 1.0 GB",
+        "NVIDIA H100, 79.0 GB free of 80.0 GB",
+        "CUDA up to 12.4",
+        "abonyx-mini",
+        "yes (",
+    ):
         assert said in out
 
 
@@ -182,7 +190,15 @@ def test_memory_and_processors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         "MemTotal:  1000 kB\nMemFree: 1 kB\nMemAvailable:    400 kB\nHugePages_Total: 0\n"
     )
     monkeypatch.setattr(process, "_MEMINFO", tmp_path / "meminfo")
-    assert process.memory_bytes() == (1_024_000, 409_600)
+    limits: list[tuple[int, int]] = []
+    monkeypatch.setattr(process, "_memory_limits", lambda: limits)
+    assert process.memory_bytes() == (1_024_000, 409_600, "machine")
+    limits[:] = [(2**63 - 4096, 2**63 - 4096)]
+    assert process.memory_bytes() == (1_024_000, 409_600, "machine")
+    limits[:] = [(800_000, 700_000), (900_000, 300_000)]
+    assert process.memory_bytes() == (800_000, 300_000, "container")
     monkeypatch.setattr(process, "_MEMINFO", tmp_path / "none")
-    assert process.memory_bytes() == (None, None)
+    assert process.memory_bytes() == (800_000, 300_000, "container")
+    limits.clear()
+    assert process.memory_bytes() == (None, None, "machine")
     assert 1 <= process.usable_processors() <= process.allowed_processors()
