@@ -569,7 +569,7 @@ class Engine(NamedTuple):
     Attributes:
         providers: execution providers compiled in; a device or its libraries may still be missing.
         devices: those it finds, each "provider: kind, vendor"; openvino's own names too.
-        missing_libraries: provider's library -> why the system cannot load it.
+        missing_libraries: library of a provider that abonyx uses -> why the system cannot load it.
     """
 
     version: str
@@ -591,13 +591,20 @@ def describe_engine() -> Engine:
     # In a process of its own: a provider's library that ONNX Runtime did not load itself may not stay.
     load = "import ctypes, sys, onnxruntime as o; getattr(o, 'preload_dlls', list)(); ctypes.CDLL(sys.argv[1])"
     missing = {}
-    for library in sorted(Path(ort.__path__[0]).glob("capi/libonnxruntime_providers_*.so")):
+    for library in _provider_libraries(Path(ort.__path__[0]) / "capi"):
         done = subprocess.run(
             [sys.executable, "-c", load, library], capture_output=True, text=True, errors="replace", check=False
         )
         if done.returncode:
             missing[library.name] = (done.stderr.strip() or f"ended with {done.returncode}").splitlines()[-1]
     return Engine(ort.__version__, ort.get_available_providers(), devices, missing)
+
+
+def _provider_libraries(folder: Path) -> list[Path]:
+    """Libraries of the providers that abonyx uses, and what they share; an engine has others beside them (TensorRT)."""
+    stems = {f"onnxruntime_providers_{name}" for name in ("shared", *PROVIDERS)}
+    found = (path for suffix in ("so", "dll", "dylib") for path in folder.glob(f"*.{suffix}"))
+    return sorted(path for path in found if path.stem.removeprefix("lib") in stems)
 
 
 def _import_engine() -> ModuleType:

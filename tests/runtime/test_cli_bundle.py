@@ -86,13 +86,18 @@ def test_doctor_of_a_bundle_that_cannot_be_used(run: Any, copy: Path, tmp_path: 
     assert code == 4 and "manifest says" in out
 
 
-def test_doctor_names_libraries_that_are_missing(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "library",
+    ["libonnxruntime_providers_cuda.so", "onnxruntime_providers_cuda.dll", "libonnxruntime_providers_openvino.dylib"],
+)
+def test_doctor_names_libraries_that_are_missing(library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "capi").mkdir()
-    (tmp_path / "capi" / "libonnxruntime_providers_cuda.so").write_bytes(b"no library")
+    for name in (library, "libonnxruntime_providers_tensorrt.so", "onnxruntime_providers_cuda.lib"):
+        (tmp_path / "capi" / name).write_bytes(b"no library")
     monkeypatch.setattr(onnxruntime, "__path__", [str(tmp_path)])
     found = session_module.describe_engine().missing_libraries
-    assert list(found) == ["libonnxruntime_providers_cuda.so"]
-    assert "libonnxruntime_providers_cuda.so" in found["libonnxruntime_providers_cuda.so"]
+    assert list(found) == [library]
+    assert library in found[library]
 
 
 def test_verify_reads_every_byte_and_runs_every_golden_row(run: Any, copy: Path) -> None:
