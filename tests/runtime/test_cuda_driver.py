@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
+import msgspec
 import pytest
 
 import abonyx
@@ -96,12 +97,15 @@ def cards(*free_bytes: int | None) -> CudaDriver:
 
 
 @pytest.fixture
-def for_cuda(monkeypatch: pytest.MonkeyPatch) -> Bundle:
-    """The shipped bundle, 320 hidden units wide: 32,768 tokens take 1.05 GB, and twice that must be free."""
+def for_cuda(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Bundle:
+    """The shipped bundle, 320 hidden units wide, as of cuda-fp16 or the precision that is the fixture's parameter.
+
+    32,768 tokens take 1.05 GB in float16, and twice that must be free.
+    """
     bundle = open_bundle(None)
-    monkeypatch.setattr(
-        type(bundle), "variant", lambda self, provider, name: next(iter(self.manifest.variants.items()))
-    )
+    ((name, variant),) = bundle.manifest.variants.items()
+    variant = msgspec.structs.replace(variant, precision=getattr(request, "param", "cuda-fp16"))
+    monkeypatch.setattr(type(bundle), "variant", lambda *_: (name, variant))
     return bundle
 
 
@@ -132,6 +136,25 @@ def test_the_token_budget_fits_the_free_memory(
     assert providers.token_budget(config, for_cuda) == expected
     given = abonyx.RuntimeConfig(provider="cuda", cuda=cuda, token_budget=7_777)
     assert providers.token_budget(given, for_cuda) == 7_777
+
+
+@pytest.mark.parametrize(
+    ("for_cuda", "expected"),
+    [("fp16", 8_192), ("cuda-fp16", 8_192), ("fp32", 4_096), ("fp16-weights", 4_096)],
+    indirect=["for_cuda"],
+)
+def test_float32_arithmetic_takes_twice_the_memory_of_float16(
+    for_cuda: Bundle, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(providers, "read_cuda_driver", lambda **_: cards(10**9))
+    assert providers.token_budget(abonyx.RuntimeConfig(provider="cuda"), for_cuda) == expected
+
+
+@pytest.mark.parametrize("for_cuda", ["fp16-weights"], indirect=True)
+def test_weights_stored_in_half_are_float32_on_the_card(for_cuda: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(providers, "read_cuda_driver", lambda **_: cards(20 * 10**6))  # 15.2 MB of files
+    with pytest.raises(OutOfDeviceMemory, match=r"weights need 30\d{6} bytes; card 0 has 20000000 free"):
+        providers.token_budget(abonyx.RuntimeConfig(provider="cuda"), for_cuda)
 
 
 def test_a_card_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
