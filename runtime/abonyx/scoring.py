@@ -125,11 +125,12 @@ def run_sequences(
     copies = np.bincount(place, minlength=len(rows))
     shape = engine.static_shape
     lengths = np.array([len(row) if shape is None else shape[1] for row in rows], np.int64)  # tokens each row takes
-    plan = list(plan_batches(lengths, engine.token_budget))
+    budget = engine.token_budget
+    plan = list(plan_batches(lengths, budget))
 
     def run(batch: npt.NDArray[np.int64]) -> FloatArray:
         flags = None if eos_pooled is None else eos_pooled[batch]
-        return run_rows(engine, [rows[index] for index in batch], flags, [output])[0]
+        return run_rows(engine, [rows[index] for index in batch], flags, [output], budget)[0]
 
     values = np.empty((len(rows), *width), np.float32)
     with engine.turn(), _mapping(engine.streams) as mapped:
@@ -151,13 +152,18 @@ def run_sequences(
 
 
 def run_rows(
-    engine: Engine, rows: Tokens, eos_pooled: npt.NDArray[np.bool_] | None, outputs: Sequence[str]
+    engine: Engine,
+    rows: Tokens,
+    eos_pooled: npt.NDArray[np.bool_] | None,
+    outputs: Sequence[str],
+    planned_budget: int,
 ) -> list[FloatArray]:
-    """Graph outputs of token rows, in their order: of one batch, or of several where the token budget asks for it now.
+    """Graph outputs of a planned batch, in its order: run in parts where the token budget was halved since.
 
     Args:
         rows: B token rows, longest first.
         eos_pooled: (B,) rows with EOS in the mean; None = none.
+        planned_budget: the engine's token budget when they were put together.
 
     Raises:
         OutOfDeviceMemory: for a single row or a fixed shape; else the engine's token budget is halved and the rows are
@@ -165,20 +171,20 @@ def run_rows(
     """
     budget, shape = engine.token_budget, engine.static_shape
     lengths = np.array([len(row) if shape is None else shape[1] for row in rows], np.int64)
-    # One part, unless the budget was halved since the rows were chosen; parts come in the rows' own order.
-    parts = list(plan_batches(lengths, budget))
-    if len(parts) == 1:
+    # Parts come in the rows' own order. Of a fixed shape too: the self-test's batches are not.
+    parts = list(plan_batches(lengths, budget)) if budget < planned_budget or shape is not None else []
+    if len(parts) < 2:
         try:
             return engine.run_batch(rows, eos_pooled, outputs)
         except OutOfDeviceMemory:
             if len(rows) == 1 or shape is not None:  # fewer rows of a fixed shape are filled up again
                 raise
-            engine.halve_token_budget(len(rows) * int(lengths.max()), budget)
-            return run_rows(engine, rows, eos_pooled, outputs)
-    found = [
-        run_rows(engine, [rows[index] for index in part], None if eos_pooled is None else eos_pooled[part], outputs)
-        for part in parts
-    ]
+            failed_tokens = len(rows) * int(lengths.max())
+            engine.halve_token_budget(failed_tokens, budget)
+            return run_rows(engine, rows, eos_pooled, outputs, max(budget, failed_tokens))
+    flags = [None if eos_pooled is None else eos_pooled[part] for part in parts]
+    chosen = [[rows[index] for index in part] for part in parts]
+    found = [run_rows(engine, part, flag, outputs, budget) for part, flag in zip(chosen, flags, strict=True)]
     return [np.concatenate(values) for values in zip(*found, strict=True)]
 
 

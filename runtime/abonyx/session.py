@@ -367,10 +367,11 @@ class Session:
         fact = "|".join((self.bundle.sha256, self.variant_name, self.config.provider, engine_and_device))
         whole = kind == "full" or fact not in cache.remembered("self_tests")
         where = f"{self.bundle.path} ({self.variant_name} on {self.config.provider})"
+        planned_budget = self.token_budget
 
         def run(tokens: Sequence[npt.NDArray[np.int64]]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
             try:
-                embedding, p = scoring.run_rows(self, tokens, None, ("embedding", "p_nonspecific"))
+                embedding, p = scoring.run_rows(self, tokens, None, ("embedding", "p_nonspecific"), planned_budget)
             except OutOfDeviceMemory as error:
                 fix = "Free memory of the device, raise its limit in the config, or take a smaller variant: --variant."
                 raise OutOfDeviceMemory(

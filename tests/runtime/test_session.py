@@ -300,6 +300,9 @@ def test_whole_golden_set_once_then_two_rows(monkeypatch: pytest.MonkeyPatch, tm
     rows.clear()
     open_session().close()
     assert rows == [2]
+    rows.clear()
+    open_session(abonyx.RuntimeConfig(token_budget=1)).close()
+    assert rows == [2]  # in one batch whatever the budget: padding is tested
 
 
 def test_another_card_engine_or_system_is_tested_anew(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -335,14 +338,15 @@ class _Small:
         return getattr(self.native, name)
 
 
+@pytest.mark.parametrize(("budget", "memory", "least"), [(2_000, 500, 250), (2_000, 150, 75), (2, 150, 1), (1, 150, 1)])
 def test_out_of_memory_in_the_self_test_halves_the_budget(
-    monkeypatch: pytest.MonkeyPatch, sequences: list[str]
+    budget: int, memory: int, least: int, monkeypatch: pytest.MonkeyPatch, sequences: list[str]
 ) -> None:
     real = session_module._create
-    monkeypatch.setattr(session_module, "_create", lambda *args: _Small(real(*args), 500))
-    with open_session(abonyx.RuntimeConfig(token_budget=2_000), self_test="full") as session:
-        assert 250 <= session.token_budget <= 500
-        assert "token_budget went from 2000 to" in session.notes[0]
+    monkeypatch.setattr(session_module, "_create", lambda *args: _Small(real(*args), memory))
+    with open_session(abonyx.RuntimeConfig(token_budget=budget), self_test="full") as session:
+        assert least <= session.token_budget <= memory
+        assert f"token_budget went from {budget} to" in session.notes[0]
         assert session.differences["p"] <= tolerances.FP32_GOAL_P
         assert session.score(sequences).shape == (12,)
 
