@@ -65,8 +65,9 @@ def verify(
 def inspect(bundle: Path | None) -> None:
     """Say what BUNDLE [the shipped one] is, from its manifest alone: origin, licence, head, variants, their records."""
     from abonyx.bundle import open_bundle
+    from abonyx.config import load_config
 
-    _print_bundle(open_bundle(bundle))
+    _print_bundle(open_bundle(load_config(None, flags={"bundle": None if bundle is None else str(bundle)}).bundle))
 
 
 def _print_json(value: object) -> None:

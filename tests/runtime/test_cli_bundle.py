@@ -178,6 +178,36 @@ def test_inspect_reads_the_manifest_alone(run: Any, copy: Path, monkeypatch: pyt
     assert run("inspect", copy)[0] == 4
 
 
+@pytest.mark.parametrize(
+    ("arguments", "environment", "said"),
+    [
+        (("doctor",), {"ABONYX_BUNDEL": "x"}, "Did you mean ABONYX_BUNDLE?"),
+        (("doctor",), {"ABONYX_CPU_THREADS": "9999"}, "cpu.threads is 9999"),  # of every trial
+        (("verify",), {"ABONYX_BUNDEL": "x"}, "Did you mean ABONYX_BUNDLE?"),
+        (("verify", "--config", "nowhere.toml"), {}, "nowhere.toml: cannot be read"),
+        (("verify", "--provider", "tpu"), {}, "provider is 'tpu'"),
+        (("verify",), {"ABONYX_STATIC_ROWS": "1", "ABONYX_STATIC_TOKENS": "3"}, "static_tokens is 3"),
+        (("inspect",), {"ABONYX_BUNDEL": "x"}, "Did you mean ABONYX_BUNDLE?"),
+        *(((name, "--nope"), {}, "No such option") for name in ("doctor", "verify", "inspect")),
+    ],
+)
+def test_command_line_and_environment_exit_with_2(
+    arguments: tuple[str, ...], environment: dict[str, str], said: str, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    code, out, err = run(*arguments)
+    assert code == 2 and said in out + err
+
+
+@pytest.mark.parametrize("command", ["doctor", "verify", "inspect"])
+def test_the_environments_bundle_counts(command: str, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ABONYX_BUNDLE", "/nowhere")
+    code, out, err = run(command)
+    assert code == 4 and "/nowhere: no such bundle directory" in out + err
+    assert run(command, MINI)[0] == 0
+
+
 def test_inspect_prints_no_markup_of_the_bundles(run: Any, copy: Path) -> None:
     edit(copy, licence="[red]MIT[/red] [link=file:///etc/passwd]x[/link]")
     assert "[red]MIT[/red] [link=file:///etc/passwd]x[/link]" in run("inspect", copy)[1]
