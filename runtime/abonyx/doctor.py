@@ -38,7 +38,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
-    """See session.Engine; `error` where there is none that can be used."""
+    """See engine.Engine; `error` where there is none that can be used."""
 
     distributions: list[str]
     version: str | None = None

@@ -13,9 +13,6 @@ import contextlib
 import functools
 import importlib
 import os
-import platform
-import subprocess
-import sys
 import threading
 import warnings
 import weakref
@@ -24,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from enum import Enum
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +31,7 @@ from abonyx.batching import GRAPH_INPUTS, make_inputs
 from abonyx.bundle import Bundle, check_files, check_graph, open_bundle
 from abonyx.config import RuntimeConfig
 from abonyx.cuda_driver import CudaDevice, chosen_device
+from abonyx.engine import Engine, describe, identity, preload, shown
 from abonyx.errors import (
     BundleError,
     ConfigError,
@@ -174,7 +172,7 @@ class Session:
                 raise
 
     def _load(self, self_test: SelfTest) -> None:
-        engine = _import_engine()
+        engine = import_engine()
         card = _check_available(engine, self.config)  # before gigabytes are hashed
         self.bundle = open_bundle(self.config.bundle)
         self.variant_name, self.variant = self.bundle.variant(self.config.provider, self.config.variant)
@@ -188,7 +186,7 @@ class Session:
         check_graph(self.bundle, self.variant)
         self._native = _create(engine, self.bundle, self.variant, self.config)
         self.placement = _placement(engine, self._native, self.config)
-        self._self_test(self_test, _engine_and_device(engine, self.config, card))
+        self._self_test(self_test, identity(engine, self.config, card))
         self._opening += 1
         self._state = State.OPEN
 
@@ -454,8 +452,8 @@ def _check_available(ort: ModuleType, config: RuntimeConfig) -> CudaDevice | Non
     """
     thread_count(config.cpu.threads, "cpu.threads")
     provider_options(config)  # for what it raises
-    if config.provider == "cuda" and hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()  # finds CUDA and cuDNN in the nvidia wheels
+    if config.provider == "cuda":
+        preload(ort)
     available = ort.get_available_providers()
     if PROVIDERS[config.provider].execution_provider not in available:
         raise unavailable(config.provider, f"ONNX Runtime {ort.__version__} here has {', '.join(available)}")
@@ -490,7 +488,7 @@ def _create(ort: ModuleType, bundle: Bundle, variant: Variant, config: RuntimeCo
     if native.get_providers()[0] != provider.execution_provider:
         raise unavailable(
             config.provider,
-            f"{_found(ort, config)} could not start it, and gave {native.get_providers()}",
+            f"{shown(ort, config)} could not start it, and gave {native.get_providers()}",
             "Set openvino.device to one that is here. " if config.provider == "openvino" else "",
         )
     _check_signature(native, variant, path, config.static_shape)
@@ -532,17 +530,6 @@ def _check_signature(
         )
 
 
-def _found(ort: ModuleType, config: RuntimeConfig) -> str:
-    """The engine, and for openvino the device asked for and those it has."""
-    engine = f"ONNX Runtime {ort.__version__}"
-    if config.provider != "openvino":
-        return engine
-    # Not in every build, and not public: without it the device asked for is still named.
-    listing = getattr(ort.capi._pybind_state, "get_available_openvino_device_ids", None)
-    devices = ", ".join(listing()) if listing else "unknown"
-    return f"{engine} with device {config.openvino.device!r} (OpenVINO's devices here: {devices})"
-
-
 def _placement(ort: ModuleType, native: onnxruntime.InferenceSession, config: RuntimeConfig) -> dict[str, int]:
     nodes: Counter[str] = Counter()
     on_cpu: list[str] = []
@@ -554,7 +541,7 @@ def _placement(ort: ModuleType, native: onnxruntime.InferenceSession, config: Ru
     if not nodes[PROVIDERS[config.provider].execution_provider]:
         # OpenVINO starts with a device it does not know, and takes nothing.
         fix = "Set openvino.device to one that is here. " if config.provider == "openvino" else ""
-        raise unavailable(config.provider, f"{_found(ort, config)} started it and gave it none of the nodes", fix)
+        raise unavailable(config.provider, f"{shown(ort, config)} started it and gave it none of the nodes", fix)
     if config.provider != "cpu" and on_cpu and not config.allow_cpu_nodes:
         raise ProviderError(
             f"{len(on_cpu)} of {sum(nodes.values())} nodes would run on the CPU, not {config.provider}: "
@@ -564,51 +551,21 @@ def _placement(ort: ModuleType, native: onnxruntime.InferenceSession, config: Ru
     return dict(nodes)
 
 
-class Engine(NamedTuple):
-    """ONNX Runtime as it is installed.
-
-    Attributes:
-        providers: execution providers compiled in; a device or its libraries may still be missing.
-        devices: those it finds, each "provider: kind, vendor"; openvino's own names too.
-        missing_libraries: library of a provider that abonyx uses -> why the system cannot load it.
-    """
-
-    version: str
-    providers: list[str]
-    devices: list[str]
-    missing_libraries: dict[str, str]
-
-
 def describe_engine() -> Engine:
     """What `abonyx doctor` says of the engine. Opens no session.
 
     Raises:
         EngineMissing: none is installed, or two are side by side.
     """
-    ort = _import_engine()
-    devices = [f"{one.ep_name}: {one.device.type.name}, {one.device.vendor}" for one in ort.get_ep_devices()]
-    listing = getattr(ort.capi._pybind_state, "get_available_openvino_device_ids", None)
-    devices += [f"OpenVINO: {name}" for name in listing()] if listing else []
-    # In a process of its own: a provider's library that ONNX Runtime did not load itself may not stay.
-    load = "import ctypes, sys, onnxruntime as o; getattr(o, 'preload_dlls', list)(); ctypes.CDLL(sys.argv[1])"
-    missing = {}
-    for library in _provider_libraries(Path(ort.__path__[0]) / "capi"):
-        done = subprocess.run(
-            [sys.executable, "-c", load, library], capture_output=True, text=True, errors="replace", check=False
-        )
-        if done.returncode:
-            missing[library.name] = (done.stderr.strip() or f"ended with {done.returncode}").splitlines()[-1]
-    return Engine(ort.__version__, ort.get_available_providers(), devices, missing)
+    return describe(import_engine())
 
 
-def _provider_libraries(folder: Path) -> list[Path]:
-    """Libraries of the providers that abonyx uses, and what they share; an engine has others beside them (TensorRT)."""
-    stems = {f"onnxruntime_providers_{name}" for name in ("shared", *PROVIDERS)}
-    found = (path for suffix in ("so", "dll", "dylib") for path in folder.glob(f"*.{suffix}"))
-    return sorted(path for path in found if path.stem.removeprefix("lib") in stems)
+def import_engine() -> ModuleType:
+    """ONNX Runtime's module, and this process made safe for it.
 
-
-def _import_engine() -> ModuleType:
+    Raises:
+        EngineMissing: none is installed, or two are side by side.
+    """
     refuse_two_engines()
     try:
         engine: ModuleType = importlib.import_module("onnxruntime")
@@ -650,12 +607,3 @@ def _native_errors() -> tuple[type[Exception], ...]:
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     return tuple(value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception))
-
-
-def _engine_and_device(ort: ModuleType, config: RuntimeConfig, card: CudaDevice | None) -> str:
-    """What a passed self-test is remembered for: another engine, system or device is tested anew."""
-    # platform(): the system's version; Core ML is part of macOS
-    device = f"{platform.node()}/{platform.platform()}/{platform.processor()}"
-    if card is not None:
-        device += f"/{card.name}/{card.uuid}"
-    return f"{ort.__version__}|{device}|{sorted(provider_options(config).items())}|{config.static_shape}"

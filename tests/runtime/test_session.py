@@ -21,7 +21,7 @@ import pytest
 from onnxruntime.capi.onnxruntime_pybind11_state import RuntimeException
 
 import abonyx
-from abonyx import providers, selftest, tolerances
+from abonyx import engine, providers, selftest, tolerances
 from abonyx import session as session_module
 from abonyx.bundle import Golden, open_bundle
 from abonyx.config import CpuOptions, OpenVinoOptions
@@ -305,18 +305,32 @@ def test_whole_golden_set_once_then_two_rows(monkeypatch: pytest.MonkeyPatch, tm
     assert rows == [2]  # in one batch whatever the budget: padding is tested
 
 
+def test_what_the_engine_prints_while_it_finds_cuda_is_no_result(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Engine:
+        @staticmethod
+        def preload_dlls() -> None:
+            print("Failed to load libcurand.so.10")
+
+    with caplog.at_level("DEBUG", "abonyx"):
+        engine.preload(Engine)  # type: ignore[arg-type]
+    assert capsys.readouterr().out == ""
+    assert caplog.messages == ["Failed to load libcurand.so.10"]
+
+
 def test_another_card_engine_or_system_is_tested_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     config = abonyx.RuntimeConfig(provider="cuda")
     first = CudaDevice(name="H100", uuid="1", total_bytes=1, free_bytes=1)
 
     def fact(card: CudaDevice) -> str:
-        return session_module._engine_and_device(onnxruntime, config, card)
+        return engine.identity(onnxruntime, config, card)
 
     same = CudaDevice(name="H100", uuid="1", total_bytes=1, free_bytes=0)
     assert fact(first) == fact(same)
     other = {fact(first), fact(CudaDevice(name="H100", uuid="2", total_bytes=1, free_bytes=1))}
     with monkeypatch.context() as patched:
-        patched.setattr(session_module.platform, "platform", lambda: "macOS-26.1-arm64-arm-64bit")
+        patched.setattr(engine.platform, "platform", lambda: "macOS-26.1-arm64-arm-64bit")
         other.add(fact(first))
     monkeypatch.setattr(onnxruntime, "__version__", "9.9.9")
     other.add(fact(first))
