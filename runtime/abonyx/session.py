@@ -179,7 +179,7 @@ class Session:
         self.static_shape = self.config.static_shape
         self.token_budget = token_budget(self.config, self.bundle)
         self.streams = self.config.openvino.streams if self.config.provider == "openvino" else 1
-        self.notes = []
+        self.notes, self.differences = [], {}
         if self.variant.parity is None and self_test != "off":
             raise BundleError(f"{self.bundle.path}: variant {self.variant_name} was never checked", "Export again.")
         check_files(self.bundle, self.bundle.files_of(self.variant))

@@ -153,6 +153,14 @@ def test_reload_from_open_and_from_closed(opened: list[Any], sequences: list[str
     assert len(opened) == 3
 
 
+def test_a_reload_keeps_no_difference_of_the_model_before() -> None:
+    open_session(abonyx.RuntimeConfig(), self_test="full").close()  # remembered
+    with open_session(self_test="full") as session:
+        assert session.differences
+        session.reload(abonyx.RuntimeConfig())
+        assert session.differences == {}
+
+
 def test_failed_reload_leaves_closed_and_the_slot_free() -> None:
     session = open_session()
     with pytest.raises(ProviderUnavailable):
