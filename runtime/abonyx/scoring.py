@@ -46,6 +46,7 @@ def prepare(sequences: Sequence[str], max_residues: int, static_tokens: int | No
     # A str is a Sequence[str] too: each residue would be scored as an antibody.
     if isinstance(sequences, str) or not isinstance(sequences, Iterable):
         raise InputError(f"sequences is one {type(sequences).__name__}", "Give a list of sequences: [sequence].")
+    sequences = list(sequences)  # a generator can be looked at once
     for index, sequence in enumerate(sequences):
         if not isinstance(sequence, str):
             raise InputError(

@@ -421,6 +421,11 @@ def test_not_finite_names_the_records(monkeypatch: pytest.MonkeyPatch, sequences
         monkeypatch.undo()
 
 
+def test_a_generator_is_scored_whole(sequences: list[str]) -> None:
+    with open_session() as session:
+        assert session.score(one for one in sequences).shape == (12,)  # type: ignore[arg-type]
+
+
 def test_bad_sequences_name_the_first(sequences: list[str]) -> None:
     with open_session() as session:
         with pytest.raises(InputError, match=r"sequences\[1\]: character '\*' at position 4"):
