@@ -161,6 +161,11 @@ class Bundle:
         ids, lengths = values["input_ids"], values["lengths"]
         if ids.dtype != np.int64 or ids.shape != (rows, lengths.max()) or lengths.min() < 2 or ids.min() < 0:
             raise BundleError(f"{path}: input_ids {ids.shape} {ids.dtype} do not fit the lengths, or are negative", fix)
+        spec, most = self.manifest.alphabet, self.manifest.max_residues + 2
+        known = [*spec.residues.values(), spec.cls_id, spec.pad_id, spec.eos_id]
+        if lengths.max() > most or not np.isin(ids, known).all():  # an engine may read past a table's end
+            what = f"{path}: tokens that the manifest's alphabet has not, or rows over its {most} tokens"
+            raise BundleError(what, fix)
         return Golden(**{**values, "head_intercept": float(values["head_intercept"])})
 
 
