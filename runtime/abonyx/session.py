@@ -569,6 +569,8 @@ def import_engine() -> ModuleType:
     refuse_two_engines()
     try:
         engine: ModuleType = importlib.import_module("onnxruntime")
+        if not hasattr(engine, "InferenceSession"):  # a folder that pip left where two engines had one name
+            raise ImportError(f"{getattr(engine, '__path__', engine)} has none in it")
         engine.set_default_logger_severity(3)  # errors: at every open on CUDA it warns of a plugin nobody asked for
     except ImportError as error:
         raise EngineMissing(

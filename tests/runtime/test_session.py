@@ -13,6 +13,7 @@ import sys
 import threading
 import weakref
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -252,6 +253,12 @@ def test_two_engines_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(EngineMissing, match=r"abonyx\[cpu\]"):
+        open_session()
+
+
+def test_a_folder_without_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", ModuleType("onnxruntime"))
+    with pytest.raises(EngineMissing, match=r"has none in it.*\n.*abonyx\[cpu\]"):
         open_session()
 
 
