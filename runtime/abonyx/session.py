@@ -81,6 +81,9 @@ _OUT_OF_MEMORY = (
 )
 
 
+_MORE_MEMORY = "Free memory of the device, raise its limit in the config, or take a smaller variant: --variant."
+
+
 class State(Enum):
     """Where a session is in its life."""
 
@@ -371,9 +374,9 @@ class Session:
             try:
                 embedding, p = scoring.run_rows(self, tokens, None, ("embedding", "p_nonspecific"), planned_budget)
             except OutOfDeviceMemory as error:
-                fix = "Free memory of the device, raise its limit in the config, or take a smaller variant: --variant."
                 raise OutOfDeviceMemory(
-                    f"{where}: no memory for the self-test: {error.what}", error.fix if self.static_shape else fix
+                    f"{where}: no memory for the self-test: {error.what}",
+                    error.fix if self.static_shape else _MORE_MEMORY,
                 ) from error
             return embedding, p
 
@@ -481,6 +484,8 @@ def _create(ort: ModuleType, bundle: Bundle, variant: Variant, config: RuntimeCo
         # Only the provider asked for: with CPU listed behind it ONNX Runtime would fall back in silence.
         native = ort.InferenceSession(str(path), options, providers=[(provider.execution_provider, chosen)])
     except _native_errors() as error:
+        if any(mark in str(error) for mark in _OUT_OF_MEMORY):
+            raise OutOfDeviceMemory(f"{config.provider}: no memory to load {path}: {error}", _MORE_MEMORY) from error
         if config.provider == "cpu":
             raise BundleError(f"{path}: ONNX Runtime cannot load it: {error}", "Export the bundle again.") from error
         raise ProviderError(f"{config.provider}: cannot load {path}: {error}", "See docs/providers.md.") from error

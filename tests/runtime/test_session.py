@@ -326,7 +326,7 @@ def test_what_the_engine_prints_while_it_finds_cuda_is_no_result(
     class Engine:
         @staticmethod
         def preload_dlls() -> None:
-            print("Failed to load libcurand.so.10")
+            sys.stdout.write("Failed to load libcurand.so.10\n")
 
     with caplog.at_level("DEBUG", "abonyx"):
         engine.preload(Engine)  # type: ignore[arg-type]
@@ -378,6 +378,15 @@ def test_out_of_memory_in_the_self_test_halves_the_budget(
         assert f"token_budget went from {budget} to" in session.notes[0]
         assert session.differences["p"] <= tolerances.FP32_GOAL_P
         assert session.score(sequences).shape == (12,)
+
+
+def test_weights_without_memory_are_no_damaged_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise RuntimeException("Failed to allocate memory for requested buffer of size 9")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", full)
+    with pytest.raises(OutOfDeviceMemory, match=r"(?s)cpu: no memory to load .*model\.onnx.*smaller variant"):
+        open_session()
 
 
 def test_a_golden_row_without_memory_says_why_the_session_cannot_open(monkeypatch: pytest.MonkeyPatch) -> None:
