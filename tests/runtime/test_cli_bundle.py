@@ -208,6 +208,14 @@ def test_the_environments_bundle_counts(command: str, run: Any, monkeypatch: pyt
     assert run(command, MINI)[0] == 0
 
 
+def test_the_home_of_nobody_is_a_path_like_any_other(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run("inspect", "~nobody-of-that-name/bundle")
+    assert code == 4 and "~nobody-of-that-name/bundle: no such bundle directory" in err
+    monkeypatch.setenv("ABONYX_CACHE_DIR", "~nobody-of-that-name/cache")
+    assert run("verify")[0] == 0
+
+
 def test_inspect_prints_no_markup_of_the_bundles(run: Any, copy: Path) -> None:
     edit(copy, licence="[red]MIT[/red] [link=file:///etc/passwd]x[/link]")
     assert "[red]MIT[/red] [link=file:///etc/passwd]x[/link]" in run("inspect", copy)[1]
