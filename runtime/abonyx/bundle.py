@@ -199,10 +199,19 @@ def open_bundle(directory: str | Path | None) -> Bundle:
 
 
 def unlisted_files(bundle: Bundle) -> list[str]:
-    """Paths in the bundle that its manifest does not list, README.md aside; a linked folder counts as one file."""
+    """Paths in the bundle that its manifest does not list, README.md aside; a linked folder counts as one file.
+
+    Raises:
+        BundleError: a folder that cannot be looked into.
+    """
+
+    def refuse(error: OSError) -> None:
+        what = f"{error.filename}: cannot be looked into: {error.strerror}"
+        raise BundleError(what, "A bundle's folders are readable. Copy it again.") from error
+
     paths = [
         Path(folder, name).relative_to(bundle.path).as_posix()
-        for folder, folders, names in os.walk(bundle.path)
+        for folder, folders, names in os.walk(bundle.path, onerror=refuse)
         for name in [*names, *(name for name in folders if Path(folder, name).is_symlink())]
     ]
     return sorted(set(paths) - {*bundle.manifest.files, MANIFEST_NAME, README_NAME})

@@ -303,6 +303,20 @@ def test_unlisted_files_are_found_wherever_they_lie(copy: Path) -> None:
     assert unlisted_files(open_bundle(copy)) == ["sitecustomize.py", "sub/deep/x.so"]
 
 
+def test_a_folder_that_cannot_be_looked_into_is_not_passed_over(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (copy / "sub").mkdir()
+    real = os.scandir
+
+    def scandir(path: Any) -> Any:  # what chmod 0 does, but not to root
+        if Path(path).name == "sub":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(BundleError, match="sub: cannot be looked into: Permission denied"):
+        unlisted_files(open_bundle(copy))
+
+
 def test_a_file_named_to_act_on_a_terminal(copy: Path) -> None:
     (copy / FOLDER / "x\x1b[2J").write_bytes(b"")
     assert refused(copy).replace("\n", "").isprintable()
