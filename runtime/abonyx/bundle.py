@@ -161,6 +161,11 @@ class Bundle:
         ids, lengths = values["input_ids"], values["lengths"]
         if ids.dtype != np.int64 or ids.shape != (rows, lengths.max()) or lengths.min() < 2 or ids.min() < 0:
             raise BundleError(f"{path}: input_ids {ids.shape} {ids.dtype} do not fit the lengths, or are negative", fix)
+        spec, most = self.manifest.alphabet, self.manifest.max_residues + 2
+        known = [*spec.residues.values(), spec.cls_id, spec.pad_id, spec.eos_id]
+        if lengths.max() > most or not np.isin(ids, known).all():  # an engine may read past a table's end
+            what = f"{path}: tokens that the manifest's alphabet has not, or rows over its {most} tokens"
+            raise BundleError(what, fix)
         return Golden(**{**values, "head_intercept": float(values["head_intercept"])})
 
 
@@ -194,10 +199,19 @@ def open_bundle(directory: str | Path | None) -> Bundle:
 
 
 def unlisted_files(bundle: Bundle) -> list[str]:
-    """Paths in the bundle that its manifest does not list, README.md aside; a linked folder counts as one file."""
+    """Paths in the bundle that its manifest does not list, README.md aside; a linked folder counts as one file.
+
+    Raises:
+        BundleError: a folder that cannot be looked into.
+    """
+
+    def refuse(error: OSError) -> None:
+        what = f"{error.filename}: cannot be looked into: {error.strerror}"
+        raise BundleError(what, "A bundle's folders are readable. Copy it again.") from error
+
     paths = [
         Path(folder, name).relative_to(bundle.path).as_posix()
-        for folder, folders, names in os.walk(bundle.path)
+        for folder, folders, names in os.walk(bundle.path, onerror=refuse)
         for name in [*names, *(name for name in folders if Path(folder, name).is_symlink())]
     ]
     return sorted(set(paths) - {*bundle.manifest.files, MANIFEST_NAME, README_NAME})

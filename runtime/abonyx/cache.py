@@ -21,7 +21,9 @@ MAX_ENTRIES = 1_000
 def cache_dir() -> Path:
     """$ABONYX_CACHE_DIR, else the platform's cache directory for abonyx. Not created here."""
     given = os.environ.get("ABONYX_CACHE_DIR")
-    return Path(given).expanduser() if given else Path(platformdirs.user_cache_dir("abonyx", appauthor=False))
+    if given:
+        return Path(os.path.expanduser(given))  # noqa: PTH111  (Path's own raises where there is no such user)
+    return Path(platformdirs.user_cache_dir("abonyx", appauthor=False))
 
 
 def remembered(name: str) -> dict[str, str]:

@@ -65,8 +65,9 @@ def verify(
 def inspect(bundle: Path | None) -> None:
     """Say what BUNDLE [the shipped one] is, from its manifest alone: origin, licence, head, variants, their records."""
     from abonyx.bundle import open_bundle
+    from abonyx.config import load_config
 
-    _print_bundle(open_bundle(bundle))
+    _print_bundle(open_bundle(load_config(None, flags={"bundle": None if bundle is None else str(bundle)}).bundle))
 
 
 def _print_json(value: object) -> None:
@@ -131,7 +132,11 @@ def _print_report(report: Report) -> None:
             ("system", f"{machine.system}, Python {machine.python}"),
             ("processors", f"{machine.processors}, allowed {machine.allowed_processors}, container quota {quota}"),
             ("threads", machine.threads),
-            ("memory", f"{_gigabytes(machine.memory_bytes)}, available {_gigabytes(machine.available_memory_bytes)}"),
+            (
+                "memory",
+                f"{_gigabytes(machine.memory_bytes)} ({machine.memory_source}), available "
+                f"{_gigabytes(machine.available_memory_bytes)}",
+            ),
             ("engine", engine.version and f"ONNX Runtime {engine.version}"),
             ("distributions", engine.distributions or "none"),
             ("providers compiled in", engine.providers),

@@ -35,6 +35,11 @@ def _check(ok: bool, key: str, value: object, allowed: str) -> None:
         raise ConfigError(f"config: {key} is {value!r}", f"Allowed: {allowed}.")
 
 
+def _expanded(path: str | Path) -> str:
+    """The path with ~ as a shell reads it: as it is where there is no such user. Path's own raises there."""
+    return os.path.expanduser(path)  # noqa: PTH111
+
+
 def _check_types(options: object, table: str = "") -> None:
     """Every field of a config holds what its annotation says; True is not a number here."""
     for name, hint in get_type_hints(type(options)).items():
@@ -104,7 +109,7 @@ class CoreMLOptions:
     def __post_init__(self) -> None:
         _check_types(self, "coreml.")
         if self.cache_dir is not None:
-            object.__setattr__(self, "cache_dir", str(Path(self.cache_dir).expanduser().absolute()))
+            object.__setattr__(self, "cache_dir", str(Path(_expanded(self.cache_dir)).absolute()))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +178,7 @@ class RuntimeConfig:
 
     def __post_init__(self) -> None:
         if isinstance(self.bundle, str | Path) and str(self.bundle):
-            object.__setattr__(self, "bundle", str(Path(self.bundle).expanduser().absolute()))
+            object.__setattr__(self, "bundle", str(Path(_expanded(self.bundle)).absolute()))
         _check_types(self)
         for key in ("bundle", "variant"):
             _check(getattr(self, key) != "", key, "", "a name; leave the key out for the default")
@@ -254,11 +259,11 @@ def _from_file(path: Path) -> dict[str, Any]:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}", "Give an existing TOML file.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}", "See configs/cpu.toml for a complete example.") from error
     bundle = values.get("bundle")
     if isinstance(bundle, str) and bundle:  # relative to the file that names it, wherever the command is run
-        values["bundle"] = str(path.absolute().parent / Path(bundle).expanduser())
+        values["bundle"] = str(path.absolute().parent / _expanded(bundle))
     _refuse_unknown(values, RuntimeConfig, str(path))
     for key, hint in get_type_hints(RuntimeConfig).items():
         if dataclasses.is_dataclass(hint) and not isinstance(values.get(key, {}), dict):

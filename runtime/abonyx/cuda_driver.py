@@ -15,9 +15,14 @@ _NAME_BYTES = 256
 
 
 class CudaDevice(msgspec.Struct, frozen=True, kw_only=True):
-    """One card; free_bytes is None where it was not asked, or the driver gives no context: problem says why then."""
+    """One card; free_bytes is None where it was not asked, or the driver gives no context: problem says why then.
+
+    Attributes:
+        uuid: 32 hexadecimal digits, the card's own (a part of a card has its own too).
+    """
 
     name: str
+    uuid: str
     total_bytes: int
     free_bytes: int | None
     problem: str = ""
@@ -91,8 +96,10 @@ def read_cuda_driver(library: Any = None, memory_of: int | None = None) -> CudaD
 
 def _device(cuda: Any, index: int, with_memory: bool) -> CudaDevice:
     device, name, total = ctypes.c_int(), ctypes.create_string_buffer(_NAME_BYTES), ctypes.c_size_t()
+    uuid = (ctypes.c_ubyte * 16)()
     _call(cuda, "cuDeviceGet", ctypes.byref(device), index)
     _call(cuda, "cuDeviceGetName", name, _NAME_BYTES, device)
+    _call(cuda, "cuDeviceGetUuid_v2", ctypes.byref(uuid), device)
     _call(cuda, "cuDeviceTotalMem_v2", ctypes.byref(total), device)
     free, problem = None, ""
     try:
@@ -100,7 +107,7 @@ def _device(cuda: Any, index: int, with_memory: bool) -> CudaDevice:
     except _CallFailed as error:
         problem = str(error)
     shown = name.value.decode(errors="replace")
-    return CudaDevice(name=shown, total_bytes=total.value, free_bytes=free, problem=problem)
+    return CudaDevice(name=shown, uuid=bytes(uuid).hex(), total_bytes=total.value, free_bytes=free, problem=problem)
 
 
 def _free_bytes(cuda: Any, device: ctypes.c_int) -> int:

@@ -22,7 +22,8 @@ from abonyx.session import describe_engine, open_session
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """Processors as the system has them, as affinity allows, by the container's quota, and what threads are made of it.
 
-    The memory is the machine's, in bytes; None where the system does not say.
+    The memory is in bytes, None where the system does not say; its source is "machine", or "container" where the
+    container's limit is the smaller.
     """
 
     system: str
@@ -33,10 +34,11 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     threads: int
     memory_bytes: int | None
     available_memory_bytes: int | None
+    memory_source: str
 
 
 class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
-    """See session.Engine; `error` where there is none that can be used."""
+    """See engine.Engine; `error` where there is none that can be used."""
 
     distributions: list[str]
     version: str | None = None
@@ -115,7 +117,7 @@ def examine(bundle: str | None) -> Report:
 
 
 def _machine() -> Machine:
-    total, available = memory_bytes()
+    memory = memory_bytes()
     return Machine(
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=sys.version.split()[0],
@@ -123,8 +125,9 @@ def _machine() -> Machine:
         allowed_processors=allowed_processors(),
         processor_quota=processor_quota(),
         threads=usable_processors(),
-        memory_bytes=total,
-        available_memory_bytes=available,
+        memory_bytes=memory.total,
+        available_memory_bytes=memory.available,
+        memory_source=memory.source,
     )
 
 

@@ -12,7 +12,7 @@ EngineError                     1
  ├ ProviderError                5  the engine or the device
  │  ├ EngineMissing             5  no onnxruntime distribution, or two side by side
  │  ├ ProviderUnavailable       5  the provider asked for is not there; nothing else was tried
- │  └ OutOfDeviceMemory         5  a batch that the device has no memory for, down to a single sequence
+ │  └ OutOfDeviceMemory         5  the device has no memory for the weights, or for a single sequence
  ├ ParityError                  6  numbers off their limit
  │  ├ SelfTestError             6  the golden rows do not come out right on this machine
  │  └ ScoreNotFinite            6  a score or embedding that is NaN or infinite
@@ -98,7 +98,7 @@ class ProviderUnavailable(ProviderError):
 
 
 class OutOfDeviceMemory(ProviderError):
-    """A batch for which the device has no memory; scoring halves the token budget until one sequence is left."""
+    """The device has no memory for the weights or a batch; the token budget is halved until one sequence is left."""
 
 
 class ParityError(EngineError):

@@ -389,6 +389,7 @@ def _check_values(manifest: Manifest, path: Path) -> None:
         "pooling": manifest.pooling != "residues",
         "head thresholds": not all(0 <= value <= 1 for value in thresholds),
         "variant limits": not all(0 < limit.p < 1 and limit.logit <= LOGIT_PER_P for limit in limits),
+        "variants": not all(variant.providers for variant in manifest.variants.values()) or not manifest.variants,
         "variant precision": not all(variant.precision in LIMITS for variant in manifest.variants.values()),
     }
     wrong = [name for name, fault in faults.items() if fault]

@@ -255,6 +255,8 @@ def run_windows(
         placed = f"{session.bundle.label()}, {session.variant_name} on {config.provider}, nodes {session.placement}"
         LOGGER.debug(f"opened in {opened - started:.2f} s: {placed}; batches of {session.token_budget} tokens")
         for job in jobs:
+            if job.on_halved and config.token_budget not in (None, session.token_budget):
+                job.on_halved(session.token_budget, session.notes[-1])  # by the self-test
             _run_job(session, job, config, output, on_batch)
         finished = time.perf_counter()
         return Summary(

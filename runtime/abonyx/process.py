@@ -8,7 +8,9 @@ import gc
 import math
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from abonyx.errors import ConfigError
 
@@ -39,18 +41,34 @@ def processor_quota() -> float | None:
     return _quota()
 
 
-def memory_bytes() -> tuple[int | None, int | None]:
-    """The machine's memory, and what of it is free or can be freed; None where the system does not say (no /proc).
+class Memory(NamedTuple):
+    """What this process may have, in bytes; None where the system does not say (no /proc).
 
-    A container's limit is not in it.
+    Attributes:
+        available: what of it is free or can be freed.
+        source: "machine", or "container" where a cgroup's limit is the smaller.
     """
+
+    total: int | None
+    available: int | None
+    source: str
+
+
+def memory_bytes() -> Memory:
+    """The machine's memory, or the container's limit where that is less."""
     try:
         rows = (line.split() for line in _MEMINFO.read_text().splitlines())
         kibibytes = {row[0].rstrip(":"): int(row[1]) for row in rows}
     except (OSError, ValueError, IndexError):
-        return None, None
-    total, available = kibibytes.get("MemTotal"), kibibytes.get("MemAvailable")
-    return total and total * 1024, available and available * 1024
+        kibibytes = {}
+    total, available = (kibibytes[key] * 1024 if key in kibibytes else None for key in ("MemTotal", "MemAvailable"))
+    limits = _memory_limits()
+    limit = min((limit for limit, _ in limits), default=None)
+    left = [left for _, left in limits] + ([] if available is None else [available])
+    # version 1 writes "no limit" as a number that no machine has
+    if limit is None or (total is not None and limit >= total):
+        return Memory(total, min(left, default=None), "machine")
+    return Memory(limit, min(left), "container")
 
 
 def thread_count(asked: int | None, key: str) -> int:
@@ -73,27 +91,11 @@ def thread_count(asked: int | None, key: str) -> int:
 
 
 def _quota(root: Path = _CGROUPS, membership: Path = _MEMBERSHIP) -> float | None:
-    """Processors that this process's cgroup and those above it grant; None where there is no limit.
-
-    Args:
-        root: where the cgroup file systems are mounted (version 2 here, version 1's in its folder cpu).
-        membership: one "ID:CONTROLLERS:PATH" a line; version 2's has no controllers.
-    """
-    found = []
+    """Processors that this process's cgroup and those above it grant; None where there is no limit."""
     try:
-        for line in membership.read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            if controllers and "cpu" not in controllers.split(","):
-                continue
-            mount = root / "cpu" if controllers else root
-            here = mount / path.lstrip("/")
-            # A container's own mount begins at its cgroup, whatever the path says: the mount is always looked at.
-            for group in dict.fromkeys([here, *here.parents, mount]):
-                if group.is_relative_to(mount):
-                    found += _quota_of(group)
+        return min((quota for group in _groups("cpu", root, membership) for quota in _quota_of(group)), default=None)
     except (OSError, ValueError):
         return None
-    return min(found, default=None)
 
 
 def _quota_of(group: Path) -> list[float]:
@@ -105,6 +107,48 @@ def _quota_of(group: Path) -> list[float]:
         limit_us = int((group / "cpu.cfs_quota_us").read_text())
         return [] if limit_us <= 0 else [limit_us / int((group / "cpu.cfs_period_us").read_text())]
     return []
+
+
+def _memory_limits(root: Path = _CGROUPS, membership: Path = _MEMBERSHIP) -> list[tuple[int, int]]:
+    """Bytes that this process's cgroup and those above it grant, and what is left of each."""
+    try:
+        return [limit for group in _groups("memory", root, membership) for limit in _memory_limit_of(group)]
+    except (OSError, ValueError):
+        return []
+
+
+def _memory_limit_of(group: Path) -> list[tuple[int, int]]:
+    """One cgroup's limit in bytes and what is left of it, if it has one."""
+    for limit, used, freed in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        if (group / limit).exists() and (text := (group / limit).read_text().strip()) != "max":
+            rows = (line.split() for line in (group / "memory.stat").read_text().splitlines())
+            # The page cache counts as used; of it at least the inactive part can be freed.
+            cached = sum(int(count) for name, count in rows if name == freed)
+            return [(int(text), max(0, int(text) - int((group / used).read_text()) + cached))]
+    return []
+
+
+def _groups(controller: str, root: Path, membership: Path) -> Iterator[Path]:
+    """This process's cgroup, those above it, and the mount.
+
+    Args:
+        controller: "cpu" or "memory".
+        root: where the cgroup file systems are mounted (version 2 here, version 1's in the controller's folder).
+        membership: one "ID:CONTROLLERS:PATH" a line; version 2's has no controllers.
+    """
+    for line in membership.read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        mount = root / controller if controllers else root
+        here = mount / path.lstrip("/")
+        # A container's own mount begins at its cgroup, whatever the path says: the mount is always looked at.
+        for group in dict.fromkeys([here, *here.parents, mount]):
+            if group.is_relative_to(mount):
+                yield group
 
 
 def release_memory() -> None:

@@ -63,11 +63,13 @@ def window_size(config: RuntimeConfig) -> int:
     return config.window_size or PROVIDERS[config.provider].window_size
 
 
-# A batch's memory on CUDA, estimated: cuda-fp16 takes 74 to 98 bytes a token and hidden unit at 33 layers
-# (benchmarks/records/gpu_h200.json); half of what is free is left to the arena's growth, to others, and to graphs that
-# take more. A batch that does not fit all the same is halved when it fails.
-_CUDA_BYTES = 100
+# A batch's memory on CUDA, estimated, in elements of the variant's arithmetic a token and hidden unit. cuda-fp16 takes
+# 74 to 98 bytes at 33 layers, 37 to 49 elements (benchmarks/records/gpu_h200.json); no other variant was measured. Half
+# of what is free is left to the arena's growth, to others, and to graphs that take more. A batch that does not fit all
+# the same is halved when it fails.
+_CUDA_ELEMENTS = 50
 _CUDA_SHARE = 0.5
+_HALVES = ("fp16", "cuda-fp16")  # the precisions whose arithmetic is float16; float32 of the rest
 
 
 def token_budget(config: RuntimeConfig, bundle: Bundle) -> int:
@@ -89,15 +91,19 @@ def token_budget(config: RuntimeConfig, bundle: Bundle) -> int:
     limits = [limit for limit in (*free, config.cuda.memory_limit_bytes) if limit is not None]
     if not limits:  # no card, which opening a session says
         return default
-    folder = bundle.variant("cuda", config.variant)[1].model.rpartition("/")[0]
+    variant = bundle.variant("cuda", config.variant)[1]
+    folder = variant.model.rpartition("/")[0]
     weights = sum(entry.size_bytes for name, entry in bundle.manifest.files.items() if name.startswith(f"{folder}/"))
+    if variant.precision == "fp16-weights":
+        weights *= 2  # float32 once they are loaded
     if weights >= min(limits):
         raise OutOfDeviceMemory(
             f"{bundle.path}: the weights need {weights} bytes; card {card} has {min(limits)} free for them",
             "Free the card, choose another with cuda.device_id, or a smaller variant with --variant.",
         )
     budget, room = default, (min(limits) - weights) * _CUDA_SHARE
-    while budget > 1 and budget * bundle.manifest.encoder.hidden * _CUDA_BYTES > room:
+    token_bytes = bundle.manifest.encoder.hidden * _CUDA_ELEMENTS * (2 if variant.precision in _HALVES else 4)
+    while budget > 1 and budget * token_bytes > room:
         budget //= 2
     if budget < default:
         LOGGER.info(f"token_budget is {budget}, not {default}: card {card} has {min(limits)} bytes free")

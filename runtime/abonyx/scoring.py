@@ -34,7 +34,7 @@ class Engine(Protocol):
     def run_batch(
         self, rows: Tokens, eos_pooled: npt.NDArray[np.bool_] | None, outputs: Sequence[str]
     ) -> list[FloatArray]: ...
-    def halve_token_budget(self, failed_tokens: int) -> None: ...
+    def halve_token_budget(self, failed_tokens: int, planned_budget: int) -> None: ...
 
 
 def prepare(sequences: Sequence[str], max_residues: int, static_tokens: int | None = None) -> list[str]:
@@ -46,6 +46,7 @@ def prepare(sequences: Sequence[str], max_residues: int, static_tokens: int | No
     # A str is a Sequence[str] too: each residue would be scored as an antibody.
     if isinstance(sequences, str) or not isinstance(sequences, Iterable):
         raise InputError(f"sequences is one {type(sequences).__name__}", "Give a list of sequences: [sequence].")
+    sequences = list(sequences)  # a generator can be looked at once
     for index, sequence in enumerate(sequences):
         if not isinstance(sequence, str):
             raise InputError(
@@ -125,21 +126,12 @@ def run_sequences(
     copies = np.bincount(place, minlength=len(rows))
     shape = engine.static_shape
     lengths = np.array([len(row) if shape is None else shape[1] for row in rows], np.int64)  # tokens each row takes
-    plan = list(plan_batches(lengths, engine.token_budget))
+    budget = engine.token_budget
+    plan = list(plan_batches(lengths, budget))
 
     def run(batch: npt.NDArray[np.int64]) -> FloatArray:
-        # One part, unless the budget was halved since the plan was made; parts come in the batch's own order.
-        parts = [batch[part] for part in plan_batches(lengths[batch], engine.token_budget)]
-        if len(parts) > 1:
-            return np.concatenate([run(part) for part in parts])
         flags = None if eos_pooled is None else eos_pooled[batch]
-        try:
-            return engine.run_batch([rows[index] for index in batch], flags, [output])[0]
-        except OutOfDeviceMemory:
-            if len(batch) == 1 or shape is not None:  # fewer rows of a fixed shape are filled up again
-                raise
-            engine.halve_token_budget(len(batch) * int(lengths[batch].max()))
-            return run(batch)
+        return run_rows(engine, [rows[index] for index in batch], flags, [output], budget)[0]
 
     values = np.empty((len(rows), *width), np.float32)
     with engine.turn(), _mapping(engine.streams) as mapped:
@@ -158,6 +150,43 @@ def run_sequences(
             "Use a variant of higher precision (--variant fp32).",
         )
     return values
+
+
+def run_rows(
+    engine: Engine,
+    rows: Tokens,
+    eos_pooled: npt.NDArray[np.bool_] | None,
+    outputs: Sequence[str],
+    planned_budget: int,
+) -> list[FloatArray]:
+    """Graph outputs of a planned batch, in its order: run in parts where the token budget was halved since.
+
+    Args:
+        rows: B token rows, longest first.
+        eos_pooled: (B,) rows with EOS in the mean; None = none.
+        planned_budget: the engine's token budget when they were put together.
+
+    Raises:
+        OutOfDeviceMemory: for a single row or a fixed shape; else the engine's token budget is halved and the rows are
+            run again.
+    """
+    budget, shape = engine.token_budget, engine.static_shape
+    lengths = np.array([len(row) if shape is None else shape[1] for row in rows], np.int64)
+    # Parts come in the rows' own order. Of a fixed shape too: the self-test's batches are not.
+    parts = list(plan_batches(lengths, budget)) if budget < planned_budget or shape is not None else []
+    if len(parts) < 2:
+        try:
+            return engine.run_batch(rows, eos_pooled, outputs)
+        except OutOfDeviceMemory:
+            if len(rows) == 1 or shape is not None:  # fewer rows of a fixed shape are filled up again
+                raise
+            failed_tokens = len(rows) * int(lengths.max())
+            engine.halve_token_budget(failed_tokens, budget)
+            return run_rows(engine, rows, eos_pooled, outputs, max(budget, failed_tokens))
+    flags = [None if eos_pooled is None else eos_pooled[part] for part in parts]
+    chosen = [[rows[index] for index in part] for part in parts]
+    found = [run_rows(engine, part, flag, outputs, budget) for part, flag in zip(chosen, flags, strict=True)]
+    return [np.concatenate(values) for values in zip(*found, strict=True)]
 
 
 def _distinct(sequences: Sequence[str]) -> tuple[list[str], npt.NDArray[np.int64]]:

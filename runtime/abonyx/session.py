@@ -13,9 +13,6 @@ import contextlib
 import functools
 import importlib
 import os
-import platform
-import subprocess
-import sys
 import threading
 import warnings
 import weakref
@@ -24,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from enum import Enum
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +30,8 @@ from abonyx import cache, scoring, selftest
 from abonyx.batching import GRAPH_INPUTS, make_inputs
 from abonyx.bundle import Bundle, check_files, check_graph, open_bundle
 from abonyx.config import RuntimeConfig
-from abonyx.cuda_driver import chosen_device
+from abonyx.cuda_driver import CudaDevice, chosen_device
+from abonyx.engine import Engine, describe, identity, preload, shown
 from abonyx.errors import (
     BundleError,
     ConfigError,
@@ -83,6 +81,9 @@ _OUT_OF_MEMORY = (
 )
 
 
+_MORE_MEMORY = "Free memory of the device, raise its limit in the config, or take a smaller variant: --variant."
+
+
 class State(Enum):
     """Where a session is in its life."""
 
@@ -128,6 +129,8 @@ class Session:
         # One turn at a time. Reentrant: a signal handler may close what its own thread is scoring with.
         self._life = threading.RLock()
         self._closing = 0  # threads in close(): a call in turn ends at its next batch
+        self._opening = 0  # counts them up; of the call in turn, the one that it began in
+        self._opening_of_turn: int | None = None
         self._native: onnxruntime.InferenceSession | None = None
         self._pid = os.getpid()
         self._opened_at = ""
@@ -172,21 +175,22 @@ class Session:
                 raise
 
     def _load(self, self_test: SelfTest) -> None:
-        engine = _import_engine()
-        _check_available(engine, self.config)  # before gigabytes are hashed
+        engine = import_engine()
+        card = _check_available(engine, self.config)  # before gigabytes are hashed
         self.bundle = open_bundle(self.config.bundle)
         self.variant_name, self.variant = self.bundle.variant(self.config.provider, self.config.variant)
         self.static_shape = self.config.static_shape
         self.token_budget = token_budget(self.config, self.bundle)
         self.streams = self.config.openvino.streams if self.config.provider == "openvino" else 1
-        self.notes = []
+        self.notes, self.differences = [], {}
         if self.variant.parity is None and self_test != "off":
             raise BundleError(f"{self.bundle.path}: variant {self.variant_name} was never checked", "Export again.")
         check_files(self.bundle, self.bundle.files_of(self.variant))
         check_graph(self.bundle, self.variant)
         self._native = _create(engine, self.bundle, self.variant, self.config)
         self.placement = _placement(engine, self._native, self.config)
-        self._self_test(self_test)
+        self._self_test(self_test, identity(engine, self.config, card))
+        self._opening += 1
         self._state = State.OPEN
 
     def close(self) -> None:
@@ -215,7 +219,8 @@ class Session:
     def reload(self, config: RuntimeConfig) -> None:
         """Close, then open with another config. Never two models in memory; a failed reload leaves CLOSED.
 
-        A call in another thread ends as with close(): no call is scored by two models.
+        A call in another thread ends as with close(), one that waits for its turn too: no call is scored by two
+        models, nor by another than the one it was made to.
         """
         self._refuse_fork()
         with self._counted_closing(), self._life:
@@ -240,8 +245,6 @@ class Session:
             SessionClosed, SessionForked, ScoreNotFinite: see errors.py. SessionClosed also where another thread closes
                 or reloads the session meanwhile.
         """
-        self._usable()
-        self.bundle.refuse_placeholder()
         return self._run(sequences, "p_nonspecific")
 
     def embed(self, sequences: Sequence[str]) -> npt.NDArray[np.float32]:
@@ -250,7 +253,8 @@ class Session:
 
     def _run(self, sequences: Sequence[str], output: str) -> npt.NDArray[np.float32]:
         with self.turn():
-            self._usable()  # as it is now that the wait is over
+            if output == "p_nonspecific":
+                self.bundle.refuse_placeholder()
             static_tokens = self.static_shape[1] if self.static_shape else None
             cleaned = scoring.prepare(sequences, self.manifest.max_residues, static_tokens)
             flags = scoring.pooled_eos(cleaned, self.config.batch_size)
@@ -262,11 +266,19 @@ class Session:
         """Hold the session for a call of many batches: other threads wait.
 
         Raises:
-            SessionClosed, SessionForked: it cannot be used.
+            SessionClosed, SessionForked: it cannot be used, or was reloaded during the wait.
         """
+        opening = self._opening
         self._usable()  # before the lock too: a thread that held it when this process was forked is not here
         with self._life:
-            yield
+            outer = self._opening_of_turn
+            self._opening_of_turn = opening if outer is None else outer
+            try:
+                self._usable()  # as it is now that the wait is over
+                self._refuse_reloaded()
+                yield
+            finally:
+                self._opening_of_turn = outer
 
     def run_batch(
         self,
@@ -282,6 +294,7 @@ class Session:
             outputs: of "embedding" (B, D) and "p_nonspecific" (B,), float32.
         """
         native = self._usable()
+        self._refuse_reloaded()
         self._refuse_larger(rows)
         pad_id = self.manifest.alphabet.pad_id
         feed = make_inputs(rows, self.variant.inputs, pad_id, eos_pooled, self.static_shape)
@@ -297,13 +310,22 @@ class Session:
                 raise OutOfDeviceMemory(what, fix) from error
             raise ProviderError(what, "If it ran out of memory, lower token_budget.") from error
 
-    def halve_token_budget(self, failed_tokens: int) -> None:
-        """After OutOfDeviceMemory on a batch of so many tokens: half of it from now on, and a note that says so."""
-        before, self.token_budget = self.token_budget, max(1, min(self.token_budget, failed_tokens) // 2)
-        self.notes.append(
-            f"note: {self.config.provider} ran out of memory on a batch of {failed_tokens} tokens: token_budget went "
-            f"from {before} to {self.token_budget}"
-        )
+    def halve_token_budget(self, failed_tokens: int, planned_budget: int) -> None:
+        """After OutOfDeviceMemory on a batch of so many tokens: half of it from now on, and a note that says so.
+
+        Args:
+            planned_budget: the token budget that the batch was of. Where another stream halved that one meanwhile, it
+                stays: the batch says nothing about the new one.
+        """
+        with _lock:
+            before = self.token_budget
+            if before < planned_budget:
+                return
+            self.token_budget = max(1, min(before, failed_tokens) // 2)
+            self.notes.append(
+                f"note: {self.config.provider} ran out of memory on a batch of {failed_tokens} tokens: token_budget "
+                f"went from {before} to {self.token_budget}"
+            )
 
     def _refuse_larger(self, rows: Sequence[npt.NDArray[np.int64]]) -> None:
         if self.static_shape is None:
@@ -335,30 +357,39 @@ class Session:
             raise SessionClosed(f"session is {self._state.value}", fix)
         return native
 
-    def _self_test(self, kind: SelfTest) -> None:
+    def _refuse_reloaded(self) -> None:
+        if self._opening_of_turn not in (None, self._opening):
+            raise SessionClosed("session was reloaded after this call began", "Call again, for the model it has now.")
+
+    def _self_test(self, kind: SelfTest, engine_and_device: str) -> None:
         if kind == "off":
             return
         golden = self.bundle.golden()
-        fact = "|".join((self.bundle.sha256, self.variant_name, self.config.provider, _engine_and_device(self.config)))
+        fact = "|".join((self.bundle.sha256, self.variant_name, self.config.provider, engine_and_device))
         whole = kind == "full" or fact not in cache.remembered("self_tests")
         where = f"{self.bundle.path} ({self.variant_name} on {self.config.provider})"
+        planned_budget = self.token_budget
 
         def run(tokens: Sequence[npt.NDArray[np.int64]]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-            size = self.static_shape[0] if self.static_shape else len(tokens)
-            parts = [self.run_batch(tokens[start : start + size]) for start in range(0, len(tokens), size)]
-            embedding, p = map(np.concatenate, zip(*parts, strict=True))
+            try:
+                embedding, p = scoring.run_rows(self, tokens, None, ("embedding", "p_nonspecific"), planned_budget)
+            except OutOfDeviceMemory as error:
+                raise OutOfDeviceMemory(
+                    f"{where}: no memory for the self-test: {error.what}",
+                    error.fix if self.static_shape else _MORE_MEMORY,
+                ) from error
             return embedding, p
 
+        rows = selftest.rows_that_fit(golden, self.static_shape[1] if self.static_shape else None, where)
+        if len(rows) < len(golden.lengths):
+            fit = f"{len(rows)} of its {len(golden.lengths)} rows fit static_tokens"
+            self.notes.append(f"note: the self-test was run without its longest rows: {fit}")
         limits = self.variant.limits
         if self.config.bf16:
             limits = looser(limits, BF16)
             selftest.refuse_exact(golden, run, where)
-        rows = selftest.rows_that_fit(golden, self.static_shape[1] if self.static_shape else None, where)
         selftest.check_quick(golden, run, limits, where, rows)
         if whole:
-            if len(rows) < len(golden.lengths):
-                fit = f"{len(rows)} of its {len(golden.lengths)} rows fit static_tokens"
-                self.notes.append(f"note: the self-test was run without its longest rows: {fit}")
             self.differences = selftest.check_golden(golden, rows, run, self.token_budget, limits, where)
             cache.remember("self_tests", {fact: "passed"})
 
@@ -415,17 +446,21 @@ class Session:
             self._release()
 
 
-def _check_available(ort: ModuleType, config: RuntimeConfig) -> None:
-    """Raise ProviderUnavailable where this engine does not even list the provider, ConfigError for too many threads."""
+def _check_available(ort: ModuleType, config: RuntimeConfig) -> CudaDevice | None:
+    """The card, on cuda.
+
+    Raises:
+        ProviderUnavailable: this engine does not even list the provider, or there is no such card.
+        ConfigError: too many threads.
+    """
     thread_count(config.cpu.threads, "cpu.threads")
     provider_options(config)  # for what it raises
-    if config.provider == "cuda" and hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()  # finds CUDA and cuDNN in the nvidia wheels
+    if config.provider == "cuda":
+        preload(ort)
     available = ort.get_available_providers()
     if PROVIDERS[config.provider].execution_provider not in available:
         raise unavailable(config.provider, f"ONNX Runtime {ort.__version__} here has {', '.join(available)}")
-    if config.provider == "cuda":
-        chosen_device(config.cuda.device_id)
+    return chosen_device(config.cuda.device_id) if config.provider == "cuda" else None
 
 
 def _create(ort: ModuleType, bundle: Bundle, variant: Variant, config: RuntimeConfig) -> onnxruntime.InferenceSession:
@@ -449,6 +484,8 @@ def _create(ort: ModuleType, bundle: Bundle, variant: Variant, config: RuntimeCo
         # Only the provider asked for: with CPU listed behind it ONNX Runtime would fall back in silence.
         native = ort.InferenceSession(str(path), options, providers=[(provider.execution_provider, chosen)])
     except _native_errors() as error:
+        if any(mark in str(error) for mark in _OUT_OF_MEMORY):
+            raise OutOfDeviceMemory(f"{config.provider}: no memory to load {path}: {error}", _MORE_MEMORY) from error
         if config.provider == "cpu":
             raise BundleError(f"{path}: ONNX Runtime cannot load it: {error}", "Export the bundle again.") from error
         raise ProviderError(f"{config.provider}: cannot load {path}: {error}", "See docs/providers.md.") from error
@@ -456,7 +493,7 @@ def _create(ort: ModuleType, bundle: Bundle, variant: Variant, config: RuntimeCo
     if native.get_providers()[0] != provider.execution_provider:
         raise unavailable(
             config.provider,
-            f"{_found(ort, config)} could not start it, and gave {native.get_providers()}",
+            f"{shown(ort, config)} could not start it, and gave {native.get_providers()}",
             "Set openvino.device to one that is here. " if config.provider == "openvino" else "",
         )
     _check_signature(native, variant, path, config.static_shape)
@@ -498,17 +535,6 @@ def _check_signature(
         )
 
 
-def _found(ort: ModuleType, config: RuntimeConfig) -> str:
-    """The engine, and for openvino the device asked for and those it has."""
-    engine = f"ONNX Runtime {ort.__version__}"
-    if config.provider != "openvino":
-        return engine
-    # Not in every build, and not public: without it the device asked for is still named.
-    listing = getattr(ort.capi._pybind_state, "get_available_openvino_device_ids", None)
-    devices = ", ".join(listing()) if listing else "unknown"
-    return f"{engine} with device {config.openvino.device!r} (OpenVINO's devices here: {devices})"
-
-
 def _placement(ort: ModuleType, native: onnxruntime.InferenceSession, config: RuntimeConfig) -> dict[str, int]:
     nodes: Counter[str] = Counter()
     on_cpu: list[str] = []
@@ -520,7 +546,7 @@ def _placement(ort: ModuleType, native: onnxruntime.InferenceSession, config: Ru
     if not nodes[PROVIDERS[config.provider].execution_provider]:
         # OpenVINO starts with a device it does not know, and takes nothing.
         fix = "Set openvino.device to one that is here. " if config.provider == "openvino" else ""
-        raise unavailable(config.provider, f"{_found(ort, config)} started it and gave it none of the nodes", fix)
+        raise unavailable(config.provider, f"{shown(ort, config)} started it and gave it none of the nodes", fix)
     if config.provider != "cpu" and on_cpu and not config.allow_cpu_nodes:
         raise ProviderError(
             f"{len(on_cpu)} of {sum(nodes.values())} nodes would run on the CPU, not {config.provider}: "
@@ -530,47 +556,26 @@ def _placement(ort: ModuleType, native: onnxruntime.InferenceSession, config: Ru
     return dict(nodes)
 
 
-class Engine(NamedTuple):
-    """ONNX Runtime as it is installed.
-
-    Attributes:
-        providers: execution providers compiled in; a device or its libraries may still be missing.
-        devices: those it finds, each "provider: kind, vendor"; openvino's own names too.
-        missing_libraries: provider's library -> why the system cannot load it.
-    """
-
-    version: str
-    providers: list[str]
-    devices: list[str]
-    missing_libraries: dict[str, str]
-
-
 def describe_engine() -> Engine:
     """What `abonyx doctor` says of the engine. Opens no session.
 
     Raises:
         EngineMissing: none is installed, or two are side by side.
     """
-    ort = _import_engine()
-    devices = [f"{one.ep_name}: {one.device.type.name}, {one.device.vendor}" for one in ort.get_ep_devices()]
-    listing = getattr(ort.capi._pybind_state, "get_available_openvino_device_ids", None)
-    devices += [f"OpenVINO: {name}" for name in listing()] if listing else []
-    # In a process of its own: a provider's library that ONNX Runtime did not load itself may not stay.
-    load = "import ctypes, sys, onnxruntime as o; getattr(o, 'preload_dlls', list)(); ctypes.CDLL(sys.argv[1])"
-    missing = {}
-    for library in sorted(Path(ort.__path__[0]).glob("capi/libonnxruntime_providers_*.so")):
-        done = subprocess.run(
-            [sys.executable, "-c", load, library], capture_output=True, text=True, errors="replace", check=False
-        )
-        if done.returncode:
-            missing[library.name] = (done.stderr.strip() or f"ended with {done.returncode}").splitlines()[-1]
-    return Engine(ort.__version__, ort.get_available_providers(), devices, missing)
+    return describe(import_engine())
 
 
-def _import_engine() -> ModuleType:
+def import_engine() -> ModuleType:
+    """ONNX Runtime's module, and this process made safe for it.
+
+    Raises:
+        EngineMissing: none is installed, or two are side by side.
+    """
     refuse_two_engines()
     try:
         engine: ModuleType = importlib.import_module("onnxruntime")
+        if not hasattr(engine, "InferenceSession"):  # a folder that pip left where two engines had one name
+            raise ImportError(f"{getattr(engine, '__path__', engine)} has none in it")
         engine.set_default_logger_severity(3)  # errors: at every open on CUDA it warns of a plugin nobody asked for
     except ImportError as error:
         raise EngineMissing(
@@ -609,11 +614,3 @@ def _native_errors() -> tuple[type[Exception], ...]:
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     return tuple(value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception))
-
-
-def _engine_and_device(config: RuntimeConfig) -> str:
-    """What a passed self-test is remembered for: another engine version or device is tested anew."""
-    import onnxruntime
-
-    device = f"{platform.node()}/{platform.machine()}/{platform.processor()}"
-    return f"{onnxruntime.__version__}|{device}|{sorted(provider_options(config).items())}|{config.static_shape}"

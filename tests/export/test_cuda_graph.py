@@ -102,6 +102,36 @@ def test_activations_near_the_end_of_float16_refuse_it(variant: str, tmp_path: P
     assert not (tmp_path / "bundle").exists()
 
 
+def test_a_folded_bias_near_the_end_of_float16_refuses_it(tmp_path: Path) -> None:
+    """In PyTorch the value's bias is cancelled before the output product: no activation there is large."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    make_checkpoint(SHAPES["esm1v"], tmp_path / "checkpoint", seed=5)
+    file = tmp_path / "checkpoint" / "model.safetensors"
+    tensors, layer = load_file(file), "encoder.layer.1.attention"
+    hidden = len(tensors[f"{layer}.LayerNorm.bias"])
+    for name, value in {
+        "LayerNorm.weight": 0.0,
+        "LayerNorm.bias": 1.0,
+        "self.value.weight": -100 / hidden,
+        "self.value.bias": 100.0,
+        "output.dense.weight": 4.0,
+        "output.dense.bias": 0.0,
+    }.items():
+        tensors[f"{layer}.{name}"] = torch.full_like(tensors[f"{layer}.{name}"], value)
+    save_file(tensors, file, metadata={"format": "pt"})
+    ask = ExportRequest(
+        encoder=str(tmp_path / "checkpoint"), head=None, output=tmp_path / "bundle", variants=("fp32", "cuda-fp16")
+    )
+    said = r"cuda-fp16: the bias of encoder\.layer\.1\.attention\.output\.dense, .* reaches 5\.12e\+04, limit 30000"
+    with pytest.raises(ParityError, match=said):
+        export_bundle(ask)
+    assert not (tmp_path / "bundle").exists()
+    loaded = load_checkpoint(str(tmp_path / "checkpoint"))
+    write_cuda_encoder(loaded.config, loaded.tensor, tmp_path / "model.onnx", arithmetic=np.float32)
+
+
 def test_a_bias_that_cancels_a_large_product_does_not_hide_it() -> None:
     import torch
 

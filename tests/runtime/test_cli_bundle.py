@@ -47,12 +47,20 @@ def test_doctor_tries_each_variant_on_each_provider(run: Any) -> None:
 
 
 def test_doctor_as_a_table(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    card = CudaDevice(name="NVIDIA H100", total_bytes=80 * 10**9, free_bytes=79 * 10**9)
+    card = CudaDevice(name="NVIDIA H100", uuid="0" * 32, total_bytes=80 * 10**9, free_bytes=79 * 10**9)
     monkeypatch.setattr(doctor, "read_cuda_driver", lambda: CudaDriver(version="12.4", devices=[card]))
     monkeypatch.setattr(doctor, "processor_quota", lambda: 1.5)
+    monkeypatch.setattr(doctor, "memory_bytes", lambda: process.Memory(2 * 10**9, 10**9, "container"))
     code, out, err = run("doctor")
     assert code == 0 and err == ""
-    for said in ("quota 1.5", "NVIDIA H100, 79.0 GB free of 80.0 GB", "CUDA up to 12.4", "abonyx-mini", "yes ("):
+    for said in (
+        "quota 1.5",
+        "2.0 GB (container), available 1.0 GB",
+        "NVIDIA H100, 79.0 GB free of 80.0 GB",
+        "CUDA up to 12.4",
+        "abonyx-mini",
+        "yes (",
+    ):
         assert said in out
 
 
@@ -78,13 +86,18 @@ def test_doctor_of_a_bundle_that_cannot_be_used(run: Any, copy: Path, tmp_path: 
     assert code == 4 and "manifest says" in out
 
 
-def test_doctor_names_libraries_that_are_missing(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "library",
+    ["libonnxruntime_providers_cuda.so", "onnxruntime_providers_cuda.dll", "libonnxruntime_providers_openvino.dylib"],
+)
+def test_doctor_names_libraries_that_are_missing(library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "capi").mkdir()
-    (tmp_path / "capi" / "libonnxruntime_providers_cuda.so").write_bytes(b"no library")
+    for name in (library, "libonnxruntime_providers_tensorrt.so", "onnxruntime_providers_cuda.lib"):
+        (tmp_path / "capi" / name).write_bytes(b"no library")
     monkeypatch.setattr(onnxruntime, "__path__", [str(tmp_path)])
     found = session_module.describe_engine().missing_libraries
-    assert list(found) == ["libonnxruntime_providers_cuda.so"]
-    assert "libonnxruntime_providers_cuda.so" in found["libonnxruntime_providers_cuda.so"]
+    assert list(found) == [library]
+    assert library in found[library]
 
 
 def test_verify_reads_every_byte_and_runs_every_golden_row(run: Any, copy: Path) -> None:
@@ -165,6 +178,44 @@ def test_inspect_reads_the_manifest_alone(run: Any, copy: Path, monkeypatch: pyt
     assert run("inspect", copy)[0] == 4
 
 
+@pytest.mark.parametrize(
+    ("arguments", "environment", "said"),
+    [
+        (("doctor",), {"ABONYX_BUNDEL": "x"}, "Did you mean ABONYX_BUNDLE?"),
+        (("doctor",), {"ABONYX_CPU_THREADS": "9999"}, "cpu.threads is 9999"),  # of every trial
+        (("verify",), {"ABONYX_BUNDEL": "x"}, "Did you mean ABONYX_BUNDLE?"),
+        (("verify", "--config", "nowhere.toml"), {}, "nowhere.toml: cannot be read"),
+        (("verify", "--provider", "tpu"), {}, "provider is 'tpu'"),
+        (("verify",), {"ABONYX_STATIC_ROWS": "1", "ABONYX_STATIC_TOKENS": "3"}, "static_tokens is 3"),
+        (("inspect",), {"ABONYX_BUNDEL": "x"}, "Did you mean ABONYX_BUNDLE?"),
+        *(((name, "--nope"), {}, "No such option") for name in ("doctor", "verify", "inspect")),
+    ],
+)
+def test_command_line_and_environment_exit_with_2(
+    arguments: tuple[str, ...], environment: dict[str, str], said: str, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    code, out, err = run(*arguments)
+    assert code == 2 and said in out + err
+
+
+@pytest.mark.parametrize("command", ["doctor", "verify", "inspect"])
+def test_the_environments_bundle_counts(command: str, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ABONYX_BUNDLE", "/nowhere")
+    code, out, err = run(command)
+    assert code == 4 and "/nowhere: no such bundle directory" in out + err
+    assert run(command, MINI)[0] == 0
+
+
+def test_the_home_of_nobody_is_a_path_like_any_other(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run("inspect", "~nobody-of-that-name/bundle")
+    assert code == 4 and "~nobody-of-that-name/bundle: no such bundle directory" in err
+    monkeypatch.setenv("ABONYX_CACHE_DIR", "~nobody-of-that-name/cache")
+    assert run("verify")[0] == 0
+
+
 def test_inspect_prints_no_markup_of_the_bundles(run: Any, copy: Path) -> None:
     edit(copy, licence="[red]MIT[/red] [link=file:///etc/passwd]x[/link]")
     assert "[red]MIT[/red] [link=file:///etc/passwd]x[/link]" in run("inspect", copy)[1]
@@ -182,7 +233,15 @@ def test_memory_and_processors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         "MemTotal:  1000 kB\nMemFree: 1 kB\nMemAvailable:    400 kB\nHugePages_Total: 0\n"
     )
     monkeypatch.setattr(process, "_MEMINFO", tmp_path / "meminfo")
-    assert process.memory_bytes() == (1_024_000, 409_600)
+    limits: list[tuple[int, int]] = []
+    monkeypatch.setattr(process, "_memory_limits", lambda: limits)
+    assert process.memory_bytes() == (1_024_000, 409_600, "machine")
+    limits[:] = [(2**63 - 4096, 2**63 - 4096)]
+    assert process.memory_bytes() == (1_024_000, 409_600, "machine")
+    limits[:] = [(800_000, 700_000), (900_000, 300_000)]
+    assert process.memory_bytes() == (800_000, 300_000, "container")
     monkeypatch.setattr(process, "_MEMINFO", tmp_path / "none")
-    assert process.memory_bytes() == (None, None)
+    assert process.memory_bytes() == (800_000, 300_000, "container")
+    limits.clear()
+    assert process.memory_bytes() == (None, None, "machine")
     assert 1 <= process.usable_processors() <= process.allowed_processors()

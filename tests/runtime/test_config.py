@@ -51,6 +51,7 @@ def test_hash_follows_values() -> None:
         ("pooling = 'upstream-batch'", ["upstream-batch", "batch_size"]),
         ("batch_size = 8", ["residues", "batch_size"]),
         ("provider =", ["TOML"]),
+        ("provider = " + "[" * 100_000, ["TOML"]),
         ("nonsense = 1", ["nonsense", "Known"]),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
+import msgspec
 import pytest
 
 import abonyx
@@ -42,7 +43,9 @@ class Driver:
             "cuMemGetInfo_v2": lambda: self.cards[self.contexts[-1] - 1000][2],
             "cuCtxPopCurrent_v2": self.contexts.pop,
         }
-        if function == "cuGetErrorName":
+        if function == "cuDeviceGetUuid_v2":
+            given[0][:] = [last] * 16
+        elif function == "cuGetErrorName":
             given[1].value = b"CUDA_ERROR_NO_DEVICE"
         elif function == "cuCtxPushCurrent_v2":
             self.contexts.append(last)
@@ -55,7 +58,10 @@ def test_cards_and_their_memory() -> None:
     driver = Driver()
     found = read_cuda_driver(driver)
     assert found.version == "12.4" and found.problem == ""
-    assert found.devices == [CudaDevice(name=name, total_bytes=total, free_bytes=free) for name, total, free in CARDS]
+    assert found.devices == [
+        CudaDevice(name=name, uuid=f"0{number}" * 16, total_bytes=total, free_bytes=free)
+        for number, (name, total, free) in enumerate(CARDS)
+    ]
     assert driver.contexts == []
     assert driver.calls.count("cuDevicePrimaryCtxRetain") == driver.calls.count("cuDevicePrimaryCtxRelease_v2") == 2
 
@@ -86,17 +92,20 @@ def test_a_library_that_is_no_driver() -> None:
 
 
 def cards(*free_bytes: int | None) -> CudaDriver:
-    devices = [CudaDevice(name=f"card {free}", total_bytes=80 * 10**9, free_bytes=free) for free in free_bytes]
+    devices = [CudaDevice(name=f"card {free}", uuid="", total_bytes=80 * 10**9, free_bytes=free) for free in free_bytes]
     return CudaDriver(version="12.4", devices=devices, problem="" if devices else "no NVIDIA driver found (test)")
 
 
 @pytest.fixture
-def for_cuda(monkeypatch: pytest.MonkeyPatch) -> Bundle:
-    """The shipped bundle, 320 hidden units wide: 32,768 tokens take 1.05 GB, and twice that must be free."""
+def for_cuda(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Bundle:
+    """The shipped bundle, 320 hidden units wide, as of cuda-fp16 or the precision that is the fixture's parameter.
+
+    32,768 tokens take 1.05 GB in float16, and twice that must be free.
+    """
     bundle = open_bundle(None)
-    monkeypatch.setattr(
-        type(bundle), "variant", lambda self, provider, name: next(iter(self.manifest.variants.items()))
-    )
+    ((name, variant),) = bundle.manifest.variants.items()
+    variant = msgspec.structs.replace(variant, precision=getattr(request, "param", "cuda-fp16"))
+    monkeypatch.setattr(type(bundle), "variant", lambda *_: (name, variant))
     return bundle
 
 
@@ -129,6 +138,25 @@ def test_the_token_budget_fits_the_free_memory(
     assert providers.token_budget(given, for_cuda) == 7_777
 
 
+@pytest.mark.parametrize(
+    ("for_cuda", "expected"),
+    [("fp16", 8_192), ("cuda-fp16", 8_192), ("fp32", 4_096), ("fp16-weights", 4_096)],
+    indirect=["for_cuda"],
+)
+def test_float32_arithmetic_takes_twice_the_memory_of_float16(
+    for_cuda: Bundle, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(providers, "read_cuda_driver", lambda **_: cards(10**9))
+    assert providers.token_budget(abonyx.RuntimeConfig(provider="cuda"), for_cuda) == expected
+
+
+@pytest.mark.parametrize("for_cuda", ["fp16-weights"], indirect=True)
+def test_weights_stored_in_half_are_float32_on_the_card(for_cuda: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(providers, "read_cuda_driver", lambda **_: cards(20 * 10**6))  # 15.2 MB of files
+    with pytest.raises(OutOfDeviceMemory, match=r"weights need 30\d{6} bytes; card 0 has 20000000 free"):
+        providers.token_budget(abonyx.RuntimeConfig(provider="cuda"), for_cuda)
+
+
 def test_a_card_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("abonyx.cuda_driver.read_cuda_driver", lambda **_: cards(1, 2))
     assert chosen_device(1).free_bytes == 2
@@ -153,7 +181,9 @@ def test_a_card_without_room_for_the_weights_says_both_sizes(for_cuda: Bundle, m
 
 
 def test_a_card_that_gives_no_context_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    refused = CudaDevice(name="H100", total_bytes=1, free_bytes=None, problem="cuDevicePrimaryCtxRetain: error 201")
+    refused = CudaDevice(
+        name="H100", uuid="", total_bytes=1, free_bytes=None, problem="cuDevicePrimaryCtxRetain: error 201"
+    )
     monkeypatch.setattr(
         "abonyx.cuda_driver.read_cuda_driver", lambda **_: CudaDriver(version="12.4", devices=[refused])
     )

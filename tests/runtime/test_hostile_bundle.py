@@ -211,6 +211,7 @@ def nested(data: Any, *path: str, value: Any) -> Any:
         (("variants", FOLDER, "model"), f"../{FOLDER}/model.onnx", "not a listed file"),
         (("variants", FOLDER, "model"), "model.onnx", "not a listed file"),
         (("variants", FOLDER, "precision"), "fp8", "variant precision"),
+        (("variants", FOLDER, "providers"), [], "variants: not what an export writes"),
         (("variants", FOLDER, "limits", "p"), 1.0, "variant limits"),
         (("variants", FOLDER, "custom_op_library"), "x.so", "custom_op_library"),
         (("files", "../../.bashrc"), {"sha256": "0", "size_bytes": 1}, "leaves the bundle"),
@@ -277,6 +278,8 @@ def header(path: Path, text: bytes) -> None:
         (npz(head_coef=np.array([{}], dtype=object)), "cannot be read"),
         (npz(input_ids=np.zeros((36, 3), np.int64)), "do not fit"),
         (npz(input_ids=np.zeros((36, 3), np.float32)), "do not fit"),
+        (npz(input_ids=np.full((36, 150), 2**31)), "alphabet has not"),
+        (npz(input_ids=np.full((36, 5000), 5), lengths=np.full(36, 5000)), "over its 150 tokens"),
         (lambda path: header(path, b"{'descr': '<f8', 'fortran_order': False, 'shape': (10**9,)}\n"), "cannot be read"),
         (lambda path: header(path, b"{'descr': '<f8', 'fortran_order': False, 'shape': (999999999999,)}\n"), "read"),
         (lambda path: header(path, b"(" * 500 + b"\n"), "cannot be read"),
@@ -298,6 +301,20 @@ def test_unlisted_files_are_found_wherever_they_lie(copy: Path) -> None:
     (copy / "sub" / "deep" / "x.so").write_bytes(b"")
     (copy / "sitecustomize.py").write_bytes(b"")
     assert unlisted_files(open_bundle(copy)) == ["sitecustomize.py", "sub/deep/x.so"]
+
+
+def test_a_folder_that_cannot_be_looked_into_is_not_passed_over(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (copy / "sub").mkdir()
+    real = os.scandir
+
+    def scandir(path: Any) -> Any:  # what chmod 0 does, but not to root
+        if Path(path).name == "sub":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(BundleError, match="sub: cannot be looked into: Permission denied"):
+        unlisted_files(open_bundle(copy))
 
 
 def test_a_file_named_to_act_on_a_terminal(copy: Path) -> None:

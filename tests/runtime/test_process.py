@@ -43,6 +43,50 @@ def test_the_quota_of_this_cgroup_and_those_above(
     assert process._quota(_write(tmp_path / "cgroup", files), tmp_path / "membership") == quota
 
 
+_V1_NONE = str(2**63 - 4096)
+
+
+@pytest.mark.parametrize(
+    ("membership", "files", "limits"),
+    [
+        (
+            "0::/a\n",
+            {
+                "memory.max": "max",
+                "a/memory.max": "1000\n",
+                "a/memory.current": "700\n",
+                "a/memory.stat": "anon 500\ninactive_file 150\nactive_file 50\n",
+            },
+            [(1000, 450)],
+        ),
+        (
+            "0::/docker/abc\n",
+            {"memory.max": "1000", "memory.current": "1200", "memory.stat": "inactive_file 0\n"},
+            [(1000, 0)],
+        ),
+        (
+            "5:memory:/x\n4:cpu,cpuacct:/x\n",
+            {
+                "memory/x/memory.limit_in_bytes": "1000",
+                "memory/x/memory.usage_in_bytes": "300",
+                "memory/x/memory.stat": "inactive_file 1\ntotal_inactive_file 200\n",
+                "memory/memory.limit_in_bytes": _V1_NONE,
+                "memory/memory.usage_in_bytes": "0",
+                "memory/memory.stat": "",
+            },
+            [(1000, 900), (int(_V1_NONE), int(_V1_NONE))],
+        ),
+        ("0::/x\n", {"x/memory.max": "what is this"}, []),
+        ("0::/x\n", {}, []),
+    ],
+)
+def test_the_memory_of_this_cgroup_and_those_above(
+    membership: str, files: dict[str, str], limits: list[tuple[int, int]], tmp_path: Path
+) -> None:
+    _write(tmp_path, {"membership": membership})
+    assert process._memory_limits(_write(tmp_path / "cgroup", files), tmp_path / "membership") == limits
+
+
 @pytest.mark.parametrize(("quota", "usable"), [(0.5, 1), (1.5, 1), (2.0, 2), (64.0, 4), (None, 4)])
 def test_never_more_threads_than_the_quota(quota: float | None, usable: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "_quota", lambda: quota)

@@ -21,7 +21,7 @@ from abonyx.bundle import open_bundle
 from abonyx.errors import ConfigError, OutOfDeviceMemory
 from abonyx.interrupts import Stop, handled
 from abonyx.scoring import Tokenized
-from abonyx.session import Session
+from abonyx.session import Session, State
 
 from ..conftest import EXAMPLES
 from .conftest import Done
@@ -231,7 +231,7 @@ def test_a_halving_is_journalled_and_the_end_is_that_of_a_run_that_never_stopped
     original = Session.run_batch
 
     def small(self: Session, rows_: Any, *rest: Any) -> Any:
-        if self.placement and len(rest) == 2:  # scoring, not the self-test
+        if self.state is State.OPEN:  # scoring, not the self-test
             tried.append(len(rows_) * max(map(len, rows_)))
             if len(rows_) > 1:
                 raise OutOfDeviceMemory(f"no room for {tried[-1]} tokens", "")
@@ -252,13 +252,39 @@ def test_a_halving_is_journalled_and_the_end_is_that_of_a_run_that_never_stopped
     assert output.read_bytes() == whole.read_bytes()
 
 
+def test_a_halving_in_the_self_test_is_journalled(
+    run: Call, stopped: Stopping, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next process remembers that the self-test passed, and scores with the budget of the one before."""
+    monkeypatch.setenv("ABONYX_TOKEN_BUDGET", "1000")
+    monkeypatch.setenv("ABONYX_CACHE_DIR", str(tmp_path / "cache"))
+    budgets: list[int] = []
+    original = Session.run_batch
+
+    def small(self: Session, rows_: Any, *rest: Any) -> Any:
+        if self.state is not State.OPEN and len(rows_) * max(map(len, rows_)) > 600:
+            raise OutOfDeviceMemory("no room", "")
+        budgets.append(self.token_budget)
+        return original(self, rows_, *rest)
+
+    monkeypatch.setattr(Session, "run_batch", small)
+    output = tmp_path / "out.csv"
+    half(stopped, "score", EXAMPLES, "-o", output)
+    lines = [json.loads(line) for line in (tmp_path / "out.csv.journal").read_text().splitlines()]
+    (budget,) = [line["token_budget"] for line in lines if line["type"] == "halved"]
+    assert 300 <= budget < 600
+    budgets.clear()
+    assert f"to {budget}" in run("score", EXAMPLES, "-o", output).err
+    assert set(budgets) == {budget}
+
+
 def test_a_window_is_of_one_token_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sequences: list[str]) -> None:
     """The window in which the budget was halved is scored again with the halved one."""
     budgets: list[int] = []
 
     def scored(session: Session, window: Tokenized, *_: Any, **__: Any) -> Any:
         if not budgets:
-            session.halve_token_budget(400)
+            session.halve_token_budget(400, session.token_budget)
         budgets.append(session.token_budget)
         return np.full(len(window.place), len(budgets), np.float32)
 

@@ -13,8 +13,10 @@ import pytest
 
 from abonyx import scoring
 from abonyx.bundle import open_bundle
+from abonyx.config import RuntimeConfig
 from abonyx.errors import OutOfDeviceMemory, ProviderError, ScoreNotFinite
 from abonyx.scoring import pooled_eos, tokenize
+from abonyx.session import Session
 
 from ..conftest import MINI
 
@@ -32,7 +34,7 @@ class Recorder:
     def turn(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
 
-    def halve_token_budget(self, failed_tokens: int) -> None:
+    def halve_token_budget(self, failed_tokens: int, planned_budget: int) -> None:
         self.token_budget = max(1, min(self.token_budget, failed_tokens) // 2)
 
     def run_batch(
@@ -43,7 +45,9 @@ class Recorder:
         return [sums if eos_pooled is None else sums + eos_pooled * np.float32(0.5)]
 
 
-def run_sequences(engine: Recorder, sequences: Sequence[str], output: str, **given: Any) -> npt.NDArray[np.float32]:
+def run_sequences(
+    engine: scoring.Engine, sequences: Sequence[str], output: str, **given: Any
+) -> npt.NDArray[np.float32]:
     tokens = tokenize(engine.manifest, sequences, distinct="eos_pooled" not in given)
     return scoring.run_sequences(engine, tokens, output, **given)
 
@@ -147,6 +151,32 @@ def test_out_of_memory_halves_the_budget_and_loses_nothing() -> None:
     assert values.tolist() == run_sequences(Recorder(), sequences, "p_nonspecific").tolist()
     assert engine.token_budget < 500
     assert sum(engine.rows) == sum(done) == len(sequences)
+
+
+def test_two_streams_that_run_out_of_memory_at_once_halve_once() -> None:
+    both = threading.Barrier(2, timeout=30)
+
+    class Full(Session):
+        """A session of two streams, whose first two batches, 490 and 390 tokens, do not fit together."""
+
+        def __init__(self) -> None:
+            super().__init__(RuntimeConfig())
+            self.bundle, self.streams, self.token_budget = open_bundle(MINI), 2, 500
+
+        def turn(self) -> contextlib.AbstractContextManager[None]:
+            return contextlib.nullcontext()
+
+        def run_batch(self, rows: Any, *args: Any) -> list[npt.NDArray[np.float32]]:
+            if len(rows) > 8:
+                both.wait()
+                raise OutOfDeviceMemory("what", "fix")
+            return [np.array([row.sum() for row in rows], np.float32)]
+
+    engine = Full()
+    values = run_sequences(engine, ["A" * (47 - number) for number in range(20)], "p_nonspecific")  # 49 tokens and less
+    assert len(values) == 20
+    assert engine.token_budget in (490 // 2, 390 // 2)  # of the one that came first
+    assert len(engine.notes) == 1
 
 
 def test_one_sequence_that_does_not_fit_is_an_error() -> None:

@@ -13,17 +13,20 @@ import sys
 import threading
 import weakref
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
+from onnxruntime.capi.onnxruntime_pybind11_state import RuntimeException
 
 import abonyx
-from abonyx import providers, selftest, tolerances
+from abonyx import engine, providers, selftest, tolerances
 from abonyx import session as session_module
 from abonyx.bundle import Golden, open_bundle
 from abonyx.config import CpuOptions, OpenVinoOptions
+from abonyx.cuda_driver import CudaDevice
 from abonyx.errors import (
     BundleError,
     ChecksumMismatch,
@@ -31,6 +34,7 @@ from abonyx.errors import (
     EngineError,
     EngineMissing,
     InputError,
+    OutOfDeviceMemory,
     ProviderError,
     ProviderUnavailable,
     ScoreNotFinite,
@@ -150,6 +154,14 @@ def test_reload_from_open_and_from_closed(opened: list[Any], sequences: list[str
     assert len(opened) == 3
 
 
+def test_a_reload_keeps_no_difference_of_the_model_before() -> None:
+    open_session(abonyx.RuntimeConfig(), self_test="full").close()  # remembered
+    with open_session(self_test="full") as session:
+        assert session.differences
+        session.reload(abonyx.RuntimeConfig())
+        assert session.differences == {}
+
+
 def test_failed_reload_leaves_closed_and_the_slot_free() -> None:
     session = open_session()
     with pytest.raises(ProviderUnavailable):
@@ -244,6 +256,12 @@ def test_no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
         open_session()
 
 
+def test_a_folder_without_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", ModuleType("onnxruntime"))
+    with pytest.raises(EngineMissing, match=r"has none in it.*\n.*abonyx\[cpu\]"):
+        open_session()
+
+
 class _Drifting:
     """An engine whose numbers are finite and slightly wrong, as onnxruntime#32569's were."""
 
@@ -297,6 +315,86 @@ def test_whole_golden_set_once_then_two_rows(monkeypatch: pytest.MonkeyPatch, tm
     rows.clear()
     open_session().close()
     assert rows == [2]
+    rows.clear()
+    open_session(abonyx.RuntimeConfig(token_budget=1)).close()
+    assert rows == [2]  # in one batch whatever the budget: padding is tested
+
+
+def test_what_the_engine_prints_while_it_finds_cuda_is_no_result(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Engine:
+        @staticmethod
+        def preload_dlls() -> None:
+            sys.stdout.write("Failed to load libcurand.so.10\n")
+
+    with caplog.at_level("DEBUG", "abonyx"):
+        engine.preload(Engine)  # type: ignore[arg-type]
+    assert capsys.readouterr().out == ""
+    assert caplog.messages == ["Failed to load libcurand.so.10"]
+
+
+def test_another_card_engine_or_system_is_tested_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = abonyx.RuntimeConfig(provider="cuda")
+    first = CudaDevice(name="H100", uuid="1", total_bytes=1, free_bytes=1)
+
+    def fact(card: CudaDevice) -> str:
+        return engine.identity(onnxruntime, config, card)
+
+    same = CudaDevice(name="H100", uuid="1", total_bytes=1, free_bytes=0)
+    assert fact(first) == fact(same)
+    other = {fact(first), fact(CudaDevice(name="H100", uuid="2", total_bytes=1, free_bytes=1))}
+    with monkeypatch.context() as patched:
+        patched.setattr(engine.platform, "platform", lambda: "macOS-26.1-arm64-arm-64bit")
+        other.add(fact(first))
+    monkeypatch.setattr(onnxruntime, "__version__", "9.9.9")
+    other.add(fact(first))
+    assert len(other) == 4
+
+
+class _Small:
+    """An engine with memory for a batch of so many tokens."""
+
+    def __init__(self, native: Any, tokens: int) -> None:
+        self.native, self.tokens = native, tokens
+
+    def run(self, outputs: list[str], feed: Any) -> Any:
+        if feed["input_ids"].size > self.tokens:
+            raise RuntimeException("Failed to allocate memory for requested buffer of size 9")
+        return self.native.run(outputs, feed)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.native, name)
+
+
+@pytest.mark.parametrize(("budget", "memory", "least"), [(2_000, 500, 250), (2_000, 150, 75), (2, 150, 1), (1, 150, 1)])
+def test_out_of_memory_in_the_self_test_halves_the_budget(
+    budget: int, memory: int, least: int, monkeypatch: pytest.MonkeyPatch, sequences: list[str]
+) -> None:
+    real = session_module._create
+    monkeypatch.setattr(session_module, "_create", lambda *args: _Small(real(*args), memory))
+    with open_session(abonyx.RuntimeConfig(token_budget=budget), self_test="full") as session:
+        assert least <= session.token_budget <= memory
+        assert f"token_budget went from {budget} to" in session.notes[0]
+        assert session.differences["p"] <= tolerances.FP32_GOAL_P
+        assert session.score(sequences).shape == (12,)
+
+
+def test_weights_without_memory_are_no_damaged_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise RuntimeException("Failed to allocate memory for requested buffer of size 9")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", full)
+    with pytest.raises(OutOfDeviceMemory, match=r"(?s)cpu: no memory to load .*model\.onnx.*smaller variant"):
+        open_session()
+
+
+def test_a_golden_row_without_memory_says_why_the_session_cannot_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = session_module._create
+    monkeypatch.setattr(session_module, "_create", lambda *args: _Small(real(*args), 3))
+    said = r"(?s)fp16-weights on cpu\): no memory for the self-test: .* batch of 1 rows.*smaller variant"
+    with pytest.raises(OutOfDeviceMemory, match=said):
+        open_session(self_test="full")
 
 
 def test_the_quick_self_test_pads_one_row_by_the_next_longer() -> None:
@@ -337,6 +435,11 @@ def test_not_finite_names_the_records(monkeypatch: pytest.MonkeyPatch, sequences
         with pytest.raises(ScoreNotFinite, match=r"12 of 12 sequences: sequences\[0\]"):
             session.score(sequences)
         monkeypatch.undo()
+
+
+def test_a_generator_is_scored_whole(sequences: list[str]) -> None:
+    with open_session() as session:
+        assert session.score(one for one in sequences).shape == (12,)  # type: ignore[arg-type]
 
 
 def test_bad_sequences_name_the_first(sequences: list[str]) -> None:

@@ -187,12 +187,20 @@ def test_golden_rows_that_do_not_fit_are_left_out_and_said_so(monkeypatch: pytes
     lengths = np.sort(open_bundle(MINI).golden().lengths)
     tokens = int(lengths[len(lengths) // 2])
     fit = int((lengths <= tokens).sum())
-    with open_session(abonyx.RuntimeConfig(static_rows=4, static_tokens=tokens)) as session:
-        assert any(f"{fit} of its {len(lengths)} rows fit static_tokens" in note for note in session.notes)
+    for _ in range(2):  # the second time two rows are run
+        with open_session(abonyx.RuntimeConfig(static_rows=4, static_tokens=tokens)) as session:
+            assert any(f"{fit} of its {len(lengths)} rows fit static_tokens" in note for note in session.notes)
     with open_session(abonyx.RuntimeConfig(static_rows=4, static_tokens=int(lengths[-1]))) as session:
         assert session.notes == []
     with pytest.raises(ConfigError, match=rf"(?s)static_tokens is {lengths[0] - 1}; 0 of .*at least {lengths[1]}"):
         open_session(abonyx.RuntimeConfig(static_rows=4, static_tokens=int(lengths[0]) - 1))
+
+
+def test_a_shape_that_no_golden_row_fits_is_the_error_with_bfloat16_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(abonyx.RuntimeConfig, "bf16", True)  # what needs OpenVINO, on the CPU here
+    tokens = int(open_bundle(MINI).golden().lengths.min()) - 1
+    with pytest.raises(ConfigError, match=rf"static_tokens is {tokens}; 0 of the self-test's rows fit"):
+        open_session(abonyx.RuntimeConfig(static_rows=4, static_tokens=tokens))
 
 
 def test_the_quick_self_test_pads_within_the_rows_that_fit() -> None:

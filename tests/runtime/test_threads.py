@@ -172,6 +172,45 @@ def test_no_call_is_scored_by_two_models(sequences: list[str], monkeypatch: pyte
     session.close()
 
 
+class _Turns:
+    """A session's lock that tells when another thread begins to wait for it."""
+
+    def __init__(self, lock: Any) -> None:
+        self.lock, self.owner, self.waiting = lock, threading.current_thread(), threading.Event()
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is not self.owner:
+            self.waiting.set()
+        self.lock.acquire()
+
+    def __exit__(self, *_: Any) -> None:
+        self.lock.release()
+
+
+@pytest.mark.parametrize("call", ["score", "embed"])
+def test_a_call_that_waited_through_a_reload_is_not_scored_by_the_new_model(
+    call: str, sequences: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_session() as session:
+        turns: Any = _Turns(session._life)
+        monkeypatch.setattr(session, "_life", turns)
+        caught: list[Any] = []
+
+        def work() -> None:
+            with pytest.raises(SessionClosed, match="reloaded after this call began") as error:
+                getattr(session, call)(sequences)
+            caught.append(error.value)
+
+        waiting = threading.Thread(target=work)
+        with session.turn():
+            waiting.start()
+            assert turns.waiting.wait(PATIENCE_S)
+            session.reload(abonyx.RuntimeConfig(token_budget=1_000))  # in the turn of this thread, before the other's
+        waiting.join(PATIENCE_S)
+        assert len(caught) == 1
+        assert session.score(sequences).shape == (12,)
+
+
 @pytest.mark.parametrize("times", [5, pytest.param(50, marks=pytest.mark.slow)])
 def test_calls_through_reloads_are_right_or_refused(sequences: list[str], times: int) -> None:
     session = open_session()
@@ -209,3 +248,19 @@ def test_a_close_in_the_scoring_thread_itself_does_not_wait_for_itself(sequences
         scoring.run_sequences(session, tokens, "p_nonspecific", on_batch=lambda _: session.close())
     assert session.state is State.CLOSED
     open_session().close()
+
+
+def test_a_reload_in_the_scoring_thread_itself_ends_its_call(sequences: list[str]) -> None:
+    config = abonyx.RuntimeConfig(token_budget=1)
+    with open_session(config) as session:
+        tokens = scoring.tokenize(session.manifest, sequences)
+        done: list[int] = []
+
+        def reload(count: int) -> None:
+            done.append(count)
+            session.reload(config)
+
+        with pytest.raises(SessionClosed, match="reloaded after this call began"):
+            scoring.run_sequences(session, tokens, "p_nonspecific", on_batch=reload)
+        assert done == [1]
+        assert session.score(sequences).shape == (12,)
