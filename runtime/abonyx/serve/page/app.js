@@ -349,7 +349,7 @@ function showAnswer(found) {
   $("results-model").textContent = `Called non-specific above ${answer.threshold}`
     + `${answer.assay ? ` (${answer.assay})` : ""}. Scored by ${name} (${sha256.slice(0, 12)}), ${variant} on ${provider}. `
     + `Scores are shown with ${DECIMALS} decimals; the CSV has every digit.`;
-  const formulas = answer.results.filter((row) => /^[=+\-@\t\r]/.test(row.id)).length;
+  const formulas = [...answer.results, ...answer.rejected].filter((row) => /^[=+\-@\t\r]/.test(row.id)).length;
   $("formulas").hidden = !formulas;
   $("formulas").textContent = `${plural(formulas, "id begins", "ids begin")} with =, +, - or @, which a spreadsheet may `
     + "run as a formula. The CSV has ids as they were given: import its columns as text.";
@@ -461,9 +461,10 @@ class PagedTable {
     });
     this.body.replaceChildren(...rows.map((row, at) => this.line(row, start + at)));
     this.table.setAttribute("aria-rowcount", this.rows.length + 1);
-    const span = rows.length ? `Rows ${whole(start + 1)} to ${whole(start + rows.length)} of ` : "";
     const filtered = this.rows.length < this.total ? ` that match, of ${whole(this.total)}` : "";
-    this.shown.textContent = `${span}${rows.length ? whole(this.rows.length) : "No row"}${filtered}`;
+    this.shown.textContent = rows.length
+      ? `Rows ${whole(start + 1)} to ${whole(start + rows.length)} of ${whole(this.rows.length)}${filtered}`
+      : `No row of ${whole(this.total)} matches`;
     this.previous.disabled = this.page === 0;
     this.next.disabled = start + rows.length >= this.rows.length;
     this.previous.hidden = this.next.hidden = this.rows.length <= ROWS_A_PAGE;
@@ -556,19 +557,34 @@ function histogramWords(edges, groups, sameModel) {
   return `${text} ${missing}: only this set is shown.`;
 }
 
-function plot(edges, groups) {
-  const width = Math.max($("plot").clientWidth, 240), height = 240;
+/** Axes: p from left to right, shares of a group from the bottom up; x and y give the pixels of a value. */
+function axesOf(width, height, highest) {
   const left = 40, right = 12, top = 22, bottom = 40;
-  const highest = Math.max(...groups.flatMap(({ counts, total }) => counts.map((n) => n / total)));
-  const step = [0.02, 0.05, 0.1, 0.2, 0.25].find((each) => highest / each <= 5) ?? 0.25;
-  const ceiling = step * Math.ceil(highest / step);
+  const step = [0.02, 0.05, 0.1, 0.2].find((each) => highest / each <= 5) ?? 0.25;
+  const lines = Math.ceil(highest / step);
   const x = (p) => left + p * (width - left - right);
-  const y = (share) => height - bottom - (share / ceiling) * (height - top - bottom);
-  const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-labelledby": "histogram-title", "aria-describedby": "histogram-words" });
-  for (let at = 0; at <= Math.round(ceiling / step); at += 1) {
-    svg.append(draw("path", { class: "grid", d: `M${left} ${y(at * step)}H${width - right}` }));
-    svg.append(draw("text", { x: left - 6, y: y(at * step) + 4, "text-anchor": "end" }, percent(at * step)));
+  const y = (share) => height - bottom - (share / (lines * step)) * (height - top - bottom);
+  const parts = [];
+  for (let at = 0; at <= lines; at += 1) {
+    parts.push(draw("path", { class: at ? "grid" : "axis", d: `M${left} ${y(at * step)}H${width - right}` }));
+    parts.push(draw("text", { x: left - 6, y: y(at * step) + 4, "text-anchor": "end" }, percent(at * step)));
   }
+  for (const p of [0, 0.25, 0.5, 0.75, 1]) {
+    parts.push(draw("path", { class: "axis", d: `M${x(p)} ${y(0)}v4` }));
+    parts.push(draw("text", { x: x(p), y: y(0) + 17, "text-anchor": p === 1 ? "end" : "middle" }, String(p)));
+  }
+  parts.push(draw("text", { x: x(0.5), y: height - 6, "text-anchor": "middle" }, "p non-specific"));
+  return { x, y, top, parts };
+}
+
+function plot(edges, groups) {
+  const width = Math.max($("plot").clientWidth, 240), height = 250;
+  const highest = Math.max(...groups.flatMap(({ counts, total }) => counts.map((n) => n / total)));
+  const { x, y, top, parts } = axesOf(width, height, highest);
+  const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "img" });
+  svg.setAttribute("aria-labelledby", "histogram-title");
+  svg.setAttribute("aria-describedby", "histogram-words");
+  svg.append(...parts);
   for (const { kind, counts, total } of groups) {
     if (kind !== "own") {
       const steps = counts.map((n, at) => `V${y(n / total)}H${x(edges[at + 1])}`);
@@ -577,18 +593,13 @@ function plot(edges, groups) {
     }
     counts.forEach((n, at) => {
       const bin = x(edges[at + 1]) - x(edges[at]), share = y(n / total);
-      svg.append(draw("rect", { class: kind, x: x(edges[at]) + bin / 4, y: share, width: bin / 2, height: y(0) - share }));
+      const box = { x: x(edges[at]) + bin / 4, y: share, width: bin / 2, height: y(0) - share };
+      svg.append(draw("rect", { class: kind, ...box }));
     });
   }
-  svg.append(draw("path", { class: "axis", d: `M${left} ${y(0)}H${width - right}` }));
-  for (const p of [0, 0.25, 0.5, 0.75, 1]) {
-    svg.append(draw("path", { class: "axis", d: `M${x(p)} ${y(0)}v4` }));
-    svg.append(draw("text", { x: x(p), y: y(0) + 17, "text-anchor": p === 1 ? "end" : "middle" }, String(p)));
-  }
-  svg.append(draw("text", { x: x(0.5), y: height - 6, "text-anchor": "middle" }, "p non-specific"));
   const at = x(answer.threshold);
-  svg.append(draw("path", { class: "threshold", d: `M${at} ${top - 6}V${y(0)}` }));
   const anchor = answer.threshold > 0.7 ? "end" : answer.threshold < 0.3 ? "start" : "middle";
+  svg.append(draw("path", { class: "threshold", d: `M${at} ${top - 6}V${y(0)}` }));
   svg.append(draw("text", { class: "threshold", x: at, y: 11, "text-anchor": anchor }, `threshold ${answer.threshold}`));
   return svg;
 }
@@ -645,7 +656,7 @@ $("download").addEventListener("click", downloadScores);
 $("download-rejected").addEventListener("click", downloadRejected);
 $("token-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  token = $("token").value.trim();
+  token = $("token").value;
   loadModel();
 });
 
