@@ -1,5 +1,5 @@
 // The page of `abonyx serve`. One file, because a page without a build has one script; in the order data passes:
-// model -> input -> request -> answer -> histogram, tables, files. Text from anywhere is inserted as text, never as markup.
+// model -> input -> request -> answer -> histogram, tables, files. Text is inserted as text, never as markup.
 
 const ROWS_A_PAGE = 50;
 const RETRY_S = 3;
@@ -178,7 +178,8 @@ function markdownTable(lines) {
   const row = (tag, line) => make("tr", {}, ...cells(line).map((cell) => make(tag, {}, ...inline(cell))));
   const rows = lines.slice(2).map((line) => row("td", line));
   const table = make("table", {}, make("thead", {}, row("th", lines[0])), make("tbody", {}, ...rows));
-  return make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Table of the model card" }, table);
+  // Wider than a phone: what scrolls has to take the focus, and a name.
+  return make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Table of the card" }, table);
 }
 
 function inline(text) {
@@ -210,7 +211,7 @@ function chooseThreshold() {
   $("threshold").disabled = !own;
 }
 
-/** The lines {sequence, line} of a text with one sequence a line; null for FASTA, a table, or where columns are named. */
+/** The lines {sequence, line} of a text of one sequence a line; null for FASTA, tables, or where columns are named. */
 function bareSequences(text) {
   const lines = text.split(/\r\n|\r|\n/).map((line, at) => ({ sequence: line.trim(), line: at + 1 }));
   const filled = lines.filter(({ sequence }) => sequence);
@@ -346,13 +347,13 @@ function showAnswer(found) {
   if (answer.model.sha256 !== model?.sha256) loadModel().then(drawHistogram); // reloaded since
   $("results-title").textContent = resultsTitle();
   const { name, variant, provider, sha256 } = answer.model;
-  $("results-model").textContent = `Called non-specific above ${answer.threshold}`
-    + `${answer.assay ? ` (${answer.assay})` : ""}. Scored by ${name} (${sha256.slice(0, 12)}), ${variant} on ${provider}. `
-    + `Scores are shown with ${DECIMALS} decimals; the CSV has every digit.`;
+  const threshold = answer.threshold + (answer.assay ? ` (${answer.assay})` : "");
+  $("results-model").textContent = `Called non-specific above ${threshold}. `
+    + `Scored by ${name} (${sha256.slice(0, 12)}), ${variant} on ${provider}. Scores are shown with ${DECIMALS} decimals; the CSV has every digit.`;
   const formulas = [...answer.results, ...answer.rejected].filter((row) => /^[=+\-@\t\r]/.test(row.id)).length;
   $("formulas").hidden = !formulas;
-  $("formulas").textContent = `${plural(formulas, "id begins", "ids begin")} with =, +, - or @, which a spreadsheet may `
-    + "run as a formula. The CSV has ids as they were given: import its columns as text.";
+  $("formulas").textContent = `${plural(formulas, "id begins", "ids begin")} with =, +, - or @, `
+    + "which a spreadsheet may run as a formula. The CSV has ids as they were given: import its columns as text.";
   $("results").hidden = false;
   $("rejected").hidden = !answer.rejected.length;
   $("rejected-title").textContent = `${plural(answer.rejected.length, "record")} left out`;
@@ -534,8 +535,9 @@ function drawHistogram() {
   $("histogram-words").textContent = histogramWords(edges, groups, sameModel);
   const head = ["p from", "to", ...groups.map((group) => group.name)];
   const row = (tag, cells) => make("tr", {}, ...cells.map((cell) => make(tag, { class: "number" }, String(cell))));
-  const rows = edges.slice(1).map((edge, at) => row("td", [edges[at], edge, ...groups.map((group) => whole(group.counts[at]))]));
-  $("histogram-table").replaceChildren(make("thead", {}, row("th", head)), make("tbody", {}, ...rows));
+  const cells = (edge, at) => [edges[at], edge, ...groups.map((group) => whole(group.counts[at]))];
+  const body = make("tbody", {}, ...edges.slice(1).map((edge, at) => row("td", cells(edge, at))));
+  $("histogram-table").replaceChildren(make("thead", {}, row("th", head)), body);
 }
 
 function histogramWords(edges, groups, sameModel) {
@@ -553,8 +555,8 @@ function histogramWords(edges, groups, sameModel) {
       + `${middle(groups[1])}; each training sequence was scored by a model fitted without it (cross-validation). `
       + "Heights are shares of each group.";
   }
-  const missing = sameModel ? "The model's manifest has no scores of its training set" : "The model's training scores are not at hand";
-  return `${text} ${missing}: only this set is shown.`;
+  const missing = sameModel ? "'s manifest has no scores of its training set" : "'s training scores are not at hand";
+  return `${text} The model${missing}: only this set is shown.`;
 }
 
 /** Axes: p from left to right, shares of a group from the bottom up; x and y give the pixels of a value. */
@@ -600,7 +602,8 @@ function plot(edges, groups) {
   const at = x(answer.threshold);
   const anchor = answer.threshold > 0.7 ? "end" : answer.threshold < 0.3 ? "start" : "middle";
   svg.append(draw("path", { class: "threshold", d: `M${at} ${top - 6}V${y(0)}` }));
-  svg.append(draw("text", { class: "threshold", x: at, y: 11, "text-anchor": anchor }, `threshold ${answer.threshold}`));
+  const mark = { class: "threshold", x: at, y: 11, "text-anchor": anchor };
+  svg.append(draw("text", mark, `threshold ${answer.threshold}`));
   return svg;
 }
 
