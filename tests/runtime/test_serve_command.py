@@ -150,6 +150,7 @@ def test_what_is_refused_before_a_model_is_opened(run: Any, tmp_path: Path, monk
             (["--host", "203.0.113.1"], "203.0.113.1 port 8000 cannot be listened at"),
             (["--token-file", str(tmp_path / "none")], "the token cannot be read: No such file"),
             (["--token-file", str(short)], "is no token (6 characters)"),
+            (["--port", "70000"], "port is 70000"),
             (["--max-sequences", "0"], "max_sequences is 0"),
             (["--max-sequences", "60000"], "max_queued_sequences is 50000 and max_sequences 60000"),
         ):

@@ -39,9 +39,11 @@ class Chosen:
 
 
 def other_bundle(directory: Path) -> Path:
-    """The mini bundle with a head of its own: other golden rows, other scores."""
+    """The mini bundle by another name, its card a link to what is nobody's business."""
     shutil.copytree(MINI, directory)
     edit(directory, name="other")
+    (directory / "README.md").unlink()
+    (directory / "README.md").symlink_to("/etc/passwd")
     return directory
 
 
@@ -116,7 +118,7 @@ def test_a_reload_finishes_what_is_queued_first(tmp_path: Path) -> None:
         for thread in (scoring, reloading):
             thread.join(PATIENCE_S)
         assert found["score"].json["model"]["name"] == "abonyx-mini" and len(found["score"].json["results"]) == 30
-        assert found["reload"].json["name"] == "other"
+        assert (found["reload"].json["name"], found["reload"].json["model_card"]) == ("other", None)
         assert running.score(["EVQL"]).json["model"]["name"] == "other"
 
 
