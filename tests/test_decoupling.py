@@ -68,13 +68,17 @@ def test_evaluates_in_a_process_where_only_its_own_extra_can_be_imported(tmp_pat
 
 @pytest.mark.parametrize("arguments", [["--help"], ["evaluate", "--help"], ["score", "--help"], ["serve", "--help"]])
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
-    code = LOADED.format(arguments=arguments, heavy=(*HEAVY[:-1], *SERVE_ONLY))  # --help lists the commands of abonyx_export
+    code = LOADED.format(
+        arguments=arguments, heavy=(*HEAVY[:-1], *SERVE_ONLY)
+    )  # --help lists the commands of abonyx_export
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
 
 
 def test_scoring_loads_nothing_that_is_evaluates_or_the_services_alone(tmp_path: Path) -> None:
-    code = LOADED.format(arguments=["score", str(EXAMPLES), "-o", str(tmp_path / "scores.csv")], heavy=(*HEAVY, *SERVE_ONLY))
+    code = LOADED.format(
+        arguments=["score", str(EXAMPLES), "-o", str(tmp_path / "scores.csv")], heavy=(*HEAVY, *SERVE_ONLY)
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.splitlines()[-1] == "['numpy', 'onnxruntime']"
 

@@ -21,7 +21,7 @@ for _name in ("fastapi", "uvicorn", "prometheus_client"):
 
 from abonyx import __version__  # noqa: E402
 from abonyx.manifest import RESIDUES  # noqa: E402
-from abonyx.serve import app, gate  # noqa: E402
+from abonyx.serve import gate  # noqa: E402
 from abonyx.session import open_session  # noqa: E402
 from abonyx.tolerances import BATCH_NEIGHBOURS  # noqa: E402
 
@@ -296,23 +296,13 @@ def test_routes_and_methods_that_are_not_there(shared: Running) -> None:
     assert answer.headers["allow"] == "POST"
 
 
-def test_the_page_and_what_it_may_load(shared: Running, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    page = tmp_path / "serve" / "page"
-    page.mkdir(parents=True)
-    for name, text in (("index.html", "<!doctype html>"), ("app.js", "'use strict';"), ("style.css", "p {}")):
-        (page / name).write_text(text)
-    monkeypatch.setattr(app.importlib.resources, "files", lambda _name: tmp_path)
-    with_page = app.FastAPI()
-    app._add_page(with_page)
-    paths = {getattr(route, "path", "") for route in with_page.routes}
-    assert paths >= {"/", "/page/app.js", "/page/style.css"}
-    # the headers are every answer's
+def test_every_answer_says_what_a_page_may_load(shared: Running) -> None:
     for path in ("/", "/v1/model", "/nowhere"):
         headers = shared.ask("GET", path).headers
         assert headers["content-security-policy"] == gate.CONTENT_SECURITY_POLICY
-        assert "unsafe" not in headers["content-security-policy"]
         assert (headers["x-content-type-options"], headers["cache-control"]) == ("nosniff", "no-store")
         assert "access-control-allow-origin" not in headers and "server" not in headers
+    assert "unsafe" not in gate.CONTENT_SECURITY_POLICY and "default-src 'none'" in gate.CONTENT_SECURITY_POLICY
 
 
 def test_another_sites_page_gets_no_leave(shared: Running) -> None:

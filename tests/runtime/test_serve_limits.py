@@ -1,10 +1,11 @@
-"""Services of their own settings: places, times and tokens."""
+"""Services of their own settings: places, times, tokens, another page."""
 
 from __future__ import annotations
 
 import http.client
 import json
 import socket
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 for _name in ("fastapi", "uvicorn", "prometheus_client"):
     pytest.importorskip(_name, reason="the serve extra is not installed")
 
-from abonyx.serve import gate  # noqa: E402
+from abonyx.serve import app, gate  # noqa: E402
 
 from .serving import CSV, NDJSON, PATIENCE_S, TOKEN, Running, refused, service, until  # noqa: E402
 
@@ -95,3 +96,22 @@ def test_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
             assert running.ask("GET", path).status == 200
         # a token is asked for before the body is read
         refused(running.ask("POST", "/v1/score", bytes(10**7), CSV), 401, "")
+
+
+def test_the_page_is_the_packages_three_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    page = tmp_path / "serve" / "page"
+    page.mkdir(parents=True)
+    files = {"index.html": ("/", "text/html"), "app.js": ("/page/app.js", "text/javascript")}
+    files["style.css"] = ("/page/style.css", "text/css")
+    for name in (*files, "secret.txt"):
+        (page / name).write_text(f"this is {name}")
+    with monkeypatch.context() as patch:
+        patch.setattr(app.importlib.resources, "files", lambda _package: tmp_path)
+        with service(token=TOKEN) as running:
+            for name, (path, kind) in files.items():
+                answer = running.ask("GET", path)
+                assert (answer.status, answer.body.decode()) == (200, f"this is {name}")
+                assert answer.headers["content-type"] in (kind, f"{kind}; charset=utf-8")
+            refused(running.ask("GET", "/page/secret.txt"), 404, "")
+            (page / "app.js").unlink()
+            refused(running.ask("GET", "/page/app.js"), 404, "Not Found")
