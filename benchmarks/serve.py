@@ -5,8 +5,8 @@
 
 The rows are FILE's sequences (default: the examples), each time round with one more seeded substitution. One service is
 started; then, so many times, the file is scored by the command and by the service, in turns: once for each number of
-sequences a request has (PER_REQUEST). Clients are threads of this process on the same machine, and take their part of its
-processors. Of the command, reading, opening and exit do not count. Exits 1 where a score differs by more than
+sequences a request has (PER_REQUEST). Clients are threads of this process on the same machine, and take their part of
+its processors. Of the command, reading, opening and exit do not count. Exits 1 where a score differs by more than
 tolerances.BATCH_NEIGHBOURS, or the median of the ratios of throughput is under TARGET.
 """
 

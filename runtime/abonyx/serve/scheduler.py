@@ -242,7 +242,7 @@ class Scheduler:
         refuse_upstream_pooling(config)
         asked = _Reload(config, changed)
         with self._changed:
-            if self._reload is not None or self._stopping:
+            if self._reload is not None or self._stopping or not self.alive:
                 raise (self._refusal or _RELOADING).error()
             self._reload = asked
             self._refusal = _RELOADING

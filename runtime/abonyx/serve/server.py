@@ -45,8 +45,9 @@ def serve(load: Callable[[], RuntimeConfig], settings: Settings) -> None:
             _run(gate, listener, settings)
         if gate.cut_off:
             raise RunInterrupted(
-                f"{gate.cut_off} requests were cut off, {settings.grace_s} s after the signal",
-                "Their clients got no answer. Raise --grace-s.",
+                f"requests without an answer: {gate.cut_off}; cut off {settings.grace_s} s after the signal, or by a "
+                "second one",
+                "Raise --grace-s.",
             )
     LOGGER.info("every request was answered; the model is closed")
 
