@@ -12,14 +12,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import uvicorn
-
 from abonyx.config import RuntimeConfig
 from abonyx.serve.app import create_app
 from abonyx.serve.gate import Gate
 from abonyx.serve.metrics import Metrics
 from abonyx.serve.scheduler import Scheduler
-from abonyx.serve.server import listening, running
+from abonyx.serve.server import listening, running, uvicorn_server
 from abonyx.serve.service import Service
 from abonyx.serve.settings import Settings
 from abonyx.session import Session, open_session
@@ -28,6 +26,8 @@ from abonyx.session import Session, open_session
 PATIENCE_S = 120
 JSON = {"Content-Type": "application/json"}
 CSV = {"Content-Type": "text/csv"}
+NDJSON = {"Accept": "application/x-ndjson"}
+PROBLEM = "application/problem+json"
 TOKEN, ADMIN = "a-token-of-clients-", "an-admins-own-token"
 
 
@@ -95,9 +95,7 @@ class Running:
         with contextlib.closing(connection):
             connection.request(method, path, body, headers or {})
             answer = connection.getresponse()
-            return Answer(
-                answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
-            )
+            return Answer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read())
 
     def score(self, sequences: list[str], **more: Any) -> Answer:
         items = [{"id": f"s{number}", "sequence": sequence} for number, sequence in enumerate(sequences)]
@@ -118,9 +116,7 @@ def service(
         metrics = Metrics()
         with running(Scheduler(session, settings.max_queued_sequences, metrics)) as scheduler:
             gate = create_app(Service(scheduler, settings, metrics, load or (lambda: config)))
-            server = uvicorn.Server(
-                uvicorn.Config(gate, log_config=None, lifespan="off", ws="none", proxy_headers=False)
-            )
+            server = uvicorn_server(gate, settings)
             thread = threading.Thread(target=server.run, args=([listener],))
             thread.start()
             host, port = listener.getsockname()
@@ -131,6 +127,13 @@ def service(
                 server.should_exit = True
                 thread.join(PATIENCE_S)
                 assert not thread.is_alive()
+
+
+def refused(answer: Answer, status: int, part: str) -> None:
+    assert (answer.status, answer.headers["content-type"]) == (status, PROBLEM), answer.body
+    found = answer.json
+    assert set(found) == {"type", "title", "status", "detail", "fix"}
+    assert found["status"] == status and part in found["detail"], found
 
 
 def until(true: Callable[[], Any]) -> None:

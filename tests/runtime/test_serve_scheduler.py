@@ -218,8 +218,9 @@ def test_a_fault_in_the_scoring_thread_leaves_nobody_waiting(monkeypatch: pytest
                 values(job)
             assert refused.value.status == 500
         until(lambda: not scheduler.alive)
-        with pytest.raises(RequestRefused, match="the scoring thread ended"):
-            scheduler.model()
+        for asked in (scheduler.model, lambda: scheduler_reload(scheduler)):
+            with pytest.raises(RequestRefused, match="the scoring thread ended"):
+                asked()
 
 
 def test_pooling_that_depends_on_neighbours_is_refused() -> None:

@@ -55,7 +55,7 @@ class Model:
     def of(cls, session: Session) -> Model:
         """What an open session holds."""
         path, card = session.bundle.path / README_NAME, None
-        if path.is_file():
+        if path.is_file() and not path.is_symlink():  # a stranger's bundle could link to any file of this machine
             with path.open(encoding="utf-8", errors="replace") as file:
                 card = file.read(_MAX_CARD_CHARS)
         return cls(session.config, session.bundle, session.variant_name, session.variant, dict(session.placement), card)
@@ -242,7 +242,7 @@ class Scheduler:
         refuse_upstream_pooling(config)
         asked = _Reload(config, changed)
         with self._changed:
-            if self._reload is not None or self._stopping:
+            if self._reload is not None or self._stopping or not self.alive:
                 raise (self._refusal or _RELOADING).error()
             self._reload = asked
             self._refusal = _RELOADING

@@ -45,8 +45,9 @@ def serve(load: Callable[[], RuntimeConfig], settings: Settings) -> None:
             _run(gate, listener, settings)
         if gate.cut_off:
             raise RunInterrupted(
-                f"{gate.cut_off} requests were cut off, {settings.grace_s} s after the signal",
-                "Their clients got no answer. Raise --grace-s.",
+                f"requests without an answer: {gate.cut_off}; cut off {settings.grace_s} s after the signal, or by a "
+                "second one",
+                "Raise --grace-s.",
             )
     LOGGER.info("every request was answered; the model is closed")
 
@@ -84,24 +85,28 @@ def _run(gate: Gate, listener: socket.socket, settings: Settings) -> None:
     if settings.token is None and host not in _LOOPBACK:
         LOGGER.warning(f"no token is set: whoever reaches {shown}:{port} can use this service")
     with _uvicorn_log():
-        server = uvicorn.Server(
-            uvicorn.Config(
-                gate,
-                log_config=None,
-                access_log=False,
-                # A client could name any address in X-Forwarded-For, and so have places without end.
-                proxy_headers=False,
-                server_header=False,
-                lifespan="off",
-                ws="none",
-                timeout_graceful_shutdown=settings.grace_s,
-            )
-        )
+        server = uvicorn_server(gate, settings)
         LOGGER.info(f"listening at http://{shown}:{port}")
         # uvicorn takes SIGINT and SIGTERM while it runs, and raises them again once all is finished: that is no
         # interruption here. SIGHUP (a closed terminal) it does not know.
         with handled(server.handle_exit, ENDING):
             server.run(sockets=[listener])
+
+
+def uvicorn_server(gate: Gate, settings: Settings) -> uvicorn.Server:
+    """The HTTP server of an application."""
+    config = uvicorn.Config(
+        gate,
+        log_config=None,
+        access_log=False,
+        # A client could name any address in X-Forwarded-For, and so have places without end.
+        proxy_headers=False,
+        server_header=False,
+        lifespan="off",
+        ws="none",
+        timeout_graceful_shutdown=settings.grace_s,
+    )
+    return uvicorn.Server(config)
 
 
 @contextlib.contextmanager

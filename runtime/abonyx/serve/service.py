@@ -154,7 +154,8 @@ class Waiting:
             self._changed.clear()
         except TimeoutError:
             pass
-        await self._look()
+        if not self.job.settled:
+            await self._look()
         return True
 
     async def _look(self) -> None:

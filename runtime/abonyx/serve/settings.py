@@ -38,7 +38,7 @@ class Settings:
     max_requests_per_client: int = _flag(32, "Most of them from one address (429).")
     max_queued_sequences: int = _flag(50_000, "Most sequences waiting, of all requests (503).")
     body_timeout_s: float = _flag(30.0, "Seconds a client has to send its request's body (408).")
-    request_timeout_s: float = _flag(600.0, "Seconds from the whole request to the answer (503).")
+    request_timeout_s: float = _flag(600.0, "Seconds a request may wait and be scored (503).")
     grace_s: int = _flag(30, "Seconds that SIGTERM leaves to finish what is queued.")
     token: str | None = field(default=None, repr=False)
     admin_token: str | None = field(default=None, repr=False)
@@ -48,6 +48,8 @@ class Settings:
             value = getattr(self, one.name)
             if not isinstance(value, str | None) and not (value > 0 or (one.name == "port" and value == 0)):
                 raise ConfigError(f"serve: {one.name} is {value}", "Give a number above 0.")
+        if self.port > 65_535:
+            raise ConfigError(f"serve: port is {self.port}", "Give a number up to 65535.")
         if self.max_queued_sequences < self.max_sequences:
             raise ConfigError(
                 f"serve: max_queued_sequences is {self.max_queued_sequences} and max_sequences {self.max_sequences}",
