@@ -347,6 +347,10 @@ def test_refusals_are_the_servers_own_words(visit: Opener, site: Site) -> None:
         assert page.text_content("#problem-detail") == sent.get("detail", "")
         assert sent.get("fix", "Score again") in (page.text_content("#problem-fix") or "")
     assert page.locator("#problem img").count() == 0
+    page.route("**/v1/score*", lambda route: route.fulfill(body="<p>Sign in</p>\n"))
+    score(page)
+    page.get_by_role("heading", name="The answer is not that of abonyx").wait_for()
+    assert page.inner_text("#problem-detail") == "<p>Sign in</p>"
     page.fill("#text", "  \n")
     page.click("#score")
     assert page.inner_text("#problem-title") == "There is nothing to score"

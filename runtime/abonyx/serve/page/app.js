@@ -81,11 +81,21 @@ async function reached(promise) {
   }
 }
 
+/** The value of JSON text that answered well; something between page and server may have answered instead. */
+function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    const fix = "Check what stands between this page and the server.";
+    throw new Refused({ title: "The answer is not that of abonyx", detail: text.slice(0, 500), fix });
+  }
+}
+
 async function loadModel() {
   clearTimeout(retry);
   try {
     const waited = !$("waiting").hidden;
-    model = await (await ask("v1/model")).json();
+    model = parsed(await reached((await ask("v1/model")).text()));
     $("waiting").hidden = true;
     if (waited) say("The model is ready.");
     showModel();
@@ -287,7 +297,7 @@ async function lastLine(response) {
   let parts = [], last = null;
   const take = (line) => {
     if (!line.trim()) return;
-    last = JSON.parse(line);
+    last = parsed(line);
     if ("done" in last) showProgress(last);
   };
   for (;;) {
