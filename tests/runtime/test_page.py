@@ -354,9 +354,9 @@ def test_refusals_are_the_servers_own_words(visit: Opener, site: Site) -> None:
     page.fill("#text", "  \n")
     page.click("#score")
     assert page.inner_text("#problem-title") == "There is nothing to score"
-    page.fill("#text", "A" * 1_000_001)
+    page.fill("#text", ">a\n" + "A" * 1_000_000)
     page.click("#score")
-    assert "1,000,083 bytes; this server takes 1,000,000" in page.inner_text("#problem-detail")
+    assert "1,000,003 bytes; this server takes 1,000,000" in page.inner_text("#problem-detail")
     assert len(site.asked) == 3
 
 

@@ -64,19 +64,19 @@ def test_scores_and_refusals_are_the_services(new_page: Callable[[], Page]) -> N
 def test_progress_as_it_comes_and_cancelling(new_page: Callable[[], Page]) -> None:
     with service() as running:
         page = visit(new_page, running)
-        page.fill("#text", "\n".join(f">s{number}\n{each}" for number, each in enumerate(made_up(400, 3))))
+        page.fill("#text", "\n".join(f">s{number}\n{each}" for number, each in enumerate(made_up(150, 3))))
         with running.engine.held():
             page.click("#score")
-            page.wait_for_selector("#counted:text-is('0 of 400 sequences')")
-            assert page.locator("#bar").evaluate("bar => [bar.value, bar.max]") == [0, 400]
+            page.wait_for_selector("#counted:text-is('0 of 150 sequences')")
+            assert page.locator("#bar").evaluate("bar => [bar.value, bar.max]") == [0, 150]
         page.wait_for_selector("#results-title:focus")
-        assert page.inner_text("#scores [role=status]") == "Rows 1 to 50 of 400"
+        assert page.inner_text("#scores [role=status]") == "Rows 1 to 50 of 150"
         with running.engine.held():
             page.click("#score")
-            page.wait_for_selector("#counted:text-is('0 of 400 sequences')")
+            page.wait_for_selector("#counted:text-is('0 of 150 sequences')")
             page.click("#cancel")
             page.wait_for_selector("#score:focus")
-        assert page.inner_text("#results-title").startswith("Earlier: 400 sequences scored")
+        assert page.inner_text("#results-title").startswith("Earlier: 150 sequences scored")
 
 
 def test_a_broken_model_is_said_and_the_next_one_found(new_page: Callable[[], Page], tmp_path: Path) -> None:
