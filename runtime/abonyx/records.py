@@ -153,6 +153,11 @@ def _parse(source: Path | None, stdin: BinaryIO | None, name: str, wanted: Wante
         yield from _read_fasta(text, name) if kind == "fasta" else _read_table(text, name, kind, wanted)
 
 
+def accepts(source: Path) -> bool:
+    """Whether the suffix names a format."""
+    return _named_kind(source)[0] is not None
+
+
 def _named_kind(source: Path | None) -> tuple[str | None, bool]:
     """Return the format that the suffix names, None if it names none, and whether it says gzip."""
     suffixes = [suffix.lower() for suffix in source.suffixes] if source is not None else []
