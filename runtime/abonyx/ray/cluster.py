@@ -21,8 +21,8 @@ from abonyx.process import usable_processors
 _ANSWER_S = 10
 _JOIN_S = 60
 _NO_CLUSTER = (
-    "Give the HOST:PORT that `ray start --head` printed, on a machine that is part of the cluster (`ray start --address` "
-    "and the same), or auto for the one it is part of; --ray alone starts Ray on this machine."
+    "Give the HOST:PORT that `ray start --head` printed, on a machine that is part of the cluster, or auto for the "
+    "cluster it is part of; --ray alone starts Ray on this machine."
 )
 _JOIN = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR')"
 
@@ -72,7 +72,7 @@ def _refuse_silent(address: str) -> None:
         except (OSError, OverflowError) as error:
             raise ConfigError(f"--ray {address}: no answer within {_ANSWER_S} s: {error}", _NO_CLUSTER) from error
     try:
-        command = [sys.executable, "-c", _JOIN, address]
+        command = [sys.executable, "-P", "-c", _JOIN, address]  # -P: nothing of this directory
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_JOIN_S, check=False)
     except subprocess.TimeoutExpired:
         raise ConfigError(
@@ -92,9 +92,10 @@ def for_worker(config: RuntimeConfig) -> RuntimeConfig:
     if config.cuda.device_id:
         fix = "Leave it out: Ray gives each worker a card of its own, which is its device 0."
         raise ConfigError(f"config: cuda.device_id is {config.cuda.device_id} with --ray", fix)
-    cpu = dataclasses.replace(config.cpu, threads=config.cpu.threads or 1)
-    openvino = dataclasses.replace(config.openvino, threads=config.openvino.threads or config.openvino.streams)
-    return dataclasses.replace(config, cpu=cpu, openvino=openvino)
+    if config.provider == "openvino":
+        openvino = dataclasses.replace(config.openvino, threads=config.openvino.threads or config.openvino.streams)
+        config = dataclasses.replace(config, openvino=openvino)
+    return dataclasses.replace(config, cpu=dataclasses.replace(config.cpu, threads=config.cpu.threads or 1))
 
 
 def needs(config: RuntimeConfig) -> dict[str, int]:
