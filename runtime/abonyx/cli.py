@@ -122,8 +122,7 @@ _THRESHOLD = click.option("--threshold", type=float, help="Call p strictly above
     metavar="[ADDRESS]",
     is_flag=False,
     flag_value="",
-    help="INPUT and OUTPUT are directories (or INPUT a quoted glob): score each file by Ray workers, of the cluster at "
-    "ADDRESS or of this machine.  Needs the extra ray.",
+    help="INPUT (or a quoted glob) and OUTPUT are directories: Ray workers, here or at ADDRESS, score each file.",
 )
 def score(
     source: Path,

@@ -128,7 +128,7 @@ def _open(source: Path | None, stdin: BinaryIO | None) -> AbstractContextManager
 
 def _parse(source: Path | None, stdin: BinaryIO | None, name: str, wanted: Wanted) -> Generator[Record | Problem]:
     """Undo gzip, settle the format, and hand the bytes to its reader."""
-    kind, zipped = _named_kind(source)
+    kind, zipped = named_kind(source)
     with ExitStack() as stack:
         head, stream = _peek(stack.enter_context(_open(source, stdin)), stack)
         if zipped or (kind is None and head.startswith(_GZIP_MAGIC)):
@@ -153,12 +153,7 @@ def _parse(source: Path | None, stdin: BinaryIO | None, name: str, wanted: Wante
         yield from _read_fasta(text, name) if kind == "fasta" else _read_table(text, name, kind, wanted)
 
 
-def accepts(source: Path) -> bool:
-    """Whether the suffix names a format."""
-    return _named_kind(source)[0] is not None
-
-
-def _named_kind(source: Path | None) -> tuple[str | None, bool]:
+def named_kind(source: Path | None) -> tuple[str | None, bool]:
     """Return the format that the suffix names, None if it names none, and whether it says gzip."""
     suffixes = [suffix.lower() for suffix in source.suffixes] if source is not None else []
     zipped = suffixes[-1:] == [".gz"]

@@ -226,7 +226,7 @@ def test_a_killed_worker_is_replaced_and_its_file_gone_on_with(
         process = max((at for at, line in enumerate(journal) if line["type"] == "started"), default=None)
         if process is None or journal[process]["process"] in killed:
             return False
-        if not any(line["type"] == "window" and line["rows_done"] for line in journal[process - len(killed) :]):
+        if not any(line["type"] == "window" and line["rows_done"] for line in journal[process:]):
             return False
         killed.append(journal[process]["process"])
         os.kill(killed[-1], signal.SIGKILL)
@@ -313,7 +313,7 @@ def test_an_address_that_does_not_answer(parts: Path, tmp_path: Path, monkeypatc
         command += ["--on-invalid", "skip"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 2, done.stderr
-    assert f"abonyx: --ray {address}: no answer within 10 s" in done.stderr
+    assert f"abonyx: --ray {address}: no answer: [Errno 111] Connection refused" in done.stderr
     assert not (tmp_path / "out").exists()
     with socket.create_server(("127.0.0.1", 0)) as silent:  # answers, and says nothing
         monkeypatch.setattr(cluster, "_JOIN_S", 2)
@@ -436,5 +436,5 @@ def test_a_dataset_gets_a_score_or_a_reason_for_each_row(two_workers: None, sequ
         score(dataset, abonyx.RuntimeConfig(pooling="upstream-batch", batch_size=8))
     with pytest.raises(ConfigError, match="--threshold is 2"):
         score(dataset, threshold=2)
-    with pytest.raises(Exception, match="the dataset has no column 'vh'"):  # noqa: B017 (Ray's class, made at run time)
+    with pytest.raises(ray.exceptions.RayError, match="the dataset has no column 'vh'"):
         score(dataset, sequence_column="vh").take_all()

@@ -45,7 +45,7 @@ def connected(address: str) -> Iterator[None]:
     A process that has Ray running already uses that, whatever the address.
 
     Raises:
-        ConfigError: nothing that can be joined answers there, within _ANSWER_S and _JOIN_S seconds.
+        ConfigError: nothing answers there within _ANSWER_S, or nothing that can be joined within _JOIN_S.
     """
     ray = require_extra()
     if ray.is_initialized():
@@ -70,7 +70,7 @@ def _refuse_silent(address: str) -> None:
         try:
             socket.create_connection((host.strip("[]"), int(port)), _ANSWER_S).close()
         except (OSError, OverflowError) as error:
-            raise ConfigError(f"--ray {address}: no answer within {_ANSWER_S} s: {error}", _NO_CLUSTER) from error
+            raise ConfigError(f"--ray {address}: no answer: {error}", _NO_CLUSTER) from error
     try:
         command = [sys.executable, "-P", "-c", _JOIN, address]  # -P: nothing of this directory
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_JOIN_S, check=False)

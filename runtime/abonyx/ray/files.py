@@ -24,11 +24,11 @@ from abonyx.outputs import input_stem
 from abonyx.ray.cluster import needs, require_extra, worker_count
 from abonyx.ray.run_file import Done, File, RunFile, printable_name
 from abonyx.ray.worker import Request, Worker
-from abonyx.records import ACCEPTED, accepts
+from abonyx.records import ACCEPTED, named_kind
 
 # How long a signal may wait to be seen.
 _POLL_S = 0.5
-# Workers that a file may take with it; and that may die in a row before one has opened the model.
+# Workers that a file may take with it; and that may die in a row before they have opened the model.
 MOST_DEATHS = 3
 _SHOWN = 10
 
@@ -42,7 +42,7 @@ def find_files(source: Path, output: Path, kind: str) -> list[File]:
     """
     if source.is_dir():
         there = [path for path in source.iterdir() if path.is_file() and not path.name.startswith(".")]
-        found = [path for path in there if accepts(path)]
+        found = [path for path in there if named_kind(path)[0]]
         if ignored := sorted(path.name for path in set(there) - set(found)):
             LOGGER.info(f"{source}: not read: {', '.join(ignored[:_SHOWN])}{', ...' * (len(ignored) > _SHOWN)}")
     else:
@@ -90,7 +90,7 @@ class Dispatch:
     run_seconds: float = 0.0
     _waiting: deque[_Task] = field(default_factory=deque)
     _calls: dict[Any, tuple[Any, _Task | None]] = field(default_factory=dict)
-    _opened: int = 0
+    _opened: bool = False
     _deaths: int = 0
     _started: float = 0.0
 
@@ -159,7 +159,7 @@ class Dispatch:
                 for waiting in self._waiting:
                     if waiting.file.target.exists():
                         self.run_file.begin(waiting.file)
-            self._opened += 1
+            self._opened, self._deaths = True, 0
             self._started = self._started or time.perf_counter()
         else:
             self._note(task, answer)
@@ -191,8 +191,8 @@ class Dispatch:
         require_extra().kill(worker)
         if task is None:
             self._deaths += 1
-            if not self._opened and self._deaths >= MOST_DEATHS:
-                what = f"{self._deaths} workers died before one had opened the model: {why}"
+            if self._deaths >= MOST_DEATHS:
+                what = f"{self._deaths} workers in a row died before they had opened the model: {why}"
                 raise EngineError(what, "abonyx and an engine have to be installed on every node.")
         else:
             task.deaths += 1
