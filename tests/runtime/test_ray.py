@@ -379,18 +379,14 @@ def test_workers_take_what_their_config_needs(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_node_with_another_bundle_or_directory_is_refused(parts: Path, tmp_path: Path) -> None:
     run = prepare(OPTIONS)
-    worker = Worker(Request(run, tmp_path, "csv", 0.5))
-    assert isinstance(worker.open(), dict)
-    try:
-        found = worker.score(parts / "a.csv", tmp_path / "a.csv", tmp_path / "run.journal", False)
-        assert isinstance(found, ConfigError)
-        assert "run.journal is not there" in found.what
-    finally:
-        worker._session.close()
+    request = Request(run, tmp_path, "csv", 0.5)
+    found = Worker(request).open([parts, tmp_path / "run.journal"])
+    assert isinstance(found, ConfigError)
+    assert f"{tmp_path / 'run.journal'}: is not there" in found.what
     other = abonyx.options.Run(
         run.config, abonyx.bundle.Bundle(run.bundle.path, run.bundle.manifest, "f" * 64), False, {}
     )
-    found = Worker(Request(other, tmp_path, "csv", 0.5)).open()
+    found = Worker(Request(other, tmp_path, "csv", 0.5)).open([])
     assert isinstance(found, BundleError)
     assert f"sha256 {run.bundle.sha256}; where the run was started it is {'f' * 64}" in found.what
 

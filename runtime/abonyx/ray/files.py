@@ -90,6 +90,7 @@ class Dispatch:
     run_seconds: float = 0.0
     _waiting: deque[_Task] = field(default_factory=deque)
     _calls: dict[Any, tuple[Any, _Task | None]] = field(default_factory=dict)
+    _shared: list[Path] = field(default_factory=list)
     _opened: bool = False
     _deaths: int = 0
     _started: float = 0.0
@@ -102,11 +103,12 @@ class Dispatch:
         Raises:
             RunInterrupted: by a signal; the workers are ended at once, the rows of their windows kept.
             ResumeRefused: the workers' engine is another one than the run's.
-            EngineError: a worker cannot open the model.
+            EngineError: a worker cannot open the model, or does not see the files.
         """
         ray = require_extra()
         config = self.request.run.config
         self._waiting.extend(map(_Task, files))
+        self._shared = [self.run_file.path, *sorted({file.source.parent for file in files})]
         self.workers = min(len(files), worker_count(config))
         LOGGER.info(f"{len(files)} files; {self.workers} workers, each {_text(needs(config))}")
         try:
@@ -130,7 +132,7 @@ class Dispatch:
         ray = require_extra()
         # Of another worker the dispatch knows, a restarted one it would not.
         worker = ray.remote(max_restarts=0, **needs(self.request.run.config))(Worker).remote(self.request)
-        self._calls[worker.open.remote()] = worker, None
+        self._calls[worker.open.remote(self._shared)] = worker, None
 
     def _take(self, call: Any) -> None:
         """A call has ended."""
@@ -184,7 +186,7 @@ class Dispatch:
         file = task.file
         self.run_file.begin(file)
         restart = self.restart and not task.deaths
-        self._calls[worker.score.remote(file.source, file.target, self.run_file.path, restart)] = worker, task
+        self._calls[worker.score.remote(file.source, file.target, restart)] = worker, task
 
     def _replace(self, worker: Any, task: _Task | None, why: str) -> None:
         """A worker is gone: its file goes to another one."""

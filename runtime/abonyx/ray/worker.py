@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -49,27 +49,29 @@ class Worker:
         self._session: Session
         self._notes: list[str] = []
 
-    def open(self) -> dict[str, Fact] | EngineError:
-        """Open the session; return what this node's results depend on."""
+    def open(self, shared: Sequence[Path]) -> dict[str, Fact] | EngineError:
+        """Open the session; return what this node's results depend on.
+
+        Args:
+            shared: what has to be there on every node: a worker that sees no inputs would soon have failed all of them.
+        """
         run = self._request.run
         try:
+            for path in shared:
+                if not path.exists():
+                    fix = (
+                        "Inputs and output have to lie under the same path on every node, on a file system they share."
+                    )
+                    raise ConfigError(f"{path}: is not there", fix)
             self._session = open_checked(run.config, run.bundle.sha256)
         except EngineError as error:
             return _on_this_node(error)
         self._notes = list(self._session.notes)
         return run_facts(run, self._request.kind, self._request.threshold)
 
-    def score(self, source: Path, target: Path, journal: Path, restart: bool) -> Done | EngineError:
-        """Score one file.
-
-        Args:
-            journal: the run file, by which a node that does not share the directory is found.
-            restart: drop what an earlier run left of it.
-        """
+    def score(self, source: Path, target: Path, restart: bool) -> Done | EngineError:
+        """Score one file; `restart` drops what an earlier run left of it."""
         try:
-            if not journal.is_file():
-                fix = "Name a directory that every node sees under the same path, on a file system they share."
-                raise ConfigError(f"output {target.parent}: {journal.name} is not there", fix)
             return self._score(source, target, restart)
         except EngineError as error:
             return _on_this_node(error)
