@@ -13,7 +13,10 @@ import abonyx
 
 from .conftest import EXAMPLES, REPOSITORY
 
-HEAVY = ("torch", "transformers", "sklearn", "skl2onnx", "onnx", "optimum", "scipy", "matplotlib", "abonyx_export")
+HEAVY = (
+    *("torch", "transformers", "sklearn", "skl2onnx", "onnx", "optimum", "scipy", "matplotlib"),
+    *("ray", "abonyx_export"),
+)
 # What runtime/abonyx/evaluate/ alone may import, and only once its command runs.
 EVALUATE_ONLY = ("sklearn", "matplotlib")
 # The same of runtime/abonyx/serve/.

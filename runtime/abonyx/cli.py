@@ -117,6 +117,13 @@ _THRESHOLD = click.option("--threshold", type=float, help="Call p strictly above
 @_THRESHOLD
 @click.option("--format", "kind", type=click.Choice(["csv", "jsonl", "parquet"]), help="[default: OUTPUT's suffix]")
 @click.option("--table", is_flag=True, help=f"Also print the results on stderr (at most {TABLE_ROWS} rows).")
+@click.option(
+    "--ray",
+    metavar="[ADDRESS]",
+    is_flag=False,
+    flag_value="",
+    help="INPUT (or a quoted glob) and OUTPUT are directories: Ray workers, here or at ADDRESS, score each file.",
+)
 def score(
     source: Path,
     output: Path,
@@ -125,30 +132,31 @@ def score(
     threshold: float | None,
     kind: Any,
     table: bool,
+    ray: str | None,
     **options: Any,
 ) -> None:
     """Score the sequences of INPUT (FASTA, CSV, TSV, Parquet, .gz of them; - is stdin)."""
-    import numpy as np
-
-    from abonyx import results
     from abonyx.pipeline import choose_threshold
-    from abonyx.runs import Destination
+    from abonyx.runs import score_destination
 
+    if ray is not None:
+        if table:
+            raise ConfigError("--table and --ray were both given", "A directory of results is not shown as a table.")
+        from abonyx.ray.command import score_directory
+
+        score_directory(source, output, ray, restart, assay, threshold, kind, options)
+        return
     target = _target(output)
     chosen = kind or _suffix(output, {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}, "csv")
     run, checked = _prepare(source, target, options)
     limit = choose_threshold(run.bundle, assay, threshold)
     rows: list[tuple[str, float, bool]] = []
 
-    def columns(start: int, stop: int, p: Any) -> Any:
-        called = p > np.float32(limit)  # both as float32, as the file prints them; strictly greater
+    def seen(ids: Any, p: Any, called: Any) -> None:
         if table and len(rows) < TABLE_ROWS:
-            rows.extend(zip(checked.ids[start:stop], p.tolist(), called.tolist(), strict=True))
-        return results.score_columns(checked.ids[start:stop], checked.sequences[start:stop], p, called)
+            rows.extend(zip(ids, p.tolist(), called.tolist(), strict=True))
 
-    format_ = results.results_format(chosen, run.metadata() | {"threshold": repr(limit)})
-    facts = {"command": "score", "--format": chosen, "threshold": limit}
-    destination = Destination(target, format_, "p_nonspecific", columns, facts)
+    destination = score_destination(target, run, checked, chosen, limit, seen)
     shown = (lambda: _print_table(rows, len(checked.ids), limit)) if table else None
     _go(run, checked, destination, restart, f"threshold {limit:g}" + (f" ({assay})" if assay else ""), shown)
 

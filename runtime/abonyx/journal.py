@@ -12,7 +12,7 @@ import os
 import platform
 from pathlib import Path
 from types import ModuleType
-from typing import IO
+from typing import IO, Any, ClassVar
 
 import msgspec
 
@@ -28,9 +28,6 @@ else:
 
 SCHEMA = 1
 JOURNAL_SUFFIX = ".journal"
-
-# Of every journal, so that one whose first line was cut short is known for what it is.
-_FIRST_BYTES = b'{"type":"header",'
 
 Fact = str | int | float | bool | None
 
@@ -93,17 +90,21 @@ class Journal:
         target: the output.
 
     Attributes:
-        lines: what it says.
+        lines: what it says. LINES are the types of its lines, FIRST that of the first and of no other, which has a
+            schema.
 
     Raises:
         OutputInUse: another run has it.
         ConfigError: it cannot be opened.
     """
 
+    LINES: ClassVar[Any] = Line
+    FIRST: ClassVar[type[msgspec.Struct]] = Header
+
     def __init__(self, target: Path) -> None:
         self._target, self.path = target, journal_path(target)
         self._file = self._locked()
-        self.lines: list[Line] = []
+        self.lines: list[msgspec.Struct] = []
 
     def read(self) -> None:
         """Read what is there; a last line that was cut short is dropped, from the file too.
@@ -117,20 +118,22 @@ class Journal:
         whole, _, rest = text.rpartition(b"\n")
         for number, line in enumerate(whole.splitlines(), 1):
             try:
-                found = msgspec.json.decode(line, type=Line)
+                found = msgspec.json.decode(line, type=self.LINES)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 self._refuse(f"line {number} cannot be read: {error}")
-            if isinstance(found, Header) != (number == 1):
+            if isinstance(found, self.FIRST) != (number == 1):
                 self._refuse(f"line {number} is a {type(found).__name__.lower()} line")
-            if isinstance(found, Header) and found.schema != SCHEMA:
-                self._refuse(f"schema {found.schema}, this abonyx reads {SCHEMA}")
+            if isinstance(found, self.FIRST) and (schema := getattr(found, "schema", None)) != SCHEMA:
+                self._refuse(f"schema {schema}, this abonyx reads {SCHEMA}")
             self.lines.append(found)
-        if rest and not (self.lines or _FIRST_BYTES.startswith(rest[: len(_FIRST_BYTES)])):
+        # Of every such journal, so that one whose first line was cut short is known for what it is.
+        first_bytes = f'{{"type":"{self.FIRST.__struct_config__.tag}",'.encode()
+        if rest and not (self.lines or first_bytes.startswith(rest[: len(first_bytes)])):
             self._refuse("is no journal")
         with failing_as(self.path):
             self._file.truncate(len(text) - len(rest))
 
-    def append(self, line: Line) -> None:
+    def append(self, line: msgspec.Struct) -> None:
         """Add a line; the disk has it when this returns."""
         with failing_as(self.path):
             data = msgspec.json.encode(line) + b"\n"
@@ -179,12 +182,25 @@ class Journal:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            what = f"output {self._target}: another run is writing it ({_last_start(file)}; lock: {self.path})"
+            what = f"output {self._target}: another run is writing it ({self._last_start(file)}; lock: {self.path})"
             file.close()
             raise OutputInUse(what, "Wait for it or end it, or name another output.") from None
         except OSError:
             return True  # a file system without locks (Lustre can be mounted so): as on Windows
         return True
+
+    def _last_start(self, file: IO[bytes]) -> str:
+        """Which process took the run up last, as the journal of another run tells."""
+        found = "no process noted yet"
+        file.seek(0)
+        for line in file.read().splitlines():
+            try:
+                read = msgspec.json.decode(line, type=self.LINES)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                continue
+            if isinstance(read, Started):
+                found = f"process {read.process} on {read.host}, since {read.at}"
+        return found
 
     def _still_there(self, file: IO[bytes]) -> bool:
         try:
@@ -202,17 +218,3 @@ def differences(before: dict[str, Fact], now: dict[str, Fact]) -> list[str]:
     """A line for each fact that differs, with both values."""
     keys = [*before, *(key for key in now if key not in before)]
     return [f"{key}: {before.get(key)!r} then, {now.get(key)!r} now" for key in keys if before.get(key) != now.get(key)]
-
-
-def _last_start(file: IO[bytes]) -> str:
-    """Which process took the run up last, as the journal of another run tells."""
-    found = "no process noted yet"
-    file.seek(0)
-    for line in file.read().splitlines():
-        try:
-            read = msgspec.json.decode(line, type=Line)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            continue
-        if isinstance(read, Started):
-            found = f"process {read.process} on {read.host}, since {read.at}"
-    return found

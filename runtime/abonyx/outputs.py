@@ -185,6 +185,13 @@ def rejected_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.rejected.csv")
 
 
+def input_stem(source: Path) -> str:
+    """Return a file's name without .gz and the format's suffix: what its results are named for."""
+    name = Path(source.name)
+    stem = Path(name.stem).stem if name.suffix.lower() == ".gz" else name.stem
+    return stem if stem.strip(".") else source.name
+
+
 def partial_paths(target: Path) -> list[Path]:
     """Return every place where a run may keep a part of the output `target`, and of what stands beside it."""
     # Only a .npy has ids: out.csv's would have the same name as out.npy's.

@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -240,6 +241,8 @@ def shipped_note(config: RuntimeConfig) -> list[str]:
 # (start, stop) of the window, its values: (k,) or (k, D).
 Write = Callable[[int, int, npt.NDArray[np.float32]], None]
 OnBatch = Callable[[int], None]
+# Gives the session to score with, as open_session does.
+Opening = Callable[[RuntimeConfig], "AbstractContextManager[Session]"]
 
 
 @dataclass(frozen=True)
@@ -261,7 +264,12 @@ class Job:
 
 
 def run_windows(
-    bundle: Bundle, jobs: Sequence[Job], config: RuntimeConfig, output: str, on_batch: OnBatch | None = None
+    bundle: Bundle,
+    jobs: Sequence[Job],
+    config: RuntimeConfig,
+    output: str,
+    on_batch: OnBatch | None = None,
+    opening: Opening | None = None,
 ) -> Summary:
     """Open the session once, run every window of every input through it, close it.
 
@@ -270,11 +278,12 @@ def run_windows(
         jobs: the inputs.
         output: "p_nonspecific" or "embedding".
         on_batch: called with the number of sequences done, after each batch.
+        opening: in place of open_session.
     """
     from abonyx.session import open_session  # not before the input was found good
 
     started = time.perf_counter()
-    with open_session(config) as session:
+    with (opening or open_session)(config) as session:
         opened = time.perf_counter()
         placed = f"{session.bundle.label()}, {session.variant_name} on {config.provider}, nodes {session.placement}"
         LOGGER.debug(f"opened in {opened - started:.2f} s: {placed}; batches of {session.token_budget} tokens")

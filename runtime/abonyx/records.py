@@ -144,7 +144,7 @@ def _parse(
     source: Path | None, stdin: BinaryIO | None, name: str, wanted: Wanted, max_unpacked_bytes: int | None
 ) -> Generator[Record | Problem]:
     """Undo gzip, settle the format, and hand the bytes to its reader."""
-    kind, zipped = _named_kind(source)
+    kind, zipped = named_kind(source)
     with ExitStack() as stack:
         head, stream = _peek(stack.enter_context(_open(source, stdin)), stack)
         if zipped or (kind is None and head.startswith(_GZIP_MAGIC)):
@@ -172,7 +172,7 @@ def _parse(
         yield from _read_fasta(text, name) if kind == "fasta" else _read_table(text, name, kind, wanted)
 
 
-def _named_kind(source: Path | None) -> tuple[str | None, bool]:
+def named_kind(source: Path | None) -> tuple[str | None, bool]:
     """Return the format that the suffix names, None if it names none, and whether it says gzip."""
     suffixes = [suffix.lower() for suffix in source.suffixes] if source is not None else []
     zipped = suffixes[-1:] == [".gz"]

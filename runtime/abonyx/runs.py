@@ -7,22 +7,23 @@ import importlib.metadata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from abonyx import __version__
+import numpy as np
+
+from abonyx import __version__, results
 from abonyx.errors import RunInterrupted
 from abonyx.interrupts import Stop, handled
 from abonyx.journal import Fact, Header
 from abonyx.logs import LOGGER
 from abonyx.outputs import ids_path, rejected_path
-from abonyx.pipeline import Input, Job, Summary, run_windows
+from abonyx.pipeline import Input, Job, Opening, Summary, run_windows
 from abonyx.progress import progress
 from abonyx.providers import ENGINE_DISTRIBUTIONS, token_budget, window_size
 from abonyx.results import Columns, Format, rejected_bytes
 from abonyx.resumable import ResumableOutput, Stream, open_resumable, open_stream
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
 
     from abonyx.options import Run
@@ -46,11 +47,47 @@ class Destination:
     facts: dict[str, Fact]
 
 
-def run_to(destination: Destination, run: Run, checked: Input, *, restart: bool = False) -> Summary | None:
+# Rows' ids, p and whether they are called non-specific, as a window is done.
+Seen = Callable[["list[str]", "npt.NDArray[np.float32]", "npt.NDArray[np.bool_]"], None]
+
+
+def score_destination(
+    target: Path | None,
+    run: Run,
+    checked: Input,
+    kind: Literal["csv", "jsonl", "parquet"],
+    threshold: float,
+    seen: Seen | None = None,
+) -> Destination:
+    """Where the scores of an input go; `seen` is shown each window.
+
+    Raises:
+        ConfigError: Parquet without pyarrow.
+    """
+
+    def columns(start: int, stop: int, p: npt.NDArray[np.float32]) -> Columns:
+        called = p > np.float32(threshold)  # both as float32, as the file prints them; strictly greater
+        if seen:
+            seen(checked.ids[start:stop], p, called)
+        return results.score_columns(checked.ids[start:stop], checked.sequences[start:stop], p, called)
+
+    format_ = results.results_format(kind, run.metadata() | {"threshold": repr(threshold)})
+    return Destination(target, format_, "p_nonspecific", columns, score_facts(kind, threshold))
+
+
+def score_facts(kind: str, threshold: float) -> dict[str, Fact]:
+    """What makes a file of scores what it is, beside the run's identity."""
+    return {"command": "score", "--format": kind, "threshold": threshold}
+
+
+def run_to(
+    destination: Destination, run: Run, checked: Input, *, restart: bool = False, opening: Opening | None = None
+) -> Summary | None:
     """Score what the destination does not hold yet, and put it in its place.
 
     Args:
         restart: begin anew where an interrupted run left rows.
+        opening: gives the session, in place of open_session; called with the token budget that the rows are due.
 
     Returns:
         What was done; None where an earlier process had scored everything, and only the renames were left.
@@ -63,12 +100,14 @@ def run_to(destination: Destination, run: Run, checked: Input, *, restart: bool 
     stop = Stop()
     with handled(stop):
         try:
-            return _run(destination, run, checked, restart, stop)
+            return _run(destination, run, checked, restart, stop, opening)
         except KeyboardInterrupt:
             raise RunInterrupted(f"{stop.asked or 'interrupted'}: ended at once") from None
 
 
-def _run(destination: Destination, run: Run, checked: Input, restart: bool, stop: Stop) -> Summary | None:
+def _run(
+    destination: Destination, run: Run, checked: Input, restart: bool, stop: Stop, opening: Opening | None
+) -> Summary | None:
     count = len(checked.sequences)
     with _opened(destination, run, checked, restart) as out:
         if out.rows_done == count:
@@ -87,7 +126,7 @@ def _run(destination: Destination, run: Run, checked: Input, restart: bool, stop
         job = Job(checked, write, out.rows_done, before_window, out.halved)
         try:
             with progress(count, out.rows_done) as bar:
-                summary = run_windows(run.bundle, [job], config, destination.output, _watch(stop, bar))
+                summary = run_windows(run.bundle, [job], config, destination.output, _watch(stop, bar), opening)
         except BaseException:
             LOGGER.info(_kept(out))
             raise
@@ -122,7 +161,7 @@ def _kept(out: ResumableOutput | Stream) -> str:
 def _opened(destination: Destination, run: Run, checked: Input, restart: bool) -> Iterator[ResumableOutput | Stream]:
     config, target, format = run.config, destination.target, destination.format
     header = Header(
-        identity=destination.facts | _identity(run, checked),
+        identity=destination.facts | _of_input(checked) | identity(run),
         config_sha256=config.sha256(),
         rows=len(checked.sequences),
         rejected=len(checked.rejected),
@@ -140,12 +179,17 @@ def _opened(destination: Destination, run: Run, checked: Input, restart: bool) -
         yield output
 
 
-def _identity(run: Run, checked: Input) -> dict[str, Fact]:
-    """What rows depend on, by the name a user knows it by. Where the bundle lies is none of it."""
+def _of_input(checked: Input) -> dict[str, Fact]:
     return {
         "input, sha256 of its records": checked.sha256(),
         "records to score": len(checked.sequences),
         "records rejected": len(checked.rejected),
+    }
+
+
+def identity(run: Run) -> dict[str, Fact]:
+    """What rows depend on beside the input, by the name a user knows it by. Where the bundle lies is none of it."""
+    return {
         "--on-invalid": "skip" if run.skip else "fail",
         "bundle, sha256": run.bundle.sha256,
         **dict(_flat("", dataclasses.asdict(dataclasses.replace(run.config, bundle=None)))),

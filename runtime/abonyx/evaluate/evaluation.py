@@ -16,6 +16,7 @@ from abonyx.evaluate.pictures import Subject, draw
 from abonyx.evaluate.record import Bootstrap, Record
 from abonyx.evaluate.report import report
 from abonyx.options import Run
+from abonyx.outputs import input_stem
 from abonyx.pipeline import Input, Job, choose_threshold, pooling_notes, printable, run_windows
 from abonyx.progress import progress
 from abonyx.results import write_rejected, write_table
@@ -70,9 +71,9 @@ def check_request(request: Request) -> None:
     check_directory(output)
     seen: dict[str, Path] = {}
     for source in request.sources:
-        key = _stem(source).casefold()  # some file systems hold only one of A and a
+        key = input_stem(source).casefold()  # some file systems hold only one of A and a
         if key in seen:
-            what = f"{seen[key]} and {source}: both would be written to {output / _stem(source)}"
+            what = f"{seen[key]} and {source}: both would be written to {output / input_stem(source)}"
             raise ConfigError(what, "Rename one of them, or evaluate it in a call of its own.")
         seen[key] = source
 
@@ -112,14 +113,7 @@ def _read(source: Path, request: Request, run: Run) -> _Set:
         what = f"{source}: none of {len(checked.labels)} rows has a label in column {request.label_column!r}"
         raise InputError(what, "Name the column of labels 0 and 1 with --label-column, or use `abonyx score`.")
     name = source.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")  # as JSON can hold it
-    return _Set(name, _stem(source), file_sha256(source), checked, np.empty(len(checked.ids), np.float32))
-
-
-def _stem(source: Path) -> str:
-    """The file's name without .gz and the format's suffix."""
-    name = Path(source.name)
-    stem = Path(name.stem).stem if name.suffix.lower() == ".gz" else name.stem
-    return stem if stem.strip(".") else source.name
+    return _Set(name, input_stem(source), file_sha256(source), checked, np.empty(len(checked.ids), np.float32))
 
 
 def _write(each: _Set, directory: Path, limit: float, request: Request, run: Run) -> str:

@@ -1,0 +1,122 @@
+"""The cluster: reached or started, and how many workers it has room for."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from abonyx.config import RuntimeConfig
+from abonyx.errors import ConfigError
+from abonyx.process import usable_processors
+
+# Ray itself tries an address that nobody answers for minutes, and then ends the process.
+_ANSWER_S = 10
+_JOIN_S = 60
+_NO_CLUSTER = (
+    "Give the HOST:PORT that `ray start --head` printed, on a machine that is part of the cluster, or auto for the "
+    "cluster it is part of; --ray alone starts Ray on this machine."
+)
+_JOIN = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR')"
+
+
+def require_extra(module: str = "ray") -> Any:
+    """Import Ray, or a part of it. Raises a ConfigError that names the extra where that fails."""
+    # Read at import. Nothing is sent anywhere unless the user has said so.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        fix = 'pip install "abonyx[cpu,ray]", with gpu or openvino in place of cpu where that is the engine.'
+        raise ConfigError(f"--ray and abonyx.ray need {module} ({error})", fix) from error
+
+
+@contextmanager
+def connected(address: str) -> Iterator[None]:
+    """Be a driver of the cluster at `address`; "" starts Ray on this machine, and ends it after the block.
+
+    A process that has Ray running already uses that, whatever the address.
+
+    Raises:
+        ConfigError: nothing answers there within _ANSWER_S, or nothing that can be joined within _JOIN_S.
+    """
+    ray = require_extra()
+    if ray.is_initialized():
+        yield
+        return
+    if address:
+        _refuse_silent(address)
+    where = {"address": address} if address else {"address": "local", "num_cpus": usable_processors()}
+    ending = signal.getsignal(signal.SIGTERM)  # Ray puts its own handler there
+    ray.init(**where, include_dashboard=None if address else False, log_to_driver=False, logging_level="ERROR")
+    signal.signal(signal.SIGTERM, ending)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _refuse_silent(address: str) -> None:
+    """Join the cluster from a process that can be ended, as ray.init cannot."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal() and "/" not in host:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), _ANSWER_S).close()
+        except (OSError, OverflowError) as error:
+            raise ConfigError(f"--ray {address}: no answer: {error}", _NO_CLUSTER) from error
+    try:
+        command = [sys.executable, "-P", "-c", _JOIN, address]  # -P: nothing of this directory
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_JOIN_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise ConfigError(
+            f"--ray {address}: answers, but not as a Ray cluster, within {_JOIN_S} s", _NO_CLUSTER
+        ) from None
+    if done.returncode:
+        said = (done.stderr.strip() or f"it ended with {done.returncode}").splitlines()[-1]
+        raise ConfigError(f"--ray {address}: Ray cannot join it: {said[:500]}", _NO_CLUSTER)
+
+
+def for_worker(config: RuntimeConfig) -> RuntimeConfig:
+    """The config of each worker: threads as asked for or one, and the one card that Ray lets it see.
+
+    Raises:
+        ConfigError: a card was chosen, which is Ray's to choose.
+    """
+    if config.cuda.device_id:
+        fix = "Leave it out: Ray gives each worker a card of its own, which is its device 0."
+        raise ConfigError(f"config: cuda.device_id is {config.cuda.device_id} with --ray", fix)
+    if config.provider == "openvino":
+        openvino = dataclasses.replace(config.openvino, threads=config.openvino.threads or config.openvino.streams)
+        config = dataclasses.replace(config, openvino=openvino)
+    return dataclasses.replace(config, cpu=dataclasses.replace(config.cpu, threads=config.cpu.threads or 1))
+
+
+def needs(config: RuntimeConfig) -> dict[str, int]:
+    """What a worker of this config (see for_worker) reserves of a node: num_cpus, num_gpus."""
+    threads = config.openvino.threads if config.provider == "openvino" else config.cpu.threads
+    assert threads is not None
+    return {"num_cpus": threads, "num_gpus": int(config.provider == "cuda")}
+
+
+def worker_count(config: RuntimeConfig) -> int:
+    """Workers that the cluster's nodes have room for, used or not.
+
+    Raises:
+        ConfigError: none; gives what the nodes have.
+    """
+    nodes = [node["Resources"] for node in require_extra().nodes() if node["Alive"]]
+    wanted = needs(config)
+    asked = {"CPU": wanted["num_cpus"], "GPU": wanted["num_gpus"]}
+    count = sum(min(int(node.get(name, 0) // n) for name, n in asked.items() if n) for node in nodes)
+    if not count:
+        has = "; ".join(f"{node.get('CPU', 0):g} CPU, {node.get('GPU', 0):g} GPU" for node in nodes)
+        what = f"a worker needs {asked['CPU']} CPU and {asked['GPU']} GPU of one node; the cluster's nodes have: {has}"
+        raise ConfigError(what, "Lower the provider's threads, choose another --provider, or add a node.")
+    return count

@@ -1,0 +1,225 @@
+"""A directory's files, handed to the workers of a cluster one at a time each."""
+
+from __future__ import annotations
+
+import glob
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from abonyx.errors import (
+    ConfigError,
+    EngineError,
+    InputError,
+    OutOfDeviceMemory,
+    ProviderError,
+    RunInterrupted,
+)
+from abonyx.interrupts import Stop
+from abonyx.logs import LOGGER
+from abonyx.outputs import input_stem
+from abonyx.ray.cluster import needs, require_extra, worker_count
+from abonyx.ray.run_file import Done, File, RunFile, printable_name
+from abonyx.ray.worker import Request, Worker
+from abonyx.records import ACCEPTED, named_kind
+
+# How long a signal may wait to be seen.
+_POLL_S = 0.5
+# Workers that a file may take with it; and that may die in a row before they have opened the model.
+MOST_DEATHS = 3
+_SHOWN = 10
+
+
+def find_files(source: Path, output: Path, kind: str) -> list[File]:
+    """The files of a directory, or that match a pattern, by name; and where their results go.
+
+    Raises:
+        InputError: none.
+        ConfigError: two results would be in one place, or an input lies in `output`.
+    """
+    if source.is_dir():
+        there = [path for path in source.iterdir() if path.is_file() and not path.name.startswith(".")]
+        found = [path for path in there if named_kind(path)[0]]
+        if ignored := sorted(path.name for path in set(there) - set(found)):
+            LOGGER.info(f"{source}: not read: {', '.join(ignored[:_SHOWN])}{', ...' * (len(ignored) > _SHOWN)}")
+    else:
+        found = [path for path in map(Path, glob.glob(str(source), recursive=True)) if path.is_file()]  # noqa: PTH207
+    if not found:
+        what = f"{source}: no file there to score"
+        raise InputError(what, f"Give a directory of files, or a quoted pattern of them; accepted: {ACCEPTED}.")
+    files: dict[str, File] = {}
+    for path in sorted(path.absolute() for path in found):
+        file = File(path, output / f"{printable_name(Path(input_stem(path)))}.{kind}")
+        other = files.setdefault(file.target.name.casefold(), file)  # some file systems hold only one of A and a
+        if other is not file:
+            what = f"{other.source} and {path}: both would be written to {file.target}"
+            raise ConfigError(what, "Rename one of them, or score it in a run of its own.")
+        if output.is_dir() and output.samefile(path.parent):
+            what = f"output {output}: the input {path.name} lies in it"
+            raise ConfigError(what, "Name another directory: results there would be the next run's inputs.")
+    return list(files.values())
+
+
+@dataclass(eq=False)
+class _Task:
+    """A file on its way; `deaths` of workers that had it."""
+
+    file: File
+    deaths: int = 0
+
+
+@dataclass
+class Dispatch:
+    """One run over files. Ray is connected meanwhile.
+
+    Attributes:
+        done: of this run; failed: file -> why.
+        workers: at the start.
+        run_seconds: from the first file given to a worker to the last one done.
+    """
+
+    request: Request
+    run_file: RunFile
+    restart: bool
+    done: list[Done] = field(default_factory=list)
+    failed: dict[File, EngineError] = field(default_factory=dict)
+    workers: int = 0
+    run_seconds: float = 0.0
+    _waiting: deque[_Task] = field(default_factory=deque)
+    _calls: dict[Any, tuple[Any, _Task | None]] = field(default_factory=dict)
+    _shared: list[Path] = field(default_factory=list)
+    _opened: bool = False
+    _deaths: int = 0
+    _started: float = 0.0
+
+    def run(self, files: Sequence[File], stop: Stop) -> None:
+        """Score the files.
+
+        A file that cannot be scored is noted in `failed`, and the others are done all the same.
+
+        Raises:
+            RunInterrupted: by a signal; the workers are ended at once, the rows of their windows kept.
+            ResumeRefused: the workers' engine is another one than the run's.
+            EngineError: a worker cannot open the model, or does not see the files.
+        """
+        ray = require_extra()
+        config = self.request.run.config
+        self._waiting.extend(map(_Task, files))
+        self._shared = [self.run_file.path, *sorted({file.source.parent for file in files})]
+        self.workers = min(len(files), worker_count(config))
+        LOGGER.info(f"{len(files)} files; {self.workers} workers, each {_text(needs(config))}")
+        try:
+            for _ in range(self.workers):
+                self._start_worker()
+            while self._calls:
+                if stop.asked:
+                    counts = f"ended with {len(self.done)} of {len(files)} files done"
+                    raise RunInterrupted(
+                        f"{stop.asked}: {counts}", "The same command goes on from there, --restart begins anew."
+                    )
+                ready, _ = ray.wait(list(self._calls), timeout=_POLL_S)
+                for call in ready:
+                    self._take(call)
+        finally:
+            for worker, _ in self._calls.values():
+                ray.kill(worker)
+        self.run_seconds = time.perf_counter() - self._started
+
+    def _start_worker(self) -> None:
+        ray = require_extra()
+        # Of another worker the dispatch knows, a restarted one it would not.
+        worker = ray.remote(max_restarts=0, **needs(self.request.run.config))(Worker).remote(self.request)
+        self._calls[worker.open.remote(self._shared)] = worker, None
+
+    def _take(self, call: Any) -> None:
+        """A call has ended."""
+        ray = require_extra()
+        worker, task = self._calls.pop(call)
+        try:
+            answer = ray.get(call)
+        except ray.exceptions.RayTaskError:
+            ray.kill(worker)
+            raise  # a defect, with the worker's traceback
+        except ray.exceptions.RayError as error:
+            self._replace(worker, task, f"its worker died: {str(error)[:1_000]}")
+            return
+        # An engine that failed is not tried again in its process; a signal ended the worker, not the run.
+        broken = isinstance(answer, ProviderError | RunInterrupted) and not isinstance(answer, OutOfDeviceMemory)
+        if task is None and isinstance(answer, EngineError):
+            ray.kill(worker)
+            raise answer
+        if task is not None and broken:
+            self._replace(worker, task, str(answer))
+            return
+        if task is None:
+            self.run_file.settle(answer)
+            if self.restart and not self._opened:
+                # Results that are to be replaced are the run's from here on, should it be stopped.
+                for waiting in self._waiting:
+                    if waiting.file.target.exists():
+                        self.run_file.begin(waiting.file)
+            self._opened, self._deaths = True, 0
+            self._started = self._started or time.perf_counter()
+        else:
+            self._note(task, answer)
+        self._hand_out(worker)
+
+    def _note(self, task: _Task, answer: Done | EngineError) -> None:
+        if isinstance(answer, EngineError):
+            self.failed[task.file] = answer
+            LOGGER.info(f"{task.file.source.name}: failed: {answer.what.splitlines()[0]}")
+            return
+        self.run_file.append(answer)
+        self.done.append(answer)
+        rate = answer.records / answer.seconds if answer.seconds else 0.0
+        counts = f"{answer.records} scored, {answer.rejected} rejected; {rate:.1f} seq/s on {answer.node}"
+        LOGGER.info(f"{answer.input}: {counts}; {len(self._waiting) + len(self._calls)} files to go")
+
+    def _hand_out(self, worker: Any) -> None:
+        if not self._waiting:
+            require_extra().kill(worker)  # its place is another's to use
+            return
+        task = self._waiting.popleft()
+        file = task.file
+        self.run_file.begin(file)
+        restart = self.restart and not task.deaths
+        self._calls[worker.score.remote(file.source, file.target, restart)] = worker, task
+
+    def _replace(self, worker: Any, task: _Task | None, why: str) -> None:
+        """A worker is gone: its file goes to another one."""
+        require_extra().kill(worker)
+        if task is None:
+            self._deaths += 1
+            if self._deaths >= MOST_DEATHS:
+                what = f"{self._deaths} workers in a row died before they had opened the model: {why}"
+                raise EngineError(what, "abonyx and an engine have to be installed on every node.")
+        else:
+            task.deaths += 1
+            if task.deaths < MOST_DEATHS:
+                LOGGER.info(f"{task.file.source.name}: {why.splitlines()[0]}; another one goes on with it")
+                self._waiting.appendleft(task)
+            else:
+                fix = "Where memory ran out: fewer workers a node (more threads each), or smaller files."
+                self._note(task, EngineError(f"{task.file.source}: {task.deaths} workers, and {why}", fix))
+        if self._waiting:
+            self._start_worker()
+
+
+def raise_failed(failed: dict[File, EngineError], total: int) -> None:
+    """Raise the first file's error where any failed, with the others' named."""
+    if not failed:
+        return
+    lines = [f"  {error.what}" for error in list(failed.values())[:_SHOWN]]
+    more = [f"  ... and {len(failed) - _SHOWN} more"] if len(failed) > _SHOWN else []
+    first = next(iter(failed.values()))
+    raise type(first)(
+        "\n".join([f"{len(failed)} of {total} files failed; the others are done", *lines, *more]),
+        f"{first.fix} Then the same command scores what is missing.".strip(),
+    )
+
+
+def _text(needed: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in needed.items() if count)

@@ -1,0 +1,202 @@
+"""The journal of a directory's run: what it is, which files were begun and which are done, one JSON line a fact.
+
+It stays in the directory, so that the same command skips what is done, and another run's results are never taken for
+its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import msgspec
+
+from abonyx.bundle import file_sha256
+from abonyx.errors import InputError, ResumeRefused
+from abonyx.journal import SCHEMA, Fact, Journal, Started, differences
+from abonyx.outputs import rejected_path
+from abonyx.runs import identity, score_facts
+
+if TYPE_CHECKING:
+    from abonyx.options import Run
+
+# Differing results that a message names.
+_SHOWN = 10
+_ENGINE = "engine"
+
+
+class RunHeader(msgspec.Struct, frozen=True, tag="run"):
+    """What the run is; the first line."""
+
+    identity: dict[str, Fact]
+    schema: int = SCHEMA
+
+
+class Begun(msgspec.Struct, frozen=True, tag="begun"):
+    """A file was given to a worker: what stands at `output` from here on is the run's."""
+
+    input: str
+    output: str
+
+
+class Done(msgspec.Struct, frozen=True, tag="done", kw_only=True):
+    """A file's results are in their place.
+
+    Attributes:
+        input, output: names of the files; input_bytes, input_mtime_ns, input_sha256: of what was read.
+        records: scored; rejected: not.
+        seconds: scoring and writing, by the worker that ended it.
+        notes: what its summary says.
+    """
+
+    input: str
+    input_bytes: int
+    input_mtime_ns: int
+    input_sha256: str
+    records: int
+    rejected: int
+    node: str
+    output: str = ""
+    output_bytes: int = 0
+    seconds: float = 0.0
+    notes: list[str] = []
+
+
+class File(NamedTuple):
+    """An input and where its results go."""
+
+    source: Path
+    target: Path
+
+
+class RunFile(Journal):
+    """The run file of a directory, open and locked. Make it with open_run_file."""
+
+    LINES = RunHeader | Started | Begun | Done
+    FIRST = RunHeader
+
+    def __init__(self, target: Path) -> None:
+        super().__init__(target)
+        self._begun: set[str] = set()  # names of the outputs that are the run's, done or not
+
+    def done(self) -> dict[str, Done]:
+        """What was done, by the output's name."""
+        return {line.output: line for line in self.lines if isinstance(line, Done)}
+
+    def read(self) -> None:
+        """As Journal.read."""
+        super().read()
+        self._begun = {line.output for line in self.lines if isinstance(line, Begun)}
+
+    def facts(self) -> dict[str, Fact]:
+        """What the run's results depend on; empty before its first file."""
+        return next((line.identity for line in self.lines if isinstance(line, RunHeader)), {})
+
+    def begin(self, file: File) -> None:
+        """Note that the file is given to a worker."""
+        if file.target.name not in self._begun:
+            self._begun.add(file.target.name)
+            self.append(Begun(printable_name(file.source), file.target.name))
+
+    def settle(self, facts: dict[str, Fact]) -> None:
+        """Note what the run is, or refuse to go on with another one.
+
+        Args:
+            facts: of this command; the engine's is the workers' to say, and left out before there are any.
+
+        Raises:
+            ResumeRefused: names what differs, with both values.
+        """
+        if not self.lines:
+            if _ENGINE in facts:
+                self.append(RunHeader(facts))
+                self.start()
+            return
+        header = self.lines[0]
+        assert isinstance(header, RunHeader)
+        before = header.identity if _ENGINE in facts else header.identity | {_ENGINE: None}
+        if found := differences(before, {_ENGINE: None} | facts):
+            raise ResumeRefused(
+                f"output {self.path.parent}: has results of another run:\n  " + "\n  ".join(found),
+                "Give that run's command again, name another directory, or begin anew with --restart.",
+            )
+
+    def left(self, files: Sequence[File], skip: bool) -> list[File]:
+        """The files that are still to be scored.
+
+        Args:
+            skip: whether rejected records have a file each.
+
+        Raises:
+            ResumeRefused: results that the run file does not know, or of other input, or changed since.
+            InputError: an input cannot be read.
+        """
+        left, refused = [], []
+        done = self.done()
+        for file in files:
+            line = done.get(file.target.name)
+            there = file.target.exists()
+            if line is None:
+                if there and file.target.name not in self._begun:
+                    refused.append(f"{file.target.name}: is there, and {self.path.name} does not know it")
+                left.append(file)
+            elif not there or (skip and not rejected_path(file.target).exists()):
+                left.append(file)
+            elif (size := file.target.stat().st_size) != line.output_bytes:
+                refused.append(f"{file.target.name}: {line.output_bytes} bytes then, {size} now")
+            elif (sha256 := _sha256(file.source, line)) != line.input_sha256:
+                refused.append(f"{file.source.name}: sha256 {line.input_sha256} ({line.input}) then, {sha256} now")
+        if refused:
+            more = [f"... and {len(refused) - _SHOWN} more"] if len(refused) > _SHOWN else []
+            raise ResumeRefused(
+                f"output {self.path.parent}: has results of another run or other input:\n  "
+                + "\n  ".join([*refused[:_SHOWN], *more]),
+                "Name another directory, move those results away, or begin anew with --restart, which replaces them.",
+            )
+        return left
+
+
+def printable_name(path: Path) -> str:
+    """A file's name as JSON can hold it."""
+    return path.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+@contextmanager
+def open_run_file(directory: Path, *, restart: bool) -> Iterator[RunFile]:
+    """Give the directory's run file, DIRECTORY/run.journal, read.
+
+    Raises:
+        OutputInUse: another run has the directory.
+        ResumeRefused: it cannot be read.
+    """
+    run_file = RunFile(directory / "run")
+    try:
+        if restart:
+            run_file.empty()
+        else:
+            run_file.read()
+        yield run_file
+    finally:
+        if run_file.lines:
+            run_file.close()
+        else:
+            run_file.remove()  # nothing was begun
+
+
+def run_facts(run: Run, kind: Literal["csv", "jsonl", "parquet"], threshold: float) -> dict[str, Fact]:
+    """What a run's results depend on beside the files, on this node."""
+    columns = {f"--{name.replace('_', '-')}": value for name, value in run.columns.items()}
+    return score_facts(kind, threshold) | columns | identity(run)
+
+
+def _sha256(source: Path, line: Done) -> str:
+    """The file's hash; where size and time stamp are those of then, the one of then."""
+    try:
+        status = source.stat()
+        if (status.st_size, status.st_mtime_ns) == (line.input_bytes, line.input_mtime_ns):
+            return line.input_sha256
+        return file_sha256(source)
+    except OSError as error:
+        raise InputError(f"{source}: cannot be read: {error.strerror}", "Check the path.") from error
