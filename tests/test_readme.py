@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
 import tomllib
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +23,7 @@ import pytest
 from .conftest import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+SERVE = "abonyx serve"
 HUB_ID = "facebook/esm1v_t33_650M_UR90S_1"
 
 
@@ -59,10 +65,12 @@ def test_is_short_and_its_links_lead_somewhere() -> None:
         assert set(listed.split(",")) <= set(extras)
 
 
-@pytest.mark.parametrize("line", [line for line in COMMANDS if not line.startswith("make") and "esm1v" not in line])
+@pytest.mark.parametrize("line", [line for line in COMMANDS if not re.match(f"make|{SERVE}|.*esm1v", line)])
 def test_commands(line: str, tmp_path: Path) -> None:
     if "parquet" in line:
         pytest.importorskip("pyarrow")
+    if "--ray" in line:
+        pytest.importorskip("ray")
     for module in {"evaluate": ("sklearn", "matplotlib"), "fit": ("skl2onnx",)}.get(line.split()[1], ()):
         pytest.importorskip(module)
     done = shell(line, clone(tmp_path))
@@ -71,10 +79,32 @@ def test_commands(line: str, tmp_path: Path) -> None:
         assert (tmp_path / output).stat().st_size > 100
 
 
+def test_serve_answers_at_the_address_and_ends_by_a_signal(tmp_path: Path) -> None:
+    pytest.importorskip("uvicorn")
+    (line,) = (line for line in COMMANDS if line.startswith(SERVE))
+    (address,) = re.findall(r"http://[\d.]+:(\d+)", line)
+    with socket.socket() as other:
+        if other.connect_ex(("127.0.0.1", int(address))) == 0:
+            pytest.skip(f"port {address} is taken on this machine")
+    command = [str(Path(sys.executable).parent / "abonyx"), *line.partition("#")[0].split()[1:]]
+    with subprocess.Popen(command, cwd=clone(tmp_path), stderr=subprocess.PIPE, text=True) as service:
+        try:
+            body = b""
+            while service.poll() is None and not body:
+                with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{address}/") as answer:
+                    body = answer.read()
+                time.sleep(0.05)
+            service.send_signal(signal.SIGTERM)
+            _, error = service.communicate(timeout=60)
+        finally:
+            service.kill()
+    assert (service.returncode, b"<html" in body) == (0, True), error
+
+
 @pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("make")])
 def test_make_targets_exist(line: str) -> None:
     """CI runs `make demo` and `make test` themselves; here only that what the README names is there."""
-    done = shell(f"{line} --dry-run", REPOSITORY)
+    done = shell(f"{line.partition('#')[0]} --dry-run", REPOSITORY)
     assert done.returncode == 0, done.stderr
     if line == "make demo":
         assert "abonyx score examples/therapeutic_vh.csv -o out/therapeutic_vh_scores.csv" in done.stdout
