@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from .conftest import REPOSITORY
+from .conftest import MINI, REPOSITORY
 
 PEERS = REPOSITORY / "benchmarks" / "peers"
 
@@ -38,3 +43,17 @@ def test_ratios_say_how_many_times_faster() -> None:
     times_faster = cpu.ratios({"old": 6.0, "abonyx-int8": 2.0})
     assert times_faster == {"abonyx-int8": {"old": 3.0}}
     assert cpu.targets(["abonyx-int8/old=4"], times_faster)["abonyx-int8/old"]["of_target"] == 0.75
+
+
+def test_opening_is_measured_in_every_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import opening
+
+    if not hasattr(os, "posix_fadvise"):
+        pytest.skip("this system cannot drop a file's pages")
+    record = tmp_path / "opening.json"
+    command = ["opening.py", str(MINI), "--variant", "fp16-weights", "-o", str(record), "--repeats", "1"]
+    monkeypatch.setattr(sys, "argv", command)
+    opening.main()
+    cases = json.loads(record.read_text())["cases"]
+    assert sorted(cases) == sorted(opening.CASES)
+    assert all(case["first_score_s"] > case["runs"][0]["open_s"] > 0 for case in cases.values())

@@ -16,6 +16,8 @@ from .conftest import EXAMPLES, REPOSITORY
 HEAVY = ("torch", "transformers", "sklearn", "skl2onnx", "onnx", "optimum", "scipy", "matplotlib", "abonyx_export")
 # What runtime/abonyx/evaluate/ alone may import, and only once its command runs.
 EVALUATE_ONLY = ("sklearn", "matplotlib")
+# The same of runtime/abonyx/serve/.
+SERVE_ONLY = ("fastapi", "starlette", "pydantic", "uvicorn", "prometheus_client")
 
 BLOCKED = """
 import sys
@@ -64,15 +66,19 @@ def test_evaluates_in_a_process_where_only_its_own_extra_can_be_imported(tmp_pat
     assert (output / "report.html").is_file()
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["evaluate", "--help"], ["score", "--help"], ["doctor", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["evaluate", "--help"], ["score", "--help"], ["serve", "--help"]])
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
-    code = LOADED.format(arguments=arguments, heavy=HEAVY[:-1])  # --help lists the commands of abonyx_export
+    code = LOADED.format(
+        arguments=arguments, heavy=(*HEAVY[:-1], *SERVE_ONLY)
+    )  # --help lists the commands of abonyx_export
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
 
 
-def test_scoring_loads_nothing_that_is_evaluates_alone(tmp_path: Path) -> None:
-    code = LOADED.format(arguments=["score", str(EXAMPLES), "-o", str(tmp_path / "scores.csv")], heavy=HEAVY)
+def test_scoring_loads_nothing_that_is_evaluates_or_the_services_alone(tmp_path: Path) -> None:
+    code = LOADED.format(
+        arguments=["score", str(EXAMPLES), "-o", str(tmp_path / "scores.csv")], heavy=(*HEAVY, *SERVE_ONLY)
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.splitlines()[-1] == "['numpy', 'onnxruntime']"
 
@@ -97,8 +103,8 @@ def _imports(path: Path) -> set[str]:
 
 def test_arrows_point_one_way() -> None:
     for path in (REPOSITORY / "runtime" / "abonyx").rglob("*.py"):
-        allowed = set(EVALUATE_ONLY) if path.parent.name == "evaluate" else set()
-        assert not _imports(path) & set(HEAVY) - allowed, path
+        allowed = {"evaluate": {*EVALUATE_ONLY}, "serve": {*SERVE_ONLY}}.get(path.parent.name, set())
+        assert not _imports(path) & {*HEAVY, *SERVE_ONLY} - allowed, path
         assert "onnxruntime" not in _imports(path) or path.name == "session.py", path
 
 

@@ -36,6 +36,16 @@ def test_the_card_is_of_the_shipped_bundle_and_quotes_its_record() -> None:
     assert f"{parity.p.max:.1e}".replace("e-0", "e-") in text
 
 
+def test_the_shipped_scores_agree_with_the_shipped_cross_validation() -> None:
+    training = open_bundle(MINI).manifest.head.training
+    assert training is not None and training.scores is not None
+    half = training.scores.bin_edges.index(0.5)
+    right = sum(training.scores.specific[:half]) + sum(training.scores.nonspecific[half:])
+    (candidate,) = training.candidates
+    assert candidate.accuracy_seed_sd is not None
+    assert abs(right / training.rows - candidate.accuracy_mean) < 3 * candidate.accuracy_seed_sd
+
+
 def test_the_shipped_seed_is_the_median_of_five() -> None:
     runs = record("seeds")["runs"]
     assert isinstance(runs, dict) and len(runs) == 5

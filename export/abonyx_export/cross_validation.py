@@ -16,10 +16,13 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from abonyx.errors import ConfigError
-from abonyx.manifest import Candidate
+from abonyx.manifest import Candidate, ScoreCounts
+from abonyx.selftest import sigmoid
 
 # lbfgs takes up to some hundreds of iterations on 914 unscaled embeddings at C = 10.
 MAX_ITERATIONS = 5_000
+# Of p, for the recorded histogram: 0.05 wide.
+BINS = 20
 
 FloatArray = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
@@ -123,6 +126,24 @@ def _candidate(c: float, accuracy: FloatArray, area: FloatArray) -> Candidate:
         roc_auc_sd=float(area.std(ddof=1)),
         roc_auc_seed_sd=seed_sd(area),
     )
+
+
+def count_scores(
+    rows: FloatArray,
+    labels: Labels,
+    c: float,
+    *,
+    folds: int,
+    seed: int,
+    fit: Callable[[FloatArray, Labels, float], Fitted],
+) -> ScoreCounts:
+    """Each row's p by a regression fitted without its fold, counted by class; arguments as in cross_validate."""
+    decision = np.empty(len(labels))
+    for training, test in StratifiedKFold(folds, shuffle=True, random_state=seed).split(rows, labels):
+        decision[test] = fit(rows[training], labels[training], c).decision(rows[test])
+    edges = [index / BINS for index in range(BINS + 1)]
+    counts = [np.histogram(sigmoid(decision[labels == label]), edges)[0].tolist() for label in (0, 1)]
+    return ScoreCounts(bin_edges=edges, specific=counts[0], nonspecific=counts[1])
 
 
 def choose(candidates: Sequence[Candidate]) -> Candidate:

@@ -32,7 +32,16 @@ from abonyx.results import write_rejected
 from abonyx.staging import staged
 from abonyx_export import score_gate
 from abonyx_export.bundle_writer import DEFAULT_THRESHOLD, Reference, Report, check_variants, head_spec
-from abonyx_export.cross_validation import Fitted, FloatArray, Labels, choose, cross_validate, fit_once, table
+from abonyx_export.cross_validation import (
+    Fitted,
+    FloatArray,
+    Labels,
+    choose,
+    count_scores,
+    cross_validate,
+    fit_once,
+    table,
+)
 from abonyx_export.embeddings import embed, replacing
 from abonyx_export.fit_request import FitRequest, check_labels, check_request
 from abonyx_export.head import Head
@@ -112,6 +121,7 @@ def _fit(
         seeds=request.seeds,
         candidates=candidates,
         sklearn=sklearn.__version__,
+        scores=count_scores(rows, labels, c, folds=request.folds, seed=request.seed, fit=fit),
     )
     return _head(request, checked, fitted), training, fitted.iterations
 

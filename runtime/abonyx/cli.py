@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from abonyx import __version__, cli_bundle
+from abonyx import __version__, cli_bundle, cli_serve
 from abonyx.errors import ConfigError, EngineError
 from abonyx.interrupts import ENDING, handled
 from abonyx.logs import LOGGER, to_stderr, verbose
@@ -70,7 +70,7 @@ def cli(debug: bool) -> None:
     """Score antibody sequences for non-specificity (polyreactivity), without PyTorch."""
 
 
-for _command in (cli_bundle.doctor, cli_bundle.verify, cli_bundle.inspect):
+for _command in (cli_bundle.doctor, cli_bundle.verify, cli_bundle.inspect, cli_serve.serve):
     cli.add_command(_command)
 
 

@@ -26,8 +26,8 @@ OpenVinoPrecision = Literal["f32", "bf16"]
 COREML_SHAPE = (8, 160)
 
 ENVIRONMENT_PREFIX = "ABONYX_"
-# Read by cache.py, not a field of the config.
-OTHER_VARIABLES = frozenset({"ABONYX_CACHE_DIR"})
+# Read by cache.py and serve/settings.py, not fields of the config.
+OTHER_VARIABLES = frozenset({"ABONYX_CACHE_DIR", "ABONYX_SERVE_TOKEN", "ABONYX_SERVE_ADMIN_TOKEN"})
 
 
 def _check(ok: bool, key: str, value: object, allowed: str) -> None:

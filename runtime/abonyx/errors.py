@@ -6,6 +6,7 @@ EngineError                     1
  │  └ ResumeRefused             2  an interrupted run that this command cannot go on with
  ├ InputError                   3  a file of sequences, labels or a head that cannot be used as given
  │  ├ RecordsRejected           3  records of an otherwise readable file
+ │  ├ InputTooLarge             3  more bytes, records or residues than the reader was told to take
  │  └ HeadRefused               3  a classifier file that is not a plain logistic head, or is another encoder's
  ├ BundleError                  4  a bundle that is missing, damaged or of another schema
  │  └ ChecksumMismatch          4
@@ -16,6 +17,7 @@ EngineError                     1
  ├ ParityError                  6  numbers off their limit
  │  ├ SelfTestError             6  the golden rows do not come out right on this machine
  │  └ ScoreNotFinite            6  a score or embedding that is NaN or infinite
+ ├ RequestRefused               1  HTTP alone: a request that `abonyx serve` does not take, now or at all
  ├ RunInterrupted             130  a signal stopped a run; what was done is kept where it can be
  └ SessionError                 1
     ├ SessionInUse              1  a second open
@@ -69,6 +71,10 @@ class RecordsRejected(InputError):
     """Records of a readable file that cannot be scored; shows the first ten."""
 
 
+class InputTooLarge(InputError):
+    """More bytes, records or residues than the caller takes; names the limit."""
+
+
 class HeadRefused(InputError):
     """A classifier file that is not a plain logistic head; names the class or the value that is in the way."""
 
@@ -113,6 +119,21 @@ class SelfTestError(ParityError):
 
 class ScoreNotFinite(ParityError):
     """A score or embedding is NaN or infinite; names the ids."""
+
+
+class RequestRefused(EngineError):
+    """A request that the service does not take: no token, a limit of its clients, no model, no time left.
+
+    Args:
+        status: of the HTTP answer.
+        what, fix: as every EngineError.
+        retry_after_s: when the same request may be taken; None = there is no telling.
+    """
+
+    def __init__(self, status: int, what: str, fix: str = "", *, retry_after_s: int | None = None) -> None:
+        super().__init__(what, fix)
+        self.status = status
+        self.retry_after_s = retry_after_s
 
 
 class RunInterrupted(EngineError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -77,7 +78,21 @@ class Candidate(_Struct, frozen=True, kw_only=True):
     roc_auc_seed_sd: float | None
 
 
-class HeadTraining(_Struct, frozen=True, kw_only=True):
+class ScoreCounts(_Struct, frozen=True, kw_only=True):
+    """A histogram of p for each class, of training rows that the regression behind each p had not seen.
+
+    Attributes:
+        bin_edges: ascending, from 0 to 1; a bin holds its lower edge, the last one its upper edge too.
+        specific, nonspecific: rows labelled 0 and 1 in each bin.
+    """
+
+    bin_edges: list[float]
+    specific: list[int]
+    nonspecific: list[int]
+
+
+# omit_defaults: bundles fitted before `scores` was recorded do not mention it.
+class HeadTraining(_Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How `abonyx fit` made a head.
 
     Attributes:
@@ -89,6 +104,7 @@ class HeadTraining(_Struct, frozen=True, kw_only=True):
         seed: of the first cross-validation; the others count up from it.
         folds, seeds: stratified folds of each of so many cross-validations.
         sklearn: version.
+        scores: out-of-fold p of the rows, in the first cross-validation of the chosen C.
     """
 
     rows: int
@@ -102,6 +118,7 @@ class HeadTraining(_Struct, frozen=True, kw_only=True):
     seeds: int
     candidates: list[Candidate]
     sklearn: str
+    scores: ScoreCounts | None = None
 
 
 # omit_defaults: the manifests of exported bundles do not mention `training` or `placeholder`.
@@ -390,8 +407,22 @@ def _check_values(manifest: Manifest, path: Path) -> None:
         "head thresholds": not all(0 <= value <= 1 for value in thresholds),
         "variant limits": not all(0 < limit.p < 1 and limit.logit <= LOGIT_PER_P for limit in limits),
         "variants": not all(variant.providers for variant in manifest.variants.values()) or not manifest.variants,
+        "head training scores": not _are_counts(manifest.head.training),
         "variant precision": not all(variant.precision in LIMITS for variant in manifest.variants.values()),
     }
     wrong = [name for name, fault in faults.items() if fault]
     if wrong:
         raise BundleError(f"{path}: {', '.join(wrong)}: not what an export writes", "Export the bundle again.")
+
+
+def _are_counts(training: HeadTraining | None) -> bool:
+    """Whether the histogram, where there is one, counts each row once."""
+    if training is None or training.scores is None:
+        return True
+    edges, counts = training.scores.bin_edges, [training.scores.specific, training.scores.nonspecific]
+    return (
+        [*edges[:1], *edges[-1:]] == [0, 1]
+        and all(low < high for low, high in pairwise(edges))
+        and all(len(each) == len(edges) - 1 and min(each) >= 0 for each in counts)
+        and [sum(each) for each in counts] == [training.rows - training.positives, training.positives]
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from abonyx.config import RuntimeConfig
 from abonyx.errors import ConfigError, RecordsRejected
 from abonyx.logs import LOGGER
 from abonyx.providers import window_size
-from abonyx.records import Problem, read_records
+from abonyx.records import Problem, Record, read_records
 from abonyx.scoring import Tokenized, pooled_eos, run_sequences, tokenize
 
 if TYPE_CHECKING:
@@ -117,9 +117,33 @@ def read_input(
         InputError: the file cannot be read as records, or none of them can be scored.
         RecordsRejected: bad records, and not skip_invalid; shows the first ten.
     """
-    name = str(source) if source else "standard input"
+    return check_records(
+        read_records(source, id_column=id_column, sequence_column=sequence_column, label_column=label_column),
+        str(source) if source else "standard input",
+        max_residues,
+        label_column=label_column,
+        label_required=label_required,
+        skip_invalid=skip_invalid,
+        static_tokens=static_tokens,
+    )
+
+
+def check_records(
+    records: Iterable[Record | Problem],
+    name: str,
+    max_residues: int,
+    *,
+    label_column: str | None = None,
+    label_required: bool = False,
+    skip_invalid: bool = False,
+    static_tokens: int | None = None,
+) -> Input:
+    """Sort out which records can be scored, wherever they come from. Arguments and errors as read_input's.
+
+    Args:
+        name: what messages call the source.
+    """
     checked = Input()
-    records = read_records(source, id_column=id_column, sequence_column=sequence_column, label_column=label_column)
     for record in records:
         if isinstance(record, Problem):
             checked.rejected.append(record)

@@ -12,13 +12,14 @@ import io
 import re
 import sys
 import zlib
+from array import array
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
 
 from abonyx.columns import Wanted, find_columns
-from abonyx.errors import InputError
+from abonyx.errors import InputError, InputTooLarge
 
 if TYPE_CHECKING:
     from _csv import Reader
@@ -61,9 +62,11 @@ class Problem(NamedTuple):
 class _Replay(io.RawIOBase):
     """Bytes already taken from a stream, then the rest of it; closing this leaves the stream open."""
 
-    def __init__(self, head: bytes, rest: BinaryIO) -> None:
+    def __init__(self, head: bytes, rest: BinaryIO, max_bytes: int | None) -> None:
         self._head = head
         self._rest = rest
+        self._max_bytes = max_bytes
+        self._given = 0
 
     def readable(self) -> bool:
         return True
@@ -72,6 +75,10 @@ class _Replay(io.RawIOBase):
         view = memoryview(buffer).cast("B")
         data = self._head[: len(view)] or self._rest.read(len(view))
         self._head = self._head[len(view) :]
+        self._given += len(data)
+        if self._max_bytes is not None and self._given > self._max_bytes:
+            what = f"the gzip data unpack to more than {self._max_bytes} bytes, the most that is taken here"
+            raise InputTooLarge(what, "Send fewer records at a time.")
         view[: len(data)] = data
         return len(data)
 
@@ -83,6 +90,8 @@ def read_records(
     sequence_column: str | None = None,
     label_column: str | None = None,
     stdin: BinaryIO | None = None,
+    name: str | None = None,
+    max_unpacked_bytes: int | None = None,
 ) -> Iterator[Record | Problem]:
     """Yield the records of a file in file order; a row that cannot be used by itself comes as a Problem.
 
@@ -94,15 +103,20 @@ def read_records(
             columns, one a position of an alignment (ANARCI's tables, 1:128); gaps are left out.
         label_column: column of the labels; by default none is read. FASTA has none: an InputError.
         stdin: read in place of sys.stdin.buffer; left open.
+        name: what messages call the source; None = its path, or "standard input".
+        max_unpacked_bytes: most bytes that gzip data may unpack to, counted while they do. Parquet, whose unpacked size
+            nothing bounds, is refused then. None = a source that is trusted.
 
     Raises:
+        InputTooLarge: over max_unpacked_bytes.
         InputError: at the first fault of the file as a whole; the first `next` already opens the file.
 
     """
-    name = "standard input" if source is None else str(source)
+    name = name or ("standard input" if source is None else str(source))
+    wanted = Wanted(id_column, sequence_column, label_column)
     line = 0
     try:
-        with closing(_parse(source, stdin, name, Wanted(id_column, sequence_column, label_column))) as items:
+        with closing(_parse(source, stdin, name, wanted, max_unpacked_bytes)) as items:
             for item in items:
                 line = item.line
                 yield item
@@ -126,19 +140,24 @@ def _open(source: Path | None, stdin: BinaryIO | None) -> AbstractContextManager
     return source.open("rb")
 
 
-def _parse(source: Path | None, stdin: BinaryIO | None, name: str, wanted: Wanted) -> Generator[Record | Problem]:
+def _parse(
+    source: Path | None, stdin: BinaryIO | None, name: str, wanted: Wanted, max_unpacked_bytes: int | None
+) -> Generator[Record | Problem]:
     """Undo gzip, settle the format, and hand the bytes to its reader."""
     kind, zipped = _named_kind(source)
     with ExitStack() as stack:
         head, stream = _peek(stack.enter_context(_open(source, stdin)), stack)
         if zipped or (kind is None and head.startswith(_GZIP_MAGIC)):
             unzipped = stack.enter_context(gzip.GzipFile(fileobj=stream))
-            head, stream = _peek(cast("BinaryIO", unzipped), stack)
+            head, stream = _peek(cast("BinaryIO", unzipped), stack, max_unpacked_bytes)
             source = None
         if not head:
             raise InputError(f"{name}: is empty, there is no line 1", "Give a file with at least one record.")
         kind = kind or _sniff(head, name)
         if kind == "parquet":
+            if max_unpacked_bytes is not None:
+                what = f"{name}: is Parquet, which is not taken here: nothing bounds what it unpacks to"
+                raise InputError(what, "Send CSV, TSV or FASTA.")
             in_place = source if source is not None and source.is_file() else None
             yield from _read_parquet(in_place or io.BytesIO(stream.read()), name, wanted)
             return
@@ -160,12 +179,12 @@ def _named_kind(source: Path | None) -> tuple[str | None, bool]:
     return _KINDS.get("".join(suffixes[-2:-1] if zipped else suffixes[-1:])), zipped
 
 
-def _peek(stream: BinaryIO, stack: ExitStack) -> tuple[bytes, BinaryIO]:
+def _peek(stream: BinaryIO, stack: ExitStack, max_bytes: int | None = None) -> tuple[bytes, BinaryIO]:
     """Return the first bytes and a stream that still has them; a pipe cannot be rewound."""
     head = b""
     while len(head) < _HEAD_BYTES and (more := stream.read(_HEAD_BYTES - len(head))):
         head += more
-    whole = stack.enter_context(io.BufferedReader(_Replay(head, stream), _HEAD_BYTES))
+    whole = stack.enter_context(io.BufferedReader(_Replay(head, stream, max_bytes), _HEAD_BYTES))
     return head, cast("BinaryIO", whole)
 
 
@@ -224,7 +243,7 @@ def _read_table(text: io.TextIOWrapper, name: str, kind: str, wanted: Wanted) ->
     line, header = next(rows)
     where = f"{name}:{line}"
     at = find_columns(header, where, wanted)
-    width, ordinal, blanks = len(header), 0, list[int]()
+    width, ordinal, blanks = len(header), 0, array("Q")  # a list takes 40 bytes for a byte of blank line
     for line, row in rows:
         if not row or (len(row) == 1 and row[0].isspace()):
             blanks.append(line)
@@ -236,7 +255,7 @@ def _read_table(text: io.TextIOWrapper, name: str, kind: str, wanted: Wanted) ->
         for blank in blanks if width == 1 else ():
             ordinal += 1
             yield Record(str(ordinal), "", blank)
-        blanks.clear()
+        del blanks[:]
         ordinal += 1
         if len(row) == width:
             id_, sequence, label = map(str, at.cells(row))

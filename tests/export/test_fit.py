@@ -200,6 +200,21 @@ def test_cross_validation_is_scikit_learns(parent: Path, labelled: Path, tmp_pat
         assert getattr(found, f"{name}_seed_sd") == pytest.approx(values.mean(axis=1).std(ddof=1))
 
 
+def test_out_of_fold_scores_are_counted_by_class(parent: Path, labelled: Path, tmp_path: Path) -> None:
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+
+    fit(labelled, parent, tmp_path / "new", "--seed", "5", "--C", "0.1,1")
+    training = open_bundle(tmp_path / "new").manifest.head.training
+    assert training is not None and training.scores is not None
+    counts, rows = training.scores, made_rows()
+    model, folds = LogisticRegression(C=training.c, max_iter=5000), StratifiedKFold(3, shuffle=True, random_state=5)
+    p = cross_val_predict(model, embedded(parent, rows), labels(rows), cv=folds, method="predict_proba")[:, 1]
+    assert counts.bin_edges == [float(f"{index * 0.05:.2f}") for index in range(21)]
+    for label, found in ((0, counts.specific), (1, counts.nonspecific)):
+        assert found == np.histogram(p[labels(rows) == label], counts.bin_edges)[0].tolist()
+        assert sum(found) == 24 and max(found) < 24
+
+
 def test_the_new_bundle(parent: Path, labelled: Path, tmp_path: Path) -> None:
     before, new = everything(parent), tmp_path / "new"
     fit(labelled, parent, new)

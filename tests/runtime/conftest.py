@@ -1,13 +1,18 @@
-"""The command line, as `abonyx` starts it, in this process."""
+"""The command line, as `abonyx` starts it, in this process; and a Chromium for the page of `abonyx serve`."""
 
 from __future__ import annotations
 
+import shutil
 import sys
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
 from abonyx import cli
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 
 class Done(NamedTuple):
@@ -31,3 +36,36 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> A
         return Done(code, *capfd.readouterr())
 
     return call
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """The system's own Chromium: playwright's is never downloaded."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright (the test extra) is not installed")
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        pytest.skip("no chromium on PATH (Debian: apt install chromium)")
+    with api.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=path)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def new_page(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """Opens pages, each with storage of its own; at the end none may have noted an error, or what its CSP held back."""
+    contexts, said = [], list[str]()
+
+    def call(**options: Any) -> Page:
+        contexts.append(browser.new_context(**options))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(10_000)
+        page.on("pageerror", lambda error: said.append(str(error)))
+        # Chromium itself notes each 4xx and 5xx.
+        page.on("console", lambda message: "status of" in message.text or said.append(message.text))
+        return page
+
+    yield call
+    for context in contexts:
+        context.close()
+    assert said == []

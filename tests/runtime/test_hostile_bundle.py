@@ -23,6 +23,7 @@ from abonyx.manifest import MAX_MANIFEST_BYTES
 from ..conftest import MINI
 from .hostile import FOLDER, MODEL, WEIGHTS, edit, external, field, graph, model, node, relist
 
+SCORES = ("head", "training", "scores")
 LISTED = [
     path.relative_to(MINI).as_posix() for path in sorted(MINI.rglob("*")) if path.is_file() and path.suffix != ".md"
 ]
@@ -208,6 +209,12 @@ def nested(data: Any, *path: str, value: Any) -> Any:
         (("alphabet", "residues", "A"), 2**40, "alphabet ids"),
         (("alphabet", "residues", "A"), -1, "alphabet ids"),
         (("head", "default_threshold"), 2.0, "head thresholds"),
+        ((*SCORES, "bin_edges"), [], "head training scores"),
+        ((*SCORES, "bin_edges"), [0, 1, 0.5, 1], "head training scores"),
+        ((*SCORES,), {"bin_edges": [0, 1, 2], "specific": [443, 0], "nonspecific": [471, 0]}, "head training scores"),
+        ((*SCORES,), {"bin_edges": [0, 0.5, 1], "specific": [444, -1], "nonspecific": [471, 0]}, "training scores"),
+        ((*SCORES,), {"bin_edges": [0, 0.5, 1], "specific": [443, 0], "nonspecific": [470, 0]}, "training scores"),
+        ((*SCORES,), {"bin_edges": [0, 0.5, 1], "specific": [443], "nonspecific": [470, 1]}, "training scores"),
         (("variants", FOLDER, "model"), f"../{FOLDER}/model.onnx", "not a listed file"),
         (("variants", FOLDER, "model"), "model.onnx", "not a listed file"),
         (("variants", FOLDER, "precision"), "fp8", "variant precision"),

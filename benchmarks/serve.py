@@ -1,0 +1,171 @@
+"""Many small concurrent requests to `abonyx serve` beside `abonyx score` on the same sequences: a JSON record.
+
+    python benchmarks/serve.py -o benchmarks/records/serve.json
+    python benchmarks/serve.py -o RECORD.json --rows 100 --repeats 1 [FILE]
+
+The rows are FILE's sequences (default: the examples), each time round with one more seeded substitution. One service is
+started; then, so many times, the file is scored by the command and by the service, in turns: once for each number of
+sequences a request has (PER_REQUEST). Clients are threads of this process on the same machine, and take their part of
+its processors. Of the command, reading, opening and exit do not count. Exits 1 where a score differs by more than
+tolerances.BATCH_NEIGHBOURS, or the median of the ratios of throughput is under TARGET.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import http.client
+import json
+import queue
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from abonyx.bundle import open_bundle
+from abonyx.tolerances import BATCH_NEIGHBOURS
+from commands import ABONYX, REPOSITORY, machine
+from soak import write_input
+
+TARGET = 0.85
+PER_REQUEST = (1, 8)
+# The service's default is 32 requests in hand from one address.
+CLIENTS = 24
+
+
+def score(source: Path, output: Path) -> tuple[float, dict[str, float]]:
+    """Seconds of scoring and writing, and p by id."""
+    command = [*ABONYX, "score", str(source), "-o", str(output), "--log-json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = re.search(r"; ([\d.]+) s \(", done.stderr)
+    if done.returncode or not found:
+        raise SystemExit(f"{command} failed with {done.returncode}:\n{done.stderr}")
+    with output.open(newline="") as file:
+        return float(found[1]), {row["id"]: float(row["p_nonspecific"]) for row in csv.DictReader(file)}
+
+
+@contextlib.contextmanager
+def service() -> Iterator[int]:
+    """A service with its defaults; its port."""
+    command = [*ABONYX, "serve", "--port", "0", "--log-json"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if found := re.search(r"listening at http://127\.0\.0\.1:(\d+)", line):
+            break
+    else:
+        raise SystemExit(f"{command} ended with {process.wait()}")
+    try:
+        yield int(found[1])
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.stderr.read()
+        if process.wait():
+            raise SystemExit(f"{command} ended with {process.returncode}")
+
+
+def ask(port: int, rows: list[dict[str, str]], per_request: int) -> tuple[float, dict[str, float]]:
+    """Seconds from the first request to the last answer, and p by id."""
+    bodies: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    for start in range(0, len(rows), per_request):
+        bodies.put(json.dumps({"sequences": rows[start : start + per_request]}).encode())
+    found: dict[str, float] = {}
+    failed: list[str] = []
+
+    def client() -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
+        with contextlib.closing(connection), contextlib.suppress(queue.Empty):
+            while not failed:
+                connection.request("POST", "/v1/score", bodies.get_nowait(), {"Content-Type": "application/json"})
+                answer = connection.getresponse()
+                body = answer.read()
+                if answer.status != 200:
+                    failed.append(body.decode())
+                    return
+                found.update((row["id"], row["p_nonspecific"]) for row in json.loads(body)["results"])
+
+    threads = [threading.Thread(target=client) for _ in range(CLIENTS)]
+    started = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failed:
+        raise SystemExit(f"the service refused a request: {failed[0]}")
+    return time.perf_counter() - started, found
+
+
+def compare(source: Path, folder: Path, repeats: int) -> dict[str, Any]:
+    """Seconds of each, in turns, and the largest difference of a score."""
+    with source.open(newline="") as file:
+        rows = [{"id": row["id"], "sequence": row["sequence"]} for row in csv.DictReader(file)]
+    seconds: dict[str, list[float]] = {name: [] for name in ("score", *map(str, PER_REQUEST))}
+    largest = 0.0
+    with service() as port:
+        ask(port, rows[: 4 * CLIENTS], 4)  # warm, as a service is
+        for repeat in range(repeats):
+            taken, expected = score(source, folder / f"{repeat}.csv")
+            seconds["score"].append(taken)
+            for size in PER_REQUEST:
+                taken, found = ask(port, rows, size)
+                seconds[str(size)].append(taken)
+                largest = max(largest, *(abs(found[id_] - p) for id_, p in expected.items()))
+                print(f"{size} a request: {taken:.2f} s, abonyx score {seconds['score'][-1]:.2f} s")
+    base = seconds.pop("score")
+    return {
+        "score": _figure(base, len(rows)),
+        "serve": {
+            size: _figure(times, len(rows))
+            | {"of_score": statistics.median(one / other for one, other in zip(base, times, strict=True))}
+            for size, times in seconds.items()
+        },
+        "max_dp": largest,
+    }
+
+
+def _figure(seconds: list[float], rows: int) -> dict[str, Any]:
+    return {"seconds": seconds, "sequences_per_s": rows / statistics.median(seconds)}
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "source", nargs="?", type=Path, default=REPOSITORY / "examples" / "therapeutic_vh.csv", metavar="FILE"
+    )
+    parser.add_argument("-o", "--output", type=Path, required=True, help="JSON record")
+    parser.add_argument("--rows", type=int, default=1_000)
+    parser.add_argument("--repeats", type=int, default=5)
+    arguments = parser.parse_args()
+    bundle = open_bundle(None)
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "in.csv"
+        write_input(source, arguments.rows, arguments.source)
+        found = compare(source, Path(folder), arguments.repeats)
+    record = {
+        "machine": machine(),
+        "bundle": bundle.manifest.name,
+        "bundle_sha256": bundle.sha256,
+        "variant": bundle.variant("cpu", None)[0],
+        "rows": arguments.rows,
+        "clients": CLIENTS,
+        "target": TARGET,
+        **found,
+    }
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(record, indent=2) + "\n")
+    slow = {size: part["of_score"] for size, part in found["serve"].items() if part["of_score"] < TARGET}
+    if slow or found["max_dp"] > BATCH_NEIGHBOURS:
+        sys.exit(f"under {TARGET} of abonyx score: {slow}; max |dp| {found['max_dp']:.3g}, limit {BATCH_NEIGHBOURS}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+"""What goes over the wire, both ways, but for errors (problems.py). OpenAPI's schemas are made from these types."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from abonyx import __version__
+from abonyx.manifest import HeadTraining, Parity
+from abonyx.pipeline import Input
+from abonyx.records import Problem as RejectedRecord
+from abonyx.serve.scheduler import Model
+from abonyx.serve.settings import Settings
+
+OnInvalid = Literal["fail", "skip"]
+
+
+class _In(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class _Out(msgspec.Struct, frozen=True, kw_only=True):
+    pass
+
+
+class Sequence(_In, frozen=True, kw_only=True):
+    """One sequence; ids may repeat."""
+
+    id: str
+    sequence: str
+
+
+class ScoreRequest(_In, frozen=True, kw_only=True):
+    """Sequences to score, and the threshold: the assay's that the head declares, one given, or the head's default."""
+
+    sequences: list[Sequence]
+    assay: str | None = None
+    threshold: float | None = None
+    on_invalid: OnInvalid = "fail"
+
+
+class EmbedRequest(_In, frozen=True, kw_only=True):
+    """Sequences to embed."""
+
+    sequences: list[Sequence]
+    on_invalid: OnInvalid = "fail"
+
+
+class ModelName(_Out, frozen=True, kw_only=True):
+    """Which model gave the numbers."""
+
+    name: str
+    sha256: str
+    variant: str
+    provider: str
+
+
+class Rejected(_Out, frozen=True, kw_only=True):
+    """A record that was left out; line is the file's, or the number of the item, from 1."""
+
+    id: str
+    line: int
+    reason: str
+
+
+class Score(_Out, frozen=True, kw_only=True):
+    """nonspecific is 1 where p_nonspecific is strictly above the threshold."""
+
+    id: str
+    sequence: str
+    p_nonspecific: float
+    nonspecific: Literal[0, 1]
+
+
+class ScoreAnswer(_Out, frozen=True, kw_only=True):
+    """Scores in input order."""
+
+    model: ModelName
+    threshold: float
+    assay: str | None
+    results: list[Score]
+    rejected: list[Rejected]
+
+
+class Embedding(_Out, frozen=True, kw_only=True):
+    """One pooled embedding, `width` numbers."""
+
+    id: str
+    embedding: list[float]
+
+
+class EmbedAnswer(_Out, frozen=True, kw_only=True):
+    """Embeddings in input order."""
+
+    model: ModelName
+    width: int
+    rejected: list[Rejected]
+    results: list[Embedding]
+
+
+class RequestLimits(_Out, frozen=True, kw_only=True):
+    """The most of one request."""
+
+    max_body_bytes: int
+    max_sequences: int
+    max_residues_per_request: int
+
+
+class ModelAnswer(_Out, frozen=True, kw_only=True):
+    """The open model and what it takes.
+
+    Attributes:
+        abonyx: its version.
+        placement: execution provider -> nodes it runs.
+        parity: the variant's differences from PyTorch, as its export measured them.
+        thresholds: assay -> threshold, those the head declares.
+        model_card: the bundle's README.md.
+    """
+
+    abonyx: str
+    ready: Literal[True]
+    name: str
+    label: str
+    notice: str
+    licence: str
+    sha256: str
+    variant: str
+    precision: str
+    provider: str
+    placement: dict[str, int]
+    parity: Parity | None
+    max_residues: int
+    default_threshold: float
+    thresholds: dict[str, float]
+    training: HeadTraining | None
+    model_card: str | None
+    limits: RequestLimits
+
+
+class Health(_Out, frozen=True, kw_only=True):
+    """Said by /healthz and /readyz."""
+
+    status: Literal["ok"] = "ok"
+
+
+def model_name(model: Model) -> ModelName:
+    """The model as every answer names it."""
+    return ModelName(
+        name=model.bundle.manifest.name,
+        sha256=model.bundle.sha256,
+        variant=model.variant_name,
+        provider=model.config.provider,
+    )
+
+
+def model_answer(model: Model, settings: Settings) -> ModelAnswer:
+    """GET /v1/model."""
+    manifest = model.bundle.manifest
+    return ModelAnswer(
+        abonyx=__version__,
+        ready=True,
+        name=manifest.name,
+        label=model.bundle.label(),
+        notice=manifest.notice,
+        licence=manifest.licence,
+        sha256=model.bundle.sha256,
+        variant=model.variant_name,
+        precision="bf16" if model.config.bf16 else model.variant.precision,
+        provider=model.config.provider,
+        placement=model.placement,
+        parity=model.variant.parity,
+        max_residues=model.max_residues,
+        default_threshold=manifest.head.default_threshold,
+        thresholds=manifest.head.thresholds,
+        training=manifest.head.training,
+        model_card=model.card,
+        limits=RequestLimits(
+            max_body_bytes=settings.max_body_bytes,
+            max_sequences=settings.max_sequences,
+            max_residues_per_request=settings.max_residues_per_request,
+        ),
+    )
+
+
+def score_answer(
+    model: Model, checked: Input, p: npt.NDArray[np.float32], threshold: float, assay: str | None
+) -> ScoreAnswer:
+    """POST /v1/score: p is (n,) float32, finite."""
+    called = p > np.float32(threshold)  # both as float32, as the command line compares them; strictly greater
+    rows = zip(checked.ids, checked.sequences, p, called.tolist(), strict=True)
+    return ScoreAnswer(
+        model=model_name(model),
+        threshold=threshold,
+        assay=assay,
+        results=[
+            # str of a numpy float32 is the shortest decimal that reads back as it: the digits of the command line.
+            Score(id=id_, sequence=sequence, p_nonspecific=float(str(value)), nonspecific=1 if above else 0)
+            for id_, sequence, value, above in rows
+        ],
+        rejected=rejected(checked.rejected),
+    )
+
+
+def rejected(problems: list[RejectedRecord]) -> list[Rejected]:
+    """The records that were left out."""
+    return [Rejected(id=one.id, line=one.line, reason=one.reason) for one in problems]
+
+
+def embed_answer(model: Model, checked: Input, embedding: npt.NDArray[np.float32]) -> Iterator[bytes]:
+    """POST /v1/embed, an EmbedAnswer a row at a time: as one piece the numbers' text takes twenty times their room."""
+    head = EmbedAnswer(
+        model=model_name(model), width=embedding.shape[1], rejected=rejected(checked.rejected), results=[]
+    )
+    yield msgspec.json.encode(head).removesuffix(b"]}")
+    for at, (id_, row) in enumerate(zip(checked.ids, embedding, strict=True)):
+        numbers = [float(str(value)) for value in row]
+        yield b"," * (at > 0) + msgspec.json.encode(Embedding(id=id_, embedding=numbers))
+    yield b"]}"

@@ -1,0 +1,166 @@
+"""The routes: what each takes and answers. Everything that waits or computes is elsewhere."""
+
+from __future__ import annotations
+
+import importlib.resources
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Annotated
+
+import msgspec
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import StreamingResponse
+from starlette.exceptions import HTTPException
+
+from abonyx.errors import EngineError, InputError, RequestRefused
+from abonyx.pipeline import choose_threshold
+from abonyx.serve import answers, openapi
+from abonyx.serve.gate import METRICS, RELOAD, Gate
+from abonyx.serve.problems import problem, problem_response
+from abonyx.serve.requests import JSON
+from abonyx.serve.service import LOOK_S, FileQuery, FileScoreQuery, Service, Waiting
+
+NDJSON = "application/x-ndjson"
+PAGE = {"/": "index.html", "/page/app.js": "app.js", "/page/style.css": "style.css"}
+_PAGE_TYPES = {"html": "text/html; charset=utf-8", "js": "text/javascript; charset=utf-8", "css": "text/css"}
+
+
+def create_app(service: Service) -> Gate:
+    """The ASGI application of an open session's scheduler."""
+    app = FastAPI(title="abonyx", docs_url=None, redoc_url=None, redirect_slashes=False)
+    _add_errors(app, service)
+    _add_scoring(app, service)
+    _add_model(app, service)
+    _add_state(app, service)
+    _add_page(app)
+    openapi.complete(app, needs_token=service.settings.token is not None)
+    paths = frozenset(getattr(route, "path", "") for route in app.routes)
+    return Gate(app, paths, service.settings, service.metrics)
+
+
+def _add_errors(app: FastAPI, service: Service) -> None:
+    def answer(error: EngineError) -> Response:
+        service.metrics.rejected.labels(type(error).__name__).inc()
+        return problem_response(error)
+
+    @app.exception_handler(EngineError)
+    async def engine_error(_request: Request, error: EngineError) -> Response:
+        return answer(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def wrong_query(_request: Request, error: RequestValidationError) -> Response:
+        found = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:5])
+        return answer(InputError(f"request: {ascii(found)[1:-1][:500]}", "/openapi.json says what is taken."))
+
+    @app.exception_handler(HTTPException)
+    async def no_route(request: Request, error: HTTPException) -> Response:
+        what = f"{request.method} {ascii(request.url.path)[1:-1][:200]}: {error.detail}"
+        response = answer(RequestRefused(error.status_code, what, "/openapi.json lists what there is."))
+        response.headers.update(error.headers or {})
+        return response
+
+    @app.exception_handler(Exception)
+    async def fault(_request: Request, _error: Exception) -> Response:
+        # Starlette raises it again once this is sent, and uvicorn logs it.
+        return answer(RequestRefused(500, "a fault in abonyx; the service's log has it", "Please report it."))
+
+
+def _add_scoring(app: FastAPI, service: Service) -> None:
+    @app.post("/v1/score", **openapi.SCORE)
+    async def score(request: Request, query: Annotated[FileScoreQuery, Query()]) -> Response:
+        """Score sequences: JSON, or a FASTA, CSV or TSV file (also its gzip) as the body itself."""
+        model = service.scheduler.model()
+        checked, asked = await service.checked(request, model, answers.ScoreRequest, query)
+        threshold = choose_threshold(model.bundle, asked.assay, asked.threshold)
+        waiting = Waiting(service, request, model, checked, "p_nonspecific")
+
+        def answer() -> bytes:
+            found = answers.score_answer(model, checked, waiting.job.values, threshold, asked.assay)
+            return msgspec.json.encode(found)
+
+        if NDJSON in request.headers.get("accept", ""):
+            return StreamingResponse(_lines(waiting, answer), media_type=NDJSON)
+        await waiting.finished()
+        return Response(answer(), media_type=JSON)
+
+    @app.post("/v1/embed", **openapi.EMBED)
+    async def embed(request: Request, query: Annotated[FileQuery, Query()]) -> Response:
+        """Pooled embeddings of sequences, sent as to /v1/score."""
+        model = service.scheduler.model()
+        checked, _ = await service.checked(request, model, answers.EmbedRequest, query)
+        waiting = Waiting(service, request, model, checked, "embedding")
+        await waiting.finished()
+        return StreamingResponse(answers.embed_answer(model, checked, waiting.job.values), media_type=JSON)
+
+
+async def _lines(waiting: Waiting, answer: Callable[[], bytes]) -> AsyncIterator[bytes]:
+    """How far it is, and the answer or the problem as the last line."""
+    try:
+        said, at = -1, 0.0
+        while await waiting.change():
+            done, now = waiting.job.done, time.monotonic()
+            if done > said and now >= at:
+                said, at = done, now + LOOK_S
+                yield msgspec.json.encode({"done": done, "total": len(waiting.job.ids)}) + b"\n"
+        yield answer() + b"\n"
+    except EngineError as error:
+        yield msgspec.json.encode({"problem": problem(error)}) + b"\n"
+    finally:
+        waiting.drop()
+
+
+def _described(service: Service) -> Response:
+    found = answers.model_answer(service.scheduler.model(), service.settings)
+    return Response(msgspec.json.encode(found), media_type=JSON)
+
+
+def _add_model(app: FastAPI, service: Service) -> None:
+    @app.get("/v1/model", **openapi.MODEL)
+    async def model() -> Response:
+        """The open model, its card, and the limits of a request."""
+        return _described(service)
+
+    @app.post(RELOAD, **openapi.RELOAD)
+    async def reload() -> Response:
+        """Read the service's config again and open what it names; requests meanwhile get 503."""
+        await service.reload()
+        return _described(service)
+
+
+def _add_state(app: FastAPI, service: Service) -> None:
+    scheduler = service.scheduler
+
+    @app.get("/healthz", **openapi.HEALTH)
+    async def healthz() -> Response:
+        """Whether the service works at all."""
+        if not scheduler.alive:
+            raise RequestRefused(500, "the scoring thread ended; the log says why", "Start the service again.")
+        return Response(msgspec.json.encode(answers.Health()), media_type=JSON)
+
+    @app.get("/readyz", **openapi.READY)
+    async def readyz() -> Response:
+        """Whether requests are taken; if not, why."""
+        scheduler.model()
+        return Response(msgspec.json.encode(answers.Health()), media_type=JSON)
+
+    @app.get(METRICS, **openapi.METRICS)
+    async def metrics() -> Response:
+        """Counters for Prometheus."""
+        return Response(service.metrics.exposition(), media_type=openapi.EXPOSITION)
+
+
+def _add_page(app: FastAPI) -> None:
+    folder = importlib.resources.files("abonyx") / "serve" / "page"
+
+    def add(path: str, name: str) -> None:
+        async def page() -> Response:
+            file = folder / name
+            if not file.is_file():
+                raise HTTPException(404, "Not Found")
+            return Response(file.read_bytes(), media_type=_PAGE_TYPES[name.rpartition(".")[2]])
+
+        app.add_api_route(path, page, include_in_schema=False)
+
+    for path, name in PAGE.items():
+        add(path, name)

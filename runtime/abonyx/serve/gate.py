@@ -1,0 +1,141 @@
+"""What stands before every request: token, places for clients, headers of the answer, counts, one line in the log."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from abonyx.errors import RequestRefused
+from abonyx.logs import LOGGER
+from abonyx.serve.metrics import Metrics
+from abonyx.serve.problems import CLIENT_LEFT, problem_response
+from abonyx.serve.scheduler import RETRY_AFTER_S
+from abonyx.serve.settings import Settings
+
+RELOAD = "/v1/reload"
+METRICS = "/metrics"
+SCORING = ("/v1/score", "/v1/embed")
+# The page's scripts and styles come from here, nothing else from anywhere; no other site shows it in a frame.
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+)
+_HEADERS = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+
+class Gate:
+    """The service's outermost application.
+
+    Attributes:
+        cut_off: requests that ended without an answer because the service did.
+    """
+
+    def __init__(self, app: ASGIApp, paths: frozenset[str], settings: Settings, metrics: Metrics) -> None:
+        self._app = app
+        self._paths = paths
+        self._settings = settings
+        self._metrics = metrics
+        self._in_hand: Counter[str] = Counter()
+        self.cut_off = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request, from its head to the end of its answer."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, status = time.monotonic(), CLIENT_LEFT
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers[name] = value
+            await send(message)
+
+        try:
+            await self._admit(scope, receive, send_with_headers)
+        except asyncio.CancelledError:
+            self.cut_off += 1
+            raise
+        finally:
+            path = scope["path"] if scope["path"] in self._paths else "other"
+            seconds = time.monotonic() - started
+            self._metrics.requests.labels(path, _known_method(scope["method"]), str(status)).inc()
+            self._metrics.request_seconds.labels(path).observe(seconds)
+            LOGGER.debug(f"{scope['method']} {path} {status} in {seconds:.3f} s")
+
+    async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            self._check_token(scope)
+            with self._place(scope):
+                await self._app(scope, receive, send)
+        except RequestRefused as error:
+            self._metrics.rejected.labels(type(error).__name__).inc()
+            await problem_response(error)(scope, receive, send)
+
+    def _check_token(self, scope: Scope) -> None:
+        path = scope["path"]
+        if path == RELOAD:
+            wanted, name = self._settings.admin_token, "admin token"
+            if wanted is None:
+                raise RequestRefused(403, "reload is off: no admin token was set", "See docs/serve.md.")
+        elif path == METRICS or path.startswith("/v1/"):
+            wanted, name = self._settings.token, "token"
+        else:
+            return
+        scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
+        if wanted is None:
+            return
+        # compare_digest takes as long wherever the two differ; only the length may show.
+        right = hmac.compare_digest(given.strip().encode("utf-8", "replace"), wanted.encode())
+        if scheme.lower() != "bearer" or not right:
+            found = "a wrong one" if given else "none"
+            raise RequestRefused(401, f"{path} needs the {name}, {found} was sent", "Send Authorization: Bearer TOKEN.")
+
+    @contextmanager
+    def _place(self, scope: Scope) -> Iterator[None]:
+        """Hold one of the places of requests in hand, and of its client's, while it is."""
+        if scope["path"] not in SCORING:
+            yield
+            return
+        client, most = (scope.get("client") or ("",))[0], self._settings.max_requests_per_client
+        if self._in_hand.total() >= self._settings.max_requests:
+            raise RequestRefused(
+                503,
+                f"{self._settings.max_requests} requests are in hand, the most that are taken",
+                "Send it again later.",
+                retry_after_s=RETRY_AFTER_S,
+            )
+        if self._in_hand[client] >= most:
+            raise RequestRefused(
+                429,
+                f"{most} requests of {client} are in hand, the most of one address",
+                "Send fewer at a time, with more sequences each.",
+                retry_after_s=RETRY_AFTER_S,
+            )
+        self._in_hand[client] += 1
+        try:
+            yield
+        finally:
+            self._in_hand[client] -= 1
+            if not self._in_hand[client]:
+                del self._in_hand[client]
+
+
+def _known_method(method: str) -> str:
+    """A client may send any word for a method: the metrics have room for those that exist."""
+    return method if method in ("GET", "HEAD", "POST", "OPTIONS") else "other"

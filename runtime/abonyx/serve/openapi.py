@@ -1,0 +1,89 @@
+"""What FastAPI cannot find out by itself: bodies, answers and errors of each route, made from the types they have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from abonyx import __version__
+from abonyx.serve import answers, problems
+from abonyx.serve.requests import FILES, JSON
+
+EXPOSITION = "text/plain; version=1.0.0; charset=utf-8"
+_TYPES = (
+    *(answers.ScoreRequest, answers.EmbedRequest, answers.ScoreAnswer, answers.EmbedAnswer),
+    *(answers.ModelAnswer, answers.Health, problems.Problem),
+)
+_REASONS = {
+    401: "No token, or a wrong one",
+    403: "No admin token was set: reload is off",
+    408: "The body came too slowly",
+    413: "Over a limit of a request",
+    415: "A Content-Type that is not taken",
+    422: "A body or a query that cannot be used as it is",
+    429: "Too many requests of one client in hand",
+    500: "The service failed",
+    501: "The bundle has no head to score with",
+    503: "Not ready, full, or out of time",
+}
+_RETRY = {"Retry-After": {"description": "Seconds", "schema": {"type": "integer"}}}
+
+
+def _schema(kind: type) -> dict[str, Any]:
+    return {"schema": {"$ref": f"#/components/schemas/{kind.__name__}"}}
+
+
+def _answers(content: dict[str, Any], *statuses: int) -> dict[str, Any]:
+    """A route's keyword arguments: its 200 and its problems."""
+    responses: dict[int | str, Any] = {200: {"description": "Done", "content": content}}
+    for status in statuses:
+        described = {"description": _REASONS[status], "content": {problems.MEDIA_TYPE: _schema(problems.Problem)}}
+        responses[status] = described | ({"headers": _RETRY} if status in (429, 503) else {})
+    return {"responses": responses, "response_model": None}
+
+
+def _body(kind: type) -> dict[str, Any]:
+    files = {name: {"schema": {"type": "string", "format": "binary"}} for name in FILES}
+    return {"requestBody": {"required": True, "content": {JSON: _schema(kind), **files}}}
+
+
+_TAKEN = (401, 408, 413, 415, 422, 429, 500, 503)
+_LINES = {
+    "application/x-ndjson": {
+        "schema": {
+            "type": "string",
+            "description": 'Lines {"done", "total"}, and last a ScoreAnswer or {"problem": Problem}; with this Accept.',
+        }
+    }
+}
+SCORE = _answers({JSON: _schema(answers.ScoreAnswer), **_LINES}, *_TAKEN, 501) | {
+    "openapi_extra": _body(answers.ScoreRequest)
+}
+EMBED = _answers({JSON: _schema(answers.EmbedAnswer)}, *_TAKEN) | {"openapi_extra": _body(answers.EmbedRequest)}
+MODEL = _answers({JSON: _schema(answers.ModelAnswer)}, 401, 500, 503)
+RELOAD = _answers({JSON: _schema(answers.ModelAnswer)}, 401, 403, 500, 503)
+HEALTH = _answers({JSON: _schema(answers.Health)}, 500)
+READY = _answers({JSON: _schema(answers.Health)}, 500, 503)
+METRICS = _answers({EXPOSITION: {"schema": {"type": "string"}}}, 401, 500)
+
+
+def complete(app: FastAPI, *, needs_token: bool) -> None:
+    """Give the app its OpenAPI document: FastAPI's own, with the schemas of our types and the tokens."""
+    document = get_openapi(
+        title="abonyx", version=__version__, summary="Antibody sequences scored for non-specificity", routes=app.routes
+    )
+    _, schemas = msgspec.json.schema_components(_TYPES, ref_template="#/components/schemas/{name}")
+    components = document.setdefault("components", {})
+    components.setdefault("schemas", {}).update(schemas)
+    bearer = {"type": "http", "scheme": "bearer"}
+    components["securitySchemes"] = {"token": bearer, "admin_token": bearer}
+    for path, item in document["paths"].items():
+        for operation in item.values():
+            if path == "/v1/reload":
+                operation["security"] = [{"admin_token": []}]
+            elif needs_token and (path == "/metrics" or path.startswith("/v1/")):
+                operation["security"] = [{"token": []}]
+    app.openapi_schema = document

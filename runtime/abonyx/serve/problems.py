@@ -1,0 +1,67 @@
+"""Errors as application/problem+json (RFC 9457), in the words of the command line."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+import msgspec
+from starlette.responses import Response
+
+from abonyx.errors import BundleError, ConfigError, EngineError, InputError, InputTooLarge, RequestRefused
+
+MEDIA_TYPE = "application/problem+json"
+# What nginx says of a client that left: it is counted, and nobody reads it.
+CLIENT_LEFT = 499
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """What went wrong.
+
+    Attributes:
+        type: "urn:abonyx:" and the error's class, as docs/errors.md lists them.
+        title: HTTP's phrase for the status.
+        detail: what, where, both values where two disagree.
+        fix: what to do next.
+    """
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    fix: str
+
+
+# The first class that fits. A BundleError of a request is a bundle without a head; one of an opening is no answer.
+_STATUSES: tuple[tuple[type[EngineError], int], ...] = (
+    (InputTooLarge, 413),
+    (InputError, 422),
+    (ConfigError, 422),
+    (BundleError, 501),
+)
+
+
+def status_of(error: EngineError) -> int:
+    """The HTTP status of an error."""
+    if isinstance(error, RequestRefused):
+        return error.status
+    return next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
+
+
+def problem(error: EngineError) -> Problem:
+    """The error as a client reads it."""
+    status = status_of(error)
+    title = "Client Closed Request" if status == CLIENT_LEFT else HTTPStatus(status).phrase
+    return Problem(
+        type=f"urn:abonyx:{type(error).__name__}", title=title, status=status, detail=error.what, fix=error.fix
+    )
+
+
+def problem_response(error: EngineError) -> Response:
+    """The answer to a request that ended in an error."""
+    described = problem(error)
+    headers = {}
+    if isinstance(error, RequestRefused) and error.retry_after_s is not None:
+        headers["Retry-After"] = str(error.retry_after_s)
+    if described.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return Response(msgspec.json.encode(described), described.status, headers, MEDIA_TYPE)

@@ -1,0 +1,143 @@
+"""From the bytes of a request to checked sequences. No file is opened, whatever a client names."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+
+from abonyx.errors import InputError, InputTooLarge, RequestRefused
+from abonyx.pipeline import Input, check_records
+from abonyx.records import Problem, Record, read_records
+from abonyx.serve.answers import EmbedRequest, ScoreRequest
+from abonyx.serve.problems import CLIENT_LEFT
+from abonyx.serve.scheduler import Model
+from abonyx.serve.settings import Settings
+
+JSON = "application/json"
+# A file as it is: which kind is found from its content, as on standard input, not from what the client calls it.
+FILES = ("text/csv", "text/tab-separated-values", "text/x-fasta", "application/octet-stream")
+NAME = "request"
+_SHOWN_CHARS = 500
+
+Asked = TypeVar("Asked", ScoreRequest, EmbedRequest)
+
+
+def content_type(request: Request) -> str:
+    """JSON or one of FILES.
+
+    Raises:
+        RequestRefused: 415, another or none, or a text that is not UTF-8.
+    """
+    given = request.headers.get("content-type", "")
+    kind, *parameters = (part.strip().lower() for part in given.split(";"))
+    charset = next((part[len("charset=") :].strip('"') for part in parameters if part.startswith("charset=")), "utf-8")
+    if kind not in (JSON, *FILES) or charset not in ("utf-8", "utf8", "us-ascii"):
+        raise RequestRefused(415, f"Content-Type is {given[:100]!r}", f"Send {JSON} or {', '.join(FILES)}, in UTF-8.")
+    return kind
+
+
+async def read_body(request: Request, settings: Settings) -> bytes:
+    """The whole body.
+
+    Raises:
+        InputTooLarge: more than max_body_bytes; nothing beyond is kept.
+        RequestRefused: 408, it took longer than body_timeout_s; 499, the client left.
+    """
+    most = settings.max_body_bytes
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > most:
+        raise _too_large(f"{declared} bytes", "max_body_bytes", most)
+    body = bytearray()
+    try:
+        async with asyncio.timeout(settings.body_timeout_s):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > most:
+                    raise _too_large(f"more than {most} bytes", "max_body_bytes", most)
+    except TimeoutError:
+        what = f"{len(body)} bytes of the body came in {settings.body_timeout_s:g} s, and not its end"
+        raise RequestRefused(408, what, "Send it faster, or less at a time.") from None
+    except ClientDisconnect:
+        raise RequestRefused(CLIENT_LEFT, "the client left before the end of its request") from None
+    return bytes(body)
+
+
+def _too_large(found: str, limit: str, most: int) -> InputTooLarge:
+    return InputTooLarge(f"{NAME}: {found}, {limit} is {most}", "Send fewer at a time.")
+
+
+def decode(body: bytes, kind: type[Asked]) -> Asked:
+    """A JSON body.
+
+    Raises:
+        InputError: not JSON, or not of this type.
+    """
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        # msgspec quotes the client's own keys, at any length
+        shown = ascii(str(error))[1:-1][:_SHOWN_CHARS]
+        fix = 'Send {"sequences": [{"id": "...", "sequence": "..."}]}; /openapi.json has all of it.'
+        raise InputError(f"{NAME}: {shown}", fix) from error
+
+
+def check_json(asked: ScoreRequest | EmbedRequest, model: Model, settings: Settings) -> Input:
+    """The sequences of a JSON request; raises as check_file. A record's line is the number of its item, from 1."""
+    if not asked.sequences:
+        raise InputError(f"{NAME}: no sequences", "Send one at least.")
+    records = (Record(item.id, item.sequence, number) for number, item in enumerate(asked.sequences, 1))
+    return _check(records, model, settings, skip=asked.on_invalid == "skip")
+
+
+def check_file(
+    body: bytes,
+    model: Model,
+    settings: Settings,
+    *,
+    id_column: str | None,
+    sequence_column: str | None,
+    skip: bool,
+) -> Input:
+    """The sequences of a FASTA, CSV or TSV file, or of its gzip.
+
+    Raises:
+        InputError, RecordsRejected: as of the same file on the command line.
+        InputTooLarge: over a limit; seen while it is unpacked and read.
+    """
+    records = read_records(
+        None,
+        stdin=io.BytesIO(body),
+        name=NAME,
+        id_column=id_column,
+        sequence_column=sequence_column,
+        max_unpacked_bytes=settings.max_body_bytes,
+    )
+    return _check(records, model, settings, skip=skip)
+
+
+def _check(records: Iterable[Record | Problem], model: Model, settings: Settings, *, skip: bool) -> Input:
+    return check_records(
+        _counted(records, settings),
+        NAME,
+        model.bundle.manifest.max_residues,
+        skip_invalid=skip,
+        static_tokens=model.static_tokens,
+    )
+
+
+def _counted(records: Iterable[Record | Problem], settings: Settings) -> Iterator[Record | Problem]:
+    """The records, up to the limits: unusable ones count too."""
+    residues = 0
+    for number, record in enumerate(records, 1):
+        if number > settings.max_sequences:
+            raise _too_large(f"more than {settings.max_sequences} records", "max_sequences", settings.max_sequences)
+        residues += len(record.sequence) if isinstance(record, Record) else 0
+        if residues > settings.max_residues_per_request:
+            most = settings.max_residues_per_request
+            raise _too_large(f"more than {most} residues", "max_residues_per_request", most)
+        yield record

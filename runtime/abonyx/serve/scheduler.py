@@ -1,0 +1,415 @@
+"""The one thread that scores: requests wait in one queue, and it takes from all of them in fair rounds.
+
+A round is a few batches. Each waiting request gives a batch's worth in turn, so that a large one does not hold up small
+ones, and each batch is full though every request is small.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from abonyx.bundle import README_NAME, Bundle
+from abonyx.config import RuntimeConfig
+from abonyx.errors import ConfigError, EngineError, RequestRefused
+from abonyx.logs import LOGGER
+from abonyx.manifest import Variant
+from abonyx.scoring import run_sequences, tokenize
+from abonyx.serve.metrics import Metrics
+from abonyx.session import Session
+
+# Batches of a round: enough to sort by length in, and a small request that comes meanwhile waits for no more.
+ROUND_BATCHES = 8
+# How long the first request of an idle queue waits for company.
+MAX_WAIT_S = 0.003
+RETRY_AFTER_S = 1
+# Opening takes seconds with a large model.
+RETRY_AFTER_RELOAD_S = 5
+_MAX_CARD_CHARS = 1 << 20
+
+
+@dataclass(frozen=True)
+class Model:
+    """The open model, as a request was checked against it.
+
+    Attributes:
+        placement: execution provider -> nodes it runs.
+        card: the bundle's README.md; None where it has none.
+    """
+
+    config: RuntimeConfig
+    bundle: Bundle
+    variant_name: str
+    variant: Variant
+    placement: dict[str, int]
+    card: str | None
+
+    @classmethod
+    def of(cls, session: Session) -> Model:
+        """What an open session holds."""
+        path, card = session.bundle.path / README_NAME, None
+        if path.is_file() and not path.is_symlink():  # a stranger's bundle could link to any file of this machine
+            with path.open(encoding="utf-8", errors="replace") as file:
+                card = file.read(_MAX_CARD_CHARS)
+        return cls(session.config, session.bundle, session.variant_name, session.variant, dict(session.placement), card)
+
+    @property
+    def static_tokens(self) -> int | None:
+        """Tokens of every row where the config fixes them."""
+        return self.config.static_shape[1] if self.config.static_shape else None
+
+    @property
+    def max_residues(self) -> int:
+        """The longest sequence it takes."""
+        limit = self.bundle.manifest.max_residues
+        return limit if self.static_tokens is None else min(limit, self.static_tokens - 2)
+
+
+def refuse_upstream_pooling(config: RuntimeConfig) -> None:
+    """Raise a ConfigError where scores would depend on a request's other sequences."""
+    if config.batch_size is not None:
+        raise ConfigError(
+            f"config: pooling is {config.pooling!r} (batch_size {config.batch_size}): a score would depend on the "
+            "other sequences of its request",
+            "Serve with pooling residues; `abonyx score` has upstream-batch, for whole files.",
+        )
+
+
+@dataclass(eq=False)
+class Job:
+    """One request's sequences on their way through the queue.
+
+    Attributes:
+        output: "p_nonspecific" or "embedding".
+        changed: called by the scoring thread after each round that had some of them, and at the end.
+        values: (n,) or (n, D) float32, in the order of `sequences`; complete once `settled` and without an error.
+    """
+
+    ids: list[str]
+    sequences: list[str]
+    output: str
+    values: npt.NDArray[np.float32]
+    changed: Callable[[], object]
+    done: int = 0
+    error: EngineError | None = None
+    queued_at: float = field(default_factory=time.monotonic)
+    # Longest first, as batches want them: rounds then pad as little as one call for the whole request.
+    left: deque[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        rows = range(len(self.sequences))
+        self.left = deque(sorted(rows, key=lambda row: len(self.sequences[row]), reverse=True))
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing more will come."""
+        return self.error is not None or self.done == len(self.sequences)
+
+
+class Share(NamedTuple):
+    """Some of a job's sequences, by number, in one round."""
+
+    job: Job
+    rows: list[int]
+
+
+class _Refusal(NamedTuple):
+    """Why no request is taken; an error of its own each time, or its traceback would grow."""
+
+    status: int
+    what: str
+    fix: str
+    retry_after_s: int | None = None
+
+    def error(self) -> RequestRefused:
+        return RequestRefused(self.status, self.what, self.fix, retry_after_s=self.retry_after_s)
+
+
+_ENDING = _Refusal(503, "the service is ending", "Send it again later, or to another.")
+_RELOADING = _Refusal(503, "the model is being reloaded", "Send it again.", RETRY_AFTER_RELOAD_S)
+_DEAD = _Refusal(500, "the scoring thread ended; the log says why", "Start the service again.")
+
+
+@dataclass(eq=False)
+class _Reload:
+    config: RuntimeConfig
+    changed: Callable[[], object]
+    finished: bool = False
+    error: EngineError | None = None
+
+
+class Scheduler:
+    """Owns the open session and the thread that uses it; every method may be called from any thread.
+
+    Args:
+        session: open; the caller closes it, after stop().
+        max_queued_sequences: most sequences waiting.
+    """
+
+    def __init__(self, session: Session, max_queued_sequences: int, metrics: Metrics) -> None:
+        self._session = session
+        self._max_queued = max_queued_sequences
+        self._metrics = metrics
+        self._changed = threading.Condition()
+        self._waiting: deque[Job] = deque()
+        self._queued_sequences = self._queued_tokens = 0
+        self._unsettled: set[Job] = set()
+        self._reload: _Reload | None = None
+        self._refusal: _Refusal | None = None  # None = requests are taken
+        self._stopping = False
+        self._model = Model.of(session)
+        metrics.session_opens.labels("opened").inc()
+        metrics.watch(lambda: self._queued_sequences, lambda: len(self._unsettled), lambda: self._refusal is None)
+        self._thread = threading.Thread(target=self._work, name="scoring")
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the scoring thread runs."""
+        return self._thread.is_alive()
+
+    def model(self) -> Model:
+        """The open model.
+
+        Raises:
+            RequestRefused: requests are not taken: a reload, one that failed, or the end of the service.
+        """
+        with self._changed:
+            if self._refusal is not None:
+                raise self._refusal.error()
+            return self._model
+
+    def submit(
+        self, checked_for: Model, ids: list[str], sequences: list[str], output: str, changed: Callable[[], object]
+    ) -> Job:
+        """Queue cleaned, valid sequences (one at least).
+
+        Args:
+            checked_for: the model they were checked against.
+
+        Raises:
+            RequestRefused: requests are not taken, the model is another by now, or the queue is full.
+        """
+        width = () if output == "p_nonspecific" else (checked_for.bundle.manifest.embedding_width,)
+        job = Job(ids, sequences, output, np.empty((len(sequences), *width), np.float32), changed)
+        with self._changed:
+            if self.model() is not checked_for:
+                raise RequestRefused(
+                    503,
+                    "the model was reloaded while the request was read",
+                    "Send it again.",
+                    retry_after_s=RETRY_AFTER_S,
+                )
+            if self._queued_sequences + len(sequences) > self._max_queued:
+                raise RequestRefused(
+                    503,
+                    f"the queue is full: {self._queued_sequences} sequences wait, the request has {len(sequences)}, "
+                    f"and max_queued_sequences is {self._max_queued}",
+                    "Send it again later, or fewer sequences at a time.",
+                    retry_after_s=RETRY_AFTER_S,
+                )
+            self._waiting.append(job)
+            self._unsettled.add(job)
+            self._count(job, job.left, 1)
+            self._changed.notify()
+        return job
+
+    def drop(self, job: Job) -> None:
+        """Forget a job whose client left; nothing happens to one that is settled."""
+        with self._changed:
+            self._fail(job, RequestRefused(503, "the request was dropped"), notify=False)
+
+    def reload(self, config: RuntimeConfig, changed: Callable[[], object]) -> Callable[[], bool]:
+        """Take no more requests, finish those queued, then reload the session.
+
+        Args:
+            changed: called by the scoring thread at the end.
+
+        Returns:
+            Says whether it is over; raises what the reload raised.
+
+        Raises:
+            RequestRefused: another reload is under way, or the service ends.
+            ConfigError: a config that is not served; nothing was changed.
+        """
+        refuse_upstream_pooling(config)
+        asked = _Reload(config, changed)
+        with self._changed:
+            if self._reload is not None or self._stopping or not self.alive:
+                raise (self._refusal or _RELOADING).error()
+            self._reload = asked
+            self._refusal = _RELOADING
+            self._changed.notify()
+
+        def over() -> bool:
+            if asked.error is not None:
+                raise asked.error
+            return asked.finished
+
+        return over
+
+    def stop(self) -> None:
+        """Take no more requests, finish those queued, and end the thread. Safe to call again."""
+        with self._changed:
+            self._stopping = True
+            self._refusal = _ENDING
+            self._changed.notify()
+        self._thread.join()
+
+    def _work(self) -> None:
+        try:
+            while self._wait():
+                shares = self._take_round()
+                if shares:
+                    self._score(shares)
+                elif self._reload is not None:
+                    self._reload_session(self._reload)
+        finally:
+            # However it ended: nobody waits for ever.
+            with self._changed:
+                self._refusal = refusal = _ENDING if self._stopping else _DEAD
+                for job in list(self._unsettled):
+                    self._fail(job, refusal.error())
+                if self._reload is not None:
+                    self._end_reload(self._reload, refusal.error())
+
+    def _wait(self) -> bool:
+        """Wait for work, a little longer where only little came; False at the end."""
+        with self._changed:
+            if self._waiting:
+                return True
+            while not (self._waiting or self._reload or self._stopping):
+                self._changed.wait()
+            until = time.monotonic() + MAX_WAIT_S
+            while self._waiting and not self._round_is_full() and (left := until - time.monotonic()) > 0:
+                self._changed.wait(left)
+            return bool(self._waiting) or not self._stopping
+
+    def _round_is_full(self) -> bool:
+        if self._stopping or self._reload:  # nobody else will come
+            return True
+        return self._queued_tokens >= ROUND_BATCHES * self._session.token_budget
+
+    def _tokens(self, job: Job, rows: Iterable[int]) -> int:
+        fixed = self._model.static_tokens
+        return sum(len(job.sequences[row]) + 2 if fixed is None else fixed for row in rows)
+
+    def _count(self, job: Job, rows: Collection[int], sign: int) -> None:
+        self._queued_sequences += sign * len(rows)
+        self._queued_tokens += sign * self._tokens(job, rows)
+
+    def _take_round(self) -> list[Share]:
+        """A batch's worth of each job in turn until the round is full; who gave last comes last in the next."""
+        with self._changed:
+            if not self._waiting:
+                return []
+            output = self._waiting[0].output
+            turns = deque(job for job in self._waiting if job.output == output)
+            others = [job for job in self._waiting if job.output != output]
+            room = ROUND_BATCHES * self._session.token_budget
+            taken: dict[Job, list[int]] = {}
+            while turns and room > 0:
+                job = turns.popleft()
+                if len(job.left) == len(job.sequences):
+                    self._metrics.wait_seconds.observe(time.monotonic() - job.queued_at)
+                room -= self._take_turn(job, taken.setdefault(job, []), min(room, self._session.token_budget))
+                if job.left:
+                    turns.append(job)
+            self._waiting = deque([*others, *turns])
+            for job, rows in taken.items():
+                self._count(job, rows, -1)
+            return [Share(job, rows) for job, rows in taken.items()]
+
+    def _take_turn(self, job: Job, rows: list[int], room: int) -> int:
+        """Move a job's sequences to `rows` until the room is filled, one at least; returns the tokens."""
+        tokens = 0
+        while job.left and tokens < room:
+            row = job.left.popleft()
+            rows.append(row)
+            tokens += self._tokens(job, [row])
+        return tokens
+
+    def _score(self, shares: list[Share]) -> None:
+        """Run a round, and give each job its values; where it fails, each job alone, so that each has its own error."""
+        started = time.monotonic()
+        output = shares[0].job.output
+        sequences = [job.sequences[row] for job, rows in shares for row in rows]
+        ids = [job.ids[row] for job, rows in shares for row in rows]
+        notes = len(self._session.notes)
+        try:
+            tokens = tokenize(self._session.manifest, sequences)
+            values = run_sequences(
+                self._session, tokens, output, ids=ids, on_batch=self._metrics.batch_sequences.observe
+            )
+        except EngineError as error:
+            if len(shares) == 1:
+                LOGGER.error(f"a request failed: {error}")
+                with self._changed:
+                    self._fail(shares[0].job, error)
+                return
+            for share in shares:
+                self._score([share])
+            return
+        finally:
+            for note in self._session.notes[notes:]:
+                LOGGER.warning(note)
+        self._metrics.inference_seconds.observe(time.monotonic() - started)
+        self._metrics.sequences.labels(output).inc(len(sequences))
+        self._metrics.tokens.inc(sum(map(len, sequences)) + 2 * len(sequences))
+        self._hand_back(shares, values)
+
+    def _hand_back(self, shares: list[Share], values: npt.NDArray[np.float32]) -> None:
+        start = 0
+        with self._changed:
+            for job, rows in shares:
+                if job.error is None:
+                    job.values[rows] = values[start : start + len(rows)]
+                    job.done += len(rows)
+                    if job.settled:
+                        self._unsettled.discard(job)
+                    job.changed()
+                start += len(rows)
+
+    def _fail(self, job: Job, error: EngineError, *, notify: bool = True) -> None:
+        if job.settled:
+            return
+        job.error = error
+        self._count(job, job.left, -1)
+        job.left.clear()
+        self._unsettled.discard(job)
+        if job in self._waiting:
+            self._waiting.remove(job)
+        if notify:
+            job.changed()
+
+    def _reload_session(self, asked: _Reload) -> None:
+        LOGGER.info("reloading the model")
+        try:
+            self._session.reload(asked.config)
+        except EngineError as error:
+            LOGGER.error(f"reload failed; no request is taken until one succeeds: {error}")
+            self._metrics.session_opens.labels("failed").inc()
+            with self._changed:
+                self._refusal = _Refusal(503, f"no model is open: {error.what}", error.fix)
+                self._end_reload(asked, RequestRefused(500, error.what, error.fix))
+            return
+        self._metrics.session_opens.labels("opened").inc()
+        model = Model.of(self._session)
+        LOGGER.info(f"reloaded: {model.bundle.label()}")
+        with self._changed:
+            self._model, self._refusal = model, None
+            self._end_reload(asked, None)
+
+    def _end_reload(self, asked: _Reload, error: EngineError | None) -> None:
+        if self._stopping:
+            self._refusal = _ENDING
+        self._reload = None
+        asked.error, asked.finished = error, True
+        asked.changed()

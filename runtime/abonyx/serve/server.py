@@ -1,0 +1,123 @@
+"""Listening, signals, and the order in which a service starts and ends."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+from collections.abc import Callable, Iterator
+
+import uvicorn
+
+from abonyx.config import RuntimeConfig
+from abonyx.errors import ConfigError, RunInterrupted
+from abonyx.interrupts import ENDING, handled
+from abonyx.logs import LOGGER
+from abonyx.serve.app import create_app
+from abonyx.serve.gate import Gate
+from abonyx.serve.metrics import Metrics
+from abonyx.serve.scheduler import Scheduler, refuse_upstream_pooling
+from abonyx.serve.service import Service
+from abonyx.serve.settings import Settings
+from abonyx.session import open_session
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+def serve(load: Callable[[], RuntimeConfig], settings: Settings) -> None:
+    """Open the model, then take requests until SIGINT, SIGTERM or SIGHUP; then finish those that were taken.
+
+    Args:
+        load: the config; called again at each reload.
+
+    Raises:
+        ConfigError: upstream-batch pooling, or an address that cannot be listened at.
+        RunInterrupted: requests were still in hand when the grace time was over.
+        BundleError, ProviderError, SelfTestError: the model cannot be opened.
+    """
+    config = load()
+    refuse_upstream_pooling(config)
+    # Before the model: an address in use is said at once.
+    with listening(settings) as listener, open_session(config) as session:
+        LOGGER.info(f"opened {session.bundle.label()}, {session.variant_name} on {config.provider}")
+        with running(Scheduler(session, settings.max_queued_sequences, metrics := Metrics())) as scheduler:
+            gate = create_app(Service(scheduler, settings, metrics, load))
+            _run(gate, listener, settings)
+        if gate.cut_off:
+            raise RunInterrupted(
+                f"requests without an answer: {gate.cut_off}; cut off {settings.grace_s} s after the signal, or by a "
+                "second one",
+                "Raise --grace-s.",
+            )
+    LOGGER.info("every request was answered; the model is closed")
+
+
+@contextlib.contextmanager
+def running(scheduler: Scheduler) -> Iterator[Scheduler]:
+    """The scheduler, stopped at the end: its thread would keep the process alive."""
+    try:
+        yield scheduler
+    finally:
+        scheduler.stop()
+
+
+@contextlib.contextmanager
+def listening(settings: Settings) -> Iterator[socket.socket]:
+    """A socket at the settings' address.
+
+    Raises:
+        ConfigError: it cannot be had.
+    """
+    host, port = settings.host, settings.port
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.create_server(address, family=family, backlog=socket.SOMAXCONN)
+    except OSError as error:
+        what = f"serve: {host} port {port} cannot be listened at: {error.strerror}"
+        raise ConfigError(what, "Choose another with --host and --port.") from error
+    with listener:
+        yield listener
+
+
+def _run(gate: Gate, listener: socket.socket, settings: Settings) -> None:
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    if settings.token is None and host not in _LOOPBACK:
+        LOGGER.warning(f"no token is set: whoever reaches {shown}:{port} can use this service")
+    with _uvicorn_log():
+        server = uvicorn_server(gate, settings)
+        LOGGER.info(f"listening at http://{shown}:{port}")
+        # uvicorn takes SIGINT and SIGTERM while it runs, and raises them again once all is finished: that is no
+        # interruption here. SIGHUP (a closed terminal) it does not know.
+        with handled(server.handle_exit, ENDING):
+            server.run(sockets=[listener])
+
+
+def uvicorn_server(gate: Gate, settings: Settings) -> uvicorn.Server:
+    """The HTTP server of an application."""
+    config = uvicorn.Config(
+        gate,
+        log_config=None,
+        access_log=False,
+        # A client could name any address in X-Forwarded-For, and so have places without end.
+        proxy_headers=False,
+        server_header=False,
+        lifespan="off",
+        ws="none",
+        timeout_graceful_shutdown=settings.grace_s,
+    )
+    return uvicorn.Server(config)
+
+
+@contextlib.contextmanager
+def _uvicorn_log() -> Iterator[None]:
+    """Have uvicorn's warnings and errors in our log."""
+    theirs = logging.getLogger("uvicorn")
+    before = theirs.handlers, theirs.level, theirs.propagate
+    theirs.handlers, theirs.propagate = LOGGER.handlers, False
+    theirs.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        theirs.handlers, theirs.propagate = before[0], before[2]
+        theirs.setLevel(before[1])

@@ -1,0 +1,183 @@
+"""What the routes do with a request: read it, have it wait for its scores, and reload the model."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel, ConfigDict
+
+from abonyx.config import RuntimeConfig
+from abonyx.errors import EngineError, InputError, RequestRefused
+from abonyx.pipeline import Input
+from abonyx.serve.answers import OnInvalid
+from abonyx.serve.metrics import Metrics
+from abonyx.serve.problems import CLIENT_LEFT
+from abonyx.serve.requests import JSON, Asked, check_file, check_json, content_type, decode, read_body
+from abonyx.serve.scheduler import RETRY_AFTER_S, Model, Scheduler
+from abonyx.serve.settings import Settings
+
+# How often a waiting request looks whether its client is still there; a stream says no more often how far it is.
+LOOK_S = 0.2
+# Checked on the event loop itself: a thread would cost more.
+SMALL_BODY_BYTES = 1 << 16
+
+Value = TypeVar("Value")
+
+
+class FileQuery(BaseModel):
+    """What a file's request may say in its query; JSON says it in its body."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    on_invalid: OnInvalid = "fail"
+    id_column: str | None = None
+    sequence_column: str | None = None
+
+
+class FileScoreQuery(FileQuery):
+    """As FileQuery, and the choice of the threshold."""
+
+    assay: str | None = None
+    threshold: float | None = None
+
+
+class Service:
+    """What the routes share.
+
+    Args:
+        load: the config as it is now, for a reload; may raise any EngineError.
+    """
+
+    def __init__(
+        self, scheduler: Scheduler, settings: Settings, metrics: Metrics, load: Callable[[], RuntimeConfig]
+    ) -> None:
+        self.scheduler = scheduler
+        self.settings = settings
+        self.metrics = metrics
+        self._load = load
+        # One thread: csv's field limit is the whole process's, and two readers at once would take it from each other.
+        self._reader = ThreadPoolExecutor(1, "reading")
+
+    async def _in_reader(self, work: Callable[[], Value]) -> Value:
+        return await asyncio.get_running_loop().run_in_executor(self._reader, work)
+
+    async def checked(self, request: Request, model: Model, kind: type[Asked], query: FileQuery) -> tuple[Input, Asked]:
+        """A request's sequences, checked against a model; and what it asks for them, wherever it says so.
+
+        Raises:
+            EngineError: see requests.py.
+        """
+        is_json = content_type(request) == JSON
+        if is_json and query.model_fields_set:
+            named = ", ".join(sorted(query.model_fields_set))
+            raise InputError(f"request: {named} in the query of a JSON request", "Put it into the JSON.")
+        body = await read_body(request, self.settings)
+        if is_json:
+            read = functools.partial(self._read_json, body, model, kind)
+            checked, asked = read() if len(body) <= SMALL_BODY_BYTES else await self._in_reader(read)
+        else:
+            read_file = functools.partial(
+                check_file,
+                body,
+                model,
+                self.settings,
+                id_column=query.id_column,
+                sequence_column=query.sequence_column,
+                skip=query.on_invalid == "skip",
+            )
+            checked = await self._in_reader(read_file)
+            asked = kind(sequences=[], **query.model_dump(exclude={"id_column", "sequence_column"}))
+        self.metrics.rejected_records.inc(len(checked.rejected))
+        return checked, asked
+
+    def _read_json(self, body: bytes, model: Model, kind: type[Asked]) -> tuple[Input, Asked]:
+        asked = decode(body, kind)
+        return check_json(asked, model, self.settings), asked
+
+    async def reload(self) -> None:
+        """Read the config again and have the scheduler open what it names; over once it is open.
+
+        Raises:
+            RequestRefused: 500, it cannot be opened, in the words of the error; 503, not now.
+        """
+        changed = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        try:
+            config = await self._in_reader(self._load)
+            over = self.scheduler.reload(config, lambda: loop.call_soon_threadsafe(changed.set))
+        except RequestRefused:
+            raise
+        except EngineError as error:  # the service's own config is at fault, not the request
+            raise RequestRefused(500, f"nothing was reloaded: {error.what}", error.fix) from error
+        while not over():
+            await changed.wait()
+
+
+class Waiting:
+    """One request whose sequences are in the queue.
+
+    Attributes:
+        job: its place there; its values are complete once change() was False.
+    """
+
+    def __init__(self, service: Service, request: Request, model: Model, checked: Input, output: str) -> None:
+        self._request = request
+        self._scheduler = service.scheduler
+        self._limit_s = service.settings.request_timeout_s
+        self._until = time.monotonic() + self._limit_s
+        self._changed = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        self.job = self._scheduler.submit(
+            model, checked.ids, checked.sequences, output, lambda: loop.call_soon_threadsafe(self._changed.set)
+        )
+
+    async def change(self) -> bool:
+        """Wait until more is done, at most LOOK_S; False once all is.
+
+        Raises:
+            EngineError: what scoring raised.
+            RequestRefused: the time is over, or the client left.
+        """
+        if self.job.error is not None:
+            raise self.job.error
+        if self.job.settled:
+            return False
+        try:
+            async with asyncio.timeout(LOOK_S):
+                await self._changed.wait()
+            self._changed.clear()
+        except TimeoutError:
+            pass
+        if not self.job.settled:
+            await self._look()
+        return True
+
+    async def _look(self) -> None:
+        if time.monotonic() > self._until:
+            raise RequestRefused(
+                503,
+                f"{self.job.done} of {len(self.job.ids)} sequences were done in {self._limit_s:g} s, the most a "
+                "request may take",
+                "Send fewer at a time, or later.",
+                retry_after_s=RETRY_AFTER_S,
+            )
+        if await self._request.is_disconnected():
+            raise RequestRefused(CLIENT_LEFT, "the client left before its answer")
+
+    async def finished(self) -> None:
+        """Wait for the end; what is left is dropped where there is none."""
+        try:
+            while await self.change():
+                pass
+        finally:
+            self.drop()
+
+    def drop(self) -> None:
+        """Take what is left out of the queue."""
+        self._scheduler.drop(self.job)

@@ -1,0 +1,87 @@
+"""What a service takes and how long it waits: each setting with its default and its help, in one place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from abonyx.errors import ConfigError
+
+TOKEN_VARIABLE = "ABONYX_SERVE_TOKEN"
+ADMIN_TOKEN_VARIABLE = "ABONYX_SERVE_ADMIN_TOKEN"
+# 16 characters of base64 are 96 bits: none is guessed over a network.
+MIN_TOKEN_CHARS = 16
+MAX_TOKEN_CHARS = 1_000
+
+
+def _flag(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Where a service listens and its limits; the flags of `abonyx serve` are those with a help text.
+
+    Attributes:
+        token, admin_token: of the requests, and of /v1/reload alone; None = not asked for, and no reload.
+    """
+
+    host: str = _flag("127.0.0.1", "Address to listen at.")
+    port: int = _flag(8000, "Port; 0 takes a free one, which the log names.")
+    max_body_bytes: int = _flag(16 * 2**20, "Most bytes of a request, and of what a gzip body unpacks to (413).")
+    max_sequences: int = _flag(10_000, "Most sequences of a request (413).")
+    max_residues_per_request: int = _flag(2_000_000, "Most residues of a request (413).")
+    max_requests: int = _flag(128, "Most requests in hand: being read, waiting or being scored (503).")
+    max_requests_per_client: int = _flag(32, "Most of them from one address (429).")
+    max_queued_sequences: int = _flag(50_000, "Most sequences waiting, of all requests (503).")
+    body_timeout_s: float = _flag(30.0, "Seconds a client has to send its request's body (408).")
+    request_timeout_s: float = _flag(600.0, "Seconds a request may wait and be scored (503).")
+    grace_s: int = _flag(30, "Seconds that SIGTERM leaves to finish what is queued.")
+    token: str | None = field(default=None, repr=False)
+    admin_token: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if not isinstance(value, str | None) and not (value > 0 or (one.name == "port" and value == 0)):
+                raise ConfigError(f"serve: {one.name} is {value}", "Give a number above 0.")
+        if self.port > 65_535:
+            raise ConfigError(f"serve: port is {self.port}", "Give a number up to 65535.")
+        if self.max_queued_sequences < self.max_sequences:
+            raise ConfigError(
+                f"serve: max_queued_sequences is {self.max_queued_sequences} and max_sequences {self.max_sequences}",
+                "A request has to fit into the queue: raise the one or lower the other.",
+            )
+
+
+def read_token(variable: str, file: Path | None, environment: Mapping[str, str] = os.environ) -> str | None:
+    """A token from a file, else from an environment variable; None where neither is given.
+
+    Raises:
+        ConfigError: both are given, the file cannot be read, or the text is no token (MIN_TOKEN_CHARS and more
+            printable ASCII characters without a space). The text itself is never shown.
+    """
+    given = environment.get(variable)
+    if file is None:
+        return _token(given, f"environment: {variable}") if given else None
+    if given:
+        raise ConfigError(f"{variable} is set and {file} was given for the same token", "Give one of them.")
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(MAX_TOKEN_CHARS + 2)
+    except OSError as error:
+        raise ConfigError(f"{file}: the token cannot be read: {error.strerror}", "Give a readable file.") from error
+    return _token(data.decode("ascii", "replace").strip(), str(file))
+
+
+def _token(text: str, where: str) -> str:
+    fits = MIN_TOKEN_CHARS <= len(text) <= MAX_TOKEN_CHARS
+    if not fits or not all("!" <= char <= "~" for char in text):
+        raise ConfigError(
+            f"{where}: is no token ({len(text)} characters)",
+            f"Give {MIN_TOKEN_CHARS} or more letters, digits or signs, no space: openssl rand -base64 24",
+        )
+    return text

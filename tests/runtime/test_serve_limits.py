@@ -1,0 +1,117 @@
+"""Services of their own settings: places, times, tokens, another page."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+for _name in ("fastapi", "uvicorn", "prometheus_client"):
+    pytest.importorskip(_name, reason="the serve extra is not installed")
+
+from abonyx.serve import app, gate  # noqa: E402
+
+from .serving import CSV, NDJSON, PATIENCE_S, TOKEN, Running, refused, service, until  # noqa: E402
+
+
+def test_a_failure_after_the_start_is_the_last_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with service() as running:
+        run = running.engine.native.run
+        nan = type("Native", (), {"run": staticmethod(lambda *given: [np.full_like(run(*given)[0], np.nan)])})()
+        monkeypatch.setattr(running.engine, "native", nan)
+        body = {"sequences": [{"id": "mine", "sequence": "EVQL"}]}
+        *_, last = running.ask("POST", "/v1/score", body, NDJSON).body.splitlines()
+        found = json.loads(last)["problem"]
+        assert (found["status"], found["type"]) == (500, "urn:abonyx:ScoreNotFinite")
+        assert "mine" in found["detail"]
+        refused(running.ask("POST", "/v1/score", body), 500, "not finite for 1 of 1 sequences: mine")
+
+
+def test_a_client_that_sends_too_slowly() -> None:
+    with service(body_timeout_s=0.2) as running, socket.create_connection((running.host, running.port)) as slow:
+        slow.sendall(b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\nContent-Length: 99\r\n\r\nid,se")
+        slow.settimeout(PATIENCE_S)
+        answer = b""
+        while b"}" not in answer:
+            answer += slow.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 408 ") and b"5 bytes of the body came in 0.2 s" in answer
+
+
+def test_a_request_that_takes_too_long() -> None:
+    with service(request_timeout_s=0.3) as running, running.engine.held():
+        answer = running.score(["EVQL"])
+        refused(answer, 503, "0 of 1 sequences were done in 0.3 s")
+        assert answer.headers["retry-after"] == "1"
+        assert running.scheduler._queued_sequences == 0
+
+
+def test_too_many_requests_of_one_client_and_of_all() -> None:
+    def held_by(running: Running, count: int) -> list[Any]:
+        asking = []
+        for _ in range(count):
+            connection = http.client.HTTPConnection(running.host, running.port, timeout=PATIENCE_S)
+            connection.request("POST", "/v1/score", b">a\nEVQL\n", CSV)
+            asking.append(connection)
+        until(lambda: running.gate._in_hand.total() == count)
+        return asking
+
+    for limits, status, part in (
+        ({"max_requests_per_client": 2}, 429, "2 requests of 127.0.0.1 are in hand"),
+        ({"max_requests": 2}, 503, "2 requests are in hand"),
+    ):
+        with service(**limits) as running:
+            with running.engine.held():
+                asking = held_by(running, 2)
+                answer = running.score(["EVQL"])
+                refused(answer, status, part)
+                assert answer.headers["retry-after"] == "1"
+                assert running.ask("GET", "/readyz").status == 200  # only scoring has so few places
+            assert [connection.getresponse().status for connection in asking] == [200, 200]
+            for connection in asking:
+                connection.close()
+            assert running.score(["EVQL"]).status == 200
+            assert not running.gate._in_hand
+
+
+def test_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = []
+    compare = gate.hmac.compare_digest
+    monkeypatch.setattr(gate.hmac, "compare_digest", lambda *pair: compared.append(pair) or compare(*pair))
+    with service(token=TOKEN) as running:
+        for path in ("/v1/model", "/v1/score", "/v1/nothing", "/metrics", "/v1%2Fmodel"):
+            answer = running.ask("GET", path)
+            refused(answer, 401, "needs the token, none was sent")
+            assert answer.headers["www-authenticate"] == "Bearer"
+        for wrong in (f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", f"Basic {TOKEN}", "Bearer ", TOKEN, "Bearer \xe4"):
+            refused(running.ask("GET", "/v1/model", headers={"Authorization": wrong}), 401, "")
+        compared.clear()
+        assert running.ask("GET", "/v1/model", headers={"Authorization": f"Bearer {TOKEN}"}).status == 200
+        assert compared == [(TOKEN.encode(), TOKEN.encode())]  # in constant time
+        for path in ("/healthz", "/readyz", "/openapi.json"):
+            assert running.ask("GET", path).status == 200
+        # a token is asked for before the body is read
+        refused(running.ask("POST", "/v1/score", bytes(10**7), CSV), 401, "")
+
+
+def test_the_page_is_the_packages_three_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    page = tmp_path / "serve" / "page"
+    page.mkdir(parents=True)
+    files = {"index.html": ("/", "text/html"), "app.js": ("/page/app.js", "text/javascript")}
+    files["style.css"] = ("/page/style.css", "text/css")
+    for name in (*files, "secret.txt"):
+        (page / name).write_text(f"this is {name}")
+    with monkeypatch.context() as patch:
+        patch.setattr(app.importlib.resources, "files", lambda _package: tmp_path)
+        with service(token=TOKEN) as running:
+            for name, (path, kind) in files.items():
+                answer = running.ask("GET", path)
+                assert (answer.status, answer.body.decode()) == (200, f"this is {name}")
+                assert answer.headers["content-type"] in (kind, f"{kind}; charset=utf-8")
+            refused(running.ask("GET", "/page/secret.txt"), 404, "")
+            (page / "app.js").unlink()
+            refused(running.ask("GET", "/page/app.js"), 404, "Not Found")

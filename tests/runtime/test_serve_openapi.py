@@ -1,0 +1,84 @@
+"""The service against its own OpenAPI document: schemathesis makes requests that fit it and requests that do not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+for _name in ("fastapi", "uvicorn", "prometheus_client", "schemathesis"):
+    pytest.importorskip(_name, reason="the serve or the test extra is not installed")
+
+import schemathesis  # noqa: E402
+from hypothesis import HealthCheck, seed, settings  # noqa: E402
+from schemathesis.config import SchemathesisConfig  # noqa: E402
+
+from .serving import ADMIN, TOKEN, Running, service  # noqa: E402
+
+CONFIG = {
+    "seed": 7,
+    # Whether text is a sequence of residues, and what the head declares, no schema says: 422.
+    "checks": {"positive_data_acceptance": {"expected-statuses": [200, 422]}},
+}
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ABONYX_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
+        with service(token=TOKEN, admin_token=ADMIN, max_body_bytes=1 << 20) as running:
+            yield running
+
+
+@pytest.fixture(autouse=True)
+def isolated() -> None:
+    """In place of conftest's: the module's service keeps its session open."""
+
+
+@pytest.fixture
+def document(served: Running) -> Any:
+    url = f"http://{served.host}:{served.port}/openapi.json"
+    return schemathesis.openapi.from_url(url, config=SchemathesisConfig.from_dict(CONFIG))
+
+
+api = schemathesis.pytest.from_fixture("document")
+
+
+@api.parametrize()
+@seed(7)
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+def test_every_answer_is_one_that_the_document_says(case: Any) -> None:
+    token = ADMIN if case.operation.path == "/v1/reload" else TOKEN
+    case.call_and_validate(headers={"Authorization": f"Bearer {token}"})
+
+
+def test_the_document_names_every_route_body_answer_and_error(served: Running) -> None:
+    answer = served.ask("GET", "/openapi.json")
+    document = answer.json
+    operations = {
+        f"{method.upper()} {path}": operation
+        for path, item in document["paths"].items()
+        for method, operation in item.items()
+    }
+    assert set(operations) == {
+        *("POST /v1/score", "POST /v1/embed", "GET /v1/model", "POST /v1/reload"),
+        *("GET /healthz", "GET /readyz", "GET /metrics"),
+    }
+    score = operations["POST /v1/score"]
+    assert set(score["requestBody"]["content"]) == {
+        *("application/json", "text/csv", "text/tab-separated-values", "text/x-fasta", "application/octet-stream"),
+    }
+    assert {one["name"] for one in score["parameters"]} == {
+        *("assay", "threshold", "on_invalid", "id_column", "sequence_column"),
+    }
+    assert set(score["responses"]) == {"200", "401", "408", "413", "415", "422", "429", "500", "501", "503"}
+    for operation in operations.values():
+        for status, described in operation["responses"].items():
+            assert status == "200" or list(described["content"]) == ["application/problem+json"]
+    secured = {name for name, operation in operations.items() if operation.get("security")}
+    assert secured == {name for name in operations if "/v1/" in name or "/metrics" in name}
+    text = json.dumps(document)
+    assert all(name in document["components"]["schemas"] for name in ("Problem", "ScoreAnswer", "HeadTraining"))
+    assert "HTTPValidationError" not in text
