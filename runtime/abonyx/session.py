@@ -84,6 +84,12 @@ _OUT_OF_MEMORY = (
 _MORE_MEMORY = "Free memory of the device, raise its limit in the config, or take a smaller variant: --variant."
 
 
+_NOT_STARTED = {
+    "openvino": "Set openvino.device to one that is here. ",
+    "cuda": "`abonyx doctor` names the libraries that it does not find. ",
+}
+
+
 class State(Enum):
     """Where a session is in its life."""
 
@@ -466,7 +472,7 @@ def _check_available(ort: ModuleType, config: RuntimeConfig) -> CudaDevice | Non
 def _create(ort: ModuleType, bundle: Bundle, variant: Variant, config: RuntimeConfig) -> onnxruntime.InferenceSession:
     provider = PROVIDERS[config.provider]
     options = ort.SessionOptions()
-    options.log_severity_level = 3  # errors; what matters of its warnings is checked below
+    options.log_severity_level = 4  # its errors are raised; what matters of its warnings is checked below
     options.intra_op_num_threads = thread_count(config.cpu.threads, "cpu.threads")
     options.inter_op_num_threads = 1
     # Shapes change with every batch; a plan a shape would only take memory.
@@ -494,7 +500,7 @@ def _create(ort: ModuleType, bundle: Bundle, variant: Variant, config: RuntimeCo
         raise unavailable(
             config.provider,
             f"{shown(ort, config)} could not start it, and gave {native.get_providers()}",
-            "Set openvino.device to one that is here. " if config.provider == "openvino" else "",
+            _NOT_STARTED.get(config.provider, ""),
         )
     _check_signature(native, variant, path, config.static_shape)
     return native
@@ -576,7 +582,7 @@ def import_engine() -> ModuleType:
         engine: ModuleType = importlib.import_module("onnxruntime")
         if not hasattr(engine, "InferenceSession"):  # a folder that pip left where two engines had one name
             raise ImportError(f"{getattr(engine, '__path__', engine)} has none in it")
-        engine.set_default_logger_severity(3)  # errors: at every open on CUDA it warns of a plugin nobody asked for
+        engine.set_default_logger_severity(4)  # fatal: its errors are raised; the log's lines on stderr are ours
     except ImportError as error:
         raise EngineMissing(
             f"no ONNX Runtime: {error}",

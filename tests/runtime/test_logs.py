@@ -14,6 +14,7 @@ import pytest
 
 import abonyx
 from abonyx.logs import LOGGER, to_stderr
+from abonyx.session import Session
 
 from ..conftest import EXAMPLES
 
@@ -54,6 +55,20 @@ def test_json_lines(run: Any, tmp_path: Path) -> None:
     lines = parsed(run("score", EXAMPLES, "-o", tmp_path / "out.csv", "--log-json", "-v").err)
     assert {line["level"] for line in lines} == {"debug", "info"}
     assert any("12 sequences scored" in line["message"] for line in lines)
+
+
+def test_the_engines_own_errors_are_lines_of_the_log_too(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Session.run_batch
+
+    def beyond(self: Session, rows: Any, *rest: Any) -> Any:
+        return real(self, [row + 10**6 for row in rows], *rest)  # no such tokens: ONNX Runtime fails, and logs it
+
+    monkeypatch.setattr(Session, "run_batch", beyond)
+    done = run("score", EXAMPLES, "-o", tmp_path / "out.csv", "--log-json")
+    assert done.code == 5
+    assert "out of data bounds" in parsed(done.err)[-1]["message"]
 
 
 @pytest.mark.parametrize(

@@ -220,7 +220,7 @@ def test_a_provider_that_does_not_start_is_not_replaced(monkeypatch: pytest.Monk
     with pytest.raises(ProviderUnavailable, match="no NVIDIA driver found"):
         open_session(abonyx.RuntimeConfig(provider="cuda"))
     monkeypatch.setattr("abonyx.session.chosen_device", lambda number: None)
-    with pytest.raises(ProviderUnavailable, match="could not start"):
+    with pytest.raises(ProviderUnavailable, match=r"(?s)could not start.*`abonyx doctor` names the libraries"):
         open_session(abonyx.RuntimeConfig(provider="cuda"))
 
 
