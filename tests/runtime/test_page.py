@@ -381,7 +381,8 @@ def test_model_not_ready_is_said_and_asked_for_again(visit: Opener, site: Site) 
     said = page.inner_text("#waiting")
     assert said.splitlines() == [
         "The model is not ready, so nothing can be scored yet.",
-        *("Service Unavailable", "abonyx-mini: sha256 is not the manifest's", "Copy the bundle again."),
+        "abonyx-mini: sha256 is not the manifest's",
+        "Copy the bundle again.",
         "Asked again every 1 s.",
     ]
     assert page.is_disabled("#score")
@@ -396,7 +397,7 @@ def test_a_token_is_asked_for_and_sent(visit: Opener, site: Site) -> None:
     site.answer = [scored(["a"])]
     page = visit()
     page.wait_for_selector("#token-form:not([hidden])")
-    assert page.inner_text("#token-words") == "no token was given Give the server's."
+    assert page.inner_text("#token-words") == "no token was given\nGive the server's."
     assert page.evaluate("document.activeElement.id") == "token"
     page.keyboard.type("sécret")  # no header can hold it
     page.keyboard.press("Enter")

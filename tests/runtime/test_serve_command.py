@@ -28,7 +28,7 @@ from .serving import CSV, PATIENCE_S, TOKEN, until  # noqa: E402
 
 # Of the residues one request of these tests has: so many that a signal comes while it is scored.
 LONG = b"sequence\n" + b"\n".join(
-    b"EVQLV" * 6 + bytes([letter]) * number for letter in b"ACDEF" for number in range(20)
+    b"EVQLV" * 6 + bytes([letter]) * number for letter in b"ACDEF" for number in range(12)
 )
 
 
@@ -86,7 +86,7 @@ def test_a_signal_ends_the_service_once_the_queue_is_done(number: signal.Signals
         ]
         for client in clients:
             client.start()
-        until(lambda: one.waiting() > 200)
+        until(lambda: one.waiting() > 100)
         one.running.send_signal(number)
         until(lambda: not _accepts(one.port))
         assert one.running.poll() is None or answers  # it was still at it, unless the machine is very fast
@@ -94,7 +94,7 @@ def test_a_signal_ends_the_service_once_the_queue_is_done(number: signal.Signals
             client.join(PATIENCE_S)
         assert ended(one) == 0, one.log
         assert [status for status, _ in answers] == [200] * 4
-        assert all(len(json.loads(body)["results"]) == 100 for _, body in answers)
+        assert all(len(json.loads(body)["results"]) == 60 for _, body in answers)
     assert one.log[-1] == "every request was answered; the model is closed"
 
 

@@ -12,8 +12,12 @@ for _name in ("fastapi", "uvicorn", "prometheus_client", "schemathesis"):
     pytest.importorskip(_name, reason="the serve or the test extra is not installed")
 
 import schemathesis  # noqa: E402
-from hypothesis import HealthCheck, seed, settings  # noqa: E402
+from hypothesis import HealthCheck, given, seed, settings  # noqa: E402
 from schemathesis.config import SchemathesisConfig  # noqa: E402
+from schemathesis.generation import GenerationMode  # noqa: E402
+
+from abonyx.serve.gate import SCORING  # noqa: E402
+from abonyx.serve.requests import FILES, JSON  # noqa: E402
 
 from .serving import ADMIN, TOKEN, Running, service  # noqa: E402
 
@@ -37,21 +41,33 @@ def isolated() -> None:
     """In place of conftest's: the module's service keeps its session open."""
 
 
-@pytest.fixture
-def document(served: Running) -> Any:
+@pytest.mark.parametrize("mode", list(GenerationMode))
+def test_every_answer_is_one_that_the_document_says(served: Running, mode: GenerationMode) -> None:
     url = f"http://{served.host}:{served.port}/openapi.json"
-    return schemathesis.openapi.from_url(url, config=SchemathesisConfig.from_dict(CONFIG))
+    document = schemathesis.openapi.from_url(url, config=SchemathesisConfig.from_dict(CONFIG))
+    tried = []
 
+    def ask(case: Any) -> None:
+        token = ADMIN if case.operation.path == "/v1/reload" else TOKEN
+        answer = case.call_and_validate(headers={"Authorization": f"Bearer {token}"})
+        tried.append((case.operation.path, case.media_type, answer.status_code))
 
-api = schemathesis.pytest.from_fixture("document")
-
-
-@api.parametrize()
-@seed(7)
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck), database=None)
-def test_every_answer_is_one_that_the_document_says(case: Any) -> None:
-    token = ADMIN if case.operation.path == "/v1/reload" else TOKEN
-    case.call_and_validate(headers={"Authorization": f"Bearer {token}"})
+    for found in document.get_all_operations():
+        operation = found.ok()
+        takes_a_body = operation.path in SCORING
+        if mode.is_negative and not takes_a_body:
+            continue  # nothing is sent that could be wrong
+        limits = settings(
+            max_examples=40 if takes_a_body else 1,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            database=None,
+        )
+        strategy = operation.as_strategy(generation_mode=mode)
+        seed(7)(limits(given(strategy)(ask)))()
+    kinds = (JSON,) if mode.is_negative else (JSON, *FILES)  # what bytes are no file is not for a schema to say
+    assert {(path, kind) for path, kind, _ in tried} >= {(path, kind) for path in SCORING for kind in kinds}
+    assert mode.is_negative or {path for path, _, status in tried if status == 200} >= {"/v1/model", "/v1/reload"}
 
 
 def test_the_document_names_every_route_body_answer_and_error(served: Running) -> None:

@@ -64,7 +64,7 @@ def reload(running: Running) -> Any:
 def test_reload_under_load_loses_no_request_and_answers_none_by_two_models(tmp_path: Path) -> None:
     bundles = [MINI, other_bundle(tmp_path / "other")]
     names = {"abonyx-mini", "other"}
-    requests = [made_up(1 + seed % 40, seed, longest=20) for seed in range(24)]
+    requests = [made_up(1 + seed % 12, seed, longest=20) for seed in range(24)]
     with open_session() as session:
         expected = [session.score(one) for one in requests]
     chosen = Chosen(MINI)

@@ -111,7 +111,7 @@ async function loadModel() {
 
 function showWaiting({ title, detail, fix }, wait) {
   $("model-name").textContent = "Model not ready";
-  const lines = ["The model is not ready, so nothing can be scored yet.", title, detail, fix];
+  const lines = ["The model is not ready, so nothing can be scored yet.", detail || title, fix];
   const text = [...lines.filter(Boolean), `Asked again every ${wait} s.`].join("\n");
   // Only what changed is put in: a screen reader would read the same words every few seconds.
   if ($("waiting").textContent !== text || $("waiting").hidden) $("waiting").textContent = text;
@@ -122,7 +122,7 @@ function showWaiting({ title, detail, fix }, wait) {
 function askToken({ detail, fix }) {
   $("model-name").textContent = "A token is needed";
   $("waiting").hidden = true;
-  $("token-words").textContent = [detail, fix].filter(Boolean).join(" ");
+  $("token-words").textContent = [detail, fix].filter(Boolean).join("\n");
   $("token-form").hidden = false;
   $("token").focus();
 }
