@@ -127,7 +127,7 @@ def _costs(whole: Input, work: Path) -> dict[str, Any]:
     for kind in ("csv", "parquet"):
         path = work / f"whole.{kind}"
         started = time.perf_counter()
-        form = results_format(kind, {})  # type: ignore[arg-type]  # one of the two
+        form = results_format(kind, {})
         with path.open("wb") as sink, (work / "gathered").open("w+b") as gathered:
             (gathered if form.convert else sink).write(b"".join([*form.head, *form.encode(0, columns)]))
             gathered.seek(0)
