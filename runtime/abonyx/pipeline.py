@@ -350,11 +350,12 @@ def _run_window(
     Then a run that is gone on with from its journal has the batches of one that never stopped. The journal has the
     window before, still being written, first.
     """
-    budget = 0
+    budget, said = 0, len(session.notes)
     while budget != session.token_budget:
         if budget and job.on_halved:
             writing.result()
-            job.on_halved(session.token_budget, session.notes[-1])
+            job.on_halved(session.token_budget, "\n".join(session.notes[said:]))
+            said = len(session.notes)
         report = None if budget else on_batch  # the second time its sequences are counted
         budget = session.token_budget
         values = run_sequences(

@@ -245,6 +245,7 @@ def test_a_halving_is_journalled_and_the_end_is_that_of_a_run_that_never_stopped
     assert [line["type"] for line in journal] == ["header", "window", "started", "halved", "window"]
     halved = journal[3]
     assert halved["token_budget"] < 150
+    assert "token_budget went from 300 to" in halved["note"]  # the first of several
     tried.clear()
     done = run("score", EXAMPLES, "-o", output)
     assert max(tried) < 150
