@@ -265,7 +265,7 @@ def test_thresholds(visit: Opener, site: Site) -> None:
     assert len(site.asked) == 2
 
 
-def test_a_long_paste_is_put_in_at_once(visit: Opener) -> None:
+def test_pasting_five_thousand_records(visit: Opener) -> None:
     page = visit()
     given = "".join(f">s{number}\n{VH}\n" for number in range(5000))
     page.locator("#text").evaluate("(area, text) => { area.value = text; area.select(); }", given)

@@ -7,8 +7,6 @@ const BINS = 20; // where the model brings no bins of its own
 const DECIMALS = 3; // of a score on the page; the CSV has them all
 // A line without a header counts as a sequence from here on: a one-column table's header is shorter.
 const BARE_RESIDUES = 20;
-// Chromium's own editing takes minutes for a paste of 5,000 records; from here on the text is put in at once.
-const LONG_PASTE_CHARS = 20_000;
 const SVG = "http://www.w3.org/2000/svg";
 const EXAMPLE = `>trastuzumab
 EVQLVESGGGLVQPGGSLRLSCAASGFNIKDTYIHWVRQAPGKGLEWVARIYPTNGYTRYADSVKGRFTISADTSKNTAYLQMNSLRAEDTAVYYCSRWGGDGFYAMDYWGQGTLVTVSS
@@ -681,13 +679,6 @@ function noteText() {
   const note = lines && `No header: each line is taken for a whole sequence, ${plural(lines.length, "sequence")}.`;
   $("text-note").textContent = note ?? noteOfText;
 }
-$("text").addEventListener("paste", (event) => {
-  const pasted = event.clipboardData.getData("text/plain");
-  if (pasted.length < LONG_PASTE_CHARS) return;
-  event.preventDefault();
-  $("text").setRangeText(pasted, $("text").selectionStart, $("text").selectionEnd, "end");
-  noteText();
-});
 for (const id of ["text", "id-column", "sequence-column"]) $(id).addEventListener("input", noteText);
 
 const hasFiles = (event) => event.dataTransfer?.types.includes("Files");
