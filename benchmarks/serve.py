@@ -107,7 +107,7 @@ def compare(source: Path, folder: Path, repeats: int) -> dict[str, Any]:
     """Seconds of each, in turns, and the largest difference of a score."""
     with source.open(newline="") as file:
         rows = [{"id": row["id"], "sequence": row["sequence"]} for row in csv.DictReader(file)]
-    seconds: dict[str, list[float]] = {"score": []} | {str(size): [] for size in PER_REQUEST}
+    seconds: dict[str, list[float]] = {name: [] for name in ("score", *map(str, PER_REQUEST))}
     largest = 0.0
     with service() as port:
         ask(port, rows[: 4 * CLIENTS], 4)  # warm, as a service is

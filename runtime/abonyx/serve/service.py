@@ -74,8 +74,8 @@ class Service:
             EngineError: see requests.py.
         """
         is_json = content_type(request) == JSON
-        if is_json and query.model_fields_set:
-            named = ", ".join(sorted(query.model_fields_set))
+        if is_json and request.query_params:
+            named = ", ".join(sorted(request.query_params.keys()))[:200]
             raise InputError(f"request: {named} in the query of a JSON request", "Put it into the JSON.")
         body = await read_body(request, self.settings)
         if is_json:
