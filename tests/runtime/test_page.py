@@ -265,6 +265,16 @@ def test_thresholds(visit: Opener, site: Site) -> None:
     assert len(site.asked) == 2
 
 
+def test_pasting_five_thousand_records(visit: Opener) -> None:
+    page = visit()
+    given = "".join(f">s{number}\n{VH}\n" for number in range(5000))
+    page.locator("#text").evaluate("(area, text) => { area.value = text; area.select(); }", given)
+    page.keyboard.press("Control+C")
+    page.locator("#text").evaluate("area => { area.value = '>first\\nEVQL\\n'; area.setSelectionRange(0, 0); }")
+    page.keyboard.press("Control+V")
+    assert page.input_value("#text") == f"{given}>first\nEVQL\n"
+
+
 def test_five_thousand_rows(visit: Opener, site: Site) -> None:
     p = np.random.default_rng(1).random(5000).astype(np.float32)
     ids = [f"m{number}" for number in range(1, 5001)]
