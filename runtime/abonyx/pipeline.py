@@ -289,7 +289,7 @@ def run_windows(
         LOGGER.debug(f"opened in {opened - started:.2f} s: {placed}; batches of {session.token_budget} tokens")
         for job in jobs:
             if job.on_halved and config.token_budget not in (None, session.token_budget):
-                job.on_halved(session.token_budget, session.notes[-1])  # by the self-test
+                job.on_halved(session.token_budget, "\n".join(session.notes))  # by the self-test
             _run_job(session, job, config, output, on_batch)
         finished = time.perf_counter()
         return Summary(

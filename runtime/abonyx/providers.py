@@ -48,7 +48,7 @@ class Provider:
 
 # cpu, openvino: batches that a processor's cache holds; benchmarks/NOTES.md has the curves, flat enough about these
 # that nothing is measured again at first use. GPU: enough rows to fill the card. coreml: its one shape.
-# Windows: a kill loses one. 1,024 records are seconds of the small model on two cores, minutes of ESM-1v's 33 layers,
+# Windows: a kill loses one or two. 1,024 records are seconds of the small model, minutes of 33 layers on two cores,
 # and pad 43,935 real sequences by 0.05 % at 512 tokens. 1,024 at 65,536 tokens would pad by 6.8 %, 16,384 by 1.0 %.
 PROVIDERS: dict[ProviderName, Provider] = {
     "cpu": Provider("CPUExecutionProvider", "cpu", 512, 1_024),

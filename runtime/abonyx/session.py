@@ -429,12 +429,12 @@ class Session:
                 # PR#31961): leave it to the end of the process.
                 keep_forever(native)
             return
-        with _lock:
-            if _open_session is not None and _open_session() in (self, None):
-                _open_session = None
         if native is not None:
             del native
             release_memory()
+        with _lock:  # only now: what another thread opened before would be a second model in memory
+            if _open_session is not None and _open_session() in (self, None):
+                _open_session = None
 
     def __enter__(self) -> Self:
         return self
@@ -612,6 +612,13 @@ def _close_at_exit() -> None:
         left.close()
 
 
+def _renew_lock() -> None:
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)  # a thread that held it at the fork is not there to give it back
 atexit.register(_close_at_exit)  # here too: a thread may be importing the engine when the interpreter ends
 
 

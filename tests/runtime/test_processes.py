@@ -165,6 +165,36 @@ def test_forks_while_another_thread_scores(times: int) -> None:
     assert (done.returncode, done.stdout) == (0, "{4} []\n"), done.stderr
 
 
+FORK_UNDER_LOCK = (
+    START
+    + """
+from abonyx import session as module
+session = abonyx.open_session()
+held, over = threading.Event(), threading.Event()
+def hold():
+    with module._lock:
+        held.set()
+        over.wait()
+threading.Thread(target=hold, daemon=True).start()
+held.wait()
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    sys.exit(3)
+code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+over.set()
+session.close()
+print(code)
+"""
+)
+
+
+@needs_fork
+def test_a_child_forked_while_another_thread_held_the_lock_ends() -> None:
+    done = _run("import signal" + FORK_UNDER_LOCK, "fork")
+    assert (done.returncode, done.stdout) == (0, "3\n"), done.stderr
+
+
 EXIT = (
     START
     + """
