@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import stat
-from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -79,10 +78,10 @@ class Candidate(_Struct, frozen=True, kw_only=True):
 
 
 class ScoreCounts(_Struct, frozen=True, kw_only=True):
-    """A histogram of p for each class, of training rows that the regression behind each p had not seen.
+    """A histogram of p for each class, of training rows, each p by a regression fitted without that row.
 
     Attributes:
-        bin_edges: ascending, from 0 to 1; a bin holds its lower edge, the last one its upper edge too.
+        bin_edges: of n equal bins, each i / n; a bin holds its lower edge, the last one its upper edge too.
         specific, nonspecific: rows labelled 0 and 1 in each bin.
     """
 
@@ -104,7 +103,8 @@ class HeadTraining(_Struct, frozen=True, kw_only=True, omit_defaults=True):
         seed: of the first cross-validation; the others count up from it.
         folds, seeds: stratified folds of each of so many cross-validations.
         sklearn: version.
-        scores: out-of-fold p of the rows, in the first cross-validation of the chosen C.
+        scores: out-of-fold p of the rows, in the first cross-validation of the chosen C; where a sequence is repeated
+            its regression may have seen it in another row.
     """
 
     rows: int
@@ -416,13 +416,14 @@ def _check_values(manifest: Manifest, path: Path) -> None:
 
 
 def _are_counts(training: HeadTraining | None) -> bool:
-    """Whether the histogram, where there is one, counts each row once."""
+    """Whether the histogram, where there is one, has equal bins and counts each row once."""
     if training is None or training.scores is None:
         return True
     edges, counts = training.scores.bin_edges, [training.scores.specific, training.scores.nonspecific]
+    bins = len(edges) - 1
     return (
-        [*edges[:1], *edges[-1:]] == [0, 1]
-        and all(low < high for low, high in pairwise(edges))
-        and all(len(each) == len(edges) - 1 and min(each) >= 0 for each in counts)
+        bins > 0
+        and edges == [index / bins for index in range(bins + 1)]
+        and all(len(each) == bins and min(each) >= 0 for each in counts)
         and [sum(each) for each in counts] == [training.rows - training.positives, training.positives]
     )

@@ -211,6 +211,8 @@ def nested(data: Any, *path: str, value: Any) -> Any:
         (("head", "default_threshold"), 2.0, "head thresholds"),
         ((*SCORES, "bin_edges"), [], "head training scores"),
         ((*SCORES, "bin_edges"), [0, 1, 0.5, 1], "head training scores"),
+        ((*SCORES,), {"bin_edges": [0, 0.3, 1], "specific": [443, 0], "nonspecific": [471, 0]}, "head training scores"),
+        ((*SCORES,), {"bin_edges": [0], "specific": [], "nonspecific": []}, "head training scores"),
         ((*SCORES,), {"bin_edges": [0, 1, 2], "specific": [443, 0], "nonspecific": [471, 0]}, "head training scores"),
         ((*SCORES,), {"bin_edges": [0, 0.5, 1], "specific": [444, -1], "nonspecific": [471, 0]}, "training scores"),
         ((*SCORES,), {"bin_edges": [0, 0.5, 1], "specific": [443, 0], "nonspecific": [470, 0]}, "training scores"),

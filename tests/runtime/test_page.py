@@ -318,14 +318,37 @@ def test_histogram_counts_and_words(visit: Opener, site: Site) -> None:
     assert [[int(cell) for cell in row[2:4]] for row in rows] == [
         list(pair) for pair in zip(counts["specific"], counts["nonspecific"], strict=True)
     ]
+    heads = page.locator("#histogram-table thead th")
+    assert heads.evaluate_all("cells => cells.map((cell) => cell.scope)") == ["col"] * 5
+    assert page.text_content("#histogram-table caption") == "Rows of each group by p non-specific"
     assert {at: row[4] for at, row in enumerate(rows) if row[4] != "0"} == {0: "1", 1: "1", 10: "1", 19: "1"}
     words = page.inner_text("#histogram-words")
-    assert "2 sequences of this set (50 %) above the threshold 0.5" in words
+    assert "2 sequences of this set (50 %) above the threshold 0.5; its median is 0.285." in words
     assert "specific between 0.4 and 0.45, non-specific between 0.6 and 0.65" in words
     picture = page.locator("#plot svg")
     assert picture.get_attribute("aria-describedby") == "histogram-words"
     assert picture.get_attribute("role") == "img"
     assert picture.locator("path.threshold").count() == 1
+
+
+def test_medians_between_bins_and_repeated_rows(visit: Opener, site: Site) -> None:
+    split = {"bin_edges": [0, 0.25, 0.5, 0.75, 1], "specific": [2, 0, 0, 2], "nonspecific": [1, 1, 1, 0]}
+    for repeated, said, row in (
+        (0, "without that row (cross-validation). Heights", ""),
+        (1, "1 row repeats an earlier row's sequence: a model may", ", 1 row repeats an earlier row's sequence"),
+        (17, "17 rows repeat an earlier row's sequence: a model may", ", 17 rows repeat an earlier row's sequence"),
+    ):
+        training = model()["training"] | {"rows": 7, "positives": 3, "repeated_sequences": repeated, "scores": split}
+        site.models = [model(training=training)]
+        site.answer = [scored(["a", "b", "c"], np.array([0.9, 0.1, 0.3], np.float32))]
+        page = visit()
+        score(page)
+        page.wait_for_selector("#results:not([hidden])")
+        words = page.inner_text("#histogram-words")
+        assert "its median is 0.300. " in words
+        assert "specific between 0 and 1, non-specific between 0.25 and 0.5;" in words
+        assert said in words
+        assert f"7 rows, 3 of them non-specific{row}" in texts(page, "#facts dd")
 
 
 def test_a_model_without_its_training_scores_says_so(visit: Opener, site: Site) -> None:
@@ -357,10 +380,17 @@ def test_refusals_are_the_servers_own_words(visit: Opener, site: Site) -> None:
         assert page.text_content("#problem-detail") == sent.get("detail", "")
         assert sent.get("fix", "Score again") in (page.text_content("#problem-fix") or "")
     assert page.locator("#problem img").count() == 0
-    page.route("**/v1/score*", lambda route: route.fulfill(body="<p>Sign in</p>\n"))
-    score(page)
-    page.get_by_role("heading", name="The answer is not that of abonyx").wait_for()
-    assert page.inner_text("#problem-detail") == "<p>Sign in</p>"
+    strange = "The answer is not that of abonyx"
+    for status, body, heading in (
+        (200, "<p>Sign in</p>\n", strange),
+        (502, "null", "The server answered 502 Bad Gateway"),
+        (200, "null\n", strange),
+        (502, '{"message": "no"}', "The server answered 502 Bad Gateway"),
+    ):
+        page.route("**/v1/score*", lambda route, _, status=status, body=body: route.fulfill(status=status, body=body))
+        score(page)
+        page.get_by_role("heading", name=heading, exact=True).wait_for()
+        assert page.inner_text("#problem-detail") == body.strip()
     page.fill("#text", "  \n")
     page.click("#score")
     assert page.inner_text("#problem-title") == "There is nothing to score"
@@ -500,6 +530,7 @@ def test_any_width_and_scheme_is_readable(visit: Opener, site: Site, width: int,
     score(page)
     page.wait_for_selector("#results:not([hidden])")
     page.click("#card summary")
+    page.click("#histogram summary")
     page.check("#whole")
     site.answer = [problem(422, "Unprocessable Entity", "z" * 300, "Correct it.")]
     page.click("#score")

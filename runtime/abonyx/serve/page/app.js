@@ -61,13 +61,10 @@ async function ask(path, options = {}) {
   const response = await reached(fetch(path, { ...options, headers, cache: "no-store" }));
   if (response.ok) return response;
   const text = await reached(response.text());
-  let problem;
-  try {
-    problem = JSON.parse(text);
-  } catch { // a proxy's page, say
-    problem = { title: `The server answered ${response.status} ${response.statusText}`, detail: text.slice(0, 500) };
-  }
-  throw new Refused(problem, response.status, Number(response.headers.get("Retry-After")) || 0);
+  const problem = json(text);
+  const title = `The server answered ${response.status} ${response.statusText}`; // a proxy did, say
+  const known = problem?.title ? problem : { title, detail: text.slice(0, 500) };
+  throw new Refused(known, response.status, Number(response.headers.get("Retry-After")) || 0);
 }
 
 /** What a promise of the network gives; a failure that is not the user's own cancelling is a Refused. */
@@ -81,14 +78,21 @@ async function reached(promise) {
   }
 }
 
-/** The value of JSON text that answered well; something between page and server may have answered instead. */
-function parsed(text) {
+/** The value of JSON text; null where it is none. */
+function json(text) {
   try {
     return JSON.parse(text);
   } catch {
-    const fix = "Check what stands between this page and the server.";
-    throw new Refused({ title: "The answer is not that of abonyx", detail: text.slice(0, 500), fix });
+    return null;
   }
+}
+
+/** The object of JSON text that answered well; something between page and server may have answered instead. */
+function parsed(text) {
+  const value = json(text);
+  if (value instanceof Object) return value;
+  const fix = "Check what stands between this page and the server.";
+  throw new Refused({ title: "The answer is not that of abonyx", detail: text.slice(0, 500), fix });
 }
 
 async function loadModel() {
@@ -143,13 +147,18 @@ function showModel() {
   showFacts();
 }
 
+/** Of training rows, how many have an earlier row's sequence; nothing where none has. */
+function repeats({ repeated_sequences: rows }, before) {
+  return rows ? `${before}${plural(rows, "row repeats", "rows repeat")} an earlier row's sequence` : "";
+}
+
 function showFacts() {
   const { training, parity } = model;
   const validated = training?.candidates.find((candidate) => candidate.C === training.C);
   const facts = {
     Model: [model.name, model.notice].filter(Boolean).join(": "),
     "Fitted on": training
-      && `${plural(training.rows, "sequence")}, ${whole(training.positives)} of them non-specific`,
+      && `${plural(training.rows, "row")}, ${whole(training.positives)} of them non-specific${repeats(training, ", ")}`,
     "Cross-validated": validated
       && `ROC AUC ${validated.roc_auc_mean.toFixed(DECIMALS)}, accuracy ${validated.accuracy_mean.toFixed(DECIMALS)}`
       + ` (${training.folds} folds, ${plural(training.seeds, "time")})`,
@@ -544,25 +553,39 @@ function drawHistogram() {
   }));
   $("histogram-words").textContent = histogramWords(edges, groups, sameModel);
   const head = ["p from", "to", ...groups.map((group) => group.name)];
-  const row = (tag, cells) => make("tr", {}, ...cells.map((cell) => make(tag, { class: "number" }, String(cell))));
+  const row = (tag, attributes, cells) =>
+    make("tr", {}, ...cells.map((cell) => make(tag, { class: "number", ...attributes }, String(cell))));
   const cells = (edge, at) => [edges[at], edge, ...groups.map((group) => whole(group.counts[at]))];
-  const body = make("tbody", {}, ...edges.slice(1).map((edge, at) => row("td", cells(edge, at))));
-  $("histogram-table").replaceChildren(make("thead", {}, row("th", head)), body);
+  const body = make("tbody", {}, ...edges.slice(1).map((edge, at) => row("td", {}, cells(edge, at))));
+  const caption = make("caption", { class: "hidden-text" }, "Rows of each group by p non-specific");
+  $("histogram-table").replaceChildren(caption, make("thead", {}, row("th", { scope: "col" }, head)), body);
+}
+
+/** The value between the lower half of the rows and the upper one. */
+function median(values) {
+  const sorted = [...values].sort((a, b) => a - b);
+  const half = sorted.length / 2;
+  return (sorted[Math.ceil(half) - 1] + sorted[Math.floor(half)]) / 2;
+}
+
+/** The edges between which the median of rows lies of which only the counts are known. */
+function medianBins(edges, { counts, total }) {
+  let seen = 0;
+  const upTo = counts.map((n) => (seen += n));
+  const lower = upTo.findIndex((n) => n >= total / 2), upper = upTo.findIndex((n) => n > total / 2);
+  return `${edges[lower]} and ${edges[upper + 1]}`;
 }
 
 function histogramWords(edges, groups, sameModel) {
-  const own = groups.at(-1);
-  const middle = ({ counts, total }) => {
-    let seen = 0;
-    const at = counts.findIndex((n) => (seen += n) >= total / 2);
-    return `${edges[at]} and ${edges[at + 1]}`;
-  };
-  const above = answer.results.filter((row) => row.nonspecific).length;
-  const text = `${plural(above, "sequence")} of this set (${percent(above / own.total)}) above the threshold `
-    + `${answer.threshold}; its median lies between ${middle(own)}.`;
+  const { results, threshold } = answer;
+  const above = results.filter((row) => row.nonspecific).length;
+  const text = `${plural(above, "sequence")} of this set (${percent(above / results.length)}) above the threshold `
+    + `${threshold}; its median is ${median(results.map((row) => row.p_nonspecific)).toFixed(DECIMALS)}.`;
   if (groups.length > 1) {
-    return `${text} The training set's medians: specific between ${middle(groups[0])}, non-specific between `
-      + `${middle(groups[1])}; each training sequence was scored by a model fitted without it (cross-validation). `
+    const repeated = repeats(model.training, " ");
+    return `${text} The training set's medians: specific between ${medianBins(edges, groups[0])}, non-specific between `
+      + `${medianBins(edges, groups[1])}; each training row was scored by a model fitted without that row `
+      + `(cross-validation).${repeated && `${repeated}: a model may have seen it in the other.`} `
       + "Heights are shares of each group.";
   }
   const missing = sameModel ? "'s manifest has no scores of its training set" : "'s training scores are not at hand";
