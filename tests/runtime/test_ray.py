@@ -20,13 +20,17 @@ import numpy as np
 import pytest
 
 import abonyx
+from abonyx import runs
+from abonyx import session as session_module
 from abonyx.config import CudaOptions, OpenVinoOptions, load_config
-from abonyx.errors import BundleError, ConfigError, InputError, ResumeRefused
+from abonyx.errors import BundleError, ConfigError, InputError, OutOfDeviceMemory, ResumeRefused
 from abonyx.options import prepare
 from abonyx.ray import cluster, score
+from abonyx.ray import worker as worker_module
 from abonyx.ray.dataset import Scorer
 from abonyx.ray.run_file import File, RunHeader, open_run_file
 from abonyx.ray.worker import Request, Worker
+from abonyx.session import Session, State
 from abonyx.tolerances import BATCH_NEIGHBOURS
 
 from .conftest import Done
@@ -380,6 +384,70 @@ def test_a_node_with_another_bundle_or_directory_is_refused(parts: Path, tmp_pat
     found = Worker(Request(other, tmp_path, "csv", 0.5)).open([])
     assert isinstance(found, BundleError)
     assert f"sha256 {run.bundle.sha256}; where the run was started it is {'f' * 64}" in found.what
+
+
+@pytest.fixture
+def worker(parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
+    """A worker in this process, to be opened; its run writes CSV."""
+    monkeypatch.setenv("ABONYX_CACHE_DIR", str(tmp_path / "cache"))
+    run = prepare(OPTIONS)
+    worker = Worker(Request(run, tmp_path, "csv", 0.5))
+    yield worker
+    worker._session.close()
+
+
+def test_every_file_begins_with_the_token_budget_of_before_the_model_was_loaded(
+    worker: Worker, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = iter(range(300, 0, -100))  # a card that the worker's own model and arena fill
+
+    def shrinking(config: abonyx.RuntimeConfig, _: object) -> int:
+        return config.token_budget or next(free)
+
+    for module in (worker_module, runs, session_module):
+        monkeypatch.setattr(module, "token_budget", shrinking)
+    budgets = seen_budgets(monkeypatch)
+    assert isinstance(worker.open([]), dict)
+    for name in ("a", "b"):
+        done = worker.score(next(parts.glob(f"{name}.*")), tmp_path / f"{name}.csv", False)
+        assert not isinstance(done, abonyx.errors.EngineError), done
+    assert set(budgets) == {300}
+
+
+def test_what_the_self_test_halved_stays_halved_in_every_file_and_its_note_with_it(
+    worker: Worker, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Session.run_batch
+
+    def small(self: Session, rows_: Any, *rest: Any) -> Any:
+        if self.state is not State.OPEN and len(rows_) * max(map(len, rows_)) > 300:
+            raise OutOfDeviceMemory("no room", "")
+        return original(self, rows_, *rest)
+
+    monkeypatch.setattr(Session, "run_batch", small)
+    budgets = seen_budgets(monkeypatch)
+    assert isinstance(worker.open([]), dict)
+    halved = worker._session.token_budget
+    assert halved < 300
+    for name in ("a", "b"):
+        done = worker.score(next(parts.glob(f"{name}.*")), tmp_path / f"{name}.csv", False)
+        assert not isinstance(done, abonyx.errors.EngineError), done
+        assert any(f"to {halved}" in note for note in done.notes)
+    assert set(budgets) == {halved}
+
+
+def seen_budgets(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The token budget of every batch of an open session."""
+    budgets: list[int] = []
+    original = Session.run_batch
+
+    def seen(self: Session, *arguments: Any) -> Any:
+        if self.state is State.OPEN:
+            budgets.append(self.token_budget)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Session, "run_batch", seen)
+    return budgets
 
 
 def test_a_driver_that_died_behind_a_result_has_that_file_done_again(parts: Path, tmp_path: Path) -> None:
