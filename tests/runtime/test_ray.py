@@ -469,6 +469,53 @@ def test_a_driver_that_died_behind_a_result_has_that_file_done_again(parts: Path
             run_file.settle({"threshold": 0.5, "engine": "two"})
 
 
+def test_a_restart_that_reaches_no_worker_forgets_nothing(
+    two_workers: None, run: Call, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (parts / "d.csv").unlink()
+    output = tmp_path / "out"
+    command = ["score", parts, "-o", output, "--format", "csv"]
+    assert run(*command, "--ray").code == 0
+    kept = contents(output)
+
+    def nobody(_: str) -> None:
+        raise ConfigError("no answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("abonyx.ray.command.connected", nobody)
+        assert run(*command, "--restart", "--ray=nowhere").code == 2
+    assert contents(output) == kept
+    with monkeypatch.context() as patch:
+        patch.setattr("abonyx.ray.files.Worker", NeverOpens)
+        done = run(*command, "--restart", "--ray")
+        assert (done.code, "a model that nothing opens" in done.err) == (4, True), done.err
+    assert contents(output) == kept
+    done = run(*command, "--ray")
+    assert "3 of 3 files are done already" in done.err
+
+
+class NeverOpens:
+    def __init__(self, _: Request) -> None:
+        pass
+
+    def open(self, _: list[Path]) -> BundleError:
+        return BundleError("a model that nothing opens")
+
+
+def test_a_run_file_that_cannot_be_read_stays_until_a_restart_has_a_worker(tmp_path: Path) -> None:
+    journal = tmp_path / "run.journal"
+    journal.write_text("somebody's\n")
+    with pytest.raises(ResumeRefused, match="line 1 cannot be read"), open_run_file(tmp_path, restart=False):
+        pass
+    with open_run_file(tmp_path, restart=True) as run_file:
+        run_file.settle({"threshold": 0.5})
+    assert journal.read_text() == "somebody's\n"
+    with open_run_file(tmp_path, restart=True) as run_file:
+        for _ in range(2):  # workers
+            run_file.settle({"threshold": 0.5, "engine": "one"})
+    assert [line["type"] for line in lines(journal)] == ["run", "started"]
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:ray", "ignore::FutureWarning:ray")
 def test_a_dataset_gets_a_score_or_a_reason_for_each_row(two_workers: None, sequences: list[str]) -> None:
     given: list[Any] = [*sequences, "EVQLB", None, "", "evql vesggg"]
