@@ -23,11 +23,12 @@ import abonyx
 from abonyx import runs
 from abonyx import session as session_module
 from abonyx.config import CudaOptions, OpenVinoOptions, load_config
-from abonyx.errors import BundleError, ConfigError, InputError, OutOfDeviceMemory, ResumeRefused
+from abonyx.errors import BundleError, ConfigError, EngineError, InputError, OutOfDeviceMemory, ResumeRefused
 from abonyx.options import prepare
 from abonyx.ray import cluster, score
 from abonyx.ray import worker as worker_module
 from abonyx.ray.dataset import Scorer
+from abonyx.ray.files import find_files
 from abonyx.ray.run_file import File, RunHeader, open_run_file
 from abonyx.ray.worker import Request, Worker
 from abonyx.session import Session, State
@@ -330,21 +331,26 @@ def test_an_address_that_does_not_answer(parts: Path, tmp_path: Path, monkeypatc
 def test_what_cannot_be_asked_for(run: Call, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = tmp_path / "out"
 
-    def refused(part: str, *arguments: object) -> None:
+    def refused(part: str, *arguments: object, code: int = 2) -> None:
         done = run("score", *arguments, "--ray")
-        assert done.code in (2, 3), done.err
+        assert done.code == code, done.err
         assert part in done.err
         assert not output.exists()
 
     refused("--table and --ray were both given", parts, "-o", output, "--table")
     refused("standard streams are not files", "-", "-o", output)
     refused("standard streams are not files", parts, "-o", "-")
-    refused("no file there to score", tmp_path / "nothing*.csv", "-o", output)
+    refused("no file there to score", tmp_path / "nothing*.csv", "-o", output, code=3)
     refused("results there would be the next run's inputs", parts, "-o", parts)
     refused("cannot be made: No such file or directory", parts, "-o", output / "in" / "it")
     (parts / "A.csv").write_text((parts / "a.csv").read_text(encoding="utf-8"), encoding="utf-8")
     refused("both would be written to", parts, "-o", output)
     (parts / "A.csv").unlink()
+    (parts / "a.csv.rejected.csv").write_text((parts / "a.csv").read_text(encoding="utf-8"), encoding="utf-8")
+    listed = f"a.csv and {parts}/a.csv.rejected.csv: both would be written to {output}/a.csv.rejected.csv"
+    refused(listed, parts, "-o", output, "--format", "csv", "--on-invalid", "skip")
+    assert len(find_files(parts, output, "csv", skip=False)) == 5, "without rejected records' files all are apart"
+    (parts / "a.csv.rejected.csv").unlink()
     with monkeypatch.context() as patch:
         patch.setenv("ABONYX_CUDA_DEVICE_ID", "1")
         refused("cuda.device_id is 1 with --ray", parts, "-o", output)
@@ -410,7 +416,7 @@ def test_every_file_begins_with_the_token_budget_of_before_the_model_was_loaded(
     assert isinstance(worker.open([]), dict)
     for name in ("a", "b"):
         done = worker.score(next(parts.glob(f"{name}.*")), tmp_path / f"{name}.csv", False)
-        assert not isinstance(done, abonyx.errors.EngineError), done
+        assert not isinstance(done, EngineError), done
     assert set(budgets) == {300}
 
 
@@ -431,9 +437,25 @@ def test_what_the_self_test_halved_stays_halved_in_every_file_and_its_note_with_
     assert halved < 300
     for name in ("a", "b"):
         done = worker.score(next(parts.glob(f"{name}.*")), tmp_path / f"{name}.csv", False)
-        assert not isinstance(done, abonyx.errors.EngineError), done
+        assert not isinstance(done, EngineError), done
         assert any(f"to {halved}" in note for note in done.notes)
     assert set(budgets) == {halved}
+
+
+def test_a_file_that_memory_does_not_hold_fails_alone(
+    worker: Worker, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert isinstance(worker.open([]), dict)
+
+    def too_large(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(abonyx.options.Run, "read", too_large)
+        found = worker.score(parts / "a.csv", tmp_path / "a.csv", False)
+    assert isinstance(found, EngineError)
+    assert f"{parts / 'a.csv'}: no memory to score it" in found.what
+    assert not isinstance(worker.score(parts / "b.fasta", tmp_path / "b.csv", False), EngineError)
 
 
 def seen_budgets(monkeypatch: pytest.MonkeyPatch) -> list[int]:

@@ -78,7 +78,7 @@ def score_directory(
     run = prepare(options)
     run = dataclasses.replace(run, config=for_worker(run.config))
     request = Request(run, output.absolute(), kind or "parquet", choose_threshold(run.bundle, assay, threshold))
-    files = find_files(source, request.output, request.kind)
+    files = find_files(source, request.output, request.kind, run.skip)
     made = _make(request.output)
     try:
         with open_run_file(request.output, restart=restart) as run_file:

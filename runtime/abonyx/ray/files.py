@@ -20,7 +20,7 @@ from abonyx.errors import (
 )
 from abonyx.interrupts import Stop
 from abonyx.logs import LOGGER
-from abonyx.outputs import input_stem
+from abonyx.outputs import input_stem, rejected_path
 from abonyx.ray.cluster import needs, require_extra, worker_count
 from abonyx.ray.run_file import Done, File, RunFile, printable_name
 from abonyx.ray.worker import Request, Worker
@@ -33,8 +33,11 @@ MOST_DEATHS = 3
 _SHOWN = 10
 
 
-def find_files(source: Path, output: Path, kind: str) -> list[File]:
+def find_files(source: Path, output: Path, kind: str, skip: bool) -> list[File]:
     """The files of a directory, or that match a pattern, by name; and where their results go.
+
+    Args:
+        skip: whether rejected records have a file each.
 
     Raises:
         InputError: none.
@@ -50,17 +53,20 @@ def find_files(source: Path, output: Path, kind: str) -> list[File]:
     if not found:
         what = f"{source}: no file there to score"
         raise InputError(what, f"Give a directory of files, or a quoted pattern of them; accepted: {ACCEPTED}.")
-    files: dict[str, File] = {}
+    files: list[File] = []
+    written: dict[str, File] = {}
     for path in sorted(path.absolute() for path in found):
         file = File(path, output / f"{printable_name(Path(input_stem(path)))}.{kind}")
-        other = files.setdefault(file.target.name.casefold(), file)  # some file systems hold only one of A and a
-        if other is not file:
-            what = f"{other.source} and {path}: both would be written to {file.target}"
-            raise ConfigError(what, "Rename one of them, or score it in a run of its own.")
+        for target in [file.target, *([rejected_path(file.target)] if skip else [])]:
+            other = written.setdefault(target.name.casefold(), file)  # some file systems hold only one of A and a
+            if other is not file:
+                what = f"{other.source} and {path}: both would be written to {target}"
+                raise ConfigError(what, "Rename one of them, or score it in a run of its own.")
         if output.is_dir() and output.samefile(path.parent):
             what = f"output {output}: the input {path.name} lies in it"
             raise ConfigError(what, "Name another directory: results there would be the next run's inputs.")
-    return list(files.values())
+        files.append(file)
+    return files
 
 
 @dataclass(eq=False)

@@ -84,6 +84,10 @@ class Worker:
             return self._score(source, target, restart)
         except EngineError as error:
             return _on_this_node(error)
+        except MemoryError as error:
+            said = f" ({error})" if str(error) else ""
+            fix = "Files are held in memory as a whole: split it, or have fewer workers a node (more threads each)."
+            return _on_this_node(EngineError(f"{source}: no memory to score it{said}", fix))
 
     def _score(self, source: Path, target: Path, restart: bool) -> Done:
         request = self._request
