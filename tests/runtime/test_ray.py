@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gzip
 import json
 import os
@@ -339,6 +340,48 @@ def test_an_address_that_does_not_answer(parts: Path, tmp_path: Path, monkeypatc
         cluster._refuse_silent("nowhere")
 
 
+def test_a_living_cluster_is_joined_at_its_address(two_workers: None, run: Call, parts: Path, tmp_path: Path) -> None:
+    """By a process that has no Ray of its own; the cluster goes on without it."""
+    (parts / "d.csv").unlink()
+    expected = without_ray(run, parts, tmp_path / "single")
+    address = ray.get_runtime_context().gcs_address
+    command = [sys.executable, "-m", "abonyx", "score", parts, "-o", tmp_path / "out", "--format", "csv"]
+    command += [f"--ray={address}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "3 files scored now by 2 workers" in done.stderr
+    assert results(tmp_path / "out") == expected
+    nodes = ray.nodes()
+    assert [node["Alive"] for node in nodes] == [True], "it was joined, not added to"
+
+
+def test_a_ray_that_does_not_start_is_one_error_and_leaves_no_handler(
+    run: Call, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(**_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Ray puts its own there
+        raise failures.pop(0)
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", failing)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(cluster, "_refuse_silent", lambda _: None)
+    # The last: Ctrl-C while it starts.
+    failures = [ConnectionError("gone since"), ray.exceptions.RayError("no raylet"), KeyboardInterrupt()]
+    before = signal.getsignal(signal.SIGTERM)
+    for address, part in (
+        ("=there:1", "--ray there:1: Ray cannot join it: gone since"),
+        ("", "--ray: Ray cannot be started on this machine: no raylet"),
+    ):
+        done = run("score", parts, "-o", tmp_path / "out", f"--ray{address}")
+        assert (done.code, part in done.err) == (2, True), done.err
+        assert signal.getsignal(signal.SIGTERM) is before
+        assert not (tmp_path / "out").exists()
+
+    assert run("score", parts, "-o", tmp_path / "out", "--ray").code == 130
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_cannot_be_asked_for(run: Call, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = tmp_path / "out"
 
@@ -362,6 +405,9 @@ def test_what_cannot_be_asked_for(run: Call, parts: Path, tmp_path: Path, monkey
     refused(listed, parts, "-o", output, "--format", "csv", "--on-invalid", "skip")
     assert len(find_files(parts, output, "csv", skip=False)) == 5, "without rejected records' files all are apart"
     (parts / "a.csv.rejected.csv").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "iterdir", unreadable)  # root may read every directory
+        refused("parts: cannot be read: Permission denied", parts, "-o", output, code=3)
     with monkeypatch.context() as patch:
         patch.setenv("ABONYX_CUDA_DEVICE_ID", "1")
         refused("cuda.device_id is 1 with --ray", parts, "-o", output)
@@ -422,6 +468,10 @@ def test_importing_it_turns_rays_reports_off_unless_the_user_turned_them_on() ->
         command = [sys.executable, "-c", code]
         found.append(subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout)
     assert found == ["0\n", "1\n"]
+
+
+def unreadable(_: Path) -> Iterator[Path]:
+    raise PermissionError(errno.EACCES, "Permission denied")
 
 
 def test_workers_take_what_their_config_needs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -588,6 +638,36 @@ class NeverOpens:
 
     def open(self, _: list[Path]) -> BundleError:
         return BundleError("a model that nothing opens")
+
+
+class Defective(Worker):
+    """Not an EngineError, with the second file."""
+
+    def score(self, source: Path, target: Path, restart: bool) -> Any:
+        if source.name == "b.fasta":
+            raise ZeroDivisionError("a defect")
+        return super().score(source, target, restart)
+
+
+def test_a_defect_in_a_worker_ends_the_run_with_its_traceback_and_keeps_what_is_done(
+    two_workers: None, run: Call, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("c.csv.gz", "d.csv"):
+        (parts / name).unlink()
+    output = tmp_path / "out"
+    command = ["score", parts, "-o", output, "--format", "csv", "--ray"]
+    (parts / "b.fasta").rename(tmp_path / "b.fasta")
+    assert run(*command).code == 0
+    kept = results(output)
+    (tmp_path / "b.fasta").rename(parts / "b.fasta")
+    with monkeypatch.context() as patch:
+        patch.setattr(files_module, "Worker", Defective)
+        with pytest.raises(ray.exceptions.RayTaskError, match="a defect"):
+            run(*command)
+    assert results(output) == kept
+    done = run(*command)
+    assert "1 of 2 files are done already" in done.err
+    assert sorted(results(output)) == ["a.csv", "b.csv"]
 
 
 def test_a_run_file_that_cannot_be_read_stays_until_a_restart_has_a_worker(tmp_path: Path) -> None:

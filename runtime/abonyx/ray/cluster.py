@@ -42,7 +42,8 @@ def connected(address: str) -> Iterator[None]:
     A process that has Ray running already uses that, whatever the address.
 
     Raises:
-        ConfigError: nothing answers there within _ANSWER_S, or nothing that can be joined within _JOIN_S.
+        ConfigError: nothing answers there within _ANSWER_S, or nothing that can be joined within _JOIN_S; Ray cannot be
+            started here.
     """
     ray = require_extra()
     if ray.is_initialized():
@@ -52,9 +53,14 @@ def connected(address: str) -> Iterator[None]:
         _refuse_silent(address)
     where = {"address": address} if address else {"address": "local", "num_cpus": usable_processors()}
     ending = signal.getsignal(signal.SIGTERM)  # Ray puts its own handler there
-    ray.init(**where, include_dashboard=None if address else False, log_to_driver=False, logging_level="ERROR")
-    signal.signal(signal.SIGTERM, ending)
     try:
+        try:
+            ray.init(**where, include_dashboard=None if address else False, log_to_driver=False, logging_level="ERROR")
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            what = f"--ray {address}: Ray cannot join it" if address else "--ray: Ray cannot be started on this machine"
+            raise ConfigError(f"{what}: {str(error)[:500]}", _NO_CLUSTER) from error
+        finally:
+            signal.signal(signal.SIGTERM, ending)
         yield
     finally:
         ray.shutdown()

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from abonyx.errors import ConfigError, EngineError
+from abonyx.errors import ConfigError
 from abonyx.interrupts import Stop, handled
 from abonyx.journal import Fact
 from abonyx.logs import LOGGER
@@ -83,7 +83,7 @@ def score_directory(
     try:
         with open_run_file(request.output, restart=restart) as run_file:
             _score(request, files, run_file, address, restart)
-    except EngineError:
+    except BaseException:  # Ctrl-C while Ray starts, too
         if made and not any(request.output.iterdir()):
             request.output.rmdir()
         raise

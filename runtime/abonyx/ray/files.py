@@ -42,11 +42,14 @@ def find_files(source: Path, output: Path, kind: str, skip: bool) -> list[File]:
         skip: whether rejected records have a file each.
 
     Raises:
-        InputError: none.
+        InputError: none, or the directory cannot be read.
         ConfigError: two results would be in one place, or an input lies in `output`.
     """
     if source.is_dir():
-        there = [path for path in source.iterdir() if path.is_file() and not path.name.startswith(".")]
+        try:
+            there = [path for path in source.iterdir() if path.is_file() and not path.name.startswith(".")]
+        except OSError as error:
+            raise InputError(f"{source}: cannot be read: {error.strerror}", "Check its permissions.") from error
         found = [path for path in there if named_kind(path)[0]]
         if ignored := sorted(path.name for path in set(there) - set(found)):
             LOGGER.info(f"{source}: not read: {', '.join(ignored[:_SHOWN])}{', ...' * (len(ignored) > _SHOWN)}")
