@@ -129,7 +129,8 @@ def _costs(whole: Input, work: Path) -> dict[str, Any]:
         started = time.perf_counter()
         form = results_format(kind, {})
         with path.open("wb") as sink, (work / "gathered").open("w+b") as gathered:
-            (gathered if form.convert else sink).write(b"".join([*form.head, *form.encode(0, columns)]))
+            encoded = b"".join([*form.head, *form.encode(0, columns)])
+            (gathered if form.convert else sink).write(encoded)
             gathered.seek(0)
             if form.convert:
                 form.convert(gathered, sink)
@@ -142,6 +143,7 @@ def _costs(whole: Input, work: Path) -> dict[str, Any]:
         assert len(read.sha256()) == 64
         results[kind] = {
             "bytes_per_row": path.stat().st_size / count,
+            "bytes_per_row_until_whole": len(encoded) / count,  # of Parquet the Arrow stream
             "write_rows_per_s": count / (written - started),
             "read_rows_per_s": count / (ended - written),
             "hash_rows_per_s": count / (time.perf_counter() - ended),

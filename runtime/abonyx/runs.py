@@ -81,13 +81,21 @@ def score_facts(kind: str, threshold: float) -> dict[str, Fact]:
 
 
 def run_to(
-    destination: Destination, run: Run, checked: Input, *, restart: bool = False, opening: Opening | None = None
+    destination: Destination,
+    run: Run,
+    checked: Input,
+    *,
+    restart: bool = False,
+    opening: Opening | None = None,
+    budget: int | None = None,
 ) -> Summary | None:
     """Score what the destination does not hold yet, and put it in its place.
 
     Args:
         restart: begin anew where an interrupted run left rows.
         opening: gives the session, in place of open_session; called with the token budget that the rows are due.
+        budget: tokens a batch where no earlier run left rows; None = providers.token_budget, which on CUDA goes by the
+            card's free memory: not for a process that has its model there already.
 
     Returns:
         What was done; None where an earlier process had scored everything, and only the renames were left.
@@ -100,16 +108,22 @@ def run_to(
     stop = Stop()
     with handled(stop):
         try:
-            return _run(destination, run, checked, restart, stop, opening)
+            return _run(destination, run, checked, restart, stop, opening, budget)
         except KeyboardInterrupt:
             raise RunInterrupted(f"{stop.asked or 'interrupted'}: ended at once") from None
 
 
 def _run(
-    destination: Destination, run: Run, checked: Input, restart: bool, stop: Stop, opening: Opening | None
+    destination: Destination,
+    run: Run,
+    checked: Input,
+    restart: bool,
+    stop: Stop,
+    opening: Opening | None,
+    budget: int | None,
 ) -> Summary | None:
     count = len(checked.sequences)
-    with _opened(destination, run, checked, restart) as out:
+    with _opened(destination, run, checked, restart, budget) as out:
         if out.rows_done == count:
             return None
         config = dataclasses.replace(run.config, token_budget=out.token_budget, window_size=out.window_size)
@@ -158,14 +172,16 @@ def _kept(out: ResumableOutput | Stream) -> str:
 
 
 @contextmanager
-def _opened(destination: Destination, run: Run, checked: Input, restart: bool) -> Iterator[ResumableOutput | Stream]:
+def _opened(
+    destination: Destination, run: Run, checked: Input, restart: bool, budget: int | None
+) -> Iterator[ResumableOutput | Stream]:
     config, target, format = run.config, destination.target, destination.format
     header = Header(
         identity=destination.facts | _of_input(checked) | identity(run),
         config_sha256=config.sha256(),
         rows=len(checked.sequences),
         rejected=len(checked.rejected),
-        token_budget=token_budget(config, run.bundle),
+        token_budget=token_budget(config, run.bundle) if budget is None else budget,
         window_size=window_size(config),
     )
     if target is None:

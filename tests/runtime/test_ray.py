@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gzip
 import json
 import os
@@ -14,19 +15,35 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import abonyx
+from abonyx import runs
+from abonyx import session as session_module
 from abonyx.config import CudaOptions, OpenVinoOptions, load_config
-from abonyx.errors import BundleError, ConfigError, InputError, ResumeRefused
+from abonyx.errors import (
+    BundleError,
+    ConfigError,
+    EngineError,
+    InputError,
+    OutOfDeviceMemory,
+    ResumeRefused,
+    RunInterrupted,
+)
+from abonyx.interrupts import Stop
 from abonyx.options import prepare
 from abonyx.ray import cluster, score
+from abonyx.ray import files as files_module
+from abonyx.ray import worker as worker_module
 from abonyx.ray.dataset import Scorer
+from abonyx.ray.files import Dispatch, find_files
 from abonyx.ray.run_file import File, RunHeader, open_run_file
 from abonyx.ray.worker import Request, Worker
+from abonyx.session import Session, State
 from abonyx.tolerances import BATCH_NEIGHBOURS
 
 from .conftest import Done
@@ -323,29 +340,138 @@ def test_an_address_that_does_not_answer(parts: Path, tmp_path: Path, monkeypatc
         cluster._refuse_silent("nowhere")
 
 
+def test_a_living_cluster_is_joined_at_its_address(two_workers: None, run: Call, parts: Path, tmp_path: Path) -> None:
+    """By a process that has no Ray of its own; the cluster goes on without it."""
+    (parts / "d.csv").unlink()
+    expected = without_ray(run, parts, tmp_path / "single")
+    address = ray.get_runtime_context().gcs_address
+    command = [sys.executable, "-m", "abonyx", "score", parts, "-o", tmp_path / "out", "--format", "csv"]
+    command += [f"--ray={address}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "3 files scored now by 2 workers" in done.stderr
+    assert results(tmp_path / "out") == expected
+    nodes = ray.nodes()
+    assert [node["Alive"] for node in nodes] == [True], "it was joined, not added to"
+
+
+def test_a_ray_that_does_not_start_is_one_error_and_leaves_no_handler(
+    run: Call, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(**_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Ray puts its own there
+        raise failures.pop(0)
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", failing)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(cluster, "_refuse_silent", lambda _: None)
+    # The last: Ctrl-C while it starts.
+    failures = [ConnectionError("gone since"), ray.exceptions.RayError("no raylet"), KeyboardInterrupt()]
+    before = signal.getsignal(signal.SIGTERM)
+    for address, part in (
+        ("=there:1", "--ray there:1: Ray cannot join it: gone since"),
+        ("", "--ray: Ray cannot be started on this machine: no raylet"),
+    ):
+        done = run("score", parts, "-o", tmp_path / "out", f"--ray{address}")
+        assert (done.code, part in done.err) == (2, True), done.err
+        assert signal.getsignal(signal.SIGTERM) is before
+        assert not (tmp_path / "out").exists()
+
+    assert run("score", parts, "-o", tmp_path / "out", "--ray").code == 130
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_cannot_be_asked_for(run: Call, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = tmp_path / "out"
 
-    def refused(part: str, *arguments: object) -> None:
+    def refused(part: str, *arguments: object, code: int = 2) -> None:
         done = run("score", *arguments, "--ray")
-        assert done.code in (2, 3), done.err
+        assert done.code == code, done.err
         assert part in done.err
         assert not output.exists()
 
     refused("--table and --ray were both given", parts, "-o", output, "--table")
     refused("standard streams are not files", "-", "-o", output)
     refused("standard streams are not files", parts, "-o", "-")
-    refused("no file there to score", tmp_path / "nothing*.csv", "-o", output)
+    refused("no file there to score", tmp_path / "nothing*.csv", "-o", output, code=3)
     refused("results there would be the next run's inputs", parts, "-o", parts)
     refused("cannot be made: No such file or directory", parts, "-o", output / "in" / "it")
     (parts / "A.csv").write_text((parts / "a.csv").read_text(encoding="utf-8"), encoding="utf-8")
     refused("both would be written to", parts, "-o", output)
     (parts / "A.csv").unlink()
+    (parts / "a.csv.rejected.csv").write_text((parts / "a.csv").read_text(encoding="utf-8"), encoding="utf-8")
+    listed = f"a.csv and {parts}/a.csv.rejected.csv: both would be written to {output}/a.csv.rejected.csv"
+    refused(listed, parts, "-o", output, "--format", "csv", "--on-invalid", "skip")
+    assert len(find_files(parts, output, "csv", skip=False)) == 5, "without rejected records' files all are apart"
+    (parts / "a.csv.rejected.csv").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "iterdir", unreadable)  # root may read every directory
+        refused("parts: cannot be read: Permission denied", parts, "-o", output, code=3)
     with monkeypatch.context() as patch:
         patch.setenv("ABONYX_CUDA_DEVICE_ID", "1")
         refused("cuda.device_id is 1 with --ray", parts, "-o", output)
     monkeypatch.setitem(sys.modules, "ray", None)
     refused('pip install "abonyx[cpu,ray]"', parts, "-o", output)
+
+
+class Silent:
+    """A Ray whose workers are never placed; `stop` is asked at the third look."""
+
+    def __init__(self, stop: Stop) -> None:
+        self._stop, self._looks = stop, 0
+
+    def remote(self, **_: object) -> Callable[[type], SimpleNamespace]:
+        actor = SimpleNamespace(open=SimpleNamespace(remote=lambda _: object()))
+        return lambda _: SimpleNamespace(remote=lambda _: actor)
+
+    def wait(self, calls: list[object], timeout: float) -> tuple[list[object], list[object]]:
+        self._looks += 1
+        self._stop.asked = "SIGTERM" if self._looks == 3 else ""
+        return [], calls
+
+    def available_resources(self) -> dict[str, float]:
+        return {"CPU": 3.0}
+
+    def nodes(self) -> list[dict[str, object]]:
+        return [{"Alive": self._looks == 0, "Resources": {"CPU": 64.0}}]
+
+    def kill(self, _: object) -> None:
+        pass
+
+
+def test_a_cluster_without_room_is_named_once_and_one_without_nodes_ends_the_run(
+    parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("ABONYX_CPU_THREADS", "32")
+    stop = Stop()
+    silent = Silent(stop)
+    for module in (cluster, files_module):
+        monkeypatch.setattr(module, "require_extra", lambda: silent)
+    monkeypatch.setattr(files_module, "_SILENCE_S", 0)
+    file = File(parts / "a.csv", tmp_path / "a.csv")
+    with open_run_file(tmp_path, restart=False) as run_file, caplog.at_level("INFO", "abonyx"):
+        dispatch = Dispatch(Request(prepare(OPTIONS), tmp_path, "csv", 0.5), run_file, False)
+        with pytest.raises(RunInterrupted):
+            dispatch.run([file], stop)
+        said = "waiting for num_cpus 32 of one node (the cluster has 3 CPU, 0 GPU unused), or for the model to be read"
+        assert [said in message for message in caplog.messages] == [False, True]
+        with pytest.raises(ConfigError, match=r"needs 32 CPU and 0 GPU of one node; .* have: none is left"):
+            dispatch._replace(object(), None, "its worker died")
+
+
+def test_importing_it_turns_rays_reports_off_unless_the_user_turned_them_on() -> None:
+    code = "import abonyx.ray, os; print(os.environ['RAY_USAGE_STATS_ENABLED'])"
+    found = []
+    for given in ({}, {"RAY_USAGE_STATS_ENABLED": "1"}):
+        environment = {name: value for name, value in os.environ.items() if name != "RAY_USAGE_STATS_ENABLED"} | given
+        command = [sys.executable, "-c", code]
+        found.append(subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout)
+    assert found == ["0\n", "1\n"]
+
+
+def unreadable(_: Path) -> Iterator[Path]:
+    raise PermissionError(errno.EACCES, "Permission denied")
 
 
 def test_workers_take_what_their_config_needs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -382,6 +508,86 @@ def test_a_node_with_another_bundle_or_directory_is_refused(parts: Path, tmp_pat
     assert f"sha256 {run.bundle.sha256}; where the run was started it is {'f' * 64}" in found.what
 
 
+@pytest.fixture
+def worker(parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
+    """A worker in this process, to be opened; its run writes CSV."""
+    monkeypatch.setenv("ABONYX_CACHE_DIR", str(tmp_path / "cache"))
+    run = prepare(OPTIONS)
+    worker = Worker(Request(run, tmp_path, "csv", 0.5))
+    yield worker
+    worker._session.close()
+
+
+def test_every_file_begins_with_the_token_budget_of_before_the_model_was_loaded(
+    worker: Worker, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = iter(range(300, 0, -100))  # a card that the worker's own model and arena fill
+
+    def shrinking(config: abonyx.RuntimeConfig, _: object) -> int:
+        return config.token_budget or next(free)
+
+    for module in (worker_module, runs, session_module):
+        monkeypatch.setattr(module, "token_budget", shrinking)
+    budgets = seen_budgets(monkeypatch)
+    assert isinstance(worker.open([]), dict)
+    for name in ("a", "b"):
+        done = worker.score(next(parts.glob(f"{name}.*")), tmp_path / f"{name}.csv", False)
+        assert not isinstance(done, EngineError), done
+    assert set(budgets) == {300}
+
+
+def test_what_the_self_test_halved_stays_halved_in_every_file_and_its_note_with_it(
+    worker: Worker, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Session.run_batch
+
+    def small(self: Session, rows_: Any, *rest: Any) -> Any:
+        if self.state is not State.OPEN and len(rows_) * max(map(len, rows_)) > 300:
+            raise OutOfDeviceMemory("no room", "")
+        return original(self, rows_, *rest)
+
+    monkeypatch.setattr(Session, "run_batch", small)
+    budgets = seen_budgets(monkeypatch)
+    assert isinstance(worker.open([]), dict)
+    halved = worker._session.token_budget
+    assert halved < 300
+    for name in ("a", "b"):
+        done = worker.score(next(parts.glob(f"{name}.*")), tmp_path / f"{name}.csv", False)
+        assert not isinstance(done, EngineError), done
+        assert any(f"to {halved}" in note for note in done.notes)
+    assert set(budgets) == {halved}
+
+
+def test_a_file_that_memory_does_not_hold_fails_alone(
+    worker: Worker, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert isinstance(worker.open([]), dict)
+
+    def too_large(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(abonyx.options.Run, "read", too_large)
+        found = worker.score(parts / "a.csv", tmp_path / "a.csv", False)
+    assert isinstance(found, EngineError)
+    assert f"{parts / 'a.csv'}: no memory to score it" in found.what
+    assert not isinstance(worker.score(parts / "b.fasta", tmp_path / "b.csv", False), EngineError)
+
+
+def seen_budgets(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The token budget of every batch of an open session."""
+    budgets: list[int] = []
+    original = Session.run_batch
+
+    def seen(self: Session, *arguments: Any) -> Any:
+        if self.state is State.OPEN:
+            budgets.append(self.token_budget)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Session, "run_batch", seen)
+    return budgets
+
+
 def test_a_driver_that_died_behind_a_result_has_that_file_done_again(parts: Path, tmp_path: Path) -> None:
     """Between the worker's rename and the driver's line; and a line that was cut short."""
     files = [File(parts / name, tmp_path / f"{name[0]}.csv") for name in ("a.csv", "d.csv")]
@@ -399,6 +605,83 @@ def test_a_driver_that_died_behind_a_result_has_that_file_done_again(parts: Path
         assert run_file.left(files, False) == files
         with pytest.raises(ResumeRefused, match="engine: 'one' then, 'two' now"):
             run_file.settle({"threshold": 0.5, "engine": "two"})
+
+
+def test_a_restart_that_reaches_no_worker_forgets_nothing(
+    two_workers: None, run: Call, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (parts / "d.csv").unlink()
+    output = tmp_path / "out"
+    command = ["score", parts, "-o", output, "--format", "csv"]
+    assert run(*command, "--ray").code == 0
+    kept = contents(output)
+
+    def nobody(_: str) -> None:
+        raise ConfigError("no answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("abonyx.ray.command.connected", nobody)
+        assert run(*command, "--restart", "--ray=nowhere").code == 2
+    assert contents(output) == kept
+    with monkeypatch.context() as patch:
+        patch.setattr("abonyx.ray.files.Worker", NeverOpens)
+        done = run(*command, "--restart", "--ray")
+        assert (done.code, "a model that nothing opens" in done.err) == (4, True), done.err
+    assert contents(output) == kept
+    done = run(*command, "--ray")
+    assert "3 of 3 files are done already" in done.err
+
+
+class NeverOpens:
+    def __init__(self, _: Request) -> None:
+        pass
+
+    def open(self, _: list[Path]) -> BundleError:
+        return BundleError("a model that nothing opens")
+
+
+class Defective(Worker):
+    """Not an EngineError, with the second file."""
+
+    def score(self, source: Path, target: Path, restart: bool) -> Any:
+        if source.name == "b.fasta":
+            raise ZeroDivisionError("a defect")
+        return super().score(source, target, restart)
+
+
+def test_a_defect_in_a_worker_ends_the_run_with_its_traceback_and_keeps_what_is_done(
+    two_workers: None, run: Call, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("c.csv.gz", "d.csv"):
+        (parts / name).unlink()
+    output = tmp_path / "out"
+    command = ["score", parts, "-o", output, "--format", "csv", "--ray"]
+    (parts / "b.fasta").rename(tmp_path / "b.fasta")
+    assert run(*command).code == 0
+    kept = results(output)
+    (tmp_path / "b.fasta").rename(parts / "b.fasta")
+    with monkeypatch.context() as patch:
+        patch.setattr(files_module, "Worker", Defective)
+        with pytest.raises(ray.exceptions.RayTaskError, match="a defect"):
+            run(*command)
+    assert results(output) == kept
+    done = run(*command)
+    assert "1 of 2 files are done already" in done.err
+    assert sorted(results(output)) == ["a.csv", "b.csv"]
+
+
+def test_a_run_file_that_cannot_be_read_stays_until_a_restart_has_a_worker(tmp_path: Path) -> None:
+    journal = tmp_path / "run.journal"
+    journal.write_text("somebody's\n")
+    with pytest.raises(ResumeRefused, match="line 1 cannot be read"), open_run_file(tmp_path, restart=False):
+        pass
+    with open_run_file(tmp_path, restart=True) as run_file:
+        run_file.settle({"threshold": 0.5})
+    assert journal.read_text() == "somebody's\n"
+    with open_run_file(tmp_path, restart=True) as run_file:
+        for _ in range(2):  # workers
+            run_file.settle({"threshold": 0.5, "engine": "one"})
+    assert [line["type"] for line in lines(journal)] == ["run", "started"]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:ray", "ignore::FutureWarning:ray")
@@ -422,6 +705,8 @@ def test_a_dataset_gets_a_score_or_a_reason_for_each_row(two_workers: None, sequ
         score(dataset, abonyx.RuntimeConfig(pooling="upstream-batch", batch_size=8))
     with pytest.raises(ConfigError, match="--threshold is 2"):
         score(dataset, threshold=2)
+    with pytest.raises(ConfigError, match="workers is 0"):
+        score(dataset, workers=0)
 
 
 def test_a_dataset_without_a_threshold_and_one_that_does_not_fit() -> None:

@@ -9,6 +9,11 @@
 
 from __future__ import annotations
 
+import os
+
 from abonyx.ray.dataset import score
+
+# Before anything starts Ray, be it ray.data.read_parquet. Nothing is sent anywhere unless the user has said so.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 __all__ = ["score"]

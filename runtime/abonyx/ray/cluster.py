@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import os
 import signal
 import socket
 import subprocess
@@ -29,8 +28,6 @@ _JOIN = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False, log
 
 def require_extra(module: str = "ray") -> Any:
     """Import Ray, or a part of it. Raises a ConfigError that names the extra where that fails."""
-    # Read at import. Nothing is sent anywhere unless the user has said so.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -45,7 +42,8 @@ def connected(address: str) -> Iterator[None]:
     A process that has Ray running already uses that, whatever the address.
 
     Raises:
-        ConfigError: nothing answers there within _ANSWER_S, or nothing that can be joined within _JOIN_S.
+        ConfigError: nothing answers there within _ANSWER_S, or nothing that can be joined within _JOIN_S; Ray cannot be
+            started here.
     """
     ray = require_extra()
     if ray.is_initialized():
@@ -55,9 +53,14 @@ def connected(address: str) -> Iterator[None]:
         _refuse_silent(address)
     where = {"address": address} if address else {"address": "local", "num_cpus": usable_processors()}
     ending = signal.getsignal(signal.SIGTERM)  # Ray puts its own handler there
-    ray.init(**where, include_dashboard=None if address else False, log_to_driver=False, logging_level="ERROR")
-    signal.signal(signal.SIGTERM, ending)
     try:
+        try:
+            ray.init(**where, include_dashboard=None if address else False, log_to_driver=False, logging_level="ERROR")
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            what = f"--ray {address}: Ray cannot join it" if address else "--ray: Ray cannot be started on this machine"
+            raise ConfigError(f"{what}: {str(error)[:500]}", _NO_CLUSTER) from error
+        finally:
+            signal.signal(signal.SIGTERM, ending)
         yield
     finally:
         ray.shutdown()
@@ -116,7 +119,7 @@ def worker_count(config: RuntimeConfig) -> int:
     asked = {"CPU": wanted["num_cpus"], "GPU": wanted["num_gpus"]}
     count = sum(min(int(node.get(name, 0) // n) for name, n in asked.items() if n) for node in nodes)
     if not count:
-        has = "; ".join(f"{node.get('CPU', 0):g} CPU, {node.get('GPU', 0):g} GPU" for node in nodes)
+        has = "; ".join(f"{node.get('CPU', 0):g} CPU, {node.get('GPU', 0):g} GPU" for node in nodes) or "none is left"
         what = f"a worker needs {asked['CPU']} CPU and {asked['GPU']} GPU of one node; the cluster's nodes have: {has}"
         raise ConfigError(what, "Lower the provider's threads, choose another --provider, or add a node.")
     return count

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from abonyx.errors import ConfigError, EngineError
+from abonyx.errors import ConfigError
 from abonyx.interrupts import Stop, handled
 from abonyx.journal import Fact
 from abonyx.logs import LOGGER
@@ -78,12 +78,12 @@ def score_directory(
     run = prepare(options)
     run = dataclasses.replace(run, config=for_worker(run.config))
     request = Request(run, output.absolute(), kind or "parquet", choose_threshold(run.bundle, assay, threshold))
-    files = find_files(source, request.output, request.kind)
+    files = find_files(source, request.output, request.kind, run.skip)
     made = _make(request.output)
     try:
         with open_run_file(request.output, restart=restart) as run_file:
             _score(request, files, run_file, address, restart)
-    except EngineError:
+    except BaseException:  # Ctrl-C while Ray starts, too
         if made and not any(request.output.iterdir()):
             request.output.rmdir()
         raise

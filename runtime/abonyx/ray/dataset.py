@@ -45,12 +45,15 @@ def score(
         Scores are those of Session.score within tolerances.BATCH_NEIGHBOURS (float32): batches differ.
 
     Raises:
-        ConfigError: no Ray; a threshold outside [0, 1]; pooling upstream-batch, whose scores depend on a file's order.
+        ConfigError: no Ray; a threshold outside [0, 1]; workers below 1; pooling upstream-batch, whose scores depend on
+            a file's order.
         BundleError: the bundle cannot be read, or has no head yet.
         EngineError: while the dataset is run, wrapped by Ray: the session cannot be opened, no such column of
             sequences, or a column of these names is there already.
     """
     data = require_extra("ray.data")
+    if workers is not None and workers < 1:
+        raise ConfigError(f"workers is {workers}", "Give 1 or more, or None for as many as there is room for.")
     config = for_worker(config or RuntimeConfig())
     if config.pooling == "upstream-batch":
         fix = "Score files with `abonyx score --ray`, or use pooling residues."

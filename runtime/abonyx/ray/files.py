@@ -20,7 +20,7 @@ from abonyx.errors import (
 )
 from abonyx.interrupts import Stop
 from abonyx.logs import LOGGER
-from abonyx.outputs import input_stem
+from abonyx.outputs import input_stem, rejected_path
 from abonyx.ray.cluster import needs, require_extra, worker_count
 from abonyx.ray.run_file import Done, File, RunFile, printable_name
 from abonyx.ray.worker import Request, Worker
@@ -28,20 +28,28 @@ from abonyx.records import ACCEPTED, named_kind
 
 # How long a signal may wait to be seen.
 _POLL_S = 0.5
+# Without a worker that answers, or scores, until it is said what is waited for.
+_SILENCE_S = 30
 # Workers that a file may take with it; and that may die in a row before they have opened the model.
 MOST_DEATHS = 3
 _SHOWN = 10
 
 
-def find_files(source: Path, output: Path, kind: str) -> list[File]:
+def find_files(source: Path, output: Path, kind: str, skip: bool) -> list[File]:
     """The files of a directory, or that match a pattern, by name; and where their results go.
 
+    Args:
+        skip: whether rejected records have a file each.
+
     Raises:
-        InputError: none.
+        InputError: none, or the directory cannot be read.
         ConfigError: two results would be in one place, or an input lies in `output`.
     """
     if source.is_dir():
-        there = [path for path in source.iterdir() if path.is_file() and not path.name.startswith(".")]
+        try:
+            there = [path for path in source.iterdir() if path.is_file() and not path.name.startswith(".")]
+        except OSError as error:
+            raise InputError(f"{source}: cannot be read: {error.strerror}", "Check its permissions.") from error
         found = [path for path in there if named_kind(path)[0]]
         if ignored := sorted(path.name for path in set(there) - set(found)):
             LOGGER.info(f"{source}: not read: {', '.join(ignored[:_SHOWN])}{', ...' * (len(ignored) > _SHOWN)}")
@@ -50,17 +58,20 @@ def find_files(source: Path, output: Path, kind: str) -> list[File]:
     if not found:
         what = f"{source}: no file there to score"
         raise InputError(what, f"Give a directory of files, or a quoted pattern of them; accepted: {ACCEPTED}.")
-    files: dict[str, File] = {}
+    files: list[File] = []
+    written: dict[str, File] = {}
     for path in sorted(path.absolute() for path in found):
         file = File(path, output / f"{printable_name(Path(input_stem(path)))}.{kind}")
-        other = files.setdefault(file.target.name.casefold(), file)  # some file systems hold only one of A and a
-        if other is not file:
-            what = f"{other.source} and {path}: both would be written to {file.target}"
-            raise ConfigError(what, "Rename one of them, or score it in a run of its own.")
+        for target in [file.target, *([rejected_path(file.target)] if skip else [])]:
+            other = written.setdefault(target.name.casefold(), file)  # some file systems hold only one of A and a
+            if other is not file:
+                what = f"{other.source} and {path}: both would be written to {target}"
+                raise ConfigError(what, "Rename one of them, or score it in a run of its own.")
         if output.is_dir() and output.samefile(path.parent):
             what = f"output {output}: the input {path.name} lies in it"
             raise ConfigError(what, "Name another directory: results there would be the next run's inputs.")
-    return list(files.values())
+        files.append(file)
+    return files
 
 
 @dataclass(eq=False)
@@ -114,6 +125,7 @@ class Dispatch:
         try:
             for _ in range(self.workers):
                 self._start_worker()
+            heard, said = time.monotonic(), False
             while self._calls:
                 if stop.asked:
                     counts = f"ended with {len(self.done)} of {len(files)} files done"
@@ -123,6 +135,11 @@ class Dispatch:
                 ready, _ = ray.wait(list(self._calls), timeout=_POLL_S)
                 for call in ready:
                     self._take(call)
+                if ready or any(task for _, task in self._calls.values()):
+                    heard = time.monotonic()
+                elif not said and time.monotonic() - heard >= _SILENCE_S:
+                    said = True
+                    LOGGER.info(self._waited_for())
         finally:
             for worker, _ in self._calls.values():
                 ray.kill(worker)
@@ -133,6 +150,12 @@ class Dispatch:
         # Of another worker the dispatch knows, a restarted one it would not.
         worker = ray.remote(max_restarts=0, **needs(self.request.run.config))(Worker).remote(self.request)
         self._calls[worker.open.remote(self._shared)] = worker, None
+
+    def _waited_for(self) -> str:
+        has = require_extra().available_resources()
+        free = f"the cluster has {has.get('CPU', 0):g} CPU, {has.get('GPU', 0):g} GPU unused"
+        needed = _text(needs(self.request.run.config))
+        return f"no worker for {_SILENCE_S} s: waiting for {needed} of one node ({free}), or for the model to be read"
 
     def _take(self, call: Any) -> None:
         """A call has ended."""
@@ -205,6 +228,7 @@ class Dispatch:
                 fix = "Where memory ran out: fewer workers a node (more threads each), or smaller files."
                 self._note(task, EngineError(f"{task.file.source}: {task.deaths} workers, and {why}", fix))
         if self._waiting:
+            worker_count(self.request.run.config)  # refuses: the nodes that had room may be gone
             self._start_worker()
 
 

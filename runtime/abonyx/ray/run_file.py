@@ -77,8 +77,9 @@ class RunFile(Journal):
     LINES = RunHeader | Started | Begun | Done
     FIRST = RunHeader
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, target: Path, restart: bool) -> None:
         super().__init__(target)
+        self._forget = restart  # what an earlier run left in it
         self._begun: set[str] = set()  # names of the outputs that are the run's, done or not
 
     def done(self) -> dict[str, Done]:
@@ -103,6 +104,9 @@ class RunFile(Journal):
     def settle(self, facts: dict[str, Fact]) -> None:
         """Note what the run is, or refuse to go on with another one.
 
+        A restart forgets what was there only here, once a worker has said its engine: a cluster that does not answer,
+        or a model that cannot be opened, loses nothing.
+
         Args:
             facts: of this command; the engine's is the workers' to say, and left out before there are any.
 
@@ -111,6 +115,9 @@ class RunFile(Journal):
         """
         if not self.lines:
             if _ENGINE in facts:
+                if self._forget:
+                    self.empty()
+                    self._forget = False
                 self.append(RunHeader(facts))
                 self.start()
             return
@@ -165,21 +172,19 @@ def printable_name(path: Path) -> str:
 
 @contextmanager
 def open_run_file(directory: Path, *, restart: bool) -> Iterator[RunFile]:
-    """Give the directory's run file, DIRECTORY/run.journal, read.
+    """Give the directory's run file, DIRECTORY/run.journal, read; of a restart, not read, and whole until it settles.
 
     Raises:
         OutputInUse: another run has the directory.
         ResumeRefused: it cannot be read.
     """
-    run_file = RunFile(directory / "run")
+    run_file = RunFile(directory / "run", restart)
     try:
-        if restart:
-            run_file.empty()
-        else:
+        if not restart:
             run_file.read()
         yield run_file
     finally:
-        if run_file.lines:
+        if run_file.path.exists() and run_file.path.stat().st_size:
             run_file.close()
         else:
             run_file.remove()  # nothing was begun

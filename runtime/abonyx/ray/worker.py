@@ -17,6 +17,7 @@ from abonyx.config import RuntimeConfig
 from abonyx.errors import BundleError, ConfigError, EngineError, InputError
 from abonyx.journal import Fact
 from abonyx.options import Run
+from abonyx.providers import token_budget
 from abonyx.ray.cluster import require_extra
 from abonyx.ray.run_file import Done, printable_name, run_facts
 from abonyx.runs import run_to, score_destination
@@ -47,7 +48,10 @@ class Worker:
     def __init__(self, request: Request) -> None:
         self._request = request
         self._session: Session
+        # As the session was opened: what each file begins with.
         self._notes: list[str] = []
+        self._budget = 0
+        self._halved: int | None = None  # by the self-test
 
     def open(self, shared: Sequence[Path]) -> dict[str, Fact] | EngineError:
         """Open the session; return what this node's results depend on.
@@ -63,10 +67,15 @@ class Worker:
                         "Inputs and output have to lie under the same path on every node, on a file system they share."
                     )
                     raise ConfigError(f"{path}: is not there", fix)
-            self._session = open_checked(run.config, run.bundle.sha256)
+            # Once: from here on the card's free memory lacks this worker's own model and what it has run.
+            self._budget = token_budget(run.config, run.bundle)
+            config = dataclasses.replace(run.config, token_budget=self._budget)
+            self._session = open_checked(config, run.bundle.sha256)
         except EngineError as error:
             return _on_this_node(error)
         self._notes = list(self._session.notes)
+        if self._session.token_budget < self._budget:
+            self._halved = self._session.token_budget
         return run_facts(run, self._request.kind, self._request.threshold)
 
     def score(self, source: Path, target: Path, restart: bool) -> Done | EngineError:
@@ -75,13 +84,17 @@ class Worker:
             return self._score(source, target, restart)
         except EngineError as error:
             return _on_this_node(error)
+        except MemoryError as error:
+            said = f" ({error})" if str(error) else ""
+            fix = "Files are held in memory as a whole: split it, or have fewer workers a node (more threads each)."
+            return _on_this_node(EngineError(f"{source}: no memory to score it{said}", fix))
 
     def _score(self, source: Path, target: Path, restart: bool) -> Done:
         request = self._request
         run = dataclasses.replace(request.run, bundle=self._session.bundle)
         checked, done = _read(source, run)
         destination = score_destination(target, run, checked, request.kind, request.threshold)
-        summary = run_to(destination, run, checked, restart=restart, opening=self._kept)
+        summary = run_to(destination, run, checked, restart=restart, opening=self._kept, budget=self._budget)
         return msgspec.structs.replace(
             done,
             output=printable_name(target),
@@ -94,7 +107,8 @@ class Worker:
     def _kept(self, config: RuntimeConfig) -> Iterator[Session]:
         """The open session as open_session would give it for one more file; it stays open."""
         assert config.token_budget is not None  # run_to's: of the file's journal
-        self._session.token_budget, self._session.notes = config.token_budget, list(self._notes)
+        self._session.token_budget = min(config.token_budget, self._halved or config.token_budget)
+        self._session.notes = list(self._notes)
         yield self._session
 
 
