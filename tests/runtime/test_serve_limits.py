@@ -34,7 +34,7 @@ def test_a_failure_after_the_start_is_the_last_line(monkeypatch: pytest.MonkeyPa
 
 def test_a_client_that_sends_too_slowly() -> None:
     with service(body_timeout_s=0.2) as running, socket.create_connection((running.host, running.port)) as slow:
-        slow.sendall(b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\nContent-Length: 99\r\n\r\nid,se")
+        slow.sendall(b"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/csv\r\nContent-Length: 99\r\n\r\nid,se")
         slow.settimeout(PATIENCE_S)
         answer = b""
         while b"}" not in answer:
@@ -94,6 +94,8 @@ def test_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
         assert compared == [(TOKEN.encode(), TOKEN.encode())]  # in constant time
         for path in ("/healthz", "/readyz", "/openapi.json"):
             assert running.ask("GET", path).status == 200
+        named = {"Authorization": f"Bearer {TOKEN}", "Host": "antibodies.example"}  # who knows the token may name it
+        assert running.ask("GET", "/v1/model", headers=named).status == 200
         # a token is asked for before the body is read
         refused(running.ask("POST", "/v1/score", bytes(10**7), CSV), 401, "")
 

@@ -1,9 +1,10 @@
-"""What stands before every request: token, places for clients, headers of the answer, counts, one line in the log."""
+"""What stands before every request: host, token, places for clients, headers of the answer, counts, one line in the log."""
 
 from __future__ import annotations
 
 import asyncio
 import hmac
+import ipaddress
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -80,12 +81,32 @@ class Gate:
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
+            self._check_host(scope)
             self._check_token(scope)
             with self._place(scope):
                 await self._app(scope, receive, send)
         except RequestRefused as error:
             self._metrics.rejected.labels(type(error).__name__).inc()
             await problem_response(error)(scope, receive, send)
+
+    def _check_host(self, scope: Scope) -> None:
+        """On the loopback and without a token, take no name but this machine's own.
+
+        Any website can have its own name point here (DNS rebinding). To the browser its page and this service are then
+        one site, and only the Host header still says whose name it was.
+        """
+        address = (scope.get("server") or ("",))[0]
+        if self._settings.token is not None or not is_loopback(address):
+            return
+        host = Headers(scope=scope).get("host", "")
+        name, colon, port = host.lower().rpartition(":")
+        name = (name if colon and not port.strip("0123456789") else host.lower()).strip("[]")
+        if name not in ("localhost", "127.0.0.1", "::1", address, self._settings.host.lower()):
+            raise RequestRefused(
+                421,
+                f"Host is {ascii(host)[1:-1][:100]!r}, and this service is this machine's own: no token was set",
+                "Ask http://localhost, or have the proxy send Host: localhost; with a token any name is taken.",
+            )
 
     def _check_token(self, scope: Scope) -> None:
         path = scope["path"]
@@ -134,6 +155,14 @@ class Gate:
             self._in_hand[client] -= 1
             if not self._in_hand[client]:
                 del self._in_hand[client]
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an IP address is of this machine alone; False for what is none (a name, a path)."""
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
 
 
 def _known_method(method: str) -> str:

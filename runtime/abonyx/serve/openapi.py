@@ -23,6 +23,7 @@ _REASONS = {
     408: "The body came too slowly",
     413: "Over a limit of a request",
     415: "A Content-Type that is not taken",
+    421: "On the loopback without a token: a Host of another name",
     422: "A body or a query that cannot be used as it is",
     429: "Too many requests of one client in hand",
     500: "The service failed",
@@ -39,7 +40,7 @@ def _schema(kind: type) -> dict[str, Any]:
 def _answers(content: dict[str, Any], *statuses: int) -> dict[str, Any]:
     """A route's keyword arguments: its 200 and its problems."""
     responses: dict[int | str, Any] = {200: {"description": "Done", "content": content}}
-    for status in statuses:
+    for status in (*statuses, 421):
         described = {"description": _REASONS[status], "content": {problems.MEDIA_TYPE: _schema(problems.Problem)}}
         responses[status] = described | ({"headers": _RETRY} if status in (429, 503) else {})
     return {"responses": responses, "response_model": None}

@@ -14,14 +14,12 @@ from abonyx.errors import ConfigError, RunInterrupted
 from abonyx.interrupts import ENDING, handled
 from abonyx.logs import LOGGER
 from abonyx.serve.app import create_app
-from abonyx.serve.gate import Gate
+from abonyx.serve.gate import Gate, is_loopback
 from abonyx.serve.metrics import Metrics
 from abonyx.serve.scheduler import Scheduler, refuse_upstream_pooling
 from abonyx.serve.service import Service
 from abonyx.serve.settings import Settings
 from abonyx.session import open_session
-
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def serve(load: Callable[[], RuntimeConfig], settings: Settings) -> None:
@@ -82,7 +80,7 @@ def listening(settings: Settings) -> Iterator[socket.socket]:
 def _run(gate: Gate, listener: socket.socket, settings: Settings) -> None:
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    if settings.token is None and host not in _LOOPBACK:
+    if settings.token is None and not is_loopback(host):
         LOGGER.warning(f"no token is set: whoever reaches {shown}:{port} can use this service")
     with _uvicorn_log():
         server = uvicorn_server(gate, settings)
