@@ -34,7 +34,9 @@ def test_a_failure_after_the_start_is_the_last_line(monkeypatch: pytest.MonkeyPa
 
 def test_a_client_that_sends_too_slowly() -> None:
     with service(body_timeout_s=0.2) as running, socket.create_connection((running.host, running.port)) as slow:
-        slow.sendall(b"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/csv\r\nContent-Length: 99\r\n\r\nid,se")
+        slow.sendall(
+            b"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/csv\r\nContent-Length: 99\r\n\r\nid,se"
+        )
         slow.settimeout(PATIENCE_S)
         answer = b""
         while b"}" not in answer:

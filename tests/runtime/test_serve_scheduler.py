@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,8 @@ from abonyx.serve.server import running  # noqa: E402
 from abonyx.session import open_session  # noqa: E402
 from abonyx.tolerances import BATCH_NEIGHBOURS  # noqa: E402
 
+from ..conftest import MINI  # noqa: E402
+from .hostile import shift_head  # noqa: E402
 from .serving import PATIENCE_S, Held, at_once, held_session, made_up, until  # noqa: E402
 
 MOST = 2_000
@@ -169,6 +173,36 @@ def test_what_was_checked_against_another_model_is_not_queued() -> None:
         until(over)
         with pytest.raises(RequestRefused, match="reloaded while the request was read"):
             scheduler.submit(before, ["a"], ["EVQL"], "p_nonspecific", done.set)
+
+
+def test_a_job_queued_just_before_a_reload_is_scored_by_the_model_it_was_checked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(MINI, tmp_path / "other")
+    shift_head(tmp_path / "other", 1.0)
+    config = RuntimeConfig(bundle=str(tmp_path / "other"))
+    queued: list[Job] = []
+    over: list[Any] = []
+    with scheduling() as (scheduler, _):
+        before = values(submit(scheduler, ["EVQL"]))
+        take_round = scheduler._take_round
+
+        def take_none() -> list[Share]:
+            if queued:
+                return take_round()
+            for job in list(scheduler._waiting):  # the client left while the thread waited for company
+                scheduler.drop(job)
+            shares = take_round()
+            queued.append(submit(scheduler, ["EVQL"]))
+            over.append(scheduler_reload(scheduler, config))
+            return shares
+
+        monkeypatch.setattr(scheduler, "_take_round", take_none)
+        submit(scheduler, ["EVQL"])
+        until(lambda: over)
+        until(over[0])
+        assert values(queued[0]).tolist() == before.tolist()
+        assert abs(float(values(submit(scheduler, ["EVQL"]))[0] - before[0])) > 0.1
 
 
 def scheduler_reload(scheduler: Scheduler, config: RuntimeConfig | None = None) -> Any:

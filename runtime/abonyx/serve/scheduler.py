@@ -266,11 +266,14 @@ class Scheduler:
     def _work(self) -> None:
         try:
             while self._wait():
-                shares = self._take_round()
+                with self._changed:
+                    shares = self._take_round()
+                    # Of one moment: what is queued was checked against the model that is open, and is finished with it.
+                    reload = None if self._waiting else self._reload
                 if shares:
                     self._score(shares)
-                elif self._reload is not None:
-                    self._reload_session(self._reload)
+                elif reload is not None:
+                    self._reload_session(reload)
         finally:
             # However it ended: nobody waits for ever.
             with self._changed:
