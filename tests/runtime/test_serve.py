@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import gzip
 import http.client
@@ -419,13 +420,35 @@ def test_clients_that_leave_take_their_sequences_with_them(shared: Running) -> N
     assert counted >= left + 2
 
 
+def test_a_client_that_leaves_before_the_first_line_takes_its_sequences_with_it(shared: Running) -> None:
+    body = json.dumps({"sequences": [{"id": "a", "sequence": one} for one in made_up(100, 3)]}).encode()
+    messages = iter([{"type": "http.request", "body": body, "more_body": False}])
+    headers = [(b"host", b"localhost"), (b"content-type", b"application/json"), (b"accept", NDJSON["Accept"].encode())]
+    scope = {
+        **{"type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "method": "POST"},
+        **{"path": "/v1/score", "raw_path": b"/v1/score", "query_string": b"", "headers": headers, "scheme": "http"},
+        **{"client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2)},
+    }
+
+    async def receive() -> Any:
+        return next(messages, {"type": "http.disconnect"})
+
+    async def send(_message: Any) -> None:
+        pass
+
+    with shared.engine.held():
+        asyncio.run(shared.gate(scope, receive, send))
+        assert not shared.scheduler._unsettled
+
+
 @pytest.mark.parametrize(
     "sent",
     [
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # TLS
         b"GET /v1/model\r\n\r\n\r\n\r\n",
         b"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
-        b"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/csv\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/csv\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
         b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"POST /v1/score HTT",
     ],

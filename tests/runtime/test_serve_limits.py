@@ -29,6 +29,7 @@ def test_a_failure_after_the_start_is_the_last_line(monkeypatch: pytest.MonkeyPa
         found = json.loads(last)["problem"]
         assert (found["status"], found["type"]) == (500, "urn:abonyx:ScoreNotFinite")
         assert "mine" in found["detail"]
+        assert running.value("abonyx_rejected_requests_total", reason="ScoreNotFinite") == 1
         refused(running.ask("POST", "/v1/score", body), 500, "not finite for 1 of 1 sequences: mine")
 
 
@@ -62,15 +63,16 @@ def test_too_many_requests_of_one_client_and_of_all() -> None:
         until(lambda: running.gate._in_hand.total() == count)
         return asking
 
-    for limits, status, part in (
-        ({"max_requests_per_client": 2}, 429, "2 requests of 127.0.0.1 are in hand"),
-        ({"max_requests": 2}, 503, "2 requests are in hand"),
+    for limits, status, reason, part in (
+        ({"max_requests_per_client": 2}, 429, "client_requests", "2 requests of 127.0.0.1 are in hand"),
+        ({"max_requests": 2}, 503, "requests", "2 requests are in hand"),
     ):
         with service(**limits) as running:
             with running.engine.held():
                 asking = held_by(running, 2)
                 answer = running.score(["EVQL"])
                 refused(answer, status, part)
+                assert running.value("abonyx_rejected_requests_total", reason=reason) == 1
                 assert answer.headers["retry-after"] == "1"
                 assert running.ask("GET", "/readyz").status == 200  # only scoring has so few places
             assert [connection.getresponse().status for connection in asking] == [200, 200]

@@ -15,7 +15,7 @@ for _name in ("fastapi", "uvicorn", "prometheus_client"):
 
 from abonyx.config import RuntimeConfig  # noqa: E402
 from abonyx.errors import ConfigError  # noqa: E402
-from abonyx.session import open_session  # noqa: E402
+from abonyx.session import State, open_session  # noqa: E402
 from abonyx.tolerances import BATCH_NEIGHBOURS  # noqa: E402
 
 from ..conftest import MINI  # noqa: E402
@@ -142,9 +142,33 @@ def test_a_bundle_that_fails_its_self_test_is_not_served_and_says_why(tmp_path: 
         assert running.ask("GET", "/healthz").status == 200
         assert running.value("abonyx_ready") == 0
         assert running.value("abonyx_session_opens_total", outcome="failed") == 1
+        assert running.value("abonyx_rejected_requests_total", reason="reload_failed") == 1
+        assert running.value("abonyx_rejected_requests_total", reason="no_model") == 3
         chosen.bundle = MINI
         assert reload(running).status == 200
         assert running.ask("GET", "/readyz").status == 200 and running.score(["EVQL"]).status == 200
+
+
+def test_a_model_whose_card_cannot_be_read_is_not_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    card, open_path = tmp_path / "bundle" / "README.md", Path.open
+
+    def opened(path: Path, *arguments: Any, **more: Any) -> Any:
+        if path == card:
+            raise PermissionError(13, "Permission denied")
+        return open_path(path, *arguments, **more)
+
+    shutil.copytree(MINI, card.parent)
+    with service(RuntimeConfig(bundle=str(MINI)), Chosen(card.parent), token=TOKEN, admin_token=ADMIN) as running:
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "open", opened)
+            refused(reload(running), 500, f"{card}: cannot be read: Permission denied")
+            assert running.session.state is State.CLOSED  # nothing holds the memory
+            # whose path it is, only who has the token is told
+            answer = running.ask("GET", "/readyz")
+            refused(answer, 503, "no model is open")
+            assert str(tmp_path) not in answer.body.decode()
+            refused(running.ask("GET", "/v1/model", headers={"Authorization": f"Bearer {TOKEN}"}), 503, str(card))
+        assert reload(running).status == 200 and running.ask("GET", "/readyz").status == 200
 
 
 def test_a_config_that_cannot_be_read_changes_nothing(tmp_path: Path) -> None:

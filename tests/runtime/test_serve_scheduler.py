@@ -112,7 +112,9 @@ def test_the_longest_of_a_request_come_first_and_its_values_in_its_own_order() -
         np.testing.assert_allclose(found, session.score(sequences), rtol=0, atol=BATCH_NEIGHBOURS)
 
 
-def test_a_request_that_cannot_be_scored_does_not_take_others_along(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_that_cannot_be_scored_does_not_take_others_along(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     bad = "W" * 9
     with scheduling() as (scheduler, engine):
         run = engine.native.run
@@ -136,6 +138,10 @@ def test_a_request_that_cannot_be_scored_does_not_take_others_along(monkeypatch:
                 assert isinstance(error, ScoreNotFinite) and "s3" in str(error) and "1 of 4" in str(error)
                 found.append(-1)
     assert found == [3, -1, 3, 3]
+    # ids are the client's own: not in the log
+    assert [one.getMessage() for one in caplog.records if one.levelname == "ERROR"] == [
+        "a request failed, at 4 of its sequences: ScoreNotFinite"
+    ]
 
 
 def test_what_a_client_that_left_had_in_the_queue_is_not_run() -> None:
@@ -252,6 +258,7 @@ def test_a_fault_in_the_scoring_thread_leaves_nobody_waiting(monkeypatch: pytest
                 values(job)
             assert refused.value.status == 500
         until(lambda: not scheduler.alive)
+        monkeypatch.setattr(Scheduler, "alive", True)  # as it still is just before its end
         for asked in (scheduler.model, lambda: scheduler_reload(scheduler)):
             with pytest.raises(RequestRefused, match="the scoring thread ended"):
                 asked()

@@ -1,4 +1,4 @@
-"""What stands before every request: host, token, places for clients, headers of the answer, counts, one line in the log."""
+"""What stands before every request: host, token, places for clients; headers of the answer, counts, the log."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Gate:
             with self._place(scope):
                 await self._app(scope, receive, send)
         except RequestRefused as error:
-            self._metrics.rejected.labels(type(error).__name__).inc()
+            self._metrics.count_rejected(error)
             await problem_response(error)(scope, receive, send)
 
     def _check_host(self, scope: Scope) -> None:
@@ -104,6 +104,7 @@ class Gate:
         if name not in ("localhost", "127.0.0.1", "::1", address, self._settings.host.lower()):
             raise RequestRefused(
                 421,
+                "host",
                 f"Host is {ascii(host)[1:-1][:100]!r}, and this service is this machine's own: no token was set",
                 "Ask http://localhost, or have the proxy send Host: localhost; with a token any name is taken.",
             )
@@ -113,7 +114,7 @@ class Gate:
         if path == RELOAD:
             wanted, name = self._settings.admin_token, "admin token"
             if wanted is None:
-                raise RequestRefused(403, "reload is off: no admin token was set", "See docs/serve.md.")
+                raise RequestRefused(403, "reload_off", "reload is off: no admin token was set", "See docs/serve.md.")
         elif path == METRICS or path.startswith("/v1/"):
             wanted, name = self._settings.token, "token"
         else:
@@ -125,7 +126,8 @@ class Gate:
         right = hmac.compare_digest(given.strip().encode("utf-8", "replace"), wanted.encode())
         if scheme.lower() != "bearer" or not right:
             found = "a wrong one" if given else "none"
-            raise RequestRefused(401, f"{path} needs the {name}, {found} was sent", "Send Authorization: Bearer TOKEN.")
+            what = f"{path} needs the {name}, {found} was sent"
+            raise RequestRefused(401, "token", what, "Send Authorization: Bearer TOKEN.")
 
     @contextmanager
     def _place(self, scope: Scope) -> Iterator[None]:
@@ -137,6 +139,7 @@ class Gate:
         if self._in_hand.total() >= self._settings.max_requests:
             raise RequestRefused(
                 503,
+                "requests",
                 f"{self._settings.max_requests} requests are in hand, the most that are taken",
                 "Send it again later.",
                 retry_after_s=RETRY_AFTER_S,
@@ -144,6 +147,7 @@ class Gate:
         if self._in_hand[client] >= most:
             raise RequestRefused(
                 429,
+                "client_requests",
                 f"{most} requests of {client} are in hand, the most of one address",
                 "Send fewer at a time, with more sequences each.",
                 retry_after_s=RETRY_AFTER_S,

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from abonyx.bundle import README_NAME, Bundle
 from abonyx.config import RuntimeConfig
-from abonyx.errors import ConfigError, EngineError, RequestRefused
+from abonyx.errors import BundleError, ConfigError, EngineError, RequestRefused, ScoreNotFinite
 from abonyx.logs import LOGGER
 from abonyx.manifest import Variant
 from abonyx.scoring import run_sequences, tokenize
@@ -32,6 +32,7 @@ MAX_WAIT_S = 0.003
 RETRY_AFTER_S = 1
 # Opening takes seconds with a large model.
 RETRY_AFTER_RELOAD_S = 5
+NO_MODEL = "no_model"
 _MAX_CARD_CHARS = 1 << 20
 
 
@@ -53,11 +54,18 @@ class Model:
 
     @classmethod
     def of(cls, session: Session) -> Model:
-        """What an open session holds."""
+        """What an open session holds.
+
+        Raises:
+            BundleError: its card cannot be read.
+        """
         path, card = session.bundle.path / README_NAME, None
-        if path.is_file() and not path.is_symlink():  # a stranger's bundle could link to any file of this machine
-            with path.open(encoding="utf-8", errors="replace") as file:
-                card = file.read(_MAX_CARD_CHARS)
+        try:
+            if path.is_file() and not path.is_symlink():  # a stranger's bundle could link to any file of this machine
+                with path.open(encoding="utf-8", errors="replace") as file:
+                    card = file.read(_MAX_CARD_CHARS)
+        except OSError as error:
+            raise BundleError(f"{path}: cannot be read: {error.strerror}", "Make it readable, or delete it.") from error
         return cls(session.config, session.bundle, session.variant_name, session.variant, dict(session.placement), card)
 
     @property
@@ -124,17 +132,18 @@ class _Refusal(NamedTuple):
     """Why no request is taken; an error of its own each time, or its traceback would grow."""
 
     status: int
+    reason: str
     what: str
     fix: str
     retry_after_s: int | None = None
 
     def error(self) -> RequestRefused:
-        return RequestRefused(self.status, self.what, self.fix, retry_after_s=self.retry_after_s)
+        return RequestRefused(self.status, self.reason, self.what, self.fix, retry_after_s=self.retry_after_s)
 
 
-_ENDING = _Refusal(503, "the service is ending", "Send it again later, or to another.")
-_RELOADING = _Refusal(503, "the model is being reloaded", "Send it again.", RETRY_AFTER_RELOAD_S)
-_DEAD = _Refusal(500, "the scoring thread ended; the log says why", "Start the service again.")
+_ENDING = _Refusal(503, "ending", "the service is ending", "Send it again later, or to another.")
+_RELOADING = _Refusal(503, "reloading", "the model is being reloaded", "Send it again.", RETRY_AFTER_RELOAD_S)
+DEAD = _Refusal(500, "dead", "the scoring thread ended; the log says why", "Start the service again.")
 
 
 @dataclass(eq=False)
@@ -203,6 +212,7 @@ class Scheduler:
             if self.model() is not checked_for:
                 raise RequestRefused(
                     503,
+                    "reloaded",
                     "the model was reloaded while the request was read",
                     "Send it again.",
                     retry_after_s=RETRY_AFTER_S,
@@ -210,6 +220,7 @@ class Scheduler:
             if self._queued_sequences + len(sequences) > self._max_queued:
                 raise RequestRefused(
                     503,
+                    "queue_full",
                     f"the queue is full: {self._queued_sequences} sequences wait, the request has {len(sequences)}, "
                     f"and max_queued_sequences is {self._max_queued}",
                     "Send it again later, or fewer sequences at a time.",
@@ -224,7 +235,7 @@ class Scheduler:
     def drop(self, job: Job) -> None:
         """Forget a job whose client left; nothing happens to one that is settled."""
         with self._changed:
-            self._fail(job, RequestRefused(503, "the request was dropped"), notify=False)
+            self._fail(job, RequestRefused(503, "dropped", "the request was dropped"), notify=False)
 
     def reload(self, config: RuntimeConfig, changed: Callable[[], object]) -> Callable[[], bool]:
         """Take no more requests, finish those queued, then reload the session.
@@ -242,7 +253,7 @@ class Scheduler:
         refuse_upstream_pooling(config)
         asked = _Reload(config, changed)
         with self._changed:
-            if self._reload is not None or self._stopping or not self.alive:
+            if self._reload is not None or self._stopping or self._refusal is DEAD:
                 raise (self._refusal or _RELOADING).error()
             self._reload = asked
             self._refusal = _RELOADING
@@ -277,7 +288,7 @@ class Scheduler:
         finally:
             # However it ended: nobody waits for ever.
             with self._changed:
-                self._refusal = refusal = _ENDING if self._stopping else _DEAD
+                self._refusal = refusal = _ENDING if self._stopping else DEAD
                 for job in list(self._unsettled):
                     self._fail(job, refusal.error())
                 if self._reload is not None:
@@ -353,7 +364,9 @@ class Scheduler:
             )
         except EngineError as error:
             if len(shares) == 1:
-                LOGGER.error(f"a request failed: {error}")
+                # Whose score is not finite is named by its id, which is the client's own.
+                said = type(error).__name__ if isinstance(error, ScoreNotFinite) else str(error)
+                LOGGER.error(f"a request failed, at {len(sequences)} of its sequences: {said}")
                 with self._changed:
                     self._fail(shares[0].job, error)
                 return
@@ -396,15 +409,16 @@ class Scheduler:
         LOGGER.info("reloading the model")
         try:
             self._session.reload(asked.config)
+            model = Model.of(self._session)
         except EngineError as error:
+            self._session.close()  # where it is the card alone that cannot be read
             LOGGER.error(f"reload failed; no request is taken until one succeeds: {error}")
             self._metrics.session_opens.labels("failed").inc()
             with self._changed:
-                self._refusal = _Refusal(503, f"no model is open: {error.what}", error.fix)
-                self._end_reload(asked, RequestRefused(500, error.what, error.fix))
+                self._refusal = _Refusal(503, NO_MODEL, f"no model is open: {error.what}", error.fix)
+                self._end_reload(asked, RequestRefused(500, "reload_failed", error.what, error.fix))
             return
         self._metrics.session_opens.labels("opened").inc()
-        model = Model.of(self._session)
         LOGGER.info(f"reloaded: {model.bundle.label()}")
         with self._changed:
             self._model, self._refusal = model, None

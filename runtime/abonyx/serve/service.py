@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import time
 from collections.abc import Callable
@@ -107,16 +108,26 @@ class Service:
             RequestRefused: 500, it cannot be opened, in the words of the error; 503, not now.
         """
         changed = asyncio.Event()
-        loop = asyncio.get_running_loop()
         try:
             config = await self._in_reader(self._load)
-            over = self.scheduler.reload(config, lambda: loop.call_soon_threadsafe(changed.set))
+            over = self.scheduler.reload(config, _setting(changed))
         except RequestRefused:
             raise
         except EngineError as error:  # the service's own config is at fault, not the request
-            raise RequestRefused(500, f"nothing was reloaded: {error.what}", error.fix) from error
+            raise RequestRefused(500, "reload_failed", f"nothing was reloaded: {error.what}", error.fix) from error
         while not over():
             await changed.wait()
+
+
+def _setting(event: asyncio.Event) -> Callable[[], None]:
+    """A call for another thread that sets the event of the running loop; where that has ended nobody waits for it."""
+    loop = asyncio.get_running_loop()
+
+    def changed() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the grace time was over
+            loop.call_soon_threadsafe(event.set)
+
+    return changed
 
 
 class Waiting:
@@ -132,10 +143,7 @@ class Waiting:
         self._limit_s = service.settings.request_timeout_s
         self._until = time.monotonic() + self._limit_s
         self._changed = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        self.job = self._scheduler.submit(
-            model, checked.ids, checked.sequences, output, lambda: loop.call_soon_threadsafe(self._changed.set)
-        )
+        self.job = self._scheduler.submit(model, checked.ids, checked.sequences, output, _setting(self._changed))
 
     async def change(self) -> bool:
         """Wait until more is done, at most LOOK_S; False once all is.
@@ -162,13 +170,14 @@ class Waiting:
         if time.monotonic() > self._until:
             raise RequestRefused(
                 503,
+                "request_timeout",
                 f"{self.job.done} of {len(self.job.ids)} sequences were done in {self._limit_s:g} s, the most a "
                 "request may take",
                 "Send fewer at a time, or later.",
                 retry_after_s=RETRY_AFTER_S,
             )
         if await self._request.is_disconnected():
-            raise RequestRefused(CLIENT_LEFT, "the client left before its answer")
+            raise RequestRefused(CLIENT_LEFT, "client_left", "the client left before its answer")
 
     async def finished(self) -> None:
         """Wait for the end; what is left is dropped where there is none."""
