@@ -285,6 +285,9 @@ def test_the_model_and_what_it_takes(shared: Running) -> None:
     assert found["model_card"].startswith("# abonyx-mini: model card")
     assert found["limits"] == {key: LIMITS[key] for key in found["limits"]}
     assert len(found["limits"]) == 3
+    for path in ("/healthz", "/readyz", "/", "/v1/model"):
+        answer = shared.ask("HEAD", path)
+        assert (answer.status, answer.body) == (200, b"") and int(answer.headers["content-length"]) > 0
     assert shared.ask("GET", "/healthz").json == shared.ask("GET", "/readyz").json == {"status": "ok"}
 
 
@@ -321,9 +324,11 @@ def test_a_website_that_has_its_name_point_here_is_refused(shared: Running) -> N
 
 
 def test_metrics_count_and_name_their_units(shared: Running) -> None:
-    before = {name: shared.value(name, output="p_nonspecific") for name in ("abonyx_sequences_total",)}
-    assert shared.score(["EVQL", "QVQLV"]).status == 200
-    assert shared.value("abonyx_sequences_total", output="p_nonspecific") == before["abonyx_sequences_total"] + 2
+    sequences = shared.value("abonyx_sequences_total", output="p_nonspecific")
+    tokens = shared.value("abonyx_tokens_total")
+    assert shared.score(["EVQL", "QVQLV", "EVQL"]).status == 200  # the copy is not run
+    assert shared.value("abonyx_sequences_total", output="p_nonspecific") == sequences + 2
+    assert shared.value("abonyx_tokens_total") == tokens + 6 + 7
     answer = shared.ask("GET", "/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=")
     text = answer.body.decode()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ for _name in ("fastapi", "uvicorn", "prometheus_client"):
     pytest.importorskip(_name, reason="the serve extra is not installed")
 
 from abonyx.serve import app, gate  # noqa: E402
+from abonyx.serve import service as service_module  # noqa: E402
 
-from .serving import CSV, NDJSON, PATIENCE_S, TOKEN, Running, refused, service, until  # noqa: E402
+from .serving import CSV, NDJSON, PATIENCE_S, TOKEN, Running, at_once, refused, service, until  # noqa: E402
 
 
 def test_a_failure_after_the_start_is_the_last_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,9 +50,24 @@ def test_a_client_that_sends_too_slowly() -> None:
 def test_a_request_that_takes_too_long() -> None:
     with service(request_timeout_s=0.3) as running, running.engine.held():
         answer = running.score(["EVQL"])
-        refused(answer, 503, "0 of 1 sequences were done in 0.3 s")
+        refused(answer, 503, "had 0 of 1 sequences done in 0.3 s")
         assert answer.headers["retry-after"] == "1"
         assert running.scheduler._queued_sequences == 0
+
+
+def test_the_time_of_a_request_begins_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = service_module.check_file
+
+    def slowly(*given: Any, **more: Any) -> Any:
+        time.sleep(0.15)
+        return read(*given, **more)
+
+    monkeypatch.setattr(service_module, "check_file", slowly)
+    with service(request_timeout_s=0.1) as running, running.engine.held():
+        found = at_once(lambda _: running.ask("POST", "/v1/score", b"sequence\nEVQL\n", CSV), 3)
+    details = sorted(answer.json["detail"] for answer in found)
+    assert [answer.status for answer in found] == [503] * 3
+    assert "had 0 of 1 sequences done" in details[0] and "was not read in 0.1 s" in details[-1]
 
 
 def test_too_many_requests_of_one_client_and_of_all() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from pathlib import Path
@@ -107,8 +108,10 @@ def test_reload_under_load_loses_no_request_and_answers_none_by_two_models(tmp_p
         assert running.value("abonyx_session_opens_total", outcome="opened") == 4
 
 
-def test_a_reload_finishes_what_is_queued_first(tmp_path: Path) -> None:
+def test_a_reload_finishes_what_is_queued_first(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     chosen = Chosen(other_bundle(tmp_path / "other"))
+    manifest = json.loads((chosen.bundle / "manifest.json").read_text())
+    edit(chosen.bundle, head=manifest["head"] | {"pooling": "upstream-batch", "pooling_batch_size": 8})
     with service(RuntimeConfig(bundle=str(MINI)), chosen, admin_token=ADMIN) as running:
         found: dict[str, Any] = {}
         with running.engine.held():
@@ -127,6 +130,7 @@ def test_a_reload_finishes_what_is_queued_first(tmp_path: Path) -> None:
         assert found["score"].json["model"]["name"] == "abonyx-mini" and len(found["score"].json["results"]) == 30
         assert (found["reload"].json["name"], found["reload"].json["model_card"]) == ("other", None)
         assert running.score(["EVQL"]).json["model"]["name"] == "other"
+    assert "the head was trained on upstream-batch (batch 8) pooling, these scores use residues" in caplog.text
 
 
 def test_a_bundle_that_fails_its_self_test_is_not_served_and_says_why(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from abonyx.errors import ConfigError, EngineError, RequestRefused, ScoreNotFini
 from abonyx.serve.metrics import Metrics  # noqa: E402
 from abonyx.serve.scheduler import ROUND_BATCHES, Job, Scheduler, Share, refuse_upstream_pooling  # noqa: E402
 from abonyx.serve.server import running  # noqa: E402
-from abonyx.session import open_session  # noqa: E402
+from abonyx.session import State, open_session  # noqa: E402
 from abonyx.tolerances import BATCH_NEIGHBOURS  # noqa: E402
 
 from ..conftest import MINI  # noqa: E402
@@ -243,6 +243,21 @@ def test_stop_finishes_the_queue_and_takes_no_more() -> None:
         stopping.join(PATIENCE_S)
         assert all(job.settled and job.error is None for job in jobs)
         assert not scheduler.alive
+
+
+def test_a_cut_off_waits_for_the_batch_in_hand_alone() -> None:
+    with scheduling() as (scheduler, engine):
+        with engine.held():
+            jobs = [submit(scheduler, made_up(900, seed)) for seed in range(2)]
+            assert engine.inside.wait(PATIENCE_S)
+            scheduler_reload(scheduler)
+            ending = threading.Thread(target=scheduler.cut_off)
+            ending.start()
+            until(lambda: scheduler._session._closing)
+        ending.join(PATIENCE_S)
+        assert engine.batches == 1 and not scheduler.alive
+        assert all(job.error is not None for job in jobs)
+        assert scheduler._session.state is State.CLOSED  # the reload that was asked for did not begin
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

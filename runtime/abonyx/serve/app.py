@@ -11,6 +11,7 @@ import msgspec
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
@@ -75,9 +76,9 @@ def _add_scoring(app: FastAPI, service: Service) -> None:
     async def score(request: Request, query: Annotated[FileScoreQuery, Query()]) -> Response:
         """Score sequences: JSON, or a FASTA, CSV or TSV file (also its gzip) as the body itself."""
         model = service.scheduler.model()
-        checked, asked = await service.checked(request, model, answers.ScoreRequest, query)
+        checked, asked, until = await service.checked(request, model, answers.ScoreRequest, query)
         threshold = choose_threshold(model.bundle, asked.assay, asked.threshold)
-        waiting = Waiting(service, request, model, checked, "p_nonspecific")
+        waiting = Waiting(service, request, model, checked, "p_nonspecific", until)
 
         def answer() -> bytes:
             found = answers.score_answer(model, checked, waiting.job.values, threshold, asked.assay)
@@ -92,8 +93,8 @@ def _add_scoring(app: FastAPI, service: Service) -> None:
     async def embed(request: Request, query: Annotated[FileQuery, Query()]) -> Response:
         """Pooled embeddings of sequences, sent as to /v1/score."""
         model = service.scheduler.model()
-        checked, _ = await service.checked(request, model, answers.EmbedRequest, query)
-        waiting = Waiting(service, request, model, checked, "embedding")
+        checked, _, until = await service.checked(request, model, answers.EmbedRequest, query)
+        waiting = Waiting(service, request, model, checked, "embedding", until)
         await waiting.finished()
         return StreamingResponse(answers.embed_answer(model, checked, waiting.job.values), media_type=JSON)
 
@@ -170,7 +171,7 @@ def _add_state(app: FastAPI, service: Service) -> None:
     @app.get(METRICS, **openapi.METRICS)
     async def metrics() -> Response:
         """Counters for Prometheus."""
-        return Response(service.metrics.exposition(), media_type=openapi.EXPOSITION)
+        return Response(service.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 
 
 def _add_page(app: FastAPI) -> None:

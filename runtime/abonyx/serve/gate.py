@@ -84,7 +84,9 @@ class Gate:
             self._check_host(scope)
             self._check_token(scope)
             with self._place(scope):
-                await self._app(scope, receive, send)
+                # HEAD is GET without the answer's body, which the server leaves out: load balancers ask so.
+                method = "GET" if scope["method"] == "HEAD" else scope["method"]
+                await self._app({**scope, "method": method}, receive, send)
         except RequestRefused as error:
             self._metrics.count_rejected(error)
             await problem_response(error)(scope, receive, send)

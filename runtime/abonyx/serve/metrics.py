@@ -37,7 +37,9 @@ class Metrics:
         self.rejected_records = Counter(
             "abonyx_rejected_records_total", "Records left out with on_invalid skip", registry=registry
         )
-        self.sequences = Counter("abonyx_sequences_total", "Sequences run", ["output"], registry=registry)
+        self.sequences = Counter(
+            "abonyx_sequences_total", "Sequences run; copies in a round run once", ["output"], registry=registry
+        )
         self.tokens = Counter("abonyx_tokens_total", "Tokens of them, padding left out", registry=registry)
         self.wait_seconds = Histogram(
             "abonyx_queue_wait_seconds",
@@ -46,7 +48,7 @@ class Metrics:
             registry=registry,
         )
         self.batch_sequences = Histogram(
-            "abonyx_batch_sequences", "Sequences of a batch", buckets=_SEQUENCES, registry=registry
+            "abonyx_batch_sequences", "Sequences of a batch, copies too", buckets=_SEQUENCES, registry=registry
         )
         self.inference_seconds = Histogram(
             "abonyx_inference_seconds", "Of one round of batches", buckets=_SECONDS, registry=registry

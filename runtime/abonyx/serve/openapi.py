@@ -7,12 +7,12 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from abonyx import __version__
 from abonyx.serve import answers, problems
 from abonyx.serve.requests import FILES, JSON
 
-EXPOSITION = "text/plain; version=1.0.0; charset=utf-8"
 _TYPES = (
     *(answers.ScoreRequest, answers.EmbedRequest, answers.ScoreAnswer, answers.EmbedAnswer),
     *(answers.ModelAnswer, answers.Health, problems.Problem),
@@ -68,13 +68,17 @@ MODEL = _answers({JSON: _schema(answers.ModelAnswer)}, 401, 500, 503)
 RELOAD = _answers({JSON: _schema(answers.ModelAnswer)}, 401, 403, 500, 503)
 HEALTH = _answers({JSON: _schema(answers.Health)}, 500)
 READY = _answers({JSON: _schema(answers.Health)}, 500, 503)
-METRICS = _answers({EXPOSITION: {"schema": {"type": "string"}}}, 401, 500)
+METRICS = _answers({CONTENT_TYPE_LATEST: {"schema": {"type": "string"}}}, 401, 500)
 
 
 def complete(app: FastAPI, *, needs_token: bool) -> None:
     """Give the app its OpenAPI document: FastAPI's own, with the schemas of our types and the tokens."""
     document = get_openapi(
-        title="abonyx", version=__version__, summary="Antibody sequences scored for non-specificity", routes=app.routes
+        title="abonyx",
+        version=__version__,
+        summary="Antibody sequences scored for non-specificity",
+        description="Another path is answered 404 and another method 405, each with a Problem. HEAD is taken as GET.",
+        routes=app.routes,
     )
     _, schemas = msgspec.json.schema_components(_TYPES, ref_template="#/components/schemas/{name}")
     components = document.setdefault("components", {})

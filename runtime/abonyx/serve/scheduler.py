@@ -1,7 +1,8 @@
 """The one thread that scores: requests wait in one queue, and it takes from all of them in fair rounds.
 
 A round is a few batches. Each waiting request gives a batch's worth in turn, so that a large one does not hold up small
-ones, and each batch is full though every request is small.
+ones, and each batch is full though every request is small. Over 300 lines for what one lock guards: the queue, the
+session's turns and its reload have to be read together.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from abonyx.config import RuntimeConfig
 from abonyx.errors import BundleError, ConfigError, EngineError, RequestRefused, ScoreNotFinite
 from abonyx.logs import LOGGER
 from abonyx.manifest import Variant
+from abonyx.pipeline import pooling_notes, shipped_note
 from abonyx.scoring import run_sequences, tokenize
 from abonyx.serve.metrics import Metrics
 from abonyx.session import Session
@@ -78,6 +80,19 @@ class Model:
         """The longest sequence it takes."""
         limit = self.bundle.manifest.max_residues
         return limit if self.static_tokens is None else min(limit, self.static_tokens - 2)
+
+
+def _log_notes(session: Session) -> None:
+    """What `abonyx score` says in its summary, once for all requests."""
+    config = session.config
+    for note in [*session.notes, *pooling_notes(session.bundle, config), *shipped_note(config)]:
+        LOGGER.warning(note)
+
+
+def _log_failure(error: EngineError, count: int) -> None:
+    # Whose score is not finite is named by its id, which is the client's own.
+    said = type(error).__name__ if isinstance(error, ScoreNotFinite) else str(error)
+    LOGGER.error(f"a request failed, at {count} of its sequences: {said}")
 
 
 def refuse_upstream_pooling(config: RuntimeConfig) -> None:
@@ -175,6 +190,7 @@ class Scheduler:
         self._stopping = False
         self._model = Model.of(session)
         metrics.session_opens.labels("opened").inc()
+        _log_notes(session)
         metrics.watch(lambda: self._queued_sequences, lambda: len(self._unsettled), lambda: self._refusal is None)
         self._thread = threading.Thread(target=self._work, name="scoring")
         self._thread.start()
@@ -274,13 +290,21 @@ class Scheduler:
             self._changed.notify()
         self._thread.join()
 
+    def cut_off(self) -> None:
+        """stop() without finishing: the batch in hand, or the opening of a reload, is the last that is waited for."""
+        with self._changed:
+            self._stopping = True  # before the close: no reload opens it again
+            self._refusal = _ENDING
+        self._session.close()
+        self.stop()
+
     def _work(self) -> None:
         try:
             while self._wait():
                 with self._changed:
                     shares = self._take_round()
                     # Of one moment: what is queued was checked against the model that is open, and is finished with it.
-                    reload = None if self._waiting else self._reload
+                    reload = None if self._waiting or self._stopping else self._reload
                 if shares:
                     self._score(shares)
                 elif reload is not None:
@@ -364,10 +388,9 @@ class Scheduler:
             )
         except EngineError as error:
             if len(shares) == 1:
-                # Whose score is not finite is named by its id, which is the client's own.
-                said = type(error).__name__ if isinstance(error, ScoreNotFinite) else str(error)
-                LOGGER.error(f"a request failed, at {len(sequences)} of its sequences: {said}")
                 with self._changed:
+                    if not shares[0].job.settled:  # its client is still there
+                        _log_failure(error, len(sequences))
                     self._fail(shares[0].job, error)
                 return
             for share in shares:
@@ -377,8 +400,8 @@ class Scheduler:
             for note in self._session.notes[notes:]:
                 LOGGER.warning(note)
         self._metrics.inference_seconds.observe(time.monotonic() - started)
-        self._metrics.sequences.labels(output).inc(len(sequences))
-        self._metrics.tokens.inc(sum(map(len, sequences)) + 2 * len(sequences))
+        self._metrics.sequences.labels(output).inc(len(tokens.rows))
+        self._metrics.tokens.inc(sum(map(len, tokens.rows)))
         self._hand_back(shares, values)
 
     def _hand_back(self, shares: list[Share], values: npt.NDArray[np.float32]) -> None:
@@ -420,6 +443,7 @@ class Scheduler:
             return
         self._metrics.session_opens.labels("opened").inc()
         LOGGER.info(f"reloaded: {model.bundle.label()}")
+        _log_notes(self._session)
         with self._changed:
             self._model, self._refusal = model, None
             self._end_reload(asked, None)
