@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from abonyx import __version__, cli_bundle, cli_serve
-from abonyx.errors import ConfigError, EngineError
+from abonyx.errors import ConfigError, EngineError, printable
 from abonyx.interrupts import ENDING, handled
 from abonyx.logs import LOGGER, to_stderr, verbose
 from abonyx.options import PATH, PATH_OR_DASH, Run, prepare, run_options
@@ -246,7 +246,6 @@ def _go(
 ) -> None:
     """Run, and say what came of it."""
     from abonyx.outputs import rejected_path
-    from abonyx.pipeline import printable
     from abonyx.runs import run_to
 
     target = destination.target
@@ -285,8 +284,6 @@ def _print_table(rows: list[tuple[str, float, bool]], count: int, threshold: flo
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
-
-    from abonyx.pipeline import printable
 
     table = Table()
     table.add_column("id")

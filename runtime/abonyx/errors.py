@@ -126,13 +126,15 @@ class RequestRefused(EngineError):
 
     Args:
         status: of the HTTP answer.
+        reason: a fixed word, as the metrics count it.
         what, fix: as every EngineError.
         retry_after_s: when the same request may be taken; None = there is no telling.
     """
 
-    def __init__(self, status: int, what: str, fix: str = "", *, retry_after_s: int | None = None) -> None:
+    def __init__(self, status: int, reason: str, what: str, fix: str = "", *, retry_after_s: int | None = None) -> None:
         super().__init__(what, fix)
         self.status = status
+        self.reason = reason
         self.retry_after_s = retry_after_s
 
 
@@ -156,3 +158,9 @@ class SessionClosed(SessionError):
 
 class SessionForked(SessionError):
     """A session was used in a process forked after it was opened."""
+
+
+def printable(name: str) -> str:
+    """An id as a message may show it: short, on one line, without a terminal's control characters."""
+    shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in name[:60])
+    return shown + ("..." if len(name) > 60 else "")

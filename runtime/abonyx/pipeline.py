@@ -17,7 +17,7 @@ import numpy.typing as npt
 from abonyx import alphabet
 from abonyx.bundle import Bundle
 from abonyx.config import RuntimeConfig
-from abonyx.errors import ConfigError, RecordsRejected
+from abonyx.errors import ConfigError, RecordsRejected, printable
 from abonyx.logs import LOGGER
 from abonyx.providers import window_size
 from abonyx.records import Problem, Record, read_records
@@ -169,12 +169,6 @@ def _label_problem(label: str, required: bool) -> str | None:
     if label in LABELS:
         return None
     return f"the label is {printable(label)!r}, not " + ("0 or 1" if required else "0, 1 or blank")
-
-
-def printable(name: str) -> str:
-    """An id as a message may show it: short, on one line, without a terminal's control characters."""
-    shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in name[:60])
-    return shown + ("..." if len(name) > 60 else "")
 
 
 def _refuse(checked: Input, name: str) -> None:

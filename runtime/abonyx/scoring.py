@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from abonyx import alphabet
 from abonyx.batching import eos_in_mean, plan_batches
-from abonyx.errors import InputError, OutOfDeviceMemory, ScoreNotFinite
+from abonyx.errors import InputError, OutOfDeviceMemory, ScoreNotFinite, printable
 from abonyx.manifest import Manifest
 
 FloatArray = npt.NDArray[np.float32]
@@ -143,7 +143,7 @@ def run_sequences(
         values = values[place]
     finite = np.isfinite(values if values.ndim == 1 else values.sum(axis=1))
     if not finite.all():
-        bad = [ids[index] if ids else f"sequences[{index}]" for index in np.flatnonzero(~finite).tolist()]
+        bad = [printable(ids[index]) if ids else f"sequences[{index}]" for index in np.flatnonzero(~finite).tolist()]
         shown = ", ".join(bad[:10]) + (f" and {len(bad) - 10} more" if len(bad) > 10 else "")
         raise ScoreNotFinite(
             f"{output} is not finite for {len(bad)} of {len(place)} sequences: {shown}",

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from abonyx import alphabet, graph_file, pipeline
+from abonyx import alphabet, graph_file
 from abonyx.bundle import Bundle
-from abonyx.errors import BundleError, ConfigError, EngineError, HeadRefused, InputError
+from abonyx.errors import BundleError, ConfigError, EngineError, HeadRefused, InputError, printable
 from abonyx.manifest import RESIDUES, parse_manifest
 from abonyx.records import Problem, read_records
 from abonyx_export import head, unpickle
@@ -60,7 +60,7 @@ def _read_records(data: bytes, columns: tuple[str | None, str | None, str | None
                 _fail(f"line {record.line} after {line}")
             line = record.line
             if isinstance(record, Problem):
-                if not pipeline.printable(record.id).isprintable() or not record.reason.isprintable():
+                if not printable(record.id).isprintable() or not record.reason.isprintable():
                     _fail(f"problem {record!a}")
                 continue
             record.id.encode("utf-8")

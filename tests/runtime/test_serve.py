@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import gzip
 import http.client
@@ -284,6 +285,9 @@ def test_the_model_and_what_it_takes(shared: Running) -> None:
     assert found["model_card"].startswith("# abonyx-mini: model card")
     assert found["limits"] == {key: LIMITS[key] for key in found["limits"]}
     assert len(found["limits"]) == 3
+    for path in ("/healthz", "/readyz", "/", "/v1/model"):
+        answer = shared.ask("HEAD", path)
+        assert (answer.status, answer.body) == (200, b"") and int(answer.headers["content-length"]) > 0
     assert shared.ask("GET", "/healthz").json == shared.ask("GET", "/readyz").json == {"status": "ok"}
 
 
@@ -311,10 +315,20 @@ def test_another_sites_page_gets_no_leave(shared: Running) -> None:
     assert answer.status == 405 and not [name for name in answer.headers if name.startswith("access-control")]
 
 
+def test_a_website_that_has_its_name_point_here_is_refused(shared: Running) -> None:
+    for host in ("evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example:80", "x:y", ""):
+        for path in ("/", "/v1/model", "/metrics", "/nowhere"):
+            refused(shared.ask("GET", path, headers={"Host": host}), 421, host)
+    for host in ("localhost", "LOCALHOST:9", "127.0.0.1:8000", "[::1]", "[::1]:8000"):
+        assert shared.ask("GET", "/v1/model", headers={"Host": host}).status == 200
+
+
 def test_metrics_count_and_name_their_units(shared: Running) -> None:
-    before = {name: shared.value(name, output="p_nonspecific") for name in ("abonyx_sequences_total",)}
-    assert shared.score(["EVQL", "QVQLV"]).status == 200
-    assert shared.value("abonyx_sequences_total", output="p_nonspecific") == before["abonyx_sequences_total"] + 2
+    sequences = shared.value("abonyx_sequences_total", output="p_nonspecific")
+    tokens = shared.value("abonyx_tokens_total")
+    assert shared.score(["EVQL", "QVQLV", "EVQL"]).status == 200  # the copy is not run
+    assert shared.value("abonyx_sequences_total", output="p_nonspecific") == sequences + 2
+    assert shared.value("abonyx_tokens_total") == tokens + 6 + 7
     answer = shared.ask("GET", "/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=")
     text = answer.body.decode()
@@ -339,7 +353,7 @@ def test_metrics_count_and_name_their_units(shared: Running) -> None:
     if sys.platform == "linux":
         assert shared.value("process_resident_memory_bytes") > 0
     shared.ask("BREW", "/v1/score")
-    assert shared.value("abonyx_requests_total", path="/v1/score", method="other", status="405") == 1
+    until(lambda: shared.value("abonyx_requests_total", path="/v1/score", method="other", status="405") == 1)
 
 
 # Limits, and clients that are slow, broken, oversized or gone.
@@ -401,7 +415,7 @@ def test_clients_that_leave_take_their_sequences_with_them(shared: Running) -> N
         # in the middle of its body
         with socket.create_connection((shared.host, shared.port)) as gone:
             gone.sendall(
-                b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\nContent-Length: 99\r\n\r\nid"
+                b"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/csv\r\nContent-Length: 99\r\n\r\nid"
             )
             until(lambda: shared.gate._in_hand.total())
         until(lambda: not shared.gate._in_hand.total())
@@ -411,14 +425,36 @@ def test_clients_that_leave_take_their_sequences_with_them(shared: Running) -> N
     assert counted >= left + 2
 
 
+def test_a_client_that_leaves_before_the_first_line_takes_its_sequences_with_it(shared: Running) -> None:
+    body = json.dumps({"sequences": [{"id": "a", "sequence": one} for one in made_up(100, 3)]}).encode()
+    messages = iter([{"type": "http.request", "body": body, "more_body": False}])
+    headers = [(b"host", b"localhost"), (b"content-type", b"application/json"), (b"accept", NDJSON["Accept"].encode())]
+    scope = {
+        **{"type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "method": "POST"},
+        **{"path": "/v1/score", "raw_path": b"/v1/score", "query_string": b"", "headers": headers, "scheme": "http"},
+        **{"client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2)},
+    }
+
+    async def receive() -> Any:
+        return next(messages, {"type": "http.disconnect"})
+
+    async def send(_message: Any) -> None:
+        pass
+
+    with shared.engine.held():
+        asyncio.run(shared.gate(scope, receive, send))
+        assert not shared.scheduler._unsettled
+
+
 @pytest.mark.parametrize(
     "sent",
     [
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # TLS
         b"GET /v1/model\r\n\r\n\r\n\r\n",
-        b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
-        b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-        b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
+        b"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/csv\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"POST /v1/score HTT",
     ],
 )

@@ -21,7 +21,9 @@ import pytest
 for _name in ("fastapi", "uvicorn", "prometheus_client"):
     pytest.importorskip(_name, reason="the serve extra is not installed")
 
-from abonyx.errors import ConfigError  # noqa: E402
+from abonyx.config import RuntimeConfig  # noqa: E402
+from abonyx.errors import BundleError, ConfigError  # noqa: E402
+from abonyx.serve import server  # noqa: E402
 from abonyx.serve.settings import Settings, read_token  # noqa: E402
 
 from .serving import CSV, PATIENCE_S, TOKEN, until  # noqa: E402
@@ -127,6 +129,7 @@ def test_what_the_grace_time_does_not_suffice_for_is_cut_off_and_said() -> None:
 def test_the_log_is_json_and_names_the_model_and_the_address() -> None:
     with process("-v", ABONYX_SERVE_TOKEN=TOKEN) as one:
         assert any("opened abonyx-mini" in line for line in one.log)
+        assert any("this is the small model that ships, not ESM-1v" in line for line in one.log)
         assert one.ask("GET", "/v1/model")[0] == 401
         assert one.ask("GET", "/healthz")[0] == 200
         one.running.send_signal(signal.SIGTERM)
@@ -162,6 +165,19 @@ def test_what_is_refused_before_a_model_is_opened(run: Any, tmp_path: Path, monk
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     done = run("serve")
     assert done.code == 2 and "serve needs uvicorn" in done.err and 'pip install "abonyx[cpu,serve]"' in done.err
+
+
+def test_nobody_can_connect_before_the_model_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+
+    def opening(_config: RuntimeConfig) -> Any:
+        assert not _accepts(port)
+        raise BundleError("as far as this test goes")
+
+    monkeypatch.setattr(server, "open_session", opening)
+    with pytest.raises(BundleError, match="as far as"):
+        server.serve(RuntimeConfig, Settings(port=port))
 
 
 def test_a_service_that_others_can_reach_without_a_token_says_so() -> None:

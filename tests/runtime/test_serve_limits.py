@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ for _name in ("fastapi", "uvicorn", "prometheus_client"):
     pytest.importorskip(_name, reason="the serve extra is not installed")
 
 from abonyx.serve import app, gate  # noqa: E402
+from abonyx.serve import service as service_module  # noqa: E402
 
-from .serving import CSV, NDJSON, PATIENCE_S, TOKEN, Running, refused, service, until  # noqa: E402
+from .serving import CSV, NDJSON, PATIENCE_S, TOKEN, Running, at_once, refused, service, until  # noqa: E402
 
 
 def test_a_failure_after_the_start_is_the_last_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,12 +31,15 @@ def test_a_failure_after_the_start_is_the_last_line(monkeypatch: pytest.MonkeyPa
         found = json.loads(last)["problem"]
         assert (found["status"], found["type"]) == (500, "urn:abonyx:ScoreNotFinite")
         assert "mine" in found["detail"]
+        assert running.value("abonyx_rejected_requests_total", reason="ScoreNotFinite") == 1
         refused(running.ask("POST", "/v1/score", body), 500, "not finite for 1 of 1 sequences: mine")
 
 
 def test_a_client_that_sends_too_slowly() -> None:
     with service(body_timeout_s=0.2) as running, socket.create_connection((running.host, running.port)) as slow:
-        slow.sendall(b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\nContent-Length: 99\r\n\r\nid,se")
+        slow.sendall(
+            b"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/csv\r\nContent-Length: 99\r\n\r\nid,se"
+        )
         slow.settimeout(PATIENCE_S)
         answer = b""
         while b"}" not in answer:
@@ -45,9 +50,24 @@ def test_a_client_that_sends_too_slowly() -> None:
 def test_a_request_that_takes_too_long() -> None:
     with service(request_timeout_s=0.3) as running, running.engine.held():
         answer = running.score(["EVQL"])
-        refused(answer, 503, "0 of 1 sequences were done in 0.3 s")
+        refused(answer, 503, "had 0 of 1 sequences done in 0.3 s")
         assert answer.headers["retry-after"] == "1"
         assert running.scheduler._queued_sequences == 0
+
+
+def test_the_time_of_a_request_begins_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = service_module.check_file
+
+    def slowly(*given: Any, **more: Any) -> Any:
+        time.sleep(0.15)
+        return read(*given, **more)
+
+    monkeypatch.setattr(service_module, "check_file", slowly)
+    with service(request_timeout_s=0.1) as running, running.engine.held():
+        found = at_once(lambda _: running.ask("POST", "/v1/score", b"sequence\nEVQL\n", CSV), 3)
+    details = sorted(answer.json["detail"] for answer in found)
+    assert [answer.status for answer in found] == [503] * 3
+    assert "had 0 of 1 sequences done" in details[0] and "was not read in 0.1 s" in details[-1]
 
 
 def test_too_many_requests_of_one_client_and_of_all() -> None:
@@ -60,15 +80,16 @@ def test_too_many_requests_of_one_client_and_of_all() -> None:
         until(lambda: running.gate._in_hand.total() == count)
         return asking
 
-    for limits, status, part in (
-        ({"max_requests_per_client": 2}, 429, "2 requests of 127.0.0.1 are in hand"),
-        ({"max_requests": 2}, 503, "2 requests are in hand"),
+    for limits, status, reason, part in (
+        ({"max_requests_per_client": 2}, 429, "client_requests", "2 requests of 127.0.0.1 are in hand"),
+        ({"max_requests": 2}, 503, "requests", "2 requests are in hand"),
     ):
         with service(**limits) as running:
             with running.engine.held():
                 asking = held_by(running, 2)
                 answer = running.score(["EVQL"])
                 refused(answer, status, part)
+                assert running.value("abonyx_rejected_requests_total", reason=reason) == 1
                 assert answer.headers["retry-after"] == "1"
                 assert running.ask("GET", "/readyz").status == 200  # only scoring has so few places
             assert [connection.getresponse().status for connection in asking] == [200, 200]
@@ -94,6 +115,8 @@ def test_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
         assert compared == [(TOKEN.encode(), TOKEN.encode())]  # in constant time
         for path in ("/healthz", "/readyz", "/openapi.json"):
             assert running.ask("GET", path).status == 200
+        named = {"Authorization": f"Bearer {TOKEN}", "Host": "antibodies.example"}  # who knows the token may name it
+        assert running.ask("GET", "/v1/model", headers=named).status == 200
         # a token is asked for before the body is read
         refused(running.ask("POST", "/v1/score", bytes(10**7), CSV), 401, "")
 

@@ -89,7 +89,7 @@ def test_the_document_names_every_route_body_answer_and_error(served: Running) -
     assert {one["name"] for one in score["parameters"]} == {
         *("assay", "threshold", "on_invalid", "id_column", "sequence_column"),
     }
-    assert set(score["responses"]) == {"200", "401", "408", "413", "415", "422", "429", "500", "501", "503"}
+    assert set(score["responses"]) == {"200", "401", "408", "413", "415", "421", "422", "429", "500", "501", "503"}
     for operation in operations.values():
         for status, described in operation["responses"].items():
             assert status == "200" or list(described["content"]) == ["application/problem+json"]

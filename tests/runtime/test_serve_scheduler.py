@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,9 +20,11 @@ from abonyx.errors import ConfigError, EngineError, RequestRefused, ScoreNotFini
 from abonyx.serve.metrics import Metrics  # noqa: E402
 from abonyx.serve.scheduler import ROUND_BATCHES, Job, Scheduler, Share, refuse_upstream_pooling  # noqa: E402
 from abonyx.serve.server import running  # noqa: E402
-from abonyx.session import open_session  # noqa: E402
+from abonyx.session import State, open_session  # noqa: E402
 from abonyx.tolerances import BATCH_NEIGHBOURS  # noqa: E402
 
+from ..conftest import MINI  # noqa: E402
+from .hostile import shift_head  # noqa: E402
 from .serving import PATIENCE_S, Held, at_once, held_session, made_up, until  # noqa: E402
 
 MOST = 2_000
@@ -108,7 +112,9 @@ def test_the_longest_of_a_request_come_first_and_its_values_in_its_own_order() -
         np.testing.assert_allclose(found, session.score(sequences), rtol=0, atol=BATCH_NEIGHBOURS)
 
 
-def test_a_request_that_cannot_be_scored_does_not_take_others_along(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_that_cannot_be_scored_does_not_take_others_along(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     bad = "W" * 9
     with scheduling() as (scheduler, engine):
         run = engine.native.run
@@ -132,6 +138,10 @@ def test_a_request_that_cannot_be_scored_does_not_take_others_along(monkeypatch:
                 assert isinstance(error, ScoreNotFinite) and "s3" in str(error) and "1 of 4" in str(error)
                 found.append(-1)
     assert found == [3, -1, 3, 3]
+    # ids are the client's own: not in the log
+    assert [one.getMessage() for one in caplog.records if one.levelname == "ERROR"] == [
+        "a request failed, at 4 of its sequences: ScoreNotFinite"
+    ]
 
 
 def test_what_a_client_that_left_had_in_the_queue_is_not_run() -> None:
@@ -171,6 +181,36 @@ def test_what_was_checked_against_another_model_is_not_queued() -> None:
             scheduler.submit(before, ["a"], ["EVQL"], "p_nonspecific", done.set)
 
 
+def test_a_job_queued_just_before_a_reload_is_scored_by_the_model_it_was_checked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(MINI, tmp_path / "other")
+    shift_head(tmp_path / "other", 1.0)
+    config = RuntimeConfig(bundle=str(tmp_path / "other"))
+    queued: list[Job] = []
+    over: list[Any] = []
+    with scheduling() as (scheduler, _):
+        before = values(submit(scheduler, ["EVQL"]))
+        take_round = scheduler._take_round
+
+        def take_none() -> list[Share]:
+            if queued:
+                return take_round()
+            for job in list(scheduler._waiting):  # the client left while the thread waited for company
+                scheduler.drop(job)
+            shares = take_round()
+            queued.append(submit(scheduler, ["EVQL"]))
+            over.append(scheduler_reload(scheduler, config))
+            return shares
+
+        monkeypatch.setattr(scheduler, "_take_round", take_none)
+        submit(scheduler, ["EVQL"])
+        until(lambda: over)
+        until(over[0])
+        assert values(queued[0]).tolist() == before.tolist()
+        assert abs(float(values(submit(scheduler, ["EVQL"]))[0] - before[0])) > 0.1
+
+
 def scheduler_reload(scheduler: Scheduler, config: RuntimeConfig | None = None) -> Any:
     return scheduler.reload(config or RuntimeConfig(), lambda: None)
 
@@ -205,6 +245,21 @@ def test_stop_finishes_the_queue_and_takes_no_more() -> None:
         assert not scheduler.alive
 
 
+def test_a_cut_off_waits_for_the_batch_in_hand_alone() -> None:
+    with scheduling() as (scheduler, engine):
+        with engine.held():
+            jobs = [submit(scheduler, made_up(900, seed)) for seed in range(2)]
+            assert engine.inside.wait(PATIENCE_S)
+            scheduler_reload(scheduler)
+            ending = threading.Thread(target=scheduler.cut_off)
+            ending.start()
+            until(lambda: scheduler._session._closing)
+        ending.join(PATIENCE_S)
+        assert engine.batches == 1 and not scheduler.alive
+        assert all(job.error is not None for job in jobs)
+        assert scheduler._session.state is State.CLOSED  # the reload that was asked for did not begin
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_fault_in_the_scoring_thread_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     with scheduling() as (scheduler, engine):
@@ -218,6 +273,7 @@ def test_a_fault_in_the_scoring_thread_leaves_nobody_waiting(monkeypatch: pytest
                 values(job)
             assert refused.value.status == 500
         until(lambda: not scheduler.alive)
+        monkeypatch.setattr(Scheduler, "alive", True)  # as it still is just before its end
         for asked in (scheduler.model, lambda: scheduler_reload(scheduler)):
             with pytest.raises(RequestRefused, match="the scoring thread ended"):
                 asked()

@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from abonyx.bundle import file_sha256
-from abonyx.errors import ConfigError, InputError
+from abonyx.errors import ConfigError, InputError, printable
 from abonyx.evaluate.metrics import Measured, measure
 from abonyx.evaluate.pictures import Subject, draw
 from abonyx.evaluate.record import Bootstrap, Record
 from abonyx.evaluate.report import report
 from abonyx.options import Run
 from abonyx.outputs import input_stem
-from abonyx.pipeline import Input, Job, choose_threshold, pooling_notes, printable, run_windows
+from abonyx.pipeline import Input, Job, choose_threshold, pooling_notes, run_windows
 from abonyx.progress import progress
 from abonyx.results import write_rejected, write_table
 from abonyx.staging import check_directory, staged

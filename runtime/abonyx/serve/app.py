@@ -11,14 +11,18 @@ import msgspec
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from abonyx.errors import EngineError, InputError, RequestRefused
 from abonyx.pipeline import choose_threshold
 from abonyx.serve import answers, openapi
 from abonyx.serve.gate import METRICS, RELOAD, Gate
+from abonyx.serve.metrics import Metrics
 from abonyx.serve.problems import problem, problem_response
 from abonyx.serve.requests import JSON
+from abonyx.serve.scheduler import DEAD, NO_MODEL
 from abonyx.serve.service import LOOK_S, FileQuery, FileScoreQuery, Service, Waiting
 
 NDJSON = "application/x-ndjson"
@@ -41,7 +45,7 @@ def create_app(service: Service) -> Gate:
 
 def _add_errors(app: FastAPI, service: Service) -> None:
     def answer(error: EngineError) -> Response:
-        service.metrics.rejected.labels(type(error).__name__).inc()
+        service.metrics.count_rejected(error)
         return problem_response(error)
 
     @app.exception_handler(EngineError)
@@ -56,14 +60,15 @@ def _add_errors(app: FastAPI, service: Service) -> None:
     @app.exception_handler(HTTPException)
     async def no_route(request: Request, error: HTTPException) -> Response:
         what = f"{request.method} {ascii(request.url.path)[1:-1][:200]}: {error.detail}"
-        response = answer(RequestRefused(error.status_code, what, "/openapi.json lists what there is."))
+        reason = {404: "route", 405: "method"}.get(error.status_code, "http")
+        response = answer(RequestRefused(error.status_code, reason, what, "/openapi.json lists what there is."))
         response.headers.update(error.headers or {})
         return response
 
     @app.exception_handler(Exception)
     async def fault(_request: Request, _error: Exception) -> Response:
         # Starlette raises it again once this is sent, and uvicorn logs it.
-        return answer(RequestRefused(500, "a fault in abonyx; the service's log has it", "Please report it."))
+        return answer(RequestRefused(500, "fault", "a fault in abonyx; the service's log has it", "Please report it."))
 
 
 def _add_scoring(app: FastAPI, service: Service) -> None:
@@ -71,16 +76,16 @@ def _add_scoring(app: FastAPI, service: Service) -> None:
     async def score(request: Request, query: Annotated[FileScoreQuery, Query()]) -> Response:
         """Score sequences: JSON, or a FASTA, CSV or TSV file (also its gzip) as the body itself."""
         model = service.scheduler.model()
-        checked, asked = await service.checked(request, model, answers.ScoreRequest, query)
+        checked, asked, until = await service.checked(request, model, answers.ScoreRequest, query)
         threshold = choose_threshold(model.bundle, asked.assay, asked.threshold)
-        waiting = Waiting(service, request, model, checked, "p_nonspecific")
+        waiting = Waiting(service, request, model, checked, "p_nonspecific", until)
 
         def answer() -> bytes:
             found = answers.score_answer(model, checked, waiting.job.values, threshold, asked.assay)
             return msgspec.json.encode(found)
 
         if NDJSON in request.headers.get("accept", ""):
-            return StreamingResponse(_lines(waiting, answer), media_type=NDJSON)
+            return _Lines(waiting, answer, service.metrics)
         await waiting.finished()
         return Response(answer(), media_type=JSON)
 
@@ -88,13 +93,27 @@ def _add_scoring(app: FastAPI, service: Service) -> None:
     async def embed(request: Request, query: Annotated[FileQuery, Query()]) -> Response:
         """Pooled embeddings of sequences, sent as to /v1/score."""
         model = service.scheduler.model()
-        checked, _ = await service.checked(request, model, answers.EmbedRequest, query)
-        waiting = Waiting(service, request, model, checked, "embedding")
+        checked, _, until = await service.checked(request, model, answers.EmbedRequest, query)
+        waiting = Waiting(service, request, model, checked, "embedding", until)
         await waiting.finished()
         return StreamingResponse(answers.embed_answer(model, checked, waiting.job.values), media_type=JSON)
 
 
-async def _lines(waiting: Waiting, answer: Callable[[], bytes]) -> AsyncIterator[bytes]:
+class _Lines(StreamingResponse):
+    """A score request's answer as lines; what is left in the queue is dropped however it ends."""
+
+    def __init__(self, waiting: Waiting, answer: Callable[[], bytes], metrics: Metrics) -> None:
+        super().__init__(_lines(waiting, answer, metrics), media_type=NDJSON)
+        self._waiting = waiting
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:  # not in the generator: where the client left at once it never begins, and has no end
+            self._waiting.drop()
+
+
+async def _lines(waiting: Waiting, answer: Callable[[], bytes], metrics: Metrics) -> AsyncIterator[bytes]:
     """How far it is, and the answer or the problem as the last line."""
     try:
         said, at = -1, 0.0
@@ -105,9 +124,8 @@ async def _lines(waiting: Waiting, answer: Callable[[], bytes]) -> AsyncIterator
                 yield msgspec.json.encode({"done": done, "total": len(waiting.job.ids)}) + b"\n"
         yield answer() + b"\n"
     except EngineError as error:
+        metrics.count_rejected(error)
         yield msgspec.json.encode({"problem": problem(error)}) + b"\n"
-    finally:
-        waiting.drop()
 
 
 def _described(service: Service) -> Response:
@@ -135,19 +153,25 @@ def _add_state(app: FastAPI, service: Service) -> None:
     async def healthz() -> Response:
         """Whether the service works at all."""
         if not scheduler.alive:
-            raise RequestRefused(500, "the scoring thread ended; the log says why", "Start the service again.")
+            raise DEAD.error()
         return Response(msgspec.json.encode(answers.Health()), media_type=JSON)
 
     @app.get("/readyz", **openapi.READY)
     async def readyz() -> Response:
-        """Whether requests are taken; if not, why."""
-        scheduler.model()
+        """Whether requests are taken; if not, why, but for what a token protects."""
+        try:
+            scheduler.model()
+        except RequestRefused as error:
+            if service.settings.token is None or error.reason != NO_MODEL:
+                raise
+            fix = "/v1/model says why to who has the token."
+            raise RequestRefused(error.status, NO_MODEL, "no model is open", fix) from None
         return Response(msgspec.json.encode(answers.Health()), media_type=JSON)
 
     @app.get(METRICS, **openapi.METRICS)
     async def metrics() -> Response:
         """Counters for Prometheus."""
-        return Response(service.metrics.exposition(), media_type=openapi.EXPOSITION)
+        return Response(service.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 
 
 def _add_page(app: FastAPI) -> None:

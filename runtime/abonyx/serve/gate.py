@@ -1,9 +1,10 @@
-"""What stands before every request: token, places for clients, headers of the answer, counts, one line in the log."""
+"""What stands before every request: host, token, places for clients; headers of the answer, counts, the log."""
 
 from __future__ import annotations
 
 import asyncio
 import hmac
+import ipaddress
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -80,19 +81,42 @@ class Gate:
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
+            self._check_host(scope)
             self._check_token(scope)
             with self._place(scope):
-                await self._app(scope, receive, send)
+                # HEAD is GET without the answer's body, which the server leaves out: load balancers ask so.
+                method = "GET" if scope["method"] == "HEAD" else scope["method"]
+                await self._app({**scope, "method": method}, receive, send)
         except RequestRefused as error:
-            self._metrics.rejected.labels(type(error).__name__).inc()
+            self._metrics.count_rejected(error)
             await problem_response(error)(scope, receive, send)
+
+    def _check_host(self, scope: Scope) -> None:
+        """On the loopback and without a token, take no name but this machine's own.
+
+        Any website can have its own name point here (DNS rebinding). To the browser its page and this service are then
+        one site, and only the Host header still says whose name it was.
+        """
+        address = (scope.get("server") or ("",))[0]
+        if self._settings.token is not None or not is_loopback(address):
+            return
+        host = Headers(scope=scope).get("host", "")
+        name, colon, port = host.lower().rpartition(":")
+        name = (name if colon and not port.strip("0123456789") else host.lower()).strip("[]")
+        if name not in ("localhost", "127.0.0.1", "::1", address, self._settings.host.lower()):
+            raise RequestRefused(
+                421,
+                "host",
+                f"Host is {ascii(host)[1:-1][:100]!r}, and this service is this machine's own: no token was set",
+                "Ask http://localhost, or have the proxy send Host: localhost; with a token any name is taken.",
+            )
 
     def _check_token(self, scope: Scope) -> None:
         path = scope["path"]
         if path == RELOAD:
             wanted, name = self._settings.admin_token, "admin token"
             if wanted is None:
-                raise RequestRefused(403, "reload is off: no admin token was set", "See docs/serve.md.")
+                raise RequestRefused(403, "reload_off", "reload is off: no admin token was set", "See docs/serve.md.")
         elif path == METRICS or path.startswith("/v1/"):
             wanted, name = self._settings.token, "token"
         else:
@@ -104,7 +128,8 @@ class Gate:
         right = hmac.compare_digest(given.strip().encode("utf-8", "replace"), wanted.encode())
         if scheme.lower() != "bearer" or not right:
             found = "a wrong one" if given else "none"
-            raise RequestRefused(401, f"{path} needs the {name}, {found} was sent", "Send Authorization: Bearer TOKEN.")
+            what = f"{path} needs the {name}, {found} was sent"
+            raise RequestRefused(401, "token", what, "Send Authorization: Bearer TOKEN.")
 
     @contextmanager
     def _place(self, scope: Scope) -> Iterator[None]:
@@ -116,6 +141,7 @@ class Gate:
         if self._in_hand.total() >= self._settings.max_requests:
             raise RequestRefused(
                 503,
+                "requests",
                 f"{self._settings.max_requests} requests are in hand, the most that are taken",
                 "Send it again later.",
                 retry_after_s=RETRY_AFTER_S,
@@ -123,6 +149,7 @@ class Gate:
         if self._in_hand[client] >= most:
             raise RequestRefused(
                 429,
+                "client_requests",
                 f"{most} requests of {client} are in hand, the most of one address",
                 "Send fewer at a time, with more sequences each.",
                 retry_after_s=RETRY_AFTER_S,
@@ -134,6 +161,14 @@ class Gate:
             self._in_hand[client] -= 1
             if not self._in_hand[client]:
                 del self._in_hand[client]
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an IP address is of this machine alone; False for what is none (a name, a path)."""
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
 
 
 def _known_method(method: str) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
+from abonyx.errors import EngineError, RequestRefused
+
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _SEQUENCES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
@@ -28,14 +30,16 @@ class Metrics:
         )
         self.rejected = Counter(
             "abonyx_rejected_requests_total",
-            "Requests answered with a problem, by error",
+            "Requests answered with a problem, by reason",
             ["reason"],
             registry=registry,
         )
         self.rejected_records = Counter(
             "abonyx_rejected_records_total", "Records left out with on_invalid skip", registry=registry
         )
-        self.sequences = Counter("abonyx_sequences_total", "Sequences run", ["output"], registry=registry)
+        self.sequences = Counter(
+            "abonyx_sequences_total", "Sequences run; copies in a round run once", ["output"], registry=registry
+        )
         self.tokens = Counter("abonyx_tokens_total", "Tokens of them, padding left out", registry=registry)
         self.wait_seconds = Histogram(
             "abonyx_queue_wait_seconds",
@@ -44,7 +48,7 @@ class Metrics:
             registry=registry,
         )
         self.batch_sequences = Histogram(
-            "abonyx_batch_sequences", "Sequences of a batch", buckets=_SEQUENCES, registry=registry
+            "abonyx_batch_sequences", "Sequences of a batch, copies too", buckets=_SEQUENCES, registry=registry
         )
         self.inference_seconds = Histogram(
             "abonyx_inference_seconds", "Of one round of batches", buckets=_SECONDS, registry=registry
@@ -63,6 +67,11 @@ class Metrics:
         """Read these gauges from the queue at each scrape."""
         for gauge, read in zip((*self._queued, self._ready), (sequences, requests, ready), strict=True):
             gauge.set_function(read)
+
+    def count_rejected(self, error: EngineError) -> None:
+        """Count a request that was answered with a problem: by the refusal's word, else by the error's class."""
+        reason = error.reason if isinstance(error, RequestRefused) else type(error).__name__
+        self.rejected.labels(reason).inc()
 
     def exposition(self) -> bytes:
         """All of it, as text in Prometheus' format."""

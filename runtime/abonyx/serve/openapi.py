@@ -7,12 +7,12 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from abonyx import __version__
 from abonyx.serve import answers, problems
 from abonyx.serve.requests import FILES, JSON
 
-EXPOSITION = "text/plain; version=1.0.0; charset=utf-8"
 _TYPES = (
     *(answers.ScoreRequest, answers.EmbedRequest, answers.ScoreAnswer, answers.EmbedAnswer),
     *(answers.ModelAnswer, answers.Health, problems.Problem),
@@ -23,6 +23,7 @@ _REASONS = {
     408: "The body came too slowly",
     413: "Over a limit of a request",
     415: "A Content-Type that is not taken",
+    421: "On the loopback without a token: a Host of another name",
     422: "A body or a query that cannot be used as it is",
     429: "Too many requests of one client in hand",
     500: "The service failed",
@@ -39,7 +40,7 @@ def _schema(kind: type) -> dict[str, Any]:
 def _answers(content: dict[str, Any], *statuses: int) -> dict[str, Any]:
     """A route's keyword arguments: its 200 and its problems."""
     responses: dict[int | str, Any] = {200: {"description": "Done", "content": content}}
-    for status in statuses:
+    for status in (*statuses, 421):
         described = {"description": _REASONS[status], "content": {problems.MEDIA_TYPE: _schema(problems.Problem)}}
         responses[status] = described | ({"headers": _RETRY} if status in (429, 503) else {})
     return {"responses": responses, "response_model": None}
@@ -67,13 +68,17 @@ MODEL = _answers({JSON: _schema(answers.ModelAnswer)}, 401, 500, 503)
 RELOAD = _answers({JSON: _schema(answers.ModelAnswer)}, 401, 403, 500, 503)
 HEALTH = _answers({JSON: _schema(answers.Health)}, 500)
 READY = _answers({JSON: _schema(answers.Health)}, 500, 503)
-METRICS = _answers({EXPOSITION: {"schema": {"type": "string"}}}, 401, 500)
+METRICS = _answers({CONTENT_TYPE_LATEST: {"schema": {"type": "string"}}}, 401, 500)
 
 
 def complete(app: FastAPI, *, needs_token: bool) -> None:
     """Give the app its OpenAPI document: FastAPI's own, with the schemas of our types and the tokens."""
     document = get_openapi(
-        title="abonyx", version=__version__, summary="Antibody sequences scored for non-specificity", routes=app.routes
+        title="abonyx",
+        version=__version__,
+        summary="Antibody sequences scored for non-specificity",
+        description="Another path is answered 404 and another method 405, each with a Problem. HEAD is taken as GET.",
+        routes=app.routes,
     )
     _, schemas = msgspec.json.schema_components(_TYPES, ref_template="#/components/schemas/{name}")
     components = document.setdefault("components", {})

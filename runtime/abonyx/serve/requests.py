@@ -37,7 +37,9 @@ def content_type(request: Request) -> str:
     kind, *parameters = (part.strip().lower() for part in given.split(";"))
     charset = next((part[len("charset=") :].strip('"') for part in parameters if part.startswith("charset=")), "utf-8")
     if kind not in (JSON, *FILES) or charset not in ("utf-8", "utf8", "us-ascii"):
-        raise RequestRefused(415, f"Content-Type is {given[:100]!r}", f"Send {JSON} or {', '.join(FILES)}, in UTF-8.")
+        raise RequestRefused(
+            415, "content_type", f"Content-Type is {given[:100]!r}", f"Send {JSON} or {', '.join(FILES)}, in UTF-8."
+        )
     return kind
 
 
@@ -61,9 +63,9 @@ async def read_body(request: Request, settings: Settings) -> bytes:
                     raise _too_large(f"more than {most} bytes", "max_body_bytes", most)
     except TimeoutError:
         what = f"{len(body)} bytes of the body came in {settings.body_timeout_s:g} s, and not its end"
-        raise RequestRefused(408, what, "Send it faster, or less at a time.") from None
+        raise RequestRefused(408, "body_timeout", what, "Send it faster, or less at a time.") from None
     except ClientDisconnect:
-        raise RequestRefused(CLIENT_LEFT, "the client left before the end of its request") from None
+        raise RequestRefused(CLIENT_LEFT, "client_left", "the client left before the end of its request") from None
     return bytes(body)
 
 

@@ -1,7 +1,8 @@
 """The one thread that scores: requests wait in one queue, and it takes from all of them in fair rounds.
 
 A round is a few batches. Each waiting request gives a batch's worth in turn, so that a large one does not hold up small
-ones, and each batch is full though every request is small.
+ones, and each batch is full though every request is small. Over 300 lines for what one lock guards: the queue, the
+session's turns and its reload have to be read together.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ import numpy.typing as npt
 
 from abonyx.bundle import README_NAME, Bundle
 from abonyx.config import RuntimeConfig
-from abonyx.errors import ConfigError, EngineError, RequestRefused
+from abonyx.errors import BundleError, ConfigError, EngineError, RequestRefused, ScoreNotFinite
 from abonyx.logs import LOGGER
 from abonyx.manifest import Variant
+from abonyx.pipeline import pooling_notes, shipped_note
 from abonyx.scoring import run_sequences, tokenize
 from abonyx.serve.metrics import Metrics
 from abonyx.session import Session
@@ -32,6 +34,7 @@ MAX_WAIT_S = 0.003
 RETRY_AFTER_S = 1
 # Opening takes seconds with a large model.
 RETRY_AFTER_RELOAD_S = 5
+NO_MODEL = "no_model"
 _MAX_CARD_CHARS = 1 << 20
 
 
@@ -53,11 +56,18 @@ class Model:
 
     @classmethod
     def of(cls, session: Session) -> Model:
-        """What an open session holds."""
+        """What an open session holds.
+
+        Raises:
+            BundleError: its card cannot be read.
+        """
         path, card = session.bundle.path / README_NAME, None
-        if path.is_file() and not path.is_symlink():  # a stranger's bundle could link to any file of this machine
-            with path.open(encoding="utf-8", errors="replace") as file:
-                card = file.read(_MAX_CARD_CHARS)
+        try:
+            if path.is_file() and not path.is_symlink():  # a stranger's bundle could link to any file of this machine
+                with path.open(encoding="utf-8", errors="replace") as file:
+                    card = file.read(_MAX_CARD_CHARS)
+        except OSError as error:
+            raise BundleError(f"{path}: cannot be read: {error.strerror}", "Make it readable, or delete it.") from error
         return cls(session.config, session.bundle, session.variant_name, session.variant, dict(session.placement), card)
 
     @property
@@ -70,6 +80,19 @@ class Model:
         """The longest sequence it takes."""
         limit = self.bundle.manifest.max_residues
         return limit if self.static_tokens is None else min(limit, self.static_tokens - 2)
+
+
+def _log_notes(session: Session) -> None:
+    """What `abonyx score` says in its summary, once for all requests."""
+    config = session.config
+    for note in [*session.notes, *pooling_notes(session.bundle, config), *shipped_note(config)]:
+        LOGGER.warning(note)
+
+
+def _log_failure(error: EngineError, count: int) -> None:
+    # Whose score is not finite is named by its id, which is the client's own.
+    said = type(error).__name__ if isinstance(error, ScoreNotFinite) else str(error)
+    LOGGER.error(f"a request failed, at {count} of its sequences: {said}")
 
 
 def refuse_upstream_pooling(config: RuntimeConfig) -> None:
@@ -124,17 +147,18 @@ class _Refusal(NamedTuple):
     """Why no request is taken; an error of its own each time, or its traceback would grow."""
 
     status: int
+    reason: str
     what: str
     fix: str
     retry_after_s: int | None = None
 
     def error(self) -> RequestRefused:
-        return RequestRefused(self.status, self.what, self.fix, retry_after_s=self.retry_after_s)
+        return RequestRefused(self.status, self.reason, self.what, self.fix, retry_after_s=self.retry_after_s)
 
 
-_ENDING = _Refusal(503, "the service is ending", "Send it again later, or to another.")
-_RELOADING = _Refusal(503, "the model is being reloaded", "Send it again.", RETRY_AFTER_RELOAD_S)
-_DEAD = _Refusal(500, "the scoring thread ended; the log says why", "Start the service again.")
+_ENDING = _Refusal(503, "ending", "the service is ending", "Send it again later, or to another.")
+_RELOADING = _Refusal(503, "reloading", "the model is being reloaded", "Send it again.", RETRY_AFTER_RELOAD_S)
+DEAD = _Refusal(500, "dead", "the scoring thread ended; the log says why", "Start the service again.")
 
 
 @dataclass(eq=False)
@@ -166,6 +190,7 @@ class Scheduler:
         self._stopping = False
         self._model = Model.of(session)
         metrics.session_opens.labels("opened").inc()
+        _log_notes(session)
         metrics.watch(lambda: self._queued_sequences, lambda: len(self._unsettled), lambda: self._refusal is None)
         self._thread = threading.Thread(target=self._work, name="scoring")
         self._thread.start()
@@ -203,6 +228,7 @@ class Scheduler:
             if self.model() is not checked_for:
                 raise RequestRefused(
                     503,
+                    "reloaded",
                     "the model was reloaded while the request was read",
                     "Send it again.",
                     retry_after_s=RETRY_AFTER_S,
@@ -210,6 +236,7 @@ class Scheduler:
             if self._queued_sequences + len(sequences) > self._max_queued:
                 raise RequestRefused(
                     503,
+                    "queue_full",
                     f"the queue is full: {self._queued_sequences} sequences wait, the request has {len(sequences)}, "
                     f"and max_queued_sequences is {self._max_queued}",
                     "Send it again later, or fewer sequences at a time.",
@@ -224,7 +251,7 @@ class Scheduler:
     def drop(self, job: Job) -> None:
         """Forget a job whose client left; nothing happens to one that is settled."""
         with self._changed:
-            self._fail(job, RequestRefused(503, "the request was dropped"), notify=False)
+            self._fail(job, RequestRefused(503, "dropped", "the request was dropped"), notify=False)
 
     def reload(self, config: RuntimeConfig, changed: Callable[[], object]) -> Callable[[], bool]:
         """Take no more requests, finish those queued, then reload the session.
@@ -242,7 +269,7 @@ class Scheduler:
         refuse_upstream_pooling(config)
         asked = _Reload(config, changed)
         with self._changed:
-            if self._reload is not None or self._stopping or not self.alive:
+            if self._reload is not None or self._stopping or self._refusal is DEAD:
                 raise (self._refusal or _RELOADING).error()
             self._reload = asked
             self._refusal = _RELOADING
@@ -263,18 +290,29 @@ class Scheduler:
             self._changed.notify()
         self._thread.join()
 
+    def cut_off(self) -> None:
+        """stop() without finishing: the batch in hand, or the opening of a reload, is the last that is waited for."""
+        with self._changed:
+            self._stopping = True  # before the close: no reload opens it again
+            self._refusal = _ENDING
+        self._session.close()
+        self.stop()
+
     def _work(self) -> None:
         try:
             while self._wait():
-                shares = self._take_round()
+                with self._changed:
+                    shares = self._take_round()
+                    # Of one moment: what is queued was checked against the model that is open, and is finished with it.
+                    reload = None if self._waiting or self._stopping else self._reload
                 if shares:
                     self._score(shares)
-                elif self._reload is not None:
-                    self._reload_session(self._reload)
+                elif reload is not None:
+                    self._reload_session(reload)
         finally:
             # However it ended: nobody waits for ever.
             with self._changed:
-                self._refusal = refusal = _ENDING if self._stopping else _DEAD
+                self._refusal = refusal = _ENDING if self._stopping else DEAD
                 for job in list(self._unsettled):
                     self._fail(job, refusal.error())
                 if self._reload is not None:
@@ -350,8 +388,9 @@ class Scheduler:
             )
         except EngineError as error:
             if len(shares) == 1:
-                LOGGER.error(f"a request failed: {error}")
                 with self._changed:
+                    if not shares[0].job.settled:  # its client is still there
+                        _log_failure(error, len(sequences))
                     self._fail(shares[0].job, error)
                 return
             for share in shares:
@@ -361,8 +400,8 @@ class Scheduler:
             for note in self._session.notes[notes:]:
                 LOGGER.warning(note)
         self._metrics.inference_seconds.observe(time.monotonic() - started)
-        self._metrics.sequences.labels(output).inc(len(sequences))
-        self._metrics.tokens.inc(sum(map(len, sequences)) + 2 * len(sequences))
+        self._metrics.sequences.labels(output).inc(len(tokens.rows))
+        self._metrics.tokens.inc(sum(map(len, tokens.rows)))
         self._hand_back(shares, values)
 
     def _hand_back(self, shares: list[Share], values: npt.NDArray[np.float32]) -> None:
@@ -393,16 +432,18 @@ class Scheduler:
         LOGGER.info("reloading the model")
         try:
             self._session.reload(asked.config)
+            model = Model.of(self._session)
         except EngineError as error:
+            self._session.close()  # where it is the card alone that cannot be read
             LOGGER.error(f"reload failed; no request is taken until one succeeds: {error}")
             self._metrics.session_opens.labels("failed").inc()
             with self._changed:
-                self._refusal = _Refusal(503, f"no model is open: {error.what}", error.fix)
-                self._end_reload(asked, RequestRefused(500, error.what, error.fix))
+                self._refusal = _Refusal(503, NO_MODEL, f"no model is open: {error.what}", error.fix)
+                self._end_reload(asked, RequestRefused(500, "reload_failed", error.what, error.fix))
             return
         self._metrics.session_opens.labels("opened").inc()
-        model = Model.of(self._session)
         LOGGER.info(f"reloaded: {model.bundle.label()}")
+        _log_notes(self._session)
         with self._changed:
             self._model, self._refusal = model, None
             self._end_reload(asked, None)

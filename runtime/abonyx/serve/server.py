@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import socket
 from collections.abc import Callable, Iterator
 
@@ -14,14 +15,12 @@ from abonyx.errors import ConfigError, RunInterrupted
 from abonyx.interrupts import ENDING, handled
 from abonyx.logs import LOGGER
 from abonyx.serve.app import create_app
-from abonyx.serve.gate import Gate
+from abonyx.serve.gate import Gate, is_loopback
 from abonyx.serve.metrics import Metrics
 from abonyx.serve.scheduler import Scheduler, refuse_upstream_pooling
 from abonyx.serve.service import Service
 from abonyx.serve.settings import Settings
 from abonyx.session import open_session
-
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def serve(load: Callable[[], RuntimeConfig], settings: Settings) -> None:
@@ -37,12 +36,14 @@ def serve(load: Callable[[], RuntimeConfig], settings: Settings) -> None:
     """
     config = load()
     refuse_upstream_pooling(config)
-    # Before the model: an address in use is said at once.
-    with listening(settings) as listener, open_session(config) as session:
+    # Bound before the model is opened: an address in use is said at once. It listens after, for who can be answered.
+    with bound(settings) as listener, open_session(config) as session:
         LOGGER.info(f"opened {session.bundle.label()}, {session.variant_name} on {config.provider}")
         with running(Scheduler(session, settings.max_queued_sequences, metrics := Metrics())) as scheduler:
             gate = create_app(Service(scheduler, settings, metrics, load))
             _run(gate, listener, settings)
+            if gate.cut_off:
+                scheduler.cut_off()
         if gate.cut_off:
             raise RunInterrupted(
                 f"requests without an answer: {gate.cut_off}; cut off {settings.grace_s} s after the signal, or by a "
@@ -62,28 +63,42 @@ def running(scheduler: Scheduler) -> Iterator[Scheduler]:
 
 
 @contextlib.contextmanager
-def listening(settings: Settings) -> Iterator[socket.socket]:
-    """A socket at the settings' address.
+def bound(settings: Settings) -> Iterator[socket.socket]:
+    """A socket at the settings' address that does not listen yet.
 
     Raises:
         ConfigError: it cannot be had.
     """
-    host, port = settings.host, settings.port
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        listener = socket.create_server(address, family=family, backlog=socket.SOMAXCONN)
-    except OSError as error:
-        what = f"serve: {host} port {port} cannot be listened at: {error.strerror}"
-        raise ConfigError(what, "Choose another with --host and --port.") from error
-    with listener:
+    with _refusing(settings):
+        family, *_, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        with _refusing(settings):  # as socket.create_server, which listens at once, has it
+            if os.name == "posix":
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.bind(address)
         yield listener
+
+
+@contextlib.contextmanager
+def _refusing(settings: Settings) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        what = f"serve: {settings.host} port {settings.port} cannot be listened at: {error.strerror}"
+        raise ConfigError(what, "Choose another with --host and --port.") from error
 
 
 def _run(gate: Gate, listener: socket.socket, settings: Settings) -> None:
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    if settings.token is None and host not in _LOOPBACK:
+    if settings.token is None and not is_loopback(host):
         LOGGER.warning(f"no token is set: whoever reaches {shown}:{port} can use this service")
+    with _refusing(settings):  # of two that bound it neither was refused yet
+        listener.listen(socket.SOMAXCONN)
     with _uvicorn_log():
         server = uvicorn_server(gate, settings)
         LOGGER.info(f"listening at http://{shown}:{port}")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -64,11 +66,20 @@ class Service:
         # One thread: csv's field limit is the whole process's, and two readers at once would take it from each other.
         self._reader = ThreadPoolExecutor(1, "reading")
 
-    async def _in_reader(self, work: Callable[[], Value]) -> Value:
-        return await asyncio.get_running_loop().run_in_executor(self._reader, work)
+    async def _in_reader(self, work: Callable[[], Value], until: float = math.inf) -> Value:
+        def in_time() -> Value:
+            if time.monotonic() > until:  # it waited for others to be read
+                raise out_of_time("was not read", self.settings)
+            return work()
 
-    async def checked(self, request: Request, model: Model, kind: type[Asked], query: FileQuery) -> tuple[Input, Asked]:
-        """A request's sequences, checked against a model; and what it asks for them, wherever it says so.
+        return await asyncio.get_running_loop().run_in_executor(self._reader, in_time)
+
+    async def checked(
+        self, request: Request, model: Model, kind: type[Asked], query: FileQuery
+    ) -> tuple[Input, Asked, float]:
+        """A request's sequences, checked against a model; what it asks for them, wherever it says so; and its deadline.
+
+        Its time (request_timeout_s) begins when all of it has come, on time.monotonic's clock.
 
         Raises:
             EngineError: see requests.py.
@@ -78,9 +89,10 @@ class Service:
             named = ", ".join(sorted(request.query_params.keys()))[:200]
             raise InputError(f"request: {named} in the query of a JSON request", "Put it into the JSON.")
         body = await read_body(request, self.settings)
+        until = time.monotonic() + self.settings.request_timeout_s
         if is_json:
             read = functools.partial(self._read_json, body, model, kind)
-            checked, asked = read() if len(body) <= SMALL_BODY_BYTES else await self._in_reader(read)
+            checked, asked = read() if len(body) <= SMALL_BODY_BYTES else await self._in_reader(read, until)
         else:
             read_file = functools.partial(
                 check_file,
@@ -91,10 +103,10 @@ class Service:
                 sequence_column=query.sequence_column,
                 skip=query.on_invalid == "skip",
             )
-            checked = await self._in_reader(read_file)
+            checked = await self._in_reader(read_file, until)
             asked = kind(sequences=[], **query.model_dump(exclude={"id_column", "sequence_column"}))
         self.metrics.rejected_records.inc(len(checked.rejected))
-        return checked, asked
+        return checked, asked, until
 
     def _read_json(self, body: bytes, model: Model, kind: type[Asked]) -> tuple[Input, Asked]:
         asked = decode(body, kind)
@@ -107,16 +119,37 @@ class Service:
             RequestRefused: 500, it cannot be opened, in the words of the error; 503, not now.
         """
         changed = asyncio.Event()
-        loop = asyncio.get_running_loop()
         try:
             config = await self._in_reader(self._load)
-            over = self.scheduler.reload(config, lambda: loop.call_soon_threadsafe(changed.set))
+            over = self.scheduler.reload(config, _setting(changed))
         except RequestRefused:
             raise
         except EngineError as error:  # the service's own config is at fault, not the request
-            raise RequestRefused(500, f"nothing was reloaded: {error.what}", error.fix) from error
+            raise RequestRefused(500, "reload_failed", f"nothing was reloaded: {error.what}", error.fix) from error
         while not over():
             await changed.wait()
+
+
+def out_of_time(state: str, settings: Settings) -> RequestRefused:
+    """The refusal of a request that took longer than request_timeout_s, and how far it was."""
+    return RequestRefused(
+        503,
+        "request_timeout",
+        f"the request {state} in {settings.request_timeout_s:g} s, the most it may take",
+        "Send fewer at a time, or later.",
+        retry_after_s=RETRY_AFTER_S,
+    )
+
+
+def _setting(event: asyncio.Event) -> Callable[[], None]:
+    """A call for another thread that sets the event of the running loop; where that has ended nobody waits for it."""
+    loop = asyncio.get_running_loop()
+
+    def changed() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the grace time was over
+            loop.call_soon_threadsafe(event.set)
+
+    return changed
 
 
 class Waiting:
@@ -126,16 +159,15 @@ class Waiting:
         job: its place there; its values are complete once change() was False.
     """
 
-    def __init__(self, service: Service, request: Request, model: Model, checked: Input, output: str) -> None:
+    def __init__(
+        self, service: Service, request: Request, model: Model, checked: Input, output: str, until: float
+    ) -> None:
         self._request = request
         self._scheduler = service.scheduler
-        self._limit_s = service.settings.request_timeout_s
-        self._until = time.monotonic() + self._limit_s
+        self._settings = service.settings
+        self._until = until
         self._changed = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        self.job = self._scheduler.submit(
-            model, checked.ids, checked.sequences, output, lambda: loop.call_soon_threadsafe(self._changed.set)
-        )
+        self.job = self._scheduler.submit(model, checked.ids, checked.sequences, output, _setting(self._changed))
 
     async def change(self) -> bool:
         """Wait until more is done, at most LOOK_S; False once all is.
@@ -160,15 +192,9 @@ class Waiting:
 
     async def _look(self) -> None:
         if time.monotonic() > self._until:
-            raise RequestRefused(
-                503,
-                f"{self.job.done} of {len(self.job.ids)} sequences were done in {self._limit_s:g} s, the most a "
-                "request may take",
-                "Send fewer at a time, or later.",
-                retry_after_s=RETRY_AFTER_S,
-            )
+            raise out_of_time(f"had {self.job.done} of {len(self.job.ids)} sequences done", self._settings)
         if await self._request.is_disconnected():
-            raise RequestRefused(CLIENT_LEFT, "the client left before its answer")
+            raise RequestRefused(CLIENT_LEFT, "client_left", "the client left before its answer")
 
     async def finished(self) -> None:
         """Wait for the end; what is left is dropped where there is none."""

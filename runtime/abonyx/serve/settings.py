@@ -38,7 +38,7 @@ class Settings:
     max_requests_per_client: int = _flag(32, "Most of them from one address (429).")
     max_queued_sequences: int = _flag(50_000, "Most sequences waiting, of all requests (503).")
     body_timeout_s: float = _flag(30.0, "Seconds a client has to send its request's body (408).")
-    request_timeout_s: float = _flag(600.0, "Seconds a request may wait and be scored (503).")
+    request_timeout_s: float = _flag(600.0, "Seconds a request that has come may be read, wait and be scored (503).")
     grace_s: int = _flag(30, "Seconds that SIGTERM leaves to finish what is queued.")
     token: str | None = field(default=None, repr=False)
     admin_token: str | None = field(default=None, repr=False)
