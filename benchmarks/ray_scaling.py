@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from abonyx.bundle import file_sha256, open_bundle
-from abonyx.pipeline import Input, read_input
+from abonyx.inputs import Input, read_input
 from abonyx.ray.run_file import File, open_run_file
 from abonyx.results import results_format, score_columns, write_table
 from commands import ABONYX, machine

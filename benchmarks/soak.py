@@ -28,8 +28,8 @@ from typing import Any
 import psutil
 
 from abonyx.bundle import open_bundle
+from abonyx.inputs import read_input
 from abonyx.manifest import RESIDUES
-from abonyx.pipeline import read_input
 from abonyx.tolerances import MEMORY_BYTES, SOAK_RATIO
 from commands import ABONYX, REPOSITORY, machine
 from faults import rows_done

@@ -21,8 +21,8 @@ import numpy as np
 
 import abonyx
 from abonyx.evaluate.metrics import measure
+from abonyx.inputs import Input, read_input
 from abonyx.manifest import RESIDUES
-from abonyx.pipeline import Input, read_input
 from abonyx_export.cross_validation import fit_once
 from choose import CV_SEEDS, FOLDS, SETTINGS, validate_all
 

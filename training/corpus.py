@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from abonyx.pipeline import read_input
+from abonyx.inputs import read_input
 from abonyx.records import Record, read_records
 
 REPERTOIRE = "repertoire/vh_vhh_repertoire.csv.gz"

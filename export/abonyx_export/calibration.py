@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from abonyx.errors import InputError
-from abonyx.pipeline import read_input
+from abonyx.inputs import read_input
 from abonyx_export.checkpoint import Checkpoint
 from abonyx_export.golden import EXAMPLES_NAME, SEED, examples_path, mutant
 

@@ -20,8 +20,9 @@ import onnxruntime
 
 from abonyx.bundle import file_sha256
 from abonyx.errors import BundleError, ChecksumMismatch, ConfigError
+from abonyx.inputs import Input
 from abonyx.options import Run
-from abonyx.pipeline import Input, Job, run_windows
+from abonyx.pipeline import Job, run_windows
 from abonyx.progress import progress
 from abonyx_export.bundle_writer import Report
 

@@ -25,9 +25,9 @@ import abonyx
 from abonyx import cache
 from abonyx.bundle import GOLDEN_NAME, Bundle, Golden, check_files, check_quantization
 from abonyx.errors import ConfigError
+from abonyx.inputs import Input
 from abonyx.manifest import HeadTraining, Manifest, Variant
 from abonyx.outputs import rejected_path
-from abonyx.pipeline import Input
 from abonyx.results import write_rejected
 from abonyx.staging import staged
 from abonyx_export import score_gate

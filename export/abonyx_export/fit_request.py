@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from abonyx.errors import BundleError, ConfigError, InputError
+from abonyx.inputs import Input
 from abonyx.options import Run
 from abonyx.outputs import check_output, rejected_path
-from abonyx.pipeline import Input
 from abonyx.staging import check_directory
 
 # Seeds are numpy's: 32 bits.

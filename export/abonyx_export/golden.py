@@ -8,7 +8,7 @@ import numpy as np
 
 from abonyx.bundle import Golden
 from abonyx.errors import ParityError
-from abonyx.pipeline import read_input
+from abonyx.inputs import read_input
 from abonyx.selftest import sigmoid
 from abonyx.tolerances import GOLDEN_MIN_SD_P
 

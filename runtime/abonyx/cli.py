@@ -18,7 +18,7 @@ from abonyx.options import PATH, PATH_OR_DASH, Run, prepare, run_options
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from abonyx.pipeline import Input
+    from abonyx.inputs import Input
     from abonyx.runs import Destination
 
 # Other packages of the distribution add commands here (abonyx_export: `export`); the runtime never imports them.

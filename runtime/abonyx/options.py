@@ -12,7 +12,7 @@ import click
 if TYPE_CHECKING:
     from abonyx.bundle import Bundle
     from abonyx.config import RuntimeConfig
-    from abonyx.pipeline import Input
+    from abonyx.inputs import Input
 
 PATH = click.Path(path_type=Path)
 PATH_OR_DASH = click.Path(path_type=Path, allow_dash=True)
@@ -60,8 +60,8 @@ class Run:
     columns: dict[str, str | None]
 
     def read(self, source: Path | None, label_column: str | None = None, *, label_required: bool = False) -> Input:
-        """A checked input; None = standard input. Raises as pipeline.read_input."""
-        from abonyx.pipeline import read_input
+        """A checked input; None = standard input. Raises as inputs.read_input."""
+        from abonyx.inputs import read_input
 
         limit = self.bundle.manifest.max_residues
         return read_input(

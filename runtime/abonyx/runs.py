@@ -13,11 +13,12 @@ import numpy as np
 
 from abonyx import __version__, results
 from abonyx.errors import RunInterrupted
+from abonyx.inputs import Input
 from abonyx.interrupts import Stop, handled
 from abonyx.journal import Fact, Header
 from abonyx.logs import LOGGER
 from abonyx.outputs import ids_path, rejected_path
-from abonyx.pipeline import Input, Job, Opening, Summary, run_windows
+from abonyx.pipeline import Job, Opening, Summary, run_windows
 from abonyx.progress import progress
 from abonyx.providers import ENGINE_DISTRIBUTIONS, token_budget, window_size
 from abonyx.results import Columns, Format, rejected_bytes

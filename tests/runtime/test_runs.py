@@ -19,6 +19,7 @@ import abonyx
 from abonyx import pipeline
 from abonyx.bundle import open_bundle
 from abonyx.errors import ConfigError, OutOfDeviceMemory
+from abonyx.inputs import Input
 from abonyx.interrupts import Stop, handled
 from abonyx.scoring import Tokenized
 from abonyx.session import Session, State
@@ -294,7 +295,7 @@ def test_a_window_is_of_one_token_budget(tmp_path: Path, monkeypatch: pytest.Mon
     halved: list[int] = []
     config = abonyx.RuntimeConfig(window_size=6)
     job = pipeline.Job(
-        pipeline.Input(sequences, sequences),
+        Input(sequences, sequences),
         lambda start, stop, values: found.__setitem__(slice(start, stop), values),
         on_halved=lambda budget, _note: halved.append(budget),
     )
@@ -320,7 +321,7 @@ def test_a_window_is_written_while_the_next_is_scored(monkeypatch: pytest.Monkey
         written.append(start)
 
     monkeypatch.setattr(pipeline, "run_sequences", scored)
-    job = pipeline.Job(pipeline.Input(sequences, sequences), write)
+    job = pipeline.Job(Input(sequences, sequences), write)
     with pytest.raises(ConfigError, match="disk full"):
         pipeline.run_windows(open_bundle(None), [job], abonyx.RuntimeConfig(window_size=4), "p_nonspecific")
     assert written == [0]

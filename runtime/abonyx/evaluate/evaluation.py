@@ -15,9 +15,10 @@ from abonyx.evaluate.metrics import Measured, measure
 from abonyx.evaluate.pictures import Subject, draw
 from abonyx.evaluate.record import Bootstrap, Record
 from abonyx.evaluate.report import report
+from abonyx.inputs import Input
 from abonyx.options import Run
 from abonyx.outputs import input_stem
-from abonyx.pipeline import Input, Job, choose_threshold, pooling_notes, run_windows
+from abonyx.pipeline import Job, choose_threshold, pooling_notes, run_windows
 from abonyx.progress import progress
 from abonyx.results import write_rejected, write_table
 from abonyx.staging import check_directory, staged

@@ -24,7 +24,7 @@ from abonyx.runs import run_to, score_destination
 from abonyx.session import Session, open_session
 
 if TYPE_CHECKING:
-    from abonyx.pipeline import Input
+    from abonyx.inputs import Input
 
 
 @dataclasses.dataclass(frozen=True)

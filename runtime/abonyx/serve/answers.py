@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from abonyx import __version__
+from abonyx.inputs import Input
 from abonyx.manifest import HeadTraining, Parity
-from abonyx.pipeline import Input
 from abonyx.records import Problem as RejectedRecord
 from abonyx.serve.scheduler import Model
 from abonyx.serve.settings import Settings

@@ -11,7 +11,7 @@ import msgspec
 from starlette.requests import ClientDisconnect, Request
 
 from abonyx.errors import InputError, InputTooLarge, RequestRefused
-from abonyx.pipeline import Input, check_records
+from abonyx.inputs import Input, check_records
 from abonyx.records import Problem, Record, read_records
 from abonyx.serve.answers import EmbedRequest, ScoreRequest
 from abonyx.serve.problems import CLIENT_LEFT
