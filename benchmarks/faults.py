@@ -346,6 +346,8 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20, help="of the first fault; the other formats have a quarter")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    # Started in the background it is ignored, and a command that inherits that would ignore it too, as it should.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     outcomes: list[dict[str, Any]] = []
 
     def report(outcome: dict[str, Any]) -> None:
