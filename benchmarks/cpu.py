@@ -325,8 +325,6 @@ class Benchmark:
         for repeat in repeats:
             for name, run in runs.items():
                 time.sleep(PAUSE_S)
-                if repeat:  # it has waited for its turn for a minute or more: its pages may have been taken meanwhile
-                    run.worker.ask("score", "first")
                 answer = run.worker.ask("score", "mixed" if repeat else "few")
                 run.p = answer["p"]
                 if repeat:

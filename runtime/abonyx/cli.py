@@ -11,6 +11,7 @@ import click
 
 from abonyx import __version__, cli_bundle, cli_serve
 from abonyx.errors import ConfigError, EngineError, printable
+from abonyx.extras import require
 from abonyx.interrupts import ENDING, handled
 from abonyx.logs import LOGGER, to_stderr, verbose
 from abonyx.options import PATH, PATH_OR_DASH, Run, prepare, run_options
@@ -208,9 +209,7 @@ def evaluate(
     **options: Any,
 ) -> None:
     """Compare scores with labels: metrics, predictions, pictures and a report.  Needs the extra evaluate."""
-    from abonyx.evaluate import require_extra
-
-    require_extra()
+    require("evaluate")
     from abonyx.evaluate.evaluation import Request, check_request, evaluate_files
 
     request = Request(sources, output, label_column, assay, threshold, bootstrap, seed)

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from abonyx.errors import ConfigError
+from abonyx.extras import require
 from abonyx.options import PATH
 from abonyx.serve.settings import ADMIN_TOKEN_VARIABLE, TOKEN_VARIABLE, Settings, read_token
 
@@ -52,14 +53,13 @@ def serve(
     """Score over HTTP, with a page for people; SIGTERM finishes what is queued.  Needs the extra serve."""
     from abonyx.bundle import open_bundle
     from abonyx.config import RuntimeConfig, load_config
-    from abonyx.serve import require_extra
 
     if workers != 1:
         raise ConfigError(
             f"--workers is {workers}: a process has one session, and one service one process",
             "Leave it out. For more, run more services, each on its own port, behind a load balancer.",
         )
-    require_extra()
+    require("serve")
     token = read_token(TOKEN_VARIABLE, token_file)
     settings = Settings(**given, token=token, admin_token=read_token(ADMIN_TOKEN_VARIABLE, admin_token_file))
     flags = {"bundle": bundle and str(bundle), "provider": provider, "variant": variant}

@@ -14,6 +14,7 @@ from typing import Any
 
 from abonyx.config import RuntimeConfig
 from abonyx.errors import ConfigError
+from abonyx.extras import how_to_install
 from abonyx.process import usable_processors
 
 # Ray itself tries an address that nobody answers for minutes, and then ends the process.
@@ -31,8 +32,7 @@ def require_extra(module: str = "ray") -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        fix = 'pip install "abonyx[cpu,ray]", with gpu or openvino in place of cpu where that is the engine.'
-        raise ConfigError(f"--ray and abonyx.ray need {module} ({error})", fix) from error
+        raise ConfigError(f"--ray and abonyx.ray need {module} ({error})", how_to_install("ray")) from error
 
 
 @contextmanager
