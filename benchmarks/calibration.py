@@ -20,15 +20,15 @@ import numpy.typing as npt
 
 from abonyx.alphabet import Alphabet
 from abonyx.batching import make_inputs
-from abonyx.process import usable_processors
+from abonyx.engine.process import usable_processors
 from abonyx_export.bundle_writer import DEFAULT_THRESHOLD
-from abonyx_export.calibration import calibration_sequences, observe
-from abonyx_export.checkpoint import Checkpoint, load_checkpoint
-from abonyx_export.encoder_graph import ENCODER_INPUTS, write_encoder
-from abonyx_export.head import read_head
-from abonyx_export.int8 import FP32_SHARES
-from abonyx_export.quantization import Plan, plan_encoder
-from abonyx_export.score_gate import GateRows, faults, judge
+from abonyx_export.encoder.checkpoint import Checkpoint, load_checkpoint
+from abonyx_export.encoder.graph import ENCODER_INPUTS, write_encoder
+from abonyx_export.head.head import read_head
+from abonyx_export.int8.calibration import calibration_sequences, observe
+from abonyx_export.int8.quantization import Plan, plan_encoder
+from abonyx_export.int8.score_gate import GateRows, faults, judge
+from abonyx_export.int8.variant import FP32_SHARES
 from commands import REPOSITORY, machine
 
 DATA = REPOSITORY.parent / "shared" / "data"

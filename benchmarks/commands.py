@@ -27,7 +27,7 @@ from typing import Any
 import msgspec
 
 from abonyx.bundle import open_bundle
-from abonyx.process import usable_processors
+from abonyx.engine.process import usable_processors
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ABONYX = [sys.executable, "-m", "abonyx"]

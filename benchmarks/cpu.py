@@ -26,10 +26,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from abonyx import tolerances
 from abonyx.alphabet import Alphabet
-from abonyx.bundle import open_bundle
-from abonyx.process import usable_processors
+from abonyx.bundle import open_bundle, tolerances
+from abonyx.engine.process import usable_processors
 from commands import REPOSITORY, machine
 from preparation import Prepared, digest, prepare, read_sequences, sample
 from profile_cpu import show

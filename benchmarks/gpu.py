@@ -29,11 +29,11 @@ import numpy.typing as npt
 from abonyx.alphabet import Alphabet
 from abonyx.batching import plan_batches
 from abonyx.bundle import open_bundle
+from abonyx.bundle.selftest import sigmoid
+from abonyx.bundle.tolerances import CUDA_FP16_OVER_TRANSFORMERS, CUDA_FP16_P, PEER_FP16_P
 from abonyx.config import RuntimeConfig
-from abonyx.providers import PROVIDERS
-from abonyx.selftest import sigmoid
+from abonyx.engine.providers import PROVIDERS
 from abonyx.session import Session, open_session
-from abonyx.tolerances import CUDA_FP16_OVER_TRANSFORMERS, CUDA_FP16_P, PEER_FP16_P
 from abonyx_export.golden import mutant
 from commands import REPOSITORY, machine
 from preparation import prepare, read_sequences, sample

@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 from typing import NamedTuple
 
-from abonyx_export.pretrain import VOCABULARY
+from pretrain import VOCABULARY
 
 
 class Shape(NamedTuple):

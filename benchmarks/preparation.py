@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import abonyx_export
-from abonyx.manifest import RESIDUES
+from abonyx.bundle.manifest import RESIDUES
 
 SAMPLE_SEED = 20261124
 MODELS = ("esm1v", "esm2")
@@ -80,7 +80,7 @@ def prepare(
             another bundle.
         say: called with a line before each step.
     """
-    sources = sorted(Path(abonyx_export.__file__).parent.glob("*.py"))
+    sources = sorted(Path(abonyx_export.__file__).parent.rglob("*.py"))
     told = [json.dumps(export_options), *(source.read_text() for source in sources)]
     key = hashlib.sha256("\0".join(told).encode()).hexdigest()[:8]
     prepared = Prepared(

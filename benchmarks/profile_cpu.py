@@ -17,7 +17,7 @@ import numpy as np
 
 from abonyx.batching import make_inputs
 from abonyx.bundle import open_bundle
-from abonyx.process import usable_processors
+from abonyx.engine.process import usable_processors
 
 ROWS, TOKENS = 4, 124
 RUNS = 5

@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 
 from abonyx.bundle import file_sha256, open_bundle
-from abonyx.inputs import Input, read_input
+from abonyx.input.checked import Input, read_input
+from abonyx.output.formats import results_format, score_columns, write_table
 from abonyx.ray.run_file import File, open_run_file
-from abonyx.results import results_format, score_columns, write_table
 from commands import ABONYX, machine
 
 TARGET = 1.8

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from abonyx.bundle import open_bundle
-from abonyx.tolerances import BATCH_NEIGHBOURS
+from abonyx.bundle.tolerances import BATCH_NEIGHBOURS
 from commands import ABONYX, REPOSITORY, machine
 from soak import write_input
 

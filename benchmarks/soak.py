@@ -28,9 +28,9 @@ from typing import Any
 import psutil
 
 from abonyx.bundle import open_bundle
-from abonyx.inputs import read_input
-from abonyx.manifest import RESIDUES
-from abonyx.tolerances import MEMORY_BYTES, SOAK_RATIO
+from abonyx.bundle.manifest import RESIDUES
+from abonyx.bundle.tolerances import MEMORY_BYTES, SOAK_RATIO
+from abonyx.input.checked import read_input
 from commands import ABONYX, REPOSITORY, machine
 from faults import rows_done
 

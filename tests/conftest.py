@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from abonyx import session
-from abonyx.manifest import RESIDUES
+from abonyx.bundle.manifest import RESIDUES
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 MINI = REPOSITORY / "artifacts" / "mini"

@@ -60,7 +60,7 @@ def test_a_target_sees_what_it_should_see(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(AssertionError, match="accepted"):
         targets.fasta(b"a\nEV-QB\n")
     manifest = json.loads((MINI / "manifest.json").read_text()) | {"notice": "\x1b[2J"}
-    monkeypatch.setattr("abonyx.manifest._check_text", lambda *_: None)
+    monkeypatch.setattr("abonyx.bundle.manifest._check_text", lambda *_: None)
     with pytest.raises(AssertionError, match="label"):
         targets.manifest(json.dumps(manifest).encode())
 

@@ -20,10 +20,10 @@ import msgspec
 import numpy as np
 
 import abonyx
+from abonyx.bundle.manifest import RESIDUES
 from abonyx.evaluate.metrics import measure
-from abonyx.inputs import Input, read_input
-from abonyx.manifest import RESIDUES
-from abonyx_export.cross_validation import fit_once
+from abonyx.input.checked import Input, read_input
+from abonyx_export.fit.cross_validation import fit_once
 from choose import CV_SEEDS, FOLDS, SETTINGS, validate_all
 
 BOUGHTER = "boughter/VH_only_boughter_training.csv"

@@ -30,8 +30,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from abonyx_export.cross_validation import cross_validate, fit_once
-from abonyx_export.pretrain import FIRST_RESIDUE, Encoder, Recipe, Run, encode, pretrain, read_corpus, read_recipe
+from abonyx_export.fit.cross_validation import cross_validate, fit_once
+from pretrain import FIRST_RESIDUE, Encoder, Recipe, Run, encode, pretrain, read_corpus, read_recipe
 
 RECIPE = Path(__file__).resolve().parent / "recipe.toml"
 FOLDS, CV_SEEDS = 10, range(5)

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from abonyx.inputs import read_input
-from abonyx.records import Record, read_records
+from abonyx.input.checked import read_input
+from abonyx.input.records import Record, read_records
 
 REPERTOIRE = "repertoire/vh_vhh_repertoire.csv.gz"
 # Olsen et al. 2022: OAS data are CC BY 4.0. Gordon et al. 2025: TNP's repository is BSD-3-Clause. Not AVIDa-SARS-CoV-2

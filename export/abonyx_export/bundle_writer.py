@@ -10,10 +10,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from abonyx import selftest
-from abonyx.bundle import Golden, file_sha256
-from abonyx.config import RuntimeConfig
-from abonyx.manifest import (
+from abonyx.bundle import Golden, file_sha256, selftest
+from abonyx.bundle.manifest import (
     MANIFEST_NAME,
     Difference,
     FileEntry,
@@ -24,9 +22,10 @@ from abonyx.manifest import (
     read_manifest,
     write_manifest,
 )
+from abonyx.config import RuntimeConfig
 from abonyx.session import open_session
 from abonyx_export import parity
-from abonyx_export.head import Head
+from abonyx_export.head.head import Head
 
 DEFAULT_THRESHOLD = 0.5  # scikit-learn's own rule for a binary logistic regression
 

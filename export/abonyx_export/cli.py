@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
+from abonyx.cli.options import PATH, PATH_OR_DASH, prepare, run_options
 from abonyx.errors import ConfigError
 from abonyx.logs import LOGGER
-from abonyx.options import PATH, PATH_OR_DASH, prepare, run_options
 
 _NEEDED_TO_FIT = ("onnxruntime", "onnx", "skl2onnx", "sklearn", "scipy")
 _NEEDED = ("torch", "transformers", *_NEEDED_TO_FIT)
@@ -151,8 +151,8 @@ def fit(
 ) -> None:
     """Fit a new head on INPUT's labelled sequences and write a bundle with it; - is stdin. Needs no PyTorch."""
     _require_extra("fit", _NEEDED_TO_FIT)
-    from abonyx_export.fit import fit_bundle
-    from abonyx_export.fit_request import FitRequest
+    from abonyx_export.fit.fit import fit_bundle
+    from abonyx_export.fit.request import FitRequest
 
     request = FitRequest(
         run=prepare(options),

@@ -13,22 +13,22 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from abonyx import selftest
 from abonyx.alphabet import Alphabet
-from abonyx.bundle import Golden
+from abonyx.bundle import Golden, selftest
+from abonyx.bundle.manifest import SCHEMA_VERSION, Difference, Manifest, Variant, write_manifest
+from abonyx.bundle.tolerances import LIMITS, Limits
 from abonyx.errors import ConfigError, HeadRefused
-from abonyx.manifest import SCHEMA_VERSION, Difference, Manifest, Variant, write_manifest
-from abonyx.staging import staged
-from abonyx.tolerances import LIMITS, Limits
-from abonyx_export import int8, parity
+from abonyx.output.directory import staged
+from abonyx_export import parity
 from abonyx_export.bundle_writer import DEFAULT_THRESHOLD, Reference, Report, check_variants, head_spec
-from abonyx_export.calibration import calibration_sequences
-from abonyx_export.checkpoint import Checkpoint, identify, load_checkpoint
-from abonyx_export.cuda_graph import CUDA_INPUTS, write_cuda_encoder
-from abonyx_export.encoder_graph import ENCODER_INPUTS, write_encoder
+from abonyx_export.encoder.checkpoint import Checkpoint, identify, load_checkpoint
+from abonyx_export.encoder.cuda_graph import CUDA_INPUTS, write_cuda_encoder
+from abonyx_export.encoder.graph import ENCODER_INPUTS, write_encoder
 from abonyx_export.golden import check_discriminates, golden_sequences, longest_sequence
-from abonyx_export.head import Head, placeholder_head, read_head
-from abonyx_export.head_graph import attach_head, check_head, head_model
+from abonyx_export.head.graph import attach_head, check_head, head_model
+from abonyx_export.head.head import Head, placeholder_head, read_head
+from abonyx_export.int8 import variant as int8
+from abonyx_export.int8.calibration import calibration_sequences
 from abonyx_export.request import ExportRequest, check_request
 from abonyx_export.variants import CUDA_FP16, INT8, VARIANTS, VariantSpec, default_variants
 

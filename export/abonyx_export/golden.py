@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from abonyx.bundle import Golden
+from abonyx.bundle.selftest import sigmoid
+from abonyx.bundle.tolerances import GOLDEN_MIN_SD_P
 from abonyx.errors import ParityError
-from abonyx.inputs import read_input
-from abonyx.selftest import sigmoid
-from abonyx.tolerances import GOLDEN_MIN_SD_P
+from abonyx.input.checked import read_input
 
 EXAMPLES_NAME = "therapeutic_vh.csv"
 SEED = 20261123

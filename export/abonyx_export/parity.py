@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from abonyx.bundle import Golden
+from abonyx.bundle.manifest import Difference, Parity
+from abonyx.bundle.selftest import sigmoid
+from abonyx.bundle.tolerances import FP16_LARGEST_ACTIVATION, HEAD_MIN_SPREAD, Limits
 from abonyx.errors import ParityError
-from abonyx.manifest import Difference, Parity
-from abonyx.selftest import sigmoid
-from abonyx.tolerances import FP16_LARGEST_ACTIVATION, HEAD_MIN_SPREAD, Limits
-from abonyx_export.checkpoint import Checkpoint
+from abonyx_export.encoder.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from transformers import EsmModel

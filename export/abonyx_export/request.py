@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from abonyx.bundle.tolerances import LIMITS, LOGIT_PER_P, Limits
 from abonyx.errors import ConfigError
-from abonyx.staging import check_directory
-from abonyx.tolerances import LIMITS, LOGIT_PER_P, Limits
+from abonyx.output.directory import check_directory
 from abonyx_export.variants import INT8, VARIANTS
 
 

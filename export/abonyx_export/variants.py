@@ -17,7 +17,7 @@ class VariantSpec:
     """One kind of graph.
 
     Attributes:
-        name: also its folder in the bundle and its precision (a key of abonyx.tolerances.LIMITS).
+        name: also its folder in the bundle and its precision (a key of abonyx.bundle.tolerances.LIMITS).
         storage: float type of the weight matrices on disk.
         arithmetic: float type the encoder computes in; pooling and head are float32 in every variant.
         providers: those it is for.

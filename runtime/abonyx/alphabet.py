@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from abonyx.manifest import RESIDUES, AlphabetSpec
+from abonyx.bundle.manifest import RESIDUES, AlphabetSpec
 
 _WHITESPACE = re.compile(r"[ \t\r\n\f\v]+")
 _NOT_RESIDUE = re.compile(f"[^{RESIDUES}]")

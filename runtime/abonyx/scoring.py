@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from abonyx import alphabet
 from abonyx.batching import eos_in_mean, plan_batches
+from abonyx.bundle.manifest import Manifest
 from abonyx.errors import InputError, OutOfDeviceMemory, ScoreNotFinite, printable
-from abonyx.manifest import Manifest
 
 FloatArray = npt.NDArray[np.float32]
 Tokens = Sequence[npt.NDArray[np.int64]]

@@ -26,12 +26,29 @@ from typing import TYPE_CHECKING, Literal, Self
 import numpy as np
 import numpy.typing as npt
 
-from abonyx import cache, scoring, selftest
+from abonyx import cache, scoring
 from abonyx.batching import GRAPH_INPUTS, make_inputs
-from abonyx.bundle import Bundle, check_files, check_graph, open_bundle
+from abonyx.bundle import Bundle, check_files, check_graph, open_bundle, selftest
+from abonyx.bundle.manifest import Manifest, Variant
+from abonyx.bundle.tolerances import BF16, looser
 from abonyx.config import RuntimeConfig
-from abonyx.cuda_driver import CudaDevice, chosen_device
-from abonyx.engine import Engine, describe, identity, preload, shown
+from abonyx.engine.cuda_driver import CudaDevice, chosen_device
+from abonyx.engine.installed import Engine, describe, identity, preload, shown
+from abonyx.engine.process import (
+    caller_outside,
+    keep_forever,
+    release_memory,
+    skip_exit_handlers_after_fork,
+    thread_count,
+)
+from abonyx.engine.providers import (
+    PROVIDERS,
+    coreml_cache_dir,
+    provider_options,
+    refuse_two_engines,
+    token_budget,
+    unavailable,
+)
 from abonyx.errors import (
     BundleError,
     ConfigError,
@@ -43,23 +60,6 @@ from abonyx.errors import (
     SessionForked,
     SessionInUse,
 )
-from abonyx.manifest import Manifest, Variant
-from abonyx.process import (
-    caller_outside,
-    keep_forever,
-    release_memory,
-    skip_exit_handlers_after_fork,
-    thread_count,
-)
-from abonyx.providers import (
-    PROVIDERS,
-    coreml_cache_dir,
-    provider_options,
-    refuse_two_engines,
-    token_budget,
-    unavailable,
-)
-from abonyx.tolerances import BF16, looser
 
 if TYPE_CHECKING:
     import onnxruntime

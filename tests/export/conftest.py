@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("torch", reason="the export extra is not installed")
 
 from abonyx.alphabet import Alphabet
-from abonyx_export.checkpoint import load_checkpoint
+from abonyx_export.encoder.checkpoint import load_checkpoint
 from abonyx_export.golden import golden_sequences
 from abonyx_export.parity import reference_embeddings
 from make_checkpoint import Shape, make_checkpoint

@@ -18,10 +18,10 @@ import pytest
 from click.testing import CliRunner
 
 import abonyx
-from abonyx import tolerances
-from abonyx.bundle import check_files, open_bundle
+from abonyx.bundle import check_files, open_bundle, tolerances
 from abonyx.errors import ConfigError, EngineError, HeadRefused, InputError, ParityError, SessionInUse
-from abonyx_export import cli, encoder_graph, export
+from abonyx_export import cli, export
+from abonyx_export.encoder import graph as encoder_graph
 from abonyx_export.export import export_bundle
 from abonyx_export.request import ExportRequest
 

@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from abonyx import alphabet, graph_file
-from abonyx.bundle import Bundle
+from abonyx import alphabet
+from abonyx.bundle import Bundle, graph_file
+from abonyx.bundle.manifest import RESIDUES, parse_manifest
 from abonyx.errors import BundleError, ConfigError, EngineError, HeadRefused, InputError, printable
-from abonyx.manifest import RESIDUES, parse_manifest
-from abonyx.records import Problem, read_records
-from abonyx_export import head, unpickle
+from abonyx.input.records import Problem, read_records
+from abonyx_export.head import head, unpickle
 
 MINI_MANIFEST = json.loads((Path(__file__).parents[2] / "artifacts" / "mini" / "manifest.json").read_text())
 SIZES = {"model.onnx": 100, "model.onnx.data": 1000}

@@ -11,9 +11,9 @@ import pytest
 from click.testing import CliRunner
 
 import abonyx
-from abonyx import tolerances
+from abonyx.bundle import tolerances
 from abonyx_export import cli
-from abonyx_export.checkpoint import load_checkpoint
+from abonyx_export.encoder.checkpoint import load_checkpoint
 from abonyx_export.export import export_bundle
 from abonyx_export.request import ExportRequest
 from make_checkpoint import SHAPES, make_checkpoint

@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 
 import abonyx
-from abonyx import tolerances
+from abonyx.bundle import tolerances
 from abonyx_export.export import export_bundle
 from abonyx_export.request import ExportRequest
 

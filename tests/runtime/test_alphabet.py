@@ -5,7 +5,7 @@ import pytest
 
 from abonyx.alphabet import Alphabet, clean, problem
 from abonyx.bundle import open_bundle
-from abonyx.manifest import RESIDUES
+from abonyx.bundle.manifest import RESIDUES
 
 from ..conftest import MINI
 

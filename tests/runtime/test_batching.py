@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from abonyx.batching import GRAPH_INPUTS, MASKED, eos_in_mean, make_inputs, plan_batches
-from abonyx.tolerances import FP16_LARGEST_ACTIVATION
+from abonyx.bundle.tolerances import FP16_LARGEST_ACTIVATION
 
 lengths = st.lists(st.integers(3, 300), min_size=1, max_size=200).map(lambda values: np.array(values, np.int64))
 

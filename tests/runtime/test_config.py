@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import abonyx
-from abonyx import providers
 from abonyx.config import CpuOptions, RuntimeConfig, load_config
+from abonyx.engine import providers
 from abonyx.errors import ConfigError
 
 from ..conftest import REPOSITORY

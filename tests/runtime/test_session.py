@@ -22,11 +22,12 @@ import pytest
 from onnxruntime.capi.onnxruntime_pybind11_state import RuntimeException
 
 import abonyx
-from abonyx import engine, providers, selftest, tolerances
 from abonyx import session as session_module
-from abonyx.bundle import Golden, open_bundle
+from abonyx.bundle import Golden, open_bundle, selftest, tolerances
 from abonyx.config import CpuOptions, OpenVinoOptions
-from abonyx.cuda_driver import CudaDevice
+from abonyx.engine import installed as engine
+from abonyx.engine import providers
+from abonyx.engine.cuda_driver import CudaDevice
 from abonyx.errors import (
     BundleError,
     ChecksumMismatch,
@@ -419,7 +420,7 @@ def test_the_quick_self_test_pads_one_row_by_the_next_longer() -> None:
 def test_more_threads_than_processors_are_refused_before_anything_is_read(
     monkeypatch: pytest.MonkeyPatch, opened: list[Any], provider: Any
 ) -> None:
-    monkeypatch.setattr("abonyx.process.usable_processors", lambda: 3)
+    monkeypatch.setattr("abonyx.engine.process.usable_processors", lambda: 3)
     with open_session(abonyx.RuntimeConfig(cpu=CpuOptions(threads=2))):
         assert opened[0][0][1].intra_op_num_threads == 2
     config = abonyx.RuntimeConfig(

@@ -10,18 +10,18 @@ import numpy as np
 import numpy.typing as npt
 
 from abonyx.bundle import file_sha256
+from abonyx.cli.options import Run
 from abonyx.errors import ConfigError, InputError, printable
 from abonyx.evaluate.metrics import Measured, measure
 from abonyx.evaluate.pictures import Subject, draw
 from abonyx.evaluate.record import Bootstrap, Record
 from abonyx.evaluate.report import report
-from abonyx.inputs import Input
-from abonyx.options import Run
-from abonyx.outputs import input_stem
-from abonyx.pipeline import Job, choose_threshold, pooling_notes, run_windows
-from abonyx.progress import progress
-from abonyx.results import write_rejected, write_table
-from abonyx.staging import check_directory, staged
+from abonyx.input.checked import Input
+from abonyx.output.directory import check_directory, staged
+from abonyx.output.files import input_stem
+from abonyx.output.formats import write_rejected, write_table
+from abonyx.run.progress import progress
+from abonyx.run.windows import Job, choose_threshold, pooling_notes, run_windows
 
 PREDICTION_COLUMNS = ("id", "sequence", "y_true", "y_pred", "p_nonspecific")
 

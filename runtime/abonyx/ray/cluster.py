@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from abonyx.config import RuntimeConfig
+from abonyx.engine.process import usable_processors
 from abonyx.errors import ConfigError
 from abonyx.extras import how_to_install
-from abonyx.process import usable_processors
 
 # Ray itself tries an address that nobody answers for minutes, and then ends the process.
 _ANSWER_S = 10

@@ -9,17 +9,17 @@ from typing import Any
 
 import msgspec
 
+from abonyx.cli.options import prepare
 from abonyx.errors import ConfigError
-from abonyx.interrupts import Stop, handled
-from abonyx.journal import Fact
 from abonyx.logs import LOGGER
-from abonyx.options import prepare
-from abonyx.outputs import replacing
-from abonyx.pipeline import choose_threshold
+from abonyx.output.files import replacing
+from abonyx.output.journal import Fact
 from abonyx.ray.cluster import connected, for_worker, require_extra
 from abonyx.ray.files import Dispatch, find_files, raise_failed
 from abonyx.ray.run_file import Done, File, RunFile, open_run_file, printable_name, run_facts
 from abonyx.ray.worker import Request
+from abonyx.run.interrupts import Stop, handled
+from abonyx.run.windows import choose_threshold
 
 
 class Failed(msgspec.Struct, frozen=True):

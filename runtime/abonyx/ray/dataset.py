@@ -9,10 +9,10 @@ import numpy as np
 from abonyx import alphabet
 from abonyx.bundle import open_bundle
 from abonyx.config import RuntimeConfig
+from abonyx.engine.providers import window_size
 from abonyx.errors import ConfigError, InputError
-from abonyx.pipeline import choose_threshold
-from abonyx.providers import window_size
 from abonyx.ray.cluster import for_worker, needs, require_extra, worker_count
+from abonyx.run.windows import choose_threshold
 
 # Columns that are added.
 P, CALLED, REASON = "p_nonspecific", "nonspecific", "rejected"

@@ -18,13 +18,13 @@ from abonyx.errors import (
     ProviderError,
     RunInterrupted,
 )
-from abonyx.interrupts import Stop
+from abonyx.input.records import ACCEPTED, named_kind
 from abonyx.logs import LOGGER
-from abonyx.outputs import input_stem, rejected_path
+from abonyx.output.files import input_stem, rejected_path
 from abonyx.ray.cluster import needs, require_extra, worker_count
 from abonyx.ray.run_file import Done, File, RunFile, printable_name
 from abonyx.ray.worker import Request, Worker
-from abonyx.records import ACCEPTED, named_kind
+from abonyx.run.interrupts import Stop
 
 # How long a signal may wait to be seen.
 _POLL_S = 0.5

@@ -15,12 +15,12 @@ import msgspec
 
 from abonyx.bundle import file_sha256
 from abonyx.errors import InputError, ResumeRefused
-from abonyx.journal import SCHEMA, Fact, Journal, Started, differences
-from abonyx.outputs import rejected_path
-from abonyx.runs import identity, score_facts
+from abonyx.output.files import rejected_path
+from abonyx.output.journal import SCHEMA, Fact, Journal, Started, differences
+from abonyx.run.resumed import identity, score_facts
 
 if TYPE_CHECKING:
-    from abonyx.options import Run
+    from abonyx.cli.options import Run
 
 # Differing results that a message names.
 _SHOWN = 10

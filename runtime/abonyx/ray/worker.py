@@ -13,18 +13,18 @@ import msgspec
 
 from abonyx import cache
 from abonyx.bundle import Bundle, check_files, file_sha256, open_bundle
+from abonyx.cli.options import Run
 from abonyx.config import RuntimeConfig
+from abonyx.engine.providers import token_budget
 from abonyx.errors import BundleError, ConfigError, EngineError, InputError
-from abonyx.journal import Fact
-from abonyx.options import Run
-from abonyx.providers import token_budget
+from abonyx.output.journal import Fact
 from abonyx.ray.cluster import require_extra
 from abonyx.ray.run_file import Done, printable_name, run_facts
-from abonyx.runs import run_to, score_destination
+from abonyx.run.resumed import run_to, score_destination
 from abonyx.session import Session, open_session
 
 if TYPE_CHECKING:
-    from abonyx.inputs import Input
+    from abonyx.input.checked import Input
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from abonyx import __version__
-from abonyx.inputs import Input
-from abonyx.manifest import HeadTraining, Parity
-from abonyx.records import Problem as RejectedRecord
+from abonyx.bundle.manifest import HeadTraining, Parity
+from abonyx.input.checked import Input
+from abonyx.input.records import Problem as RejectedRecord
 from abonyx.serve.scheduler import Model
 from abonyx.serve.settings import Settings
 

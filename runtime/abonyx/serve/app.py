@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from abonyx.errors import EngineError, InputError, RequestRefused
-from abonyx.pipeline import choose_threshold
+from abonyx.run.windows import choose_threshold
 from abonyx.serve import answers, openapi
 from abonyx.serve.gate import METRICS, RELOAD, Gate
 from abonyx.serve.metrics import Metrics

@@ -11,8 +11,8 @@ import msgspec
 from starlette.requests import ClientDisconnect, Request
 
 from abonyx.errors import InputError, InputTooLarge, RequestRefused
-from abonyx.inputs import Input, check_records
-from abonyx.records import Problem, Record, read_records
+from abonyx.input.checked import Input, check_records
+from abonyx.input.records import Problem, Record, read_records
 from abonyx.serve.answers import EmbedRequest, ScoreRequest
 from abonyx.serve.problems import CLIENT_LEFT
 from abonyx.serve.scheduler import Model

@@ -18,11 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from abonyx.bundle import README_NAME, Bundle
+from abonyx.bundle.manifest import Variant
 from abonyx.config import RuntimeConfig
 from abonyx.errors import BundleError, ConfigError, EngineError, RequestRefused, ScoreNotFinite
 from abonyx.logs import LOGGER
-from abonyx.manifest import Variant
-from abonyx.pipeline import pooling_notes, shipped_note
+from abonyx.run.windows import pooling_notes, shipped_note
 from abonyx.scoring import run_sequences, tokenize
 from abonyx.serve.metrics import Metrics
 from abonyx.session import Session

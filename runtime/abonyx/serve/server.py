@@ -12,8 +12,8 @@ import uvicorn
 
 from abonyx.config import RuntimeConfig
 from abonyx.errors import ConfigError, RunInterrupted
-from abonyx.interrupts import ENDING, handled
 from abonyx.logs import LOGGER
+from abonyx.run.interrupts import ENDING, handled
 from abonyx.serve.app import create_app
 from abonyx.serve.gate import Gate, is_loopback
 from abonyx.serve.metrics import Metrics

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from abonyx.config import RuntimeConfig
 from abonyx.errors import EngineError, InputError, RequestRefused
-from abonyx.inputs import Input
+from abonyx.input.checked import Input
 from abonyx.serve.answers import OnInvalid
 from abonyx.serve.metrics import Metrics
 from abonyx.serve.problems import CLIENT_LEFT

@@ -1,0 +1,163 @@
+"""The encoder for CUDA alone: ONNX Runtime's fused operators (domain com.microsoft), float16, lengths for a mask.
+
+Attention takes the keys' lengths (right padding), so no bias is added to the scores, and queries, keys and values as
+three products leave them: of their biases one is added and two are folded away (benchmarks/NOTES.md).
+SkipLayerNormalization adds a product's bias and the residual and applies the NEXT layer's norm, in one pass;
+BiasGelu is the erf form.
+Pooling and head are float32, as in every variant. Shapes: B batch, L tokens, H hidden, N heads, D hidden per head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from abonyx.bundle.tolerances import FP16_LARGEST_ACTIVATION
+from abonyx.errors import ParityError
+from abonyx_export.encoder.checkpoint import EncoderConfig
+from abonyx_export.encoder.graph import (
+    WEIGHTS_SUFFIX,
+    Graph,
+    embed,
+    layer_norm,
+    model,
+    pool,
+    rotary_angles,
+)
+
+CUDA_INPUTS = ("input_ids", "position_ids", "lengths", "pool_weights")
+FUSED = "com.microsoft"
+
+FloatArray = npt.NDArray[np.float32]
+Tensor = Callable[[str], FloatArray]
+
+
+def write_cuda_encoder(
+    config: EncoderConfig, tensor: Tensor, path: Path, *, arithmetic: npt.DTypeLike = np.float16
+) -> None:
+    """Write `path` (graph) and `path`.data (weights), as encoder_graph.write_encoder does.
+
+    Args:
+        config, tensor, path: see write_encoder.
+        arithmetic: float16; float32 is for the tests, where the CPU's kernels must give PyTorch's numbers.
+
+    The graph's inputs are CUDA_INPUTS.
+
+    Raises:
+        ParityError: a bias with another folded into it comes near the end of float16.
+    """
+    weights_path = path.with_name(path.name + WEIGHTS_SUFFIX)
+    with weights_path.open("wb") as weights_file:
+        graph = Graph(weights_file, weights_path.name, arithmetic, arithmetic)
+        first = residual = embed(graph, config, tensor)
+        rotary = _rotary_tables(graph, config) if config.positions == "rotary" else None
+        normed = layer_norm(graph, config, tensor, "encoder.layer.0.attention.LayerNorm", first)
+        for index in range(config.layers):
+            source = f"encoder.layer.{index}"
+            context = _attention(graph, config, tensor, source, normed, rotary)
+            output = f"{source}.attention.output.dense"
+            attended = _product(graph, tensor, output, context)
+            bias = _output_bias(tensor, source)
+            if graph.arithmetic == np.float16:
+                _check_range(bias, output)
+            normed, residual = _add_and_norm(graph, config, tensor, attended, residual, bias, f"{source}.LayerNorm")
+            wide = _product(graph, tensor, f"{source}.intermediate.dense", normed)  # (B, L, FFN)
+            wide = graph.node(
+                "BiasGelu", [wide, _bias(graph, tensor, f"{source}.intermediate.dense")], f"{source}/gelu", domain=FUSED
+            )
+            narrow = _product(graph, tensor, f"{source}.output.dense", wide)
+            last = index + 1 == config.layers
+            following = "encoder.emb_layer_norm_after" if last else f"encoder.layer.{index + 1}.attention.LayerNorm"
+            bias = tensor(f"{source}.output.dense.bias")
+            normed, residual = _add_and_norm(graph, config, tensor, narrow, residual, bias, following)
+        half = np.dtype(arithmetic) == np.float16
+        pool(graph, {"embedding": first, "last": normed}, config.pooled_layers, half)
+    onnx.save(model(graph, config, CUDA_INPUTS, [FUSED]), path)
+
+
+def _product(graph: Graph, tensor: Tensor, source: str, x: str) -> str:
+    """Product of x and the weight; the next operator adds its bias."""
+    return graph.node("MatMul", [x, graph.weight(f"{source}.weight", tensor(f"{source}.weight").T)], f"{source}/out")
+
+
+def _bias(graph: Graph, tensor: Tensor, source: str) -> str:
+    return graph.weight(f"{source}.bias", tensor(f"{source}.bias"))
+
+
+def _output_bias(tensor: Tensor, source: str) -> FloatArray:
+    """The attention's output bias (H,) with the value's, which attention passes on whole: its weights sum to 1."""
+    weight, bias = (tensor(f"{source}.attention.output.dense.{part}") for part in ("weight", "bias"))
+    value = tensor(f"{source}.attention.self.value.bias").astype(np.float64)
+    whole: FloatArray = (bias + weight @ value).astype(np.float32)
+    return whole
+
+
+def _check_range(bias: FloatArray, product: str) -> None:
+    """As parity.check_range, for a number that no activation of PyTorch is: there the value has its bias already.
+
+    The product without it is off from one that parity watches by no more than this, and so is in range too.
+    """
+    largest = float(np.abs(bias).max())
+    if not largest <= FP16_LARGEST_ACTIVATION:
+        raise ParityError(
+            f"cuda-fp16: the bias of {product}, with the value's folded into it, reaches {largest:.4g}, limit "
+            f"{FP16_LARGEST_ACTIVATION:g} (float16 ends at 65504)",
+            "Nothing was written. Leave the variant out; fp32 has the range.",
+        )
+
+
+def _add_and_norm(
+    graph: Graph, config: EncoderConfig, tensor: Tensor, product: str, residual: str, bias: FloatArray, norm: str
+) -> tuple[str, str]:
+    """LayerNorm `norm` of product + bias (H,) + residual, and that sum: (B, L, H) each."""
+    names = [graph.weight(f"{norm}.{part}", tensor(f"{norm}.{part}")) for part in ("weight", "bias")]
+    outputs = [f"{norm}/out", "", "", f"{norm}/residual"]  # two that only training uses
+    graph.nodes.append(
+        onnx.helper.make_node(
+            "SkipLayerNormalization",
+            [product, residual, *names, graph.weight(f"{product}.bias", bias)],
+            outputs,
+            name=f"{norm}/out",
+            domain=FUSED,
+            epsilon=config.layer_norm_eps,
+        )
+    )
+    return outputs[0], outputs[3]
+
+
+def _attention(
+    graph: Graph, config: EncoderConfig, tensor: Tensor, source: str, x: str, rotary: tuple[str, str] | None
+) -> str:
+    """The context (B, L, H), without the value's bias; queries are scaled by D^-1/2 inside.
+
+    The key's bias adds one number to all scores of a query, which softmax does not see; not so once it is turned.
+    """
+    query, key, value = (
+        _product(graph, tensor, f"{source}.attention.self.{part}", x) for part in ("query", "key", "value")
+    )
+    query = graph.node("Add", [query, _bias(graph, tensor, f"{source}.attention.self.query")], f"{source}/query")
+    if rotary is not None:
+        key = graph.node("Add", [key, _bias(graph, tensor, f"{source}.attention.self.key")], f"{source}/key")
+        query, key = (
+            graph.node(
+                "RotaryEmbedding",
+                [part, "position_ids", *rotary],
+                f"{part}_turned",
+                domain=FUSED,
+                num_heads=config.heads,
+                rotary_embedding_dim=config.head_dim,
+            )
+            for part in (query, key)
+        )
+    inputs = [query, key, value, "", "lengths"]
+    return graph.node("MultiHeadAttention", inputs, f"{source}/context", domain=FUSED, num_heads=config.heads)
+
+
+def _rotary_tables(graph: Graph, config: EncoderConfig) -> tuple[str, str]:
+    """Cos and sin (P, D/2) by position id."""
+    angles = rotary_angles(config)
+    return graph.weight("rotary.cos", np.cos(angles)), graph.weight("rotary.sin", np.sin(angles))

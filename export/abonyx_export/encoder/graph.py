@@ -1,0 +1,370 @@
+"""Write an ESM encoder as one ONNX graph, straight from the checkpoint's tensors.
+
+The graph is built node by node with onnx.helper rather than traced: every operator and name is chosen here, one
+tensor is in memory at a time, and the reference it is checked against (transformers' own EsmModel, see parity.py)
+shares no code with it. Shapes: B batch, L tokens, H hidden, N attention heads, D hidden per head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from abonyx_export.encoder.checkpoint import EncoderConfig
+from abonyx_export.int8.calibration import CONTEXT, NARROW, QKV, WIDEN
+from abonyx_export.int8.quantization import Layer, Plan, Product
+
+# LayerNormalization is an operator since opset 17, Gelu since 20. All four engines take 20.
+OPSET = 20
+# The IR version that came with opset 20 (ONNX 1.15): older ORT builds still in the field read it.
+IR_VERSION = 9
+# ORT maps external data from disk; initializers that start on a page need no copy.
+PAGE_BYTES = 4096
+# What remains of an embedding at inference where training dropped tokens: 1 - 0.15 * 0.8, hard-coded in every ESM
+# (transformers EsmEmbeddings, fair-esm ProteinBertModel). Scoring never sees a <mask>, so the ratio is constant.
+TOKEN_DROPOUT_SCALE = np.float32(1 - 0.15 * 0.8)
+
+ENCODER_INPUTS = ("input_ids", "position_ids", "attention_bias", "pool_weights")
+WEIGHTS_SUFFIX = ".data"
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass
+class Graph:
+    """Nodes and initializers in the making; big tensors go straight to `weights_file`."""
+
+    weights_file: BinaryIO
+    weights_name: str
+    storage: npt.DTypeLike
+    arithmetic: npt.DTypeLike
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    initializers: list[TensorProto] = field(default_factory=list)
+
+    def node(self, op_type: str, inputs: Iterable[str], name: str, **attributes: object) -> str:
+        """Append a node with one output named as the node; returns that name."""
+        self.nodes.append(helper.make_node(op_type, list(inputs), [name], name=name, **attributes))
+        return name
+
+    def matrix(self, name: str, values: FloatArray) -> str:
+        """Append a weight matrix in the graph's storage type; returns its name in the graph's arithmetic type."""
+        if self.storage == self.arithmetic:
+            return self.weight(name, values)
+        stored = self.weight(f"{name}.stored", values, self.storage)
+        return self.node("Cast", [stored], name, to=helper.np_dtype_to_tensor_dtype(np.dtype(self.arithmetic)))
+
+    def weight(self, name: str, values: npt.NDArray[np.number[Any]], dtype: npt.DTypeLike | None = None) -> str:
+        """Append a tensor of the checkpoint to the external data file, in the arithmetic type or the one given."""
+        data = np.ascontiguousarray(values, dtype=dtype or self.arithmetic)
+        self.weights_file.write(b"\0" * (-self.weights_file.tell() % PAGE_BYTES))
+        tensor = TensorProto(
+            name=name,
+            data_type=helper.np_dtype_to_tensor_dtype(data.dtype),
+            dims=data.shape,
+            data_location=TensorProto.EXTERNAL,
+        )
+        offset = self.weights_file.tell()
+        self.weights_file.write(data.data)  # the buffer itself: tobytes() would copy it
+        for key, value in (("location", self.weights_name), ("offset", offset), ("length", data.nbytes)):
+            tensor.external_data.add(key=key, value=str(value))
+        self.initializers.append(tensor)
+        return name
+
+    def constant(self, name: str, values: npt.NDArray[np.generic]) -> str:
+        """Append a small tensor (shapes, axes, scales) inline, once."""
+        if all(tensor.name != name for tensor in self.initializers):
+            self.initializers.append(numpy_helper.from_array(values, name))
+        return name
+
+    def axes(self, *axes: int) -> str:
+        return self.constant("const/axes_" + "_".join(map(str, axes)), np.array(axes, np.int64))
+
+    def shape(self, *dims: int) -> str:
+        """A Reshape target; 0 copies the input's dimension, so no Shape node is needed."""
+        return self.constant("const/shape_" + "_".join(map(str, dims)), np.array(dims, np.int64))
+
+
+def write_encoder(
+    config: EncoderConfig,
+    tensor: Callable[[str], FloatArray],
+    path: Path,
+    *,
+    storage: npt.DTypeLike = np.float32,
+    arithmetic: npt.DTypeLike = np.float32,
+    plan: Plan | None = None,
+) -> None:
+    """Write `path` (graph) and `path`.data (weights): the encoder with its pooling, no head yet.
+
+    Args:
+        config: the encoder's shape, from `checkpoint.load_checkpoint`.
+        tensor: gives the checkpoint's tensor of that (transformers) name as float32.
+        path: the .onnx file to write; weights go beside it.
+        storage: float32 or float16, for the weight matrices on disk.
+        arithmetic: float32 or float16, of the encoder. The pooling is float32 always.
+        plan: the layers whose products are int8; None = none. Such a graph has Shape nodes, for CPU and OpenVINO.
+
+    The graph's inputs are ENCODER_INPUTS, its output `embedding` (B, H) or, where two layers are pooled, (B, 2H).
+    """
+    weights_path = path.with_name(path.name + WEIGHTS_SUFFIX)
+    with weights_path.open("wb") as weights_file:
+        graph = Graph(weights_file, weights_path.name, storage, arithmetic)
+        half = np.dtype(arithmetic) == np.float16
+        bias = graph.node("Cast", ["attention_bias"], "attention_bias/cast", to=TensorProto.FLOAT16) if half else ""
+        rotary = rotary_rows(graph, config) if config.positions == "rotary" else None
+        first = hidden = embed(graph, config, tensor)
+        if plan is not None:  # Gemm, which adds the bias in the same pass, takes matrices only: (B x L, H) throughout
+            shape = graph.node("Shape", ["input_ids"], "shape")
+            for name, dims in (("heads", (config.heads, config.head_dim)), ("hidden", (config.hidden,))):
+                parts = [shape, graph.constant(f"const/{name}", np.array(dims, np.int64))]
+                graph.node("Concat", parts, f"shape/{name}", axis=0)
+            hidden = graph.node("Reshape", [hidden, graph.shape(-1, config.hidden)], "embeddings/flat")
+        for index in range(config.layers):
+            if plan is None:
+                hidden = _layer(graph, config, tensor, index, hidden, bias or "attention_bias", rotary)
+            else:
+                hidden = _flat_layer(graph, config, tensor, index, hidden, rotary, plan.layers.get(index))
+        hidden = layer_norm(graph, config, tensor, "encoder.emb_layer_norm_after", hidden)
+        if plan is not None:
+            hidden = graph.node("Reshape", [hidden, "shape/hidden"], "encoder/unflat")  # (B, L, H)
+        pool(graph, {"embedding": first, "last": hidden}, config.pooled_layers, half)
+    onnx.save(model(graph, config, ENCODER_INPUTS), path)
+
+
+def embed(graph: Graph, config: EncoderConfig, tensor: Callable[[str], FloatArray]) -> str:
+    """Token embedding (B, L, H), with the positions' where they are absolute."""
+    words = tensor("embeddings.word_embeddings.weight")
+    if config.token_dropout:
+        words = words * TOKEN_DROPOUT_SCALE
+    # A few dozen rows, scaled: kept in the arithmetic type, so that float16 storage rounds checkpoint values only.
+    hidden = graph.node("Gather", [graph.weight("embeddings.words", words), "input_ids"], "embeddings/words")
+    if config.positions == "absolute":
+        table = graph.matrix("embeddings.positions", tensor("embeddings.position_embeddings.weight"))
+        positions = graph.node("Gather", [table, "position_ids"], "embeddings/positions")
+        hidden = graph.node("Add", [hidden, positions], "embeddings/sum")
+    if config.emb_layer_norm_before:
+        hidden = layer_norm(graph, config, tensor, "embeddings.layer_norm", hidden)
+    return hidden
+
+
+def rotary_angles(config: EncoderConfig) -> FloatArray:
+    """Angle of each position id and pair of units (RoFormer, arXiv 2104.09864): (P, D/2) float32.
+
+    Position ids start at pad_id + 1; angles start at 0, as in transformers.
+    """
+    dim = config.head_dim
+    inverse_frequency = (1.0 / (10000 ** (np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)))).astype(np.float32)
+    index = np.maximum(np.arange(config.positions_count) - (config.pad_id + 1), 0).astype(np.float32)
+    return np.outer(index, inverse_frequency)
+
+
+def rotary_rows(graph: Graph, config: EncoderConfig) -> tuple[str, str]:
+    """Cos and sin of each token's angles (B, 1, L, D), looked up by position id.
+
+    The sign of rotate_half is in the table ([-sin, sin]), so that turning is one swap of halves:
+    x * cos + swap(x) * sin.
+    """
+    angles = rotary_angles(config)
+    rows = []
+    for name, table in (
+        ("cos", np.concatenate([np.cos(angles), np.cos(angles)], axis=1)),
+        ("sin", np.concatenate([-np.sin(angles), np.sin(angles)], axis=1)),
+    ):
+        weight = graph.weight(f"rotary.{name}", table.astype(np.float32))  # (P, D)
+        gathered = graph.node("Gather", [weight, "position_ids"], f"rotary/{name}")  # (B, L, D)
+        rows.append(graph.node("Unsqueeze", [gathered, graph.axes(1)], f"rotary/{name}_rows"))  # (B, 1, L, D)
+    return rows[0], rows[1]
+
+
+def _turn(graph: Graph, config: EncoderConfig, x: str, rotary: tuple[str, str]) -> str:
+    """Rotary embedding of queries or keys (B, N, L, D)."""
+    half = config.head_dim // 2
+    cos, sin = rotary
+    low = graph.node("Slice", [x, graph.axes(0), graph.axes(half), graph.axes(3)], f"{x}/low")
+    high = graph.node("Slice", [x, graph.axes(half), graph.axes(2 * half), graph.axes(3)], f"{x}/high")
+    swapped = graph.node("Concat", [high, low], f"{x}/swapped", axis=3)
+    straight = graph.node("Mul", [x, cos], f"{x}/cos")
+    turned = graph.node("Mul", [swapped, sin], f"{x}/sin")
+    return graph.node("Add", [straight, turned], f"{x}/turned")
+
+
+def _layer(
+    graph: Graph,
+    config: EncoderConfig,
+    tensor: Callable[[str], FloatArray],
+    index: int,
+    hidden: str,
+    bias: str,
+    rotary: tuple[str, str] | None,
+) -> str:
+    """One pre-norm transformer layer: (B, L, H) in and out."""
+    source = f"encoder.layer.{index}"
+    normed = layer_norm(graph, config, tensor, f"{source}.attention.LayerNorm", hidden)
+    # The query's scale D^-1/2 goes into its weights; exact for D = 64, as in every published ESM.
+    scale = config.head_dim**-0.5
+    projected = {
+        part: _linear(graph, tensor, f"{source}.attention.self.{part}", normed, scale if part == "query" else 1.0)
+        for part in ("query", "key", "value")
+    }
+    heads = graph.shape(0, 0, config.heads, config.head_dim)
+    context = _attention(graph, config, source, projected, heads, bias, rotary)
+    context = graph.node("Reshape", [context, graph.shape(0, 0, config.hidden)], f"{source}/context_joined")
+    attended = _linear(graph, tensor, f"{source}.attention.output.dense", context)
+    hidden = graph.node("Add", [hidden, attended], f"{source}/attention_residual")
+
+    normed = layer_norm(graph, config, tensor, f"{source}.LayerNorm", hidden)
+    wide = _linear(graph, tensor, f"{source}.intermediate.dense", normed)  # (B, L, FFN)
+    wide = graph.node("Gelu", [wide], f"{source}/gelu")  # the erf form, as ESM's own gelu
+    narrow = _linear(graph, tensor, f"{source}.output.dense", wide)
+    return graph.node("Add", [hidden, narrow], f"{source}/residual")
+
+
+def _attention(
+    graph: Graph,
+    config: EncoderConfig,
+    source: str,
+    projected: dict[str, str],
+    heads_shape: str,
+    bias: str,
+    rotary: tuple[str, str] | None,
+) -> str:
+    """Query, key and value to the context (B, L, N, D)."""
+    heads = {}
+    for part, values in projected.items():
+        split = graph.node("Reshape", [values, heads_shape], f"{values}/heads")  # (B, L, N, D)
+        order = [0, 2, 3, 1] if part == "key" and rotary is None else [0, 2, 1, 3]
+        heads[part] = graph.node("Transpose", [split], f"{values}/transposed", perm=order)  # (B, N, L, D)
+    query, key = heads["query"], heads["key"]
+    if rotary is not None:
+        query = _turn(graph, config, query, rotary)
+        key = graph.node("Transpose", [_turn(graph, config, key, rotary)], f"{key}/last", perm=[0, 1, 3, 2])
+    scores = graph.node("MatMul", [query, key], f"{source}/scores")  # (B, N, L, L)
+    masked = graph.node("Add", [scores, bias], f"{source}/scores_masked")
+    weights = graph.node("Softmax", [masked], f"{source}/attention", axis=-1)
+    context = graph.node("MatMul", [weights, heads["value"]], f"{source}/context")  # (B, N, L, D)
+    return graph.node("Transpose", [context], f"{source}/context_transposed", perm=[0, 2, 1, 3])  # (B, L, N, D)
+
+
+def _flat_layer(
+    graph: Graph,
+    config: EncoderConfig,
+    tensor: Callable[[str], FloatArray],
+    index: int,
+    hidden: str,
+    rotary: tuple[str, str] | None,
+    layer: Layer | None,
+) -> str:
+    """One pre-norm layer, (B x L, H) in and out, with its four products in int8 unless `layer` is None."""
+    source = f"encoder.layer.{index}"
+    products: dict[str, Product] = {} if layer is None else layer.products
+
+    def linear(name: str, x: str, columns: str = "", part: slice = slice(None)) -> str:
+        path = f"{source}.{name}{columns}"
+        if name in products:
+            return _quantized_linear(graph, products[name], path, x, part)
+        return _linear(graph, tensor, path, x, config.head_dim**-0.5 if columns == ".query" else 1.0)
+
+    normed = layer_norm(graph, config, tensor, f"{source}.attention.LayerNorm", hidden, products.get(QKV))
+    projected = {}
+    # Three products rather than one: as fast as one of three times the width and a Split (benchmarks/NOTES.md).
+    for number, name in enumerate(("query", "key", "value")):
+        part = slice(number * config.hidden, (number + 1) * config.hidden)
+        projected[name] = linear(QKV, normed, f".{name}", part)
+    context = _attention(graph, config, source, projected, "shape/heads", "attention_bias", rotary)
+    context = graph.node("Reshape", [context, graph.shape(-1, config.hidden)], f"{source}/context_joined")
+    hidden = graph.node("Add", [hidden, linear(CONTEXT, context)], f"{source}/attention_residual")
+    normed = layer_norm(graph, config, tensor, f"{source}.LayerNorm", hidden, products.get(WIDEN))
+    wide = graph.node("Gelu", [linear(WIDEN, normed)], f"{source}/gelu")  # (B x L, FFN)
+    if NARROW in products and products[NARROW].shift.any():
+        shift = graph.weight(f"{source}/gelu_shift", -products[NARROW].shift)
+        wide = graph.node("Add", [wide, shift], f"{source}/gelu_shifted")
+    return graph.node("Add", [hidden, linear(NARROW, wide)], f"{source}/residual")
+
+
+def _quantized_linear(graph: Graph, product: Product, source: str, x: str, columns: slice) -> str:
+    """Those columns of a product, as the QuantizeLinear/DequantizeLinear pattern that engines run in int8."""
+    restored = f"{x}/restored"
+    if all(node.name != restored for node in graph.nodes):  # query, key and value share theirs
+        names = [
+            graph.constant(f"{x}/scale", np.array(product.input_scale, np.float32)),
+            graph.constant(f"{x}/zero_point", np.array(product.input_zero_point, np.uint8)),
+        ]
+        graph.node("DequantizeLinear", [graph.node("QuantizeLinear", [x, *names], f"{x}/quantized"), *names], restored)
+    scale = product.weight_scale[columns]
+    weight = [
+        graph.weight(f"{source}.weight.int8", product.weight[:, columns], np.int8),
+        graph.weight(f"{source}.weight.scale", scale),
+        graph.weight(f"{source}.weight.zero_point", np.zeros(len(scale)), np.int8),
+    ]
+    # int32 in units of both scales, as the sums are: rounding it moves an output by half a unit, some 1e-6
+    unit = (scale * np.float32(product.input_scale)).astype(np.float32)
+    bias = [
+        graph.weight(f"{source}.bias.int32", np.rint(product.bias[columns] / unit), np.int32),
+        graph.weight(f"{source}.bias.scale", unit),
+        graph.weight(f"{source}.bias.zero_point", np.zeros(len(scale)), np.int32),
+    ]
+    inputs = [
+        restored,
+        graph.node("DequantizeLinear", weight, f"{source}.weight", axis=1),
+        graph.node("DequantizeLinear", bias, f"{source}.bias", axis=0),
+    ]
+    return graph.node("Gemm", inputs, f"{source}/out")
+
+
+def _linear(graph: Graph, tensor: Callable[[str], FloatArray], source: str, x: str, scale: float = 1.0) -> str:
+    weight = graph.matrix(f"{source}.weight", (tensor(f"{source}.weight") * np.float32(scale)).T)  # (in, out)
+    bias = graph.weight(f"{source}.bias", tensor(f"{source}.bias") * np.float32(scale))
+    return graph.node("Add", [graph.node("MatMul", [x, weight], f"{source}/matmul"), bias], f"{source}/out")
+
+
+def layer_norm(
+    graph: Graph,
+    config: EncoderConfig,
+    tensor: Callable[[str], FloatArray],
+    source: str,
+    x: str,
+    product: Product | None = None,
+) -> str:
+    """LayerNorm; with the shift and scale of the int8 product that it feeds, where there is one."""
+    weight, bias = tensor(f"{source}.weight"), tensor(f"{source}.bias")
+    if product is not None:
+        weight, bias = weight / product.scale, (bias - product.shift) / product.scale
+    inputs = [x, graph.weight(f"{source}.weight", weight), graph.weight(f"{source}.bias", bias)]
+    return graph.node("LayerNormalization", inputs, f"{source}/out", axis=-1, epsilon=config.layer_norm_eps)
+
+
+def pool(graph: Graph, layers: dict[str, str], pooled: tuple[str, ...], half: bool) -> None:
+    """Weighted mean over tokens in float32: pool_weights (B, L) x hidden (B, L, H) -> embedding (B, H x layers)."""
+    row = graph.node("Unsqueeze", ["pool_weights", graph.axes(1)], "pooling/row")  # (B, 1, L)
+    means = []
+    for layer in pooled:
+        hidden = layers[layer]
+        if half:
+            hidden = graph.node("Cast", [hidden], f"pooling/{layer}_float", to=TensorProto.FLOAT)
+        means.append(graph.node("MatMul", [row, hidden], f"pooling/{layer}"))  # (B, 1, H)
+    mean = means[0] if len(means) == 1 else graph.node("Concat", means, "pooling/concatenated", axis=2)
+    graph.node("Squeeze", [mean, graph.axes(1)], "embedding")  # (B, H x layers)
+
+
+_VALUE_INFO: dict[str, tuple[int, list[str | int]]] = {
+    "input_ids": (TensorProto.INT64, ["batch", "length"]),
+    "position_ids": (TensorProto.INT64, ["batch", "length"]),
+    "attention_bias": (TensorProto.FLOAT, ["batch", 1, 1, "length"]),
+    "pool_weights": (TensorProto.FLOAT, ["batch", "length"]),
+    "lengths": (TensorProto.INT32, ["batch"]),
+}
+
+
+def model(graph: Graph, config: EncoderConfig, names: Iterable[str], domains: Iterable[str] = ()) -> onnx.ModelProto:
+    """The graph with those inputs and its output `embedding`; domains: beyond the default one."""
+    inputs = [helper.make_tensor_value_info(name, *_VALUE_INFO[name]) for name in names]
+    outputs = [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", config.embedding_width])]
+    proto = helper.make_graph(graph.nodes, "abonyx", inputs, outputs, graph.initializers)
+    opsets = [helper.make_opsetid("", OPSET), *(helper.make_opsetid(domain, 1) for domain in domains)]
+    return helper.make_model(proto, ir_version=IR_VERSION, opset_imports=opsets, producer_name="abonyx")

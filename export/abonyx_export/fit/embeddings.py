@@ -1,0 +1,159 @@
+"""Embeddings by the bundle's own runtime, remembered by the hash of everything they depend on.
+
+An entry is KEY.npy and KEY.json. The JSON is written last: without it the array does not count.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from abonyx.bundle import file_sha256
+from abonyx.cli.options import Run
+from abonyx.errors import BundleError, ChecksumMismatch, ConfigError
+from abonyx.input.checked import Input
+from abonyx.run.progress import progress
+from abonyx.run.windows import Job, run_windows
+from abonyx_export.bundle_writer import Report
+
+FORMAT = 1
+
+FloatArray = npt.NDArray[np.float32]
+
+
+class _Identity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the embeddings depend on; its hash is the entry's name.
+
+    Attributes:
+        config_sha256: of the config (provider, pooling, batches), the bundle's path left out.
+        sequences_sha256: of the sequences in file order, one a line.
+    """
+
+    format: int
+    bundle_sha256: str
+    variant: str
+    config_sha256: str
+    onnxruntime: str
+    rows: int
+    width: int
+    sequences_sha256: str
+
+
+class _Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    identity: _Identity
+    npy_sha256: str
+
+
+def embed(run: Run, checked: Input, directory: Path, report: Report) -> FloatArray:
+    """The embeddings (n, D) of an input's sequences, in file order.
+
+    Args:
+        directory: the cache; made where it is missing.
+
+    Raises:
+        BundleError: an entry of the cache that is another bundle's or damaged.
+        ConfigError: the cache cannot be written.
+    """
+    wanted = _identity(run, checked)
+    key = hashlib.sha256(msgspec.json.encode(wanted)).hexdigest()
+    array, record = directory / f"{key}.npy", directory / f"{key}.json"
+    with _failing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        if record.exists():
+            report(f"embeddings of {wanted.rows} sequences from {array}")
+            return _read(array, record, wanted)
+        if not os.access(directory, os.W_OK | os.X_OK):
+            raise PermissionError(0, "it is not writable")
+    embedding = _run(run, checked, wanted, report)
+    with _failing(directory):
+        with replacing(array) as temporary, temporary.open("xb") as file:
+            np.save(file, embedding, allow_pickle=False)
+        with replacing(record) as temporary:
+            temporary.write_bytes(msgspec.json.encode(_Entry(identity=wanted, npy_sha256=file_sha256(array))))
+    report(f"  kept in {array}")
+    return embedding
+
+
+def _identity(run: Run, checked: Input) -> _Identity:
+    variant, _ = run.bundle.variant(run.config.provider, run.config.variant)
+    return _Identity(
+        format=FORMAT,
+        bundle_sha256=run.bundle.sha256,
+        variant=variant,
+        config_sha256=dataclasses.replace(run.config, bundle=None).sha256(),  # not of how its path is spelt
+        onnxruntime=onnxruntime.__version__,
+        rows=len(checked.sequences),
+        width=run.bundle.manifest.embedding_width,
+        sequences_sha256=hashlib.sha256("\n".join(checked.sequences).encode()).hexdigest(),
+    )
+
+
+def _run(run: Run, checked: Input, wanted: _Identity, report: Report) -> FloatArray:
+    embedding = np.empty((wanted.rows, wanted.width), np.float32)
+
+    def write(start: int, stop: int, values: FloatArray) -> None:
+        embedding[start:stop] = values
+
+    report(f"embedding {wanted.rows} sequences, variant {wanted.variant} on {run.config.provider}")
+    with progress(wanted.rows) as on_batch:
+        summary = run_windows(run.bundle, [Job(checked, write)], run.config, "embedding", on_batch)
+    report(f"  {summary.run_seconds:.1f} s, opening took {summary.open_seconds:.1f} s")
+    return embedding
+
+
+def _read(array: Path, record: Path, wanted: _Identity) -> FloatArray:
+    fix = f"Remove {record}, or name another --embedding-cache."
+    try:
+        entry = msgspec.json.decode(record.read_bytes(), type=_Entry)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BundleError(f"{record}: not an entry of an embedding cache: {error}", fix) from error
+    for field in msgspec.structs.fields(_Identity):
+        there, here = getattr(entry.identity, field.name), getattr(wanted, field.name)
+        if there != here:
+            name = field.name.removesuffix("_sha256")
+            raise BundleError(f"{record}: is of {name} {there}, this is {name} {here}", fix)
+    if not array.exists():
+        raise BundleError(f"{array}: missing; {record.name} describes it", fix)
+    found = file_sha256(array)
+    if found != entry.npy_sha256:
+        raise ChecksumMismatch(f"{array}: sha256 {found}, {record.name} says {entry.npy_sha256}", fix)
+    try:
+        embedding: FloatArray = np.load(array, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise BundleError(f"{array}: not an array: {error}", fix) from error
+    if embedding.shape != (wanted.rows, wanted.width) or embedding.dtype != np.float32:
+        what = f"{array}: {embedding.dtype} {embedding.shape}, expected float32 {(wanted.rows, wanted.width)}"
+        raise BundleError(what, fix)
+    return embedding
+
+
+@contextmanager
+def _failing(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        what = f"embedding cache {directory}: cannot be used: {error.strerror or error}"
+        raise ConfigError(what, "Name another directory with --embedding-cache.") from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a name beside `path`, renamed onto it when the block ends well; nothing is left of it otherwise."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):  # the block's own error is the one to show
+            temporary.unlink(missing_ok=True)
+        raise

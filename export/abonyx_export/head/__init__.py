@@ -1,0 +1,1 @@
+"""A classifier file as the head of a graph."""

@@ -1,0 +1,1 @@
+"""The int8 variant: calibration, quantization, the gate on its scores."""

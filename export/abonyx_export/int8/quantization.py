@@ -1,0 +1,280 @@
+"""How the encoder's matrix products become int8: fixed scales, so that a score does not depend on its batch.
+
+Each product y = x W + b of float32 becomes y = s_x s_w (x_q - z) W_q + b', x_q uint8 a tensor, W_q int8 a column. What
+keeps its error small costs nothing at run time, because LayerNorm, or the value projection, absorbs it:
+
+- each column of x is shifted to mean 0 and scaled (Outlier Suppression+, arXiv 2304.09145; the scale is SmoothQuant's,
+  arXiv 2211.10438, its exponent and the clipping of the range chosen by the product's own measured error);
+- W is rounded column after column, each rounding error spread over the columns still to come (GPTQ, arXiv 2210.17323);
+- the mean error that is left goes into the bias (arXiv 1906.04721).
+
+GELU lets no shift or scale through. Where a shift at least halves its product's squared error, an Add behind it takes
+the columns' means out: one more pass over the widest tensor. Shapes: T sampled tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+
+from abonyx_export.encoder.checkpoint import EncoderConfig
+from abonyx_export.int8.calibration import CONTEXT, NARROW, QKV, WIDEN, Activations, Observation
+
+FloatArray = npt.NDArray[np.float32]
+
+LARGEST_WEIGHT = 127  # of 128: a symmetric range
+LARGEST_ACTIVATION = 255
+# Tried for each product; None = no scaling.
+_EXPONENTS = (None, 0.3, 0.5, 0.7, 0.85)
+# Of the range seen.
+_CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6)
+# Where attention is even the tokens of a sequence share one context: so the range was seen on few independent values,
+# and what is cut off one token is cut off all, which no average over tokens heals (33 layers, in benchmarks/NOTES.md).
+_CONTEXT_MARGIN = 1.25
+# Tokens that those are compared on: enough to rank twenty-five candidates.
+_TRIAL_TOKENS = 256
+# GPTQ's own: share of the mean diagonal added to it, and columns a block.
+_DAMPING = 0.01
+_BLOCK = 128
+_SMALLEST = np.float32(1e-12)
+# An Add behind GELU must be worth its pass: the squared error with it, at most this share of the error without.
+_SHIFT_WORTH = 0.5
+
+
+@dataclass(frozen=True)
+class Product:
+    """One product in int8.
+
+    Attributes:
+        shift, scale: (in,) float32; the graph's input is (x - shift) / scale.
+        input_scale: float; input_zero_point: 0 to 255, of that input.
+        weight: (in, out) int8; weight_scale: (out,) float32, with `scale` multiplied in.
+        bias: (out,) float32, with what the shift took away and the mean error in it.
+        error: variance of the output's error over the output's own variance, on the sample.
+        power: the output's variance over tokens, summed over columns.
+    """
+
+    shift: FloatArray
+    scale: FloatArray
+    input_scale: float
+    input_zero_point: int
+    weight: npt.NDArray[np.int8]
+    weight_scale: FloatArray
+    bias: FloatArray
+    error: float
+    power: float
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The four products of a layer.
+
+    Attributes:
+        sensitivity: error that int8 here puts into the residual stream, as a share of the stream's own variance.
+    """
+
+    products: dict[str, Product]
+    sensitivity: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The encoder in int8; layers that stay float32 are left out of `layers`."""
+
+    layers: dict[int, Layer]
+
+    def by_sensitivity(self) -> list[int]:
+        """Layer numbers, the most sensitive first."""
+        return sorted(self.layers, key=lambda index: -self.layers[index].sensitivity)
+
+    def without(self, count: int) -> Plan:
+        """The same with its `count` most sensitive layers left in float32."""
+        kept = set(self.by_sensitivity()[count:])
+        return Plan({index: layer for index, layer in self.layers.items() if index in kept})
+
+
+def plan_encoder(
+    config: EncoderConfig, tensor: Callable[[str], FloatArray], observation: Observation, *, plain: bool = False
+) -> Plan:
+    """Quantize every layer.
+
+    Args:
+        tensor: gives the checkpoint's tensor of that name.
+        observation: from calibration.observe.
+        plain: round to the whole range and no more; what everything else is compared with.
+    """
+    layers = {}
+    for index in range(config.layers):
+        source = f"encoder.layer.{index}"
+        products = {}
+        for name in (QKV, CONTEXT, WIDEN, NARROW):
+            weight, bias = product_weights(config, tensor, source, name)
+            seen = observation.products[f"{source}.{name}"]
+            clips = (1.0,) if plain else (_CONTEXT_MARGIN,) if name == CONTEXT else _CLIPS
+            products[name] = _quantize(seen, weight, bias, folded=name != NARROW, clips=clips, plain=plain)
+        products[QKV] = _fold_into_values(products[QKV], products[CONTEXT], config.hidden)
+        written = sum(_written(products, pair) for pair in _PAIRS)
+        layers[index] = Layer(products, written / float(observation.residual_power[index]))
+    return Plan(layers)
+
+
+_PAIRS = ((QKV, CONTEXT), (WIDEN, NARROW))
+
+
+def _written(products: dict[str, Product], pair: tuple[str, str]) -> float:
+    """Variance of the error that a block writes into the residual stream; of the first product's, about all gets on."""
+    return (products[pair[0]].error + products[pair[1]].error) * products[pair[1]].power
+
+
+def product_weights(
+    config: EncoderConfig, tensor: Callable[[str], FloatArray], source: str, name: str
+) -> tuple[FloatArray, FloatArray]:
+    """A product's weight (in, out) and bias (out,); query, key and value side by side, the query scaled by D^-1/2."""
+    if name != QKV:
+        return tensor(f"{source}.{name}.weight").T, tensor(f"{source}.{name}.bias")
+    scales = {"query": np.float32(config.head_dim**-0.5), "key": np.float32(1), "value": np.float32(1)}
+    weights = [tensor(f"{source}.{name}.{part}.weight").T * scale for part, scale in scales.items()]
+    biases = [tensor(f"{source}.{name}.{part}.bias") * scale for part, scale in scales.items()]
+    return np.concatenate(weights, axis=1), np.concatenate(biases)
+
+
+def _quantize(
+    seen: Activations, weight: FloatArray, bias: FloatArray, *, folded: bool, clips: tuple[float, ...], plain: bool
+) -> Product:
+    """One product; folded: what comes before it takes a shift and a scale at no cost."""
+    weight = np.ascontiguousarray(weight, np.float32)
+    exponents = _EXPONENTS if folded and not plain else (None,)
+    mean: FloatArray = seen.sample.mean(axis=0)
+    still: FloatArray = np.zeros(len(weight), np.float32)
+    shift = mean if folded and not plain else still
+    chosen = _choose(seen, shift, weight, exponents, clips)
+    if not folded and not plain:
+        shifted = _choose(seen, mean, weight, exponents, clips)
+        if shifted.error <= _SHIFT_WORTH * chosen.error:
+            shift, chosen = mean, shifted
+    centred: FloatArray = seen.sample - shift  # (T, in)
+    scale = chosen.scale
+    scaled = weight * scale[:, None]
+    weight_scale = _weight_scale(scaled)
+    input_scale, zero_point = _input_range((seen.low - shift) / scale, (seen.high - shift) / scale, chosen.clip)
+    rounded = _round(scaled / weight_scale) if plain else _gptq(scaled, weight_scale, centred / scale)
+    exact = centred @ weight  # (T, out)
+    error = exact - _restored(centred / scale, input_scale, zero_point) @ (rounded * weight_scale)
+    mean_error: FloatArray = np.zeros(error.shape[1], np.float32) if plain else error.mean(axis=0)
+    power = float(exact.var(axis=0, dtype=np.float64).sum())
+    return Product(
+        shift=shift,
+        scale=scale,
+        input_scale=float(input_scale),
+        input_zero_point=zero_point,
+        weight=rounded.astype(np.int8),
+        weight_scale=weight_scale,
+        bias=bias + shift @ weight + mean_error,
+        error=float(((error - mean_error) ** 2).sum(axis=1, dtype=np.float64).mean()) / max(power, float(_SMALLEST)),
+        power=power,
+    )
+
+
+class _Choice(NamedTuple):
+    """Column scales (in,), clip of the range, and the squared error of the product with them."""
+
+    scale: FloatArray
+    clip: float
+    error: float
+
+
+def _choose(
+    seen: Activations,
+    shift: FloatArray,
+    weight: FloatArray,
+    exponents: tuple[float | None, ...],
+    clips: tuple[float, ...],
+) -> _Choice:
+    """Of the exponents and clips, those with the smallest squared error of the product on a few tokens."""
+    low, high = seen.low - shift, seen.high - shift
+    trial = seen.sample[:: max(1, len(seen.sample) // _TRIAL_TOKENS)] - shift
+    exact = trial @ weight
+    best = _Choice(np.ones(len(weight), np.float32), 1.0, np.inf)
+    for exponent in exponents:
+        scale = _smooth(np.maximum(np.abs(low), np.abs(high)), np.abs(weight).max(axis=1), exponent)
+        scaled = weight * scale[:, None]
+        weight_scale = _weight_scale(scaled)
+        restored = _round(scaled / weight_scale) * weight_scale
+        for clip in clips:
+            values = _restored(trial / scale, *_input_range(low / scale, high / scale, clip))
+            error = float(np.square(values @ restored - exact).mean())
+            if error < best.error:
+                best = _Choice(scale, clip, error)
+    return best
+
+
+def _smooth(largest_input: FloatArray, largest_weight: FloatArray, exponent: float | None) -> FloatArray:
+    """SmoothQuant's column scales, of geometric mean 1."""
+    if exponent is None:
+        return np.ones(len(largest_input), np.float32)
+    floor = np.float32(1e-5)  # a column that is never used
+    scale = np.maximum(largest_input, floor) ** exponent / np.maximum(largest_weight, floor) ** (1 - exponent)
+    smooth: FloatArray = (scale / np.exp(np.log(scale).mean())).astype(np.float32)
+    return smooth
+
+
+def _weight_scale(weight: FloatArray) -> FloatArray:
+    scale: FloatArray = np.maximum(np.abs(weight).max(axis=0), _SMALLEST) / np.float32(LARGEST_WEIGHT)
+    return scale
+
+
+def _input_range(low: FloatArray, high: FloatArray, clip: float) -> tuple[np.float32, int]:
+    """Scale and zero point of the clipped range, which holds 0."""
+    bottom, top = min(float(low.min()) * clip, 0.0), max(float(high.max()) * clip, 0.0)
+    scale = np.float32(max((top - bottom) / LARGEST_ACTIVATION, float(_SMALLEST)))
+    return scale, int(np.clip(np.rint(-bottom / scale), 0, LARGEST_ACTIVATION))
+
+
+def _restored(values: FloatArray, scale: np.float32, zero_point: int) -> FloatArray:
+    """What is left of values after uint8."""
+    kept: FloatArray = np.clip(np.rint(values / scale) + np.float32(zero_point), 0, LARGEST_ACTIVATION)
+    return (kept - np.float32(zero_point)) * scale
+
+
+def _round(weight: FloatArray) -> FloatArray:
+    rounded: FloatArray = np.clip(np.rint(weight), -LARGEST_WEIGHT, LARGEST_WEIGHT)
+    return rounded
+
+
+def _gptq(weight: FloatArray, weight_scale: FloatArray, inputs: FloatArray) -> FloatArray:
+    """Rounded weights (in, out) whose product with `inputs` (T, in) is closest to the exact one, greedily."""
+    count = len(weight)
+    hessian = (inputs.T @ inputs) / np.float32(len(inputs))  # (in, in)
+    diagonal = np.diag(hessian).copy()
+    hessian[np.diag_indices(count)] += np.float32(_DAMPING) * max(diagonal.mean(), _SMALLEST)
+    order = np.argsort(-diagonal, kind="stable")
+    lower = scipy.linalg.cholesky(hessian[np.ix_(order, order)].astype(np.float64), lower=True, overwrite_a=True)
+    inverse, _ = scipy.linalg.lapack.dpotri(lower, lower=1)  # its lower half
+    upper = scipy.linalg.cholesky(np.tril(inverse) + np.tril(inverse, -1).T, lower=False, overwrite_a=True)
+    upper = upper.astype(np.float32)
+    left = weight[order].astype(np.float32)
+    rounded = np.empty_like(left)
+    for start in range(0, count, _BLOCK):
+        stop = min(start + _BLOCK, count)
+        errors = np.empty((stop - start, left.shape[1]), np.float32)
+        for row in range(start, stop):
+            rounded[row] = _round(left[row] / weight_scale)
+            errors[row - start] = (left[row] - rounded[row] * weight_scale) / upper[row, row]
+            left[row + 1 : stop] -= np.outer(upper[row, row + 1 : stop], errors[row - start])
+        left[stop:] -= upper[start:stop, stop:].T @ errors
+    result = np.empty_like(rounded)
+    result[order] = rounded
+    return result
+
+
+def _fold_into_values(qkv: Product, context: Product, hidden: int) -> Product:
+    """The shift and scale of the context, taken by the values: attention weights sum to 1, so both pass through."""
+    weight_scale, bias = qkv.weight_scale.copy(), qkv.bias.copy()
+    weight_scale[2 * hidden :] /= context.scale
+    bias[2 * hidden :] = (bias[2 * hidden :] - context.shift) / context.scale
+    return replace(qkv, weight_scale=weight_scale, bias=bias)

@@ -1,0 +1,31 @@
+"""What crosses from export to runtime: a bundle on disk, its manifest, its graph files, its limits."""
+
+from abonyx.bundle.bundle import (
+    GOLDEN_NAME,
+    README_NAME,
+    Bundle,
+    Golden,
+    check_files,
+    check_graph,
+    check_quantization,
+    file_sha256,
+    locate_mini,
+    open_bundle,
+    shown_names,
+    unlisted_files,
+)
+
+__all__ = [
+    "GOLDEN_NAME",
+    "README_NAME",
+    "Bundle",
+    "Golden",
+    "check_files",
+    "check_graph",
+    "check_quantization",
+    "file_sha256",
+    "locate_mini",
+    "open_bundle",
+    "shown_names",
+    "unlisted_files",
+]

@@ -1,0 +1,286 @@
+"""A bundle on disk: found, described, its bytes checked, its golden rows read. Nothing here loads a model."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import tokenize
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from abonyx import cache
+from abonyx.bundle.graph_file import check_graph_file
+from abonyx.bundle.manifest import (
+    MANIFEST_NAME,
+    QUANTIZATION_SCHEMA,
+    Manifest,
+    Variant,
+    other_quantization,
+    read_manifest,
+)
+from abonyx.errors import BundleError, ChecksumMismatch, ConfigError
+
+GOLDEN_NAME = "golden.npz"
+# Beside the bundle's own files: its card, for people.
+README_NAME = "README.md"
+_GOLDEN_ARRAYS = {
+    **dict.fromkeys(("input_ids", "lengths"), np.int64),
+    "embedding": np.float32,
+    **dict.fromkeys(("logit", "head_coef", "head_intercept"), np.float64),
+}
+# 36 rows of two pooled layers of 1,280 take 0.7 MB unpacked; zip packs zeros 1000:1.
+MAX_GOLDEN_BYTES = 64 * 2**20
+# What zipfile and numpy raise on bytes that are no .npz, its header parser's among them.
+_NPZ_ERRORS = (
+    *(OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError),
+    *(MemoryError, OverflowError, TypeError, SyntaxError, tokenize.TokenError, Warning),
+)
+
+
+@dataclass(frozen=True)
+class Golden:
+    """The self-test's rows, as PyTorch float32 saw them, and the head in float64.
+
+    Attributes:
+        input_ids: (n, L) int64, CLS and EOS included, right-padded.
+        lengths: (n,) int64 tokens a row, CLS and EOS included.
+        embedding: (n, D) float32, residue mean.
+        logit: (n,) float64.
+        head_coef: (D,) float64; head_intercept: float.
+    """
+
+    input_ids: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.int64]
+    embedding: npt.NDArray[np.float32]
+    logit: npt.NDArray[np.float64]
+    head_coef: npt.NDArray[np.float64]
+    head_intercept: float
+
+    def save(self, directory: Path) -> None:
+        """Write golden.npz."""
+        arrays: dict[str, Any] = {name: np.asarray(getattr(self, name)) for name in _GOLDEN_ARRAYS}
+        np.savez(directory / GOLDEN_NAME, **arrays)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle's directory, manifest, and hash (of the manifest, which holds every file's)."""
+
+    path: Path
+    manifest: Manifest
+    sha256: str
+
+    def notes(self) -> list[str]:
+        """The notice, and what makes the head's scores mean nothing."""
+        manifest, head = self.manifest, self.manifest.head
+        notes = [manifest.notice] if manifest.notice else []
+        if head.placeholder:
+            notes.append("no head yet")
+        if head.encoder not in (None, manifest.encoder.repo_id):
+            notes.append(f"the head is another encoder's ({head.encoder}): scores mean nothing")
+        if head.intercept_shift:
+            notes.append(f"benchmark head, intercept moved by {head.intercept_shift:.4g}")
+        return notes
+
+    def label(self) -> str:
+        """Name, short hash and notes, as every summary prints it."""
+        notes = self.notes()
+        return f"{self.manifest.name} ({self.sha256[:12]})" + (f", {'; '.join(notes)}" if notes else "")
+
+    def refuse_placeholder(self) -> None:
+        """Raise a BundleError where there is no head to score with."""
+        if self.manifest.head.placeholder:
+            what = f"{self.path}: exported without a head: it embeds, and has no scores"
+            raise BundleError(what, "Give it one with `abonyx fit`, or export with --head.")
+
+    def variant(self, provider: str, name: str | None) -> tuple[str, Variant]:
+        """The variant asked for, or the provider's default.
+
+        Raises:
+            ConfigError: no such variant, not for this provider, or no default for it.
+            BundleError: an int8 variant of another schema.
+        """
+        variants = self.manifest.variants
+        listed = ", ".join(f"{key} ({'/'.join(value.providers)})" for key, value in variants.items())
+        chosen = name if name is not None else self.manifest.default_variant.get(provider)
+        if chosen is None or chosen not in variants:
+            wanted = f"no variant {name!r}" if name is not None else f"no default variant for provider {provider}"
+            raise ConfigError(f"{self.path}: {wanted}", f"It has: {listed}.")
+        if provider not in variants[chosen].providers:
+            raise ConfigError(f"{self.path}: variant {chosen} is not for provider {provider}", f"It has: {listed}.")
+        if variants[chosen].parity is not None:  # else export is still at it
+            check_quantization(self.path, chosen, variants[chosen])
+        return chosen, variants[chosen]
+
+    def files_of(self, variant: Variant) -> list[str]:
+        """Paths in the bundle that opening this variant reads: its own folder and the golden rows.
+
+        Raises:
+            BundleError: a file is there that the manifest does not list, so that nothing vouches for it.
+        """
+        folder = variant.model.rpartition("/")[0]
+        there = {f"{folder}/{path.name}" for path in (self.path / folder).glob("*")} | {GOLDEN_NAME}
+        unlisted = sorted(there - self.manifest.files.keys())
+        if unlisted:
+            fix = "Remove them, or export the bundle again."
+            raise BundleError(f"{self.path}: {shown_names(unlisted)}: not listed in the manifest", fix)
+        return [name for name in self.manifest.files if name.startswith(f"{folder}/") or name == GOLDEN_NAME]
+
+    def golden(self) -> Golden:
+        """The golden rows.
+
+        Raises:
+            BundleError: damaged or incomplete.
+        """
+        path, fix = self.path / GOLDEN_NAME, "Export the bundle again."
+        try:
+            with zipfile.ZipFile(path) as archive:
+                unpacked = sum(entry.file_size for entry in archive.infolist())
+            if unpacked > MAX_GOLDEN_BYTES:
+                raise BundleError(f"{path}: unpacks to {unpacked} bytes, {MAX_GOLDEN_BYTES} are the most", fix)
+            with np.load(path, allow_pickle=False) as arrays:
+                values = {name: arrays[name] for name in _GOLDEN_ARRAYS}
+        except _NPZ_ERRORS as error:
+            raise BundleError(f"{path}: cannot be read: {str(error)[:200]}", fix) from error
+        rows, width = values["lengths"].size, self.manifest.embedding_width
+        found = {name: (value.shape, value.dtype) for name, value in values.items() if name != "input_ids"}
+        shapes = {"lengths": (rows,), "embedding": (rows, width), "logit": (rows,)}
+        shapes |= {"head_coef": (width,), "head_intercept": ()}
+        expected = {name: (shape, np.dtype(_GOLDEN_ARRAYS[name])) for name, shape in shapes.items()}
+        if found != expected or rows < 2:
+            raise BundleError(f"{path}: arrays are {found}, expected {expected}", fix)
+        ids, lengths = values["input_ids"], values["lengths"]
+        if ids.dtype != np.int64 or ids.shape != (rows, lengths.max()) or lengths.min() < 2 or ids.min() < 0:
+            raise BundleError(f"{path}: input_ids {ids.shape} {ids.dtype} do not fit the lengths, or are negative", fix)
+        spec, most = self.manifest.alphabet, self.manifest.max_residues + 2
+        known = [*spec.residues.values(), spec.cls_id, spec.pad_id, spec.eos_id]
+        if lengths.max() > most or not np.isin(ids, known).all():  # an engine may read past a table's end
+            what = f"{path}: tokens that the manifest's alphabet has not, or rows over its {most} tokens"
+            raise BundleError(what, fix)
+        return Golden(**{**values, "head_intercept": float(values["head_intercept"])})
+
+
+def check_quantization(path: Path, name: str, variant: Variant) -> None:
+    """Raise a BundleError where an int8 variant was not made as this version makes them."""
+    found = variant.quantization.schema_version if variant.quantization else None
+    if found != (QUANTIZATION_SCHEMA if variant.precision == "int8" else None):
+        raise other_quantization(path, name, found)
+
+
+def locate_mini() -> Path:
+    """The bundle that ships: inside the installed package, else the repository's (an editable install)."""
+    package = Path(__file__).resolve().parents[1]
+    for candidate in (package / "mini", package.parents[1] / "artifacts" / "mini"):
+        if (candidate / "manifest.json").is_file():
+            return candidate
+    raise BundleError(
+        f"the shipped mini bundle is not in {package}", "Reinstall abonyx, or name a bundle with --bundle."
+    )
+
+
+def open_bundle(directory: str | Path | None) -> Bundle:
+    """Read a bundle's manifest (None = the shipped one). No file is hashed and no model loaded yet.
+
+    Raises:
+        BundleError: see manifest.read_manifest.
+    """
+    path = locate_mini() if directory is None else Path(directory)
+    manifest, data = read_manifest(path)
+    return Bundle(path, manifest, hashlib.sha256(data).hexdigest())
+
+
+def unlisted_files(bundle: Bundle) -> list[str]:
+    """Paths in the bundle that its manifest does not list, README.md aside; a linked folder counts as one file.
+
+    Raises:
+        BundleError: a folder that cannot be looked into.
+    """
+
+    def refuse(error: OSError) -> None:
+        what = f"{error.filename}: cannot be looked into: {error.strerror}"
+        raise BundleError(what, "A bundle's folders are readable. Copy it again.") from error
+
+    paths = [
+        Path(folder, name).relative_to(bundle.path).as_posix()
+        for folder, folders, names in os.walk(bundle.path, onerror=refuse)
+        for name in [*names, *(name for name in folders if Path(folder, name).is_symlink())]
+    ]
+    return sorted(set(paths) - {*bundle.manifest.files, MANIFEST_NAME, README_NAME})
+
+
+def shown_names(names: Iterable[str]) -> str:
+    """Names of files as a message may show them: no control characters, no end of them."""
+    return ", ".join(name if name.isprintable() else ascii(name) for name in names)[:300]
+
+
+def check_graph(bundle: Bundle, variant: Variant) -> Counter[str]:
+    """Read a variant's graph file, and refuse one that no export writes; see graph_file. Loads nothing.
+
+    Returns:
+        Operator -> number of nodes.
+
+    Raises:
+        BundleError: also where a file lies beside the graph that nothing of the bundle uses, e.g. a library.
+    """
+    folder, _, model = variant.model.rpartition("/")
+    files = {name.rpartition("/")[2]: name for name in bundle.manifest.files if name.rpartition("/")[0] == folder}
+    sizes = {name: bundle.manifest.files[path].size_bytes for name, path in files.items()}
+    operators, used = check_graph_file(bundle.path / variant.model, sizes)
+    # .npz: the rows that int8 was judged by
+    unused = sorted(name for name in files.keys() - used - {model} if not name.endswith(".npz"))
+    if unused:
+        what = f"{bundle.path / folder}: {shown_names(unused)}: the graph does not use it"
+        raise BundleError(what, "Remove it, or export the bundle again.")
+    return operators
+
+
+def check_files(bundle: Bundle, names: Iterable[str], *, use_cache: bool = True) -> None:
+    """Compare files with the manifest's sizes and hashes.
+
+    Args:
+        names: paths in the bundle.
+        use_cache: trust a hash remembered for the same path, size, mtime and inode instead of reading the file.
+
+    Raises:
+        ChecksumMismatch: another size or hash; gives both.
+        BundleError: missing, a link, no plain file, or unreadable.
+    """
+    known, learned = cache.remembered("hashes"), dict[str, str]()
+    root, fix = bundle.path.resolve(), "Copy the bundle again from where it was exported, or export it again."
+    try:
+        for name in names:
+            path, entry = bundle.path / name, bundle.manifest.files[name]
+            if os.path.realpath(path) != str(root / name):  # Path.resolve raises at a link to itself
+                raise BundleError(f"{path}: is or lies behind a symbolic link", "A bundle holds plain files. " + fix)
+            status = path.stat()
+            if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
+                raise BundleError(f"{path}: is not a plain file", fix)
+            if status.st_size != entry.size_bytes:
+                raise ChecksumMismatch(f"{path}: {status.st_size} bytes, manifest says {entry.size_bytes}", fix)
+            key = f"{root / name}|{status.st_size}|{status.st_mtime_ns}|{status.st_ino}"
+            # A remembered hash that disagrees is looked at again: the cache may be what is wrong.
+            trusted = use_cache and known.get(key) == entry.sha256
+            learned[key] = entry.sha256 if trusted else file_sha256(path)
+            if learned[key] != entry.sha256:
+                raise ChecksumMismatch(f"{path}: sha256 {learned[key]}, manifest says {entry.sha256}", fix)
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read: {error.strerror}", fix) from error
+    finally:
+        # A damaged file's too: the next open then looks at it again, whatever its time stamp says.
+        if learned.items() - known.items():
+            cache.remember("hashes", learned)
+
+
+def file_sha256(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,429 @@
+"""manifest.json: the typed description of a bundle, and how it is read and written. Over 300 lines for one schema."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path, PurePosixPath
+
+import msgspec
+
+from abonyx.bundle.tolerances import LIMITS, LOGIT_PER_P, Limits
+from abonyx.errors import BundleError
+
+SCHEMA_VERSION = 1
+# Of int8 variants. 1: QuantizeLinear/DequantizeLinear around Gemm, static scales.
+QUANTIZATION_SCHEMA = 1
+MANIFEST_NAME = "manifest.json"
+# The 20 standard residues and X (unknown). B, Z, U, O, J and gap characters are in ESM's vocabulary but were all but
+# absent from its training and from the heads': refused, as the old pipeline did, rather than scored.
+RESIDUES = "ACDEFGHIKLMNPQRSTVWYX"
+# ESM's vocabularies have 33 tokens; ids are int64 in the graph.
+MAX_TOKEN_ID = 2**31 - 1
+# A real manifest is some 10 kB; this bounds what a hostile one can make us read.
+MAX_MANIFEST_BYTES = 4 * 2**20
+MAX_TEXT_CHARS = 1_000
+_FIX = "A bundle is the directory that `abonyx export -o` wrote."
+
+
+class _Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class Encoder(_Struct, frozen=True, kw_only=True):
+    """Where the encoder came from and its shape.
+
+    Attributes:
+        repo_id: hub id it is known by; None for a local directory that states none.
+        revision: commit of the hub repository; None for a local directory.
+        weights_sha256: of the checkpoint's tensors, by name, as loaded.
+        positions: "absolute" (ESM-1v, ESM-1b) or "rotary" (ESM-2).
+    """
+
+    repo_id: str | None
+    revision: str | None
+    weights_sha256: str
+    architecture: str
+    positions: str
+    layers: int
+    hidden: int
+    attention_heads: int
+    token_dropout: bool
+
+
+class AlphabetSpec(_Struct, frozen=True, kw_only=True):
+    """Token id of each accepted residue letter, and of the special tokens."""
+
+    residues: dict[str, int]
+    cls_id: int
+    pad_id: int
+    eos_id: int
+
+
+class Candidate(_Struct, frozen=True, kw_only=True):
+    """One C of `abonyx fit`'s grid, cross-validated.
+
+    Attributes:
+        c: the inverse strength of regularisation.
+        accuracy_mean, accuracy_sd, roc_auc_mean, roc_auc_sd: over every fold of every seed.
+        accuracy_seed_sd, roc_auc_seed_sd: of the seeds' means; None where there was one seed.
+    """
+
+    c: float = msgspec.field(name="C")
+    accuracy_mean: float
+    accuracy_sd: float
+    accuracy_seed_sd: float | None
+    roc_auc_mean: float
+    roc_auc_sd: float
+    roc_auc_seed_sd: float | None
+
+
+class ScoreCounts(_Struct, frozen=True, kw_only=True):
+    """A histogram of p for each class, of training rows, each p by a regression fitted without that row.
+
+    Attributes:
+        bin_edges: of n equal bins, each i / n; a bin holds its lower edge, the last one its upper edge too.
+        specific, nonspecific: rows labelled 0 and 1 in each bin.
+    """
+
+    bin_edges: list[float]
+    specific: list[int]
+    nonspecific: list[int]
+
+
+# omit_defaults: bundles fitted before `scores` was recorded do not mention it.
+class HeadTraining(_Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How `abonyx fit` made a head.
+
+    Attributes:
+        rows, positives: labelled rows, and those labelled 1.
+        repeated_sequences: rows whose sequence stands in an earlier row too: folds may share them.
+        c: the candidate that was refitted on all rows.
+        scaled: whether a StandardScaler stands before the regression.
+        class_weight: "balanced"; None = every row counts the same.
+        seed: of the first cross-validation; the others count up from it.
+        folds, seeds: stratified folds of each of so many cross-validations.
+        sklearn: version.
+        scores: out-of-fold p of the rows, in the first cross-validation of the chosen C; where a sequence is repeated
+            its regression may have seen it in another row.
+    """
+
+    rows: int
+    positives: int
+    repeated_sequences: int
+    c: float = msgspec.field(name="C")
+    scaled: bool
+    class_weight: str | None
+    seed: int
+    folds: int
+    seeds: int
+    candidates: list[Candidate]
+    sklearn: str
+    scores: ScoreCounts | None = None
+
+
+# omit_defaults: the manifests of exported bundles do not mention `training` or `placeholder`.
+class HeadSpec(_Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The classifier in the graph.
+
+    Attributes:
+        kind: "logistic".
+        classes: [specific, non-specific], as trained.
+        source_name, source_sha256: the file it was read from; after `fit` the input's name and its rows' hash.
+        encoder: hub id of the encoder it was trained with, as it records it.
+        pooling, pooling_batch_size: the pooling rule of its training embeddings; None = not recorded.
+        thresholds: assay -> threshold, those the head declares; p strictly greater is non-specific.
+        default_threshold: used with neither --assay nor --threshold.
+        intercept_shift: added to the intercept at export, 0.0 but for benchmark checkpoints.
+        training: how `fit` made it; None for a head read from a file.
+        placeholder: there is no head yet: the bundle embeds, and does not score.
+    """
+
+    kind: str
+    classes: list[float]
+    source_name: str
+    source_sha256: str
+    encoder: str | None
+    pooling: str | None
+    pooling_batch_size: int | None
+    thresholds: dict[str, float]
+    default_threshold: float
+    intercept_shift: float
+    training: HeadTraining | None = None
+    placeholder: bool = False
+
+
+class Difference(_Struct, frozen=True, kw_only=True):
+    """Max and mean |difference| from PyTorch float32 over the golden set."""
+
+    max: float
+    mean: float
+
+
+class Parity(_Struct, frozen=True, kw_only=True):
+    """One variant against PyTorch float32 on the golden set, each golden row alone and unpadded there.
+
+    At fp32 one row of max_residues residues is compared beside the golden rows, at export only.
+
+    Attributes:
+        min_cosine: of embeddings.
+        label_flips: threshold -> rows whose label differs.
+        spearman: rank correlation of logits.
+        weight_rounding: differences that rounding the weights to float16 alone causes (float32 arithmetic), for fp16.
+            None elsewhere: fp32 rounds nothing, and fp16-weights' own differences are just that. After `fit` the
+            embedding's alone: the others depend on the head.
+        provider, onnxruntime, torch, transformers: what was compared.
+    """
+
+    rows: int
+    embedding: Difference
+    logit: Difference
+    p: Difference
+    min_cosine: float
+    label_flips: dict[str, int]
+    spearman: float
+    weight_rounding: dict[str, Difference] | None
+    provider: str
+    onnxruntime: str
+    torch: str
+    transformers: str
+
+
+class ScoreGate(_Struct, frozen=True, kw_only=True):
+    """int8 against fp32 on sequences that it was not calibrated on, both on the CPU.
+
+    Attributes:
+        label_flips: threshold -> share of the rows whose label differs.
+        spearman: rank correlation of logits.
+    """
+
+    rows: int
+    p: Difference
+    logit: Difference
+    label_flips: dict[str, float]
+    spearman: float
+
+
+class Quantization(_Struct, frozen=True, kw_only=True):
+    """How an int8 variant was made.
+
+    Attributes:
+        schema_version: of the int8 graph and of this record.
+        source: the sequences it was calibrated and judged on; calibration_rows: how many it was calibrated on.
+        fp32_layers: layers that stay float32 because the gate asked for it.
+        gate: the scores it was judged by.
+    """
+
+    schema_version: int
+    source: str
+    calibration_rows: int
+    fp32_layers: list[int]
+    gate: ScoreGate
+
+
+# omit_defaults: only int8 mentions `quantization`.
+class Variant(_Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One graph of the bundle.
+
+    Attributes:
+        model: path of the .onnx file in the bundle; everything else in its folder belongs to it.
+        precision: a key of tolerances.LIMITS.
+        inputs: the graph's inputs; the runtime builds whichever are declared.
+        providers: those it is for.
+        limits: what export enforced and every open enforces again.
+        parity: the record; None only while export is measuring it.
+        quantization: of int8 alone.
+    """
+
+    model: str
+    precision: str
+    inputs: list[str]
+    providers: list[str]
+    limits: Limits
+    parity: Parity | None
+    quantization: Quantization | None = None
+
+
+class FileEntry(_Struct, frozen=True, kw_only=True):
+    """Bytes a file must have."""
+
+    sha256: str
+    size_bytes: int
+
+
+class Manifest(_Struct, frozen=True, kw_only=True):
+    """All of manifest.json.
+
+    Attributes:
+        notice: one line shown wherever the bundle is named, e.g. that its encoder is untrained; "" = none.
+        pooling: the default pooling rule.
+        pooled_layers: ["last"], or ["embedding", "last"] concatenated.
+        default_variant: provider -> variant.
+        golden_source: what the golden set was made from.
+        files: path in the bundle -> entry, for every file but the manifest.
+    """
+
+    schema_version: int
+    name: str
+    notice: str
+    licence: str
+    encoder: Encoder
+    alphabet: AlphabetSpec
+    max_residues: int
+    pooling: str
+    pooled_layers: list[str]
+    embedding_width: int
+    head: HeadSpec
+    variants: dict[str, Variant]
+    default_variant: dict[str, str]
+    golden_source: str
+    packages: dict[str, str]
+    files: dict[str, FileEntry]
+
+
+class _SchemaOnly(msgspec.Struct):
+    schema_version: int
+
+
+class _AnyQuantization(msgspec.Struct):
+    quantization: _SchemaOnly | None = None
+
+
+class _VariantsOnly(msgspec.Struct):
+    variants: dict[str, _AnyQuantization]
+
+
+def write_manifest(manifest: Manifest, directory: Path) -> None:
+    """Write manifest.json, indented, keys in declared order."""
+    text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+    (directory / MANIFEST_NAME).write_bytes(text + b"\n")
+
+
+def read_manifest(directory: Path) -> tuple[Manifest, bytes]:
+    """The manifest and its bytes.
+
+    Raises:
+        BundleError: no such directory or manifest, not JSON, another schema, paths that leave the bundle.
+    """
+    path = directory / MANIFEST_NAME
+    data = _read_bytes(directory, path)
+    return parse_manifest(data, path), data
+
+
+def _read_bytes(directory: Path, path: Path) -> bytes:
+    """The bytes of a plain file of at most MAX_MANIFEST_BYTES; a larger one is not read at all."""
+    try:
+        if not directory.is_dir():
+            raise BundleError(f"{directory}: no such bundle directory", _FIX)
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
+            raise BundleError(f"{path}: is a link or no plain file", f"A bundle holds plain files. {_FIX}")
+        if status.st_size > MAX_MANIFEST_BYTES:
+            what = f"{path}: has {status.st_size} bytes, a manifest has at most {MAX_MANIFEST_BYTES}"
+            raise BundleError(what, _FIX)
+        with path.open("rb") as file:
+            return file.read(status.st_size)
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read: {error.strerror}", _FIX) from error
+
+
+def parse_manifest(data: bytes, path: Path) -> Manifest:
+    """As `read_manifest`, of bytes already read; `path` is for the messages only."""
+    try:
+        schema = msgspec.json.decode(data, type=_SchemaOnly).schema_version
+        if schema != SCHEMA_VERSION:
+            raise BundleError(
+                f"{path}: schema version {schema}, this abonyx reads {SCHEMA_VERSION}",
+                "Export the bundle again, or install the abonyx version that wrote it.",
+            )
+        try:
+            manifest = msgspec.json.decode(data, type=Manifest)
+        except msgspec.ValidationError:
+            _check_quantization_schemas(data, path)  # another schema has other fields
+            raise
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        # msgspec quotes the file's own keys, at any length
+        raise BundleError(f"{path}: not a manifest: {ascii(str(error))[1:-1][:500]}", _FIX) from error
+    _check_text(msgspec.to_builtins(manifest), path)
+    _check_paths(manifest, path)
+    _check_values(manifest, path)
+    return manifest
+
+
+def _check_text(value: object, path: Path) -> None:
+    """Refuse text that a terminal would obey, or that no file's name can have: summaries print it."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _check_text(key, path)
+            _check_text(item, path)
+    elif isinstance(value, list):
+        for item in value:
+            _check_text(item, path)
+    elif isinstance(value, str) and not (value.isprintable() and len(value) <= MAX_TEXT_CHARS):
+        shown = ascii(value[:60])
+        raise BundleError(f"{path}: text {shown} is long or holds control characters", "Export the bundle again.")
+
+
+def _check_quantization_schemas(data: bytes, path: Path) -> None:
+    for name, variant in msgspec.json.decode(data, type=_VariantsOnly).variants.items():
+        if variant.quantization and variant.quantization.schema_version != QUANTIZATION_SCHEMA:
+            raise other_quantization(path.parent, name, variant.quantization.schema_version)
+
+
+def other_quantization(bundle: Path, variant: str, found: int | None) -> BundleError:
+    """The error for an int8 variant that was not made as this version makes them."""
+    shown = ascii(variant)[1:-1][:60]  # its manifest may be no further checked
+    return BundleError(
+        f"{bundle}: variant {shown} is int8 of schema {found}, this abonyx reads {QUANTIZATION_SCHEMA}",
+        "Export it again: abonyx export --encoder ID_OR_DIR --head FILE --variants fp32,int8 -o NEW_BUNDLE.",
+    )
+
+
+def _check_paths(manifest: Manifest, path: Path) -> None:
+    """Every path stays inside the bundle, and every model is a listed file."""
+    for name in manifest.files:
+        pure = PurePosixPath(name)
+        if pure.is_absolute() or ".." in pure.parts or "\\" in name or ":" in name or str(pure) != name:
+            raise BundleError(f"{path}: file {name!r} leaves the bundle", "Export the bundle again.")
+    for name, variant in manifest.variants.items():
+        if variant.model not in manifest.files or "/" not in variant.model:
+            raise BundleError(f"{path}: variant {name}: {variant.model!r} is not a listed file", "Export it again.")
+    for provider, name in manifest.default_variant.items():
+        if name not in manifest.variants:
+            raise BundleError(f"{path}: default variant {name!r} of {provider} does not exist", "Export it again.")
+
+
+def _check_values(manifest: Manifest, path: Path) -> None:
+    """Refuse values that no export writes: a score computed from them would be wrong in silence."""
+    alphabet, limits = manifest.alphabet, [variant.limits for variant in manifest.variants.values()]
+    ids = [*alphabet.residues.values(), alphabet.cls_id, alphabet.pad_id, alphabet.eos_id]
+    thresholds = [manifest.head.default_threshold, *manifest.head.thresholds.values()]
+    faults = {
+        "alphabet.residues": sorted(alphabet.residues) != sorted(RESIDUES),
+        "alphabet ids": min(ids) < 0 or max(ids) > MAX_TOKEN_ID or len(set(ids)) != len(ids),
+        "max_residues": not 1 <= manifest.max_residues <= MAX_TOKEN_ID,
+        "file sizes": not all(0 <= entry.size_bytes < 1 << 63 for entry in manifest.files.values()),
+        "embedding_width": manifest.embedding_width != manifest.encoder.hidden * len(manifest.pooled_layers),
+        "pooling": manifest.pooling != "residues",
+        "head thresholds": not all(0 <= value <= 1 for value in thresholds),
+        "variant limits": not all(0 < limit.p < 1 and limit.logit <= LOGIT_PER_P for limit in limits),
+        "variants": not all(variant.providers for variant in manifest.variants.values()) or not manifest.variants,
+        "head training scores": not _are_counts(manifest.head.training),
+        "variant precision": not all(variant.precision in LIMITS for variant in manifest.variants.values()),
+    }
+    wrong = [name for name, fault in faults.items() if fault]
+    if wrong:
+        raise BundleError(f"{path}: {', '.join(wrong)}: not what an export writes", "Export the bundle again.")
+
+
+def _are_counts(training: HeadTraining | None) -> bool:
+    """Whether the histogram, where there is one, has equal bins and counts each row once."""
+    if training is None or training.scores is None:
+        return True
+    edges, counts = training.scores.bin_edges, [training.scores.specific, training.scores.nonspecific]
+    bins = len(edges) - 1
+    return (
+        bins > 0
+        and edges == [index / bins for index in range(bins + 1)]
+        and all(len(each) == bins and min(each) >= 0 for each in counts)
+        and [sum(each) for each in counts] == [training.rows - training.positives, training.positives]
+    )

@@ -1,0 +1,237 @@
+"""The commands that look and score nothing: doctor, verify, inspect. Their findings go to stdout."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from abonyx.cli.options import PATH
+
+if TYPE_CHECKING:
+    from abonyx.bundle import Bundle
+    from abonyx.bundle.manifest import Manifest, Parity, Variant
+    from abonyx.cli.doctor import Report
+    from abonyx.run.verification import Verification
+
+_BUNDLE = click.argument("bundle", required=False, type=PATH)
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+@click.command()
+@_BUNDLE
+@_JSON
+def doctor(bundle: Path | None, as_json: bool) -> None:
+    """Say what this machine can run: engine, devices, threads, and each variant of BUNDLE [the shipped one], tried.
+
+    Exits with 0 where at least one variant can be used here.
+    """
+    from abonyx.cli.doctor import examine
+
+    report = examine(None if bundle is None else str(bundle))
+    if as_json:
+        _print_json(report)
+    else:
+        _print_report(report)
+    sys.exit(report.exit_code)
+
+
+@click.command()
+@_BUNDLE
+@click.option("--provider", help="Where the self-test runs: cpu, cuda, coreml or openvino.  [default: cpu]")
+@click.option("--variant", help="What the self-test runs.  [default: the bundle's own for the provider]")
+@click.option("--config", "config_file", type=PATH, help="TOML file; see configs/.")
+@_JSON
+def verify(
+    bundle: Path | None, provider: str | None, variant: str | None, config_file: Path | None, as_json: bool
+) -> None:
+    """Check BUNDLE [the shipped one]: every byte of every file, every graph's operators, the golden rows run here."""
+    from abonyx.config import load_config
+    from abonyx.run.verification import verify as verify_bundle
+
+    flags = {"bundle": None if bundle is None else str(bundle), "provider": provider, "variant": variant}
+    found = verify_bundle(load_config(config_file, flags=flags))
+    if as_json:
+        _print_json(found)
+    else:
+        _print_verification(found)
+
+
+@click.command()
+@_BUNDLE
+def inspect(bundle: Path | None) -> None:
+    """Say what BUNDLE [the shipped one] is, from its manifest alone: origin, licence, head, variants, their records."""
+    from abonyx.bundle import open_bundle
+    from abonyx.config import load_config
+
+    _print_bundle(open_bundle(load_config(None, flags={"bundle": None if bundle is None else str(bundle)}).bundle))
+
+
+def _print_json(value: object) -> None:
+    import msgspec
+
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def _print_rows(rows: Iterable[tuple[str, object]]) -> None:
+    """Names and values, side by side; rows without a value are left out."""
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2))
+    for name, value in rows:
+        if value not in (None, "", [], {}):
+            table.add_row(name, _plain(value))
+    _print_table(table)
+
+
+def _print_table(table: Any) -> None:
+    from rich.console import Console
+
+    # A pipe has no width: nothing is cut there.
+    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
+
+
+def _plain(value: object) -> Any:
+    """A cell's text as it is: no markup, whatever a bundle says."""
+    from rich.text import Text
+
+    if isinstance(value, dict):
+        value = [f"{key} {item}" for key, item in value.items()]
+    return Text(", ".join(map(str, value)) if isinstance(value, list) else str(value))
+
+
+def _print_columns(header: list[str], rows: Iterable[list[object]]) -> None:
+    from rich.table import Table
+
+    table = Table()
+    for name in header:
+        table.add_column(name)
+    for row in rows:
+        table.add_row(*map(_plain, row))
+    _print_table(table)
+
+
+def _gigabytes(count: int | None) -> str:
+    return "unknown" if count is None else f"{count / 1e9:.1f} GB"
+
+
+def _print_report(report: Report) -> None:
+    machine, engine, cuda = report.machine, report.engine, report.cuda
+    quota = "none" if machine.processor_quota is None else f"{machine.processor_quota:g}"
+    cards = [
+        f"{card.name}, {_gigabytes(card.free_bytes)} free of {_gigabytes(card.total_bytes)}"
+        + (f" ({card.problem})" if card.problem else "")
+        for card in cuda.devices
+    ]
+    _print_rows(
+        [
+            ("abonyx", report.abonyx),
+            ("system", f"{machine.system}, Python {machine.python}"),
+            ("processors", f"{machine.processors}, allowed {machine.allowed_processors}, container quota {quota}"),
+            ("threads", machine.threads),
+            (
+                "memory",
+                f"{_gigabytes(machine.memory_bytes)} ({machine.memory_source}), available "
+                f"{_gigabytes(machine.available_memory_bytes)}",
+            ),
+            ("engine", engine.version and f"ONNX Runtime {engine.version}"),
+            ("distributions", engine.distributions or "none"),
+            ("providers compiled in", engine.providers),
+            ("devices found", engine.devices),
+            ("libraries missing", engine.missing_libraries or ("" if engine.error else "none")),
+            ("NVIDIA driver", cuda.version and f"CUDA up to {cuda.version}"),
+            ("NVIDIA cards", cards or cuda.problem),
+            ("engine problem", engine.error),
+            ("bundle", report.bundle),
+            ("bundle problem", report.bundle_error),
+        ]
+    )
+    if report.trials:
+        _print_columns(
+            ["variant", "provider", "usable here", "nodes, or why not"],
+            [
+                [
+                    trial.variant + (" (default)" if trial.default else ""),
+                    trial.provider,
+                    "no" if trial.error else f"yes ({trial.seconds:.2f} s)",
+                    trial.error or trial.placement,
+                ]
+                for trial in report.trials
+            ],
+        )
+
+
+def _print_verification(found: Verification) -> None:
+    _print_rows(
+        [
+            ("bundle", f"{found.name} ({found.sha256[:12]}), {found.bundle}"),
+            ("schema", found.schema_version),
+            ("hashes", f"{found.files} files, {found.bytes:,} bytes: all as the manifest says"),
+            *((f"operators, {name}", operators) for name, operators in found.operators.items()),
+            ("self-test", f"{found.golden_rows} golden rows, variant {found.variant} on {found.provider}"),
+            ("nodes", found.placement),
+        ]
+    )
+    _print_columns(
+        ["metric", "max |difference| from PyTorch", "limit"],
+        [[metric, f"{found.differences[metric]:.3g}", f"{limit:g}"] for metric, limit in found.limits.items()],
+    )
+
+
+def _print_bundle(bundle: Bundle) -> None:
+    manifest, encoder, head = bundle.manifest, bundle.manifest.encoder, bundle.manifest.head
+    origin = encoder.repo_id or "a local directory"
+    pooling = head.pooling and head.pooling + (f" (batch {head.pooling_batch_size})" if head.pooling_batch_size else "")
+    training = head.training
+    _print_rows(
+        [
+            ("bundle", bundle.label()),
+            ("path", bundle.path),
+            ("licence", manifest.licence),
+            ("encoder", f"{origin}, revision {encoder.revision or 'not recorded'}"),
+            ("architecture", f"{encoder.architecture}, {encoder.layers} layers of {encoder.hidden}"),
+            ("weights sha256", encoder.weights_sha256),
+            ("longest sequence", f"{manifest.max_residues} residues"),
+            ("pooling", f"{manifest.pooling}, layers {', '.join(manifest.pooled_layers)}"),
+            ("head", f"{head.kind}, from {head.source_name}"),
+            ("head sha256", head.source_sha256),
+            ("head's encoder", head.encoder),
+            ("head's pooling", pooling),
+            ("thresholds", head.thresholds or f"none declared; default {head.default_threshold:g}"),
+            ("fitted on", training and f"{training.rows} rows ({training.positives} positive), C {training.c:g}"),
+            ("cross-validation", training and f"{training.folds} folds, {training.seeds} seeds"),
+            ("golden rows", manifest.golden_source),
+            ("made with", manifest.packages),
+        ]
+    )
+    _print_columns(
+        ["variant", "precision", "size", "for (* default)", "max |dp|", "cosine", "flips", "compared on"],
+        [
+            [
+                name,
+                variant.precision,
+                f"{_bytes_of(manifest, variant) / 1e6:.1f} MB",
+                [one + "*" * (manifest.default_variant.get(one) == name) for one in variant.providers],
+                *_parity(variant.parity),
+            ]
+            for name, variant in manifest.variants.items()
+        ],
+    )
+    click.echo("From the manifest alone; `abonyx verify` checks the files against it.")
+
+
+def _bytes_of(manifest: Manifest, variant: Variant) -> int:
+    """What a variant's folder takes."""
+    folder = variant.model.rpartition("/")[0] + "/"
+    return sum(entry.size_bytes for path, entry in manifest.files.items() if path.startswith(folder))
+
+
+def _parity(record: Parity | None) -> list[object]:
+    """Max |dp|, smallest cosine, label flips, and what was compared."""
+    if record is None:
+        return ["not checked", "", "", ""]
+    engine = f"{record.rows} rows, {record.provider}, ONNX Runtime {record.onnxruntime}, PyTorch {record.torch}"
+    return [f"{record.p.max:.2g}", f"{record.min_cosine:.6f}", sum(record.label_flips.values()), engine]

@@ -1,0 +1,298 @@
+"""The command line. Each command imports what it needs when it runs: --help loads neither numpy nor an engine."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from abonyx import __version__
+from abonyx.cli import bundle as cli_bundle
+from abonyx.cli import serve as cli_serve
+from abonyx.cli.options import PATH, PATH_OR_DASH, Run, prepare, run_options
+from abonyx.errors import ConfigError, EngineError, printable
+from abonyx.extras import require
+from abonyx.logs import LOGGER, to_stderr, verbose
+from abonyx.run.interrupts import ENDING, handled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from abonyx.input.checked import Input
+    from abonyx.run.resumed import Destination
+
+# Other packages of the distribution add commands here (abonyx_export: `export`); the runtime never imports them.
+COMMANDS_GROUP = "abonyx.commands"
+EXIT_INTERRUPTED = 130
+_LOG_JSON = "--log-json"
+# Rows --table prints; the file has them all.
+TABLE_ROWS = 40
+
+
+class _Commands(click.Group):
+    """Commands of this module, and those that installed packages register."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *(entry.name for entry in _registered())})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        command = super().get_command(ctx, cmd_name)
+        for entry in _registered() if command is None else ():
+            if entry.name == cmd_name:
+                command = entry.load()
+        if command is not None and _LOG_OPTIONS[0] not in command.params:
+            command.params += _LOG_OPTIONS
+        return command
+
+
+def _registered() -> importlib.metadata.EntryPoints:
+    return importlib.metadata.entry_points(group=COMMANDS_GROUP)
+
+
+def _verbose(_context: click.Context, _param: click.Parameter, value: bool) -> None:
+    if value:
+        verbose()
+
+
+# Of every command. main() looks for --log-json itself: an error about the options, too, is a line of JSON then.
+_LOG_OPTIONS = [
+    click.Option(
+        ["-v", "--verbose"], is_flag=True, expose_value=False, callback=_verbose, help="Log each step on stderr."
+    ),
+    click.Option([_LOG_JSON], is_flag=True, expose_value=False, help="Log a JSON object a line on stderr."),
+]
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="abonyx")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
+    """Score antibody sequences for non-specificity (polyreactivity), without PyTorch."""
+
+
+for _command in (cli_bundle.doctor, cli_bundle.verify, cli_bundle.inspect, cli_serve.serve):
+    cli.add_command(_command)
+
+
+def main() -> None:
+    """Run the command line; exits with the code of errors.py, or EXIT_INTERRUPTED after a signal."""
+    # A scheduler's or a closed terminal's signal unwinds like Ctrl-C, so that partial files are removed.
+    as_json = _LOG_JSON in sys.argv
+    with to_stderr(as_json=as_json), handled(_end, ENDING[1:]):
+        try:
+            cli.main(standalone_mode=False)
+        except EngineError as error:
+            LOGGER.error(str(error), exc_info="--debug" in sys.argv)
+            sys.exit(error.exit_code)
+        except click.exceptions.Exit as exit_:
+            sys.exit(exit_.exit_code)
+        except click.ClickException as error:
+            if as_json:
+                LOGGER.error(error.format_message())
+            else:
+                error.show()
+            sys.exit(error.exit_code)
+        except (KeyboardInterrupt, click.Abort):
+            LOGGER.error("interrupted")
+            sys.exit(EXIT_INTERRUPTED)
+
+
+def _end(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+_SOURCE = click.argument("source", metavar="INPUT", type=PATH_OR_DASH)
+_OUTPUT = click.option("-o", "--output", required=True, type=PATH_OR_DASH, help="Output file; - is stdout.")
+_RESTART = click.option("--restart", is_flag=True, help="Drop what an interrupted run left, and begin anew.")
+_ASSAY = click.option("--assay", help="Use the threshold that the head declares for this assay, e.g. elisa, psr.")
+_THRESHOLD = click.option("--threshold", type=float, help="Call p strictly above this non-specific.")
+
+
+@cli.command()
+@_SOURCE
+@_OUTPUT
+@run_options
+@_RESTART
+@_ASSAY
+@_THRESHOLD
+@click.option("--format", "kind", type=click.Choice(["csv", "jsonl", "parquet"]), help="[default: OUTPUT's suffix]")
+@click.option("--table", is_flag=True, help=f"Also print the results on stderr (at most {TABLE_ROWS} rows).")
+@click.option(
+    "--ray",
+    metavar="[ADDRESS]",
+    is_flag=False,
+    flag_value="",
+    help="INPUT (or a quoted glob) and OUTPUT are directories: Ray workers, here or at ADDRESS, score each file.",
+)
+def score(
+    source: Path,
+    output: Path,
+    restart: bool,
+    assay: str | None,
+    threshold: float | None,
+    kind: Any,
+    table: bool,
+    ray: str | None,
+    **options: Any,
+) -> None:
+    """Score the sequences of INPUT (FASTA, CSV, TSV, Parquet, .gz of them; - is stdin)."""
+    from abonyx.run.resumed import score_destination
+    from abonyx.run.windows import choose_threshold
+
+    if ray is not None:
+        if table:
+            raise ConfigError("--table and --ray were both given", "A directory of results is not shown as a table.")
+        from abonyx.ray.command import score_directory
+
+        score_directory(source, output, ray, restart, assay, threshold, kind, options)
+        return
+    target = _target(output)
+    chosen = kind or _suffix(output, {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}, "csv")
+    run, checked = _prepare(source, target, options)
+    limit = choose_threshold(run.bundle, assay, threshold)
+    rows: list[tuple[str, float, bool]] = []
+
+    def seen(ids: Any, p: Any, called: Any) -> None:
+        if table and len(rows) < TABLE_ROWS:
+            rows.extend(zip(ids, p.tolist(), called.tolist(), strict=True))
+
+    destination = score_destination(target, run, checked, chosen, limit, seen)
+    shown = (lambda: _print_table(rows, len(checked.ids), limit)) if table else None
+    _go(run, checked, destination, restart, f"threshold {limit:g}" + (f" ({assay})" if assay else ""), shown)
+
+
+@cli.command()
+@_SOURCE
+@_OUTPUT
+@run_options
+@_RESTART
+def embed(source: Path, output: Path, restart: bool, **options: Any) -> None:
+    """Write the pooled embeddings of INPUT's sequences to a .npy (ids beside it) or .parquet file."""
+    from abonyx.output import formats as results
+    from abonyx.run.resumed import Destination
+
+    target = _target(output)
+    if target is None:
+        raise ConfigError("embed -o -: embeddings are not text", "Give a .npy or .parquet file.")
+    kind = _suffix(output, {".npy": "npy", ".parquet": "parquet"}, None)
+    run, checked = _prepare(source, target, options)
+    width = run.bundle.manifest.embedding_width
+
+    def columns(start: int, stop: int, embedding: Any) -> Any:
+        return results.embedding_columns(checked.ids[start:stop], embedding, width)
+
+    format_ = results.embeddings_format(kind, len(checked.ids), width, run.metadata())
+    destination = Destination(target, format_, "embedding", columns, {"command": "embed", "format": kind})
+    _go(run, checked, destination, restart, f"{width} columns")
+
+
+@cli.command()
+@click.argument("sources", metavar="INPUT...", nargs=-1, required=True, type=PATH)
+@click.option(
+    "-o", "--output", required=True, type=PATH, help="Directory to make; with several INPUTs, one in it each."
+)
+@click.option("--label-column", default="label", show_default=True, help="Column of 0, 1 or blank (not labelled).")
+@run_options
+@_ASSAY
+@_THRESHOLD
+@click.option("--bootstrap", type=click.IntRange(min=1), default=2000, show_default=True, help="Resamples.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the resampling.")
+def evaluate(
+    sources: tuple[Path, ...],
+    output: Path,
+    label_column: str,
+    assay: str | None,
+    threshold: float | None,
+    bootstrap: int,
+    seed: int,
+    **options: Any,
+) -> None:
+    """Compare scores with labels: metrics, predictions, pictures and a report.  Needs the extra evaluate."""
+    require("evaluate")
+    from abonyx.evaluate.evaluation import Request, check_request, evaluate_files
+
+    request = Request(sources, output, label_column, assay, threshold, bootstrap, seed)
+    check_request(request)
+    for line in evaluate_files(request, prepare(options)):
+        LOGGER.info(line)
+
+
+def _prepare(source: Path, target: Path | None, options: dict[str, Any]) -> tuple[Run, Input]:
+    """Everything that can go wrong before the model is opened."""
+    from abonyx.output.files import check_output, ids_path, partial_paths, rejected_path
+    from abonyx.output.journal import journal_path
+
+    source_file = _target(source)
+    run = prepare(options)
+    check_output(target, source_file)
+    if target is not None:
+        beside = [ids_path(target)] * (target.suffix.lower() == ".npy") + [rejected_path(target)] * run.skip
+        for written in (*beside, *partial_paths(target), journal_path(target)):
+            check_output(written, source_file)
+    checked = run.read(source_file)
+    LOGGER.debug(f"read {source}: {len(checked.ids)} records to score, {len(checked.rejected)} rejected")
+    return run, checked
+
+
+def _go(
+    run: Run,
+    checked: Input,
+    destination: Destination,
+    restart: bool,
+    detail: str,
+    before_summary: Callable[[], None] | None = None,
+) -> None:
+    """Run, and say what came of it."""
+    from abonyx.output.files import rejected_path
+    from abonyx.run.resumed import run_to
+
+    target = destination.target
+    summary = run_to(destination, run, checked, restart=restart)
+    if before_summary:
+        before_summary()
+    for line in summary.lines() if summary else ["every row was scored by an interrupted run; its files are in place"]:
+        LOGGER.info(line)
+    if target is None:
+        for problem in checked.rejected:
+            LOGGER.info(f"rejected: line {problem.line}: {printable(problem.id)}: {problem.reason}")
+        return
+    LOGGER.info(f"wrote {target}; {detail}")
+    if run.skip:
+        LOGGER.info(f"wrote {rejected_path(target)}; {len(checked.rejected)} rejected")
+
+
+def _target(path: Path) -> Path | None:
+    return None if str(path) == "-" else path
+
+
+def _suffix(output: Path, kinds: dict[str, str], stdout_kind: str | None) -> Any:
+    if stdout_kind and str(output) == "-":
+        return stdout_kind
+    kind = kinds.get(output.suffix.lower())
+    if kind is None:
+        raise ConfigError(
+            f"output {output}: suffix {output.suffix or '(none)'} names no format",
+            f"Use {', '.join(kinds)}" + (" or --format." if stdout_kind else "."),
+        )
+    return kind
+
+
+def _print_table(rows: list[tuple[str, float, bool]], count: int, threshold: float) -> None:
+    """Print the first rows scored by this process on stderr: stdout is for results alone."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table()
+    table.add_column("id")
+    table.add_column("p_nonspecific", justify="right")
+    table.add_column(f"> {threshold:g}")
+    for name, p, called in rows[:TABLE_ROWS]:
+        table.add_row(Text(printable(name)), f"{p:.4f}", "non-specific" if called else "specific")
+    console = Console(stderr=True)
+    console.print(table)
+    if count > len(rows[:TABLE_ROWS]):
+        console.print(f"... and {count - len(rows[:TABLE_ROWS])} more")

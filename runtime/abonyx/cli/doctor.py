@@ -1,0 +1,160 @@
+"""What this machine can run: processors, memory, engine, cards, and each variant of a bundle, tried."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+
+import msgspec
+
+from abonyx import __version__
+from abonyx.bundle import open_bundle
+from abonyx.config import load_config
+from abonyx.engine.cuda_driver import CudaDriver, read_cuda_driver
+from abonyx.engine.process import allowed_processors, memory_bytes, processor_quota, usable_processors
+from abonyx.engine.providers import installed_engines
+from abonyx.errors import EngineError
+from abonyx.session import describe_engine, open_session
+
+
+class Machine(msgspec.Struct, frozen=True, kw_only=True):
+    """Processors as the system has them, as affinity allows, by the container's quota, and what threads are made of it.
+
+    The memory is in bytes, None where the system does not say; its source is "machine", or "container" where the
+    container's limit is the smaller.
+    """
+
+    system: str
+    python: str
+    processors: int | None
+    allowed_processors: int
+    processor_quota: float | None
+    threads: int
+    memory_bytes: int | None
+    available_memory_bytes: int | None
+    memory_source: str
+
+
+class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
+    """See engine.Engine; `error` where there is none that can be used."""
+
+    distributions: list[str]
+    version: str | None = None
+    providers: list[str] = []
+    devices: list[str] = []
+    missing_libraries: dict[str, str] = {}
+    error: str = ""
+
+
+class Trial(msgspec.Struct, frozen=True, kw_only=True):
+    """One variant opened on one provider, self-test and all.
+
+    Attributes:
+        default: whether it is what the bundle runs there where no --variant is given.
+        placement: execution provider -> nodes.
+        error: why it cannot be used here, "" where it can; exit_code: that error's, 0 where it can.
+    """
+
+    variant: str
+    provider: str
+    default: bool
+    seconds: float
+    placement: dict[str, int]
+    error: str
+    exit_code: int
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What `doctor` says.
+
+    Attributes:
+        bundle: the path tried, and its label; error where it cannot be read.
+        exit_code: 0 where a variant can be used; else the engine's, the bundle's or the first trial's.
+    """
+
+    abonyx: str
+    machine: Machine
+    engine: EngineReport
+    cuda: CudaDriver
+    bundle: str
+    bundle_error: str
+    trials: list[Trial]
+    exit_code: int
+
+
+def examine(bundle: str | None) -> Report:
+    """Look at everything; None = the shipped bundle. What is wrong is in the report: nothing is raised for it.
+
+    The environment (ABONYX_...) counts as for every command.
+    """
+    machine, cuda = _machine(), read_cuda_driver()  # before the trials, which leave some memory taken
+    engine, code = _engine()
+    label, bundle_error, trials = "", "", list[Trial]()
+    try:
+        opened = open_bundle(load_config(None, flags={"bundle": bundle}).bundle)
+        label = f"{opened.path}: {opened.label()}"
+        # without an engine each trial would say what the engine's part says
+        wanted = [(name, provider) for name, one in opened.manifest.variants.items() for provider in one.providers]
+        for name, provider in wanted if not code else ():
+            default = opened.manifest.default_variant.get(provider) == name
+            trials.append(_trial(str(opened.path), name, provider, default))
+    except EngineError as error:
+        bundle_error, code = str(error), code or error.exit_code
+    if trials and all(trial.exit_code for trial in trials):
+        code = trials[0].exit_code
+    return Report(
+        abonyx=__version__,
+        machine=machine,
+        engine=engine,
+        cuda=cuda,
+        bundle=label,
+        bundle_error=bundle_error,
+        trials=trials,
+        exit_code=code,
+    )
+
+
+def _machine() -> Machine:
+    memory = memory_bytes()
+    return Machine(
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        python=sys.version.split()[0],
+        processors=os.cpu_count(),
+        allowed_processors=allowed_processors(),
+        processor_quota=processor_quota(),
+        threads=usable_processors(),
+        memory_bytes=memory.total,
+        available_memory_bytes=memory.available,
+        memory_source=memory.source,
+    )
+
+
+def _engine() -> tuple[EngineReport, int]:
+    distributions = installed_engines()
+    try:
+        found = describe_engine()
+    except EngineError as error:
+        return EngineReport(distributions=distributions, error=str(error)), error.exit_code
+    return EngineReport(distributions=distributions, **found._asdict()), 0
+
+
+def _trial(bundle: str, variant: str, provider: str, default: bool) -> Trial:
+    started, placement, error, code = time.perf_counter(), dict[str, int](), "", 0
+    try:
+        # From a manifest: a provider that this version does not know is a ConfigError.
+        config = load_config(None, flags={"bundle": bundle, "provider": provider, "variant": variant})
+        with open_session(config) as session:
+            placement = session.placement
+    except EngineError as refused:
+        error, code = str(refused), refused.exit_code
+    return Trial(
+        variant=variant,
+        provider=provider,
+        default=default,
+        seconds=round(time.perf_counter() - started, 3),
+        placement=placement,
+        error=error,
+        exit_code=code,
+    )

@@ -1,0 +1,74 @@
+"""`abonyx serve`: the options of the HTTP service."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from abonyx.cli.options import PATH
+from abonyx.errors import ConfigError
+from abonyx.extras import require
+from abonyx.serve.settings import ADMIN_TOKEN_VARIABLE, TOKEN_VARIABLE, Settings, read_token
+
+_FLAGS = [one for one in fields(Settings) if "help" in one.metadata]
+
+
+def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
+    """An option for each setting that has a help text."""
+    for one in reversed(_FLAGS):
+        option = click.option(
+            f"--{one.name.replace('_', '-')}",
+            type=type(one.default),
+            default=one.default,
+            show_default=True,
+            help=one.metadata["help"],
+        )
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.option("--bundle", type=PATH, help="Bundle directory.  [default: the shipped mini bundle]")
+@click.option("--provider", help="cpu, cuda, coreml or openvino: what runs, or an error.  [default: cpu]")
+@click.option("--variant", help="A variant of the bundle.  [default: the bundle's own for the provider]")
+@click.option("--config", "config_file", type=PATH, help="TOML file; see configs/. /v1/reload reads it again.")
+@_settings_options
+@click.option("--token-file", type=PATH, help=f"File of the clients' token; or the variable {TOKEN_VARIABLE}.")
+@click.option("--admin-token-file", type=PATH, help=f"File of /v1/reload's token; or {ADMIN_TOKEN_VARIABLE}.")
+@click.option("--workers", type=int, default=1, show_default=True, help="1: one session a process.")
+def serve(
+    bundle: Path | None,
+    provider: str | None,
+    variant: str | None,
+    config_file: Path | None,
+    token_file: Path | None,
+    admin_token_file: Path | None,
+    workers: int,
+    **given: Any,
+) -> None:
+    """Score over HTTP, with a page for people; SIGTERM finishes what is queued.  Needs the extra serve."""
+    from abonyx.bundle import open_bundle
+    from abonyx.config import RuntimeConfig, load_config
+
+    if workers != 1:
+        raise ConfigError(
+            f"--workers is {workers}: a process has one session, and one service one process",
+            "Leave it out. For more, run more services, each on its own port, behind a load balancer.",
+        )
+    require("serve")
+    token = read_token(TOKEN_VARIABLE, token_file)
+    settings = Settings(**given, token=token, admin_token=read_token(ADMIN_TOKEN_VARIABLE, admin_token_file))
+    flags = {"bundle": bundle and str(bundle), "provider": provider, "variant": variant}
+
+    def load() -> RuntimeConfig:
+        config = load_config(config_file, flags=flags)
+        open_bundle(config.bundle).variant(config.provider, config.variant)
+        return config
+
+    from abonyx.serve.server import serve as run_service
+
+    run_service(load, settings)

@@ -1,0 +1,220 @@
+"""The journal of one run: what the run is, and how far its partial files are, one JSON line a fact.
+
+A line is appended and flushed to the disk only after the bytes that it speaks of. So a run that dies at any point
+leaves a journal that is true, but for a last line that may be cut short, and partial files that may be longer than it
+says.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+from pathlib import Path
+from types import ModuleType
+from typing import IO, Any, ClassVar
+
+import msgspec
+
+from abonyx.errors import OutputInUse, ResumeRefused
+from abonyx.output.files import failing_as, open_no_link, partial_path
+
+try:
+    import fcntl as _fcntl
+except ImportError:  # Windows: the second of two runs is not refused there
+    fcntl: ModuleType | None = None
+else:
+    fcntl = _fcntl
+
+SCHEMA = 1
+JOURNAL_SUFFIX = ".journal"
+
+Fact = str | int | float | bool | None
+
+
+class Header(msgspec.Struct, frozen=True, tag="header"):
+    """What the run is; the first line.
+
+    Attributes:
+        identity: what another command must equal to go on with the run, by the name a user knows it by.
+        config_sha256: RuntimeConfig.sha256(); the identity has its fields one by one.
+        rows: records that are scored in all; rejected: those that are not.
+        token_budget, window_size: as the run began, whatever a later version's defaults are.
+    """
+
+    identity: dict[str, Fact]
+    config_sha256: str
+    rows: int
+    rejected: int
+    token_budget: int
+    window_size: int
+    schema: int = SCHEMA
+
+
+class Started(msgspec.Struct, frozen=True, tag="started"):
+    """A process took the run up."""
+
+    process: int
+    host: str
+    at: str
+
+
+class Window(msgspec.Struct, frozen=True, tag="window"):
+    """The partial files hold `rows_done` rows: so many bytes, of this sha256, file by file."""
+
+    rows_done: int
+    size_bytes: list[int]
+    sha256: list[str]
+
+
+class Halved(msgspec.Struct, frozen=True, tag="halved"):
+    """From here on batches have another token budget, for the reason in the note."""
+
+    token_budget: int
+    note: str
+
+
+class Complete(msgspec.Struct, frozen=True, tag="complete"):
+    """The files are whole, of this sha256, and are being renamed."""
+
+    sha256: list[str]
+
+
+Line = Header | Started | Window | Halved | Complete
+
+
+class Journal:
+    """The journal beside an output, open and locked: no second run writes the same output.
+
+    Args:
+        target: the output.
+
+    Attributes:
+        lines: what it says. LINES are the types of its lines, FIRST that of the first and of no other, which has a
+            schema.
+
+    Raises:
+        OutputInUse: another run has it.
+        ConfigError: it cannot be opened.
+    """
+
+    LINES: ClassVar[Any] = Line
+    FIRST: ClassVar[type[msgspec.Struct]] = Header
+
+    def __init__(self, target: Path) -> None:
+        self._target, self.path = target, journal_path(target)
+        self._file = self._locked()
+        self.lines: list[msgspec.Struct] = []
+
+    def read(self) -> None:
+        """Read what is there; a last line that was cut short is dropped, from the file too.
+
+        Raises:
+            ResumeRefused: a whole line that is none of a journal's.
+        """
+        with failing_as(self.path):
+            self._file.seek(0)
+            text = self._file.read()
+        whole, _, rest = text.rpartition(b"\n")
+        for number, line in enumerate(whole.splitlines(), 1):
+            try:
+                found = msgspec.json.decode(line, type=self.LINES)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                self._refuse(f"line {number} cannot be read: {error}")
+            if isinstance(found, self.FIRST) != (number == 1):
+                self._refuse(f"line {number} is a {type(found).__name__.lower()} line")
+            if isinstance(found, self.FIRST) and (schema := getattr(found, "schema", None)) != SCHEMA:
+                self._refuse(f"schema {schema}, this abonyx reads {SCHEMA}")
+            self.lines.append(found)
+        # Of every such journal, so that one whose first line was cut short is known for what it is.
+        first_bytes = f'{{"type":"{self.FIRST.__struct_config__.tag}",'.encode()
+        if rest and not (self.lines or first_bytes.startswith(rest[: len(first_bytes)])):
+            self._refuse("is no journal")
+        with failing_as(self.path):
+            self._file.truncate(len(text) - len(rest))
+
+    def append(self, line: msgspec.Struct) -> None:
+        """Add a line; the disk has it when this returns."""
+        with failing_as(self.path):
+            data = msgspec.json.encode(line) + b"\n"
+            while data:
+                data = data[self._file.write(data) :]
+            os.fsync(self._file.fileno())
+        self.lines.append(line)
+
+    def start(self) -> None:
+        """Note that this process takes the run up."""
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self.append(Started(os.getpid(), platform.node(), now))
+
+    def empty(self) -> None:
+        """Forget what it says."""
+        with failing_as(self.path):
+            self._file.truncate(0)
+        self.lines.clear()
+
+    def close(self) -> None:
+        """Let another run have the output."""
+        self._file.close()
+
+    def remove(self) -> None:
+        """Remove it, then let another run have the output."""
+        if fcntl is None:
+            self.close()  # Windows removes no open file
+        with failing_as(self.path):
+            self.path.unlink(missing_ok=True)
+        self.close()
+
+    def _refuse(self, what: str) -> None:
+        raise ResumeRefused(f"{self.path}: {what}", "Move it away, or begin anew with --restart.")
+
+    def _locked(self) -> IO[bytes]:
+        while True:
+            with failing_as(self.path):
+                file = open(self.path, "a+b", buffering=0, opener=open_no_link)  # noqa: SIM115
+            if self._lock(file) and self._still_there(file):
+                return file
+            file.close()  # the run that had it has just ended and removed it
+
+    def _lock(self, file: IO[bytes]) -> bool:
+        if fcntl is None:
+            return True
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            what = f"output {self._target}: another run is writing it ({self._last_start(file)}; lock: {self.path})"
+            file.close()
+            raise OutputInUse(what, "Wait for it or end it, or name another output.") from None
+        except OSError:
+            return True  # a file system without locks (Lustre can be mounted so): as on Windows
+        return True
+
+    def _last_start(self, file: IO[bytes]) -> str:
+        """Which process took the run up last, as the journal of another run tells."""
+        found = "no process noted yet"
+        file.seek(0)
+        for line in file.read().splitlines():
+            try:
+                read = msgspec.json.decode(line, type=self.LINES)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                continue
+            if isinstance(read, Started):
+                found = f"process {read.process} on {read.host}, since {read.at}"
+        return found
+
+    def _still_there(self, file: IO[bytes]) -> bool:
+        try:
+            return os.path.samestat(os.fstat(file.fileno()), self.path.stat())
+        except FileNotFoundError:
+            return False
+
+
+def journal_path(target: Path) -> Path:
+    """Return where the journal of an output stands while the output is not whole."""
+    return partial_path(target, JOURNAL_SUFFIX)
+
+
+def differences(before: dict[str, Fact], now: dict[str, Fact]) -> list[str]:
+    """A line for each fact that differs, with both values."""
+    keys = [*before, *(key for key in now if key not in before)]
+    return [f"{key}: {before.get(key)!r} then, {now.get(key)!r} now" for key in keys if before.get(key) != now.get(key)]

@@ -1,0 +1,271 @@
+"""The output of a run that can be killed at any point and gone on with.
+
+Beside OUT stand OUT.partial, which grows a window at a time, and OUT.journal. In this order: a window's bytes to the
+disk, then the journal's line that counts them; when all rows are there, the line that says so, then the renames, OUT
+last. To go on, each partial file is compared with the journal's last line and cut to its length, so that a window that
+was half written is written again.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from abonyx.bundle import file_sha256
+from abonyx.errors import ConfigError, ResumeRefused
+from abonyx.output.files import (
+    CONVERTED_SUFFIX,
+    PartialFile,
+    StandardOutput,
+    failing_as,
+    flush_directory,
+    partial_path,
+    partial_paths,
+    resolved,
+)
+from abonyx.output.journal import Complete, Halved, Header, Journal, Window, differences
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from abonyx.output.files import Sink
+    from abonyx.output.formats import Columns, Format
+
+
+class ResumableOutput:
+    """An output that windows of rows are appended to. Make it with open_resumable.
+
+    Attributes:
+        rows_done: rows on the disk.
+        token_budget, window_size: what the rest has to be scored with, or other batches change scores' last bits.
+        notes: what earlier processes of the run had to say.
+    """
+
+    def __init__(self, targets: Sequence[Path], format: Format, header: Header) -> None:
+        self._targets, self._format, self._header = targets, format, header
+        self._files = [PartialFile(target) for target in targets]
+        self._complete: Complete | None = None
+        self._begun_here = False
+        self.rows_done = 0
+        self.token_budget, self.window_size = header.token_budget, header.window_size
+        self.notes: list[str] = []
+        self._journal = Journal(targets[-1])
+
+    @property
+    def rows(self) -> int:
+        """Rows in all."""
+        return self._header.rows
+
+    def open(self, restart: bool) -> None:
+        """Go on with what is there, or begin."""
+        if restart:
+            self._journal.empty()
+        else:
+            self._journal.read()
+            self._refuse_another_run()
+        if self._rows_journalled() == 0:
+            self._begin()
+        else:
+            self._go_on()
+        self._journal.start()
+
+    def append(self, stop: int, columns: Columns) -> None:
+        """Add the rows from rows_done to before `stop`. They are on the disk when this returns."""
+        for file, data in zip(self._files, self._format.encode(self.rows_done, columns), strict=True):
+            if data:
+                file.write(data)
+                file.flush()
+        self._count(stop)
+
+    def halved(self, token_budget: int, note: str) -> None:
+        """Note that the rest is scored with another token budget."""
+        self._journal.append(Halved(token_budget, note))
+
+    def finish(self) -> None:
+        """Rename the files onto their places; the output is whole, and the journal gone, when this returns."""
+        if self.rows_done != self.rows:
+            raise ValueError(f"{self._targets[-1]}: {self.rows_done} rows were written, {self.rows} announced")
+        if self._complete is None:
+            sha256 = self._sha256()
+            if self._format.convert is not None:
+                sha256[-1] = self._convert()
+            self._complete = Complete(sha256)
+            self._journal.append(self._complete)
+        self.close_files()
+        for target, path, sha256_ in zip(self._targets, self._ready_paths(), self._complete.sha256, strict=True):
+            self._place(target, path, sha256_)
+        for directory in {path.parent for path in self._ready_paths()}:
+            flush_directory(directory)
+        with failing_as(self._files[-1].path):
+            self._files[-1].path.unlink(missing_ok=True)  # what a converted file was made from
+        self._journal.remove()
+
+    def close_files(self) -> None:
+        """Close the partial files; they stay."""
+        for file in self._files:
+            file.close()
+
+    def leave(self) -> None:
+        """End without finishing: rows that are done stay, to be gone on with; without any, nothing is left."""
+        if self._begun_here and self.rows_done == 0:
+            for file in self._files:
+                file.discard()
+            with suppress(ConfigError):
+                self._journal.remove()
+        for file in self._files:
+            with suppress(ConfigError):
+                file.close()
+        self._journal.close()
+
+    def _rows_journalled(self) -> int:
+        return max((line.rows_done for line in self._journal.lines if isinstance(line, Window)), default=0)
+
+    def _refuse_another_run(self) -> None:
+        done = self._rows_journalled()
+        for line in self._journal.lines:
+            if isinstance(line, Header) and done and (found := differences(line.identity, self._header.identity)):
+                target = self._targets[-1]
+                raise ResumeRefused(
+                    f"output {target}: an interrupted run left {done} of {line.rows} rows in {self._files[-1].path}, "
+                    "and this command is another run:\n  " + "\n  ".join(found),
+                    "Give that run's command again to go on with it, name another output, or begin anew with "
+                    "--restart, which drops those rows.",
+                )
+
+    def _begin(self) -> None:
+        self._begun_here = True
+        self._journal.empty()
+        self._journal.append(self._header)
+        for path in partial_paths(self._targets[-1]):
+            with failing_as(path):
+                path.unlink(missing_ok=True)
+        for file, head in zip(self._files, self._format.head, strict=True):
+            file.begin()
+            file.write(head)
+            file.flush()
+        # The names, too, before any line counts bytes under them.
+        flush_directory(self._journal.path.parent)
+        self._count(0)
+
+    def _go_on(self) -> None:
+        last = Window(0, [], [])
+        for line in self._journal.lines:
+            if isinstance(line, Header):
+                self.token_budget, self.window_size = line.token_budget, line.window_size
+            elif isinstance(line, Halved):
+                self.token_budget = line.token_budget
+                self.notes.append(line.note)
+            elif isinstance(line, Window):
+                last = line
+            elif isinstance(line, Complete):
+                self._complete = line
+        if self._complete is None:
+            for file, size_bytes, sha256 in zip(self._files, last.size_bytes, last.sha256, strict=True):
+                file.go_on(size_bytes, sha256)
+        self.rows_done = last.rows_done
+
+    def _count(self, rows_done: int) -> None:
+        self._journal.append(Window(rows_done, [file.size_bytes for file in self._files], self._sha256()))
+        self.rows_done = rows_done
+
+    def _sha256(self) -> list[str]:
+        return [file.sha256 for file in self._files]
+
+    def _convert(self) -> str:
+        """Make the last file from what was gathered; return its hash."""
+        assert self._format.convert is not None
+        whole = PartialFile(self._targets[-1], CONVERTED_SUFFIX)
+        try:
+            whole.begin()
+            with failing_as(self._files[-1].path):
+                gathered = self._files[-1].path.open("rb")
+            with gathered:
+                self._format.convert(gathered, whole)
+            whole.flush()
+            whole.close()
+        except BaseException:
+            whole.discard()
+            raise
+        return whole.sha256
+
+    def _ready_paths(self) -> list[Path]:
+        paths = [file.path for file in self._files]
+        if self._format.convert is not None:
+            paths[-1] = partial_path(self._targets[-1], CONVERTED_SUFFIX)
+        return paths
+
+    def _place(self, target: Path, path: Path, sha256: str) -> None:
+        final = resolved(target)
+        with failing_as(target):
+            if path.exists():
+                path.replace(final)
+            elif not final.exists() or file_sha256(final) != sha256:
+                # Not renamed by an earlier process of this run, then.
+                raise ResumeRefused(f"{path}: missing, though the journal says it is whole", "Begin anew: --restart.")
+
+
+@contextmanager
+def open_resumable(
+    targets: Sequence[Path], format: Format, header: Header, *, restart: bool
+) -> Iterator[ResumableOutput]:
+    """Give the output to append to, from row `rows_done` on; it stands at its place once the block ends well.
+
+    Args:
+        targets: the files in the order in which they take their places, OUT last.
+        format: how rows become bytes; a head for each file.
+        header: what the run is.
+        restart: drop what an earlier run left.
+
+    Raises:
+        OutputInUse: another run is writing it.
+        ResumeRefused: an earlier run left rows, and was another one, or its files are damaged.
+        ConfigError: it cannot be written.
+    """
+    output = ResumableOutput(targets, format, header)
+    try:
+        output.open(restart)
+        yield output
+        output.finish()
+    except BaseException:
+        output.leave()
+        raise
+
+
+class Stream:
+    """Standard output as a destination: nothing of it can be read back, so nothing of it can be gone on with."""
+
+    def __init__(self, format: Format, sink: Sink, header: Header) -> None:
+        self._format, self._sink = format, sink
+        sink.write(*format.head)
+        self.rows, self.rows_done = header.rows, 0
+        self.token_budget, self.window_size = header.token_budget, header.window_size
+        self.notes: list[str] = []
+
+    def append(self, stop: int, columns: Columns) -> None:
+        (data,) = self._format.encode(self.rows_done, columns)
+        self._sink.write(data)
+        self.rows_done = stop
+
+    def halved(self, token_budget: int, note: str) -> None:
+        """Nothing to note it in."""
+
+
+@contextmanager
+def open_stream(format: Format, header: Header) -> Iterator[Stream]:
+    """Give standard output to append to; a format that has to be whole is gathered in a temporary file first.
+
+    Raises:
+        ConfigError: it cannot be written to, or is a terminal, and Parquet is not text.
+    """
+    if format.convert is None:
+        yield Stream(format, StandardOutput(), header)
+        return
+    if sys.stdout.isatty():
+        raise ConfigError("standard output is a terminal, and Parquet is not text", "Name a file with -o.")
+    with tempfile.TemporaryFile() as gathered:
+        yield Stream(format, gathered, header)
+        gathered.seek(0)
+        format.convert(gathered, StandardOutput())

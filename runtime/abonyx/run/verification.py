@@ -1,0 +1,76 @@
+"""A bundle checked from its bytes to its numbers: every file hashed, every graph read, the golden rows run here."""
+
+from __future__ import annotations
+
+import msgspec
+
+from abonyx.bundle import check_files, check_graph, open_bundle, shown_names, unlisted_files
+from abonyx.bundle.selftest import rows_that_fit
+from abonyx.bundle.tolerances import BF16, looser
+from abonyx.config import RuntimeConfig
+from abonyx.errors import BundleError
+from abonyx.session import open_session
+
+
+class Verification(msgspec.Struct, frozen=True, kw_only=True):
+    """What `verify` found; it is only made where everything is right.
+
+    Attributes:
+        files, bytes: how many were hashed.
+        operators: variant -> operator -> nodes, of every variant.
+        variant, provider: what the self-test ran.
+        golden_rows: run in the self-test; fewer than there are where static_tokens leaves long ones out.
+        differences, limits: max |difference| from PyTorch by metric (p, logit, embedding), and what is allowed.
+        placement: execution provider -> nodes.
+    """
+
+    bundle: str
+    name: str
+    sha256: str
+    schema_version: int
+    files: int
+    bytes: int
+    operators: dict[str, dict[str, int]]
+    variant: str
+    provider: str
+    golden_rows: int
+    differences: dict[str, float]
+    limits: dict[str, float]
+    placement: dict[str, int]
+
+
+def verify(config: RuntimeConfig) -> Verification:
+    """Check the config's bundle whole. Every byte is read: no remembered hash counts.
+
+    Raises:
+        BundleError: a file that is missing, damaged, not listed or a link; another schema; a graph no export writes.
+        ProviderError, ConfigError: the provider or the variant cannot be used.
+        SelfTestError: a golden row does not come out right here.
+    """
+    bundle = open_bundle(config.bundle)
+    manifest = bundle.manifest
+    bundle.variant(config.provider, config.variant)
+    unlisted = unlisted_files(bundle)
+    if unlisted:
+        what = f"{bundle.path}: {len(unlisted)} files that the manifest does not list: {shown_names(unlisted)}"
+        raise BundleError(what, "Remove them, or export the bundle again.")
+    check_files(bundle, manifest.files, use_cache=False)
+    operators = {name: dict(check_graph(bundle, variant)) for name, variant in manifest.variants.items()}
+    with open_session(config, self_test="full") as session:
+        most = session.static_shape[1] if session.static_shape else None
+        limits = looser(session.variant.limits, BF16) if config.bf16 else session.variant.limits
+        return Verification(
+            bundle=str(bundle.path),
+            name=manifest.name,
+            sha256=bundle.sha256,
+            schema_version=manifest.schema_version,
+            files=len(manifest.files),
+            bytes=sum(entry.size_bytes for entry in manifest.files.values()),
+            operators=operators,
+            variant=session.variant_name,
+            provider=config.provider,
+            golden_rows=len(rows_that_fit(bundle.golden(), most, str(bundle.path))),
+            differences=session.differences,
+            limits={"p": limits.p, "logit": limits.logit, "embedding": limits.embedding},
+            placement=session.placement,
+        )

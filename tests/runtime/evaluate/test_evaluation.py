@@ -1,0 +1,468 @@
+"""evaluate: metrics that agree with scikit-learn, files that are whole or not there, and every real labelled table."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("matplotlib")
+sk = pytest.importorskip("sklearn.metrics")
+
+from abonyx import session  # noqa: E402
+from abonyx.bundle.tolerances import RESAMPLED_METRIC  # noqa: E402
+from abonyx.evaluate import bootstrap, metrics, pictures  # noqa: E402
+
+from ...conftest import MINI  # noqa: E402
+
+PICTURES = ("confusion_matrix", "roc", "precision_recall", "score_distribution")
+FILES = sorted(
+    [
+        "metrics.json",
+        "predictions.csv",
+        "report.html",
+        *(f"{name}.{kind}" for name in PICTURES for kind in ("png", "svg")),
+    ]
+)
+CURVES = {"roc.png", "roc.svg", "precision_recall.png", "precision_recall.svg"}
+
+
+@pytest.fixture
+def run(run: Any) -> Any:
+    def call(*arguments: object) -> tuple[int, str]:
+        code, out, err = run(*arguments)
+        assert not out
+        return code, err
+
+    return call
+
+
+@pytest.fixture
+def labelled(tmp_path: Path, sequences: list[str]) -> Path:
+    """Ten labelled rows of both classes and two without a label."""
+    labels = ["0", "1.0", "", "1", "0.0", "0", "1", "0", "", "1", "0", "1"]
+    return table(
+        tmp_path / "labelled.csv", [(f"ab{i}", *row) for i, row in enumerate(zip(sequences, labels, strict=True))]
+    )
+
+
+def table(path: Path, rows: list[tuple[str, ...]]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("id", "sequence", "label"), *rows])
+    return path
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def left_beside(path: Path) -> list[str]:
+    return sorted(child.name for child in path.parent.iterdir())
+
+
+def files(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+def measure(y: list[int], p: list[float], threshold: float = 0.5, resamples: int = 200) -> metrics.Measured:
+    return metrics.measure(np.array(y), np.array(p, np.float32), threshold, resamples, 0)
+
+
+# ---- metrics
+
+
+def test_metrics_of_a_case_counted_by_hand() -> None:
+    """Three of each class: 0.5 is not above the threshold, and the pair (0.5, 0.5) is half in order."""
+    found = measure([0, 0, 0, 1, 1, 1], [0.25, 0.5, 0.75, 0.5, 0.75, 1.0])
+    assert found.confusion == [[2, 1], [1, 2]]
+    values = {name: metric.value for name, metric in found.metrics.items()}
+    third = pytest.approx(2 / 3)
+    assert values.pop("accuracy") == values.pop("precision") == values.pop("recall") == values.pop("f1") == third
+    assert values.pop("mcc") == pytest.approx(3 / 9)
+    assert values.pop("roc_auc") == pytest.approx(7 / 9)  # of 9 pairs 6 in order, 2 tied
+    assert values.pop("pr_auc") == pytest.approx((1 / 1 + 2 / 3 + 3 / 5) / 3)
+    assert values.pop("brier") == pytest.approx((3 * 0.0625 + 2 * 0.25 + 0.5625 - 0.0625) / 6)
+    assert not values
+    assert list(found.metrics) == list(metrics.NAMES)
+
+
+def test_threshold_is_compared_as_float32() -> None:
+    """0.1 as float32 is above 0.1: what prints as 0.1 is not above the threshold 0.1, as in score."""
+    p = float(np.float32(0.1))
+    assert p > 0.1
+    assert measure([0, 1], [p, 0.9], threshold=0.1).confusion == [[1, 0], [0, 1]]
+
+
+@pytest.mark.parametrize(("seed", "decimals", "threshold"), [(1, 7, 0.5), (2, 1, 0.5), (3, 0, 0.5), (4, 1, 0.95)])
+def test_resampled_metrics_equal_scikit_learn_on_the_same_rows(seed: int, decimals: int, threshold: float) -> None:
+    """With ties of p (one decimal), p of 0 and 1 only, and a threshold above most of them."""
+    rng = np.random.default_rng(seed)
+    y = (rng.random(17) < 0.4).astype(np.int64)
+    p = np.sort(np.round(rng.random(17), decimals).astype(np.float32))[::-1]
+    calls = (p > np.float32(threshold)).astype(int)
+    drawn = bootstrap.resampled_metrics(y, p, int(calls.sum()), 300, seed)
+    weights = np.concatenate(list(bootstrap._weights(17, 300, seed)))
+    assert (weights.sum(axis=1) == 17).all()
+    for index, times in enumerate(weights):
+        labels, called, scores = (np.repeat(values, times) for values in (y, calls, p.astype(np.float64)))
+        for name, value in brute_force(labels, called, scores).items():
+            got = drawn[name][index]
+            assert math.isnan(got) if math.isnan(value) else abs(got - value) <= RESAMPLED_METRIC, (name, index)
+
+
+def brute_force(y: Any, calls: Any, p: Any) -> dict[str, float]:
+    nan = math.nan
+    both, called_both = len(set(y)) == 2, len(set(calls)) == 2
+    return {
+        "accuracy": sk.accuracy_score(y, calls),
+        "precision": sk.precision_score(y, calls, zero_division=nan),
+        "recall": sk.recall_score(y, calls, zero_division=nan),
+        "f1": sk.f1_score(y, calls, zero_division=nan),
+        "roc_auc": sk.roc_auc_score(y, p) if both else nan,
+        "pr_auc": sk.average_precision_score(y, p) if both else nan,
+        "mcc": sk.matthews_corrcoef(y, calls) if both and called_both else nan,
+        "brier": sk.brier_score_loss(y, p, pos_label=1),
+    }
+
+
+def test_intervals_hold_the_point_have_a_sane_width_and_follow_the_seed() -> None:
+    rng = np.random.default_rng(5)
+    y = (rng.random(400) < 0.5).astype(np.int64)
+    p = np.clip(rng.normal(0.4 + 0.2 * y, 0.2), 0, 1).astype(np.float32)
+    found, again, other = (metrics.measure(y, p, 0.5, 1000, seed).metrics for seed in (0, 0, 1))
+    assert found == again
+    assert found != other
+    for metric in found.values():
+        assert metric.value is not None and metric.low is not None and metric.high is not None
+        assert metric.low < metric.value < metric.high
+    accuracy = found["accuracy"]
+    normal = 2 * 1.96 * math.sqrt(accuracy.value * (1 - accuracy.value) / 400)  # type: ignore[operator]
+    assert 0.8 < (accuracy.high - accuracy.low) / normal < 1.2  # type: ignore[operator]
+
+
+def test_order_of_the_rows_changes_no_value() -> None:
+    y, p = [0, 1, 1, 0, 1, 0, 0, 1], [0.1, 0.9, 0.4, 0.4, 0.6, 0.7, 0.4, 0.4]
+    one, other = measure(y, p), measure(y[::-1], p[::-1])
+    assert [metric.value for metric in one.metrics.values()] == [metric.value for metric in other.metrics.values()]
+
+
+@pytest.mark.parametrize(
+    ("y", "p", "null"),
+    [
+        ([1, 1, 1], [0.2, 0.6, 0.7], {"roc_auc", "pr_auc", "mcc"}),
+        ([0, 0, 0], [0.2, 0.6, 0.7], {"roc_auc", "pr_auc", "mcc", "recall"}),
+        ([0, 0, 0], [0.2, 0.3, 0.4], {"roc_auc", "pr_auc", "mcc", "recall", "precision", "f1"}),
+        ([0, 1, 1], [0.2, 0.3, 0.4], {"mcc", "precision"}),
+        ([0, 1, 1], [0.6, 0.7, 0.8], {"mcc"}),
+        ([1], [0.9], {"roc_auc", "pr_auc", "mcc"}),
+    ],
+)
+def test_what_is_undefined_is_null_with_a_reason(y: list[int], p: list[float], null: set[str]) -> None:
+    found = measure(y, p)
+    assert {name for name, metric in found.metrics.items() if metric.value is None} == null
+    for name in null:
+        assert found.metrics[name] == metrics.Metric(None, None, None)
+        assert any(name in note and "undefined" in note for note in found.notes)
+
+
+def test_resamples_that_define_no_metric_are_counted() -> None:
+    found = measure([0, 0, 0, 0, 1], [0.1, 0.2, 0.3, 0.4, 0.9], resamples=1000)
+    note = next(note for note in found.notes if "roc_auc, pr_auc" in note)
+    count = int(re.search(r"on (\d+) of 1000 resamples", note)[1])  # type: ignore[index]
+    assert 1000 * 0.8**5 / 2 < count < 1000 * 0.8**5 * 2
+
+
+# ---- pictures
+
+
+def test_pictures_are_the_same_bytes_each_time_whatever_the_users_style(monkeypatch: pytest.MonkeyPatch) -> None:
+    import matplotlib as mpl
+
+    y, p = np.array([0, 0, 1, 1]), np.array([0.1, 0.6, 0.4, 0.9], np.float32)
+    subject = pictures.Subject("a", y, p, 0.5, metrics.measure(y, p, 0.5, 50, 0))
+    first = list(pictures.draw(subject))
+    assert [name for name, *_ in first] == list(PICTURES)
+    monkeypatch.setitem(mpl.rcParams, "font.size", 30)
+    assert list(pictures.draw(subject)) == first
+    assert mpl.rcParams["font.size"] == 30
+    for _, text, png, svg in first:
+        assert text.endswith(".")
+        assert png.startswith(b"\x89PNG")
+        assert b"<svg" in svg
+        assert b"<dc:date>" not in svg
+
+
+@pytest.mark.parametrize("name", ["$x^$", "中文" * 40, "W" * 200, "\x1b[31m", ""])
+def test_names_that_a_title_cannot_hold(name: str) -> None:
+    y, p = np.array([0, 1]), np.array([0.5, 0.5], np.float32)
+    assert len(list(pictures.draw(pictures.Subject(name, y, p, 0.0, metrics.measure(y, p, 0.0, 5, 0))))) == 4
+
+
+# ---- the command
+
+
+def test_one_input(run: Any, tmp_path: Path, labelled: Path, sequences: list[str]) -> None:
+    output = tmp_path / "out"
+    code, err = run("evaluate", labelled, "-o", output, "--bootstrap", 100, "--seed", 3)
+    assert code == 0, err
+    assert files(output) == FILES
+    assert left_beside(output) == ["labelled.csv", "out"]
+    assert output.stat().st_mode & 0o777 == 0o755
+    assert re.search(
+        r"labelled: 10 labelled of 12 \(2 not labelled\), accuracy 0\.\d{3} \[.*\], ROC AUC 0\.\d{3} \[", err
+    )
+    for part in ("12 sequences scored", "not ESM-1v", f"wrote {output}; threshold 0.5"):
+        assert part in err
+    record = json.loads((output / "metrics.json").read_text())
+    assert record["input"] == "labelled.csv"
+    assert record["input_sha256"] == hashlib.sha256(labelled.read_bytes()).hexdigest()
+    counts = [record[key] for key in ("n", "n_positive", "n_negative", "n_unlabelled", "n_rejected")]
+    assert counts == [10, 5, 5, 2, 0]
+    assert (record["threshold"], record["assay"], record["pooling"]) == (0.5, None, "residues")
+    assert record["bootstrap"] == {"resamples": 100, "seed": 3, "interval": "95 % percentile", "stratified": False}
+    assert len(record["bundle_sha256"]) == len(record["config_sha256"]) == 64
+    assert any("2 of 12 rows have no label" in note for note in record["notes"])
+    found = rows(output / "predictions.csv")
+    assert [row["sequence"] for row in found] == sequences
+    truth = [(row["y_true"], float(row["p_nonspecific"]), row["y_pred"]) for row in found if row["y_true"]]
+    y, p, calls = [int(y) for y, _, _ in truth], [p for _, p, _ in truth], [int(call) for _, _, call in truth]
+    assert record["confusion_matrix"] == sk.confusion_matrix(y, calls).tolist()
+    assert record["metrics"]["roc_auc"]["value"] == sk.roc_auc_score(y, p)
+    assert record["metrics"]["f1"]["value"] == sk.f1_score(y, calls)
+
+
+def test_predictions_are_what_score_writes(run: Any, tmp_path: Path, labelled: Path) -> None:
+    for command, output in (("score", "scores.csv"), ("evaluate", "out")):
+        assert run(command, labelled, "-o", tmp_path / output, "--threshold", "0.45")[0] == 0
+    found, scores = rows(tmp_path / "out" / "predictions.csv"), rows(tmp_path / "scores.csv")
+    assert list(found[0]) == ["id", "sequence", "y_true", "y_pred", "p_nonspecific"]
+    for row, score in zip(found, scores, strict=True):
+        assert row["y_pred"] == score["nonspecific"]
+        assert {key: row[key] for key in ("id", "sequence", "p_nonspecific")}.items() <= score.items()
+    assert [row["y_true"] for row in found[:4]] == ["0", "1", "", "1"]
+
+
+def test_several_inputs_open_the_model_once(
+    run: Any, tmp_path: Path, labelled: Path, sequences: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "more").mkdir()
+    other = table(tmp_path / "more" / "other.csv", [("x", sequences[0], "1"), ("y", sequences[1], "1")])
+    opened, open_session = [], session.open_session
+    monkeypatch.setattr(session, "open_session", lambda config: opened.append(1) or open_session(config))
+    output = tmp_path / "out"
+    code, err = run("evaluate", labelled, other, "-o", output, "--bootstrap", 20)
+    assert code == 0, err
+    assert opened == [1]
+    assert files(output) == ["labelled", "other"]
+    assert files(output / "labelled") == FILES
+    assert set(FILES) - set(files(output / "other")) == CURVES  # one class: no curve, and the page says why
+    assert "14 sequences scored" in err
+    assert "other: 2 labelled of 2, accuracy" in err
+    assert "ROC AUC undefined" in err
+    record = json.loads((output / "other" / "metrics.json").read_text())
+    assert record["metrics"]["roc_auc"] == {"value": None, "low": None, "high": None}
+    assert record["metrics"]["accuracy"]["value"] is not None
+    page = (output / "other" / "report.html").read_text()
+    assert "pictures are left out" in page
+    assert page.count("<img") == 2
+    # What comes of an input does not depend on the others of the call.
+    assert run("evaluate", labelled, "-o", tmp_path / "alone", "--bootstrap", 20)[0] == 0
+    for name in ("metrics.json", "predictions.csv", "report.html", "roc.svg", "roc.png"):
+        assert (tmp_path / "alone" / name).read_bytes() == (output / "labelled" / name).read_bytes(), name
+
+
+def test_the_report_holds_all_and_links_to_nothing(run: Any, tmp_path: Path, sequences: list[str]) -> None:
+    """A hostile name and hostile ids come out as text, or not at all."""
+    hostile = "<script>alert(1)<&amp;'\""
+    source = table(tmp_path / f"{hostile}.csv", [(hostile, sequences[0], "1"), ("b", sequences[1], "0")])
+    assert run("evaluate", source, "-o", tmp_path / "out", "--bootstrap", 20)[0] == 0
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    assert "://" not in page
+    assert "@import" not in page
+    assert "url(" not in page
+    assert re.findall(r"href|src=\"(?!data:image/svg\+xml;base64,)", page) == []
+    assert page.count('<img alt="') == 4
+    assert "prefers-color-scheme: dark" in page
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["input"] == f"{hostile}.csv"
+
+
+def test_thresholds(run: Any, tmp_path: Path, labelled: Path) -> None:
+    code, err = run("evaluate", labelled, "-o", tmp_path / "out", "--assay", "psr")
+    assert code == 2
+    assert "declared: none" in err
+    assert run("evaluate", labelled, "-o", tmp_path / "out", "--threshold", "1.5")[0] == 2
+    assert not (tmp_path / "out").exists()
+    assert run("evaluate", labelled, "-o", tmp_path / "out", "--threshold", "1", "--bootstrap", 20)[0] == 0
+    record = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert record["confusion_matrix"] == [[5, 0], [5, 0]]
+    assert record["metrics"]["precision"]["value"] is None
+
+
+def test_an_assay_is_recorded(run: Any, tmp_path: Path, labelled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("abonyx.evaluate.evaluation.choose_threshold", lambda bundle, assay, threshold: 0.5495)
+    code, err = run("evaluate", labelled, "-o", tmp_path / "out", "--assay", "psr", "--bootstrap", 20)
+    assert code == 0
+    assert "threshold 0.5495 (psr)" in err
+    record = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert (record["threshold"], record["assay"]) == (0.5495, "psr")
+
+
+def test_a_label_that_is_none_names_its_row(run: Any, tmp_path: Path, sequences: list[str]) -> None:
+    data = [("a", sequences[0], "0"), ("b", sequences[1], "2"), ("c", sequences[2], "1"), ("d", "EV*", "1")]
+    source, output = table(tmp_path / "in.csv", data), tmp_path / "out"
+    code, err = run("evaluate", source, "-o", output)
+    assert code == 3
+    assert f"{source}:3: b: the label is '2', not 0, 1 or blank" in err
+    assert left_beside(output) == ["in.csv"]
+    code, err = run("evaluate", source, "-o", output, "--on-invalid", "skip", "--bootstrap", 20)
+    assert code == 0
+    assert "in: 2 labelled of 4 (2 rejected)" in err
+    assert files(output) == sorted([*FILES, "rejected.csv"])
+    assert [(row["id"], row["line"]) for row in rows(output / "rejected.csv")] == [("b", "3"), ("d", "5")]
+    record = json.loads((output / "metrics.json").read_text())
+    assert (record["n"], record["n_rejected"]) == (2, 2)
+    assert any("2 of 4 records were rejected" in note for note in record["notes"])
+
+
+def test_what_is_refused_before_the_model_is_opened(
+    run: Any, tmp_path: Path, labelled: Path, sequences: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("abonyx.session.open_session", lambda *_: pytest.fail("the model was opened"))
+    (tmp_path / "sub").mkdir()
+    twin = table(tmp_path / "sub" / "LABELLED.tsv.csv", [("a", sequences[0], "1")]).rename(
+        tmp_path / "sub" / "LABELLED.CSV"
+    )
+    blank = table(tmp_path / "blank.csv", [("a", sequences[0], ""), ("b", sequences[1], " ")])
+    fasta = tmp_path / "in.fasta"
+    fasta.write_text(f">a\n{sequences[0]}\n")
+    out, there = tmp_path / "out", tmp_path / "sub"
+    cases: list[tuple[list[object], int, list[str]]] = [
+        ([labelled, "-o", there], 2, [str(there), "exists already"]),
+        ([labelled, "-o", tmp_path / "none" / "out"], 2, [str(tmp_path / "none"), "does not exist"]),
+        ([labelled, twin, "-o", out], 2, [str(labelled), str(twin)]),
+        ([labelled, blank, "-o", out], 3, [str(blank), "none of 2 rows has a label", "'label'", "--label-column"]),
+        (
+            [labelled, "-o", out, "--label-column", "y"],
+            3,
+            [str(labelled), "no column 'y'", "'label'", "--label-column"],
+        ),
+        ([fasta, "-o", out], 3, [str(fasta), "FASTA"]),
+        ([tmp_path / "no.csv", "-o", out], 3, ["no.csv", "cannot be read"]),
+        ([tmp_path, "-o", out], 3, ["directory"]),
+        (["/dev/null", "-o", out], 3, ["/dev/null", "device"]),
+        (["-", "-o", out], 2, ["standard input"]),
+        ([labelled, "-o", out, "--bootstrap", "0"], 2, ["--bootstrap"]),
+    ]
+    for arguments, expected, parts in cases:
+        code, err = run("evaluate", *arguments)
+        assert code == expected, (arguments, err)
+        for part in parts:
+            assert part in err
+        assert "Traceback" not in err
+        assert left_beside(out) == ["blank.csv", "in.fasta", "labelled.csv", "sub"]
+
+
+@pytest.mark.parametrize(("module", "name"), [("sklearn.metrics", "scikit-learn"), ("matplotlib.figure", "matplotlib")])
+def test_without_the_extra_nothing_is_read(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, name: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    code, err = run("evaluate", tmp_path / "no.csv", "-o", tmp_path / "out", "--bundle", tmp_path / "no")
+    assert code == 2
+    assert f"evaluate needs {name}" in err
+    assert 'pip install "abonyx[cpu,evaluate]"' in err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("failure", "expected"), [(KeyboardInterrupt(), 130), (OSError(28, "No space left"), 2)])
+def test_a_failure_midway_leaves_nothing(
+    run: Any,
+    tmp_path: Path,
+    labelled: Path,
+    sequences: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    failure: Any,
+    expected: int,
+) -> None:
+    table(tmp_path / "zweite.csv", [("a", sequences[0], "1")])
+    draw = pictures.draw
+
+    def failing(subject: pictures.Subject) -> Any:
+        if subject.name == "zweite":
+            raise failure
+        return draw(subject)
+
+    monkeypatch.setattr("abonyx.evaluate.evaluation.draw", failing)
+    code, err = run("evaluate", labelled, tmp_path / "zweite.csv", "-o", tmp_path / "out", "--bootstrap", 20)
+    assert code == expected
+    assert ("No space left" in err) == (expected == 2)
+    assert left_beside(labelled) == ["labelled.csv", "zweite.csv"]
+
+
+# ---- real tables: options, and of each file n, positives, rows without a label
+
+ONE_CALL = {
+    "boughter/VH_only_boughter_training.csv": (914, 471, 0),
+    "boughter/VH_only_boughter.csv": (914, 471, 151),
+    "jain/VH_only_jain.csv": (116, 22, 21),
+    "jain/VH_only_jain_test_PARITY_86.csv": (86, 27, 0),
+    "jain/VH_only_jain_test_PARITY_86_as_of_2025-11-06.csv": (86, 27, 0),
+    "shehata/VH_only_shehata.csv": (398, 7, 0),
+    "harvey/harvey_500_high_with_upstream_proba.csv": (500, 500, 0),
+}
+TABLES = [
+    ([], ONE_CALL),
+    (["--sequence-column", "vh_sequence"], {"jain/VH_only_jain_86_p5e_s2.csv": (86, 27, 0)}),
+    (["--sequence-column", "heavy_seq"], {"harvey/harvey_1000_labelled.csv.gz": (1000, 500, 0)}),
+    (
+        ["--sequence-column", "1:128", "--id-column", "Id", "--label-column", "exp_phenotype_binary"],
+        {"harvey/low_throughput_polyspecificity_scores_w_exp.csv": (48, 48, 0)},
+    ),
+]
+
+
+def test_no_table_is_missing_here(shared_data: Path) -> None:
+    there = {
+        f"{folder}/{path.name}"
+        for folder in ("boughter", "jain", "shehata", "harvey")
+        for path in (shared_data / folder).glob("*.csv*")
+    }
+    assert there == {name for _, tables in TABLES for name in tables}
+
+
+@pytest.mark.parametrize(("options", "tables"), TABLES, ids=["sequence", "vh_sequence", "heavy_seq", "alignment"])
+def test_real_tables_go_through(
+    run: Any, tmp_path: Path, shared_data: Path, options: list[str], tables: dict[str, tuple[int, int, int]]
+) -> None:
+    output = tmp_path / "out"
+    code, err = run("evaluate", *(shared_data / name for name in tables), "-o", output, "--bootstrap", 50, *options)
+    assert code == 0, err
+    for name, expected in tables.items():
+        directory = output / Path(name).name.removesuffix(".gz").removesuffix(".csv") if len(tables) > 1 else output
+        record = json.loads((directory / "metrics.json").read_text())
+        assert (record["n"], record["n_positive"], record["n_unlabelled"]) == expected, name
+        curves = set() if record["n_negative"] else CURVES
+        assert set(files(directory)) == set(FILES) - curves
+        assert len(rows(directory / "predictions.csv")) == record["n"] + record["n_unlabelled"]
+
+
+def test_a_head_of_another_encoder_is_said_in_every_file(run: Any, tmp_path: Path, labelled: Path) -> None:
+    bundle = Path(shutil.copytree(MINI, tmp_path / "bundle"))
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["head"]["encoder"] = "some/esm"
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    assert run("evaluate", labelled, "-o", tmp_path / "out", "--bundle", bundle, "--bootstrap", 10)[0] == 0
+    for name in ("metrics.json", "report.html"):
+        assert "scores mean nothing" in (tmp_path / "out" / name).read_text()

@@ -1,0 +1,415 @@
+"""An output that is whole or can be gone on with, whatever ends the run and wherever."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from abonyx.errors import ConfigError, OutputInUse, ResumeRefused
+from abonyx.output.files import ids_path, rejected_path
+from abonyx.output.formats import (
+    Columns,
+    Format,
+    embedding_columns,
+    embeddings_format,
+    rejected_bytes,
+    results_format,
+    score_columns,
+)
+from abonyx.output.journal import Journal
+from abonyx.output.resumable import ResumableOutput, open_resumable, open_stream
+
+from .written import CALLS, IDS, SEQUENCES, P, contents, header, no_file_over, umask, write_all
+
+KINDS = ["csv", "jsonl", "parquet", "npy", "embedding.parquet"]
+EMBEDDING = P[:, None] * 3
+
+
+class Dies(BaseException):
+    """Stands in for kill -9: after it nothing of the process runs, not even a clean-up."""
+
+
+def form(kind: str) -> Format:
+    if "parquet" in kind:
+        pytest.importorskip("pyarrow")
+    if kind == "npy":
+        return embeddings_format("npy", 7, 1, {}).beside(rejected_bytes([("x", 3, "empty")]))  # type: ignore[list-item]
+    if kind == "embedding.parquet":
+        return embeddings_format("parquet", 7, 1, {})
+    return results_format(kind, {})  # type: ignore[arg-type]
+
+
+def targets(folder: Path, kind: str) -> list[Path]:
+    path = folder / f"out.{kind}"
+    return [rejected_path(path), ids_path(path), path] if kind == "npy" else [path]
+
+
+def window(kind: str, start: int, stop: int) -> Columns:
+    rows = slice(start, stop)
+    if kind in ("npy", "embedding.parquet"):
+        return embedding_columns(IDS[rows], EMBEDDING[rows], 1)
+    return score_columns(IDS[rows], SEQUENCES[rows], P[rows], CALLS[rows])
+
+
+def run(folder: Path, kind: str, *, restart: bool = False, **identity: Any) -> int:
+    """One process of a run of three windows; returns where it went on."""
+    with open_resumable(targets(folder, kind), form(kind), header(7, **identity), restart=restart) as output:
+        first = output.rows_done
+        for start in range(first, 7, 3):
+            output.append(min(start + 3, 7), window(kind, start, min(start + 3, 7)))
+    return first
+
+
+def calls_of_a_run(monkeypatch: pytest.MonkeyPatch, act: Callable[[str, int], None]) -> None:
+    """Call `act` with the name and number of each system call that changes or flushes a file, before it is made."""
+    count = iter(range(10_000))
+
+    def watched(name: str, original: Any) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
+            act(name, next(count))
+            return original(*arguments, **options)
+
+        return call
+
+    for owner, name in ((os, "fsync"), (os, "open"), (Path, "replace"), (Path, "unlink")):
+        monkeypatch.setattr(owner, name, watched(name, getattr(owner, name)))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # its files stay open, as in a kill
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_that_dies_before_any_system_call_is_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Death at each call in turn, with what was written and not yet flushed left there, and again with it torn."""
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    seen: list[str] = []
+    with monkeypatch.context() as patch:
+        calls_of_a_run(patch, lambda name, _: seen.append(name))
+        run(whole, kind)
+    assert seen.count("replace") == len(targets(whole, kind))
+    expected = contents(whole)
+    assert set(expected) == {path.name for path in targets(whole, kind)}
+    went_on = set()
+    for at in range(len(seen)):
+        folder = tmp_path / str(at)
+        folder.mkdir()
+
+        def die(_: str, number: int, at: int = at) -> None:
+            if number >= at:
+                raise Dies
+
+        with monkeypatch.context() as patch:
+            calls_of_a_run(patch, die)
+            patch.setattr(ResumableOutput, "leave", lambda self: self._journal.close())
+            with pytest.raises(Dies):
+                run(folder, kind)
+        if at % 2:  # what a write that was cut short leaves, which no journal line counts
+            for path in folder.glob("*.partial"):
+                if not (folder / f"out.{kind}.journal").read_bytes().count(b"complete"):
+                    path.write_bytes(path.read_bytes() + b"torn")
+        went_on.add(run(folder, kind))
+        assert contents(folder) == expected, f"died before call {at}, {seen[at]}"
+    assert went_on == {0, 3, 6, 7}
+
+
+def interrupted(folder: Path, kind: str = "csv", **identity: Any) -> None:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        open_resumable(targets(folder, kind), form(kind), header(7, **identity), restart=False) as output,
+    ):
+        output.append(3, window(kind, 0, 3))
+        raise KeyboardInterrupt
+
+
+def test_a_journal_line_that_was_cut_short_is_dropped(tmp_path: Path) -> None:
+    run(tmp_path, "csv")
+    expected = contents(tmp_path)
+    interrupted(tmp_path)
+    journal = tmp_path / "out.csv.journal"
+    text = journal.read_bytes()
+    ends = [at + 1 for at, byte in enumerate(text) if byte == ord("\n")]
+    for length in sorted({0, 1, 20, 100, *ends, *(end - 1 for end in ends), *(end + 1 for end in ends[:-1])}):
+        journal.write_bytes(text[:length])
+        went_on = run(tmp_path, "csv")
+        assert went_on == (3 if text[:length].count(b"\n") >= 4 else 0)
+        assert contents(tmp_path) == expected
+        interrupted(tmp_path)
+        assert journal.read_bytes().count(b"\n") == text.count(b"\n")
+
+
+def test_what_differs_is_named_with_both_values_and_nothing_is_touched(tmp_path: Path) -> None:
+    interrupted(tmp_path, same=1, threshold=0.5, gone="x")
+    before = contents(tmp_path)
+    with pytest.raises(ResumeRefused) as caught:
+        run(tmp_path, "csv", same=1, threshold=0.6, new=None)
+    assert "left 3 of 7 rows" in caught.value.what
+    assert [line.strip() for line in caught.value.what.splitlines()[1:]] == [
+        "threshold: 0.5 then, 0.6 now",
+        "gone: 'x' then, None now",
+    ]
+    assert "--restart" in caught.value.fix
+    assert contents(tmp_path) == before
+    assert run(tmp_path, "csv", same=1, threshold=0.6, restart=True) == 0
+    assert sorted(contents(tmp_path)) == ["out.csv"]
+
+
+def test_restart_drops_what_a_run_with_more_files_left(tmp_path: Path) -> None:
+    interrupted(tmp_path, "npy")
+    assert len(contents(tmp_path)) == 4
+    path = tmp_path / "out.npy"
+    with open_resumable([path], form("csv"), header(7), restart=True) as output:
+        output.append(7, window("csv", 0, 7))
+    assert sorted(contents(tmp_path)) == ["out.npy"]
+
+
+def test_outputs_of_one_stem_do_not_touch_each_others_files(tmp_path: Path) -> None:
+    interrupted(tmp_path, "npy")
+    expected = contents(tmp_path)
+    run(tmp_path, "csv", restart=True)
+    assert contents(tmp_path).items() >= expected.items()
+    assert run(tmp_path, "npy") == 3
+
+
+@pytest.mark.parametrize("change", ["shorter", "altered", "missing"])
+def test_partial_files_that_are_not_what_the_journal_says(tmp_path: Path, change: str) -> None:
+    interrupted(tmp_path)
+    partial = tmp_path / "out.csv.partial"
+    data = partial.read_bytes()
+    if change == "missing":
+        partial.unlink()
+    else:
+        partial.write_bytes(data[:-1] if change == "shorter" else data[:-1] + b"?")
+    with pytest.raises(ResumeRefused, match="missing" if change == "missing" else f"the journal says {len(data)}"):
+        run(tmp_path, "csv")
+    assert run(tmp_path, "csv", restart=True) == 0
+
+
+@pytest.mark.parametrize(
+    "text", [b"my own notes\n", b"my own notes", b'{"type":"started"}\n', b"\0\0\0", b'{"type":"header","schema":9}\n']
+)
+def test_a_file_that_is_no_journal_is_left_alone(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "out.csv.journal").write_bytes(text)
+    with pytest.raises(ResumeRefused, match=r"out\.csv\.journal"):
+        run(tmp_path, "csv")
+    assert contents(tmp_path) == {"out.csv.journal": text}
+
+
+def test_a_file_missing_at_the_end_is_not_taken_for_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An OUT of last week does not stand in for it."""
+    (tmp_path / "out.csv").write_bytes(b"last week's")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "I/O error")))
+        with pytest.raises(ConfigError, match="I/O error"):
+            run(tmp_path, "csv")
+    partial = tmp_path / "out.csv.partial"
+    data = partial.read_bytes()
+    partial.unlink()
+    with pytest.raises(ResumeRefused, match=r"out\.csv\.partial: missing, though"):
+        run(tmp_path, "csv")
+    partial.write_bytes(data)
+    assert run(tmp_path, "csv") == 7
+    assert contents(tmp_path) == {"out.csv": data}
+
+
+def test_two_runs_on_one_output(tmp_path: Path) -> None:
+    with open_resumable([tmp_path / "out.csv"], form("csv"), header(7), restart=False) as output:
+        for restart in (False, True):
+            with pytest.raises(OutputInUse, match=rf"another run is writing it \(process {os.getpid()} on"):
+                run(tmp_path, "csv", restart=restart)
+        output.append(7, window("csv", 0, 7))
+    assert sorted(contents(tmp_path)) == ["out.csv"]
+    assert run(tmp_path, "csv") == 0, "the lock is gone with the run"
+
+
+def test_a_run_that_waits_for_a_journal_being_removed_makes_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opened before the first run's end removed it, locked after: a lock on a file that nobody else can find."""
+    first = Journal(tmp_path / "out.csv")
+    lock = Journal._lock
+
+    def late(self: Journal, file: Any) -> bool:
+        if first.path.exists() and not first._file.closed:
+            first.remove()
+        return lock(self, file)
+
+    monkeypatch.setattr(Journal, "_lock", late)
+    second = Journal(tmp_path / "out.csv")
+    assert os.path.samestat(os.fstat(second._file.fileno()), second.path.stat())
+    second.remove()
+
+
+def test_a_halved_token_budget_outlives_the_process(tmp_path: Path) -> None:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        open_resumable(targets(tmp_path, "csv"), form("csv"), header(7), restart=False) as output,
+    ):
+        output.append(3, window("csv", 0, 3))
+        output.halved(256, "note: halved")
+        raise KeyboardInterrupt
+    later = header(7)
+    later = type(later)(later.identity, "config", rows=7, rejected=0, token_budget=4096, window_size=99)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        open_resumable(targets(tmp_path, "csv"), form("csv"), later, restart=False) as output,
+    ):
+        assert (output.token_budget, output.window_size, output.notes) == (256, 3, ["note: halved"])
+        raise KeyboardInterrupt
+
+
+# All or nothing
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError, OSError, SystemExit])
+@pytest.mark.parametrize("before", [None, b"old"])
+def test_failure_before_the_first_window_leaves_what_was_there(
+    tmp_path: Path, kind: str, failure: type[BaseException], before: bytes | None
+) -> None:
+    for path in targets(tmp_path, kind):
+        if before is not None:
+            path.write_bytes(before)
+    expected = contents(tmp_path)
+    error = failure("the caller's own")
+    with (
+        pytest.raises(failure) as caught,
+        open_resumable(targets(tmp_path, kind), form(kind), header(7), restart=False),
+    ):
+        assert set(contents(tmp_path)) > set(expected), "the partial file stands beside OUT"
+        raise error
+    assert caught.value is error, "not taken for a failure to write"
+    assert contents(tmp_path) == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_failure_later_keeps_the_rows_and_leaves_the_output_alone(tmp_path: Path, kind: str) -> None:
+    for path in targets(tmp_path, kind):
+        path.write_bytes(b"old")
+    interrupted(tmp_path, kind)
+    assert {contents(tmp_path)[path.name] for path in targets(tmp_path, kind)} == {b"old"}
+    assert run(tmp_path, kind) == 3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("limit", [0, 10, 100, 400, 700, 800])
+def test_full_disk(tmp_path: Path, kind: str, limit: int) -> None:
+    run(tmp_path, kind)
+    expected = contents(tmp_path)
+    for path in targets(tmp_path, kind):
+        path.write_bytes(b"old")
+    try:
+        with no_file_over(limit):
+            run(tmp_path, kind)
+    except ConfigError as error:
+        assert "out." in error.what
+        assert os.strerror(errno.EFBIG) in error.what
+        assert isinstance(error.__cause__, OSError)
+        assert {contents(tmp_path)[path.name] for path in targets(tmp_path, kind)} == {b"old"}
+        run(tmp_path, kind)
+    assert contents(tmp_path) == expected
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_new_file_honours_the_umask(tmp_path: Path, mask: int, mode: int) -> None:
+    with umask(mask):
+        write_all(tmp_path / "out.csv", "csv")
+    assert stat.S_IMODE((tmp_path / "out.csv").stat().st_mode) == mode
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o666, 0o755])
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_replaced_file_keeps_its_mode(tmp_path: Path, mode: int, kind: str) -> None:
+    path = tmp_path / f"out.{kind}"
+    path.write_bytes(b"old")
+    path.chmod(mode)
+    with umask(0o022), open_resumable([path], form(kind), header(7), restart=False) as output:
+        partial = tmp_path / f"out.{kind}.partial"
+        assert stat.S_IMODE(partial.stat().st_mode) == mode, "nobody else reads a private result half way"
+        output.append(7, window(kind, 0, 7))
+    assert path.read_bytes() != b"old"
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+def test_symbolic_link_stays_and_its_target_changes(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    target, link = tmp_path / "far" / "target.csv", tmp_path / "out.csv"
+    target.write_bytes(b"old")
+    link.symlink_to(target)
+    interrupted(tmp_path)
+    assert sorted(contents(target.parent)) == ["target.csv", "target.csv.journal", "target.csv.partial"]
+    assert run(tmp_path, "csv") == 3
+    assert link.is_symlink()
+    assert target.read_bytes().startswith(b"id,")
+    assert [path.name for path in target.parent.iterdir()] == ["target.csv"]
+
+
+def test_parent_that_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no/out\.csv\S*: cannot be written: No such file or directory"):
+        write_all(tmp_path / "no" / "out.csv", "csv")
+
+
+# Standard output
+
+
+class Stdout(io.TextIOWrapper):
+    terminal = False
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+
+@contextmanager
+def standard_output(buffer: io.BytesIO, terminal: bool = False) -> Iterator[Stdout]:
+    """Stand in for sys.stdout; no fixture, because pytest puts its own capture there before the test's body."""
+    stream = Stdout(buffer, encoding="ascii")
+    stream.terminal = terminal
+    before, sys.stdout = sys.stdout, stream
+    try:
+        yield stream
+    finally:
+        sys.stdout = before
+        stream.detach()
+
+
+def stream_all(kind: str) -> None:
+    with open_stream(form(kind), header(7)) as stream:
+        stream.append(3, window(kind, 0, 3))
+        stream.append(7, window(kind, 3, 7))
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_standard_output_gets_the_bytes_of_the_file(tmp_path: Path, kind: Any) -> None:
+    buffer = io.BytesIO()
+    with standard_output(buffer) as stdout:
+        stdout.write("before ")
+        stream_all(kind)
+        assert not stdout.closed
+    write_all(tmp_path / "out", kind)
+    assert buffer.getvalue() == b"before " + (tmp_path / "out").read_bytes()
+
+
+def test_parquet_is_not_for_a_terminal() -> None:
+    with standard_output(io.BytesIO(), terminal=True):
+        stream_all("csv")
+        with pytest.raises(ConfigError, match="standard output is a terminal"):
+            stream_all("parquet")
+
+
+@pytest.mark.parametrize(("number", "kind"), [(errno.ENOSPC, ConfigError), (errno.EPIPE, BrokenPipeError)])
+def test_standard_output_that_fails(number: int, kind: type[Exception]) -> None:
+    class Full(io.BytesIO):
+        def write(self, data: object) -> int:
+            raise OSError(number, os.strerror(number))
+
+    with standard_output(Full()), pytest.raises(kind, match=os.strerror(number)):
+        stream_all("csv")

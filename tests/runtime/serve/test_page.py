@@ -1,0 +1,572 @@
+"""The page of `abonyx serve`, used in a real Chromium as a user would; the server's answers are given here."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from abonyx.bundle import open_bundle
+from abonyx.output.formats import rejected_bytes, results_format, score_columns
+
+from ...conftest import MINI, REPOSITORY
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page, Request, Route
+
+FILES = REPOSITORY / "runtime" / "abonyx" / "serve" / "page"
+ADDRESS = "http://page.test"
+# As the server sends it.
+CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+)
+VH = "EVQLVESGGGLVQPGGSLRLSCAASGFTFSSYAMSWVRQAPGKGLEWVSAISGSGGSTYYADSVKGRFTISRDNSKNTLYLQMNSLRAEDTAVYYCAKWGQGTLVTVSS"
+ROWS_A_PAGE = 50
+Answer = dict[str, Any]
+
+
+def model(**changes: Any) -> Answer:
+    """What /v1/model says of the shipped bundle."""
+    bundle = open_bundle(MINI)
+    manifest, variant = bundle.manifest, bundle.manifest.variants["fp16-weights"]
+    return {
+        "abonyx": "0.1.0",
+        "ready": True,
+        "name": manifest.name,
+        "label": bundle.label(),
+        "notice": manifest.notice,
+        "licence": manifest.licence,
+        "sha256": bundle.sha256,
+        "variant": "fp16-weights",
+        "precision": variant.precision,
+        "provider": "cpu",
+        "placement": {"CPUExecutionProvider": 1},
+        "parity": msgspec.to_builtins(variant.parity),
+        "max_residues": manifest.max_residues,
+        "default_threshold": 0.5,
+        "thresholds": {},
+        "training": msgspec.to_builtins(manifest.head.training),
+        "model_card": (MINI / "README.md").read_text(encoding="utf-8"),
+        "limits": {"max_body_bytes": 1_000_000, "max_sequences": 10_000, "max_residues_per_request": 2_000_000},
+    } | changes
+
+
+def scored(ids: list[str], p: Any = None, rejected: list[tuple[str, int, str]] | None = None) -> Answer:
+    """What /v1/score says; p is float32, as the server writes it."""
+    values = np.linspace(0.05, 0.95, len(ids)).astype(np.float32) if p is None else p
+    rows = [
+        {"id": id_, "sequence": VH, "p_nonspecific": float(str(value)), "nonspecific": int(value > 0.5)}
+        for id_, value in zip(ids, values, strict=True)
+    ]
+    return {
+        "model": {"name": "abonyx-mini", "sha256": model()["sha256"], "variant": "fp16-weights", "provider": "cpu"},
+        "threshold": 0.5,
+        "assay": None,
+        "results": rows,
+        "rejected": [dict(zip(("id", "line", "reason"), each, strict=True)) for each in rejected or []],
+    }
+
+
+def problem(status: int, title: str, detail: str, fix: str) -> Answer:
+    return {"type": "urn:abonyx:Any", "title": title, "status": status, "detail": detail, "fix": fix}
+
+
+@dataclass
+class Site:
+    """Answers of the server, and the requests for scores that came.
+
+    Attributes:
+        models: answers of /v1/model in turn, the last one for good: a problem with its status, or the model.
+        answer: of /v1/score, as lines of a stream; a problem where it has a status.
+    """
+
+    models: list[Answer] = field(default_factory=lambda: [model()])
+    answer: list[Answer] = field(default_factory=list)
+    headers: dict[str, str] = field(default_factory=dict)
+    asked: list[Request] = field(default_factory=list)
+
+    def handle(self, route: Route) -> None:
+        path = route.request.url.removeprefix(ADDRESS).partition("?")[0]
+        name = {"/": "index.html", "/page/app.js": "app.js", "/page/style.css": "style.css"}.get(path)
+        if name is not None:
+            kind = {"html": "text/html", "js": "text/javascript", "css": "text/css"}[name.rpartition(".")[2]]
+            headers = {"Content-Type": kind, "Content-Security-Policy": CSP}
+            route.fulfill(body=(FILES / name).read_bytes(), headers=headers)
+        elif path == "/v1/model":
+            self._send(route, [self.models.pop(0) if len(self.models) > 1 else self.models[0]])
+        elif path == "/v1/score":
+            self.asked.append(route.request)
+            self._send(route, self.answer)
+        else:
+            route.abort()
+            pytest.fail(f"the page asked for {route.request.url}")
+
+    def _send(self, route: Route, lines: list[Answer]) -> None:
+        refused = "status" in lines[0]
+        kind = "application/problem+json" if refused else "application/x-ndjson"
+        body = "\n".join(map(json.dumps, lines)) + "\n"
+        status = lines[0]["status"] if refused else 200
+        route.fulfill(body=body, status=status, headers={"Content-Type": kind, **self.headers})
+
+
+@pytest.fixture
+def site() -> Site:
+    return Site()
+
+
+Opener = Callable[..., "Page"]
+
+
+@pytest.fixture
+def visit(new_page: Opener, site: Site) -> Opener:
+    """Opens the page of the site."""
+
+    def call(**options: Any) -> Page:
+        page = new_page(**options)
+        page.route("**/*", site.handle)
+        page.goto(f"{ADDRESS}/")
+        return page
+
+    return call
+
+
+def score(page: Page, text: str = f">a\n{VH}\n") -> None:
+    page.fill("#text", text)
+    page.click("#score")
+
+
+def texts(page: Page, selector: str) -> list[str]:
+    return page.locator(selector).all_inner_texts()
+
+
+def downloaded(page: Page, button: str) -> bytes:
+    with page.expect_download() as waited:
+        page.click(button)
+    path: Path = waited.value.path()
+    return path.read_bytes()
+
+
+def test_paste_scores_bars_and_the_command_lines_csv(visit: Opener, site: Site) -> None:
+    ids = ["plain", 'a,"b"', "=SUM(A1)", "two\nlines", "cr\rcr", "Ω≈ç ", "tiny", "zero", "one", "<b>bold</b>"]
+    p = np.array([0.25, 0.5, 0.50000006, 0.1, 0.75, 0.3, 1.234e-5, 0, 1, 0.8], np.float32)
+    rejected = [("gap", 7, "position 3: '-'"), ("=1+1", 9, "a, b")]
+    site.answer = [{"done": 4, "total": 10}, {"done": 10, "total": 10}, scored(ids, p, rejected)]
+    page = visit()
+    pasted = f">plain\n{VH}\n"
+    score(page, pasted)
+    page.wait_for_selector("#results:not([hidden])")
+
+    (request,) = site.asked
+    assert request.post_data_buffer == pasted.encode()
+    assert request.url.endswith("/v1/score?on_invalid=skip")
+    assert request.headers["content-type"] == "application/octet-stream"
+    assert request.headers["accept"] == "application/x-ndjson"
+    assert page.inner_text("#results-title") == "10 sequences scored, 4 called non-specific, 2 left out"
+    assert "2 ids begin with =, +, - or @" in page.inner_text("#formulas")
+    assert texts(page, "#scores td.call")[:3] == ["specific", "specific", "non-specific"]
+    assert texts(page, "#scores td.id")[-1] == "<b>bold</b>"
+    fill, tick, track = (page.locator(f"#scores .{part}").first.bounding_box() for part in ("fill", "tick", "track"))
+    assert fill and tick and track
+    assert fill["width"] == pytest.approx(track["width"] / 4, abs=1)
+    assert tick["x"] + 1 == pytest.approx(track["x"] + track["width"] / 2, abs=1)
+
+    form = results_format("csv", {})
+    called = np.array([row["nonspecific"] for row in site.answer[-1]["results"]], np.uint8)
+    (rows,) = form.encode(0, score_columns(ids, [VH] * len(ids), p, called))
+    assert downloaded(page, "#download") == form.head[0] + rows
+    from abonyx.input.records import Problem
+
+    assert downloaded(page, "#download-rejected") == rejected_bytes([Problem(*each) for each in rejected])
+
+
+def test_any_float32_is_written_as_the_command_line_writes_it(visit: Opener, site: Site) -> None:
+    rng = np.random.default_rng(5)
+    p = np.concatenate([rng.random(1500), 10 ** rng.uniform(-30, 0, 500)]).astype(np.float32)
+    ids = [str(number) for number in range(p.size)]
+    site.answer = [scored(ids, p)]
+    page = visit()
+    score(page)
+    lines = downloaded(page, "#download").decode().splitlines()[1:]
+    assert [line.split(",")[2] for line in lines] == [str(value) for value in p]
+
+
+def test_upload_drop_and_remove(visit: Opener, site: Site, tmp_path: Path) -> None:
+    packed = gzip.compress(f"id,heavy\na,{VH}\n".encode())
+    (tmp_path / "rows.csv.gz").write_bytes(packed)
+    site.answer = [scored(["a"])]
+    page = visit()
+    with page.expect_file_chooser() as chooser:
+        page.click("#choose")
+    chooser.value.set_files(tmp_path / "rows.csv.gz")
+    assert page.inner_text("#chosen-name") == f"rows.csv.gz, {len(packed)} bytes"
+    page.click("summary:has-text('Other column names')")
+    page.fill("#sequence-column", "heavy & light")
+    page.uncheck("#skip")
+    page.click("#score")
+    page.wait_for_selector("#results:not([hidden])")
+    assert site.asked[0].post_data_buffer == packed
+    assert site.asked[0].url.endswith("?on_invalid=fail&sequence_column=heavy+%26+light")
+    page.click("#remove")
+    assert page.is_visible("#text")
+
+    drop = """files => {
+      const data = new DataTransfer();
+      for (const [name, text] of files) data.items.add(new File([text], name));
+      for (const kind of ["dragover", "drop"])
+        document.body.dispatchEvent(new DragEvent(kind, {dataTransfer: data, bubbles: true, cancelable: true}));
+    }"""
+    page.evaluate(drop, [["one.fasta", f">b\n{VH}"], ["two.fasta", ""]])
+    assert page.inner_text("#problem") == "One file at a time\n\n2 files were dropped."
+    page.evaluate(drop, [["one.fasta", f">b\n{VH}"]])
+    assert page.inner_text("#chosen-name").startswith("one.fasta, ")
+    page.click("#score")
+    page.wait_for_selector("#results-title:focus")
+    assert site.asked[1].post_data_buffer == f">b\n{VH}".encode()
+
+
+def test_one_sequence_a_line(visit: Opener, site: Site) -> None:
+    site.answer = [scored(["1"], rejected=[("2", 2, "position 1: 'J'")])]
+    page = visit()
+    page.fill("#text", f"\n{VH}\n\nJ{VH}\n")
+    assert "each line is taken for a whole sequence, 2 sequences" in page.inner_text("#text-note")
+    page.click("#score")
+    page.wait_for_selector("#rejected:not([hidden])")
+    sent = json.loads(site.asked[0].post_data or "")
+    assert sent["sequences"] == [{"id": "1", "sequence": VH}, {"id": "2", "sequence": f"J{VH}"}]
+    assert texts(page, "#rejects td.number") == ["4"]  # the text's line, where the server counts items
+    for table in (f"sequence\n{VH}", f"id,sequence\na,{VH}", f">a\n{VH}"):
+        page.fill("#text", table)
+        assert "each line" not in page.inner_text("#text-note")
+
+
+def test_thresholds(visit: Opener, site: Site) -> None:
+    site.models = [model(thresholds={"elisa": 0.5, "psr": 0.5495})]
+    site.answer = [scored(["a"])]
+    page = visit()
+    assert texts(page, "#assay option") == ["the model's own (0.5)", "elisa (0.5)", "psr (0.5495)", "my own value"]
+    for choice, value, expected in (("psr", None, "assay=psr"), ("own", "0.61", "threshold=0.61")):
+        page.select_option("#assay", choice)
+        if value:
+            page.fill("#threshold", value)
+        with page.expect_response("**/v1/score*"):
+            score(page)
+        page.wait_for_selector("#results-title:focus")
+        assert site.asked[-1].url.endswith(f"?on_invalid=skip&{expected}")
+    page.fill("#threshold", "1.5")  # the browser's own word, and nothing is sent
+    page.click("#score")
+    assert len(site.asked) == 2
+
+
+def test_pasting_five_thousand_records(visit: Opener) -> None:
+    page = visit()
+    given = "".join(f">s{number}\n{VH}\n" for number in range(5000))
+    page.locator("#text").evaluate("(area, text) => { area.value = text; area.select(); }", given)
+    page.keyboard.press("Control+C")
+    page.locator("#text").evaluate("area => { area.value = '>first\\nEVQL\\n'; area.setSelectionRange(0, 0); }")
+    page.keyboard.press("Control+V")
+    assert page.input_value("#text") == f"{given}>first\nEVQL\n"
+
+
+def test_five_thousand_rows(visit: Opener, site: Site) -> None:
+    p = np.random.default_rng(1).random(5000).astype(np.float32)
+    ids = [f"m{number}" for number in range(1, 5001)]
+    site.answer = [{"done": 5000, "total": 5000}, scored(ids, p)]
+    page = visit()
+    score(page)
+    page.wait_for_selector("#results:not([hidden])")
+    assert page.locator("#scores tbody tr").count() == ROWS_A_PAGE
+    assert page.inner_text("#scores [role=status]") == "Rows 1 to 50 of 5,000"
+    page.click("#scores button:has-text('Next')")
+    assert texts(page, "#scores td.id")[0] == "m51"
+
+    page.click("#scores th.score button")
+    assert page.get_attribute("#scores th.score", "aria-sort") == "descending"
+    assert page.get_attribute("#scores th.number", "aria-sort") is None
+    assert texts(page, "#scores td.id") == [ids[at] for at in np.argsort(-p, kind="stable")[:ROWS_A_PAGE]]
+    page.click("#scores th.score button")
+    assert texts(page, "#scores td.id")[0] == ids[int(p.argmin())]
+    page.click("#scores th.id button")
+    assert texts(page, "#scores td.id")[:3] == ["m1", "m2", "m3"]
+
+    page.fill("#find", "M499")
+    assert page.inner_text("#scores [role=status]") == "Rows 1 to 11 of 11 that match, of 5,000"
+    page.select_option("#call", "1")
+    kept = [id_ for id_, value in zip(ids, p, strict=True) if "m499" in id_ and value > 0.5]
+    assert texts(page, "#scores td.id") == kept
+    page.fill("#find", "nothing has this")
+    assert page.inner_text("#scores [role=status]") == "No row of 5,000 matches"
+    assert len(downloaded(page, "#download").splitlines()) == 5001  # all of them, whatever is shown
+
+
+def test_histogram_counts_and_words(visit: Opener, site: Site) -> None:
+    site.answer = [scored(["a", "b", "c", "d"], np.array([0, 0.05, 0.52, 1], np.float32))]
+    page = visit()
+    score(page)
+    page.wait_for_selector("#results:not([hidden])")
+    counts = model()["training"]["scores"]
+    assert texts(page, "#legend li") == ["training: specific (443)", "training: non-specific (471)", "this set (4)"]
+    page.click("#histogram summary")
+    rows = [row.split("\t") for row in texts(page, "#histogram-table tbody tr")]
+    assert [[int(cell) for cell in row[2:4]] for row in rows] == [
+        list(pair) for pair in zip(counts["specific"], counts["nonspecific"], strict=True)
+    ]
+    heads = page.locator("#histogram-table thead th")
+    assert heads.evaluate_all("cells => cells.map((cell) => cell.scope)") == ["col"] * 5
+    assert page.text_content("#histogram-table caption") == "Rows of each group by p non-specific"
+    assert {at: row[4] for at, row in enumerate(rows) if row[4] != "0"} == {0: "1", 1: "1", 10: "1", 19: "1"}
+    words = page.inner_text("#histogram-words")
+    assert "2 sequences of this set (50 %) above the threshold 0.5; its median is 0.285." in words
+    assert "specific between 0.4 and 0.45, non-specific between 0.6 and 0.65" in words
+    picture = page.locator("#plot svg")
+    assert picture.get_attribute("aria-describedby") == "histogram-words"
+    assert picture.get_attribute("role") == "img"
+    assert picture.locator("path.threshold").count() == 1
+
+
+def test_medians_between_bins_and_repeated_rows(visit: Opener, site: Site) -> None:
+    split = {"bin_edges": [0, 0.25, 0.5, 0.75, 1], "specific": [2, 0, 0, 2], "nonspecific": [1, 1, 1, 0]}
+    for repeated, said, row in (
+        (0, "without that row (cross-validation). Heights", ""),
+        (1, "1 row repeats an earlier row's sequence: a model may", ", 1 row repeats an earlier row's sequence"),
+        (17, "17 rows repeat an earlier row's sequence: a model may", ", 17 rows repeat an earlier row's sequence"),
+    ):
+        training = model()["training"] | {"rows": 7, "positives": 3, "repeated_sequences": repeated, "scores": split}
+        site.models = [model(training=training)]
+        site.answer = [scored(["a", "b", "c"], np.array([0.9, 0.1, 0.3], np.float32))]
+        page = visit()
+        score(page)
+        page.wait_for_selector("#results:not([hidden])")
+        words = page.inner_text("#histogram-words")
+        assert "its median is 0.300. " in words
+        assert "specific between 0 and 1, non-specific between 0.25 and 0.5;" in words
+        assert said in words
+        assert f"7 rows, 3 of them non-specific{row}" in texts(page, "#facts dd")
+
+
+def test_a_model_without_its_training_scores_says_so(visit: Opener, site: Site) -> None:
+    training = {key: value for key, value in model()["training"].items() if key != "scores"}
+    for site.models in ([model(training=training)], [model(training=None, parity=None, model_card=None)]):
+        site.answer = [scored(["a"])]
+        page = visit()
+        score(page)
+        page.wait_for_selector("#results:not([hidden])")
+        assert texts(page, "#legend li") == ["this set (1)"]
+        assert "has no scores of its training set: only this set is shown" in page.inner_text("#histogram-words")
+
+
+def test_refusals_are_the_servers_own_words(visit: Opener, site: Site) -> None:
+    detail = "request: 2 of 3 records cannot be scored\n  line 2, <img src=x onerror=alert(1)>: position 3: '-'"
+    refused = problem(422, "Unprocessable Entity", detail, "Correct them.")
+    late = problem(503, "Service Unavailable", "the bundle is being replaced", "Send it again.")
+    page = visit()
+    for site.answer, heading in (
+        ([refused], "Nothing was scored (422 Unprocessable Entity)"),
+        ([{"done": 1, "total": 2}, {"problem": late}], "Nothing was scored (503 Service Unavailable)"),
+        ([{"done": 1, "total": 2}], "The server's answer ended before it was whole"),
+    ):
+        score(page)
+        page.get_by_role("heading", name=heading, exact=True).wait_for()
+        assert page.evaluate("document.activeElement.id") == "problem"
+        assert page.is_hidden("#results") and page.is_enabled("#score")
+        sent = site.answer[-1].get("problem", site.answer[-1])
+        assert page.text_content("#problem-detail") == sent.get("detail", "")
+        assert sent.get("fix", "Score again") in (page.text_content("#problem-fix") or "")
+    assert page.locator("#problem img").count() == 0
+    strange = "The answer is not that of abonyx"
+    for status, body, heading in (
+        (200, "<p>Sign in</p>\n", strange),
+        (502, "null", "The server answered 502 Bad Gateway"),
+        (200, "null\n", strange),
+        (502, '{"message": "no"}', "The server answered 502 Bad Gateway"),
+    ):
+        page.route("**/v1/score*", lambda route, _, status=status, body=body: route.fulfill(status=status, body=body))
+        score(page)
+        page.get_by_role("heading", name=heading, exact=True).wait_for()
+        assert page.inner_text("#problem-detail") == body.strip()
+    page.fill("#text", "  \n")
+    page.click("#score")
+    assert page.inner_text("#problem-title") == "There is nothing to score"
+    page.fill("#text", ">a\n" + "A" * 1_000_000)
+    page.click("#score")
+    assert "1,000,003 bytes; this server takes 1,000,000" in page.inner_text("#problem-detail")
+    assert len(site.asked) == 3
+
+
+def test_a_failure_keeps_the_earlier_answer(visit: Opener, site: Site) -> None:
+    site.answer = [scored(["a"])]
+    page = visit()
+    score(page)
+    page.wait_for_selector("#results:not([hidden])")
+    site.answer, site.headers = [problem(429, "Too Many Requests", "the queue is full", "Wait.")], {"Retry-After": "7"}
+    page.click("#score")
+    page.wait_for_selector("#problem:not([hidden])")
+    assert page.inner_text("#problem-fix") == "Wait. Try again in 7 s."
+    assert page.inner_text("#results-title") == "Earlier: 1 sequence scored, 0 called non-specific"
+    assert len(downloaded(page, "#download").splitlines()) == 2
+
+
+def test_model_not_ready_is_said_and_asked_for_again(visit: Opener, site: Site) -> None:
+    refused = problem(503, "Service Unavailable", "abonyx-mini: sha256 is not the manifest's", "Copy the bundle again.")
+    site.models, site.headers = [refused, model()], {"Retry-After": "1"}
+    page = visit()
+    page.wait_for_selector("#waiting:not([hidden])")
+    said = page.inner_text("#waiting")
+    assert said.splitlines() == [
+        "The model is not ready, so nothing can be scored yet.",
+        "abonyx-mini: sha256 is not the manifest's",
+        "Copy the bundle again.",
+        "Asked again every 1 s.",
+    ]
+    assert page.is_disabled("#score")
+    page.wait_for_selector("#waiting", state="hidden")
+    assert page.is_enabled("#score")
+    assert page.inner_text("#model") == "abonyx-mini: ready"
+    assert page.text_content("#status") == "The model is ready."
+
+
+def test_a_token_is_asked_for_and_sent(visit: Opener, site: Site) -> None:
+    site.models = [problem(401, "Unauthorized", "no token was given", "Give the server's."), model()]
+    site.answer = [scored(["a"])]
+    page = visit()
+    page.wait_for_selector("#token-form:not([hidden])")
+    assert page.inner_text("#token-words") == "no token was given\nGive the server's."
+    assert page.evaluate("document.activeElement.id") == "token"
+    page.keyboard.type("sécret")  # no header can hold it
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.querySelector('#token').validity.patternMismatch")
+    page.fill("#token", "secret")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#token-form", state="hidden")
+    score(page)
+    page.wait_for_selector("#results:not([hidden])")
+    assert site.asked[0].headers["authorization"] == "Bearer secret"
+
+
+def test_cancel(visit: Opener, site: Site) -> None:
+    page = visit()
+    page.route("**/v1/score*", lambda route: None)  # never answered
+    score(page)
+    page.wait_for_selector("#cancel:not([hidden])")
+    assert page.evaluate("document.activeElement.id") == "cancel"
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#cancel", state="hidden")
+    assert page.text_content("#status") == "Cancelled: nothing was scored."
+    assert page.evaluate("document.activeElement.id") == "score"
+
+
+def test_keyboard_alone(visit: Opener, site: Site) -> None:
+    site.answer = [scored([f"m{number}" for number in range(120)], rejected=[("bad", 3, "a gap")])]
+    page = visit()
+    page.wait_for_selector("#model-state.ready")
+
+    def tab_to(selector: str) -> None:
+        for _ in range(40):
+            page.keyboard.press("Tab")
+            if page.evaluate("selector => document.activeElement.matches(selector)", selector):
+                style = "getComputedStyle(document.activeElement).outlineStyle"
+                assert page.evaluate(style) == "solid"  # and one sees where one is
+                return
+        pytest.fail(f"Tab does not come to {selector}")
+
+    tab_to("#text")
+    page.keyboard.type(f">a\n{VH}")
+    tab_to("#score")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#results-title:focus")
+    assert "Done: 120 sequences scored" in (page.text_content("#status") or "")
+    tab_to("#find")
+    tab_to(".pager button:last-of-type")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")
+    assert page.inner_text("#scores [role=status]") == "Rows 101 to 120 of 120"
+    assert page.evaluate("document.activeElement.textContent") == "Previous"  # Next has nothing left to do
+    tab_to("#scores th.score button")
+    page.keyboard.press("Space")
+    assert page.get_attribute("#scores th.score", "aria-sort") == "descending"
+    assert texts(page, "#scores td.id")[0] == "m119"
+    tab_to("#download-rejected")
+
+
+CONTRASTS = """() => {
+  const rgb = (text) => text.match(/[\\d.]+/g).map(Number);
+  const luminance = ([r, g, b]) => [r, g, b].map((c) => c / 255)
+    .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, c, at) => sum + c * [0.2126, 0.7152, 0.0722][at], 0);
+  const ground = (element) => {
+    const [r, g, b, a = 1] = rgb(getComputedStyle(element).backgroundColor);
+    return a ? [r, g, b] : ground(element.parentElement);
+  };
+  const found = [];
+  for (const element of document.querySelectorAll("body *")) {
+    const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
+    if (!own || !element.checkVisibility() || element.disabled || element.closest("noscript")) continue;
+    const svg = element.namespaceURI.endsWith("svg");
+    const colour = getComputedStyle(element)[svg ? "fill" : "color"];
+    const [a, b] = [luminance(rgb(colour)), luminance(ground(element))].sort((x, y) => y - x);
+    found.push([(a + 0.05) / (b + 0.05), element.textContent.trim().slice(0, 30)]);
+  }
+  return found;
+}"""
+
+NAMELESS = """() => [...document.querySelectorAll("input, select, textarea, button, summary, table, svg[role=img]")]
+  .filter((element) => element.checkVisibility() && !(element.labels?.length || element.textContent.trim()
+    || element.ariaLabel || element.getAttribute("aria-labelledby")))
+  .map((element) => element.outerHTML)"""
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (360, "dark"), (1200, "light"), (1200, "dark")])
+def test_any_width_and_scheme_is_readable(visit: Opener, site: Site, width: int, scheme: str) -> None:
+    rejected = [("bad", 3, "a gap"), ("x" * 200, 4, "y" * 300)]
+    site.answer = [scored([*(f"m{number}" for number in range(60)), "=" + "i" * 150], rejected=rejected)]
+    page = visit(viewport={"width": width, "height": 740}, color_scheme=scheme)
+    score(page)
+    page.wait_for_selector("#results:not([hidden])")
+    page.click("#card summary")
+    page.click("#histogram summary")
+    page.check("#whole")
+    site.answer = [problem(422, "Unprocessable Entity", "z" * 300, "Correct it.")]
+    page.click("#score")
+    page.wait_for_selector("#problem:not([hidden])")
+    assert page.evaluate("document.documentElement.scrollWidth") == width  # nothing to scroll sideways
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (ground == "rgb(244, 246, 248)") == (scheme == "light")
+    contrasts = page.evaluate(CONTRASTS)
+    assert len(contrasts) > 300
+    assert [each for each in contrasts if each[0] < 4.5] == []  # WCAG 2 AA
+    assert page.evaluate(NAMELESS) == []
+
+
+def test_the_card_is_text(visit: Opener, site: Site) -> None:
+    hostile = "# A *card*\n\n<script>alert(1)</script> [a link](javascript:alert(1)) **bold** 3 * 4 * 5\n\n"
+    hostile += "- one\n  more\n- two"
+    site.models = [model(model_card=hostile)]
+    page = visit()
+    page.click("#card summary")
+    assert texts(page, "#card-text > *") == [
+        "A card",
+        "<script>alert(1)</script> a link (javascript:alert(1)) bold 3 * 4 * 5",
+        "one more\ntwo",
+    ]
+    assert page.locator("#card-text :is(script, a)").count() == 0
+    site.models = [model()]
+    page.reload()
+    page.click("#card summary")
+    assert page.locator("#card-text table").count() == 2
+    card = (MINI / "README.md").read_text(encoding="utf-8")
+    for word in ("cross-validation", "What it is not for", "Architecture: Meier et al. 2021"):
+        assert word in card and word in page.inner_text("#card-text")
+
+
+def test_the_page_names_nothing_outside() -> None:
+    for name in ("index.html", "app.js", "style.css"):
+        text = (FILES / name).read_text(encoding="utf-8")
+        assert "//" not in text.replace("http://www.w3.org/2000/svg", "").replace("// ", "").replace("\n//", "")
+        assert "innerHTML" not in text and " style=" not in text and "onclick" not in text

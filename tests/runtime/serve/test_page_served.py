@@ -1,0 +1,110 @@
+"""The page in Chromium before the real service and the shipped model."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+for _name in ("fastapi", "uvicorn", "prometheus_client"):
+    pytest.importorskip(_name, reason="the serve extra is not installed")
+
+from abonyx.bundle.tolerances import BATCH_NEIGHBOURS  # noqa: E402
+from abonyx.config import RuntimeConfig  # noqa: E402
+
+from ...conftest import EXAMPLES, MINI  # noqa: E402
+from .serving import ADMIN, TOKEN, Running, made_up, service  # noqa: E402
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+
+def visit(new_page: Callable[[], Page], running: Running) -> Page:
+    page = new_page()
+    page.goto(f"http://{running.host}:{running.port}/")
+    return page
+
+
+def test_scores_and_refusals_are_the_services(new_page: Callable[[], Page]) -> None:
+    text = EXAMPLES.read_text(encoding="utf-8")
+    given = list(csv.DictReader(io.StringIO(text)))
+    with service(token=TOKEN) as running:
+        page = visit(new_page, running)
+        page.fill("#token", TOKEN)
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#model-state.ready")
+        page.fill("#text", f"{text}gap,EV-QL\n")
+        page.click("#score")
+        page.wait_for_selector("#results:not([hidden])")
+        with page.expect_download() as waited:
+            page.click("#download")
+        found = list(csv.DictReader(io.StringIO(waited.value.path().read_text(encoding="utf-8"))))
+        assert [(row["id"], row["sequence"]) for row in found] == [(row["id"], row["sequence"]) for row in given]
+        p = running.session.score([row["sequence"] for row in given])
+        assert [float(row["p_nonspecific"]) for row in found] == pytest.approx(p.tolist(), abs=BATCH_NEIGHBOURS, rel=0)
+        assert [row["nonspecific"] for row in found] == [str(int(value > 0.5)) for value in p]
+        assert page.locator("#rejects tbody tr").count() == 1
+        assert page.inner_text("#rejects td.number") == str(len(given) + 2)
+        assert page.locator("#legend li").count() == 3  # the shipped model has its training scores
+        assert running.session.bundle.sha256 in page.inner_text("#facts")
+
+        page.uncheck("#skip")
+        page.click("#score")
+        page.wait_for_selector("#problem:not([hidden])")
+        assert page.inner_text("#problem-title") == "Nothing was scored (422 Unprocessable Entity)"
+        assert "gap" in page.inner_text("#problem-detail")
+
+
+def test_progress_as_it_comes_and_cancelling(new_page: Callable[[], Page]) -> None:
+    with service() as running:
+        page = visit(new_page, running)
+        page.fill("#text", "\n".join(f">s{number}\n{each}" for number, each in enumerate(made_up(150, 3))))
+        with running.engine.held():
+            page.click("#score")
+            page.wait_for_selector("#counted:text-is('0 of 150 sequences')")
+            assert page.locator("#bar").evaluate("bar => [bar.value, bar.max]") == [0, 150]
+        page.wait_for_selector("#results-title:focus")
+        assert page.inner_text("#scores [role=status]") == "Rows 1 to 50 of 150"
+        with running.engine.held():
+            page.click("#score")
+            page.wait_for_selector("#counted:text-is('0 of 150 sequences')")
+            page.click("#cancel")
+            page.wait_for_selector("#score:focus")
+        assert page.inner_text("#results-title").startswith("Earlier: 150 sequences scored")
+
+
+def test_a_broken_model_is_said_and_the_next_one_found(new_page: Callable[[], Page], tmp_path: Path) -> None:
+    bundles = {name: Path(shutil.copytree(MINI, tmp_path / name)) for name in ("broken", "other")}
+    with (bundles["broken"] / "fp16-weights" / "model.onnx.data").open("r+b") as weights:
+        weights.write(b"\0" * 64)
+    manifest = json.loads((MINI / "manifest.json").read_text())
+    (bundles["other"] / "manifest.json").write_text(json.dumps(manifest | {"name": "another"}))
+    configs = iter(RuntimeConfig(bundle=str(bundles[name])) for name in ("other", "broken", "other"))
+    with service(admin_token=ADMIN, load=lambda: next(configs)) as running:
+
+        def reload() -> int:
+            return running.ask("POST", "/v1/reload", headers={"Authorization": f"Bearer {ADMIN}"}).status
+
+        page = visit(new_page, running)
+        page.click("#example")
+        assert reload() == 200  # the page still has the model before it
+        assert page.inner_text("#model") == "abonyx-mini: ready"
+        page.click("#score")
+        page.wait_for_selector("#results-title:focus")
+        page.wait_for_selector("#model-name:text-is('another: ready')")
+        assert page.locator("#legend li").count() == 3
+
+        assert reload() >= 500
+        page.click("#score")
+        page.wait_for_selector("#waiting:not([hidden])")
+        assert "sha256" in page.inner_text("#waiting") and page.is_disabled("#score")
+        assert reload() == 200
+        page.wait_for_selector("#waiting", state="hidden")
+        page.click("#score")
+        page.wait_for_selector("#results-title:focus")

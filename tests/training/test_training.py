@@ -1,0 +1,79 @@
+"""training/: the card says what the records say, and the corpus rule removes what it should."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from abonyx.bundle import open_bundle
+
+from ..conftest import MINI, REPOSITORY
+
+RECORDS = REPOSITORY / "training" / "records"
+
+
+def record(name: str) -> dict[str, object]:
+    found: dict[str, object] = json.loads((RECORDS / f"{name}.json").read_text())
+    return found
+
+
+def test_the_card_is_of_the_shipped_bundle_and_quotes_its_record() -> None:
+    pytest.importorskip("torch", reason="training/ needs the export extra")
+    pytest.importorskip("matplotlib")
+    import card
+
+    figures = record("card")
+    mini = figures["mini"]
+    assert isinstance(mini, dict)
+    bundle = open_bundle(MINI)
+    assert mini["bundle_sha256"] == bundle.sha256
+    text = (MINI / "README.md").read_text(encoding="utf-8")
+    assert card.table(figures) in text
+    parity = bundle.manifest.variants["fp16-weights"].parity
+    assert parity is not None
+    assert f"{parity.p.max:.1e}".replace("e-0", "e-") in text
+
+
+def test_the_shipped_scores_agree_with_the_shipped_cross_validation() -> None:
+    training = open_bundle(MINI).manifest.head.training
+    assert training is not None and training.scores is not None
+    half = training.scores.bin_edges.index(0.5)
+    right = sum(training.scores.specific[:half]) + sum(training.scores.nonspecific[half:])
+    (candidate,) = training.candidates
+    assert candidate.accuracy_seed_sd is not None
+    assert abs(right / training.rows - candidate.accuracy_mean) < 3 * candidate.accuracy_seed_sd
+
+
+def test_the_shipped_seed_is_the_median_of_five() -> None:
+    runs = record("seeds")["runs"]
+    assert isinstance(runs, dict) and len(runs) == 5
+    areas = {
+        run["training"]["seed"]: next(row["roc_auc"] for row in run["settings"] if row["scaled"] and row["C"] == 0.01)
+        for run in runs.values()
+    }
+    shipped = record("pretrain")
+    assert areas[shipped["seed"]] == np.median(list(areas.values()))
+    assert sorted(areas) == [10, 11, 12, 13, 14]
+    recipes = [run["training"]["recipe"] for run in runs.values()]
+    assert all(recipe == shipped["recipe"] for recipe in recipes)
+
+
+def test_near_duplicates_of_test_sequences_are_found() -> None:
+    pytest.importorskip("rapidfuzz")
+    import corpus
+
+    test = "EVQLVESGGGLVQPGRSLRLSCAASGFTFDDYAMHWVRQAPGKGLEWVSAITWNSGHIDYADSVEGRFTISRDNAKNSLYLQ"
+    four_changed = test.replace("EVQL", "QWQM").replace("DDYAMH", "SDYAMH")
+    five_changed = four_changed.replace("HIDY", "HIDW")
+    cases = [test, test[15:], f"{test}WGQGT", four_changed, five_changed, test[::-1]]
+    # 82 residues: 4 changes leave 95.1 % identical, 5 leave 93.9 %
+    assert corpus.near(cases, [test, "A" * 100]).tolist() == [True, True, True, True, False, False]
+
+
+def test_the_corpus_holds_no_row_of_the_non_commercial_sets() -> None:
+    kept = record("corpus")["kept_by_source"]
+    assert isinstance(kept, dict)
+    assert not [source for source in kept if source.startswith(("avida", "vhhcorpus"))]
+    assert record("corpus")["longest_residues"] == open_bundle(MINI).manifest.max_residues
