@@ -39,7 +39,7 @@ FEW = 32  # rows of the warm-up, one full batch of the peers', and of the check 
 PAUSE_S = 0.5  # thread pools spin for a while after a run
 
 
-class Engine(NamedTuple):
+class PeerEngine(NamedTuple):
     """How one engine is run: a module of peers/ in an environment, on a model, with options of its own."""
 
     module: str
@@ -50,24 +50,24 @@ class Engine(NamedTuple):
 
 
 ENGINES = {
-    "old": Engine("pytorch", "fp32"),
-    "transformers-bf16": Engine("pytorch", "bf16"),
-    "optimum": Engine("stock_onnx", "fp32", options={"with": "optimum"}),
-    "fastembed-bio": Engine("stock_onnx", "fp32", options={"with": "plain"}),
-    "abonyx-fp32": Engine("abonyx_session", "fp32", options={"provider": "cpu"}),
-    "abonyx-int8": Engine("abonyx_session", "int8", options={"provider": "cpu"}),
-    "abonyx-openvino-fp32": Engine("abonyx_session", "fp32", "esm1v", "openvino", {"provider": "openvino"}),
-    "abonyx-openvino-int8": Engine("abonyx_session", "int8", "esm1v", "openvino", {"provider": "openvino"}),
-    "esm-cpp-int8": Engine("esmcpp", "int8", "esm2", "esmcpp"),
-    "abonyx-int8-esm2": Engine("abonyx_session", "int8", "esm2", options={"provider": "cpu"}),
+    "old": PeerEngine("pytorch", "fp32"),
+    "transformers-bf16": PeerEngine("pytorch", "bf16"),
+    "optimum": PeerEngine("stock_onnx", "fp32", options={"with": "optimum"}),
+    "fastembed-bio": PeerEngine("stock_onnx", "fp32", options={"with": "plain"}),
+    "abonyx-fp32": PeerEngine("abonyx_session", "fp32", options={"provider": "cpu"}),
+    "abonyx-int8": PeerEngine("abonyx_session", "int8", options={"provider": "cpu"}),
+    "abonyx-openvino-fp32": PeerEngine("abonyx_session", "fp32", "esm1v", "openvino", {"provider": "openvino"}),
+    "abonyx-openvino-int8": PeerEngine("abonyx_session", "int8", "esm1v", "openvino", {"provider": "openvino"}),
+    "esm-cpp-int8": PeerEngine("esmcpp", "int8", "esm2", "esmcpp"),
+    "abonyx-int8-esm2": PeerEngine("abonyx_session", "int8", "esm2", options={"provider": "cpu"}),
 }
 # ESM-2 in PyTorch, and esm-cpp not yet quantised against it: asked once, not timed, closed before the others open.
-REFERENCE_ESM2 = Engine("pytorch", "fp32", "esm2")
-ESMCPP_FP32 = Engine("esmcpp", "fp32", "esm2", "esmcpp")
+REFERENCE_ESM2 = PeerEngine("pytorch", "fp32", "esm2")
+ESMCPP_FP32 = PeerEngine("esmcpp", "fp32", "esm2", "esmcpp")
 SHEHATA_ENGINES = ("abonyx-int8", "abonyx-openvino-int8")
 
 
-class Worker:
+class PeerProcess:
     """A process that holds one engine."""
 
     def __init__(self, name: str, module: str, python: Path, request: dict[str, Any], log: Path) -> None:
@@ -119,7 +119,7 @@ class Worker:
 
 
 @dataclass
-class Run:
+class BenchmarkRun:
     """One engine's results.
 
     Attributes:
@@ -127,7 +127,7 @@ class Run:
         p: the last one's probabilities, none from esm-cpp.
     """
 
-    worker: Worker
+    worker: PeerProcess
     seconds: list[float] = field(default_factory=list)
     processors: list[float] = field(default_factory=list)
     p: list[float] = field(default_factory=list)
@@ -210,7 +210,7 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def choose(only: str | None, variants: list[str]) -> dict[str, Engine]:
+def choose(only: str | None, variants: list[str]) -> dict[str, PeerEngine]:
     """The engines to run, the reference first."""
     wanted = set(only.split(",")) if only else set(ENGINES)
     if unknown := wanted - set(ENGINES):
@@ -272,7 +272,7 @@ class Benchmark:
         models = {engine.model for engine in self.engines.values()}
         return prepare(given.work.absolute(), given.layers, models, peers, options, self.say)
 
-    def open(self, name: str, engine: Engine) -> Worker:
+    def open(self, name: str, engine: PeerEngine) -> PeerProcess:
         """Start an engine's process."""
         rows = self.ids if engine.module == "esmcpp" else self.sequences
         bundle = self.prepared.bundle[engine.model]
@@ -288,7 +288,7 @@ class Benchmark:
             **engine.options,
         }
         log = self.arguments.work.absolute() / f"{name}.log"
-        worker = Worker(name, engine.module, self.pythons[engine.environment], request, log)
+        worker = PeerProcess(name, engine.module, self.pythons[engine.environment], request, log)
         self.say(f"opened {name} in {worker.opened['open_s']:.1f} s")
         return worker
 
@@ -304,22 +304,22 @@ class Benchmark:
                 raise SystemExit(f"esm-cpp before quantisation is another model: {'; '.join(wrong)}")
         return {"esm2": p}
 
-    def once(self, name: str, engine: Engine, call: str, workload: str) -> list[float]:
+    def once(self, name: str, engine: PeerEngine, call: str, workload: str) -> list[float]:
         """One call's probabilities from a process that is closed again."""
         worker = self.open(name, engine)
         p: list[float] = worker.ask(call, workload)["p"]
         worker.close()
         return p
 
-    def open_all(self, stack: ExitStack) -> dict[str, Run]:
+    def open_all(self, stack: ExitStack) -> dict[str, BenchmarkRun]:
         """Open every engine, one after the other."""
         runs = {}
         for name, engine in self.engines.items():
-            runs[name] = Run(self.open(name, engine))
+            runs[name] = BenchmarkRun(self.open(name, engine))
             stack.callback(runs[name].worker.close)
         return runs
 
-    def repeat(self, runs: dict[str, Run], repeats: range) -> None:
+    def repeat(self, runs: dict[str, BenchmarkRun], repeats: range) -> None:
         """Ask each engine in turn; repeat 0 is the warm-up, of few rows and not counted."""
         for repeat in repeats:
             for name, run in runs.items():
@@ -331,7 +331,9 @@ class Benchmark:
                     run.processors.append(answer["cpu_s"] / answer["seconds"])
                 self.say(f"{f'repeat {repeat}' if repeat else 'warm-up'}: {name} {answer['seconds']:.2f} s")
 
-    def parity(self, runs: dict[str, Run], references: dict[str, list[float]]) -> tuple[dict[str, Any], list[str]]:
+    def parity(
+        self, runs: dict[str, BenchmarkRun], references: dict[str, list[float]]
+    ) -> tuple[dict[str, Any], list[str]]:
         """Every engine's differences from PyTorch float32, and what is over its limit."""
         figures, wrong = {}, []
         for name, run in runs.items():

@@ -31,7 +31,7 @@ import numpy as np
 import torch
 
 from abonyx_export.fit.cross_validation import cross_validate, fit_once
-from pretrain import FIRST_RESIDUE, Encoder, Recipe, Run, encode, pretrain, read_corpus, read_recipe
+from pretrain import FIRST_RESIDUE, PretrainedEncoder, Recipe, TrainingRun, encode, pretrain, read_corpus, read_recipe
 
 RECIPE = Path(__file__).resolve().parent / "recipe.toml"
 FOLDS, CV_SEEDS = 10, range(5)
@@ -56,7 +56,7 @@ def changed(recipe: Recipe, change: str) -> Recipe:
     return replace(recipe, **values)
 
 
-def pooled(model: Encoder, sequences: Sequence[str], device: str) -> np.ndarray:
+def pooled(model: PretrainedEncoder, sequences: Sequence[str], device: str) -> np.ndarray:
     """Residue means of the embedding layer and the last, float32 arithmetic: (n, 2H) float32."""
     width = max(map(len, sequences)) + 2
     parts = []
@@ -96,7 +96,7 @@ def validate_all(features: dict[str, np.ndarray], labels: np.ndarray, jobs: int)
 
 def train(recipe: Recipe, corpus: list[str], seed: int, arguments: argparse.Namespace, name: str) -> dict[str, Any]:
     """One encoder: its checkpoint, its pooled embeddings, its training record."""
-    run = Run.begin(recipe, corpus, seed, arguments.device)
+    run = TrainingRun.begin(recipe, corpus, seed, arguments.device)
     if recipe.steps:
         if arguments.device == "cuda":
             run.model.compile()

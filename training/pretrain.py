@@ -77,7 +77,7 @@ def read_recipe(path: Path) -> Recipe:
     return Recipe(**values)
 
 
-class Layer(nn.Module):
+class PretrainedLayer(nn.Module):
     """One pre-norm transformer layer; its tensors bear transformers' names."""
 
     def __init__(self, hidden: int, attention_heads: int, dropout: float) -> None:
@@ -110,7 +110,7 @@ class Layer(nn.Module):
         return x + functional.dropout(self.output["dense"](wide), self.dropout, self.training)
 
 
-class Encoder(nn.Module):
+class PretrainedEncoder(nn.Module):
     """ESM-1v's encoder with its masked-language head: absolute positions, token dropout, a norm at the end."""
 
     def __init__(self, recipe: Recipe, positions: int) -> None:
@@ -122,7 +122,7 @@ class Encoder(nn.Module):
                 "position_embeddings": nn.Embedding(positions, hidden, padding_idx=PAD),
             }
         )
-        layers = [Layer(hidden, recipe.attention_heads, recipe.dropout) for _ in range(recipe.layers)]
+        layers = [PretrainedLayer(hidden, recipe.attention_heads, recipe.dropout) for _ in range(recipe.layers)]
         self.encoder = nn.ModuleDict(
             {"layer": nn.ModuleList(layers), "emb_layer_norm_after": nn.LayerNorm(hidden, eps=1e-5)}
         )
@@ -196,7 +196,7 @@ def mask_tokens(ids: Tensor, share: float, generator: torch.Generator) -> tuple[
 
 
 @dataclass
-class Run:
+class TrainingRun:
     """One pretraining run: what it trains on, its model and where it stands."""
 
     recipe: Recipe
@@ -205,14 +205,14 @@ class Run:
     device: str
     train: Tensor
     held_out: Tensor
-    model: Encoder
+    model: PretrainedEncoder
     optimiser: torch.optim.Optimizer
     generator: torch.Generator
     step: int
     history: list[dict[str, float]]
 
     @classmethod
-    def begin(cls, recipe: Recipe, sequences: Sequence[str], seed: int, device: str) -> Run:
+    def begin(cls, recipe: Recipe, sequences: Sequence[str], seed: int, device: str) -> TrainingRun:
         """A run at step 0. The split into trained and held-out sequences is the same for every seed."""
         longest = max(map(len, sequences))
         tokens = encode(sequences, 8 * math.ceil((longest + 2) / 8))
@@ -220,7 +220,7 @@ class Run:
         held_out = round(recipe.held_out_share * len(tokens))
         torch.manual_seed(seed)
         # PAD + 1 ids before the first position, then CLS, the longest sequence and EOS: no row is left untrained.
-        model = Encoder(recipe, PAD + 1 + longest + 2).to(device)
+        model = PretrainedEncoder(recipe, PAD + 1 + longest + 2).to(device)
         tables = {id(table) for table in model.embeddings.parameters()}
         decayed = [p for p in model.parameters() if p.ndim == 2 and id(p) not in tables]
         others = [p for p in model.parameters() if p.ndim != 2 or id(p) in tables]
@@ -325,12 +325,12 @@ class Run:
 
 
 def pretrain(
-    run: Run, directory: Path, report: Callable[[str], object], stop_after: int | None = None
+    run: TrainingRun, directory: Path, report: Callable[[str], object], stop_after: int | None = None
 ) -> dict[str, Any] | None:
     """Train to the recipe's last step, saving the state at each report.
 
     Args:
-        run: from Run.begin; goes on from directory/state.pt where there is one.
+        run: from TrainingRun.begin; goes on from directory/state.pt where there is one.
         directory: created; gets OUTPUTS at the end, and loses state.pt.
         report: called with a line at each report.
         stop_after: end the process's part at this step, as an interrupted run would.
@@ -368,7 +368,7 @@ def pretrain(
     return record
 
 
-def write_checkpoint(run: Run, directory: Path) -> dict[str, Any]:
+def write_checkpoint(run: TrainingRun, directory: Path) -> dict[str, Any]:
     """Write OUTPUTS and give the training record."""
     from safetensors.torch import save_file
 
@@ -436,7 +436,9 @@ def main() -> None:
     finished = [name for name in OUTPUTS if (arguments.output / name).exists()]
     if finished and not (arguments.output / STATE).exists():  # with it, a run was stopped while it wrote them
         sys.exit(f"{arguments.output} holds {', '.join(finished)} already; name another directory")
-    run = Run.begin(read_recipe(arguments.recipe), read_corpus(arguments.corpus), arguments.seed, arguments.device)
+    run = TrainingRun.begin(
+        read_recipe(arguments.recipe), read_corpus(arguments.corpus), arguments.seed, arguments.device
+    )
     if arguments.device == "cuda":
         run.model.compile()
     pretrain(run, arguments.output, lambda line: sys.stderr.write(f"{line}\n"))

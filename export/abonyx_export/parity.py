@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from abonyx.arrays import Float64Array
 from abonyx.bundle import Golden
 from abonyx.bundle.manifest import Difference, Parity
 from abonyx.bundle.selftest import sigmoid
@@ -18,8 +19,6 @@ from abonyx_export.encoder.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from transformers import EsmModel
-
-FloatArray = npt.NDArray[np.float64]
 Tokens = Sequence[npt.NDArray[np.int64]]
 
 
@@ -110,8 +109,8 @@ def round_weights(model: EsmModel) -> None:
 
 
 def differences(
-    golden: Golden, embedding: npt.NDArray[np.floating], logit: FloatArray, p: FloatArray
-) -> dict[str, FloatArray]:
+    golden: Golden, embedding: npt.NDArray[np.floating], logit: Float64Array, p: Float64Array
+) -> dict[str, Float64Array]:
     """|difference| from the golden rows: embedding (n, D), logit (n,), p (n,)."""
     return {
         "embedding": np.abs(embedding - golden.embedding.astype(np.float64)),
@@ -120,16 +119,16 @@ def differences(
     }
 
 
-def summarise(found: dict[str, FloatArray]) -> dict[str, Difference]:
+def summarise(found: dict[str, Float64Array]) -> dict[str, Difference]:
     """Max and mean of each."""
     return {name: Difference(max=float(values.max()), mean=float(values.mean())) for name, values in found.items()}
 
 
 def measure(
     golden: Golden,
-    embedding: FloatArray,
-    logit: FloatArray,
-    p: FloatArray,
+    embedding: Float64Array,
+    logit: Float64Array,
+    p: Float64Array,
     thresholds: Sequence[float],
     weight_rounding: dict[str, Difference] | None,
     *,
@@ -172,7 +171,7 @@ def measure(
     )
 
 
-def enforce(found: dict[str, FloatArray], limits: Limits, variant: str, provider: str, detail: str, fix: str) -> None:
+def enforce(found: dict[str, Float64Array], limits: Limits, variant: str, provider: str, detail: str, fix: str) -> None:
     """Refuse a variant over its limits.
 
     Args:

@@ -10,14 +10,14 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from abonyx.arrays import Int64Array
+
 # What an attention score gets where the key is padding. exp(-1e4) is 0 in float32 and float16, and -1e4 is finite in
 # float16, where float32's minimum is not (apple/coremltools#2669).
 MASKED = np.float32(-1e4)
 
-IntArray = npt.NDArray[np.int64]
 
-
-def plan_batches(lengths_tokens: IntArray, token_budget: int) -> Iterator[IntArray]:
+def plan_batches(lengths_tokens: Int64Array, token_budget: int) -> Iterator[Int64Array]:
     """Row numbers of each batch, longest rows first, so that memory peaks in the first batch.
 
     Args:
@@ -35,7 +35,7 @@ def plan_batches(lengths_tokens: IntArray, token_budget: int) -> Iterator[IntArr
         start += rows
 
 
-def eos_in_mean(lengths_tokens: IntArray, batch_size: int) -> npt.NDArray[np.bool_]:
+def eos_in_mean(lengths_tokens: Int64Array, batch_size: int) -> npt.NDArray[np.bool_]:
     """Which rows the old pipeline averaged with their EOS, had it run them in file order in batches of batch_size.
 
     It zeroed the mask's last COLUMN, which is the EOS only of a batch's longest rows: every shorter row kept its own.
@@ -51,7 +51,7 @@ def eos_in_mean(lengths_tokens: IntArray, batch_size: int) -> npt.NDArray[np.boo
 
 
 def make_inputs(
-    rows: Sequence[IntArray],
+    rows: Sequence[Int64Array],
     names: Iterable[str],
     pad_id: int,
     eos_pooled: npt.NDArray[np.bool_] | None = None,

@@ -11,15 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from abonyx import alphabet
+from abonyx.arrays import Float32Array
 from abonyx.batching import eos_in_mean, plan_batches
 from abonyx.bundle.manifest import Manifest
 from abonyx.errors import InputError, OutOfDeviceMemory, ScoreNotFinite, printable
 
-FloatArray = npt.NDArray[np.float32]
 Tokens = Sequence[npt.NDArray[np.int64]]
 
 
-class Engine(Protocol):
+class BatchEngine(Protocol):
     """What scoring needs of a session."""
 
     @property
@@ -33,7 +33,7 @@ class Engine(Protocol):
     def turn(self) -> contextlib.AbstractContextManager[None]: ...
     def run_batch(
         self, rows: Tokens, eos_pooled: npt.NDArray[np.bool_] | None, outputs: Sequence[str]
-    ) -> list[FloatArray]: ...
+    ) -> list[Float32Array]: ...
     def halve_token_budget(self, failed_tokens: int, planned_budget: int) -> None: ...
 
 
@@ -95,14 +95,14 @@ def tokenize(manifest: Manifest, sequences: Sequence[str], *, distinct: bool = T
 
 
 def run_sequences(
-    engine: Engine,
+    engine: BatchEngine,
     tokens: Tokenized,
     output: str,
     *,
     ids: Sequence[str] | None = None,
     eos_pooled: npt.NDArray[np.bool_] | None = None,
     on_batch: Callable[[int], None] | None = None,
-) -> FloatArray:
+) -> Float32Array:
     """One graph output for n tokenized sequences, in their order.
 
     Args:
@@ -129,7 +129,7 @@ def run_sequences(
     budget = engine.token_budget
     plan = list(plan_batches(lengths, budget))
 
-    def run(batch: npt.NDArray[np.int64]) -> FloatArray:
+    def run(batch: npt.NDArray[np.int64]) -> Float32Array:
         flags = None if eos_pooled is None else eos_pooled[batch]
         return run_rows(engine, [rows[index] for index in batch], flags, [output], budget)[0]
 
@@ -153,12 +153,12 @@ def run_sequences(
 
 
 def run_rows(
-    engine: Engine,
+    engine: BatchEngine,
     rows: Tokens,
     eos_pooled: npt.NDArray[np.bool_] | None,
     outputs: Sequence[str],
     planned_budget: int,
-) -> list[FloatArray]:
+) -> list[Float32Array]:
     """Graph outputs of a planned batch, in its order: run in parts where the token budget was halved since.
 
     Args:

@@ -33,7 +33,7 @@ from abonyx.bundle.manifest import Manifest, Variant
 from abonyx.bundle.tolerances import BF16, looser
 from abonyx.config import RuntimeConfig
 from abonyx.engine.cuda_driver import CudaDevice, chosen_device
-from abonyx.engine.installed import Engine, describe, identity, preload, shown
+from abonyx.engine.installed import InstalledEngine, describe, identity, preload, shown
 from abonyx.engine.process import (
     caller_outside,
     keep_forever,
@@ -562,7 +562,7 @@ def _placement(ort: ModuleType, native: onnxruntime.InferenceSession, config: Ru
     return dict(nodes)
 
 
-def describe_engine() -> Engine:
+def describe_engine() -> InstalledEngine:
     """What `abonyx doctor` says of the engine. Opens no session.
 
     Raises:

@@ -22,7 +22,7 @@ from abonyx import alphabet
 from abonyx.bundle import Bundle, graph_file
 from abonyx.bundle.manifest import RESIDUES, parse_manifest
 from abonyx.errors import BundleError, ConfigError, EngineError, HeadRefused, InputError, printable
-from abonyx.input.records import Problem, read_records
+from abonyx.input.records import RejectedRecord, read_records
 from abonyx_export.head import head, unpickle
 
 MINI_MANIFEST = json.loads((Path(__file__).parents[2] / "artifacts" / "mini" / "manifest.json").read_text())
@@ -59,7 +59,7 @@ def _read_records(data: bytes, columns: tuple[str | None, str | None, str | None
             if record.line < max(line, 1):
                 _fail(f"line {record.line} after {line}")
             line = record.line
-            if isinstance(record, Problem):
+            if isinstance(record, RejectedRecord):
                 if not printable(record.id).isprintable() or not record.reason.isprintable():
                     _fail(f"problem {record!a}")
                 continue

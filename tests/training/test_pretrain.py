@@ -16,7 +16,18 @@ import torch
 import pretrain as module
 from abonyx.bundle import tolerances
 from abonyx_export.encoder.checkpoint import load_checkpoint
-from pretrain import IGNORED, MASK, PAD, Encoder, Recipe, Run, encode, mask_tokens, pretrain, read_recipe
+from pretrain import (
+    IGNORED,
+    MASK,
+    PAD,
+    PretrainedEncoder,
+    Recipe,
+    TrainingRun,
+    encode,
+    mask_tokens,
+    pretrain,
+    read_recipe,
+)
 
 from ..conftest import REPOSITORY
 
@@ -44,7 +55,7 @@ def weights(directory: Path) -> dict[str, np.ndarray]:
 def train(sequences: list[str], directory: Path, seed: int = 1, **options: int) -> dict[str, object] | None:
     torch.use_deterministic_algorithms(True)
     try:
-        return pretrain(Run.begin(RECIPE, sequences, seed, "cpu"), directory, lambda line: None, **options)
+        return pretrain(TrainingRun.begin(RECIPE, sequences, seed, "cpu"), directory, lambda line: None, **options)
     finally:
         torch.use_deterministic_algorithms(False)
 
@@ -53,7 +64,7 @@ def test_is_the_model_of_transformers(tmp_path: Path, sequences: list[str]) -> N
     from transformers import EsmForMaskedLM
 
     torch.manual_seed(3)
-    run = Run.begin(RECIPE, sequences, 1, "cpu")
+    run = TrainingRun.begin(RECIPE, sequences, 1, "cpu")
     with torch.no_grad():
         for parameter in run.model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter)).copy_(parameter.half())
@@ -106,7 +117,7 @@ def test_a_state_of_another_seed_is_refused(tmp_path: Path, sequences: list[str]
 
 def test_learns(tmp_path: Path, sequences: list[str]) -> None:
     recipe = replace(RECIPE, steps=80, dropout=0.0, report_steps=40)
-    record = pretrain(Run.begin(recipe, sequences * 4, 1, "cpu"), tmp_path, lambda line: None)
+    record = pretrain(TrainingRun.begin(recipe, sequences * 4, 1, "cpu"), tmp_path, lambda line: None)
     assert record is not None
     losses = [line["held_out_loss"] for line in record["history"]]
     assert losses[-1] < 2.6 < np.log(20)  # residue frequencies alone are nearly there; uniform is 3.0
@@ -139,7 +150,7 @@ def test_masking() -> None:
 
 
 def test_every_sequence_once_an_epoch(sequences: list[str]) -> None:
-    run = Run.begin(replace(RECIPE, held_out_share=0.0), sequences, 1, "cpu")
+    run = TrainingRun.begin(replace(RECIPE, held_out_share=0.0), sequences, 1, "cpu")
     rows = []
     for step in range(3):
         run.step = step
@@ -160,7 +171,7 @@ def test_recipe_is_what_its_file_says() -> None:
     recipe = read_recipe(REPOSITORY / "training" / "recipe.toml")
     assert isinstance(recipe, Recipe)
     assert asdict(recipe)["layers"] == 6
-    assert sum(p.numel() for p in Encoder(recipe, 152).parameters()) < 8e6
+    assert sum(p.numel() for p in PretrainedEncoder(recipe, 152).parameters()) < 8e6
 
 
 def test_command_line_refuses_a_finished_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from abonyx.arrays import Float32Array
 from abonyx.bundle.tolerances import FP16_LARGEST_ACTIVATION
 from abonyx.errors import ParityError
 from abonyx_export.encoder.checkpoint import EncoderConfig
@@ -31,9 +32,7 @@ from abonyx_export.encoder.graph import (
 
 CUDA_INPUTS = ("input_ids", "position_ids", "lengths", "pool_weights")
 FUSED = "com.microsoft"
-
-FloatArray = npt.NDArray[np.float32]
-Tensor = Callable[[str], FloatArray]
+Tensor = Callable[[str], Float32Array]
 
 
 def write_cuda_encoder(
@@ -88,15 +87,15 @@ def _bias(graph: Graph, tensor: Tensor, source: str) -> str:
     return graph.weight(f"{source}.bias", tensor(f"{source}.bias"))
 
 
-def _output_bias(tensor: Tensor, source: str) -> FloatArray:
+def _output_bias(tensor: Tensor, source: str) -> Float32Array:
     """The attention's output bias (H,) with the value's, which attention passes on whole: its weights sum to 1."""
     weight, bias = (tensor(f"{source}.attention.output.dense.{part}") for part in ("weight", "bias"))
     value = tensor(f"{source}.attention.self.value.bias").astype(np.float64)
-    whole: FloatArray = (bias + weight @ value).astype(np.float32)
+    whole: Float32Array = (bias + weight @ value).astype(np.float32)
     return whole
 
 
-def _check_range(bias: FloatArray, product: str) -> None:
+def _check_range(bias: Float32Array, product: str) -> None:
     """As parity.check_range, for a number that no activation of PyTorch is: there the value has its bias already.
 
     The product without it is off from one that parity watches by no more than this, and so is in range too.
@@ -111,7 +110,7 @@ def _check_range(bias: FloatArray, product: str) -> None:
 
 
 def _add_and_norm(
-    graph: Graph, config: EncoderConfig, tensor: Tensor, product: str, residual: str, bias: FloatArray, norm: str
+    graph: Graph, config: EncoderConfig, tensor: Tensor, product: str, residual: str, bias: Float32Array, norm: str
 ) -> tuple[str, str]:
     """LayerNorm `norm` of product + bias (H,) + residual, and that sum: (B, L, H) each."""
     names = [graph.weight(f"{norm}.{part}", tensor(f"{norm}.{part}")) for part in ("weight", "bias")]

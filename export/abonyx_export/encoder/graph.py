@@ -17,6 +17,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from abonyx.arrays import Float32Array
 from abonyx_export.encoder.checkpoint import EncoderConfig
 from abonyx_export.int8.calibration import CONTEXT, NARROW, QKV, WIDEN
 from abonyx_export.int8.quantization import Layer, Plan, Product
@@ -33,8 +34,6 @@ TOKEN_DROPOUT_SCALE = np.float32(1 - 0.15 * 0.8)
 
 ENCODER_INPUTS = ("input_ids", "position_ids", "attention_bias", "pool_weights")
 WEIGHTS_SUFFIX = ".data"
-
-FloatArray = npt.NDArray[np.float32]
 
 
 @dataclass
@@ -53,7 +52,7 @@ class Graph:
         self.nodes.append(helper.make_node(op_type, list(inputs), [name], name=name, **attributes))
         return name
 
-    def matrix(self, name: str, values: FloatArray) -> str:
+    def matrix(self, name: str, values: Float32Array) -> str:
         """Append a weight matrix in the graph's storage type; returns its name in the graph's arithmetic type."""
         if self.storage == self.arithmetic:
             return self.weight(name, values)
@@ -93,7 +92,7 @@ class Graph:
 
 def write_encoder(
     config: EncoderConfig,
-    tensor: Callable[[str], FloatArray],
+    tensor: Callable[[str], Float32Array],
     path: Path,
     *,
     storage: npt.DTypeLike = np.float32,
@@ -137,7 +136,7 @@ def write_encoder(
     onnx.save(model(graph, config, ENCODER_INPUTS), path)
 
 
-def embed(graph: Graph, config: EncoderConfig, tensor: Callable[[str], FloatArray]) -> str:
+def embed(graph: Graph, config: EncoderConfig, tensor: Callable[[str], Float32Array]) -> str:
     """Token embedding (B, L, H), with the positions' where they are absolute."""
     words = tensor("embeddings.word_embeddings.weight")
     if config.token_dropout:
@@ -153,7 +152,7 @@ def embed(graph: Graph, config: EncoderConfig, tensor: Callable[[str], FloatArra
     return hidden
 
 
-def rotary_angles(config: EncoderConfig) -> FloatArray:
+def rotary_angles(config: EncoderConfig) -> Float32Array:
     """Angle of each position id and pair of units (RoFormer, arXiv 2104.09864): (P, D/2) float32.
 
     Position ids start at pad_id + 1; angles start at 0, as in transformers.
@@ -197,7 +196,7 @@ def _turn(graph: Graph, config: EncoderConfig, x: str, rotary: tuple[str, str]) 
 def _layer(
     graph: Graph,
     config: EncoderConfig,
-    tensor: Callable[[str], FloatArray],
+    tensor: Callable[[str], Float32Array],
     index: int,
     hidden: str,
     bias: str,
@@ -254,7 +253,7 @@ def _attention(
 def _flat_layer(
     graph: Graph,
     config: EncoderConfig,
-    tensor: Callable[[str], FloatArray],
+    tensor: Callable[[str], Float32Array],
     index: int,
     hidden: str,
     rotary: tuple[str, str] | None,
@@ -317,7 +316,7 @@ def _quantized_linear(graph: Graph, product: Product, source: str, x: str, colum
     return graph.node("Gemm", inputs, f"{source}/out")
 
 
-def _linear(graph: Graph, tensor: Callable[[str], FloatArray], source: str, x: str, scale: float = 1.0) -> str:
+def _linear(graph: Graph, tensor: Callable[[str], Float32Array], source: str, x: str, scale: float = 1.0) -> str:
     weight = graph.matrix(f"{source}.weight", (tensor(f"{source}.weight") * np.float32(scale)).T)  # (in, out)
     bias = graph.weight(f"{source}.bias", tensor(f"{source}.bias") * np.float32(scale))
     return graph.node("Add", [graph.node("MatMul", [x, weight], f"{source}/matmul"), bias], f"{source}/out")
@@ -326,7 +325,7 @@ def _linear(graph: Graph, tensor: Callable[[str], FloatArray], source: str, x: s
 def layer_norm(
     graph: Graph,
     config: EncoderConfig,
-    tensor: Callable[[str], FloatArray],
+    tensor: Callable[[str], Float32Array],
     source: str,
     x: str,
     product: Product | None = None,

@@ -15,6 +15,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
+from abonyx.arrays import Float64Array
 from abonyx.bundle.manifest import Candidate, ScoreCounts
 from abonyx.bundle.selftest import sigmoid
 from abonyx.errors import ConfigError
@@ -23,8 +24,6 @@ from abonyx.errors import ConfigError
 MAX_ITERATIONS = 5_000
 # Of p, for the recorded histogram: 0.05 wide.
 BINS = 20
-
-FloatArray = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
 
 
@@ -38,19 +37,19 @@ class Fitted:
         iterations: that lbfgs took.
     """
 
-    coef: FloatArray
+    coef: Float64Array
     intercept: float
-    mean: FloatArray | None
-    scale: FloatArray | None
+    mean: Float64Array | None
+    scale: Float64Array | None
     iterations: int
 
-    def decision(self, rows: FloatArray) -> FloatArray:
+    def decision(self, rows: Float64Array) -> Float64Array:
         """Log-odds (n,) of rows (n, D)."""
         scaled = rows if self.mean is None or self.scale is None else (rows - self.mean) / self.scale
         return scaled @ self.coef + self.intercept
 
 
-def fit_once(rows: FloatArray, labels: Labels, c: float, *, scale: bool, balanced: bool) -> Fitted:
+def fit_once(rows: Float64Array, labels: Labels, c: float, *, scale: bool, balanced: bool) -> Fitted:
     """One regression, by lbfgs.
 
     Raises:
@@ -79,13 +78,13 @@ def fit_once(rows: FloatArray, labels: Labels, c: float, *, scale: bool, balance
 
 
 def cross_validate(
-    rows: FloatArray,
+    rows: Float64Array,
     labels: Labels,
     grid: Sequence[float],
     *,
     folds: int,
     seeds: Sequence[int],
-    fit: Callable[[FloatArray, Labels, float], Fitted],
+    fit: Callable[[Float64Array, Labels, float], Fitted],
 ) -> list[Candidate]:
     """Each C by stratified k-fold cross-validation, the same folds for all; in ascending order of C.
 
@@ -111,10 +110,10 @@ def cross_validate(
     return candidates
 
 
-def _candidate(c: float, accuracy: FloatArray, area: FloatArray) -> Candidate:
+def _candidate(c: float, accuracy: Float64Array, area: Float64Array) -> Candidate:
     """Of (seeds, folds) scores."""
 
-    def seed_sd(scores: FloatArray) -> float | None:
+    def seed_sd(scores: Float64Array) -> float | None:
         return float(scores.mean(axis=1).std(ddof=1)) if len(scores) > 1 else None
 
     return Candidate(
@@ -129,13 +128,13 @@ def _candidate(c: float, accuracy: FloatArray, area: FloatArray) -> Candidate:
 
 
 def count_scores(
-    rows: FloatArray,
+    rows: Float64Array,
     labels: Labels,
     c: float,
     *,
     folds: int,
     seed: int,
-    fit: Callable[[FloatArray, Labels, float], Fitted],
+    fit: Callable[[Float64Array, Labels, float], Fitted],
 ) -> ScoreCounts:
     """Each row's p by a regression fitted without its fold, counted by class; arguments as in cross_validate."""
     decision = np.empty(len(labels))

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import onnxruntime
 
+from abonyx.arrays import Float32Array
 from abonyx.bundle import file_sha256
-from abonyx.cli.options import Run
+from abonyx.cli.options import RunRequest
 from abonyx.errors import BundleError, ChecksumMismatch, ConfigError
 from abonyx.input.checked import Input
 from abonyx.run.progress import progress
@@ -27,8 +27,6 @@ from abonyx.run.windows import Job, run_windows
 from abonyx_export.bundle_writer import Report
 
 FORMAT = 1
-
-FloatArray = npt.NDArray[np.float32]
 
 
 class _Identity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -54,7 +52,7 @@ class _Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     npy_sha256: str
 
 
-def embed(run: Run, checked: Input, directory: Path, report: Report) -> FloatArray:
+def embed(run: RunRequest, checked: Input, directory: Path, report: Report) -> Float32Array:
     """The embeddings (n, D) of an input's sequences, in file order.
 
     Args:
@@ -84,7 +82,7 @@ def embed(run: Run, checked: Input, directory: Path, report: Report) -> FloatArr
     return embedding
 
 
-def _identity(run: Run, checked: Input) -> _Identity:
+def _identity(run: RunRequest, checked: Input) -> _Identity:
     variant, _ = run.bundle.variant(run.config.provider, run.config.variant)
     return _Identity(
         format=FORMAT,
@@ -98,10 +96,10 @@ def _identity(run: Run, checked: Input) -> _Identity:
     )
 
 
-def _run(run: Run, checked: Input, wanted: _Identity, report: Report) -> FloatArray:
+def _run(run: RunRequest, checked: Input, wanted: _Identity, report: Report) -> Float32Array:
     embedding = np.empty((wanted.rows, wanted.width), np.float32)
 
-    def write(start: int, stop: int, values: FloatArray) -> None:
+    def write(start: int, stop: int, values: Float32Array) -> None:
         embedding[start:stop] = values
 
     report(f"embedding {wanted.rows} sequences, variant {wanted.variant} on {run.config.provider}")
@@ -111,7 +109,7 @@ def _run(run: Run, checked: Input, wanted: _Identity, report: Report) -> FloatAr
     return embedding
 
 
-def _read(array: Path, record: Path, wanted: _Identity) -> FloatArray:
+def _read(array: Path, record: Path, wanted: _Identity) -> Float32Array:
     fix = f"Remove {record}, or name another --embedding-cache."
     try:
         entry = msgspec.json.decode(record.read_bytes(), type=_Entry)
@@ -128,7 +126,7 @@ def _read(array: Path, record: Path, wanted: _Identity) -> FloatArray:
     if found != entry.npy_sha256:
         raise ChecksumMismatch(f"{array}: sha256 {found}, {record.name} says {entry.npy_sha256}", fix)
     try:
-        embedding: FloatArray = np.load(array, allow_pickle=False)
+        embedding: Float32Array = np.load(array, allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise BundleError(f"{array}: not an array: {error}", fix) from error
     if embedding.shape != (wanted.rows, wanted.width) or embedding.dtype != np.float32:

@@ -33,7 +33,7 @@ from abonyx.output.formats import write_rejected
 from abonyx_export.bundle_writer import DEFAULT_THRESHOLD, Reference, Report, check_variants, head_spec
 from abonyx_export.fit.cross_validation import (
     Fitted,
-    FloatArray,
+    Float64Array,
     Labels,
     choose,
     count_scores,
@@ -91,7 +91,7 @@ def fit_bundle(request: FitRequest, report: Report = lambda line: None) -> Manif
 
 
 def _fit(
-    request: FitRequest, checked: Input, rows: FloatArray, labels: Labels, report: Report
+    request: FitRequest, checked: Input, rows: Float64Array, labels: Labels, report: Report
 ) -> tuple[Head, HeadTraining, int]:
     """Cross-validate, choose C, and refit on all rows."""
     positives, repeated = int(labels.sum()), len(checked.sequences) - len(set(checked.sequences))

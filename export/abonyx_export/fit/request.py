@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from abonyx.cli.options import Run
+from abonyx.cli.options import RunRequest
 from abonyx.errors import BundleError, ConfigError, InputError
 from abonyx.input.checked import Input
 from abonyx.output.directory import check_directory
@@ -35,7 +35,7 @@ class FitRequest:
         head_out: .npz file for the head, in the old pipeline's layout; None = none.
     """
 
-    run: Run
+    run: RunRequest
     source: Path | None
     label_column: str
     output: Path

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from abonyx.arrays import Float64Array
 from abonyx.errors import HeadRefused
 from abonyx_export.head.unpickle import FIX, MAX_UNPACKED_BYTES, Bag, parse_pickle, read_file
 
@@ -41,8 +42,6 @@ _NPZ_ERRORS = (
 # A head has two; a file that lists one large scaler thousands of times would take hours.
 MAX_STEPS = 8
 _REFIT = "Refit it with scikit-learn."
-
-FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no single truth to compare by
@@ -68,10 +67,10 @@ class Head:
 
     """
 
-    coef: FloatArray
+    coef: Float64Array
     intercept: float
-    mean: FloatArray | None
-    scale: FloatArray | None
+    mean: Float64Array | None
+    scale: Float64Array | None
     classes: tuple[int, int]
     source_name: str
     source_sha256: str
@@ -100,12 +99,12 @@ class Head:
             at = int(np.argmin(self.scale))
             raise HeadRefused(f"{self.source_name}: scale[{at}] is {self.scale[at]}; it has to be above 0", _REFIT)
 
-    def weights(self) -> tuple[FloatArray, float]:
+    def weights(self) -> tuple[Float64Array, float]:
         """Give w (D,) float64 and b with the scaler folded in: logit = x . w + b."""
         weights = self.coef if self.scale is None else self.coef / self.scale
         return weights, self.intercept - (0.0 if self.mean is None else float(self.mean @ weights))
 
-    def logit(self, embedding: npt.NDArray[np.floating]) -> FloatArray:
+    def logit(self, embedding: npt.NDArray[np.floating]) -> Float64Array:
         """Give the log-odds (n,) float64 of embeddings (n, D)."""
         weights, intercept = self.weights()
         return embedding.astype(np.float64) @ weights + intercept
@@ -232,7 +231,7 @@ def _logistic(path: Path, coef: object, intercept: object, classes: object, feat
     return Head(row, float(_row(path, "intercept", offset)[0]), None, None, (0, 1), path.name, "")
 
 
-def _row(path: Path, name: str, values: object) -> FloatArray:
+def _row(path: Path, name: str, values: object) -> Float64Array:
     if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype not in _FLOATS:
         raise HeadRefused(f"{path}: {name} is {_show(values)}, not a row of float64 or float32", _REFIT)
     row = values.astype(np.float64)
@@ -240,7 +239,7 @@ def _row(path: Path, name: str, values: object) -> FloatArray:
     return row
 
 
-def _check_width(path: Path, what: str, declared: object, coef: FloatArray) -> None:
+def _check_width(path: Path, what: str, declared: object, coef: Float64Array) -> None:
     if declared is not None and (not isinstance(declared, int) or declared != coef.size):
         raise HeadRefused(f"{path}: {what} says {_show(declared)} features, coef has {coef.size}", _REFIT)
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from abonyx.arrays import Float32Array
 from abonyx.errors import InputError
 from abonyx.input.checked import read_input
 from abonyx_export.encoder.checkpoint import Checkpoint
 from abonyx_export.golden import EXAMPLES_NAME, SEED, examples_path, mutant
 
-FloatArray = npt.NDArray[np.float32]
 Tokens = list[npt.NDArray[np.int64]]
 
 # The four products of a layer, by the checkpoint's names; query, key and value share one input.
@@ -54,9 +54,9 @@ class Activations:
         sample: (about SAMPLED_TOKENS, in) float32, tokens drawn evenly from the rows; fewer of short rows.
     """
 
-    low: FloatArray
-    high: FloatArray
-    sample: FloatArray
+    low: Float32Array
+    high: Float32Array
+    sample: Float32Array
 
 
 @dataclass(frozen=True)
@@ -131,13 +131,13 @@ def observe(checkpoint: Checkpoint, rows: Tokens) -> Observation:
     """
     import torch
 
-    seen: dict[str, list[FloatArray]] = {}
-    ranges: dict[str, tuple[FloatArray, FloatArray]] = {}
+    seen: dict[str, list[Float32Array]] = {}
+    ranges: dict[str, tuple[Float32Array, Float32Array]] = {}
     per_row = -(-SAMPLED_TOKENS // len(rows))
 
     def watch(name: str) -> Callable[[Any, Any], None]:
         def hook(_module: Any, arguments: Any) -> None:
-            values: FloatArray = arguments[0][0].numpy()  # (L, in)
+            values: Float32Array = arguments[0][0].numpy()  # (L, in)
             low, high = values.min(axis=0), values.max(axis=0)
             if name in ranges:
                 low, high = np.minimum(low, ranges[name][0]), np.maximum(high, ranges[name][1])

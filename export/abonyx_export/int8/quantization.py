@@ -22,10 +22,9 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
+from abonyx.arrays import Float32Array
 from abonyx_export.encoder.checkpoint import EncoderConfig
 from abonyx_export.int8.calibration import CONTEXT, NARROW, QKV, WIDEN, Activations, Observation
-
-FloatArray = npt.NDArray[np.float32]
 
 LARGEST_WEIGHT = 127  # of 128: a symmetric range
 LARGEST_ACTIVATION = 255
@@ -59,13 +58,13 @@ class Product:
         power: the output's variance over tokens, summed over columns.
     """
 
-    shift: FloatArray
-    scale: FloatArray
+    shift: Float32Array
+    scale: Float32Array
     input_scale: float
     input_zero_point: int
     weight: npt.NDArray[np.int8]
-    weight_scale: FloatArray
-    bias: FloatArray
+    weight_scale: Float32Array
+    bias: Float32Array
     error: float
     power: float
 
@@ -99,7 +98,7 @@ class Plan:
 
 
 def plan_encoder(
-    config: EncoderConfig, tensor: Callable[[str], FloatArray], observation: Observation, *, plain: bool = False
+    config: EncoderConfig, tensor: Callable[[str], Float32Array], observation: Observation, *, plain: bool = False
 ) -> Plan:
     """Quantize every layer.
 
@@ -132,8 +131,8 @@ def _written(products: dict[str, Product], pair: tuple[str, str]) -> float:
 
 
 def product_weights(
-    config: EncoderConfig, tensor: Callable[[str], FloatArray], source: str, name: str
-) -> tuple[FloatArray, FloatArray]:
+    config: EncoderConfig, tensor: Callable[[str], Float32Array], source: str, name: str
+) -> tuple[Float32Array, Float32Array]:
     """A product's weight (in, out) and bias (out,); query, key and value side by side, the query scaled by D^-1/2."""
     if name != QKV:
         return tensor(f"{source}.{name}.weight").T, tensor(f"{source}.{name}.bias")
@@ -144,20 +143,20 @@ def product_weights(
 
 
 def _quantize(
-    seen: Activations, weight: FloatArray, bias: FloatArray, *, folded: bool, clips: tuple[float, ...], plain: bool
+    seen: Activations, weight: Float32Array, bias: Float32Array, *, folded: bool, clips: tuple[float, ...], plain: bool
 ) -> Product:
     """One product; folded: what comes before it takes a shift and a scale at no cost."""
     weight = np.ascontiguousarray(weight, np.float32)
     exponents = _EXPONENTS if folded and not plain else (None,)
-    mean: FloatArray = seen.sample.mean(axis=0)
-    still: FloatArray = np.zeros(len(weight), np.float32)
+    mean: Float32Array = seen.sample.mean(axis=0)
+    still: Float32Array = np.zeros(len(weight), np.float32)
     shift = mean if folded and not plain else still
     chosen = _choose(seen, shift, weight, exponents, clips)
     if not folded and not plain:
         shifted = _choose(seen, mean, weight, exponents, clips)
         if shifted.error <= _SHIFT_WORTH * chosen.error:
             shift, chosen = mean, shifted
-    centred: FloatArray = seen.sample - shift  # (T, in)
+    centred: Float32Array = seen.sample - shift  # (T, in)
     scale = chosen.scale
     scaled = weight * scale[:, None]
     weight_scale = _weight_scale(scaled)
@@ -165,7 +164,7 @@ def _quantize(
     rounded = _round(scaled / weight_scale) if plain else _gptq(scaled, weight_scale, centred / scale)
     exact = centred @ weight  # (T, out)
     error = exact - _restored(centred / scale, input_scale, zero_point) @ (rounded * weight_scale)
-    mean_error: FloatArray = np.zeros(error.shape[1], np.float32) if plain else error.mean(axis=0)
+    mean_error: Float32Array = np.zeros(error.shape[1], np.float32) if plain else error.mean(axis=0)
     power = float(exact.var(axis=0, dtype=np.float64).sum())
     return Product(
         shift=shift,
@@ -183,15 +182,15 @@ def _quantize(
 class _Choice(NamedTuple):
     """Column scales (in,), clip of the range, and the squared error of the product with them."""
 
-    scale: FloatArray
+    scale: Float32Array
     clip: float
     error: float
 
 
 def _choose(
     seen: Activations,
-    shift: FloatArray,
-    weight: FloatArray,
+    shift: Float32Array,
+    weight: Float32Array,
     exponents: tuple[float | None, ...],
     clips: tuple[float, ...],
 ) -> _Choice:
@@ -213,40 +212,40 @@ def _choose(
     return best
 
 
-def _smooth(largest_input: FloatArray, largest_weight: FloatArray, exponent: float | None) -> FloatArray:
+def _smooth(largest_input: Float32Array, largest_weight: Float32Array, exponent: float | None) -> Float32Array:
     """SmoothQuant's column scales, of geometric mean 1."""
     if exponent is None:
         return np.ones(len(largest_input), np.float32)
     floor = np.float32(1e-5)  # a column that is never used
     scale = np.maximum(largest_input, floor) ** exponent / np.maximum(largest_weight, floor) ** (1 - exponent)
-    smooth: FloatArray = (scale / np.exp(np.log(scale).mean())).astype(np.float32)
+    smooth: Float32Array = (scale / np.exp(np.log(scale).mean())).astype(np.float32)
     return smooth
 
 
-def _weight_scale(weight: FloatArray) -> FloatArray:
-    scale: FloatArray = np.maximum(np.abs(weight).max(axis=0), _SMALLEST) / np.float32(LARGEST_WEIGHT)
+def _weight_scale(weight: Float32Array) -> Float32Array:
+    scale: Float32Array = np.maximum(np.abs(weight).max(axis=0), _SMALLEST) / np.float32(LARGEST_WEIGHT)
     return scale
 
 
-def _input_range(low: FloatArray, high: FloatArray, clip: float) -> tuple[np.float32, int]:
+def _input_range(low: Float32Array, high: Float32Array, clip: float) -> tuple[np.float32, int]:
     """Scale and zero point of the clipped range, which holds 0."""
     bottom, top = min(float(low.min()) * clip, 0.0), max(float(high.max()) * clip, 0.0)
     scale = np.float32(max((top - bottom) / LARGEST_ACTIVATION, float(_SMALLEST)))
     return scale, int(np.clip(np.rint(-bottom / scale), 0, LARGEST_ACTIVATION))
 
 
-def _restored(values: FloatArray, scale: np.float32, zero_point: int) -> FloatArray:
+def _restored(values: Float32Array, scale: np.float32, zero_point: int) -> Float32Array:
     """What is left of values after uint8."""
-    kept: FloatArray = np.clip(np.rint(values / scale) + np.float32(zero_point), 0, LARGEST_ACTIVATION)
+    kept: Float32Array = np.clip(np.rint(values / scale) + np.float32(zero_point), 0, LARGEST_ACTIVATION)
     return (kept - np.float32(zero_point)) * scale
 
 
-def _round(weight: FloatArray) -> FloatArray:
-    rounded: FloatArray = np.clip(np.rint(weight), -LARGEST_WEIGHT, LARGEST_WEIGHT)
+def _round(weight: Float32Array) -> Float32Array:
+    rounded: Float32Array = np.clip(np.rint(weight), -LARGEST_WEIGHT, LARGEST_WEIGHT)
     return rounded
 
 
-def _gptq(weight: FloatArray, weight_scale: FloatArray, inputs: FloatArray) -> FloatArray:
+def _gptq(weight: Float32Array, weight_scale: Float32Array, inputs: Float32Array) -> Float32Array:
     """Rounded weights (in, out) whose product with `inputs` (T, in) is closest to the exact one, greedily."""
     count = len(weight)
     hessian = (inputs.T @ inputs) / np.float32(len(inputs))  # (in, in)

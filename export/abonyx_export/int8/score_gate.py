@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from abonyx.arrays import Float32Array
 from abonyx.batching import plan_batches
 from abonyx.bundle.manifest import ScoreGate
 from abonyx.bundle.selftest import sigmoid
@@ -22,8 +23,6 @@ from abonyx_export.head.head import Head
 from abonyx_export.parity import summarise
 
 GATE_NAME = "score_gate.npz"
-
-FloatArray = npt.NDArray[np.float32]
 Tokens = Sequence[npt.NDArray[np.int64]]
 
 
@@ -35,8 +34,8 @@ class GateRows:
         fp32, int8: (n, D) float32.
     """
 
-    fp32: FloatArray
-    int8: FloatArray
+    fp32: Float32Array
+    int8: Float32Array
 
     def save(self, directory: Path) -> None:
         """Write score_gate.npz."""
@@ -60,7 +59,7 @@ class GateRows:
         return rows
 
 
-def embed_rows(bundle: Path, variant: str, rows: Tokens) -> FloatArray:
+def embed_rows(bundle: Path, variant: str, rows: Tokens) -> Float32Array:
     """Embeddings (n, D) of token rows by one variant of a bundle, on the CPU."""
     with open_session(RuntimeConfig(bundle=str(bundle), variant=variant), self_test="off") as session:
         found = np.empty((len(rows), session.manifest.embedding_width), np.float32)

@@ -7,19 +7,19 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from abonyx.arrays import Float64Array
 from abonyx.batching import plan_batches
 from abonyx.bundle import Golden
 from abonyx.bundle.tolerances import FP32, Limits
 from abonyx.errors import ConfigError, ProviderUnavailable, SelfTestError
 
-FloatArray = npt.NDArray[np.float64]
 # Token rows of one batch -> embedding (B, D) float32, p (B,) float32.
 RunRows = Callable[[Sequence[npt.NDArray[np.int64]]], tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]
 
 
 def run_golden(
     golden: Golden, rows: npt.NDArray[np.int64], run: RunRows, token_budget: int
-) -> tuple[FloatArray, FloatArray, FloatArray]:
+) -> tuple[Float64Array, Float64Array, Float64Array]:
     """Those golden rows through the engine, in padded batches.
 
     Returns:
@@ -115,7 +115,7 @@ def refuse_exact(golden: Golden, run: RunRows, where: str) -> None:
         )
 
 
-def sigmoid(logit: FloatArray) -> FloatArray:
+def sigmoid(logit: Float64Array) -> Float64Array:
     """1 / (1 + exp(-logit)), float64, without overflow warnings."""
     # exp of a large positive number overflows, so only ever exp(-|x|)
     small = np.exp(-np.abs(logit))

@@ -12,7 +12,7 @@ import click
 from abonyx import __version__
 from abonyx.cli import bundle as cli_bundle
 from abonyx.cli import serve as cli_serve
-from abonyx.cli.options import PATH, PATH_OR_DASH, Run, prepare, run_options
+from abonyx.cli.options import PATH, PATH_OR_DASH, RunRequest, prepare, run_options
 from abonyx.errors import ConfigError, EngineError, printable
 from abonyx.extras import require
 from abonyx.logs import LOGGER, to_stderr, verbose
@@ -212,15 +212,15 @@ def evaluate(
 ) -> None:
     """Compare scores with labels: metrics, predictions, pictures and a report.  Needs the extra evaluate."""
     require("evaluate")
-    from abonyx.evaluate.evaluation import Request, check_request, evaluate_files
+    from abonyx.evaluate.evaluation import EvaluationRequest, check_request, evaluate_files
 
-    request = Request(sources, output, label_column, assay, threshold, bootstrap, seed)
+    request = EvaluationRequest(sources, output, label_column, assay, threshold, bootstrap, seed)
     check_request(request)
     for line in evaluate_files(request, prepare(options)):
         LOGGER.info(line)
 
 
-def _prepare(source: Path, target: Path | None, options: dict[str, Any]) -> tuple[Run, Input]:
+def _prepare(source: Path, target: Path | None, options: dict[str, Any]) -> tuple[RunRequest, Input]:
     """Everything that can go wrong before the model is opened."""
     from abonyx.output.files import check_output, ids_path, partial_paths, rejected_path
     from abonyx.output.journal import journal_path
@@ -238,7 +238,7 @@ def _prepare(source: Path, target: Path | None, options: dict[str, Any]) -> tupl
 
 
 def _go(
-    run: Run,
+    run: RunRequest,
     checked: Input,
     destination: Destination,
     restart: bool,

@@ -46,7 +46,7 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunRequest:
     """What run_options came to.
 
     Attributes:
@@ -90,7 +90,7 @@ class Run:
         }
 
 
-def prepare(options: dict[str, Any]) -> Run:
+def prepare(options: dict[str, Any]) -> RunRequest:
     """Load the config and the bundle's manifest that run_options name; nothing is hashed or opened.
 
     Raises:
@@ -107,4 +107,4 @@ def prepare(options: dict[str, Any]) -> Run:
     config = load_config(config_file, flags=flags)
     bundle = open_bundle(config.bundle)
     bundle.variant(config.provider, config.variant)
-    return Run(config, bundle, skip, columns)
+    return RunRequest(config, bundle, skip, columns)

@@ -20,7 +20,7 @@ from abonyx.engine.providers import PROVIDERS, provider_options
 from abonyx.logs import LOGGER
 
 
-class Engine(NamedTuple):
+class InstalledEngine(NamedTuple):
     """ONNX Runtime as it is installed.
 
     Attributes:
@@ -35,7 +35,7 @@ class Engine(NamedTuple):
     missing_libraries: dict[str, str]
 
 
-def describe(ort: ModuleType) -> Engine:
+def describe(ort: ModuleType) -> InstalledEngine:
     """All that it says of itself. Opens no session."""
     devices = [f"{one.ep_name}: {one.device.type.name}, {one.device.vendor}" for one in ort.get_ep_devices()]
     devices += [f"OpenVINO: {name}" for name in _openvino_devices(ort)]
@@ -49,7 +49,7 @@ def describe(ort: ModuleType) -> Engine:
         )
         if done.returncode:
             missing[library.name] = (done.stderr.strip() or f"ended with {done.returncode}").splitlines()[-1]
-    return Engine(ort.__version__, ort.get_available_providers(), devices, missing)
+    return InstalledEngine(ort.__version__, ort.get_available_providers(), devices, missing)
 
 
 def _provider_libraries(folder: Path) -> list[Path]:

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from abonyx.arrays import Float64Array
+
 Ints = npt.NDArray[np.int64]
 
 PERCENTILES = (2.5, 97.5)
@@ -20,7 +21,9 @@ PERCENTILES = (2.5, 97.5)
 _BLOCK_CELLS = 1 << 18
 
 
-def resampled_metrics(y: Ints, p: npt.NDArray[np.float32], called: int, resamples: int, seed: int) -> dict[str, Floats]:
+def resampled_metrics(
+    y: Ints, p: npt.NDArray[np.float32], called: int, resamples: int, seed: int
+) -> dict[str, Float64Array]:
     """Every metric on every resample of rows, with replacement; NaN where a resample leaves it undefined.
 
     Args:
@@ -32,7 +35,7 @@ def resampled_metrics(y: Ints, p: npt.NDArray[np.float32], called: int, resample
     """
     ends = np.flatnonzero(np.append(p[1:] != p[:-1], True))  # last row of each run of equal p
     error = (p.astype(np.float64) - y) ** 2
-    blocks: list[dict[str, Floats]] = []
+    blocks: list[dict[str, Float64Array]] = []
     # Quotients without a denominator come out as the NaN that they are meant to be.
     with np.errstate(divide="ignore", invalid="ignore"):
         for weights in _weights(len(y), resamples, seed):
@@ -44,7 +47,7 @@ def resampled_metrics(y: Ints, p: npt.NDArray[np.float32], called: int, resample
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
-def interval(values: Floats) -> tuple[float, float, int]:
+def interval(values: Float64Array) -> tuple[float, float, int]:
     """The percentiles of those resamples that define the metric (NaN if none does), and how many do not."""
     defined = values[~np.isnan(values)]
     if not defined.size:
@@ -63,7 +66,7 @@ def _weights(n: int, resamples: int, seed: int) -> Iterator[Ints]:
         yield np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n)
 
 
-def _confusion_metrics(below: Ints, positives: Ints, called: int) -> dict[str, Floats]:
+def _confusion_metrics(below: Ints, positives: Ints, called: int) -> dict[str, Float64Array]:
     """Metrics of the calls, from the cumulated counts of rows and of positives in order of falling p."""
     zero = np.zeros(len(below), np.int64)
     tp = (positives[:, called - 1] if called else zero).astype(np.float64)
@@ -80,7 +83,7 @@ def _confusion_metrics(below: Ints, positives: Ints, called: int) -> dict[str, F
     }
 
 
-def _ranking_metrics(tp: Ints, fp: Ints) -> dict[str, Floats]:
+def _ranking_metrics(tp: Ints, fp: Ints) -> dict[str, Float64Array]:
     """ROC AUC and average precision, from the counts above each distinct p; rows of equal p are one step."""
     new_tp, new_fp = np.diff(tp, prepend=0), np.diff(fp, prepend=0)
     total_tp, total_fp = tp[:, -1].astype(np.float64), fp[:, -1].astype(np.float64)

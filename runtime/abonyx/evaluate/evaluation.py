@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from abonyx.bundle import file_sha256
-from abonyx.cli.options import Run
+from abonyx.cli.options import RunRequest
 from abonyx.errors import ConfigError, InputError, printable
 from abonyx.evaluate.metrics import Measured, measure
 from abonyx.evaluate.pictures import Subject, draw
-from abonyx.evaluate.record import Bootstrap, Record
+from abonyx.evaluate.record import Bootstrap, EvaluationRecord
 from abonyx.evaluate.report import report
 from abonyx.input.checked import Input
 from abonyx.output.directory import check_directory, staged
@@ -27,7 +27,7 @@ PREDICTION_COLUMNS = ("id", "sequence", "y_true", "y_pred", "p_nonspecific")
 
 
 @dataclass(frozen=True)
-class Request:
+class EvaluationRequest:
     """What the command was asked, run_options apart.
 
     Attributes:
@@ -58,7 +58,7 @@ class _Set:
         self.p[start:stop] = p
 
 
-def check_request(request: Request) -> None:
+def check_request(request: EvaluationRequest) -> None:
     """Refuse what can be refused before anything is read.
 
     Raises:
@@ -79,7 +79,7 @@ def check_request(request: Request) -> None:
         seen[key] = source
 
 
-def evaluate_files(request: Request, run: Run) -> list[str]:
+def evaluate_files(request: EvaluationRequest, run: RunRequest) -> list[str]:
     """Read every input, open the model once, score, measure, and write the directory.
 
     Returns:
@@ -104,7 +104,7 @@ def evaluate_files(request: Request, run: Run) -> list[str]:
     return [*lines, f"wrote {request.output}; {used}"]
 
 
-def _read(source: Path, request: Request, run: Run) -> _Set:
+def _read(source: Path, request: EvaluationRequest, run: RunRequest) -> _Set:
     regular = os.path.isfile(source) or os.path.isdir(source)  # noqa: PTH112, PTH113
     if os.path.exists(source) and not regular:  # noqa: PTH110 (what is missing, or a directory, the reader reports)
         what = f"{source}: is a device or a pipe, which cannot be read twice"
@@ -117,7 +117,7 @@ def _read(source: Path, request: Request, run: Run) -> _Set:
     return _Set(name, input_stem(source), file_sha256(source), checked, np.empty(len(checked.ids), np.float32))
 
 
-def _write(each: _Set, directory: Path, limit: float, request: Request, run: Run) -> str:
+def _write(each: _Set, directory: Path, limit: float, request: EvaluationRequest, run: RunRequest) -> str:
     """Write one input's files, and return its line of the summary."""
     checked = each.checked
     labelled = np.array([label is not None for label in checked.labels])
@@ -139,10 +139,10 @@ def _write(each: _Set, directory: Path, limit: float, request: Request, run: Run
 
 
 def _record(
-    each: _Set, y: npt.NDArray[np.int64], limit: float, request: Request, run: Run, measured: Measured
-) -> Record:
+    each: _Set, y: npt.NDArray[np.int64], limit: float, request: EvaluationRequest, run: RunRequest, measured: Measured
+) -> EvaluationRecord:
     batch = f" (batch {run.config.batch_size})" if run.config.batch_size else ""
-    return Record(
+    return EvaluationRecord(
         input=each.name,
         input_sha256=each.sha256,
         n=len(y),
@@ -161,7 +161,7 @@ def _record(
     )
 
 
-def _notes(each: _Set, labelled: int, run: Run) -> list[str]:
+def _notes(each: _Set, labelled: int, run: RunRequest) -> list[str]:
     """What a reader of the metrics must know of the rows and the bundle."""
     rows, rejected = len(each.p), len(each.checked.rejected)
     notes = run.bundle.notes() + pooling_notes(run.bundle, run.config)

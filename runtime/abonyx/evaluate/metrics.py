@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from sklearn import metrics as sk
 
+from abonyx.arrays import Float32Array
 from abonyx.evaluate.bootstrap import interval, resampled_metrics
 
-Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 # metrics.json's key -> as the report prints it, in the order of both.
@@ -59,7 +59,7 @@ class Measured:
     notes: list[str]
 
 
-def measure(y: Ints, p: Floats, threshold: float, resamples: int, seed: int) -> Measured:
+def measure(y: Ints, p: Float32Array, threshold: float, resamples: int, seed: int) -> Measured:
     """Measure p against labels.
 
     Args:

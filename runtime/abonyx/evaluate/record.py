@@ -16,7 +16,7 @@ class Bootstrap(msgspec.Struct, frozen=True, kw_only=True):
     stratified: bool = False
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
+class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
     """All of metrics.json.
 
     Attributes:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from abonyx import alphabet
 from abonyx.errors import RecordsRejected, printable
-from abonyx.input.records import Problem, Record, read_records
+from abonyx.input.records import Record, RejectedRecord, read_records
 
 # Problems shown in the error message; all of them go to OUT.rejected.csv with --on-invalid skip.
 SHOWN_PROBLEMS = 10
@@ -28,7 +28,7 @@ class Input:
 
     ids: list[str] = field(default_factory=list)
     sequences: list[str] = field(default_factory=list)
-    rejected: list[Problem] = field(default_factory=list)
+    rejected: list[RejectedRecord] = field(default_factory=list)
     labels: list[int | None] = field(default_factory=list)
 
     def sha256(self) -> str:
@@ -79,7 +79,7 @@ def read_input(
 
 
 def check_records(
-    records: Iterable[Record | Problem],
+    records: Iterable[Record | RejectedRecord],
     name: str,
     max_residues: int,
     *,
@@ -95,13 +95,13 @@ def check_records(
     """
     checked = Input()
     for record in records:
-        if isinstance(record, Problem):
+        if isinstance(record, RejectedRecord):
             checked.rejected.append(record)
             continue
         sequence = alphabet.clean(record.sequence)
         reason = alphabet.problem(sequence, max_residues, static_tokens) or _label_problem(record.label, label_required)
         if reason:
-            checked.rejected.append(Problem(record.id, record.line, reason))
+            checked.rejected.append(RejectedRecord(record.id, record.line, reason))
             continue
         checked.ids.append(record.id)
         checked.sequences.append(sequence)

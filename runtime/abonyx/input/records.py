@@ -1,6 +1,6 @@
 """Records from a FASTA, CSV, TSV or Parquet file, or from standard input.
 
-A file that cannot be read as what it should be is an InputError. A single unusable row is a Problem, so that the
+A file that cannot be read as what it should be is an InputError. A single unusable row is a RejectedRecord, so that the
 caller can list all of them at once.
 """
 
@@ -51,7 +51,7 @@ class Record(NamedTuple):
     label: str = ""
 
 
-class Problem(NamedTuple):
+class RejectedRecord(NamedTuple):
     """One record that cannot be used, where it stands, and why."""
 
     id: str
@@ -92,8 +92,8 @@ def read_records(
     stdin: BinaryIO | None = None,
     name: str | None = None,
     max_unpacked_bytes: int | None = None,
-) -> Iterator[Record | Problem]:
-    """Yield the records of a file in file order; a row that cannot be used by itself comes as a Problem.
+) -> Iterator[Record | RejectedRecord]:
+    """Yield the records of a file in file order; a row that cannot be used by itself comes as a RejectedRecord.
 
     Args:
         source: the file; its suffix names the format. None is standard input; it and other suffixes are recognised by
@@ -142,7 +142,7 @@ def _open(source: Path | None, stdin: BinaryIO | None) -> AbstractContextManager
 
 def _parse(
     source: Path | None, stdin: BinaryIO | None, name: str, wanted: Wanted, max_unpacked_bytes: int | None
-) -> Generator[Record | Problem]:
+) -> Generator[Record | RejectedRecord]:
     """Undo gzip, settle the format, and hand the bytes to its reader."""
     kind, zipped = named_kind(source)
     with ExitStack() as stack:
@@ -201,16 +201,16 @@ def _sniff(head: bytes, name: str) -> str:
     return "tsv" if b"\t" in header else "csv"
 
 
-def _identified(id_: str, ordinal: int, sequence: str, line: int, label: str = "") -> Record | Problem:
+def _identified(id_: str, ordinal: int, sequence: str, line: int, label: str = "") -> Record | RejectedRecord:
     if not id_ or id_.isspace():
         return Record(str(ordinal), sequence, line, label)
     if not id_.isascii() and any("\ud800" <= char <= "\udfff" for char in id_):
         shown = id_.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-        return Problem(shown, line, "the id is not valid UTF-8")
+        return RejectedRecord(shown, line, "the id is not valid UTF-8")
     return Record(id_, sequence, line, label)
 
 
-def _read_fasta(lines: Iterable[str], name: str) -> Generator[Record | Problem]:
+def _read_fasta(lines: Iterable[str], name: str) -> Generator[Record | RejectedRecord]:
     header, start, ordinal = "", 0, 0
     parts: list[str] = []
     for number, line in enumerate(lines, 1):
@@ -230,7 +230,7 @@ def _read_fasta(lines: Iterable[str], name: str) -> Generator[Record | Problem]:
     yield _identified(header, ordinal, "".join(parts), start)
 
 
-def _read_table(text: io.TextIOWrapper, name: str, kind: str, wanted: Wanted) -> Generator[Record | Problem]:
+def _read_table(text: io.TextIOWrapper, name: str, kind: str, wanted: Wanted) -> Generator[Record | RejectedRecord]:
     above = 0
     for first in text:
         if first.strip() and not first.startswith("#"):
@@ -263,7 +263,7 @@ def _read_table(text: io.TextIOWrapper, name: str, kind: str, wanted: Wanted) ->
         else:
             id_ = row[at.id] if at.id is not None and at.id < len(row) else ""
             shown = _identified(id_, ordinal, "", line).id
-            yield Problem(shown, line, f"the row has {len(row)} columns, the header {width}")
+            yield RejectedRecord(shown, line, f"the row has {len(row)} columns, the header {width}")
     if not ordinal:
         raise InputError(f"{where}: a header, but no records below it", "Give at least one record.")
 
@@ -286,7 +286,7 @@ def _numbered_rows(reader: Reader, name: str, above: int) -> Generator[tuple[int
         yield start, row
 
 
-def _read_parquet(file: Path | io.BytesIO, name: str, wanted: Wanted) -> Generator[Record | Problem]:
+def _read_parquet(file: Path | io.BytesIO, name: str, wanted: Wanted) -> Generator[Record | RejectedRecord]:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -311,7 +311,7 @@ def _read_parquet(file: Path | io.BytesIO, name: str, wanted: Wanted) -> Generat
         raise InputError(f"{name}, header: columns, but no records", "Give at least one record.")
 
 
-def _typed(id_: object, sequence: object, row: int, label: str) -> Record | Problem:
+def _typed(id_: object, sequence: object, row: int, label: str) -> Record | RejectedRecord:
     # A whole number has one text, and tables number their rows; any other type would need a choice.
     if isinstance(id_, int) and not isinstance(id_, bool):
         id_ = str(id_)
@@ -319,4 +319,4 @@ def _typed(id_: object, sequence: object, row: int, label: str) -> Record | Prob
         return _identified(id_, row, sequence, row, label)
     what, value = ("sequence", sequence) if isinstance(id_, str) else ("id", id_)
     shown = _identified(id_ if isinstance(id_, str) else "", row, "", row).id
-    return Problem(shown, row, f"the {what} is {'null' if value is None else type(value).__name__}, not text")
+    return RejectedRecord(shown, row, f"the {what} is {'null' if value is None else type(value).__name__}, not text")

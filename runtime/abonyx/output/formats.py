@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from abonyx.input.records import Problem
+    from abonyx.arrays import Float32Array
+    from abonyx.input.records import RejectedRecord
     from abonyx.output.files import Sink
 
     Flags = npt.NDArray[np.bool_] | npt.NDArray[np.uint8]
-    Floats = npt.NDArray[np.float32]
 
 Columns = tuple[Any, ...]
 
@@ -49,7 +49,7 @@ class Format:
         return Format((whole, *self.head), lambda start, columns: (b"", *self.encode(start, columns)), self.convert)
 
 
-def score_columns(ids: Sequence[str], sequences: Sequence[str], p: Floats, nonspecific: Flags) -> Columns:
+def score_columns(ids: Sequence[str], sequences: Sequence[str], p: Float32Array, nonspecific: Flags) -> Columns:
     """A window of k scores: p is (k,) float32 and finite, nonspecific (k,) is 0/1."""
     counts = {"ids": len(ids), "sequences": len(sequences), "p": p.size, "nonspecific": nonspecific.size}
     if p.dtype != np.float32 or len(set(counts.values())) > 1:
@@ -59,7 +59,7 @@ def score_columns(ids: Sequence[str], sequences: Sequence[str], p: Floats, nonsp
     return ids, sequences, p, nonspecific.astype(np.int8).tolist()
 
 
-def embedding_columns(ids: Sequence[str], embedding: Floats, width: int) -> Columns:
+def embedding_columns(ids: Sequence[str], embedding: Float32Array, width: int) -> Columns:
     """A window of k embeddings, (k, width) float32."""
     wanted = (len(ids), width)
     if embedding.shape != wanted or embedding.dtype != np.float32:
@@ -113,12 +113,12 @@ def embeddings_format(format: Literal["npy", "parquet"], n: int, width: int, met
     return Format((_csv_bytes([("row", "id")]), header.getvalue()), encode)
 
 
-def rejected_bytes(problems: Iterable[Problem]) -> bytes:
+def rejected_bytes(problems: Iterable[RejectedRecord]) -> bytes:
     """The records that were not scored as CSV with the columns id, line, reason."""
     return _csv_bytes([("id", "line", "reason"), *problems])
 
 
-def write_rejected(path: Path, problems: Iterable[Problem]) -> None:
+def write_rejected(path: Path, problems: Iterable[RejectedRecord]) -> None:
     """Write a file of rejected_bytes."""
     with replacing(path) as sink:
         sink.write(rejected_bytes(problems))

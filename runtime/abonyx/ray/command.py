@@ -17,7 +17,7 @@ from abonyx.output.journal import Fact
 from abonyx.ray.cluster import connected, for_worker, require_extra
 from abonyx.ray.files import Dispatch, find_files, raise_failed
 from abonyx.ray.run_file import Done, File, RunFile, open_run_file, printable_name, run_facts
-from abonyx.ray.worker import Request
+from abonyx.ray.worker import DirectoryRequest
 from abonyx.run.interrupts import Stop, handled
 from abonyx.run.windows import choose_threshold
 
@@ -29,7 +29,7 @@ class Failed(msgspec.Struct, frozen=True):
     error: str
 
 
-class Summary(msgspec.Struct, frozen=True):
+class DirectorySummary(msgspec.Struct, frozen=True):
     """summary.json: the files of the last command, whichever command scored each.
 
     Attributes:
@@ -77,7 +77,9 @@ def score_directory(
         raise ConfigError("--ray with - : standard streams are not files", "Name a directory of files, and one for -o.")
     run = prepare(options)
     run = dataclasses.replace(run, config=for_worker(run.config))
-    request = Request(run, output.absolute(), kind or "parquet", choose_threshold(run.bundle, assay, threshold))
+    request = DirectoryRequest(
+        run, output.absolute(), kind or "parquet", choose_threshold(run.bundle, assay, threshold)
+    )
     files = find_files(source, request.output, request.kind, run.skip)
     made = _make(request.output)
     try:
@@ -89,7 +91,7 @@ def score_directory(
         raise
 
 
-def _score(request: Request, files: list[File], run_file: RunFile, address: str, restart: bool) -> None:
+def _score(request: DirectoryRequest, files: list[File], run_file: RunFile, address: str, restart: bool) -> None:
     facts = run_facts(request.run, request.kind, request.threshold)
     known = {key: value for key, value in facts.items() if key != "engine"}  # the workers say which they have
     run_file.settle(known)
@@ -109,10 +111,10 @@ def _score(request: Request, files: list[File], run_file: RunFile, address: str,
     raise_failed(dispatch.failed, len(files))
 
 
-def _summary(dispatch: Dispatch, files: list[File], run_file: RunFile, facts: dict[str, Fact]) -> Summary:
+def _summary(dispatch: Dispatch, files: list[File], run_file: RunFile, facts: dict[str, Fact]) -> DirectorySummary:
     done = run_file.done()
     whole = [done[file.target.name] for file in files if file.target.name in done and file not in dispatch.failed]
-    return Summary(
+    return DirectorySummary(
         run=facts | run_file.facts(),
         records=sum(each.records for each in whole),
         rejected=sum(each.rejected for each in whole),
@@ -125,7 +127,7 @@ def _summary(dispatch: Dispatch, files: list[File], run_file: RunFile, facts: di
     )
 
 
-def _lines(summary: Summary, request: Request) -> list[str]:
+def _lines(summary: DirectorySummary, request: DirectoryRequest) -> list[str]:
     rate = summary.records_now / summary.run_seconds if summary.run_seconds else 0.0
     now = f"{summary.files_now} files scored now by {summary.workers} workers: {summary.records_now} sequences"
     return [

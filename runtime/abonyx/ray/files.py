@@ -23,7 +23,7 @@ from abonyx.logs import LOGGER
 from abonyx.output.files import input_stem, rejected_path
 from abonyx.ray.cluster import needs, require_extra, worker_count
 from abonyx.ray.run_file import Done, File, RunFile, printable_name
-from abonyx.ray.worker import Request, Worker
+from abonyx.ray.worker import DirectoryRequest, Worker
 from abonyx.run.interrupts import Stop
 
 # How long a signal may wait to be seen.
@@ -92,7 +92,7 @@ class Dispatch:
         run_seconds: from the first file given to a worker to the last one done.
     """
 
-    request: Request
+    request: DirectoryRequest
     run_file: RunFile
     restart: bool
     done: list[Done] = field(default_factory=list)

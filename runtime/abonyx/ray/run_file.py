@@ -20,7 +20,7 @@ from abonyx.output.journal import SCHEMA, Fact, Journal, Started, differences
 from abonyx.run.resumed import identity, score_facts
 
 if TYPE_CHECKING:
-    from abonyx.cli.options import Run
+    from abonyx.cli.options import RunRequest
 
 # Differing results that a message names.
 _SHOWN = 10
@@ -190,7 +190,7 @@ def open_run_file(directory: Path, *, restart: bool) -> Iterator[RunFile]:
             run_file.remove()  # nothing was begun
 
 
-def run_facts(run: Run, kind: Literal["csv", "jsonl", "parquet"], threshold: float) -> dict[str, Fact]:
+def run_facts(run: RunRequest, kind: Literal["csv", "jsonl", "parquet"], threshold: float) -> dict[str, Fact]:
     """What a run's results depend on beside the files, on this node."""
     columns = {f"--{name.replace('_', '-')}": value for name, value in run.columns.items()}
     return score_facts(kind, threshold) | columns | identity(run)

@@ -13,7 +13,7 @@ import msgspec
 
 from abonyx import cache
 from abonyx.bundle import Bundle, check_files, file_sha256, open_bundle
-from abonyx.cli.options import Run
+from abonyx.cli.options import RunRequest
 from abonyx.config import RuntimeConfig
 from abonyx.engine.providers import token_budget
 from abonyx.errors import BundleError, ConfigError, EngineError, InputError
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
+class DirectoryRequest:
     """What every file of a directory run is scored as.
 
     Attributes:
@@ -36,7 +36,7 @@ class Request:
         output: directory of the results, the same on every node.
     """
 
-    run: Run
+    run: RunRequest
     output: Path
     kind: Literal["csv", "jsonl", "parquet"]
     threshold: float
@@ -45,7 +45,7 @@ class Request:
 class Worker:
     """The Ray actor. Errors are returned, not raised: Ray would wrap them."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: DirectoryRequest) -> None:
         self._request = request
         self._session: Session
         # As the session was opened: what each file begins with.
@@ -142,7 +142,7 @@ def _first_on_node(bundle: Bundle) -> Iterator[None]:
         yield
 
 
-def _read(source: Path, run: Run) -> tuple[Input, Done]:
+def _read(source: Path, run: RunRequest) -> tuple[Input, Done]:
     """Read a file, and note what was read."""
     try:
         before = source.stat()

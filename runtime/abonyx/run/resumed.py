@@ -23,12 +23,12 @@ from abonyx.output.journal import Fact, Header
 from abonyx.output.resumable import ResumableOutput, Stream, open_resumable, open_stream
 from abonyx.run.interrupts import Stop, handled
 from abonyx.run.progress import progress
-from abonyx.run.windows import Job, Opening, Summary, run_windows
+from abonyx.run.windows import Job, Opening, RunSummary, run_windows
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from abonyx.cli.options import Run
+    from abonyx.cli.options import RunRequest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,7 @@ Seen = Callable[["list[str]", "npt.NDArray[np.float32]", "npt.NDArray[np.bool_]"
 
 def score_destination(
     target: Path | None,
-    run: Run,
+    run: RunRequest,
     checked: Input,
     kind: Literal["csv", "jsonl", "parquet"],
     threshold: float,
@@ -84,13 +84,13 @@ def score_facts(kind: str, threshold: float) -> dict[str, Fact]:
 
 def run_to(
     destination: Destination,
-    run: Run,
+    run: RunRequest,
     checked: Input,
     *,
     restart: bool = False,
     opening: Opening | None = None,
     budget: int | None = None,
-) -> Summary | None:
+) -> RunSummary | None:
     """Score what the destination does not hold yet, and put it in its place.
 
     Args:
@@ -117,13 +117,13 @@ def run_to(
 
 def _run(
     destination: Destination,
-    run: Run,
+    run: RunRequest,
     checked: Input,
     restart: bool,
     stop: Stop,
     opening: Opening | None,
     budget: int | None,
-) -> Summary | None:
+) -> RunSummary | None:
     count = len(checked.sequences)
     with _opened(destination, run, checked, restart, budget) as out:
         if out.rows_done == count:
@@ -175,7 +175,7 @@ def _kept(out: ResumableOutput | Stream) -> str:
 
 @contextmanager
 def _opened(
-    destination: Destination, run: Run, checked: Input, restart: bool, budget: int | None
+    destination: Destination, run: RunRequest, checked: Input, restart: bool, budget: int | None
 ) -> Iterator[ResumableOutput | Stream]:
     config, target, format = run.config, destination.target, destination.format
     header = Header(
@@ -205,7 +205,7 @@ def _of_input(checked: Input) -> dict[str, Fact]:
     }
 
 
-def identity(run: Run) -> dict[str, Fact]:
+def identity(run: RunRequest) -> dict[str, Fact]:
     """What rows depend on beside the input, by the name a user knows it by. Where the bundle lies is none of it."""
     return {
         "--on-invalid": "skip" if run.skip else "fail",

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Summary:
+class RunSummary:
     """What a run did.
 
     Attributes:
@@ -138,7 +138,7 @@ def run_windows(
     output: str,
     on_batch: OnBatch | None = None,
     opening: Opening | None = None,
-) -> Summary:
+) -> RunSummary:
     """Open the session once, run every window of every input through it, close it.
 
     Args:
@@ -160,7 +160,7 @@ def run_windows(
                 job.on_halved(session.token_budget, "\n".join(session.notes))  # by the self-test
             _run_job(session, job, config, output, on_batch)
         finished = time.perf_counter()
-        return Summary(
+        return RunSummary(
             records=sum(len(job.checked.sequences) - job.first_row for job in jobs),
             earlier=sum(job.first_row for job in jobs),
             rejected=sum(len(job.checked.rejected) for job in jobs),

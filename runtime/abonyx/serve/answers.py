@@ -12,7 +12,7 @@ import numpy.typing as npt
 from abonyx import __version__
 from abonyx.bundle.manifest import HeadTraining, Parity
 from abonyx.input.checked import Input
-from abonyx.input.records import Problem as RejectedRecord
+from abonyx.input.records import RejectedRecord
 from abonyx.serve.scheduler import Model
 from abonyx.serve.settings import Settings
 

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from abonyx.errors import InputError, InputTooLarge, RequestRefused
 from abonyx.input.checked import Input, check_records
-from abonyx.input.records import Problem, Record, read_records
+from abonyx.input.records import Record, RejectedRecord, read_records
 from abonyx.serve.answers import EmbedRequest, ScoreRequest
 from abonyx.serve.problems import CLIENT_LEFT
 from abonyx.serve.scheduler import Model
@@ -122,7 +122,7 @@ def check_file(
     return _check(records, model, settings, skip=skip)
 
 
-def _check(records: Iterable[Record | Problem], model: Model, settings: Settings, *, skip: bool) -> Input:
+def _check(records: Iterable[Record | RejectedRecord], model: Model, settings: Settings, *, skip: bool) -> Input:
     return check_records(
         _counted(records, settings),
         NAME,
@@ -132,7 +132,7 @@ def _check(records: Iterable[Record | Problem], model: Model, settings: Settings
     )
 
 
-def _counted(records: Iterable[Record | Problem], settings: Settings) -> Iterator[Record | Problem]:
+def _counted(records: Iterable[Record | RejectedRecord], settings: Settings) -> Iterator[Record | RejectedRecord]:
     """The records, up to the limits: unusable ones count too."""
     residues = 0
     for number, record in enumerate(records, 1):

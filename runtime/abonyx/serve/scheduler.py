@@ -106,7 +106,7 @@ def refuse_upstream_pooling(config: RuntimeConfig) -> None:
 
 
 @dataclass(eq=False)
-class Job:
+class QueuedJob:
     """One request's sequences on their way through the queue.
 
     Attributes:
@@ -139,7 +139,7 @@ class Job:
 class Share(NamedTuple):
     """Some of a job's sequences, by number, in one round."""
 
-    job: Job
+    job: QueuedJob
     rows: list[int]
 
 
@@ -182,9 +182,9 @@ class Scheduler:
         self._max_queued = max_queued_sequences
         self._metrics = metrics
         self._changed = threading.Condition()
-        self._waiting: deque[Job] = deque()
+        self._waiting: deque[QueuedJob] = deque()
         self._queued_sequences = self._queued_tokens = 0
-        self._unsettled: set[Job] = set()
+        self._unsettled: set[QueuedJob] = set()
         self._reload: _Reload | None = None
         self._refusal: _Refusal | None = None  # None = requests are taken
         self._stopping = False
@@ -213,7 +213,7 @@ class Scheduler:
 
     def submit(
         self, checked_for: Model, ids: list[str], sequences: list[str], output: str, changed: Callable[[], object]
-    ) -> Job:
+    ) -> QueuedJob:
         """Queue cleaned, valid sequences (one at least).
 
         Args:
@@ -223,7 +223,7 @@ class Scheduler:
             RequestRefused: requests are not taken, the model is another by now, or the queue is full.
         """
         width = () if output == "p_nonspecific" else (checked_for.bundle.manifest.embedding_width,)
-        job = Job(ids, sequences, output, np.empty((len(sequences), *width), np.float32), changed)
+        job = QueuedJob(ids, sequences, output, np.empty((len(sequences), *width), np.float32), changed)
         with self._changed:
             if self.model() is not checked_for:
                 raise RequestRefused(
@@ -248,7 +248,7 @@ class Scheduler:
             self._changed.notify()
         return job
 
-    def drop(self, job: Job) -> None:
+    def drop(self, job: QueuedJob) -> None:
         """Forget a job whose client left; nothing happens to one that is settled."""
         with self._changed:
             self._fail(job, RequestRefused(503, "dropped", "the request was dropped"), notify=False)
@@ -335,11 +335,11 @@ class Scheduler:
             return True
         return self._queued_tokens >= ROUND_BATCHES * self._session.token_budget
 
-    def _tokens(self, job: Job, rows: Iterable[int]) -> int:
+    def _tokens(self, job: QueuedJob, rows: Iterable[int]) -> int:
         fixed = self._model.static_tokens
         return sum(len(job.sequences[row]) + 2 if fixed is None else fixed for row in rows)
 
-    def _count(self, job: Job, rows: Collection[int], sign: int) -> None:
+    def _count(self, job: QueuedJob, rows: Collection[int], sign: int) -> None:
         self._queued_sequences += sign * len(rows)
         self._queued_tokens += sign * self._tokens(job, rows)
 
@@ -352,7 +352,7 @@ class Scheduler:
             turns = deque(job for job in self._waiting if job.output == output)
             others = [job for job in self._waiting if job.output != output]
             room = ROUND_BATCHES * self._session.token_budget
-            taken: dict[Job, list[int]] = {}
+            taken: dict[QueuedJob, list[int]] = {}
             while turns and room > 0:
                 job = turns.popleft()
                 if len(job.left) == len(job.sequences):
@@ -365,7 +365,7 @@ class Scheduler:
                 self._count(job, rows, -1)
             return [Share(job, rows) for job, rows in taken.items()]
 
-    def _take_turn(self, job: Job, rows: list[int], room: int) -> int:
+    def _take_turn(self, job: QueuedJob, rows: list[int], room: int) -> int:
         """Move a job's sequences to `rows` until the room is filled, one at least; returns the tokens."""
         tokens = 0
         while job.left and tokens < room:
@@ -416,7 +416,7 @@ class Scheduler:
                     job.changed()
                 start += len(rows)
 
-    def _fail(self, job: Job, error: EngineError, *, notify: bool = True) -> None:
+    def _fail(self, job: QueuedJob, error: EngineError, *, notify: bool = True) -> None:
         if job.settled:
             return
         job.error = error

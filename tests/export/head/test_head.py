@@ -21,13 +21,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
+from abonyx.arrays import Float64Array
 from abonyx.errors import HeadRefused
 from abonyx_export.head import head as head_module
 from abonyx_export.head.head import Head, read_head
 from abonyx_export.head.unpickle import Bag, read_pickle
 
-FloatArray = npt.NDArray[np.float64]
-Data = tuple[FloatArray, npt.NDArray[np.int64]]
+Data = tuple[Float64Array, npt.NDArray[np.int64]]
 # name, ||coef||, intercept: the table under "Heads" of the shared data's README
 SHARED = [
     ("esm1v_logreg/boughter_vh_esm1v_logreg", 8.1800, 0.014579588, "1.7.2"),

@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 
 from abonyx.bundle import open_bundle, selftest, tolerances
-from abonyx.cli.options import Run
+from abonyx.cli.options import RunRequest
 from abonyx.config import OpenVinoOptions, RuntimeConfig
 from abonyx.engine import providers
 from abonyx.engine.process import usable_processors
@@ -76,11 +76,11 @@ def test_more_threads_or_streams_than_there_are() -> None:
 def test_bfloat16_is_named_in_the_metadata() -> None:
     bundle = open_bundle(MINI)
     for precision, named in (("f32", "fp16-weights"), ("bf16", "bf16")):
-        run = Run(_config(precision=precision), bundle, False, {})
+        run = RunRequest(_config(precision=precision), bundle, False, {})
         assert run.metadata()["precision"] == named
     # the table is kept for another provider, and means nothing there
     config = RuntimeConfig(openvino=OpenVinoOptions(precision="bf16"))
-    assert Run(config, bundle, False, {}).metadata()["precision"] == "fp16-weights"
+    assert RunRequest(config, bundle, False, {}).metadata()["precision"] == "fp16-weights"
 
 
 def test_bfloat16_that_comes_out_as_float32_is_refused() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from abonyx.errors import InputError
-from abonyx.input.records import Problem, Record, read_records
+from abonyx.input.records import Record, RejectedRecord, read_records
 
 HEAVY = "EVQLVESGGGLVQPGG"
 LIGHT = "DIQMTQSPSSLSASVG"
@@ -25,7 +25,7 @@ def put(folder: Path, name: str, content: str | bytes) -> Path:
     return path
 
 
-def read(path: Path, **columns: str) -> list[Record | Problem]:
+def read(path: Path, **columns: str) -> list[Record | RejectedRecord]:
     return list(read_records(path, **columns))
 
 
@@ -244,8 +244,8 @@ def test_rows_of_another_width_are_problems(tmp_path: Path) -> None:
     path = put(tmp_path, "x.csv", "sequence,id\nEV,a\nQL\nDI,c,more\nMT,d\n")
     assert read(path) == [
         Record("a", "EV", 2),
-        Problem("2", 3, "the row has 1 columns, the header 2"),
-        Problem("c", 4, "the row has 3 columns, the header 2"),
+        RejectedRecord("2", 3, "the row has 1 columns, the header 2"),
+        RejectedRecord("c", 4, "the row has 3 columns, the header 2"),
         Record("d", "MT", 5),
     ]
 
@@ -289,7 +289,7 @@ def test_field_over_the_limit_of_csv_and_the_limit_left_alone(tmp_path: Path) ->
 )
 def test_bytes_that_are_not_utf8(tmp_path: Path, name: str, data: bytes, lines: tuple[int, int]) -> None:
     bad, good = read(put(tmp_path, name, data))
-    assert bad == Problem("caf\\xe9", lines[0], "the id is not valid UTF-8")
+    assert bad == RejectedRecord("caf\\xe9", lines[0], "the id is not valid UTF-8")
     assert good == Record("b", "Q\udcffL", lines[1])
 
 
@@ -490,18 +490,18 @@ def test_parquet_chosen_columns(tmp_path: Path) -> None:
 def test_parquet_values_that_are_not_text(tmp_path: Path) -> None:
     path = parquet(tmp_path, {"id": ["a", None, "", "d"], "sequence": [None, "EV", "QL", "DI"]})
     assert read(path) == [
-        Problem("a", 1, "the sequence is null, not text"),
-        Problem("2", 2, "the id is null, not text"),
+        RejectedRecord("a", 1, "the sequence is null, not text"),
+        RejectedRecord("2", 2, "the id is null, not text"),
         Record("3", "QL", 3),
         Record("d", "DI", 4),
     ]
     path = parquet(tmp_path, {"id": [7, 8], "sequence": [1.5, None]})
     assert read(path) == [
-        Problem("7", 1, "the sequence is float, not text"),
-        Problem("8", 2, "the sequence is null, not text"),
+        RejectedRecord("7", 1, "the sequence is float, not text"),
+        RejectedRecord("8", 2, "the sequence is null, not text"),
     ]
     path = parquet(tmp_path, {"id": [1.5, 2.0], "sequence": ["EV", "QL"]})
-    assert read(path)[0] == Problem("1", 1, "the id is float, not text")
+    assert read(path)[0] == RejectedRecord("1", 1, "the id is float, not text")
 
 
 def test_parquet_whole_numbers_and_categories(tmp_path: Path) -> None:

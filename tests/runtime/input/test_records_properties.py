@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from abonyx.alphabet import clean, problem
 from abonyx.bundle.manifest import RESIDUES
 from abonyx.errors import InputError
-from abonyx.input.records import Problem, Record, read_records
+from abonyx.input.records import Record, RejectedRecord, read_records
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 SEQUENCE = st.text(RESIDUES, min_size=1, max_size=30)
 WORD = st.text(st.characters(exclude_categories=["Cs", "Z", "C"]), min_size=1, max_size=12)
 
 
-def read(data: bytes, **columns: Any) -> list[Record | Problem]:
+def read(data: bytes, **columns: Any) -> list[Record | RejectedRecord]:
     return list(read_records(None, stdin=io.BytesIO(data), **columns))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from abonyx.errors import ConfigError
-from abonyx.input.records import Problem, read_records
+from abonyx.input.records import RejectedRecord, read_records
 from abonyx.output.files import ids_path
 from abonyx.output.formats import RESULT_COLUMNS, embedding_columns, results_format, score_columns, write_rejected
 
@@ -216,15 +216,15 @@ def test_embedding_of_another_shape(wrong: Floats) -> None:
 
 def test_rejected(tmp_path: Path) -> None:
     path = tmp_path / "out.csv.rejected.csv"
-    problems = [Problem("a,b", 3, "two\nlines"), Problem("c", 9, "character '\udcff' at 2")]
+    problems = [RejectedRecord("a,b", 3, "two\nlines"), RejectedRecord("c", 9, "character '\udcff' at 2")]
     write_rejected(path, iter(problems))
     expected = b'id,line,reason\n"a,b",3,"two\nlines"\nc,9,character \'\\udcff\' at 2\n'
     assert contents(tmp_path) == {path.name: expected}
 
 
 def test_rejected_is_atomic(tmp_path: Path) -> None:
-    def problems() -> Iterator[Problem]:
-        yield Problem("a", 1, "empty")
+    def problems() -> Iterator[RejectedRecord]:
+        yield RejectedRecord("a", 1, "empty")
         raise KeyboardInterrupt
 
     path = tmp_path / "r.csv"

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from abonyx.output.files import ids_path
@@ -24,7 +23,6 @@ P = np.array([0.1, 1e-5, 0.54950005, 0.0, 1.0, 1e-45, 1 / 3], dtype=np.float32)
 CALLS = P > 0.5
 Format = Literal["csv", "jsonl", "parquet"]
 EmbeddingFormat = Literal["npy", "parquet"]
-Floats = npt.NDArray[np.float32]
 
 
 def header(rows: int, **identity: Fact) -> Header:

@@ -41,7 +41,7 @@ from abonyx.ray import worker as worker_module
 from abonyx.ray.dataset import Scorer
 from abonyx.ray.files import Dispatch, find_files
 from abonyx.ray.run_file import File, RunHeader, open_run_file
-from abonyx.ray.worker import Request, Worker
+from abonyx.ray.worker import DirectoryRequest, Worker
 from abonyx.run import resumed as runs
 from abonyx.run.interrupts import Stop
 from abonyx.session import Session, State
@@ -451,7 +451,7 @@ def test_a_cluster_without_room_is_named_once_and_one_without_nodes_ends_the_run
     monkeypatch.setattr(files_module, "_SILENCE_S", 0)
     file = File(parts / "a.csv", tmp_path / "a.csv")
     with open_run_file(tmp_path, restart=False) as run_file, caplog.at_level("INFO", "abonyx"):
-        dispatch = Dispatch(Request(prepare(OPTIONS), tmp_path, "csv", 0.5), run_file, False)
+        dispatch = Dispatch(DirectoryRequest(prepare(OPTIONS), tmp_path, "csv", 0.5), run_file, False)
         with pytest.raises(RunInterrupted):
             dispatch.run([file], stop)
         said = "waiting for num_cpus 32 of one node (the cluster has 3 CPU, 0 GPU unused), or for the model to be read"
@@ -496,14 +496,14 @@ def test_workers_take_what_their_config_needs(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_node_with_another_bundle_or_directory_is_refused(parts: Path, tmp_path: Path) -> None:
     run = prepare(OPTIONS)
-    request = Request(run, tmp_path, "csv", 0.5)
+    request = DirectoryRequest(run, tmp_path, "csv", 0.5)
     found = Worker(request).open([parts, tmp_path / "run.journal"])
     assert isinstance(found, ConfigError)
     assert f"{tmp_path / 'run.journal'}: is not there" in found.what
-    other = abonyx.cli.options.Run(
+    other = abonyx.cli.options.RunRequest(
         run.config, abonyx.bundle.Bundle(run.bundle.path, run.bundle.manifest, "f" * 64), False, {}
     )
-    found = Worker(Request(other, tmp_path, "csv", 0.5)).open([])
+    found = Worker(DirectoryRequest(other, tmp_path, "csv", 0.5)).open([])
     assert isinstance(found, BundleError)
     assert f"sha256 {run.bundle.sha256}; where the run was started it is {'f' * 64}" in found.what
 
@@ -513,7 +513,7 @@ def worker(parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     """A worker in this process, to be opened; its run writes CSV."""
     monkeypatch.setenv("ABONYX_CACHE_DIR", str(tmp_path / "cache"))
     run = prepare(OPTIONS)
-    worker = Worker(Request(run, tmp_path, "csv", 0.5))
+    worker = Worker(DirectoryRequest(run, tmp_path, "csv", 0.5))
     yield worker
     worker._session.close()
 
@@ -567,7 +567,7 @@ def test_a_file_that_memory_does_not_hold_fails_alone(
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(abonyx.cli.options.Run, "read", too_large)
+        patch.setattr(abonyx.cli.options.RunRequest, "read", too_large)
         found = worker.score(parts / "a.csv", tmp_path / "a.csv", False)
     assert isinstance(found, EngineError)
     assert f"{parts / 'a.csv'}: no memory to score it" in found.what
@@ -633,7 +633,7 @@ def test_a_restart_that_reaches_no_worker_forgets_nothing(
 
 
 class NeverOpens:
-    def __init__(self, _: Request) -> None:
+    def __init__(self, _: DirectoryRequest) -> None:
         pass
 
     def open(self, _: list[Path]) -> BundleError:

@@ -182,9 +182,9 @@ def test_paste_scores_bars_and_the_command_lines_csv(visit: Opener, site: Site) 
     called = np.array([row["nonspecific"] for row in site.answer[-1]["results"]], np.uint8)
     (rows,) = form.encode(0, score_columns(ids, [VH] * len(ids), p, called))
     assert downloaded(page, "#download") == form.head[0] + rows
-    from abonyx.input.records import Problem
+    from abonyx.input.records import RejectedRecord
 
-    assert downloaded(page, "#download-rejected") == rejected_bytes([Problem(*each) for each in rejected])
+    assert downloaded(page, "#download-rejected") == rejected_bytes([RejectedRecord(*each) for each in rejected])
 
 
 def test_any_float32_is_written_as_the_command_line_writes_it(visit: Opener, site: Site) -> None:

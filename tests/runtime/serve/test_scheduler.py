@@ -19,7 +19,7 @@ from abonyx.bundle.tolerances import BATCH_NEIGHBOURS  # noqa: E402
 from abonyx.config import RuntimeConfig  # noqa: E402
 from abonyx.errors import ConfigError, EngineError, RequestRefused, ScoreNotFinite  # noqa: E402
 from abonyx.serve.metrics import Metrics  # noqa: E402
-from abonyx.serve.scheduler import ROUND_BATCHES, Job, Scheduler, Share, refuse_upstream_pooling  # noqa: E402
+from abonyx.serve.scheduler import ROUND_BATCHES, QueuedJob, Scheduler, Share, refuse_upstream_pooling  # noqa: E402
 from abonyx.serve.server import running  # noqa: E402
 from abonyx.session import State, open_session  # noqa: E402
 
@@ -39,12 +39,12 @@ def scheduling() -> Iterator[tuple[Scheduler, Held]]:
             engine.go_on.set()
 
 
-def submit(scheduler: Scheduler, sequences: list[str], output: str = "p_nonspecific") -> Job:
+def submit(scheduler: Scheduler, sequences: list[str], output: str = "p_nonspecific") -> QueuedJob:
     ids = [f"s{number}" for number in range(len(sequences))]
     return scheduler.submit(scheduler.model(), ids, sequences, output, lambda: None)
 
 
-def values(job: Job) -> Any:
+def values(job: QueuedJob) -> Any:
     until(lambda: job.settled)
     if job.error:
         raise job.error
@@ -105,7 +105,7 @@ def test_the_longest_of_a_request_come_first_and_its_values_in_its_own_order() -
     with scheduling() as (scheduler, _):
         job = submit(scheduler, sequences)
         found = values(job)
-    assert [len(sequences[row]) for row in Job(job.ids, sequences, job.output, found, print).left] == sorted(
+    assert [len(sequences[row]) for row in QueuedJob(job.ids, sequences, job.output, found, print).left] == sorted(
         map(len, sequences), reverse=True
     )
     with open_session() as session:
@@ -187,7 +187,7 @@ def test_a_job_queued_just_before_a_reload_is_scored_by_the_model_it_was_checked
     shutil.copytree(MINI, tmp_path / "other")
     shift_head(tmp_path / "other", 1.0)
     config = RuntimeConfig(bundle=str(tmp_path / "other"))
-    queued: list[Job] = []
+    queued: list[QueuedJob] = []
     over: list[Any] = []
     with scheduling() as (scheduler, _):
         before = values(submit(scheduler, ["EVQL"]))
