@@ -23,7 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from abonyx.bundle import file_sha256, open_bundle
+from abonyx.alphabet import SequenceLimit
+from abonyx.bundle import open_bundle
+from abonyx.hashing import file_sha256
 from abonyx.input.checked import Input, read_input
 from abonyx.output.formats import results_format, score_columns, write_table
 from abonyx.ray.run_file import File, open_run_file
@@ -49,7 +51,7 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
-    whole = read_input(arguments.file, open_bundle(None).manifest.max_residues, skip_invalid=True)
+    whole = read_input(arguments.file, SequenceLimit(open_bundle(None).manifest.max_residues), skip_invalid=True)
     os.environ |= {"ABONYX_CPU_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
@@ -136,7 +138,7 @@ def _costs(whole: Input, work: Path) -> dict[str, Any]:
                 form.convert(gathered, sink)
         written = time.perf_counter()
         before = _resident_bytes()
-        read = read_input(path, 1_022)
+        read = read_input(path, SequenceLimit(1_022))
         ended = time.perf_counter()
         grown = _resident_bytes() - before
         file_sha256(path)

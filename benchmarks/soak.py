@@ -27,6 +27,7 @@ from typing import Any
 
 import psutil
 
+from abonyx.alphabet import SequenceLimit
 from abonyx.bundle import open_bundle
 from abonyx.bundle.manifest import RESIDUES
 from abonyx.bundle.tolerances import MEMORY_BYTES, SOAK_RATIO
@@ -75,7 +76,7 @@ print(json.dumps({"before": before, "after": held(), "resident_bytes": resident}
 def write_input(path: Path, rows: int, source: Path, seed: int = 0) -> None:
     """A CSV of so many rows: the source's sequences, and mutants of them."""
     draw = random.Random(seed)
-    sequences = read_input(source, open_bundle(None).manifest.max_residues, skip_invalid=True).sequences
+    sequences = read_input(source, SequenceLimit(open_bundle(None).manifest.max_residues), skip_invalid=True).sequences
     with path.open("w") as file:
         file.write("id,sequence\n")
         for row, sequence in enumerate(itertools.islice(itertools.cycle(sequences), rows)):
@@ -214,7 +215,7 @@ def main() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         run = soak(Path(scratch), arguments.rows, arguments.window, arguments.source, arguments.interval)
-    sequences = read_input(examples, open_bundle(None).manifest.max_residues).sequences
+    sequences = read_input(examples, SequenceLimit(open_bundle(None).manifest.max_residues)).sequences
     reloaded = reloads(arguments.reloads, sequences * 8)
     found = faults(run, reloaded)
     draw(run, reloaded, arguments.picture)

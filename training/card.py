@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 
 import abonyx
+from abonyx.alphabet import SequenceLimit
 from abonyx.bundle.manifest import RESIDUES
 from abonyx.evaluate.metrics import measure
 from abonyx.input.checked import Input, read_input
@@ -186,7 +187,7 @@ def main() -> None:
     arguments = parser.parse_args()
     tables = {"boughter": (BOUGHTER, "sequence"), **TESTS, "jain_2025_11_06": OLDER_JAIN}
     inputs = {
-        name: read_input(arguments.data / path, LONGEST, sequence_column=column, label_column="label")
+        name: read_input(arguments.data / path, SequenceLimit(LONGEST), sequence_column=column, label_column="label")
         for name, (path, column) in tables.items()
     }
     truth = {name: np.array(checked.labels, np.int64) for name, checked in inputs.items()}

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from abonyx.alphabet import SequenceLimit
 from abonyx.input.checked import read_input
 from abonyx.input.records import Record, read_records
 
@@ -56,7 +57,7 @@ def near(sequences: Sequence[str], tests: Sequence[str]) -> np.ndarray:
 
 def sequences_of(path: Path, column: str) -> list[str]:
     """A table's sequences, cleaned."""
-    return read_input(path, LONGEST, sequence_column=column).sequences
+    return read_input(path, SequenceLimit(LONGEST), sequence_column=column).sequences
 
 
 def permitted(path: Path) -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from abonyx.bundle import Golden, file_sha256, selftest
+from abonyx.bundle import Golden, selftest
 from abonyx.bundle.manifest import (
     MANIFEST_NAME,
     Difference,
@@ -23,6 +23,7 @@ from abonyx.bundle.manifest import (
     write_manifest,
 )
 from abonyx.config import RuntimeConfig
+from abonyx.hashing import file_sha256
 from abonyx.session import open_session
 from abonyx_export import parity
 from abonyx_export.head.head import Head

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from abonyx.alphabet import SequenceLimit
 from abonyx.bundle import Golden
 from abonyx.bundle.selftest import sigmoid
 from abonyx.bundle.tolerances import GOLDEN_MIN_SD_P
@@ -40,8 +41,8 @@ def golden_sequences(file: Path | None, max_residues: int) -> tuple[list[str], s
         max_residues: the bundle's limit; the examples are cut to it, a file that exceeds it is refused.
     """
     if file is not None:
-        return read_input(file, max_residues).sequences, file.name
-    parents = read_input(examples_path(), 10**6).sequences
+        return read_input(file, SequenceLimit(max_residues)).sequences, file.name
+    parents = read_input(examples_path(), SequenceLimit(10**6)).sequences
     rng = np.random.default_rng(SEED)
     mutants = []
     for index in range(MUTANTS):
@@ -67,7 +68,7 @@ def longest_sequence(max_residues: int) -> str:
 
     Not among the golden rows: a thousand tokens would slow every first open.
     """
-    joined = "".join(read_input(examples_path(), 10**6).sequences)
+    joined = "".join(read_input(examples_path(), SequenceLimit(10**6)).sequences)
     return (joined * (max_residues // len(joined) + 1))[:max_residues]
 
 

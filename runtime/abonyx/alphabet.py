@@ -4,14 +4,47 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from abonyx.bundle.manifest import RESIDUES, AlphabetSpec
+from abonyx.bundle.manifest import RESIDUES, AlphabetSpec, Manifest
+from abonyx.config import RuntimeConfig
 
 _WHITESPACE = re.compile(r"[ \t\r\n\f\v]+")
 _NOT_RESIDUE = re.compile(f"[^{RESIDUES}]")
+
+
+class SequenceLimit(NamedTuple):
+    """How long a sequence may be.
+
+    Attributes:
+        max_residues: the bundle's limit.
+        static_tokens: tokens of every row, CLS and EOS included, if the config fixes them.
+    """
+
+    max_residues: int
+    static_tokens: int | None = None
+
+    @classmethod
+    def of(cls, manifest: Manifest, config: RuntimeConfig) -> SequenceLimit:
+        """The limit of a bundle that runs with a config."""
+        return cls(manifest.max_residues, config.static_shape[1] if config.static_shape else None)
+
+    @property
+    def residues(self) -> int:
+        """Residues of the longest sequence that can be scored."""
+        return self.max_residues if self.static_tokens is None else min(self.max_residues, self.static_tokens - 2)
+
+    def problem(self, residues: int) -> str | None:
+        """Why a sequence of so many residues cannot be scored, or None."""
+        if residues > self.max_residues:
+            return f"{residues} residues, this bundle takes at most {self.max_residues} (nothing is truncated)"
+        if self.static_tokens is not None and residues > self.static_tokens - 2:
+            limit = f"static_tokens = {self.static_tokens} in the config takes at most {self.static_tokens - 2}"
+            return f"{residues} residues, {limit} (CLS and EOS are two tokens; nothing is truncated)"
+        return None
 
 
 def clean(sequence: str) -> str:
@@ -24,13 +57,8 @@ def clean(sequence: str) -> str:
     return _WHITESPACE.sub("", sequence).upper()
 
 
-def problem(sequence: str, max_residues: int, static_tokens: int | None = None) -> str | None:
-    """Why a cleaned sequence cannot be scored, or None: empty, a letter outside RESIDUES, or too long.
-
-    Args:
-        max_residues: the bundle's limit.
-        static_tokens: tokens of every row, CLS and EOS included, where the config fixes them.
-    """
+def problem(sequence: str, limit: SequenceLimit) -> str | None:
+    """Why a cleaned sequence cannot be scored, or None: empty, a letter outside RESIDUES, or too long."""
     if not sequence:
         return "empty sequence"
     bad = _NOT_RESIDUE.search(sequence)
@@ -38,12 +66,7 @@ def problem(sequence: str, max_residues: int, static_tokens: int | None = None) 
         letter = bad.group()
         shown = repr(letter) if letter.isprintable() else f"U+{ord(letter):04X}"
         return f"character {shown} at position {bad.start() + 1} is not a residue ({RESIDUES})"
-    if len(sequence) > max_residues:
-        return f"{len(sequence)} residues, this bundle takes at most {max_residues} (nothing is truncated)"
-    if static_tokens is not None and len(sequence) > static_tokens - 2:
-        limit = f"static_tokens = {static_tokens} in the config takes at most {static_tokens - 2}"
-        return f"{len(sequence)} residues, {limit} (CLS and EOS are two tokens; nothing is truncated)"
-    return None
+    return limit.problem(len(sequence))
 
 
 class Alphabet:

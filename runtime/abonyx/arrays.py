@@ -1,4 +1,4 @@
-"""Names for arrays by their dtype; shapes are in the docstrings of who uses them."""
+"""Names for arrays by their dtype, and the text of a float32. Shapes are in the docstrings of the functions."""
 
 from __future__ import annotations
 
@@ -9,3 +9,8 @@ Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
 Int64Array = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
+
+
+def shortest_decimal(value: np.float32) -> str:
+    """The shortest decimal that reads back as the same float32: what every output shows."""
+    return str(value)

@@ -37,8 +37,8 @@ class BatchEngine(Protocol):
     def halve_token_budget(self, failed_tokens: int, planned_budget: int) -> None: ...
 
 
-def prepare(sequences: Sequence[str], max_residues: int, static_tokens: int | None = None) -> list[str]:
-    """Cleaned sequences. The limits are those of alphabet.problem.
+def prepare(sequences: Sequence[str], limit: alphabet.SequenceLimit) -> list[str]:
+    """Cleaned sequences.
 
     Raises:
         InputError: names the first sequence (counted from 0) that cannot be scored, and why.
@@ -54,7 +54,7 @@ def prepare(sequences: Sequence[str], max_residues: int, static_tokens: int | No
             )
     cleaned = [alphabet.clean(sequence) for sequence in sequences]
     for index, sequence in enumerate(cleaned):
-        reason = alphabet.problem(sequence, max_residues, static_tokens)
+        reason = alphabet.problem(sequence, limit)
         if reason:
             raise InputError(f"sequences[{index}]: {reason}", "Remove or mend it; nothing was scored.")
     return cleaned

@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from abonyx import cache, scoring
+from abonyx.alphabet import SequenceLimit
 from abonyx.batching import GRAPH_INPUTS, make_inputs
 from abonyx.bundle import Bundle, check_files, check_graph, open_bundle, selftest
 from abonyx.bundle.manifest import Manifest, Variant
@@ -261,8 +262,7 @@ class Session:
         with self.turn():
             if output == "p_nonspecific":
                 self.bundle.refuse_placeholder()
-            static_tokens = self.static_shape[1] if self.static_shape else None
-            cleaned = scoring.prepare(sequences, self.manifest.max_residues, static_tokens)
+            cleaned = scoring.prepare(sequences, SequenceLimit.of(self.manifest, self.config))
             flags = scoring.pooled_eos(cleaned, self.config.batch_size)
             tokens = scoring.tokenize(self.manifest, cleaned, distinct=flags is None)
             return scoring.run_sequences(self, tokens, output, eos_pooled=flags)

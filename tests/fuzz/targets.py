@@ -65,7 +65,7 @@ def _read_records(data: bytes, columns: tuple[str | None, str | None, str | None
                 continue
             record.id.encode("utf-8")
             cleaned = alphabet.clean(record.sequence)
-            reason = alphabet.problem(cleaned, _MAX_RESIDUES)
+            reason = alphabet.problem(cleaned, alphabet.SequenceLimit(_MAX_RESIDUES))
             if reason is not None:
                 if not reason.isprintable() or len(reason) > 200:
                     _fail(f"reason {reason!a}")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from abonyx.bundle import file_sha256
+from abonyx.hashing import file_sha256
 
 FOLDER = "fp16-weights"
 MODEL = f"{FOLDER}/model.onnx"

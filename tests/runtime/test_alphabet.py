@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from abonyx.alphabet import Alphabet, clean, problem
+from abonyx.alphabet import Alphabet, SequenceLimit, clean, problem
 from abonyx.bundle import open_bundle
 from abonyx.bundle.manifest import RESIDUES
 
@@ -18,21 +18,21 @@ def test_clean_leaves_foreign_letters_to_be_refused() -> None:
     # "ß".upper() is "SS", two residues; a dotless i (U+0131) becomes "I"
     for letter in ("ß", "\u0131", "\ufb01", "\u00a0"):
         assert clean(f"evq{letter}") == f"evq{letter}"
-        assert problem(clean(f"EVQ{letter}"), 100) is not None
+        assert problem(clean(f"EVQ{letter}"), SequenceLimit(100)) is not None
 
 
 @pytest.mark.parametrize("letter", [*"BZUOJ*-.1", "é", "\x00", "\udc80"])
 def test_every_other_character_is_named_with_its_position(letter: str) -> None:
-    reason = problem(f"EVQ{letter}LVE", 100)
+    reason = problem(f"EVQ{letter}LVE", SequenceLimit(100))
     assert reason is not None
     assert "position 4" in reason
     assert repr(letter) in reason or f"U+{ord(letter):04X}" in reason
 
 
 def test_empty_and_long_are_refused_and_the_limit_itself_is_not() -> None:
-    assert problem("", 10) == "empty sequence"
-    assert problem("A" * 10, 10) is None
-    reason = problem("A" * 11, 10)
+    assert problem("", SequenceLimit(10)) == "empty sequence"
+    assert problem("A" * 10, SequenceLimit(10)) is None
+    reason = problem("A" * 11, SequenceLimit(10))
     assert reason is not None
     assert "11 residues" in reason
     assert "at most 10" in reason

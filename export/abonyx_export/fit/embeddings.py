@@ -18,9 +18,9 @@ import numpy as np
 import onnxruntime
 
 from abonyx.arrays import Float32Array
-from abonyx.bundle import file_sha256
 from abonyx.cli.options import RunRequest
 from abonyx.errors import BundleError, ChecksumMismatch, ConfigError
+from abonyx.hashing import file_sha256
 from abonyx.input.checked import Input
 from abonyx.run.progress import progress
 from abonyx.run.windows import Job, run_windows

@@ -23,6 +23,7 @@ import sklearn
 
 import abonyx
 from abonyx import cache
+from abonyx.arrays import Float64Array
 from abonyx.bundle import GOLDEN_NAME, Bundle, Golden, check_files, check_quantization
 from abonyx.bundle.manifest import HeadTraining, Manifest, Variant
 from abonyx.errors import ConfigError
@@ -33,7 +34,6 @@ from abonyx.output.formats import write_rejected
 from abonyx_export.bundle_writer import DEFAULT_THRESHOLD, Reference, Report, check_variants, head_spec
 from abonyx_export.fit.cross_validation import (
     Fitted,
-    Float64Array,
     Labels,
     choose,
     count_scores,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from abonyx.alphabet import SequenceLimit
 from abonyx.arrays import Float32Array
 from abonyx.errors import InputError
 from abonyx.input.checked import read_input
@@ -82,13 +83,15 @@ def calibration_sequences(file: Path | None, max_residues: int) -> Sequences:
     Raises:
         InputError: the file cannot be read, holds a sequence that cannot be scored, or fewer than 32.
     """
-    parents = list(dict.fromkeys(row[:max_residues] for row in read_input(examples_path(), 10**6).sequences))
+    parents = list(
+        dict.fromkeys(row[:max_residues] for row in read_input(examples_path(), SequenceLimit(10**6)).sequences)
+    )
     generated = _mutants(parents, CALIBRATION_ROWS + GATE_ROWS)
     if file is None:
         source = f"{EXAMPLES_NAME} and {len(generated) - len(parents)} point mutants (seed {SEED + 1})"
         return Sequences(generated[:CALIBRATION_ROWS], generated[CALIBRATION_ROWS:], source)
     # One of each: a repeated sequence would be judged on what it was fitted on.
-    found = list(dict.fromkeys(read_input(file, max_residues).sequences))
+    found = list(dict.fromkeys(read_input(file, SequenceLimit(max_residues)).sequences))
     if len(found) < MIN_CALIBRATION_ROWS:
         raise InputError(
             f"{file}: {len(found)} different sequences to calibrate with, at least {MIN_CALIBRATION_ROWS} are needed",

@@ -28,6 +28,7 @@ from abonyx.bundle.manifest import (
     read_manifest,
 )
 from abonyx.errors import BundleError, ChecksumMismatch, ConfigError
+from abonyx.hashing import file_sha256
 
 GOLDEN_NAME = "golden.npz"
 # Beside the bundle's own files: its card, for people.
@@ -127,7 +128,7 @@ class Bundle:
         Raises:
             BundleError: a file is there that the manifest does not list, so that nothing vouches for it.
         """
-        folder = variant.model.rpartition("/")[0]
+        folder = variant.folder
         there = {f"{folder}/{path.name}" for path in (self.path / folder).glob("*")} | {GOLDEN_NAME}
         unlisted = sorted(there - self.manifest.files.keys())
         if unlisted:
@@ -231,7 +232,7 @@ def check_graph(bundle: Bundle, variant: Variant) -> Counter[str]:
     Raises:
         BundleError: also where a file lies beside the graph that nothing of the bundle uses, e.g. a library.
     """
-    folder, _, model = variant.model.rpartition("/")
+    folder, model = variant.folder, variant.model.rpartition("/")[2]
     files = {name.rpartition("/")[2]: name for name in bundle.manifest.files if name.rpartition("/")[0] == folder}
     sizes = {name: bundle.manifest.files[path].size_bytes for name, path in files.items()}
     operators, used = check_graph_file(bundle.path / variant.model, sizes)
@@ -278,9 +279,3 @@ def check_files(bundle: Bundle, names: Iterable[str], *, use_cache: bool = True)
         # A damaged file's too: the next open then looks at it again, whatever its time stamp says.
         if learned.items() - known.items():
             cache.remember("hashes", learned)
-
-
-def file_sha256(path: Path) -> str:
-    """Hex sha256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

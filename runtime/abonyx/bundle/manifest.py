@@ -242,6 +242,11 @@ class Variant(_Struct, frozen=True, kw_only=True, omit_defaults=True):
     parity: Parity | None
     quantization: Quantization | None = None
 
+    @property
+    def folder(self) -> str:
+        """Its folder in the bundle."""
+        return self.model.rpartition("/")[0]
+
 
 class FileEntry(_Struct, frozen=True, kw_only=True):
     """Bytes a file must have."""

@@ -225,7 +225,7 @@ def _print_bundle(bundle: Bundle) -> None:
 
 def _bytes_of(manifest: Manifest, variant: Variant) -> int:
     """What a variant's folder takes."""
-    folder = variant.model.rpartition("/")[0] + "/"
+    folder = variant.folder + "/"
     return sum(entry.size_bytes for path, entry in manifest.files.items() if path.startswith(folder))
 
 

@@ -139,8 +139,8 @@ def score(
     **options: Any,
 ) -> None:
     """Score the sequences of INPUT (FASTA, CSV, TSV, Parquet, .gz of them; - is stdin)."""
+    from abonyx.bundle.threshold import choose_threshold
     from abonyx.run.resumed import score_destination
-    from abonyx.run.windows import choose_threshold
 
     if ray is not None:
         if table:

@@ -61,16 +61,15 @@ class RunRequest:
 
     def read(self, source: Path | None, label_column: str | None = None, *, label_required: bool = False) -> Input:
         """A checked input; None = standard input. Raises as inputs.read_input."""
+        from abonyx.alphabet import SequenceLimit
         from abonyx.input.checked import read_input
 
-        limit = self.bundle.manifest.max_residues
         return read_input(
             source,
-            limit,
+            SequenceLimit.of(self.bundle.manifest, self.config),
             label_column=label_column,
             label_required=label_required,
             skip_invalid=self.skip,
-            static_tokens=self.config.static_shape[1] if self.config.static_shape else None,
             **self.columns,
         )
 

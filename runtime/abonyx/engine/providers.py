@@ -92,7 +92,7 @@ def token_budget(config: RuntimeConfig, bundle: Bundle) -> int:
     if not limits:  # no card, which opening a session says
         return default
     variant = bundle.variant("cuda", config.variant)[1]
-    folder = variant.model.rpartition("/")[0]
+    folder = variant.folder
     weights = sum(entry.size_bytes for name, entry in bundle.manifest.files.items() if name.startswith(f"{folder}/"))
     if variant.precision == "fp16-weights":
         weights *= 2  # float32 once they are loaded

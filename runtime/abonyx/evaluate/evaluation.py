@@ -9,19 +9,21 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from abonyx.bundle import file_sha256
+from abonyx.arrays import shortest_decimal
+from abonyx.bundle.threshold import choose_threshold, is_nonspecific, pooling_notes
 from abonyx.cli.options import RunRequest
 from abonyx.errors import ConfigError, InputError, printable
 from abonyx.evaluate.metrics import Measured, measure
 from abonyx.evaluate.pictures import Subject, draw
 from abonyx.evaluate.record import Bootstrap, EvaluationRecord
 from abonyx.evaluate.report import report
+from abonyx.hashing import file_sha256
 from abonyx.input.checked import Input
 from abonyx.output.directory import check_directory, staged
 from abonyx.output.files import input_stem
 from abonyx.output.formats import write_rejected, write_table
 from abonyx.run.progress import progress
-from abonyx.run.windows import Job, choose_threshold, pooling_notes, run_windows
+from abonyx.run.windows import Job, run_windows
 
 PREDICTION_COLUMNS = ("id", "sequence", "y_true", "y_pred", "p_nonspecific")
 
@@ -175,7 +177,7 @@ def _notes(each: _Set, labelled: int, run: RunRequest) -> list[str]:
 def _write_predictions(path: Path, each: _Set, limit: float) -> None:
     checked = each.checked
     truth = ["" if label is None else label for label in checked.labels]
-    called = (each.p > np.float32(limit)).astype(np.int8).tolist()  # as score calls: both float32, strictly greater
+    called = is_nonspecific(each.p, limit).astype(np.int8).tolist()
     # str of a numpy float32 is the shortest decimal that reads back as it, and what score writes.
-    rows = zip(checked.ids, checked.sequences, truth, called, map(str, each.p), strict=True)
+    rows = zip(checked.ids, checked.sequences, truth, called, map(shortest_decimal, each.p), strict=True)
     write_table(path, PREDICTION_COLUMNS, rows)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from sklearn import metrics as sk
 
 from abonyx.arrays import Float32Array
+from abonyx.bundle.threshold import is_nonspecific
 from abonyx.evaluate.bootstrap import interval, resampled_metrics
 
 Ints = npt.NDArray[np.int64]
@@ -69,7 +70,7 @@ def measure(y: Ints, p: Float32Array, threshold: float, resamples: int, seed: in
         resamples: bootstrap resamples, at least 1.
         seed: of the bootstrap.
     """
-    calls = (p > np.float32(threshold)).astype(np.int64)
+    calls = is_nonspecific(p, threshold).astype(np.int64)
     confusion = sk.confusion_matrix(y, calls, labels=[0, 1]).tolist()
     reasons = _undefined(confusion)
     exact = p.astype(np.float64)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from abonyx import alphabet
+from abonyx.alphabet import SequenceLimit
 from abonyx.errors import RecordsRejected, printable
 from abonyx.input.records import Record, RejectedRecord, read_records
 
@@ -44,24 +45,22 @@ class Input:
 
 def read_input(
     source: Path | None,
-    max_residues: int,
+    limit: SequenceLimit,
     *,
     id_column: str | None = None,
     sequence_column: str | None = None,
     label_column: str | None = None,
     label_required: bool = False,
     skip_invalid: bool = False,
-    static_tokens: int | None = None,
 ) -> Input:
     """Read and check a whole input before any model is opened.
 
     Args:
         source: a file; None = standard input.
-        max_residues: the bundle's limit.
+        limit: how long a sequence may be.
         label_column: column of labels, each 0, 1 or blank (not labelled); None = read none.
         label_required: a blank label makes a bad record.
         skip_invalid: collect bad records instead of refusing the input.
-        static_tokens: tokens of every row where the config fixes them; see alphabet.problem.
 
     Raises:
         InputError: the file cannot be read as records, or none of them can be scored.
@@ -70,23 +69,21 @@ def read_input(
     return check_records(
         read_records(source, id_column=id_column, sequence_column=sequence_column, label_column=label_column),
         str(source) if source else "standard input",
-        max_residues,
+        limit,
         label_column=label_column,
         label_required=label_required,
         skip_invalid=skip_invalid,
-        static_tokens=static_tokens,
     )
 
 
 def check_records(
     records: Iterable[Record | RejectedRecord],
     name: str,
-    max_residues: int,
+    limit: SequenceLimit,
     *,
     label_column: str | None = None,
     label_required: bool = False,
     skip_invalid: bool = False,
-    static_tokens: int | None = None,
 ) -> Input:
     """Sort out which records can be scored, wherever they come from. Arguments and errors as read_input's.
 
@@ -99,7 +96,7 @@ def check_records(
             checked.rejected.append(record)
             continue
         sequence = alphabet.clean(record.sequence)
-        reason = alphabet.problem(sequence, max_residues, static_tokens) or _label_problem(record.label, label_required)
+        reason = alphabet.problem(sequence, limit) or _label_problem(record.label, label_required)
         if reason:
             checked.rejected.append(RejectedRecord(record.id, record.line, reason))
             continue

@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 import msgspec
 import numpy as np
 
+from abonyx.arrays import shortest_decimal
 from abonyx.errors import ConfigError
 from abonyx.output.files import replacing
 
@@ -83,8 +84,7 @@ def results_format(format: Literal["csv", "jsonl", "parquet"], metadata: Mapping
 
     def text(_start: int, columns: Columns) -> tuple[bytes]:
         ids, sequences, p, nonspecific = columns
-        # str of a numpy float32 is the shortest decimal that reads back as it.
-        return (encode(zip(ids, sequences, map(str, p), nonspecific, strict=True)),)
+        return (encode(zip(ids, sequences, map(shortest_decimal, p), nonspecific, strict=True)),)
 
     return Format((_csv_bytes([RESULT_COLUMNS]) if format == "csv" else b"",), text)
 

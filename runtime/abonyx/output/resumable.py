@@ -14,8 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from abonyx.bundle import file_sha256
 from abonyx.errors import ConfigError, ResumeRefused
+from abonyx.hashing import file_sha256
 from abonyx.output.files import (
     CONVERTED_SUFFIX,
     PartialFile,

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from abonyx.bundle.threshold import choose_threshold
 from abonyx.cli.options import prepare
 from abonyx.errors import ConfigError
 from abonyx.logs import LOGGER
@@ -19,7 +20,6 @@ from abonyx.ray.files import Dispatch, find_files, raise_failed
 from abonyx.ray.run_file import Done, File, RunFile, open_run_file, printable_name, run_facts
 from abonyx.ray.worker import DirectoryRequest
 from abonyx.run.interrupts import Stop, handled
-from abonyx.run.windows import choose_threshold
 
 
 class Failed(msgspec.Struct, frozen=True):

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 
 from abonyx import alphabet
+from abonyx.alphabet import SequenceLimit
 from abonyx.bundle import open_bundle
+from abonyx.bundle.threshold import choose_threshold, is_nonspecific
 from abonyx.config import RuntimeConfig
 from abonyx.engine.providers import window_size
 from abonyx.errors import ConfigError, InputError
 from abonyx.ray.cluster import for_worker, needs, require_extra, worker_count
-from abonyx.run.windows import choose_threshold
 
 # Columns that are added.
 P, CALLED, REASON = "p_nonspecific", "nonspecific", "rejected"
@@ -96,8 +97,7 @@ class Scorer:
             p[good] = self._session.score([sequence for sequence, use in zip(cleaned, good, strict=True) if use])
         added = {P: pa.array(p, pa.float32(), mask=~good)}
         if self._threshold is not None:
-            # both as float32, as `abonyx score` calls; strictly greater
-            added[CALLED] = pa.array((p > np.float32(self._threshold)).astype(np.int8), pa.int8(), mask=~good)
+            added[CALLED] = pa.array(is_nonspecific(p, self._threshold).astype(np.int8), pa.int8(), mask=~good)
         added[REASON] = pa.array(reasons, pa.string())
         for name, column in added.items():
             table = table.append_column(name, column)
@@ -105,12 +105,12 @@ class Scorer:
 
     def _checked(self, values: list[object]) -> tuple[list[str], list[str | None]]:
         """Cleaned sequences, and why each cannot be scored; None = it can."""
-        limit, shape = self._session.manifest.max_residues, self._session.static_shape
+        limit = SequenceLimit.of(self._session.manifest, self._session.config)
         cleaned, reasons = [], []
         for value in values:
             sequence = alphabet.clean(value) if isinstance(value, str) else ""
             kind = "null" if value is None else type(value).__name__
-            problem = alphabet.problem(sequence, limit, shape[1] if shape else None)
+            problem = alphabet.problem(sequence, limit)
             cleaned.append(sequence)
             reasons.append(problem if isinstance(value, str) else f"the sequence is {kind}, not text")
         return cleaned, reasons

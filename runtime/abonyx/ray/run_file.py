@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
 
-from abonyx.bundle import file_sha256
 from abonyx.errors import InputError, ResumeRefused
+from abonyx.hashing import file_sha256
 from abonyx.output.files import rejected_path
 from abonyx.output.journal import SCHEMA, Fact, Journal, Started, differences
 from abonyx.run.resumed import identity, score_facts

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from abonyx import cache
-from abonyx.bundle import Bundle, check_files, file_sha256, open_bundle
+from abonyx.bundle import Bundle, check_files, open_bundle
 from abonyx.cli.options import RunRequest
 from abonyx.config import RuntimeConfig
 from abonyx.engine.providers import token_budget
 from abonyx.errors import BundleError, ConfigError, EngineError, InputError
+from abonyx.hashing import file_sha256
 from abonyx.output.journal import Fact
 from abonyx.ray.cluster import require_extra
 from abonyx.ray.run_file import Done, printable_name, run_facts

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from abonyx import __version__
+from abonyx.bundle.threshold import is_nonspecific
 from abonyx.engine.providers import ENGINE_DISTRIBUTIONS, token_budget, window_size
 from abonyx.errors import RunInterrupted
 from abonyx.input.checked import Input
@@ -68,7 +69,7 @@ def score_destination(
     """
 
     def columns(start: int, stop: int, p: npt.NDArray[np.float32]) -> Columns:
-        called = p > np.float32(threshold)  # both as float32, as the file prints them; strictly greater
+        called = is_nonspecific(p, threshold)
         if seen:
             seen(checked.ids[start:stop], p, called)
         return results.score_columns(checked.ids[start:stop], checked.sequences[start:stop], p, called)

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from abonyx.bundle import Bundle
+from abonyx.bundle.threshold import pooling_notes, shipped_note
 from abonyx.config import RuntimeConfig
 from abonyx.engine.providers import window_size
-from abonyx.errors import ConfigError
 from abonyx.input.checked import Input
 from abonyx.logs import LOGGER
 from abonyx.scoring import Tokenized, pooled_eos, run_sequences, tokenize
@@ -58,52 +58,6 @@ class RunSummary:
             f"bundle {self.bundle}; variant {self.variant} on {provider} (nodes: {nodes})",
             *self.notes,
         ]
-
-
-def choose_threshold(bundle: Bundle, assay: str | None, threshold: float | None) -> float:
-    """The threshold above which p is called non-specific: given, the assay's that the head declares, or its default.
-
-    Raises:
-        BundleError: the bundle has no head yet.
-        ConfigError: both given, an assay the head does not declare, a threshold outside [0, 1].
-    """
-    bundle.refuse_placeholder()
-    head = bundle.manifest.head
-    if assay is not None and threshold is not None:
-        raise ConfigError(f"--assay {assay} and --threshold {threshold} were both given", "Give one of them.")
-    if threshold is not None:
-        if not 0 <= threshold <= 1:
-            raise ConfigError(f"--threshold is {threshold}", "Give a probability from 0 to 1.")
-        return threshold
-    if assay is None:
-        return head.default_threshold
-    if assay not in head.thresholds:
-        declared = ", ".join(head.thresholds) or "none"
-        raise ConfigError(
-            f"--assay {assay}: the head of {bundle.manifest.name} declares no threshold for it (declared: {declared})",
-            "A threshold belongs to the head it was fitted for. Use --threshold T for one of your own.",
-        )
-    return head.thresholds[assay]
-
-
-def pooling_notes(bundle: Bundle, config: RuntimeConfig) -> list[str]:
-    """A line where scores are pooled otherwise than the head's training embeddings were."""
-    head = bundle.manifest.head
-    if head.pooling is None or (head.pooling, head.pooling_batch_size) == (config.pooling, config.batch_size):
-        return []
-    trained = head.pooling + (f" (batch {head.pooling_batch_size})" if head.pooling_batch_size else "")
-    used = config.pooling + (f" (batch {config.batch_size})" if config.batch_size else "")
-    return [f"note: the head was trained on {trained} pooling, these scores use {used}; see docs/scores.md"]
-
-
-def shipped_note(config: RuntimeConfig) -> list[str]:
-    """A line where no bundle was named: which model this is, and how to get the large one."""
-    if config.bundle is not None:
-        return []
-    return [
-        "note: no --bundle was given: this is the small model that ships, not ESM-1v; for that: abonyx export "
-        "--encoder facebook/esm1v_t33_650M_UR90S_1 --head HEAD -o DIR, then --bundle DIR"
-    ]
 
 
 # (start, stop) of the window, its values: (k,) or (k, D).

@@ -10,7 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from abonyx import __version__
+from abonyx.arrays import shortest_decimal
 from abonyx.bundle.manifest import HeadTraining, Parity
+from abonyx.bundle.threshold import is_nonspecific
 from abonyx.input.checked import Input
 from abonyx.input.records import RejectedRecord
 from abonyx.serve.scheduler import Model
@@ -173,7 +175,7 @@ def model_answer(model: Model, settings: Settings) -> ModelAnswer:
         provider=model.config.provider,
         placement=model.placement,
         parity=model.variant.parity,
-        max_residues=model.max_residues,
+        max_residues=model.limit.residues,
         default_threshold=manifest.head.default_threshold,
         thresholds=manifest.head.thresholds,
         training=manifest.head.training,
@@ -190,15 +192,16 @@ def score_answer(
     model: Model, checked: Input, p: npt.NDArray[np.float32], threshold: float, assay: str | None
 ) -> ScoreAnswer:
     """POST /v1/score: p is (n,) float32, finite."""
-    called = p > np.float32(threshold)  # both as float32, as the command line compares them; strictly greater
+    called = is_nonspecific(p, threshold)
     rows = zip(checked.ids, checked.sequences, p, called.tolist(), strict=True)
     return ScoreAnswer(
         model=model_name(model),
         threshold=threshold,
         assay=assay,
         results=[
-            # str of a numpy float32 is the shortest decimal that reads back as it: the digits of the command line.
-            Score(id=id_, sequence=sequence, p_nonspecific=float(str(value)), nonspecific=1 if above else 0)
+            Score(
+                id=id_, sequence=sequence, p_nonspecific=float(shortest_decimal(value)), nonspecific=1 if above else 0
+            )
             for id_, sequence, value, above in rows
         ],
         rejected=rejected(checked.rejected),
@@ -217,6 +220,6 @@ def embed_answer(model: Model, checked: Input, embedding: npt.NDArray[np.float32
     )
     yield msgspec.json.encode(head).removesuffix(b"]}")
     for at, (id_, row) in enumerate(zip(checked.ids, embedding, strict=True)):
-        numbers = [float(str(value)) for value in row]
+        numbers = [float(shortest_decimal(value)) for value in row]
         yield b"," * (at > 0) + msgspec.json.encode(Embedding(id=id_, embedding=numbers))
     yield b"]}"

@@ -15,8 +15,8 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
+from abonyx.bundle.threshold import choose_threshold
 from abonyx.errors import EngineError, InputError, RequestRefused
-from abonyx.run.windows import choose_threshold
 from abonyx.serve import answers, openapi
 from abonyx.serve.gate import METRICS, RELOAD, Gate
 from abonyx.serve.metrics import Metrics

@@ -126,9 +126,8 @@ def _check(records: Iterable[Record | RejectedRecord], model: Model, settings: S
     return check_records(
         _counted(records, settings),
         NAME,
-        model.bundle.manifest.max_residues,
+        model.limit,
         skip_invalid=skip,
-        static_tokens=model.static_tokens,
     )
 
 

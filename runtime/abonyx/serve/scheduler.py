@@ -17,12 +17,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from abonyx.alphabet import SequenceLimit
 from abonyx.bundle import README_NAME, Bundle
 from abonyx.bundle.manifest import Variant
+from abonyx.bundle.threshold import pooling_notes, shipped_note
 from abonyx.config import RuntimeConfig
 from abonyx.errors import BundleError, ConfigError, EngineError, RequestRefused, ScoreNotFinite
 from abonyx.logs import LOGGER
-from abonyx.run.windows import pooling_notes, shipped_note
 from abonyx.scoring import run_sequences, tokenize
 from abonyx.serve.metrics import Metrics
 from abonyx.session import Session
@@ -71,15 +72,9 @@ class Model:
         return cls(session.config, session.bundle, session.variant_name, session.variant, dict(session.placement), card)
 
     @property
-    def static_tokens(self) -> int | None:
-        """Tokens of every row where the config fixes them."""
-        return self.config.static_shape[1] if self.config.static_shape else None
-
-    @property
-    def max_residues(self) -> int:
-        """The longest sequence it takes."""
-        limit = self.bundle.manifest.max_residues
-        return limit if self.static_tokens is None else min(limit, self.static_tokens - 2)
+    def limit(self) -> SequenceLimit:
+        """How long a sequence may be."""
+        return SequenceLimit.of(self.bundle.manifest, self.config)
 
 
 def _log_notes(session: Session) -> None:
@@ -336,7 +331,7 @@ class Scheduler:
         return self._queued_tokens >= ROUND_BATCHES * self._session.token_budget
 
     def _tokens(self, job: QueuedJob, rows: Iterable[int]) -> int:
-        fixed = self._model.static_tokens
+        fixed = self._model.limit.static_tokens
         return sum(len(job.sequences[row]) + 2 if fixed is None else fixed for row in rows)
 
     def _count(self, job: QueuedJob, rows: Collection[int], sign: int) -> None:

@@ -417,7 +417,7 @@ def test_a_cache_that_is_not_this_bundles_is_refused(parent: Path, labelled: Pat
 
 
 def test_an_array_of_objects_is_never_unpickled(parent: Path, labelled: Path, tmp_path: Path) -> None:
-    from abonyx.bundle import file_sha256
+    from abonyx.hashing import file_sha256
 
     cached = ("--embedding-cache", str(tmp_path / "cache"))
     fit(labelled, parent, tmp_path / "new", *cached)

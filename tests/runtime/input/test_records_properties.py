@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from abonyx.alphabet import clean, problem
+from abonyx.alphabet import SequenceLimit, clean, problem
 from abonyx.bundle.manifest import RESIDUES
 from abonyx.errors import InputError
 from abonyx.input.records import Record, RejectedRecord, read_records
@@ -71,7 +71,7 @@ def test_bytes_at_random_give_records_or_a_refusal(data: bytes, start: bytes) ->
     for record in found:
         if isinstance(record, Record):
             sequence = clean(record.sequence)
-            assert problem(sequence, 50) is not None or set(sequence) <= set(RESIDUES)
+            assert problem(sequence, SequenceLimit(50)) is not None or set(sequence) <= set(RESIDUES)
 
 
 def test_a_column_that_stands_twice_is_not_quoted_at_length() -> None:

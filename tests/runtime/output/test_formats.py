@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from abonyx.arrays import Float32Array
 from abonyx.errors import ConfigError
 from abonyx.input.records import RejectedRecord, read_records
 from abonyx.output.files import ids_path
@@ -19,7 +20,6 @@ from .written import (
     IDS,
     SEQUENCES,
     EmbeddingFormat,
-    Floats,
     Format,
     P,
     contents,
@@ -130,7 +130,7 @@ def test_p_that_is_not_finite_is_no_score(value: float) -> None:
         (2, 2, np.zeros(2, np.float64), 2, "float64"),
     ],
 )
-def test_window_that_does_not_fit(ids: int, sequences: int, p: Floats, calls: int, message: str) -> None:
+def test_window_that_does_not_fit(ids: int, sequences: int, p: Float32Array, calls: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         score_columns(["a"] * ids, ["E"] * sequences, p, np.zeros(calls, np.bool_))
 
@@ -151,7 +151,7 @@ def test_missing_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
 # Embeddings
 
 
-def embedding(rows: int, width: int) -> Floats:
+def embedding(rows: int, width: int) -> Float32Array:
     return np.random.default_rng(3).standard_normal((rows, width)).astype(np.float32)
 
 
@@ -206,7 +206,7 @@ def test_other_number_of_embeddings_than_announced(tmp_path: Path, format: Embed
 
 
 @pytest.mark.parametrize("wrong", [embedding(7, 4), embedding(6, 5), embedding(7, 5).astype(np.float64)])
-def test_embedding_of_another_shape(wrong: Floats) -> None:
+def test_embedding_of_another_shape(wrong: Float32Array) -> None:
     with pytest.raises(ValueError, match=r"needs \(7, 5\) float32, not \(\d, \d\) float"):
         embedding_columns(IDS, wrong, 5)
 
