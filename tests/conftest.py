@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from abonyx import session
 from abonyx.bundle.manifest import RESIDUES
+from abonyx.engine import slot
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 MINI = REPOSITORY / "artifacts" / "mini"
@@ -23,10 +23,10 @@ def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathF
     monkeypatch.setenv("ABONYX_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     yield
-    left = session._open_session() if session._open_session else None
+    left = slot.holder()
     if left is not None:
         left.close()
-        pytest.fail(f"the test left a session open, opened at {left._opened_at}")
+        pytest.fail(f"the test left a session open, opened at {left.opened_at}")
 
 
 @pytest.fixture(autouse=True, scope="session")

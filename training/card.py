@@ -24,6 +24,7 @@ from abonyx.alphabet import SequenceLimit
 from abonyx.bundle.manifest import RESIDUES
 from abonyx.evaluate.metrics import measure
 from abonyx.input.checked import Input, read_input
+from abonyx.model import open_model
 from abonyx_export.fit.cross_validation import fit_once
 from choose import CV_SEEDS, FOLDS, SETTINGS, validate_all
 
@@ -120,7 +121,7 @@ def of_esm1v(folder: Path) -> dict[str, Any]:
 
 def of_mini(inputs: dict[str, Input], tests: dict[str, np.ndarray]) -> dict[str, Any]:
     """The shipped bundle, as `abonyx score` runs it."""
-    with abonyx.open_session() as session:
+    with open_model(abonyx.RuntimeConfig()) as session:
         manifest, sha256 = session.manifest, session.bundle.sha256
         scored = {name: session.score(inputs[name].sequences) for name in tests}
     training = manifest.head.training

@@ -24,7 +24,7 @@ from abonyx.bundle.manifest import (
 )
 from abonyx.config import RuntimeConfig
 from abonyx.hashing import file_sha256
-from abonyx.session import open_session
+from abonyx.model import open_model
 from abonyx_export import parity
 from abonyx_export.head.head import Head
 
@@ -121,14 +121,14 @@ def list_files(manifest: Manifest, staging: Path) -> Manifest:
 
 def _checked(name: str, variant: Variant, reference: Reference, golden: Golden, staging: Path, fix: str) -> Variant:
     """One variant with its record."""
-    with open_session(RuntimeConfig(bundle=str(staging), variant=name), self_test="off") as session:
+    with open_model(RuntimeConfig(bundle=str(staging), variant=name), self_test="off") as session:
 
         def run(tokens: parity.Tokens) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
             embedding, p = session.run_batch(tokens)
             return embedding, p
 
         rows = reference.golden
-        embedding, logit, p = selftest.run_golden(rows, np.arange(len(rows.lengths)), run, session.token_budget)
+        embedding, logit, p = selftest.run_golden(rows, np.arange(len(rows.lengths)), run, session.budget.tokens)
         provider = session.config.provider
         parity.enforce(
             parity.differences(rows, embedding, logit, p), variant.limits, name, provider, reference.detail, fix

@@ -7,6 +7,7 @@ import gc
 import importlib
 import shutil
 from pathlib import Path
+from types import ModuleType
 
 import msgspec
 import numpy as np
@@ -17,6 +18,7 @@ from abonyx.alphabet import Alphabet
 from abonyx.bundle import Golden, selftest
 from abonyx.bundle.manifest import SCHEMA_VERSION, Difference, Manifest, Variant, write_manifest
 from abonyx.bundle.tolerances import LIMITS, Limits
+from abonyx.engine.onnx import import_engine
 from abonyx.errors import ConfigError, HeadRefused
 from abonyx.output.directory import staged
 from abonyx_export import parity
@@ -141,7 +143,8 @@ def _build(
         default_variant=default_variants(list(request.variants)),
         golden_source=golden_source,
         # the modules' own word: the engine's distribution has another name on a GPU machine
-        packages={name: str(importlib.import_module(name).__version__) for name in MODULES},
+        packages={"onnxruntime": str(import_engine().__version__)}
+        | {name: str(importlib.import_module(name).__version__) for name in MODULES},
         files={},
     )
     if calibrated:
@@ -180,6 +183,10 @@ def _references(
         )
         for name in manifest.variants
     }
+
+
+def _module(name: str) -> ModuleType:
+    return import_engine() if name == "onnxruntime" else importlib.import_module(name)
 
 
 def _max_residues(request: ExportRequest, checkpoint: Checkpoint) -> int:

@@ -14,6 +14,7 @@ from abonyx.bundle import Golden
 from abonyx.bundle.manifest import Difference, Parity
 from abonyx.bundle.selftest import sigmoid
 from abonyx.bundle.tolerances import FP16_LARGEST_ACTIVATION, HEAD_MIN_SPREAD, Limits
+from abonyx.engine.onnx import import_engine
 from abonyx.errors import ParityError
 from abonyx_export.encoder.checkpoint import Checkpoint
 
@@ -145,7 +146,6 @@ def measure(
         provider: where the variant ran.
         torch, transformers: the versions that made `golden`.
     """
-    import onnxruntime
     from scipy.stats import spearmanr
 
     if min(np.ptp(golden.logit), np.ptp(logit)) < HEAD_MIN_SPREAD:
@@ -165,7 +165,7 @@ def measure(
         spearman=float(spearmanr(golden.logit, logit).statistic),
         weight_rounding=weight_rounding,
         provider=provider,
-        onnxruntime=onnxruntime.__version__,
+        onnxruntime=import_engine().__version__,
         torch=torch,
         transformers=transformers,
     )

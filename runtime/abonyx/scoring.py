@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
@@ -25,8 +26,6 @@ class BatchEngine(Protocol):
     @property
     def manifest(self) -> Manifest: ...
     @property
-    def token_budget(self) -> int: ...
-    @property
     def streams(self) -> int: ...
     @property
     def static_shape(self) -> tuple[int, int] | None: ...
@@ -34,7 +33,42 @@ class BatchEngine(Protocol):
     def run_batch(
         self, rows: Tokens, eos_pooled: npt.NDArray[np.bool_] | None, outputs: Sequence[str]
     ) -> list[Float32Array]: ...
-    def halve_token_budget(self, failed_tokens: int, planned_budget: int) -> None: ...
+
+
+class TokenBudget:
+    """Most tokens a batch, padding included; halved if the device runs out of memory. Threads share it.
+
+    Attributes:
+        tokens: the budget now.
+        on_halved: called with a note for the user after each halving.
+
+    Args:
+        tokens: to begin with.
+        provider: what the note names.
+    """
+
+    def __init__(self, tokens: int, provider: str, on_halved: Callable[[str], object]) -> None:
+        self.tokens = tokens
+        self.on_halved = on_halved
+        self._provider = provider
+        self._lock = threading.Lock()
+
+    def halve(self, failed_tokens: int, planned: int) -> None:
+        """After OutOfDeviceMemory on a batch of so many tokens: use half of it from now on.
+
+        Args:
+            planned: the budget that the batch was planned with. If another stream halved that one meanwhile, the budget
+                stays: the batch says nothing about the new one.
+        """
+        with self._lock:
+            before = self.tokens
+            if before < planned:
+                return
+            self.tokens = max(1, min(before, failed_tokens) // 2)
+            self.on_halved(
+                f"note: {self._provider} ran out of memory on a batch of {failed_tokens} tokens: token_budget "
+                f"went from {before} to {self.tokens}"
+            )
 
 
 def prepare(sequences: Sequence[str], limit: alphabet.SequenceLimit) -> list[str]:
@@ -98,6 +132,7 @@ def run_sequences(
     engine: BatchEngine,
     tokens: Tokenized,
     output: str,
+    budget: TokenBudget,
     *,
     ids: Sequence[str] | None = None,
     eos_pooled: npt.NDArray[np.bool_] | None = None,
@@ -109,6 +144,7 @@ def run_sequences(
         engine: an open session.
         tokens: of tokenize; every sequence with a row of its own where eos_pooled is given.
         output: "p_nonspecific" or "embedding".
+        budget: of the batches.
         ids: names for error messages; None = positions.
         eos_pooled: (n,) rows with EOS in the mean; None = none.
         on_batch: called with the number of sequences done (copies included), after each batch.
@@ -118,20 +154,20 @@ def run_sequences(
 
     Raises:
         ScoreNotFinite: names the sequences whose values are.
-        OutOfDeviceMemory: for a single sequence or a fixed shape; else the engine's token budget is halved and the
-            batch is run again.
+        OutOfDeviceMemory: for a single sequence or a fixed shape; else the budget is halved and the batch is run
+            again.
     """
     width = () if output == "p_nonspecific" else (engine.manifest.embedding_width,)
     rows, place = tokens
     copies = np.bincount(place, minlength=len(rows))
     shape = engine.static_shape
     lengths = np.array([len(row) if shape is None else shape[1] for row in rows], np.int64)  # tokens each row takes
-    budget = engine.token_budget
-    plan = list(plan_batches(lengths, budget))
+    planned = budget.tokens
+    plan = list(plan_batches(lengths, planned))
 
     def run(batch: npt.NDArray[np.int64]) -> Float32Array:
         flags = None if eos_pooled is None else eos_pooled[batch]
-        return run_rows(engine, [rows[index] for index in batch], flags, [output], budget)[0]
+        return run_rows(engine, [rows[index] for index in batch], flags, [output], budget, planned)[0]
 
     values = np.empty((len(rows), *width), np.float32)
     with engine.turn(), _mapping(engine.streams) as mapped:
@@ -157,23 +193,23 @@ def run_rows(
     rows: Tokens,
     eos_pooled: npt.NDArray[np.bool_] | None,
     outputs: Sequence[str],
-    planned_budget: int,
+    budget: TokenBudget,
+    planned: int,
 ) -> list[Float32Array]:
     """Graph outputs of a planned batch, in its order: run in parts where the token budget was halved since.
 
     Args:
         rows: B token rows, longest first.
         eos_pooled: (B,) rows with EOS in the mean; None = none.
-        planned_budget: the engine's token budget when they were put together.
+        budget: of the batches; planned: its tokens when the rows were put together.
 
     Raises:
-        OutOfDeviceMemory: for a single row or a fixed shape; else the engine's token budget is halved and the rows are
-            run again.
+        OutOfDeviceMemory: for a single row or a fixed shape; else the budget is halved and the rows are run again.
     """
-    budget, shape = engine.token_budget, engine.static_shape
+    tokens, shape = budget.tokens, engine.static_shape
     lengths = np.array([len(row) if shape is None else shape[1] for row in rows], np.int64)
     # Parts come in the rows' own order. Of a fixed shape too: the self-test's batches are not.
-    parts = list(plan_batches(lengths, budget)) if budget < planned_budget or shape is not None else []
+    parts = list(plan_batches(lengths, tokens)) if tokens < planned or shape is not None else []
     if len(parts) < 2:
         try:
             return engine.run_batch(rows, eos_pooled, outputs)
@@ -181,11 +217,11 @@ def run_rows(
             if len(rows) == 1 or shape is not None:  # fewer rows of a fixed shape are filled up again
                 raise
             failed_tokens = len(rows) * int(lengths.max())
-            engine.halve_token_budget(failed_tokens, budget)
-            return run_rows(engine, rows, eos_pooled, outputs, max(budget, failed_tokens))
+            budget.halve(failed_tokens, tokens)
+            return run_rows(engine, rows, eos_pooled, outputs, budget, max(tokens, failed_tokens))
     flags = [None if eos_pooled is None else eos_pooled[part] for part in parts]
     chosen = [[rows[index] for index in part] for part in parts]
-    found = [run_rows(engine, part, flag, outputs, budget) for part, flag in zip(chosen, flags, strict=True)]
+    found = [run_rows(engine, part, flag, outputs, budget, tokens) for part, flag in zip(chosen, flags, strict=True)]
     return [np.concatenate(values) for values in zip(*found, strict=True)]
 
 

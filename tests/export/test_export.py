@@ -84,7 +84,7 @@ def test_every_architecture_meets_the_goal(
         assert {entry.domain for entry in graph.opset_import} == {""}, key
         onnx.checker.check_model(output / variant.model, full_check=True)
     with abonyx.open_session(abonyx.RuntimeConfig(bundle=str(output)), self_test="full") as session:
-        assert session.variant_name == "fp32"
+        assert session._model.variant_name == "fp32"
 
 
 def test_max_residues_is_scored_and_one_more_is_refused(
@@ -93,7 +93,7 @@ def test_max_residues_is_scored_and_one_more_is_refused(
     directory = checkpoint("esm1v")
     export_bundle(request(directory, spread_head(directory), tmp_path / "bundle"))
     with abonyx.open_session(abonyx.RuntimeConfig(bundle=str(tmp_path / "bundle"))) as session:
-        assert session.manifest.max_residues == 1022
+        assert session._model.manifest.max_residues == 1022
         assert np.isfinite(session.score(["A" * 1022])).all()
         with pytest.raises(InputError, match="1023 residues"):
             session.score(["A" * 1023])

@@ -14,7 +14,7 @@ import pytest
 
 import abonyx
 from abonyx.logs import LOGGER, to_stderr
-from abonyx.session import Session
+from abonyx.model import OpenModel
 
 from ..conftest import EXAMPLES
 
@@ -60,12 +60,12 @@ def test_json_lines(run: Any, tmp_path: Path) -> None:
 def test_the_engines_own_errors_are_lines_of_the_log_too(
     run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Session.run_batch
+    real = OpenModel.run_batch
 
-    def beyond(self: Session, rows: Any, *rest: Any) -> Any:
+    def beyond(self: OpenModel, rows: Any, *rest: Any) -> Any:
         return real(self, [row + 10**6 for row in rows], *rest)  # no such tokens: ONNX Runtime fails, and logs it
 
-    monkeypatch.setattr(Session, "run_batch", beyond)
+    monkeypatch.setattr(OpenModel, "run_batch", beyond)
     done = run("score", EXAMPLES, "-o", tmp_path / "out.csv", "--log-json")
     assert done.code == 5
     assert "out of data bounds" in parsed(done.err)[-1]["message"]

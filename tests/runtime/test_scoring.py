@@ -13,10 +13,8 @@ import pytest
 
 from abonyx import scoring
 from abonyx.bundle import open_bundle
-from abonyx.config import RuntimeConfig
 from abonyx.errors import OutOfDeviceMemory, ProviderError, ScoreNotFinite
 from abonyx.scoring import pooled_eos, tokenize
-from abonyx.session import Session
 
 from ..conftest import MINI
 
@@ -28,14 +26,13 @@ class Recorder:
     static_shape: tuple[int, int] | None = None
 
     def __init__(self, streams: int = 1, token_budget: int = 100) -> None:
-        self.streams, self.token_budget = streams, token_budget
+        self.streams = streams
         self.rows: list[int] = []
+        self.notes: list[str] = []
+        self.budget = scoring.TokenBudget(token_budget, "cpu", self.notes.append)
 
     def turn(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
-
-    def halve_token_budget(self, failed_tokens: int, planned_budget: int) -> None:
-        self.token_budget = max(1, min(self.token_budget, failed_tokens) // 2)
 
     def run_batch(
         self, rows: Sequence[npt.NDArray[np.int64]], eos_pooled: npt.NDArray[np.bool_] | None, outputs: Sequence[str]
@@ -45,11 +42,9 @@ class Recorder:
         return [sums if eos_pooled is None else sums + eos_pooled * np.float32(0.5)]
 
 
-def run_sequences(
-    engine: scoring.Engine, sequences: Sequence[str], output: str, **given: Any
-) -> npt.NDArray[np.float32]:
+def run_sequences(engine: Recorder, sequences: Sequence[str], output: str, **given: Any) -> npt.NDArray[np.float32]:
     tokens = tokenize(engine.manifest, sequences, distinct="eos_pooled" not in given)
-    return scoring.run_sequences(engine, tokens, output, **given)
+    return scoring.run_sequences(engine, tokens, output, engine.budget, **given)
 
 
 SEQUENCES = ["EVQLVES", "QVQ", "EVQLVES", "AAAAAAAAAAAA", "QVQ", "EVQLVES", "DIQM"]
@@ -149,22 +144,15 @@ def test_out_of_memory_halves_the_budget_and_loses_nothing() -> None:
     engine, done = Small(token_budget=500), list[int]()
     values = run_sequences(engine, sequences, "p_nonspecific", on_batch=done.append)
     assert values.tolist() == run_sequences(Recorder(), sequences, "p_nonspecific").tolist()
-    assert engine.token_budget < 500
+    assert engine.budget.tokens < 500
     assert sum(engine.rows) == sum(done) == len(sequences)
 
 
 def test_two_streams_that_run_out_of_memory_at_once_halve_once() -> None:
     both = threading.Barrier(2, timeout=30)
 
-    class Full(Session):
-        """A session of two streams, whose first two batches, 490 and 390 tokens, do not fit together."""
-
-        def __init__(self) -> None:
-            super().__init__(RuntimeConfig())
-            self.bundle, self.streams, self.token_budget = open_bundle(MINI), 2, 500
-
-        def turn(self) -> contextlib.AbstractContextManager[None]:
-            return contextlib.nullcontext()
+    class Full(Recorder):
+        """An engine of two streams, whose first two batches, 490 and 390 tokens, do not fit together."""
 
         def run_batch(self, rows: Any, *args: Any) -> list[npt.NDArray[np.float32]]:
             if len(rows) > 8:
@@ -172,10 +160,10 @@ def test_two_streams_that_run_out_of_memory_at_once_halve_once() -> None:
                 raise OutOfDeviceMemory("what", "fix")
             return [np.array([row.sum() for row in rows], np.float32)]
 
-    engine = Full()
+    engine = Full(streams=2, token_budget=500)
     values = run_sequences(engine, ["A" * (47 - number) for number in range(20)], "p_nonspecific")  # 49 tokens and less
     assert len(values) == 20
-    assert engine.token_budget in (490 // 2, 390 // 2)  # of the one that came first
+    assert engine.budget.tokens in (490 // 2, 390 // 2)  # of the one that came first
     assert len(engine.notes) == 1
 
 

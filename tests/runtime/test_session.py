@@ -22,10 +22,10 @@ import pytest
 from onnxruntime.capi.onnxruntime_pybind11_state import RuntimeException
 
 import abonyx
-from abonyx import session as session_module
 from abonyx.bundle import Golden, open_bundle, selftest, tolerances
 from abonyx.config import CpuOptions, OpenVinoOptions
 from abonyx.engine import installed as engine
+from abonyx.engine import onnx as onnx_module
 from abonyx.engine import providers
 from abonyx.engine.cuda_driver import CudaDevice
 from abonyx.errors import (
@@ -44,7 +44,8 @@ from abonyx.errors import (
     SessionForked,
     SessionInUse,
 )
-from abonyx.session import Session, State, open_session
+from abonyx.model import OpenModel, State
+from abonyx.session import Session, open_session
 
 from ..conftest import MINI
 from . import hostile
@@ -105,7 +106,7 @@ def test_the_golden_rows_come_out_as_pytorch_saw_them() -> None:
     golden = open_bundle(MINI).golden()
     with open_session(self_test="full") as session:
         rows = [golden.input_ids[index, :length] for index, length in enumerate(golden.lengths)]
-        embedding, p = session.run_batch(rows)
+        embedding, p = session._model.run_batch(rows)
     # rounded to float16 before it was exported, so storing it in half costs nothing
     assert np.abs(embedding - golden.embedding).max() <= tolerances.FP32.embedding
     assert np.abs(p - 1 / (1 + np.exp(-golden.logit))).max() <= tolerances.FP32_GOAL_P
@@ -127,7 +128,7 @@ def test_another_provider_in_config_makes_no_second_session(opened: list[Any], s
 
 
 def test_life_cycle(sequences: list[str]) -> None:
-    session = Session(abonyx.RuntimeConfig())
+    session = OpenModel(abonyx.RuntimeConfig())
     assert session.state is State.UNOPENED
     with pytest.raises(SessionClosed, match="unopened"):
         session.score(sequences)
@@ -151,23 +152,23 @@ def test_reload_from_open_and_from_closed(opened: list[Any], sequences: list[str
         assert np.abs(session.score(sequences) - first).max() <= tolerances.BATCH_NEIGHBOURS
         session.close()
         session.reload(abonyx.RuntimeConfig())
-        assert session.state is State.OPEN
+        assert session._model.state is State.OPEN
     assert len(opened) == 3
 
 
 def test_a_reload_keeps_no_difference_of_the_model_before() -> None:
     open_session(abonyx.RuntimeConfig(), self_test="full").close()  # remembered
     with open_session(self_test="full") as session:
-        assert session.differences
+        assert session._model.differences
         session.reload(abonyx.RuntimeConfig())
-        assert session.differences == {}
+        assert session._model.differences == {}
 
 
 def test_failed_reload_leaves_closed_and_the_slot_free() -> None:
     session = open_session()
     with pytest.raises(ProviderUnavailable):
         session.reload(abonyx.RuntimeConfig(provider="cuda"))
-    assert session.state is State.CLOSED
+    assert session._model.state is State.CLOSED
     open_session().close()
 
 
@@ -181,14 +182,14 @@ def test_failed_open_leaves_the_slot_free(tmp_path: Path) -> None:
 
 def test_close_destroys_the_native_session() -> None:
     session = open_session()
-    native = weakref.ref(session._native)  # type: ignore[arg-type]
+    native = weakref.ref(session._model._native)  # type: ignore[arg-type]
     session.close()
     assert native() is None
 
 
 def test_collected_unclosed_warns_and_frees_the_slot() -> None:
     session = open_session()
-    assert session.state is State.OPEN
+    assert session._model.state is State.OPEN
     with pytest.warns(ResourceWarning, match=r"test_session\.py.*never closed"):
         del session
         gc.collect()
@@ -220,7 +221,7 @@ def test_a_provider_that_does_not_start_is_not_replaced(monkeypatch: pytest.Monk
     )
     with pytest.raises(ProviderUnavailable, match="no NVIDIA driver found"):
         open_session(abonyx.RuntimeConfig(provider="cuda"))
-    monkeypatch.setattr("abonyx.session.chosen_device", lambda number: None)
+    monkeypatch.setattr("abonyx.engine.onnx.chosen_device", lambda number: None)
     with pytest.raises(ProviderUnavailable, match=r"(?s)could not start.*`abonyx doctor` names the libraries"):
         open_session(abonyx.RuntimeConfig(provider="cuda"))
 
@@ -239,9 +240,9 @@ def test_nodes_on_the_cpu_are_refused_unless_allowed(monkeypatch: pytest.MonkeyP
 
     native: Any = Native()
     with pytest.raises(ProviderError, match=r"1 of 10 nodes would run on the CPU, not cuda: node0"):
-        session_module._placement(onnxruntime, native, abonyx.RuntimeConfig(provider="cuda"))
+        onnx_module.placement(onnxruntime, native, abonyx.RuntimeConfig(provider="cuda"))
     config = abonyx.RuntimeConfig(provider="cuda", allow_cpu_nodes=True)
-    allowed = session_module._placement(onnxruntime, native, config)
+    allowed = onnx_module.placement(onnxruntime, native, config)
     assert allowed == {"CUDAExecutionProvider": 9, "CPUExecutionProvider": 1}
 
 
@@ -287,14 +288,14 @@ def test_self_test_refuses_slightly_wrong_numbers(
 ) -> None:
     open_session(self_test="full").close()  # remembered: "auto" is then the quick test
     golden = open_bundle(MINI).golden()
-    real = session_module._create
+    real = onnx_module.create
     # push the embedding along the head where the logit is to move and no element by more than its own limit
     direction = np.float32(by) * np.sign(golden.head_coef) if metric == "logit" else by
 
     def create(*args: Any) -> Any:
         return _Drifting(real(*args), output, direction)
 
-    monkeypatch.setattr(session_module, "_create", create)
+    monkeypatch.setattr(onnx_module, "create", create)
     with pytest.raises(SelfTestError, match=rf"max \|difference\| of {metric} is") as caught:
         open_session(self_test=kind)
     assert caught.value.exit_code == 6
@@ -304,13 +305,13 @@ def test_self_test_refuses_slightly_wrong_numbers(
 def test_whole_golden_set_once_then_two_rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("ABONYX_CACHE_DIR", str(tmp_path))
     rows: list[int] = []
-    real = Session.run_batch
+    real = OpenModel.run_batch
 
-    def counting(self: Session, batch: Any, *args: Any) -> Any:
+    def counting(self: OpenModel, batch: Any, *args: Any) -> Any:
         rows.append(len(batch))
         return real(self, batch, *args)
 
-    monkeypatch.setattr(Session, "run_batch", counting)
+    monkeypatch.setattr(OpenModel, "run_batch", counting)
     open_session().close()
     assert sum(rows) == 2 + 36
     rows.clear()
@@ -372,12 +373,12 @@ class _Small:
 def test_out_of_memory_in_the_self_test_halves_the_budget(
     budget: int, memory: int, least: int, monkeypatch: pytest.MonkeyPatch, sequences: list[str]
 ) -> None:
-    real = session_module._create
-    monkeypatch.setattr(session_module, "_create", lambda *args: _Small(real(*args), memory))
+    real = onnx_module.create
+    monkeypatch.setattr(onnx_module, "create", lambda *args: _Small(real(*args), memory))
     with open_session(abonyx.RuntimeConfig(token_budget=budget), self_test="full") as session:
-        assert least <= session.token_budget <= memory
-        assert f"token_budget went from {budget} to" in session.notes[0]
-        assert session.differences["p"] <= tolerances.FP32_GOAL_P
+        assert least <= session._model.budget.tokens <= memory
+        assert f"token_budget went from {budget} to" in session._model.opening_notes[0]
+        assert session._model.differences["p"] <= tolerances.FP32_GOAL_P
         assert session.score(sequences).shape == (12,)
 
 
@@ -391,8 +392,8 @@ def test_weights_without_memory_are_no_damaged_bundle(monkeypatch: pytest.Monkey
 
 
 def test_a_golden_row_without_memory_says_why_the_session_cannot_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = session_module._create
-    monkeypatch.setattr(session_module, "_create", lambda *args: _Small(real(*args), 3))
+    real = onnx_module.create
+    monkeypatch.setattr(onnx_module, "create", lambda *args: _Small(real(*args), 3))
     said = r"(?s)fp16-weights on cpu\): no memory for the self-test: .* batch of 1 rows.*smaller variant"
     with pytest.raises(OutOfDeviceMemory, match=said):
         open_session(self_test="full")
@@ -432,7 +433,7 @@ def test_more_threads_than_processors_are_refused_before_anything_is_read(
 
 def test_not_finite_names_the_records(monkeypatch: pytest.MonkeyPatch, sequences: list[str]) -> None:
     with open_session() as session:
-        monkeypatch.setattr(session, "_native", _Drifting(session._native, 0, np.nan))
+        monkeypatch.setattr(session._model, "_native", _Drifting(session._model._native, 0, np.nan))
         with pytest.raises(ScoreNotFinite, match=r"12 of 12 sequences: sequences\[0\]"):
             session.score(sequences)
         monkeypatch.undo()
@@ -551,15 +552,15 @@ def test_golden_roundtrip(tmp_path: Path) -> None:
 
 def test_a_close_that_races_an_open_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     loading, go_on = threading.Event(), threading.Event()
-    real = session_module._create
+    real = onnx_module.create
 
     def slow(*args: Any) -> Any:
         loading.set()
         assert go_on.wait(30)
         return real(*args)
 
-    monkeypatch.setattr(session_module, "_create", slow)
-    session = Session(abonyx.RuntimeConfig())
+    monkeypatch.setattr(onnx_module, "create", slow)
+    session = OpenModel(abonyx.RuntimeConfig())
     opener, closer = threading.Thread(target=session.open), threading.Thread(target=session.close)
     opener.start()
     assert loading.wait(30)

@@ -82,8 +82,8 @@ def test_eight_threads_get_the_answers_of_one_a_batch_at_a_time(
     own = [[sequence[number : 30 + 5 * number] for sequence in sequences[:6]] for number in range(THREADS)]
     with open_session(abonyx.RuntimeConfig(token_budget=100)) as session:
         p, embedding = [session.score(rows) for rows in own], [session.embed(rows) for rows in own]
-        engine = _Counting(session._native)
-        monkeypatch.setattr(session, "_native", engine)
+        engine = _Counting(session._model._native)
+        monkeypatch.setattr(session._model, "_native", engine)
         found = _at_once(lambda number: (session.score(own[number]), session.embed(own[number])))
         monkeypatch.undo()
     for number, (scores, embeddings) in enumerate(found):
@@ -96,9 +96,9 @@ def test_eight_threads_get_the_answers_of_one_a_batch_at_a_time(
 def test_streams_are_the_only_batches_at_once(sequences: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     with open_session(abonyx.RuntimeConfig(token_budget=300)) as session:
         expected = session.score(sequences)
-        engine = _Counting(session._native)
-        monkeypatch.setattr(session, "_native", engine)
-        session.streams = 2
+        engine = _Counting(session._model._native)
+        monkeypatch.setattr(session._model, "_native", engine)
+        session._model.streams = 2
         found = _at_once(lambda _: session.score(sequences))
         monkeypatch.undo()
     for scores in found:
@@ -110,7 +110,7 @@ def _second_thread(session: Session, act: Callable[[], None]) -> threading.Threa
     """A thread that does `act`, once it has been counted as closing the session."""
     thread = threading.Thread(target=act)
     thread.start()
-    while not session._closing:
+    while not session._model._closing:
         time.sleep(0.001)
     return thread
 
@@ -120,9 +120,9 @@ def test_close_ends_a_call_of_another_thread_after_the_batch_in_flight(
     sequences: list[str], monkeypatch: pytest.MonkeyPatch, streams: int
 ) -> None:
     session = open_session(abonyx.RuntimeConfig(token_budget=1))  # a batch a sequence
-    session.streams = streams
-    engine = _Held(session._native)
-    monkeypatch.setattr(session, "_native", engine)
+    session._model.streams = streams
+    engine = _Held(session._model._native)
+    monkeypatch.setattr(session._model, "_native", engine)
     found: list[Any] = []
 
     def score() -> None:
@@ -134,13 +134,13 @@ def test_close_ends_a_call_of_another_thread_after_the_batch_in_flight(
     scorer.start()
     assert engine.running.wait(PATIENCE_S)
     closer = _second_thread(session, session.close)
-    assert session.state is State.OPEN  # while the batch runs
+    assert session._model.state is State.OPEN  # while the batch runs
     with pytest.raises(SessionClosed, match="being closed"):
         session.score(sequences)  # refused at once: it does not wait for its turn
     engine.go_on.set()
     scorer.join(PATIENCE_S)
     closer.join(PATIENCE_S)
-    assert session.state is State.CLOSED
+    assert session._model.state is State.CLOSED
     assert engine.begun <= streams
     assert "being closed" in found[0]
     open_session().close()
@@ -148,8 +148,8 @@ def test_close_ends_a_call_of_another_thread_after_the_batch_in_flight(
 
 def test_no_call_is_scored_by_two_models(sequences: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     session = open_session(abonyx.RuntimeConfig(token_budget=1))
-    engine = _Held(session._native)
-    monkeypatch.setattr(session, "_native", engine)
+    engine = _Held(session._model._native)
+    monkeypatch.setattr(session._model, "_native", engine)
     caught: list[Any] = []
 
     def score() -> None:
@@ -166,8 +166,8 @@ def test_no_call_is_scored_by_two_models(sequences: list[str], monkeypatch: pyte
     reloading.join(PATIENCE_S)
     assert len(caught) == 1
     assert engine.begun == 1
-    assert session.state is State.OPEN
-    assert session.token_budget == 1_000
+    assert session._model.state is State.OPEN
+    assert session._model.budget.tokens == 1_000
     session.score(sequences)
     session.close()
 
@@ -192,8 +192,8 @@ def test_a_call_that_waited_through_a_reload_is_not_scored_by_the_new_model(
     call: str, sequences: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with open_session() as session:
-        turns: Any = _Turns(session._life)
-        monkeypatch.setattr(session, "_life", turns)
+        turns: Any = _Turns(session._model._life)
+        monkeypatch.setattr(session._model, "_life", turns)
         caught: list[Any] = []
 
         def work() -> None:
@@ -202,7 +202,7 @@ def test_a_call_that_waited_through_a_reload_is_not_scored_by_the_new_model(
             caught.append(error.value)
 
         waiting = threading.Thread(target=work)
-        with session.turn():
+        with session._model.turn():
             waiting.start()
             assert turns.waiting.wait(PATIENCE_S)
             session.reload(abonyx.RuntimeConfig(token_budget=1_000))  # in the turn of this thread, before the other's
@@ -221,7 +221,7 @@ def test_calls_through_reloads_are_right_or_refused(sequences: list[str], times:
         if number == 0:
             try:
                 for _ in range(times):
-                    session.reload(session.config)
+                    session.reload(session._model.config)
             finally:
                 over.set()
             return 0
@@ -244,16 +244,18 @@ def test_a_close_in_the_scoring_thread_itself_does_not_wait_for_itself(sequences
     # what a signal handler does
     session = open_session(abonyx.RuntimeConfig(token_budget=1))
     with pytest.raises(SessionClosed, match="session is closed"):
-        tokens = scoring.tokenize(session.manifest, sequences)
-        scoring.run_sequences(session, tokens, "p_nonspecific", on_batch=lambda _: session.close())
-    assert session.state is State.CLOSED
+        tokens = scoring.tokenize(session._model.manifest, sequences)
+        scoring.run_sequences(
+            session._model, tokens, "p_nonspecific", session._model.budget, on_batch=lambda _: session.close()
+        )
+    assert session._model.state is State.CLOSED
     open_session().close()
 
 
 def test_a_reload_in_the_scoring_thread_itself_ends_its_call(sequences: list[str]) -> None:
     config = abonyx.RuntimeConfig(token_budget=1)
     with open_session(config) as session:
-        tokens = scoring.tokenize(session.manifest, sequences)
+        tokens = scoring.tokenize(session._model.manifest, sequences)
         done: list[int] = []
 
         def reload(count: int) -> None:
@@ -261,6 +263,6 @@ def test_a_reload_in_the_scoring_thread_itself_ends_its_call(sequences: list[str
             session.reload(config)
 
         with pytest.raises(SessionClosed, match="reloaded after this call began"):
-            scoring.run_sequences(session, tokens, "p_nonspecific", on_batch=reload)
+            scoring.run_sequences(session._model, tokens, "p_nonspecific", session._model.budget, on_batch=reload)
         assert done == [1]
         assert session.score(sequences).shape == (12,)

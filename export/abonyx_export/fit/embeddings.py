@@ -15,15 +15,15 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import onnxruntime
 
 from abonyx.arrays import Float32Array
-from abonyx.cli.options import RunRequest
+from abonyx.engine.onnx import import_engine
 from abonyx.errors import BundleError, ChecksumMismatch, ConfigError
 from abonyx.hashing import file_sha256
 from abonyx.input.checked import Input
 from abonyx.run.progress import progress
-from abonyx.run.windows import Job, run_windows
+from abonyx.run.request import RunRequest
+from abonyx.run.windows import ArraySink, Job, run_windows
 from abonyx_export.bundle_writer import Report
 
 FORMAT = 1
@@ -89,7 +89,7 @@ def _identity(run: RunRequest, checked: Input) -> _Identity:
         bundle_sha256=run.bundle.sha256,
         variant=variant,
         config_sha256=dataclasses.replace(run.config, bundle=None).sha256(),  # not of how its path is spelt
-        onnxruntime=onnxruntime.__version__,
+        onnxruntime=import_engine().__version__,
         rows=len(checked.sequences),
         width=run.bundle.manifest.embedding_width,
         sequences_sha256=hashlib.sha256("\n".join(checked.sequences).encode()).hexdigest(),
@@ -98,13 +98,9 @@ def _identity(run: RunRequest, checked: Input) -> _Identity:
 
 def _run(run: RunRequest, checked: Input, wanted: _Identity, report: Report) -> Float32Array:
     embedding = np.empty((wanted.rows, wanted.width), np.float32)
-
-    def write(start: int, stop: int, values: Float32Array) -> None:
-        embedding[start:stop] = values
-
     report(f"embedding {wanted.rows} sequences, variant {wanted.variant} on {run.config.provider}")
     with progress(wanted.rows) as on_batch:
-        summary = run_windows(run.bundle, [Job(checked, write)], run.config, "embedding", on_batch)
+        summary = run_windows(run.bundle, [Job(checked, ArraySink(embedding))], run.config, "embedding", on_batch)
     report(f"  {summary.run_seconds:.1f} s, opening took {summary.open_seconds:.1f} s")
     return embedding
 

@@ -7,11 +7,11 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from abonyx.cli.options import RunRequest
 from abonyx.errors import BundleError, ConfigError, InputError
 from abonyx.input.checked import Input
 from abonyx.output.directory import check_directory
 from abonyx.output.files import check_output, rejected_path
+from abonyx.run.request import RunRequest
 
 # Seeds are numpy's: 32 bits.
 MAX_SEED = 2**32 - 1

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 import skl2onnx
 from onnx import TensorProto, helper, numpy_helper
 from skl2onnx.common.data_types import FloatTensorType
@@ -22,6 +21,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
 from abonyx.bundle.tolerances import HEAD_P
+from abonyx.engine.onnx import import_engine
 from abonyx.errors import BundleError, EngineError, HeadRefused, ParityError
 from abonyx_export.encoder.graph import IR_VERSION, OPSET
 from abonyx_export.head.head import Head
@@ -69,8 +69,9 @@ def check_head(model: onnx.ModelProto, head: Head, limit: float = HEAD_P) -> flo
 
     """
     rows = _probe_rows(head)
-    options = onnxruntime.SessionOptions()
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    engine = import_engine()
+    options = engine.SessionOptions()
+    session = engine.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     found = session.run([PROBABILITY], {EMBEDDING: rows})[0].astype(np.float64)
     logit = head.logit(rows)
     expected = 0.5 * (1 + np.tanh(logit / 2))  # sigmoid, without overflow

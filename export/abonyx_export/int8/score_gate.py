@@ -18,7 +18,7 @@ from abonyx.bundle.selftest import sigmoid
 from abonyx.bundle.tolerances import INT8_GATE_FLIPS, INT8_GATE_MAX_P, INT8_GATE_MEAN_P, INT8_GATE_SPEARMAN
 from abonyx.config import RuntimeConfig
 from abonyx.errors import BundleError, ParityError
-from abonyx.session import open_session
+from abonyx.model import open_model
 from abonyx_export.head.head import Head
 from abonyx_export.parity import summarise
 
@@ -61,9 +61,9 @@ class GateRows:
 
 def embed_rows(bundle: Path, variant: str, rows: Tokens) -> Float32Array:
     """Embeddings (n, D) of token rows by one variant of a bundle, on the CPU."""
-    with open_session(RuntimeConfig(bundle=str(bundle), variant=variant), self_test="off") as session:
+    with open_model(RuntimeConfig(bundle=str(bundle), variant=variant), self_test="off") as session:
         found = np.empty((len(rows), session.manifest.embedding_width), np.float32)
-        for batch in plan_batches(np.array([len(row) for row in rows], np.int64), session.token_budget):
+        for batch in plan_batches(np.array([len(row) for row in rows], np.int64), session.budget.tokens):
             found[batch] = session.run_batch([rows[index] for index in batch], outputs=["embedding"])[0]
     return found
 

@@ -12,7 +12,7 @@ import click
 from abonyx import __version__
 from abonyx.cli import bundle as cli_bundle
 from abonyx.cli import serve as cli_serve
-from abonyx.cli.options import PATH, PATH_OR_DASH, RunRequest, prepare, run_options
+from abonyx.cli.options import PATH, PATH_OR_DASH, prepare, run_options
 from abonyx.errors import ConfigError, EngineError, printable
 from abonyx.extras import require
 from abonyx.logs import LOGGER, to_stderr, verbose
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from abonyx.input.checked import Input
-    from abonyx.run.resumed import Destination
+    from abonyx.run.request import RunRequest
+    from abonyx.run.resumed import FileRun
 
 # Other packages of the distribution add commands here (abonyx_export: `export`); the runtime never imports them.
 COMMANDS_GROUP = "abonyx.commands"
@@ -140,14 +141,14 @@ def score(
 ) -> None:
     """Score the sequences of INPUT (FASTA, CSV, TSV, Parquet, .gz of them; - is stdin)."""
     from abonyx.bundle.threshold import choose_threshold
-    from abonyx.run.resumed import score_destination
+    from abonyx.run.resumed import score_run
 
     if ray is not None:
         if table:
             raise ConfigError("--table and --ray were both given", "A directory of results is not shown as a table.")
         from abonyx.ray.command import score_directory
 
-        score_directory(source, output, ray, restart, assay, threshold, kind, options)
+        score_directory(source, output, ray, restart, assay, threshold, kind, prepare(options))
         return
     target = _target(output)
     chosen = kind or _suffix(output, {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}, "csv")
@@ -159,9 +160,9 @@ def score(
         if table and len(rows) < TABLE_ROWS:
             rows.extend(zip(ids, p.tolist(), called.tolist(), strict=True))
 
-    destination = score_destination(target, run, checked, chosen, limit, seen)
+    file_run = score_run(run, checked, target, chosen, limit, seen)
     shown = (lambda: _print_table(rows, len(checked.ids), limit)) if table else None
-    _go(run, checked, destination, restart, f"threshold {limit:g}" + (f" ({assay})" if assay else ""), shown)
+    _go(file_run, restart, f"threshold {limit:g}" + (f" ({assay})" if assay else ""), shown)
 
 
 @cli.command()
@@ -172,7 +173,7 @@ def score(
 def embed(source: Path, output: Path, restart: bool, **options: Any) -> None:
     """Write the pooled embeddings of INPUT's sequences to a .npy (ids beside it) or .parquet file."""
     from abonyx.output import formats as results
-    from abonyx.run.resumed import Destination
+    from abonyx.run.resumed import FileRun
 
     target = _target(output)
     if target is None:
@@ -185,8 +186,8 @@ def embed(source: Path, output: Path, restart: bool, **options: Any) -> None:
         return results.embedding_columns(checked.ids[start:stop], embedding, width)
 
     format_ = results.embeddings_format(kind, len(checked.ids), width, run.metadata())
-    destination = Destination(target, format_, "embedding", columns, {"command": "embed", "format": kind})
-    _go(run, checked, destination, restart, f"{width} columns")
+    file_run = FileRun(run, checked, target, format_, "embedding", columns, {"command": "embed", "format": kind})
+    _go(file_run, restart, f"{width} columns")
 
 
 @cli.command()
@@ -238,30 +239,28 @@ def _prepare(source: Path, target: Path | None, options: dict[str, Any]) -> tupl
 
 
 def _go(
-    run: RunRequest,
-    checked: Input,
-    destination: Destination,
+    file_run: FileRun,
     restart: bool,
     detail: str,
     before_summary: Callable[[], None] | None = None,
 ) -> None:
     """Run, and say what came of it."""
     from abonyx.output.files import rejected_path
-    from abonyx.run.resumed import run_to
+    from abonyx.run.resumed import run_file
 
-    target = destination.target
-    summary = run_to(destination, run, checked, restart=restart)
+    target, rejected = file_run.target, file_run.records.rejected
+    summary = run_file(file_run, restart=restart)
     if before_summary:
         before_summary()
     for line in summary.lines() if summary else ["every row was scored by an interrupted run; its files are in place"]:
         LOGGER.info(line)
     if target is None:
-        for problem in checked.rejected:
+        for problem in rejected:
             LOGGER.info(f"rejected: line {problem.line}: {printable(problem.id)}: {problem.reason}")
         return
     LOGGER.info(f"wrote {target}; {detail}")
-    if run.skip:
-        LOGGER.info(f"wrote {rejected_path(target)}; {len(checked.rejected)} rejected")
+    if file_run.run.skip:
+        LOGGER.info(f"wrote {rejected_path(target)}; {len(rejected)} rejected")
 
 
 def _target(path: Path) -> Path | None:

@@ -13,10 +13,11 @@ from abonyx import __version__
 from abonyx.bundle import open_bundle
 from abonyx.config import load_config
 from abonyx.engine.cuda_driver import CudaDriver, read_cuda_driver
+from abonyx.engine.onnx import describe_engine
 from abonyx.engine.process import allowed_processors, memory_bytes, processor_quota, usable_processors
 from abonyx.engine.providers import installed_engines
 from abonyx.errors import EngineError
-from abonyx.session import describe_engine, open_session
+from abonyx.model import open_model
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,7 +146,7 @@ def _trial(bundle: str, variant: str, provider: str, default: bool) -> Trial:
     try:
         # From a manifest: a provider that this version does not know is a ConfigError.
         config = load_config(None, flags={"bundle": bundle, "provider": provider, "variant": variant})
-        with open_session(config) as session:
+        with open_model(config) as session:
             placement = session.placement
     except EngineError as refused:
         error, code = str(refused), refused.exit_code

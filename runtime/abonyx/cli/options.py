@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
-    from abonyx.bundle import Bundle
-    from abonyx.config import RuntimeConfig
-    from abonyx.input.checked import Input
+    from abonyx.run.request import RunRequest
 
 PATH = click.Path(path_type=Path)
 PATH_OR_DASH = click.Path(path_type=Path, allow_dash=True)
@@ -45,65 +42,15 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@dataclass(frozen=True)
-class RunRequest:
-    """What run_options came to.
-
-    Attributes:
-        skip: leave bad records out instead of refusing the input.
-        columns: id_column and sequence_column, as read_input takes them.
-    """
-
-    config: RuntimeConfig
-    bundle: Bundle
-    skip: bool
-    columns: dict[str, str | None]
-
-    def read(self, source: Path | None, label_column: str | None = None, *, label_required: bool = False) -> Input:
-        """A checked input; None = standard input. Raises as inputs.read_input."""
-        from abonyx.alphabet import SequenceLimit
-        from abonyx.input.checked import read_input
-
-        return read_input(
-            source,
-            SequenceLimit.of(self.bundle.manifest, self.config),
-            label_column=label_column,
-            label_required=label_required,
-            skip_invalid=self.skip,
-            **self.columns,
-        )
-
-    def metadata(self) -> dict[str, str]:
-        """What a result file says of its making."""
-        from abonyx import __version__
-
-        name, variant = self.bundle.variant(self.config.provider, self.config.variant)
-        return {
-            "version": __version__,
-            "bundle": self.bundle.manifest.name,
-            "bundle_sha256": self.bundle.sha256,
-            "config_sha256": self.config.sha256(),
-            "provider": self.config.provider,
-            "variant": name,
-            "precision": "bf16" if self.config.bf16 else variant.precision,
-        }
-
-
 def prepare(options: dict[str, Any]) -> RunRequest:
-    """Load the config and the bundle's manifest that run_options name; nothing is hashed or opened.
+    """The run that run_options describe; see run.request.prepare."""
+    from abonyx.run import request
 
-    Raises:
-        ConfigError, BundleError: see load_config, open_bundle and Bundle.variant.
-    """
-    from abonyx.bundle import open_bundle
-    from abonyx.config import load_config
-
-    rest = dict(options)
-    columns = {key: rest.pop(key) for key in ("id_column", "sequence_column")}
-    skip = rest.pop("on_invalid") == "skip"
-    config_file = rest.pop("config_file")
-    flags = {key: str(value) if isinstance(value, Path) else value for key, value in rest.items()}
-    config = load_config(config_file, flags=flags)
-    bundle = open_bundle(config.bundle)
-    bundle.variant(config.provider, config.variant)
-    return RunRequest(config, bundle, skip, columns)
+    flags = dict(options)
+    return request.prepare(
+        config_file=flags.pop("config_file"),
+        id_column=flags.pop("id_column"),
+        sequence_column=flags.pop("sequence_column"),
+        skip=flags.pop("on_invalid") == "skip",
+        flags={key: str(value) if isinstance(value, Path) else value for key, value in flags.items()},
+    )

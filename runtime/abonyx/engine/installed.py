@@ -1,6 +1,6 @@
 """ONNX Runtime as it is installed here: what it has and finds, and what a passed self-test is remembered for.
 
-The module is given, never imported: session.py alone does that.
+The module is given, never imported: engine/onnx.py alone does that.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def describe(ort: ModuleType) -> InstalledEngine:
     devices = [f"{one.ep_name}: {one.device.type.name}, {one.device.vendor}" for one in ort.get_ep_devices()]
     devices += [f"OpenVINO: {name}" for name in _openvino_devices(ort)]
     # In a process of its own: a provider's library that ONNX Runtime did not load itself may not stay.
-    load = "import ctypes, sys; from abonyx import session; from abonyx.engine import installed; "
-    load += "installed.preload(session.import_engine()); ctypes.CDLL(sys.argv[1])"
+    load = "import ctypes, sys; from abonyx.engine import installed, onnx; "
+    load += "installed.preload(onnx.import_engine()); ctypes.CDLL(sys.argv[1])"
     missing = {}
     for library in _provider_libraries(Path(ort.__path__[0]) / "capi"):
         done = subprocess.run(

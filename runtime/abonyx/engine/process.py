@@ -8,7 +8,7 @@ import gc
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -177,9 +177,9 @@ def keep_forever(thing: object) -> None:
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 
 
-def caller_outside(filename: str) -> str:
-    """File and line of the innermost frame that is not in `filename`."""
+def caller_outside(files: Collection[str]) -> str:
+    """File and line of the innermost frame that is in none of these files."""
     frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename == filename:
+    while frame.f_back is not None and frame.f_code.co_filename in files:
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"

@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from abonyx.arrays import shortest_decimal
 from abonyx.bundle.threshold import choose_threshold, is_nonspecific, pooling_notes
-from abonyx.cli.options import RunRequest
 from abonyx.errors import ConfigError, InputError, printable
 from abonyx.evaluate.metrics import Measured, measure
 from abonyx.evaluate.pictures import Subject, draw
@@ -23,7 +22,8 @@ from abonyx.output.directory import check_directory, staged
 from abonyx.output.files import input_stem
 from abonyx.output.formats import write_rejected, write_table
 from abonyx.run.progress import progress
-from abonyx.run.windows import Job, run_windows
+from abonyx.run.request import RunRequest
+from abonyx.run.windows import ArraySink, Job, run_windows
 
 PREDICTION_COLUMNS = ("id", "sequence", "y_true", "y_pred", "p_nonspecific")
 
@@ -55,9 +55,6 @@ class _Set:
     sha256: str
     checked: Input
     p: npt.NDArray[np.float32]
-
-    def write(self, start: int, stop: int, p: npt.NDArray[np.float32]) -> None:
-        self.p[start:stop] = p
 
 
 def check_request(request: EvaluationRequest) -> None:
@@ -94,7 +91,7 @@ def evaluate_files(request: EvaluationRequest, run: RunRequest) -> list[str]:
     limit = choose_threshold(run.bundle, request.assay, request.threshold)
     sets = [_read(source, request, run) for source in request.sources]
     with progress(sum(len(each.p) for each in sets)) as on_batch:
-        jobs = [Job(each.checked, each.write) for each in sets]
+        jobs = [Job(each.checked, ArraySink(each.p)) for each in sets]
         summary = run_windows(run.bundle, jobs, run.config, "p_nonspecific", on_batch)
     lines = summary.lines()
     with staged(request.output) as staging:

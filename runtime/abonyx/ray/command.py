@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 
 from abonyx.bundle.threshold import choose_threshold
-from abonyx.cli.options import prepare
 from abonyx.errors import ConfigError
 from abonyx.logs import LOGGER
 from abonyx.output.files import replacing
@@ -20,6 +19,7 @@ from abonyx.ray.files import Dispatch, find_files, raise_failed
 from abonyx.ray.run_file import Done, File, RunFile, open_run_file, printable_name, run_facts
 from abonyx.ray.worker import DirectoryRequest
 from abonyx.run.interrupts import Stop, handled
+from abonyx.run.request import RunRequest
 
 
 class Failed(msgspec.Struct, frozen=True):
@@ -57,7 +57,7 @@ def score_directory(
     assay: str | None,
     threshold: float | None,
     kind: Any,
-    options: dict[str, Any],
+    run: RunRequest,
 ) -> None:
     """Score every file that `output` does not hold yet.
 
@@ -65,7 +65,7 @@ def score_directory(
         source: a directory, or a pattern.
         address: of a Ray cluster; "" = start Ray on this machine.
         kind: csv, jsonl, parquet; None = parquet.
-        options: those of options.run_options.
+        run: what each file is scored as.
 
     Raises:
         ConfigError: Ray is not installed or does not answer; an output that cannot be made.
@@ -75,7 +75,6 @@ def score_directory(
     require_extra()
     if Path("-") in (source, output):
         raise ConfigError("--ray with - : standard streams are not files", "Name a directory of files, and one for -o.")
-    run = prepare(options)
     run = dataclasses.replace(run, config=for_worker(run.config))
     request = DirectoryRequest(
         run, output.absolute(), kind or "parquet", choose_threshold(run.bundle, assay, threshold)

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from abonyx import alphabet
-from abonyx.alphabet import SequenceLimit
 from abonyx.bundle import open_bundle
 from abonyx.bundle.threshold import choose_threshold, is_nonspecific
 from abonyx.config import RuntimeConfig
@@ -78,7 +77,7 @@ class Scorer:
     def __init__(self, config: RuntimeConfig, bundle_sha256: str, threshold: float | None, column: str) -> None:
         from abonyx.ray.worker import open_checked
 
-        self._session = open_checked(config, bundle_sha256)
+        self._model = open_checked(config, bundle_sha256)
         self._threshold, self._column = threshold, column
 
     def __call__(self, table: Any) -> Any:
@@ -94,7 +93,7 @@ class Scorer:
         good = np.array([reason is None for reason in reasons], bool)
         p = np.zeros(len(reasons), np.float32)
         if good.any():
-            p[good] = self._session.score([sequence for sequence, use in zip(cleaned, good, strict=True) if use])
+            p[good] = self._model.score([sequence for sequence, use in zip(cleaned, good, strict=True) if use])
         added = {P: pa.array(p, pa.float32(), mask=~good)}
         if self._threshold is not None:
             added[CALLED] = pa.array(is_nonspecific(p, self._threshold).astype(np.int8), pa.int8(), mask=~good)
@@ -105,7 +104,7 @@ class Scorer:
 
     def _checked(self, values: list[object]) -> tuple[list[str], list[str | None]]:
         """Cleaned sequences, and why each cannot be scored; None = it can."""
-        limit = SequenceLimit.of(self._session.manifest, self._session.config)
+        limit = self._model.limit
         cleaned, reasons = [], []
         for value in values:
             sequence = alphabet.clean(value) if isinstance(value, str) else ""

@@ -20,7 +20,7 @@ from abonyx.output.journal import SCHEMA, Fact, Journal, Started, differences
 from abonyx.run.resumed import identity, score_facts
 
 if TYPE_CHECKING:
-    from abonyx.cli.options import RunRequest
+    from abonyx.run.request import RunRequest
 
 # Differing results that a message names.
 _SHOWN = 10

@@ -13,16 +13,16 @@ import msgspec
 
 from abonyx import cache
 from abonyx.bundle import Bundle, check_files, open_bundle
-from abonyx.cli.options import RunRequest
 from abonyx.config import RuntimeConfig
 from abonyx.engine.providers import token_budget
 from abonyx.errors import BundleError, ConfigError, EngineError, InputError
 from abonyx.hashing import file_sha256
+from abonyx.model import OpenModel, open_model
 from abonyx.output.journal import Fact
 from abonyx.ray.cluster import require_extra
 from abonyx.ray.run_file import Done, printable_name, run_facts
-from abonyx.run.resumed import run_to, score_destination
-from abonyx.session import Session, open_session
+from abonyx.run.request import RunRequest
+from abonyx.run.resumed import run_file, score_run
 
 if TYPE_CHECKING:
     from abonyx.input.checked import Input
@@ -48,11 +48,8 @@ class Worker:
 
     def __init__(self, request: DirectoryRequest) -> None:
         self._request = request
-        self._session: Session
-        # As the session was opened: what each file begins with.
-        self._notes: list[str] = []
+        self._model: OpenModel
         self._budget = 0
-        self._halved: int | None = None  # by the self-test
 
     def open(self, shared: Sequence[Path]) -> dict[str, Fact] | EngineError:
         """Open the session; return what this node's results depend on.
@@ -71,12 +68,9 @@ class Worker:
             # Once: from here on the card's free memory lacks this worker's own model and what it has run.
             self._budget = token_budget(run.config, run.bundle)
             config = dataclasses.replace(run.config, token_budget=self._budget)
-            self._session = open_checked(config, run.bundle.sha256)
+            self._model = open_checked(config, run.bundle.sha256)
         except EngineError as error:
             return _on_this_node(error)
-        self._notes = list(self._session.notes)
-        if self._session.token_budget < self._budget:
-            self._halved = self._session.token_budget
         return run_facts(run, self._request.kind, self._request.threshold)
 
     def score(self, source: Path, target: Path, restart: bool) -> Done | EngineError:
@@ -92,10 +86,10 @@ class Worker:
 
     def _score(self, source: Path, target: Path, restart: bool) -> Done:
         request = self._request
-        run = dataclasses.replace(request.run, bundle=self._session.bundle)
+        run = dataclasses.replace(request.run, bundle=self._model.bundle)
         checked, done = _read(source, run)
-        destination = score_destination(target, run, checked, request.kind, request.threshold)
-        summary = run_to(destination, run, checked, restart=restart, opening=self._kept, budget=self._budget)
+        file_run = score_run(run, checked, target, request.kind, request.threshold)
+        summary = run_file(file_run, restart=restart, opening=self._kept, budget=self._budget)
         return msgspec.structs.replace(
             done,
             output=printable_name(target),
@@ -105,15 +99,12 @@ class Worker:
         )
 
     @contextmanager
-    def _kept(self, config: RuntimeConfig) -> Iterator[Session]:
-        """The open session as open_session would give it for one more file; it stays open."""
-        assert config.token_budget is not None  # run_to's: of the file's journal
-        self._session.token_budget = min(config.token_budget, self._halved or config.token_budget)
-        self._session.notes = list(self._notes)
-        yield self._session
+    def _kept(self, _config: RuntimeConfig) -> Iterator[OpenModel]:
+        """The open model as open_model would give it for one more file; it stays open."""
+        yield self._model
 
 
-def open_checked(config: RuntimeConfig, bundle_sha256: str) -> Session:
+def open_checked(config: RuntimeConfig, bundle_sha256: str) -> OpenModel:
     """Open the session of this process on a bundle of this hash; of one node's workers one alone reads its files.
 
     Raises:
@@ -127,7 +118,7 @@ def open_checked(config: RuntimeConfig, bundle_sha256: str) -> Session:
     _, variant = bundle.variant(config.provider, config.variant)
     with _first_on_node(bundle):
         check_files(bundle, bundle.files_of(variant))
-    return open_session(config)
+    return open_model(config)
 
 
 @contextmanager

@@ -7,75 +7,73 @@ import importlib.metadata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
+from typing import Any, Literal
 
 from abonyx import __version__
+from abonyx.arrays import BoolArray, Float32Array
 from abonyx.bundle.threshold import is_nonspecific
 from abonyx.engine.providers import ENGINE_DISTRIBUTIONS, token_budget, window_size
 from abonyx.errors import RunInterrupted
 from abonyx.input.checked import Input
 from abonyx.logs import LOGGER
-from abonyx.output import formats as results
+from abonyx.output import formats
 from abonyx.output.files import ids_path, rejected_path
 from abonyx.output.formats import Columns, Format, rejected_bytes
 from abonyx.output.journal import Fact, Header
 from abonyx.output.resumable import ResumableOutput, Stream, open_resumable, open_stream
 from abonyx.run.interrupts import Stop, handled
 from abonyx.run.progress import progress
+from abonyx.run.request import RunRequest
 from abonyx.run.windows import Job, Opening, RunSummary, run_windows
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    from abonyx.cli.options import RunRequest
 
 
 @dataclasses.dataclass(frozen=True)
-class Destination:
-    """Where a run's rows go, and as what.
+class FileRun:
+    """One input on its way to one output.
 
     Attributes:
+        run: what it is scored with; records: the checked input.
         target: the file; None = standard output.
         output: the graph's output, "p_nonspecific" or "embedding".
         columns: (start, stop) of a window and its values -> what the format takes.
         facts: what else makes the file what it is: command, format, threshold.
     """
 
+    run: RunRequest
+    records: Input
     target: Path | None
     format: Format
     output: str
-    columns: Callable[[int, int, npt.NDArray[np.float32]], Columns]
+    columns: Callable[[int, int, Float32Array], Columns]
     facts: dict[str, Fact]
 
 
 # Rows' ids, p and whether they are called non-specific, as a window is done.
-Seen = Callable[["list[str]", "npt.NDArray[np.float32]", "npt.NDArray[np.bool_]"], None]
+Seen = Callable[[list[str], Float32Array, BoolArray], None]
 
 
-def score_destination(
-    target: Path | None,
+def score_run(
     run: RunRequest,
-    checked: Input,
+    records: Input,
+    target: Path | None,
     kind: Literal["csv", "jsonl", "parquet"],
     threshold: float,
     seen: Seen | None = None,
-) -> Destination:
-    """Where the scores of an input go; `seen` is shown each window.
+) -> FileRun:
+    """The run that scores an input; `seen` is shown each window.
 
     Raises:
         ConfigError: Parquet without pyarrow.
     """
 
-    def columns(start: int, stop: int, p: npt.NDArray[np.float32]) -> Columns:
-        called = is_nonspecific(p, threshold)
+    def columns(start: int, stop: int, p: Float32Array) -> Columns:
+        nonspecific = is_nonspecific(p, threshold)
         if seen:
-            seen(checked.ids[start:stop], p, called)
-        return results.score_columns(checked.ids[start:stop], checked.sequences[start:stop], p, called)
+            seen(records.ids[start:stop], p, nonspecific)
+        return formats.score_columns(records.ids[start:stop], records.sequences[start:stop], p, nonspecific)
 
-    format_ = results.results_format(kind, run.metadata() | {"threshold": repr(threshold)})
-    return Destination(target, format_, "p_nonspecific", columns, score_facts(kind, threshold))
+    format_ = formats.results_format(kind, run.metadata() | {"threshold": repr(threshold)})
+    return FileRun(run, records, target, format_, "p_nonspecific", columns, score_facts(kind, threshold))
 
 
 def score_facts(kind: str, threshold: float) -> dict[str, Fact]:
@@ -83,25 +81,19 @@ def score_facts(kind: str, threshold: float) -> dict[str, Fact]:
     return {"command": "score", "--format": kind, "threshold": threshold}
 
 
-def run_to(
-    destination: Destination,
-    run: RunRequest,
-    checked: Input,
-    *,
-    restart: bool = False,
-    opening: Opening | None = None,
-    budget: int | None = None,
+def run_file(
+    file_run: FileRun, *, restart: bool = False, opening: Opening | None = None, budget: int | None = None
 ) -> RunSummary | None:
-    """Score what the destination does not hold yet, and put it in its place.
+    """Score what the output does not hold yet, and put it in its place.
 
     Args:
-        restart: begin anew where an interrupted run left rows.
-        opening: gives the session, in place of open_session; called with the token budget that the rows are due.
-        budget: tokens a batch where no earlier run left rows; None = providers.token_budget, which on CUDA goes by the
+        restart: start again if an interrupted run left rows.
+        opening: gives the model, in place of open_model; called with the token budget that the rows are due.
+        budget: tokens a batch if no earlier run left rows; None = providers.token_budget, which on CUDA goes by the
             card's free memory: not for a process that has its model there already.
 
     Returns:
-        What was done; None where an earlier process had scored everything, and only the renames were left.
+        What was done; None if an earlier process had scored everything, and only the renames were left.
 
     Raises:
         RunInterrupted: by a signal; at the end of a window, or at once at the second.
@@ -111,43 +103,49 @@ def run_to(
     stop = Stop()
     with handled(stop):
         try:
-            return _run(destination, run, checked, restart, stop, opening, budget)
+            return _run(file_run, restart, stop, opening, budget)
         except KeyboardInterrupt:
             raise RunInterrupted(f"{stop.asked or 'interrupted'}: ended at once") from None
 
 
+class _FileSink:
+    """The WindowSink of a file: formats each window, and ends the run before the next one after a signal."""
+
+    def __init__(self, file_run: FileRun, out: ResumableOutput | Stream, stop: Stop) -> None:
+        self._columns, self._out, self._stop = file_run.columns, out, stop
+        self.first_row = out.rows_done
+
+    def begin(self, start: int) -> None:
+        if self._stop.asked:
+            raise RunInterrupted(f"{self._stop.asked}: ended after {start} of {self._out.rows} rows")
+
+    def write(self, start: int, stop: int, values: Float32Array) -> None:
+        self._out.append(stop, self._columns(start, stop, values))
+
+    def halved(self, token_budget: int, note: str) -> None:
+        self._out.halved(token_budget, note)
+
+
 def _run(
-    destination: Destination,
-    run: RunRequest,
-    checked: Input,
-    restart: bool,
-    stop: Stop,
-    opening: Opening | None,
-    budget: int | None,
+    file_run: FileRun, restart: bool, stop: Stop, opening: Opening | None, budget: int | None
 ) -> RunSummary | None:
-    count = len(checked.sequences)
-    with _opened(destination, run, checked, restart, budget) as out:
+    run, records = file_run.run, file_run.records
+    count = len(records.sequences)
+    with _opened(file_run, restart, budget) as out:
         if out.rows_done == count:
             return None
         config = dataclasses.replace(run.config, token_budget=out.token_budget, window_size=out.window_size)
         if out.rows_done:
             LOGGER.info(f"going on after row {out.rows_done} of {count}, which an interrupted run left")
-
-        def write(start: int, end: int, values: npt.NDArray[np.float32]) -> None:
-            out.append(end, destination.columns(start, end, values))
-
-        def before_window(start: int) -> None:
-            if stop.asked:
-                raise RunInterrupted(f"{stop.asked}: ended after {start} of {count} rows")
-
-        job = Job(checked, write, out.rows_done, before_window, out.halved)
+        earlier_notes = list(out.notes)
+        job = Job(records, _FileSink(file_run, out, stop))
         try:
             with progress(count, out.rows_done) as bar:
-                summary = run_windows(run.bundle, [job], config, destination.output, _watch(stop, bar), opening)
+                summary = run_windows(run.bundle, [job], config, file_run.output, _watch(stop, bar), opening)
         except BaseException:
             LOGGER.info(_kept(out))
             raise
-        return dataclasses.replace(summary, notes=[*out.notes, *summary.notes])
+        return dataclasses.replace(summary, notes=[*earlier_notes, *summary.notes])
 
 
 def _watch(stop: Stop, bar: Callable[[int], None] | None) -> Callable[[int], None]:
@@ -175,17 +173,15 @@ def _kept(out: ResumableOutput | Stream) -> str:
 
 
 @contextmanager
-def _opened(
-    destination: Destination, run: RunRequest, checked: Input, restart: bool, budget: int | None
-) -> Iterator[ResumableOutput | Stream]:
-    config, target, format = run.config, destination.target, destination.format
+def _opened(file_run: FileRun, restart: bool, budget: int | None) -> Iterator[ResumableOutput | Stream]:
+    run, records, target, format = file_run.run, file_run.records, file_run.target, file_run.format
     header = Header(
-        identity=destination.facts | _of_input(checked) | identity(run),
-        config_sha256=config.sha256(),
-        rows=len(checked.sequences),
-        rejected=len(checked.rejected),
-        token_budget=token_budget(config, run.bundle) if budget is None else budget,
-        window_size=window_size(config),
+        identity=file_run.facts | _of_input(records) | identity(run),
+        config_sha256=run.config.sha256(),
+        rows=len(records.sequences),
+        rejected=len(records.rejected),
+        token_budget=token_budget(run.config, run.bundle) if budget is None else budget,
+        window_size=window_size(run.config),
     )
     if target is None:
         with open_stream(format, header) as stream:
@@ -193,7 +189,7 @@ def _opened(
         return
     targets = [ids_path(target), target] if len(format.head) > 1 else [target]
     if run.skip:
-        targets, format = [rejected_path(target), *targets], format.beside(rejected_bytes(checked.rejected))
+        targets, format = [rejected_path(target), *targets], format.beside(rejected_bytes(records.rejected))
     with open_resumable(targets, format, header, restart=restart) as output:
         yield output
 

@@ -9,7 +9,7 @@ from abonyx.bundle.selftest import rows_that_fit
 from abonyx.bundle.tolerances import BF16, looser
 from abonyx.config import RuntimeConfig
 from abonyx.errors import BundleError
-from abonyx.session import open_session
+from abonyx.model import open_model
 
 
 class Verification(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,7 +56,7 @@ def verify(config: RuntimeConfig) -> Verification:
         raise BundleError(what, "Remove them, or export the bundle again.")
     check_files(bundle, manifest.files, use_cache=False)
     operators = {name: dict(check_graph(bundle, variant)) for name, variant in manifest.variants.items()}
-    with open_session(config, self_test="full") as session:
+    with open_model(config, self_test="full") as session:
         most = session.static_shape[1] if session.static_shape else None
         limits = looser(session.variant.limits, BF16) if config.bf16 else session.variant.limits
         return Verification(

@@ -7,21 +7,19 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
+from abonyx.arrays import Float32Array
 from abonyx.bundle import Bundle
 from abonyx.bundle.threshold import pooling_notes, shipped_note
 from abonyx.config import RuntimeConfig
 from abonyx.engine.providers import window_size
 from abonyx.input.checked import Input
 from abonyx.logs import LOGGER
-from abonyx.scoring import Tokenized, pooled_eos, run_sequences, tokenize
+from abonyx.scoring import TokenBudget, Tokenized, pooled_eos, run_sequences, tokenize
 
 if TYPE_CHECKING:
-    from abonyx.session import Session
+    from abonyx.model import OpenModel
 
 
 @dataclass(frozen=True)
@@ -60,29 +58,54 @@ class RunSummary:
         ]
 
 
-# (start, stop) of the window, its values: (k,) or (k, D).
-Write = Callable[[int, int, npt.NDArray[np.float32]], None]
 OnBatch = Callable[[int], None]
-# Gives the session to score with, as open_session does.
-Opening = Callable[[RuntimeConfig], "AbstractContextManager[Session]"]
+# Gives the model to score with, as open_model does.
+Opening = Callable[[RuntimeConfig], "AbstractContextManager[OpenModel]"]
 
 
-@dataclass(frozen=True)
-class Job:
-    """One input and where its values go.
+class WindowSink(Protocol):
+    """Where the values of one input go, window by window in file order.
 
     Attributes:
-        write: called with each window's values, in file order, on a thread of its own.
-        first_row: where to begin; a window's first row, or the end.
-        before_window: called with each window's first row before it is scored; may raise, to end there.
-        on_halved: called where the device ran out of memory, with the token budget from there on and a note.
+        first_row: where to begin: a window's first row, or the end.
     """
 
+    @property
+    def first_row(self) -> int: ...
+
+    def begin(self, start: int) -> None:
+        """Called before the window that starts there is scored; may raise, to end there."""
+
+    def write(self, start: int, stop: int, values: Float32Array) -> None:
+        """Take a window's values, (k,) or (k, D); on a thread of its own."""
+
+    def halved(self, token_budget: int, note: str) -> None:
+        """Take note of the token budget from here on: the device ran out of memory."""
+
+
+class ArraySink:
+    """The WindowSink of an array, (n,) or (n, D) float32, that is filled while scoring."""
+
+    first_row = 0
+
+    def __init__(self, values: Float32Array) -> None:
+        self.values = values
+
+    def begin(self, start: int) -> None:
+        pass
+
+    def write(self, start: int, stop: int, values: Float32Array) -> None:
+        self.values[start:stop] = values
+
+    def halved(self, token_budget: int, note: str) -> None:
+        pass  # the summary has the note
+
+
+class Job(NamedTuple):
+    """One input, and where its values go."""
+
     checked: Input
-    write: Write
-    first_row: int = 0
-    before_window: Callable[[int], None] | None = None
-    on_halved: Callable[[int, str], None] | None = None
+    sink: WindowSink
 
 
 def run_windows(
@@ -93,99 +116,109 @@ def run_windows(
     on_batch: OnBatch | None = None,
     opening: Opening | None = None,
 ) -> RunSummary:
-    """Open the session once, run every window of every input through it, close it.
+    """Open the model once, run every window of every input through it, close it.
 
     Args:
         bundle: the config's bundle, for the summary's notes.
         jobs: the inputs.
         output: "p_nonspecific" or "embedding".
         on_batch: called with the number of sequences done, after each batch.
-        opening: in place of open_session.
+        opening: in place of open_model.
     """
-    from abonyx.session import open_session  # not before the input was found good
+    from abonyx.model import open_model  # not before the input was found good
 
     started = time.perf_counter()
-    with (opening or open_session)(config) as session:
+    with (opening or open_model)(config) as model:
         opened = time.perf_counter()
-        placed = f"{session.bundle.label()}, {session.variant_name} on {config.provider}, nodes {session.placement}"
-        LOGGER.debug(f"opened in {opened - started:.2f} s: {placed}; batches of {session.token_budget} tokens")
+        notes: list[str] = []
+        budget = TokenBudget(_first_budget(model, config), config.provider, notes.append)
+        placed = f"{model.bundle.label()}, {model.variant_name} on {config.provider}, nodes {model.placement}"
+        LOGGER.debug(f"opened in {opened - started:.2f} s: {placed}; batches of {budget.tokens} tokens")
         for job in jobs:
-            if job.on_halved and config.token_budget not in (None, session.token_budget):
-                job.on_halved(session.token_budget, "\n".join(session.notes))  # by the self-test
-            _run_job(session, job, config, output, on_batch)
+            if config.token_budget not in (None, budget.tokens):
+                job.sink.halved(budget.tokens, "\n".join([*model.opening_notes, *notes]))
+            _Windows(model, job, config, output, budget, notes).run(on_batch)
         finished = time.perf_counter()
         return RunSummary(
-            records=sum(len(job.checked.sequences) - job.first_row for job in jobs),
-            earlier=sum(job.first_row for job in jobs),
+            records=sum(len(job.checked.sequences) - job.sink.first_row for job in jobs),
+            earlier=sum(job.sink.first_row for job in jobs),
             rejected=sum(len(job.checked.rejected) for job in jobs),
             open_seconds=opened - started,
             run_seconds=finished - opened,
             provider=config.provider,
             bf16=config.bf16,
-            placement=session.placement,
-            variant=session.variant_name,
-            bundle=session.bundle.label(),
-            notes=[*session.notes, *pooling_notes(bundle, config), *shipped_note(config)],
+            placement=model.placement,
+            variant=model.variant_name,
+            bundle=model.bundle.label(),
+            notes=[*model.opening_notes, *notes, *pooling_notes(bundle, config), *shipped_note(config)],
         )
 
 
-def _run_job(session: Session, job: Job, config: RuntimeConfig, output: str, on_batch: OnBatch | None) -> None:
-    sequences, size = job.checked.sequences, window_size(config)
-    # The old pipeline's batches are of the whole file, wherever a window ends.
-    flags = pooled_eos(sequences, config.batch_size)
+def _first_budget(model: OpenModel, config: RuntimeConfig) -> int:
+    """Tokens a batch of the run: the config's, less if the self-test already ran out of memory."""
+    tokens = config.token_budget or model.budget.tokens
+    return tokens if model.halved_to is None else min(tokens, model.halved_to)
 
-    def tokens(start: int) -> Tokenized:
-        return tokenize(session.manifest, sequences[start : start + size], distinct=flags is None)
 
-    def write(start: int, stop: int, values: npt.NDArray[np.float32]) -> None:
-        job.write(start, stop, values)
-        LOGGER.debug(f"rows {start + 1} to {stop} of {len(sequences)} written")
+class _Windows:
+    """The windows of one input on their way through the model."""
 
-    # While the device scores a window, the one before is written and the tokens of the next are made.
-    with ThreadPoolExecutor(1) as aside:
-        upcoming, writing = aside.submit(tokens, job.first_row), aside.submit(lambda: None)
-        try:
-            for start in range(job.first_row, len(sequences), size):
-                if job.before_window:
-                    job.before_window(start)
-                stop = min(start + size, len(sequences))
-                given, upcoming = upcoming.result(), aside.submit(tokens, stop)
-                values = _run_window(session, job, slice(start, stop), given, flags, output, on_batch, writing)
+    def __init__(
+        self, model: OpenModel, job: Job, config: RuntimeConfig, output: str, budget: TokenBudget, notes: list[str]
+    ) -> None:
+        self._model, self._checked, self._sink = model, job.checked, job.sink
+        self._output, self._budget, self._notes = output, budget, notes
+        self._size = window_size(config)
+        # The old pipeline's batches are of the whole file, wherever a window ends.
+        self._flags = pooled_eos(job.checked.sequences, config.batch_size)
+
+    def run(self, on_batch: OnBatch | None) -> None:
+        """While the device scores a window, the one before is written and the tokens of the next are made."""
+        count, first = len(self._checked.sequences), self._sink.first_row
+        with ThreadPoolExecutor(1) as aside:
+            upcoming, writing = aside.submit(self._tokens, first), aside.submit(lambda: None)
+            try:
+                for start in range(first, count, self._size):
+                    self._sink.begin(start)
+                    stop = min(start + self._size, count)
+                    tokens, upcoming = upcoming.result(), aside.submit(self._tokens, stop)
+                    values = self._values(slice(start, stop), tokens, on_batch, writing)
+                    writing.result()
+                    writing = aside.submit(self._write, start, stop, values)
+            finally:
+                writing.result()  # what was scored is written, however this ends; a failure to write is raised
+
+    def _tokens(self, start: int) -> Tokenized:
+        rows = self._checked.sequences[start : start + self._size]
+        return tokenize(self._model.manifest, rows, distinct=self._flags is None)
+
+    def _write(self, start: int, stop: int, values: Float32Array) -> None:
+        self._sink.write(start, stop, values)
+        LOGGER.debug(f"rows {start + 1} to {stop} of {len(self._checked.sequences)} written")
+
+    def _values(
+        self, window: slice, tokens: Tokenized, on_batch: OnBatch | None, writing: Future[None]
+    ) -> Float32Array:
+        """Values of one window, all of one token budget: if it was halved on the way, they are computed again.
+
+        Then a run that is resumed from its journal has the batches of one that never stopped. The journal has the
+        window before, still being written, first.
+        """
+        planned, reported = 0, len(self._notes)
+        while planned != self._budget.tokens:
+            if planned:
                 writing.result()
-                writing = aside.submit(write, start, stop, values)
-        finally:
-            writing.result()  # what was scored is written, however this ends; and what cannot be written is said
-
-
-def _run_window(
-    session: Session,
-    job: Job,
-    window: slice,
-    tokens: Tokenized,
-    flags: npt.NDArray[np.bool_] | None,
-    output: str,
-    on_batch: OnBatch | None,
-    writing: Future[None],
-) -> npt.NDArray[np.float32]:
-    """Values of one window, all of one token budget: where it was halved on the way, they are made again.
-
-    Then a run that is gone on with from its journal has the batches of one that never stopped. The journal has the
-    window before, still being written, first.
-    """
-    budget, said = 0, len(session.notes)
-    while budget != session.token_budget:
-        if budget and job.on_halved:
-            writing.result()
-            job.on_halved(session.token_budget, "\n".join(session.notes[said:]))
-            said = len(session.notes)
-        report = None if budget else on_batch  # the second time its sequences are counted
-        budget = session.token_budget
-        values = run_sequences(
-            session,
-            tokens,
-            output,
-            ids=job.checked.ids[window],
-            eos_pooled=None if flags is None else flags[window],
-            on_batch=report,
-        )
-    return values
+                self._sink.halved(self._budget.tokens, "\n".join(self._notes[reported:]))
+                reported = len(self._notes)
+            report = None if planned else on_batch  # the second time its sequences are counted
+            planned = self._budget.tokens
+            values = run_sequences(
+                self._model,
+                tokens,
+                self._output,
+                self._budget,
+                ids=self._checked.ids[window],
+                eos_pooled=None if self._flags is None else self._flags[window],
+                on_batch=report,
+            )
+        return values

@@ -24,9 +24,9 @@ from abonyx.bundle.threshold import pooling_notes, shipped_note
 from abonyx.config import RuntimeConfig
 from abonyx.errors import BundleError, ConfigError, EngineError, RequestRefused, ScoreNotFinite
 from abonyx.logs import LOGGER
+from abonyx.model import OpenModel
 from abonyx.scoring import run_sequences, tokenize
 from abonyx.serve.metrics import Metrics
-from abonyx.session import Session
 
 # Batches of a round: enough to sort by length in, and a small request that comes meanwhile waits for no more.
 ROUND_BATCHES = 8
@@ -56,7 +56,7 @@ class Model:
     card: str | None
 
     @classmethod
-    def of(cls, session: Session) -> Model:
+    def of(cls, session: OpenModel) -> Model:
         """What an open session holds.
 
         Raises:
@@ -77,10 +77,10 @@ class Model:
         return SequenceLimit.of(self.bundle.manifest, self.config)
 
 
-def _log_notes(session: Session) -> None:
+def _log_notes(session: OpenModel) -> None:
     """What `abonyx score` says in its summary, once for all requests."""
     config = session.config
-    for note in [*session.notes, *pooling_notes(session.bundle, config), *shipped_note(config)]:
+    for note in [*session.opening_notes, *pooling_notes(session.bundle, config), *shipped_note(config)]:
         LOGGER.warning(note)
 
 
@@ -172,7 +172,7 @@ class Scheduler:
         max_queued_sequences: most sequences waiting.
     """
 
-    def __init__(self, session: Session, max_queued_sequences: int, metrics: Metrics) -> None:
+    def __init__(self, session: OpenModel, max_queued_sequences: int, metrics: Metrics) -> None:
         self._session = session
         self._max_queued = max_queued_sequences
         self._metrics = metrics
@@ -328,7 +328,7 @@ class Scheduler:
     def _round_is_full(self) -> bool:
         if self._stopping or self._reload:  # nobody else will come
             return True
-        return self._queued_tokens >= ROUND_BATCHES * self._session.token_budget
+        return self._queued_tokens >= ROUND_BATCHES * self._session.budget.tokens
 
     def _tokens(self, job: QueuedJob, rows: Iterable[int]) -> int:
         fixed = self._model.limit.static_tokens
@@ -346,13 +346,13 @@ class Scheduler:
             output = self._waiting[0].output
             turns = deque(job for job in self._waiting if job.output == output)
             others = [job for job in self._waiting if job.output != output]
-            room = ROUND_BATCHES * self._session.token_budget
+            room = ROUND_BATCHES * self._session.budget.tokens
             taken: dict[QueuedJob, list[int]] = {}
             while turns and room > 0:
                 job = turns.popleft()
                 if len(job.left) == len(job.sequences):
                     self._metrics.wait_seconds.observe(time.monotonic() - job.queued_at)
-                room -= self._take_turn(job, taken.setdefault(job, []), min(room, self._session.token_budget))
+                room -= self._take_turn(job, taken.setdefault(job, []), min(room, self._session.budget.tokens))
                 if job.left:
                     turns.append(job)
             self._waiting = deque([*others, *turns])
@@ -375,11 +375,15 @@ class Scheduler:
         output = shares[0].job.output
         sequences = [job.sequences[row] for job, rows in shares for row in rows]
         ids = [job.ids[row] for job, rows in shares for row in rows]
-        notes = len(self._session.notes)
         try:
             tokens = tokenize(self._session.manifest, sequences)
             values = run_sequences(
-                self._session, tokens, output, ids=ids, on_batch=self._metrics.batch_sequences.observe
+                self._session,
+                tokens,
+                output,
+                self._session.budget,
+                ids=ids,
+                on_batch=self._metrics.batch_sequences.observe,
             )
         except EngineError as error:
             if len(shares) == 1:
@@ -391,9 +395,6 @@ class Scheduler:
             for share in shares:
                 self._score([share])
             return
-        finally:
-            for note in self._session.notes[notes:]:
-                LOGGER.warning(note)
         self._metrics.inference_seconds.observe(time.monotonic() - started)
         self._metrics.sequences.labels(output).inc(len(tokens.rows))
         self._metrics.tokens.inc(sum(map(len, tokens.rows)))

@@ -13,6 +13,7 @@ import uvicorn
 from abonyx.config import RuntimeConfig
 from abonyx.errors import ConfigError, RunInterrupted
 from abonyx.logs import LOGGER
+from abonyx.model import open_model
 from abonyx.run.interrupts import ENDING, handled
 from abonyx.serve.app import create_app
 from abonyx.serve.gate import Gate, is_loopback
@@ -20,7 +21,6 @@ from abonyx.serve.metrics import Metrics
 from abonyx.serve.scheduler import Scheduler, refuse_upstream_pooling
 from abonyx.serve.service import Service
 from abonyx.serve.settings import Settings
-from abonyx.session import open_session
 
 
 def serve(load: Callable[[], RuntimeConfig], settings: Settings) -> None:
@@ -37,7 +37,7 @@ def serve(load: Callable[[], RuntimeConfig], settings: Settings) -> None:
     config = load()
     refuse_upstream_pooling(config)
     # Bound before the model is opened: an address in use is said at once. It listens after, for who can be answered.
-    with bound(settings) as listener, open_session(config) as session:
+    with bound(settings) as listener, open_model(config) as session:
         LOGGER.info(f"opened {session.bundle.label()}, {session.variant_name} on {config.provider}")
         with running(Scheduler(session, settings.max_queued_sequences, metrics := Metrics())) as scheduler:
             gate = create_app(Service(scheduler, settings, metrics, load))

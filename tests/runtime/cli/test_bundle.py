@@ -13,8 +13,8 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from abonyx import session as session_module
 from abonyx.cli import doctor
+from abonyx.engine import onnx as onnx_module
 from abonyx.engine import process, providers
 from abonyx.engine.cuda_driver import CudaDevice, CudaDriver
 
@@ -96,7 +96,7 @@ def test_doctor_names_libraries_that_are_missing(library: str, tmp_path: Path, m
     for name in (library, "libonnxruntime_providers_tensorrt.so", "onnxruntime_providers_cuda.lib"):
         (tmp_path / "capi" / name).write_bytes(b"no library")
     monkeypatch.setattr(onnxruntime, "__path__", [str(tmp_path)])
-    found = session_module.describe_engine().missing_libraries
+    found = onnx_module.describe_engine().missing_libraries
     assert list(found) == [library]
     assert library in found[library]
 

@@ -172,7 +172,7 @@ def test_bad_input_is_one_clear_error_and_an_existing_output_is_untouched(
     source, output = tmp_path / name, tmp_path / "out.csv"
     source.write_bytes(content)
     output.write_text("earlier work")
-    monkeypatch.setattr("abonyx.session.open_session", lambda *_: pytest.fail("the model was opened"))
+    monkeypatch.setattr("abonyx.model.open_model", lambda *_: pytest.fail("the model was opened"))
     done = run("score", source, "-o", output)
     assert done.code == 3, done.err
     for part in parts:

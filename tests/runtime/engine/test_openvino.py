@@ -11,11 +11,11 @@ import onnxruntime
 import pytest
 
 from abonyx.bundle import open_bundle, selftest, tolerances
-from abonyx.cli.options import RunRequest
 from abonyx.config import OpenVinoOptions, RuntimeConfig
 from abonyx.engine import providers
 from abonyx.engine.process import usable_processors
 from abonyx.errors import ConfigError, ProviderUnavailable
+from abonyx.run.request import RunRequest
 from abonyx.session import open_session
 
 from ...conftest import EXAMPLES, MINI
@@ -125,7 +125,7 @@ def test_two_streams_give_the_scores_of_one(sequences: list[str]) -> None:
     with open_session(_config()) as session:
         one = session.score(mixed)
     with open_session(_config(streams=2)) as session:
-        assert session.streams == 2
+        assert session._model.streams == 2
         two = session.score(mixed)
     assert np.abs(one - two).max() <= tolerances.BATCH_NEIGHBOURS
 

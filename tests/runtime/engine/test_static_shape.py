@@ -14,9 +14,9 @@ import pytest
 from click.testing import CliRunner
 
 import abonyx
-from abonyx import session as session_module
 from abonyx.bundle import open_bundle, selftest, tolerances
 from abonyx.cli import cli
+from abonyx.engine import slot
 from abonyx.engine.providers import token_budget
 from abonyx.errors import (
     BundleError,
@@ -42,8 +42,8 @@ def test_equals_the_path_without(shape: tuple[int, int], mixed: list[str]) -> No
         p, embedding = session.score(mixed), session.embed(mixed)
     config = abonyx.RuntimeConfig(static_rows=shape[0], static_tokens=shape[1])
     with open_session(config) as session:
-        assert session.static_shape == shape
-        assert session.token_budget == shape[0] * shape[1]
+        assert session._model.static_shape == shape
+        assert session._model.budget.tokens == shape[0] * shape[1]
         assert np.abs(session.score(mixed) - p).max() <= tolerances.BATCH_NEIGHBOURS
         assert np.abs(session.embed(mixed) - embedding).max() <= tolerances.BATCH_NEIGHBOURS
         assert session.score([]).shape == (0,)
@@ -77,8 +77,8 @@ def test_the_engine_is_given_nothing_but_that_shape(mixed: list[str], monkeypatc
 
 def test_the_graph_itself_takes_no_other_shape() -> None:
     with open_session(abonyx.RuntimeConfig(static_rows=4, static_tokens=150)) as session:
-        assert session._native is not None
-        shapes = {node.name: node.shape for node in session._native.get_inputs()}
+        assert session._model._native is not None
+        shapes = {node.name: node.shape for node in session._model._native.get_inputs()}
         assert shapes["attention_bias"] == [4, 1, 1, 150]
 
 
@@ -100,9 +100,9 @@ def test_longer_sequences_are_refused_and_the_field_is_named(sequences: list[str
         with pytest.raises(InputError, match=r"sequences\[1\]: 119 residues, static_tokens = 120 .* at most 118"):
             session.score([sequences[0][:50], "A" * 119])
         with pytest.raises(InputError, match=r"3 rows, longest 3 tokens, where static_rows is 2"):
-            session.run_batch([np.array([0, 5, 2])] * 3)
+            session._model.run_batch([np.array([0, 5, 2])] * 3)
         with pytest.raises(InputError, match=r"1 rows, longest 121 tokens, where .* static_tokens is 120"):
-            session.run_batch([np.full(121, 5)])
+            session._model.run_batch([np.full(121, 5)])
     # of a file, before anything is opened
     config = tmp_path / "fixed.toml"
     config.write_text("static_rows = 2\nstatic_tokens = 120\n")
@@ -188,9 +188,11 @@ def test_golden_rows_that_do_not_fit_are_left_out_and_said_so(monkeypatch: pytes
     fit = int((lengths <= tokens).sum())
     for _ in range(2):  # the second time two rows are run
         with open_session(abonyx.RuntimeConfig(static_rows=4, static_tokens=tokens)) as session:
-            assert any(f"{fit} of its {len(lengths)} rows fit static_tokens" in note for note in session.notes)
+            assert any(
+                f"{fit} of its {len(lengths)} rows fit static_tokens" in note for note in session._model.opening_notes
+            )
     with open_session(abonyx.RuntimeConfig(static_rows=4, static_tokens=int(lengths[-1]))) as session:
-        assert session.notes == []
+        assert session._model.opening_notes == []
     with pytest.raises(ConfigError, match=rf"(?s)static_tokens is {lengths[0] - 1}; 0 of .*at least {lengths[1]}"):
         open_session(abonyx.RuntimeConfig(static_rows=4, static_tokens=int(lengths[0]) - 1))
 
@@ -230,11 +232,11 @@ def test_out_of_memory_names_the_shape_and_halves_nothing(
             raise RuntimeException("Failed to allocate memory for requested buffer of size 9")
 
     with open_session(abonyx.RuntimeConfig(static_rows=4, static_tokens=150)) as session:
-        monkeypatch.setattr(session, "_native", Full(session._native))
+        monkeypatch.setattr(session._model, "_native", Full(session._model._native))
         with pytest.raises(OutOfDeviceMemory, match=r"(?s)Failed to allocate.*Lower static_rows or static_tokens"):
             session.score(sequences)
-        assert session.token_budget == 600
-        assert session.notes == []
+        assert session._model.budget.tokens == 600
+        assert session._model.opening_notes == []
         monkeypatch.undo()
 
 
@@ -264,7 +266,7 @@ def test_coreml_is_asked_for_a_program_of_that_shape_kept_by_the_bundle_s_hash(
 
     def folder(config: abonyx.RuntimeConfig) -> str:
         with pytest.raises(_Stop):
-            Session(config).open()
+            open_session(config)
         ((name, options),) = asked
         asked.clear()
         assert name == "CoreMLExecutionProvider"
@@ -292,4 +294,4 @@ def test_coreml_is_asked_for_a_program_of_that_shape_kept_by_the_bundle_s_hash(
     blocked = abonyx.config.CoreMLOptions(cache_dir=str(tmp_path / "file"))  # type: ignore[attr-defined]
     with pytest.raises(ConfigError, match=r"coreml\.cache_dir.*cannot be made"):
         Session(abonyx.RuntimeConfig(provider="coreml", coreml=blocked)).open()
-    assert session_module._open_session is None
+    assert slot._holder is None

@@ -339,7 +339,7 @@ def test_a_label_that_is_none_names_its_row(run: Any, tmp_path: Path, sequences:
 def test_what_is_refused_before_the_model_is_opened(
     run: Any, tmp_path: Path, labelled: Path, sequences: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("abonyx.session.open_session", lambda *_: pytest.fail("the model was opened"))
+    monkeypatch.setattr("abonyx.model.open_model", lambda *_: pytest.fail("the model was opened"))
     (tmp_path / "sub").mkdir()
     twin = table(tmp_path / "sub" / "LABELLED.tsv.csv", [("a", sequences[0], "1")]).rename(
         tmp_path / "sub" / "LABELLED.CSV"

@@ -22,7 +22,8 @@ import numpy as np
 import pytest
 
 import abonyx
-from abonyx import session as session_module
+from abonyx import model as model_module
+from abonyx import scoring
 from abonyx.bundle.tolerances import BATCH_NEIGHBOURS
 from abonyx.cli.options import prepare
 from abonyx.config import CudaOptions, OpenVinoOptions, load_config
@@ -35,6 +36,7 @@ from abonyx.errors import (
     ResumeRefused,
     RunInterrupted,
 )
+from abonyx.model import OpenModel, State
 from abonyx.ray import cluster, score
 from abonyx.ray import files as files_module
 from abonyx.ray import worker as worker_module
@@ -44,7 +46,6 @@ from abonyx.ray.run_file import File, RunHeader, open_run_file
 from abonyx.ray.worker import DirectoryRequest, Worker
 from abonyx.run import resumed as runs
 from abonyx.run.interrupts import Stop
-from abonyx.session import Session, State
 
 from ..cli.test_commands import rows
 from ..conftest import Done
@@ -500,7 +501,7 @@ def test_a_node_with_another_bundle_or_directory_is_refused(parts: Path, tmp_pat
     found = Worker(request).open([parts, tmp_path / "run.journal"])
     assert isinstance(found, ConfigError)
     assert f"{tmp_path / 'run.journal'}: is not there" in found.what
-    other = abonyx.cli.options.RunRequest(
+    other = abonyx.run.request.RunRequest(
         run.config, abonyx.bundle.Bundle(run.bundle.path, run.bundle.manifest, "f" * 64), False, {}
     )
     found = Worker(DirectoryRequest(other, tmp_path, "csv", 0.5)).open([])
@@ -515,7 +516,7 @@ def worker(parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     run = prepare(OPTIONS)
     worker = Worker(DirectoryRequest(run, tmp_path, "csv", 0.5))
     yield worker
-    worker._session.close()
+    worker._model.close()
 
 
 def test_every_file_begins_with_the_token_budget_of_before_the_model_was_loaded(
@@ -526,7 +527,7 @@ def test_every_file_begins_with_the_token_budget_of_before_the_model_was_loaded(
     def shrinking(config: abonyx.RuntimeConfig, _: object) -> int:
         return config.token_budget or next(free)
 
-    for module in (worker_module, runs, session_module):
+    for module in (worker_module, runs, model_module):
         monkeypatch.setattr(module, "token_budget", shrinking)
     budgets = seen_budgets(monkeypatch)
     assert isinstance(worker.open([]), dict)
@@ -539,17 +540,17 @@ def test_every_file_begins_with_the_token_budget_of_before_the_model_was_loaded(
 def test_what_the_self_test_halved_stays_halved_in_every_file_and_its_note_with_it(
     worker: Worker, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = Session.run_batch
+    original = OpenModel.run_batch
 
-    def small(self: Session, rows_: Any, *rest: Any) -> Any:
+    def small(self: OpenModel, rows_: Any, *rest: Any) -> Any:
         if self.state is not State.OPEN and len(rows_) * max(map(len, rows_)) > 300:
             raise OutOfDeviceMemory("no room", "")
         return original(self, rows_, *rest)
 
-    monkeypatch.setattr(Session, "run_batch", small)
+    monkeypatch.setattr(OpenModel, "run_batch", small)
     budgets = seen_budgets(monkeypatch)
     assert isinstance(worker.open([]), dict)
-    halved = worker._session.token_budget
+    halved = worker._model.budget.tokens
     assert halved < 300
     for name in ("a", "b"):
         done = worker.score(next(parts.glob(f"{name}.*")), tmp_path / f"{name}.csv", False)
@@ -567,7 +568,7 @@ def test_a_file_that_memory_does_not_hold_fails_alone(
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(abonyx.cli.options.RunRequest, "read", too_large)
+        patch.setattr(abonyx.run.request.RunRequest, "read", too_large)
         found = worker.score(parts / "a.csv", tmp_path / "a.csv", False)
     assert isinstance(found, EngineError)
     assert f"{parts / 'a.csv'}: no memory to score it" in found.what
@@ -577,14 +578,10 @@ def test_a_file_that_memory_does_not_hold_fails_alone(
 def seen_budgets(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The token budget of every batch of an open session."""
     budgets: list[int] = []
-    original = Session.run_batch
-
-    def seen(self: Session, *arguments: Any) -> Any:
-        if self.state is State.OPEN:
-            budgets.append(self.token_budget)
-        return original(self, *arguments)
-
-    monkeypatch.setattr(Session, "run_batch", seen)
+    planned = scoring.plan_batches
+    monkeypatch.setattr(
+        scoring, "plan_batches", lambda lengths, budget: (budgets.append(budget), planned(lengths, budget))[1]
+    )
     return budgets
 
 

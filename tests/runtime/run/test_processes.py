@@ -126,7 +126,7 @@ FORK_WHILE_SCORING = (
     START
     + """
 session = abonyx.open_session()
-unopened = abonyx.Session(session.config)
+unopened = abonyx.Session(session._model.config)
 expected = session.score(sequences)
 over, wrong = threading.Event(), []
 def work():
@@ -141,7 +141,7 @@ for _ in range(int(sys.argv[2])):
     if child == 0:
         refused = 0
         uses = [abonyx.open_session, unopened.open, lambda: session.score(sequences)]
-        uses.append(lambda: session.reload(session.config))
+        uses.append(lambda: session.reload(session._model.config))
         for use in uses:
             try:
                 use()
@@ -240,7 +240,7 @@ begun.wait()
 EXIT_IN_IMPORT = (
     """
 import atexit
-atexit.register(lambda: print(session.state.value, flush=True))  # the last to run
+atexit.register(lambda: print(session._model.state.value, flush=True))  # the last to run
 """
     + START
     + """

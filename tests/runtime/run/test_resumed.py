@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 
 import abonyx
+from abonyx import scoring
 from abonyx.bundle import open_bundle
 from abonyx.errors import ConfigError, OutOfDeviceMemory
 from abonyx.input.checked import Input
+from abonyx.model import OpenModel, State
 from abonyx.run import windows as pipeline
 from abonyx.run.interrupts import Stop, handled
 from abonyx.scoring import Tokenized
-from abonyx.session import Session, State
 
 from ...conftest import EXAMPLES
 from ..cli.test_commands import rows
@@ -214,7 +215,7 @@ def test_all_scored_and_only_the_renames_left(run: Call, tmp_path: Path, monkeyp
         patch.setattr("abonyx.output.resumable.ResumableOutput._place", lambda *_: fail())
         with pytest.raises(RuntimeError):
             run("score", EXAMPLES, "-o", output)
-    monkeypatch.setattr("abonyx.session.open_session", lambda *_: pytest.fail("the model was opened"))
+    monkeypatch.setattr("abonyx.model.open_model", lambda *_: pytest.fail("the model was opened"))
     done = run("score", EXAMPLES, "-o", output)
     assert (done.code, "every row was scored by an interrupted run" in done.err) == (0, True)
     assert output.read_bytes() == whole.read_bytes()
@@ -229,16 +230,16 @@ def test_a_halving_is_journalled_and_the_end_is_that_of_a_run_that_never_stopped
     """A device with room for 150 tokens of a batch; the note survives, and no batch of 300 is tried again."""
     monkeypatch.setenv("ABONYX_TOKEN_BUDGET", "300")
     tried: list[int] = []
-    original = Session.run_batch
+    original = OpenModel.run_batch
 
-    def small(self: Session, rows_: Any, *rest: Any) -> Any:
+    def small(self: OpenModel, rows_: Any, *rest: Any) -> Any:
         if self.state is State.OPEN:  # scoring, not the self-test
             tried.append(len(rows_) * max(map(len, rows_)))
             if len(rows_) > 1:
                 raise OutOfDeviceMemory(f"no room for {tried[-1]} tokens", "")
         return original(self, rows_, *rest)
 
-    monkeypatch.setattr(Session, "run_batch", small)
+    monkeypatch.setattr(OpenModel, "run_batch", small)
     whole, output = tmp_path / "whole.csv", tmp_path / "out.csv"
     assert "token_budget went from 300 to" in run("score", EXAMPLES, "-o", whole).err
     half(stopped, "score", EXAMPLES, "-o", output, at=2)
@@ -261,15 +262,18 @@ def test_a_halving_in_the_self_test_is_journalled(
     monkeypatch.setenv("ABONYX_TOKEN_BUDGET", "1000")
     monkeypatch.setenv("ABONYX_CACHE_DIR", str(tmp_path / "cache"))
     budgets: list[int] = []
-    original = Session.run_batch
+    original = OpenModel.run_batch
 
-    def small(self: Session, rows_: Any, *rest: Any) -> Any:
+    def small(self: OpenModel, rows_: Any, *rest: Any) -> Any:
         if self.state is not State.OPEN and len(rows_) * max(map(len, rows_)) > 600:
             raise OutOfDeviceMemory("no room", "")
-        budgets.append(self.token_budget)
         return original(self, rows_, *rest)
 
-    monkeypatch.setattr(Session, "run_batch", small)
+    monkeypatch.setattr(OpenModel, "run_batch", small)
+    planned = scoring.plan_batches
+    monkeypatch.setattr(
+        scoring, "plan_batches", lambda lengths, budget: (budgets.append(budget), planned(lengths, budget))[1]
+    )
     output = tmp_path / "out.csv"
     half(stopped, "score", EXAMPLES, "-o", output)
     lines = [json.loads(line) for line in (tmp_path / "out.csv.journal").read_text().splitlines()]
@@ -284,21 +288,22 @@ def test_a_window_is_of_one_token_budget(tmp_path: Path, monkeypatch: pytest.Mon
     """The window in which the budget was halved is scored again with the halved one."""
     budgets: list[int] = []
 
-    def scored(session: Session, window: Tokenized, *_: Any, **__: Any) -> Any:
+    def scored(_: Any, window: Tokenized, __: str, budget: scoring.TokenBudget, **___: Any) -> Any:
         if not budgets:
-            session.halve_token_budget(400, session.token_budget)
-        budgets.append(session.token_budget)
+            budget.halve(400, budget.tokens)
+        budgets.append(budget.tokens)
         return np.full(len(window.place), len(budgets), np.float32)
 
     monkeypatch.setattr(pipeline, "run_sequences", scored)
-    found = np.zeros(12, np.float32)
     halved: list[int] = []
+
+    class Sink(pipeline.ArraySink):
+        def halved(self, token_budget: int, note: str) -> None:
+            halved.append(token_budget)
+
+    found = np.zeros(12, np.float32)
     config = abonyx.RuntimeConfig(window_size=6)
-    job = pipeline.Job(
-        Input(sequences, sequences),
-        lambda start, stop, values: found.__setitem__(slice(start, stop), values),
-        on_halved=lambda budget, _note: halved.append(budget),
-    )
+    job = pipeline.Job(Input(sequences, sequences), Sink(found))
     pipeline.run_windows(open_bundle(None), [job], config, "p_nonspecific")
     assert (budgets, halved) == ([200, 200, 200], [200])
     assert found.tolist() == [2] * 6 + [3] * 6
@@ -314,14 +319,15 @@ def test_a_window_is_written_while_the_next_is_scored(monkeypatch: pytest.Monkey
             began.set()
         return original(*positional, **named)
 
-    def write(start: int, _stop: int, _values: object) -> None:
-        assert began.wait(60)
-        if start:
-            raise ConfigError("disk full", "Free some.")
-        written.append(start)
+    class Sink(pipeline.ArraySink):
+        def write(self, start: int, stop: int, values: Any) -> None:
+            assert began.wait(60)
+            if start:
+                raise ConfigError("disk full", "Free some.")
+            written.append(start)
 
     monkeypatch.setattr(pipeline, "run_sequences", scored)
-    job = pipeline.Job(Input(sequences, sequences), write)
+    job = pipeline.Job(Input(sequences, sequences), Sink(np.zeros(12, np.float32)))
     with pytest.raises(ConfigError, match="disk full"):
         pipeline.run_windows(open_bundle(None), [job], abonyx.RuntimeConfig(window_size=4), "p_nonspecific")
     assert written == [0]

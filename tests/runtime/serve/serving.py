@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from abonyx.config import RuntimeConfig
+from abonyx.model import OpenModel, open_model
 from abonyx.serve.app import create_app
 from abonyx.serve.gate import Gate
 from abonyx.serve.metrics import Metrics
@@ -20,7 +21,6 @@ from abonyx.serve.scheduler import Scheduler
 from abonyx.serve.server import bound, running, uvicorn_server
 from abonyx.serve.service import Service
 from abonyx.serve.settings import Settings
-from abonyx.session import Session, open_session
 
 # Only what hangs takes so long.
 PATIENCE_S = 120
@@ -70,8 +70,8 @@ class Held:
 
 
 @contextlib.contextmanager
-def held_session(config: RuntimeConfig | None = None) -> Iterator[tuple[Session, Held]]:
-    with open_session(config) as session:
+def held_session(config: RuntimeConfig | None = None) -> Iterator[tuple[OpenModel, Held]]:
+    with open_model(config or RuntimeConfig()) as session:
         engine: Any = Held(session._native)
         session._native = engine
         yield session, engine
@@ -81,7 +81,7 @@ def held_session(config: RuntimeConfig | None = None) -> Iterator[tuple[Session,
 class Running:
     host: str
     port: int
-    session: Session
+    session: OpenModel
     engine: Held
     scheduler: Scheduler
     gate: Gate

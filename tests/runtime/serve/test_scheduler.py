@@ -94,7 +94,7 @@ def test_a_small_request_is_not_held_up_by_a_large_one(monkeypatch: pytest.Monke
     assert [share.job for share in second] == [also]  # the other output's turn came before more of the large one
     assert [share.job for share in third] == [large]
     # and every round but the last is full, whoever shares it
-    budget = scheduler._session.token_budget
+    budget = scheduler._session.budget.tokens
     for shares in (first, third):
         tokens = sum(len(share.job.sequences[row]) + 2 for share in shares for row in share.rows)
         assert ROUND_BATCHES * budget <= tokens < ROUND_BATCHES * budget + 50

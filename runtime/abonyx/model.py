@@ -1,0 +1,365 @@
+"""The one loaded model of a process: opened, checked, used, closed. What runs, the service and export work with.
+
+UNOPENED -> OPEN -> CLOSED; reload is close, then open. `abonyx.Session` is the small face of it for users.
+
+Threads share a model by turns: score, embed, open, close and reload each hold one lock for their whole length.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from enum import Enum
+from types import TracebackType
+from typing import Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from abonyx import cache, scoring
+from abonyx.alphabet import SequenceLimit
+from abonyx.arrays import BoolArray, Float32Array
+from abonyx.batching import make_inputs
+from abonyx.bundle import Bundle, check_files, check_graph, open_bundle, selftest
+from abonyx.bundle.manifest import Manifest, Variant
+from abonyx.bundle.tolerances import BF16, looser
+from abonyx.config import RuntimeConfig
+from abonyx.engine import onnx, slot
+from abonyx.engine.installed import identity
+from abonyx.engine.process import caller_outside, keep_forever, release_memory
+from abonyx.engine.providers import token_budget
+from abonyx.errors import BundleError, InputError, OutOfDeviceMemory, SessionClosed, SessionForked
+from abonyx.logs import LOGGER
+from abonyx.scoring import TokenBudget
+
+SelfTest = Literal["auto", "full", "off"]
+
+
+class State(Enum):
+    """Where a model is in its life."""
+
+    UNOPENED = "unopened"
+    OPEN = "open"
+    CLOSED = "closed"
+
+
+def open_model(config: RuntimeConfig, *, self_test: SelfTest = "auto") -> OpenModel:
+    """Open the process's one model; use it as a context manager or call close().
+
+    Args:
+        config: what to open.
+        self_test: "auto" = two golden rows, and the whole golden set the first time on this machine; "full" = the
+            whole set; "off" = none, for export, which measures what the self-test enforces.
+
+    Raises:
+        SessionInUse: another session of this process is open.
+        BundleError, ProviderError, ConfigError: the bundle, the provider or the variant cannot be used.
+        SelfTestError: the golden rows do not come out right here.
+    """
+    model = OpenModel(config)
+    model.open(self_test=self_test)
+    return model
+
+
+class OpenModel:
+    """One loaded model. Make it with open_model.
+
+    Attributes:
+        config: what it was opened with.
+        bundle: the bundle; variant_name, variant: which of its graphs.
+        placement: execution provider -> number of nodes it runs, after ONNX Runtime's own fusions.
+        budget: most tokens a batch, padding included, of score and embed.
+        halved_to: tokens a batch that the self-test left, if the device ran out of memory in it; else None.
+        static_shape: rows and tokens a row of every batch where they are fixed; None = as they come.
+        streams: batches in flight at a time.
+        differences: max |difference| from PyTorch by metric, of the whole golden set; empty where it was not run.
+        opening_notes: lines for a summary: what happened at the open that the caller should know.
+        opened_at: file and line that opened it; process_id: the process.
+    """
+
+    def __init__(self, config: RuntimeConfig) -> None:
+        self._state = State.UNOPENED
+        # One turn at a time. Reentrant: a signal handler may close what its own thread is scoring with.
+        self._life = threading.RLock()
+        self._closing = 0  # threads in close(): a call in turn ends at its next batch
+        self._opening = 0  # counts them up; of the call in turn, the one that it began in
+        self._opening_of_turn: int | None = None
+        self._native: onnx.Native | None = None
+        self.process_id = os.getpid()
+        self.opened_at = ""
+        self.config = config
+        self.bundle: Bundle
+        self.variant_name: str
+        self.variant: Variant
+        self.placement: dict[str, int] = {}
+        self.budget: TokenBudget
+        self.halved_to: int | None = None
+        self.static_shape: tuple[int, int] | None = None
+        self.streams = 1
+        self.differences: dict[str, float] = {}
+        self.opening_notes: list[str] = []
+
+    @property
+    def state(self) -> State:
+        """UNOPENED, OPEN or CLOSED."""
+        return self._state
+
+    @property
+    def manifest(self) -> Manifest:
+        """The open bundle's manifest."""
+        return self.bundle.manifest
+
+    @property
+    def limit(self) -> SequenceLimit:
+        """How long a sequence may be."""
+        return SequenceLimit.of(self.manifest, self.config)
+
+    def open(self, *, self_test: SelfTest = "auto") -> None:
+        """Load the config's bundle. Use open_model; a closed session opens again through reload only.
+
+        A failed open leaves the session CLOSED, no memory taken and the process's slot free.
+        """
+        self._refuse_fork()
+        if self._state is not State.UNOPENED:
+            raise SessionClosed(f"open() on a session that is {self._state.value}", "Call reload(config).")
+        self._open(self_test)
+
+    def _open(self, self_test: SelfTest) -> None:
+        with self._life:
+            self.process_id, self.opened_at = os.getpid(), caller_outside(slot.OPENING_FILES)
+            slot.take(self)
+            try:
+                self._load(self_test)
+            except BaseException:
+                self._release()
+                raise
+
+    def _load(self, self_test: SelfTest) -> None:
+        engine = onnx.import_engine()
+        card = onnx.check_available(engine, self.config)  # before gigabytes are hashed
+        self.bundle = open_bundle(self.config.bundle)
+        self.variant_name, self.variant = self.bundle.variant(self.config.provider, self.config.variant)
+        self.static_shape = self.config.static_shape
+        self.streams = self.config.openvino.streams if self.config.provider == "openvino" else 1
+        self.opening_notes, self.differences = [], {}
+        tokens = token_budget(self.config, self.bundle)
+        self.budget = TokenBudget(tokens, self.config.provider, self.opening_notes.append)
+        if self.variant.parity is None and self_test != "off":
+            raise BundleError(f"{self.bundle.path}: variant {self.variant_name} was never checked", "Export again.")
+        check_files(self.bundle, self.bundle.files_of(self.variant))
+        check_graph(self.bundle, self.variant)
+        self._native = onnx.create(engine, self.bundle, self.variant, self.config)
+        self.placement = onnx.placement(engine, self._native, self.config)
+        self._self_test(self_test, identity(engine, self.config, card))
+        self.halved_to = self.budget.tokens if self.budget.tokens < tokens else None
+        self.budget.on_halved = LOGGER.warning
+        self._opening += 1
+        self._state = State.OPEN
+
+    def close(self) -> None:
+        """Give the memory back; safe to call again. In a forked child it only forgets the parent's session.
+
+        A call in another thread ends with SessionClosed once its batch in flight is done, and close() returns after
+        that. The interpreter closes an open session so before it ends.
+        """
+        if self.process_id != os.getpid():
+            self._release()  # without the lock: a thread that held it at the fork is not here to give it back
+            return
+        with self._counted_closing(), self._life:
+            if self._state is not State.CLOSED:
+                self._release()
+
+    @contextlib.contextmanager
+    def _counted_closing(self) -> Iterator[None]:
+        with slot.lock():
+            self._closing += 1
+        try:
+            yield
+        finally:
+            with slot.lock():
+                self._closing -= 1
+
+    def reload(self, config: RuntimeConfig) -> None:
+        """Close, then open with another config. Never two models in memory; a failed reload leaves CLOSED.
+
+        A call in another thread ends as with close(), one that waits for its turn too: no call is scored by two
+        models, nor by another than the one it was made to.
+        """
+        self._refuse_fork()
+        with self._counted_closing(), self._life:
+            self.close()
+            self.config = config
+            self._open("auto")
+
+    def score(self, sequences: Sequence[str]) -> Float32Array:
+        """Probability of non-specificity of each sequence, by the config's pooling rule.
+
+        Threads may share the session: a call waits for those of other threads.
+
+        Args:
+            sequences: n antibody sequences (20 residues and X; spaces and case do not matter).
+
+        Returns:
+            (n,) float32, in input order.
+
+        Raises:
+            InputError: a sequence that cannot be scored; nothing was scored.
+            BundleError: the bundle has no head yet.
+            SessionClosed, SessionForked, ScoreNotFinite: see errors.py. SessionClosed also where another thread closes
+                or reloads the session meanwhile.
+        """
+        return self._run(sequences, "p_nonspecific")
+
+    def embed(self, sequences: Sequence[str]) -> Float32Array:
+        """Pooled embedding of each sequence: (n, D) float32, in input order. Raises as score does."""
+        return self._run(sequences, "embedding")
+
+    def _run(self, sequences: Sequence[str], output: str) -> Float32Array:
+        with self.turn():
+            if output == "p_nonspecific":
+                self.bundle.refuse_placeholder()
+            cleaned = scoring.prepare(sequences, self.limit)
+            flags = scoring.pooled_eos(cleaned, self.config.batch_size)
+            tokens = scoring.tokenize(self.manifest, cleaned, distinct=flags is None)
+            return scoring.run_sequences(self, tokens, output, self.budget, eos_pooled=flags)
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Hold the session for a call of many batches: other threads wait.
+
+        Raises:
+            SessionClosed, SessionForked: it cannot be used, or was reloaded during the wait.
+        """
+        opening = self._opening
+        self._usable()  # before the lock too: a thread that held it when this process was forked is not here
+        with self._life:
+            outer = self._opening_of_turn
+            self._opening_of_turn = opening if outer is None else outer
+            try:
+                self._usable()  # as it is now that the wait is over
+                self._refuse_reloaded()
+                yield
+            finally:
+                self._opening_of_turn = outer
+
+    def run_batch(
+        self,
+        rows: Sequence[npt.NDArray[np.int64]],
+        eos_pooled: BoolArray | None = None,
+        outputs: Sequence[str] = ("embedding", "p_nonspecific"),
+    ) -> list[Float32Array]:
+        """One padded batch of token rows through the graph.
+
+        Args:
+            rows: B token rows, CLS and EOS included; B and their length at most those of static_shape.
+            eos_pooled: (B,) rows with EOS in the mean; None = none.
+            outputs: of "embedding" (B, D) and "p_nonspecific" (B,), float32.
+        """
+        native = self._usable()
+        self._refuse_reloaded()
+        self._refuse_larger(rows)
+        pad_id = self.manifest.alphabet.pad_id
+        feed = make_inputs(rows, self.variant.inputs, pad_id, eos_pooled, self.static_shape)
+        batch = f"{len(rows)} rows, longest {max(map(len, rows))} tokens"
+        return [values[: len(rows)] for values in onnx.run(native, outputs, feed, self.config, batch)]
+
+    def _refuse_larger(self, rows: Sequence[npt.NDArray[np.int64]]) -> None:
+        if self.static_shape is None:
+            return
+        most, tokens = self.static_shape
+        longest = max(map(len, rows))
+        if len(rows) > most or longest > tokens:
+            raise InputError(
+                f"a batch of {len(rows)} rows, longest {longest} tokens, where static_rows is {most} and static_tokens "
+                f"is {tokens}",
+                "Raise them in the config, or run fewer or shorter rows at a time.",
+            )
+
+    def _refuse_fork(self) -> None:
+        if self.process_id != os.getpid():
+            place = f" (opened at {self.opened_at})" if self.opened_at else ""
+            raise SessionForked(
+                f"session of process {self.process_id}{place}, used in process {os.getpid()}",
+                "ONNX Runtime does not survive fork: start workers with the 'spawn' method and open one session each.",
+            )
+
+    def _usable(self) -> onnx.Native:
+        self._refuse_fork()
+        native = self._native
+        if self._closing and self._state is State.OPEN:  # not while it opens: its self-test ends before close()
+            raise SessionClosed("session is being closed or reloaded by another thread", "Call again after reload().")
+        if native is None:
+            fix = "Open a new one with abonyx.open_session(...), or reload(config) it."
+            raise SessionClosed(f"session is {self._state.value}", fix)
+        return native
+
+    def _refuse_reloaded(self) -> None:
+        if self._opening_of_turn not in (None, self._opening):
+            raise SessionClosed("session was reloaded after this call began", "Call again, for the model it has now.")
+
+    def _self_test(self, kind: SelfTest, engine_and_device: str) -> None:
+        if kind == "off":
+            return
+        golden = self.bundle.golden()
+        fact = "|".join((self.bundle.sha256, self.variant_name, self.config.provider, engine_and_device))
+        whole = kind == "full" or fact not in cache.remembered("self_tests")
+        where = f"{self.bundle.path} ({self.variant_name} on {self.config.provider})"
+        planned = self.budget.tokens
+
+        def run(tokens: Sequence[npt.NDArray[np.int64]]) -> tuple[Float32Array, Float32Array]:
+            try:
+                embedding, p = scoring.run_rows(
+                    self, tokens, None, ("embedding", "p_nonspecific"), self.budget, planned
+                )
+            except OutOfDeviceMemory as error:
+                raise OutOfDeviceMemory(
+                    f"{where}: no memory for the self-test: {error.what}",
+                    error.fix if self.static_shape else onnx.MORE_MEMORY,
+                ) from error
+            return embedding, p
+
+        rows = selftest.rows_that_fit(golden, self.static_shape[1] if self.static_shape else None, where)
+        if len(rows) < len(golden.lengths):
+            fit = f"{len(rows)} of its {len(golden.lengths)} rows fit static_tokens"
+            self.opening_notes.append(f"note: the self-test was run without its longest rows: {fit}")
+        limits = self.variant.limits
+        if self.config.bf16:
+            limits = looser(limits, BF16)
+            selftest.refuse_exact(golden, run, where)
+        selftest.check_quick(golden, run, limits, where, rows)
+        if whole:
+            self.differences = selftest.check_golden(golden, rows, run, self.budget.tokens, limits, where)
+            cache.remember("self_tests", {fact: "passed"})
+
+    def _release(self) -> None:
+        native, self._native = self._native, None
+        self._state = State.CLOSED
+        self.placement = {}
+        if self.process_id != os.getpid():
+            if native is not None:
+                # Destroying a session inherited through fork joins threads that do not exist here (onnxruntime
+                # PR#31961): leave it to the end of the process.
+                keep_forever(native)
+            return
+        if native is not None:
+            del native
+            release_memory()
+        slot.give_back(self)  # only now: what another thread opened before would be a second model in memory
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if self._state is State.OPEN:
+            if self.process_id == os.getpid():
+                message = f"session opened at {self.opened_at} was never closed"
+                warnings.warn(message, ResourceWarning, source=self, stacklevel=2)
+            self._release()
