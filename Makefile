@@ -8,10 +8,11 @@ demo: .venv/installed  ## score the examples with the lean install
 	mkdir -p out
 	.venv/bin/abonyx score examples/therapeutic_vh.csv -o out/therapeutic_vh_scores.csv --table
 
-test: .venv-test/installed  ## lint, types, tests
+test: .venv-test/installed  ## lint, types, import arrows, tests
 	.venv-test/bin/ruff check .
 	.venv-test/bin/ruff format --check .
 	.venv-test/bin/mypy
+	.venv-test/bin/lint-imports --no-logo
 	.venv-test/bin/python -m pytest
 
 bench: .venv-test/bench .venv-bench-openvino/installed .venv-bench-esmcpp/installed  ## commands; engines side by side

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +9,10 @@ import click
 
 from abonyx.cli.options import PATH, PATH_OR_DASH, prepare, run_options
 from abonyx.errors import ConfigError
+from abonyx.extras import require
 from abonyx.logs import LOGGER
 
-_NEEDED_TO_FIT = ("onnxruntime", "onnx", "skl2onnx", "sklearn", "scipy")
-_NEEDED = ("torch", "transformers", *_NEEDED_TO_FIT)
 _POOLED = {"last": ("last",), "embedding+last": ("embedding", "last")}
-
-
-def _require_extra(command: str, needed: tuple[str, ...]) -> None:
-    missing = [name for name in needed if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConfigError(
-            f"abonyx {command} needs {', '.join(missing)}, not installed here",
-            'On the machine that does it: pip install "abonyx[cpu,export]". Scoring needs none of it.',
-        )
 
 
 def _pairs(values: tuple[str, ...]) -> dict[str, float]:
@@ -90,7 +79,7 @@ def export(
     max_dp: tuple[str, ...],
 ) -> None:
     """Turn an ESM encoder and a logistic head into a bundle, checked against PyTorch."""
-    _require_extra("export", _NEEDED)
+    require("export")
     from abonyx_export.export import export_bundle
     from abonyx_export.request import ExportRequest
 
@@ -150,7 +139,7 @@ def fit(
     **options: Any,
 ) -> None:
     """Fit a new head on INPUT's labelled sequences and write a bundle with it; - is stdin. Needs no PyTorch."""
-    _require_extra("fit", _NEEDED_TO_FIT)
+    require("fit")
     from abonyx_export.fit.fit import fit_bundle
     from abonyx_export.fit.request import FitRequest
 

@@ -1,30 +1,42 @@
-"""What an optional extra brings: asked for before the command that needs it does anything."""
+"""What an optional extra brings: checked before the command that needs it does anything."""
 
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 from abonyx.errors import ConfigError
 
-# Extra -> distribution -> the module that its command imports.
+_TO_FIT = {"onnx": "onnx", "skl2onnx": "skl2onnx", "scikit-learn": "sklearn", "scipy": "scipy"}
+# What needs something -> the extra that brings it, and distribution -> the module that is imported.
 _NEEDED = {
-    "evaluate": {"scikit-learn": "sklearn.metrics", "matplotlib": "matplotlib.figure"},
-    "serve": {"fastapi": "fastapi", "uvicorn": "uvicorn", "prometheus-client": "prometheus_client"},
+    "evaluate": ("evaluate", {"scikit-learn": "sklearn.metrics", "matplotlib": "matplotlib.figure"}),
+    "serve": ("serve", {"fastapi": "fastapi", "uvicorn": "uvicorn", "prometheus-client": "prometheus_client"}),
+    "Parquet": ("parquet", {"pyarrow": "pyarrow.parquet"}),
+    "scoring by Ray": ("ray", {"ray": "ray.data"}),
+    "export": ("export", {"torch": "torch", "transformers": "transformers", **_TO_FIT}),
+    "fit": ("export", _TO_FIT),
 }
 
 
-def how_to_install(extra: str) -> str:
-    """The command that brings it."""
-    return f'pip install "abonyx[cpu,{extra}]", with gpu or openvino in place of cpu where that is the engine.'
+def require(what: str) -> None:
+    """Raise a ConfigError if something that `what`, a key of the table above, needs cannot be imported.
 
-
-def require(extra: str) -> None:
-    """Raise a ConfigError that names what of an extra, "evaluate" or "serve", cannot be imported."""
+    The message names each missing distribution, why it cannot be imported, and the command that installs the extra.
+    """
+    extra, needed = _NEEDED[what]
     missing = []
-    for name, module in _NEEDED[extra].items():
+    for distribution, module in needed.items():
         try:
             importlib.import_module(module)
         except ImportError as error:
-            missing.append(f"{name} ({error})")
+            missing.append(f"{distribution} ({error})")
     if missing:
-        raise ConfigError(f"{extra} needs {' and '.join(missing)}", how_to_install(extra))
+        fix = f'pip install "abonyx[cpu,{extra}]", with gpu or openvino in place of cpu if that is the engine.'
+        raise ConfigError(f"{what} needs {' and '.join(missing)}", fix)
+
+
+def load(what: str, module: str) -> Any:
+    """A module that an extra brings. Raises as require does."""
+    require(what)
+    return importlib.import_module(module)

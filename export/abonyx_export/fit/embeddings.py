@@ -8,9 +8,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -21,6 +20,7 @@ from abonyx.engine.onnx import import_engine
 from abonyx.errors import BundleError, ChecksumMismatch, ConfigError
 from abonyx.hashing import file_sha256
 from abonyx.input.checked import Input
+from abonyx.output.files import replacing
 from abonyx.run.progress import progress
 from abonyx.run.request import RunRequest
 from abonyx.run.windows import ArraySink, Job, run_windows
@@ -74,10 +74,10 @@ def embed(run: RunRequest, checked: Input, directory: Path, report: Report) -> F
             raise PermissionError(0, "it is not writable")
     embedding = _run(run, checked, wanted, report)
     with _failing(directory):
-        with replacing(array) as temporary, temporary.open("xb") as file:
-            np.save(file, embedding, allow_pickle=False)
-        with replacing(record) as temporary:
-            temporary.write_bytes(msgspec.json.encode(_Entry(identity=wanted, npy_sha256=file_sha256(array))))
+        with replacing(array) as sink:
+            np.lib.format.write_array(sink, embedding, allow_pickle=False)
+        with replacing(record) as sink:
+            sink.write(msgspec.json.encode(_Entry(identity=wanted, npy_sha256=file_sha256(array))))
     report(f"  kept in {array}")
     return embedding
 
@@ -138,16 +138,3 @@ def _failing(directory: Path) -> Iterator[None]:
     except OSError as error:
         what = f"embedding cache {directory}: cannot be used: {error.strerror or error}"
         raise ConfigError(what, "Name another directory with --embedding-cache.") from error
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a name beside `path`, renamed onto it when the block ends well; nothing is left of it otherwise."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        yield temporary
-        temporary.replace(path)
-    except BaseException:
-        with suppress(OSError):  # the block's own error is the one to show
-            temporary.unlink(missing_ok=True)
-        raise

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import functools
 import hashlib
+import io
 import os
 import shutil
 from collections.abc import Iterator
@@ -26,10 +27,9 @@ from abonyx import cache
 from abonyx.arrays import Float64Array
 from abonyx.bundle import GOLDEN_NAME, Bundle, Golden, check_files, check_quantization
 from abonyx.bundle.manifest import HeadTraining, Manifest, Variant
-from abonyx.errors import ConfigError
 from abonyx.input.checked import Input
 from abonyx.output.directory import staged
-from abonyx.output.files import rejected_path
+from abonyx.output.files import rejected_path, replacing
 from abonyx.output.formats import write_rejected
 from abonyx_export.bundle_writer import DEFAULT_THRESHOLD, Reference, Report, check_variants, head_spec
 from abonyx_export.fit.cross_validation import (
@@ -41,7 +41,7 @@ from abonyx_export.fit.cross_validation import (
     fit_once,
     table,
 )
-from abonyx_export.fit.embeddings import embed, replacing
+from abonyx_export.fit.embeddings import embed
 from abonyx_export.fit.request import FitRequest, check_labels, check_request
 from abonyx_export.head.graph import attach_head, check_head, head_model
 from abonyx_export.head.head import Head
@@ -253,11 +253,8 @@ def _head_file(path: Path | None, head: Head, iterations: int) -> Iterator[None]
         "n_features_in": np.array([coef.size], np.int64),
         "n_iter": np.array([iterations], np.int32),
     }
-    try:
-        with replacing(Path(os.path.realpath(path))) as temporary:
-            with temporary.open("xb") as file:
-                np.savez(file, **arrays)
-            yield
-    except OSError as error:  # of this file: `staged` has made its own a ConfigError
-        what = f"--head-out {path}: cannot be written: {error.strerror or error}"
-        raise ConfigError(what, "Free some space or name another place.") from error
+    data = io.BytesIO()
+    np.savez(data, **arrays)
+    with replacing(path) as sink:
+        sink.write(data.getvalue())
+        yield

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
 
 from abonyx.errors import InputError, InputTooLarge
+from abonyx.extras import load
 from abonyx.input.columns import Wanted, find_columns
 
 if TYPE_CHECKING:
@@ -287,12 +288,7 @@ def _numbered_rows(reader: Reader, name: str, above: int) -> Generator[tuple[int
 
 
 def _read_parquet(file: Path | io.BytesIO, name: str, wanted: Wanted) -> Generator[Record | RejectedRecord]:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        fix = 'Install it: pip install "abonyx[parquet]"'
-        raise InputError(f"{name}: Parquet cannot be read without pyarrow", fix) from error
+    pa, pq = load("Parquet", "pyarrow"), load("Parquet", "pyarrow.parquet")
     row = 0
     try:
         with pq.ParquetFile(file) as parquet:

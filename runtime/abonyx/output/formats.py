@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from abonyx.arrays import shortest_decimal
-from abonyx.errors import ConfigError
+from abonyx.extras import load
 from abonyx.output.files import replacing
 
 if TYPE_CHECKING:
@@ -153,11 +153,7 @@ def _json_lines(rows: Iterable[tuple[str, str, str, int]]) -> bytes:
 
 def _parquet(names: Sequence[str], metadata: Mapping[str, str], width: int = 1) -> Format:
     """Parquet keeps its index at its end, so windows are gathered as an Arrow stream; each becomes one row group."""
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise ConfigError("Parquet cannot be written without pyarrow", 'pip install "abonyx[parquet]"') from error
+    pa, pq = load("Parquet", "pyarrow"), load("Parquet", "pyarrow.parquet")
     kinds = {"p_nonspecific": pa.float32(), "nonspecific": pa.int8(), "embedding": pa.list_(pa.float32(), width)}
     fields = [(name, kinds.get(name, pa.string())) for name in names]
     schema = pa.schema(fields, {f"abonyx.{key}": text for key, text in metadata.items()})

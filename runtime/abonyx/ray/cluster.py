@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import signal
 import socket
 import subprocess
@@ -15,7 +14,7 @@ from typing import Any
 from abonyx.config import RuntimeConfig
 from abonyx.engine.process import usable_processors
 from abonyx.errors import ConfigError
-from abonyx.extras import how_to_install
+from abonyx.extras import load
 
 # Ray itself tries an address that nobody answers for minutes, and then ends the process.
 _ANSWER_S = 10
@@ -27,12 +26,9 @@ _NO_CLUSTER = (
 _JOIN = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR')"
 
 
-def require_extra(module: str = "ray") -> Any:
-    """Import Ray, or a part of it. Raises a ConfigError that names the extra where that fails."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ConfigError(f"--ray and abonyx.ray need {module} ({error})", how_to_install("ray")) from error
+def load_ray(module: str = "ray") -> Any:
+    """Ray, or a module that it brings. Raises a ConfigError that names the extra if it cannot be imported."""
+    return load("scoring by Ray", module)
 
 
 @contextmanager
@@ -45,7 +41,7 @@ def connected(address: str) -> Iterator[None]:
         ConfigError: nothing answers there within _ANSWER_S, or nothing that can be joined within _JOIN_S; Ray cannot be
             started here.
     """
-    ray = require_extra()
+    ray = load_ray()
     if ray.is_initialized():
         yield
         return
@@ -114,7 +110,7 @@ def worker_count(config: RuntimeConfig) -> int:
     Raises:
         ConfigError: none; gives what the nodes have.
     """
-    nodes = [node["Resources"] for node in require_extra().nodes() if node["Alive"]]
+    nodes = [node["Resources"] for node in load_ray().nodes() if node["Alive"]]
     wanted = needs(config)
     asked = {"CPU": wanted["num_cpus"], "GPU": wanted["num_gpus"]}
     count = sum(min(int(node.get(name, 0) // n) for name, n in asked.items() if n) for node in nodes)

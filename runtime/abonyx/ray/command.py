@@ -14,7 +14,7 @@ from abonyx.errors import ConfigError
 from abonyx.logs import LOGGER
 from abonyx.output.files import replacing
 from abonyx.output.journal import Fact
-from abonyx.ray.cluster import connected, for_worker, require_extra
+from abonyx.ray.cluster import connected, for_worker, load_ray
 from abonyx.ray.files import Dispatch, find_files, raise_failed
 from abonyx.ray.run_file import Done, File, RunFile, open_run_file, printable_name, run_facts
 from abonyx.ray.worker import DirectoryRequest
@@ -72,7 +72,7 @@ def score_directory(
         ResumeRefused: the directory has another run's results.
         EngineError: of the first file that failed, once the others are done.
     """
-    require_extra()
+    load_ray()
     if Path("-") in (source, output):
         raise ConfigError("--ray with - : standard streams are not files", "Name a directory of files, and one for -o.")
     run = dataclasses.replace(run, config=for_worker(run.config))

@@ -12,7 +12,7 @@ from abonyx.bundle.threshold import choose_threshold, is_nonspecific
 from abonyx.config import RuntimeConfig
 from abonyx.engine.providers import window_size
 from abonyx.errors import ConfigError, InputError
-from abonyx.ray.cluster import for_worker, needs, require_extra, worker_count
+from abonyx.ray.cluster import for_worker, load_ray, needs, worker_count
 
 # Columns that are added.
 P, CALLED, REASON = "p_nonspecific", "nonspecific", "rejected"
@@ -51,7 +51,7 @@ def score(
         EngineError: while the dataset is run, wrapped by Ray: the session cannot be opened, no such column of
             sequences, or a column of these names is there already.
     """
-    data = require_extra("ray.data")
+    data = load_ray("ray.data")
     if workers is not None and workers < 1:
         raise ConfigError(f"workers is {workers}", "Give 1 or more, or None for as many as there is room for.")
     config = for_worker(config or RuntimeConfig())

@@ -21,7 +21,7 @@ from abonyx.errors import (
 from abonyx.input.records import ACCEPTED, named_kind
 from abonyx.logs import LOGGER
 from abonyx.output.files import input_stem, rejected_path
-from abonyx.ray.cluster import needs, require_extra, worker_count
+from abonyx.ray.cluster import load_ray, needs, worker_count
 from abonyx.ray.run_file import Done, File, RunFile, printable_name
 from abonyx.ray.worker import DirectoryRequest, Worker
 from abonyx.run.interrupts import Stop
@@ -116,7 +116,7 @@ class Dispatch:
             ResumeRefused: the workers' engine is another one than the run's.
             EngineError: a worker cannot open the model, or does not see the files.
         """
-        ray = require_extra()
+        ray = load_ray()
         config = self.request.run.config
         self._waiting.extend(map(_Task, files))
         self._shared = [self.run_file.path, *sorted({file.source.parent for file in files})]
@@ -146,20 +146,20 @@ class Dispatch:
         self.run_seconds = time.perf_counter() - self._started
 
     def _start_worker(self) -> None:
-        ray = require_extra()
+        ray = load_ray()
         # Of another worker the dispatch knows, a restarted one it would not.
         worker = ray.remote(max_restarts=0, **needs(self.request.run.config))(Worker).remote(self.request)
         self._calls[worker.open.remote(self._shared)] = worker, None
 
     def _waited_for(self) -> str:
-        has = require_extra().available_resources()
+        has = load_ray().available_resources()
         free = f"the cluster has {has.get('CPU', 0):g} CPU, {has.get('GPU', 0):g} GPU unused"
         needed = _text(needs(self.request.run.config))
         return f"no worker for {_SILENCE_S} s: waiting for {needed} of one node ({free}), or for the model to be read"
 
     def _take(self, call: Any) -> None:
         """A call has ended."""
-        ray = require_extra()
+        ray = load_ray()
         worker, task = self._calls.pop(call)
         try:
             answer = ray.get(call)
@@ -203,7 +203,7 @@ class Dispatch:
 
     def _hand_out(self, worker: Any) -> None:
         if not self._waiting:
-            require_extra().kill(worker)  # its place is another's to use
+            load_ray().kill(worker)  # its place is another's to use
             return
         task = self._waiting.popleft()
         file = task.file
@@ -213,7 +213,7 @@ class Dispatch:
 
     def _replace(self, worker: Any, task: _Task | None, why: str) -> None:
         """A worker is gone: its file goes to another one."""
-        require_extra().kill(worker)
+        load_ray().kill(worker)
         if task is None:
             self._deaths += 1
             if self._deaths >= MOST_DEATHS:

@@ -19,7 +19,7 @@ from abonyx.errors import BundleError, ConfigError, EngineError, InputError
 from abonyx.hashing import file_sha256
 from abonyx.model import OpenModel, open_model
 from abonyx.output.journal import Fact
-from abonyx.ray.cluster import require_extra
+from abonyx.ray.cluster import load_ray
 from abonyx.ray.run_file import Done, printable_name, run_facts
 from abonyx.run.request import RunRequest
 from abonyx.run.resumed import run_file, score_run
@@ -124,7 +124,7 @@ def open_checked(config: RuntimeConfig, bundle_sha256: str) -> OpenModel:
 @contextmanager
 def _first_on_node(bundle: Bundle) -> Iterator[None]:
     """Hold the node's lock on reading a bundle: who comes next finds its hashes remembered."""
-    filelock = require_extra("filelock")  # Ray's own dependency
+    filelock = load_ray("filelock")  # Ray's own dependency
     with ExitStack() as held:
         with suppress(OSError):  # no cache, nothing to wait for
             cache.cache_dir().mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import abonyx
+from abonyx import extras
 from abonyx.bundle import check_files, open_bundle, tolerances
 from abonyx.bundle.manifest import Difference
 from abonyx.bundle.selftest import sigmoid
@@ -38,7 +39,7 @@ from abonyx.errors import (
     SessionInUse,
 )
 from abonyx.logs import to_stderr
-from abonyx.session import Session
+from abonyx.model import OpenModel
 from abonyx_export import cli
 from abonyx_export.export import export_bundle
 from abonyx_export.fit import cross_validation
@@ -137,13 +138,13 @@ def labels(rows: Rows) -> npt.NDArray[np.int64]:
 def opens(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The folder of each bundle that is opened."""
     opened: list[str] = []
-    real = Session.open
+    real = OpenModel.open
 
-    def counted(self: Session, **keywords: Any) -> None:
+    def counted(self: OpenModel, **keywords: Any) -> None:
         opened.append(Path(str(self.config.bundle)).name)
         real(self, **keywords)
 
-    monkeypatch.setattr(Session, "open", counted)
+    monkeypatch.setattr(OpenModel, "open", counted)
     return opened
 
 
@@ -663,8 +664,9 @@ def test_neither_torch_nor_transformers_is_imported(labelled: Path, tmp_path: Pa
 def test_without_the_extra_the_command_says_what_to_install(
     labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "_NEEDED_TO_FIT", ("skl2onnx", "a_package_nobody_has"))
-    with pytest.raises(ConfigError, match=r"abonyx fit needs a_package_nobody_has") as caught:
+    needed = {"fit": ("export", {"skl2onnx": "skl2onnx", "nobody-has-it": "a_package_nobody_has"})}
+    monkeypatch.setattr(extras, "_NEEDED", needed)
+    with pytest.raises(ConfigError, match=r"fit needs nobody-has-it \(No module") as caught:
         fit(labelled, MINI, tmp_path / "new")
     assert "abonyx[cpu,export]" in caught.value.fix
 
