@@ -1,0 +1,163 @@
+"""Why a score should not be trusted: the reasons, from what a record is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from abonyx import alphabet
+from abonyx.domain.chain import MAX_RESIDUES, Domain, Domains, find_domains
+from abonyx.domain.refusal import refusal
+
+CHAIN_NAMES = {
+    "H": "heavy chain",
+    "K": "light chain (kappa)",
+    "L": "light chain (lambda)",
+    "A": "T-cell receptor alpha chain",
+    "B": "T-cell receptor beta chain",
+    "G": "T-cell receptor gamma chain",
+    "D": "T-cell receptor delta chain",
+}
+NANOBODY_LIKE = "nanobody-like"
+# Of the four framework-2 hallmarks: 99.9 % of Harvey's nanobodies have two, and 0.012 % of the human VH.
+MIN_HALLMARKS = 2
+# A whole domain starts at IMGT 1 to 3 and ends at 126 to 128. Inside it, natural deletions leave up to three framework
+# positions empty.
+LATEST_START = 3
+EARLIEST_END = 126
+MAX_MISSING = 5
+
+
+class Judgement(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What one record is.
+
+    Attributes:
+        flags: why its score should not be trusted, in a fixed order; empty for a whole domain of the head's chains.
+        chain: letter of the domain that the other fields describe; None if there is none, or more than one candidate.
+        start: first residue of that domain in the cleaned sequence, from 0; None as chain.
+        end: the residue after its last; None as chain.
+        refusal: why the record is not scored at all; None for a record that can be scored. flags is then empty.
+    """
+
+    flags: tuple[str, ...] = ()
+    chain: str | None = None
+    start: int | None = None
+    end: int | None = None
+    refusal: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The column `flag`."""
+        return "; ".join(self.flags)
+
+    @property
+    def trusted(self) -> bool:
+        """The score can be called specific or non-specific. A nanobody-like domain is noted, not distrusted."""
+        return self.refusal is None and all(flag == NANOBODY_LIKE for flag in self.flags)
+
+
+class Trimmed(msgspec.Struct, frozen=True):
+    """The variable domain inside a longer record.
+
+    Attributes:
+        sequence: the domain's residues.
+        start: first of them in the cleaned sequence, from 0.
+        end: the residue after the last.
+    """
+
+    sequence: str
+    start: int
+    end: int
+
+
+def judge(sequences: Iterable[str], chains: Iterable[str] = ("H",)) -> list[Judgement]:
+    """One judgement a sequence, in order. Each depends on its own sequence alone; identical ones are judged once.
+
+    Args:
+        sequences: as a file or a user gives them; positions count in the cleaned sequence (alphabet.clean).
+        chains: letters of CHAIN_NAMES, those that the head was trained on.
+
+    Raises:
+        ValueError: an unknown chain.
+    """
+    expected = frozenset(chains)
+    if not expected or not expected <= CHAIN_NAMES.keys():
+        raise ValueError(f"chains is {sorted(expected)}, expected one or more of {', '.join(CHAIN_NAMES)}")
+    judgements: dict[str, Judgement] = {}
+    rows = []
+    for sequence in sequences:
+        if sequence not in judgements:
+            judgements[sequence] = _judge(alphabet.clean(sequence), expected)
+        rows.append(judgements[sequence])
+    return rows
+
+
+def trimmed(sequence: str, judgement: Judgement) -> Trimmed | None:
+    """The domain's residues, to be judged and scored in place of the record; None if there is no single candidate.
+
+    Args:
+        sequence: the sequence that was judged.
+        judgement: its judgement.
+    """
+    if judgement.start is None or judgement.end is None:
+        return None
+    residues = alphabet.clean(sequence)[judgement.start : judgement.end]
+    return Trimmed(residues, judgement.start, judgement.end)
+
+
+def reason(flag: str) -> str:
+    """A flag without its count, for a summary: "6 residues outside the domain" is "residues outside the domain"."""
+    words = flag.lstrip("0123456789, ")
+    return words.replace("residue ", "residues ", 1) if words.startswith("residue ") else words.replace(
+        "unknown residue (", "unknown residues ("
+    )
+
+
+def _judge(sequence: str, chains: frozenset[str]) -> Judgement:
+    """The judgement of one cleaned sequence."""
+    refused = refusal(sequence)
+    if refused is not None:
+        return Judgement(refusal=refused)
+    unknown = _unknown_flags(sequence)
+    if len(sequence) > MAX_RESIDUES:
+        return Judgement((f"longer than {MAX_RESIDUES:,} residues: chain not judged", *unknown))
+    domains = find_domains(sequence)
+    if not domains:
+        return Judgement(("no antibody domain", *unknown))
+    domain = _candidate(domains, chains)
+    flags = (*_number_flags(domains), *_domain_flags(domain, chains), *_outside_flags(sequence, domains), *unknown)
+    if domain is None:
+        return Judgement(flags)
+    if len(domains) == 1 and domain.chain == "H" and domain.hallmarks >= MIN_HALLMARKS:
+        flags = (*flags, NANOBODY_LIKE)
+    return Judgement(flags, domain.chain, domain.start, domain.end)
+
+
+def _candidate(domains: Domains, chains: frozenset[str]) -> Domain | None:
+    """The one domain of the head's chains, or the only domain of all."""
+    expected = [domain for domain in domains if domain.chain in chains]
+    candidates = expected or domains
+    return candidates[0] if len(candidates) == 1 else None
+
+
+def _number_flags(domains: Domains) -> tuple[str, ...]:
+    return () if len(domains) == 1 else ("two domains",) if len(domains) == 2 else ("more than two domains",)
+
+
+def _domain_flags(domain: Domain | None, chains: frozenset[str]) -> tuple[str, ...]:
+    if domain is None:
+        return ()
+    other = () if domain.chain in chains else (CHAIN_NAMES[domain.chain],)
+    whole = domain.first <= LATEST_START and domain.last >= EARLIEST_END and domain.missing <= MAX_MISSING
+    return other if whole else (*other, "fragment")
+
+
+def _outside_flags(sequence: str, domains: Domains) -> tuple[str, ...]:
+    count = len(sequence) - sum(domain.end - domain.start for domain in domains)
+    return () if not count else (f"{count} residue{'s' * (count > 1)} outside the domain",)
+
+
+def _unknown_flags(sequence: str) -> tuple[str, ...]:
+    count = sequence.count("X")
+    return () if not count else (f"{count} unknown residue{'s' * (count > 1)} (X)",)

@@ -1,0 +1,52 @@
+"""Records that are not a protein: refused before anything numbers or scores them."""
+
+from __future__ import annotations
+
+NUCLEOTIDES = "ACGTUN"
+# Shorter text of these six letters can be a peptide. The issue's own limit; a real primer is about as long.
+NUCLEOTIDES_FROM = 20
+# The columns of the AIRR schema that hold the protein while `sequence` holds the DNA.
+PROTEIN_COLUMNS = ("sequence_aa", "sequence_alignment_aa")
+# What tables write for a missing value, and the reader cannot know: "NA" and "NAN" are residue letters too.
+MISSING = frozenset({"NA", "NAN", "N/A", "#N/A", "<NA>", "NONE", "NULL"})
+# Low complexity, from 30 letters on: fewer than 8 different letters, or one letter that makes up half of the sequence.
+# In every window of 30 residues of the real sets (Boughter, Jain, Shehata, Harvey, the repertoire, light chains) there
+# are at least 9 different letters and no letter above 43 %; whole domains have at least 16, and none above 35 %.
+COMPLEXITY_FROM = 30
+MIN_LETTERS = 8
+
+
+def refusal(sequence: str) -> str | None:
+    """Why a cleaned, upper-case sequence is not scored at all, or None.
+
+    Tests only what the text is made of; letters that are not residues and the length limit are alphabet.problem's.
+    """
+    if not sequence:
+        return "empty sequence"
+    if sequence in MISSING:
+        return f"missing value ({sequence})"
+    if len(sequence) >= NUCLEOTIDES_FROM and not sequence.strip(NUCLEOTIDES):
+        return (
+            f"looks like DNA or RNA: {len(sequence)} letters, all of {NUCLEOTIDES}. Give the amino acids; "
+            f"AIRR tables have them in the column {' or '.join(PROTEIN_COLUMNS)}"
+        )
+    unknown = sequence.count("X")
+    if 2 * unknown > len(sequence):
+        return f"{unknown} of {len(sequence)} residues are unknown (X), more than half"
+    return _low_complexity(sequence) if len(sequence) >= COMPLEXITY_FROM else None
+
+
+def _low_complexity(sequence: str) -> str | None:
+    letters = set(sequence)
+    letters.discard("X")
+    if len(letters) < MIN_LETTERS:
+        return (
+            f"low complexity: {len(letters)} different letters in {len(sequence)} residues, "
+            f"a protein domain has at least {MIN_LETTERS}"
+        )
+    half = len(sequence) / 2
+    for letter in sorted(letters):
+        if (count := sequence.count(letter)) >= half:
+            shown = repr(letter) if letter.isprintable() else f"U+{ord(letter):04X}"
+            return f"low complexity: {shown} makes up {count} of {len(sequence)} residues, half or more"
+    return None
