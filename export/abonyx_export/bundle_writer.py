@@ -53,11 +53,16 @@ class Reference:
     detail: str = ""
 
 
-def head_spec(head: Head, training: HeadTraining | None = None) -> HeadSpec:
-    """The manifest's description of a head."""
+def head_spec(head: Head, chains: Sequence[str], training: HeadTraining | None = None) -> HeadSpec:
+    """The manifest's description of a head.
+
+    Args:
+        chains: of its training set; keys of manifest.CHAINS.
+    """
     return HeadSpec(
         kind="logistic",
         classes=[float(label) for label in head.classes],
+        chains=list(chains),
         source_name=head.source_name,
         source_sha256=head.source_sha256,
         encoder=head.encoder,

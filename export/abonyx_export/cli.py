@@ -12,6 +12,9 @@ from abonyx.errors import ConfigError
 from abonyx.extras import require
 from abonyx.logs import LOGGER
 
+# As manifest.CHAINS, which would import numpy here.
+_CHAINS = ("H", "L")
+_CHAINS_HELP = "Chain of the head's training set, H or L: records of others are flagged when scored."
 _POOLED = {"last": ("last",), "embedding+last": ("embedding", "last")}
 
 
@@ -54,6 +57,7 @@ def _numbers(value: str) -> tuple[float, ...]:
 @click.option("--notice", default="", help="One line shown wherever the bundle is named.")
 @click.option("--licence", help="Licence of the weights.  [default: known for facebook/esm*]")
 @click.option("--max-residues", type=int, help="Refuse longer sequences.  [default: the encoder's positions]")
+@click.option("--chains", type=click.Choice(list(_CHAINS)), default="H", show_default=True, help=_CHAINS_HELP)
 @click.option("--pooled-layers", type=click.Choice(list(_POOLED)), default="last", show_default=True)
 @click.option("--allow-encoder-mismatch", is_flag=True, help="Use a head trained with another encoder.")
 @click.option("--recentre-head", is_flag=True, help="Benchmarks on random weights only: median logit 0.")
@@ -73,6 +77,7 @@ def export(
     notice: str,
     licence: str | None,
     max_residues: int | None,
+    chains: str,
     pooled_layers: str,
     allow_encoder_mismatch: bool,
     recentre_head: bool,
@@ -95,6 +100,7 @@ def export(
         notice=notice,
         licence=licence,
         max_residues=max_residues,
+        chains=(chains,),
         pooled_layers=_POOLED[pooled_layers],
         allow_encoder_mismatch=allow_encoder_mismatch,
         recentre_head=recentre_head,
@@ -102,7 +108,7 @@ def export(
         calibration=calibration,
     )
     export_bundle(request, LOGGER.info)
-    LOGGER.info(f"wrote {output}")
+    LOGGER.info(f"wrote {output}; the head expects chain {chains}")
 
 
 @click.command()
@@ -110,6 +116,8 @@ def export(
 @click.option("--label-column", default="label", show_default=True, help="Column of 0 specific, 1 non-specific.")
 @click.option("-o", "--output", required=True, type=PATH, help="Bundle directory to write; must not exist.")
 @run_options
+@click.option("--chains", type=click.Choice(list(_CHAINS)), default="H", show_default=True, help=_CHAINS_HELP)
+@click.option("--drop-flagged", is_flag=True, help="Leave out rows that `score` would flag; nanobody-like rows stay.")
 @click.option("--C", "grid", default="0.01,0.1,1,10", show_default=True, help="Inverse regularisation, to choose from.")
 @click.option("--scale/--no-scale", default=False, show_default=True, help="Scale each column of the embedding first.")
 @click.option("--class-weight", type=click.Choice(["none", "balanced"]), default="none", show_default=True)
@@ -131,6 +139,8 @@ def fit(
     folds: int,
     seeds: int,
     seed: int,
+    chains: str,
+    drop_flagged: bool,
     name: str | None,
     notice: str | None,
     variants: str | None,
@@ -154,6 +164,8 @@ def fit(
         folds=folds,
         seeds=seeds,
         seed=seed,
+        chains=(chains,),
+        drop_flagged=drop_flagged,
         name=name,
         notice=notice,
         variants=None if variants is None else _names(variants),
@@ -161,4 +173,7 @@ def fit(
         head_out=head_out,
     )
     fit_bundle(request, LOGGER.info)
-    LOGGER.info(f"wrote {output}; threshold 0.5" + (f"; head also in {head_out}" if head_out else ""))
+    LOGGER.info(
+        f"wrote {output}; the head expects chain {chains}; threshold 0.5"
+        + (f"; head also in {head_out}" if head_out else "")
+    )

@@ -138,7 +138,7 @@ def _build(
         pooling="residues",
         pooled_layers=list(request.pooled_layers),
         embedding_width=checkpoint.config.embedding_width,
-        head=head_spec(head),
+        head=head_spec(head, request.chains),
         variants={name: _variant(VARIANTS[name], limits[name]) for name in names},
         default_variant=default_variants(list(request.variants)),
         golden_source=golden_source,

@@ -25,6 +25,7 @@ class ExportRequest:
         name: of the bundle; None = the output's name.
         notice: one line shown wherever the bundle is named.
         max_residues: a lower limit than the encoder's.
+        chains: of the head's training set, keys of manifest.CHAINS: records of others are flagged when scored.
         allow_encoder_mismatch: use a head with an encoder it does not name.
         recentre_head: move the intercept to median logit 0 on the golden set; for random weights only.
         max_dp: variant -> limit of |dp|; its limits of logit and embedding scale along, and int8's gate.
@@ -42,6 +43,7 @@ class ExportRequest:
     notice: str = ""
     licence: str | None = None
     max_residues: int | None = None
+    chains: tuple[str, ...] = ("H",)
     pooled_layers: tuple[str, ...] = ("last",)
     allow_encoder_mismatch: bool = False
     recentre_head: bool = False

@@ -59,6 +59,11 @@ def clean(sequence: str) -> str:
 
 def problem(sequence: str, limit: SequenceLimit) -> str | None:
     """Why a cleaned sequence cannot be scored, or None: empty, a letter outside RESIDUES, or too long."""
+    return letter_problem(sequence) or limit.problem(len(sequence))
+
+
+def letter_problem(sequence: str) -> str | None:
+    """Why the letters of a cleaned sequence cannot be scored, or None: none at all, or one outside RESIDUES."""
     if not sequence:
         return "empty sequence"
     bad = _NOT_RESIDUE.search(sequence)
@@ -66,7 +71,7 @@ def problem(sequence: str, limit: SequenceLimit) -> str | None:
         letter = bad.group()
         shown = repr(letter) if letter.isprintable() else f"U+{ord(letter):04X}"
         return f"character {shown} at position {bad.start() + 1} is not a residue ({RESIDUES})"
-    return limit.problem(len(sequence))
+    return None
 
 
 class Alphabet:

@@ -15,6 +15,7 @@ from abonyx import alphabet
 from abonyx.arrays import Float32Array
 from abonyx.batching import eos_in_mean, plan_batches
 from abonyx.bundle.manifest import Manifest
+from abonyx.domain import refusal
 from abonyx.errors import InputError, OutOfDeviceMemory, ScoreNotFinite, printable
 
 Tokens = Sequence[npt.NDArray[np.int64]]
@@ -88,7 +89,7 @@ def prepare(sequences: Sequence[str], limit: alphabet.SequenceLimit) -> list[str
             )
     cleaned = [alphabet.clean(sequence) for sequence in sequences]
     for index, sequence in enumerate(cleaned):
-        reason = alphabet.problem(sequence, limit)
+        reason = refusal(sequence) or alphabet.problem(sequence, limit)
         if reason:
             raise InputError(f"sequences[{index}]: {reason}", "Remove or mend it; nothing was scored.")
     return cleaned

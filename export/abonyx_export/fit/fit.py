@@ -170,7 +170,7 @@ def _build(
         parent,
         name=request.name or request.output.name,
         notice=parent.notice if request.notice is None else request.notice,
-        head=head_spec(head, training),
+        head=head_spec(head, request.chains, training),
         variants=variants,
         default_variant=default_variants(list(variants)) | inherited,
         packages=parent.packages | now,

@@ -29,6 +29,8 @@ class FitRequest:
         scale: put a StandardScaler before the regression.
         balanced: weigh the classes by the inverse of their frequency.
         folds, seeds, seed: so many stratified cross-validations, of which the first is shuffled by `seed`.
+        chains: of the labelled rows, keys of manifest.CHAINS: records of others are flagged when scored.
+        drop_flagged: leave rows out that are flagged for anything but being nanobody-like.
         name: of the bundle; None = the output's. notice: None = the parent's.
         variants: those to keep; None = all the parent's.
         embedding_cache: directory; None = in the user's cache.
@@ -45,6 +47,8 @@ class FitRequest:
     folds: int = 10
     seeds: int = 5
     seed: int = 0
+    chains: tuple[str, ...] = ("H",)
+    drop_flagged: bool = False
     name: str | None = None
     notice: str | None = None
     variants: tuple[str, ...] | None = None

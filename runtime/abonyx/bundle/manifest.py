@@ -121,6 +121,10 @@ class HeadTraining(_Struct, frozen=True, kw_only=True, omit_defaults=True):
     scores: ScoreCounts | None = None
 
 
+# Chain of an antibody -> the letters that a numbering gives to its kinds. L: kappa and lambda.
+CHAINS = {"H": ("H",), "L": ("K", "L")}
+
+
 # omit_defaults: the manifests of exported bundles do not mention `training` or `placeholder`.
 class HeadSpec(_Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The classifier in the graph.
@@ -128,6 +132,7 @@ class HeadSpec(_Struct, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         kind: "logistic".
         classes: [specific, non-specific], as trained.
+        chains: keys of CHAINS, those of its training set: other records are flagged. [H] or [L].
         source_name, source_sha256: the file it was read from; after `fit` the input's name and its rows' hash.
         encoder: hub id of the encoder it was trained with, as it records it.
         pooling, pooling_batch_size: the pooling rule of its training embeddings; None = not recorded.
@@ -140,6 +145,7 @@ class HeadSpec(_Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     kind: str
     classes: list[float]
+    chains: list[str]
     source_name: str
     source_sha256: str
     encoder: str | None
@@ -150,6 +156,11 @@ class HeadSpec(_Struct, frozen=True, kw_only=True, omit_defaults=True):
     intercept_shift: float
     training: HeadTraining | None = None
     placeholder: bool = False
+
+    @property
+    def domain_chains(self) -> tuple[str, ...]:
+        """The letters that a numbering gives to these chains."""
+        return tuple(letter for chain in self.chains for letter in CHAINS[chain])
 
 
 class Difference(_Struct, frozen=True, kw_only=True):
@@ -409,6 +420,7 @@ def _check_values(manifest: Manifest, path: Path) -> None:
         "file sizes": not all(0 <= entry.size_bytes < 1 << 63 for entry in manifest.files.values()),
         "embedding_width": manifest.embedding_width != manifest.encoder.hidden * len(manifest.pooled_layers),
         "pooling": manifest.pooling != "residues",
+        "head chains": sorted(manifest.head.chains) not in ([chain] for chain in CHAINS),
         "head thresholds": not all(0 <= value <= 1 for value in thresholds),
         "variant limits": not all(0 < limit.p < 1 and limit.logit <= LOGIT_PER_P for limit in limits),
         "variants": not all(variant.providers for variant in manifest.variants.values()) or not manifest.variants,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from abonyx.arrays import BoolArray, Float32Array
@@ -16,6 +18,12 @@ def is_nonspecific(p: Float32Array, threshold: float) -> BoolArray:
     Both sides are float32, as every output shows them: a p that reads 0.7 is not above a threshold of 0.7.
     """
     return p > np.float32(threshold)
+
+
+def called(p: Float32Array, threshold: float, trusted: Sequence[bool]) -> list[int | None]:
+    """The column `nonspecific` of n scores: 1, 0, or None for a score that is not to be trusted."""
+    calls = is_nonspecific(p, threshold).tolist()
+    return [int(call) if trust else None for call, trust in zip(calls, trusted, strict=True)]
 
 
 def choose_threshold(bundle: Bundle, assay: str | None, threshold: float | None) -> float:

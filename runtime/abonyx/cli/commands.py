@@ -154,14 +154,16 @@ def score(
     chosen = kind or _suffix(output, {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}, "csv")
     run, checked = _prepare(source, target, options)
     limit = choose_threshold(run.bundle, assay, threshold)
-    rows: list[tuple[str, float, bool]] = []
+    rows: list[tuple[str, float, int | None, str]] = []
 
-    def seen(ids: Any, p: Any, called: Any) -> None:
+    def seen(ids: Any, p: Any, calls: Any, flags: Any) -> None:
         if table and len(rows) < TABLE_ROWS:
-            rows.extend(zip(ids, p.tolist(), called.tolist(), strict=True))
+            rows.extend(zip(ids, p.tolist(), calls, flags, strict=True))
 
     file_run = score_run(run, checked, target, chosen, limit, seen)
     shown = (lambda: _print_table(rows, len(checked.ids), limit)) if table else None
+    if run.check == "off":
+        LOGGER.info("note: --domain off: chain and domain were not looked at; no record is flagged")
     _go(file_run, restart, f"threshold {limit:g}" + (f" ({assay})" if assay else ""), shown)
 
 
@@ -279,7 +281,7 @@ def _suffix(output: Path, kinds: dict[str, str], stdout_kind: str | None) -> Any
     return kind
 
 
-def _print_table(rows: list[tuple[str, float, bool]], count: int, threshold: float) -> None:
+def _print_table(rows: list[tuple[str, float, int | None, str]], count: int, threshold: float) -> None:
     """Print the first rows scored by this process on stderr: stdout is for results alone."""
     from rich.console import Console
     from rich.table import Table
@@ -289,8 +291,13 @@ def _print_table(rows: list[tuple[str, float, bool]], count: int, threshold: flo
     table.add_column("id")
     table.add_column("p_nonspecific", justify="right")
     table.add_column(f"> {threshold:g}")
-    for name, p, called in rows[:TABLE_ROWS]:
-        table.add_row(Text(printable(name)), f"{p:.4f}", "non-specific" if called else "specific")
+    flagged = any(flags for *_, flags in rows[:TABLE_ROWS])
+    if flagged:
+        table.add_column("flag")
+    for name, p, call, flags in rows[:TABLE_ROWS]:
+        cells = [Text(printable(name)), f"{p:.4f}", {1: "non-specific", 0: "specific", None: "-"}[call]]
+        # Grey: the head was not trained on such a record.
+        table.add_row(*cells, *([flags] * flagged), style="dim" if call is None else None)
     console = Console(stderr=True)
     console.print(table)
     if count > len(rows[:TABLE_ROWS]):

@@ -36,6 +36,14 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
             show_default=True,
             help="skip: use the rest, and list the bad records beside the output.",
         ),
+        click.option(
+            "--domain",
+            type=click.Choice(["check", "require", "off"]),
+            default="check",
+            show_default=True,
+            help="check: flag records the head was not trained on; require: reject them; off: do not look.",
+        ),
+        click.option("--trim", type=click.Choice(["domain"]), help="Score only the variable domain of longer records."),
     ]
     for option in reversed(options):
         command = option(command)
@@ -52,5 +60,7 @@ def prepare(options: dict[str, Any]) -> RunRequest:
         id_column=flags.pop("id_column"),
         sequence_column=flags.pop("sequence_column"),
         skip=flags.pop("on_invalid") == "skip",
+        check=flags.pop("domain"),
+        trim=flags.pop("trim") == "domain",
         flags={key: str(value) if isinstance(value, Path) else value for key, value in flags.items()},
     )

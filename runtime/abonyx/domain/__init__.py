@@ -3,15 +3,22 @@
 from abonyx.domain.flags import CHAIN_NAMES, NANOBODY_LIKE, Judgement, Trimmed, judge, reason, trimmed
 from abonyx.domain.pool import judge_in_children
 from abonyx.domain.refusal import refusal
+from abonyx.domain.rule import CHECKS, NO_RULE, Check, DomainRule, Part, scored_part
 
 __all__ = [
     "CHAIN_NAMES",
+    "CHECKS",
     "NANOBODY_LIKE",
+    "NO_RULE",
+    "Check",
+    "DomainRule",
     "Judgement",
+    "Part",
     "Trimmed",
     "judge",
     "judge_in_children",
     "reason",
     "refusal",
+    "scored_part",
     "trimmed",
 ]

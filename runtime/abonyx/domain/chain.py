@@ -88,7 +88,7 @@ def find_domains(sequence: str) -> Domains:
 
 
 def _search(sequence: str) -> Domains:
-    """immunum's number_domains with all chains, step by step and within SEARCH_RESIDUES.
+    """Immunum's number_domains with all chains, step by step and within SEARCH_RESIDUES.
 
     Takes the best alignment of a part, then searches what lies before and after it. An alignment shorter than
     MIN_DOMAIN is not a domain, but what lies around it is searched.

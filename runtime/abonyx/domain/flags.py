@@ -109,8 +109,10 @@ def trimmed(sequence: str, judgement: Judgement) -> Trimmed | None:
 def reason(flag: str) -> str:
     """A flag without its count, for a summary: "6 residues outside the domain" is "residues outside the domain"."""
     words = flag.lstrip("0123456789, ")
-    return words.replace("residue ", "residues ", 1) if words.startswith("residue ") else words.replace(
-        "unknown residue (", "unknown residues ("
+    return (
+        words.replace("residue ", "residues ", 1)
+        if words.startswith("residue ")
+        else words.replace("unknown residue (", "unknown residues (")
     )
 
 

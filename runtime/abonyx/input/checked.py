@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from abonyx import alphabet
 from abonyx.alphabet import SequenceLimit
+from abonyx.domain import NO_RULE, DomainRule, Judgement, Part, reason, refusal, scored_part
 from abonyx.errors import RecordsRejected, printable
 from abonyx.input.records import Record, RejectedRecord, read_records
 
@@ -24,6 +27,10 @@ class Input:
     """A checked input: what can be scored, in file order, and what cannot.
 
     Attributes:
+        sequences: what is scored: cleaned, and trimmed to the variable domain if the rule says so.
+        judgements: what each sequence is, one a sequence.
+        originals: the cleaned sequences before trimming; empty if nothing is trimmed.
+        places: of each sequence in its original, "FIRST-LAST" from 1, "" = all of it; empty as originals.
         labels: 0 specific, 1 non-specific, None not labelled, one a sequence; empty where no column was asked for.
     """
 
@@ -31,6 +38,19 @@ class Input:
     sequences: list[str] = field(default_factory=list)
     rejected: list[RejectedRecord] = field(default_factory=list)
     labels: list[int | None] = field(default_factory=list)
+    judgements: list[Judgement] = field(default_factory=list)
+    originals: list[str] = field(default_factory=list)
+    places: list[str] = field(default_factory=list)
+
+    @property
+    def shown(self) -> list[str]:
+        """The sequences as results show them: as the input has them, whatever part of them is scored."""
+        return self.originals or self.sequences
+
+    def flag_counts(self) -> list[tuple[str, int]]:
+        """How many records have each flag, most first, without the counts inside a flag."""
+        counts = Counter(reason(flag) for judgement in self.judgements for flag in judgement.flags)
+        return counts.most_common()
 
     def sha256(self) -> str:
         """Hash of ids, sequences and rejected records, as read: of what a run scores, however the file holds it."""
@@ -39,6 +59,8 @@ class Input:
             # ascii(): the same text for any id, whatever it holds, in every version of Python.
             rows = (self.ids[start : start + _HASHED_ROWS], self.sequences[start : start + _HASHED_ROWS])
             digest.update(ascii(rows).encode())
+        if self.originals:
+            digest.update(ascii(self.originals).encode())
         digest.update(ascii([tuple(problem) for problem in self.rejected]).encode())
         return digest.hexdigest()
 
@@ -52,6 +74,7 @@ def read_input(
     label_column: str | None = None,
     label_required: bool = False,
     skip_invalid: bool = False,
+    rule: DomainRule = NO_RULE,
 ) -> Input:
     """Read and check a whole input before any model is opened.
 
@@ -61,6 +84,7 @@ def read_input(
         label_column: column of labels, each 0, 1 or blank (not labelled); None = read none.
         label_required: a blank label makes a bad record.
         skip_invalid: collect bad records instead of refusing the input.
+        rule: what is done with records that the head was not trained on.
 
     Raises:
         InputError: the file cannot be read as records, or none of them can be scored.
@@ -73,6 +97,8 @@ def read_input(
         label_column=label_column,
         label_required=label_required,
         skip_invalid=skip_invalid,
+        rule=rule,
+        in_children=True,
     )
 
 
@@ -84,29 +110,65 @@ def check_records(
     label_column: str | None = None,
     label_required: bool = False,
     skip_invalid: bool = False,
+    rule: DomainRule = NO_RULE,
+    in_children: bool = False,
 ) -> Input:
     """Sort out which records can be scored, wherever they come from. Arguments and errors as read_input's.
 
     Args:
         name: what messages call the source.
+        in_children: judge many records in other processes.
     """
+    rows = [_row(record, label_required) for record in records]
+    readable = [row.sequence for row in rows if row.rejected is None]
+    judgements = iter(rule.judgements(readable, in_children=in_children))
     checked = Input()
-    for record in records:
-        if isinstance(record, RejectedRecord):
-            checked.rejected.append(record)
+    for row in rows:
+        if row.rejected:
+            checked.rejected.append(row.rejected)
             continue
-        sequence = alphabet.clean(record.sequence)
-        reason = alphabet.problem(sequence, limit) or _label_problem(record.label, label_required)
-        if reason:
-            checked.rejected.append(RejectedRecord(record.id, record.line, reason))
+        part = scored_part(row.sequence, next(judgements), rule)
+        if rejected := _refused_part(row, part, limit, rule):
+            checked.rejected.append(rejected)
             continue
-        checked.ids.append(record.id)
-        checked.sequences.append(sequence)
+        checked.ids.append(row.record.id)
+        checked.sequences.append(part.sequence)
+        checked.judgements.append(part.judgement)
+        if rule.trim:
+            checked.originals.append(row.sequence)
+            checked.places.append(part.place)
         if label_column is not None:
-            checked.labels.append(LABELS.get(record.label))
+            checked.labels.append(LABELS.get(row.record.label))
     if checked.rejected and not (skip_invalid and checked.sequences):
         _refuse(checked, name)
     return checked
+
+
+class _Row(NamedTuple):
+    """A record with its cleaned sequence, or why it is rejected whatever its chain and length."""
+
+    record: Record
+    sequence: str
+    rejected: RejectedRecord | None = None
+
+
+def _row(record: Record | RejectedRecord, label_required: bool) -> _Row:
+    if isinstance(record, RejectedRecord):
+        return _Row(Record(record.id, "", record.line), "", record)
+    sequence = alphabet.clean(record.sequence)
+    why = refusal(sequence) or alphabet.letter_problem(sequence) or _label_problem(record.label, label_required)
+    return _Row(record, sequence, RejectedRecord(record.id, record.line, why) if why else None)
+
+
+def _refused_part(row: _Row, part: Part, limit: SequenceLimit, rule: DomainRule) -> RejectedRecord | None:
+    """Why a judged record is not scored: its length after trimming, or a rule that requires trust."""
+    flags = part.judgement.text
+    why = limit.problem(len(part.sequence))
+    if why and flags:
+        why = f"{why}; it has: {flags}"
+    elif rule.check == "require" and not part.judgement.trusted:
+        why = why or flags
+    return RejectedRecord(row.record.id, row.record.line, why) if why else None
 
 
 def _label_problem(label: str, required: bool) -> str | None:

@@ -18,17 +18,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
-    import numpy.typing as npt
-
     from abonyx.arrays import Float32Array
     from abonyx.input.records import RejectedRecord
     from abonyx.output.files import Sink
 
-    Flags = npt.NDArray[np.bool_] | npt.NDArray[np.uint8]
 
 Columns = tuple[Any, ...]
 
-RESULT_COLUMNS = ("id", "sequence", "p_nonspecific", "nonspecific")
+RESULT_COLUMNS = ("id", "sequence", "p_nonspecific", "nonspecific", "flag")
+# With --trim domain: which residues of `sequence` were scored, FIRST-LAST from 1; empty = all of them.
+TRIMMED_COLUMNS = (*RESULT_COLUMNS, "domain")
 
 
 @dataclass(frozen=True)
@@ -50,14 +49,30 @@ class Format:
         return Format((whole, *self.head), lambda start, columns: (b"", *self.encode(start, columns)), self.convert)
 
 
-def score_columns(ids: Sequence[str], sequences: Sequence[str], p: Float32Array, nonspecific: Flags) -> Columns:
-    """A window of k scores: p is (k,) float32 and finite, nonspecific (k,) is 0/1."""
-    counts = {"ids": len(ids), "sequences": len(sequences), "p": p.size, "nonspecific": nonspecific.size}
+def score_columns(
+    ids: Sequence[str],
+    sequences: Sequence[str],
+    p: Float32Array,
+    nonspecific: Sequence[int | None],
+    flags: Sequence[str],
+    places: Sequence[str] | None = None,
+) -> Columns:
+    """A window of k scores.
+
+    Args:
+        p: (k,) float32 and finite.
+        nonspecific: 0, 1, or None for a score that has a flag and no call.
+        flags: why a score should not be trusted, "" = nothing is wrong.
+        places: the column `domain` of trimmed records; None = no such column.
+    """
+    counts = {"ids": len(ids), "sequences": len(sequences), "p": p.size, "nonspecific": len(nonspecific)}
+    counts |= {"flags": len(flags)} | ({} if places is None else {"places": len(places)})
     if p.dtype != np.float32 or len(set(counts.values())) > 1:
         raise ValueError(f"a window needs one float32 p a row, not {p.dtype} and {counts}")
     for at in np.flatnonzero(~np.isfinite(p)).tolist():
         raise ValueError(f"p_nonspecific of {ids[at]!r} is {p[at]}, which is not a probability")
-    return ids, sequences, p, nonspecific.astype(np.int8).tolist()
+    columns = (ids, sequences, p, nonspecific, flags)
+    return columns if places is None else (*columns, places)
 
 
 def embedding_columns(ids: Sequence[str], embedding: Float32Array, width: int) -> Columns:
@@ -68,25 +83,29 @@ def embedding_columns(ids: Sequence[str], embedding: Float32Array, width: int) -
     return ids, embedding
 
 
-def results_format(format: Literal["csv", "jsonl", "parquet"], metadata: Mapping[str, str]) -> Format:
+def results_format(
+    format: Literal["csv", "jsonl", "parquet"], metadata: Mapping[str, str], *, trimmed: bool = False
+) -> Format:
     """The format of a file of scores.
 
     Args:
         format: CSV and JSONL hold p as the shortest decimal that reads back as the same float32, Parquet as float32.
         metadata: stored in Parquet's schema under keys `abonyx.KEY`; CSV and JSONL have no place for it.
+        trimmed: with the column `domain`.
 
     Raises:
         ConfigError: Parquet without pyarrow.
     """
+    names = TRIMMED_COLUMNS if trimmed else RESULT_COLUMNS
     if format == "parquet":
-        return _parquet(RESULT_COLUMNS, metadata)
-    encode = _csv_bytes if format == "csv" else _json_lines
+        return _parquet(names, metadata)
 
     def text(_start: int, columns: Columns) -> tuple[bytes]:
-        ids, sequences, p, nonspecific = columns
-        return (encode(zip(ids, sequences, map(shortest_decimal, p), nonspecific, strict=True)),)
+        ids, sequences, p, *rest = columns
+        rows = zip(ids, sequences, map(shortest_decimal, p), *rest, strict=True)
+        return (_csv_bytes(rows) if format == "csv" else _json_lines(rows, names),)
 
-    return Format((_csv_bytes([RESULT_COLUMNS]) if format == "csv" else b"",), text)
+    return Format((_csv_bytes([names]) if format == "csv" else b"",), text)
 
 
 def embeddings_format(format: Literal["npy", "parquet"], n: int, width: int, metadata: Mapping[str, str]) -> Format:
@@ -145,10 +164,10 @@ def _csv_lines(rows: Iterable[tuple[object, ...]], quote_all: bool = False) -> s
     return text.getvalue()
 
 
-def _json_lines(rows: Iterable[tuple[str, str, str, int]]) -> bytes:
+def _json_lines(rows: Iterable[tuple[Any, ...]], names: tuple[str, ...]) -> bytes:
     # msgspec writes a float64; the one nearest to the float32's shortest decimal prints as that decimal.
-    shortest = ((id_, sequence, float(p), call) for id_, sequence, p, call in rows)
-    return msgspec.json.Encoder().encode_lines([dict(zip(RESULT_COLUMNS, row, strict=True)) for row in shortest])
+    shortest = ((id_, sequence, float(p), *rest) for id_, sequence, p, *rest in rows)
+    return msgspec.json.Encoder().encode_lines([dict(zip(names, row, strict=True)) for row in shortest])
 
 
 def _parquet(names: Sequence[str], metadata: Mapping[str, str], width: int = 1) -> Format:

@@ -10,6 +10,8 @@ from abonyx import __version__
 from abonyx.alphabet import SequenceLimit
 from abonyx.bundle import Bundle, open_bundle
 from abonyx.config import RuntimeConfig, load_config
+from abonyx.domain import Check, DomainRule
+from abonyx.errors import ConfigError
 from abonyx.input.checked import Input, read_input
 
 
@@ -20,12 +22,21 @@ class RunRequest:
     Attributes:
         skip: leave bad records out instead of refusing the input.
         columns: id_column and sequence_column, as read_input takes them.
+        check: what happens to records that the head was not trained on; see domain.DomainRule.
+        trim: score the variable domain inside a longer record.
     """
 
     config: RuntimeConfig
     bundle: Bundle
     skip: bool
     columns: dict[str, str | None]
+    check: Check = "check"
+    trim: bool = False
+
+    @property
+    def rule(self) -> DomainRule:
+        """What is done with records that the head was not trained on."""
+        return DomainRule(self.check, self.trim, self.bundle.manifest.head.domain_chains)
 
     def read(self, source: Path | None, label_column: str | None = None, *, label_required: bool = False) -> Input:
         """A checked input; None = standard input. Raises as read_input."""
@@ -35,7 +46,9 @@ class RunRequest:
             label_column=label_column,
             label_required=label_required,
             skip_invalid=self.skip,
-            **self.columns,
+            rule=self.rule,
+            id_column=self.columns["id_column"],
+            sequence_column=self.columns["sequence_column"],
         )
 
     def metadata(self) -> dict[str, str]:
@@ -49,6 +62,7 @@ class RunRequest:
             "provider": self.config.provider,
             "variant": name,
             "precision": "bf16" if self.config.bf16 else variant.precision,
+            "domain": str(self.rule.facts()),
         }
 
 
@@ -59,18 +73,25 @@ def prepare(
     id_column: str | None = None,
     sequence_column: str | None = None,
     skip: bool = False,
+    check: Check = "check",
+    trim: bool = False,
 ) -> RunRequest:
     """Load the config, and the manifest of the bundle that it names; nothing is hashed or opened.
 
     Args:
         config_file: a TOML file.
         flags: fields of the config that override file and environment; None values are not set.
-        id_column, sequence_column, skip: as RunRequest has them.
+        id_column, sequence_column, skip, check, trim: as RunRequest has them.
 
     Raises:
-        ConfigError, BundleError: see load_config, open_bundle and Bundle.variant.
+        ConfigError, BundleError: see load_config, open_bundle and Bundle.variant; or trim without a check.
     """
+    if trim and check == "off":
+        raise ConfigError(
+            "trim is domain and domain is off: without looking for the domain there is nothing to trim to",
+            "Leave one of them out.",
+        )
     config = load_config(config_file, flags=flags)
     bundle = open_bundle(config.bundle)
     bundle.variant(config.provider, config.variant)
-    return RunRequest(config, bundle, skip, {"id_column": id_column, "sequence_column": sequence_column})
+    return RunRequest(config, bundle, skip, {"id_column": id_column, "sequence_column": sequence_column}, check, trim)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from abonyx import __version__
-from abonyx.arrays import BoolArray, Float32Array
-from abonyx.bundle.threshold import is_nonspecific
+from abonyx.arrays import Float32Array
+from abonyx.bundle.threshold import called
 from abonyx.engine.providers import ENGINE_DISTRIBUTIONS, token_budget, window_size
 from abonyx.errors import RunInterrupted
 from abonyx.input.checked import Input
@@ -48,8 +48,8 @@ class FileRun:
     facts: dict[str, Fact]
 
 
-# Rows' ids, p and whether they are called non-specific, as a window is done.
-Seen = Callable[[list[str], Float32Array, BoolArray], None]
+# Rows' ids, p, calls (1 non-specific, 0 specific, None without one) and flags, as a window is done.
+Seen = Callable[[list[str], Float32Array, list[int | None], list[str]], None]
 
 
 def score_run(
@@ -67,12 +67,16 @@ def score_run(
     """
 
     def columns(start: int, stop: int, p: Float32Array) -> Columns:
-        nonspecific = is_nonspecific(p, threshold)
+        window = slice(start, stop)
+        judgements = records.judgements[window]
+        calls = called(p, threshold, [judgement.trusted for judgement in judgements])
+        flags = [judgement.text for judgement in judgements]
         if seen:
-            seen(records.ids[start:stop], p, nonspecific)
-        return formats.score_columns(records.ids[start:stop], records.sequences[start:stop], p, nonspecific)
+            seen(records.ids[window], p, calls, flags)
+        places = records.places[window] if run.trim else None
+        return formats.score_columns(records.ids[window], records.shown[window], p, calls, flags, places)
 
-    format_ = formats.results_format(kind, run.metadata() | {"threshold": repr(threshold)})
+    format_ = formats.results_format(kind, run.metadata() | {"threshold": repr(threshold)}, trimmed=run.trim)
     return FileRun(run, records, target, format_, "p_nonspecific", columns, score_facts(kind, threshold))
 
 
@@ -206,6 +210,7 @@ def identity(run: RunRequest) -> dict[str, Fact]:
     """What rows depend on beside the input, by the name a user knows it by. Where the bundle lies is none of it."""
     return {
         "--on-invalid": "skip" if run.skip else "fail",
+        **run.rule.facts(),
         "bundle, sha256": run.bundle.sha256,
         **dict(_flat("", dataclasses.asdict(dataclasses.replace(run.config, bundle=None)))),
         "abonyx": __version__,

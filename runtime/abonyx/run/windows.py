@@ -58,6 +58,19 @@ class RunSummary:
         ]
 
 
+def flag_notes(checked: Input) -> list[str]:
+    """A line that counts the flagged records by reason, if there are any."""
+    flagged = sum(bool(judgement.flags) for judgement in checked.judgements)
+    if not flagged:
+        return []
+    without = sum(not judgement.trusted for judgement in checked.judgements)
+    counts = ", ".join(f"{name} {count}" for name, count in checked.flag_counts())
+    return [
+        f"flagged: {flagged} of {len(checked.judgements)} records ({counts}); {without} of them have a score but no "
+        "call; see docs/domain.md"
+    ]
+
+
 OnBatch = Callable[[int], None]
 # Gives the model to score with, as open_model does.
 Opening = Callable[[RuntimeConfig], "AbstractContextManager[OpenModel]"]
@@ -150,7 +163,10 @@ def run_windows(
             placement=model.placement,
             variant=model.variant_name,
             bundle=model.bundle.label(),
-            notes=[*model.opening_notes, *notes, *pooling_notes(bundle, config), *shipped_note(config)],
+            notes=[
+                *(note for job in jobs for note in flag_notes(job.checked)),
+                *(*model.opening_notes, *notes, *pooling_notes(bundle, config), *shipped_note(config)),
+            ],
         )
 
 

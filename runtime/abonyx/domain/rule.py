@@ -1,0 +1,68 @@
+"""What a run does with the judgements: flag, refuse, trim, or nothing."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from abonyx.domain.flags import Judgement, judge, judged_by, trimmed
+from abonyx.domain.pool import judge_in_children
+
+Check = Literal["check", "require", "off"]
+CHECKS: tuple[Check, ...] = ("check", "require", "off")
+
+
+class DomainRule(NamedTuple):
+    """How chain and domain of each record are checked before it is scored.
+
+    Attributes:
+        check: "check" flags a record that the head was not trained on, "require" rejects it, "off" does not look.
+        trim: score the variable domain inside a longer record, in place of all of its residues.
+        chains: letters of flags.CHAIN_NAMES, those that the head was trained on.
+    """
+
+    check: Check = "check"
+    trim: bool = False
+    chains: tuple[str, ...] = ("H",)
+
+    def judgements(self, sequences: list[str], *, in_children: bool = False) -> list[Judgement]:
+        """One a sequence, in order.
+
+        Args:
+            sequences: cleaned, of the alphabet's letters.
+            in_children: use other processes if there are many sequences.
+        """
+        if self.check == "off":
+            return [Judgement()] * len(sequences)
+        return judge_in_children(sequences, self.chains) if in_children else judge(sequences, self.chains)
+
+    def facts(self) -> dict[str, str | bool | None]:
+        """What results depend on, by the name a user knows it by; a part of a run's identity."""
+        judges = None if self.check == "off" else f"{judged_by()}, chains {', '.join(self.chains)}"
+        return {"--domain": self.check, "--trim domain": self.trim, "chain and domain judged by": judges}
+
+
+# For sequences that are not scored for a user: golden rows and calibration.
+NO_RULE = DomainRule("off")
+
+
+class Part(NamedTuple):
+    """The residues of a record that are scored.
+
+    Attributes:
+        sequence: those residues.
+        judgement: of them.
+        place: "FIRST-LAST", counted from 1 in the cleaned record; "" if it is the whole record.
+    """
+
+    sequence: str
+    judgement: Judgement
+    place: str = ""
+
+
+def scored_part(sequence: str, judgement: Judgement, rule: DomainRule) -> Part:
+    """The variable domain, judged alone, if the rule trims and there is a single one; else the whole record."""
+    domain = trimmed(sequence, judgement) if rule.trim else None
+    if domain is None or domain.sequence == sequence:
+        return Part(sequence, judgement)
+    alone = judge([domain.sequence], rule.chains)[0]
+    return Part(domain.sequence, alone, f"{domain.start + 1}-{domain.end}")
