@@ -295,9 +295,10 @@ def _print_table(rows: list[tuple[str, float, int | None, str]], count: int, thr
     if flagged:
         table.add_column("flag")
     for name, p, call, flags in rows[:TABLE_ROWS]:
-        cells = [Text(printable(name)), f"{p:.4f}", {1: "non-specific", 0: "specific", None: "-"}[call]]
+        called = {1: "non-specific", 0: "specific", None: "-"}[call]
         # Grey: the head was not trained on such a record.
-        table.add_row(*cells, *([flags] * flagged), style="dim" if call is None else None)
+        style = "dim" if call is None else None
+        table.add_row(Text(printable(name)), f"{p:.4f}", called, *([flags] * flagged), style=style)
     console = Console(stderr=True)
     console.print(table)
     if count > len(rows[:TABLE_ROWS]):

@@ -1,6 +1,6 @@
 """What a record is, judged before it is scored: refused, flagged with reasons, or trusted."""
 
-from abonyx.domain.flags import CHAIN_NAMES, NANOBODY_LIKE, Judgement, Trimmed, judge, reason, trimmed
+from abonyx.domain.flags import CHAIN_NAMES, NANOBODY_LIKE, Judgement, Trimmed, judge, judged_by, reason, trimmed
 from abonyx.domain.pool import judge_in_children
 from abonyx.domain.refusal import refusal
 from abonyx.domain.rule import CHECKS, NO_RULE, Check, DomainRule, Part, scored_part
@@ -17,6 +17,7 @@ __all__ = [
     "Trimmed",
     "judge",
     "judge_in_children",
+    "judged_by",
     "reason",
     "refusal",
     "scored_part",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from importlib.metadata import version
 
 import msgspec
 
@@ -10,6 +11,8 @@ from abonyx import alphabet
 from abonyx.domain.chain import MAX_RESIDUES, Domain, Domains, find_domains
 from abonyx.domain.refusal import refusal
 
+# Raise it with every change after which a record could be judged differently: runs record it.
+RULES = 1
 CHAIN_NAMES = {
     "H": "heavy chain",
     "K": "light chain (kappa)",
@@ -23,10 +26,10 @@ NANOBODY_LIKE = "nanobody-like"
 # Of the four framework-2 hallmarks: 99.9 % of Harvey's nanobodies have two, and 0.012 % of the human VH.
 MIN_HALLMARKS = 2
 # A whole domain starts at IMGT 1 to 3 and ends at 126 to 128. Inside it, natural deletions leave up to three framework
-# positions empty.
+# positions of an antibody empty; T-cell receptors lack more of them.
 LATEST_START = 3
 EARLIEST_END = 126
-MAX_MISSING = 5
+MAX_MISSING = 3
 
 
 class Judgement(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -93,6 +96,11 @@ def judge(sequences: Iterable[str], chains: Iterable[str] = ("H",)) -> list[Judg
     return rows
 
 
+def judged_by() -> str:
+    """What the judgements depend on besides the sequence and the chains; a part of a run's identity."""
+    return f"immunum {version('immunum')}, rules {RULES}"
+
+
 def trimmed(sequence: str, judgement: Judgement) -> Trimmed | None:
     """The domain's residues, to be judged and scored in place of the record; None if there is no single candidate.
 
@@ -108,12 +116,8 @@ def trimmed(sequence: str, judgement: Judgement) -> Trimmed | None:
 
 def reason(flag: str) -> str:
     """A flag without its count, for a summary: "6 residues outside the domain" is "residues outside the domain"."""
-    words = flag.lstrip("0123456789, ")
-    return (
-        words.replace("residue ", "residues ", 1)
-        if words.startswith("residue ")
-        else words.replace("unknown residue (", "unknown residues (")
-    )
+    words = flag.lstrip("0123456789 ")
+    return words.replace("residue ", "residues ", 1)
 
 
 def _judge(sequence: str, chains: frozenset[str]) -> Judgement:
@@ -151,11 +155,14 @@ def _domain_flags(domain: Domain | None, chains: frozenset[str]) -> tuple[str, .
     if domain is None:
         return ()
     other = () if domain.chain in chains else (CHAIN_NAMES[domain.chain],)
-    whole = domain.first <= LATEST_START and domain.last >= EARLIEST_END and domain.missing <= MAX_MISSING
+    hole = domain.chain in "HKL" and domain.missing > MAX_MISSING
+    whole = domain.first <= LATEST_START and domain.last >= EARLIEST_END and not hole
     return other if whole else (*other, "fragment")
 
 
 def _outside_flags(sequence: str, domains: Domains) -> tuple[str, ...]:
+    if len(domains) > 2:  # the search may have stopped before the last domain
+        return ()
     count = len(sequence) - sum(domain.end - domain.start for domain in domains)
     return () if not count else (f"{count} residue{'s' * (count > 1)} outside the domain",)
 

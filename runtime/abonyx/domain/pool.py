@@ -1,7 +1,7 @@
 """Judging many records in child processes: immunum holds the interpreter's lock, so threads do not help.
 
-A child reads its whole share, judges it, writes the judgements and ends. It ignores Ctrl-C and ends at the end of its
-input, so it never outlives its parent by more than one share. No threads: a caller that wants to score meanwhile runs
+A child reads its whole share, judges it, writes the judgements and ends. It ignores Ctrl-C, because its parent ends it,
+and looks now and then whether the parent is still there. No threads: a caller that wants to score meanwhile runs
 judge_in_children on a thread of its own, which only waits.
 """
 
@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Collection, Iterator
-from typing import BinaryIO
+from typing import IO
 
 import msgspec
 
@@ -24,8 +24,10 @@ from abonyx.errors import EngineError
 # A child starts in a fifth of a second, in which one process judges some 1,500 records.
 MIN_POOLED = 8_000
 MAX_CHILDREN = 8
+# Records that a child judges before it looks whether its parent is still there; under half a second.
+_PIECE = 500
 # The parent's own search path: a child must find the same abonyx and immunum, wherever the parent found them.
-_CHILD = "import sys; sys.path[:] = sys.argv[1:]; from abonyx.domain import pool; pool.serve()"
+_CHILD = "import sys; sys.path[:] = sys.argv[2:]; from abonyx.domain import pool; pool.serve(int(sys.argv[1]))"
 
 
 class Share(msgspec.Struct, frozen=True, array_like=True):
@@ -79,15 +81,24 @@ def chosen_children(unique: int) -> int:
     return min(MAX_CHILDREN, processors // 2, unique // (MIN_POOLED // 4))
 
 
-def serve() -> None:
-    """A child's life: one share in, its judgements out."""
+def serve(parent: int) -> None:
+    """A child's life: one share in, its judgements out.
+
+    Args:
+        parent: the process that reads the judgements.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and ends its children
     data = sys.stdin.buffer.read()
     if not data:  # the parent ended first
         return
     share = msgspec.msgpack.decode(data, type=Share)
+    judgements: list[Judgement] = []
+    for start in range(0, len(share.sequences), _PIECE):
+        if os.name == "posix" and os.getppid() != parent:
+            os._exit(0)
+        judgements += judge(share.sequences[start : start + _PIECE], share.chains)
     with contextlib.suppress(BrokenPipeError):
-        sys.stdout.buffer.write(msgspec.msgpack.encode(judge(share.sequences, share.chains)))
+        sys.stdout.buffer.write(msgspec.msgpack.encode(judgements))
         sys.stdout.buffer.flush()
     os._exit(0)  # nothing to clean up, and a closed pipe is not an error here
 
@@ -95,7 +106,10 @@ def serve() -> None:
 @contextlib.contextmanager
 def _child() -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
-        [sys.executable, "-c", _CHILD, *sys.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-c", _CHILD, str(os.getpid()), *sys.path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     try:
         yield process
@@ -129,6 +143,6 @@ def _receive(process: subprocess.Popen[bytes]) -> list[Judgement]:
     return msgspec.msgpack.decode(data, type=list[Judgement])
 
 
-def _open(stream: BinaryIO | None) -> BinaryIO:
+def _open(stream: IO[bytes] | None) -> IO[bytes]:
     assert stream is not None  # subprocess.PIPE was given
     return stream

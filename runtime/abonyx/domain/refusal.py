@@ -33,20 +33,19 @@ def refusal(sequence: str) -> str | None:
     unknown = sequence.count("X")
     if 2 * unknown > len(sequence):
         return f"{unknown} of {len(sequence)} residues are unknown (X), more than half"
-    return _low_complexity(sequence) if len(sequence) >= COMPLEXITY_FROM else None
+    # Other text is not a protein's letters at all: alphabet.problem names the character.
+    letters = len(sequence) >= COMPLEXITY_FROM and sequence.isascii() and sequence.isalpha()
+    return _low_complexity(sequence) if letters else None
 
 
 def _low_complexity(sequence: str) -> str | None:
     letters = set(sequence)
     letters.discard("X")
     if len(letters) < MIN_LETTERS:
-        return (
-            f"low complexity: {len(letters)} different letters in {len(sequence)} residues, "
-            f"a protein domain has at least {MIN_LETTERS}"
-        )
+        different = f"{len(letters)} different letter{'s' * (len(letters) > 1)}"
+        return f"low complexity: {different} in {len(sequence)} residues, a protein domain has at least {MIN_LETTERS}"
     half = len(sequence) / 2
     for letter in sorted(letters):
         if (count := sequence.count(letter)) >= half:
-            shown = repr(letter) if letter.isprintable() else f"U+{ord(letter):04X}"
-            return f"low complexity: {shown} makes up {count} of {len(sequence)} residues, half or more"
+            return f"low complexity: {letter} makes up {count} of {len(sequence)} residues, half or more"
     return None
