@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import gzip
 import json
 import random
@@ -175,7 +176,7 @@ def measure_speed(data: Path, repeats: int) -> dict[str, Any]:
         "of that, refusal": seconds(lambda: [refusal(text) for text in some], repeats),
         f"judge, {len(set(light))} light chains": seconds(lambda: judge(light), repeats),
         "judge, 20,000 heavy chains": {
-            f"{children} children": seconds(lambda: judge_in_children(many, children=children), repeats)
+            f"{children} children": seconds(functools.partial(judge_in_children, many, children=children), repeats)
             for children in (0, 1, 2)
         },
         "python -c pass": seconds(lambda: subprocess.run(nothing, check=True), repeats),

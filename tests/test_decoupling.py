@@ -112,6 +112,7 @@ def test_public_names() -> None:
         "Session",
         "__version__",
         "errors",
+        "judge",
         "load_config",
         "open_session",
     }

@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from abonyx import errors
     from abonyx.config import RuntimeConfig, load_config
+    from abonyx.domain import judge
     from abonyx.session import Session, close_session, open_session
 
 __version__ = "0.1.0"
-__all__ = ["RuntimeConfig", "Session", "__version__", "close_session", "errors", "load_config", "open_session"]
+__all__ = ["RuntimeConfig", "Session", "__version__", "close_session", "errors", "judge", "load_config", "open_session"]
 
 _HOMES = {
     **dict.fromkeys(("RuntimeConfig", "load_config"), "config"),
+    "judge": "domain",
     **dict.fromkeys(("Session", "close_session", "open_session"), "session"),
 }
 
