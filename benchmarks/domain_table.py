@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import functools
 import gzip
 import json
 import random
@@ -19,6 +18,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,7 @@ def judge_sets(data: Path) -> list[Row]:
             [row["sequence"] for row in vh if row["source"] != TRUNCATED_SOURCE],
         ),
         ("VH: Boughter's training set, rows without X", "trusted", [text for text in boughter if "X" not in text]),
-        ("VHH: Harvey", "noted", column(data / "harvey/harvey_1000_labelled.csv.gz", "heavy_seq")),
+        ("VHH: Harvey", "noted", _harvey(data)),
         ("VHH: repertoire", "noted", vhh),
         (
             "VH: repertoire's truncated source",
@@ -125,6 +125,7 @@ def judge_sets(data: Path) -> list[Row]:
         ("Jain + one residue before (M)", "flagged", ["M" + text for text in jain]),
         ("Jain + one residue after (H)", "flagged", [text + "H" for text in jain]),
         ("Harvey + one residue after (H)", "flagged", [text + "H" for text in _harvey(data)]),
+        ("Harvey + HHHHHH", "flagged", [text + "HHHHHH" for text in _harvey(data)]),
         ("Jain + HHHHHH", "flagged", [text + "HHHHHH" for text in jain]),
         ("Jain, 1 or 2 residues cut from the start", "trusted", [text[cut:] for text in jain for cut in (1, 2)]),
         (
@@ -176,7 +177,7 @@ def measure_speed(data: Path, repeats: int) -> dict[str, Any]:
         "of that, refusal": seconds(lambda: [refusal(text) for text in some], repeats),
         f"judge, {len(set(light))} light chains": seconds(lambda: judge(light), repeats),
         "judge, 20,000 heavy chains": {
-            f"{children} children": seconds(functools.partial(judge_in_children, many, children=children), repeats)
+            f"{children} children": seconds(partial(judge_in_children, many, children=children), repeats)
             for children in (0, 1, 2)
         },
         "python -c pass": seconds(lambda: subprocess.run(nothing, check=True), repeats),

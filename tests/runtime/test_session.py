@@ -450,8 +450,8 @@ def test_bad_sequences_name_the_first(sequences: list[str]) -> None:
             session.score([sequences[0], "EVQ*"])
         with pytest.raises(InputError, match="one str"):
             session.score("EVQLVESGG")
-        with pytest.raises(InputError, match="149 residues, this bundle takes at most 148"):
-            session.score(["A" * 149])
+        with pytest.raises(InputError, match="150 residues, this bundle takes at most 148"):
+            session.score(["ACDEFGHIKL" * 15])
         assert session.score([f" {sequences[0].lower()}\n"]) == session.score(sequences[:1])
 
 

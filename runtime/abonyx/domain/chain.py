@@ -31,13 +31,19 @@ FRAMEWORK = frozenset(
     for first, last in ((4, 9), (11, 26), (39, 55), (66, 72), (74, 80), (83, 104), (118, 125))
     for position in range(first, last + 1)
 )
-# Framework 4 starts with Trp or Phe-Gly-any-Gly(-Thr), IMGT 118 to 122, and has so many residues. The alignment alone
-# takes the first residues of a tag into the domain, most often after a long CDR3: one His after the domain was lost so
-# in 2 to 4 % of the VH of Jain and Shehata and in a fifth of Harvey's nanobodies. A lookahead, since two can overlap.
-FRAMEWORK_4 = re.compile("(?=[WF]G.G|.G.GT)")
+# Framework 4 starts with Trp or Phe, Gly, often Gln, Gly, Thr (IMGT 118 to 122; one of them may differ). The alignment
+# alone takes the first residues of a tag into the domain, most often after a long CDR3: one His after the domain was
+# lost so in 2 to 4 % of the VH of Jain and Shehata and in a fifth of Harvey's nanobodies. It also takes the end of CDR3
+# or a shifted reading frame for framework 4. A lookahead, since two matches can overlap.
+FRAMEWORK_4 = re.compile("(?=[WF]G.G|.G.GT|[WF]..GT|..QGT|[WF]G..T|.GQG)")
+# A heavy domain that ends so as aligned is whole, whatever its framework 4 starts with.
 _HEAVY_END = re.compile("[TIS]VS[SAP]")
+# How many residues framework 4 has, by chain.
 FRAMEWORK_4_RESIDUES = {"H": 11, "K": 10, "L": 10}
-_TAIL = 40
+# How far from the aligned end framework 4 may start: its residues and ten of a tag.
+_TAIL = 21
+# The Cys before CDR3, and the last position of CDR3.
+_CYSTEINE, _CDR3_END = "104", 117
 # The residues that make framework 2 of a camelid VHH soluble without a light chain (IMGT positions).
 HALLMARKS = {"42": "FY", "49": "EQ", "50": "RC", "52": "GFL"}
 
@@ -134,29 +140,34 @@ def _domain(sequence: str, offset: int, result: NumberingResult) -> tuple[Domain
     if not numbering or result.confidence is None or result.query_start is None or result.query_end is None:
         return None
     chain, start = result.chain or "", offset + result.query_start
-    end, last = _end(sequence, chain, start, offset + result.query_end + 1)
+    end, last = offset + result.query_end + 1, _number(next(reversed(numbering)))
+    if chain in FRAMEWORK_4_RESIDUES and _CYSTEINE in numbering:
+        end, last = _end(sequence, chain, end, last)
     domain = Domain(
         chain=chain,
         start=start,
         end=end,
         first=_number(next(iter(numbering))),
-        last=_number(next(reversed(numbering))) if last is None else last,
+        last=last,
         missing=len(FRAMEWORK - numbering.keys()),
         hallmarks=sum(numbering.get(position, "-") in letters for position, letters in HALLMARKS.items()),
     )
     return domain, result.confidence
 
 
-def _end(sequence: str, chain: str, start: int, end: int) -> tuple[int, int | None]:
-    """Where an antibody's domain ends and the IMGT position there, by its framework 4; None = as aligned."""
-    whole = FRAMEWORK_4_RESIDUES.get(chain)
-    if whole is None or (chain == "H" and _HEAVY_END.fullmatch(sequence, end - 4, end)):
-        return end, None
-    matches = list(FRAMEWORK_4.finditer(sequence, max(start, end - _TAIL), end))
-    if not matches:
-        return end, None
-    residues = min(end - matches[-1].start(), whole)
-    return matches[-1].start() + residues, 117 + residues
+def _end(sequence: str, chain: str, end: int, last: int) -> tuple[int, int]:
+    """Where an antibody's domain ends and the IMGT position of its last residue, by its framework 4.
+
+    Args:
+        end, last: the same as aligned.
+    """
+    if chain == "H" and _HEAVY_END.fullmatch(sequence, end - 4, end):
+        return end, last
+    matches = list(FRAMEWORK_4.finditer(sequence, end - _TAIL, end))
+    if not matches:  # the alignment put the last residues of CDR3 there
+        return end, min(last, _CDR3_END)
+    residues = min(end - matches[-1].start(), FRAMEWORK_4_RESIDUES[chain])
+    return matches[-1].start() + residues, _CDR3_END + residues
 
 
 def _number(position: str) -> int:

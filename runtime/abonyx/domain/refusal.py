@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 NUCLEOTIDES = "ACGTUN"
-# Shorter text of these six letters can be a peptide. The issue's own limit; a real primer is about as long.
+# A shorter text of these six letters can be a peptide.
 NUCLEOTIDES_FROM = 20
-# The columns of the AIRR schema that hold the protein while `sequence` holds the DNA.
+# The columns of an AIRR table that hold the protein; its column `sequence` holds the DNA.
 PROTEIN_COLUMNS = ("sequence_aa", "sequence_alignment_aa")
-# What tables write for a missing value, and the reader cannot know: "NA" and "NAN" are residue letters too.
+# Words that tables hold for a missing value. "NA" and "NAN" are residue letters too.
 MISSING = frozenset({"NA", "NAN", "N/A", "#N/A", "<NA>", "NONE", "NULL"})
 # Low complexity, from 30 letters on: fewer than 8 different letters, or one letter that makes up half of the sequence.
-# In every window of 30 residues of the real sets (Boughter, Jain, Shehata, Harvey, the repertoire, light chains) there
-# are at least 9 different letters and no letter above 43 %; whole domains have at least 16, and none above 35 %.
+# The domains of the public sets (Boughter, Jain, Shehata, Harvey, the repertoire, light chains) have at least 16
+# different letters and none above 35 %; any 30 residues of them, X aside, have at least 8 different letters.
 COMPLEXITY_FROM = 30
 MIN_LETTERS = 8
 

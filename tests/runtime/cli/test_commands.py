@@ -154,7 +154,7 @@ BAD_INPUTS = {
     "accent.csv": ("id,sequence\na,EVéQL\n".encode(), ["accent.csv:2", "'é' at position 3"]),
     "latin1.csv": ("id,sequence\na,EVéQL\n".encode("latin-1"), ["latin1.csv:2", "U+DCE9 at position 3"]),
     "nul.csv": (b"id,sequence\na,EV\0QL\n", ["nul.csv:2", "U+0000 at position 3"]),
-    "long.csv": (b"id,sequence\na," + b"A" * 149 + b"\n", ["long.csv:2", "149 residues", "at most 148"]),
+    "long.csv": (b"id,sequence\na," + b"ACDEFGHIKL" * 15 + b"\n", ["long.csv:2", "150 residues", "at most 148"]),
     "headless.fasta": (GOOD.encode(), ["headless.fasta:1", ">"]),
     "ragged.csv": (f"id,sequence\na,{GOOD},surplus\n".encode(), ["ragged.csv:2", "3"]),
     "quote.csv": (f'id,sequence\na,"{GOOD}\n'.encode(), ["quote.csv", "quote"]),

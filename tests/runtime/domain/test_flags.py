@@ -76,6 +76,12 @@ def test_an_engineered_domain_within_the_human_range_is_not_nanobody_like() -> N
     assert _flags(VH.replace("HWVRQ", "HWFRQ").replace("GLEWVA", "ELEWVA")) == ("nanobody-like",)
 
 
+@pytest.mark.parametrize("loop", ["ARAPLRFLEWSTQDHYYYYY", "ATMVPQGLMTTGARGPRSLSS"])
+def test_a_domain_without_framework_4_is_a_fragment(loop: str) -> None:
+    # immunum alone takes the end of CDR3, or a shifted reading frame, for framework 4.
+    assert _flags(VH[: VH.index("SRWGG")] + loop) == ("fragment",)
+
+
 @pytest.mark.parametrize("tag", ["H", "A", "AS", "GS", "HHHHHH", "EPKTPKPQ", "AAAEQKLISEEDL"])
 def test_a_tag_is_not_taken_into_a_domain_with_a_long_loop(tag: str) -> None:
     # immunum alone takes one or two residues into the last positions and leaves a gap in the loop.

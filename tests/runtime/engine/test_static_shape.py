@@ -25,7 +25,7 @@ from abonyx.errors import (
     OutOfDeviceMemory,
     SelfTestError,
 )
-from abonyx.session import Session, open_session
+from abonyx.session import open_session
 
 from ...conftest import EXAMPLES, MINI
 
@@ -96,9 +96,9 @@ def test_a_graph_whose_dimensions_have_other_names_is_refused(tmp_path: Path, mo
 
 def test_longer_sequences_are_refused_and_the_field_is_named(sequences: list[str], tmp_path: Path) -> None:
     with open_session(abonyx.RuntimeConfig(static_rows=2, static_tokens=120)) as session:
-        session.score(["A" * 118])
+        session.score([("ACDEFGHIKL" * 15)[:118]])
         with pytest.raises(InputError, match=r"sequences\[1\]: 119 residues, static_tokens = 120 .* at most 118"):
-            session.score([sequences[0][:50], "A" * 119])
+            session.score([sequences[0][:50], ("ACDEFGHIKL" * 15)[:119]])
         with pytest.raises(InputError, match=r"3 rows, longest 3 tokens, where static_rows is 2"):
             session._model.run_batch([np.array([0, 5, 2])] * 3)
         with pytest.raises(InputError, match=r"1 rows, longest 121 tokens, where .* static_tokens is 120"):
@@ -245,7 +245,7 @@ def test_the_bundle_s_limit_comes_first(sequences: list[str]) -> None:
         open_session(abonyx.RuntimeConfig(static_rows=4, static_tokens=160)) as session,
         pytest.raises(InputError, match="149 residues, this bundle takes at most 148"),
     ):
-        session.score(["A" * 149])
+        session.score([("ACDEFGHIKL" * 15)[:149]])
 
 
 def test_coreml_is_asked_for_a_program_of_that_shape_kept_by_the_bundle_s_hash(
@@ -293,5 +293,5 @@ def test_coreml_is_asked_for_a_program_of_that_shape_kept_by_the_bundle_s_hash(
     (tmp_path / "file").write_text("")
     blocked = abonyx.config.CoreMLOptions(cache_dir=str(tmp_path / "file"))  # type: ignore[attr-defined]
     with pytest.raises(ConfigError, match=r"coreml\.cache_dir.*cannot be made"):
-        Session(abonyx.RuntimeConfig(provider="coreml", coreml=blocked)).open()
+        open_session(abonyx.RuntimeConfig(provider="coreml", coreml=blocked))
     assert slot._holder is None

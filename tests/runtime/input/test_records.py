@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from abonyx.errors import InputError
+from abonyx.errors import ConfigError, InputError
 from abonyx.input.records import Record, RejectedRecord, read_records
 
 HEAVY = "EVQLVESGGGLVQPGG"

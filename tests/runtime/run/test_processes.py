@@ -126,7 +126,8 @@ FORK_WHILE_SCORING = (
     START
     + """
 session = abonyx.open_session()
-unopened = abonyx.Session(session._model.config)
+from abonyx.model import OpenModel
+unopened = OpenModel(session._model.config)
 expected = session.score(sequences)
 over, wrong = threading.Event(), []
 def work():
@@ -224,7 +225,8 @@ def test_exit_while_a_daemon_thread_scores(times: int) -> None:
 EXIT_BUSY = (
     START
     + """
-session = abonyx.Session(abonyx.RuntimeConfig()) if sys.argv[2] == "opening" else abonyx.open_session()
+from abonyx.model import OpenModel
+session = OpenModel(abonyx.RuntimeConfig()) if sys.argv[2] == "opening" else abonyx.open_session()
 begun = threading.Event()
 def work():
     begun.set()
@@ -240,7 +242,7 @@ begun.wait()
 EXIT_IN_IMPORT = (
     """
 import atexit
-atexit.register(lambda: print(session._model.state.value, flush=True))  # the last to run
+atexit.register(lambda: print(session.state.value, flush=True))  # the last to run
 """
     + START
     + """
@@ -251,7 +253,8 @@ class Slow:
             importing.set()
             time.sleep(0.3)
 sys.meta_path.insert(0, Slow())
-session = abonyx.Session(abonyx.RuntimeConfig())
+from abonyx.model import OpenModel
+session = OpenModel(abonyx.RuntimeConfig())
 threading.Thread(target=session.open, daemon=True).start()
 importing.wait()
 """
