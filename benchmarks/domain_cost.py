@@ -1,0 +1,99 @@
+"""What judging chain and domain costs a run: `abonyx score` CSV to CSV with --domain off and check, interleaved.
+
+    python benchmarks/domain_cost.py SEQUENCES -o RECORD --work DIR [--count 141021] [--provider cuda] [--bundle DIR]
+
+SEQUENCES is a file of antibody sequences; more rows than it has are point mutants of them, with a fixed seed. The two
+outputs have to agree in every score. Nothing is written if they do not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from abonyx.domain import judged_by
+from abonyx.engine.cuda_driver import read_cuda_driver
+from abonyx.engine.process import usable_processors
+from commands import machine
+from gpu import harvey_scale
+from preparation import read_sequences
+
+CHECKS = ("off", "check")
+
+
+def scores(path: Path) -> list[str]:
+    """The column p_nonspecific."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return [row["p_nonspecific"] for row in csv.DictReader(file)]
+
+
+def timed(source: Path, output: Path, check: str, options: list[str]) -> tuple[float, str]:
+    """Seconds of one run from start to exit, and its summary."""
+    command = [sys.executable, "-m", "abonyx", "score", str(source), "-o", str(output), "--domain", check, *options]
+    started = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stderr)
+    return time.perf_counter() - started, done.stderr
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Run both, one after the other, `repeats` times after a run that is not counted."""
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    source = arguments.work / "rows.csv"
+    rows = harvey_scale(read_sequences(arguments.sequences), arguments.count)
+    source.write_text("id,sequence\n" + "".join(f"{at},{row}\n" for at, row in enumerate(rows)), encoding="utf-8")
+    options = ["--provider", arguments.provider]
+    options += ["--bundle", str(arguments.bundle)] if arguments.bundle else []
+    seconds: dict[str, list[float]] = {check: [] for check in CHECKS}
+    summary: dict[str, str] = {}
+    for repeat in range(arguments.repeats + 1):
+        for check in CHECKS:
+            took, summary[check] = timed(source, arguments.work / f"{check}.csv", check, options)
+            print(f"{repeat or 'warm-up'} {check}: {took:.2f} s", file=sys.stderr, flush=True)
+            if repeat:
+                seconds[check].append(took)
+    if scores(arguments.work / "off.csv") != scores(arguments.work / "check.csv"):
+        sys.exit("the scores differ")
+    medians = {check: statistics.median(values) for check, values in seconds.items()}
+    return {
+        "rows": len(rows),
+        "provider": arguments.provider,
+        "weights": arguments.weights,
+        "seconds": seconds,
+        "median_seconds": medians,
+        "check_over_off": medians["check"] / medians["off"],
+        "processors": usable_processors(),
+        "judged_by": judged_by(),
+        "summary": {check: text.splitlines() for check, text in summary.items()},
+        "card": [device.name for device in read_cuda_driver().devices] if arguments.provider == "cuda" else None,
+        "machine": machine(),
+    }
+
+
+def main() -> None:
+    """Measure and write the record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sequences", type=Path)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--count", type=int, default=141_021)
+    parser.add_argument("--provider", default="cpu")
+    parser.add_argument("--bundle", type=Path, help="[default: abonyx-mini]")
+    parser.add_argument("--weights", default="trained (abonyx-mini)", help="what the record says of the weights")
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    record = measure(arguments)
+    arguments.output.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    print(f"check over off: {record['check_over_off']:.4f}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
