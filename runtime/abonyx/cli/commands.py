@@ -291,14 +291,12 @@ def _print_table(rows: list[tuple[str, float, int | None, str]], count: int, thr
     table.add_column("id")
     table.add_column("p_nonspecific", justify="right")
     table.add_column(f"> {threshold:g}")
-    flagged = any(flags for *_, flags in rows[:TABLE_ROWS])
-    if flagged:
-        table.add_column("flag")
+    table.add_column("flag")
     for name, p, call, flags in rows[:TABLE_ROWS]:
         called = {1: "non-specific", 0: "specific", None: "-"}[call]
         # Grey: the head was not trained on such a record.
         style = "dim" if call is None else None
-        table.add_row(Text(printable(name)), f"{p:.4f}", called, *([flags] * flagged), style=style)
+        table.add_row(Text(printable(name)), f"{p:.4f}", called, flags, style=style)
     console = Console(stderr=True)
     console.print(table)
     if count > len(rows[:TABLE_ROWS]):

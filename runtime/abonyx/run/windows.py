@@ -59,7 +59,7 @@ class RunSummary:
 
 
 def flag_notes(checked: Input) -> list[str]:
-    """A line that counts the flagged records by reason, if there are any."""
+    """A line that counts the flagged records by reason."""
     flagged = sum(bool(judgement.flags) for judgement in checked.judgements)
     if not flagged:
         return []

@@ -1,0 +1,78 @@
+"""How stable a call is: the share of calls that flip when a sequence is changed at its ends, or has one X.
+
+    python benchmarks/stability.py SEQUENCES -o RECORD [--bundle DIR]
+
+Scores every sequence of a file as it is and in each variation, with no look at chain and domain, and counts the calls
+at the head's default threshold that differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import abonyx
+from abonyx.alphabet import SequenceLimit
+from abonyx.bundle import open_bundle
+from abonyx.bundle.threshold import is_nonspecific
+from abonyx.hashing import file_sha256
+from abonyx.input.checked import read_input
+from commands import machine
+
+VARIATIONS: dict[str, Callable[[str], str]] = {
+    "first residue cut": lambda sequence: sequence[1:],
+    "three first residues cut": lambda sequence: sequence[3:],
+    "last residue cut": lambda sequence: sequence[:-1],
+    "M in front": lambda sequence: "M" + sequence,
+    "GGS in front": lambda sequence: "GGS" + sequence,
+    "AAA and a His tag at the end": lambda sequence: sequence + "AAAHHHHHH",
+    "X in the middle": lambda sequence: sequence[: len(sequence) // 2] + "X" + sequence[len(sequence) // 2 + 1 :],
+}
+
+
+def measure(source: Path, bundle: Path | None) -> dict[str, Any]:
+    """Flips of each variation."""
+    opened = open_bundle(bundle)
+    longest = SequenceLimit(opened.manifest.max_residues - len("AAAHHHHHH"))
+    sequences = read_input(source, longest, skip_invalid=True).sequences
+    threshold = opened.manifest.head.default_threshold
+    with abonyx.open_session(bundle) as session:
+        p = session.score(sequences)
+        flips = {}
+        for name, vary in VARIATIONS.items():
+            moved = session.score([vary(sequence) for sequence in sequences])
+            changed = is_nonspecific(moved, threshold) != is_nonspecific(p, threshold)
+            flips[name] = {"flips": float(changed.mean()), "mean_dp": float(np.abs(moved - p).mean())}
+    return {
+        "input": source.name,
+        "input_sha256": file_sha256(source),
+        "n": len(sequences),
+        "threshold": threshold,
+        "bundle": opened.manifest.name,
+        "bundle_sha256": opened.sha256,
+        "variations": flips,
+        "machine": machine(),
+    }
+
+
+def main() -> None:
+    """Measure and write the record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sequences", type=Path)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--bundle", type=Path, help="[default: abonyx-mini]")
+    arguments = parser.parse_args()
+    record = measure(arguments.sequences, arguments.bundle)
+    arguments.output.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    for name, found in record["variations"].items():
+        print(f"{name}: {found['flips']:.1%} of {record['n']} calls flip", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
