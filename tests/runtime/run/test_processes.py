@@ -169,7 +169,7 @@ def test_forks_while_another_thread_scores(times: int) -> None:
 FORK_UNDER_LOCK = (
     START
     + """
-from abonyx import session as module
+from abonyx.engine import slot as module
 session = abonyx.open_session()
 held, over = threading.Event(), threading.Event()
 def hold():
