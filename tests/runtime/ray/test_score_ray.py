@@ -64,6 +64,8 @@ OPTIONS = {
     "id_column": None,
     "sequence_column": None,
     "on_invalid": "fail",
+    "domain": "check",
+    "trim": None,
 }
 
 
@@ -413,6 +415,7 @@ def test_what_cannot_be_asked_for(run: Call, parts: Path, tmp_path: Path, monkey
         patch.setenv("ABONYX_CUDA_DEVICE_ID", "1")
         refused("cuda.device_id is 1 with --ray", parts, "-o", output)
     monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "ray.data", None)
     refused('pip install "abonyx[cpu,ray]"', parts, "-o", output)
 
 
@@ -448,7 +451,7 @@ def test_a_cluster_without_room_is_named_once_and_one_without_nodes_ends_the_run
     stop = Stop()
     silent = Silent(stop)
     for module in (cluster, files_module):
-        monkeypatch.setattr(module, "require_extra", lambda: silent)
+        monkeypatch.setattr(module, "load_ray", lambda: silent)
     monkeypatch.setattr(files_module, "_SILENCE_S", 0)
     file = File(parts / "a.csv", tmp_path / "a.csv")
     with open_run_file(tmp_path, restart=False) as run_file, caplog.at_level("INFO", "abonyx"):
@@ -720,4 +723,4 @@ def test_a_dataset_without_a_threshold_and_one_that_does_not_fit() -> None:
         with pytest.raises(InputError, match=r"columns \['p_nonspecific', 'rejected'\] already"):
             scorer(found)
     finally:
-        scorer._session.close()
+        scorer._model.close()
