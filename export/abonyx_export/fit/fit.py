@@ -42,6 +42,7 @@ from abonyx_export.fit.cross_validation import (
     table,
 )
 from abonyx_export.fit.embeddings import embed
+from abonyx_export.fit.flagged import flag_lines, flagged_rows, without_flagged
 from abonyx_export.fit.request import FitRequest, check_labels, check_request
 from abonyx_export.head.graph import attach_head, check_head, head_model
 from abonyx_export.head.head import Head
@@ -74,7 +75,12 @@ def fit_bundle(request: FitRequest, report: Report = lambda line: None) -> Manif
     """
     check_request(request)
     run, bundle = request.run, request.run.bundle
-    checked = run.read(request.source, request.label_column, label_required=True)
+    checked = run.read(request.source, request.label_column, label_required=True, rule=request.rule)
+    for line in flag_lines(checked, request):
+        report(line)
+    flagged = len(flagged_rows(checked))
+    if request.drop_flagged:
+        checked = without_flagged(checked, request)
     labels = np.array(check_labels(checked, request), np.int64)
     check_files(bundle, _needed_files(bundle, request.kept))
     golden = bundle.golden()
@@ -83,6 +89,8 @@ def fit_bundle(request: FitRequest, report: Report = lambda line: None) -> Manif
     directory = request.embedding_cache or cache.cache_dir() / "embeddings"
     rows = embed(run, checked, directory, report).astype(np.float64)
     head, training, iterations = _fit(request, checked, rows, labels, report)
+    if run.check != "off":
+        training = msgspec.structs.replace(training, flagged=flagged, dropped=flagged if request.drop_flagged else 0)
     with _head_file(request.head_out, head, iterations), staged(request.output) as staging:
         manifest = _build(request, head, training, golden, staging, report)
         if run.skip:  # before the bundle takes its place: a fit that failed leaves none

@@ -7,6 +7,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from abonyx.bundle.manifest import CHAINS
+from abonyx.domain import DomainRule
 from abonyx.errors import BundleError, ConfigError, InputError
 from abonyx.input.checked import Input
 from abonyx.output.directory import check_directory
@@ -61,6 +63,12 @@ class FitRequest:
         return self.source.name if self.source else "standard input"
 
     @property
+    def rule(self) -> DomainRule:
+        """What is done with the labelled rows: the run's rule, with the new head's chains in place of the parent's."""
+        letters = tuple(letter for chain in self.chains for letter in CHAINS[chain])
+        return self.run.rule._replace(chains=letters)
+
+    @property
     def kept(self) -> tuple[str, ...]:
         """The variants of the new bundle."""
         return tuple(self.run.bundle.manifest.variants) if self.variants is None else self.variants
@@ -74,6 +82,9 @@ def check_request(request: FitRequest) -> None:
         BundleError: a parent whose head is not linear, or a variant of it that was never checked.
     """
     _check_numbers(request)
+    if request.drop_flagged and request.run.check == "off":
+        what = "--drop-flagged with --domain off: without looking at chain and domain no row is flagged"
+        raise ConfigError(what, "Leave one of them out.")
     _check_parent(request)
     check_directory(request.output)
     if request.run.skip:

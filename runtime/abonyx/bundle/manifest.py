@@ -90,7 +90,7 @@ class ScoreCounts(_Struct, frozen=True, kw_only=True):
     nonspecific: list[int]
 
 
-# omit_defaults: bundles fitted before `scores` was recorded do not mention it.
+# omit_defaults: bundles fitted before `scores` and `flagged` were recorded do not mention them.
 class HeadTraining(_Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How `abonyx fit` made a head.
 
@@ -105,6 +105,8 @@ class HeadTraining(_Struct, frozen=True, kw_only=True, omit_defaults=True):
         sklearn: version.
         scores: out-of-fold p of the rows, in the first cross-validation of the chosen C; where a sequence is repeated
             its regression may have seen it in another row.
+        flagged: labelled rows that were flagged for anything but being nanobody-like; None = not looked for.
+        dropped: of these, rows that were left out, and are not in `rows`: all of them, or 0.
     """
 
     rows: int
@@ -119,6 +121,8 @@ class HeadTraining(_Struct, frozen=True, kw_only=True, omit_defaults=True):
     candidates: list[Candidate]
     sklearn: str
     scores: ScoreCounts | None = None
+    flagged: int | None = None
+    dropped: int = 0
 
 
 # Chain of an antibody -> the letters that a numbering gives to its kinds. L: kappa and lambda.

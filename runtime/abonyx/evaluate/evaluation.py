@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +16,8 @@ from abonyx.bundle.threshold import choose_threshold, is_nonspecific, pooling_no
 from abonyx.errors import ConfigError, InputError, printable
 from abonyx.evaluate.metrics import Measured, measure
 from abonyx.evaluate.pictures import Subject, draw
-from abonyx.evaluate.record import Bootstrap, EvaluationRecord
-from abonyx.evaluate.report import report
+from abonyx.evaluate.record import Bootstrap, EvaluationRecord, Unflagged
+from abonyx.evaluate.report import FlaggedRow, report
 from abonyx.hashing import file_sha256
 from abonyx.input.checked import Input
 from abonyx.output.directory import check_directory, staged
@@ -25,7 +27,10 @@ from abonyx.run.progress import progress
 from abonyx.run.request import RunRequest
 from abonyx.run.windows import ArraySink, Job, run_windows
 
-PREDICTION_COLUMNS = ("id", "sequence", "y_true", "y_pred", "p_nonspecific")
+# y_pred is what is compared with y_true: a flagged row has it too, though `score` would not call it.
+PREDICTION_COLUMNS = ("id", "sequence", "y_true", "y_pred", "p_nonspecific", "flag")
+# With --trim domain, as results have it.
+TRIMMED_COLUMNS = (*PREDICTION_COLUMNS, "domain")
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,29 @@ class _Set:
     sha256: str
     checked: Input
     p: npt.NDArray[np.float32]
+
+    def labels(self, *, unflagged: bool = False) -> _Labelled:
+        """The labelled rows; unflagged: without those whose score has no call."""
+        rows = zip(self.checked.labels, self.checked.judgements, strict=True)
+        kept = np.array([label is not None and (judged.trusted or not unflagged) for label, judged in rows], bool)
+        y = np.array([-1 if label is None else label for label in self.checked.labels], np.int64)
+        return _Labelled(y[kept], self.p[kept])
+
+
+class _Labelled(NamedTuple):
+    """Labels 0/1 and probabilities of k rows, (k,) each."""
+
+    y: npt.NDArray[np.int64]
+    p: npt.NDArray[np.float32]
+
+
+class _Both(NamedTuple):
+    """What was measured on all labelled rows, and without the flagged ones; None if nothing is left or known."""
+
+    rows: _Labelled
+    measured: Measured
+    unflagged: _Labelled
+    measured_unflagged: Measured | None
 
 
 def check_request(request: EvaluationRequest) -> None:
@@ -98,7 +126,7 @@ def evaluate_files(request: EvaluationRequest, run: RunRequest) -> list[str]:
         for each in sets:
             directory = staging / each.stem if len(sets) > 1 else staging
             directory.mkdir(exist_ok=True)
-            lines.append(_write(each, directory, limit, request, run))
+            lines += _write(each, directory, limit, request, run)
     used = f"threshold {limit:g}" + (f" ({request.assay})" if request.assay else "")
     return [*lines, f"wrote {request.output}; {used}"]
 
@@ -116,31 +144,42 @@ def _read(source: Path, request: EvaluationRequest, run: RunRequest) -> _Set:
     return _Set(name, input_stem(source), file_sha256(source), checked, np.empty(len(checked.ids), np.float32))
 
 
-def _write(each: _Set, directory: Path, limit: float, request: EvaluationRequest, run: RunRequest) -> str:
-    """Write one input's files, and return its line of the summary."""
+def _write(each: _Set, directory: Path, limit: float, request: EvaluationRequest, run: RunRequest) -> list[str]:
+    """Write one input's files, and return its lines of the summary."""
     checked = each.checked
-    labelled = np.array([label is not None for label in checked.labels])
-    y = np.array([label for label in checked.labels if label is not None], np.int64)
-    measured = measure(y, each.p[labelled], limit, request.bootstrap, request.seed)
-    record = _record(each, y, limit, request, run, measured)
+    both = _measure(each, limit, request, run)
+    record = _record(each, both, limit, request, run)
     (directory / "metrics.json").write_bytes(record.encode())
-    _write_predictions(directory / "predictions.csv", each, limit)
+    _write_predictions(directory / "predictions.csv", each, limit, run)
     if run.skip:
         write_rejected(directory / "rejected.csv", checked.rejected)
     pictures = []
-    for name, text, png, svg in draw(Subject(each.stem, y, each.p[labelled], limit, measured)):
+    for name, text, png, svg in draw(Subject(each.stem, *both.rows, limit, both.measured)):
         (directory / f"{name}.png").write_bytes(png)
         (directory / f"{name}.svg").write_bytes(svg)
         pictures.append((text, svg))
-    page = report(each.name, record.facts(), measured.metrics, record.notes, pictures)
+    page = report(each.name, record, _flagged_rows(each), pictures)
     (directory / "report.html").write_bytes(page.encode("utf-8", "backslashreplace"))
-    return record.line(printable(each.stem))
+    return record.lines(printable(each.stem))
 
 
-def _record(
-    each: _Set, y: npt.NDArray[np.int64], limit: float, request: EvaluationRequest, run: RunRequest, measured: Measured
-) -> EvaluationRecord:
+def _measure(each: _Set, limit: float, request: EvaluationRequest, run: RunRequest) -> _Both:
+    """Measure with and without the flagged rows, by the same seed."""
+
+    def measured(rows: _Labelled) -> Measured:
+        return measure(*rows, limit, request.bootstrap, request.seed)
+
+    rows, unflagged = each.labels(), each.labels(unflagged=True)
+    of_all = measured(rows)
+    if run.check == "off" or not len(unflagged.y):
+        return _Both(rows, of_all, unflagged, None)
+    return _Both(rows, of_all, unflagged, of_all if len(unflagged.y) == len(rows.y) else measured(unflagged))
+
+
+def _record(each: _Set, both: _Both, limit: float, request: EvaluationRequest, run: RunRequest) -> EvaluationRecord:
     batch = f" (batch {run.config.batch_size})" if run.config.batch_size else ""
+    y, without, metadata = both.rows.y, both.unflagged.y, run.metadata()
+    del metadata["domain"]  # as text, for formats that hold nothing else
     return EvaluationRecord(
         input=each.name,
         input_sha256=each.sha256,
@@ -149,32 +188,61 @@ def _record(
         n_negative=int(len(y) - y.sum()),
         n_unlabelled=len(each.p) - len(y),
         n_rejected=len(each.checked.rejected),
+        n_flagged=None if run.check == "off" else len(y) - len(without),
+        flags=dict(each.checked.flag_counts()),
         threshold=limit,
         assay=request.assay,
-        metrics=measured.metrics,
-        confusion_matrix=measured.confusion,
+        metrics=both.measured.metrics,
+        confusion_matrix=both.measured.confusion,
+        unflagged=_unflagged(without, both.measured_unflagged),
         bootstrap=Bootstrap(resamples=request.bootstrap, seed=request.seed),
         pooling=f"{run.config.pooling}{batch}",
-        notes=[*_notes(each, len(y), run), *measured.notes],
-        **run.metadata(),
+        domain=run.rule.facts(),
+        notes=[*_notes(each, both, run), *both.measured.notes],
+        **metadata,
     )
 
 
-def _notes(each: _Set, labelled: int, run: RunRequest) -> list[str]:
+def _unflagged(y: npt.NDArray[np.int64], measured: Measured | None) -> Unflagged | None:
+    if measured is None:
+        return None
+    positive = int(y.sum())
+    counts = {"n": len(y), "n_positive": positive, "n_negative": len(y) - positive}
+    return Unflagged(**counts, metrics=measured.metrics, confusion_matrix=measured.confusion)
+
+
+def _notes(each: _Set, both: _Both, run: RunRequest) -> list[str]:
     """What a reader of the metrics must know of the rows and the bundle."""
-    rows, rejected = len(each.p), len(each.checked.rejected)
+    rows, labelled, rejected = len(each.p), len(both.rows.y), len(each.checked.rejected)
     notes = run.bundle.notes() + pooling_notes(run.bundle, run.config)
     if labelled < rows:
         notes.append(f"{rows - labelled} of {rows} rows have no label: scored, and left out of the metrics")
     if rejected:
         notes.append(f"{rejected} of {rows + rejected} records were rejected and not scored: see rejected.csv")
+    if run.check == "off":
+        notes.append("--domain off: chain and domain were not looked at; no row is flagged")
+    elif flagged := labelled - len(both.unflagged.y):
+        notes.append(f"{flagged} of {labelled} labelled rows are flagged: in `metrics`, and left out of `unflagged`")
+        others = both.measured_unflagged.notes if both.measured_unflagged else []
+        notes += [f"without flagged rows: {note}" for note in others if note not in both.measured.notes]
     return notes
 
 
-def _write_predictions(path: Path, each: _Set, limit: float) -> None:
+def _flagged_rows(each: _Set) -> list[FlaggedRow]:
+    """The rows whose score has no call, in file order."""
+    checked = each.checked
+    labels = ["" if label is None else str(label) for label in checked.labels]
+    rows = zip(checked.ids, labels, each.p, checked.judgements, strict=True)
+    return [FlaggedRow(id_, y, shortest_decimal(p), judged.text) for id_, y, p, judged in rows if not judged.trusted]
+
+
+def _write_predictions(path: Path, each: _Set, limit: float, run: RunRequest) -> None:
     checked = each.checked
     truth = ["" if label is None else label for label in checked.labels]
     called = is_nonspecific(each.p, limit).astype(np.int8).tolist()
+    flags = [judgement.text for judgement in checked.judgements]
     # str of a numpy float32 is the shortest decimal that reads back as it, and what score writes.
-    rows = zip(checked.ids, checked.sequences, truth, called, map(shortest_decimal, each.p), strict=True)
-    write_table(path, PREDICTION_COLUMNS, rows)
+    columns: list[Iterable[object]] = [checked.ids, checked.shown, truth, called, map(shortest_decimal, each.p), flags]
+    if run.trim:
+        columns.append(checked.places)
+    write_table(path, TRIMMED_COLUMNS if run.trim else PREDICTION_COLUMNS, zip(*columns, strict=True))

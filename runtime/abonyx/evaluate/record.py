@@ -6,6 +6,9 @@ import msgspec
 
 from abonyx.evaluate.metrics import Metric
 
+# What decides the domain's flags -> value, as domain.DomainRule.facts has it.
+DomainFacts = dict[str, str | bool | None]
+
 
 class Bootstrap(msgspec.Struct, frozen=True, kw_only=True):
     """How the intervals were made: rows drawn with replacement, whatever their label, unless stratified."""
@@ -16,12 +19,26 @@ class Bootstrap(msgspec.Struct, frozen=True, kw_only=True):
     stratified: bool = False
 
 
+class Unflagged(msgspec.Struct, frozen=True, kw_only=True):
+    """The metrics without the flagged rows; fields as EvaluationRecord's."""
+
+    n: int
+    n_positive: int
+    n_negative: int
+    metrics: dict[str, Metric]
+    confusion_matrix: list[list[int]]
+
+
 class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
     """All of metrics.json.
 
     Attributes:
         input: the file's name; input_sha256: of its bytes.
-        n: labelled rows, which the metrics are of; n_positive and n_negative of them have label 1 and 0.
+        n: labelled rows, which the metrics are of, flagged or not; n_positive, n_negative: those labelled 1 and 0.
+        n_flagged: of n, those whose score has no call; None if flags were not looked for.
+        flags: reason -> scored rows that have it, with a label or without; a row may have several.
+        unflagged: the metrics without the n_flagged rows; None if no row is left, or flags were not looked for.
+        domain: how chain and domain were judged.
         n_unlabelled: rows scored and left out of the metrics; n_rejected: records not scored.
         threshold: p strictly above it is called 1; assay: whose it is, None where none was asked for.
         precision: the variant's, or bf16 where the arithmetic was that.
@@ -36,10 +53,13 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
     n_negative: int
     n_unlabelled: int
     n_rejected: int
+    n_flagged: int | None
+    flags: dict[str, int]
     threshold: float
     assay: str | None
     metrics: dict[str, Metric]
     confusion_matrix: list[list[int]]
+    unflagged: Unflagged | None
     bootstrap: Bootstrap
     bundle: str
     bundle_sha256: str
@@ -48,6 +68,7 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
     precision: str
     provider: str
     pooling: str
+    domain: DomainFacts
     notes: list[str]
     version: str
 
@@ -62,6 +83,7 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
             ("input", f"{self.input}, sha256 {self.input_sha256}"),
             ("rows with a label", f"{self.n:,}: {self.n_negative:,} specific, {self.n_positive:,} non-specific"),
             ("rows without", f"{self.n_unlabelled:,}"),
+            ("rows flagged", self._flags()),
             ("records rejected", f"{self.n_rejected:,}"),
             ("threshold", f"p > {self.threshold:g}" + (f" ({self.assay})" if self.assay else "")),
             ("confusion", f"TN {tn:,}, FP {fp:,}, FN {fn:,}, TP {tp:,}"),
@@ -73,15 +95,41 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
             ("bundle", f"{self.bundle}, sha256 {self.bundle_sha256}"),
             ("variant", f"{self.variant} on {self.provider}, precision {self.precision}"),
             ("pooling", self.pooling),
+            ("domain", "; ".join(f"{name}: {_word(value)}" for name, value in self.domain.items())),
             ("config", f"sha256 {self.config_sha256}"),
             ("abonyx", self.version),
         ]
 
-    def line(self, name: str) -> str:
-        """Return the summary's line: how many rows, accuracy and ROC AUC."""
+    def lines(self, name: str) -> list[str]:
+        """Return the summary's lines, of all labelled rows and of those without a flag: n, accuracy and ROC AUC."""
+        return [self._line(name), f"{name}, flagged rows left out: {self._unflagged_line()}"]
+
+    def _line(self, name: str) -> str:
         aside = [f"{self.n_unlabelled} not labelled"] if self.n_unlabelled else []
         aside += [f"{self.n_rejected} rejected"] if self.n_rejected else []
         total = self.n + self.n_unlabelled + self.n_rejected
         rows = f"{self.n} labelled of {total}" + (f" ({', '.join(aside)})" if aside else "")
-        accuracy, area = self.metrics["accuracy"].text(), self.metrics["roc_auc"].text()
-        return f"{name}: {rows}, accuracy {accuracy}, ROC AUC {area}"
+        return f"{name}: {rows}, {_shown(self.metrics)}"
+
+    def _unflagged_line(self) -> str:
+        if self.n_flagged is None:
+            return "not known, --domain off did not look for flags"
+        if not self.n_flagged:
+            return f"the same {self.n} labelled, none is flagged"
+        if self.unflagged is None:
+            return f"none is left, all {self.n} labelled rows are flagged"
+        return f"{self.unflagged.n} labelled, {_shown(self.unflagged.metrics)}"
+
+    def _flags(self) -> str:
+        if self.n_flagged is None:
+            return "not looked for"
+        counts = ", ".join(f"{name} {count:,}" for name, count in self.flags.items())
+        return f"{self.n_flagged:,} of those with a label" + (f"; of all rows: {counts}" if counts else "")
+
+
+def _shown(metrics: dict[str, Metric]) -> str:
+    return f"accuracy {metrics['accuracy'].text()}, ROC AUC {metrics['roc_auc'].text()}"
+
+
+def _word(value: str | bool | None) -> str:
+    return {True: "yes", False: "no", None: "nothing"}[value] if value is None or isinstance(value, bool) else value

@@ -5,12 +5,20 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable, Sequence
 from html import escape
+from typing import NamedTuple
 
+from abonyx.errors import printable
 from abonyx.evaluate.metrics import NAMES, Metric
+from abonyx.evaluate.record import EvaluationRecord
+
+# Flagged rows that the page lists; predictions.csv has them all.
+LISTED_ROWS = 200
 
 _STYLE = """
-:root { color-scheme: light dark; --ink: #1a1a1a; --paper: #ffffff; --rule: #c9c9c9; --soft: #f3f3f3; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e8e8e8; --paper: #16181b; --rule: #4a4d52; --soft: #23262b; } }
+:root { color-scheme: light dark; --ink: #1a1a1a; --paper: #ffffff; --rule: #c9c9c9; --soft: #f3f3f3;
+  --grey: #6b6b6b; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e8e8e8; --paper: #16181b; --rule: #4a4d52; --soft: #23262b;
+  --grey: #9a9da2; } }
 body { font: 15px/1.45 system-ui, sans-serif; color: var(--ink); background: var(--paper);
   max-width: 72rem; margin: 1.5rem auto; padding: 0 1rem; }
 h1 { font-size: 1.4rem; margin: 0 0 .3rem; overflow-wrap: anywhere; }
@@ -22,6 +30,7 @@ th, td { text-align: left; padding: .2rem .6rem .2rem 0; border-bottom: 1px soli
 td { font-variant-numeric: tabular-nums; }
 section + section td { overflow-wrap: anywhere; }
 thead th { border-bottom-width: 2px; }
+.flagged tbody { color: var(--grey); } .flagged td { overflow-wrap: anywhere; }
 ul { background: var(--soft); padding: .6rem 1rem .6rem 2rem; margin: .8rem 0; border-radius: .3rem; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); gap: 1rem; }
 figure { margin: 0; }
@@ -34,23 +43,27 @@ figure { margin: 0; }
 """
 
 
+class FlaggedRow(NamedTuple):
+    """A row whose score has no call, as the page shows it."""
+
+    id: str
+    label: str
+    p: str
+    flag: str
+
+
 def report(
-    title: str,
-    facts: Sequence[tuple[str, str]],
-    metrics: dict[str, Metric],
-    notes: Iterable[str],
-    pictures: Iterable[tuple[str, bytes]],
+    title: str, record: EvaluationRecord, flagged: Sequence[FlaggedRow], pictures: Iterable[tuple[str, bytes]]
 ) -> str:
     """Return the page.
 
     Args:
         title: the input's name.
-        facts: rows of the table of what was run, name and value.
-        metrics: by the keys of metrics.NAMES.
-        notes: what a reader must know of the numbers.
+        record: what metrics.json has.
+        flagged: the rows whose scores have no call, with a label or without.
         pictures: alternative text and SVG of each.
     """
-    listed = "".join(f"<li>{escape(note)}</li>" for note in notes)
+    listed = "".join(f"<li>{escape(note)}</li>" for note in record.notes)
     images = "".join(_image(text, svg) for text, svg in pictures)
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -64,12 +77,12 @@ def report(
 <h1>{escape(title)}</h1>
 {f"<ul>{listed}</ul>" if listed else ""}
 <div class="columns">
-<section><h2>Metrics</h2>{_metrics(metrics)}</section>
-<section><h2>Run</h2>{_facts(facts)}</section>
+<section><h2>Metrics</h2>{_metrics(record.metrics)}{_unflagged(record)}</section>
+<section><h2>Run</h2>{_facts(record.facts())}</section>
 </div>
 <h2>Pictures</h2>
 <div class="pictures">{images}</div>
-</body>
+{_flagged(flagged)}</body>
 </html>
 """
 
@@ -82,6 +95,30 @@ def _metrics(metrics: dict[str, Metric]) -> str:
     )
     head = '<th scope="col">metric</th><th scope="col">value</th><th scope="col">2.5 %</th><th scope="col">97.5 %</th>'
     return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def _unflagged(record: EvaluationRecord) -> str:
+    """The metrics without the flagged rows, if they are others."""
+    if record.unflagged is None or not record.n_flagged:
+        return ""
+    counts = f"{record.unflagged.n:,} of {record.n:,} rows with a label"
+    return f"<h2>Metrics without flagged rows ({counts})</h2>{_metrics(record.unflagged.metrics)}"
+
+
+def _flagged(rows: Sequence[FlaggedRow]) -> str:
+    """The flagged rows, in grey, the first LISTED_ROWS of them."""
+    if not rows:
+        return ""
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("id", "label", "p_nonspecific", "flag"))
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escape(printable(cell))}</td>" for cell in row) + "</tr>" for row in rows[:LISTED_ROWS]
+    )
+    more = f"<p>... and {len(rows) - LISTED_ROWS:,} more: see predictions.csv</p>" if len(rows) > LISTED_ROWS else ""
+    said = "The head was not trained on such records: their scores have no call, and should not be trusted."
+    return (
+        f"<h2>Flagged rows ({len(rows):,})</h2>\n<p>{said}</p>\n"
+        f'<table class="flagged"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}\n'
+    )
 
 
 def _facts(facts: Sequence[tuple[str, str]]) -> str:

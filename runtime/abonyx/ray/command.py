@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from abonyx.ray.run_file import Done, File, RunFile, open_run_file, printable_na
 from abonyx.ray.worker import DirectoryRequest
 from abonyx.run.interrupts import Stop, handled
 from abonyx.run.request import RunRequest
+from abonyx.run.windows import flag_line
 
 
 class Failed(msgspec.Struct, frozen=True):
@@ -34,13 +36,16 @@ class DirectorySummary(msgspec.Struct, frozen=True):
 
     Attributes:
         run: what the results depend on.
-        records, rejected: of all files.
+        records, rejected, flagged, uncalled, flags: of all files, as Done has them of one.
         files_now, records_now, workers, run_seconds: of the last command; seconds without starting Ray and the model.
     """
 
     run: dict[str, Fact]
     records: int
     rejected: int
+    flagged: int
+    uncalled: int
+    flags: dict[str, int]
     files_now: int
     records_now: int
     workers: int
@@ -117,6 +122,9 @@ def _summary(dispatch: Dispatch, files: list[File], run_file: RunFile, facts: di
         run=facts | run_file.facts(),
         records=sum(each.records for each in whole),
         rejected=sum(each.rejected for each in whole),
+        flagged=sum(each.flagged for each in whole),
+        uncalled=sum(each.uncalled for each in whole),
+        flags=_counted(whole),
         files_now=len(dispatch.done),
         records_now=sum(each.records for each in dispatch.done),
         workers=dispatch.workers,
@@ -124,6 +132,22 @@ def _summary(dispatch: Dispatch, files: list[File], run_file: RunFile, facts: di
         files=whole,
         failed=[Failed(printable_name(file.source), error.what) for file, error in dispatch.failed.items()],
     )
+
+
+def _counted(files: list[Done]) -> dict[str, int]:
+    """Reason -> records of all files that are flagged for it, most first."""
+    counts: Counter[str] = Counter()
+    for each in files:
+        counts.update(each.flags)
+    return dict(counts.most_common())
+
+
+def _flag_lines(summary: DirectorySummary, request: DirectoryRequest) -> list[str]:
+    if request.run.check == "off":
+        return ["note: --domain off: chain and domain were not looked at; no record is flagged"]
+    if not summary.flagged:
+        return []
+    return [flag_line(summary.flagged, summary.records, summary.uncalled, summary.flags)]
 
 
 def _lines(summary: DirectorySummary, request: DirectoryRequest) -> list[str]:
@@ -134,6 +158,7 @@ def _lines(summary: DirectorySummary, request: DirectoryRequest) -> list[str]:
         f"{len(summary.files)} files whole: {summary.records} sequences scored, {summary.rejected} rejected; "
         f"{len(summary.failed)} failed",
         f"bundle {request.run.bundle.label()}",
+        *_flag_lines(summary, request),
         *dict.fromkeys(note for each in summary.files for note in each.notes),
         f"wrote {request.output}; threshold {request.threshold:g}",
     ]

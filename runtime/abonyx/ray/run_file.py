@@ -47,8 +47,9 @@ class Done(msgspec.Struct, frozen=True, tag="done", kw_only=True):
     Attributes:
         input, output: names of the files; input_bytes, input_mtime_ns, input_sha256: of what was read.
         records: scored; rejected: not.
+        flagged: of the records; uncalled: of these, without a call; flags: reason -> records that have it.
         seconds: scoring and writing, by the worker that ended it.
-        notes: what its summary says.
+        notes: what its summary says, but for the flags.
     """
 
     input: str
@@ -58,6 +59,9 @@ class Done(msgspec.Struct, frozen=True, tag="done", kw_only=True):
     records: int
     rejected: int
     node: str
+    flagged: int = 0
+    uncalled: int = 0
+    flags: dict[str, int] = {}
     output: str = ""
     output_bytes: int = 0
     seconds: float = 0.0

@@ -23,6 +23,7 @@ from abonyx.ray.cluster import load_ray
 from abonyx.ray.run_file import Done, printable_name, run_facts
 from abonyx.run.request import RunRequest
 from abonyx.run.resumed import run_file, score_run
+from abonyx.run.windows import flag_notes
 
 if TYPE_CHECKING:
     from abonyx.input.checked import Input
@@ -95,7 +96,7 @@ class Worker:
             output=printable_name(target),
             output_bytes=target.stat().st_size,
             seconds=summary.run_seconds if summary else 0.0,
-            notes=summary.notes if summary else [],
+            notes=[note for note in summary.notes if note not in flag_notes(checked)] if summary else [],
         )
 
     @contextmanager
@@ -153,6 +154,9 @@ def _read(source: Path, run: RunRequest) -> tuple[Input, Done]:
         records=len(checked.ids),
         rejected=len(checked.rejected),
         node=platform.node(),
+        flagged=sum(bool(judgement.flags) for judgement in checked.judgements),
+        uncalled=sum(not judgement.trusted for judgement in checked.judgements),
+        flags=dict(checked.flag_counts()),
     )
 
 

@@ -38,15 +38,26 @@ class RunRequest:
         """What is done with records that the head was not trained on."""
         return DomainRule(self.check, self.trim, self.bundle.manifest.head.domain_chains)
 
-    def read(self, source: Path | None, label_column: str | None = None, *, label_required: bool = False) -> Input:
-        """A checked input; None = standard input. Raises as read_input."""
+    def read(
+        self,
+        source: Path | None,
+        label_column: str | None = None,
+        *,
+        label_required: bool = False,
+        rule: DomainRule | None = None,
+    ) -> Input:
+        """A checked input; None = standard input. Raises as read_input.
+
+        Args:
+            rule: in place of the run's own, whose chains are the bundle's.
+        """
         return read_input(
             source,
             SequenceLimit.of(self.bundle.manifest, self.config),
             label_column=label_column,
             label_required=label_required,
             skip_invalid=self.skip,
-            rule=self.rule,
+            rule=rule or self.rule,
             id_column=self.columns["id_column"],
             sequence_column=self.columns["sequence_column"],
         )

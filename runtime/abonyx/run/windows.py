@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -64,11 +64,16 @@ def flag_notes(checked: Input) -> list[str]:
     if not flagged:
         return []
     without = sum(not judgement.trusted for judgement in checked.judgements)
-    counts = ", ".join(f"{name} {count}" for name, count in checked.flag_counts())
-    return [
-        f"flagged: {flagged} of {len(checked.judgements)} records ({counts}); {without} of them have a score but no "
-        "call; see docs/domain.md"
-    ]
+    return [flag_line(flagged, len(checked.judgements), without, dict(checked.flag_counts()))]
+
+
+def flag_line(flagged: int, records: int, without_call: int, counts: Mapping[str, int]) -> str:
+    """What a summary says of flagged records: how many of all, by reason, and how many have no call."""
+    reasons = ", ".join(f"{name} {count}" for name, count in counts.items())
+    return (
+        f"flagged: {flagged} of {records} records ({reasons}); {without_call} of them have a score but no call; "
+        "see docs/domain.md"
+    )
 
 
 OnBatch = Callable[[int], None]

@@ -27,6 +27,7 @@ from abonyx import scoring
 from abonyx.bundle.tolerances import BATCH_NEIGHBOURS
 from abonyx.cli.options import prepare
 from abonyx.config import CudaOptions, OpenVinoOptions, load_config
+from abonyx.domain import DomainRule
 from abonyx.errors import (
     BundleError,
     ConfigError,
@@ -36,11 +37,13 @@ from abonyx.errors import (
     ResumeRefused,
     RunInterrupted,
 )
+from abonyx.input.checked import check_records
+from abonyx.input.records import Record
 from abonyx.model import OpenModel, State
 from abonyx.ray import cluster, score
 from abonyx.ray import files as files_module
 from abonyx.ray import worker as worker_module
-from abonyx.ray.dataset import Scorer
+from abonyx.ray.dataset import Scorer, judged
 from abonyx.ray.files import Dispatch, find_files
 from abonyx.ray.run_file import File, RunHeader, open_run_file
 from abonyx.ray.worker import DirectoryRequest, Worker
@@ -64,6 +67,8 @@ OPTIONS = {
     "id_column": None,
     "sequence_column": None,
     "on_invalid": "fail",
+    "domain": "check",
+    "trim": None,
 }
 
 
@@ -197,6 +202,45 @@ def test_the_bytes_of_the_single_file_command_and_nothing_twice(
     assert results(output) == expected | {
         f"e.parquet{end}": expected[f"a.parquet{end}"] for end in ("", ".rejected.csv")
     }
+
+
+def test_flags_are_counted_over_all_files_and_are_a_part_of_the_run(
+    two_workers: None, run: Call, tmp_path: Path, sequences: list[str]
+) -> None:
+    folder, output = tmp_path / "flagged", tmp_path / "out"
+    folder.mkdir()
+    tagged, cut = f"{sequences[0]}HHHHHH", sequences[1][30:]
+    (folder / "a.csv").write_text(table([("good", sequences[0]), ("tagged", tagged), ("cut", cut)]), encoding="utf-8")
+    (folder / "b.csv").write_text(table([("tagged", f"M{tagged}"), ("X", sequences[2][:50] + "X" * 80)]))
+    options = ["--on-invalid", "skip", "--format", "csv"]
+    expected = without_ray(run, folder, tmp_path / "single", *options)
+    command = ["score", folder, "-o", output, *options]
+    done = run(*command, "--ray")
+    assert done.code == 0, done.err
+    assert results(output) == expected
+    assert [(row["nonspecific"] == "", row["flag"]) for row in rows(output / "a.csv")] == [
+        (False, ""),
+        (True, "6 residues outside the domain"),
+        (True, "fragment"),
+    ]
+    summary = json.loads((output / "summary.json").read_bytes())
+    assert (summary["records"], summary["flagged"], summary["uncalled"], summary["rejected"]) == (4, 3, 3, 1)
+    assert summary["flags"] == {"residues outside the domain": 2, "fragment": 1}
+    assert [each["flags"] for each in summary["files"]] == [
+        {"residues outside the domain": 1, "fragment": 1},
+        {"residues outside the domain": 1},
+    ]
+    assert summary["run"]["--domain"] == "check"
+    assert done.err.count("flagged: ") == 1, "one line for all files"
+    assert "flagged: 3 of 4 records (residues outside the domain 2, fragment 1); 3 of them have a score" in done.err
+    done = run(*command, "--domain", "off", "--ray")
+    assert done.code == 2
+    assert "--domain: 'check' then, 'off' now" in done.err
+    done = run(*command, "--domain", "off", "--restart", "--ray")
+    assert done.code == 0, done.err
+    assert "--domain off: chain and domain were not looked at" in done.err
+    assert "flagged: " not in done.err
+    assert {row["flag"] for name in "ab" for row in rows(output / f"{name}.csv")} == {""}
 
 
 def test_other_input_another_run_and_unknown_files_are_refused(
@@ -413,6 +457,7 @@ def test_what_cannot_be_asked_for(run: Call, parts: Path, tmp_path: Path, monkey
         patch.setenv("ABONYX_CUDA_DEVICE_ID", "1")
         refused("cuda.device_id is 1 with --ray", parts, "-o", output)
     monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "ray.data", None)
     refused('pip install "abonyx[cpu,ray]"', parts, "-o", output)
 
 
@@ -448,7 +493,7 @@ def test_a_cluster_without_room_is_named_once_and_one_without_nodes_ends_the_run
     stop = Stop()
     silent = Silent(stop)
     for module in (cluster, files_module):
-        monkeypatch.setattr(module, "require_extra", lambda: silent)
+        monkeypatch.setattr(module, "load_ray", lambda: silent)
     monkeypatch.setattr(files_module, "_SILENCE_S", 0)
     file = File(parts / "a.csv", tmp_path / "a.csv")
     with open_run_file(tmp_path, restart=False) as run_file, caplog.at_level("INFO", "abonyx"):
@@ -686,17 +731,18 @@ def test_a_dataset_gets_a_score_or_a_reason_for_each_row(two_workers: None, sequ
     given: list[Any] = [*sequences, "EVQLB", None, "", "evql vesggg"]
     dataset = ray.data.from_items([{"id": at, "sequence": each} for at, each in enumerate(given)])
     found = sorted(score(dataset, threshold=0.5).take_all(), key=lambda row: row["id"])
-    assert list(found[0]) == ["id", "sequence", "p_nonspecific", "nonspecific", "rejected"]
+    assert list(found[0]) == ["id", "sequence", "p_nonspecific", "nonspecific", "flag", "rejected"]
     assert [row["sequence"] for row in found] == given
     with abonyx.open_session() as session:
         expected = session.score([*sequences, given[-1]])
     good = [*found[:12], found[-1]]
     p = np.array([row["p_nonspecific"] for row in good])
     assert np.abs(p - expected).max() <= BATCH_NEIGHBOURS
-    assert [row["nonspecific"] for row in good] == [int(value > 0.5) for value in p]
+    assert [row["nonspecific"] for row in good] == [*(int(value > 0.5) for value in p[:12]), None]
+    assert [row["flag"] for row in good] == [""] * 12 + ["no antibody domain"]
     assert [row["rejected"] for row in good] == [None] * 13
     for row, part in zip(found[12:15], ("character 'B' at position 5", "is null, not text", "empty"), strict=True):
-        assert (row["p_nonspecific"], row["nonspecific"]) == (None, None)
+        assert (row["p_nonspecific"], row["nonspecific"], row["flag"]) == (None, None, None)
         assert part in row["rejected"]
     with pytest.raises(ConfigError, match="upstream-batch"):
         score(dataset, abonyx.RuntimeConfig(pooling="upstream-batch", batch_size=8))
@@ -704,20 +750,65 @@ def test_a_dataset_gets_a_score_or_a_reason_for_each_row(two_workers: None, sequ
         score(dataset, threshold=2)
     with pytest.raises(ConfigError, match="workers is 0"):
         score(dataset, workers=0)
+    with pytest.raises(ConfigError, match="domain is 'on'"):
+        score(dataset, domain="on")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="trim is True"):
+        score(dataset, trim=True)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="nothing to trim to"):
+        score(dataset, domain="off", trim="domain")
+
+
+@pytest.mark.parametrize(
+    "rule", [DomainRule(), DomainRule("require"), DomainRule("off"), DomainRule(trim=True), DomainRule("require", True)]
+)
+def test_a_datasets_rows_are_judged_as_records_of_a_file(rule: DomainRule, sequences: list[str]) -> None:
+    whole = sequences[0]
+    given = [*sequences, f"{whole}HHHHHH", whole[20:], "ACGT" * 10, "XXXX", "EVQLB", "", f"m {whole.lower()}", "A" * 40]
+    given += [f"{whole}GGGGSGGGGSGGGGS{sequences[1]}", f"{whole}{sequences[5][:90]}{whole[40:]}" * 6, whole]
+    limit = abonyx.alphabet.SequenceLimit(160)
+    records = [Record(str(at), sequence, at) for at, sequence in enumerate(given)]
+    checked = check_records(records, "file", limit, skip_invalid=True, rule=rule)
+    found = judged(list(given), rule, limit)
+    refused = {int(each.id): each.reason for each in checked.rejected}
+    assert {at: row.rejected for at, row in enumerate(found) if row.rejected} == refused
+    assert len(refused) >= 6
+    parts = [row.part for row in found if row.rejected is None]
+    assert [part.sequence for part in parts] == checked.sequences
+    assert [part.judgement for part in parts] == checked.judgements
+    assert [part.place for part in parts] == (checked.places or [""] * len(parts))
+    assert any(checked.places) == rule.trim
+
+
+def test_a_trimmed_dataset_names_the_residues_that_were_scored(sequences: list[str]) -> None:
+    import pyarrow as pa
+
+    bundle = abonyx.bundle.open_bundle(None)
+    whole = sequences[0]
+    scorer = Scorer(abonyx.RuntimeConfig(), bundle.sha256, 0.5, "vh", DomainRule("require", True))
+    try:
+        found = scorer(pa.table({"vh": [f"M{whole}HHHHHH", whole, whole[30:]]})).to_pydict()
+    finally:
+        scorer._model.close()
+    assert found["domain"] == [f"2-{len(whole) + 1}", "", None]
+    assert found["flag"] == ["", "", None]
+    assert found["rejected"] == [None, None, "fragment"]
+    assert found["vh"][0] == f"M{whole}HHHHHH"
+    assert found["p_nonspecific"][0] == pytest.approx(found["p_nonspecific"][1], abs=BATCH_NEIGHBOURS)
+    assert found["nonspecific"][0] in (0, 1) and found["nonspecific"][2] is None
 
 
 def test_a_dataset_without_a_threshold_and_one_that_does_not_fit() -> None:
     import pyarrow as pa
 
     bundle = abonyx.bundle.open_bundle(None)
-    scorer = Scorer(abonyx.RuntimeConfig(), bundle.sha256, None, "vh")
+    scorer = Scorer(abonyx.RuntimeConfig(), bundle.sha256, None, "vh", DomainRule())
     try:
         found = scorer(pa.table({"vh": ["EVQLVESGGG", "1"]}))
-        assert found.column_names == ["vh", "p_nonspecific", "rejected"]
+        assert found.column_names == ["vh", "p_nonspecific", "flag", "rejected"]
         assert found.column("p_nonspecific").null_count == 1
         with pytest.raises(InputError, match=r"no column 'vh'; columns: \['sequence'\]"):
             scorer(pa.table({"sequence": ["EVQL"]}))
-        with pytest.raises(InputError, match=r"columns \['p_nonspecific', 'rejected'\] already"):
+        with pytest.raises(InputError, match=r"columns \['flag', 'p_nonspecific', 'rejected'\] already"):
             scorer(found)
     finally:
-        scorer._session.close()
+        scorer._model.close()

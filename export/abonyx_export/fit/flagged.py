@@ -1,0 +1,61 @@
+"""Labelled rows that `score` would flag: listed, and left out if that is asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TypeVar
+
+from abonyx.errors import InputError, printable
+from abonyx.input.checked import Input
+from abonyx_export.fit.request import FitRequest
+
+# Flagged rows that are listed one by one.
+SHOWN_ROWS = 20
+_Value = TypeVar("_Value")
+
+
+def flagged_rows(checked: Input) -> list[int]:
+    """The rows whose score would have no call, counted from 0: a row that is only nanobody-like is none of them."""
+    return [row for row, judgement in enumerate(checked.judgements) if not judgement.trusted]
+
+
+def flag_lines(checked: Input, request: FitRequest) -> list[str]:
+    """What the command says of flagged rows: what becomes of them, how many have each reason, and the first rows."""
+    if request.run.check == "off":
+        return ["--domain off: chain and domain were not looked at; no row is flagged"]
+    rows, count = flagged_rows(checked), len(checked.judgements)
+    if not rows:
+        return [f"none of {count} rows is flagged (expected: chain {', '.join(request.chains)})"]
+    fate = "left out" if request.drop_flagged else "kept; --drop-flagged leaves them out"
+    reasons = ", ".join(f"{name} {number}" for name, number in checked.flag_counts())
+    lines = [f"{len(rows)} of {count} rows are flagged and {fate} (of all rows: {reasons})"]
+    for row in rows[:SHOWN_ROWS]:
+        lines.append(f"  row {row + 1}, id {printable(checked.ids[row])}: {checked.judgements[row].text}")
+    return lines + ([f"  ... and {len(rows) - SHOWN_ROWS} more"] if len(rows) > SHOWN_ROWS else [])
+
+
+def without_flagged(checked: Input, request: FitRequest) -> Input:
+    """The input without flagged_rows.
+
+    Raises:
+        InputError: nothing is left.
+    """
+    left_out = set(flagged_rows(checked))
+    if len(left_out) == len(checked.ids):
+        what = f"{request.source_name}: all {len(checked.ids)} rows are flagged, and --drop-flagged leaves none"
+        raise InputError(what, "Check --chains, add --trim domain for longer records, or leave out --drop-flagged.")
+
+    def kept(values: Sequence[_Value]) -> list[_Value]:
+        return [value for row, value in enumerate(values) if row not in left_out]
+
+    # originals and places are empty if nothing is trimmed
+    return dataclasses.replace(
+        checked,
+        ids=kept(checked.ids),
+        sequences=kept(checked.sequences),
+        labels=kept(checked.labels),
+        judgements=kept(checked.judgements),
+        originals=kept(checked.originals),
+        places=kept(checked.places),
+    )
