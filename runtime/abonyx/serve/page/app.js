@@ -397,7 +397,8 @@ function resultsTitle() {
   const nonspecific = answer.results.filter((row) => row.nonspecific).length;
   const flagged = flaggedRows().length ? `, ${whole(flaggedRows().length)} flagged` : "";
   const left = answer.rejected.length ? `, ${whole(answer.rejected.length)} left out` : "";
-  return `${plural(answer.results.length, "sequence")} scored, ${whole(nonspecific)} called non-specific${flagged}${left}`;
+  const scored = `${plural(answer.results.length, "sequence")} scored`;
+  return `${scored}, ${whole(nonspecific)} called non-specific${flagged}${left}`;
 }
 
 /** How many rows are flagged, for which reasons, and how many of them have no call. */
@@ -405,9 +406,10 @@ function flagWords() {
   const flagged = flaggedRows().length;
   const without = answer.results.filter((row) => !called(row)).length;
   const reasons = Object.entries(answer.flags).map(([reason, count]) => `${reason} ${whole(count)}`).join(", ");
-  return `Flagged: ${whole(flagged)} of ${plural(answer.results.length, "record")} (${reasons}). `
-    + `${whole(without)} of them ${without === 1 ? "has" : "have"} a score but no call: the model was not trained on `
-    + "such records, and their scores mean nothing.";
+  const text = `Flagged: ${whole(flagged)} of ${plural(answer.results.length, "record")} (${reasons}).`;
+  if (!without) return `${text} All of them keep their call.`;
+  return `${text} ${whole(without)} of them ${without === 1 ? "has" : "have"} a score but no call: the model was not `
+    + "trained on such records, and their scores mean nothing.";
 }
 
 function filterScores() {
@@ -617,8 +619,9 @@ function histogramWords(edges, groups, sameModel) {
   const share = calls.length ? ` (${percent(above / calls.length)})` : "";
   const without = results.length - calls.length;
   const rest = without ? ` ${plural(without, "sequence has", "sequences have")} no call; the bars count them too.` : "";
+  const middle = median(results.map((row) => row.p_nonspecific)).toFixed(DECIMALS);
   const text = `${plural(above, "sequence")} of ${whole(calls.length)} with a call${share} above the threshold `
-    + `${threshold}.${rest} The median of this set is ${median(results.map((row) => row.p_nonspecific)).toFixed(DECIMALS)}.`;
+    + `${threshold}.${rest} The median of this set is ${middle}.`;
   if (groups.length > 1) {
     const repeated = repeats(model.training, " ");
     return `${text} The training set's medians: specific between ${medianBins(edges, groups[0])}, non-specific between `
