@@ -175,7 +175,7 @@ def test_nobody_can_connect_before_the_model_is_open(monkeypatch: pytest.MonkeyP
         assert not _accepts(port)
         raise BundleError("as far as this test goes")
 
-    monkeypatch.setattr(server, "open_session", opening)
+    monkeypatch.setattr(server, "open_model", opening)
     with pytest.raises(BundleError, match="as far as"):
         server.serve(RuntimeConfig, Settings(port=port))
 

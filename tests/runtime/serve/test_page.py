@@ -234,7 +234,8 @@ def test_flagged_rows_are_grey_and_have_no_call(visit: Opener, site: Site) -> No
     )
     assert [colour == colours[0] for colour in colours] == [not call.startswith("no ") for call in called]
     words = page.inner_text("#histogram-words")
-    assert words.startswith("1 sequence of 2 with a call (50 %) above the threshold 0.5. 4 sequences have no call;")
+    assert words.startswith("1 sequence of 2 with a call (50 %) above the threshold 0.5; their median is 0.550.")
+    assert "4 more sequences have no call and no bar." in words and texts(page, "#legend li")[-1] == "this set (2)"
 
     for choice, kept in (("flagged", ids[1:]), ("clear", ids[:1]), ("", ids)):
         page.select_option("#flag", choice)
@@ -257,17 +258,19 @@ HEARD = """cells => cells.map((cell) => {
 })"""
 
 
-def test_a_nanobody_alone_keeps_its_call_and_no_call_at_all_has_no_share(visit: Opener, site: Site) -> None:
+def test_a_nanobody_alone_keeps_its_call_and_no_call_at_all_has_no_histogram(visit: Opener, site: Site) -> None:
     for flag, title, words, histogram in (
         (NANOBODY_LIKE, "1 called non-specific, 1 flagged", "All of them keep their call.", "1 with a call (100 %)"),
-        ("fragment", "0 called non-specific, 1 flagged", "1 of them has a score but no call", "0 with a call above"),
+        ("fragment", "0 called non-specific, 1 flagged", "1 of them has a score but no call", None),
     ):
         site.answer = [scored(["a"], np.array([0.9], np.float32), flags=[flag])]
         page = visit()
         score(page)
         page.wait_for_selector("#results:not([hidden])")
         assert page.inner_text("#results-title") == f"1 sequence scored, {title}"
-        assert words in page.inner_text("#flagged") and histogram in page.inner_text("#histogram-words")
+        assert words in page.inner_text("#flagged")
+        assert page.is_visible("#histogram") == bool(histogram)
+        assert not histogram or histogram in page.inner_text("#histogram-words")
 
 
 def test_trimmed_records_name_their_residues(visit: Opener, site: Site) -> None:
@@ -425,7 +428,7 @@ def test_histogram_counts_and_words(visit: Opener, site: Site) -> None:
     assert page.text_content("#histogram-table caption") == "Rows of each group by p non-specific"
     assert {at: row[4] for at, row in enumerate(rows) if row[4] != "0"} == {0: "1", 1: "1", 10: "1", 19: "1"}
     words = page.inner_text("#histogram-words")
-    assert "2 sequences of 4 with a call (50 %) above the threshold 0.5. The median of this set is 0.285." in words
+    assert "2 sequences of 4 with a call (50 %) above the threshold 0.5; their median is 0.285." in words
     assert "specific between 0.4 and 0.45, non-specific between 0.6 and 0.65" in words
     picture = page.locator("#plot svg")
     assert picture.get_attribute("aria-describedby") == "histogram-words"
@@ -447,7 +450,7 @@ def test_medians_between_bins_and_repeated_rows(visit: Opener, site: Site) -> No
         score(page)
         page.wait_for_selector("#results:not([hidden])")
         words = page.inner_text("#histogram-words")
-        assert "The median of this set is 0.300. " in words
+        assert "their median is 0.300. " in words
         assert "specific between 0 and 1, non-specific between 0.25 and 0.5;" in words
         assert said in words
         assert f"7 rows, 3 of them non-specific{row}" in texts(page, "#facts dd")

@@ -550,7 +550,7 @@ const rejectedTable = new PagedTable($("rejects"), "Records that were left out",
   { kind: "reason", title: "Reason", cell: (row) => row.reason },
 ]);
 
-// --- the histogram: each group's share of its own rows a bin, so that groups of any size compare
+// --- the histogram of rows with a call: each group's share of its own rows a bin, so that groups of any size compare
 
 /** Rows a bin: a bin holds its lower edge, the last one its upper edge too, as in the model's own counts. */
 function counted(edges, values) {
@@ -562,8 +562,10 @@ function counted(edges, values) {
   return counts;
 }
 
+const calledScores = () => answer.results.filter(called).map((row) => row.p_nonspecific);
+
 function groupsOf(edges, scores) {
-  const own = { kind: "own", name: "this set", counts: counted(edges, answer.results.map((row) => row.p_nonspecific)) };
+  const own = { kind: "own", name: "this set", counts: counted(edges, calledScores()) };
   const known = scores
     ? [
       { kind: "specific", name: "training: specific", counts: scores.specific },
@@ -575,8 +577,8 @@ function groupsOf(edges, scores) {
 
 function drawHistogram() {
   if (!answer) return;
-  $("histogram").hidden = !answer.results.length;
-  if (!answer.results.length) return;
+  $("histogram").hidden = !calledScores().length;
+  if ($("histogram").hidden) return;
   const sameModel = model?.sha256 === answer.model.sha256;
   const scores = sameModel ? model.training?.scores : null;
   const edges = scores?.bin_edges ?? Array.from({ length: BINS + 1 }, (_, at) => at / BINS);
@@ -616,12 +618,10 @@ function histogramWords(edges, groups, sameModel) {
   const { results, threshold } = answer;
   const calls = results.filter(called);
   const above = calls.filter((row) => row.nonspecific).length;
-  const share = calls.length ? ` (${percent(above / calls.length)})` : "";
   const without = results.length - calls.length;
-  const rest = without ? ` ${plural(without, "sequence has", "sequences have")} no call; the bars count them too.` : "";
-  const middle = median(results.map((row) => row.p_nonspecific)).toFixed(DECIMALS);
-  const text = `${plural(above, "sequence")} of ${whole(calls.length)} with a call${share} above the threshold `
-    + `${threshold}.${rest} The median of this set is ${middle}.`;
+  const rest = without ? ` ${plural(without, "more sequence has", "more sequences have")} no call and no bar.` : "";
+  const text = `${plural(above, "sequence")} of ${whole(calls.length)} with a call (${percent(above / calls.length)}) `
+    + `above the threshold ${threshold}; their median is ${median(calledScores()).toFixed(DECIMALS)}.${rest}`;
   if (groups.length > 1) {
     const repeated = repeats(model.training, " ");
     return `${text} The training set's medians: specific between ${medianBins(edges, groups[0])}, non-specific between `
