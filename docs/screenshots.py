@@ -22,13 +22,18 @@ Scheme = Literal["light", "dark"]
 
 FOLDER = Path(__file__).resolve().parent
 EXAMPLES = FOLDER.parent / "examples" / "therapeutic_vh.csv"
-# One record that cannot be scored, so that the list of those is seen too.
-GAPPED = "with-a-gap,EVQLVE--GGLVQPGGSLRLSCAAS\n"
+# Trastuzumab's light chain and ubiquitin, which are flagged, and one record that cannot be scored.
+OTHERS = (
+    "trastuzumab-light,DIQMTQSPSSLSASVGDRVTITCRASQDVNTAVAWYQQKPGKAPKLLIYSASFLYSGVPSRF"
+    "SGSRSGTDFTLTISSLQPEDFATYYCQQHYTTPPTFGQGTKVEIK\n"
+    "ubiquitin,MQIFVKTLTGKTITLEVEPSDTIENVKAKIQDKEGIPPDQQRLIFAGKQLEDGRTLSDYNIQKESTLHLVLRLRGG\n"
+    "with-a-gap,EVQLVE--GGLVQPGGSLRLSCAAS\n"
+)
 # name, colours, width and height in CSS pixels
 PICTURES: tuple[tuple[str, Scheme, int, int], ...] = (
-    ("page-light", "light", 1100, 1900),
-    ("page-dark", "dark", 1100, 1900),
-    ("page-phone", "light", 360, 2600),
+    ("page-light", "light", 1100, 2250),
+    ("page-dark", "dark", 1100, 2250),
+    ("page-phone", "light", 360, 3200),
 )
 
 
@@ -36,7 +41,7 @@ def take(browser: Browser, address: str, name: str, scheme: Scheme, width: int, 
     """One picture, from the top of the page."""
     page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
     page.goto(address)
-    page.fill("#text", EXAMPLES.read_text(encoding="utf-8") + GAPPED)
+    page.fill("#text", EXAMPLES.read_text(encoding="utf-8") + OTHERS)
     page.click("#score:enabled")
     page.wait_for_selector("#results:not([hidden])")
     page.click("#scores th.score button")

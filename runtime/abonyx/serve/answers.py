@@ -12,13 +12,15 @@ import numpy.typing as npt
 from abonyx import __version__
 from abonyx.arrays import shortest_decimal
 from abonyx.bundle.manifest import HeadTraining, Parity
-from abonyx.bundle.threshold import is_nonspecific
+from abonyx.bundle.threshold import called
+from abonyx.domain import Check
 from abonyx.input.checked import Input
 from abonyx.input.records import RejectedRecord
 from abonyx.serve.scheduler import Model
 from abonyx.serve.settings import Settings
 
 OnInvalid = Literal["fail", "skip"]
+Trim = Literal["domain"]
 
 
 class _In(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -36,20 +38,30 @@ class Sequence(_In, frozen=True, kw_only=True):
     sequence: str
 
 
-class ScoreRequest(_In, frozen=True, kw_only=True):
-    """Sequences to score, and the threshold: the assay's that the head declares, one given, or the head's default."""
+class EmbedRequest(_In, frozen=True, kw_only=True):
+    """Sequences to embed.
+
+    Attributes:
+        domain: check flags a record that the head was not trained on, require rejects it, off does not look.
+        trim: domain = use only the variable domain of a longer record; null = all of it.
+    """
 
     sequences: list[Sequence]
+    on_invalid: OnInvalid = "fail"
+    domain: Check = "check"
+    trim: Trim | None = None
+
+
+class ScoreRequest(EmbedRequest, frozen=True, kw_only=True):
+    """Sequences to score, and the threshold: the assay's that the head declares, one given, or the head's default.
+
+    Attributes:
+        domain: check flags a record that the head was not trained on, require rejects it, off does not look.
+        trim: domain = score only the variable domain of a longer record; null = all of it.
+    """
+
     assay: str | None = None
     threshold: float | None = None
-    on_invalid: OnInvalid = "fail"
-
-
-class EmbedRequest(_In, frozen=True, kw_only=True):
-    """Sequences to embed."""
-
-    sequences: list[Sequence]
-    on_invalid: OnInvalid = "fail"
 
 
 class ModelName(_Out, frozen=True, kw_only=True):
@@ -70,20 +82,38 @@ class Rejected(_Out, frozen=True, kw_only=True):
 
 
 class Score(_Out, frozen=True, kw_only=True):
-    """nonspecific is 1 where p_nonspecific is strictly above the threshold."""
+    """One score.
+
+    Attributes:
+        sequence: as the input has it, in capital letters; with trim too.
+        nonspecific: 1 if p_nonspecific is strictly above the threshold, 0 if not; null for a flagged record, whose
+            score means nothing. A nanobody-like record without another flag has its 1 or 0.
+        flag: why the score should not be trusted, several reasons joined by "; "; "" = nothing is wrong.
+        domain: with trim alone: the residues that were scored, FIRST-LAST from 1; "" = all of them.
+    """
 
     id: str
     sequence: str
     p_nonspecific: float
-    nonspecific: Literal[0, 1]
+    nonspecific: Literal[0, 1] | None
+    flag: str
+    domain: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class ScoreAnswer(_Out, frozen=True, kw_only=True):
-    """Scores in input order."""
+    """Scores in input order.
+
+    Attributes:
+        domain, trim: as the request has them.
+        flags: reason -> results that have it, most first; the numbers that a flag begins with are left out.
+    """
 
     model: ModelName
     threshold: float
     assay: str | None
+    domain: Check
+    trim: Trim | None
+    flags: dict[str, int]
     results: list[Score]
     rejected: list[Rejected]
 
@@ -96,10 +126,13 @@ class Embedding(_Out, frozen=True, kw_only=True):
 
 
 class EmbedAnswer(_Out, frozen=True, kw_only=True):
-    """Embeddings in input order."""
+    """Embeddings in input order; domain, trim and flags are as in ScoreAnswer."""
 
     model: ModelName
     width: int
+    domain: Check
+    trim: Trim | None
+    flags: dict[str, int]
     rejected: list[Rejected]
     results: list[Embedding]
 
@@ -119,6 +152,7 @@ class ModelAnswer(_Out, frozen=True, kw_only=True):
         abonyx: its version.
         placement: execution provider -> nodes it runs.
         parity: the variant's differences from PyTorch, as its export measured them.
+        chains: those that the head was trained on, H heavy and L light; records of others are flagged.
         thresholds: assay -> threshold, those the head declares.
         model_card: the bundle's README.md.
     """
@@ -136,6 +170,7 @@ class ModelAnswer(_Out, frozen=True, kw_only=True):
     placement: dict[str, int]
     parity: Parity | None
     max_residues: int
+    chains: list[str]
     default_threshold: float
     thresholds: dict[str, float]
     training: HeadTraining | None
@@ -176,6 +211,7 @@ def model_answer(model: Model, settings: Settings) -> ModelAnswer:
         placement=model.placement,
         parity=model.variant.parity,
         max_residues=model.limit.residues,
+        chains=manifest.head.chains,
         default_threshold=manifest.head.default_threshold,
         thresholds=manifest.head.thresholds,
         training=manifest.head.training,
@@ -189,22 +225,32 @@ def model_answer(model: Model, settings: Settings) -> ModelAnswer:
 
 
 def score_answer(
-    model: Model, checked: Input, p: npt.NDArray[np.float32], threshold: float, assay: str | None
+    model: Model, records: Input, p: npt.NDArray[np.float32], threshold: float, asked: ScoreRequest
 ) -> ScoreAnswer:
     """POST /v1/score: p is (n,) float32, finite."""
-    called = is_nonspecific(p, threshold)
-    rows = zip(checked.ids, checked.sequences, p, called.tolist(), strict=True)
+    judgements = records.judgements
+    calls = called(p, threshold, [judgement.trusted for judgement in judgements])
+    places = records.places if asked.trim else [msgspec.UNSET] * len(judgements)
+    rows = zip(records.ids, records.shown, p, calls, judgements, places, strict=True)
     return ScoreAnswer(
         model=model_name(model),
         threshold=threshold,
-        assay=assay,
+        assay=asked.assay,
+        domain=asked.domain,
+        trim=asked.trim,
+        flags=dict(records.flag_counts()),
         results=[
             Score(
-                id=id_, sequence=sequence, p_nonspecific=float(shortest_decimal(value)), nonspecific=1 if above else 0
+                id=id_,
+                sequence=sequence,
+                p_nonspecific=float(shortest_decimal(value)),
+                nonspecific=None if call is None else 1 if call else 0,
+                flag=judgement.text,
+                domain=place,
             )
-            for id_, sequence, value, above in rows
+            for id_, sequence, value, call, judgement, place in rows
         ],
-        rejected=rejected(checked.rejected),
+        rejected=rejected(records.rejected),
     )
 
 
@@ -213,13 +259,21 @@ def rejected(problems: list[RejectedRecord]) -> list[Rejected]:
     return [Rejected(id=one.id, line=one.line, reason=one.reason) for one in problems]
 
 
-def embed_answer(model: Model, checked: Input, embedding: npt.NDArray[np.float32]) -> Iterator[bytes]:
+def embed_answer(
+    model: Model, records: Input, embedding: npt.NDArray[np.float32], asked: EmbedRequest
+) -> Iterator[bytes]:
     """POST /v1/embed, an EmbedAnswer a row at a time: as one piece the numbers' text takes twenty times their room."""
     head = EmbedAnswer(
-        model=model_name(model), width=embedding.shape[1], rejected=rejected(checked.rejected), results=[]
+        model=model_name(model),
+        width=embedding.shape[1],
+        domain=asked.domain,
+        trim=asked.trim,
+        flags=dict(records.flag_counts()),
+        rejected=rejected(records.rejected),
+        results=[],
     )
     yield msgspec.json.encode(head).removesuffix(b"]}")
-    for at, (id_, row) in enumerate(zip(checked.ids, embedding, strict=True)):
+    for at, (id_, row) in enumerate(zip(records.ids, embedding, strict=True)):
         numbers = [float(shortest_decimal(value)) for value in row]
         yield b"," * (at > 0) + msgspec.json.encode(Embedding(id=id_, embedding=numbers))
     yield b"]}"

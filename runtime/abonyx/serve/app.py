@@ -81,7 +81,7 @@ def _add_scoring(app: FastAPI, service: Service) -> None:
         waiting = Waiting(service, request, model, checked, "p_nonspecific", until)
 
         def answer() -> bytes:
-            found = answers.score_answer(model, checked, waiting.job.values, threshold, asked.assay)
+            found = answers.score_answer(model, checked, waiting.job.values, threshold, asked)
             return msgspec.json.encode(found)
 
         if NDJSON in request.headers.get("accept", ""):
@@ -93,10 +93,10 @@ def _add_scoring(app: FastAPI, service: Service) -> None:
     async def embed(request: Request, query: Annotated[FileQuery, Query()]) -> Response:
         """Pooled embeddings of sequences, sent as to /v1/score."""
         model = service.scheduler.model()
-        checked, _, until = await service.checked(request, model, answers.EmbedRequest, query)
+        checked, asked, until = await service.checked(request, model, answers.EmbedRequest, query)
         waiting = Waiting(service, request, model, checked, "embedding", until)
         await waiting.finished()
-        return StreamingResponse(answers.embed_answer(model, checked, waiting.job.values), media_type=JSON)
+        return StreamingResponse(answers.embed_answer(model, checked, waiting.job.values, asked), media_type=JSON)
 
 
 class _Lines(StreamingResponse):

@@ -10,6 +10,7 @@ from typing import TypeVar
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 
+from abonyx.domain import DomainRule
 from abonyx.errors import InputError, InputTooLarge, RequestRefused
 from abonyx.input.checked import Input, check_records
 from abonyx.input.records import Record, RejectedRecord, read_records
@@ -93,22 +94,22 @@ def check_json(asked: ScoreRequest | EmbedRequest, model: Model, settings: Setti
     if not asked.sequences:
         raise InputError(f"{NAME}: no sequences", "Send one at least.")
     records = (Record(item.id, item.sequence, number) for number, item in enumerate(asked.sequences, 1))
-    return _check(records, model, settings, skip=asked.on_invalid == "skip")
+    return _check(records, asked, model, settings)
 
 
 def check_file(
     body: bytes,
+    asked: ScoreRequest | EmbedRequest,
     model: Model,
     settings: Settings,
     *,
     id_column: str | None,
     sequence_column: str | None,
-    skip: bool,
 ) -> Input:
-    """The sequences of a FASTA, CSV or TSV file, or of its gzip.
+    """The sequences of a FASTA, CSV or TSV file, or of its gzip; what is asked for them is all but its own sequences.
 
     Raises:
-        InputError, RecordsRejected: as of the same file on the command line.
+        InputError, RecordsRejected: as of the same file on the command line; trim with domain off.
         InputTooLarge: over a limit; seen while it is unpacked and read.
     """
     records = read_records(
@@ -119,15 +120,21 @@ def check_file(
         sequence_column=sequence_column,
         max_unpacked_bytes=settings.max_body_bytes,
     )
-    return _check(records, model, settings, skip=skip)
+    return _check(records, asked, model, settings)
 
 
-def _check(records: Iterable[Record | RejectedRecord], model: Model, settings: Settings, *, skip: bool) -> Input:
+def _check(
+    records: Iterable[Record | RejectedRecord], asked: ScoreRequest | EmbedRequest, model: Model, settings: Settings
+) -> Input:
+    if asked.trim and asked.domain == "off":
+        what = "trim is domain and domain is off: without looking for the domain there is nothing to trim to"
+        raise InputError(f"{NAME}: {what}", "Leave one of them out.")
     return check_records(
         _counted(records, settings),
         NAME,
         model.limit,
-        skip_invalid=skip,
+        skip_invalid=asked.on_invalid == "skip",
+        rule=DomainRule(asked.domain, asked.trim is not None, model.chains),
     )
 
 

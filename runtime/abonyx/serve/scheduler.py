@@ -76,6 +76,11 @@ class Model:
         """How long a sequence may be."""
         return SequenceLimit.of(self.bundle.manifest, self.config)
 
+    @property
+    def chains(self) -> tuple[str, ...]:
+        """Letters of the chains that the head was trained on, as domain.DomainRule takes them."""
+        return self.bundle.manifest.head.domain_chains
+
 
 def _log_notes(session: OpenModel) -> None:
     """What `abonyx score` says in its summary, once for all requests."""

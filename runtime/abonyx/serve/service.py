@@ -15,9 +15,10 @@ from fastapi import Request
 from pydantic import BaseModel, ConfigDict
 
 from abonyx.config import RuntimeConfig
+from abonyx.domain import Check
 from abonyx.errors import EngineError, InputError, RequestRefused
 from abonyx.input.checked import Input
-from abonyx.serve.answers import OnInvalid
+from abonyx.serve.answers import OnInvalid, Trim
 from abonyx.serve.metrics import Metrics
 from abonyx.serve.problems import CLIENT_LEFT
 from abonyx.serve.requests import JSON, Asked, check_file, check_json, content_type, decode, read_body
@@ -26,7 +27,7 @@ from abonyx.serve.settings import Settings
 
 # How often a waiting request looks whether its client is still there; a stream says no more often how far it is.
 LOOK_S = 0.2
-# Checked on the event loop itself: a thread would cost more.
+# Larger ones have a thread of their own: to judge thousands of records takes seconds, and one record does not wait.
 SMALL_BODY_BYTES = 1 << 16
 
 Value = TypeVar("Value")
@@ -38,6 +39,8 @@ class FileQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     on_invalid: OnInvalid = "fail"
+    domain: Check = "check"
+    trim: Trim | None = None
     id_column: str | None = None
     sequence_column: str | None = None
 
@@ -65,14 +68,17 @@ class Service:
         self._load = load
         # One thread: csv's field limit is the whole process's, and two readers at once would take it from each other.
         self._reader = ThreadPoolExecutor(1, "reading")
+        self._small_reader = ThreadPoolExecutor(1, "reading small JSON")
 
-    async def _in_reader(self, work: Callable[[], Value], until: float = math.inf) -> Value:
+    async def _in_reader(
+        self, work: Callable[[], Value], until: float = math.inf, reader: ThreadPoolExecutor | None = None
+    ) -> Value:
         def in_time() -> Value:
             if time.monotonic() > until:  # it waited for others to be read
                 raise out_of_time("was not read", self.settings)
             return work()
 
-        return await asyncio.get_running_loop().run_in_executor(self._reader, in_time)
+        return await asyncio.get_running_loop().run_in_executor(reader or self._reader, in_time)
 
     async def checked(
         self, request: Request, model: Model, kind: type[Asked], query: FileQuery
@@ -92,19 +98,20 @@ class Service:
         until = time.monotonic() + self.settings.request_timeout_s
         if is_json:
             read = functools.partial(self._read_json, body, model, kind)
-            checked, asked = read() if len(body) <= SMALL_BODY_BYTES else await self._in_reader(read, until)
+            reader = self._small_reader if len(body) <= SMALL_BODY_BYTES else self._reader
+            checked, asked = await self._in_reader(read, until, reader)
         else:
+            asked = kind(sequences=[], **query.model_dump(exclude={"id_column", "sequence_column"}))
             read_file = functools.partial(
                 check_file,
                 body,
+                asked,
                 model,
                 self.settings,
                 id_column=query.id_column,
                 sequence_column=query.sequence_column,
-                skip=query.on_invalid == "skip",
             )
             checked = await self._in_reader(read_file, until)
-            asked = kind(sequences=[], **query.model_dump(exclude={"id_column", "sequence_column"}))
         self.metrics.rejected_records.inc(len(checked.rejected))
         return checked, asked, until
 

@@ -27,6 +27,7 @@ from abonyx.serve import gate  # noqa: E402
 from abonyx.session import open_session  # noqa: E402
 
 from ...conftest import EXAMPLES  # noqa: E402
+from ..domain.proteins import VH  # noqa: E402
 from .serving import CSV, JSON, NDJSON, PATIENCE_S, Running, at_once, made_up, refused, service, until  # noqa: E402
 
 LIMITS: dict[str, Any] = {
@@ -72,9 +73,9 @@ def test_answers_are_those_of_the_session(shared: Running, sequences: list[str])
 
 
 def test_threshold_is_strict_and_in_the_answer(shared: Running) -> None:
-    p = shared.score(["EVQL"]).json["results"][0]["p_nonspecific"]
+    p = shared.score([VH]).json["results"][0]["p_nonspecific"]
     for threshold, called in ((p, 0), (p - 1e-4, 1), (1, 0), (0.0, 1)):
-        found = shared.score(["EVQL"], threshold=threshold).json
+        found = shared.score([VH], threshold=threshold).json
         assert (found["threshold"], found["results"][0]["nonspecific"]) == (threshold, called)
 
 
@@ -135,7 +136,7 @@ def test_bad_records_are_refused_or_left_out(shared: Running) -> None:
     found = shared.ask("POST", "/v1/score?on_invalid=skip", body, CSV).json
     assert [row["id"] for row in found["results"]] == ["a", "d"]
     assert [(row["id"], row["line"]) for row in found["rejected"]] == [("b", 3), ("c", 4)]
-    long = "A" * (shared.session.manifest.max_residues + 1)
+    long = (VH * 2)[: shared.session.manifest.max_residues + 1]
     found = shared.score(["EVQL", long, "QVQL"], on_invalid="skip").json
     assert [(row["id"], row["line"]) for row in found["rejected"]] == [("s1", 2)]
     assert "nothing is truncated" in found["rejected"][0]["reason"]
@@ -178,6 +179,12 @@ BLANK_LINES = b"sequence\n" + b"\n" * 2_000_000 + b"EVQL\n"
         ('{"sequences": [{"id": "a", "sequence": "EVQL"}], "threshold": "0.5"}', "json", 422, "Expected `float"),
         ('{"sequences": [{"id": "a", "sequence": "EVQL"}], "threshold": 2}', "json", 422, "--threshold is 2"),
         ('{"sequences": [{"id": "a", "sequence": "EVQL"}], "threshold": 1e999}', "json", 422, ""),
+        ('{"sequences": [{"id": "a", "sequence": "EVQL"}], "domain": "maybe"}', "json", 422, "$.domain"),
+        ('{"sequences": [{"id": "a", "sequence": "EVQL"}], "trim": true}', "json", 422, "$.trim"),
+        (
+            '{"sequences": [{"id": "a", "sequence": "EVQL"}], "trim": "domain", "domain": "off"}',
+            *("json", 422, "trim is domain and domain is off"),
+        ),
         ('{"sequences": [{"id": "a", "sequence": "EVQL"}], "assay": "elisa"}', "json", 422, "declares no threshold"),
         ('{"sequences": [{"id": "a", "sequence": "EVQL"}], "assay": "x", "threshold": 1}', "json", 422, "both given"),
         ('{"sequences": [{"id": "a", "sequence": "EVQL"}], "on_invalid": "drop"}', "json", 422, "Invalid enum value"),
@@ -216,6 +223,9 @@ def test_bad_bodies(shared: Running, body: Any, kind: str, status: int, part: st
         ("threshold=nan", "--threshold is nan"),
         ("threshhold=0.7", "threshhold"),
         ("on_invalid=drop", "on_invalid"),
+        ("domain=maybe", "domain"),
+        ("trim=all", "trim"),
+        ("domain=off&trim=domain", "trim is domain and domain is off"),
         ("assay=psr", "declares no threshold"),
         ("sequence_column=../../../etc/passwd", "no column '../../../etc/passwd'"),
     ],
@@ -277,9 +287,20 @@ def test_the_model_and_what_it_takes(shared: Running) -> None:
     found = shared.ask("GET", "/v1/model").json
     assert set(found) == {
         *("abonyx", "ready", "name", "label", "notice", "licence", "sha256", "variant", "precision", "provider"),
-        *("placement", "parity", "max_residues", "default_threshold", "thresholds", "training", "model_card", "limits"),
+        *(
+            "placement",
+            "parity",
+            "max_residues",
+            "chains",
+            "default_threshold",
+            "thresholds",
+            "training",
+            "model_card",
+            "limits",
+        ),
     }
     assert (found["abonyx"], found["ready"], found["name"]) == (__version__, True, "abonyx-mini")
+    assert found["chains"] == shared.session.manifest.head.chains == ["H"]
     assert found["placement"] == shared.session.placement
     assert found["training"]["rows"] == 914 and found["parity"]["rows"] == 36
     assert found["model_card"].startswith("# abonyx-mini: model card")

@@ -26,12 +26,12 @@ from abonyx.errors import BundleError, ConfigError  # noqa: E402
 from abonyx.serve import server  # noqa: E402
 from abonyx.serve.settings import Settings, read_token  # noqa: E402
 
+from ..domain import proteins  # noqa: E402
 from .serving import CSV, PATIENCE_S, TOKEN, until  # noqa: E402
 
+VH = proteins.VH.encode()
 # Of the residues one request of these tests has: so many that a signal comes while it is scored.
-LONG = b"sequence\n" + b"\n".join(
-    b"EVQLV" * 6 + bytes([letter]) * number for letter in b"ACDEF" for number in range(12)
-)
+LONG = b"sequence\n" + b"\n".join(VH[:30] + bytes([letter]) * number for letter in b"ACDEF" for number in range(12))
 
 
 class Process(NamedTuple):
@@ -107,7 +107,7 @@ def _accepts(port: int) -> bool:
 
 
 def test_what_the_grace_time_does_not_suffice_for_is_cut_off_and_said() -> None:
-    body = b"sequence\n" + b"\n".join(b"EVQLV" * 25 + b"ACDEF"[n % 5 : n % 5 + 1] * (n // 5 % 20) for n in range(9_000))
+    body = b"sequence\n" + b"\n".join(VH + b"ACDEF"[n % 5 : n % 5 + 1] * (n // 5 % 20) for n in range(9_000))
     with process("--grace-s", "1", "--max-residues-per-request", "9000000") as one:
         left: list[Exception] = []
 
@@ -175,7 +175,7 @@ def test_nobody_can_connect_before_the_model_is_open(monkeypatch: pytest.MonkeyP
         assert not _accepts(port)
         raise BundleError("as far as this test goes")
 
-    monkeypatch.setattr(server, "open_session", opening)
+    monkeypatch.setattr(server, "open_model", opening)
     with pytest.raises(BundleError, match="as far as"):
         server.serve(RuntimeConfig, Settings(port=port))
 

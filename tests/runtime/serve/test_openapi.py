@@ -87,8 +87,11 @@ def test_the_document_names_every_route_body_answer_and_error(served: Running) -
         *("application/json", "text/csv", "text/tab-separated-values", "text/x-fasta", "application/octet-stream"),
     }
     assert {one["name"] for one in score["parameters"]} == {
-        *("assay", "threshold", "on_invalid", "id_column", "sequence_column"),
+        *("assay", "threshold", "on_invalid", "domain", "trim", "id_column", "sequence_column"),
     }
+    fields = document["components"]["schemas"]["Score"]
+    assert {"nonspecific", "flag"} <= set(fields["required"]) and "domain" not in fields["required"]
+    assert fields["properties"]["nonspecific"] == {"anyOf": [{"enum": [0, 1]}, {"type": "null"}]}
     assert set(score["responses"]) == {"200", "401", "408", "413", "415", "421", "422", "429", "500", "501", "503"}
     for operation in operations.values():
         for status, described in operation["responses"].items():

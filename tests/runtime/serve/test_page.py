@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from abonyx.bundle import open_bundle
+from abonyx.domain import NANOBODY_LIKE, reason
 from abonyx.output.formats import rejected_bytes, results_format, score_columns
 
 from ...conftest import MINI, REPOSITORY
@@ -51,6 +53,7 @@ def model(**changes: Any) -> Answer:
         "placement": {"CPUExecutionProvider": 1},
         "parity": msgspec.to_builtins(variant.parity),
         "max_residues": manifest.max_residues,
+        "chains": manifest.head.chains,
         "default_threshold": 0.5,
         "thresholds": {},
         "training": msgspec.to_builtins(manifest.head.training),
@@ -59,17 +62,36 @@ def model(**changes: Any) -> Answer:
     } | changes
 
 
-def scored(ids: list[str], p: Any = None, rejected: list[tuple[str, int, str]] | None = None) -> Answer:
-    """What /v1/score says; p is float32, as the server writes it."""
+def scored(
+    ids: list[str],
+    p: Any = None,
+    rejected: list[tuple[str, int, str]] | None = None,
+    flags: list[str] | None = None,
+    places: list[str] | None = None,
+) -> Answer:
+    """What /v1/score says; p is float32, as the server writes it; places are those of a trimmed request."""
     values = np.linspace(0.05, 0.95, len(ids)).astype(np.float32) if p is None else p
-    rows = [
-        {"id": id_, "sequence": VH, "p_nonspecific": float(str(value)), "nonspecific": int(value > 0.5)}
-        for id_, value in zip(ids, values, strict=True)
+    flags = flags or [""] * len(ids)
+    rows: list[Answer] = [
+        {
+            "id": id_,
+            "sequence": VH,
+            "p_nonspecific": float(str(value)),
+            "nonspecific": int(value > 0.5) if flag in ("", NANOBODY_LIKE) else None,
+            "flag": flag,
+        }
+        for id_, value, flag in zip(ids, values, flags, strict=True)
     ]
+    for row, place in zip(rows, places or [], strict=bool(places)):
+        row["domain"] = place
+    counts = Counter(reason(each) for flag in flags if flag for each in flag.split("; "))
     return {
         "model": {"name": "abonyx-mini", "sha256": model()["sha256"], "variant": "fp16-weights", "provider": "cpu"},
         "threshold": 0.5,
         "assay": None,
+        "domain": "check",
+        "trim": "domain" if places else None,
+        "flags": dict(counts.most_common()),
         "results": rows,
         "rejected": [dict(zip(("id", "line", "reason"), each, strict=True)) for each in rejected or []],
     }
@@ -179,12 +201,95 @@ def test_paste_scores_bars_and_the_command_lines_csv(visit: Opener, site: Site) 
     assert tick["x"] + 1 == pytest.approx(track["x"] + track["width"] / 2, abs=1)
 
     form = results_format("csv", {})
-    called = np.array([row["nonspecific"] for row in site.answer[-1]["results"]], np.uint8)
-    (rows,) = form.encode(0, score_columns(ids, [VH] * len(ids), p, called))
+    calls = [row["nonspecific"] for row in site.answer[-1]["results"]]
+    (rows,) = form.encode(0, score_columns(ids, [VH] * len(ids), p, calls, [""] * len(ids)))
     assert downloaded(page, "#download") == form.head[0] + rows
     from abonyx.input.records import RejectedRecord
 
     assert downloaded(page, "#download-rejected") == rejected_bytes([RejectedRecord(*each) for each in rejected])
+
+
+FLAGS = [
+    *("", "light chain (kappa)", NANOBODY_LIKE, "two domains; 15 residues outside the domain"),
+    *("longer than 1,000 residues: chain not judged", "fragment; 1 unknown residue (X)"),
+]
+
+
+def test_flagged_rows_are_grey_and_have_no_call(visit: Opener, site: Site) -> None:
+    ids = [f"m{number}" for number in range(len(FLAGS))]
+    p = np.array([0.9, 0.99, 0.2, 0.7, 0.1, 0.6], np.float32)
+    site.answer = [scored(ids, p, flags=FLAGS)]
+    page = visit()
+    score(page)
+    page.wait_for_selector("#results:not([hidden])")
+    assert page.inner_text("#results-title") == "6 sequences scored, 1 called non-specific, 5 flagged"
+    assert page.inner_text("#flagged").startswith("Flagged: 5 of 6 records (light chain (kappa) 1, nanobody-like 1, ")
+    assert "4 of them have a score but no call" in page.inner_text("#flagged")
+    assert texts(page, "#scores td.flag") == FLAGS
+    called = ["non-specific", "no call", "specific", "no call", "no call", "no call"]
+    assert page.locator("#scores td.call").evaluate_all(HEARD) == called
+    assert page.locator("#scores tr.no-call td.call [title]").count() == 4
+    colours = page.locator("#scores tbody tr").evaluate_all(
+        "rows => rows.map((row) => getComputedStyle(row.cells[1]).color)"
+    )
+    assert [colour == colours[0] for colour in colours] == [not call.startswith("no ") for call in called]
+    words = page.inner_text("#histogram-words")
+    assert words.startswith("1 sequence of 2 with a call (50 %) above the threshold 0.5; their median is 0.550.")
+    assert "4 more sequences have no call and no bar." in words and texts(page, "#legend li")[-1] == "this set (2)"
+
+    for choice, kept in (("flagged", ids[1:]), ("clear", ids[:1]), ("", ids)):
+        page.select_option("#flag", choice)
+        assert texts(page, "#scores td.id") == kept
+    for choice, kept in (("-", ["m1", "m3", "m4", "m5"]), ("0", ["m2"]), ("1", ["m0"])):
+        page.select_option("#call", choice)
+        assert texts(page, "#scores td.id") == kept
+
+    form = results_format("csv", {})
+    calls = [row["nonspecific"] for row in site.answer[-1]["results"]]
+    (rows,) = form.encode(0, score_columns(ids, [VH] * len(ids), p, calls, FLAGS))
+    assert downloaded(page, "#download") == form.head[0] + rows
+
+
+# The cells as a screen reader says them: what is hidden from it is left out.
+HEARD = """cells => cells.map((cell) => {
+  const heard = cell.cloneNode(true);
+  for (const silent of heard.querySelectorAll("[aria-hidden=true]")) silent.remove();
+  return heard.textContent;
+})"""
+
+
+def test_a_nanobody_alone_keeps_its_call_and_no_call_at_all_has_no_histogram(visit: Opener, site: Site) -> None:
+    for flag, title, words, histogram in (
+        (NANOBODY_LIKE, "1 called non-specific, 1 flagged", "All of them keep their call.", "1 with a call (100 %)"),
+        ("fragment", "0 called non-specific, 1 flagged", "1 of them has a score but no call", None),
+    ):
+        site.answer = [scored(["a"], np.array([0.9], np.float32), flags=[flag])]
+        page = visit()
+        score(page)
+        page.wait_for_selector("#results:not([hidden])")
+        assert page.inner_text("#results-title") == f"1 sequence scored, {title}"
+        assert words in page.inner_text("#flagged")
+        assert page.is_visible("#histogram") == bool(histogram)
+        assert not histogram or histogram in page.inner_text("#histogram-words")
+
+
+def test_trimmed_records_name_their_residues(visit: Opener, site: Site) -> None:
+    ids, flags, places = ["a", "b", "c"], ["", "", "no antibody domain"], ["1-120", "", ""]
+    site.answer = [scored(ids, flags=flags, places=places)]
+    page = visit()
+    page.check("#trim")
+    score(page)
+    page.wait_for_selector("#results:not([hidden])")
+    assert site.asked[0].url.endswith("/v1/score?on_invalid=skip&trim=domain")
+    assert texts(page, "#scores td.flag") == ["residues 1-120 scored", "", "no antibody domain"]
+    form = results_format("csv", {}, trimmed=True)
+    p = np.linspace(0.05, 0.95, 3).astype(np.float32)
+    (rows,) = form.encode(0, score_columns(ids, [VH] * 3, p, [0, 0, None], flags, places))
+    assert downloaded(page, "#download") == form.head[0] + rows
+    page.fill("#text", VH)  # one sequence a line goes as JSON
+    page.click("#score")
+    page.wait_for_selector("#results-title:focus")
+    assert json.loads(site.asked[1].post_data or "")["trim"] == "domain"
 
 
 def test_any_float32_is_written_as_the_command_line_writes_it(visit: Opener, site: Site) -> None:
@@ -323,7 +428,7 @@ def test_histogram_counts_and_words(visit: Opener, site: Site) -> None:
     assert page.text_content("#histogram-table caption") == "Rows of each group by p non-specific"
     assert {at: row[4] for at, row in enumerate(rows) if row[4] != "0"} == {0: "1", 1: "1", 10: "1", 19: "1"}
     words = page.inner_text("#histogram-words")
-    assert "2 sequences of this set (50 %) above the threshold 0.5; its median is 0.285." in words
+    assert "2 sequences of 4 with a call (50 %) above the threshold 0.5; their median is 0.285." in words
     assert "specific between 0.4 and 0.45, non-specific between 0.6 and 0.65" in words
     picture = page.locator("#plot svg")
     assert picture.get_attribute("aria-describedby") == "histogram-words"
@@ -345,7 +450,7 @@ def test_medians_between_bins_and_repeated_rows(visit: Opener, site: Site) -> No
         score(page)
         page.wait_for_selector("#results:not([hidden])")
         words = page.inner_text("#histogram-words")
-        assert "its median is 0.300. " in words
+        assert "their median is 0.300. " in words
         assert "specific between 0 and 1, non-specific between 0.25 and 0.5;" in words
         assert said in words
         assert f"7 rows, 3 of them non-specific{row}" in texts(page, "#facts dd")
@@ -525,7 +630,9 @@ NAMELESS = """() => [...document.querySelectorAll("input, select, textarea, butt
 @pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (360, "dark"), (1200, "light"), (1200, "dark")])
 def test_any_width_and_scheme_is_readable(visit: Opener, site: Site, width: int, scheme: str) -> None:
     rejected = [("bad", 3, "a gap"), ("x" * 200, 4, "y" * 300)]
-    site.answer = [scored([*(f"m{number}" for number in range(60)), "=" + "i" * 150], rejected=rejected)]
+    flags = [["", NANOBODY_LIKE, "light chain (kappa); 2 unknown residues (X)"][number % 3] for number in range(61)]
+    ids = [*(f"m{number}" for number in range(60)), "=" + "i" * 150]
+    site.answer = [scored(ids, rejected=rejected, flags=flags)]
     page = visit(viewport={"width": width, "height": 740}, color_scheme=scheme)
     score(page)
     page.wait_for_selector("#results:not([hidden])")

@@ -15,14 +15,19 @@ import pytest
 for _name in ("fastapi", "uvicorn", "prometheus_client"):
     pytest.importorskip(_name, reason="the serve extra is not installed")
 
+from abonyx import judge  # noqa: E402
 from abonyx.bundle.tolerances import BATCH_NEIGHBOURS  # noqa: E402
 from abonyx.config import RuntimeConfig  # noqa: E402
 
 from ...conftest import EXAMPLES, MINI  # noqa: E402
+from ..domain.proteins import KAPPA, NANOBODY  # noqa: E402
 from .serving import ADMIN, TOKEN, Running, made_up, service  # noqa: E402
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
+
+
+OTHERS = {"kappa": KAPPA, "nanobody": NANOBODY}
 
 
 def visit(new_page: Callable[[], Page], running: Running) -> Page:
@@ -39,18 +44,24 @@ def test_scores_and_refusals_are_the_services(new_page: Callable[[], Page]) -> N
         page.fill("#token", TOKEN)
         page.keyboard.press("Enter")
         page.wait_for_selector("#model-state.ready")
-        page.fill("#text", f"{text}gap,EV-QL\n")
+        page.fill("#text", f"{text}gap,EV-QL\n" + "".join(f"{id_},{sequence}\n" for id_, sequence in OTHERS.items()))
         page.click("#score")
         page.wait_for_selector("#results:not([hidden])")
         with page.expect_download() as waited:
             page.click("#download")
         found = list(csv.DictReader(io.StringIO(waited.value.path().read_text(encoding="utf-8"))))
+        given.extend({"id": id_, "sequence": sequence} for id_, sequence in OTHERS.items())
         assert [(row["id"], row["sequence"]) for row in found] == [(row["id"], row["sequence"]) for row in given]
+        judgements = judge([row["sequence"] for row in given])
+        assert [row["flag"] for row in found] == [judgement.text for judgement in judgements]
+        assert [judgement.trusted for judgement in judgements] == [row["id"] != "kappa" for row in given]
+        assert page.locator("#scores tr.no-call").count() == 1
         p = running.session.score([row["sequence"] for row in given])
         assert [float(row["p_nonspecific"]) for row in found] == pytest.approx(p.tolist(), abs=BATCH_NEIGHBOURS, rel=0)
-        assert [row["nonspecific"] for row in found] == [str(int(value > 0.5)) for value in p]
+        calls = ["" if row["id"] == "kappa" else str(int(value > 0.5)) for row, value in zip(given, p, strict=True)]
+        assert [row["nonspecific"] for row in found] == calls
         assert page.locator("#rejects tbody tr").count() == 1
-        assert page.inner_text("#rejects td.number") == str(len(given) + 2)
+        assert page.inner_text("#rejects td.number") == str(len(given) + 2 - len(OTHERS))
         assert page.locator("#legend li").count() == 3  # the shipped model has its training scores
         assert running.session.bundle.sha256 in page.inner_text("#facts")
 

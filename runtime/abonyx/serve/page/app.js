@@ -7,6 +7,8 @@ const BINS = 20; // where the model brings no bins of its own
 const DECIMALS = 3; // of a score on the page; the CSV has them all
 // A line without a header counts as a sequence from here on: a one-column table's header is shorter.
 const BARE_RESIDUES = 20;
+const CHAINS = { H: "heavy", L: "light" }; // as a manifest names them
+const NO_CALL = "No call: the model was not trained on such a record, so its score means nothing.";
 const SVG = "http://www.w3.org/2000/svg";
 const EXAMPLE = `>trastuzumab
 EVQLVESGGGLVQPGGSLRLSCAASGFNIKDTYIHWVRQAPGKGLEWVARIYPTNGYTRYADSVKGRFTISADTSKNTAYLQMNSLRAEDTAVYYCSRWGGDGFYAMDYWGQGTLVTVSS
@@ -164,6 +166,7 @@ function showFacts() {
       + ` (${training.folds} folds, ${plural(training.seeds, "time")})`,
     Thresholds: [`its own ${model.default_threshold}`,
       ...Object.entries(model.thresholds).map(([assay, value]) => `${assay} ${value}`)].join(", "),
+    Chains: model.chains.map((chain) => CHAINS[chain] ?? chain).join(", "),
     "Longest sequence": plural(model.max_residues, "residue"),
     Licence: model.licence,
     Running: `variant ${model.variant} (${model.precision}) on ${model.provider}, abonyx ${model.abonyx}`,
@@ -242,6 +245,7 @@ function bareSequences(text) {
 /** Of the request: path, type, body, and the bare lines, which go as JSON; everything else goes as the bytes it is. */
 function requestOf() {
   const options = { on_invalid: $("skip").checked ? "skip" : "fail" };
+  if ($("trim").checked) options.trim = "domain";
   if ($("assay").value === "own") options.threshold = Number($("threshold").value);
   else if ($("assay").value) options.assay = $("assay").value;
   const lines = file ? null : bareSequences($("text").value);
@@ -369,6 +373,8 @@ function showAnswer(found) {
   const threshold = answer.threshold + (answer.assay ? ` (${answer.assay})` : "");
   $("results-model").textContent = `Called non-specific above ${threshold}. `
     + `Scored by ${name} (${sha256.slice(0, 12)}), ${variant} on ${provider}. Scores are shown with ${DECIMALS} decimals; the CSV has every digit.`;
+  $("flagged").hidden = !flaggedRows().length;
+  $("flagged").textContent = flagWords();
   const formulas = [...answer.results, ...answer.rejected].filter((row) => /^[=+\-@\t\r]/.test(row.id)).length;
   $("formulas").hidden = !formulas;
   $("formulas").textContent = `${plural(formulas, "id begins", "ids begin")} with =, +, - or @, `
@@ -377,24 +383,41 @@ function showAnswer(found) {
   $("rejected").hidden = !answer.rejected.length;
   $("rejected-title").textContent = `${plural(answer.rejected.length, "record")} left out`;
   rejectedTable.show(answer.rejected);
-  for (const id of ["find", "call"]) $(id).value = "";
+  for (const id of ["find", "call", "flag"]) $(id).value = "";
   filterScores();
   drawHistogram();
   say(`Done: ${resultsTitle()}.`);
   $("results-title").focus();
 }
 
+const called = (row) => row.nonspecific !== null;
+const flaggedRows = () => answer.results.filter((row) => row.flag);
+
 function resultsTitle() {
-  const called = answer.results.filter((row) => row.nonspecific).length;
+  const nonspecific = answer.results.filter((row) => row.nonspecific).length;
+  const flagged = flaggedRows().length ? `, ${whole(flaggedRows().length)} flagged` : "";
   const left = answer.rejected.length ? `, ${whole(answer.rejected.length)} left out` : "";
-  return `${plural(answer.results.length, "sequence")} scored, ${whole(called)} called non-specific${left}`;
+  const scored = `${plural(answer.results.length, "sequence")} scored`;
+  return `${scored}, ${whole(nonspecific)} called non-specific${flagged}${left}`;
+}
+
+/** How many rows are flagged, for which reasons, and how many of them have no call. */
+function flagWords() {
+  const flagged = flaggedRows().length;
+  const without = answer.results.filter((row) => !called(row)).length;
+  const reasons = Object.entries(answer.flags).map(([reason, count]) => `${reason} ${whole(count)}`).join(", ");
+  const text = `Flagged: ${whole(flagged)} of ${plural(answer.results.length, "record")} (${reasons}).`;
+  if (!without) return `${text} All of them keep their call.`;
+  return `${text} ${whole(without)} of them ${without === 1 ? "has" : "have"} a score but no call: the model was not `
+    + "trained on such records, and their scores mean nothing.";
 }
 
 function filterScores() {
   const text = $("find").value.trim().toLowerCase();
-  const call = $("call").value;
+  const call = $("call").value, flag = $("flag").value;
   const kept = answer.results.filter((row) =>
-    (!call || Number(row.nonspecific) === Number(call))
+    (!call || String(row.nonspecific ?? "-") === call)
+    && (!flag || Boolean(row.flag) === (flag === "flagged"))
     && (!text || row.id.toLowerCase().includes(text) || row.sequence.toLowerCase().includes(text)));
   scoresTable.show(kept, answer.results.length);
 }
@@ -409,7 +432,19 @@ function measure(row) {
 }
 
 const isolated = (text) => make("bdi", {}, text); // an id may turn the direction of what follows it
-const callOf = (row) => (row.nonspecific ? "non-specific" : "specific");
+
+/** The call in words; a dash for the eye and words for a screen reader if there is none. */
+function callOf(row) {
+  if (called(row)) return row.nonspecific ? "non-specific" : "specific";
+  const dash = make("span", { "aria-hidden": "true" }, "-");
+  return make("span", { title: NO_CALL }, dash, make("span", { class: "hidden-text" }, "no call"));
+}
+
+/** The flag, and of a trimmed record which residues were scored. */
+function flagOf(row) {
+  const trimmed = row.domain ? `residues ${row.domain} scored` : "";
+  return [row.flag, trimmed].filter(Boolean).join("; ");
+}
 
 /** A table of which one page of rows is in the document, however many there are. */
 class PagedTable {
@@ -504,9 +539,10 @@ const scoresTable = new PagedTable(
     { kind: "id", title: "Id", value: (row) => row.id, cell: (row) => isolated(row.id) },
     { kind: "score", title: "p non-specific", value: (row) => row.p_nonspecific, descending: true, cell: measure },
     { kind: "call", title: "Called", cell: callOf },
+    { kind: "flag", title: "Flag", value: (row) => row.flag, descending: true, cell: flagOf },
     { kind: "sequence", title: "Sequence", cell: (row) => row.sequence },
   ],
-  (row) => (row.nonspecific ? "nonspecific" : "specific"),
+  (row) => (called(row) ? (row.nonspecific ? "nonspecific" : "specific") : "no-call"),
 );
 const rejectedTable = new PagedTable($("rejects"), "Records that were left out", [
   { kind: "number", title: "Line", cell: (row) => whole(row.line) },
@@ -514,7 +550,7 @@ const rejectedTable = new PagedTable($("rejects"), "Records that were left out",
   { kind: "reason", title: "Reason", cell: (row) => row.reason },
 ]);
 
-// --- the histogram: each group's share of its own rows a bin, so that groups of any size compare
+// --- the histogram of rows with a call: each group's share of its own rows a bin, so that groups of any size compare
 
 /** Rows a bin: a bin holds its lower edge, the last one its upper edge too, as in the model's own counts. */
 function counted(edges, values) {
@@ -526,8 +562,10 @@ function counted(edges, values) {
   return counts;
 }
 
+const calledScores = () => answer.results.filter(called).map((row) => row.p_nonspecific);
+
 function groupsOf(edges, scores) {
-  const own = { kind: "own", name: "this set", counts: counted(edges, answer.results.map((row) => row.p_nonspecific)) };
+  const own = { kind: "own", name: "this set", counts: counted(edges, calledScores()) };
   const known = scores
     ? [
       { kind: "specific", name: "training: specific", counts: scores.specific },
@@ -539,8 +577,8 @@ function groupsOf(edges, scores) {
 
 function drawHistogram() {
   if (!answer) return;
-  $("histogram").hidden = !answer.results.length;
-  if (!answer.results.length) return;
+  $("histogram").hidden = !calledScores().length;
+  if ($("histogram").hidden) return;
   const sameModel = model?.sha256 === answer.model.sha256;
   const scores = sameModel ? model.training?.scores : null;
   const edges = scores?.bin_edges ?? Array.from({ length: BINS + 1 }, (_, at) => at / BINS);
@@ -578,9 +616,12 @@ function medianBins(edges, { counts, total }) {
 
 function histogramWords(edges, groups, sameModel) {
   const { results, threshold } = answer;
-  const above = results.filter((row) => row.nonspecific).length;
-  const text = `${plural(above, "sequence")} of this set (${percent(above / results.length)}) above the threshold `
-    + `${threshold}; its median is ${median(results.map((row) => row.p_nonspecific)).toFixed(DECIMALS)}.`;
+  const calls = results.filter(called);
+  const above = calls.filter((row) => row.nonspecific).length;
+  const without = results.length - calls.length;
+  const rest = without ? ` ${plural(without, "more sequence has", "more sequences have")} no call and no bar.` : "";
+  const text = `${plural(above, "sequence")} of ${whole(calls.length)} with a call (${percent(above / calls.length)}) `
+    + `above the threshold ${threshold}; their median is ${median(calledScores()).toFixed(DECIMALS)}.${rest}`;
   if (groups.length > 1) {
     const repeated = repeats(model.training, " ");
     return `${text} The training set's medians: specific between ${medianBins(edges, groups[0])}, non-specific between `
@@ -668,8 +709,9 @@ function download(suffix, header, rows) {
 }
 
 function downloadScores() {
-  const rows = answer.results.map((row) => [row.id, row.sequence, decimal(row.p_nonspecific), Number(row.nonspecific)]);
-  download("", ["id", "sequence", "p_nonspecific", "nonspecific"], rows);
+  const names = ["id", "sequence", "p_nonspecific", "nonspecific", "flag", ...(answer.trim ? ["domain"] : [])];
+  const cells = (row) => ({ ...row, p_nonspecific: decimal(row.p_nonspecific), nonspecific: row.nonspecific ?? "" });
+  download("", names, answer.results.map(cells).map((row) => names.map((name) => row[name])));
 }
 
 function downloadRejected() {
@@ -687,6 +729,7 @@ $("example").addEventListener("click", () => { $("text").value = EXAMPLE; $("tex
 $("assay").addEventListener("change", chooseThreshold);
 $("find").addEventListener("input", filterScores);
 $("call").addEventListener("change", filterScores);
+$("flag").addEventListener("change", filterScores);
 $("whole").addEventListener("change", () => $("scores").classList.toggle("whole", $("whole").checked));
 $("download").addEventListener("click", downloadScores);
 $("download-rejected").addEventListener("click", downloadRejected);
