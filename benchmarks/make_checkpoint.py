@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 from typing import NamedTuple
 
-from pretrain import VOCABULARY
+from abonyx_export.encoder.checkpoint import VOCABULARY
 
 
 class Shape(NamedTuple):

@@ -20,6 +20,9 @@ from abonyx.errors import ConfigError, InputError
 if TYPE_CHECKING:
     from transformers import EsmModel
 
+# ESM-1b's, ESM-1v's and ESM-2's vocabulary; the order is the ids (fair-esm's Alphabet).
+VOCABULARY = ["<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>"]
+
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 SPECIAL_TOKENS = 2  # CLS and EOS
 
