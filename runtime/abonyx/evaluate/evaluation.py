@@ -24,6 +24,7 @@ from abonyx.output.formats import write_rejected, write_table
 from abonyx.run.progress import progress
 from abonyx.run.request import RunRequest
 from abonyx.run.windows import ArraySink, Job, run_windows
+from abonyx.wording import option
 
 PREDICTION_COLUMNS = ("id", "sequence", "y_true", "y_pred", "p_nonspecific")
 
@@ -111,7 +112,9 @@ def _read(source: Path, request: EvaluationRequest, run: RunRequest) -> _Set:
     checked = run.read(source, request.label_column)
     if all(label is None for label in checked.labels):
         what = f"{source}: none of {len(checked.labels)} rows has a label in column {request.label_column!r}"
-        raise InputError(what, "Name the column of labels 0 and 1 with --label-column, or use `abonyx score`.")
+        raise InputError(
+            what, f"Name the column of labels 0 and 1 with {option('label_column')}, or use `abonyx score`."
+        )
     name = source.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")  # as JSON can hold it
     return _Set(name, input_stem(source), file_sha256(source), checked, np.empty(len(checked.ids), np.float32))
 

@@ -43,7 +43,7 @@ class RunRequest:
         name, variant = self.bundle.variant(self.config.provider, self.config.variant)
         return {
             "version": __version__,
-            "bundle": self.bundle.manifest.name,
+            "bundle": self.bundle.name,
             "bundle_sha256": self.bundle.sha256,
             "config_sha256": self.config.sha256(),
             "provider": self.config.provider,
