@@ -107,7 +107,7 @@ def main() -> None:
             print(f"{file.name}: {figure['summary']}")
     record = {
         "machine": machine(),
-        "bundle": bundle.manifest.name,
+        "bundle": bundle.name,
         "bundle_sha256": bundle.sha256,
         "variant": name,
         "weights_bytes": weights,

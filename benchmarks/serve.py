@@ -152,7 +152,7 @@ def main() -> None:
         found = compare(source, Path(folder), arguments.repeats)
     record = {
         "machine": machine(),
-        "bundle": bundle.manifest.name,
+        "bundle": bundle.name,
         "bundle_sha256": bundle.sha256,
         "variant": bundle.variant("cpu", None)[0],
         "rows": arguments.rows,

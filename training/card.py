@@ -122,15 +122,15 @@ def of_esm1v(folder: Path) -> dict[str, Any]:
 def of_mini(inputs: dict[str, Input], tests: dict[str, np.ndarray]) -> dict[str, Any]:
     """The shipped bundle, as `abonyx score` runs it."""
     with open_model(abonyx.RuntimeConfig()) as session:
-        manifest, sha256 = session.manifest, session.bundle.sha256
+        manifest, bundle = session.manifest, session.bundle
         scored = {name: session.score(inputs[name].sequences) for name in tests}
     training = manifest.head.training
     if training is None:
-        raise SystemExit(f"{manifest.name}: its manifest has no training record")
+        raise SystemExit(f"{bundle.name}: its manifest has no training record")
     return {
-        "name": manifest.name,
+        "name": bundle.name,
         "encoder_sha256": manifest.encoder.weights_sha256,
-        "bundle_sha256": sha256,
+        "bundle_sha256": bundle.sha256,
         "training": msgspec.to_builtins(training),
         "tests": {name: metrics_of(tests[name], scored[name]) for name in tests},
     }

@@ -21,6 +21,7 @@ from abonyx.bundle.tolerances import LIMITS, Limits
 from abonyx.engine.onnx import import_engine
 from abonyx.errors import ConfigError, HeadRefused
 from abonyx.output.directory import staged
+from abonyx.wording import option
 from abonyx_export import parity
 from abonyx_export.bundle_writer import DEFAULT_THRESHOLD, Reference, Report, check_variants, head_spec
 from abonyx_export.encoder.checkpoint import Checkpoint, identify, load_checkpoint
@@ -85,8 +86,8 @@ def _check_encoder(head: Head, repo_id: str | None, request: ExportRequest) -> N
     given = repo_id or f"{request.encoder}, a directory that states no hub id"
     raise HeadRefused(
         f"{head.source_name}: trained with {head.encoder}; the encoder given is {given}",
-        "Give that encoder. If the directory is a copy of it, say so with --encoder-id; to use another encoder "
-        "nevertheless (scores then mean nothing), add --allow-encoder-mismatch.",
+        f"Give that encoder. If the directory is a copy of it, say so with {option('encoder_id')}; to use "
+        f"another encoder nevertheless (scores then mean nothing), add {option('allow_encoder_mismatch')}.",
     )
 
 
@@ -111,7 +112,7 @@ def _build(
         parity.check_range(largest, halves)
     if head is None:
         head = placeholder_head(embedding[:-1])
-        report("no --head: this bundle embeds; `abonyx fit` gives it a head")
+        report("no head was given: this bundle embeds; `abonyx fit` gives it a head")
     if request.recentre_head:
         head = head.recentred(-float(np.median(head.logit(embedding[:-1]))))
     pad_id = checkpoint.alphabet.pad_id
@@ -129,7 +130,7 @@ def _build(
     encoder = checkpoint.encoder()
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
-        name=request.name or request.output.name,
+        name=request.name or "",
         notice=request.notice,
         licence=request.licence or _licence(checkpoint),
         encoder=encoder,
@@ -160,7 +161,7 @@ def _build(
     references = _references(manifest, golden, everything, thresholds, rounding)
     if calibrated:
         references[INT8] = dataclasses.replace(references[INT8], detail=int8.worst_layers(calibrated.plan))
-    fix = "Leave the variant out, or allow more with --max-dp VARIANT=VALUE."
+    fix = f"Leave the variant out, or allow more with {option('max_dp')} VARIANT=VALUE."
     manifest = check_variants(manifest, references, golden, staging, report, fix)
     return _keep_only(request.variants, manifest, staging)
 
@@ -194,7 +195,7 @@ def _max_residues(request: ExportRequest, checkpoint: Checkpoint) -> int:
     if request.max_residues is None:
         return limit
     if not 1 <= request.max_residues <= limit:
-        raise ConfigError(f"--max-residues is {request.max_residues}", f"The encoder takes 1 to {limit}.")
+        raise ConfigError(f"{option('max_residues')} is {request.max_residues}", f"The encoder takes 1 to {limit}.")
     return request.max_residues
 
 

@@ -12,6 +12,7 @@ from abonyx.bundle.selftest import sigmoid
 from abonyx.bundle.tolerances import GOLDEN_MIN_SD_P
 from abonyx.errors import ParityError
 from abonyx.input.checked import read_input
+from abonyx.wording import option
 
 EXAMPLES_NAME = "therapeutic_vh.csv"
 SEED = 20261123
@@ -83,7 +84,7 @@ def check_discriminates(golden: Golden, thresholds: dict[str, float]) -> None:
         what = (
             f"golden set: all {len(golden.lengths)} rows have {golden.lengths[0] - 2} residues; padding goes untested"
         )
-        raise ParityError(what, "Give --golden FILE with sequences of several lengths.")
+        raise ParityError(what, f"Give {option('golden')} FILE with sequences of several lengths.")
     p = sigmoid(golden.logit)
     if not np.isfinite(p).all():
         raise ParityError(
@@ -91,8 +92,8 @@ def check_discriminates(golden: Golden, thresholds: dict[str, float]) -> None:
             "The checkpoint holds NaN or overflows float32; use another.",
         )
     fix = (
-        "Give --golden FILE with sequences that this head tells apart. For a benchmark checkpoint with random weights, "
-        "--recentre-head moves the head's intercept to median logit 0."
+        f"Give {option('golden')} FILE with sequences that this head tells apart. For a benchmark checkpoint with "
+        f"random weights, {option('recentre_head')} moves the head's intercept to median logit 0."
     )
     if p.std() < GOLDEN_MIN_SD_P:
         raise ParityError(

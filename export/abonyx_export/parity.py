@@ -16,6 +16,7 @@ from abonyx.bundle.selftest import sigmoid
 from abonyx.bundle.tolerances import FP16_LARGEST_ACTIVATION, HEAD_MIN_SPREAD, Limits
 from abonyx.engine.onnx import import_engine
 from abonyx.errors import ParityError
+from abonyx.wording import option
 from abonyx_export.encoder.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
@@ -150,7 +151,9 @@ def measure(
 
     if min(np.ptp(golden.logit), np.ptp(logit)) < HEAD_MIN_SPREAD:
         what = f"the head gives every one of {len(logit)} golden rows the logit {logit[0]:.6g}: it tells nothing apart"
-        raise ParityError(what, "Nothing was written. Check the labels and that the sequences differ; raise --C.")
+        raise ParityError(
+            what, f"Nothing was written. Check the labels and that the sequences differ; raise {option('grid')}."
+        )
     expected = golden.embedding.astype(np.float64)
     norms = np.linalg.norm(embedding, axis=1) * np.linalg.norm(expected, axis=1)
     expected_p = sigmoid(golden.logit)

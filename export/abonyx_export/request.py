@@ -9,6 +9,7 @@ from pathlib import Path
 from abonyx.bundle.tolerances import LIMITS, LOGIT_PER_P, Limits
 from abonyx.errors import ConfigError
 from abonyx.output.directory import check_directory
+from abonyx.wording import option
 from abonyx_export.variants import INT8, VARIANTS
 
 
@@ -22,7 +23,7 @@ class ExportRequest:
         output: the bundle's directory; must not exist.
         variants: names of variants.VARIANTS.
         golden: file of sequences; None = the examples and their mutants.
-        name: of the bundle; None = the output's name.
+        name: of the bundle; None = its directory's, wherever that is moved.
         notice: one line shown wherever the bundle is named.
         max_residues: a lower limit than the encoder's.
         chains: of the head's training set, keys of manifest.CHAINS: records of others are flagged when scored.
@@ -65,8 +66,8 @@ def check_request(request: ExportRequest) -> dict[str, Limits]:
     if not request.variants:
         raise ConfigError("no variant was asked for", f"Known: {', '.join(VARIANTS)}.")
     if request.calibration is not None and INT8 not in request.variants:
-        what = f"--calibration {request.calibration} with variants {', '.join(request.variants)}"
-        raise ConfigError(what, "Only int8 is calibrated: add it to --variants.")
+        what = f"{option('calibration')} {request.calibration} with variants {', '.join(request.variants)}"
+        raise ConfigError(what, f"Only int8 is calibrated: add it to {option('variants')}.")
     check_directory(request.output)
     limits = {}
     for name in request.variants:
@@ -74,7 +75,9 @@ def check_request(request: ExportRequest) -> dict[str, Limits]:
         if name in request.max_dp:
             allowed = request.max_dp[name]
             if not 0 < allowed < 1:
-                raise ConfigError(f"--max-dp {name}={allowed}", "Give a difference of probability, above 0, below 1.")
+                raise ConfigError(
+                    f"{option('max_dp')} {name}={allowed}", "Give a difference of probability, above 0, below 1."
+                )
             scale = allowed / base.p
             logit = min(base.logit * scale, LOGIT_PER_P)  # no manifest holds more
             limits[name] = Limits(p=allowed, logit=logit, embedding=base.embedding * scale)

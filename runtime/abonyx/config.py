@@ -40,6 +40,11 @@ def _expanded(path: str | Path) -> str:
     return os.path.expanduser(path)  # noqa: PTH111
 
 
+def _provider(name: str) -> str:
+    """A provider's name in lower case, for people write CPU and CoreML; another name as it is."""
+    return name.lower() if name.lower() in get_args(ProviderName) else name
+
+
 def _check_types(options: object, table: str = "") -> None:
     """Every field of a config holds what its annotation says; True is not a number here."""
     for name, hint in get_type_hints(type(options)).items():
@@ -57,11 +62,27 @@ def _typed(hint: Any, value: object, where: str, *, strict: bool) -> object:
     except msgspec.ValidationError as error:
         choices = get_args(hint) if get_origin(hint) is Literal else ()
         fix = f"Allowed: {', '.join(choices)}." if choices else "See configs/ for complete, commented examples."
-        raise ConfigError(f"{where} is {value!r}: {str(error).partition(' - at')[0].lower()}", fix) from None
+        raise ConfigError(f"{where} is {value!r}: {_lower_first(str(error).partition(' - at')[0])}", fix) from None
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class CpuOptions:
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+class _Shown:
+    """Prints as the expression that makes it: the fields that differ from their defaults."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(self)  # type: ignore[arg-type]  # of subclasses
+        values = ((field, getattr(self, field.name)) for field in fields)
+        given = (f"{field.name}={value!r}" for field, value in values if value != field.default)
+        return f"{type(self).__name__}({', '.join(given)})"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class CpuOptions(_Shown):
     """Options of provider cpu.
 
     Attributes:
@@ -75,8 +96,8 @@ class CpuOptions:
         _check(self.threads is None or self.threads >= 1, "cpu.threads", self.threads, "a whole number from 1")
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class CudaOptions:
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class CudaOptions(_Shown):
     """Options of provider cuda.
 
     Attributes:
@@ -94,8 +115,8 @@ class CudaOptions:
         _check(limit is None or limit > 0, "cuda.memory_limit_bytes", limit, "a whole number above 0")
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class CoreMLOptions:
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class CoreMLOptions(_Shown):
     """Options of provider coreml.
 
     Attributes:
@@ -112,8 +133,8 @@ class CoreMLOptions:
             object.__setattr__(self, "cache_dir", str(Path(_expanded(self.cache_dir)).absolute()))
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class OpenVinoOptions:
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class OpenVinoOptions(_Shown):
     """Options of provider openvino.
 
     Attributes:
@@ -140,13 +161,15 @@ class OpenVinoOptions:
             )
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class RuntimeConfig:
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class RuntimeConfig(_Shown):
     """What one run uses. `RuntimeConfig()` is the shipped mini bundle on the CPU.
+
+    Prints as the expression that makes it.
 
     Attributes:
         bundle: the bundle's directory; None = the shipped mini bundle. Absolute once constructed.
-        provider: the one execution provider that runs the model; never another.
+        provider: the one execution provider that runs the model; never another. Lower case once constructed.
         variant: a variant of the bundle; None = the manifest's default for the provider.
         pooling: "residues" (mean over residues) or "upstream-batch" (the old pipeline's, needs batch_size).
         batch_size: the old pipeline's batch size (8 in training, 32 in prediction), for "upstream-batch" only.
@@ -179,6 +202,8 @@ class RuntimeConfig:
     def __post_init__(self) -> None:
         if isinstance(self.bundle, str | Path) and str(self.bundle):
             object.__setattr__(self, "bundle", str(Path(_expanded(self.bundle)).absolute()))
+        if isinstance(self.provider, str):
+            object.__setattr__(self, "provider", _provider(self.provider))
         _check_types(self)
         for key in ("bundle", "variant"):
             _check(getattr(self, key) != "", key, "", "a name; leave the key out for the default")
@@ -288,7 +313,9 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
         *tables, name = known[key]
         table = values.setdefault(tables[0], {}) if tables else values
         hint = get_type_hints(get_type_hints(RuntimeConfig)[tables[0]] if tables else RuntimeConfig)[name]
-        table[name] = _typed(hint, text, f"environment: {variable}", strict=False)
+        table[name] = _typed(
+            hint, _provider(text) if name == "provider" else text, f"environment: {variable}", strict=False
+        )
     return values
 
 

@@ -30,21 +30,36 @@ disagree, and what to do next.
 
 from __future__ import annotations
 
+from abonyx.wording import Interface, in_words
+
 
 class EngineError(Exception):
     """Root of the tree.
 
     Args:
         what: what went wrong, where, with both values where two disagree.
-        fix: what the user can do next; one sentence.
+        fix: what the user can do next; one sentence. Both name an option by its mark (wording.option).
+
+    Attributes:
+        what, fix: in the words of Python, as str(error) has them.
+        marked: what and fix as given, marks included: for an error made of this one.
     """
 
     exit_code = 1
 
     def __init__(self, what: str, fix: str = "") -> None:
-        self.what = what
-        self.fix = fix
-        super().__init__(f"{what}\n{fix}" if fix else what)
+        self.marked = what, fix
+        self.what, self.fix = self.worded(Interface.PYTHON)
+        super().__init__(self.text(Interface.PYTHON))
+
+    def worded(self, interface: Interface) -> tuple[str, str]:
+        """What and fix in the words of an interface."""
+        what, fix = self.marked
+        return in_words(what, interface), in_words(fix, interface)
+
+    def text(self, interface: Interface) -> str:
+        """The whole message in the words of an interface."""
+        return "\n".join(part for part in self.worded(interface) if part)
 
 
 class ConfigError(EngineError):

@@ -9,6 +9,8 @@ import logging
 import sys
 from collections.abc import Iterator
 
+from abonyx.wording import Interface, in_words
+
 LOGGER = logging.getLogger("abonyx")
 
 
@@ -26,14 +28,18 @@ class _Stderr(logging.Handler):
 
 class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
+        text = in_words(super().format(record), Interface.COMMAND_LINE)
         return f"abonyx: {text}" if record.levelno >= logging.ERROR else text
 
 
 class _Json(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         at = datetime.datetime.fromtimestamp(record.created, datetime.UTC).isoformat(timespec="milliseconds")
-        line = {"time": at, "level": record.levelname.lower(), "message": record.getMessage()}
+        line = {
+            "time": at,
+            "level": record.levelname.lower(),
+            "message": in_words(record.getMessage(), Interface.COMMAND_LINE),
+        }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line)

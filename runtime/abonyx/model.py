@@ -315,9 +315,9 @@ class OpenModel:
                     self, tokens, None, ("embedding", "p_nonspecific"), self.budget, planned
                 )
             except OutOfDeviceMemory as error:
+                what, fix = error.marked
                 raise OutOfDeviceMemory(
-                    f"{where}: no memory for the self-test: {error.what}",
-                    error.fix if self.static_shape else onnx.MORE_MEMORY,
+                    f"{where}: no memory for the self-test: {what}", fix if self.static_shape else onnx.MORE_MEMORY
                 ) from error
             return embedding, p
 

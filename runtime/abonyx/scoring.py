@@ -17,6 +17,7 @@ from abonyx.batching import eos_in_mean, plan_batches
 from abonyx.bundle.manifest import Manifest
 from abonyx.domain import refusal
 from abonyx.errors import InputError, OutOfDeviceMemory, ScoreNotFinite, printable
+from abonyx.wording import option
 
 Tokens = Sequence[npt.NDArray[np.int64]]
 
@@ -184,7 +185,7 @@ def run_sequences(
         shown = ", ".join(bad[:10]) + (f" and {len(bad) - 10} more" if len(bad) > 10 else "")
         raise ScoreNotFinite(
             f"{output} is not finite for {len(bad)} of {len(place)} sequences: {shown}",
-            "Use a variant of higher precision (--variant fp32).",
+            f"Use a variant of higher precision ({option('variant')} fp32).",
         )
     return values
 

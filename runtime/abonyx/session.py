@@ -63,7 +63,7 @@ class Session:
     @property
     def name(self) -> str:
         """The bundle's name."""
-        return self._model.manifest.name
+        return self._model.bundle.name
 
     @property
     def sha256(self) -> str:

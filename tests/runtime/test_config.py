@@ -5,20 +5,44 @@ from pathlib import Path
 
 import pytest
 
-import abonyx
-from abonyx.config import CpuOptions, RuntimeConfig, load_config
+from abonyx import config as config_module
+from abonyx.config import CoreMLOptions, CpuOptions, CudaOptions, OpenVinoOptions, RuntimeConfig, load_config
 from abonyx.engine import providers
 from abonyx.errors import ConfigError
 
 from ..conftest import REPOSITORY
 
 
-def test_every_field_has_a_default_and_the_repr_can_be_pasted() -> None:
-    config = RuntimeConfig()
-    assert config.provider == "cpu"
-    names = {kind.__name__: kind for kind in (RuntimeConfig, CpuOptions, abonyx.config.CudaOptions)}  # type: ignore[attr-defined]
-    names |= {"CoreMLOptions": abonyx.config.CoreMLOptions, "OpenVinoOptions": abonyx.config.OpenVinoOptions}  # type: ignore[attr-defined]
-    assert eval(repr(config), names) == config
+@pytest.mark.parametrize(
+    "config",
+    [
+        RuntimeConfig(),
+        RuntimeConfig(provider="cuda", variant="fp16", cuda=CudaOptions(device_id=1, memory_limit_bytes=10**9)),
+        RuntimeConfig(bundle="it's here", pooling="upstream-batch", batch_size=8, cpu=CpuOptions(threads=2)),
+        RuntimeConfig(coreml=CoreMLOptions(cache_dir="x"), openvino=OpenVinoOptions(precision="bf16")),
+        RuntimeConfig(static_rows=2, static_tokens=99, window_size=7, allow_cpu_nodes=True),
+    ],
+)
+def test_a_config_prints_as_the_expression_that_makes_it(config: RuntimeConfig) -> None:
+    assert eval(repr(config), vars(config_module)) == config
+
+
+def test_the_expression_has_no_defaults() -> None:
+    assert repr(RuntimeConfig()) == "RuntimeConfig()"
+    config = RuntimeConfig(bundle="/models/esm1v", provider="cuda", cuda=CudaOptions(device_id=1))
+    bundle = str(Path("/models/esm1v").absolute())
+    assert repr(config) == f"RuntimeConfig(bundle={bundle!r}, provider='cuda', cuda=CudaOptions(device_id=1))"
+
+
+def test_a_provider_may_be_typed_in_any_case(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text("provider = 'CoreML'")
+    assert load_config(file, {}).provider == "coreml"
+    assert load_config(file, {"ABONYX_PROVIDER": "OpenVINO"}).provider == "openvino"
+    assert load_config(file, {"ABONYX_PROVIDER": "OpenVINO"}, {"provider": "CPU"}) == RuntimeConfig()
+    for environment, flags in (({"ABONYX_PROVIDER": "GPU"}, {}), ({}, {"provider": "GPU"})):
+        with pytest.raises(ConfigError, match=r"'GPU': invalid enum value 'GPU'\nAllowed: cpu, cuda"):
+            load_config(None, environment, flags)
 
 
 def test_file_then_environment_then_flags(tmp_path: Path) -> None:

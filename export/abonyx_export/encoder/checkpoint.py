@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from abonyx.bundle.manifest import RESIDUES, AlphabetSpec, Encoder
 from abonyx.errors import ConfigError, InputError
+from abonyx.wording import option
 
 if TYPE_CHECKING:
     from transformers import EsmModel
@@ -181,12 +182,18 @@ def identify(source: str, revision: str | None, encoder_id: str | None) -> tuple
     """
     if Path(source).is_dir():
         if revision is not None:
-            raise ConfigError(f"--revision {revision}: {source} is a directory", "A directory has no revisions.")
+            raise ConfigError(
+                f"{option('revision')} {revision}: {source} is a directory", "A directory has no revisions."
+            )
         return encoder_id, None
     if not _HUB_ID.fullmatch(source):
-        raise ConfigError(f"--encoder {source}: no such directory", "Give a directory or a hub id (owner/name).")
+        raise ConfigError(
+            f"{option('encoder')} {source}: no such directory", "Give a directory or a hub id (owner/name)."
+        )
     if encoder_id is not None:
-        raise ConfigError(f"--encoder-id {encoder_id}: {source} is a hub id already", "Leave --encoder-id out.")
+        raise ConfigError(
+            f"{option('encoder_id')} {encoder_id}: {source} is a hub id already", f"Leave {option('encoder_id')} out."
+        )
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -196,7 +203,7 @@ def identify(source: str, revision: str | None, encoder_id: str | None) -> tuple
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise InputError(
             f"{source}: revision {revision or 'main'} cannot be had: {type(error).__name__}: {error}",
-            "Check the id, the revision and the network, or give a directory (and --encoder-id).",
+            f"Check the id, the revision and the network, or give a directory (and {option('encoder_id')}).",
         ) from error
     return source, Path(config).parent.name
 

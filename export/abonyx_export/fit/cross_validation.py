@@ -19,6 +19,7 @@ from abonyx.arrays import Float64Array
 from abonyx.bundle.manifest import Candidate, ScoreCounts
 from abonyx.bundle.selftest import sigmoid
 from abonyx.errors import ConfigError
+from abonyx.wording import option
 
 # lbfgs takes up to some hundreds of iterations on 914 unscaled embeddings at C = 10.
 MAX_ITERATIONS = 5_000
@@ -65,8 +66,10 @@ def fit_once(rows: Float64Array, labels: Labels, c: float, *, scale: bool, balan
             estimator.fit(rows if scaler is None else scaler.transform(rows), labels)
         except ConvergenceWarning as warning:
             line = str(warning).partition("\n")[0]
-            what = f"--C {c:g}: the regression did not converge in {MAX_ITERATIONS} iterations: {line}"
-            fix = "Leave this C out for a smaller one" + ("." if scale else ", or put a scaler before it with --scale.")
+            what = f"{option('grid')} {c:g}: the regression did not converge in {MAX_ITERATIONS} iterations: {line}"
+            fix = "Leave this C out for a smaller one" + (
+                "." if scale else f", or put a scaler before it with {option('scale')}."
+            )
             raise ConfigError(what, fix) from warning
     return Fitted(
         coef=estimator.coef_[0],

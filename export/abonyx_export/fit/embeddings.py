@@ -24,6 +24,7 @@ from abonyx.output.files import replacing
 from abonyx.run.progress import progress
 from abonyx.run.request import RunRequest
 from abonyx.run.windows import ArraySink, Job, run_windows
+from abonyx.wording import option
 from abonyx_export.bundle_writer import Report
 
 FORMAT = 1
@@ -106,7 +107,7 @@ def _run(run: RunRequest, checked: Input, wanted: _Identity, report: Report) -> 
 
 
 def _read(array: Path, record: Path, wanted: _Identity) -> Float32Array:
-    fix = f"Remove {record}, or name another --embedding-cache."
+    fix = f"Remove {record}, or name another {option('embedding_cache')}."
     try:
         entry = msgspec.json.decode(record.read_bytes(), type=_Entry)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -137,4 +138,4 @@ def _failing(directory: Path) -> Iterator[None]:
         yield
     except OSError as error:
         what = f"embedding cache {directory}: cannot be used: {error.strerror or error}"
-        raise ConfigError(what, "Name another directory with --embedding-cache.") from error
+        raise ConfigError(what, f"Name another directory with {option('embedding_cache')}.") from error

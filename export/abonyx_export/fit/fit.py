@@ -31,6 +31,7 @@ from abonyx.input.checked import Input
 from abonyx.output.directory import staged
 from abonyx.output.files import rejected_path, replacing
 from abonyx.output.formats import write_rejected
+from abonyx.wording import option
 from abonyx_export.bundle_writer import DEFAULT_THRESHOLD, Reference, Report, check_variants, head_spec
 from abonyx_export.fit.cross_validation import (
     Fitted,
@@ -53,7 +54,7 @@ from abonyx_export.variants import default_variants
 HEAD_NAME = "head.onnx"
 # Where a file cannot be linked and can still be copied: another file system, or one (or a rule) without hard links.
 _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
-_FIX = "Give a smaller --C, add --scale, or leave the variant out with --variants."
+_FIX = f"Give a smaller {option('grid')}, add {option('scale')}, or leave the variant out with {option('variants')}."
 
 
 def fit_bundle(request: FitRequest, report: Report = lambda line: None) -> Manifest:
@@ -176,7 +177,7 @@ def _build(
     now = {"abonyx": abonyx.__version__, "sklearn": sklearn.__version__, "skl2onnx": skl2onnx.__version__}
     manifest = msgspec.structs.replace(
         parent,
-        name=request.name or request.output.name,
+        name=request.name or "",
         notice=parent.notice if request.notice is None else request.notice,
         head=head_spec(head, request.chains, training),
         variants=variants,

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from abonyx.errors import InputError, printable
 from abonyx.input.checked import Input
+from abonyx.wording import option
 from abonyx_export.fit.request import FitRequest
 
 # Flagged rows that are listed one by one.
@@ -23,7 +24,7 @@ def flagged_rows(checked: Input) -> list[int]:
 def flag_lines(checked: Input, request: FitRequest) -> list[str]:
     """What the command says of flagged rows: what becomes of them, how many have each reason, and the first rows."""
     if request.run.check == "off":
-        return ["--domain off: chain and domain were not looked at; no row is flagged"]
+        return [f"{option('domain')} off: chain and domain were not looked at; no row is flagged"]
     rows, count = flagged_rows(checked), len(checked.judgements)
     if not rows:
         return [f"none of {count} rows is flagged (expected: chain {', '.join(request.chains)})"]

@@ -14,6 +14,7 @@ from abonyx.input.checked import Input
 from abonyx.output.directory import check_directory
 from abonyx.output.files import check_output, rejected_path
 from abonyx.run.request import RunRequest
+from abonyx.wording import option
 
 # Seeds are numpy's: 32 bits.
 MAX_SEED = 2**32 - 1
@@ -33,7 +34,7 @@ class FitRequest:
         folds, seeds, seed: so many stratified cross-validations, of which the first is shuffled by `seed`.
         chains: of the labelled rows, keys of manifest.CHAINS: records of others are flagged when scored.
         drop_flagged: leave rows out that are flagged for anything but being nanobody-like.
-        name: of the bundle; None = the output's. notice: None = the parent's.
+        name: of the bundle; None = its directory's, wherever that is moved. notice: None = the parent's.
         variants: those to keep; None = all the parent's.
         embedding_cache: directory; None = in the user's cache.
         head_out: .npz file for the head, in the old pipeline's layout; None = none.
@@ -83,38 +84,42 @@ def check_request(request: FitRequest) -> None:
     """
     _check_numbers(request)
     if request.drop_flagged and request.run.check == "off":
-        what = "--drop-flagged with --domain off: without looking at chain and domain no row is flagged"
+        what = f"{option('drop_flagged')} with {option('domain')} off: no row is flagged without a look at its domain"
         raise ConfigError(what, "Leave one of them out.")
     _check_parent(request)
     check_directory(request.output)
-    if request.run.skip:
+    if request.run.skip and request.output.absolute().parent.is_dir():  # else nothing can be in its place
         check_output(rejected_path(request.output), request.source)
     if request.head_out is None:
         return
     if request.head_out.suffix.lower() != ".npz":
-        raise ConfigError(f"--head-out {request.head_out}: not an .npz file", "Name one that ends in .npz.")
+        raise ConfigError(f"{option('head_out')} {request.head_out}: not an .npz file", "Name one that ends in .npz.")
     check_output(request.head_out, request.source)
     if request.output.absolute() in (request.head_out.absolute(), *request.head_out.absolute().parents):
-        what = f"--head-out {request.head_out}: lies in the new bundle, whose files are all listed in its manifest"
+        what = f"{option('head_out')} {request.head_out}: lies in the new bundle, whose manifest lists every file"
         raise ConfigError(what, "Name a file elsewhere.")
 
 
 def _check_numbers(request: FitRequest) -> None:
     grid = request.grid
     if not grid:
-        raise ConfigError("--C names no value", "Give one or more, e.g. 0.01,0.1,1,10.")
+        raise ConfigError(f"{option('grid')} names no value", "Give one or more, e.g. 0.01,0.1,1,10.")
     for c in grid:
         if not (math.isfinite(c) and c > 0):
-            raise ConfigError(f"--C has {c:g}", "Give finite numbers above 0.")
+            raise ConfigError(f"{option('grid')} has {c:g}", "Give finite numbers above 0.")
     if len(set(grid)) != len(grid):
-        raise ConfigError(f"--C {', '.join(f'{c:g}' for c in grid)}: one is named twice", "Name each once.")
+        raise ConfigError(
+            f"{option('grid')} {', '.join(f'{c:g}' for c in grid)}: one is named twice", "Name each once."
+        )
     if request.folds < 2:
-        raise ConfigError(f"--cv is {request.folds}", "Give 2 folds or more.")
+        raise ConfigError(f"{option('folds')} is {request.folds}", "Give 2 folds or more.")
     if request.seeds < 1:
-        raise ConfigError(f"--cv-seeds is {request.seeds}", "Give 1 or more.")
+        raise ConfigError(f"{option('seeds')} is {request.seeds}", "Give 1 or more.")
     last = request.seed + request.seeds - 1
     if request.seed < 0 or last > MAX_SEED:
-        raise ConfigError(f"--seed {request.seed}: seeds {request.seed} to {last} are used", f"Use 0 to {MAX_SEED}.")
+        raise ConfigError(
+            f"{option('seed')} {request.seed}: seeds {request.seed} to {last} are used", f"Use 0 to {MAX_SEED}."
+        )
 
 
 def _check_parent(request: FitRequest) -> None:
@@ -125,14 +130,14 @@ def _check_parent(request: FitRequest) -> None:
         raise BundleError(f"{bundle.path}: its head is {kind!r}, not 'logistic'; fit replaces linear heads only", fix)
     known = ", ".join(bundle.manifest.variants)
     if not request.kept:
-        raise ConfigError("--variants names none", f"{bundle.path} has: {known}.")
+        raise ConfigError(f"{option('variants')} names none", f"{bundle.path} has: {known}.")
     for name in request.kept:
         if name not in bundle.manifest.variants:
-            raise ConfigError(f"--variants: {bundle.path} has no variant {name!r}", f"It has: {known}.")
+            raise ConfigError(f"{option('variants')}: {bundle.path} has no variant {name!r}", f"It has: {known}.")
         if bundle.manifest.variants[name].parity is None:
             raise BundleError(f"{bundle.path}: variant {name} was never checked", "Export the bundle again.")
     if len(set(request.kept)) != len(request.kept):
-        raise ConfigError(f"--variants {', '.join(request.kept)}: one is named twice", "Name each once.")
+        raise ConfigError(f"{option('variants')} {', '.join(request.kept)}: one is named twice", "Name each once.")
 
 
 def check_labels(checked: Input, request: FitRequest) -> list[int]:
@@ -153,7 +158,7 @@ def check_labels(checked: Input, request: FitRequest) -> list[int]:
             fix = "Cross-validation needs each class in every fold: add rows of it."
             raise InputError(f"{name}: class {label} has a single row of {len(labels)}", fix)
         if count < folds:
-            fix = f"Add rows, or ask for fewer folds: --cv {count} is the most."
-            what = f"class {label} has {count} rows of {len(labels)}, --cv {folds} needs at least {folds}"
+            fix = f"Add rows, or ask for fewer folds: {option('folds')} {count} is the most."
+            what = f"class {label} has {count} rows of {len(labels)}, {option('folds')} {folds} needs at least {folds}"
             raise InputError(f"{name}: {what}", fix)
     return labels

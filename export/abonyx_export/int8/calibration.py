@@ -14,6 +14,7 @@ from abonyx.alphabet import SequenceLimit
 from abonyx.arrays import Float32Array
 from abonyx.errors import InputError
 from abonyx.input.checked import read_input
+from abonyx.wording import option
 from abonyx_export.encoder.checkpoint import Checkpoint
 from abonyx_export.golden import EXAMPLES_NAME, SEED, examples_path, mutant
 
@@ -95,7 +96,7 @@ def calibration_sequences(file: Path | None, max_residues: int) -> Sequences:
     if len(found) < MIN_CALIBRATION_ROWS:
         raise InputError(
             f"{file}: {len(found)} different sequences to calibrate with, at least {MIN_CALIBRATION_ROWS} are needed",
-            "Give more antibody sequences, or leave --calibration out.",
+            f"Give more antibody sequences, or leave {option('calibration')} out.",
         )
     order = np.random.default_rng(SEED).permutation(len(found)).tolist()
     fitted = min(CALIBRATION_ROWS, len(found) // 2)
@@ -121,7 +122,7 @@ def _mutants(parents: list[str], count: int) -> list[str]:
         what = (
             f"{len(found)} different mutants of {len(parents)} examples of {len(parents[0])} residues, {count} wanted"
         )
-        raise InputError(what, "Raise --max-residues, or leave int8 out.")
+        raise InputError(what, f"Raise {option('max_residues')}, or leave int8 out.")
     sequences = list(found)
     return [sequences[index] for index in rng.permutation(len(sequences)).tolist()]
 

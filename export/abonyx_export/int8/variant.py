@@ -12,6 +12,7 @@ from abonyx.bundle.manifest import QUANTIZATION_SCHEMA, Manifest, Quantization
 from abonyx.bundle.selftest import sigmoid
 from abonyx.bundle.tolerances import GOLDEN_MIN_SD_P
 from abonyx.errors import ParityError
+from abonyx.wording import option
 from abonyx_export.bundle_writer import Report, list_files
 from abonyx_export.encoder.checkpoint import Checkpoint
 from abonyx_export.encoder.graph import write_encoder
@@ -26,7 +27,8 @@ from abonyx_export.variants import INT8
 # variant is no longer what it is for.
 FP32_SHARES = (0.0, 0.03, 0.06, 0.1)
 FIX = (
-    "Give sequences like those that will be scored with --calibration, allow more with --max-dp int8=VALUE, or leave "
+    f"Give sequences like those that will be scored with {option('calibration')}, allow more with "
+    f"{option('max_dp')} int8=VALUE, or leave "
     "int8 out."
 )
 
@@ -96,7 +98,7 @@ def settle(
         raise ParityError(
             f"int8: the standard deviation of p over the {len(exact)} sequences that judge it is {spread:.3g}, "
             f"at least {GOLDEN_MIN_SD_P:g} is needed to tell",
-            "Nothing was written. Give --calibration sequences that score differently, or leave int8 out.",
+            f"Nothing was written. Give {option('calibration')} sequences that score differently, or leave int8 out.",
         )
     order = found.plan.by_sensitivity()
     kept = 0

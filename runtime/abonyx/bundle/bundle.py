@@ -27,8 +27,9 @@ from abonyx.bundle.manifest import (
     other_quantization,
     read_manifest,
 )
-from abonyx.errors import BundleError, ChecksumMismatch, ConfigError
+from abonyx.errors import BundleError, ChecksumMismatch, ConfigError, printable
 from abonyx.hashing import file_sha256
+from abonyx.wording import option
 
 GOLDEN_NAME = "golden.npz"
 # Beside the bundle's own files: its card, for people.
@@ -80,6 +81,11 @@ class Bundle:
     manifest: Manifest
     sha256: str
 
+    @property
+    def name(self) -> str:
+        """The manifest's name; if it has none, the directory's, which a rename changes."""
+        return self.manifest.name or printable(Path(os.path.realpath(self.path)).name)
+
     def notes(self) -> list[str]:
         """The notice, and what makes the head's scores mean nothing."""
         manifest, head = self.manifest, self.manifest.head
@@ -95,13 +101,13 @@ class Bundle:
     def label(self) -> str:
         """Name, short hash and notes, as every summary prints it."""
         notes = self.notes()
-        return f"{self.manifest.name} ({self.sha256[:12]})" + (f", {'; '.join(notes)}" if notes else "")
+        return f"{self.name} ({self.sha256[:12]})" + (f", {'; '.join(notes)}" if notes else "")
 
     def refuse_placeholder(self) -> None:
         """Raise a BundleError where there is no head to score with."""
         if self.manifest.head.placeholder:
             what = f"{self.path}: exported without a head: it embeds, and has no scores"
-            raise BundleError(what, "Give it one with `abonyx fit`, or export with --head.")
+            raise BundleError(what, f"Give it one with `abonyx fit`, or export with {option('head')}.")
 
     def variant(self, provider: str, name: str | None) -> tuple[str, Variant]:
         """The variant asked for, or the provider's default.
@@ -184,7 +190,7 @@ def locate_mini() -> Path:
         if (candidate / "manifest.json").is_file():
             return candidate
     raise BundleError(
-        f"the shipped mini bundle is not in {package}", "Reinstall abonyx, or name a bundle with --bundle."
+        f"the shipped mini bundle is not in {package}", f"Reinstall abonyx, or name a bundle with {option('bundle')}."
     )
 
 

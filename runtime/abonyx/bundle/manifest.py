@@ -141,7 +141,7 @@ class HeadSpec(_Struct, frozen=True, kw_only=True, omit_defaults=True):
         encoder: hub id of the encoder it was trained with, as it records it.
         pooling, pooling_batch_size: the pooling rule of its training embeddings; None = not recorded.
         thresholds: assay -> threshold, those the head declares; p strictly greater is non-specific.
-        default_threshold: used with neither --assay nor --threshold.
+        default_threshold: used if neither an assay nor a threshold is given.
         intercept_shift: added to the intercept at export, 0.0 but for benchmark checkpoints.
         training: how `fit` made it; None for a head read from a file.
         placeholder: there is no head yet: the bundle embeds, and does not score.
@@ -274,6 +274,7 @@ class Manifest(_Struct, frozen=True, kw_only=True):
     """All of manifest.json.
 
     Attributes:
+        name: shown wherever the bundle is named; "" = its directory's (see bundle.Bundle.name).
         notice: one line shown wherever the bundle is named, e.g. that its encoder is untrained; "" = none.
         pooling: the default pooling rule.
         pooled_layers: ["last"], or ["embedding", "last"] concatenated.

@@ -12,6 +12,7 @@ from abonyx.batching import plan_batches
 from abonyx.bundle import Golden
 from abonyx.bundle.tolerances import FP32, Limits
 from abonyx.errors import ConfigError, ProviderUnavailable, SelfTestError
+from abonyx.wording import option
 
 # Token rows of one batch -> embedding (B, D) float32, p (B,) float32.
 RunRows = Callable[[Sequence[npt.NDArray[np.int64]]], tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]
@@ -57,7 +58,8 @@ def check_golden(
             raise SelfTestError(
                 f"{where}: self-test failed: max |difference| of {metric} is {difference[worst]:.3g}, limit {limit:g} "
                 f"(golden row {rows[worst]}, {len(rows)} rows run)",
-                "This engine or device computes this graph wrongly. Try another --variant or --provider, or another "
+                f"This engine or device computes this graph wrongly. Try another {option('variant')} or "
+                f"{option('provider')}, or another "
                 "ONNX Runtime version; please report it with this message.",
             )
     return {metric: float(difference.max()) for metric, (difference, _) in differences.items()}

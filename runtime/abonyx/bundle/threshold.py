@@ -10,6 +10,7 @@ from abonyx.arrays import BoolArray, Float32Array
 from abonyx.bundle.bundle import Bundle
 from abonyx.config import RuntimeConfig
 from abonyx.errors import ConfigError
+from abonyx.wording import option
 
 
 def is_nonspecific(p: Float32Array, threshold: float) -> BoolArray:
@@ -36,18 +37,20 @@ def choose_threshold(bundle: Bundle, assay: str | None, threshold: float | None)
     bundle.refuse_placeholder()
     head = bundle.manifest.head
     if assay is not None and threshold is not None:
-        raise ConfigError(f"--assay {assay} and --threshold {threshold} were both given", "Give one of them.")
+        raise ConfigError(
+            f"{option('assay')} {assay} and {option('threshold')} {threshold} were both given", "Give one of them."
+        )
     if threshold is not None:
         if not 0 <= threshold <= 1:
-            raise ConfigError(f"--threshold is {threshold}", "Give a probability from 0 to 1.")
+            raise ConfigError(f"{option('threshold')} is {threshold}", "Give a probability from 0 to 1.")
         return threshold
     if assay is None:
         return head.default_threshold
     if assay not in head.thresholds:
         declared = ", ".join(head.thresholds) or "none"
         raise ConfigError(
-            f"--assay {assay}: the head of {bundle.manifest.name} declares no threshold for it (declared: {declared})",
-            "A threshold belongs to the head it was fitted for. Use --threshold T for one of your own.",
+            f"{option('assay')} {assay}: the head of {bundle.name} declares no threshold for it (declared: {declared})",
+            f"A threshold belongs to the head it was fitted for. Use {option('threshold')} T for one of your own.",
         )
     return head.thresholds[assay]
 
@@ -67,6 +70,6 @@ def shipped_note(config: RuntimeConfig) -> list[str]:
     if config.bundle is not None:
         return []
     return [
-        "note: no --bundle was given: this is the small model that ships, not ESM-1v; for that: abonyx export "
-        "--encoder facebook/esm1v_t33_650M_UR90S_1 --head HEAD -o DIR, then --bundle DIR"
+        "note: no bundle was named: this is the small model that ships, not ESM-1v; for that: abonyx export "
+        "--encoder facebook/esm1v_t33_650M_UR90S_1 --head HEAD -o DIR, then name DIR as the bundle"
     ]

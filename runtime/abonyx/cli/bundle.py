@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from abonyx.cli.options import PATH
+from abonyx.errors import ConfigError
 
 if TYPE_CHECKING:
     from abonyx.bundle import Bundle
@@ -17,12 +20,25 @@ if TYPE_CHECKING:
     from abonyx.cli.doctor import Report
     from abonyx.run.verification import Verification
 
-_BUNDLE = click.argument("bundle", required=False, type=PATH)
+
+def _bundle(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the bundle, as an argument or, as the commands that score have it, an option: `bundle`."""
+
+    @functools.wraps(command)
+    def with_bundle(bundle: Path | None, bundle_option: Path | None, **others: Any) -> None:
+        if bundle and bundle_option and os.path.realpath(bundle) != os.path.realpath(bundle_option):
+            raise ConfigError(f"BUNDLE is {bundle} and --bundle is {bundle_option}", "Give one of them.")
+        command(bundle=bundle or bundle_option, **others)
+
+    option = click.option("--bundle", "bundle_option", type=PATH, help="The same as BUNDLE.")
+    return click.argument("bundle", required=False, type=PATH)(option(with_bundle))
+
+
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
 @click.command()
-@_BUNDLE
+@_bundle
 @_JSON
 def doctor(bundle: Path | None, as_json: bool) -> None:
     """Say what this machine can run: engine, devices, threads, and each variant of BUNDLE [the shipped one], tried.
@@ -40,7 +56,7 @@ def doctor(bundle: Path | None, as_json: bool) -> None:
 
 
 @click.command()
-@_BUNDLE
+@_bundle
 @click.option("--provider", help="Where the self-test runs: cpu, cuda, coreml or openvino.  [default: cpu]")
 @click.option("--variant", help="What the self-test runs.  [default: the bundle's own for the provider]")
 @click.option("--config", "config_file", type=PATH, help="TOML file; see configs/.")
@@ -61,7 +77,7 @@ def verify(
 
 
 @click.command()
-@_BUNDLE
+@_bundle
 def inspect(bundle: Path | None) -> None:
     """Say what BUNDLE [the shipped one] is, from its manifest alone: origin, licence, head, variants, their records."""
     from abonyx.bundle import open_bundle

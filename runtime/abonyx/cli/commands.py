@@ -17,6 +17,7 @@ from abonyx.errors import ConfigError, EngineError, printable
 from abonyx.extras import require
 from abonyx.logs import LOGGER, to_stderr, verbose
 from abonyx.run.interrupts import ENDING, handled
+from abonyx.wording import Interface
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,7 +87,7 @@ def main() -> None:
         try:
             cli.main(standalone_mode=False)
         except EngineError as error:
-            LOGGER.error(str(error), exc_info="--debug" in sys.argv)
+            LOGGER.error(error.text(Interface.COMMAND_LINE), exc_info="--debug" in sys.argv)
             sys.exit(error.exit_code)
         except click.exceptions.Exit as exit_:
             sys.exit(exit_.exit_code)

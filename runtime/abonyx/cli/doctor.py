@@ -18,6 +18,7 @@ from abonyx.engine.process import allowed_processors, memory_bytes, processor_qu
 from abonyx.engine.providers import installed_engines
 from abonyx.errors import EngineError
 from abonyx.model import open_model
+from abonyx.wording import Interface
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,7 +103,7 @@ def examine(bundle: str | None) -> Report:
             default = opened.manifest.default_variant.get(provider) == name
             trials.append(_trial(str(opened.path), name, provider, default))
     except EngineError as error:
-        bundle_error, code = str(error), code or error.exit_code
+        bundle_error, code = error.text(Interface.COMMAND_LINE), code or error.exit_code
     if trials and all(trial.exit_code for trial in trials):
         code = trials[0].exit_code
     return Report(
@@ -137,7 +138,7 @@ def _engine() -> tuple[EngineReport, int]:
     try:
         found = describe_engine()
     except EngineError as error:
-        return EngineReport(distributions=distributions, error=str(error)), error.exit_code
+        return EngineReport(distributions=distributions, error=error.text(Interface.COMMAND_LINE)), error.exit_code
     return EngineReport(distributions=distributions, **found._asdict()), 0
 
 
@@ -149,7 +150,7 @@ def _trial(bundle: str, variant: str, provider: str, default: bool) -> Trial:
         with open_model(config) as session:
             placement = session.placement
     except EngineError as refused:
-        error, code = str(refused), refused.exit_code
+        error, code = refused.text(Interface.COMMAND_LINE), refused.exit_code
     return Trial(
         variant=variant,
         provider=provider,

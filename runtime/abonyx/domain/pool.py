@@ -138,7 +138,7 @@ def _receive(process: subprocess.Popen[bytes]) -> list[Judgement]:
     if code or not data:
         raise EngineError(
             f"a process that judges records ended with code {code}: {message[-500:] or 'without a message'}",
-            "Run the command again. If it fails again, report the message; --domain off scores without judging.",
+            f"Run it again. If it fails again, report the message; {option('domain')} off scores without judging.",
         )
     return msgspec.msgpack.decode(data, type=list[Judgement])
 

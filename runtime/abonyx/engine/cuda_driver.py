@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from abonyx.errors import ConfigError, ProviderUnavailable
+from abonyx.wording import option
 
 LIBRARY_NAME = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 _NAME_BYTES = 256
@@ -56,7 +57,7 @@ def chosen_device(device_id: int) -> CudaDevice:
         raise ProviderUnavailable(
             f"provider cuda was asked for; {driver.problem}",
             "Install NVIDIA's driver, or give the container its cards; `abonyx doctor` shows what is found. Or choose "
-            "--provider cpu. Nothing else was tried.",
+            f"{option('provider')} cpu. Nothing else was tried.",
         )
     if device_id >= len(driver.devices):
         names = ", ".join(f"{number} ({device.name})" for number, device in enumerate(driver.devices))
@@ -65,7 +66,7 @@ def chosen_device(device_id: int) -> CudaDevice:
     if device.problem:
         raise ProviderUnavailable(
             f"provider cuda was asked for; card {device_id} ({device.name}) cannot be used: {device.problem}",
-            "See who has it (nvidia-smi), choose another with cuda.device_id, or --provider cpu.",
+            f"See who has it (nvidia-smi), choose another with cuda.device_id, or {option('provider')} cpu.",
         )
     return device
 

@@ -26,6 +26,7 @@ from abonyx.engine.process import thread_count
 from abonyx.engine.providers import PROVIDERS, coreml_cache_dir, provider_options, refuse_two_engines, unavailable
 from abonyx.engine.slot import guard_process
 from abonyx.errors import BundleError, ConfigError, EngineMissing, OutOfDeviceMemory, ProviderError
+from abonyx.wording import option
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -47,7 +48,9 @@ _OUT_OF_MEMORY = (
 )
 
 
-MORE_MEMORY = "Free memory of the device, raise its limit in the config, or take a smaller variant: --variant."
+MORE_MEMORY = (
+    f"Free memory of the device, raise its limit in the config, or take a smaller variant: {option('variant')}."
+)
 
 
 _NOT_STARTED = {

@@ -14,6 +14,7 @@ from abonyx.engine.cuda_driver import read_cuda_driver
 from abonyx.engine.process import thread_count
 from abonyx.errors import ConfigError, EngineMissing, OutOfDeviceMemory, ProviderUnavailable
 from abonyx.logs import LOGGER
+from abonyx.wording import option
 
 if TYPE_CHECKING:
     from abonyx.bundle import Bundle
@@ -99,7 +100,7 @@ def token_budget(config: RuntimeConfig, bundle: Bundle) -> int:
     if weights >= min(limits):
         raise OutOfDeviceMemory(
             f"{bundle.path}: the weights need {weights} bytes; card {card} has {min(limits)} free for them",
-            "Free the card, choose another with cuda.device_id, or a smaller variant with --variant.",
+            f"Free the card, choose another with cuda.device_id, or a smaller variant with {option('variant')}.",
         )
     budget, room = default, (min(limits) - weights) * _CUDA_SHARE
     token_bytes = bundle.manifest.encoder.hidden * _CUDA_ELEMENTS * (2 if variant.precision in _HALVES else 4)
@@ -190,7 +191,7 @@ def unavailable(provider: ProviderName, found: str, fix: str = "") -> ProviderUn
     return ProviderUnavailable(
         f"provider {provider} was asked for; {found}",
         f'{fix}Install it with: pip install "abonyx[{PROVIDERS[provider].extra}]" (in an environment without another '
-        "onnxruntime), or choose --provider cpu. Nothing else was tried.",
+        f"onnxruntime), or choose {option('provider')} cpu. Nothing else was tried.",
     )
 
 

@@ -26,6 +26,7 @@ from abonyx.output.formats import write_rejected, write_table
 from abonyx.run.progress import progress
 from abonyx.run.request import RunRequest
 from abonyx.run.windows import ArraySink, Job, run_windows
+from abonyx.wording import option
 
 # y_pred is what is compared with y_true: a flagged row has it too, though `score` would not call it.
 PREDICTION_COLUMNS = ("id", "sequence", "y_true", "y_pred", "p_nonspecific", "flag")
@@ -139,7 +140,9 @@ def _read(source: Path, request: EvaluationRequest, run: RunRequest) -> _Set:
     checked = run.read(source, request.label_column)
     if all(label is None for label in checked.labels):
         what = f"{source}: none of {len(checked.labels)} rows has a label in column {request.label_column!r}"
-        raise InputError(what, "Name the column of labels 0 and 1 with --label-column, or use `abonyx score`.")
+        raise InputError(
+            what, f"Name the column of labels 0 and 1 with {option('label_column')}, or use `abonyx score`."
+        )
     name = source.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")  # as JSON can hold it
     return _Set(name, input_stem(source), file_sha256(source), checked, np.empty(len(checked.ids), np.float32))
 
@@ -220,7 +223,7 @@ def _notes(each: _Set, both: _Both, run: RunRequest) -> list[str]:
     if rejected:
         notes.append(f"{rejected} of {rows + rejected} records were rejected and not scored: see rejected.csv")
     if run.check == "off":
-        notes.append("--domain off: chain and domain were not looked at; no row is flagged")
+        notes.append(f"{option('domain')} off: chain and domain were not looked at; no row is flagged")
     elif flagged := labelled - len(both.unflagged.y):
         notes.append(f"{flagged} of {labelled} labelled rows are flagged: in `metrics`, and left out of `unflagged`")
         others = both.measured_unflagged.notes if both.measured_unflagged else []

@@ -14,8 +14,9 @@ from abonyx.alphabet import SequenceLimit
 from abonyx.domain import NO_RULE, DomainRule, Judgement, Part, reason, refusal, scored_part
 from abonyx.errors import RecordsRejected, printable
 from abonyx.input.records import Record, RejectedRecord, read_records
+from abonyx.wording import option
 
-# Problems shown in the error message; all of them go to OUT.rejected.csv with --on-invalid skip.
+# Problems shown in the error message; all of them go to OUT.rejected.csv where they are skipped.
 SHOWN_PROBLEMS = 10
 _HASHED_ROWS = 4_096
 # As text, as integers and as the floats that pandas writes once a column has a gap (the Boughter set).
@@ -188,7 +189,7 @@ def _refuse(checked: Input, name: str) -> None:
         "\n".join(
             [f"{name}: {count} of {total} records cannot be scored; nothing was scored", *lines[:SHOWN_PROBLEMS], *more]
         ),
-        "Mend them, or score the rest with --on-invalid skip."
+        f"Mend them, or score the rest with {option('skip')}."
         if checked.sequences
         else "Mend them; docs/errors.md lists what is accepted.",
     )

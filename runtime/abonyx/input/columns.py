@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from abonyx.errors import InputError
+from abonyx.wording import option
 
 
 class Wanted(NamedTuple):
-    """--id-column, --sequence-column and --label-column as given; None = not given."""
+    """Names of columns as the user gives them; None = not given."""
 
     id: str | None
     sequence: str | None
@@ -56,11 +57,11 @@ def find_columns(header: Sequence[str], where: str, wanted: Wanted) -> Columns:
     sequence = "sequence" if wanted.sequence is None else wanted.sequence.strip()
     label = "" if wanted.label is None else wanted.label.strip()
     ends = [sequence] if sequence in names else sequence.split(":", 1)
-    named = [("--sequence-column", end) for end in ends]
-    named += [("--id-column", id_)] * (wanted.id is not None) + [("--label-column", label)] * (wanted.label is not None)
-    for option, column in named:
+    named = [("sequence_column", end) for end in ends]
+    named += [("id_column", id_)] * (wanted.id is not None) + [("label_column", label)] * (wanted.label is not None)
+    for name, column in named:
         if column not in names:
-            fix = f"Name one of them with {option}; columns are split at commas in .csv and at tabs in .tsv."
+            fix = f"Name one of them with {option(name)}; columns are split at commas in .csv and at tabs in .tsv."
             raise InputError(f"{where}: no column {column!r}; columns: {found}", fix)
     first, last = names.index(ends[0]), names.index(ends[-1])
     if first > last:

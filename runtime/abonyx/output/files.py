@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 
 from abonyx.errors import ConfigError, ResumeRefused
+from abonyx.wording import option
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,7 +84,7 @@ class PartialFile:
             ResumeRefused: fewer bytes than that, or others.
         """
         if not os.path.lexists(self.path):
-            fix = "Put it back, or begin anew with --restart."
+            fix = f"Put it back, or begin anew with {option('restart')}."
             raise ResumeRefused(f"{self.path}: missing; the journal says it has {size_bytes} bytes", fix)
         self._open("r+b")
         assert self._file is not None
@@ -98,7 +99,7 @@ class PartialFile:
                 raise ResumeRefused(
                     f"{self.path}: {self.size_bytes} bytes of sha256 {self.sha256}, the journal says {size_bytes} of "
                     f"{sha256}",
-                    "Something else wrote to it: begin anew with --restart.",
+                    f"Something else wrote to it: begin anew with {option('restart')}.",
                 )
             self._file.truncate(size_bytes)
             self._file.seek(size_bytes)
@@ -203,7 +204,7 @@ def check_output(output: Path | None, source: Path | None) -> None:
     """Refuse, by a ConfigError, an output that cannot be written or is the input itself; None is a standard stream."""
     if output is None:
         if sys.stdout is None:
-            raise ConfigError("output -: standard output is closed", "Name a file with -o.")
+            raise ConfigError("output -: standard output is closed", f"Name a file with {option('output')}.")
         return
     target = resolved(output)
     if not target.parent.is_dir():

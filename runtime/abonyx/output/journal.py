@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import os
 import platform
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import IO, Any, ClassVar
@@ -18,6 +19,7 @@ import msgspec
 
 from abonyx.errors import OutputInUse, ResumeRefused
 from abonyx.output.files import failing_as, open_no_link, partial_path
+from abonyx.wording import option
 
 try:
     import fcntl as _fcntl
@@ -166,7 +168,7 @@ class Journal:
         self.close()
 
     def _refuse(self, what: str) -> None:
-        raise ResumeRefused(f"{self.path}: {what}", "Move it away, or begin anew with --restart.")
+        raise ResumeRefused(f"{self.path}: {what}", f"Move it away, or begin anew with {option('restart')}.")
 
     def _locked(self) -> IO[bytes]:
         while True:
@@ -215,6 +217,17 @@ def journal_path(target: Path) -> Path:
 
 
 def differences(before: dict[str, Fact], now: dict[str, Fact]) -> list[str]:
-    """A line for each fact that differs, with both values."""
+    """A line for each fact that differs, with both values.
+
+    Journals have the command line's words as keys, whoever wrote them: that is how a run is known again.
+    """
     keys = [*before, *(key for key in now if key not in before)]
-    return [f"{key}: {before.get(key)!r} then, {now.get(key)!r} now" for key in keys if before.get(key) != now.get(key)]
+    return [
+        f"{_named(key)}: {before.get(key)!r} then, {now.get(key)!r} now"
+        for key in keys
+        if before.get(key) != now.get(key)
+    ]
+
+
+def _named(key: str) -> str:
+    return option(key[2:].replace("-", "_")) if re.fullmatch("--[a-z-]+", key) else key

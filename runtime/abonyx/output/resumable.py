@@ -27,6 +27,7 @@ from abonyx.output.files import (
     resolved,
 )
 from abonyx.output.journal import Complete, Halved, Header, Journal, Window, differences
+from abonyx.wording import option
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -132,7 +133,7 @@ class ResumableOutput:
                     f"output {target}: an interrupted run left {done} of {line.rows} rows in {self._files[-1].path}, "
                     "and this command is another run:\n  " + "\n  ".join(found),
                     "Give that run's command again to go on with it, name another output, or begin anew with "
-                    "--restart, which drops those rows.",
+                    f"{option('restart')}, which drops those rows.",
                 )
 
     def _begin(self) -> None:
@@ -204,7 +205,9 @@ class ResumableOutput:
                 path.replace(final)
             elif not final.exists() or file_sha256(final) != sha256:
                 # Not renamed by an earlier process of this run, then.
-                raise ResumeRefused(f"{path}: missing, though the journal says it is whole", "Begin anew: --restart.")
+                raise ResumeRefused(
+                    f"{path}: missing, though the journal says it is whole", f"Begin anew: {option('restart')}."
+                )
 
 
 @contextmanager
@@ -264,7 +267,9 @@ def open_stream(format: Format, header: Header) -> Iterator[Stream]:
         yield Stream(format, StandardOutput(), header)
         return
     if sys.stdout.isatty():
-        raise ConfigError("standard output is a terminal, and Parquet is not text", "Name a file with -o.")
+        raise ConfigError(
+            "standard output is a terminal, and Parquet is not text", f"Name a file with {option('output')}."
+        )
     with tempfile.TemporaryFile() as gathered:
         yield Stream(format, gathered, header)
         gathered.seek(0)

@@ -15,13 +15,14 @@ from abonyx.config import RuntimeConfig
 from abonyx.engine.process import usable_processors
 from abonyx.errors import ConfigError
 from abonyx.extras import load
+from abonyx.wording import option
 
 # Ray itself tries an address that nobody answers for minutes, and then ends the process.
 _ANSWER_S = 10
 _JOIN_S = 60
 _NO_CLUSTER = (
     "Give the HOST:PORT that `ray start --head` printed, on a machine that is part of the cluster, or auto for the "
-    "cluster it is part of; --ray alone starts Ray on this machine."
+    f"cluster it is part of; {option('ray')} alone starts Ray on this machine."
 )
 _JOIN = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR')"
 
@@ -53,7 +54,11 @@ def connected(address: str) -> Iterator[None]:
         try:
             ray.init(**where, include_dashboard=None if address else False, log_to_driver=False, logging_level="ERROR")
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            what = f"--ray {address}: Ray cannot join it" if address else "--ray: Ray cannot be started on this machine"
+            what = (
+                f"{option('ray')} {address}: Ray cannot join it"
+                if address
+                else f"{option('ray')}: Ray cannot be started on this machine"
+            )
             raise ConfigError(f"{what}: {str(error)[:500]}", _NO_CLUSTER) from error
         finally:
             signal.signal(signal.SIGTERM, ending)
@@ -69,17 +74,17 @@ def _refuse_silent(address: str) -> None:
         try:
             socket.create_connection((host.strip("[]"), int(port)), _ANSWER_S).close()
         except (OSError, OverflowError) as error:
-            raise ConfigError(f"--ray {address}: no answer: {error}", _NO_CLUSTER) from error
+            raise ConfigError(f"{option('ray')} {address}: no answer: {error}", _NO_CLUSTER) from error
     try:
         command = [sys.executable, "-P", "-c", _JOIN, address]  # -P: nothing of this directory
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_JOIN_S, check=False)
     except subprocess.TimeoutExpired:
         raise ConfigError(
-            f"--ray {address}: answers, but not as a Ray cluster, within {_JOIN_S} s", _NO_CLUSTER
+            f"{option('ray')} {address}: answers, but not as a Ray cluster, within {_JOIN_S} s", _NO_CLUSTER
         ) from None
     if done.returncode:
         said = (done.stderr.strip() or f"it ended with {done.returncode}").splitlines()[-1]
-        raise ConfigError(f"--ray {address}: Ray cannot join it: {said[:500]}", _NO_CLUSTER)
+        raise ConfigError(f"{option('ray')} {address}: Ray cannot join it: {said[:500]}", _NO_CLUSTER)
 
 
 def for_worker(config: RuntimeConfig) -> RuntimeConfig:
@@ -90,7 +95,7 @@ def for_worker(config: RuntimeConfig) -> RuntimeConfig:
     """
     if config.cuda.device_id:
         fix = "Leave it out: Ray gives each worker a card of its own, which is its device 0."
-        raise ConfigError(f"config: cuda.device_id is {config.cuda.device_id} with --ray", fix)
+        raise ConfigError(f"config: cuda.device_id is {config.cuda.device_id} with {option('ray')}", fix)
     if config.provider == "openvino":
         openvino = dataclasses.replace(config.openvino, threads=config.openvino.threads or config.openvino.streams)
         config = dataclasses.replace(config, openvino=openvino)
@@ -117,5 +122,5 @@ def worker_count(config: RuntimeConfig) -> int:
     if not count:
         has = "; ".join(f"{node.get('CPU', 0):g} CPU, {node.get('GPU', 0):g} GPU" for node in nodes) or "none is left"
         what = f"a worker needs {asked['CPU']} CPU and {asked['GPU']} GPU of one node; the cluster's nodes have: {has}"
-        raise ConfigError(what, "Lower the provider's threads, choose another --provider, or add a node.")
+        raise ConfigError(what, f"Lower the provider's threads, choose another {option('provider')}, or add a node.")
     return count

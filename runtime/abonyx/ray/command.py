@@ -22,6 +22,7 @@ from abonyx.ray.worker import DirectoryRequest
 from abonyx.run.interrupts import Stop, handled
 from abonyx.run.request import RunRequest
 from abonyx.run.windows import flag_line
+from abonyx.wording import Interface, option
 
 
 class Failed(msgspec.Struct, frozen=True):
@@ -79,7 +80,10 @@ def score_directory(
     """
     load_ray()
     if Path("-") in (source, output):
-        raise ConfigError("--ray with - : standard streams are not files", "Name a directory of files, and one for -o.")
+        raise ConfigError(
+            f"{option('ray')} with - : standard streams are not files",
+            f"Name a directory of files, and one for {option('output')}.",
+        )
     run = dataclasses.replace(run, config=for_worker(run.config))
     request = DirectoryRequest(
         run, output.absolute(), kind or "parquet", choose_threshold(run.bundle, assay, threshold)
@@ -130,7 +134,10 @@ def _summary(dispatch: Dispatch, files: list[File], run_file: RunFile, facts: di
         workers=dispatch.workers,
         run_seconds=dispatch.run_seconds,
         files=whole,
-        failed=[Failed(printable_name(file.source), error.what) for file, error in dispatch.failed.items()],
+        failed=[
+            Failed(printable_name(file.source), error.worded(Interface.COMMAND_LINE)[0])
+            for file, error in dispatch.failed.items()
+        ],
     )
 
 
@@ -173,6 +180,6 @@ def _make(output: Path) -> bool:
     try:
         output.mkdir()
     except OSError as error:
-        fix = "With --ray the output is a directory: name one that is there, or a new one in one that is."
+        fix = f"With {option('ray')} the output is a directory: name one that is there, or a new one in one that is."
         raise ConfigError(f"output {output}: cannot be made: {error.strerror}", fix) from error
     return True

@@ -25,6 +25,7 @@ from abonyx.ray.cluster import load_ray, needs, worker_count
 from abonyx.ray.run_file import Done, File, RunFile, printable_name
 from abonyx.ray.worker import DirectoryRequest, Worker
 from abonyx.run.interrupts import Stop
+from abonyx.wording import Interface, option
 
 # How long a signal may wait to be seen.
 _POLL_S = 0.5
@@ -130,7 +131,8 @@ class Dispatch:
                 if stop.asked:
                     counts = f"ended with {len(self.done)} of {len(files)} files done"
                     raise RunInterrupted(
-                        f"{stop.asked}: {counts}", "The same command goes on from there, --restart begins anew."
+                        f"{stop.asked}: {counts}",
+                        f"The same command goes on from there, {option('restart')} begins anew.",
                     )
                 ready, _ = ray.wait(list(self._calls), timeout=_POLL_S)
                 for call in ready:
@@ -175,7 +177,7 @@ class Dispatch:
             ray.kill(worker)
             raise answer
         if task is not None and broken:
-            self._replace(worker, task, str(answer))
+            self._replace(worker, task, "\n".join(answer.marked))
             return
         if task is None:
             self.run_file.settle(answer)
@@ -193,7 +195,8 @@ class Dispatch:
     def _note(self, task: _Task, answer: Done | EngineError) -> None:
         if isinstance(answer, EngineError):
             self.failed[task.file] = answer
-            LOGGER.info(f"{task.file.source.name}: failed: {answer.what.splitlines()[0]}")
+            what, _ = answer.worded(Interface.COMMAND_LINE)
+            LOGGER.info(f"{task.file.source.name}: failed: {what.splitlines()[0]}")
             return
         self.run_file.append(answer)
         self.done.append(answer)
@@ -236,12 +239,12 @@ def raise_failed(failed: dict[File, EngineError], total: int) -> None:
     """Raise the first file's error where any failed, with the others' named."""
     if not failed:
         return
-    lines = [f"  {error.what}" for error in list(failed.values())[:_SHOWN]]
+    lines = [f"  {error.marked[0]}" for error in list(failed.values())[:_SHOWN]]
     more = [f"  ... and {len(failed) - _SHOWN} more"] if len(failed) > _SHOWN else []
     first = next(iter(failed.values()))
     raise type(first)(
         "\n".join([f"{len(failed)} of {total} files failed; the others are done", *lines, *more]),
-        f"{first.fix} Then the same command scores what is missing.".strip(),
+        f"{first.marked[1]} Then the same command scores what is missing.".strip(),
     )
 
 

@@ -18,6 +18,7 @@ from abonyx.hashing import file_sha256
 from abonyx.output.files import rejected_path
 from abonyx.output.journal import SCHEMA, Fact, Journal, Started, differences
 from abonyx.run.resumed import identity, score_facts
+from abonyx.wording import option
 
 if TYPE_CHECKING:
     from abonyx.run.request import RunRequest
@@ -131,7 +132,7 @@ class RunFile(Journal):
         if found := differences(before, {_ENGINE: None} | facts):
             raise ResumeRefused(
                 f"output {self.path.parent}: has results of another run:\n  " + "\n  ".join(found),
-                "Give that run's command again, name another directory, or begin anew with --restart.",
+                f"Give that run's command again, name another directory, or begin anew with {option('restart')}.",
             )
 
     def left(self, files: Sequence[File], skip: bool) -> list[File]:
@@ -164,7 +165,8 @@ class RunFile(Journal):
             raise ResumeRefused(
                 f"output {self.path.parent}: has results of another run or other input:\n  "
                 + "\n  ".join([*refused[:_SHOWN], *more]),
-                "Name another directory, move those results away, or begin anew with --restart, which replaces them.",
+                "Name another directory, move those results away, or begin anew with "
+                f"{option('restart')}, which replaces them.",
             )
         return left
 

@@ -162,4 +162,5 @@ def _read(source: Path, run: RunRequest) -> tuple[Input, Done]:
 
 def _on_this_node(error: EngineError) -> EngineError:
     """The same error, saying where."""
-    return type(error)(f"node {platform.node()}: {error.what}", error.fix)
+    what, fix = error.marked
+    return type(error)(f"node {platform.node()}: {what}", fix)

@@ -13,6 +13,7 @@ from abonyx.config import RuntimeConfig, load_config
 from abonyx.domain import Check, DomainRule
 from abonyx.errors import ConfigError
 from abonyx.input.checked import Input, read_input
+from abonyx.wording import option
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class RunRequest:
         name, variant = self.bundle.variant(self.config.provider, self.config.variant)
         return {
             "version": __version__,
-            "bundle": self.bundle.manifest.name,
+            "bundle": self.bundle.name,
             "bundle_sha256": self.bundle.sha256,
             "config_sha256": self.config.sha256(),
             "provider": self.config.provider,
@@ -99,7 +100,7 @@ def prepare(
     """
     if trim and check == "off":
         raise ConfigError(
-            "trim is domain and domain is off: without looking for the domain there is nothing to trim to",
+            f"{option('trim')} domain with {option('domain')} off: no domain is looked for, so there is nothing to trim to",
             "Leave one of them out.",
         )
     config = load_config(config_file, flags=flags)

@@ -25,6 +25,7 @@ from abonyx.run.interrupts import Stop, handled
 from abonyx.run.progress import progress
 from abonyx.run.request import RunRequest
 from abonyx.run.windows import Job, Opening, RunSummary, run_windows
+from abonyx.wording import option
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,10 +171,12 @@ def _watch(stop: Stop, bar: Callable[[int], None] | None) -> Callable[[int], Non
 def _kept(out: ResumableOutput | Stream) -> str:
     """What becomes of a run that ends here."""
     if isinstance(out, Stream):
-        return f"standard output has {out.rows_done} of {out.rows} rows and cannot be gone on with; -o FILE can"
+        written = f"standard output has {out.rows_done} of {out.rows} rows"
+        return f"{written} and cannot be gone on with; {option('output')} FILE can"
     if out.rows_done == 0:
         return "no row was done; nothing is left behind"
-    return f"{out.rows_done} of {out.rows} rows are kept: the same command goes on from there, --restart begins anew"
+    kept = f"{out.rows_done} of {out.rows} rows are kept"
+    return f"{kept}: the same command goes on from there, {option('restart')} begins anew"
 
 
 @contextmanager

@@ -61,7 +61,7 @@ def verify(config: RuntimeConfig) -> Verification:
         limits = looser(session.variant.limits, BF16) if config.bf16 else session.variant.limits
         return Verification(
             bundle=str(bundle.path),
-            name=manifest.name,
+            name=bundle.name,
             sha256=bundle.sha256,
             schema_version=manifest.schema_version,
             files=len(manifest.files),

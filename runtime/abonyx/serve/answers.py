@@ -187,7 +187,7 @@ class Health(_Out, frozen=True, kw_only=True):
 def model_name(model: Model) -> ModelName:
     """The model as every answer names it."""
     return ModelName(
-        name=model.bundle.manifest.name,
+        name=model.bundle.name,
         sha256=model.bundle.sha256,
         variant=model.variant_name,
         provider=model.config.provider,
@@ -200,7 +200,7 @@ def model_answer(model: Model, settings: Settings) -> ModelAnswer:
     return ModelAnswer(
         abonyx=__version__,
         ready=True,
-        name=manifest.name,
+        name=model.bundle.name,
         label=model.bundle.label(),
         notice=manifest.notice,
         licence=manifest.licence,

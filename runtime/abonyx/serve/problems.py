@@ -1,4 +1,4 @@
-"""Errors as application/problem+json (RFC 9457), in the words of the command line."""
+"""Errors as application/problem+json (RFC 9457), in the words of HTTP."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import msgspec
 from starlette.responses import Response
 
 from abonyx.errors import BundleError, ConfigError, EngineError, InputError, InputTooLarge, RequestRefused
+from abonyx.wording import Interface
 
 MEDIA_TYPE = "application/problem+json"
 # What nginx says of a client that left: it is counted, and nobody reads it.
@@ -51,9 +52,8 @@ def problem(error: EngineError) -> Problem:
     """The error as a client reads it."""
     status = status_of(error)
     title = "Client Closed Request" if status == CLIENT_LEFT else HTTPStatus(status).phrase
-    return Problem(
-        type=f"urn:abonyx:{type(error).__name__}", title=title, status=status, detail=error.what, fix=error.fix
-    )
+    detail, fix = error.worded(Interface.HTTP)
+    return Problem(type=f"urn:abonyx:{type(error).__name__}", title=title, status=status, detail=detail, fix=fix)
 
 
 def problem_response(error: EngineError) -> Response:

@@ -27,6 +27,7 @@ from abonyx.logs import LOGGER
 from abonyx.model import OpenModel
 from abonyx.scoring import run_sequences, tokenize
 from abonyx.serve.metrics import Metrics
+from abonyx.wording import Interface
 
 # Batches of a round: enough to sort by length in, and a small request that comes meanwhile waits for no more.
 ROUND_BATCHES = 8
@@ -91,7 +92,7 @@ def _log_notes(session: OpenModel) -> None:
 
 def _log_failure(error: EngineError, count: int) -> None:
     # Whose score is not finite is named by its id, which is the client's own.
-    said = type(error).__name__ if isinstance(error, ScoreNotFinite) else str(error)
+    said = type(error).__name__ if isinstance(error, ScoreNotFinite) else error.text(Interface.COMMAND_LINE)
     LOGGER.error(f"a request failed, at {count} of its sequences: {said}")
 
 
@@ -436,11 +437,13 @@ class Scheduler:
             model = Model.of(self._session)
         except EngineError as error:
             self._session.close()  # where it is the card alone that cannot be read
-            LOGGER.error(f"reload failed; no request is taken until one succeeds: {error}")
+            said = error.text(Interface.COMMAND_LINE)  # the log is read by whoever started the service
+            LOGGER.error(f"reload failed; no request is taken until one succeeds: {said}")
             self._metrics.session_opens.labels("failed").inc()
             with self._changed:
-                self._refusal = _Refusal(503, NO_MODEL, f"no model is open: {error.what}", error.fix)
-                self._end_reload(asked, RequestRefused(500, "reload_failed", error.what, error.fix))
+                what, fix = error.marked
+                self._refusal = _Refusal(503, NO_MODEL, f"no model is open: {what}", fix)
+                self._end_reload(asked, RequestRefused(500, "reload_failed", what, fix))
             return
         self._metrics.session_opens.labels("opened").inc()
         LOGGER.info(f"reloaded: {model.bundle.label()}")

@@ -21,6 +21,7 @@ from abonyx.serve.metrics import Metrics
 from abonyx.serve.scheduler import Scheduler, refuse_upstream_pooling
 from abonyx.serve.service import Service
 from abonyx.serve.settings import Settings
+from abonyx.wording import option
 
 
 def serve(load: Callable[[], RuntimeConfig], settings: Settings) -> None:
@@ -48,7 +49,7 @@ def serve(load: Callable[[], RuntimeConfig], settings: Settings) -> None:
             raise RunInterrupted(
                 f"requests without an answer: {gate.cut_off}; cut off {settings.grace_s} s after the signal, or by a "
                 "second one",
-                "Raise --grace-s.",
+                f"Raise {option('grace_s')}.",
             )
     LOGGER.info("every request was answered; the model is closed")
 
@@ -89,7 +90,7 @@ def _refusing(settings: Settings) -> Iterator[None]:
         yield
     except OSError as error:
         what = f"serve: {settings.host} port {settings.port} cannot be listened at: {error.strerror}"
-        raise ConfigError(what, "Choose another with --host and --port.") from error
+        raise ConfigError(what, f"Choose another with {option('host')} and {option('port')}.") from error
 
 
 def _run(gate: Gate, listener: socket.socket, settings: Settings) -> None:

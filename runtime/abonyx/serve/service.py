@@ -132,7 +132,8 @@ class Service:
         except RequestRefused:
             raise
         except EngineError as error:  # the service's own config is at fault, not the request
-            raise RequestRefused(500, "reload_failed", f"nothing was reloaded: {error.what}", error.fix) from error
+            what, fix = error.marked
+            raise RequestRefused(500, "reload_failed", f"nothing was reloaded: {what}", fix) from error
         while not over():
             await changed.wait()
 

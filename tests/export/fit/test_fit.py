@@ -40,6 +40,7 @@ from abonyx.errors import (
 )
 from abonyx.logs import to_stderr
 from abonyx.model import OpenModel
+from abonyx.wording import Interface
 from abonyx_export import cli
 from abonyx_export.export import export_bundle
 from abonyx_export.fit import cross_validation
@@ -228,7 +229,9 @@ def test_the_new_bundle(parent: Path, labelled: Path, tmp_path: Path) -> None:
         assert (new / name).samefile(parent / name)
     for name in ("fp32/model.onnx", "head.onnx", "golden.npz"):
         assert (new / name).read_bytes() != (parent / name).read_bytes()
-    assert (manifest.name, manifest.notice) == ("new", "not for use")
+    assert (manifest.name, manifest.notice) == ("", "not for use")
+    assert (bundle.name, open_bundle(new.rename(tmp_path / "moved")).name) == ("new", "moved")
+    new = (tmp_path / "moved").rename(new)
     assert (manifest.encoder, manifest.golden_source) == (old.manifest.encoder, old.manifest.golden_source)
     assert manifest.default_variant == old.manifest.default_variant
     head = manifest.head
@@ -300,7 +303,7 @@ def test_a_subset_of_variants_name_and_notice(parent: Path, labelled: Path, tmp_
     manifest = open_bundle(tmp_path / "new").manifest
     assert list(manifest.variants) == ["fp16-weights"]
     assert set(manifest.default_variant.values()) == {"fp16-weights"}
-    assert (manifest.name, manifest.notice) == ("mine", "")
+    assert (manifest.name, manifest.notice) == ("mine", "") and open_bundle(tmp_path / "new").name == "mine"
     assert {*everything(tmp_path / "new")} == {"manifest.json", *manifest.files}
     assert not (tmp_path / "new" / "fp32").exists()
     # and a fit of what was fitted
@@ -502,7 +505,7 @@ def test_rows_that_cannot_be_fitted(case: str, parent: Path, tmp_path: Path, ope
     source = write(rows, tmp_path / "rows.csv")
     with pytest.raises(error) as caught:
         fit(source, parent, tmp_path / "new", "--head-out", str(tmp_path / "head.npz"))
-    assert message in str(caught.value) and caught.value.fix and caught.value.exit_code == 3
+    assert message in caught.value.text(Interface.COMMAND_LINE) and caught.value.fix and caught.value.exit_code == 3
     assert list(tmp_path.iterdir()) == [source] and opens == []
 
 
@@ -511,7 +514,7 @@ def test_options_that_are_refused(case: str, parent: Path, labelled: Path, tmp_p
     flags, error, message = BAD_OPTIONS[case]
     with pytest.raises(error) as caught:
         fit(labelled, parent, tmp_path / "new", *flags)
-    assert message in str(caught.value) and caught.value.fix
+    assert message in caught.value.text(Interface.COMMAND_LINE) and caught.value.fix
     assert list(tmp_path.iterdir()) == [] and opens == []
 
 
@@ -519,8 +522,8 @@ def test_outputs_that_are_refused(parent: Path, labelled: Path, tmp_path: Path, 
     (tmp_path / "taken").mkdir()
     with pytest.raises(ConfigError, match="taken: exists already"):
         fit(labelled, parent, tmp_path / "taken")
-    with pytest.raises(ConfigError, match="no does not exist or is not writable"):
-        fit(labelled, parent, tmp_path / "no" / "where")
+    with pytest.raises(ConfigError, match=r"rows\.csv is not a writable directory"):
+        fit(labelled, parent, labelled / "where")
     with pytest.raises(ConfigError, match="lies in the new bundle"):
         fit(labelled, parent, tmp_path / "taken.npz", "--head-out", str(tmp_path / "taken.npz"))
     with pytest.raises(ConfigError, match="there is no directory"):
@@ -575,9 +578,9 @@ def test_a_regression_that_does_not_converge(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(cross_validation, "MAX_ITERATIONS", 1)
-    with pytest.raises(ConfigError, match="--C 1: the regression did not converge in 1 iterations") as caught:
+    with pytest.raises(ConfigError, match="grid 1: the regression did not converge in 1 iterations") as caught:
         fit(labelled, parent, tmp_path / "new", "--head-out", str(tmp_path / "head.npz"), *flags)
-    assert ("--scale" in caught.value.fix) == advised
+    assert ("scale=True" in caught.value.fix) == advised
     assert list(tmp_path.iterdir()) == []
 
 
@@ -589,7 +592,7 @@ def test_a_variant_over_its_limit(parent: Path, labelled: Path, tmp_path: Path) 
     head_out = ("--head-out", str(tmp_path / "head.npz"))
     with pytest.raises(ParityError, match=r"variant fp16-weights: .* limit \de-12") as caught:
         fit(labelled, strict, tmp_path / "new", *head_out)
-    assert all(advice in caught.value.fix for advice in ("smaller --C", "--scale", "--variants"))
+    assert all(advice in caught.value.fix for advice in ("smaller grid", "scale=True", "variants"))
     assert caught.value.exit_code == 6
     assert [path.name for path in tmp_path.iterdir()] == ["strict"]
     fit(labelled, strict, tmp_path / "new", *head_out, "--variants", "fp32")

@@ -246,3 +246,22 @@ def test_memory_and_processors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     limits.clear()
     assert process.memory_bytes() == (None, None, "machine")
     assert 1 <= process.usable_processors() <= process.allowed_processors()
+
+
+@pytest.mark.parametrize("command", ["doctor", "verify", "inspect"])
+def test_the_bundle_is_an_argument_or_an_option(run: Any, tmp_path: Path, command: str) -> None:
+    (tmp_path / "a").mkdir()
+    for arguments in ([tmp_path / "a"], ["--bundle", tmp_path / "a"]):
+        done = run(command, *arguments)
+        assert done.code == 4 and str(tmp_path / "a") in done.out + done.err  # it has no manifest
+    code, _, err = run(command, tmp_path / "a", "--bundle", tmp_path / "b")
+    assert code == 2 and f"BUNDLE is {tmp_path / 'a'} and --bundle is {tmp_path / 'b'}" in err
+    assert run(command, tmp_path / "a", "--bundle", f"{tmp_path}/./a").code == 4
+
+
+def test_a_bundle_without_a_name_has_its_directorys(run: Any, copy: Path) -> None:
+    edit(copy, name="")
+    assert " bundle (" in run("inspect", copy).out
+    moved = copy.rename(copy.with_name("moved"))
+    (copy.parent / "link").symlink_to(moved)
+    assert "moved (" in run("inspect", copy.parent / "link").out

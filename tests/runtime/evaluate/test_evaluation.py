@@ -350,7 +350,7 @@ def test_what_is_refused_before_the_model_is_opened(
     out, there = tmp_path / "out", tmp_path / "sub"
     cases: list[tuple[list[object], int, list[str]]] = [
         ([labelled, "-o", there], 2, [str(there), "exists already"]),
-        ([labelled, "-o", tmp_path / "none" / "out"], 2, [str(tmp_path / "none"), "does not exist"]),
+        ([labelled, "-o", labelled / "out"], 2, [str(labelled), "is not a writable directory"]),
         ([labelled, twin, "-o", out], 2, [str(labelled), str(twin)]),
         ([labelled, blank, "-o", out], 3, [str(blank), "none of 2 rows has a label", "'label'", "--label-column"]),
         (

@@ -157,7 +157,7 @@ def test_what_differs_is_named_with_both_values_and_nothing_is_touched(tmp_path:
         "threshold: 0.5 then, 0.6 now",
         "gone: 'x' then, None now",
     ]
-    assert "--restart" in caught.value.fix
+    assert "restart=True" in caught.value.fix
     assert contents(tmp_path) == before
     assert run(tmp_path, "csv", same=1, threshold=0.6, restart=True) == 0
     assert sorted(contents(tmp_path)) == ["out.csv"]

@@ -746,7 +746,7 @@ def test_a_dataset_gets_a_score_or_a_reason_for_each_row(two_workers: None, sequ
         assert part in row["rejected"]
     with pytest.raises(ConfigError, match="upstream-batch"):
         score(dataset, abonyx.RuntimeConfig(pooling="upstream-batch", batch_size=8))
-    with pytest.raises(ConfigError, match="--threshold is 2"):
+    with pytest.raises(ConfigError, match="threshold is 2"):
         score(dataset, threshold=2)
     with pytest.raises(ConfigError, match="workers is 0"):
         score(dataset, workers=0)

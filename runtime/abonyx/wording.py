@@ -1,0 +1,63 @@
+"""The word for an option, which differs by interface: `--assay` in a command, `assay` in JSON and in Python.
+
+What raises an error does not know who asked. It writes `option("assay")` into the message, a mark; each interface
+replaces the marks by its own words, in one place: the command line in logs.py, HTTP in serve/problems.py, Python in
+errors.EngineError.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+
+
+class Interface(enum.Enum):
+    """Who reads a message."""
+
+    COMMAND_LINE = "command line"
+    HTTP = "HTTP"
+    PYTHON = "Python"
+
+
+# Two of Unicode's noncharacters: no text from outside has a reason to hold them.
+_BEGIN, _END = "\ufdd0", "\ufdd1"
+_MARK = re.compile(f"{_BEGIN}([a-z_]+){_END}")
+
+# Options whose word does not follow from their name. "skip" is a value: leave bad records out.
+EXCEPTIONS: dict[Interface, dict[str, str]] = {
+    Interface.COMMAND_LINE: {
+        "folds": "--cv",
+        "grid": "--C",
+        "output": "-o",
+        "seeds": "--cv-seeds",
+        "skip": "--on-invalid skip",
+    },
+    Interface.HTTP: {"skip": "on_invalid skip"},
+    Interface.PYTHON: {
+        "allow_encoder_mismatch": "allow_encoder_mismatch=True",
+        "ray": "abonyx.ray",
+        "recentre_head": "recentre_head=True",
+        "restart": "restart=True",
+        "scale": "scale=True",
+        "skip": "skip_invalid=True",
+    },
+}
+
+
+def option(name: str) -> str:
+    """A mark for an option, to be part of a message.
+
+    Args:
+        name: of the argument in Python, e.g. "sequence_column".
+    """
+    return f"{_BEGIN}{name}{_END}"
+
+
+def in_words(text: str, interface: Interface) -> str:
+    """The text with the interface's word in the place of each mark."""
+    return _MARK.sub(lambda mark: _word(mark[1], interface), text)
+
+
+def _word(name: str, interface: Interface) -> str:
+    usual = "--" + name.replace("_", "-") if interface is Interface.COMMAND_LINE else name
+    return EXCEPTIONS[interface].get(name, usual)
