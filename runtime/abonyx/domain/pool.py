@@ -20,6 +20,7 @@ import msgspec
 from abonyx.domain.flags import Judgement, judge
 from abonyx.engine.process import usable_processors
 from abonyx.errors import EngineError
+from abonyx.wording import option
 
 # A child starts in a fifth of a second, in which one process judges some 1,500 records.
 MIN_POOLED = 8_000

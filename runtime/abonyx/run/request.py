@@ -100,7 +100,7 @@ def prepare(
     """
     if trim and check == "off":
         raise ConfigError(
-            f"{option('trim')} domain with {option('domain')} off: no domain is looked for, so there is nothing to trim to",
+            f"{option('trim')} domain with {option('domain')} off: nothing looks for the domain to trim to",
             "Leave one of them out.",
         )
     config = load_config(config_file, flags=flags)

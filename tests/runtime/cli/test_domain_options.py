@@ -66,7 +66,7 @@ def test_trim_names_the_range_and_needs_a_look(run: Any, tmp_path: Path) -> None
     assert scfv["p_nonspecific"] == heavy["p_nonspecific"]
     wrong = run("score", source, "-o", tmp_path / "x.csv", "--trim", "domain", "--domain", "off")
     assert wrong.code == 2
-    assert "nothing to trim to" in wrong.err
+    assert "--trim domain with --domain off" in wrong.err
 
 
 def test_nucleotides_are_refused_with_the_column_that_may_hold_the_protein(run: Any, tmp_path: Path) -> None:
