@@ -362,7 +362,7 @@ def whole_rows(count: int = 24) -> Rows:
 def with_flags() -> tuple[Rows, Rows]:
     """Rows of which three are flagged, and the others."""
     kept = whole_rows()
-    name, tagged, label = kept[4]
+    tagged = kept[4][1]
     light = (
         "DIQMTQSPSSLSASVGDRVTITCRASQDVNTAVAWYQQKPGKAPKLLIYSASFLYSGVPSRFSGSRSGTDFTLTISSLQPEDFATYYCQQHYTTPPTFGQGTKVEIK"
     )
