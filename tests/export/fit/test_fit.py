@@ -348,6 +348,96 @@ def test_skip_leaves_bad_rows_out_and_lists_them(parent: Path, tmp_path: Path) -
     assert len(listed) == 4
 
 
+def whole_rows(count: int = 24) -> Rows:
+    """The examples' whole domains, each with some residues of its CDR 3 exchanged, so that none is flagged."""
+    with EXAMPLES.open(newline="") as file:
+        parents = [row["sequence"] for row in csv.DictReader(file)]
+    rng = np.random.default_rng(5)
+    rows = []
+    for index in range(count):
+        letters = list(parents[index % len(parents)])
+        for position in rng.choice(np.arange(98, 102), size=2, replace=False):
+            letters[position] = "WR"[index // 12] if index % 2 else "DE"[index // 12]
+        rows.append((f"w{index}", "".join(letters), str(index % 2)))
+    return rows
+
+
+def with_flags() -> tuple[Rows, Rows]:
+    """Rows of which three are flagged, and the others."""
+    kept = whole_rows()
+    tagged = kept[4][1]
+    light = (
+        "DIQMTQSPSSLSASVGDRVTITCRASQDVNTAVAWYQQKPGKAPKLLIYSASFLYSGVPSRFSGSRSGTDFTLTISSLQPEDFATYYCQQHYTTPPTFGQGTKVEIK"
+    )
+    flagged = [("tag", f"{tagged}HHHHHH", "1"), ("light", light, "0"), ("cut", tagged[30:], "0")]
+    return [*kept[:3], flagged[0], *kept[3:10], flagged[1], *kept[10:], flagged[2]], kept
+
+
+def test_flagged_rows_are_listed_and_kept_or_left_out(parent: Path, tmp_path: Path) -> None:
+    rows, good = with_flags()
+    source = write(rows, tmp_path / "rows.csv")
+    said = fit(source, parent, tmp_path / "all")
+    assert "3 of 27 rows are flagged and kept; --drop-flagged leaves them out" in said
+    for line in (
+        "  row 4, id tag: 6 residues outside the domain",
+        "  row 12, id light: light chain (kappa)",
+        "  row 27, id cut: fragment",
+    ):
+        assert line in said
+    assert "the head expects chain H" in said
+    training = open_bundle(tmp_path / "all").manifest.head.training
+    assert training is not None and (training.rows, training.flagged, training.dropped) == (27, 3, 0)
+    said = fit(source, parent, tmp_path / "dropped", "--drop-flagged", "--name", "same")
+    assert "3 of 27 rows are flagged and left out" in said and "row 12, id light" in said
+    training = open_bundle(tmp_path / "dropped").manifest.head.training
+    assert training is not None and (training.rows, training.flagged, training.dropped) == (24, 3, 3)
+    # The head is that of a file without those rows: no label has moved to another row.
+    said = fit(write(good, tmp_path / "rows2.csv"), parent, tmp_path / "good", "--name", "same")
+    assert "none of 24 rows is flagged" in said
+    heads = [(tmp_path / name / "head.onnx").read_bytes() for name in ("dropped", "good", "all")]
+    assert heads[0] == heads[1] != heads[2]
+    hashes = [open_bundle(tmp_path / name).manifest.head.source_sha256 for name in ("dropped", "good", "all")]
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_rows_are_judged_for_the_new_heads_chains(parent: Path, tmp_path: Path) -> None:
+    source = write(with_flags()[0], tmp_path / "rows.csv")
+    said = fit(source, parent, tmp_path / "light", "--chains", "L")
+    assert "26 of 27 rows are flagged and kept" in said
+    assert "row 1, id w0: heavy chain" in said and "id light" not in said
+    assert "  ... and 6 more" in said
+    assert "the head expects chain L" in said
+    head = open_bundle(tmp_path / "light").manifest.head
+    assert (head.chains, head.training and head.training.flagged) == (["L"], 26)
+    # and of a parent whose head is for light chains
+    said = fit(source, tmp_path / "light", tmp_path / "heavy", "--chains", "H")
+    assert "3 of 27 rows are flagged" in said
+
+
+def test_no_row_left_no_look_and_other_rules(parent: Path, tmp_path: Path, opens: list[str]) -> None:
+    rows = with_flags()[0]
+    source = write(rows, tmp_path / "rows.csv")
+    cut = write([(name, sequence[30:], label) for name, sequence, label in rows], tmp_path / "cut.csv")
+    with pytest.raises(InputError, match="all 27 rows are flagged, and --drop-flagged leaves none"):
+        fit(cut, parent, tmp_path / "new", "--drop-flagged")
+    with pytest.raises(ConfigError, match="--drop-flagged with --domain off"):
+        fit(source, parent, tmp_path / "new", "--drop-flagged", "--domain", "off")
+    with pytest.raises(RecordsRejected, match=r"rows.csv:5: tag: 6 residues outside the domain"):
+        fit(source, parent, tmp_path / "new", "--domain", "require")
+    assert opens == [] and not (tmp_path / "new").exists()
+    assert "chain and domain were not looked at" in fit(source, parent, tmp_path / "off", "--domain", "off")
+    training = open_bundle(tmp_path / "off").manifest.head.training
+    assert (
+        training is not None
+        and training.flagged is None
+        and '"flagged"' not in (tmp_path / "off" / "manifest.json").read_text()
+    )
+    said = fit(source, parent, tmp_path / "trimmed", "--trim", "domain", "--drop-flagged")
+    assert "2 of 27 rows are flagged and left out" in said and "id tag" not in said
+    training = open_bundle(tmp_path / "trimmed").manifest.head.training
+    assert training is not None and (training.rows, training.repeated_sequences) == (25, 1)
+
+
 def test_standard_input(parent: Path, labelled: Path, tmp_path: Path) -> None:
     arguments = ["-", "--label-column", "label", "--bundle", str(parent), "-o", str(tmp_path / "new"), *QUICK]
     result = CliRunner().invoke(cli.fit, arguments, input=labelled.read_bytes())

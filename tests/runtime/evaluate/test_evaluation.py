@@ -18,7 +18,7 @@ import pytest
 pytest.importorskip("matplotlib")
 sk = pytest.importorskip("sklearn.metrics")
 
-from abonyx import session  # noqa: E402
+from abonyx import model  # noqa: E402
 from abonyx.bundle.tolerances import RESAMPLED_METRIC  # noqa: E402
 from abonyx.evaluate import bootstrap, metrics, pictures  # noqa: E402
 
@@ -245,11 +245,120 @@ def test_predictions_are_what_score_writes(run: Any, tmp_path: Path, labelled: P
     for command, output in (("score", "scores.csv"), ("evaluate", "out")):
         assert run(command, labelled, "-o", tmp_path / output, "--threshold", "0.45")[0] == 0
     found, scores = rows(tmp_path / "out" / "predictions.csv"), rows(tmp_path / "scores.csv")
-    assert list(found[0]) == ["id", "sequence", "y_true", "y_pred", "p_nonspecific"]
+    assert list(found[0]) == ["id", "sequence", "y_true", "y_pred", "p_nonspecific", "flag"]
     for row, score in zip(found, scores, strict=True):
         assert row["y_pred"] == score["nonspecific"]
-        assert {key: row[key] for key in ("id", "sequence", "p_nonspecific")}.items() <= score.items()
+        assert {key: row[key] for key in ("id", "sequence", "p_nonspecific", "flag")}.items() <= score.items()
     assert [row["y_true"] for row in found[:4]] == ["0", "1", "", "1"]
+
+
+def with_flags(folder: Path, sequences: list[str]) -> Path:
+    """Eight labelled rows of which three are flagged, and a flagged one without a label."""
+    cut = [
+        sequences[8][30:],
+        sequences[9] + "HHHHHH",
+        sequences[10][:60] + "X" + sequences[10][61:],
+        sequences[11][:80],
+    ]
+    data = [(f"ab{at}", each, str(at % 2)) for at, each in enumerate([*sequences[:5], *cut[:3]])]
+    return table(folder / "flags.csv", [*data, ("<b>last", cut[3], "")])
+
+
+def test_metrics_with_and_without_flagged_rows(run: Any, tmp_path: Path, sequences: list[str]) -> None:
+    source, output = with_flags(tmp_path, sequences), tmp_path / "out"
+    code, err = run("evaluate", source, "-o", output, "--bootstrap", 50)
+    assert code == 0, err
+    assert re.search(r"flags: 8 labelled of 9 \(1 not labelled\), accuracy", err)
+    assert re.search(r"flags, flagged rows left out: 5 labelled, accuracy 0\.\d+ \[.*\], ROC AUC 0\.\d+ \[", err)
+    assert "flagged: 4 of 9 records (" in err
+    record = json.loads((output / "metrics.json").read_text())
+    found = rows(output / "predictions.csv")
+    flags = ["", "", "", "", "", "fragment", "6 residues outside the domain", "1 unknown residue (X)", "fragment"]
+    assert [row["flag"] for row in found] == flags
+    assert {row["y_pred"] for row in found} <= {"0", "1"}, "a flagged row is compared with its label too"
+    assert (record["n"], record["n_flagged"]) == (8, 3)
+    assert record["flags"] == {"fragment": 2, "residues outside the domain": 1, "unknown residues (X)": 1}
+    for measured, kept in ((record, found[:8]), (record["unflagged"], found[:5])):
+        y, p = [int(row["y_true"]) for row in kept], [float(row["p_nonspecific"]) for row in kept]
+        calls = [int(row["y_pred"]) for row in kept]
+        assert (measured["n"], measured["n_positive"], measured["n_negative"]) == (len(y), sum(y), len(y) - sum(y))
+        assert measured["confusion_matrix"] == sk.confusion_matrix(y, calls).tolist()
+        assert measured["metrics"]["roc_auc"]["value"] == sk.roc_auc_score(y, p)
+        assert measured["metrics"]["brier"]["value"] == pytest.approx(sk.brier_score_loss(y, p))
+    assert record["metrics"] != record["unflagged"]["metrics"]
+    assert record["domain"]["--domain"] == "check"
+    assert any("3 of 8 labelled rows are flagged" in note for note in record["notes"])
+    page = (output / "report.html").read_text()
+    assert "Metrics without flagged rows (5 of 8 rows with a label)" in page
+    assert "Flagged rows (4)" in page
+    listed = page.partition('<table class="flagged">')[2]
+    assert [listed.count(part) for part in ("<tr>", "fragment", "&lt;b&gt;last", "<b>")] == [5, 2, 1, 0]
+    assert "3 of those with a label; of all rows: fragment 2," in page
+
+
+def test_a_long_list_of_flagged_rows_is_cut(
+    run: Any, tmp_path: Path, sequences: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("abonyx.evaluate.report.LISTED_ROWS", 1)
+    output = tmp_path / "out"
+    assert run("evaluate", with_flags(tmp_path, sequences), "-o", output, "--bootstrap", 10)[0] == 0
+    page = (output / "report.html").read_text()
+    assert "... and 3 more: see predictions.csv" in page
+    assert page.partition('<table class="flagged">')[2].count("<tr>") == 2
+
+
+def test_trimmed_rows_show_the_original_and_the_range(run: Any, tmp_path: Path, sequences: list[str]) -> None:
+    source, output = with_flags(tmp_path, sequences), tmp_path / "out"
+    code, err = run("evaluate", source, "-o", output, "--bootstrap", 10, "--trim", "domain")
+    assert code == 0, err
+    tagged = rows(output / "predictions.csv")[6]
+    assert (tagged["sequence"], tagged["flag"]) == (f"{sequences[9]}HHHHHH", "")
+    assert tagged["domain"] == f"1-{len(sequences[9])}"
+    record = json.loads((output / "metrics.json").read_text())
+    assert (record["n_flagged"], record["unflagged"]["n"]) == (2, 6)
+    assert record["domain"]["--trim domain"] is True
+
+
+def test_domain_require_rejects_and_off_does_not_look(run: Any, tmp_path: Path, sequences: list[str]) -> None:
+    source, output = with_flags(tmp_path, sequences), tmp_path / "out"
+    code, err = run("evaluate", source, "-o", output, "--domain", "require")
+    assert code == 3
+    assert f"{source}:7: ab5: fragment" in err
+    assert not output.exists()
+    required = ["--domain", "require", "--on-invalid", "skip", "--bootstrap", 10]
+    assert run("evaluate", source, "-o", output, *required)[0] == 0
+    record = json.loads((output / "metrics.json").read_text())
+    assert (record["n"], record["n_rejected"], record["n_flagged"]) == (5, 4, 0)
+    assert record["unflagged"]["metrics"] == record["metrics"]
+    assert [row["reason"] for row in rows(output / "rejected.csv")][:2] == ["fragment", "6 residues outside the domain"]
+    code, err = run("evaluate", source, "-o", tmp_path / "off", "--domain", "off", "--bootstrap", 10)
+    assert code == 0
+    assert "flagged rows left out: not known, --domain off did not look for flags" in err
+    record = json.loads((tmp_path / "off" / "metrics.json").read_text())
+    assert (record["n"], record["n_flagged"], record["unflagged"], record["flags"]) == (8, None, None, {})
+    assert {row["flag"] for row in rows(tmp_path / "off" / "predictions.csv")} == {""}
+    assert "--domain off: chain and domain were not looked at" in (tmp_path / "off" / "report.html").read_text()
+
+
+def test_sets_without_any_flag_and_with_nothing_else(run: Any, tmp_path: Path, sequences: list[str]) -> None:
+    good = table(tmp_path / "good.csv", [("a", sequences[0], "0"), ("b", sequences[1], "1")])
+    bad = table(tmp_path / "bad.csv", [("a", sequences[0][40:], "0"), ("b", sequences[1][40:], "1")])
+    code, err = run("evaluate", good, bad, "-o", tmp_path / "out", "--bootstrap", 10)
+    assert code == 0, err
+    assert "good, flagged rows left out: the same 2 labelled, none is flagged" in err
+    assert "bad, flagged rows left out: none is left, all 2 labelled rows are flagged" in err
+    records = [json.loads((tmp_path / "out" / name / "metrics.json").read_text()) for name in ("good", "bad")]
+    assert [(record["n_flagged"], record["unflagged"] is None) for record in records] == [(0, False), (2, True)]
+    assert "Flagged rows" not in (tmp_path / "out" / "good" / "report.html").read_text()
+
+
+def test_nanobodies_keep_their_place(run: Any, tmp_path: Path, shared_data: Path) -> None:
+    source, output = shared_data / "harvey" / "harvey_1000_labelled.csv.gz", tmp_path / "out"
+    code, err = run("evaluate", source, "-o", output, "--bootstrap", 10, "--sequence-column", "heavy_seq")
+    assert code == 0, err
+    record = json.loads((output / "metrics.json").read_text())
+    assert record["flags"]["nanobody-like"] > 900
+    assert record["unflagged"]["n"] == record["n"] - record["n_flagged"] > 900
 
 
 def test_several_inputs_open_the_model_once(
@@ -257,8 +366,8 @@ def test_several_inputs_open_the_model_once(
 ) -> None:
     (tmp_path / "more").mkdir()
     other = table(tmp_path / "more" / "other.csv", [("x", sequences[0], "1"), ("y", sequences[1], "1")])
-    opened, open_session = [], session.open_session
-    monkeypatch.setattr(session, "open_session", lambda config: opened.append(1) or open_session(config))
+    opened, open_model = [], model.open_model
+    monkeypatch.setattr(model, "open_model", lambda config: opened.append(1) or open_model(config))
     output = tmp_path / "out"
     code, err = run("evaluate", labelled, other, "-o", output, "--bootstrap", 20)
     assert code == 0, err
