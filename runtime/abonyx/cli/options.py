@@ -24,10 +24,18 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--config", "config_file", type=PATH, help="TOML file; see configs/."),
         click.option("--pooling", help="residues, or upstream-batch (the old pipeline's).  [default: residues]"),
         click.option("--batch-size", type=int, help="The old pipeline's batch size; with upstream-batch only."),
-        click.option("--id-column", help="CSV/TSV/Parquet column.  [default: id, else the record's number]"),
+        click.option("--id-column", help="Column of a table.  [default: id, name, ...; else the record's number]"),
         click.option(
             "--sequence-column",
-            help="CSV/TSV/Parquet column, or FIRST:LAST of an alignment's columns.  [default: sequence]",
+            help="Column of a table, or FIRST:LAST of an alignment's columns.  [default: sequence, VH, ...]",
+        ),
+        click.option("--sheet", help="Sheet of an Excel workbook; needed if several have cells."),
+        click.option(
+            "--gaps",
+            type=click.Choice(["refuse", "strip"]),
+            default="refuse",
+            show_default=True,
+            help="strip: take - and . and a final * out of the sequences.",
         ),
         click.option(
             "--on-invalid",
@@ -51,6 +59,8 @@ def prepare(options: dict[str, Any]) -> RunRequest:
         config_file=flags.pop("config_file"),
         id_column=flags.pop("id_column"),
         sequence_column=flags.pop("sequence_column"),
+        sheet=flags.pop("sheet"),
+        gaps=flags.pop("gaps"),
         skip=flags.pop("on_invalid") == "skip",
         flags={key: str(value) if isinstance(value, Path) else value for key, value in flags.items()},
     )

@@ -11,6 +11,7 @@ from abonyx.alphabet import SequenceLimit
 from abonyx.bundle import Bundle, open_bundle
 from abonyx.config import RuntimeConfig, load_config
 from abonyx.input.checked import Input, read_input
+from abonyx.input.sequences import Gaps
 
 
 @dataclass(frozen=True)
@@ -19,13 +20,15 @@ class RunRequest:
 
     Attributes:
         skip: leave bad records out instead of refusing the input.
-        columns: id_column and sequence_column, as read_input takes them.
+        columns: id_column, sequence_column and sheet, as read_input takes them.
+        gaps: what happens to gaps and a final stop.
     """
 
     config: RuntimeConfig
     bundle: Bundle
     skip: bool
     columns: dict[str, str | None]
+    gaps: Gaps = "refuse"
 
     def read(self, source: Path | None, label_column: str | None = None, *, label_required: bool = False) -> Input:
         """A checked input; None = standard input. Raises as read_input."""
@@ -35,6 +38,7 @@ class RunRequest:
             label_column=label_column,
             label_required=label_required,
             skip_invalid=self.skip,
+            gaps=self.gaps,
             **self.columns,
         )
 
@@ -59,13 +63,15 @@ def prepare(
     id_column: str | None = None,
     sequence_column: str | None = None,
     skip: bool = False,
+    gaps: Gaps = "refuse",
+    sheet: str | None = None,
 ) -> RunRequest:
     """Load the config, and the manifest of the bundle that it names; nothing is hashed or opened.
 
     Args:
         config_file: a TOML file.
         flags: fields of the config that override file and environment; None values are not set.
-        id_column, sequence_column, skip: as RunRequest has them.
+        id_column, sequence_column, sheet, skip, gaps: as RunRequest has them.
 
     Raises:
         ConfigError, BundleError: see load_config, open_bundle and Bundle.variant.
@@ -73,4 +79,5 @@ def prepare(
     config = load_config(config_file, flags=flags)
     bundle = open_bundle(config.bundle)
     bundle.variant(config.provider, config.variant)
-    return RunRequest(config, bundle, skip, {"id_column": id_column, "sequence_column": sequence_column})
+    columns = {"id_column": id_column, "sequence_column": sequence_column, "sheet": sheet}
+    return RunRequest(config, bundle, skip, columns, gaps)

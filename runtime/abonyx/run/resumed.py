@@ -206,6 +206,7 @@ def identity(run: RunRequest) -> dict[str, Fact]:
     """What rows depend on beside the input, by the name a user knows it by. Where the bundle lies is none of it."""
     return {
         "--on-invalid": "skip" if run.skip else "fail",
+        "--gaps": run.gaps,
         "bundle, sha256": run.bundle.sha256,
         **dict(_flat("", dataclasses.asdict(dataclasses.replace(run.config, bundle=None)))),
         "abonyx": __version__,

@@ -139,6 +139,7 @@ def run_windows(
                 job.sink.halved(budget.tokens, "\n".join([*model.opening_notes, *notes]))
             _Windows(model, job, config, output, budget, notes).run(on_batch)
         finished = time.perf_counter()
+        reading = [note for job in jobs for note in job.checked.notes]
         return RunSummary(
             records=sum(len(job.checked.sequences) - job.sink.first_row for job in jobs),
             earlier=sum(job.sink.first_row for job in jobs),
@@ -150,7 +151,7 @@ def run_windows(
             placement=model.placement,
             variant=model.variant_name,
             bundle=model.bundle.label(),
-            notes=[*model.opening_notes, *notes, *pooling_notes(bundle, config), *shipped_note(config)],
+            notes=[*reading, *model.opening_notes, *notes, *pooling_notes(bundle, config), *shipped_note(config)],
         )
 
 
