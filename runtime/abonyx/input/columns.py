@@ -95,7 +95,7 @@ def find_columns(header: Sequence[str], where: str, wanted: Wanted, notes: list[
 
 def key(name: str) -> str:
     """A column's name without case, spaces, `_` and `-`."""
-    return re.sub(r"[\s_-]+", "", name).lower()
+    return re.sub("[ _-]+", "", name).lower()
 
 
 class _Header:

@@ -4,63 +4,79 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections import deque
+from array import array
 from collections.abc import Generator, Iterable
+from dataclasses import dataclass, field
 
 from abonyx.errors import InputError
 from abonyx.input.cells import Record, RejectedRecord, identified
 
-_COMMENTS = ("#", ";")
+# First characters of lines that hold nothing: comments, and "" of a blank one.
+_SKIPPED = frozenset(("", "#", ";"))
 
 
 def read_fasta(lines: Iterable[str], name: str, notes: list[str]) -> Generator[Record | RejectedRecord]:
     """Yield the records. The id is the first word, or in the whole file the whole header if first words collide."""
-    held: deque[Record | RejectedRecord] = deque()
+    entries = _Entries()
     try:
-        held.extend(_records(lines, name))
+        entries.read(lines, name)
     except (InputError, OSError, EOFError, gzip.BadGzipFile, zlib.error):
-        yield from held  # what was read before, for the message to say how far
+        yield from entries.records(whole=False)  # what was read before, for the message to say how far
         raise
-    names = [record.id for record in held if isinstance(record, Record)]
-    whole = len(set(names)) < len(names) and any(record.description for record in held if isinstance(record, Record))
+    whole = entries.collide()
     if whole:
         notes.append(f"{name}: first words of headers collide, so every id is its whole header")
-    while held:
-        record = held.popleft()
-        if whole and isinstance(record, Record) and record.description:
-            record = record._replace(id=f"{record.id} {record.description}")
-        yield record
+    yield from entries.records(whole=whole)
 
 
-def _records(lines: Iterable[str], name: str) -> Generator[Record | RejectedRecord]:
-    header, start, ordinal = "", 0, 0
-    parts: list[str] = []
-    for number, line in enumerate(lines, 1):
-        text = line.strip(" \t\r\n")
-        if text.startswith(">"):
-            if ordinal:
-                yield _record(header, ordinal, parts, start)
-            header = text[1:]
-            start, ordinal, parts = number, ordinal + 1, []
-        elif not text or text.startswith(_COMMENTS):
-            continue
-        elif ordinal:
-            parts.append(text)
-        else:
-            fix = "Start each record with a '>' line; name a table .csv or .tsv."
-            raise InputError(f"{name}:{number}: {text[:40]!r} is before the first '>'", fix)
-    if not ordinal:
-        raise InputError(f"{name}: only blank lines from line 1 on, no records", "Give at least one '>' record.")
-    yield _record(header, ordinal, parts, start)
+@dataclass
+class _Entries:
+    """Headers, sequences and line numbers, in file order: held as text, since only the last header decides the ids."""
 
+    headers: list[str] = field(default_factory=list)
+    sequences: list[str] = field(default_factory=list)
+    lines: array[int] = field(default_factory=lambda: array("Q"))
 
-def _record(header: str, ordinal: int, parts: list[str], line: int) -> Record | RejectedRecord:
-    words = header.split(maxsplit=1)
-    id_ = words[0] if words else ""
-    description = words[1].rstrip() if len(words) > 1 else ""
-    sequence = parts[0] if len(parts) == 1 else "".join(parts)
-    record = identified(id_, ordinal, sequence, line, description=description)
-    if description and isinstance(record, Record) and not description.isascii():
-        safe = description.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-        record = record._replace(description=safe)
-    return record
+    def read(self, lines: Iterable[str], name: str) -> None:
+        """Read to the end."""
+        header, start = "", 0
+        parts: list[str] = []
+        for number, line in enumerate(lines, 1):
+            text = line.strip(" \t\r\n")
+            first = text[:1]
+            if first == ">":
+                if start:
+                    self._add(header, parts, start)
+                header, start, parts = text[1:].strip(), number, []
+            elif first in _SKIPPED:
+                continue
+            elif start:
+                parts.append(text)
+            else:
+                fix = "Start each record with a '>' line; name a table .csv or .tsv."
+                raise InputError(f"{name}:{number}: {text[:40]!r} is before the first '>'", fix)
+        if not start:
+            raise InputError(f"{name}: only blank lines from line 1 on, no records", "Give at least one '>' record.")
+        self._add(header, parts, start)
+
+    def _add(self, header: str, parts: list[str], line: int) -> None:
+        self.headers.append(header)
+        self.sequences.append("".join(parts))
+        self.lines.append(line)
+
+    def collide(self) -> bool:
+        """Whether two records have the same first word, and whole headers are more than that."""
+        words = {header.split(maxsplit=1)[0] for header in self.headers if header}
+        named = sum(map(bool, self.headers))
+        return len(words) < named and any(len(header.split(maxsplit=1)) > 1 for header in self.headers)
+
+    def records(self, *, whole: bool) -> Generator[Record | RejectedRecord]:
+        """The records; `whole` headers are their ids."""
+        rows = zip(self.headers, self.sequences, self.lines, strict=True)
+        for ordinal, (header, sequence, line) in enumerate(rows, 1):
+            words = header.split(maxsplit=1)
+            description = words[1] if len(words) == 2 else ""
+            if not description.isascii():  # a later file of results has to hold it
+                description = description.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+            id_ = header if whole or not words else words[0]
+            yield identified(id_, ordinal, sequence, line, "", description)

@@ -175,6 +175,9 @@ def check_kind(head: bytes, kind: str | None, name: str) -> None:
             raise InputError(f"{name}: is {found}, not {kind} in UTF-8", f"Convert or rename it: {ACCEPTED}.")
         if _json_object(head) and not is_jsonl(head):
             foreign = _JSON
+    if foreign is None and kind == "xlsx" and not head.startswith(ZIP):
+        what = f"{name}: is not an .xlsx workbook, which begins with {ZIP!r}; it begins with {head[:16]!r}"
+        raise InputError(what, "Save it again as .xlsx; name a text table .csv.")
     if foreign:
         instead = f", not {kind}" if kind else ""
         raise InputError(f"{name}: is {foreign.what}{instead}", foreign.convert)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # csv's own limit of 128 KiB refuses long free-text columns; past 16 MiB a field is an unclosed quote, not data.
 _FIELD_LIMIT_CHARS = 1 << 24
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
-_R_ROW_NAMES = "; one more: R's row names? Write with col.names=NA, or row.names=FALSE"
+_R_ROW_NAMES = ", one name short: R's row names? Write with col.names=NA, or row.names=FALSE"
 
 
 class _Top(NamedTuple):
@@ -177,11 +177,13 @@ def _records(
     rows: Iterator[tuple[int, list[str]]], header: list[str], where: str, at: Columns, notes: list[str]
 ) -> Generator[Record | RejectedRecord]:
     """The records below the header."""
-    width, ordinal = len(header), 0
+    width, ordinal, in_r = len(header), 0, False
     sequence_at = at.sequence.start if len(at.sequence) == 1 and not at.gapped and at.label is None else None
     for line, row in _data_rows(rows, width, where, notes):
         ordinal += 1
+        in_r = in_r or (ordinal == 1 and len(row) == width + 1)
         if len(row) != width and (reason := _width_problem(row, width, at)):
+            reason += _R_ROW_NAMES * (in_r and len(row) == width + 1)
             id_ = row[at.id] if at.id is not None and at.id < len(row) else ""
             yield RejectedRecord(identified(id_, ordinal, "", line).id, line, reason)
         elif sequence_at is not None:
@@ -197,7 +199,7 @@ def _width_problem(row: list[str], width: int, at: Columns) -> str | None:
     """Why a row of another width than the header's cannot be used: it lacks a used cell, or has one too many."""
     count = len(row)
     if count <= at.used[-1] or any(map(str.strip, row[width:])):
-        return f"the row has {count} columns, the header {width}" + _R_ROW_NAMES * (count == width + 1)
+        return f"the row has {count} columns, the header {width}"
     return None
 
 
