@@ -46,12 +46,15 @@ class ExcelDate(NamedTuple):
         return f"the Excel date {self.shown}"
 
 
-def identified(
-    id_: str, ordinal: int, sequence: str, line: int, label: str = "", description: str = ""
-) -> Record | RejectedRecord:
-    """The record of a row; its number is its id if the id is missing."""
+def identified(id_: str, ordinal: int, sequence: str, line: int, label: str = "") -> Record | RejectedRecord:
+    """The record of a table's row; its number is its id if the id is missing."""
     if id_.strip() in MISSING:
-        return Record(str(ordinal), sequence, line, label, description)
+        return Record(str(ordinal), sequence, line, label)
+    return named(id_, sequence, line, label)
+
+
+def named(id_: str, sequence: str, line: int, label: str = "", description: str = "") -> Record | RejectedRecord:
+    """The record of this name; rejected if no file could hold it."""
     if not id_.isascii() and any("\ud800" <= char <= "\udfff" for char in id_):
         shown = id_.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
         return RejectedRecord(shown, line, "the id is not valid UTF-8")
@@ -62,11 +65,13 @@ def typed(id_: object, sequence: object, ordinal: int, line: int, label: object)
     """The record of a row whose cells have types (Parquet, JSON, Excel)."""
     name = id_ if isinstance(id_, str) else whole_number(id_)
     if name is None:
-        return RejectedRecord(str(ordinal), line, f"the id is {_shown(id_)}; store ids as text")
+        return RejectedRecord(str(ordinal), line, f"the id is {_unfit(id_)}; store ids as text")
     if isinstance(sequence, str):
         return identified(name, ordinal, sequence, line, text(label))
     shown = identified(name, ordinal, "", line).id
-    return RejectedRecord(shown, line, f"the sequence is {_shown(sequence)}, not text")
+    if sequence is None or sequence != sequence:
+        return RejectedRecord(shown, line, f"the sequence is {'null' if sequence is None else 'NaN'}, not text")
+    return RejectedRecord(shown, line, f"the sequence is {_type(sequence)}, not text")
 
 
 def whole_number(value: object) -> str | None:
@@ -93,11 +98,11 @@ def is_missing(value: object) -> bool:
     return value is None or value != value or (isinstance(value, str) and value.strip() in MISSING)
 
 
-def _shown(value: object) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, float):
-        if value != value:
-            return "NaN"
-        return f"the number {value!r}" + (", of more than 15 digits" if value.is_integer() else "")
+def _unfit(id_: object) -> str:
+    if isinstance(id_, float):
+        return f"the number {id_!r}" + (", of more than 15 digits" if id_.is_integer() else "")
+    return _type(id_)
+
+
+def _type(value: object) -> str:
     return str(value) if isinstance(value, ExcelDate) else type(value).__name__

@@ -17,10 +17,6 @@ from abonyx.input.cells import ExcelDate, Record, RejectedRecord, is_missing, ty
 from abonyx.input.columns import Columns, Wanted, find_columns
 
 _CHILD = Path(__file__).with_name("excel_child.py")
-# As text, what Excel shows for a cell whose formula failed.
-_ERRORS = frozenset(
-    ("#NULL!", "#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NUM!", "#N/A", "#GETTING_DATA", "#SPILL!", "#CALC!")
-)
 _TOO_LARGE = "Save the table as CSV UTF-8 or Parquet."
 
 
@@ -63,10 +59,7 @@ def _header(rows: Generator[list[Any]], name: str) -> tuple[int, list[str]]:
 def _records(rows: Generator[list[Any]], where: str, width: int, at: Columns) -> Generator[Record | RejectedRecord]:
     ordinal = 0
     for number, *row in rows:
-        cells = [_value(cell) for cell in row]
-        filled = [place for place, cell in enumerate(cells) if cell is not None and cell != ""]
-        if len(filled) == 1 < width and filled[0] == 0 and str(cells[0]).startswith("#"):
-            continue
+        cells = [ExcelDate(cell["date"]) if isinstance(cell, dict) else cell for cell in row]
         if all(isinstance(cell, str) and not cell.strip() for cell in row):
             continue
         ordinal += 1
@@ -75,15 +68,6 @@ def _records(rows: Generator[list[Any]], where: str, width: int, at: Columns) ->
         yield typed(id_, "" if sequence is None else sequence, ordinal, number, "" if is_missing(label) else label)
     if not ordinal:
         raise InputError(f"{where}: a header, but no records below it", "Give at least one record.")
-
-
-def _value(cell: Any) -> Any:
-    """A cell's value; None: missing, also because its formula failed."""
-    if isinstance(cell, dict):
-        return ExcelDate(cell["date"])
-    if isinstance(cell, str) and cell.strip() in _ERRORS:
-        return None
-    return cell
 
 
 def _rows(data: bytes, name: str, sheet: str | None) -> Generator[list[Any]]:

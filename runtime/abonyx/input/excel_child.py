@@ -75,11 +75,11 @@ def _limit() -> None:
 
 
 def _read(data: bytes, wanted: str | None) -> None:
-    from python_calamine import CalamineWorkbook
+    from python_calamine import CalamineWorkbook, SheetTypeEnum
 
     _check_size(data)
     with CalamineWorkbook.from_filelike(io.BytesIO(data)) as book:
-        names = book.sheet_names
+        names = [sheet.name for sheet in book.sheets_metadata if sheet.typ == SheetTypeEnum.WorkSheet]
         if wanted is not None and wanted not in names:
             raise _Refused(f"has no sheet {wanted!r}; sheets: {_listed(names)}", "Name one of them with --sheet.")
         if wanted is None:
@@ -101,11 +101,7 @@ def _read(data: bytes, wanted: str | None) -> None:
 
 
 def _is_filled(book: Any, name: str) -> bool:
-    try:
-        sheet = book.get_sheet_by_name(name)
-    except Exception:
-        return False
-    return sheet.start is not None and any(cell != "" for row in sheet.iter_rows() for cell in row)
+    return any(cell != "" for row in book.get_sheet_by_name(name).to_python() for cell in row)
 
 
 def _listed(names: list[str]) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
 
 from abonyx.errors import InputError
-from abonyx.input.cells import Record, RejectedRecord, identified
+from abonyx.input.cells import Record, RejectedRecord, named
 
 # First characters of lines that hold nothing: comments, and "" of a blank one.
 _SKIPPED = frozenset(("", "#", ";"))
@@ -78,5 +78,5 @@ class _Entries:
             description = words[1] if len(words) == 2 else ""
             if not description.isascii():  # a later file of results has to hold it
                 description = description.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-            id_ = header if whole or not words else words[0]
-            yield identified(id_, ordinal, sequence, line, "", description)
+            id_ = words[0] if words and not whole else header
+            yield named(id_ or str(ordinal), sequence, line, "", description)

@@ -145,7 +145,7 @@ BAD_INPUTS = {
     "empty.csv": (b"", ["empty.csv", "empty"]),
     "header_only.csv": (b"id,sequence\n", ["header_only.csv", "no records"]),
     "blank.fasta": (b"\n\n", ["blank.fasta", "no records"]),
-    "column.csv": (f"name,vh\na,{GOOD}\n".encode(), ["column.csv", "sequence", "name", "vh", "--sequence-column"]),
+    "column.csv": (f"name,seq\na,{GOOD}\n".encode(), ["column.csv", "sequence", "name", "seq", "--sequence-column"]),
     "empty_sequence.csv": (f"id,sequence\na,{GOOD}\nb,\n".encode(), ["empty_sequence.csv:3", "b", "empty sequence"]),
     "stop.csv": (f"id,sequence\na,{GOOD}*\n".encode(), ["stop.csv:2", "'*' at position 51"]),
     "gap.fasta": (f">a\n{GOOD}\n>b\nEV-QL\n".encode(), ["gap.fasta:3", "b", "'-' at position 3"]),
