@@ -66,7 +66,7 @@ _PATTERNS = {
     rb"# STOCKHOLM": Foreign("a Stockholm alignment", _AS_FASTA.format("stockholm")),
     rb"(?i:<!doctype html|<html)": Foreign("a web page (HTML)", _DOWNLOAD),
     rb"<\?xml": Foreign("XML", "Write its sequences as FASTA or CSV."),
-    rb"\[": Foreign("JSON", "Write one object a line: jq -c '.[]' FILE > FILE.jsonl."),
+    rb"\[\s*[\[{\"\]]": Foreign("JSON", "Write one object a line: jq -c '.[]' FILE > FILE.jsonl."),
     rb"\{\\rtf": Foreign("RTF, a text document", "Save it as plain text (UTF-8)."),
 }
 _COMPILED = [(re.compile(pattern), foreign) for pattern, foreign in _PATTERNS.items()]
@@ -173,8 +173,8 @@ def check_kind(head: bytes, kind: str | None, name: str) -> None:
             found = "JSONL"
         if found:
             raise InputError(f"{name}: is {found}, not {kind} in UTF-8", f"Convert or rename it: {ACCEPTED}.")
-        if _json_object(head) and not is_jsonl(head):
-            foreign = _JSON
+    if foreign is None and _json_object(head) and not is_jsonl(head):
+        foreign = _JSON
     if foreign is None and kind == "xlsx" and not head.startswith(ZIP):
         what = f"{name}: is not an .xlsx workbook, which begins with {ZIP!r}; it begins with {head[:16]!r}"
         raise InputError(what, "Save it again as .xlsx; name a text table .csv.")
