@@ -24,7 +24,7 @@ _AIRR_MARKS = frozenset(
     | {*("sequencealignment", "germlinealignment", "vcigar", "dcigar", "jcigar")}
 )
 _FEWEST_MARKS = 3
-_SHOWN = 20
+_SHOWN, _SHOWN_CHARS = 20, 1_500
 _NAME_IT = "Name one of them with --sequence-column."
 
 
@@ -191,5 +191,6 @@ class _Header:
 
 
 def _shown(names: Sequence[str]) -> str:
-    parts = [repr(name[:40]) for name in names[:_SHOWN]]
-    return ", ".join(parts) + (", ..." if len(names) > _SHOWN else "")
+    """The first names, for a message of bounded length: a repr has up to ten characters for one."""
+    text = ", ".join(repr(name[:40]) for name in names[:_SHOWN])
+    return text[:_SHOWN_CHARS] + (", ..." if len(names) > _SHOWN or len(text) > _SHOWN_CHARS else "")

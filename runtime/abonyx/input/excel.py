@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -34,15 +34,21 @@ def read_excel(stream: BinaryIO, name: str, wanted: Wanted, notes: list[str]) ->
         sheet = next(rows)[0]
         if sheet["sheets"] > 1:
             notes.append(f"{name}: read from sheet {printable(sheet['sheet'])!r} of {sheet['sheets']}")
-        number, header = _header(rows, name)
-        where = f"{name}:{number}"
-        at = find_columns(header, where, wanted, notes)
-        yield from _records(rows, where, len(header), at)
+        yield from read_sheet(rows, name, wanted, notes)
     finally:
         rows.close()
 
 
-def _header(rows: Generator[list[Any]], name: str) -> tuple[int, list[str]]:
+def read_sheet(
+    rows: Iterator[list[Any]], name: str, wanted: Wanted, notes: list[str]
+) -> Generator[Record | RejectedRecord]:
+    """Yield the records of a sheet's rows, each a list that begins with its number, as the child writes them."""
+    number, header = _header(rows, name)
+    where = f"{name}:{number}"
+    yield from _records(rows, where, len(header), find_columns(header, where, wanted, notes))
+
+
+def _header(rows: Iterator[list[Any]], name: str) -> tuple[int, list[str]]:
     """The first row that is no comment."""
     for number, *cells in rows:
         filled = [cell for cell in cells if cell != ""]
@@ -56,7 +62,7 @@ def _header(rows: Generator[list[Any]], name: str) -> tuple[int, list[str]]:
     raise InputError(f"{name}: the sheet ends before a header", "Give a header and records.")
 
 
-def _records(rows: Generator[list[Any]], where: str, width: int, at: Columns) -> Generator[Record | RejectedRecord]:
+def _records(rows: Iterator[list[Any]], where: str, width: int, at: Columns) -> Generator[Record | RejectedRecord]:
     ordinal = 0
     for number, *row in rows:
         cells = [ExcelDate(cell["date"]) if isinstance(cell, dict) else cell for cell in row]
