@@ -167,6 +167,8 @@ def check_kind(head: bytes, kind: str | None, name: str) -> None:
     foreign = recognise(head)
     if foreign is None and kind not in ("parquet", "xlsx"):
         found = next((found for mark, found in _READ.items() if kind and head.startswith(mark)), None)
+        if kind is None and head.startswith(GZIP):  # the caller has unpacked it once
+            raise InputError(f"{name}: is gzip data inside gzip data", f"{_UNPACK}: gunzip FILE.gz.")
         if found is None and kind and head.startswith(ZIP):
             found = "an Excel workbook (.xlsx)"
         if found is None and kind in ("csv", "tsv", "fasta") and is_jsonl(head):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import io
 import pickle
 import zipfile
@@ -90,3 +91,9 @@ def test_an_accepted_kind_under_another_kinds_name(tmp_path: Path, name: str) ->
         (tmp_path / name).write_bytes(data)
         with pytest.raises(InputError, match=f"is {what}"):
             list(read_records(tmp_path / name))
+
+
+def test_gzip_inside_gzip() -> None:
+    data = gzip.compress(gzip.compress(b"id,sequence\na,EVQ\n"))
+    with pytest.raises(InputError, match="is gzip data inside gzip data"):
+        list(read_records(None, stdin=io.BytesIO(data)))
