@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from abonyx.config import RuntimeConfig
 
 _WHITESPACE = re.compile(r"[ \t\r\n\f\v]+")
 _NOT_RESIDUE = re.compile(f"[^{RESIDUES}]")
+_LOWER, _UPPER = re.compile("[a-z]+"), re.compile("[A-Z]")
 
 
 class SequenceLimit(NamedTuple):
@@ -48,13 +50,15 @@ class SequenceLimit(NamedTuple):
 
 
 def clean(sequence: str) -> str:
-    """The sequence without spaces and line ends, upper-cased.
+    """The sequence without spaces and line ends, upper-cased if all of its letters are lower-case.
 
-    Non-ASCII text is returned as found: Unicode's upper() can turn a foreign letter into residues ("ß" -> "SS").
+    A sequence of both cases keeps them, for `problem` to refuse: pandas' joined "nan" is lower-case, and so is what
+    was masked. Non-ASCII text keeps its case: Unicode's upper() can turn a foreign letter into residues ("ß" -> "SS").
     """
-    if not sequence.isascii():
+    if sequence.isupper() and sequence.isalpha():
         return sequence
-    return _WHITESPACE.sub("", sequence).upper()
+    text = _WHITESPACE.sub("", sequence)
+    return text.upper() if text.isascii() and text.islower() else text
 
 
 def problem(sequence: str, limit: SequenceLimit) -> str | None:
@@ -67,11 +71,21 @@ def letter_problem(sequence: str) -> str | None:
     if not sequence:
         return "empty sequence"
     bad = _NOT_RESIDUE.search(sequence)
+    if bad and not _UPPER.search(sequence):  # the foreign letter is the reason, not the case of those before it
+        bad = _NOT_RESIDUE.search(_LOWER.sub(lambda letters: letters.group().upper(), sequence))
     if bad:
-        letter = bad.group()
-        shown = repr(letter) if letter.isprintable() else f"U+{ord(letter):04X}"
-        return f"character {shown} at position {bad.start() + 1} is not a residue ({RESIDUES})"
+        letter, position = bad.group(), bad.start() + 1
+        if _LOWER.match(letter):
+            return f"lower-case {letter!r} at position {position} of an upper-case sequence (masked, or a joined nan?)"
+        return f"character {_shown(letter)} at position {position} is not a residue ({RESIDUES})"
     return None
+
+
+def _shown(letter: str) -> str:
+    if letter.isprintable() and letter != " ":
+        return repr(letter)
+    name = unicodedata.name(letter, "")
+    return f"U+{ord(letter):04X}" + (f" ({name})" if name else "")
 
 
 class Alphabet:

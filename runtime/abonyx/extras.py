@@ -13,6 +13,7 @@ _NEEDED = {
     "evaluate": ("evaluate", {"scikit-learn": "sklearn.metrics", "matplotlib": "matplotlib.figure"}),
     "serve": ("serve", {"fastapi": "fastapi", "uvicorn": "uvicorn", "prometheus-client": "prometheus_client"}),
     "Parquet": ("parquet", {"pyarrow": "pyarrow.parquet"}),
+    "Excel": ("excel", {"python-calamine": "python_calamine"}),
     "scoring by Ray": ("ray", {"ray": "ray.data"}),
     "export": ("export", {"torch": "torch", "transformers": "transformers", **_TO_FIT}),
     "fit": ("export", _TO_FIT),

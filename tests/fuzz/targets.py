@@ -12,7 +12,7 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,18 @@ from abonyx import alphabet
 from abonyx.bundle import Bundle, graph_file
 from abonyx.bundle.manifest import RESIDUES, parse_manifest
 from abonyx.errors import BundleError, ConfigError, EngineError, HeadRefused, InputError, printable
-from abonyx.input.records import RejectedRecord, read_records
+from abonyx.input import excel
+from abonyx.input.cells import Record, RejectedRecord
+from abonyx.input.columns import Wanted
+from abonyx.input.records import read_records
+from abonyx.input.sequences import Gaps, judge
 from abonyx_export.head import head, unpickle
 
 MINI_MANIFEST = json.loads((Path(__file__).parents[2] / "artifacts" / "mini" / "manifest.json").read_text())
 SIZES = {"model.onnx": 100, "model.onnx.data": 1000}
 _MAX_RESIDUES = 50
+_MAX_UNPACKED_BYTES = 1 << 24
+_GAPS: tuple[Gaps, ...] = ("refuse", "strip")
 _ENCODER = alphabet.Alphabet(parse_manifest(json.dumps(MINI_MANIFEST).encode(), Path("m")).alphabet)
 # Options of the table reader: id, sequence and label column.
 _COLUMNS: list[tuple[str | None, str | None, str | None]] = [
@@ -50,12 +56,26 @@ def _check_message(error: EngineError) -> None:
 
 
 def _read_records(data: bytes, columns: tuple[str | None, str | None, str | None]) -> None:
-    line = 0
     id_, sequence, label = columns
+    notes: list[str] = []
+    _check_records(
+        read_records(
+            None,
+            id_column=id_,
+            sequence_column=sequence,
+            label_column=label,
+            stdin=io.BytesIO(data),
+            max_unpacked_bytes=_MAX_UNPACKED_BYTES,  # refuses Parquet and workbooks: their readers are others'
+            notes=notes,
+        ),
+        notes,
+    )
+
+
+def _check_records(records: Iterable[Record | RejectedRecord], notes: list[str]) -> None:
+    line = 0
     try:
-        for record in read_records(
-            None, id_column=id_, sequence_column=sequence, label_column=label, stdin=io.BytesIO(data)
-        ):
+        for record in records:
             if record.line < max(line, 1):
                 _fail(f"line {record.line} after {line}")
             line = record.line
@@ -63,16 +83,23 @@ def _read_records(data: bytes, columns: tuple[str | None, str | None, str | None
                 if not printable(record.id).isprintable() or not record.reason.isprintable():
                     _fail(f"problem {record!a}")
                 continue
-            record.id.encode("utf-8")
-            cleaned = alphabet.clean(record.sequence)
-            reason = alphabet.problem(cleaned, alphabet.SequenceLimit(_MAX_RESIDUES))
-            if reason is not None:
-                if not reason.isprintable() or len(reason) > 200:
-                    _fail(f"reason {reason!a}")
-            elif not set(cleaned) <= set(RESIDUES) or _ENCODER.encode([cleaned])[0].min() < 0:
-                _fail(f"accepted {cleaned!a}")
+            (record.id + record.description).encode("utf-8")
+            _check_sequence(record.sequence)
     except InputError as error:
         _check_message(error)
+    for note in notes:
+        if len(note) > 4000 or not note.isprintable():
+            _fail(f"note {note!a}")
+
+
+def _check_sequence(sequence: str) -> None:
+    for gaps in _GAPS:
+        cleaned, reason = judge(sequence, alphabet.SequenceLimit(_MAX_RESIDUES), gaps)
+        if reason is not None:
+            if not reason.isprintable() or len(reason) > 200:
+                _fail(f"reason {reason!a}")
+        elif not set(cleaned) <= set(RESIDUES) or _ENCODER.encode([cleaned])[0].min() < 0:
+            _fail(f"accepted {cleaned!a}")
 
 
 def fasta(data: bytes) -> None:
@@ -82,8 +109,28 @@ def fasta(data: bytes) -> None:
 
 def csv(data: bytes) -> None:
     """CSV, TSV, gzip of them, on standard input; the first byte chooses the columns."""
-    if b"PAR1" not in data[:8]:  # pyarrow's own reader is not the subject
-        _read_records(data[1:], _COLUMNS[data[0] % len(_COLUMNS)] if data else _COLUMNS[0])
+    _read_records(data[1:], _COLUMNS[data[0] % len(_COLUMNS)] if data else _COLUMNS[0])
+
+
+def jsonl(data: bytes) -> None:
+    """JSONL on standard input; the first byte chooses the columns."""
+    _read_records(b"{" + data[1:], _COLUMNS[data[0] % len(_COLUMNS)] if data else _COLUMNS[0])
+
+
+def sheet(data: bytes) -> None:
+    """A workbook's rows, one JSON array a line, as the child process writes them."""
+    rows: list[list[Any]] = []
+    for number, line in enumerate(data[1:].splitlines(), 1):
+        try:
+            cells = json.loads(line)
+        except (ValueError, RecursionError):
+            cells = [line.decode("latin-1")]
+        if isinstance(cells, list) and cells:
+            plain = [cell if isinstance(cell, str | int | float | None) else {"date": str(number)} for cell in cells]
+            rows.append([number, *plain])
+    columns = Wanted(*_COLUMNS[data[0] % len(_COLUMNS)] if data else _COLUMNS[0])
+    notes: list[str] = []
+    _check_records(excel.read_sheet(iter(rows), "sheet", columns, notes), notes)
 
 
 def manifest(data: bytes) -> None:
@@ -210,6 +257,8 @@ def graph(data: bytes) -> None:
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "fasta": fasta,
     "csv": csv,
+    "jsonl": jsonl,
+    "sheet": sheet,
     "manifest": manifest,
     "pickle": pickle,
     "graph": graph,

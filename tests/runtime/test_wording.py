@@ -28,7 +28,7 @@ from ..conftest import EXAMPLES, REPOSITORY
 FLAG = re.compile(r"(?<![\\w-])--[A-Za-z]")
 # Commands to type in a shell, the same for everyone; and the keys of journals, which are data.
 COMMANDS = ("abonyx export", "--encoder facebook", "abonyx score", "ray start")
-JOURNAL_KEYS = {"--format", "--on-invalid", "--"}
+JOURNAL_KEYS = {"--format", "--on-invalid", "--domain", "--trim domain", "--gaps", "--"}
 CORE = [
     path
     for folder in ("runtime/abonyx", "export/abonyx_export")
@@ -74,12 +74,12 @@ def test_a_bad_record(run: Any, served: Any, sequences: list[str], tmp_path: Pat
 def test_a_missing_column(run: Any, served: Any, tmp_path: Path) -> None:
     source = tmp_path / "in.csv"
     source.write_text("id,sequence\na,EVQL\n")
-    with pytest.raises(abonyx.errors.InputError, match="Name one of them with sequence_column;"):
+    with pytest.raises(abonyx.errors.InputError, match="Name one of them with sequence_column"):
         read_input(source, SequenceLimit.of(open_bundle(None).manifest, RuntimeConfig()), sequence_column="vh")
     done = run("score", source, "-o", tmp_path / "out.csv", "--sequence-column", "vh")
-    assert "Name one of them with --sequence-column;" in done.err
+    assert "Name one of them with --sequence-column" in done.err
     answer = served.ask("POST", "/v1/score?sequence_column=vh", source.read_bytes(), {"Content-Type": "text/csv"})
-    assert "Name one of them with sequence_column;" in problem_of(answer)
+    assert "Name one of them with sequence_column" in problem_of(answer)
 
 
 def test_a_line_of_json_has_the_command_lines_words(run: Any, tmp_path: Path) -> None:

@@ -85,6 +85,8 @@ def fit_bundle(request: FitRequest, report: Report = lambda line: None) -> Manif
     labels = np.array(check_labels(checked, request), np.int64)
     check_files(bundle, _needed_files(bundle, request.kept))
     golden = bundle.golden()
+    for note in checked.notes:
+        report(note)
     if checked.rejected:
         report(f"{len(checked.rejected)} bad records left out")
     directory = request.embedding_cache or cache.cache_dir() / "embeddings"

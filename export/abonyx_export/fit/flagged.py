@@ -28,7 +28,7 @@ def flag_lines(checked: Input, request: FitRequest) -> list[str]:
     rows, count = flagged_rows(checked), len(checked.judgements)
     if not rows:
         return [f"none of {count} rows is flagged (expected: chain {', '.join(request.chains)})"]
-    fate = "left out" if request.drop_flagged else "kept; --drop-flagged leaves them out"
+    fate = "left out" if request.drop_flagged else f"kept; {option('drop_flagged')} leaves them out"
     reasons = ", ".join(f"{name} {number}" for name, number in checked.flag_counts())
     lines = [f"{len(rows)} of {count} rows are flagged and {fate} (of all rows: {reasons})"]
     for row in rows[:SHOWN_ROWS]:
@@ -44,8 +44,13 @@ def without_flagged(checked: Input, request: FitRequest) -> Input:
     """
     left_out = set(flagged_rows(checked))
     if len(left_out) == len(checked.ids):
-        what = f"{request.source_name}: all {len(checked.ids)} rows are flagged, and --drop-flagged leaves none"
-        raise InputError(what, "Check --chains, add --trim domain for longer records, or leave out --drop-flagged.")
+        what = (
+            f"{request.source_name}: all {len(checked.ids)} rows are flagged, and {option('drop_flagged')} leaves none"
+        )
+        raise InputError(
+            what,
+            f"Check {option('chains')}, add {option('trim')} domain for longer records, or leave out {option('drop_flagged')}.",
+        )
 
     def kept(values: Sequence[_Value]) -> list[_Value]:
         return [value for row, value in enumerate(values) if row not in left_out]

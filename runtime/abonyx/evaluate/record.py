@@ -113,7 +113,7 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     def _unflagged_line(self) -> str:
         if self.n_flagged is None:
-            return "not known, --domain off did not look for flags"
+            return "not known: chain and domain were not looked at"
         if not self.n_flagged:
             return f"the same {self.n} labelled, none is flagged"
         if self.unflagged is None:

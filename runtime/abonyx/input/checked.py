@@ -9,18 +9,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from abonyx import alphabet
 from abonyx.alphabet import SequenceLimit
-from abonyx.domain import NO_RULE, DomainRule, Judgement, Part, reason, refusal, scored_part
+from abonyx.domain import NO_RULE, DomainRule, Judgement, Part, reason, scored_part
 from abonyx.errors import RecordsRejected, printable
+from abonyx.input.cells import MISSING
 from abonyx.input.records import Record, RejectedRecord, read_records
+from abonyx.input.sequences import Gaps, judge
 from abonyx.wording import option
 
 # Problems shown in the error message; all of them go to OUT.rejected.csv where they are skipped.
 SHOWN_PROBLEMS = 10
 _HASHED_ROWS = 4_096
-# As text, as integers and as the floats that pandas writes once a column has a gap (the Boughter set).
-LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
+# In any case: as text, as integers and as the floats that pandas writes once a column has a gap (the Boughter set).
+_SPECIFIC, _NONSPECIFIC = ("0", "0.0", "false", "no", "specific"), ("1", "1.0", "true", "yes", "non-specific")
+LABELS = dict.fromkeys(_SPECIFIC, 0) | dict.fromkeys((*_NONSPECIFIC, "nonspecific", "non specific"), 1)
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Input:
         judgements: what each sequence is, one a sequence.
         originals: the cleaned sequences before trimming; empty if nothing is trimmed.
         places: of each sequence in its original, "FIRST-LAST" from 1, "" = all of it; empty as originals.
-        labels: 0 specific, 1 non-specific, None not labelled, one a sequence; empty where no column was asked for.
+        labels: 0 specific, 1 non-specific, None not labelled, one a sequence; empty if no column was requested.
+        notes: what a user should know of how it was read, a line each.
     """
 
     ids: list[str] = field(default_factory=list)
@@ -42,6 +45,7 @@ class Input:
     judgements: list[Judgement] = field(default_factory=list)
     originals: list[str] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def shown(self) -> list[str]:
@@ -76,23 +80,36 @@ def read_input(
     label_required: bool = False,
     skip_invalid: bool = False,
     rule: DomainRule = NO_RULE,
+    gaps: Gaps = "refuse",
+    sheet: str | None = None,
 ) -> Input:
     """Read and check a whole input before any model is opened.
 
     Args:
         source: a file; None = standard input.
         limit: how long a sequence may be.
-        label_column: column of labels, each 0, 1 or blank (not labelled); None = read none.
+        label_column: column of labels, each a word of LABELS or missing (not labelled); None = read none.
         label_required: a blank label makes a bad record.
         skip_invalid: collect bad records instead of refusing the input.
         rule: what is done with records that the head was not trained on.
+        gaps: what happens to gaps and a final stop.
+        sheet: of a workbook.
 
     Raises:
         InputError: the file cannot be read as records, or none of them can be scored.
         RecordsRejected: bad records, and not skip_invalid; shows the first ten.
     """
+    notes: list[str] = []
+    records = read_records(
+        source,
+        id_column=id_column,
+        sequence_column=sequence_column,
+        label_column=label_column,
+        sheet=sheet,
+        notes=notes,
+    )
     return check_records(
-        read_records(source, id_column=id_column, sequence_column=sequence_column, label_column=label_column),
+        records,
         str(source) if source else "standard input",
         limit,
         label_column=label_column,
@@ -100,6 +117,8 @@ def read_input(
         skip_invalid=skip_invalid,
         rule=rule,
         in_children=True,
+        gaps=gaps,
+        notes=notes,
     )
 
 
@@ -113,17 +132,21 @@ def check_records(
     skip_invalid: bool = False,
     rule: DomainRule = NO_RULE,
     in_children: bool = False,
+    gaps: Gaps | None = None,
+    notes: list[str] | None = None,
 ) -> Input:
     """Sort out which records can be scored, wherever they come from. Arguments and errors as read_input's.
 
     Args:
         name: what messages call the source.
         in_children: judge many records in other processes.
+        gaps: None = refused, by an interface that has no such option.
+        notes: the list that the records' reader fills.
     """
-    rows = [_row(record, label_required) for record in records]
+    rows = [_row(record, label_required, gaps) for record in records]
     readable = [row.sequence for row in rows if row.rejected is None]
     judgements = iter(rule.judgements(readable, in_children=in_children))
-    checked = Input()
+    checked = Input(notes=[] if notes is None else notes)
     for row in rows:
         if row.rejected:
             checked.rejected.append(row.rejected)
@@ -139,7 +162,10 @@ def check_records(
             checked.originals.append(row.sequence)
             checked.places.append(part.place)
         if label_column is not None:
-            checked.labels.append(LABELS.get(row.record.label))
+            checked.labels.append(LABELS.get(_label(row.record)))
+    repeated = len(checked.ids) - len(set(checked.ids))
+    if repeated:
+        checked.notes.append(f"{name}: {repeated} ids repeat an earlier one; all are kept")
     if checked.rejected and not (skip_invalid and checked.sequences):
         _refuse(checked, name)
     return checked
@@ -153,11 +179,11 @@ class _Row(NamedTuple):
     rejected: RejectedRecord | None = None
 
 
-def _row(record: Record | RejectedRecord, label_required: bool) -> _Row:
+def _row(record: Record | RejectedRecord, label_required: bool, gaps: Gaps | None) -> _Row:
     if isinstance(record, RejectedRecord):
         return _Row(Record(record.id, "", record.line), "", record)
-    sequence = alphabet.clean(record.sequence)
-    why = refusal(sequence) or alphabet.letter_problem(sequence) or _label_problem(record.label, label_required)
+    sequence, why = judge(record.sequence, gaps)
+    why = why or _label_problem(_label(record), label_required)
     return _Row(record, sequence, RejectedRecord(record.id, record.line, why) if why else None)
 
 
@@ -172,12 +198,17 @@ def _refused_part(row: _Row, part: Part, limit: SequenceLimit, rule: DomainRule)
     return RejectedRecord(row.record.id, row.record.line, why) if why else None
 
 
+def _label(record: Record) -> str:
+    return "" if record.label in MISSING else record.label.lower()
+
+
 def _label_problem(label: str, required: bool) -> str | None:
     if not label:
         return "no label" if required else None
     if label in LABELS:
         return None
-    return f"the label is {printable(label)!r}, not " + ("0 or 1" if required else "0, 1 or blank")
+    words = "0 or 1" if required else "0, 1 or blank"
+    return f"the label is {printable(label)!r}, not {words}, true or false, yes or no, specific or non-specific"
 
 
 def _refuse(checked: Input, name: str) -> None:

@@ -2,70 +2,200 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from abonyx.errors import InputError
+from abonyx.errors import InputError, printable
+from abonyx.input.cells import is_missing, text
 from abonyx.wording import option
+
+# Names by which a column is recognised, in any case, without spaces, `_` and `-`; of the ids in this order.
+_ID_NAMES = ("id", "sequenceid", "antibodyid", "name", "antibody", "clone", "sequenceidheavy")
+_SEQUENCE_NAMES = frozenset(
+    {*("sequenceaa", "sequencealignmentaa", "sequenceaaheavy", "sequencealignmentaaheavy", "aasequence")}
+    | {*("vh", "vhseq", "vhsequence", "vhproteinsequence", "vhaa", "sequencevh", "vhh", "vhhsequence")}
+    | {*("heavy", "heavyseq", "heavysequence", "heavychain", "heavychainsequence")}
+    | {*("proteinsequence", "aminoacidsequence")}
+)
+# AIRR's amino acids, the better one first: an alignment ends where the variable domain does.
+_AIRR_RESIDUES = ("sequencealignmentaa", "sequenceaa")
+_AIRR_MARKS = frozenset(
+    {*("sequenceid", "revcomp", "productive", "locus", "vcall", "dcall", "jcall", "junction", "junctionaa")}
+    | {*("sequencealignment", "germlinealignment", "vcigar", "dcigar", "jcigar")}
+)
+_FEWEST_MARKS = 3
+_SHOWN, _SHOWN_CHARS = 20, 1_500
+_NAME_IT = f"Name one of them with {option('sequence_column')}."
 
 
 class Wanted(NamedTuple):
-    """Names of columns as the user gives them; None = not given."""
+    """Names of columns, and of a workbook's sheet, as the user gives them; None = not given."""
 
     id: str | None
     sequence: str | None
     label: str | None
+    sheet: str | None = None
 
 
 class Columns(NamedTuple):
-    """Positions of the columns; None: ordinals as ids, no labels. Several of the sequence: one a residue, aligned."""
+    """Positions of the columns.
+
+    Attributes:
+        id: None: record numbers are the ids; label: None: no labels.
+        sequence: one column, or several of one residue each, aligned.
+        gapped: the one column is an alignment, too.
+    """
 
     id: int | None
     sequence: range
     label: int | None
+    gapped: bool = False
+
+    @property
+    def used(self) -> list[int]:
+        """The positions, each once."""
+        return sorted({*self.sequence} | {place for place in (self.id, self.label) if place is not None})
 
     def cells(self, row: Sequence[object] | Mapping[int, object]) -> tuple[object, object, object]:
-        """Return id, sequence and label of a row, by column position; an alignment's gaps are no residues."""
-        parts = [row[place] for place in self.sequence]
-        sequence = parts[0] if len(parts) == 1 else "".join(map(_text, parts)).replace("-", "")
-        return ("" if self.id is None else row[self.id]), sequence, "" if self.label is None else _text(row[self.label])
+        """Return id, sequence and label of a row, by column position; an alignment's gaps are left out."""
+        if len(self.sequence) == 1:
+            sequence = row[self.sequence.start]
+            if self.gapped and isinstance(sequence, str) and not is_missing(sequence):
+                sequence = sequence.replace("-", "").replace(".", "")
+        else:
+            residues = (row[place] for place in self.sequence)
+            sequence = "".join(text(cell) for cell in residues if not is_missing(cell) and text(cell) != ".")
+        return ("" if self.id is None else row[self.id]), sequence, "" if self.label is None else row[self.label]
 
 
-def _text(cell: object) -> str:
-    return "" if cell is None else str(cell).strip()
-
-
-def find_columns(header: Sequence[str], where: str, wanted: Wanted) -> Columns:
-    """Find the columns asked for in a header.
+def find_columns(header: Sequence[str], where: str, wanted: Wanted, notes: list[str] | None = None) -> Columns:
+    """Find the requested columns in a header, or those that are known by their names.
 
     Args:
         header: the names as the file has them.
         where: file and line, for messages.
-        wanted: the names asked for; a sequence's FIRST:LAST, where it is no name itself, is a range of columns.
+        wanted: the requested names; a sequence's FIRST:LAST, if it is not a name itself, is a range of columns.
+        notes: gets what a user should know of the choice.
 
     Raises:
-        InputError: one of them is not there, or two columns share a name.
+        InputError: a column is not there, or more than one could be meant, or a used name appears more than once.
     """
-    names = [column.strip() for column in header]
-    found = ", ".join(repr(column[:40]) for column in names[:20]) + (", ..." if len(names) > 20 else "")
-    twice = [column for column, times in Counter(names).items() if column and times > 1]
-    if twice:
-        what = f"{where}: column {twice[0][:40]!r} stands twice; columns: {found}"
-        raise InputError(what, "Rename or drop one of them.")
-    id_ = "id" if wanted.id is None else wanted.id.strip()
-    sequence = "sequence" if wanted.sequence is None else wanted.sequence.strip()
-    label = "" if wanted.label is None else wanted.label.strip()
-    ends = [sequence] if sequence in names else sequence.split(":", 1)
-    named = [("sequence_column", end) for end in ends]
-    named += [("id_column", id_)] * (wanted.id is not None) + [("label_column", label)] * (wanted.label is not None)
-    for name, column in named:
-        if column not in names:
-            fix = f"Name one of them with {option(name)}; columns are split at commas in .csv and at tabs in .tsv."
-            raise InputError(f"{where}: no column {column!r}; columns: {found}", fix)
-    first, last = names.index(ends[0]), names.index(ends[-1])
-    if first > last:
-        raise InputError(f"{where}: column {ends[0]!r} stands behind {ends[-1]!r}", "Name the first column first.")
-    id_at = names.index(id_) if id_ in names else None
-    label_at = None if wanted.label is None else names.index(label)
-    return Columns(id_at, range(first, last + 1), label_at)
+    table = _Header([column.strip() for column in header], where)
+    sequence = table.sequence() if wanted.sequence is None else table.named_range(wanted.sequence.strip())
+    id_ = table.id() if wanted.id is None else table.named(wanted.id.strip(), "id_column")
+    label = None if wanted.label is None else table.named(wanted.label.strip(), "label_column")
+    gapped = len(sequence) == 1 and table.keys[sequence.start].removesuffix("heavy") == _AIRR_RESIDUES[0]
+    columns = Columns(id_, sequence, label, gapped)
+    for place in columns.used:
+        table.check_once(place)
+    if notes is not None:
+        notes += table.notes(columns, wanted)
+    return columns
+
+
+def key(name: str) -> str:
+    """A column's name without case, spaces, `_` and `-`."""
+    return re.sub("[ _-]+", "", name).lower()
+
+
+class _Header:
+    """A table's names, and their places."""
+
+    def __init__(self, names: list[str], where: str) -> None:
+        self.names, self.where = names, where
+        self.keys = [key(name) for name in names]
+
+    def shown(self) -> str:
+        """The names, for a message."""
+        return _shown(self.names)
+
+    def named(self, name: str, argument: str) -> int:
+        """The place of a requested column."""
+        if name in self.names:
+            return self.names.index(name)
+        if argument == "sequence_column" and len(self.names) == 1:
+            fix = "Is it one sequence a line, without a header? Put a line with `sequence` before the first one."
+        else:
+            fix = f"Name one of them with {option(argument)}."
+        raise InputError(f"{self.where}: no column {printable(name)!r}; columns: {self.shown()}", fix)
+
+    def named_range(self, name: str) -> range:
+        """The places of the sequences: a column, or FIRST:LAST."""
+        ends = [name] if name in self.names else name.split(":", 1)
+        first, last = (self.named(end.strip(), "sequence_column") for end in (ends[0], ends[-1]))
+        if first > last:
+            what = f"{self.where}: column {printable(ends[0])!r} comes after {printable(ends[-1])!r}"
+            raise InputError(what, "Name the first column first.")
+        return range(first, last + 1)
+
+    def id(self) -> int | None:
+        """The place of the ids, by name; None: no such column, or several that only differ in case."""
+        for known in _ID_NAMES:
+            if place := self._places(known):
+                exact = [at for at in place if self.names[at] == known]
+                return exact[0] if exact else place[0] if len(place) == 1 else None
+        return None
+
+    def sequence(self) -> range:
+        """The place of the sequences, by name.
+
+        An AIRR table's `sequence` holds nucleotides, and A, C, G, T are residue letters.
+        """
+        airr = self._airr()
+        places = airr if airr is not None else self._places("sequence")
+        exact = [at for at in places if self.names[at] == "sequence"]
+        if airr is None and exact:
+            places = exact[:1]  # check_once sees to the others
+        places = places or [at for at, known in enumerate(self.keys) if known in _SEQUENCE_NAMES]
+        if len(places) > 1:
+            candidates = _shown([self.names[at] for at in places])
+            raise InputError(f"{self.where}: several columns could hold the sequences: {candidates}", _NAME_IT)
+        at = places[0] if places else self.named("sequence", "sequence_column")
+        return range(at, at + 1)
+
+    def _airr(self) -> list[int] | None:
+        """The amino acids' place in an AIRR table; None: it is not one."""
+        for suffix in ("", "heavy"):
+            there = [self._places(known + suffix) for known in _AIRR_RESIDUES]
+            nucleotides = self._places("sequence" + suffix)
+            if any(there) and (all(there) or nucleotides):
+                return next(place for place in there if place)
+        marks = len(_AIRR_MARKS & {*self.keys})
+        if "sequence" in self.keys and (marks >= _FEWEST_MARKS or "revcomp" in self.keys):
+            what = f"{self.where}: is an AIRR table, its column 'sequence' holds nucleotides, and it has no amino acids"
+            fix = (
+                f"Add sequence_aa or sequence_alignment_aa; if it is amino acids: {option('sequence_column')} sequence."
+            )
+            raise InputError(what, fix)
+        return None
+
+    def check_once(self, place: int) -> None:
+        """Refuse a used column whose name another one has, too."""
+        name = self.names[place]
+        if self.names.count(name) > 1:
+            what = f"{self.where}: column {printable(name)!r} appears more than once; columns: {self.shown()}"
+            raise InputError(what, "Rename or drop one of them.")
+
+    def notes(self, columns: Columns, wanted: Wanted) -> list[str]:
+        """What was chosen by name, if it is not plainly `id` and `sequence`."""
+        lines = []
+        place = columns.sequence.start
+        if wanted.sequence is None and self.names[place] != "sequence":
+            gaps = ", without its gaps" if columns.gapped else ""
+            lines.append(f"{self.where}: the sequences are column {printable(self.names[place])!r}{gaps}")
+        others = [name for at, name in enumerate(self.names) if name and at not in columns.used]
+        if columns.id is None and others:
+            lines.append(
+                f"{self.where}: the ids are record numbers; {option('id_column')} names a column: {_shown(others)}"
+            )
+        return lines
+
+    def _places(self, known: str) -> list[int]:
+        return [at for at, name in enumerate(self.keys) if name == known]
+
+
+def _shown(names: Sequence[str]) -> str:
+    """The first names, for a message of bounded length: a repr has up to ten characters for one."""
+    text = ", ".join(repr(name[:40]) for name in names[:_SHOWN])
+    return text[:_SHOWN_CHARS] + (", ..." if len(names) > _SHOWN or len(text) > _SHOWN_CHARS else "")

@@ -151,7 +151,7 @@ def _counted(files: list[Done]) -> dict[str, int]:
 
 def _flag_lines(summary: DirectorySummary, request: DirectoryRequest) -> list[str]:
     if request.run.check == "off":
-        return ["note: --domain off: chain and domain were not looked at; no record is flagged"]
+        return [f"note: {option('domain')} off: chain and domain were not looked at; no record is flagged"]
     if not summary.flagged:
         return []
     return [flag_line(summary.flagged, summary.records, summary.uncalled, summary.flags)]

@@ -18,7 +18,7 @@ from abonyx.errors import (
     ProviderError,
     RunInterrupted,
 )
-from abonyx.input.records import ACCEPTED, named_kind
+from abonyx.input.recognition import ACCEPTED, named_kind
 from abonyx.logs import LOGGER
 from abonyx.output.files import input_stem, rejected_path
 from abonyx.ray.cluster import load_ray, needs, worker_count

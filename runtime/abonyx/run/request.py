@@ -13,6 +13,7 @@ from abonyx.config import RuntimeConfig, load_config
 from abonyx.domain import Check, DomainRule
 from abonyx.errors import ConfigError
 from abonyx.input.checked import Input, read_input
+from abonyx.input.sequences import Gaps
 from abonyx.wording import option
 
 
@@ -22,9 +23,10 @@ class RunRequest:
 
     Attributes:
         skip: leave bad records out instead of refusing the input.
-        columns: id_column and sequence_column, as read_input takes them.
+        columns: id_column, sequence_column and sheet, as read_input takes them.
         check: what happens to records that the head was not trained on; see domain.DomainRule.
         trim: score the variable domain inside a longer record.
+        gaps: what happens to gaps and a final stop.
     """
 
     config: RuntimeConfig
@@ -33,6 +35,8 @@ class RunRequest:
     columns: dict[str, str | None]
     check: Check = "check"
     trim: bool = False
+
+    gaps: Gaps = "refuse"
 
     @property
     def rule(self) -> DomainRule:
@@ -61,6 +65,8 @@ class RunRequest:
             rule=rule or self.rule,
             id_column=self.columns["id_column"],
             sequence_column=self.columns["sequence_column"],
+            sheet=self.columns["sheet"],
+            gaps=self.gaps,
         )
 
     def metadata(self) -> dict[str, str]:
@@ -87,13 +93,15 @@ def prepare(
     skip: bool = False,
     check: Check = "check",
     trim: bool = False,
+    gaps: Gaps = "refuse",
+    sheet: str | None = None,
 ) -> RunRequest:
     """Load the config, and the manifest of the bundle that it names; nothing is hashed or opened.
 
     Args:
         config_file: a TOML file.
         flags: fields of the config that override file and environment; None values are not set.
-        id_column, sequence_column, skip, check, trim: as RunRequest has them.
+        id_column, sequence_column, sheet, skip, check, trim, gaps: as RunRequest has them.
 
     Raises:
         ConfigError, BundleError: see load_config, open_bundle and Bundle.variant; or trim without a check.
@@ -106,4 +114,5 @@ def prepare(
     config = load_config(config_file, flags=flags)
     bundle = open_bundle(config.bundle)
     bundle.variant(config.provider, config.variant)
-    return RunRequest(config, bundle, skip, {"id_column": id_column, "sequence_column": sequence_column}, check, trim)
+    columns = {"id_column": id_column, "sequence_column": sequence_column, "sheet": sheet}
+    return RunRequest(config, bundle, skip, columns, check, trim, gaps)

@@ -214,6 +214,7 @@ def identity(run: RunRequest) -> dict[str, Fact]:
     return {
         "--on-invalid": "skip" if run.skip else "fail",
         **run.rule.facts(),
+        "--gaps": run.gaps,
         "bundle, sha256": run.bundle.sha256,
         **dict(_flat("", dataclasses.asdict(dataclasses.replace(run.config, bundle=None)))),
         "abonyx": __version__,

@@ -157,6 +157,7 @@ def run_windows(
                 job.sink.halved(budget.tokens, "\n".join([*model.opening_notes, *notes]))
             _Windows(model, job, config, output, budget, notes).run(on_batch)
         finished = time.perf_counter()
+        reading = [note for job in jobs for note in job.checked.notes]
         return RunSummary(
             records=sum(len(job.checked.sequences) - job.sink.first_row for job in jobs),
             earlier=sum(job.sink.first_row for job in jobs),
@@ -169,6 +170,7 @@ def run_windows(
             variant=model.variant_name,
             bundle=model.bundle.label(),
             notes=[
+                *reading,
                 *(note for job in jobs for note in flag_notes(job.checked)),
                 *(*model.opening_notes, *notes, *pooling_notes(bundle, config), *shipped_note(config)),
             ],

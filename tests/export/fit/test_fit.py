@@ -377,7 +377,7 @@ def test_flagged_rows_are_listed_and_kept_or_left_out(parent: Path, tmp_path: Pa
     rows, good = with_flags()
     source = write(rows, tmp_path / "rows.csv")
     said = fit(source, parent, tmp_path / "all")
-    assert "3 of 27 rows are flagged and kept; --drop-flagged leaves them out" in said
+    assert "3 of 27 rows are flagged and kept" in said
     for line in (
         "  row 4, id tag: 6 residues outside the domain",
         "  row 12, id light: light chain (kappa)",
@@ -418,9 +418,9 @@ def test_no_row_left_no_look_and_other_rules(parent: Path, tmp_path: Path, opens
     rows = with_flags()[0]
     source = write(rows, tmp_path / "rows.csv")
     cut = write([(name, sequence[30:], label) for name, sequence, label in rows], tmp_path / "cut.csv")
-    with pytest.raises(InputError, match="all 27 rows are flagged, and --drop-flagged leaves none"):
+    with pytest.raises(InputError, match="all 27 rows are flagged, and drop_flagged leaves none"):
         fit(cut, parent, tmp_path / "new", "--drop-flagged")
-    with pytest.raises(ConfigError, match="--drop-flagged with --domain off"):
+    with pytest.raises(ConfigError, match="drop_flagged with domain off"):
         fit(source, parent, tmp_path / "new", "--drop-flagged", "--domain", "off")
     with pytest.raises(RecordsRejected, match=r"rows.csv:5: tag: 6 residues outside the domain"):
         fit(source, parent, tmp_path / "new", "--domain", "require")

@@ -93,6 +93,54 @@ def test_every_input_format_gives_the_same_scores(run: Any, tmp_path: Path, sequ
     assert len(set(found)) == 1
 
 
+def test_the_summary_says_how_a_file_was_read(run: Any, tmp_path: Path) -> None:
+    source, output = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_text(f"mab;VH\na;{GOOD}\nb;{GOOD}\n")
+    done = run("score", source, "-o", output)
+    assert done.code == 0, done.err
+    for note in (
+        f"{source}: cells are split at semicolons",
+        f"{source}:1: the sequences are column 'VH'",
+        f"{source}:1: the ids are record numbers; --id-column names a column: 'mab'",
+    ):
+        assert note in done.err.splitlines()
+    done = run("score", source, "-o", output, "--id-column", "mab", "--sequence-column", "VH")
+    assert "the ids are" not in done.err
+    assert [row["id"] for row in rows(output)] == ["a", "b"]
+
+
+def test_gaps_are_stripped_and_part_of_the_runs_identity(run: Any, tmp_path: Path) -> None:
+    from abonyx.cli.options import prepare
+    from abonyx.run.resumed import identity
+
+    source, output = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_text(f"id,sequence\na,{GOOD[:9]}--{GOOD[9:]}*\n")
+    done = run("score", source, "-o", output)
+    assert done.code == 3
+    assert "--gaps strip" in done.err
+    assert run("score", source, "-o", output, "--gaps", "strip").code == 0
+    assert [row["sequence"] for row in rows(output)] == [GOOD]
+    options = dict.fromkeys(("config_file", "id_column", "sequence_column", "sheet", "bundle", "provider", "variant"))
+    facts = [identity(prepare(options | {"on_invalid": "fail", "gaps": gaps})) for gaps in ("refuse", "strip")]
+    assert [fact["--gaps"] for fact in facts] == ["refuse", "strip"]
+
+
+def test_a_sheet_of_a_workbook(run: Any, tmp_path: Path) -> None:
+    pytest.importorskip("python_calamine")
+    from ..input.workbook import sheet_xml, workbook
+
+    source, output = tmp_path / "in.xlsx", tmp_path / "out.csv"
+    sheets = {name: sheet_xml([["Name", "VH"], [name.lower(), GOOD]]) for name in ("One", "Two")}
+    source.write_bytes(workbook(sheets))
+    done = run("score", source, "-o", output)
+    assert done.code == 3
+    assert "has 2 sheets: 'One', 'Two'" in done.err
+    done = run("score", source, "-o", output, "--sheet", "Two")
+    assert done.code == 0, done.err
+    assert [row["id"] for row in rows(output)] == ["two"]
+    assert f"{source}: read from sheet 'Two' of 2" in done.err.splitlines()
+
+
 def test_stdin_to_stdout(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "abonyx", "score", "-", "-o", "-"]
     with EXAMPLES.open("rb") as source:
@@ -145,7 +193,7 @@ BAD_INPUTS = {
     "empty.csv": (b"", ["empty.csv", "empty"]),
     "header_only.csv": (b"id,sequence\n", ["header_only.csv", "no records"]),
     "blank.fasta": (b"\n\n", ["blank.fasta", "no records"]),
-    "column.csv": (f"name,vh\na,{GOOD}\n".encode(), ["column.csv", "sequence", "name", "vh", "--sequence-column"]),
+    "column.csv": (f"name,seq\na,{GOOD}\n".encode(), ["column.csv", "sequence", "name", "seq", "--sequence-column"]),
     "empty_sequence.csv": (f"id,sequence\na,{GOOD}\nb,\n".encode(), ["empty_sequence.csv:3", "b", "empty sequence"]),
     "stop.csv": (f"id,sequence\na,{GOOD}*\n".encode(), ["stop.csv:2", "'*' at position 51"]),
     "gap.fasta": (f">a\n{GOOD}\n>b\nEV-QL\n".encode(), ["gap.fasta:3", "b", "'-' at position 3"]),

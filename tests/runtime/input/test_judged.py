@@ -51,7 +51,7 @@ def test_each_record_has_its_flags_whatever_its_neighbours() -> None:
         (DNA, "looks like DNA or RNA"),
         (DNA.replace("T", "U"), "looks like DNA or RNA"),
         ("XXXX", "more than half"),
-        ("NA", "missing value"),
+        ("NA", "the sequence is missing"),
         ("S" * 40, "low complexity"),
         ("EVQ*LV", "character '*' at position 4"),
     ],

@@ -1,0 +1,108 @@
+"""What one cell of a table means: an id, a sequence, a missing value; and the records that cells become."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+# How tables write "no value". Spelled out: an antibody may be called Nan, but not nan.
+MISSING = frozenset(
+    {*("", "NA", "na", "N/A", "n/a", "#N/A", "#n/a", "<NA>", "NaN", "nan", "NAN", "-")}
+    | {*("None", "none", "NONE", "null", "Null", "NULL")}
+)
+# Excel keeps 15 digits of a number; a longer id has lost its end before it is read.
+_EXACT_BELOW = 10**15
+
+
+class Record(NamedTuple):
+    """One sequence as found.
+
+    Attributes:
+        line: of the file, 1-based; in Parquet the number of the data row.
+        label: the cell's text.
+        description: what FASTA's header line has after the id.
+    """
+
+    id: str
+    sequence: str
+    line: int
+    label: str = ""
+    description: str = ""
+
+
+class RejectedRecord(NamedTuple):
+    """One record that cannot be used, its place, and why."""
+
+    id: str
+    line: int
+    reason: str
+
+
+class ExcelDate(NamedTuple):
+    """A cell that Excel holds as a date or a time, be it that someone typed an id like MAR1."""
+
+    shown: str
+
+    def __str__(self) -> str:
+        return f"the Excel date {self.shown}"
+
+
+def identified(id_: str, ordinal: int, sequence: str, line: int, label: str = "") -> Record | RejectedRecord:
+    """The record of a table's row; its number is its id if the id is missing."""
+    if id_.strip() in MISSING:
+        return Record(str(ordinal), sequence, line, label)
+    return named(id_, sequence, line, label)
+
+
+def named(id_: str, sequence: str, line: int, label: str = "", description: str = "") -> Record | RejectedRecord:
+    """The record of this name; rejected if no file could hold it."""
+    if not id_.isascii() and any("\ud800" <= char <= "\udfff" for char in id_):
+        shown = id_.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        return RejectedRecord(shown, line, "the id is not valid UTF-8")
+    return Record(id_, sequence, line, label, description)
+
+
+def typed(id_: object, sequence: object, ordinal: int, line: int, label: object) -> Record | RejectedRecord:
+    """The record of a row whose cells have types (Parquet, JSON, Excel)."""
+    name = id_ if isinstance(id_, str) else whole_number(id_)
+    if name is None:
+        return RejectedRecord(str(ordinal), line, f"the id is {_unfit(id_)}; store ids as text")
+    if isinstance(sequence, str):
+        return identified(name, ordinal, sequence, line, text(label))
+    shown = identified(name, ordinal, "", line).id
+    if sequence is None or sequence != sequence:
+        return RejectedRecord(shown, line, f"the sequence is {'null' if sequence is None else 'NaN'}, not text")
+    return RejectedRecord(shown, line, f"the sequence is {_type(sequence)}, not text")
+
+
+def whole_number(value: object) -> str | None:
+    """The text of a number as an id, "" of a missing one; None: a choice would be needed, or digits are lost.
+
+    pandas and Excel write whole numbers as 1.0.
+    """
+    if value is None or value != value:
+        return ""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT_BELOW:
+        return str(int(value))
+    return None
+
+
+def text(value: object) -> str:
+    """A cell's text without white space around it; of a missing one "". 1.0 stays 1.0."""
+    return "" if value is None else str(value).strip()
+
+
+def is_missing(value: object) -> bool:
+    """Whether a cell of any type holds no value."""
+    return value is None or value != value or (isinstance(value, str) and value.strip() in MISSING)
+
+
+def _unfit(id_: object) -> str:
+    if isinstance(id_, float):
+        return f"the number {id_!r}" + (", of more than 15 digits" if id_.is_integer() else "")
+    return _type(id_)
+
+
+def _type(value: object) -> str:
+    return str(value) if isinstance(value, ExcelDate) else type(value).__name__

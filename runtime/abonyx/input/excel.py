@@ -1,0 +1,117 @@
+"""Records of an Excel workbook (.xlsx), which a child process with limits reads: see excel_child.py."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+
+from abonyx.errors import InputError, printable
+from abonyx.extras import require
+from abonyx.input.cells import ExcelDate, Record, RejectedRecord, is_missing, typed, whole_number
+from abonyx.input.columns import Columns, Wanted, find_columns
+from abonyx.wording import option
+
+# The fix of excel_child for a workbook in which a sheet has to be named.
+_SHEET = "sheet"
+
+_CHILD = Path(__file__).with_name("excel_child.py")
+_TOO_LARGE = "Save the table as CSV UTF-8 or Parquet."
+
+
+def refuse_untrusted(name: str) -> None:
+    """Refuse a workbook whose unpacked size must be bounded, as over HTTP. Raises InputError."""
+    what = f"{name}: is an Excel workbook, which is not taken here: nothing bounds what it unpacks to"
+    raise InputError(what, "Send CSV, TSV or FASTA.")
+
+
+def read_excel(stream: BinaryIO, name: str, wanted: Wanted, notes: list[str]) -> Generator[Record | RejectedRecord]:
+    """Yield the records of one sheet; a record's line is the sheet's row."""
+    require("Excel")
+    rows = _rows(stream.read(), name, wanted.sheet)
+    try:
+        sheet = next(rows)[0]
+        if sheet["sheets"] > 1:
+            notes.append(f"{name}: read from sheet {printable(sheet['sheet'])!r} of {sheet['sheets']}")
+        yield from read_sheet(rows, name, wanted, notes)
+    finally:
+        rows.close()
+
+
+def read_sheet(
+    rows: Iterator[list[Any]], name: str, wanted: Wanted, notes: list[str]
+) -> Generator[Record | RejectedRecord]:
+    """Yield the records of a sheet's rows, each a list that begins with its number, as the child writes them."""
+    number, header = _header(rows, name)
+    where = f"{name}:{number}"
+    yield from _records(rows, where, len(header), find_columns(header, where, wanted, notes))
+
+
+def _header(rows: Iterator[list[Any]], name: str) -> tuple[int, list[str]]:
+    """The first row that is no comment."""
+    for number, *cells in rows:
+        filled = [cell for cell in cells if cell != ""]
+        if len(filled) == 1 < len(cells) and str(filled[0]).startswith("#"):
+            continue
+        names = [cell if isinstance(cell, str) else whole_number(cell) or str(cell) for cell in cells]
+        while names and not names[-1].strip():
+            names.pop()
+        if names:
+            return number, [names[0].removeprefix("#"), *names[1:]]
+    raise InputError(f"{name}: the sheet ends before a header", "Give a header and records.")
+
+
+def _records(rows: Iterator[list[Any]], where: str, width: int, at: Columns) -> Generator[Record | RejectedRecord]:
+    ordinal = 0
+    for number, *row in rows:
+        cells = [ExcelDate(cell["date"]) if isinstance(cell, dict) else cell for cell in row]
+        if all(isinstance(cell, str) and not cell.strip() for cell in row):
+            continue
+        ordinal += 1
+        cells += [None] * (width - len(cells))
+        id_, sequence, label = at.cells(cells)
+        yield typed(id_, "" if sequence is None else sequence, ordinal, number, "" if is_missing(label) else label)
+    if not ordinal:
+        raise InputError(f"{where}: a header, but no records below it", "Give at least one record.")
+
+
+def _rows(data: bytes, name: str, sheet: str | None) -> Generator[list[Any]]:
+    """What the child writes: a list with its first object, then the rows.
+
+    Raises:
+        InputError: it refuses the workbook, or ended without an answer.
+    """
+    command = [sys.executable, "-P", str(_CHILD), *([sheet] if sheet is not None else [])]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+        assert child.stdin is not None and child.stdout is not None
+        feeding = threading.Thread(target=_feed, args=(child.stdin, data))
+        feeding.start()
+        try:
+            answered = False
+            for line in child.stdout:
+                value = msgspec.json.decode(line)
+                if isinstance(value, dict) and "error" in value:
+                    fix = f"Name one of them with {option('sheet')}." if value["fix"] == _SHEET else value["fix"]
+                    raise InputError(f"{name}: {value['error']}", fix)
+                yield value if answered else [value]
+                answered = True
+            child.wait()
+            if child.returncode or not answered:
+                what = f"{name}: cannot be read: the process that read it ended ({child.returncode}), short of memory?"
+                raise InputError(what, _TOO_LARGE)
+        finally:
+            child.kill()
+            feeding.join()
+
+
+def _feed(stdin: Any, data: bytes) -> None:
+    try:
+        with stdin:
+            stdin.write(data)
+    except BrokenPipeError:
+        pass  # the child has ended; its status says why

@@ -1,0 +1,53 @@
+"""Records of a JSONL file: one object a line, as abonyx writes its own results."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable
+from itertools import chain, islice
+from typing import Any
+
+import msgspec
+
+from abonyx.errors import InputError, printable
+from abonyx.input.cells import Record, RejectedRecord, text, typed
+from abonyx.input.columns import Wanted, find_columns
+
+# Objects whose keys together are the header: some writers leave out a key that has no value.
+_HEADER_ROWS = 1_000
+
+_Row = tuple[int, "dict[str, Any] | str"]
+
+
+def read_jsonl(lines: Iterable[str], name: str, wanted: Wanted, notes: list[str]) -> Generator[Record | RejectedRecord]:
+    """Yield the records; a line that is not an object is a rejected one."""
+    rows = ((number, _object(line)) for number, line in enumerate(lines, 1) if line.strip("\ufeff \t\r\n"))
+    top: list[_Row] = list(islice(rows, _HEADER_ROWS))
+    if not top:
+        raise InputError(f"{name}: only blank lines from line 1 on, no records", "Give at least one object.")
+    where = f"{name}:{top[0][0]}"
+    header = list(dict.fromkeys(key for _, row in top if isinstance(row, dict) for key in row))
+    if not header:
+        fix = 'Write one object a line: {"id": "...", "sequence": "..."}.'
+        raise InputError(f"{where}: is not JSONL: {top[0][1] or 'the object is empty'}", fix)
+    if len(top) == 1 and isinstance(top[0][1], dict):
+        for key, value in top[0][1].items():
+            if isinstance(value, list) and value and isinstance(value[0], dict):
+                fix = "Write one object a line: jq -c '.KEY[]' FILE > FILE.jsonl."
+                raise InputError(f"{where}: the records are in one object, under {printable(key)!r}", fix)
+    at = find_columns(header, where, wanted, notes)
+    for ordinal, (number, row) in enumerate(chain(top, rows), 1):
+        if isinstance(row, str):
+            yield RejectedRecord(str(ordinal), number, row)
+            continue
+        id_, sequence, label = at.cells({place: row.get(header[place]) for place in at.used})
+        # JSON's true and false are words here, like any label's
+        yield typed(id_, sequence, ordinal, number, text(label))
+
+
+def _object(line: str) -> dict[str, Any] | str:
+    """The line's object, or why it is none."""
+    try:
+        row = msgspec.json.decode(line.encode("utf-8", "surrogateescape"))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return f"the line is not JSON: {printable(str(error))}"
+    return row if isinstance(row, dict) else f"the line is {type(row).__name__}, not a JSON object"

@@ -1,0 +1,35 @@
+"""Records of a Parquet file."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Generator
+from pathlib import Path
+
+from abonyx.errors import InputError
+from abonyx.extras import load
+from abonyx.input.cells import Record, RejectedRecord, typed
+from abonyx.input.columns import Wanted, find_columns
+
+
+def read_parquet(
+    file: Path | io.BytesIO, name: str, wanted: Wanted, notes: list[str]
+) -> Generator[Record | RejectedRecord]:
+    """Yield the records; a record's line is the number of its data row."""
+    pa, pq = load("Parquet", "pyarrow"), load("Parquet", "pyarrow.parquet")
+    row = 0
+    try:
+        with pq.ParquetFile(file) as parquet:
+            header = parquet.schema_arrow.names
+            at = find_columns(header, f"{name}, header", wanted, notes)
+            for batch in parquet.iter_batches(columns=[header[place] for place in at.used]):
+                columns = {place: batch.column(header[place]).to_pylist() for place in at.used}
+                for at_row in range(batch.num_rows):
+                    row += 1
+                    id_, sequence, label = at.cells({place: cells[at_row] for place, cells in columns.items()})
+                    yield typed(id_, sequence, row, row, label)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        said = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise InputError(f"{name}: not readable as Parquet after row {row}: {said}", "Write it again.") from error
+    if not row:
+        raise InputError(f"{name}, header: columns, but no records", "Give at least one record.")

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import pytest
+
+from abonyx.errors import InputError
+from abonyx.input.columns import Columns, Wanted, find_columns
+from abonyx.wording import Interface, in_words
+
+NONE = Wanted(None, None, None)
+
+
+def found(header: str, wanted: Wanted = NONE) -> tuple[str | None, str]:
+    names = header.split("|")
+    columns = find_columns(names, "t.csv:1", wanted)
+    return None if columns.id is None else names[columns.id], names[columns.sequence.start]
+
+
+def notes(header: str, wanted: Wanted = NONE) -> list[str]:
+    lines: list[str] = []
+    find_columns(header.split("|"), "t.csv:1", wanted, lines)
+    return [in_words(line, Interface.PYTHON) for line in lines]
+
+
+def refusal(header: str, wanted: Wanted = NONE) -> str:
+    with pytest.raises(InputError) as caught:
+        find_columns(header.split("|"), "t.csv:1", wanted)
+    assert caught.value.fix
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("header", "ids", "sequences"),
+    [
+        ("id|sequence", "id", "sequence"),
+        ("Id|Sequence", "Id", "Sequence"),
+        ("ID|id|SEQUENCE|sequence", "id", "sequence"),
+        ("name|ID|sequence", "ID", "sequence"),
+        ("Clone|Antibody|sequence", "Antibody", "sequence"),
+        ("Antibody ID|sequence", "Antibody ID", "sequence"),
+        ("sequence-id|name|sequence", "sequence-id", "sequence"),
+        ("Name|VH|VL", "Name", "VH"),
+        ("mab|VH Sequence|VL Sequence", None, "VH Sequence"),
+        ("id|vh_protein_sequence|vl_protein_sequence", "id", "vh_protein_sequence"),
+        ("id|heavy|light", "id", "heavy"),
+        ("id|Heavy Seq|Light Seq", "id", "Heavy Seq"),
+        ("id|heavy_sequence", "id", "heavy_sequence"),
+        ("id|sequence|VH", "id", "sequence"),
+        ("id|sequence_aa|locus", "id", "sequence_aa"),
+        # AIRR
+        ("sequence_id|sequence|sequence_aa|sequence_alignment_aa", "sequence_id", "sequence_alignment_aa"),
+        ("sequence_id|sequence|v_call|sequence_aa", "sequence_id", "sequence_aa"),
+        ("sequence_alignment_aa|sequence_aa", None, "sequence_alignment_aa"),
+        ("sequence|locus|sequence_alignment_aa", None, "sequence_alignment_aa"),
+        (
+            "sequence_id_heavy|sequence_heavy|sequence_alignment_aa_heavy|sequence_alignment_aa_light",
+            "sequence_id_heavy",
+            "sequence_alignment_aa_heavy",
+        ),
+    ],
+)
+def test_columns_by_name(header: str, ids: str | None, sequences: str) -> None:
+    assert found(header) == (ids, sequences)
+
+
+@pytest.mark.parametrize(
+    ("header", "candidates"),
+    [
+        ("id|VH|heavy", "'VH', 'heavy'"),
+        ("id|Sequence|SEQUENCE", "'Sequence', 'SEQUENCE'"),
+        ("id|vh|V H", "'vh', 'V H'"),
+    ],
+)
+def test_two_candidates_are_listed(header: str, candidates: str) -> None:
+    message = refusal(header)
+    assert f"several columns could hold the sequences: {candidates}" in message
+    assert "sequence_column" in message
+
+
+def test_an_airr_table_without_amino_acids() -> None:
+    message = refusal("sequence_id|sequence|v_call|j_call|productive")
+    assert "is an AIRR table, its column 'sequence' holds nucleotides" in message
+    assert found("sequence_id|sequence|rev_comp", Wanted(None, "sequence", None)) == ("sequence_id", "sequence")
+
+
+def test_ids_that_differ_in_case_alone_are_not_chosen() -> None:
+    assert found("ID|Id|sequence") == (None, "sequence")
+    (note,) = notes("ID|Id|sequence")
+    assert "record numbers" in note
+    assert "'ID', 'Id'" in note
+
+
+def test_notes() -> None:
+    assert notes("id|sequence|x") == notes("sequence") == []
+    assert notes("mab|sequence") == ["t.csv:1: the ids are record numbers; id_column names a column: 'mab'"]
+    assert notes("id|VH") == ["t.csv:1: the sequences are column 'VH'"]
+    assert notes("id|VH", Wanted(None, "VH", None)) == []
+    assert notes("id|sequence_alignment_aa")[0].endswith("'sequence_alignment_aa', without its gaps")
+
+
+def test_a_doubled_name_matters_only_if_it_is_used() -> None:
+    assert found("id|note|note|sequence") == ("id", "sequence")
+    for header, wanted in [
+        ("id|sequence|sequence", NONE),
+        ("id|id|sequence", NONE),
+        ("id|sequence|y|y", Wanted(None, None, "y")),
+        ("id|1|2|2|3", Wanted(None, "1:3", None)),
+    ]:
+        assert "appears more than once" in refusal(header, wanted)
+
+
+def test_gaps_of_an_alignment_are_left_out() -> None:
+    one = find_columns(["sequence_alignment_aa"], "t", NONE)
+    assert one.gapped
+    assert one.cells(["EV--Q.L"])[1] == "EVQL"
+    assert one.cells(["-"])[1] == "-", "a missing value"
+    several = Columns(None, range(0, 5), None)
+    assert several.cells(["E", "nan", None, float("nan"), " Q "])[1] == "EQ"
+    assert several.cells(["NA", "-", ".", "", "V"])[1] == "V"
