@@ -49,7 +49,7 @@ def without_flagged(checked: Input, request: FitRequest) -> Input:
         )
         raise InputError(
             what,
-            f"Check {option('chains')}, add {option('trim')} domain for longer records, or leave out {option('drop_flagged')}.",
+            f"Check {option('chains')}, use {option('trim')} domain, or leave out {option('drop_flagged')}.",
         )
 
     def kept(values: Sequence[_Value]) -> list[_Value]:
