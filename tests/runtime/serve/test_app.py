@@ -177,7 +177,7 @@ BLANK_LINES = b"sequence\n" + b"\n" * 2_000_000 + b"EVQL\n"
         ('{"sequences": [{"id": "\\ud800", "sequence": "EVQL"}]}', "json", 422, "surrogate"),
         ('{"sequences": [{"id": "a", "sequence": null}]}', "json", 422, "Expected `str`, got `null`"),
         ('{"sequences": [{"id": "a", "sequence": "EVQL"}], "threshold": "0.5"}', "json", 422, "Expected `float"),
-        ('{"sequences": [{"id": "a", "sequence": "EVQL"}], "threshold": 2}', "json", 422, "--threshold is 2"),
+        ('{"sequences": [{"id": "a", "sequence": "EVQL"}], "threshold": 2}', "json", 422, "threshold is 2"),
         ('{"sequences": [{"id": "a", "sequence": "EVQL"}], "threshold": 1e999}', "json", 422, ""),
         ('{"sequences": [{"id": "a", "sequence": "EVQL"}], "domain": "maybe"}', "json", 422, "$.domain"),
         ('{"sequences": [{"id": "a", "sequence": "EVQL"}], "trim": true}', "json", 422, "$.trim"),
@@ -220,7 +220,7 @@ def test_bad_bodies(shared: Running, body: Any, kind: str, status: int, part: st
     ("query", "part"),
     [
         ("threshold=high", "threshold"),
-        ("threshold=nan", "--threshold is nan"),
+        ("threshold=nan", "threshold is nan"),
         ("threshhold=0.7", "threshhold"),
         ("on_invalid=drop", "on_invalid"),
         ("domain=maybe", "domain"),
