@@ -58,7 +58,7 @@ def measure(data: Path) -> dict[str, Any]:
     flagged = flagged_rows(checked)
     others = np.setdiff1d(np.arange(len(labels)), flagged)
 
-    def p(left_out: npt.ArrayLike) -> Matrix:
+    def p(left_out: npt.NDArray[np.int64] | list[int]) -> Matrix:
         kept = np.delete(np.arange(len(labels)), left_out)
         return sigmoid(FIT(rows[kept], labels[kept], C).decision(therapeutic))
 
