@@ -94,9 +94,10 @@ def test_max_residues_is_scored_and_one_more_is_refused(
     export_bundle(request(directory, spread_head(directory), tmp_path / "bundle"))
     with abonyx.open_session(abonyx.RuntimeConfig(bundle=str(tmp_path / "bundle"))) as session:
         assert session._model.manifest.max_residues == 1022
-        assert np.isfinite(session.score(["A" * 1022])).all()
+        long = ("EVQLVESGGGLVQPGRSLRLSCAASGFTFDDYAMHWVRQAPGKGLEWVSA" * 21)[:1023]
+        assert np.isfinite(session.score([long[:1022]])).all()
         with pytest.raises(InputError, match="1023 residues"):
-            session.score(["A" * 1023])
+            session.score([long])
 
 
 @pytest.mark.parity
