@@ -18,6 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 import abonyx
+from abonyx import extras
 from abonyx.bundle import check_files, open_bundle, tolerances
 from abonyx.errors import ConfigError, EngineError, HeadRefused, InputError, ParityError, SessionInUse
 from abonyx_export import cli, export
@@ -315,7 +316,8 @@ def test_interrupt_leaves_nothing_behind(
 
 
 def test_without_the_extra_the_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "_NEEDED", ("torch", "a_package_nobody_has"))
+    needed = {"export": ("export", {"torch": "torch", "a-package-nobody-has": "a_package_nobody_has"})}
+    monkeypatch.setattr(extras, "_NEEDED", needed)
     result = CliRunner().invoke(cli.export, ["--encoder", "x", "--head", "y", "-o", "z"])
     assert isinstance(result.exception, ConfigError)
     assert "a_package_nobody_has" in str(result.exception)
