@@ -58,11 +58,11 @@ def measure(data: Path) -> dict[str, Any]:
     flagged = flagged_rows(checked)
     others = np.setdiff1d(np.arange(len(labels)), flagged)
 
-    def p(left_out: npt.NDArray[np.int64]) -> Matrix:
+    def p(left_out: npt.NDArray[np.int64] | list[int]) -> Matrix:
         kept = np.delete(np.arange(len(labels)), left_out)
         return sigmoid(FIT(rows[kept], labels[kept], C).decision(therapeutic))
 
-    with_all, without = p(np.array([], np.int64)), p(np.array(flagged, np.int64))
+    with_all, without = p([]), p(flagged)
     generator = np.random.default_rng(0)
     drawn = [np.abs(p(generator.choice(others, len(flagged), replace=False)) - with_all).max() for _ in range(DRAWS)]
     by_reason: dict[str, int] = {}

@@ -18,6 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 import abonyx
+from abonyx import extras
 from abonyx.bundle import check_files, open_bundle, tolerances
 from abonyx.errors import ConfigError, EngineError, HeadRefused, InputError, ParityError, SessionInUse
 from abonyx_export import cli, export
@@ -94,9 +95,10 @@ def test_max_residues_is_scored_and_one_more_is_refused(
     export_bundle(request(directory, spread_head(directory), tmp_path / "bundle"))
     with abonyx.open_session(abonyx.RuntimeConfig(bundle=str(tmp_path / "bundle"))) as session:
         assert session._model.manifest.max_residues == 1022
-        assert np.isfinite(session.score(["A" * 1022])).all()
+        long = ("EVQLVESGGGLVQPGRSLRLSCAASGFTFDDYAMHWVRQAPGKGLEWVSA" * 21)[:1023]
+        assert np.isfinite(session.score([long[:1022]])).all()
         with pytest.raises(InputError, match="1023 residues"):
-            session.score(["A" * 1023])
+            session.score([long])
 
 
 @pytest.mark.parity
@@ -314,7 +316,8 @@ def test_interrupt_leaves_nothing_behind(
 
 
 def test_without_the_extra_the_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "_NEEDED", ("torch", "a_package_nobody_has"))
+    needed = {"export": ("export", {"torch": "torch", "a-package-nobody-has": "a_package_nobody_has"})}
+    monkeypatch.setattr(extras, "_NEEDED", needed)
     result = CliRunner().invoke(cli.export, ["--encoder", "x", "--head", "y", "-o", "z"])
     assert isinstance(result.exception, ConfigError)
     assert "a_package_nobody_has" in str(result.exception)

@@ -223,7 +223,7 @@ def _notes(each: _Set, both: _Both, run: RunRequest) -> list[str]:
     if rejected:
         notes.append(f"{rejected} of {rows + rejected} records were rejected and not scored: see rejected.csv")
     if run.check == "off":
-        notes.append(f"{option('domain')} off: chain and domain were not looked at; no row is flagged")
+        notes.append("chain and domain were not looked at: no row is flagged")
     elif flagged := labelled - len(both.unflagged.y):
         notes.append(f"{flagged} of {labelled} labelled rows are flagged: in `metrics`, and left out of `unflagged`")
         others = both.measured_unflagged.notes if both.measured_unflagged else []

@@ -80,6 +80,7 @@ def read_input(
     label_required: bool = False,
     skip_invalid: bool = False,
     rule: DomainRule = NO_RULE,
+    in_children: bool = True,
     gaps: Gaps = "refuse",
     sheet: str | None = None,
 ) -> Input:
@@ -92,6 +93,7 @@ def read_input(
         label_required: a blank label makes a bad record.
         skip_invalid: collect bad records instead of refusing the input.
         rule: what is done with records that the head was not trained on.
+        in_children: judge many records in other processes.
         gaps: what happens to gaps and a final stop.
         sheet: of a workbook.
 
@@ -116,7 +118,7 @@ def read_input(
         label_required=label_required,
         skip_invalid=skip_invalid,
         rule=rule,
-        in_children=True,
+        in_children=in_children,
         gaps=gaps,
         notes=notes,
     )

@@ -8,14 +8,14 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from abonyx import alphabet
 from abonyx.alphabet import SequenceLimit
 from abonyx.bundle import open_bundle
 from abonyx.bundle.threshold import called, choose_threshold
 from abonyx.config import RuntimeConfig
-from abonyx.domain import CHECKS, Check, DomainRule, Judgement, Part, refusal, scored_part
+from abonyx.domain import CHECKS, Check, DomainRule, Judgement, Part, scored_part
 from abonyx.engine.providers import window_size
 from abonyx.errors import ConfigError, InputError
+from abonyx.input.sequences import judge
 from abonyx.ray.cluster import for_worker, load_ray, needs, worker_count
 
 # Columns that are added.
@@ -146,7 +146,7 @@ _NOTHING = Part("", Judgement())
 def judged(values: Sequence[object], rule: DomainRule, limit: SequenceLimit) -> list[_Row]:
     """Each value of a column of sequences, by the same rules as records of a file (input.checked)."""
     problems = [_problem(value) for value in values]
-    readable = [alphabet.clean(str(value)) for value, why in zip(values, problems, strict=True) if why is None]
+    readable = [judge(str(value))[0] for value, why in zip(values, problems, strict=True) if why is None]
     parts = iter(map(scored_part, readable, rule.judgements(readable), repeat(rule)))
     return [_Row(_NOTHING, why) if why else _limited(next(parts), rule, limit) for why in problems]
 
@@ -155,8 +155,7 @@ def _problem(value: object) -> str | None:
     """Why a value cannot be scored, whatever its chain and length."""
     if not isinstance(value, str):
         return f"the sequence is {'null' if value is None else type(value).__name__}, not text"
-    sequence = alphabet.clean(value)
-    return refusal(sequence) or alphabet.letter_problem(sequence)
+    return judge(value)[1]
 
 
 def _limited(part: Part, rule: DomainRule, limit: SequenceLimit) -> _Row:

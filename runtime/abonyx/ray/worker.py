@@ -139,7 +139,7 @@ def _read(source: Path, run: RunRequest) -> tuple[Input, Done]:
     """Read a file, and note what was read."""
     try:
         before = source.stat()
-        checked = run.read(source)
+        checked = run.read(source, in_children=False)
         sha256, after = file_sha256(source), source.stat()
     except OSError as error:
         what = f"{source}: cannot be read: {error.strerror}"

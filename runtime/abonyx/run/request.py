@@ -50,11 +50,13 @@ class RunRequest:
         *,
         label_required: bool = False,
         rule: DomainRule | None = None,
+        in_children: bool = True,
     ) -> Input:
         """A checked input; None = standard input. Raises as read_input.
 
         Args:
             rule: in place of the run's own, whose chains are the bundle's.
+            in_children: judge many records in other processes; not in a process that is one of many itself.
         """
         return read_input(
             source,
@@ -63,6 +65,7 @@ class RunRequest:
             label_required=label_required,
             skip_invalid=self.skip,
             rule=rule or self.rule,
+            in_children=in_children,
             id_column=self.columns["id_column"],
             sequence_column=self.columns["sequence_column"],
             sheet=self.columns["sheet"],

@@ -441,7 +441,7 @@ def test_reading_imports_nothing_heavy(tmp_path: Path, data: Data) -> None:
     joblib.dump(_fitted(data), tmp_path / "head.joblib")
     _save(tmp_path / "head.npz")
     code = (
-        "import sys, pathlib; from abonyx_export.head import read_head\n"
+        "import sys, pathlib; from abonyx_export.head.head import read_head\n"
         "for name in sys.argv[1:]: read_head(pathlib.Path(name))\n"
         "heavy = {'torch', 'transformers', 'sklearn', 'joblib', 'onnx', 'onnxruntime', 'skl2onnx', 'scipy', "
         "'antibody_training_esm', 'classifier'}\n"

@@ -293,7 +293,7 @@ def test_a_tenth_of_the_layers_may_stay_float32(tmp_path: Path) -> None:
         (["EVQLVESGGG"] * 40, InputError, "1 different sequences to calibrate with, at least 32"),
         ([f"EVQLVESGG{letter}" for letter in "ACDEFGHIKLMNPQRSTVWY"], InputError, "20 different sequences"),
         (["EVQ?"] * 3, RecordsRejected, "cannot be scored"),
-        (["EVQL" * 300], RecordsRejected, "1200 residues, this bundle takes at most 1022"),
+        (["EVQLVESGGGLVQPGR" * 75], RecordsRejected, "1200 residues, this bundle takes at most 1022"),
         ([], InputError, "no sequence|empty|no record"),
     ],
 )

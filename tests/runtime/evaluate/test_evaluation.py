@@ -333,11 +333,11 @@ def test_domain_require_rejects_and_off_does_not_look(run: Any, tmp_path: Path, 
     assert [row["reason"] for row in rows(output / "rejected.csv")][:2] == ["fragment", "6 residues outside the domain"]
     code, err = run("evaluate", source, "-o", tmp_path / "off", "--domain", "off", "--bootstrap", 10)
     assert code == 0
-    assert "flagged rows left out: not known, --domain off did not look for flags" in err
+    assert "flagged rows left out: not known: chain and domain were not looked at" in err
     record = json.loads((tmp_path / "off" / "metrics.json").read_text())
     assert (record["n"], record["n_flagged"], record["unflagged"], record["flags"]) == (8, None, None, {})
     assert {row["flag"] for row in rows(tmp_path / "off" / "predictions.csv")} == {""}
-    assert "--domain off: chain and domain were not looked at" in (tmp_path / "off" / "report.html").read_text()
+    assert "chain and domain were not looked at" in (tmp_path / "off" / "report.html").read_text()
 
 
 def test_sets_without_any_flag_and_with_nothing_else(run: Any, tmp_path: Path, sequences: list[str]) -> None:
