@@ -121,7 +121,10 @@ def test_gaps_are_stripped_and_part_of_the_runs_identity(run: Any, tmp_path: Pat
     assert run("score", source, "-o", output, "--gaps", "strip").code == 0
     assert [row["sequence"] for row in rows(output)] == [GOOD]
     options = dict.fromkeys(("config_file", "id_column", "sequence_column", "sheet", "bundle", "provider", "variant"))
-    facts = [identity(prepare(options | {"on_invalid": "fail", "gaps": gaps, "domain": "check", "trim": None})) for gaps in ("refuse", "strip")]
+    facts = [
+        identity(prepare(options | {"on_invalid": "fail", "gaps": gaps, "domain": "check", "trim": None}))
+        for gaps in ("refuse", "strip")
+    ]
     assert [fact["--gaps"] for fact in facts] == ["refuse", "strip"]
 
 
