@@ -150,7 +150,7 @@ def stop_at(scene: Scene, output: Path, rows: int, number: int, delay_s: float =
 
 
 def kill(scene: Scene, expected: dict[str, bytes], kills: int, seed: int) -> list[str]:
-    """One run, killed with SIGKILL at that many random points, gone on with after each."""
+    """One run, killed with SIGKILL at that many random points, resumed after each."""
     draw = random.Random(seed)
     output, faults = scene.output(), []
     points = sorted(draw.randrange(scene.rows - 3 * scene.window) for _ in range(kills))

@@ -73,7 +73,7 @@ class OutputInUse(ConfigError):
 
 
 class ResumeRefused(ConfigError):
-    """An interrupted run's files cannot be gone on with; names what differs, both values."""
+    """An interrupted run's files cannot be resumed; names what differs, both values."""
 
 
 class InputError(EngineError):

@@ -79,20 +79,11 @@ def prepare(sequences: Sequence[str], limit: alphabet.SequenceLimit) -> list[str
     Raises:
         InputError: names the first sequence (counted from 0) that cannot be scored, and why.
     """
-    # A str is a Sequence[str] too: each residue would be scored as an antibody.
-    if isinstance(sequences, str) or not isinstance(sequences, Iterable):
-        raise InputError(f"sequences is one {type(sequences).__name__}", "Give a list of sequences: [sequence].")
-    sequences = list(sequences)  # a generator can be looked at once
-    for index, sequence in enumerate(sequences):
-        if not isinstance(sequence, str):
-            raise InputError(
-                f"sequences[{index}] is {sequence!r:.60} ({type(sequence).__name__}), not text", "Give str."
-            )
-    cleaned = [alphabet.clean(sequence) for sequence in sequences]
+    cleaned = [alphabet.clean(sequence) for sequence in alphabet.as_texts(sequences)]
     for index, sequence in enumerate(cleaned):
         reason = refusal(sequence) or alphabet.problem(sequence, limit)
         if reason:
-            raise InputError(f"sequences[{index}]: {reason}", "Remove or mend it; nothing was scored.")
+            raise InputError(f"sequences[{index}]: {reason}", "Remove or correct it; nothing was scored.")
     return cleaned
 
 

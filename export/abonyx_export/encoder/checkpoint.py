@@ -249,11 +249,13 @@ def _read_alphabet(tokenizer: Any, config: EncoderConfig, source: str, rows: int
         raise InputError(f"{source}: no token for {', '.join(unknown)}", "The vocabulary is not ESM's.")
     largest = max(*residues.values(), tokenizer.cls_token_id, tokenizer.eos_token_id)
     if largest >= rows:
-        raise InputError(f"{source}: vocab.txt has token {largest}, the embedding {rows} rows", "Mend the checkpoint.")
+        raise InputError(
+            f"{source}: vocab.txt has token {largest}, the embedding {rows} rows", "Correct the checkpoint."
+        )
     if tokenizer.pad_token_id != config.pad_id:
         raise InputError(
             f"{source}: pad token is {tokenizer.pad_token_id} in vocab.txt and {config.pad_id} in config.json",
-            "Mend the checkpoint.",
+            "Correct the checkpoint.",
         )
     return AlphabetSpec(
         residues=residues, cls_id=tokenizer.cls_token_id, pad_id=config.pad_id, eos_id=tokenizer.eos_token_id

@@ -108,7 +108,7 @@ def _end(_number: int, _frame: object) -> None:
 
 _SOURCE = click.argument("source", metavar="INPUT", type=PATH_OR_DASH)
 _OUTPUT = click.option("-o", "--output", required=True, type=PATH_OR_DASH, help="Output file; - is stdout.")
-_RESTART = click.option("--restart", is_flag=True, help="Drop what an interrupted run left, and begin anew.")
+_RESTART = click.option("--restart", is_flag=True, help="Drop what an interrupted run left, and start again.")
 _ASSAY = click.option("--assay", help="Use the threshold that the head declares for this assay, e.g. elisa, psr.")
 _THRESHOLD = click.option("--threshold", type=float, help="Call p strictly above this non-specific.")
 

@@ -3,7 +3,7 @@
 from abonyx.domain.flags import CHAIN_NAMES, NANOBODY_LIKE, Judgement, Trimmed, judge, judged_by, reason, trimmed
 from abonyx.domain.pool import judge_in_children
 from abonyx.domain.refusal import refusal
-from abonyx.domain.rule import CHECKS, NO_RULE, Check, DomainRule, Part, scored_part
+from abonyx.domain.rule import CHECKS, NO_RULE, Check, DomainRule, Part, part_problem, scored_part
 
 __all__ = [
     "CHAIN_NAMES",
@@ -18,6 +18,7 @@ __all__ = [
     "judge",
     "judge_in_children",
     "judged_by",
+    "part_problem",
     "reason",
     "refusal",
     "scored_part",

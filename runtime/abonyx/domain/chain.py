@@ -89,20 +89,28 @@ def annotate(sequences: Iterable[str]) -> list[Domains]:
 
 
 def find_domains(sequence: str) -> Domains:
-    """The domains of one cleaned sequence: heavy chains first, all seven chains only if that does not settle it."""
+    """The domains of one cleaned sequence that search_domains finds."""
+    return search_domains(sequence)[0]
+
+
+def search_domains(sequence: str) -> tuple[Domains, bool]:
+    """The domains of one cleaned sequence, and whether all of it was searched.
+
+    Heavy chains first; all seven chains only if that does not settle it.
+    """
     # immunum raises UnicodeEncodeError for a lone surrogate, and calls other text invalid.
     if not MIN_DOMAIN <= len(sequence) <= MAX_RESIDUES or not (sequence.isascii() and sequence.isalpha()):
-        return ()
+        return (), True
     heavy = _domain(sequence, 0, _annotator("H").number(sequence))
     if heavy is not None and heavy[1] >= HEAVY_CONFIDENCE:
         domain = heavy[0]
         # Fewer residues on the outside than a domain has: there cannot be a second one.
         if domain.end - domain.start >= MIN_DOMAIN > len(sequence) - (domain.end - domain.start):
-            return (domain,)
+            return (domain,), True
     return _search(sequence)
 
 
-def _search(sequence: str) -> Domains:
+def _search(sequence: str) -> tuple[Domains, bool]:
     """As immunum's number_domains with all chains, step by step and within SEARCH_RESIDUES.
 
     Takes the best alignment of a part, then searches what lies before and after it. An alignment shorter than
@@ -124,7 +132,7 @@ def _search(sequence: str) -> Domains:
             domains.append(domain)
         sides = ((start, domain.start), (domain.end, end))
         parts.extend(side for side in sides if side[1] - side[0] >= MIN_DOMAIN)
-    return tuple(sorted(domains, key=lambda domain: domain.start))
+    return tuple(sorted(domains, key=lambda domain: domain.start)), left >= 0
 
 
 def _domain(sequence: str, offset: int, result: NumberingResult) -> tuple[Domain, float] | None:

@@ -8,11 +8,11 @@ from importlib.metadata import version
 import msgspec
 
 from abonyx import alphabet
-from abonyx.domain.chain import MAX_RESIDUES, Domain, Domains, find_domains
+from abonyx.domain.chain import MAX_RESIDUES, Domain, Domains, search_domains
 from abonyx.domain.refusal import refusal
 
 # Raise it with every change after which a record could be judged differently: runs record it.
-RULES = 1
+RULES = 2
 CHAIN_NAMES = {
     "H": "heavy chain",
     "K": "light chain (kappa)",
@@ -82,6 +82,7 @@ def judge(sequences: Iterable[str], chains: Iterable[str] = ("H",)) -> list[Judg
         chains: letters of CHAIN_NAMES, those that the head was trained on.
 
     Raises:
+        InputError: sequences is not a list of texts.
         ValueError: an unknown chain.
     """
     expected = frozenset(chains)
@@ -89,7 +90,7 @@ def judge(sequences: Iterable[str], chains: Iterable[str] = ("H",)) -> list[Judg
         raise ValueError(f"chains is {sorted(expected)}, expected one or more of {', '.join(CHAIN_NAMES)}")
     judgements: dict[str, Judgement] = {}
     rows = []
-    for sequence in sequences:
+    for sequence in alphabet.as_texts(sequences):
         if sequence not in judgements:
             judgements[sequence] = _judge(alphabet.clean(sequence), expected)
         rows.append(judgements[sequence])
@@ -122,17 +123,22 @@ def reason(flag: str) -> str:
 
 def _judge(sequence: str, chains: frozenset[str]) -> Judgement:
     """The judgement of one cleaned sequence."""
-    refused = refusal(sequence)
+    refused = refusal(sequence) or alphabet.letter_problem(sequence)
     if refused is not None:
         return Judgement(refusal=refused)
     unknown = _unknown_flags(sequence)
     if len(sequence) > MAX_RESIDUES:
         return Judgement((f"longer than {MAX_RESIDUES:,} residues: chain not judged", *unknown))
-    domains = find_domains(sequence)
+    domains, whole = search_domains(sequence)
     if not domains:
         return Judgement(("no antibody domain", *unknown))
     domain = _candidate(domains, chains)
-    flags = (*_number_flags(domains), *_domain_flags(domain, chains), *_outside_flags(sequence, domains), *unknown)
+    flags = (
+        *_number_flags(domains, whole),
+        *_domain_flags(domain, chains),
+        *_outside_flags(sequence, domains, whole),
+        *unknown,
+    )
     if domain is None:
         return Judgement(flags)
     if len(domains) == 1 and domain.chain == "H" and domain.hallmarks >= MIN_HALLMARKS:
@@ -147,7 +153,9 @@ def _candidate(domains: Domains, chains: frozenset[str]) -> Domain | None:
     return candidates[0] if len(candidates) == 1 else None
 
 
-def _number_flags(domains: Domains) -> tuple[str, ...]:
+def _number_flags(domains: Domains, whole: bool) -> tuple[str, ...]:
+    if not whole:
+        return ("at least two domains",) if len(domains) > 1 else ()
     return () if len(domains) == 1 else ("two domains",) if len(domains) == 2 else ("more than two domains",)
 
 
@@ -160,8 +168,8 @@ def _domain_flags(domain: Domain | None, chains: frozenset[str]) -> tuple[str, .
     return other if whole else (*other, "fragment")
 
 
-def _outside_flags(sequence: str, domains: Domains) -> tuple[str, ...]:
-    if len(domains) > 2:  # the search may have stopped before the last domain
+def _outside_flags(sequence: str, domains: Domains, whole: bool) -> tuple[str, ...]:
+    if len(domains) > 2 or (len(domains) > 1 and not whole):  # a domain may be among what was not searched
         return ()
     count = len(sequence) - sum(domain.end - domain.start for domain in domains)
     return () if not count else (f"{count} residue{'s' * (count > 1)} outside the domain",)

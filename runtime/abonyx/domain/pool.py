@@ -31,7 +31,7 @@ _PIECE = 500
 _CHILD = "import sys; sys.path[:] = sys.argv[2:]; from abonyx.domain import pool; pool.serve(int(sys.argv[1]))"
 
 
-class Share(msgspec.Struct, frozen=True, array_like=True):
+class PoolShare(msgspec.Struct, frozen=True, array_like=True):
     """What a child judges."""
 
     sequences: list[str]
@@ -61,7 +61,7 @@ def judge_in_children(
         return judge(sequences, chains)
     children = min(children, len(portable))
     # Every n-th record, so that a file sorted by length or chain gives equal shares.
-    shares = [Share(portable[index::children], tuple(chains)) for index in range(children)]
+    shares = [PoolShare(portable[index::children], tuple(chains)) for index in range(children)]
     judgements: dict[str, Judgement] = {}
     with contextlib.ExitStack() as stack:
         processes = [stack.enter_context(_child()) for _ in shares]
@@ -92,7 +92,7 @@ def serve(parent: int) -> None:
     data = sys.stdin.buffer.read()
     if not data:  # the parent ended first
         return
-    share = msgspec.msgpack.decode(data, type=Share)
+    share = msgspec.msgpack.decode(data, type=PoolShare)
     judgements: list[Judgement] = []
     for start in range(0, len(share.sequences), _PIECE):
         if os.name == "posix" and os.getppid() != parent:
@@ -123,7 +123,7 @@ def _child() -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
-def _send(process: subprocess.Popen[bytes], share: Share) -> None:
+def _send(process: subprocess.Popen[bytes], share: PoolShare) -> None:
     """Write the whole share; a child answers only after it has read all of it, so neither waits for the other."""
     stream = _open(process.stdin)
     with contextlib.suppress(BrokenPipeError):  # a child that ended says why in _receive

@@ -8,7 +8,7 @@ NUCLEOTIDES_FROM = 20
 # The columns of an AIRR table that hold the protein; its column `sequence` holds the DNA.
 PROTEIN_COLUMNS = ("sequence_aa", "sequence_alignment_aa")
 # Words that tables hold for a missing value. "NA" and "NAN" are residue letters too.
-MISSING = frozenset({"NA", "NAN", "N/A", "#N/A", "<NA>", "NONE", "NULL"})
+MISSING = frozenset({"NA", "NAN", "N/A", "#N/A", "<NA>", "NONE", "NULL", "-"})
 # Low complexity, from 30 letters on: fewer than 8 different letters, or one letter that makes up half of the sequence.
 # The domains of the public sets (Boughter, Jain, Shehata, Harvey, the repertoire, light chains) have at least 16
 # different letters and none above 35 %; any 30 residues of them, X aside, have at least 8 different letters.
@@ -24,8 +24,9 @@ def refusal(sequence: str) -> str | None:
     if not sequence:
         return "empty sequence"
     if sequence in MISSING:
-        return f"missing value ({sequence})"
-    if len(sequence) >= NUCLEOTIDES_FROM and not sequence.strip(NUCLEOTIDES):
+        return f"the sequence is missing: {sequence!r}"
+    nucleotides = len(sequence) >= NUCLEOTIDES_FROM and not sequence.strip(NUCLEOTIDES)
+    if nucleotides and len(set(sequence)) > 1:
         return (
             f"looks like DNA or RNA: {len(sequence)} letters, all of {NUCLEOTIDES}. Give the amino acids; "
             f"AIRR tables have them in the column {' or '.join(PROTEIN_COLUMNS)}"
@@ -35,7 +36,7 @@ def refusal(sequence: str) -> str | None:
         return f"{unknown} of {len(sequence)} residues are unknown (X), more than half"
     # Other text is not a protein's letters at all: alphabet.problem names the character.
     letters = len(sequence) >= COMPLEXITY_FROM and sequence.isascii() and sequence.isalpha()
-    return _low_complexity(sequence) if letters else None
+    return _low_complexity(sequence) if letters or nucleotides else None
 
 
 def _low_complexity(sequence: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+from abonyx.alphabet import SequenceLimit
 from abonyx.domain.flags import Judgement, judge, judged_by, trimmed
 from abonyx.domain.pool import judge_in_children
 
@@ -57,6 +58,17 @@ class Part(NamedTuple):
     sequence: str
     judgement: Judgement
     place: str = ""
+
+
+def part_problem(part: Part, rule: DomainRule, limit: SequenceLimit) -> str | None:
+    """Why a judged part is not scored, or None: its length after trimming, or a rule that requires trust."""
+    flags = part.judgement.text
+    why = limit.problem(len(part.sequence))
+    if why and flags:
+        return f"{why}; what was found: {flags}"
+    if rule.check == "require" and not part.judgement.trusted:
+        return flags
+    return why
 
 
 def scored_part(sequence: str, judgement: Judgement, rule: DomainRule) -> Part:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from abonyx.alphabet import SequenceLimit
-from abonyx.domain import NO_RULE, DomainRule, Judgement, Part, reason, scored_part
+from abonyx.domain import NO_RULE, DomainRule, Judgement, part_problem, reason, scored_part
 from abonyx.errors import RecordsRejected, printable
 from abonyx.input.cells import MISSING
 from abonyx.input.records import Record, RejectedRecord, read_records
@@ -154,8 +154,8 @@ def check_records(
             checked.rejected.append(row.rejected)
             continue
         part = scored_part(row.sequence, next(judgements), rule)
-        if rejected := _refused_part(row, part, limit, rule):
-            checked.rejected.append(rejected)
+        if why := part_problem(part, rule, limit):
+            checked.rejected.append(RejectedRecord(row.record.id, row.record.line, why))
             continue
         checked.ids.append(row.record.id)
         checked.sequences.append(part.sequence)
@@ -189,17 +189,6 @@ def _row(record: Record | RejectedRecord, label_required: bool, gaps: Gaps | Non
     return _Row(record, sequence, RejectedRecord(record.id, record.line, why) if why else None)
 
 
-def _refused_part(row: _Row, part: Part, limit: SequenceLimit, rule: DomainRule) -> RejectedRecord | None:
-    """Why a judged record is not scored: its length after trimming, or a rule that requires trust."""
-    flags = part.judgement.text
-    why = limit.problem(len(part.sequence))
-    if why and flags:
-        why = f"{why}; it has: {flags}"
-    elif rule.check == "require" and not part.judgement.trusted:
-        why = why or flags
-    return RejectedRecord(row.record.id, row.record.line, why) if why else None
-
-
 def _label(record: Record) -> str:
     return "" if record.label in MISSING else record.label.lower()
 
@@ -222,7 +211,7 @@ def _refuse(checked: Input, name: str) -> None:
         "\n".join(
             [f"{name}: {count} of {total} records cannot be scored; nothing was scored", *lines[:SHOWN_PROBLEMS], *more]
         ),
-        f"Mend them, or score the rest with {option('skip')}."
+        f"Correct them, or score the rest with {option('skip')}."
         if checked.sequences
-        else "Mend them; docs/errors.md lists what is accepted.",
+        else "Correct them; docs/errors.md lists what is accepted.",
     )

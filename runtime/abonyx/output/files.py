@@ -84,7 +84,7 @@ class PartialFile:
             ResumeRefused: fewer bytes than that, or others.
         """
         if not os.path.lexists(self.path):
-            fix = f"Put it back, or begin anew with {option('restart')}."
+            fix = f"Put it back, or start again with {option('restart')}."
             raise ResumeRefused(f"{self.path}: missing; the journal says it has {size_bytes} bytes", fix)
         self._open("r+b")
         assert self._file is not None
@@ -99,7 +99,7 @@ class PartialFile:
                 raise ResumeRefused(
                     f"{self.path}: {self.size_bytes} bytes of sha256 {self.sha256}, the journal says {size_bytes} of "
                     f"{sha256}",
-                    f"Something else wrote to it: begin anew with {option('restart')}.",
+                    f"Something else wrote to it: start again with {option('restart')}.",
                 )
             self._file.truncate(size_bytes)
             self._file.seek(size_bytes)

@@ -168,7 +168,7 @@ class Journal:
         self.close()
 
     def _refuse(self, what: str) -> None:
-        raise ResumeRefused(f"{self.path}: {what}", f"Move it away, or begin anew with {option('restart')}.")
+        raise ResumeRefused(f"{self.path}: {what}", f"Move it away, or start again with {option('restart')}.")
 
     def _locked(self) -> IO[bytes]:
         while True:

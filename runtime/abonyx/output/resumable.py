@@ -110,7 +110,7 @@ class ResumableOutput:
             file.close()
 
     def leave(self) -> None:
-        """End without finishing: rows that are done stay, to be gone on with; without any, nothing is left."""
+        """End without finishing: rows that are done stay, to be resumed; without any, nothing is left."""
         if self._begun_here and self.rows_done == 0:
             for file in self._files:
                 file.discard()
@@ -132,7 +132,7 @@ class ResumableOutput:
                 raise ResumeRefused(
                     f"output {target}: an interrupted run left {done} of {line.rows} rows in {self._files[-1].path}, "
                     "and this command is another run:\n  " + "\n  ".join(found),
-                    "Give that run's command again to go on with it, name another output, or begin anew with "
+                    "Give that run's command again to go on with it, name another output, or start again with "
                     f"{option('restart')}, which drops those rows.",
                 )
 
@@ -206,7 +206,7 @@ class ResumableOutput:
             elif not final.exists() or file_sha256(final) != sha256:
                 # Not renamed by an earlier process of this run, then.
                 raise ResumeRefused(
-                    f"{path}: missing, though the journal says it is whole", f"Begin anew: {option('restart')}."
+                    f"{path}: missing, though the journal says it is whole", f"Start again: {option('restart')}."
                 )
 
 
@@ -238,7 +238,7 @@ def open_resumable(
 
 
 class Stream:
-    """Standard output as a destination: nothing of it can be read back, so nothing of it can be gone on with."""
+    """Standard output as a destination: nothing of it can be read back, so nothing of it can be resumed."""
 
     def __init__(self, format: Format, sink: Sink, header: Header) -> None:
         self._format, self._sink = format, sink

@@ -12,7 +12,7 @@ from abonyx.alphabet import SequenceLimit
 from abonyx.bundle import open_bundle
 from abonyx.bundle.threshold import called, choose_threshold
 from abonyx.config import RuntimeConfig
-from abonyx.domain import CHECKS, Check, DomainRule, Judgement, Part, scored_part
+from abonyx.domain import CHECKS, Check, DomainRule, Judgement, Part, part_problem, scored_part
 from abonyx.engine.providers import window_size
 from abonyx.errors import ConfigError, InputError
 from abonyx.input.sequences import judge
@@ -133,7 +133,7 @@ class Scorer:
         return table
 
 
-class _Row(NamedTuple):
+class _ScoredRow(NamedTuple):
     """What is scored of a row, or why nothing is."""
 
     part: Part
@@ -143,12 +143,16 @@ class _Row(NamedTuple):
 _NOTHING = Part("", Judgement())
 
 
-def judged(values: Sequence[object], rule: DomainRule, limit: SequenceLimit) -> list[_Row]:
+def judged(values: Sequence[object], rule: DomainRule, limit: SequenceLimit) -> list[_ScoredRow]:
     """Each value of a column of sequences, by the same rules as records of a file (input.checked)."""
     problems = [_problem(value) for value in values]
     readable = [judge(str(value))[0] for value, why in zip(values, problems, strict=True) if why is None]
     parts = iter(map(scored_part, readable, rule.judgements(readable), repeat(rule)))
-    return [_Row(_NOTHING, why) if why else _limited(next(parts), rule, limit) for why in problems]
+    rows = []
+    for why in problems:
+        part = _NOTHING if why else next(parts)
+        rows.append(_ScoredRow(part, why or part_problem(part, rule, limit)))
+    return rows
 
 
 def _problem(value: object) -> str | None:
@@ -156,13 +160,3 @@ def _problem(value: object) -> str | None:
     if not isinstance(value, str):
         return f"the sequence is {'null' if value is None else type(value).__name__}, not text"
     return judge(value)[1]
-
-
-def _limited(part: Part, rule: DomainRule, limit: SequenceLimit) -> _Row:
-    flags = part.judgement.text
-    why = limit.problem(len(part.sequence))
-    if why and flags:
-        why = f"{why}; it has: {flags}"
-    elif rule.check == "require" and not part.judgement.trusted:
-        why = why or flags
-    return _Row(part, why)

@@ -132,7 +132,7 @@ class Dispatch:
                     counts = f"ended with {len(self.done)} of {len(files)} files done"
                     raise RunInterrupted(
                         f"{stop.asked}: {counts}",
-                        f"The same command goes on from there, {option('restart')} begins anew.",
+                        f"The same command resumes from there, {option('restart')} starts again.",
                     )
                 ready, _ = ray.wait(list(self._calls), timeout=_POLL_S)
                 for call in ready:

@@ -132,7 +132,7 @@ class RunFile(Journal):
         if found := differences(before, {_ENGINE: None} | facts):
             raise ResumeRefused(
                 f"output {self.path.parent}: has results of another run:\n  " + "\n  ".join(found),
-                f"Give that run's command again, name another directory, or begin anew with {option('restart')}.",
+                f"Give that run's command again, name another directory, or start again with {option('restart')}.",
             )
 
     def left(self, files: Sequence[File], skip: bool) -> list[File]:
@@ -165,7 +165,7 @@ class RunFile(Journal):
             raise ResumeRefused(
                 f"output {self.path.parent}: has results of another run or other input:\n  "
                 + "\n  ".join([*refused[:_SHOWN], *more]),
-                "Name another directory, move those results away, or begin anew with "
+                "Name another directory, move those results away, or start again with "
                 f"{option('restart')}, which replaces them.",
             )
         return left

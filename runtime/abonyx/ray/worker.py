@@ -96,7 +96,9 @@ class Worker:
             output=printable_name(target),
             output_bytes=target.stat().st_size,
             seconds=summary.run_seconds if summary else 0.0,
-            notes=[note for note in summary.notes if note not in flag_notes(checked)] if summary else [],
+            notes=[note for note in summary.notes if note not in flag_notes(checked, file_run.output)]
+            if summary
+            else [],
         )
 
     @contextmanager

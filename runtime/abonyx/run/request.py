@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from abonyx import __version__
 from abonyx.alphabet import SequenceLimit
 from abonyx.bundle import Bundle, open_bundle
@@ -83,7 +85,7 @@ class RunRequest:
             "provider": self.config.provider,
             "variant": name,
             "precision": "bf16" if self.config.bf16 else variant.precision,
-            "domain": str(self.rule.facts()),
+            "domain": msgspec.json.encode(self.rule.facts()).decode(),
         }
 
 

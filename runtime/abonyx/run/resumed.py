@@ -1,4 +1,4 @@
-"""One run of `score` or `embed`: checked records in, a whole output out, or one that can be gone on with."""
+"""One run of `score` or `embed`: checked records in, a whole output out, or one that can be resumed."""
 
 from __future__ import annotations
 
@@ -172,11 +172,11 @@ def _kept(out: ResumableOutput | Stream) -> str:
     """What becomes of a run that ends here."""
     if isinstance(out, Stream):
         written = f"standard output has {out.rows_done} of {out.rows} rows"
-        return f"{written} and cannot be gone on with; {option('output')} FILE can"
+        return f"{written} and cannot be resumed; {option('output')} FILE can"
     if out.rows_done == 0:
         return "no row was done; nothing is left behind"
     kept = f"{out.rows_done} of {out.rows} rows are kept"
-    return f"{kept}: the same command goes on from there, {option('restart')} begins anew"
+    return f"{kept}: the same command resumes from there, {option('restart')} starts again"
 
 
 @contextmanager

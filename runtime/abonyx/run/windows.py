@@ -27,7 +27,7 @@ class RunSummary:
     """What a run did.
 
     Attributes:
-        records: scored now; earlier: before, where an interrupted run was gone on with.
+        records: scored now; earlier: before, where an interrupted run was resumed.
         open_seconds: hashing, loading and self-test; run_seconds: scoring and writing.
         bf16: whether the arithmetic was bfloat16.
     """
@@ -58,22 +58,21 @@ class RunSummary:
         ]
 
 
-def flag_notes(checked: Input) -> list[str]:
-    """A line that counts the flagged records by reason."""
+def flag_notes(checked: Input, output: str) -> list[str]:
+    """A line that counts the flagged records of a run of that graph output by reason."""
     flagged = sum(bool(judgement.flags) for judgement in checked.judgements)
     if not flagged:
         return []
     without = sum(not judgement.trusted for judgement in checked.judgements)
-    return [flag_line(flagged, len(checked.judgements), without, dict(checked.flag_counts()))]
+    counts = dict(checked.flag_counts())
+    return [flag_line(flagged, len(checked.judgements), without if output == "p_nonspecific" else 0, counts)]
 
 
 def flag_line(flagged: int, records: int, without_call: int, counts: Mapping[str, int]) -> str:
     """What a summary says of flagged records: how many of all, by reason, and how many have no call."""
     reasons = ", ".join(f"{name} {count}" for name, count in counts.items())
-    return (
-        f"flagged: {flagged} of {records} records ({reasons}); {without_call} of them have a score but no call; "
-        "see docs/domain.md"
-    )
+    call = f"; {without_call} without a call" if without_call else ""
+    return f"flagged: {flagged} of {records} records{call} ({reasons}); see docs/domain.md"
 
 
 OnBatch = Callable[[int], None]
@@ -171,7 +170,7 @@ def run_windows(
             bundle=model.bundle.label(),
             notes=[
                 *reading,
-                *(note for job in jobs for note in flag_notes(job.checked)),
+                *(note for job in jobs for note in flag_notes(job.checked, output)),
                 *(*model.opening_notes, *notes, *pooling_notes(bundle, config), *shipped_note(config)),
             ],
         )

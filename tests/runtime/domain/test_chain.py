@@ -60,7 +60,7 @@ def test_the_search_is_immunums_own(sequence: str) -> None:
     annotator = Annotator(chains=["all"], scheme="imgt", min_confidence=chain.MIN_CONFIDENCE)
     results = [result for result in annotator.number_domains(sequence) if result.chain]
     expected = [(result.chain, result.query_start, (result.query_end or 0) + 1) for result in results]
-    domains = chain._search(sequence)
+    domains, _ = chain._search(sequence)
     assert [(domain.chain, domain.start, domain.end) for domain in domains] == expected
 
 
@@ -82,7 +82,7 @@ def test_the_work_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     chain._search("C" * 1_000)  # immunum's own search takes more than a second
     assert 1_000 < counting.residues <= chain.SEARCH_RESIDUES
     counting.residues = 0
-    assert len(chain._search((VH + LINKER) * 7)) > 2
+    assert len(chain._search((VH + LINKER) * 7)[0]) > 2
     assert counting.residues <= chain.SEARCH_RESIDUES
     counting.residues = 0
     assert find_domains("".join(random.Random(1).choices("ACDEFGHIKLMNPQRSTVWY", k=1_001))) == ()

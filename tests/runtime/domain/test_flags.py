@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from abonyx.domain import Judgement, judge, judged_by, reason, trimmed
+from abonyx.errors import InputError
 
 from . import proteins
 from .proteins import CH1, GFP, KAPPA, LAMBDA, LINKER, NANOBODY, SCFV, VH
@@ -109,13 +111,8 @@ def test_refused_records_are_not_trusted(sequence: str) -> None:
     assert not judgement.trusted
 
 
-@pytest.mark.parametrize("sequence", [VH[:50] + "-" + VH[50:], "\0" + VH, VH + "\ud800", VH + "*", "é" * 50])
-def test_text_that_is_not_residues_is_flagged(sequence: str) -> None:
-    assert _flags(sequence) == ("no antibody domain",)
-
-
 def test_case_and_white_space_do_not_count() -> None:
-    assert judge([f" {VH[:60].lower()}\n{VH[60:]} "]) == judge([VH])
+    assert judge([f" {VH[:60].lower()}\n{VH[60:].lower()} "]) == judge([VH])
 
 
 @pytest.mark.parametrize("position", range(3, len(VH) - 2))
@@ -192,3 +189,22 @@ def test_real_sets(shared_data: Path) -> None:
     assert {judgement.flags for judgement in judge(row["VH"] for row in rows)} == {()}
     light = [judgement.flags for judgement in judge(row["VL"] for row in rows)]
     assert set(light) == {("light chain (kappa)",), ("light chain (lambda)",)}
+
+
+@pytest.mark.parametrize("bad", ["\x00", "\ud800", "-", "?", "*", "é", "a"])
+def test_letters_that_are_not_residues_are_refused_as_by_score(bad: str) -> None:
+    (judgement,) = judge([f"{proteins.VH[:5]}{bad}{proteins.VH[5:]}"])
+    assert judgement.refusal is not None and "position 6" in judgement.refusal
+    assert judgement.flags == () and not judgement.trusted
+
+
+@pytest.mark.parametrize("wrong", [proteins.VH, b"EVQL", 5, [None], [5], [b"EVQL"]])
+def test_anything_but_a_list_of_texts_is_refused_by_name(wrong: Any) -> None:
+    with pytest.raises(InputError, match=r"sequences(\[0\])? is .*\n.*Give"):
+        judge(wrong)
+
+
+def test_a_search_that_stops_early_does_not_count_domains() -> None:
+    (judgement,) = judge([KAPPA * 9])
+    assert judgement.flags == ("at least two domains",)
+    assert judgement.chain is None

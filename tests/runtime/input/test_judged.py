@@ -96,6 +96,7 @@ def test_the_length_limit_applies_after_trimming_and_names_what_is_there() -> No
     assert found.ids == ["r2"]
     assert "two domains" in found.rejected[0].reason
     assert f"at most {len(HEAVY)}" in found.rejected[0].reason
+    assert "what was found: " in found.rejected[0].reason
     assert read(SCFV, rule=DomainRule(trim=True), limit=short).sequences == [HEAVY]
 
 

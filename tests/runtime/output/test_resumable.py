@@ -1,4 +1,4 @@
-"""An output that is whole or can be gone on with, whatever ends the run and wherever."""
+"""An output that is whole or can be resumed, whatever ends the run and wherever."""
 
 from __future__ import annotations
 

@@ -232,7 +232,7 @@ def test_flags_are_counted_over_all_files_and_are_a_part_of_the_run(
     ]
     assert summary["run"]["--domain"] == "check"
     assert done.err.count("flagged: ") == 1, "one line for all files"
-    assert "flagged: 3 of 4 records (residues outside the domain 2, fragment 1); 3 of them have a score" in done.err
+    assert "flagged: 3 of 4 records; 3 without a call (residues outside the domain 2, fragment 1)" in done.err
     done = run(*command, "--domain", "off", "--ray")
     assert done.code == 2
     assert "--domain: 'check' then, 'off' now" in done.err
@@ -356,7 +356,7 @@ def test_ctrl_c_keeps_what_is_done_and_starts_and_ends_its_own_ray(
     out, err = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, out) == (130, ""), err
     assert "abonyx: SIGINT: ended with " in err
-    assert "The same command goes on from there" in err
+    assert "The same command resumes from there" in err
     whole = {line["output"] for line in lines(output / "run.journal") if line["type"] == "done"}
     assert 1 <= len(whole) < 4
     assert {name: (output / name).read_bytes() for name in whole} == {name: expected[name] for name in whole}

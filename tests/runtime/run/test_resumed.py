@@ -81,7 +81,7 @@ def test_a_signal_finishes_the_window_and_says_how_to_go_on(
     for part in (
         f"{number.name}: finishing the window in hand",
         f"abonyx: {number.name}: ended after 6 of 12 rows",
-        "6 of 12 rows are kept: the same command goes on from there, --restart begins anew",
+        "6 of 12 rows are kept: the same command resumes from there, --restart starts again",
     ):
         assert part in done.err
     assert output.read_text() == "earlier work"
@@ -336,7 +336,7 @@ def test_a_window_is_written_while_the_next_is_scored(monkeypatch: pytest.Monkey
 def test_standard_output_cannot_be_gone_on_with_and_says_so(stopped: Stopping) -> None:
     done = stopped(send(signal.SIGTERM), "score", EXAMPLES, "-o", "-")
     assert done.code == 130
-    assert "standard output has 6 of 12 rows and cannot be gone on with" in done.err
+    assert "standard output has 6 of 12 rows and cannot be resumed" in done.err
     assert len(done.out.splitlines()) == 7
 
 
