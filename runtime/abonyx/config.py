@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from abonyx.errors import ConfigError
+from abonyx.errors import ConfigError, first_line
 
 ProviderName = Literal["cpu", "cuda", "coreml", "openvino"]
 PoolingRule = Literal["residues", "upstream-batch"]
@@ -25,6 +25,8 @@ OpenVinoPrecision = Literal["f32", "bf16"]
 # (apple/coremltools#2825).
 COREML_SHAPE = (8, 160)
 
+# Of text in a config: the longest path that Linux takes.
+MAX_TEXT_CHARS = 4_096
 ENVIRONMENT_PREFIX = "ABONYX_"
 # Read by cache.py and serve/settings.py, not fields of the config.
 OTHER_VARIABLES = frozenset({"ABONYX_CACHE_DIR", "ABONYX_SERVE_TOKEN", "ABONYX_SERVE_ADMIN_TOKEN"})
@@ -32,7 +34,15 @@ OTHER_VARIABLES = frozenset({"ABONYX_CACHE_DIR", "ABONYX_SERVE_TOKEN", "ABONYX_S
 
 def _check(ok: bool, key: str, value: object, allowed: str) -> None:
     if not ok:
-        raise ConfigError(f"config: {key} is {value!r}", f"Allowed: {allowed}.")
+        raise ConfigError(f"config: {key} is {_quote(value)}", f"Allowed: {allowed}.")
+
+
+def _quote(value: object) -> str:
+    """A value as a message may quote it, however large it is."""
+    try:
+        return first_line(repr(value))
+    except ValueError:  # Python writes no number of over 4,300 digits
+        return f"a value ({type(value).__name__}) with a number too long to show"
 
 
 def _expanded(path: str | Path) -> str:
@@ -55,14 +65,23 @@ def _typed(hint: Any, value: object, where: str, *, strict: bool) -> object:
     """The value as its annotated type; strict=False also reads text ("2" is 2, "true" is true)."""
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, hint):  # type: ignore[arg-type]  # a class: hints are no instances
-            raise ConfigError(f"{where} is {value!r}", f"Give a {getattr(hint, '__name__', hint)}.")
+            raise ConfigError(f"{where} is {_quote(value)}", f"Give a {getattr(hint, '__name__', hint)}.")
         return value
     try:
-        return msgspec.convert(value, hint, strict=strict)
+        converted = msgspec.convert(value, hint, strict=strict)
     except msgspec.ValidationError as error:
         choices = get_args(hint) if get_origin(hint) is Literal else ()
         fix = f"Allowed: {', '.join(choices)}." if choices else "See configs/ for complete, commented examples."
-        raise ConfigError(f"{where} is {value!r}: {_lower_first(str(error).partition(' - at')[0])}", fix) from None
+        raise ConfigError(
+            f"{where} is {_quote(value)}: {_lower_first(first_line(error).partition(' - at')[0])}", fix
+        ) from None
+    # A hash of the config, which every result has, takes no larger number.
+    if isinstance(converted, int) and not -(2**63) <= converted < 2**63:
+        raise ConfigError(f"{where} is {_quote(value)}", "Give a whole number of less than 64 bits.")
+    if isinstance(converted, str) and len(converted) > MAX_TEXT_CHARS:
+        what = f"{where} is {_quote(value)}: it has {len(converted)} characters"
+        raise ConfigError(what, f"Give text of at most {MAX_TEXT_CHARS} characters.")
+    return converted
 
 
 def _lower_first(text: str) -> str:
@@ -284,15 +303,17 @@ def _from_file(path: Path) -> dict[str, Any]:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}", "Give an existing TOML file.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}", "See configs/cpu.toml for a complete example.") from error
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of over 4,300 digits
+        raise ConfigError(
+            f"{path}: not valid TOML: {first_line(error)}", "See configs/cpu.toml for a complete example."
+        ) from error
     bundle = values.get("bundle")
     if isinstance(bundle, str) and bundle:  # relative to the file that names it, wherever the command is run
         values["bundle"] = str(path.absolute().parent / _expanded(bundle))
     _refuse_unknown(values, RuntimeConfig, str(path))
     for key, hint in get_type_hints(RuntimeConfig).items():
         if dataclasses.is_dataclass(hint) and not isinstance(values.get(key, {}), dict):
-            raise ConfigError(f"{path}: {key} is {values[key]!r}", f"It is a table: [{key}].")
+            raise ConfigError(f"{path}: {key} is {_quote(values[key])}", f"It is a table: [{key}].")
     return values
 
 
@@ -309,7 +330,9 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
             continue  # an empty variable is an unset one
         key = variable.removeprefix(ENVIRONMENT_PREFIX)
         if key not in known:
-            raise ConfigError(f"environment: unknown variable {variable}", _nearest(key, known, ENVIRONMENT_PREFIX))
+            raise ConfigError(
+                f"environment: unknown variable {first_line(variable)}", _nearest(key, known, ENVIRONMENT_PREFIX)
+            )
         *tables, name = known[key]
         table = values.setdefault(tables[0], {}) if tables else values
         hint = get_type_hints(get_type_hints(RuntimeConfig)[tables[0]] if tables else RuntimeConfig)[name]
@@ -327,13 +350,13 @@ def _refuse_unknown(values: Mapping[str, Any], kind: type, where: str, table: st
     fields = {field.name: field for field in dataclasses.fields(kind)}
     for key, value in values.items():
         if key not in fields:
-            raise ConfigError(f"{where}: unknown key {table}{key}", _nearest(key, fields, table))
+            raise ConfigError(f"{where}: unknown key {table}{first_line(key)}", _nearest(key, fields, table))
         if dataclasses.is_dataclass(fields[key].default) and isinstance(value, dict):
             _refuse_unknown(value, type(fields[key].default), where, f"{key}.")
 
 
 def _nearest(key: str, known: Mapping[str, object], prefix: str) -> str:
-    close = difflib.get_close_matches(key, known, n=1)
+    close = difflib.get_close_matches(key[:100], known, n=1)
     if close:
         return f"Did you mean {prefix}{close[0]}?"
     return "Known: " + ", ".join(f"{prefix}{name}" for name in known) + "."

@@ -179,3 +179,21 @@ def printable(name: str) -> str:
     """An id as a message may show it: short, on one line, without a terminal's control characters."""
     shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in name[:60])
     return shown + ("..." if len(name) > 60 else "")
+
+
+def first_line(text: object, most: int = 200) -> str:
+    """What another library's error, or a value, says, as a message may quote it: one line, cut, nothing unprintable.
+
+    A line that ends with a colon takes the next one with it: alone it says nothing.
+
+    Args:
+        text: an error, or repr(value).
+        most: characters that are kept.
+    """
+    lines = [line for line in str(text)[: 100 * most].splitlines() if line.strip()]
+    if not lines and isinstance(text, BaseException):
+        lines = [type(text).__name__]
+    count = 2 if lines and lines[0].rstrip().endswith(":") else 1
+    whole = " ".join(line.strip() for line in lines[:count])
+    shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in whole[:most])
+    return shown + ("..." if len(whole) > most else "")

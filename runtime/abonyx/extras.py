@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from abonyx.errors import ConfigError
+from abonyx.errors import ConfigError, first_line
 
 _TO_FIT = {"onnx": "onnx", "skl2onnx": "skl2onnx", "scikit-learn": "sklearn", "scipy": "scipy"}
 # What needs something -> the extra that brings it, and distribution -> the module that is imported.
@@ -31,7 +31,7 @@ def require(what: str) -> None:
         try:
             importlib.import_module(module)
         except ImportError as error:
-            missing.append(f"{distribution} ({error})")
+            missing.append(f"{distribution} ({first_line(error)})")
     if missing:
         fix = f'pip install "abonyx[cpu,{extra}]", with gpu or openvino in place of cpu if that is the engine.'
         raise ConfigError(f"{what} needs {' and '.join(missing)}", fix)

@@ -114,3 +114,51 @@ def test_coreml_config_fixes_the_shape_that_is_the_default_and_keeps_what_is_com
     assert RuntimeConfig().static_shape is None
     fixed = load_config(None, {"ABONYX_STATIC_ROWS": "2", "ABONYX_STATIC_TOKENS": "99", "ABONYX_PROVIDER": "coreml"})
     assert fixed.static_shape == (2, 99)
+
+
+HUGE = "é" + "x" * 3_000_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(f'{key} = "{HUGE}"' for key in ("bundle", "variant", "provider", "pooling", "batch_size", "cpu")),
+        *(f'[openvino]\n{key} = "{HUGE}"' for key in ("device", "precision", "threads")),
+        *(f'[coreml]\n{key} = "{HUGE}"' for key in ("cache_dir", "compute_units")),
+        f'"{HUGE}" = 1',
+        f'[cpu]\n"{HUGE}" = 1',
+        f"batch_size = {HUGE}",
+        f"batch_size = {'9' * 4_000}",
+        f"batch_size = {'9' * 400_000}",
+        f"batch_size = 0x{'f' * 400_000}",
+        f"variant = [0x{'f' * 400_000}]",
+        f"variant = [{'1,' * 100_000}]",
+    ],
+    ids=lambda text: text[:30],
+)
+def test_a_value_of_three_megabytes_is_not_echoed(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, {})
+    assert len(str(caught.value)) < 1_000 + len(str(tmp_path)) and caught.value.fix
+
+
+def test_a_variable_or_flag_of_three_megabytes_is_not_echoed() -> None:
+    for environment, flags in (
+        ({"ABONYX_VARIANT": HUGE}, {}),
+        ({f"ABONYX_{HUGE}": "1"}, {}),
+        ({}, {"bundle": HUGE}),
+        ({}, {"provider": HUGE}),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            load_config(None, environment, flags)
+        assert len(str(caught.value)) < 1_000
+
+
+def test_text_as_long_as_a_path_may_be_is_taken() -> None:
+    assert RuntimeConfig(variant="x" * 4_096).variant == "x" * 4_096
+    with pytest.raises(ConfigError, match="it has 4097 characters"):
+        RuntimeConfig(variant="x" * 4_097)
+    with pytest.raises(ConfigError, match="less than 64 bits"):
+        RuntimeConfig(token_budget=2**63)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from abonyx.bundle.manifest import RESIDUES, AlphabetSpec, Encoder
-from abonyx.errors import ConfigError, InputError
+from abonyx.errors import ConfigError, InputError, first_line
 from abonyx.wording import option
 
 if TYPE_CHECKING:
@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 VOCABULARY = ["<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>"]
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+ADAPTER_NAME = "adapter_config.json"
+_MERGE = (
+    "Merge it first: load the base with the class that it was trained as (EsmForMaskedLM, say), then "
+    "PeftModel.from_pretrained(base, ADAPTER).merge_and_unload().save_pretrained(MERGED); put the base's vocab.txt "
+    "into MERGED, and export MERGED."
+)
 SPECIAL_TOKENS = 2  # CLS and EOS
 
 
@@ -161,7 +167,7 @@ def load_checkpoint(
     except (OSError, ValueError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         # TypeError: no vocab.txt; AttributeError: a hub cache without weights; RuntimeError: tensors of another shape
         raise InputError(
-            f"{source}: transformers cannot load it as an ESM encoder: {error}",
+            f"{source}: transformers cannot load it as an ESM encoder: {first_line(error)}",
             "It needs config.json, vocab.txt and the weights of an ESM model, as on the hub.",
         ) from error
     missing = sorted(set(loading["missing_keys"]) & set(config.tensor_names()))
@@ -181,6 +187,7 @@ def identify(source: str, revision: str | None, encoder_id: str | None) -> tuple
         ConfigError, InputError: as load_checkpoint.
     """
     if Path(source).is_dir():
+        _refuse_adapter(Path(source))
         if revision is not None:
             raise ConfigError(
                 f"{option('revision')} {revision}: {source} is a directory", "A directory has no revisions."
@@ -195,17 +202,29 @@ def identify(source: str, revision: str | None, encoder_id: str | None) -> tuple
             f"{option('encoder_id')} {encoder_id}: {source} is a hub id already", f"Leave {option('encoder_id')} out."
         )
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         # The smallest file tells the commit, from the hub or, offline, from the local cache.
         config = hf_hub_download(source, "config.json", revision=revision)
     except (HfHubHTTPError, OSError, ValueError) as error:
+        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+            what = f"{source}: the repository has no config.json: an adapter (LoRA, say) is not a whole model"
+            raise InputError(what, _MERGE) from error
         raise InputError(
-            f"{source}: revision {revision or 'main'} cannot be had: {type(error).__name__}: {error}",
+            f"{source}: revision {revision or 'main'} cannot be had: {type(error).__name__}: {first_line(error)}",
             f"Check the id, the revision and the network, or give a directory (and {option('encoder_id')}).",
         ) from error
     return source, Path(config).parent.name
+
+
+def _refuse_adapter(directory: Path) -> None:
+    """Raise an InputError for LoRA and its like: transformers would load the base without it, or a model around it."""
+    if (directory / ADAPTER_NAME).exists():
+        raise InputError(
+            f"{directory}: {ADAPTER_NAME}: is a PEFT adapter (LoRA, say), not a whole model",
+            f"{_MERGE} If the weights here are merged already, move {ADAPTER_NAME} away.",
+        )
 
 
 def _read_config(config: Any, source: str, pooled_layers: tuple[str, ...]) -> EncoderConfig:

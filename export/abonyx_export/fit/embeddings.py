@@ -17,7 +17,7 @@ import numpy as np
 
 from abonyx.arrays import Float32Array
 from abonyx.engine.onnx import import_engine
-from abonyx.errors import BundleError, ChecksumMismatch, ConfigError
+from abonyx.errors import BundleError, ChecksumMismatch, ConfigError, first_line
 from abonyx.hashing import file_sha256
 from abonyx.input.checked import Input
 from abonyx.output.files import replacing
@@ -111,7 +111,7 @@ def _read(array: Path, record: Path, wanted: _Identity) -> Float32Array:
     try:
         entry = msgspec.json.decode(record.read_bytes(), type=_Entry)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BundleError(f"{record}: not an entry of an embedding cache: {error}", fix) from error
+        raise BundleError(f"{record}: not an entry of an embedding cache: {first_line(error)}", fix) from error
     for field in msgspec.structs.fields(_Identity):
         there, here = getattr(entry.identity, field.name), getattr(wanted, field.name)
         if there != here:
@@ -125,7 +125,7 @@ def _read(array: Path, record: Path, wanted: _Identity) -> Float32Array:
     try:
         embedding: Float32Array = np.load(array, allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise BundleError(f"{array}: not an array: {error}", fix) from error
+        raise BundleError(f"{array}: not an array: {first_line(error)}", fix) from error
     if embedding.shape != (wanted.rows, wanted.width) or embedding.dtype != np.float32:
         what = f"{array}: {embedding.dtype} {embedding.shape}, expected float32 {(wanted.rows, wanted.width)}"
         raise BundleError(what, fix)

@@ -20,8 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from abonyx.arrays import Float64Array
-from abonyx.errors import HeadRefused
-from abonyx_export.head.unpickle import FIX, MAX_UNPACKED_BYTES, Bag, parse_pickle, read_file
+from abonyx.errors import HeadRefused, first_line
+from abonyx_export.head.advice import LOGISTIC, REFIT, SAVE_AGAIN, SAVE_ALONE
+from abonyx_export.head.unpickle import MAX_UNPACKED_BYTES, Bag, parse_pickle, read_file
 
 PICKLE_SUFFIXES = (".pkl", ".pickle", ".joblib")
 # The old pipeline: its pooling rule, and BinaryClassifier.ASSAY_THRESHOLDS (compared with strictly greater).
@@ -131,7 +132,7 @@ def read_head(path: Path) -> Head:
     """Give the logistic head in a file; nothing in the file is executed.
 
     Args:
-        path: .pkl, .pickle or .joblib with a LogisticRegression, a Pipeline of StandardScalers and one, or the old
+        path: .pkl, .pickle or .joblib with one of LOGISTIC, a Pipeline of StandardScalers and one, or the old
             pipeline's BinaryClassifier; or .npz with coef (1, D), intercept (1,) and classes (2,), and perhaps mean and
             scale (D,), with STEM_config.json or STEM.json beside it.
 
@@ -142,7 +143,7 @@ def read_head(path: Path) -> Head:
     suffix = path.suffix.lower()
     if suffix != ".npz" and suffix not in PICKLE_SUFFIXES:
         known = ", ".join((".npz", *PICKLE_SUFFIXES))
-        raise HeadRefused(f"{path} has the suffix {suffix!r}; heads are read from {known}", FIX)
+        raise HeadRefused(f"{path} has the suffix {suffix!r}; heads are read from {known}", SAVE_ALONE)
     data = read_file(path)
     head = _from_npz(data, path) if suffix == ".npz" else _from_pickle(parse_pickle(data, path), path)
     return replace(head, source_sha256=hashlib.sha256(data).hexdigest())
@@ -162,7 +163,7 @@ def _from_pickle(value: object, path: Path) -> Head:
 
 
 def _from_estimator(value: object, path: Path) -> Head:
-    """Give the head of a LogisticRegression, or of a Pipeline of StandardScalers that ends in one."""
+    """Give the head of one of LOGISTIC, or of a Pipeline of StandardScalers that ends in one."""
     steps: list[object] = [value]
     if _class_name(value) == "Pipeline":
         pairs = _bag(value, path).state.get("steps")
@@ -172,14 +173,15 @@ def _from_estimator(value: object, path: Path) -> Head:
             raise HeadRefused(f"{path}: the Pipeline has {len(pairs)} steps, at most {MAX_STEPS} are read", _REFIT)
         steps = [step for _, step in pairs if not (step is None or (isinstance(step, str) and step == "passthrough"))]
     names = [_class_name(step) for step in steps]
-    if names[-1:] != ["LogisticRegression"] or any(name != "StandardScaler" for name in names[:-1]):
+    if not names or names[-1] not in LOGISTIC or any(name != "StandardScaler" for name in names[:-1]):
         what = f"{path}: holds {' -> '.join(names[:9]) or 'an empty Pipeline'}"
-        raise HeadRefused(f"{what}; read are StandardScaler steps (or none), then one LogisticRegression", FIX)
+        what += f"; read are StandardScaler steps (or none), then one {', '.join(LOGISTIC)}"
+        raise HeadRefused(what, SAVE_ALONE if _class_name(value) in ("dict", "list", "tuple") else REFIT)
     state = _bag(steps[-1], path).state
     _check_multi_class(state.get("multi_class"), path)
     missing = [name for name in ("coef_", "intercept_", "classes_") if state.get(name) is None]
     if missing:
-        raise HeadRefused(f"{path}: the LogisticRegression has no {', '.join(missing)}: it is not fitted", _REFIT)
+        raise HeadRefused(f"{path}: the {names[-1]} has no {', '.join(missing)}: it is not fitted", _REFIT)
     head = _logistic(path, state["coef_"], state["intercept_"], state["classes_"], state.get("n_features_in_"))
     for step in reversed(steps[:-1]):
         head = _behind_scaler(head, _bag(step, path).state, path)
@@ -227,7 +229,7 @@ def _logistic(path: Path, coef: object, intercept: object, classes: object, feat
     if not isinstance(offset, np.ndarray) or offset.shape != (1,):
         raise HeadRefused(f"{path}: the intercept is {_show(intercept)}; a binary head's is (1,)", _REFIT)
     row = _row(path, "coef", coef[0])
-    _check_width(path, "the LogisticRegression", features, row)
+    _check_width(path, "the classifier", features, row)
     return Head(row, float(_row(path, "intercept", offset)[0]), None, None, (0, 1), path.name, "")
 
 
@@ -267,7 +269,7 @@ def _text(path: Path, name: str, value: object) -> str | None:
 def _bag(value: object, path: Path) -> Bag:
     if isinstance(value, Bag):
         return value
-    raise HeadRefused(f"{path}: holds {_show(value)} where a classifier should be", FIX)
+    raise HeadRefused(f"{path}: holds {_show(value)} where a classifier should be", SAVE_ALONE)
 
 
 def _class_name(value: object) -> str:
@@ -302,12 +304,14 @@ def _read_npz(data: bytes, path: Path) -> dict[str, npt.NDArray[np.generic]]:
             entries = archive.infolist()
             total = sum(entry.file_size for entry in entries)
             if total > MAX_UNPACKED_BYTES:
-                raise HeadRefused(f"{path}: unpacks to {total} bytes; {MAX_UNPACKED_BYTES} are the most", FIX)
+                raise HeadRefused(f"{path}: unpacks to {total} bytes; {MAX_UNPACKED_BYTES} are the most", _REFIT)
             if any(entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for entry in entries):
                 raise ValueError("packed otherwise than numpy does")
             return {entry.filename.removesuffix(".npy"): _array(archive.read(entry)) for entry in entries}
     except _NPZ_ERRORS as error:
-        raise HeadRefused(f"{path} is cut short, damaged or not an .npz of numbers: {str(error)[:200]}", FIX) from None
+        raise HeadRefused(
+            f"{path} is cut short, damaged or not an .npz of numbers: {first_line(error)}", SAVE_AGAIN
+        ) from None
 
 
 def _array(npy: bytes) -> npt.NDArray[np.generic]:
@@ -332,7 +336,7 @@ def _with_config(head: Head, path: Path) -> Head:
     try:
         config = json.loads(read_file(found[0]))
     except (ValueError, RecursionError) as error:
-        raise HeadRefused(f"{found[0]} is not JSON: {str(error)[:200]}", "Restore it, or move it away.") from None
+        raise HeadRefused(f"{found[0]} is not JSON: {first_line(error)}", "Restore it, or move it away.") from None
     kind = config.get("model_type", "LogisticRegression") if isinstance(config, dict) else None
     if kind not in _MODEL_TYPES:
         raise HeadRefused(f"{found[0]}: model_type is {_show(kind)}, not one of {_MODEL_TYPES}", _REFIT)

@@ -23,7 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
-from abonyx.errors import HeadRefused
+from abonyx.errors import HeadRefused, first_line
+from abonyx_export.head.advice import SAVE_AGAIN, SAVE_ALONE, advice
 
 # A logistic head over 2 x 1280 features is 20 kB; 64 MiB leaves room for one kept with its training embeddings.
 MAX_FILE_BYTES = 64 * 2**20
@@ -37,12 +38,17 @@ MAX_DEPTH = 100
 # What xz may take for its dictionary; preset 9, the largest joblib writes, takes 65 MiB.
 _LZMA_MEMORY_BYTES = 128 * 2**20
 
-FIX = "Save it as .npz (coef, intercept, classes) where it was trained, or refit it with scikit-learn."
-
 _CLASSES = frozenset(
     {
         "sklearn.linear_model._logistic LogisticRegression",
         "sklearn.linear_model.logistic LogisticRegression",
+        "sklearn.linear_model._logistic LogisticRegressionCV",
+        "sklearn.linear_model.logistic LogisticRegressionCV",
+        "sklearn.discriminant_analysis LinearDiscriminantAnalysis",
+        # A LogisticRegressionCV keeps the splitter it was fitted with; nothing of it is used.
+        *(f"sklearn.model_selection._split {name}" for name in ("KFold", "StratifiedKFold", "GroupKFold")),
+        *(f"sklearn.model_selection._split {name}" for name in ("ShuffleSplit", "StratifiedShuffleSplit")),
+        *(f"sklearn.model_selection._split {name}" for name in ("RepeatedKFold", "RepeatedStratifiedKFold")),
         "sklearn.pipeline Pipeline",
         "sklearn.preprocessing._data StandardScaler",
         "sklearn.preprocessing.data StandardScaler",
@@ -58,7 +64,16 @@ _DTYPE_CODE = re.compile(r"f[248]|[iu][1248]|b1|O8?|U[0-9]{1,4}")
 
 
 class _StreamError(Exception):
-    """Why the stream cannot be read; parse_pickle adds the file's name."""
+    """Why the stream cannot be read; parse_pickle adds the file's name.
+
+    Args:
+        why: the end of a sentence that begins with the file's name.
+        fix: what to do.
+    """
+
+    def __init__(self, why: str, fix: str = SAVE_AGAIN) -> None:
+        super().__init__(why)
+        self.fix = fix
 
 
 class _Global(str):
@@ -97,11 +112,13 @@ def read_file(path: Path) -> bytes:
             kind = "is not a file" if path.exists() else "does not exist"
             raise HeadRefused(f"{path} {kind}", "Name the head's own .npz, .pkl, .pickle or .joblib file.")
         if (size := path.stat().st_size) > MAX_FILE_BYTES:
-            raise HeadRefused(f"{path} is {size} bytes long; a head is at most {MAX_FILE_BYTES}", FIX)
+            raise HeadRefused(f"{path} is {size} bytes long; a head is at most {MAX_FILE_BYTES}", SAVE_ALONE)
         with path.open("rb") as stream:
             return stream.read(size)
     except OSError as error:
-        raise HeadRefused(f"{path} cannot be read: {error}", "Check the path and its permissions.") from error
+        raise HeadRefused(
+            f"{path} cannot be read: {first_line(error.strerror or error)}", "Check the path and its permissions."
+        ) from error
 
 
 def read_pickle(path: Path) -> object:
@@ -122,11 +139,11 @@ def parse_pickle(data: bytes, path: Path) -> object:
     try:
         return _Machine(_unpack(data)).run()
     except _StreamError as error:
-        why = str(error)
+        why, fix = str(error), error.fix
     except (ValueError, LookupError, OverflowError, MemoryError, Warning) as error:
         # What genops and the stack raise on bytes that are no pickle; their text quotes the file at any length.
-        why = f"is cut short, damaged or not a pickle ({type(error).__name__})"
-    raise HeadRefused(f"{path} {why}; it was not loaded and nothing in it was executed", FIX)
+        why, fix = f"is cut short, damaged or not a pickle ({type(error).__name__})", SAVE_AGAIN
+    raise HeadRefused(f"{path} {why}; it was not loaded and nothing in it was executed", fix)
 
 
 def _unpack(data: bytes) -> bytes:
@@ -144,7 +161,7 @@ def _unpack(data: bytes) -> bytes:
     try:
         unpacked = unpacker.decompress(data, MAX_UNPACKED_BYTES + 1)
     except (zlib.error, lzma.LZMAError, OSError) as error:
-        raise _StreamError(f"is packed but damaged ({error})") from None
+        raise _StreamError(f"is packed but damaged ({first_line(error)})") from None
     if len(unpacked) > MAX_UNPACKED_BYTES:
         raise _StreamError(f"unpacks to more than {MAX_UNPACKED_BYTES} bytes")
     if not unpacker.eof:
@@ -162,10 +179,13 @@ class _Machine:
         self.memo: dict[int, object] = {}
         self.made_bytes = 0
         self.built_keys = 0
+        self.opcodes = 0
+        self.inside = False
 
     def run(self) -> object:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(self.stream)):
-            if count >= MAX_OPCODES:
+        for opcode, argument, _ in pickletools.genops(self.stream):
+            self.opcodes += 1
+            if self.opcodes > MAX_OPCODES:
                 raise _StreamError(f"has more than {MAX_OPCODES} pickle opcodes")
             if opcode.name in _LITERALS:
                 if isinstance(argument, int) and argument.bit_length() > 64:
@@ -199,7 +219,17 @@ class _Machine:
         if argument in _CLASSES or argument in _FUNCTIONS or argument in (_WRAPPER, _NDARRAY, *_OBJECTS):
             return _Global(argument)
         shown = str(argument).replace(" ", ".")[:200] if isinstance(argument, str) else "something without a name"
-        raise _StreamError(f"refers to {shown!a}, which is not part of a plain logistic head")
+        why = f"refers to {shown!a}, which is not part of a plain logistic head"
+        raise _StreamError(why, advice(shown, self.outermost()))
+
+    def outermost(self) -> str | None:
+        """The class of the instance that the file holds, whose state is being read; None = another value, or none yet.
+
+        An instance that has its state already is complete: what follows stands beside it, as in a tuple.
+        """
+        stack = self.marked[0] if self.marked else self.stack
+        whole = stack[0] if stack else None
+        return whole.class_name if isinstance(whole, Bag) and not whole.state and not self.inside else None
 
     def stack_global(self) -> None:
         module, name = self.last(2)
@@ -281,12 +311,26 @@ class _Machine:
     def joblib_array(self, state: dict[str, object]) -> object:
         """Read padding and the array's bytes, which follow in the stream right after the BUILD."""
         dtype, shape = state.get("dtype"), _shape(state.get("shape"))
-        if state.get("subclass") != _NDARRAY or not isinstance(dtype, _DType) or dtype.code.startswith("O"):
-            raise _StreamError("holds a joblib array of Python objects or of a subclass, which is not read")
+        if state.get("subclass") != _NDARRAY or not isinstance(dtype, _DType):
+            raise _StreamError("holds a joblib array of a subclass, which is not read")
+        if dtype.code.startswith("O"):
+            return self.objects_inside(shape)
         if state.get("numpy_array_alignment_bytes") is not None:  # since joblib 1.2
             self.stream.read(ord(self.stream.read(1) or b"\0"))
         data = self.stream.read(math.prod(shape) * dtype.numpy().itemsize)
         return self.array(data, dtype, shape, state.get("order"))
+
+    def objects_inside(self, shape: tuple[int, ...]) -> list[object]:
+        """Read an array of Python objects, which joblib writes as a pickle of its own after the BUILD."""
+        if self.inside:
+            raise _StreamError("holds a joblib array of Python objects in another one")
+        outer = self.stack, self.marked, self.memo
+        self.stack, self.marked, self.memo, self.inside = [], [], {}, True
+        value = self.run()
+        (self.stack, self.marked, self.memo), self.inside = outer, False
+        if type(value) is not list or shape != (len(value),):
+            raise _StreamError("holds a joblib array of Python objects that is not one plain row")
+        return value
 
     def array(self, data: object, dtype: object, shape: object, order: object) -> object:
         """Give numbers as an array in native byte order, text and objects as a list; only from bytes that are there."""

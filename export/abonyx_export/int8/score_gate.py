@@ -17,7 +17,7 @@ from abonyx.bundle.manifest import ScoreGate
 from abonyx.bundle.selftest import sigmoid
 from abonyx.bundle.tolerances import INT8_GATE_FLIPS, INT8_GATE_MAX_P, INT8_GATE_MEAN_P, INT8_GATE_SPEARMAN
 from abonyx.config import RuntimeConfig
-from abonyx.errors import BundleError, ParityError
+from abonyx.errors import BundleError, ParityError, first_line
 from abonyx.model import open_model
 from abonyx_export.head.head import Head
 from abonyx_export.parity import summarise
@@ -53,7 +53,7 @@ class GateRows:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 rows = cls(arrays["fp32"], arrays["int8"])
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise BundleError(f"{path}: cannot be read: {error}", fix) from error
+            raise BundleError(f"{path}: cannot be read: {first_line(error)}", fix) from error
         if rows.fp32.ndim != 2 or rows.fp32.shape != rows.int8.shape:
             raise BundleError(f"{path}: fp32 {rows.fp32.shape}, int8 {rows.int8.shape}: not twice one (n, D)", fix)
         return rows

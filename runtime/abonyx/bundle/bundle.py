@@ -20,6 +20,7 @@ import numpy.typing as npt
 from abonyx import cache
 from abonyx.bundle.graph_file import check_graph_file
 from abonyx.bundle.manifest import (
+    LINK_FIX,
     MANIFEST_NAME,
     QUANTIZATION_SCHEMA,
     Manifest,
@@ -27,13 +28,15 @@ from abonyx.bundle.manifest import (
     other_quantization,
     read_manifest,
 )
-from abonyx.errors import BundleError, ChecksumMismatch, ConfigError, printable
+from abonyx.errors import BundleError, ChecksumMismatch, ConfigError, first_line, printable
 from abonyx.hashing import file_sha256
 from abonyx.wording import option
 
 GOLDEN_NAME = "golden.npz"
 # Beside the bundle's own files: its card, for people.
 README_NAME = "README.md"
+# What a download from the Hugging Face hub into a folder leaves there; nothing of a bundle is read from it.
+HUB_FILE, HUB_FOLDER = ".gitattributes", ".cache/huggingface/"
 _GOLDEN_ARRAYS = {
     **dict.fromkeys(("input_ids", "lengths"), np.int64),
     "embedding": np.float32,
@@ -120,7 +123,11 @@ class Bundle:
         listed = ", ".join(f"{key} ({'/'.join(value.providers)})" for key, value in variants.items())
         chosen = name if name is not None else self.manifest.default_variant.get(provider)
         if chosen is None or chosen not in variants:
-            wanted = f"no variant {name!r}" if name is not None else f"no default variant for provider {provider}"
+            wanted = (
+                f"no variant {first_line(repr(name))}"
+                if name is not None
+                else f"no default variant for provider {provider}"
+            )
             raise ConfigError(f"{self.path}: {wanted}", f"It has: {listed}.")
         if provider not in variants[chosen].providers:
             raise ConfigError(f"{self.path}: variant {chosen} is not for provider {provider}", f"It has: {listed}.")
@@ -157,7 +164,7 @@ class Bundle:
             with np.load(path, allow_pickle=False) as arrays:
                 values = {name: arrays[name] for name in _GOLDEN_ARRAYS}
         except _NPZ_ERRORS as error:
-            raise BundleError(f"{path}: cannot be read: {str(error)[:200]}", fix) from error
+            raise BundleError(f"{path}: cannot be read: {first_line(error)}", fix) from error
         rows, width = values["lengths"].size, self.manifest.embedding_width
         found = {name: (value.shape, value.dtype) for name, value in values.items() if name != "input_ids"}
         shapes = {"lengths": (rows,), "embedding": (rows, width), "logit": (rows,)}
@@ -206,7 +213,9 @@ def open_bundle(directory: str | Path | None) -> Bundle:
 
 
 def unlisted_files(bundle: Bundle) -> list[str]:
-    """Paths in the bundle that its manifest does not list, README.md aside; a linked folder counts as one file.
+    """Paths in the bundle that its manifest does not list; a linked folder counts as one file.
+
+    README.md and what a download from the Hugging Face hub leaves are left out.
 
     Raises:
         BundleError: a folder that cannot be looked into.
@@ -221,7 +230,8 @@ def unlisted_files(bundle: Bundle) -> list[str]:
         for folder, folders, names in os.walk(bundle.path, onerror=refuse)
         for name in [*names, *(name for name in folders if Path(folder, name).is_symlink())]
     ]
-    return sorted(set(paths) - {*bundle.manifest.files, MANIFEST_NAME, README_NAME})
+    unlisted = set(paths) - {*bundle.manifest.files, MANIFEST_NAME, README_NAME}
+    return sorted(path for path in unlisted if path != HUB_FILE and not path.startswith(HUB_FOLDER))
 
 
 def shown_names(names: Iterable[str]) -> str:
@@ -267,7 +277,7 @@ def check_files(bundle: Bundle, names: Iterable[str], *, use_cache: bool = True)
         for name in names:
             path, entry = bundle.path / name, bundle.manifest.files[name]
             if os.path.realpath(path) != str(root / name):  # Path.resolve raises at a link to itself
-                raise BundleError(f"{path}: is or lies behind a symbolic link", "A bundle holds plain files. " + fix)
+                raise BundleError(f"{path}: is or lies behind a symbolic link", LINK_FIX)
             status = path.stat()
             if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
                 raise BundleError(f"{path}: is not a plain file", fix)

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 import msgspec
 
 from abonyx.bundle.tolerances import LIMITS, LOGIT_PER_P, Limits
-from abonyx.errors import BundleError
+from abonyx.errors import BundleError, first_line
 
 SCHEMA_VERSION = 1
 # Of int8 variants. 1: QuantizeLinear/DequantizeLinear around Gemm, static scales.
@@ -22,6 +22,11 @@ MAX_TOKEN_ID = 2**31 - 1
 # A real manifest is some 10 kB; this bounds what a hostile one can make us read.
 MAX_MANIFEST_BYTES = 4 * 2**20
 MAX_TEXT_CHARS = 1_000
+# The caches of huggingface_hub, DVC and git-annex hand out a folder of links.
+LINK_FIX = (
+    "A bundle holds plain files. Make a copy without links, `cp -rL BUNDLE COPY`, and open that; from the Hugging Face "
+    "hub, download it with snapshot_download(..., local_dir=FOLDER)."
+)
 _FIX = "A bundle is the directory that `abonyx export -o` wrote."
 
 
@@ -336,8 +341,10 @@ def _read_bytes(directory: Path, path: Path) -> bytes:
         if not directory.is_dir():
             raise BundleError(f"{directory}: no such bundle directory", _FIX)
         status = path.lstat()
+        if stat.S_ISLNK(status.st_mode):
+            raise BundleError(f"{path}: is a symbolic link", LINK_FIX)
         if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
-            raise BundleError(f"{path}: is a link or no plain file", f"A bundle holds plain files. {_FIX}")
+            raise BundleError(f"{path}: is not a plain file", _FIX)
         if status.st_size > MAX_MANIFEST_BYTES:
             what = f"{path}: has {status.st_size} bytes, a manifest has at most {MAX_MANIFEST_BYTES}"
             raise BundleError(what, _FIX)
@@ -353,7 +360,7 @@ def parse_manifest(data: bytes, path: Path) -> Manifest:
         schema = msgspec.json.decode(data, type=_SchemaOnly).schema_version
         if schema != SCHEMA_VERSION:
             raise BundleError(
-                f"{path}: schema version {schema}, this abonyx reads {SCHEMA_VERSION}",
+                f"{path}: schema version {first_line(schema)}, this abonyx reads {SCHEMA_VERSION}",
                 "Export the bundle again, or install the abonyx version that wrote it.",
             )
         try:
@@ -362,8 +369,7 @@ def parse_manifest(data: bytes, path: Path) -> Manifest:
             _check_quantization_schemas(data, path)  # another schema has other fields
             raise
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        # msgspec quotes the file's own keys, at any length
-        raise BundleError(f"{path}: not a manifest: {ascii(str(error))[1:-1][:500]}", _FIX) from error
+        raise BundleError(f"{path}: not a manifest: {first_line(error)}", _FIX) from error
     _check_text(msgspec.to_builtins(manifest), path)
     _check_paths(manifest, path)
     _check_values(manifest, path)

@@ -25,7 +25,7 @@ from abonyx.engine.installed import InstalledEngine, describe, preload, shown
 from abonyx.engine.process import thread_count
 from abonyx.engine.providers import PROVIDERS, coreml_cache_dir, provider_options, refuse_two_engines, unavailable
 from abonyx.engine.slot import guard_process
-from abonyx.errors import BundleError, ConfigError, EngineMissing, OutOfDeviceMemory, ProviderError
+from abonyx.errors import BundleError, ConfigError, EngineMissing, OutOfDeviceMemory, ProviderError, first_line
 from abonyx.wording import option
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ class Native(Protocol):
     def run(self, output_names: list[str], input_feed: dict[str, npt.NDArray[np.generic]]) -> list[Any]: ...
 
 
+# Of an engine's error: CUDA's give the failing call's whole signature first, some 400 characters.
+_QUOTED_CHARS = 800
 # What ONNX Runtime's arena, CUDA and cuBLAS say; there is no error class for it.
 _OUT_OF_MEMORY = (
     "smaller than requested bytes",
@@ -77,7 +79,7 @@ def run(
     try:
         return [np.asarray(value, np.float32) for value in native.run(list(outputs), dict(feed))]
     except _native_errors() as error:
-        what = f"{config.provider} failed on a batch of {batch}: {error}"
+        what = f"{config.provider} failed on a batch of {batch}: {first_line(error, _QUOTED_CHARS)}"
         if any(mark in str(error) for mark in _OUT_OF_MEMORY):
             fix = "Free memory of the device, raise memory_limit_bytes, or leave the longest sequences out."
             if config.static_shape:
@@ -130,11 +132,12 @@ def create(ort: ModuleType, bundle: Bundle, variant: Variant, config: RuntimeCon
         # Only the provider asked for: with CPU listed behind it ONNX Runtime would fall back in silence.
         native = ort.InferenceSession(str(path), options, providers=[(provider.execution_provider, chosen)])
     except _native_errors() as error:
+        why = first_line(error, _QUOTED_CHARS)
         if any(mark in str(error) for mark in _OUT_OF_MEMORY):
-            raise OutOfDeviceMemory(f"{config.provider}: no memory to load {path}: {error}", MORE_MEMORY) from error
+            raise OutOfDeviceMemory(f"{config.provider}: no memory to load {path}: {why}", MORE_MEMORY) from error
         if config.provider == "cpu":
-            raise BundleError(f"{path}: ONNX Runtime cannot load it: {error}", "Export the bundle again.") from error
-        raise ProviderError(f"{config.provider}: cannot load {path}: {error}", "See docs/providers.md.") from error
+            raise BundleError(f"{path}: ONNX Runtime cannot load it: {why}", "Export the bundle again.") from error
+        raise ProviderError(f"{config.provider}: cannot load {path}: {why}", "See docs/providers.md.") from error
     native.disable_fallback()
     if native.get_providers()[0] != provider.execution_provider:
         raise unavailable(
@@ -230,7 +233,7 @@ def import_engine() -> ModuleType:
         engine.set_default_logger_severity(4)  # fatal: its errors are raised; the log's lines on stderr are ours
     except ImportError as error:
         raise EngineMissing(
-            f"no ONNX Runtime: {error}",
+            f"no ONNX Runtime: {first_line(error)}",
             'Install one engine: pip install "abonyx[cpu]", "abonyx[gpu]" (NVIDIA) or "abonyx[openvino]" (Intel).',
         ) from error
     guard_process()

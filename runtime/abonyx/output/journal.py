@@ -17,7 +17,7 @@ from typing import IO, Any, ClassVar
 
 import msgspec
 
-from abonyx.errors import OutputInUse, ResumeRefused
+from abonyx.errors import OutputInUse, ResumeRefused, first_line
 from abonyx.output.files import failing_as, open_no_link, partial_path
 from abonyx.wording import option
 
@@ -122,7 +122,7 @@ class Journal:
             try:
                 found = msgspec.json.decode(line, type=self.LINES)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                self._refuse(f"line {number} cannot be read: {error}")
+                self._refuse(f"line {number} cannot be read: {first_line(error)}")
             if isinstance(found, self.FIRST) != (number == 1):
                 self._refuse(f"line {number} is a {type(found).__name__.lower()} line")
             if isinstance(found, self.FIRST) and (schema := getattr(found, "schema", None)) != SCHEMA:

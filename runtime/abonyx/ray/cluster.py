@@ -13,7 +13,7 @@ from typing import Any
 
 from abonyx.config import RuntimeConfig
 from abonyx.engine.process import usable_processors
-from abonyx.errors import ConfigError
+from abonyx.errors import ConfigError, first_line
 from abonyx.extras import load
 from abonyx.wording import option
 
@@ -59,7 +59,7 @@ def connected(address: str) -> Iterator[None]:
                 if address
                 else f"{option('ray')}: Ray cannot be started on this machine"
             )
-            raise ConfigError(f"{what}: {str(error)[:500]}", _NO_CLUSTER) from error
+            raise ConfigError(f"{what}: {first_line(error)}", _NO_CLUSTER) from error
         finally:
             signal.signal(signal.SIGTERM, ending)
         yield
@@ -74,7 +74,7 @@ def _refuse_silent(address: str) -> None:
         try:
             socket.create_connection((host.strip("[]"), int(port)), _ANSWER_S).close()
         except (OSError, OverflowError) as error:
-            raise ConfigError(f"{option('ray')} {address}: no answer: {error}", _NO_CLUSTER) from error
+            raise ConfigError(f"{option('ray')} {address}: no answer: {first_line(error)}", _NO_CLUSTER) from error
     try:
         command = [sys.executable, "-P", "-c", _JOIN, address]  # -P: nothing of this directory
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_JOIN_S, check=False)
@@ -84,7 +84,7 @@ def _refuse_silent(address: str) -> None:
         ) from None
     if done.returncode:
         said = (done.stderr.strip() or f"it ended with {done.returncode}").splitlines()[-1]
-        raise ConfigError(f"{option('ray')} {address}: Ray cannot join it: {said[:500]}", _NO_CLUSTER)
+        raise ConfigError(f"{option('ray')} {address}: Ray cannot join it: {first_line(said)}", _NO_CLUSTER)
 
 
 def for_worker(config: RuntimeConfig) -> RuntimeConfig:

@@ -17,6 +17,7 @@ from abonyx.errors import (
     OutOfDeviceMemory,
     ProviderError,
     RunInterrupted,
+    first_line,
 )
 from abonyx.input.recognition import ACCEPTED, named_kind
 from abonyx.logs import LOGGER
@@ -169,7 +170,7 @@ class Dispatch:
             ray.kill(worker)
             raise  # a defect, with the worker's traceback
         except ray.exceptions.RayError as error:
-            self._replace(worker, task, f"its worker died: {str(error)[:1_000]}")
+            self._replace(worker, task, f"its worker died: {first_line(error, 500)}")
             return
         # An engine that failed is not tried again in its process; a signal ended the worker, not the run.
         broken = isinstance(answer, ProviderError | RunInterrupted) and not isinstance(answer, OutOfDeviceMemory)

@@ -11,7 +11,7 @@ import msgspec
 from starlette.requests import ClientDisconnect, Request
 
 from abonyx.domain import DomainRule
-from abonyx.errors import InputError, InputTooLarge, RequestRefused
+from abonyx.errors import InputError, InputTooLarge, RequestRefused, first_line
 from abonyx.input.checked import Input, check_records
 from abonyx.input.records import Record, RejectedRecord, read_records
 from abonyx.serve.answers import EmbedRequest, ScoreRequest
@@ -23,7 +23,6 @@ JSON = "application/json"
 # A file as it is: which kind is found from its content, as on standard input, not from what the client calls it.
 FILES = ("text/csv", "text/tab-separated-values", "text/x-fasta", "application/octet-stream")
 NAME = "request"
-_SHOWN_CHARS = 500
 
 Asked = TypeVar("Asked", ScoreRequest, EmbedRequest)
 
@@ -83,10 +82,8 @@ def decode(body: bytes, kind: type[Asked]) -> Asked:
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        # msgspec quotes the client's own keys, at any length
-        shown = ascii(str(error))[1:-1][:_SHOWN_CHARS]
         fix = 'Send {"sequences": [{"id": "...", "sequence": "..."}]}; /openapi.json has all of it.'
-        raise InputError(f"{NAME}: {shown}", fix) from error
+        raise InputError(f"{NAME}: {first_line(error)}", fix) from error
 
 
 def check_json(asked: ScoreRequest | EmbedRequest, model: Model, settings: Settings) -> Input:

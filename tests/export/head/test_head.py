@@ -17,11 +17,21 @@ import joblib
 import numpy as np
 import numpy.typing as npt
 import pytest
-from sklearn.linear_model import LogisticRegression
+from sklearn.base import BaseEstimator
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.decomposition import PCA
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.feature_selection import SelectKBest
+from sklearn.linear_model import LogisticRegression, LogisticRegressionCV, RidgeClassifier, SGDClassifier
+from sklearn.model_selection import FixedThresholdClassifier, GridSearchCV, StratifiedKFold
+from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import MinMaxScaler, StandardScaler
+from sklearn.preprocessing import MinMaxScaler, RobustScaler, StandardScaler
+from sklearn.svm import SVC
 
 from abonyx.arrays import Float64Array
+from abonyx.bundle.tolerances import HEAD_P
 from abonyx.errors import HeadRefused
 from abonyx_export.head import head as head_module
 from abonyx_export.head.head import Head, read_head
@@ -169,6 +179,45 @@ def test_liblinear_without_intercept_and_float32(tmp_path: Path, data: Data) -> 
     np.testing.assert_array_equal(head.coef, single.coef_[0])
 
 
+EXACT: dict[str, BaseEstimator] = {
+    "cv": LogisticRegressionCV(cv=3),
+    "cv, splitter": LogisticRegressionCV(cv=StratifiedKFold(3, shuffle=True, random_state=0), scoring="roc_auc"),
+    "cv, average of the folds": LogisticRegressionCV(cv=3, refit=False),
+    "cv, l1": LogisticRegressionCV(cv=3, solver="liblinear", l1_ratios=[1.0], fit_intercept=False),
+    "lda": LinearDiscriminantAnalysis(),
+    "lda, shrunk": LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=[0.2, 0.8]),
+    "lda, eigen": LinearDiscriminantAnalysis(solver="eigen", shrinkage=0.3),
+    "scaled cv": make_pipeline(StandardScaler(), LogisticRegressionCV(cv=3)),
+    "scaled lda": make_pipeline(StandardScaler(), LinearDiscriminantAnalysis()),
+}
+
+
+def _p(head: Head, rows: Float64Array) -> Float64Array:
+    return 0.5 * (1 + np.tanh(head.logit(rows) / 2))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of LogisticRegressionCV's own parameters
+@pytest.mark.parametrize("dump", [lambda value, path: _dumped(path, value), joblib.dump], ids=["pickle", "joblib"])
+@pytest.mark.parametrize("name", EXACT)
+def test_exact_classes_give_their_own_probability(
+    tmp_path: Path, data: Data, name: str, dump: Callable[[object, Path], object]
+) -> None:
+    model = EXACT[name].fit(*data)
+    dump(model, tmp_path / "head.joblib")
+    rows = np.random.default_rng(5).standard_normal((500, 6)) * 5
+    expected = model.predict_proba(rows)[:, 1]
+    assert expected.std() > 0.1
+    np.testing.assert_allclose(_p(read_head(tmp_path / "head.joblib"), rows), expected, rtol=0, atol=HEAD_P)
+    assert read_head(tmp_path / "head.joblib").sklearn_version is not None
+
+
+def test_feature_names_are_an_array_of_objects(tmp_path: Path, data: Data) -> None:
+    """As after a fit on a DataFrame; joblib writes them as a pickle inside its own."""
+    model = _fitted(data, feature_names_in_=np.array(["a", "b", "c", "d", "e", "f"], dtype=object))
+    joblib.dump(model, tmp_path / "head.joblib")
+    np.testing.assert_array_equal(read_head(tmp_path / "head.joblib").coef, model.coef_[0])
+
+
 @pytest.mark.parametrize("labels", [np.array([False, True]), np.array([0.0, 1.0]), np.array([0, 1], np.int8)])
 def test_labels_that_are_0_and_1(tmp_path: Path, data: Data, labels: npt.NDArray[np.generic]) -> None:
     model = LogisticRegression().fit(data[0], labels[data[1]])
@@ -270,6 +319,105 @@ def test_refused_pipelines(tmp_path: Path, data: Data) -> None:
     model.steps = [LogisticRegression()]
     with pytest.raises(HeadRefused, match="pairs"):
         read_head(_dumped(path, model))
+
+
+def _advice(path: Path, value: object) -> str:
+    joblib.dump(value, path)
+    with pytest.raises(HeadRefused) as caught:
+        read_head(path)
+    assert len(str(caught.value)) < 1_000
+    return caught.value.fix
+
+
+NO_ROW: dict[str, BaseEstimator] = {
+    "calibrated": CalibratedClassifierCV(LogisticRegression(), cv=3),
+    "calibrated, scaled": make_pipeline(StandardScaler(), CalibratedClassifierCV(LogisticRegression(), cv=3)),
+    "minmax": make_pipeline(MinMaxScaler(), LogisticRegression()),
+    "robust": make_pipeline(StandardScaler(), RobustScaler(), LogisticRegression()),
+    "pca": make_pipeline(StandardScaler(), PCA(2), LogisticRegression()),
+    "kbest": make_pipeline(SelectKBest(k=2), LogisticRegression()),
+    "lda as a step": make_pipeline(LinearDiscriminantAnalysis(), LogisticRegression()),
+    "svc": SVC(kernel="linear"),
+    "forest": RandomForestClassifier(3),
+    "mlp": MLPClassifier((3,), max_iter=500),
+    "ridge": RidgeClassifier(),
+    "sgd": SGDClassifier(loss="log_loss"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # that few steps do not converge
+@pytest.mark.parametrize("name", NO_ROW)
+def test_a_classifier_that_is_no_single_row_is_to_be_refitted(tmp_path: Path, data: Data, name: str) -> None:
+    fix = _advice(tmp_path / "head.joblib", NO_ROW[name].fit(*data))
+    assert "Refit a LogisticRegression" in fix and "`abonyx fit`" in fix
+    assert "npz" not in fix and "savez" not in fix
+
+
+def test_the_advice_for_a_search_can_be_followed(tmp_path: Path, data: Data) -> None:
+    path, grid = tmp_path / "head.joblib", {"logisticregression__C": [0.1, 1]}
+    search = GridSearchCV(make_pipeline(StandardScaler(), LogisticRegression()), grid, cv=3).fit(*data)
+    fix = _advice(path, search)
+    assert "joblib.dump(search.best_estimator_, 'head.joblib')" in fix and "npz" not in fix
+    joblib.dump(search.best_estimator_, path)
+    np.testing.assert_allclose(_p(read_head(path), data[0]), search.predict_proba(data[0])[:, 1], rtol=0, atol=HEAD_P)
+
+
+def test_the_advice_for_a_search_in_a_pipeline_can_be_followed(tmp_path: Path, data: Data) -> None:
+    """Its best_estimator_ alone would lose the scaler."""
+    path = tmp_path / "head.joblib"
+    pipeline = make_pipeline(StandardScaler(), GridSearchCV(LogisticRegression(), {"C": [0.1, 1]}, cv=3)).fit(*data)
+    expected = pipeline.predict_proba(data[0])[:, 1]
+    fix = _advice(path, pipeline)
+    assert "pipeline.steps[-1] = ('head', pipeline[-1].best_estimator_)" in fix and "npz" not in fix
+    pipeline.steps[-1] = ("head", pipeline[-1].best_estimator_)
+    joblib.dump(pipeline, path)
+    np.testing.assert_allclose(_p(read_head(path), data[0]), expected, rtol=0, atol=HEAD_P)
+
+
+def test_the_advice_for_a_tuned_threshold_can_be_followed(tmp_path: Path, data: Data) -> None:
+    path, model = tmp_path / "head.joblib", FixedThresholdClassifier(LogisticRegression(), threshold=0.3).fit(*data)
+    assert "joblib.dump(model.estimator_, 'head.joblib')" in _advice(path, model)
+    joblib.dump(model.estimator_, path)
+    np.testing.assert_allclose(_p(read_head(path), data[0]), model.predict_proba(data[0])[:, 1], rtol=0, atol=HEAD_P)
+
+
+def test_the_advice_for_a_parameter_that_is_not_read_can_be_followed(tmp_path: Path, data: Data) -> None:
+    path, odd = tmp_path / "head.joblib", LogisticRegression(random_state=np.random.RandomState(0)).fit(*data)
+    pipeline = make_pipeline(StandardScaler(), LogisticRegression(random_state=np.random.RandomState(0))).fit(*data)
+    for model, classifier in ((odd, odd), (pipeline, pipeline[-1])):
+        expected = model.predict_proba(data[0])[:, 1]
+        assert "classifier.set_params(random_state=None)" in _advice(path, model)
+        classifier.set_params(random_state=None)
+        joblib.dump(model, path)
+        np.testing.assert_allclose(_p(read_head(path), data[0]), expected, rtol=0, atol=HEAD_P)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_arrays_are_never_advised(tmp_path: Path, data: Data, protocol: int) -> None:
+    """Beside or before the row of weights may be a scaler."""
+    path, scaler = tmp_path / "head.pkl", MinMaxScaler().fit(data[0])
+    odd = LogisticRegression(random_state=np.random.RandomState(0)).fit(*data)
+    for value, said in (
+        ((_fitted(data), scaler), "StandardScaler alone is read"),
+        ([_fitted(data), scaler], "StandardScaler alone is read"),
+        ({"model": _fitted(data), "scaler": scaler}, "StandardScaler alone is read"),
+        ((odd, StandardScaler()), "set_params"),
+        (make_pipeline(StandardScaler(), odd), "set_params"),
+    ):
+        path.write_bytes(pickle.dumps(value, protocol))
+        with pytest.raises(HeadRefused) as caught:
+            read_head(path)
+        assert said in caught.value.fix and "npz" not in caught.value.fix
+
+
+def test_the_advice_for_a_classifier_in_a_dictionary_can_be_followed(tmp_path: Path, data: Data) -> None:
+    path, scaler = tmp_path / "head.joblib", StandardScaler().fit(data[0])
+    model = LogisticRegression().fit(scaler.transform(data[0]), data[1])
+    fix = _advice(path, {"model": model, "scaler": scaler})
+    assert "joblib.dump(make_pipeline(scaler, classifier), 'head.joblib')" in fix
+    joblib.dump(make_pipeline(scaler, model), path)
+    expected = model.predict_proba(scaler.transform(data[0]))[:, 1]
+    np.testing.assert_allclose(_p(read_head(path), data[0]), expected, rtol=0, atol=HEAD_P)
 
 
 def test_old_pipeline(tmp_path: Path, data: Data) -> None:

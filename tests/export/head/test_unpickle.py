@@ -7,6 +7,7 @@ import gzip
 import io
 import lzma
 import pickle
+import re
 import struct
 import sys
 import zlib
@@ -222,9 +223,39 @@ def test_joblib_objects_are_refused(tmp_path: Path) -> None:
     trace = tmp_path / "ran"
     path = tmp_path / "head.joblib"
     joblib.dump({"a": np.array([_Calls(open, str(trace), "w")], dtype=object)}, path)
-    with pytest.raises(HeadRefused, match="joblib array of Python objects"):
+    with pytest.raises(HeadRefused, match=r"refers to 'io\.open'"):
         read_pickle(path)
     assert not trace.exists()
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_a_joblib_array_of_objects_is_one_row_of_plain_values(tmp_path: Path, protocol: int) -> None:
+    path = tmp_path / "head.joblib"
+    names = np.array(["a", None, 1.5], dtype=object)
+    joblib.dump([names, np.arange(3.0), names], path, protocol=protocol)
+    value = read_pickle(path)
+    assert isinstance(value, list) and value[0] == value[2] == ["a", None, 1.5]
+    np.testing.assert_array_equal(value[1], np.arange(3.0))
+    joblib.dump(names[:, None], path, protocol=protocol)
+    with pytest.raises(HeadRefused, match="not one plain row"):
+        read_pickle(path)
+
+
+def test_joblib_arrays_of_objects_do_not_nest(tmp_path: Path) -> None:
+    """joblib never writes such; reading it would recurse as deep as the file says."""
+    joblib.dump(np.array([None], dtype=object), tmp_path / "a.joblib", protocol=3)
+    data = (tmp_path / "a.joblib").read_bytes()
+    inner = re.search(rb"\x80[\x02\x04\x05]", data[2:])  # the protocol of the array's own pickle is joblib's choice
+    assert inner
+    _refused(tmp_path, data[: 2 + inner.start()] * 2_000 + data, "in another one")
+
+
+def test_opcodes_of_a_joblib_array_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    joblib.dump([np.array([None] * 50, dtype=object)], tmp_path / "head.joblib")
+    read_pickle(tmp_path / "head.joblib")
+    monkeypatch.setattr(unpickle, "MAX_OPCODES", 80)
+    with pytest.raises(HeadRefused, match="more than 80 pickle opcodes"):
+        read_pickle(tmp_path / "head.joblib")
 
 
 def test_other_estimators_are_named(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,53 @@ def test_a_folder_behind_a_link(copy: Path, tmp_path: Path) -> None:
     (copy / FOLDER).symlink_to(tmp_path / "elsewhere")
     assert "symbolic link" in refused(copy)
     assert unlisted_files(open_bundle(copy)) == [FOLDER]
+
+
+def test_a_folder_of_links_as_caches_make_them(copy: Path, tmp_path: Path) -> None:
+    """The message's own advice, `cp -rL`, gives a bundle."""
+    links = tmp_path / "snapshot"
+    for name in [*LISTED, "README.md"]:
+        (links / name).parent.mkdir(parents=True, exist_ok=True)
+        (links / name).symlink_to(copy / name)
+    message = refused(links)
+    assert "manifest.json: is a symbolic link" in message
+    assert "cp -rL" in message and "snapshot_download(..., local_dir=FOLDER)" in message
+    (links / "manifest.json").unlink()
+    shutil.copy(copy / "manifest.json", links)
+    assert "is or lies behind a symbolic link" in (message := refused(links))
+    assert "cp -rL" in message and "local_dir=" in message
+    subprocess.run(["cp", "-rL", links, tmp_path / "plain"], check=True)
+    bundle = open_bundle(tmp_path / "plain")
+    check_files(bundle, bundle.manifest.files)
+    assert unlisted_files(bundle) == []
+
+
+def test_what_a_download_from_the_hub_leaves_is_not_unlisted(copy: Path) -> None:
+    (copy / ".gitattributes").touch()
+    record = copy / ".cache" / "huggingface" / "download" / "manifest.json.metadata"
+    record.parent.mkdir(parents=True)
+    record.touch()
+    assert unlisted_files(open_bundle(copy)) == []
+    (copy / ".cache" / "other").touch()
+    (copy / ".gitattributes.so").touch()
+    assert unlisted_files(open_bundle(copy)) == [".cache/other", ".gitattributes.so"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "x" * 3_000_000},
+        {"schema_version": "x" * 3_000_000},
+        {"schema_version": 10**4_000},
+        {"x" * 3_000_000: 1},
+        {"default_variant": {"cpu": "x" * 3_000_000}},
+        {"files": {"x" * 3_000_000: {"sha256": "0", "size_bytes": 1}}},
+    ],
+    ids=["name", "schema", "number", "key", "variant", "file"],
+)
+def test_a_value_of_three_megabytes_is_not_echoed(copy: Path, change: dict[str, object]) -> None:
+    edit(copy, **change)
+    assert len(refused(copy)) < 500 + len(str(copy))
 
 
 def test_a_linked_bundle_is_a_bundle(copy: Path, tmp_path: Path) -> None:
