@@ -8,8 +8,8 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
+from abonyx.arrays import Float32Array
 from abonyx.bundle import Golden, selftest
 from abonyx.bundle.manifest import (
     MANIFEST_NAME,
@@ -128,7 +128,7 @@ def _checked(name: str, variant: Variant, reference: Reference, golden: Golden, 
     """One variant with its record."""
     with open_model(RuntimeConfig(bundle=str(staging), variant=name), self_test="off") as session:
 
-        def run(tokens: parity.Tokens) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        def run(tokens: parity.Tokens) -> tuple[Float32Array, Float32Array]:
             embedding, p = session.run_batch(tokens)
             return embedding, p
 

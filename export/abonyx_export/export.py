@@ -11,10 +11,10 @@ from types import ModuleType
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import onnx
 
 from abonyx.alphabet import Alphabet
+from abonyx.arrays import Float32Array
 from abonyx.bundle import Golden, selftest
 from abonyx.bundle.manifest import SCHEMA_VERSION, Difference, Manifest, Variant, write_manifest
 from abonyx.bundle.tolerances import LIMITS, Limits
@@ -199,7 +199,7 @@ def _max_residues(request: ExportRequest, checkpoint: Checkpoint) -> int:
     return request.max_residues
 
 
-def _golden(rows: parity.Tokens, embedding: npt.NDArray[np.float32], head: Head, pad_id: int) -> Golden:
+def _golden(rows: parity.Tokens, embedding: Float32Array, head: Head, pad_id: int) -> Golden:
     lengths = np.array([len(row) for row in rows], np.int64)
     input_ids = np.full((len(rows), lengths.max()), pad_id, np.int64)
     for index, row in enumerate(rows):

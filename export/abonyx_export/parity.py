@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from abonyx.arrays import Float64Array
+from abonyx.arrays import Float32Array, Float64Array, Int64Array
 from abonyx.bundle import Golden
 from abonyx.bundle.manifest import Difference, Parity
 from abonyx.bundle.selftest import sigmoid
@@ -21,10 +21,10 @@ from abonyx_export.encoder.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from transformers import EsmModel
-Tokens = Sequence[npt.NDArray[np.int64]]
+Tokens = Sequence[Int64Array]
 
 
-def reference_embeddings(checkpoint: Checkpoint, rows: Tokens) -> npt.NDArray[np.float32]:
+def reference_embeddings(checkpoint: Checkpoint, rows: Tokens) -> Float32Array:
     """Mean over residues by transformers' own EsmModel, float32, each row alone and without padding.
 
     Args:

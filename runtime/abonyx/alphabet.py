@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from abonyx.arrays import Int64Array
 from abonyx.bundle.manifest import RESIDUES, AlphabetSpec, Manifest
 from abonyx.config import RuntimeConfig
 from abonyx.errors import InputError
@@ -120,7 +120,7 @@ class Alphabet:
         for letter, token_id in spec.residues.items():
             self._table[ord(letter)] = token_id
 
-    def encode(self, sequences: Sequence[str]) -> list[npt.NDArray[np.int64]]:
+    def encode(self, sequences: Sequence[str]) -> list[Int64Array]:
         """Token ids of cleaned, valid sequences: CLS, residues, EOS; each (residues + 2,) int64."""
         rows = []
         for sequence in sequences:

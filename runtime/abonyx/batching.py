@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from abonyx.arrays import Int64Array
+from abonyx.arrays import BoolArray, Int64Array
 
 # What an attention score gets where the key is padding. exp(-1e4) is 0 in float32 and float16, and -1e4 is finite in
 # float16, where float32's minimum is not (apple/coremltools#2669).
@@ -35,7 +35,7 @@ def plan_batches(lengths_tokens: Int64Array, token_budget: int) -> Iterator[Int6
         start += rows
 
 
-def eos_in_mean(lengths_tokens: Int64Array, batch_size: int) -> npt.NDArray[np.bool_]:
+def eos_in_mean(lengths_tokens: Int64Array, batch_size: int) -> BoolArray:
     """Which rows the old pipeline averaged with their EOS, had it run them in file order in batches of batch_size.
 
     It zeroed the mask's last COLUMN, which is the EOS only of a batch's longest rows: every shorter row kept its own.
@@ -54,7 +54,7 @@ def make_inputs(
     rows: Sequence[Int64Array],
     names: Iterable[str],
     pad_id: int,
-    eos_pooled: npt.NDArray[np.bool_] | None = None,
+    eos_pooled: BoolArray | None = None,
     shape: tuple[int, int] | None = None,
 ) -> dict[str, npt.NDArray[np.generic]]:
     """The graph inputs that a variant declares, for one batch.

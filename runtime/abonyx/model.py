@@ -16,12 +16,9 @@ from enum import Enum
 from types import TracebackType
 from typing import Literal, Self
 
-import numpy as np
-import numpy.typing as npt
-
 from abonyx import cache, scoring
 from abonyx.alphabet import SequenceLimit
-from abonyx.arrays import BoolArray, Float32Array
+from abonyx.arrays import BoolArray, Float32Array, Int64Array
 from abonyx.batching import make_inputs
 from abonyx.bundle import Bundle, check_files, check_graph, open_bundle, selftest
 from abonyx.bundle.manifest import Manifest, Variant
@@ -247,7 +244,7 @@ class OpenModel:
 
     def run_batch(
         self,
-        rows: Sequence[npt.NDArray[np.int64]],
+        rows: Sequence[Int64Array],
         eos_pooled: BoolArray | None = None,
         outputs: Sequence[str] = ("embedding", "p_nonspecific"),
     ) -> list[Float32Array]:
@@ -266,7 +263,7 @@ class OpenModel:
         batch = f"{len(rows)} rows, longest {max(map(len, rows))} tokens"
         return [values[: len(rows)] for values in onnx.run(native, outputs, feed, self.config, batch)]
 
-    def _refuse_larger(self, rows: Sequence[npt.NDArray[np.int64]]) -> None:
+    def _refuse_larger(self, rows: Sequence[Int64Array]) -> None:
         if self.static_shape is None:
             return
         most, tokens = self.static_shape
@@ -309,7 +306,7 @@ class OpenModel:
         where = f"{self.bundle.path} ({self.variant_name} on {self.config.provider})"
         planned = self.budget.tokens
 
-        def run(tokens: Sequence[npt.NDArray[np.int64]]) -> tuple[Float32Array, Float32Array]:
+        def run(tokens: Sequence[Int64Array]) -> tuple[Float32Array, Float32Array]:
             try:
                 embedding, p = scoring.run_rows(
                     self, tokens, None, ("embedding", "p_nonspecific"), self.budget, planned

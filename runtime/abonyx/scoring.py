@@ -9,17 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from abonyx import alphabet
-from abonyx.arrays import Float32Array
+from abonyx.arrays import BoolArray, Float32Array, Int64Array
 from abonyx.batching import eos_in_mean, plan_batches
 from abonyx.bundle.manifest import Manifest
 from abonyx.domain import refusal
 from abonyx.errors import InputError, OutOfDeviceMemory, ScoreNotFinite, printable
 from abonyx.wording import option
 
-Tokens = Sequence[npt.NDArray[np.int64]]
+Tokens = Sequence[Int64Array]
 
 
 class BatchEngine(Protocol):
@@ -32,9 +31,7 @@ class BatchEngine(Protocol):
     @property
     def static_shape(self) -> tuple[int, int] | None: ...
     def turn(self) -> contextlib.AbstractContextManager[None]: ...
-    def run_batch(
-        self, rows: Tokens, eos_pooled: npt.NDArray[np.bool_] | None, outputs: Sequence[str]
-    ) -> list[Float32Array]: ...
+    def run_batch(self, rows: Tokens, eos_pooled: BoolArray | None, outputs: Sequence[str]) -> list[Float32Array]: ...
 
 
 class TokenBudget:
@@ -87,7 +84,7 @@ def prepare(sequences: Sequence[str], limit: alphabet.SequenceLimit) -> list[str
     return cleaned
 
 
-def pooled_eos(sequences: Sequence[str], batch_size: int | None) -> npt.NDArray[np.bool_] | None:
+def pooled_eos(sequences: Sequence[str], batch_size: int | None) -> BoolArray | None:
     """batching.eos_in_mean for sequences in file order; None (no EOS in any mean) without a batch_size."""
     if batch_size is None:
         return None
@@ -102,8 +99,8 @@ class Tokenized(NamedTuple):
         place: (n,) int64, the row of each sequence.
     """
 
-    rows: list[npt.NDArray[np.int64]]
-    place: npt.NDArray[np.int64]
+    rows: list[Int64Array]
+    place: Int64Array
 
 
 def tokenize(manifest: Manifest, sequences: Sequence[str], *, distinct: bool = True) -> Tokenized:
@@ -128,7 +125,7 @@ def run_sequences(
     budget: TokenBudget,
     *,
     ids: Sequence[str] | None = None,
-    eos_pooled: npt.NDArray[np.bool_] | None = None,
+    eos_pooled: BoolArray | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> Float32Array:
     """One graph output for n tokenized sequences, in their order.
@@ -158,7 +155,7 @@ def run_sequences(
     planned = budget.tokens
     plan = list(plan_batches(lengths, planned))
 
-    def run(batch: npt.NDArray[np.int64]) -> Float32Array:
+    def run(batch: Int64Array) -> Float32Array:
         flags = None if eos_pooled is None else eos_pooled[batch]
         return run_rows(engine, [rows[index] for index in batch], flags, [output], budget, planned)[0]
 
@@ -184,7 +181,7 @@ def run_sequences(
 def run_rows(
     engine: BatchEngine,
     rows: Tokens,
-    eos_pooled: npt.NDArray[np.bool_] | None,
+    eos_pooled: BoolArray | None,
     outputs: Sequence[str],
     budget: TokenBudget,
     planned: int,
@@ -218,7 +215,7 @@ def run_rows(
     return [np.concatenate(values) for values in zip(*found, strict=True)]
 
 
-def _distinct(sequences: Sequence[str]) -> tuple[list[str], npt.NDArray[np.int64]]:
+def _distinct(sequences: Sequence[str]) -> tuple[list[str], Int64Array]:
     """The k distinct sequences by first appearance, and (n,) the number of each sequence among them."""
     numbers: dict[str, int] = {}
     place = [numbers.setdefault(sequence, len(numbers)) for sequence in sequences]

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from abonyx.arrays import Float32Array
 from abonyx.bundle.manifest import RESIDUES, AlphabetSpec, Encoder
 from abonyx.errors import ConfigError, InputError, first_line
 from abonyx.wording import option
@@ -103,9 +103,9 @@ class Checkpoint:
     repo_id: str | None
     revision: str | None
 
-    def tensor(self, name: str) -> npt.NDArray[np.float32]:
+    def tensor(self, name: str) -> Float32Array:
         """The tensor of that name, not copied."""
-        values: npt.NDArray[np.float32] = self.model.get_parameter(name).detach().numpy()
+        values: Float32Array = self.model.get_parameter(name).detach().numpy()
         return values
 
     def encoder(self) -> Encoder:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -15,7 +14,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from abonyx.arrays import Float64Array
+from abonyx.arrays import Float64Array, Int64Array
 from abonyx.bundle.manifest import Candidate, ScoreCounts
 from abonyx.bundle.selftest import sigmoid
 from abonyx.errors import ConfigError
@@ -25,7 +24,7 @@ from abonyx.wording import option
 MAX_ITERATIONS = 5_000
 # Of p, for the recorded histogram: 0.05 wide.
 BINS = 20
-Labels = npt.NDArray[np.int64]
+Labels = Int64Array
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
+from abonyx.arrays import Float32Array
 from abonyx.bundle.tolerances import HEAD_P
 from abonyx.engine.onnx import import_engine
 from abonyx.errors import BundleError, EngineError, HeadRefused, ParityError
@@ -191,7 +192,7 @@ def _metadata(head: Head) -> dict[str, str]:
     return {key: str(value) for key, value in values.items() if value is not None}
 
 
-def _probe_rows(head: Head) -> npt.NDArray[np.float32]:
+def _probe_rows(head: Head) -> Float32Array:
     """Give (384, D) rows, centred on the scaler: logits spread by 1 and 4 about the intercept, and from -40 to 40."""
     norm = float(np.linalg.norm(head.coef)) or 1.0
     rows = np.random.default_rng(0).standard_normal((3, 128, head.coef.size)) / norm

@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from abonyx.alphabet import SequenceLimit
-from abonyx.arrays import Float32Array
+from abonyx.arrays import Float32Array, Float64Array, Int64Array
 from abonyx.errors import InputError
 from abonyx.input.checked import read_input
 from abonyx.wording import option
 from abonyx_export.encoder.checkpoint import Checkpoint
 from abonyx_export.golden import EXAMPLES_NAME, SEED, examples_path, mutant
 
-Tokens = list[npt.NDArray[np.int64]]
+Tokens = list[Int64Array]
 
 # The four products of a layer, by the checkpoint's names; query, key and value share one input.
 QKV, CONTEXT, WIDEN, NARROW = "attention.self", "attention.output.dense", "intermediate.dense", "output.dense"
@@ -71,7 +70,7 @@ class Observation:
     """
 
     products: dict[str, Activations]
-    residual_power: npt.NDArray[np.float64]
+    residual_power: Float64Array
 
 
 def calibration_sequences(file: Path | None, max_residues: int) -> Sequences:

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from abonyx.arrays import Float32Array
+from abonyx.arrays import Float32Array, Int64Array
 from abonyx.batching import plan_batches
 from abonyx.bundle.manifest import ScoreGate
 from abonyx.bundle.selftest import sigmoid
@@ -23,7 +22,7 @@ from abonyx_export.head.head import Head
 from abonyx_export.parity import summarise
 
 GATE_NAME = "score_gate.npz"
-Tokens = Sequence[npt.NDArray[np.int64]]
+Tokens = Sequence[Int64Array]
 
 
 @dataclass(frozen=True)

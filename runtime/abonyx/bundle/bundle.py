@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from abonyx import cache
+from abonyx.arrays import Float32Array, Float64Array, Int64Array
 from abonyx.bundle.graph_file import check_graph_file
 from abonyx.bundle.manifest import (
     LINK_FIX,
@@ -63,11 +63,11 @@ class Golden:
         head_coef: (D,) float64; head_intercept: float.
     """
 
-    input_ids: npt.NDArray[np.int64]
-    lengths: npt.NDArray[np.int64]
-    embedding: npt.NDArray[np.float32]
-    logit: npt.NDArray[np.float64]
-    head_coef: npt.NDArray[np.float64]
+    input_ids: Int64Array
+    lengths: Int64Array
+    embedding: Float32Array
+    logit: Float64Array
+    head_coef: Float64Array
     head_intercept: float
 
     def save(self, directory: Path) -> None:

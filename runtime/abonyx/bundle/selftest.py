@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-from abonyx.arrays import Float64Array
+from abonyx.arrays import Float32Array, Float64Array, Int64Array
 from abonyx.batching import plan_batches
 from abonyx.bundle import Golden
 from abonyx.bundle.tolerances import FP32, Limits
@@ -15,11 +14,11 @@ from abonyx.errors import ConfigError, ProviderUnavailable, SelfTestError
 from abonyx.wording import option
 
 # Token rows of one batch -> embedding (B, D) float32, p (B,) float32.
-RunRows = Callable[[Sequence[npt.NDArray[np.int64]]], tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]
+RunRows = Callable[[Sequence[Int64Array]], tuple[Float32Array, Float32Array]]
 
 
 def run_golden(
-    golden: Golden, rows: npt.NDArray[np.int64], run: RunRows, token_budget: int
+    golden: Golden, rows: Int64Array, run: RunRows, token_budget: int
 ) -> tuple[Float64Array, Float64Array, Float64Array]:
     """Those golden rows through the engine, in padded batches.
 
@@ -36,7 +35,7 @@ def run_golden(
 
 
 def check_golden(
-    golden: Golden, rows: npt.NDArray[np.int64], run: RunRows, token_budget: int, limits: Limits, where: str
+    golden: Golden, rows: Int64Array, run: RunRows, token_budget: int, limits: Limits, where: str
 ) -> dict[str, float]:
     """Run those golden rows and compare them with PyTorch's.
 
@@ -65,9 +64,7 @@ def check_golden(
     return {metric: float(difference.max()) for metric, (difference, _) in differences.items()}
 
 
-def check_quick(
-    golden: Golden, run: RunRows, limits: Limits, where: str, rows: npt.NDArray[np.int64] | None = None
-) -> None:
+def check_quick(golden: Golden, run: RunRows, limits: Limits, where: str, rows: Int64Array | None = None) -> None:
     """The shortest golden row and the next longer one in ONE batch: padding is tested, with the fewest tokens.
 
     Args:
@@ -83,7 +80,7 @@ def check_quick(
     check_golden(golden, pair, run, int(2 * golden.lengths[pair].max()), limits, where)
 
 
-def rows_that_fit(golden: Golden, static_tokens: int | None, where: str) -> npt.NDArray[np.int64]:
+def rows_that_fit(golden: Golden, static_tokens: int | None, where: str) -> Int64Array:
     """The golden rows that a session can run: all, or those of at most static_tokens tokens.
 
     Raises:

@@ -10,20 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 
-from abonyx.arrays import Float64Array
+from abonyx.arrays import Float32Array, Float64Array, Int64Array
 
-Ints = npt.NDArray[np.int64]
+Ints = Int64Array
 
 PERCENTILES = (2.5, 97.5)
 # Cells of (resample, row) held at a time: small enough to stay in a processor's cache.
 _BLOCK_CELLS = 1 << 18
 
 
-def resampled_metrics(
-    y: Ints, p: npt.NDArray[np.float32], called: int, resamples: int, seed: int
-) -> dict[str, Float64Array]:
+def resampled_metrics(y: Ints, p: Float32Array, called: int, resamples: int, seed: int) -> dict[str, Float64Array]:
     """Every metric on every resample of rows, with replacement; NaN where a resample leaves it undefined.
 
     Args:

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from abonyx.arrays import shortest_decimal
+from abonyx.arrays import Float32Array, Int64Array, shortest_decimal
 from abonyx.bundle.threshold import choose_threshold, is_nonspecific, pooling_notes
 from abonyx.errors import ConfigError, InputError, printable
 from abonyx.evaluate.metrics import Measured, measure
@@ -60,7 +59,7 @@ class _Set:
     stem: str
     sha256: str
     checked: Input
-    p: npt.NDArray[np.float32]
+    p: Float32Array
 
     def labels(self, *, unflagged: bool = False) -> _Labelled:
         """The labelled rows; unflagged: without those whose score has no call."""
@@ -73,8 +72,8 @@ class _Set:
 class _Labelled(NamedTuple):
     """Labels 0/1 and probabilities of k rows, (k,) each."""
 
-    y: npt.NDArray[np.int64]
-    p: npt.NDArray[np.float32]
+    y: Int64Array
+    p: Float32Array
 
 
 class _Both(NamedTuple):
@@ -206,7 +205,7 @@ def _record(each: _Set, both: _Both, limit: float, request: EvaluationRequest, r
     )
 
 
-def _unflagged(y: npt.NDArray[np.int64], measured: Measured | None) -> Unflagged | None:
+def _unflagged(y: Int64Array, measured: Measured | None) -> Unflagged | None:
     if measured is None:
         return None
     positive = int(y.sum())

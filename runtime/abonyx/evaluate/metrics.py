@@ -8,14 +8,13 @@ from dataclasses import dataclass
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 from sklearn import metrics as sk
 
-from abonyx.arrays import Float32Array
+from abonyx.arrays import Float32Array, Float64Array, Int64Array
 from abonyx.bundle.threshold import is_nonspecific
 from abonyx.evaluate.bootstrap import interval, resampled_metrics
 
-Ints = npt.NDArray[np.int64]
+Ints = Int64Array
 
 # metrics.json's key -> as the report prints it, in the order of both.
 NAMES = {
@@ -94,7 +93,7 @@ def measure(y: Ints, p: Float32Array, threshold: float, resamples: int, seed: in
     return Measured(metrics, confusion, notes)
 
 
-Compute = Callable[[Ints, Ints, npt.NDArray[np.float64]], float]
+Compute = Callable[[Ints, Ints, Float64Array], float]
 
 # Each of labels, calls and probabilities. None is called where _undefined gives a reason.
 _METRICS: dict[str, Compute] = {

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import matplotlib as mpl
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve, roc_curve
 
+from abonyx.arrays import Float32Array, Int64Array
 from abonyx.evaluate.metrics import Measured
 
 # Of Okabe and Ito's palette, which every kind of colour vision tells apart; line styles and hatches say it again.
@@ -46,8 +46,8 @@ class Subject:
     """
 
     name: str
-    y: npt.NDArray[np.int64]
-    p: npt.NDArray[np.float32]
+    y: Int64Array
+    p: Float32Array
     threshold: float
     measured: Measured
 

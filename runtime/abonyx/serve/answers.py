@@ -6,11 +6,9 @@ from collections.abc import Iterator
 from typing import Literal
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
 from abonyx import __version__
-from abonyx.arrays import shortest_decimal
+from abonyx.arrays import Float32Array, shortest_decimal
 from abonyx.bundle.manifest import HeadTraining, Parity
 from abonyx.bundle.threshold import called
 from abonyx.domain import Check
@@ -224,9 +222,7 @@ def model_answer(model: Model, settings: Settings) -> ModelAnswer:
     )
 
 
-def score_answer(
-    model: Model, records: Input, p: npt.NDArray[np.float32], threshold: float, asked: ScoreRequest
-) -> ScoreAnswer:
+def score_answer(model: Model, records: Input, p: Float32Array, threshold: float, asked: ScoreRequest) -> ScoreAnswer:
     """POST /v1/score: p is (n,) float32, finite."""
     judgements = records.judgements
     calls = called(p, threshold, [judgement.trusted for judgement in judgements])
@@ -259,9 +255,7 @@ def rejected(problems: list[RejectedRecord]) -> list[Rejected]:
     return [Rejected(id=one.id, line=one.line, reason=one.reason) for one in problems]
 
 
-def embed_answer(
-    model: Model, records: Input, embedding: npt.NDArray[np.float32], asked: EmbedRequest
-) -> Iterator[bytes]:
+def embed_answer(model: Model, records: Input, embedding: Float32Array, asked: EmbedRequest) -> Iterator[bytes]:
     """POST /v1/embed, an EmbedAnswer a row at a time: as one piece the numbers' text takes twenty times their room."""
     head = EmbedAnswer(
         model=model_name(model),

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from abonyx.alphabet import SequenceLimit
+from abonyx.arrays import Float32Array
 from abonyx.bundle import README_NAME, Bundle
 from abonyx.bundle.manifest import Variant
 from abonyx.bundle.threshold import pooling_notes, shipped_note
@@ -119,7 +119,7 @@ class QueuedJob:
     ids: list[str]
     sequences: list[str]
     output: str
-    values: npt.NDArray[np.float32]
+    values: Float32Array
     changed: Callable[[], object]
     done: int = 0
     error: EngineError | None = None
@@ -406,7 +406,7 @@ class Scheduler:
         self._metrics.tokens.inc(sum(map(len, tokens.rows)))
         self._hand_back(shares, values)
 
-    def _hand_back(self, shares: list[Share], values: npt.NDArray[np.float32]) -> None:
+    def _hand_back(self, shares: list[Share], values: Float32Array) -> None:
         start = 0
         with self._changed:
             for job, rows in shares:
