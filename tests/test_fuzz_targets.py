@@ -56,7 +56,7 @@ def test_a_target_sees_what_it_should_see(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(targets.graph_file, "_read_tensor", lambda *_: None)
     with pytest.raises(AssertionError, match="to protobuf"):
         targets.graph((CORPUS / "graph" / "outside").read_bytes())
-    monkeypatch.setattr(targets.alphabet, "problem", lambda *_: None)
+    monkeypatch.setattr(targets.alphabet, "letter_problem", lambda *_: None)
     with pytest.raises(AssertionError, match="accepted"):
         targets.fasta(b"a\nEV-QB\n")
     manifest = json.loads((MINI / "manifest.json").read_text()) | {"notice": "\x1b[2J"}

@@ -27,20 +27,21 @@ from abonyx.input.cells import Record, RejectedRecord
 from abonyx.input.columns import Wanted
 from abonyx.input.records import read_records
 from abonyx.input.sequences import Gaps, judge
+from abonyx.wording import Interface, in_words
 from abonyx_export.head import head, unpickle
 
 MINI_MANIFEST = json.loads((Path(__file__).parents[2] / "artifacts" / "mini" / "manifest.json").read_text())
 SIZES = {"model.onnx": 100, "model.onnx.data": 1000}
-_MAX_RESIDUES = 50
 _MAX_UNPACKED_BYTES = 1 << 24
 _GAPS: tuple[Gaps, ...] = ("refuse", "strip")
 _ENCODER = alphabet.Alphabet(parse_manifest(json.dumps(MINI_MANIFEST).encode(), Path("m")).alphabet)
-# Options of the table reader: id, sequence and label column.
-_COLUMNS: list[tuple[str | None, str | None, str | None]] = [
-    (None, None, None),
-    ("name", "vh", None),
-    (None, "1:3", None),
-    (None, None, "label"),
+# Options of the table reader: id, sequence and label column, sheet, columns to keep.
+_COLUMNS = [
+    Wanted(None, None, None),
+    Wanted("name", "vh", None),
+    Wanted(None, "1:3", None),
+    Wanted(None, None, "label"),
+    Wanted(None, None, None, keep=("all",)),
 ]
 
 
@@ -55,15 +56,15 @@ def _check_message(error: EngineError) -> None:
         _fail(f"message of {len(text)} characters: {text[:500]!a}")
 
 
-def _read_records(data: bytes, columns: tuple[str | None, str | None, str | None]) -> None:
-    id_, sequence, label = columns
+def _read_records(data: bytes, wanted: Wanted) -> None:
     notes: list[str] = []
     _check_records(
         read_records(
             None,
-            id_column=id_,
-            sequence_column=sequence,
-            label_column=label,
+            id_column=wanted.id,
+            sequence_column=wanted.sequence,
+            label_column=wanted.label,
+            keep=wanted.keep,
             stdin=io.BytesIO(data),
             max_unpacked_bytes=_MAX_UNPACKED_BYTES,  # refuses Parquet and workbooks: their readers are others'
             notes=notes,
@@ -83,18 +84,21 @@ def _check_records(records: Iterable[Record | RejectedRecord], notes: list[str])
                 if not printable(record.id).isprintable() or not record.reason.isprintable():
                     _fail(f"problem {record!a}")
                 continue
-            (record.id + record.description).encode("utf-8")
+            record.id.encode("utf-8")
+            "".join(record.kept).encode("utf-8", "surrogateescape")
+            if not all(isinstance(cell, str) for cell in record.kept.values()):
+                _fail(f"kept {record.kept!a}")
             _check_sequence(record.sequence)
     except InputError as error:
         _check_message(error)
-    for note in notes:
+    for note in (in_words(note, Interface.COMMAND_LINE) for note in notes):
         if len(note) > 4000 or not note.isprintable():
             _fail(f"note {note!a}")
 
 
 def _check_sequence(sequence: str) -> None:
     for gaps in _GAPS:
-        cleaned, reason = judge(sequence, alphabet.SequenceLimit(_MAX_RESIDUES), gaps)
+        cleaned, reason = judge(sequence, gaps)
         if reason is not None:
             if not reason.isprintable() or len(reason) > 200:
                 _fail(f"reason {reason!a}")
@@ -104,7 +108,7 @@ def _check_sequence(sequence: str) -> None:
 
 def fasta(data: bytes) -> None:
     """FASTA on standard input; without the leading '>' whatever the bytes look like."""
-    _read_records(b">" + data, (None, None, None))
+    _read_records(b">" + data, _COLUMNS[len(data) % 2 * 4])
 
 
 def csv(data: bytes) -> None:
@@ -128,7 +132,7 @@ def sheet(data: bytes) -> None:
         if isinstance(cells, list) and cells:
             plain = [cell if isinstance(cell, str | int | float | None) else {"date": str(number)} for cell in cells]
             rows.append([number, *plain])
-    columns = Wanted(*_COLUMNS[data[0] % len(_COLUMNS)] if data else _COLUMNS[0])
+    columns = _COLUMNS[data[0] % len(_COLUMNS)] if data else _COLUMNS[0]
     notes: list[str] = []
     _check_records(excel.read_sheet(iter(rows), "sheet", columns, notes), notes)
 

@@ -20,7 +20,7 @@ from abonyx.run.interrupts import ENDING, handled
 from abonyx.wording import Interface
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from abonyx.input.checked import Input
     from abonyx.run.request import RunRequest
@@ -109,6 +109,12 @@ def _end(_number: int, _frame: object) -> None:
 _SOURCE = click.argument("source", metavar="INPUT", type=PATH_OR_DASH)
 _OUTPUT = click.option("-o", "--output", required=True, type=PATH_OR_DASH, help="Output file; - is stdout.")
 _RESTART = click.option("--restart", is_flag=True, help="Drop what an interrupted run left, and start again.")
+_KINDS = ("csv", "tsv", "csv.gz", "tsv.gz", "jsonl", "parquet")
+_KEEP = click.option(
+    "--keep",
+    metavar="COLUMN,...|all",
+    help="Columns of INPUT that go to the output as they are; of FASTA: description.",
+)
 _ASSAY = click.option("--assay", help="Use the threshold that the head declares for this assay, e.g. elisa, psr.")
 _THRESHOLD = click.option("--threshold", type=float, help="Call p strictly above this non-specific.")
 
@@ -120,7 +126,8 @@ _THRESHOLD = click.option("--threshold", type=float, help="Call p strictly above
 @_RESTART
 @_ASSAY
 @_THRESHOLD
-@click.option("--format", "kind", type=click.Choice(["csv", "jsonl", "parquet"]), help="[default: OUTPUT's suffix]")
+@_KEEP
+@click.option("--format", "kind", type=click.Choice(_KINDS), help="[default: OUTPUT's suffix]")
 @click.option("--table", is_flag=True, help=f"Also print the results on stderr (at most {TABLE_ROWS} rows).")
 @click.option(
     "--ray",
@@ -152,7 +159,7 @@ def score(
         score_directory(source, output, ray, restart, assay, threshold, kind, prepare(options))
         return
     target = _target(output)
-    chosen = kind or _suffix(output, {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}, "csv")
+    chosen = _kind(output, kind)
     run, checked = _prepare(source, target, options)
     limit = choose_threshold(run.bundle, assay, threshold)
     rows: list[tuple[str, float, int | None, str]] = []
@@ -173,24 +180,17 @@ def score(
 @_OUTPUT
 @run_options
 @_RESTART
+@_KEEP
 def embed(source: Path, output: Path, restart: bool, **options: Any) -> None:
     """Write the pooled embeddings of INPUT's sequences to a .npy (ids beside it) or .parquet file."""
-    from abonyx.output import formats as results
-    from abonyx.run.resumed import FileRun
+    from abonyx.run.resumed import embed_run
 
     target = _target(output)
     if target is None:
         raise ConfigError("embed -o -: embeddings are not text", "Give a .npy or .parquet file.")
-    kind = _suffix(output, {".npy": "npy", ".parquet": "parquet"}, None)
+    kind: Any = _named_kind(output, ("npy", "parquet"), "")
     run, checked = _prepare(source, target, options)
-    width = run.bundle.manifest.embedding_width
-
-    def columns(start: int, stop: int, embedding: Any) -> Any:
-        return results.embedding_columns(checked.ids[start:stop], embedding, width)
-
-    format_ = results.embeddings_format(kind, len(checked.ids), width, run.metadata())
-    file_run = FileRun(run, checked, target, format_, "embedding", columns, {"command": "embed", "format": kind})
-    _go(file_run, restart, f"{width} columns")
+    _go(embed_run(run, checked, target, kind), restart, f"{run.bundle.manifest.embedding_width} columns")
 
 
 @cli.command()
@@ -270,16 +270,23 @@ def _target(path: Path) -> Path | None:
     return None if str(path) == "-" else path
 
 
-def _suffix(output: Path, kinds: dict[str, str], stdout_kind: str | None) -> Any:
-    if stdout_kind and str(output) == "-":
-        return stdout_kind
-    kind = kinds.get(output.suffix.lower())
+def _kind(output: Path, kind: str | None) -> Any:
+    """The format of scores: by option, else by the output's suffix. A file called .gz is compressed in any case."""
     if kind is None:
-        raise ConfigError(
-            f"output {output}: suffix {output.suffix or '(none)'} names no format",
-            f"Use {', '.join(kinds)}" + (" or --format." if stdout_kind else "."),
-        )
-    return kind
+        return "csv" if str(output) == "-" else _named_kind(output, _KINDS, " or --format")
+    if output.suffix.lower() != ".gz" or kind.endswith(".gz"):
+        return kind
+    if f"{kind}.gz" not in _KINDS:
+        raise ConfigError(f"--format {kind} and output {output}: {kind} is not compressed", "Leave out .gz.")
+    return f"{kind}.gz"
+
+
+def _named_kind(output: Path, kinds: Sequence[str], other: str) -> str:
+    for kind in sorted(kinds, key=len, reverse=True):
+        if output.name.lower().endswith(f".{kind}"):
+            return kind
+    suffixes = ", ".join(f".{kind}" for kind in kinds)
+    raise ConfigError(f"output {output}: suffix {output.suffix or '(none)'} names no format", f"Use {suffixes}{other}.")
 
 
 def _print_table(rows: list[tuple[str, float, int | None, str]], count: int, threshold: float) -> None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from abonyx.errors import ConfigError
+
 if TYPE_CHECKING:
     from abonyx.run.request import RunRequest
 
@@ -58,6 +60,16 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def _names(text: str | None) -> tuple[str, ...]:
+    """The names of --keep; click gives none of an empty text, which names no column."""
+    if text is None:
+        return ()
+    names = tuple(name.strip() for name in text.split(","))
+    if "" in names:
+        raise ConfigError(f"--keep {text!r}: a name is empty", "Give COLUMN,COLUMN,... or all.")
+    return names
+
+
 def prepare(options: dict[str, Any]) -> RunRequest:
     """The run that run_options describe; see run.request.prepare."""
     from abonyx.run import request
@@ -72,5 +84,6 @@ def prepare(options: dict[str, Any]) -> RunRequest:
         skip=flags.pop("on_invalid") == "skip",
         check=flags.pop("domain"),
         trim=flags.pop("trim") == "domain",
+        keep=_names(flags.pop("keep", None)),
         flags={key: str(value) if isinstance(value, Path) else value for key, value in flags.items()},
     )

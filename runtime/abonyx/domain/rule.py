@@ -52,7 +52,8 @@ class Part(NamedTuple):
     Attributes:
         sequence: those residues.
         judgement: of them.
-        place: "FIRST-LAST", counted from 1 in the cleaned record; "" if it is the whole record.
+        place: "FIRST-LAST", counted from 1 in the cleaned record, if the rule trims and there is a domain to trim to;
+            else "", and the whole record is scored.
     """
 
     sequence: str
@@ -74,7 +75,8 @@ def part_problem(part: Part, rule: DomainRule, limit: SequenceLimit) -> str | No
 def scored_part(sequence: str, judgement: Judgement, rule: DomainRule) -> Part:
     """The variable domain, judged alone, if the rule trims and there is a single one; else the whole record."""
     domain = trimmed(sequence, judgement) if rule.trim else None
-    if domain is None or domain.sequence == sequence:
+    if domain is None:
         return Part(sequence, judgement)
-    alone = judge([domain.sequence], rule.chains)[0]
+    whole = domain.sequence == sequence
+    alone = judgement if whole else judge([domain.sequence], rule.chains)[0]
     return Part(domain.sequence, alone, f"{domain.start + 1}-{domain.end}")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
+import msgspec
+
+NO_CELLS: Mapping[str, str] = {}
 # How tables write "no value". Spelled out: an antibody may be called Nan, but not nan.
 MISSING = frozenset(
     {*("", "NA", "na", "N/A", "n/a", "#N/A", "#n/a", "<NA>", "NaN", "nan", "NAN", "-")}
@@ -19,14 +23,23 @@ class Record(NamedTuple):
     Attributes:
         line: of the file, 1-based; in Parquet the number of the data row.
         label: the cell's text.
-        description: what FASTA's header line has after the id.
+        kept: column's name -> text, of the cells that go to the output as they are.
     """
 
     id: str
     sequence: str
     line: int
     label: str = ""
-    description: str = ""
+    kept: Mapping[str, str] = NO_CELLS
+
+
+class Cells(NamedTuple):
+    """The used cells of one row, of any type."""
+
+    id: object
+    sequence: object
+    label: object
+    kept: Mapping[str, object] = NO_CELLS
 
 
 class RejectedRecord(NamedTuple):
@@ -46,28 +59,35 @@ class ExcelDate(NamedTuple):
         return f"the Excel date {self.shown}"
 
 
-def identified(id_: str, ordinal: int, sequence: str, line: int, label: str = "") -> Record | RejectedRecord:
+def identified(
+    id_: str, ordinal: int, sequence: str, line: int, label: str = "", kept: Mapping[str, str] = NO_CELLS
+) -> Record | RejectedRecord:
     """The record of a table's row; its number is its id if the id is missing."""
     if id_.strip() in MISSING:
-        return Record(str(ordinal), sequence, line, label)
-    return named(id_, sequence, line, label)
+        return Record(str(ordinal), sequence, line, label, kept)
+    return named(id_, sequence, line, label, kept)
 
 
-def named(id_: str, sequence: str, line: int, label: str = "", description: str = "") -> Record | RejectedRecord:
+def named(
+    id_: str, sequence: str, line: int, label: str = "", kept: Mapping[str, str] = NO_CELLS
+) -> Record | RejectedRecord:
     """The record of this name; rejected if no file could hold it."""
     if not id_.isascii() and any("\ud800" <= char <= "\udfff" for char in id_):
         shown = id_.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
         return RejectedRecord(shown, line, "the id is not valid UTF-8")
-    return Record(id_, sequence, line, label, description)
+    if "\0" in id_:
+        return RejectedRecord(id_.replace("\0", "\\x00"), line, "the id has a NUL character")
+    return Record(id_, sequence, line, label, kept)
 
 
-def typed(id_: object, sequence: object, ordinal: int, line: int, label: object) -> Record | RejectedRecord:
+def typed(cells: Cells, ordinal: int, line: int) -> Record | RejectedRecord:
     """The record of a row whose cells have types (Parquet, JSON, Excel)."""
+    id_, sequence = cells.id, cells.sequence
     name = id_ if isinstance(id_, str) else whole_number(id_)
     if name is None:
         return RejectedRecord(str(ordinal), line, f"the id is {_unfit(id_)}; store ids as text")
     if isinstance(sequence, str):
-        return identified(name, ordinal, sequence, line, text(label))
+        return identified(name, ordinal, sequence, line, text(cells.label), _plain(cells.kept))
     shown = identified(name, ordinal, "", line).id
     if sequence is None or sequence != sequence:
         return RejectedRecord(shown, line, f"the sequence is {'null' if sequence is None else 'NaN'}, not text")
@@ -91,6 +111,21 @@ def whole_number(value: object) -> str | None:
 def text(value: object) -> str:
     """A cell's text without white space around it; of a missing one "". 1.0 stays 1.0."""
     return "" if value is None else str(value).strip()
+
+
+def _plain(kept: Mapping[str, object]) -> Mapping[str, str]:
+    return {name: plain(value) for name, value in kept.items()} if kept else NO_CELLS
+
+
+def plain(value: object) -> str:
+    """A kept cell's text: of a missing one "", of lists and objects their JSON."""
+    if isinstance(value, str):
+        return value
+    if value is None or value != value:
+        return ""
+    if isinstance(value, bool | list | dict):
+        return msgspec.json.encode(value).decode()
+    return value.shown if isinstance(value, ExcelDate) else str(value)
 
 
 def is_missing(value: object) -> bool:

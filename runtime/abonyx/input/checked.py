@@ -33,7 +33,8 @@ class Input:
         sequences: what is scored: cleaned, and trimmed to the variable domain if the rule says so.
         judgements: what each sequence is, one a sequence.
         originals: the cleaned sequences before trimming; empty if nothing is trimmed.
-        places: of each sequence in its original, "FIRST-LAST" from 1, "" = all of it; empty as originals.
+        kept: name -> cells, of the columns that go to the output as they are.
+        places: of each sequence in its original, "FIRST-LAST" from 1, "" = no domain to trim to; empty as originals.
         labels: 0 specific, 1 non-specific, None not labelled, one a sequence; empty if no column was requested.
         notes: what a user should know of how it was read, a line each.
     """
@@ -45,6 +46,7 @@ class Input:
     judgements: list[Judgement] = field(default_factory=list)
     originals: list[str] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
+    kept: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -66,6 +68,8 @@ class Input:
             digest.update(ascii(rows).encode())
         if self.originals:
             digest.update(ascii(self.originals).encode())
+        for column in self.kept.items():
+            digest.update(ascii(column).encode())
         digest.update(ascii([tuple(problem) for problem in self.rejected]).encode())
         return digest.hexdigest()
 
@@ -83,6 +87,7 @@ def read_input(
     in_children: bool = True,
     gaps: Gaps = "refuse",
     sheet: str | None = None,
+    keep: tuple[str, ...] = (),
 ) -> Input:
     """Read and check a whole input before any model is opened.
 
@@ -95,7 +100,7 @@ def read_input(
         rule: what is done with records that the head was not trained on.
         in_children: judge many records in other processes.
         gaps: what happens to gaps and a final stop.
-        sheet: of a workbook.
+        sheet, keep: as read_records has them.
 
     Raises:
         InputError: the file cannot be read as records, or none of them can be scored.
@@ -108,6 +113,7 @@ def read_input(
         sequence_column=sequence_column,
         label_column=label_column,
         sheet=sheet,
+        keep=keep,
         notes=notes,
     )
     return check_records(
@@ -149,6 +155,7 @@ def check_records(
     readable = [row.sequence for row in rows if row.rejected is None]
     judgements = iter(rule.judgements(readable, in_children=in_children))
     checked = Input(notes=[] if notes is None else notes)
+    escaped = 0
     for row in rows:
         if row.rejected:
             checked.rejected.append(row.rejected)
@@ -163,8 +170,14 @@ def check_records(
         if rule.trim:
             checked.originals.append(row.sequence)
             checked.places.append(part.place)
+        for column, cell in row.record.kept.items():
+            shown = _text(cell)
+            escaped += shown != cell
+            checked.kept.setdefault(column, []).append(shown)
         if label_column is not None:
             checked.labels.append(LABELS.get(_label(row.record)))
+    if escaped:
+        checked.notes.append(f"{name}: {escaped} kept cells are not valid UTF-8; their bytes appear as \\xNN")
     repeated = len(checked.ids) - len(set(checked.ids))
     if repeated:
         checked.notes.append(f"{name}: {repeated} ids repeat an earlier one; all are kept")
@@ -187,6 +200,11 @@ def _row(record: Record | RejectedRecord, label_required: bool, gaps: Gaps | Non
     sequence, why = judge(record.sequence, gaps)
     why = why or _label_problem(_label(record), label_required)
     return _Row(record, sequence, RejectedRecord(record.id, record.line, why) if why else None)
+
+
+def _text(cell: str) -> str:
+    """A cell as a file can hold it: bytes that are not UTF-8 as their escapes."""
+    return cell if cell.isascii() else cell.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _label(record: Record) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from abonyx.errors import InputError, printable
-from abonyx.input.cells import is_missing, text
+from abonyx.input.cells import NO_CELLS, Cells, is_missing, text
 from abonyx.wording import option
 
 # Names by which a column is recognised, in any case, without spaces, `_` and `-`; of the ids in this order.
@@ -25,17 +25,24 @@ _AIRR_MARKS = frozenset(
     | {*("sequencealignment", "germlinealignment", "vcigar", "dcigar", "jcigar")}
 )
 _FEWEST_MARKS = 3
+# In place of the names of columns to keep.
+ALL = "all"
 _SHOWN, _SHOWN_CHARS = 20, 1_500
 _NAME_IT = f"Name one of them with {option('sequence_column')}."
 
 
 class Wanted(NamedTuple):
-    """Names of columns, and of a workbook's sheet, as the user gives them; None = not given."""
+    """Names of columns, and of a workbook's sheet, as the user gives them; None = not given.
+
+    Attributes:
+        keep: columns that go to the output as they are; ALL of them.
+    """
 
     id: str | None
     sequence: str | None
     label: str | None
     sheet: str | None = None
+    keep: tuple[str, ...] = ()
 
 
 class Columns(NamedTuple):
@@ -45,20 +52,23 @@ class Columns(NamedTuple):
         id: None: record numbers are the ids; label: None: no labels.
         sequence: one column, or several of one residue each, aligned.
         gapped: the one column is an alignment, too.
+        kept: place and name of those that go to the output as they are.
     """
 
     id: int | None
     sequence: range
     label: int | None
     gapped: bool = False
+    kept: tuple[tuple[int, str], ...] = ()
 
     @property
     def used(self) -> list[int]:
         """The positions, each once."""
-        return sorted({*self.sequence} | {place for place in (self.id, self.label) if place is not None})
+        named = {place for place in (self.id, self.label) if place is not None}
+        return sorted({*self.sequence} | named | {place for place, _ in self.kept})
 
-    def cells(self, row: Sequence[object] | Mapping[int, object]) -> tuple[object, object, object]:
-        """Return id, sequence and label of a row, by column position; an alignment's gaps are left out."""
+    def cells(self, row: Sequence[object] | Mapping[int, object]) -> Cells:
+        """The used cells of a row, by column position; an alignment's gaps are left out."""
         if len(self.sequence) == 1:
             sequence = row[self.sequence.start]
             if self.gapped and isinstance(sequence, str) and not is_missing(sequence):
@@ -66,7 +76,12 @@ class Columns(NamedTuple):
         else:
             residues = (row[place] for place in self.sequence)
             sequence = "".join(text(cell) for cell in residues if not is_missing(cell) and text(cell) != ".")
-        return ("" if self.id is None else row[self.id]), sequence, "" if self.label is None else row[self.label]
+        return Cells(
+            "" if self.id is None else row[self.id],
+            sequence,
+            "" if self.label is None else row[self.label],
+            {name: row[place] for place, name in self.kept} if self.kept else NO_CELLS,
+        )
 
 
 def find_columns(header: Sequence[str], where: str, wanted: Wanted, notes: list[str] | None = None) -> Columns:
@@ -87,6 +102,7 @@ def find_columns(header: Sequence[str], where: str, wanted: Wanted, notes: list[
     label = None if wanted.label is None else table.named(wanted.label.strip(), "label_column")
     gapped = len(sequence) == 1 and table.keys[sequence.start].removesuffix("heavy") == _AIRR_RESIDUES[0]
     columns = Columns(id_, sequence, label, gapped)
+    columns = columns._replace(kept=table.kept(wanted.keep, columns.used))
     for place in columns.used:
         table.check_once(place)
     if notes is not None:
@@ -169,6 +185,13 @@ class _Header:
             )
             raise InputError(what, fix)
         return None
+
+    def kept(self, names: tuple[str, ...], used: list[int]) -> tuple[tuple[int, str], ...]:
+        """Places and names of the columns to keep: by name, or all that have a name and are not used otherwise."""
+        if names == (ALL,):
+            return tuple((at, name) for at, name in enumerate(self.names) if name and at not in used)
+        places = dict.fromkeys(self.named(name.strip(), "keep") for name in names)
+        return tuple((place, self.names[place]) for place in places)
 
     def check_once(self, place: int) -> None:
         """Refuse a used column whose name another one has, too."""

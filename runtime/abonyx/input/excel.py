@@ -74,8 +74,11 @@ def _records(rows: Iterator[list[Any]], where: str, width: int, at: Columns) -> 
             continue
         ordinal += 1
         cells += [None] * (width - len(cells))
-        id_, sequence, label = at.cells(cells)
-        yield typed(id_, "" if sequence is None else sequence, ordinal, number, "" if is_missing(label) else label)
+        used = at.cells(cells)
+        sequence = "" if used.sequence is None else used.sequence
+        label = "" if is_missing(used.label) else used.label
+        kept = {name: whole_number(cell) or cell for name, cell in used.kept.items()}
+        yield typed(used._replace(sequence=sequence, label=label, kept=kept), ordinal, number)
     if not ordinal:
         raise InputError(f"{where}: a header, but no records below it", "Give at least one record.")
 

@@ -8,25 +8,38 @@ from array import array
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
 
-from abonyx.errors import InputError
-from abonyx.input.cells import Record, RejectedRecord, named
+from abonyx.errors import InputError, printable
+from abonyx.input.cells import NO_CELLS, Record, RejectedRecord, named
+from abonyx.input.columns import ALL
+from abonyx.wording import option
 
+# What `keep` calls the header after its first word.
+DESCRIPTION = "description"
 # First characters of lines that hold nothing: comments, and "" of a blank one.
 _SKIPPED = frozenset(("", "#", ";"))
 
 
-def read_fasta(lines: Iterable[str], name: str, notes: list[str]) -> Generator[Record | RejectedRecord]:
-    """Yield the records. The id is the first word, or in the whole file the whole header if first words collide."""
+def read_fasta(
+    lines: Iterable[str], name: str, keep: tuple[str, ...], notes: list[str]
+) -> Generator[Record | RejectedRecord]:
+    """Yield the records. The id is the first word, or in the whole file the whole header if first words collide.
+
+    Args:
+        keep: ("description",) or ALL: the header after its first word is kept.
+    """
+    if keep not in ((), (ALL,), (DESCRIPTION,)):
+        what = f"{name}: is FASTA, which has no column {printable(next(key for key in keep if key != DESCRIPTION))!r}"
+        raise InputError(what, f"Use {option('keep')} {DESCRIPTION}: the header after its first word.")
     entries = _Entries()
     try:
         entries.read(lines, name)
     except (InputError, OSError, EOFError, gzip.BadGzipFile, zlib.error):
-        yield from entries.records(whole=False)  # what was read before, for the message to say how far
+        yield from entries.records(whole=False, keep=bool(keep))  # what was read before, for the message to say how far
         raise
     whole = entries.collide()
     if whole:
         notes.append(f"{name}: first words of headers collide, so every id is its whole header")
-    yield from entries.records(whole=whole)
+    yield from entries.records(whole=whole, keep=bool(keep))
 
 
 @dataclass
@@ -70,13 +83,11 @@ class _Entries:
         named = sum(map(bool, self.headers))
         return len(words) < named and any(len(header.split(maxsplit=1)) > 1 for header in self.headers)
 
-    def records(self, *, whole: bool) -> Generator[Record | RejectedRecord]:
-        """The records; `whole` headers are their ids."""
+    def records(self, *, whole: bool, keep: bool) -> Generator[Record | RejectedRecord]:
+        """The records; `whole` headers are their ids; `keep` their descriptions."""
         rows = zip(self.headers, self.sequences, self.lines, strict=True)
         for ordinal, (header, sequence, line) in enumerate(rows, 1):
             words = header.split(maxsplit=1)
-            description = words[1] if len(words) == 2 else ""
-            if not description.isascii():  # a later file of results has to hold it
-                description = description.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
             id_ = words[0] if words and not whole else header
-            yield named(id_ or str(ordinal), sequence, line, "", description)
+            kept = {DESCRIPTION: words[1] if len(words) == 2 else ""} if keep else NO_CELLS
+            yield named(id_ or str(ordinal), sequence, line, "", kept)

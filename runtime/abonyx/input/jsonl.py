@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 
 from abonyx.errors import InputError, printable
-from abonyx.input.cells import Record, RejectedRecord, text, typed
-from abonyx.input.columns import Wanted, find_columns
+from abonyx.input.cells import Record, RejectedRecord, typed
+from abonyx.input.columns import ALL, Wanted, find_columns
+from abonyx.wording import option
 
 # Objects whose keys together are the header: some writers leave out a key that has no value.
 _HEADER_ROWS = 1_000
@@ -35,13 +36,17 @@ def read_jsonl(lines: Iterable[str], name: str, wanted: Wanted, notes: list[str]
                 fix = "Write one object a line: jq -c '.KEY[]' FILE > FILE.jsonl."
                 raise InputError(f"{where}: the records are in one object, under {printable(key)!r}", fix)
     at = find_columns(header, where, wanted, notes)
+    known = frozenset(header) if wanted.keep == (ALL,) else None
     for ordinal, (number, row) in enumerate(chain(top, rows), 1):
         if isinstance(row, str):
             yield RejectedRecord(str(ordinal), number, row)
             continue
-        id_, sequence, label = at.cells({place: row.get(header[place]) for place in at.used})
-        # JSON's true and false are words here, like any label's
-        yield typed(id_, sequence, ordinal, number, text(label))
+        if known is not None and not known.issuperset(row):
+            key = printable(min(row.keys() - known))
+            what = f"{name}:{number}: key {key!r} is not in the first {_HEADER_ROWS:,} rows"
+            raise InputError(what, f"Name the keys to keep in place of {ALL}: {option('keep')} KEY,...")
+        cells = at.cells({place: row.get(header[place]) for place in at.used})
+        yield typed(cells, ordinal, number)
 
 
 def _object(line: str) -> dict[str, Any] | str:

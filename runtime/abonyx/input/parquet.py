@@ -26,8 +26,7 @@ def read_parquet(
                 columns = {place: batch.column(header[place]).to_pylist() for place in at.used}
                 for at_row in range(batch.num_rows):
                     row += 1
-                    id_, sequence, label = at.cells({place: cells[at_row] for place, cells in columns.items()})
-                    yield typed(id_, sequence, row, row, label)
+                    yield typed(at.cells({place: cells[at_row] for place, cells in columns.items()}), row, row)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         said = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise InputError(f"{name}: not readable as Parquet after row {row}: {said}", "Write it again.") from error

@@ -38,6 +38,7 @@ def read_records(
     sequence_column: str | None = None,
     label_column: str | None = None,
     sheet: str | None = None,
+    keep: tuple[str, ...] = (),
     stdin: BinaryIO | None = None,
     name: str | None = None,
     max_unpacked_bytes: int | None = None,
@@ -54,6 +55,7 @@ def read_records(
             columns, one a position of an alignment (ANARCI's tables, 1:128); gaps are left out.
         label_column: column of the labels; by default none is read. FASTA has none: an InputError.
         sheet: of a workbook; needed if several have cells.
+        keep: columns whose cells go to the output as they are, or ("all",); of FASTA ("description",).
         stdin: read in place of sys.stdin.buffer; left open.
         name: what messages call the source; None = its path, or "standard input".
         max_unpacked_bytes: most bytes that gzip data may unpack to, counted while they do. Parquet and Excel, whose
@@ -66,7 +68,7 @@ def read_records(
 
     """
     name = name or ("standard input" if source is None else str(source))
-    wanted = Wanted(id_column, sequence_column, label_column, sheet)
+    wanted = Wanted(id_column, sequence_column, label_column, sheet, keep)
     reading = _Reading(name, wanted, max_unpacked_bytes, [] if notes is None else notes)
     line = 0
     try:
@@ -124,7 +126,7 @@ def _read_text(text: io.TextIOWrapper, kind: str, reading: _Reading) -> Iterator
         what = f"{name}: is FASTA, which has no column {wanted.label!r}"
         raise InputError(what, "Give a table (CSV, TSV, Parquet, xlsx) with labels.")
     if kind == "fasta":
-        return read_fasta(text, name, notes)
+        return read_fasta(text, name, wanted.keep, notes)
     if kind == "jsonl":
         return read_jsonl(text, name, wanted, notes)
     return read_table(text, name, kind, wanted, notes)

@@ -178,7 +178,8 @@ def _records(
 ) -> Generator[Record | RejectedRecord]:
     """The records below the header."""
     width, ordinal, in_r = len(header), 0, False
-    sequence_at = at.sequence.start if len(at.sequence) == 1 and not at.gapped and at.label is None else None
+    plain = len(at.sequence) == 1 and not at.gapped and at.label is None and not at.kept
+    sequence_at = at.sequence.start if plain else None
     for line, row in _data_rows(rows, width, where, notes):
         ordinal += 1
         in_r = in_r or (ordinal == 1 and len(row) == width + 1)
@@ -189,8 +190,9 @@ def _records(
         elif sequence_at is not None:
             yield identified("" if at.id is None else row[at.id], ordinal, row[sequence_at], line)
         else:
-            name, sequence, label = map(str, at.cells(row))
-            yield identified(name, ordinal, sequence, line, label.strip())
+            cells = at.cells(row)
+            kept = {name: str(cell) for name, cell in cells.kept.items()}
+            yield identified(str(cells.id), ordinal, str(cells.sequence), line, str(cells.label).strip(), kept)
     if not ordinal:
         raise InputError(f"{where}: a header, but no records below it", "Give at least one record.")
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import functools
+import gzip
 import io
+import re
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Literal
 
@@ -11,8 +14,10 @@ import msgspec
 import numpy as np
 
 from abonyx.arrays import shortest_decimal
+from abonyx.errors import ConfigError, printable
 from abonyx.extras import load
 from abonyx.output.files import replacing
+from abonyx.wording import option
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,9 +30,12 @@ if TYPE_CHECKING:
 
 Columns = tuple[Any, ...]
 
+Kind = Literal["csv", "tsv", "csv.gz", "tsv.gz", "jsonl", "parquet"]
 RESULT_COLUMNS = ("id", "sequence", "p_nonspecific", "nonspecific", "flag")
-# With --trim domain: which residues of `sequence` were scored, FIRST-LAST from 1; empty = all of them.
-TRIMMED_COLUMNS = (*RESULT_COLUMNS, "domain")
+# With --trim domain: which residues of the record were scored, FIRST-LAST from 1; empty = no domain to trim to.
+PLACE_COLUMN = "domain"
+# What a TSV file, which knows no quotes across lines, cannot hold in a cell.
+_LINE_ENDS = re.compile("[\r\n]")
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,7 @@ def score_columns(
     p: Float32Array,
     nonspecific: Sequence[int | None],
     flags: Sequence[str],
-    places: Sequence[str] | None = None,
+    extra: Sequence[Sequence[str]] = (),
 ) -> Columns:
     """A window of k scores.
 
@@ -63,73 +71,91 @@ def score_columns(
         p: (k,) float32 and finite.
         nonspecific: 0, 1, or None for a score that has a flag and no call.
         flags: why a score should not be trusted, "" = nothing is wrong.
-        places: the column `domain` of trimmed records; None = no such column.
+        extra: the columns that results_format has besides, of k cells each.
     """
     counts = {"ids": len(ids), "sequences": len(sequences), "p": p.size, "nonspecific": len(nonspecific)}
-    counts |= {"flags": len(flags)} | ({} if places is None else {"places": len(places)})
+    counts |= {"flags": len(flags)} | {f"extra {at}": len(column) for at, column in enumerate(extra)}
     if p.dtype != np.float32 or len(set(counts.values())) > 1:
         raise ValueError(f"a window needs one float32 p a row, not {p.dtype} and {counts}")
     for at in np.flatnonzero(~np.isfinite(p)).tolist():
         raise ValueError(f"p_nonspecific of {ids[at]!r} is {p[at]}, which is not a probability")
-    columns = (ids, sequences, p, nonspecific, flags)
-    return columns if places is None else (*columns, places)
+    return (ids, sequences, p, nonspecific, flags, *extra)
 
 
-def embedding_columns(ids: Sequence[str], embedding: Float32Array, width: int) -> Columns:
-    """A window of k embeddings, (k, width) float32."""
+def embedding_columns(
+    ids: Sequence[str], embedding: Float32Array, width: int, flags: Sequence[str], extra: Sequence[Sequence[str]] = ()
+) -> Columns:
+    """A window of k embeddings, (k, width) float32; flags and extra as score_columns has them."""
     wanted = (len(ids), width)
     if embedding.shape != wanted or embedding.dtype != np.float32:
         raise ValueError(f"a window needs {wanted} float32, not {embedding.shape} {embedding.dtype}")
-    return ids, embedding
+    return (ids, embedding, flags, *extra)
 
 
-def results_format(
-    format: Literal["csv", "jsonl", "parquet"], metadata: Mapping[str, str], *, trimmed: bool = False
-) -> Format:
+def results_format(kind: Kind, metadata: Mapping[str, str], extra: Sequence[str] = ()) -> Format:
     """The format of a file of scores.
 
     Args:
-        format: CSV and JSONL hold p as the shortest decimal that reads back as the same float32, Parquet as float32.
-        metadata: stored in Parquet's schema under keys `abonyx.KEY`; CSV and JSONL have no place for it.
-        trimmed: with the column `domain`.
+        kind: Parquet holds p as float32, the others as the shortest decimal that reads back as the same float32.
+        metadata: stored in Parquet's schema under keys `abonyx.KEY`; the others have no place for it.
+        extra: names of the columns behind RESULT_COLUMNS.
 
     Raises:
-        ConfigError: Parquet without pyarrow.
+        ConfigError: Parquet without pyarrow, or two columns of one name.
     """
-    names = TRIMMED_COLUMNS if trimmed else RESULT_COLUMNS
-    if format == "parquet":
+    names = _distinct(RESULT_COLUMNS, extra)
+    if kind == "parquet":
         return _parquet(names, metadata)
+    delimiter = "\t" if kind.startswith("tsv") else ","
+    # A window is a gzip member of its own: with a time stamp, or state kept between windows, no run could be resumed.
+    packed = functools.partial(gzip.compress, mtime=0) if kind.endswith(".gz") else bytes
 
     def text(_start: int, columns: Columns) -> tuple[bytes]:
         ids, sequences, p, *rest = columns
         rows = zip(ids, sequences, map(shortest_decimal, p), *rest, strict=True)
-        return (_csv_bytes(rows) if format == "csv" else _json_lines(rows, names),)
+        return (packed(_json_lines(rows, names) if kind == "jsonl" else _csv_bytes(rows, delimiter)),)
 
-    return Format((_csv_bytes([names]) if format == "csv" else b"",), text)
+    return Format((b"" if kind == "jsonl" else packed(_csv_bytes([names], delimiter)),), text)
 
 
-def embeddings_format(format: Literal["npy", "parquet"], n: int, width: int, metadata: Mapping[str, str]) -> Format:
-    """The format of a file of embeddings; of a .npy the ids of its rows are a first file, for `outputs.ids_path`.
+def refuse_line_ends(kind: Kind, columns: Mapping[str, Sequence[str]]) -> None:
+    """Refuse, by a ConfigError, cells with line ends in a TSV file. columns: name -> cells."""
+    if not kind.startswith("tsv"):
+        return
+    for name, cells in columns.items():
+        for at, cell in enumerate(cells, 1):
+            if _LINE_ENDS.search(cell):
+                what = f"{option('output')}: TSV holds no line end in a cell; column {name!r} of record {at} has one"
+                raise ConfigError(what, "Write .csv, .jsonl or .parquet.")
+
+
+def embeddings_format(
+    kind: Literal["npy", "parquet"], n: int, width: int, metadata: Mapping[str, str], extra: Sequence[str] = ()
+) -> Format:
+    """The format of a file of embeddings; of a .npy the ids and flags of its rows are a first file, for `ids_path`.
 
     Args:
-        format: npy is one (n, width) float32 array; parquet has the columns id and embedding.
+        kind: npy is one (n, width) float32 array; parquet has the columns id, embedding, flag.
         n: rows in all.
         width: columns of the embedding.
         metadata: stored in Parquet's schema under keys `abonyx.KEY`; .npy has no place for it.
+        extra: names of the columns behind `flag`.
 
     Raises:
-        ConfigError: Parquet without pyarrow.
+        ConfigError: Parquet without pyarrow, or two columns of one name.
     """
-    if format == "parquet":
-        return _parquet(("id", "embedding"), metadata, width)
+    if kind == "parquet":
+        return _parquet(_distinct(("id", "embedding", "flag"), extra), metadata, width)
+    names = _distinct(("row", "id", "flag"), extra)
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (n, width)})
 
     def encode(start: int, columns: Columns) -> tuple[bytes, bytes]:
-        ids, embedding = columns
-        return _csv_bytes(enumerate(ids, start)), embedding.astype("<f4", copy=False).tobytes()
+        ids, embedding, *rest = columns
+        rows = zip(range(start, start + len(ids)), ids, *rest, strict=True)
+        return _csv_bytes(rows), embedding.astype("<f4", copy=False).tobytes()
 
-    return Format((_csv_bytes([("row", "id")]), header.getvalue()), encode)
+    return Format((_csv_bytes([names]), header.getvalue()), encode)
 
 
 def rejected_bytes(problems: Iterable[RejectedRecord]) -> bytes:
@@ -149,18 +175,28 @@ def write_table(path: Path, header: tuple[str, ...], rows: Iterable[tuple[object
         sink.write(_csv_bytes([header, *rows]))
 
 
-def _csv_bytes(rows: Iterable[tuple[object, ...]]) -> bytes:
+def _distinct(columns: tuple[str, ...], extra: Sequence[str]) -> tuple[str, ...]:
+    """All names."""
+    for name in extra:
+        if name in columns:
+            what = f"{option('keep')} {printable(name)}: the output has a column of this name"
+            raise ConfigError(what, "Rename it in the input, or leave it out.")
+    return (*columns, *extra)
+
+
+def _csv_bytes(rows: Iterable[tuple[object, ...]], delimiter: str = ",") -> bytes:
     table = list(rows)
-    lines = _csv_lines(table)
+    lines = _csv_lines(table, delimiter)
     # Before CPython 3.11.9 and 3.12.3 a lone \r is left unquoted (gh-67044), and its row would not read back.
     if "\r" in lines:
-        lines = "".join(_csv_lines([row], quote_all="\r" in "".join(map(str, row))) for row in table)
+        lines = "".join(_csv_lines([row], delimiter, quote_all="\r" in "".join(map(str, row))) for row in table)
     return lines.encode("utf-8", "backslashreplace")
 
 
-def _csv_lines(rows: Iterable[tuple[object, ...]], quote_all: bool = False) -> str:
+def _csv_lines(rows: Iterable[tuple[object, ...]], delimiter: str, quote_all: bool = False) -> str:
     text = io.StringIO(newline="")
-    csv.writer(text, quoting=csv.QUOTE_ALL if quote_all else csv.QUOTE_MINIMAL, lineterminator="\n").writerows(rows)
+    quoting: Literal[0, 1] = csv.QUOTE_ALL if quote_all else csv.QUOTE_MINIMAL
+    csv.writer(text, delimiter=delimiter, quoting=quoting, lineterminator="\n").writerows(rows)
     return text.getvalue()
 
 

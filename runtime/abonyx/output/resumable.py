@@ -242,15 +242,22 @@ class Stream:
 
     def __init__(self, format: Format, sink: Sink, header: Header) -> None:
         self._format, self._sink = format, sink
-        sink.write(*format.head)
+        self._begun = False
         self.rows, self.rows_done = header.rows, 0
         self.token_budget, self.window_size = header.token_budget, header.window_size
         self.notes: list[str] = []
 
     def append(self, stop: int, columns: Columns) -> None:
         (data,) = self._format.encode(self.rows_done, columns)
+        self.begin()
         self._sink.write(data)
         self.rows_done = stop
+
+    def begin(self) -> None:
+        """Write the head, once: not before there are rows, since the model that has to score them may not open."""
+        if not self._begun:
+            self._sink.write(*self._format.head)
+            self._begun = True
 
     def halved(self, token_budget: int, note: str) -> None:
         """Nothing to note it in."""
@@ -264,13 +271,17 @@ def open_stream(format: Format, header: Header) -> Iterator[Stream]:
         ConfigError: it cannot be written to, or is a terminal, and Parquet is not text.
     """
     if format.convert is None:
-        yield Stream(format, StandardOutput(), header)
+        stream = Stream(format, StandardOutput(), header)
+        yield stream
+        stream.begin()
         return
     if sys.stdout.isatty():
         raise ConfigError(
             "standard output is a terminal, and Parquet is not text", f"Name a file with {option('output')}."
         )
     with tempfile.TemporaryFile() as gathered:
-        yield Stream(format, gathered, header)
+        stream = Stream(format, gathered, header)
+        yield stream
+        stream.begin()
         gathered.seek(0)
         format.convert(gathered, StandardOutput())

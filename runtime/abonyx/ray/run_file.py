@@ -198,7 +198,7 @@ def open_run_file(directory: Path, *, restart: bool) -> Iterator[RunFile]:
 
 def run_facts(run: RunRequest, kind: Literal["csv", "jsonl", "parquet"], threshold: float) -> dict[str, Fact]:
     """What a run's results depend on beside the files, on this node."""
-    columns = {f"--{name.replace('_', '-')}": value for name, value in run.columns.items()}
+    columns = {"--id-column": run.id_column, "--sequence-column": run.sequence_column, "--sheet": run.sheet}
     return score_facts(kind, threshold) | columns | identity(run)
 
 

@@ -25,7 +25,7 @@ class RunRequest:
 
     Attributes:
         skip: leave bad records out instead of refusing the input.
-        columns: id_column, sequence_column and sheet, as read_input takes them.
+        id_column, sequence_column, sheet, keep: what of a table is read; see input.records.read_records.
         check: what happens to records that the head was not trained on; see domain.DomainRule.
         trim: score the variable domain inside a longer record.
         gaps: what happens to gaps and a final stop.
@@ -33,12 +33,14 @@ class RunRequest:
 
     config: RuntimeConfig
     bundle: Bundle
-    skip: bool
-    columns: dict[str, str | None]
+    skip: bool = False
+    id_column: str | None = None
+    sequence_column: str | None = None
+    sheet: str | None = None
     check: Check = "check"
     trim: bool = False
-
     gaps: Gaps = "refuse"
+    keep: tuple[str, ...] = ()
 
     @property
     def rule(self) -> DomainRule:
@@ -68,10 +70,11 @@ class RunRequest:
             skip_invalid=self.skip,
             rule=rule or self.rule,
             in_children=in_children,
-            id_column=self.columns["id_column"],
-            sequence_column=self.columns["sequence_column"],
-            sheet=self.columns["sheet"],
+            id_column=self.id_column,
+            sequence_column=self.sequence_column,
+            sheet=self.sheet,
             gaps=self.gaps,
+            keep=self.keep,
         )
 
     def metadata(self) -> dict[str, str]:
@@ -100,13 +103,14 @@ def prepare(
     trim: bool = False,
     gaps: Gaps = "refuse",
     sheet: str | None = None,
+    keep: tuple[str, ...] = (),
 ) -> RunRequest:
     """Load the config, and the manifest of the bundle that it names; nothing is hashed or opened.
 
     Args:
         config_file: a TOML file.
         flags: fields of the config that override file and environment; None values are not set.
-        id_column, sequence_column, sheet, skip, check, trim, gaps: as RunRequest has them.
+        id_column, sequence_column, sheet, skip, check, trim, gaps, keep: as RunRequest has them.
 
     Raises:
         ConfigError, BundleError: see load_config, open_bundle and Bundle.variant; or trim without a check.
@@ -119,5 +123,4 @@ def prepare(
     config = load_config(config_file, flags=flags)
     bundle = open_bundle(config.bundle)
     bundle.variant(config.provider, config.variant)
-    columns = {"id_column": id_column, "sequence_column": sequence_column, "sheet": sheet}
-    return RunRequest(config, bundle, skip, columns, check, trim, gaps)
+    return RunRequest(config, bundle, skip, id_column, sequence_column, sheet, check, trim, gaps, keep)

@@ -13,12 +13,12 @@ from abonyx import __version__
 from abonyx.arrays import Float32Array
 from abonyx.bundle.threshold import called
 from abonyx.engine.providers import ENGINE_DISTRIBUTIONS, token_budget, window_size
-from abonyx.errors import RunInterrupted
+from abonyx.errors import ConfigError, RunInterrupted
 from abonyx.input.checked import Input
 from abonyx.logs import LOGGER
 from abonyx.output import formats
 from abonyx.output.files import ids_path, rejected_path
-from abonyx.output.formats import Columns, Format, rejected_bytes
+from abonyx.output.formats import Columns, Format, Kind, rejected_bytes
 from abonyx.output.journal import Fact, Header
 from abonyx.output.resumable import ResumableOutput, Stream, open_resumable, open_stream
 from abonyx.run.interrupts import Stop, handled
@@ -57,7 +57,7 @@ def score_run(
     run: RunRequest,
     records: Input,
     target: Path | None,
-    kind: Literal["csv", "jsonl", "parquet"],
+    kind: Kind,
     threshold: float,
     seen: Seen | None = None,
 ) -> FileRun:
@@ -74,11 +74,46 @@ def score_run(
         flags = [judgement.text for judgement in judgements]
         if seen:
             seen(records.ids[window], p, calls, flags)
-        places = records.places[window] if run.trim else None
-        return formats.score_columns(records.ids[window], records.shown[window], p, calls, flags, places)
+        extra = [column[window] for column in added.values()]
+        return formats.score_columns(records.ids[window], records.shown[window], p, calls, flags, extra)
 
-    format_ = formats.results_format(kind, run.metadata() | {"threshold": repr(threshold)}, trimmed=run.trim)
+    added = added_columns(run, records)
+    format_ = formats.results_format(kind, run.metadata() | {"threshold": repr(threshold)}, tuple(added))
+    formats.refuse_line_ends(kind, {"id": records.ids} | added)
     return FileRun(run, records, target, format_, "p_nonspecific", columns, score_facts(kind, threshold))
+
+
+def embed_run(run: RunRequest, records: Input, target: Path, kind: Literal["npy", "parquet"]) -> FileRun:
+    """The run that embeds an input.
+
+    Raises:
+        ConfigError: Parquet without pyarrow.
+    """
+    width = run.bundle.manifest.embedding_width
+
+    def columns(start: int, stop: int, embedding: Float32Array) -> Columns:
+        window = slice(start, stop)
+        flags = [judgement.text for judgement in records.judgements[window]]
+        extra = [column[window] for column in added.values()]
+        return formats.embedding_columns(records.ids[window], embedding, width, flags, extra)
+
+    added = added_columns(run, records)
+    format_ = formats.embeddings_format(kind, len(records.ids), width, run.metadata(), tuple(added))
+    return FileRun(run, records, target, format_, "embedding", columns, {"command": "embed", "format": kind})
+
+
+def added_columns(run: RunRequest, records: Input) -> dict[str, list[str]]:
+    """Name -> cells of the columns that a run adds to the usual ones: which residues were scored, and what is kept.
+
+    Raises:
+        ConfigError: two of them have one name.
+    """
+    if not run.trim:
+        return records.kept
+    if formats.PLACE_COLUMN in records.kept:
+        what = f"{option('keep')} {formats.PLACE_COLUMN}: the output has a column of this name"
+        raise ConfigError(what, "Rename it in the input, or leave it out.")
+    return {formats.PLACE_COLUMN: records.places} | records.kept
 
 
 def score_facts(kind: str, threshold: float) -> dict[str, Fact]:
@@ -215,6 +250,7 @@ def identity(run: RunRequest) -> dict[str, Fact]:
         "--on-invalid": "skip" if run.skip else "fail",
         **run.rule.facts(),
         "--gaps": run.gaps,
+        "--keep": ", ".join(run.keep) or None,
         "bundle, sha256": run.bundle.sha256,
         **dict(_flat("", dataclasses.asdict(dataclasses.replace(run.config, bundle=None)))),
         "abonyx": __version__,

@@ -87,7 +87,7 @@ class Score(_Out, frozen=True, kw_only=True):
         nonspecific: 1 if p_nonspecific is strictly above the threshold, 0 if not; null for a flagged record, whose
             score means nothing. A nanobody-like record without another flag has its 1 or 0.
         flag: why the score should not be trusted, several reasons joined by "; "; "" = nothing is wrong.
-        domain: with trim alone: the residues that were scored, FIRST-LAST from 1; "" = all of them.
+        domain: with trim alone: the residues that were scored, FIRST-LAST from 1; "" = no domain to trim to.
     """
 
     id: str

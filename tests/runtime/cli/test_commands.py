@@ -157,7 +157,7 @@ def test_embed(run: Any, tmp_path: Path, sequences: list[str]) -> None:
     assert run("embed", EXAMPLES, "-o", output).code == 0
     with abonyx.open_session() as session:
         assert (np.load(output) == session.embed(sequences)).all()
-    assert rows(tmp_path / "embedding.ids.csv")[1] == {"row": "1", "id": "bevacizumab"}
+    assert rows(tmp_path / "embedding.ids.csv")[1] == {"row": "1", "id": "bevacizumab", "flag": ""}
     done = run("embed", EXAMPLES, "-o", tmp_path / "embedding.txt")
     assert done.code == 2
     assert ".npy" in done.err

@@ -76,11 +76,11 @@ def test_more_threads_or_streams_than_there_are() -> None:
 def test_bfloat16_is_named_in_the_metadata() -> None:
     bundle = open_bundle(MINI)
     for precision, named in (("f32", "fp16-weights"), ("bf16", "bf16")):
-        run = RunRequest(_config(precision=precision), bundle, False, {})
+        run = RunRequest(_config(precision=precision), bundle)
         assert run.metadata()["precision"] == named
     # the table is kept for another provider, and means nothing there
     config = RuntimeConfig(openvino=OpenVinoOptions(precision="bf16"))
-    assert RunRequest(config, bundle, False, {}).metadata()["precision"] == "fp16-weights"
+    assert RunRequest(config, bundle).metadata()["precision"] == "fp16-weights"
 
 
 def test_bfloat16_that_comes_out_as_float32_is_refused() -> None:

@@ -86,7 +86,7 @@ def test_trim_scores_the_domain_and_shows_the_original() -> None:
     found = read(HEAVY, SCFV, TAGGED, LIGHT, rule=DomainRule(trim=True))
     assert found.sequences == [HEAVY, HEAVY, HEAVY, LIGHT]
     assert found.shown == [HEAVY, SCFV, TAGGED, LIGHT]
-    assert found.places == ["", f"1-{len(HEAVY)}", f"1-{len(HEAVY)}", ""]
+    assert found.places == [*[f"1-{len(HEAVY)}"] * 3, f"1-{len(LIGHT)}"]
     assert flags(found) == ["", "", "", "light chain (kappa)"]
 
 

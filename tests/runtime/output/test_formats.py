@@ -156,15 +156,18 @@ def embedding(rows: int, width: int) -> Float32Array:
 def test_npy_and_its_ids(tmp_path: Path) -> None:
     path, whole = tmp_path / "e.v1.npy", embedding(7, 5)
     with open_embeddings(path, "npy", 7, 5) as output:
-        output.append(3, embedding_columns(IDS[:3], whole[:3], 5))
-        output.append(7, embedding_columns(IDS[3:], np.asfortranarray(whole[3:]), 5))
+        output.append(3, embedding_columns(IDS[:3], whole[:3], 5, FLAGS[:3]))
+        output.append(7, embedding_columns(IDS[3:], np.asfortranarray(whole[3:]), 5, FLAGS[3:]))
     for mode in (None, "r"):
         read = np.load(path, mmap_mode=mode)
         assert (read.dtype, read.flags["C_CONTIGUOUS"]) == (np.dtype("<f4"), True)
         np.testing.assert_array_equal(read, whole)
     assert ids_path(path) == tmp_path / "e.v1.ids.csv"
     with ids_path(path).open(newline="", encoding="utf-8") as file:
-        assert list(csv.reader(file)) == [["row", "id"], *([str(n), id_] for n, id_ in enumerate(IDS))]
+        assert list(csv.reader(file)) == [
+            ["row", "id", "flag"],
+            *([str(n), id_, flag] for n, (id_, flag) in enumerate(zip(IDS, FLAGS, strict=True))),
+        ]
     assert len(list(tmp_path.iterdir())) == 2
 
 
@@ -172,10 +175,10 @@ def test_parquet_embeddings(tmp_path: Path) -> None:
     pq = pytest.importorskip("pyarrow.parquet")
     path, whole = tmp_path / "e.parquet", embedding(7, 5)
     with open_embeddings(path, "parquet", 7, 5) as output:
-        output.append(3, embedding_columns(IDS[:3], whole[:3], 5))
-        output.append(7, embedding_columns(IDS[3:], whole[3:], 5))
+        output.append(3, embedding_columns(IDS[:3], whole[:3], 5, FLAGS[:3]))
+        output.append(7, embedding_columns(IDS[3:], whole[3:], 5, FLAGS[3:]))
     table = pq.read_table(path)
-    assert table.column_names == ["id", "embedding"]
+    assert table.column_names == ["id", "embedding", "flag"]
     assert str(table.schema.field("embedding").type) == "fixed_size_list<element: float>[5]"
     assert table.schema.metadata == {b"abonyx.bundle": b"mini"}
     assert table["id"].to_pylist() == IDS
@@ -199,14 +202,14 @@ def test_other_number_of_embeddings_than_announced(tmp_path: Path, format: Embed
         pytest.raises(ValueError, match="7 rows were written, 8 announced"),
         open_embeddings(tmp_path / "e.npy", format, 8, 5) as output,
     ):
-        output.append(7, embedding_columns(IDS, embedding(7, 5), 5))
+        output.append(7, embedding_columns(IDS, embedding(7, 5), 5, FLAGS))
     assert not (tmp_path / "e.npy").exists()
 
 
 @pytest.mark.parametrize("wrong", [embedding(7, 4), embedding(6, 5), embedding(7, 5).astype(np.float64)])
 def test_embedding_of_another_shape(wrong: Float32Array) -> None:
     with pytest.raises(ValueError, match=r"needs \(7, 5\) float32, not \(\d, \d\) float"):
-        embedding_columns(IDS, wrong, 5)
+        embedding_columns(IDS, wrong, 5, FLAGS)
 
 
 # Rejected records

@@ -56,7 +56,7 @@ def targets(folder: Path, kind: str) -> list[Path]:
 def window(kind: str, start: int, stop: int) -> Columns:
     rows = slice(start, stop)
     if kind in ("npy", "embedding.parquet"):
-        return embedding_columns(IDS[rows], EMBEDDING[rows], 1)
+        return embedding_columns(IDS[rows], EMBEDDING[rows], 1, FLAGS[rows])
     return score_columns(IDS[rows], SEQUENCES[rows], P[rows], CALLS[rows], FLAGS[rows])
 
 

@@ -66,6 +66,8 @@ OPTIONS = {
     "provider": None,
     "id_column": None,
     "sequence_column": None,
+    "sheet": None,
+    "gaps": "refuse",
     "on_invalid": "fail",
     "domain": "check",
     "trim": None,
@@ -547,7 +549,7 @@ def test_a_node_with_another_bundle_or_directory_is_refused(parts: Path, tmp_pat
     assert isinstance(found, ConfigError)
     assert f"{tmp_path / 'run.journal'}: is not there" in found.what
     other = abonyx.run.request.RunRequest(
-        run.config, abonyx.bundle.Bundle(run.bundle.path, run.bundle.manifest, "f" * 64), False, {}
+        run.config, abonyx.bundle.Bundle(run.bundle.path, run.bundle.manifest, "f" * 64)
     )
     found = Worker(DirectoryRequest(other, tmp_path, "csv", 0.5)).open([])
     assert isinstance(found, BundleError)

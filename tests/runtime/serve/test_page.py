@@ -282,9 +282,9 @@ def test_trimmed_records_name_their_residues(visit: Opener, site: Site) -> None:
     page.wait_for_selector("#results:not([hidden])")
     assert site.asked[0].url.endswith("/v1/score?on_invalid=skip&trim=domain")
     assert texts(page, "#scores td.flag") == ["residues 1-120 scored", "", "no antibody domain"]
-    form = results_format("csv", {}, trimmed=True)
+    form = results_format("csv", {}, ("domain",))
     p = np.linspace(0.05, 0.95, 3).astype(np.float32)
-    (rows,) = form.encode(0, score_columns(ids, [VH] * 3, p, [0, 0, None], flags, places))
+    (rows,) = form.encode(0, score_columns(ids, [VH] * 3, p, [0, 0, None], flags, [places]))
     assert downloaded(page, "#download") == form.head[0] + rows
     page.fill("#text", VH)  # one sequence a line goes as JSON
     page.click("#score")
