@@ -13,7 +13,7 @@ test: .venv-test/installed  ## lint, types, import arrows, tests
 	.venv-test/bin/ruff format --check .
 	.venv-test/bin/mypy
 	.venv-test/bin/lint-imports --no-logo
-	.venv-test/bin/python -m pytest
+	.venv-test/bin/python -m pytest -n 2 --dist loadfile
 
 bench: .venv-test/bench .venv-bench-openvino/installed .venv-bench-esmcpp/installed  ## commands; engines side by side
 	.venv-test/bin/python benchmarks/commands.py -o benchmarks/records/commands.json

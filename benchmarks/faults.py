@@ -170,8 +170,8 @@ def end(scene: Scene, expected: dict[str, bytes], output: Path | None = None) ->
     """Let the run go on to its end: it must have gone on, and give the undisturbed run's bytes and nothing else."""
     output = output or scene.output()
     code, text = scene.run(output)
-    faults = [] if code == 0 else [f"going on: exit code {code}: {text}"]
-    if "going on after row" not in text:
+    faults = [] if code == 0 else [f"resuming: exit code {code}: {text}"]
+    if "resuming after row" not in text:
         faults.append(f"did not go on, but began anew: {text}")
     found = files(output.parent)
     if found != expected:
@@ -186,7 +186,7 @@ def interrupt(scene: Scene, expected: dict[str, bytes]) -> list[str]:
     for part, number in enumerate((signal.SIGINT, signal.SIGTERM), 1):
         before = part * scene.rows // 4
         code, text = stop_at(scene, scene.output(), before, number)
-        if code != 130 or "the same command goes on" not in text:
+        if code != 130 or "the same command resumes" not in text:
             faults.append(f"{number.name}: exit code {code}: {text}")
     return faults + end(scene, expected)
 

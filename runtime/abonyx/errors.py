@@ -3,7 +3,7 @@
 EngineError                     1
  ├ ConfigError                  2  an option, a config file, an output path
  │  ├ OutputInUse               2  another run is writing the same output
- │  └ ResumeRefused             2  an interrupted run that this command cannot go on with
+ │  └ ResumeRefused             2  an interrupted run that this command cannot resume
  ├ InputError                   3  a file of sequences, labels or a head that cannot be used as given
  │  ├ RecordsRejected           3  records of an otherwise readable file
  │  ├ InputTooLarge             3  more bytes, records or residues than the reader was told to take

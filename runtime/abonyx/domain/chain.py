@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
+import signal
 from collections import deque
 from collections.abc import Iterable
 from functools import cache
 from typing import NamedTuple
 
 from immunum import Annotator, NumberingResult
+
+# immunum imports polars if it is installed, and polars makes a blocking read continue after Ctrl-C, as if nothing had
+# been typed. This is Python's own setting again. Windows has no such setting.
+if hasattr(signal, "siginterrupt"):
+    signal.siginterrupt(signal.SIGINT, True)
 
 # Shuffled, reversed, random and unrelated proteins reach at most 0.292 (3,840 sequences); T-cell receptors have at
 # least 0.42, antibodies 0.52. immunum's own default, 0.5, would lose T-cell receptors.

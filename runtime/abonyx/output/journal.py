@@ -38,7 +38,7 @@ class Header(msgspec.Struct, frozen=True, tag="header"):
     """What the run is; the first line.
 
     Attributes:
-        identity: what another command must equal to go on with the run, by the name a user knows it by.
+        identity: what another command must equal to resume the run, by the name a user knows it by.
         config_sha256: RuntimeConfig.sha256(); the identity has its fields one by one.
         rows: records that are scored in all; rejected: those that are not.
         token_budget, window_size: as the run began, whatever a later version's defaults are.

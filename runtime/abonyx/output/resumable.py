@@ -1,4 +1,4 @@
-"""The output of a run that can be killed at any point and gone on with.
+"""The output of a run that can be killed at any point and resumed.
 
 Beside OUT stand OUT.partial, which grows a window at a time, and OUT.journal. In this order: a window's bytes to the
 disk, then the journal's line that counts them; when all rows are there, the line that says so, then the renames, OUT
@@ -132,7 +132,7 @@ class ResumableOutput:
                 raise ResumeRefused(
                     f"output {target}: an interrupted run left {done} of {line.rows} rows in {self._files[-1].path}, "
                     "and this command is another run:\n  " + "\n  ".join(found),
-                    "Give that run's command again to go on with it, name another output, or start again with "
+                    "Give that run's command again to resume it, name another output, or start again with "
                     f"{option('restart')}, which drops those rows.",
                 )
 

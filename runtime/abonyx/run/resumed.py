@@ -176,7 +176,7 @@ def _run(
             return None
         config = dataclasses.replace(run.config, token_budget=out.token_budget, window_size=out.window_size)
         if out.rows_done:
-            LOGGER.info(f"going on after row {out.rows_done} of {count}, which an interrupted run left")
+            LOGGER.info(f"resuming after row {out.rows_done} of {count}, which an interrupted run left")
         earlier_notes = list(out.notes)
         job = Job(records, _FileSink(file_run, out, stop))
         try:

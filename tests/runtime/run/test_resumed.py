@@ -88,7 +88,7 @@ def test_a_signal_finishes_the_window_and_says_how_to_go_on(
     assert sorted(contents(tmp_path)) == ["out.csv", "out.csv.journal", "out.csv.partial", "whole.csv"]
     done = run("score", EXAMPLES, "-o", output, "--table")
     assert done.code == 0
-    assert "going on after row 6 of 12" in done.err
+    assert "resuming after row 6 of 12" in done.err
     assert "6 sequences scored after 6 of an interrupted run" in done.err
     assert "... and 6 more" in done.err
     assert output.read_bytes() == whole.read_bytes()
@@ -102,7 +102,7 @@ def test_a_second_signal_ends_at_once(run: Call, stopped: Stopping, tmp_path: Pa
     assert done.code == 130
     assert "a second SIGINT: ended at once" in done.err
     assert "3 of 12 rows are kept" in done.err
-    assert "going on after row 3" in run("score", EXAMPLES, "-o", output).err
+    assert "resuming after row 3" in run("score", EXAMPLES, "-o", output).err
 
 
 def test_a_signal_in_the_last_window_loses_nothing(run: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,7 +191,7 @@ def test_another_input_is_refused_and_the_same_records_from_elsewhere_are_not(
     assert "records to score: 12 then, 11 now" in run("score", other, "-o", output).err
     command = [sys.executable, "-m", "abonyx", "score", "-", "-o", str(output)]
     piped = subprocess.run(command, input=text.replace("\n", "\r\n"), capture_output=True, text=True, check=False)
-    assert "going on after row 3 of 12" in piped.stderr
+    assert "resuming after row 3 of 12" in piped.stderr
     assert output.read_bytes() == whole.read_bytes()
 
 
@@ -356,7 +356,7 @@ def test_embeddings_are_gone_on_with(run: Call, stopped: Stopping, tmp_path: Pat
     (tmp_path / "out").mkdir()
     assert run("embed", EXAMPLES, "-o", tmp_path / "whole" / f"e{suffix}").code == 0
     half(stopped, "embed", EXAMPLES, "-o", tmp_path / "out" / f"e{suffix}")
-    assert "going on after row 3" in run("embed", EXAMPLES, "-o", tmp_path / "out" / f"e{suffix}").err
+    assert "resuming after row 3" in run("embed", EXAMPLES, "-o", tmp_path / "out" / f"e{suffix}").err
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
