@@ -1,1 +1,5 @@
 """A classifier file as the head of a graph."""
+
+from abonyx_export.head.head import read_head
+
+__all__ = ["read_head"]
