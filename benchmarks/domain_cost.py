@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import resource
 import statistics
 import subprocess
 import sys
@@ -34,14 +35,16 @@ def scores(path: Path) -> list[str]:
         return [row["p_nonspecific"] for row in csv.DictReader(file)]
 
 
-def timed(source: Path, output: Path, check: str, options: list[str]) -> tuple[float, str]:
-    """Seconds of one run from start to exit, and its summary."""
+def timed(source: Path, output: Path, check: str, options: list[str]) -> tuple[float, float, str]:
+    """Seconds of one run from start to exit, those of its processors, and its summary."""
     command = [sys.executable, "-m", "abonyx", "score", str(source), "-o", str(output), "--domain", check, *options]
-    started = time.perf_counter()
+    started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(done.stderr)
-    return time.perf_counter() - started, done.stderr
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    processors = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return time.perf_counter() - started, processors, done.stderr
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -53,13 +56,15 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     options = ["--provider", arguments.provider]
     options += ["--bundle", str(arguments.bundle)] if arguments.bundle else []
     seconds: dict[str, list[float]] = {check: [] for check in CHECKS}
+    processor_seconds: dict[str, list[float]] = {check: [] for check in CHECKS}
     summary: dict[str, str] = {}
     for repeat in range(arguments.repeats + 1):
         for check in CHECKS:
-            took, summary[check] = timed(source, arguments.work / f"{check}.csv", check, options)
+            took, busy, summary[check] = timed(source, arguments.work / f"{check}.csv", check, options)
             print(f"{repeat or 'warm-up'} {check}: {took:.2f} s", file=sys.stderr, flush=True)
             if repeat:
                 seconds[check].append(took)
+                processor_seconds[check].append(busy)
     if scores(arguments.work / "off.csv") != scores(arguments.work / "check.csv"):
         sys.exit("the scores differ")
     medians = {check: statistics.median(values) for check, values in seconds.items()}
@@ -70,6 +75,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "seconds": seconds,
         "median_seconds": medians,
         "check_over_off": medians["check"] / medians["off"],
+        "processor_seconds": processor_seconds,
+        "processor_check_over_off": statistics.median(processor_seconds["check"])
+        / statistics.median(processor_seconds["off"]),
         "processors": usable_processors(),
         "judged_by": judged_by(),
         "summary": {check: text.splitlines() for check, text in summary.items()},
