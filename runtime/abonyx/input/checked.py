@@ -186,7 +186,7 @@ class _Row(NamedTuple):
 def _row(record: Record | RejectedRecord, label_required: bool, gaps: Gaps | None, interface: Interface) -> _Row:
     if isinstance(record, RejectedRecord):
         return _Row(Record(record.id, "", record.line), "", record)
-    sequence, why = judge(record.sequence, gaps, interface)
+    sequence, why = judge(record.sequence, gaps, interface=interface)
     why = why or _label_problem(_label(record), label_required)
     return _Row(record, sequence, RejectedRecord(record.id, record.line, why) if why else None)
 

@@ -19,7 +19,7 @@ _NO_GAPS = str.maketrans("", "", "-.")
 
 
 def judge(
-    sequence: str, gaps: Gaps | None = None, interface: Interface = Interface.COMMAND_LINE
+    sequence: str, gaps: Gaps | None = None, *, interface: Interface = Interface.COMMAND_LINE
 ) -> tuple[str, str | None]:
     """The cleaned sequence, and why it cannot be scored whatever its length, or None.
 

@@ -26,7 +26,8 @@ from abonyx.serve.scheduler import DEAD, NO_MODEL
 from abonyx.serve.service import LOOK_S, FileQuery, FileScoreQuery, Service, Waiting
 
 NDJSON = "application/x-ndjson"
-PAGE = {"/": "index.html", "/page/app.js": "app.js", "/page/style.css": "style.css"}
+_SCRIPTS = ("app", "card", "dom", "files", "histogram", "input", "pasted", "server", "table")
+PAGE = {"/": "index.html", "/page/style.css": "style.css"} | {f"/page/{name}.js": f"{name}.js" for name in _SCRIPTS}
 _PAGE_TYPES = {"html": "text/html; charset=utf-8", "js": "text/javascript; charset=utf-8", "css": "text/css"}
 
 
