@@ -5,7 +5,7 @@ import { showFacts } from "./card.js";
 import { $, DECIMALS, make, plural, say, whole } from "./dom.js";
 import { downloadRejected, downloadScores } from "./files.js";
 import { drawHistogram } from "./histogram.js";
-import { chooseFile, chooseThreshold, isEmpty, listen, requestOf, showPicker, unclearProblem } from "./input.js";
+import { chooseThreshold, isEmpty, listen, requestOf, showPicker, unclearProblem } from "./input.js";
 import { Refused, ask, lastLine, parsed, reached, useToken } from "./server.js";
 import { PagedTable } from "./table.js";
 
@@ -267,7 +267,7 @@ const rejectedTable = new PagedTable($("rejects"), "Records that were left out",
 
 // --- what the user does
 
-listen();
+listen(showProblem);
 $("input").addEventListener("submit", score);
 $("cancel").addEventListener("click", () => running?.abort());
 $("find").addEventListener("input", filterScores);
@@ -280,24 +280,6 @@ $("token-form").addEventListener("submit", (event) => {
   event.preventDefault();
   useToken($("token").value);
   loadModel();
-});
-
-const hasFiles = (event) => event.dataTransfer?.types.includes("Files");
-document.addEventListener("dragover", (event) => {
-  if (!hasFiles(event)) return;
-  event.preventDefault();
-  document.body.classList.add("dropping");
-});
-document.addEventListener("dragleave", (event) => {
-  if (!event.relatedTarget) document.body.classList.remove("dropping");
-});
-document.addEventListener("drop", (event) => {
-  document.body.classList.remove("dropping");
-  if (!hasFiles(event)) return;
-  event.preventDefault();
-  const { files } = event.dataTransfer;
-  if (files.length === 1) chooseFile(files[0]);
-  else showProblem({ title: "One file at a time", detail: `${plural(files.length, "file")} were dropped.` });
 });
 
 let drawnWidth = 0;

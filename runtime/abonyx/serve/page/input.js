@@ -147,8 +147,29 @@ function noteText() {
   $("text-note").textContent = taken ? `No header: ${taken}.` : usualNote;
 }
 
-/** Have the form do what the user asks. */
-export function listen() {
+const hasFiles = (event) => event.dataTransfer?.types.includes("Files");
+
+function listenToDrops(refuse) {
+  document.addEventListener("dragover", (event) => {
+    if (!hasFiles(event)) return;
+    event.preventDefault();
+    document.body.classList.add("dropping");
+  });
+  document.addEventListener("dragleave", (event) => {
+    if (!event.relatedTarget) document.body.classList.remove("dropping");
+  });
+  document.addEventListener("drop", (event) => {
+    document.body.classList.remove("dropping");
+    if (!hasFiles(event)) return;
+    event.preventDefault();
+    const { files } = event.dataTransfer;
+    if (files.length === 1) chooseFile(files[0]);
+    else refuse({ title: "One file at a time", detail: `${plural(files.length, "file")} were dropped.` });
+  });
+}
+
+/** Have the form do what the user asks; refuse(problem) shows why it does not. */
+export function listen(refuse) {
   $("choose").addEventListener("click", () => $("file").click());
   $("file").addEventListener("change", () => $("file").files.length && chooseFile($("file").files[0]));
   $("remove").addEventListener("click", () => chooseFile(null));
@@ -157,4 +178,5 @@ export function listen() {
   $("picker").addEventListener("submit", pick);
   $("text").addEventListener("input", () => { forgetPicked(); noteText(); });
   for (const name of COLUMNS) $(name).addEventListener("input", () => { picked = false; noteText(); });
+  listenToDrops(refuse);
 }
