@@ -44,7 +44,6 @@ def take(browser: Browser, address: str, name: str, scheme: Scheme, width: int, 
     page.fill("#text", EXAMPLES.read_text(encoding="utf-8") + OTHERS)
     page.click("#score:enabled")
     page.wait_for_selector("#results:not([hidden])")
-    page.click("#scores th.score button")
     page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
     page.mouse.move(0, 0)
     picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")

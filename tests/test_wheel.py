@@ -24,7 +24,7 @@ def test_wheel_holds_the_model_and_scores_outside_the_clone(tmp_path: Path) -> N
     assert "abonyx/mini/manifest.json" in names
     assert "abonyx_export/therapeutic_vh.csv" in names
     assert "abonyx/py.typed" in names
-    assert {f"abonyx/serve/page/{name}" for name in ("index.html", "app.js", "style.css")} <= set(names)
+    assert {f"abonyx/serve/page/{name}" for name in ("index.html", "app.js", "pasted.js", "style.css")} <= set(names)
     assert wheel.stat().st_size < 17 * 2**20
     site = tmp_path / "site"
     subprocess.run([*pip, "install", "--no-deps", "--target", str(site), str(wheel)], check=True, timeout=300)

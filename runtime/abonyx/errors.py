@@ -7,6 +7,7 @@ EngineError                     1
  ├ InputError                   3  a file of sequences, labels or a head that cannot be used as given
  │  ├ RecordsRejected           3  records of an otherwise readable file
  │  ├ InputTooLarge             3  more bytes, records or residues than the reader was told to take
+ │  ├ ColumnUnclear             3  which column of a table is meant: none has the name, or several could be meant
  │  └ HeadRefused               3  a classifier file that is not a plain logistic head, or is another encoder's
  ├ BundleError                  4  a bundle that is missing, damaged or of another schema
  │  └ ChecksumMismatch          4
@@ -88,6 +89,19 @@ class RecordsRejected(InputError):
 
 class InputTooLarge(InputError):
     """More bytes, records or residues than the caller takes; names the limit."""
+
+
+class ColumnUnclear(InputError):
+    """No column of a table has the name, or several could be meant; shows the names.
+
+    Args:
+        what, fix: as every EngineError.
+        columns: names that may be given instead; empty if they are too many or too long for a choice.
+    """
+
+    def __init__(self, what: str, fix: str = "", *, columns: tuple[str, ...] = ()) -> None:
+        super().__init__(what, fix)
+        self.columns = columns
 
 
 class HeadRefused(InputError):

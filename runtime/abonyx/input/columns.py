@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from abonyx.errors import InputError, printable
+from abonyx.errors import ColumnUnclear, InputError, printable
 from abonyx.input.cells import NO_CELLS, Cells, is_missing, text
 from abonyx.wording import option
 
@@ -28,6 +28,9 @@ _FEWEST_MARKS = 3
 # In place of the names of columns to keep.
 ALL = "all"
 _SHOWN, _SHOWN_CHARS = 20, 1_500
+# The most names, and the longest one, that an error offers for a choice.
+_OFFERED, _OFFERED_CHARS = 200, 100
+_SURROGATE = re.compile("[\ud800-\udfff]")  # a byte that is not UTF-8
 _NAME_IT = f"Name one of them with {option('sequence_column')}."
 
 
@@ -94,7 +97,8 @@ def find_columns(header: Sequence[str], where: str, wanted: Wanted, notes: list[
         notes: gets what a user should know of the choice.
 
     Raises:
-        InputError: a column is not there, or more than one could be meant, or a used name appears more than once.
+        ColumnUnclear: a column is not there, or more than one could be meant.
+        InputError: a used name appears more than once, or a range ends before it starts.
     """
     table = _Header([column.strip() for column in header], where)
     sequence = table.sequence() if wanted.sequence is None else table.named_range(wanted.sequence.strip())
@@ -113,6 +117,11 @@ def find_columns(header: Sequence[str], where: str, wanted: Wanted, notes: list[
 def key(name: str) -> str:
     """A column's name without case, spaces, `_` and `-`."""
     return re.sub("[ _-]+", "", name).lower()
+
+
+def is_sequence_name(name: str) -> bool:
+    """Whether a column of this name is taken for the sequences."""
+    return key(name) == "sequence" or key(name) in _SEQUENCE_NAMES
 
 
 class _Header:
@@ -134,7 +143,7 @@ class _Header:
             fix = "Is it one sequence a line, without a header? Put a line with `sequence` before the first one."
         else:
             fix = f"Name one of them with {option(argument)}."
-        raise InputError(f"{self.where}: no column {printable(name)!r}; columns: {self.shown()}", fix)
+        raise self._unclear(f"no column {printable(name)!r}; columns: {self.shown()}", fix)
 
     def named_range(self, name: str) -> range:
         """The places of the sequences: a column, or FIRST:LAST."""
@@ -166,7 +175,7 @@ class _Header:
         places = places or [at for at, known in enumerate(self.keys) if known in _SEQUENCE_NAMES]
         if len(places) > 1:
             candidates = _shown([self.names[at] for at in places])
-            raise InputError(f"{self.where}: several columns could hold the sequences: {candidates}", _NAME_IT)
+            raise self._unclear(f"several columns could hold the sequences: {candidates}", _NAME_IT)
         at = places[0] if places else self.named("sequence", "sequence_column")
         return range(at, at + 1)
 
@@ -179,11 +188,11 @@ class _Header:
                 return next(place for place in there if place)
         marks = len(_AIRR_MARKS & {*self.keys})
         if "sequence" in self.keys and (marks >= _FEWEST_MARKS or "revcomp" in self.keys):
-            what = f"{self.where}: is an AIRR table, its column 'sequence' holds nucleotides, and it has no amino acids"
+            what = "is an AIRR table, its column 'sequence' holds nucleotides, and it has no amino acids"
             fix = (
                 f"Add sequence_aa or sequence_alignment_aa; if it is amino acids: {option('sequence_column')} sequence."
             )
-            raise InputError(what, fix)
+            raise self._unclear(what, fix)
         return None
 
     def kept(self, names: tuple[str, ...], used: list[int]) -> tuple[tuple[int, str], ...]:
@@ -192,6 +201,12 @@ class _Header:
             return tuple((at, name) for at, name in enumerate(self.names) if name and at not in used)
         places = dict.fromkeys(self.named(name.strip(), "keep") for name in names)
         return tuple((place, self.names[place]) for place in places)
+
+    def _unclear(self, what: str, fix: str) -> ColumnUnclear:
+        """The error, with the names that may be chosen: those that appear once and are valid text."""
+        offered = len(self.names) <= _OFFERED and all(len(name) <= _OFFERED_CHARS for name in self.names)
+        once = (name for name in self.names if name and self.names.count(name) == 1 and not _SURROGATE.search(name))
+        return ColumnUnclear(f"{self.where}: {what}", fix, columns=tuple(once) if offered else ())
 
     def check_once(self, place: int) -> None:
         """Refuse a used column whose name another one has, too."""

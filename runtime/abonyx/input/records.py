@@ -19,6 +19,7 @@ from abonyx.input.cells import Record, RejectedRecord
 from abonyx.input.columns import Wanted
 from abonyx.input.fasta import read_fasta
 from abonyx.input.jsonl import read_jsonl
+from abonyx.input.lines import read_lines
 from abonyx.input.parquet import read_parquet
 from abonyx.input.recognition import GZIP, check_kind, named_kind, sniff
 from abonyx.input.streams import open_source, peek
@@ -43,6 +44,7 @@ def read_records(
     name: str | None = None,
     max_unpacked_bytes: int | None = None,
     notes: list[str] | None = None,
+    plain: bool = False,
 ) -> Iterator[Record | RejectedRecord]:
     """Yield the records of a file in file order; a row that cannot be used by itself comes as a RejectedRecord.
 
@@ -61,6 +63,7 @@ def read_records(
         max_unpacked_bytes: most bytes that gzip data may unpack to, counted while they do. Parquet and Excel, whose
             unpacked size nothing bounds, are refused then. None = a source that is trusted.
         notes: gets what a user should know of how the file was read, a line each.
+        plain: a source without a suffix that is text and not FASTA is one sequence a line (lines.py), not a table.
 
     Raises:
         InputTooLarge: over max_unpacked_bytes.
@@ -69,7 +72,7 @@ def read_records(
     """
     name = name or ("standard input" if source is None else str(source))
     wanted = Wanted(id_column, sequence_column, label_column, sheet, keep)
-    reading = _Reading(name, wanted, max_unpacked_bytes, [] if notes is None else notes)
+    reading = _Reading(name, wanted, max_unpacked_bytes, [] if notes is None else notes, plain)
     line = 0
     try:
         with closing(_parse(source, stdin, reading)) as items:
@@ -93,6 +96,7 @@ class _Reading(NamedTuple):
     wanted: Wanted
     max_unpacked_bytes: int | None
     notes: list[str]
+    plain: bool
 
 
 def _parse(source: Path | None, stdin: BinaryIO | None, reading: _Reading) -> Generator[Record | RejectedRecord]:
@@ -110,6 +114,8 @@ def _parse(source: Path | None, stdin: BinaryIO | None, reading: _Reading) -> Ge
             raise InputError(f"{reading.name}: is empty, there is no line 1", "Give a file with at least one record.")
         check_kind(head, kind, reading.name)
         kind = kind or sniff(head, reading.name)
+        if reading.plain and kind in ("table", "jsonl"):
+            kind = "lines"
         if kind in ("parquet", "xlsx"):
             yield from _read_packed(source, stream, kind, reading)
         else:
@@ -119,7 +125,7 @@ def _parse(source: Path | None, stdin: BinaryIO | None, reading: _Reading) -> Ge
 
 
 def _read_text(text: io.TextIOWrapper, kind: str, reading: _Reading) -> Iterator[Record | RejectedRecord]:
-    name, wanted, _, notes = reading
+    name, wanted, _, notes, _ = reading
     if wanted.sheet is not None:
         raise InputError(f"{name}: is {kind}, which has no sheet {wanted.sheet!r}", f"Leave out {option('sheet')}.")
     if kind == "fasta" and wanted.label is not None:
@@ -127,6 +133,8 @@ def _read_text(text: io.TextIOWrapper, kind: str, reading: _Reading) -> Iterator
         raise InputError(what, "Give a table (CSV, TSV, Parquet, xlsx) with labels.")
     if kind == "fasta":
         return read_fasta(text, name, wanted.keep, notes)
+    if kind == "lines":
+        return read_lines(text, name, wanted)
     if kind == "jsonl":
         return read_jsonl(text, name, wanted, notes)
     return read_table(text, name, kind, wanted, notes)
@@ -135,7 +143,7 @@ def _read_text(text: io.TextIOWrapper, kind: str, reading: _Reading) -> Iterator
 def _read_packed(
     source: Path | None, stream: BinaryIO, kind: str, reading: _Reading
 ) -> Iterator[Record | RejectedRecord]:
-    name, wanted, max_unpacked_bytes, notes = reading
+    name, wanted, max_unpacked_bytes, notes, _ = reading
     if kind == "xlsx":
         if max_unpacked_bytes is not None:
             excel.refuse_untrusted(name)

@@ -18,11 +18,14 @@ _LONGEST_MISSING = max(map(len, _MISSING))
 _NO_GAPS = str.maketrans("", "", "-.")
 
 
-def judge(sequence: str, gaps: Gaps | None = None) -> tuple[str, str | None]:
+def judge(
+    sequence: str, gaps: Gaps | None = None, *, interface: Interface = Interface.COMMAND_LINE
+) -> tuple[str, str | None]:
     """The cleaned sequence, and why it cannot be scored whatever its length, or None.
 
     Args:
         gaps: None = refused, by an interface that has no such option.
+        interface: whose word for the option the reason has: a list of rejected records is not an error with marks.
     """
     cleaned = alphabet.clean(sequence)
     if len(cleaned) <= _LONGEST_MISSING and cleaned.upper() in _MISSING:
@@ -31,8 +34,7 @@ def judge(sequence: str, gaps: Gaps | None = None) -> tuple[str, str | None]:
         cleaned = cleaned.translate(_NO_GAPS).removesuffix("*")
     reason = refusal(cleaned) or alphabet.letter_problem(cleaned)
     if reason and gaps == "refuse" and _only_gaps(cleaned):
-        # Only the command line has the option, and a list of rejected records is not an error: its word is final here.
-        reason += f"; {in_words(option('gaps'), Interface.COMMAND_LINE)} strip removes gaps and a final *"
+        reason += f"; {in_words(option('gaps'), interface)} strip removes gaps and a final *"
     return cleaned, reason
 
 

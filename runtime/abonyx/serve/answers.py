@@ -14,6 +14,7 @@ from abonyx.bundle.threshold import called
 from abonyx.domain import Check
 from abonyx.input.checked import Input
 from abonyx.input.records import RejectedRecord
+from abonyx.input.sequences import Gaps
 from abonyx.serve.scheduler import Model
 from abonyx.serve.settings import Settings
 
@@ -36,18 +37,24 @@ class Sequence(_In, frozen=True, kw_only=True):
     sequence: str
 
 
+# A sequence without an id has the number of its item, from 1.
+Items = list[Sequence | str]
+
+
 class EmbedRequest(_In, frozen=True, kw_only=True):
     """Sequences to embed.
 
     Attributes:
         domain: check flags a record that the head was not trained on, require rejects it, off does not look.
         trim: domain = use only the variable domain of a longer record; null = all of it.
+        gaps: strip takes out gaps (- and .) and a final *, refuse makes a bad record of one that has them.
     """
 
-    sequences: list[Sequence]
+    sequences: Items
     on_invalid: OnInvalid = "fail"
     domain: Check = "check"
     trim: Trim | None = None
+    gaps: Gaps = "refuse"
 
 
 class ScoreRequest(EmbedRequest, frozen=True, kw_only=True):
@@ -56,6 +63,7 @@ class ScoreRequest(EmbedRequest, frozen=True, kw_only=True):
     Attributes:
         domain: check flags a record that the head was not trained on, require rejects it, off does not look.
         trim: domain = score only the variable domain of a longer record; null = all of it.
+        gaps: strip takes out gaps (- and .) and a final *, refuse makes a bad record of one that has them.
     """
 
     assay: str | None = None

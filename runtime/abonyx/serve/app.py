@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.resources
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from fastapi import FastAPI, Query, Request, Response
@@ -26,7 +26,8 @@ from abonyx.serve.scheduler import DEAD, NO_MODEL
 from abonyx.serve.service import LOOK_S, FileQuery, FileScoreQuery, Service, Waiting
 
 NDJSON = "application/x-ndjson"
-PAGE = {"/": "index.html", "/page/app.js": "app.js", "/page/style.css": "style.css"}
+_SCRIPTS = ("app", "card", "dom", "files", "histogram", "input", "pasted", "server", "table")
+PAGE = {"/": "index.html", "/page/style.css": "style.css"} | {f"/page/{name}.js": f"{name}.js" for name in _SCRIPTS}
 _PAGE_TYPES = {"html": "text/html; charset=utf-8", "js": "text/javascript; charset=utf-8", "css": "text/css"}
 
 
@@ -54,7 +55,7 @@ def _add_errors(app: FastAPI, service: Service) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def wrong_query(_request: Request, error: RequestValidationError) -> Response:
-        found = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:5])
+        found = "; ".join(map(_wrong, error.errors()[:5]))
         return answer(InputError(f"request: {ascii(found)[1:-1][:500]}", "/openapi.json says what is taken."))
 
     @app.exception_handler(HTTPException)
@@ -71,10 +72,16 @@ def _add_errors(app: FastAPI, service: Service) -> None:
         return answer(RequestRefused(500, "fault", "a fault in abonyx; the service's log has it", "Please report it."))
 
 
+def _wrong(error: dict[str, Any]) -> str:
+    """What is wrong with one word of a query, with its value if there are a few to choose from."""
+    given = f", not {error['input']!r}" if error["type"] == "literal_error" else ""
+    return f"{'.'.join(map(str, error['loc']))}: {error['msg']}{given}"
+
+
 def _add_scoring(app: FastAPI, service: Service) -> None:
     @app.post("/v1/score", **openapi.SCORE)
     async def score(request: Request, query: Annotated[FileScoreQuery, Query()]) -> Response:
-        """Score sequences: JSON, or a FASTA, CSV or TSV file (also its gzip) as the body itself."""
+        """Score sequences: JSON, or FASTA, a table or one sequence a line (also its gzip) as the body itself."""
         model = service.scheduler.model()
         checked, asked, until = await service.checked(request, model, answers.ScoreRequest, query)
         threshold = choose_threshold(model.bundle, asked.assay, asked.threshold)

@@ -11,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from abonyx import __version__
 from abonyx.serve import answers, problems
-from abonyx.serve.requests import FILES, JSON
+from abonyx.serve.requests import FILES, JSON, PLAIN
 
 _TYPES = (
     *(answers.ScoreRequest, answers.EmbedRequest, answers.ScoreAnswer, answers.EmbedAnswer),
@@ -30,11 +30,12 @@ _REASONS = {
     501: "The bundle has no head to score with",
     503: "Not ready, full, or out of time",
 }
+_REFERENCE = "#/components/schemas/{name}"
 _RETRY = {"Retry-After": {"description": "Seconds", "schema": {"type": "integer"}}}
 
 
 def _schema(kind: type) -> dict[str, Any]:
-    return {"schema": {"$ref": f"#/components/schemas/{kind.__name__}"}}
+    return {"schema": {"$ref": _REFERENCE.format(name=kind.__name__)}}
 
 
 def _answers(content: dict[str, Any], *statuses: int) -> dict[str, Any]:
@@ -48,7 +49,10 @@ def _answers(content: dict[str, Any], *statuses: int) -> dict[str, Any]:
 
 def _body(kind: type) -> dict[str, Any]:
     files = {name: {"schema": {"type": "string", "format": "binary"}} for name in FILES}
-    return {"requestBody": {"required": True, "content": {JSON: _schema(kind), **files}}}
+    files[PLAIN]["schema"]["description"] = "FASTA, or one sequence a line; a table is refused."
+    (items,), _ = msgspec.json.schema_components([answers.Items], ref_template=_REFERENCE)
+    either = {"schema": {"anyOf": [_schema(kind)["schema"], items | {"description": "The sequences alone."}]}}
+    return {"requestBody": {"required": True, "content": {JSON: either, **files}}}
 
 
 _TAKEN = (401, 408, 413, 415, 422, 429, 500, 503)
@@ -80,7 +84,7 @@ def complete(app: FastAPI, *, needs_token: bool) -> None:
         description="Another path is answered 404 and another method 405, each with a Problem. HEAD is taken as GET.",
         routes=app.routes,
     )
-    _, schemas = msgspec.json.schema_components(_TYPES, ref_template="#/components/schemas/{name}")
+    _, schemas = msgspec.json.schema_components(_TYPES, ref_template=_REFERENCE)
     components = document.setdefault("components", {})
     components.setdefault("schemas", {}).update(schemas)
     bearer = {"type": "http", "scheme": "bearer"}

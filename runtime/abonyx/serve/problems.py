@@ -7,7 +7,15 @@ from http import HTTPStatus
 import msgspec
 from starlette.responses import Response
 
-from abonyx.errors import BundleError, ConfigError, EngineError, InputError, InputTooLarge, RequestRefused
+from abonyx.errors import (
+    BundleError,
+    ColumnUnclear,
+    ConfigError,
+    EngineError,
+    InputError,
+    InputTooLarge,
+    RequestRefused,
+)
 from abonyx.wording import Interface
 
 MEDIA_TYPE = "application/problem+json"
@@ -23,6 +31,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
         title: HTTP's phrase for the status.
         detail: what, where, both values where two disagree.
         fix: what to do next.
+        columns: of a table whose column is not clear: the names that id_column and sequence_column may have.
     """
 
     type: str
@@ -30,6 +39,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     status: int
     detail: str
     fix: str
+    columns: list[str] | msgspec.UnsetType = msgspec.UNSET
 
 
 # The first class that fits. A BundleError of a request is a bundle without a head; one of an opening is no answer.
@@ -53,7 +63,9 @@ def problem(error: EngineError) -> Problem:
     status = status_of(error)
     title = "Client Closed Request" if status == CLIENT_LEFT else HTTPStatus(status).phrase
     detail, fix = error.worded(Interface.HTTP)
-    return Problem(type=f"urn:abonyx:{type(error).__name__}", title=title, status=status, detail=detail, fix=fix)
+    columns = list(error.columns) if isinstance(error, ColumnUnclear) and error.columns else msgspec.UNSET
+    kind = f"urn:abonyx:{type(error).__name__}"
+    return Problem(type=kind, title=title, status=status, detail=detail, fix=fix, columns=columns)
 
 
 def problem_response(error: EngineError) -> Response:

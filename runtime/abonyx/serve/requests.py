@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import io
+import re
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
@@ -14,14 +16,17 @@ from abonyx.domain import DomainRule
 from abonyx.errors import InputError, InputTooLarge, RequestRefused, first_line
 from abonyx.input.checked import Input, check_records
 from abonyx.input.records import Record, RejectedRecord, read_records
-from abonyx.serve.answers import EmbedRequest, ScoreRequest
+from abonyx.serve.answers import EmbedRequest, Items, ScoreRequest
 from abonyx.serve.problems import CLIENT_LEFT
 from abonyx.serve.scheduler import Model
 from abonyx.serve.settings import Settings
+from abonyx.wording import Interface
 
 JSON = "application/json"
-# A file as it is: which kind is found from its content, as on standard input, not from what the client calls it.
-FILES = ("text/csv", "text/tab-separated-values", "text/x-fasta", "application/octet-stream")
+PLAIN = "text/plain"
+# A file as it is: which kind is found from its content, as on standard input, not from what the client calls it; but
+# PLAIN is FASTA or one sequence a line, and no table.
+FILES = ("text/csv", "text/tab-separated-values", "text/x-fasta", PLAIN, "application/octet-stream")
 NAME = "request"
 
 Asked = TypeVar("Asked", ScoreRequest, EmbedRequest)
@@ -74,23 +79,40 @@ def _too_large(found: str, limit: str, most: int) -> InputTooLarge:
 
 
 def decode(body: bytes, kind: type[Asked]) -> Asked:
-    """A JSON body.
+    """A JSON body, with or without a byte-order mark: an object, or the list of its sequences alone.
 
     Raises:
         InputError: not JSON, or not of this type.
     """
+    body = body.removeprefix(codecs.BOM_UTF8)
     try:
+        if body.lstrip(b" \t\r\n").startswith(b"["):
+            return kind(sequences=msgspec.json.decode(body, type=Items))
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         fix = 'Send {"sequences": [{"id": "...", "sequence": "..."}]}; /openapi.json has all of it.'
-        raise InputError(f"{NAME}: {first_line(error)}", fix) from error
+        raise InputError(f"{NAME}: {first_line(error)}{_allowed(str(error), kind)}", fix) from error
+
+
+def _allowed(what: str, kind: type[Asked]) -> str:
+    """The values of the field that msgspec's message names, if it has a few only."""
+    named = re.search(r"at `\$\.(\w+)`$", what)
+    hint: Any = get_type_hints(kind).get(named[1]) if named else None
+    words: list[str] = [
+        word for part in (hint, *get_args(hint)) if get_origin(part) is Literal for word in get_args(part)
+    ]
+    null: list[str] = ["null"] if type(None) in get_args(hint) else []
+    return f"; allowed: {', '.join([*map(repr, words), *null])}" if words else ""
 
 
 def check_json(asked: ScoreRequest | EmbedRequest, model: Model, settings: Settings) -> Input:
     """The sequences of a JSON request; raises as check_file. A record's line is the number of its item, from 1."""
     if not asked.sequences:
         raise InputError(f"{NAME}: no sequences", "Send one at least.")
-    records = (Record(item.id, item.sequence, number) for number, item in enumerate(asked.sequences, 1))
+    records = (
+        Record(str(number), item, number) if isinstance(item, str) else Record(item.id, item.sequence, number)
+        for number, item in enumerate(asked.sequences, 1)
+    )
     return _check(records, asked, model, settings)
 
 
@@ -102,8 +124,12 @@ def check_file(
     *,
     id_column: str | None,
     sequence_column: str | None,
+    plain: bool,
 ) -> Input:
     """The sequences of a FASTA, CSV or TSV file, or of its gzip; what is asked for them is all but its own sequences.
+
+    Args:
+        plain: it is FASTA or one sequence a line, and no table.
 
     Raises:
         InputError, RecordsRejected: as of the same file on the command line; trim with domain off.
@@ -116,6 +142,7 @@ def check_file(
         id_column=id_column,
         sequence_column=sequence_column,
         max_unpacked_bytes=settings.max_body_bytes,
+        plain=plain,
     )
     return _check(records, asked, model, settings)
 
@@ -132,6 +159,8 @@ def _check(
         model.limit,
         skip_invalid=asked.on_invalid == "skip",
         rule=DomainRule(asked.domain, asked.trim is not None, model.chains),
+        gaps=asked.gaps,
+        interface=Interface.HTTP,
     )
 
 

@@ -18,10 +18,11 @@ from abonyx.config import RuntimeConfig
 from abonyx.domain import Check
 from abonyx.errors import EngineError, InputError, RequestRefused
 from abonyx.input.checked import Input
+from abonyx.input.sequences import Gaps
 from abonyx.serve.answers import OnInvalid, Trim
 from abonyx.serve.metrics import Metrics
 from abonyx.serve.problems import CLIENT_LEFT
-from abonyx.serve.requests import JSON, Asked, check_file, check_json, content_type, decode, read_body
+from abonyx.serve.requests import JSON, PLAIN, Asked, check_file, check_json, content_type, decode, read_body
 from abonyx.serve.scheduler import RETRY_AFTER_S, Model, Scheduler
 from abonyx.serve.settings import Settings
 
@@ -41,6 +42,7 @@ class FileQuery(BaseModel):
     on_invalid: OnInvalid = "fail"
     domain: Check = "check"
     trim: Trim | None = None
+    gaps: Gaps = "refuse"
     id_column: str | None = None
     sequence_column: str | None = None
 
@@ -90,7 +92,8 @@ class Service:
         Raises:
             EngineError: see requests.py.
         """
-        is_json = content_type(request) == JSON
+        media_type = content_type(request)
+        is_json = media_type == JSON
         if is_json and request.query_params:
             named = ", ".join(sorted(request.query_params.keys()))[:200]
             raise InputError(f"request: {named} in the query of a JSON request", "Put it into the JSON.")
@@ -110,6 +113,7 @@ class Service:
                 self.settings,
                 id_column=query.id_column,
                 sequence_column=query.sequence_column,
+                plain=media_type == PLAIN,
             )
             checked = await self._in_reader(read_file, until)
         self.metrics.rejected_records.inc(len(checked.rejected))

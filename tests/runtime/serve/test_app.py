@@ -95,11 +95,63 @@ TABLE = b"id,sequence\na,EVQLVESGGG\nb,QVQL\n"
         (gzip.compress(FASTA), "text/csv", ""),
         (b"\xef\xbb\xbf" + TABLE.replace(b"\n", b"\r\n"), "text/csv", ""),
         (b"name,vh\na,EVQLVESGGG\nb,QVQL\n", "text/csv", "?id_column=name&sequence_column=vh"),
+        (b"\xef\xbb\xbf" + FASTA, "text/x-fasta", ""),
+        (FASTA, "text/plain", ""),
+        (b"\xef\xbb\xbf\r\n" + FASTA.replace(b"\n", b"\r\n"), "text/plain; charset=utf-8", ""),
+        (gzip.compress(FASTA), "text/plain", ""),
+        (b"name,vh\na,EVQL-VESGGG*\nb,QVQL\n", "text/csv", "?gaps=strip"),
     ],
 )
 def test_files(shared: Running, body: bytes, kind: str, query: str) -> None:
     found = shared.ask("POST", f"/v1/score{query}", body, {"Content-Type": kind}).json
     assert [(row["id"], row["sequence"]) for row in found["results"]] == [("a", "EVQLVESGGG"), ("b", "QVQL")]
+
+
+ITEMS = [{"id": "a", "sequence": "EVQL"}, "qvql", {"id": "c", "sequence": "DIQM"}]
+
+
+@pytest.mark.parametrize("path", ["/v1/score", "/v1/embed"])
+@pytest.mark.parametrize("body", [ITEMS, {"sequences": ITEMS}])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf", b"\xef\xbb\xbf\n "])
+def test_json_takes_plain_strings_and_a_byte_order_mark(shared: Running, path: str, body: Any, mark: bytes) -> None:
+    answer = shared.ask("POST", path, mark + json.dumps(body).encode(), JSON)
+    assert [row["id"] for row in answer.json["results"]] == ["a", "2", "c"]
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_plain_text_is_one_sequence_a_line(shared: Running, mark: bytes, end: bytes) -> None:
+    body = mark + end.join([b"", b"EVQL", b"", b"  ", b"EVQB", b" qvql "])
+    answer = shared.ask("POST", "/v1/score?on_invalid=skip", body, {"Content-Type": "text/plain"})
+    assert [(row["id"], row["sequence"]) for row in answer.json["results"]] == [("1", "EVQL"), ("3", "QVQL")]
+    assert [(row["id"], row["line"]) for row in answer.json["rejected"]] == [("2", 5)]
+
+
+def test_gaps_are_refused_with_the_fields_name_or_taken_out(shared: Running) -> None:
+    refused(shared.score(["EV-QL*"]), 422, "; gaps strip removes gaps and a final *")
+    found = shared.score(["EV-QL*", "E.V"], gaps="strip").json
+    assert [row["sequence"] for row in found["results"]] == ["EVQL", "EV"]
+
+
+def test_a_table_whose_column_is_not_clear_comes_with_its_columns(shared: Running) -> None:
+    for body, part, columns in (
+        (
+            b"name,vh,heavy\na,EV,QV\n",
+            "several columns could hold the sequences: 'vh', 'heavy'",
+            ["name", "vh", "heavy"],
+        ),
+        (b"name,chain_1,\xff\na,EV,QV\n", "no column 'sequence'", ["name", "chain_1"]),
+        (b"name\tchain_1\ttwice\ttwice\na\tEV\tx\ty\n", "no column 'sequence'", ["name", "chain_1"]),
+        (b"sequence_id,sequence,rev_comp\na,GAGGTG,F\n", "AIRR", ["sequence_id", "sequence", "rev_comp"]),
+    ):
+        answer = shared.ask("POST", "/v1/score", body, CSV)
+        found = answer.json
+        assert (answer.status, found["type"], found["columns"]) == (422, "urn:abonyx:ColumnUnclear", columns)
+        assert part in found["detail"]
+        if b"twice" not in body:
+            assert shared.ask("POST", f"/v1/score?sequence_column={columns[1]}", body, CSV).status == 200
+    wide = ",".join(f"c{number}" for number in range(201)).encode() + b"\n"
+    refused(shared.ask("POST", "/v1/score", wide + wide, CSV), 422, "no column 'sequence'")  # too many to choose from
 
 
 def test_a_whole_file_is_scored_as_the_command_line_does(shared: Running, sequences: list[str]) -> None:
@@ -156,6 +208,7 @@ def test_unicode_and_repeated_ids_come_back_as_they_were_sent(shared: Running) -
 
 
 BOMB = gzip.compress(b"A" * (10 * 2**20)) * 1_000  # 10 MB that unpack to 10 GB
+MAYBE = "Invalid enum value 'maybe' - at `$.domain`; allowed: 'check', 'require', 'off'"
 BLANK_LINES = b"sequence\n" + b"\n" * 2_000_000 + b"EVQL\n"
 
 
@@ -172,22 +225,39 @@ BLANK_LINES = b"sequence\n" + b"\n" * 2_000_000 + b"EVQL\n"
         ("{}", "json", 422, "missing required field `sequences`"),
         ('{"sequences": []}', "json", 422, "no sequences"),
         ('{"sequences": "EVQL"}', "json", 422, "Expected `array`"),
-        ('{"sequences": ["EVQL"]}', "json", 422, "Expected `object`"),
+        ('{"sequences": [["EVQL"]]}', "json", 422, ", got `array` - at `$.sequences[0]`"),
+        ('["EVQL", 7]', "json", 422, ", got `int` - at `$[1]`"),
+        ('["EVQL", "EVQB"]', "json", 422, "request:2: 2: character 'B'"),
+        ("[]", "json", 422, "no sequences"),
+        (b"\xef\xbb\xbf", "json", 422, "truncated"),
         ('{"sequences": [{"id": 1, "sequence": "EVQL"}]}', "json", 422, "Expected `str`, got `int`"),
         ('{"sequences": [{"id": "\\ud800", "sequence": "EVQL"}]}', "json", 422, "surrogate"),
         ('{"sequences": [{"id": "a", "sequence": null}]}', "json", 422, "Expected `str`, got `null`"),
         ('{"sequences": [{"id": "a", "sequence": "EVQL"}], "threshold": "0.5"}', "json", 422, "Expected `float"),
         ('{"sequences": [{"id": "a", "sequence": "EVQL"}], "threshold": 2}', "json", 422, "threshold is 2"),
         ('{"sequences": [{"id": "a", "sequence": "EVQL"}], "threshold": 1e999}', "json", 422, ""),
-        ('{"sequences": [{"id": "a", "sequence": "EVQL"}], "domain": "maybe"}', "json", 422, "$.domain"),
-        ('{"sequences": [{"id": "a", "sequence": "EVQL"}], "trim": true}', "json", 422, "$.trim"),
+        ('{"sequences": [{"id": "a", "sequence": "EVQL"}], "domain": "maybe"}', "json", 422, MAYBE),
+        ('{"sequences": ["EVQL"], "domain": "' + "y" * 300 + '"}', "json", 422, "; allowed: 'check', 'require', 'off'"),
+        (
+            '{"sequences": [{"id": "a", "sequence": "EVQL"}], "trim": true}',
+            "json",
+            422,
+            "$.trim`; allowed: 'domain', null",
+        ),
+        ('{"sequences": ["EVQL"], "gaps": "keep"}', "json", 422, "$.gaps`; allowed: 'refuse', 'strip'"),
+        ('{"sequences": ["EVQL"], "domain": null}', "json", 422, "$.domain`; allowed: 'check', 'require', 'off'"),
         (
             '{"sequences": [{"id": "a", "sequence": "EVQL"}], "trim": "domain", "domain": "off"}',
             *("json", 422, "trim is domain and domain is off"),
         ),
         ('{"sequences": [{"id": "a", "sequence": "EVQL"}], "assay": "elisa"}', "json", 422, "declares no threshold"),
         ('{"sequences": [{"id": "a", "sequence": "EVQL"}], "assay": "x", "threshold": 1}', "json", 422, "both given"),
-        ('{"sequences": [{"id": "a", "sequence": "EVQL"}], "on_invalid": "drop"}', "json", 422, "Invalid enum value"),
+        (
+            '{"sequences": [{"id": "a", "sequence": "EVQL"}], "on_invalid": "drop"}',
+            "json",
+            422,
+            "allowed: 'fail', 'skip'",
+        ),
         ('{"sequences": [{"id": "a", "sequence": "EVQL"}], "bundle": "/etc"}', "json", 422, "unknown field `bundle`"),
         ('{"sequences": [{"id": "a", "sequence": "' + "A" * 10_000_000 + '"}]}', "json", 413, "20000 residues"),
         ("", "csv", 422, "is empty"),
@@ -205,6 +275,15 @@ BLANK_LINES = b"sequence\n" + b"\n" * 2_000_000 + b"EVQL\n"
         (gzip.compress(b"PAR1" + bytes(100)), "csv", 422, "Parquet, which is not taken here"),
         (BLANK_LINES, "csv", 413, "300 records"),
         (b">a\nEVQL\n" * 301, "csv", 413, "300 records"),
+        ("EVQL\nid,EVQL\n", "text/plain", 422, "request:2: has commas"),
+        ("a\tEVQL\n", "text/plain", 422, "request:1: has tabs"),
+        ("a;EVQL\n", "text/plain", 422, "request:1: has semicolons"),
+        ("vh\nEVQL\n", "text/plain", 422, "'vh' is the name of a column, not a sequence"),
+        ("EVQL\n>a\nEVQL\n", "text/plain", 422, "request:2: '>a' begins like a FASTA header"),
+        ("\n\n", "text/plain", 422, "only blank lines"),
+        ("EVQL\n" * 301, "text/plain", 413, "300 records"),
+        (gzip.compress(gzip.compress(FASTA)), "text/plain", 422, "gzip"),
+        (b"PAR1" + bytes(100), "text/plain", 422, "Parquet, which is not taken here"),
         (TABLE, "multipart/form-data; boundary=x", 415, "multipart"),
         (TABLE, "text/csv; charset=utf-16", 415, "utf-16"),
         (TABLE, "", 415, "Content-Type is ''"),
@@ -222,9 +301,10 @@ def test_bad_bodies(shared: Running, body: Any, kind: str, status: int, part: st
         ("threshold=high", "threshold"),
         ("threshold=nan", "threshold is nan"),
         ("threshhold=0.7", "threshhold"),
-        ("on_invalid=drop", "on_invalid"),
-        ("domain=maybe", "domain"),
-        ("trim=all", "trim"),
+        ("on_invalid=drop", "query.on_invalid: Input should be 'fail' or 'skip', not 'drop'"),
+        ("domain=maybe", "query.domain: Input should be 'check', 'require' or 'off', not 'maybe'"),
+        ("trim=all", "query.trim: Input should be 'domain', not 'all'"),
+        ("gaps=keep", "query.gaps: Input should be 'refuse' or 'strip', not 'keep'"),
         ("domain=off&trim=domain", "trim is domain and domain is off"),
         ("assay=psr", "declares no threshold"),
         ("sequence_column=../../../etc/passwd", "no column '../../../etc/passwd'"),
@@ -232,6 +312,12 @@ def test_bad_bodies(shared: Running, body: Any, kind: str, status: int, part: st
 )
 def test_bad_queries(shared: Running, query: str, part: str) -> None:
     refused(shared.ask("POST", f"/v1/score?{query}", TABLE, CSV), 422, part)
+
+
+def test_plain_text_has_no_columns(shared: Running) -> None:
+    answer = shared.ask("POST", "/v1/score?sequence_column=vh", b"EVQL", {"Content-Type": "text/plain"})
+    refused(answer, 422, "is one sequence a line, which has no column 'vh'")
+    assert answer.json["fix"] == "Send a table as text/csv."
 
 
 def test_a_query_beside_json_is_refused(shared: Running) -> None:

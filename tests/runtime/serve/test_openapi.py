@@ -84,10 +84,14 @@ def test_the_document_names_every_route_body_answer_and_error(served: Running) -
     }
     score = operations["POST /v1/score"]
     assert set(score["requestBody"]["content"]) == {
-        *("application/json", "text/csv", "text/tab-separated-values", "text/x-fasta", "application/octet-stream"),
+        *("application/json", "text/csv", "text/tab-separated-values", "text/x-fasta", "text/plain"),
+        "application/octet-stream",
     }
+    either = score["requestBody"]["content"]["application/json"]["schema"]["anyOf"]
+    assert either[0] == {"$ref": "#/components/schemas/ScoreRequest"} and either[1]["type"] == "array"
+    assert "columns" not in document["components"]["schemas"]["Problem"]["required"]
     assert {one["name"] for one in score["parameters"]} == {
-        *("assay", "threshold", "on_invalid", "domain", "trim", "id_column", "sequence_column"),
+        *("assay", "threshold", "on_invalid", "domain", "trim", "gaps", "id_column", "sequence_column"),
     }
     fields = document["components"]["schemas"]["Score"]
     assert {"nonspecific", "flag"} <= set(fields["required"]) and "domain" not in fields["required"]

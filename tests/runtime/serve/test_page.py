@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page, Request, Route
 
 FILES = REPOSITORY / "runtime" / "abonyx" / "serve" / "page"
+PAGE = {f"/page/{path.name}": path.name for path in FILES.iterdir()} | {"/": "index.html"}
 ADDRESS = "http://page.test"
 # As the server sends it.
 CSP = (
@@ -117,7 +118,7 @@ class Site:
 
     def handle(self, route: Route) -> None:
         path = route.request.url.removeprefix(ADDRESS).partition("?")[0]
-        name = {"/": "index.html", "/page/app.js": "app.js", "/page/style.css": "style.css"}.get(path)
+        name = PAGE.get(path)
         if name is not None:
             kind = {"html": "text/html", "js": "text/javascript", "css": "text/css"}[name.rpartition(".")[2]]
             headers = {"Content-Type": kind, "Content-Security-Policy": CSP}
@@ -193,6 +194,8 @@ def test_paste_scores_bars_and_the_command_lines_csv(visit: Opener, site: Site) 
     assert request.headers["accept"] == "application/x-ndjson"
     assert page.inner_text("#results-title") == "10 sequences scored, 4 called non-specific, 2 left out"
     assert "2 ids begin with =, +, - or @" in page.inner_text("#formulas")
+    assert texts(page, "#scores td.id")[:3] == ["one", "<b>bold</b>", "cr cr"]  # the highest score first
+    page.click("#scores th.number button")
     assert texts(page, "#scores td.call")[:3] == ["specific", "specific", "non-specific"]
     assert texts(page, "#scores td.id")[-1] == "<b>bold</b>"
     fill, tick, track = (page.locator(f"#scores .{part}").first.bounding_box() for part in ("fill", "tick", "track"))
@@ -225,6 +228,8 @@ def test_flagged_rows_are_grey_and_have_no_call(visit: Opener, site: Site) -> No
     assert page.inner_text("#results-title") == "6 sequences scored, 1 called non-specific, 5 flagged"
     assert page.inner_text("#flagged").startswith("Flagged: 5 of 6 records (light chain (kappa) 1, nanobody-like 1, ")
     assert "4 of them have a score but no call" in page.inner_text("#flagged")
+    assert texts(page, "#scores td.id") == ["m1", "m0", "m3", "m5", "m2", "m4"]
+    page.click("#scores th.number button")
     assert texts(page, "#scores td.flag") == FLAGS
     called = ["non-specific", "no call", "specific", "no call", "no call", "no call"]
     assert page.locator("#scores td.call").evaluate_all(HEARD) == called
@@ -281,15 +286,17 @@ def test_trimmed_records_name_their_residues(visit: Opener, site: Site) -> None:
     score(page)
     page.wait_for_selector("#results:not([hidden])")
     assert site.asked[0].url.endswith("/v1/score?on_invalid=skip&trim=domain")
-    assert texts(page, "#scores td.flag") == ["residues 1-120 scored", "", "no antibody domain"]
+    assert texts(page, "#scores td.flag") == ["no antibody domain", "", "residues 1-120 scored"]
     form = results_format("csv", {}, ("domain",))
     p = np.linspace(0.05, 0.95, 3).astype(np.float32)
     (rows,) = form.encode(0, score_columns(ids, [VH] * 3, p, [0, 0, None], flags, [places]))
     assert downloaded(page, "#download") == form.head[0] + rows
-    page.fill("#text", VH)  # one sequence a line goes as JSON
+    page.fill("#text", f"a\t{VH}")  # a table without a header goes as JSON
+    page.check("#gaps")
     page.click("#score")
     page.wait_for_selector("#results-title:focus")
-    assert json.loads(site.asked[1].post_data or "")["trim"] == "domain"
+    sent = json.loads(site.asked[1].post_data or "")
+    assert (sent["trim"], sent["gaps"]) == ("domain", "strip")
 
 
 def test_any_float32_is_written_as_the_command_line_writes_it(visit: Opener, site: Site) -> None:
@@ -338,18 +345,130 @@ def test_upload_drop_and_remove(visit: Opener, site: Site, tmp_path: Path) -> No
 
 
 def test_one_sequence_a_line(visit: Opener, site: Site) -> None:
-    site.answer = [scored(["1"], rejected=[("2", 2, "position 1: 'J'")])]
+    site.answer = [scored(["1"], rejected=[("2", 4, "position 1: 'J'")])]
     page = visit()
-    page.fill("#text", f"\n{VH}\n\nJ{VH}\n")
-    assert "each line is taken for a whole sequence, 2 sequences" in page.inner_text("#text-note")
+    text = f"\n{VH}\n\nJ{VH}\nQVQL\n"
+    page.fill("#text", text)
+    assert "each line is taken for a whole sequence, 3 sequences" in page.inner_text("#text-note")
     page.click("#score")
     page.wait_for_selector("#rejected:not([hidden])")
-    sent = json.loads(site.asked[0].post_data or "")
-    assert sent["sequences"] == [{"id": "1", "sequence": VH}, {"id": "2", "sequence": f"J{VH}"}]
-    assert texts(page, "#rejects td.number") == ["4"]  # the text's line, where the server counts items
-    for table in (f"sequence\n{VH}", f"id,sequence\na,{VH}", f">a\n{VH}"):
+    assert (site.asked[0].post_data, site.asked[0].headers["content-type"]) == (text, "text/plain")
+    assert site.asked[0].url.endswith("/v1/score?on_invalid=skip")
+    assert texts(page, "#rejects td.number") == ["4"]
+    for table in (f"sequence\n{VH}", f"id,sequence\na,{VH}", f">a\n{VH}", f"HeavyChainVariableDomainSequence\n{VH}"):
         page.fill("#text", table)
         assert "each line" not in page.inner_text("#text-note")
+
+
+VL = "DIQMTQSPSSLSASVGDRVTITCRASQDVNTAVAWYQQKPGKAPKLLIYSASFLYSGVPSRFSGSRSGTDFTLTISSLQPEDFATYYCQQHYTTPPTFGQGTKVEIK"
+
+
+@pytest.mark.parametrize(
+    ("text", "items", "lines"),
+    [
+        (f"mab 1\t{VH}\r\nmab 2\t{VL}\r\n", [("mab 1", VH), ("mab 2", VL)], [1, 2]),
+        (f"{VH}\tmab 1\n{VL}\t\n{VL}\tNA\n", [("mab 1", VH), ("2", VL), ("3", VL)], [1, 2, 3]),
+        (f"\t\n7\t{VH}\n\t\n8\t\n9", [("7", VH), ("8", ""), ("9", "")], [2, 4, 5]),
+        (f'"two\nlines"\t{VH}\n"a ""b"""\t{VL}\n', [("two\nlines", VH), ('a "b"', VL)], [1, 3]),
+        (f'"{VH[:50]}\n{VH[50:]}"\n{VL}\n', [("1", f"{VH[:50]}\n{VH[50:]}"), ("2", VL)], [1, 3]),
+        (f"mab,{VH}\n", [("mab", VH)], [1]),
+        (f'"m;ab";{VH}\n', [("m;ab", VH)], [1]),
+    ],
+)
+def test_cells_of_a_spreadsheet_without_a_header(
+    visit: Opener, site: Site, text: str, items: list[tuple[str, str]], lines: list[int]
+) -> None:
+    last = len(items)
+    site.answer = [scored(["a"], rejected=[("x", last, "the sequence is missing")])]
+    page = visit()
+    page.fill("#text", text)
+    page.click("#score")
+    page.wait_for_selector("#rejected:not([hidden])")
+    sent = json.loads(site.asked[0].post_data or "")["sequences"]
+    assert [(item["id"], item["sequence"]) for item in sent] == items
+    assert texts(page, "#rejects td.number") == [str(lines[-1])]  # the text's line, for the number of the item
+    detail = "request: 1 record cannot be scored\n  request:{}: x: no"
+    site.answer = [problem(422, "Unprocessable Entity", detail.format(last), "Correct it.")]
+    page.click("#score")
+    page.wait_for_selector("#problem:not([hidden])")
+    assert page.inner_text("#problem-detail") == detail.format(lines[-1])
+
+
+@pytest.mark.parametrize(
+    ("text", "sent"),
+    [
+        (f"id\tVH\tnote\r\na\t{VH}\tx\r\n", f"id\tVH\tnote\na\t{VH}\tx\n"),
+        (f'id\tVH\n"a"\t{VH}\n', f'id\tVH\n"a"\t{VH}\n'),
+        # A cell of two lines: as CSV, with as many lines.
+        (f'id\tVH\tnote\n\na\t{VH}\t"x, y\n""z"""\n', f'id,VH,note\n\na,{VH},"x, y\n""z"""\n'),
+        # Quotes that are no spreadsheet's stay as they are.
+        (f'id\tVH\n"a\t{VH}\nb\t{VH}\n', f'id\tVH\n"a\t{VH}\nb\t{VH}\n'),
+        (f'id\tVH\n"a\t{VH}\nb"\t{VH}\n', f'id,VH\n"a\t{VH}\nb",{VH}\n'),
+        (f'id\tVH\tx\n"a\t{VH}\n"\t{VH}\n', f'id\tVH\tx\n"a\t{VH}\n"\t{VH}\n'),
+    ],
+)
+def test_cells_of_a_spreadsheet_with_a_header(visit: Opener, site: Site, text: str, sent: str) -> None:
+    site.answer = [scored(["a"])]
+    page = visit()
+    score(page, text)
+    page.wait_for_selector("#results:not([hidden])")
+    assert site.asked[0].post_data == sent
+
+
+def test_the_columns_are_picked_if_they_are_not_clear(visit: Opener, site: Site) -> None:
+    detail = "request:1: several columns could hold the sequences: 'vh', 'heavy & light'"
+    unclear = problem(422, "Unprocessable Entity", detail, "Name one of them with sequence_column.")
+    site.answer = [unclear | {"columns": ["mab", "vh", "heavy & light"]}]
+    page = visit()
+    table = f"mab,vh,heavy & light\na,{VH},{VL}\n"
+    score(page, table)
+    page.wait_for_selector("#picker:not([hidden])")
+    assert page.evaluate("document.activeElement.id") == "picked-sequence"
+    assert page.inner_text("#picker-detail") == detail and page.is_hidden("#problem")
+    assert texts(page, "#picked-sequence option") == ["choose a column", "mab", "vh", "heavy & light"]
+    assert page.evaluate(NAMELESS) == []
+    page.keyboard.press("Enter")  # the browser asks for a choice
+    page.click("#picker button")
+    assert len(site.asked) == 1 and page.is_visible("#picker")
+    site.answer = [scored(["a"])]
+    page.select_option("#picked-sequence", "heavy & light")
+    page.select_option("#picked-id", "mab")
+    page.click("#picker button")
+    page.wait_for_selector("#results-title:focus")
+    assert site.asked[1].url.endswith("?on_invalid=skip&sequence_column=heavy+%26+light&id_column=mab")
+    assert site.asked[1].post_data == table
+    assert page.is_hidden("#picker") and page.input_value("#sequence-column") == "heavy & light"
+    page.fill("#text", f">a\n{VH}")  # another input has other columns
+    assert page.input_value("#sequence-column") == page.input_value("#id-column") == ""
+
+    # A file's first record is not offered as a name: to pick it would leave the record out.
+    site.answer = [unclear | {"columns": ["mab", VH]}]
+    page.click("#score")
+    page.wait_for_selector("#problem:not([hidden])")
+    assert page.is_hidden("#picker")
+    assert "no header" in page.inner_text("#problem-fix")
+
+
+def test_columns_without_names_are_picked_by_their_first_cells(visit: Opener, site: Site) -> None:
+    site.answer = [scored(["a"])]
+    page = visit()
+    for text, chosen, first in (
+        (f"{VH}\t{VL}\n{VL}\t{VH}\n", "", f"column 1: {VH[:24]}..."),
+        (f"x\tmab\t{VH}\ny\tmcd\t{VL}\n", "column 3", "column 1: x"),
+    ):
+        score(page, text)
+        page.wait_for_selector("#picker:not([hidden])")
+        assert "has no header" in page.inner_text("#picker-detail")
+        assert texts(page, "#picked-sequence option")[1] == first
+        assert page.input_value("#picked-sequence") == chosen
+    assert not site.asked
+    page.select_option("#picked-id", "column 2")
+    page.focus("#picked-id")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#results-title:focus")
+    sent = json.loads(site.asked[0].post_data or "")["sequences"]
+    assert sent == [{"id": "mab", "sequence": VH}, {"id": "mcd", "sequence": VL}]
 
 
 def test_thresholds(visit: Opener, site: Site) -> None:
@@ -389,6 +508,7 @@ def test_five_thousand_rows(visit: Opener, site: Site) -> None:
     page.wait_for_selector("#results:not([hidden])")
     assert page.locator("#scores tbody tr").count() == ROWS_A_PAGE
     assert page.inner_text("#scores [role=status]") == "Rows 1 to 50 of 5,000"
+    page.click("#scores th.number button")
     page.click("#scores button:has-text('Next')")
     assert texts(page, "#scores td.id")[0] == "m51"
 
@@ -593,10 +713,12 @@ def test_keyboard_alone(visit: Opener, site: Site) -> None:
     page.keyboard.press("Enter")
     assert page.inner_text("#scores [role=status]") == "Rows 101 to 120 of 120"
     assert page.evaluate("document.activeElement.textContent") == "Previous"  # Next has nothing left to do
+    assert page.get_attribute("#scores th.score", "aria-sort") == "descending"
+    assert texts(page, "#scores td.id")[-1] == "m0"
     tab_to("#scores th.score button")
     page.keyboard.press("Space")
-    assert page.get_attribute("#scores th.score", "aria-sort") == "descending"
-    assert texts(page, "#scores td.id")[0] == "m119"
+    assert page.get_attribute("#scores th.score", "aria-sort") == "ascending"
+    assert texts(page, "#scores td.id")[0] == "m0"
     tab_to("#download-rejected")
 
 
@@ -673,7 +795,7 @@ def test_the_card_is_text(visit: Opener, site: Site) -> None:
 
 
 def test_the_page_names_nothing_outside() -> None:
-    for name in ("index.html", "app.js", "style.css"):
+    for name in PAGE.values():
         text = (FILES / name).read_text(encoding="utf-8")
         assert "//" not in text.replace("http://www.w3.org/2000/svg", "").replace("// ", "").replace("\n//", "")
         assert "innerHTML" not in text and " style=" not in text and "onclick" not in text

@@ -119,3 +119,37 @@ def test_a_broken_model_is_said_and_the_next_one_found(new_page: Callable[[], Pa
         page.wait_for_selector("#waiting", state="hidden")
         page.click("#score")
         page.wait_for_selector("#results-title:focus")
+
+
+def test_columns_are_picked_and_cells_without_a_header_scored(new_page: Callable[[], Page]) -> None:
+    given = list(csv.DictReader(io.StringIO(EXAMPLES.read_text(encoding="utf-8"))))[:3]
+    rows = [(f"mab {row['id']}", row["sequence"]) for row in given]
+    with service() as running:
+        page = visit(new_page, running)
+        page.wait_for_selector("#model-state.ready")
+        page.fill("#text", "mab\tvh\theavy\n" + "".join(f"{id_}\t{vh}\t{KAPPA}\n" for id_, vh in rows))
+        page.click("#score")
+        page.wait_for_selector("#picker:not([hidden])")
+        assert "'vh', 'heavy'" in page.inner_text("#picker-detail")
+        page.select_option("#picked-sequence", "vh")
+        page.select_option("#picked-id", "mab")
+        page.click("#picker button")
+        page.wait_for_selector("#results-title:focus")
+        assert scored_rows(page) == rows
+
+        for text, expected in (
+            ("".join(f"{id_}\t{vh}\n" for id_, vh in rows), rows),
+            ("".join(f"{vh}\n" for _, vh in rows), [(str(at), vh) for at, (_, vh) in enumerate(rows, 1)]),
+        ):
+            page.fill("#text", text)
+            page.click("#score")
+            page.wait_for_selector("#results-title:focus")
+            assert scored_rows(page) == expected
+
+
+def scored_rows(page: Page) -> list[tuple[str, str]]:
+    """The rows of the CSV, as ids and sequences."""
+    with page.expect_download() as waited:
+        page.click("#download")
+    found = csv.DictReader(io.StringIO(waited.value.path().read_text(encoding="utf-8")))
+    return [(row["id"], row["sequence"]) for row in found]

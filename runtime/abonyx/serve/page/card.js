@@ -1,0 +1,71 @@
+// What the page says of the model that answers: its facts, and its card.
+
+import { $, DECIMALS, make, plural, whole } from "./dom.js";
+
+const CHAINS = { H: "heavy", L: "light" }; // as a manifest names them
+
+/** Of training rows, how many have an earlier row's sequence; nothing where none has. */
+export function repeats({ repeated_sequences: rows }, before) {
+  return rows ? `${before}${plural(rows, "row repeats", "rows repeat")} an earlier row's sequence` : "";
+}
+
+export function showFacts(model) {
+  const { training, parity } = model;
+  const validated = training?.candidates.find((candidate) => candidate.C === training.C);
+  const facts = {
+    Model: [model.name, model.notice].filter(Boolean).join(": "),
+    "Fitted on": training
+      && `${plural(training.rows, "row")}, ${whole(training.positives)} of them non-specific${repeats(training, ", ")}`,
+    "Cross-validated": validated
+      && `ROC AUC ${validated.roc_auc_mean.toFixed(DECIMALS)}, accuracy ${validated.accuracy_mean.toFixed(DECIMALS)}`
+      + ` (${training.folds} folds, ${plural(training.seeds, "time")})`,
+    Thresholds: [`its own ${model.default_threshold}`,
+      ...Object.entries(model.thresholds).map(([assay, value]) => `${assay} ${value}`)].join(", "),
+    Chains: model.chains.map((chain) => CHAINS[chain] ?? chain).join(", "),
+    "Longest sequence": plural(model.max_residues, "residue"),
+    Licence: model.licence,
+    Running: `variant ${model.variant} (${model.precision}) on ${model.provider}, abonyx ${model.abonyx}`,
+    "Graph nodes": Object.entries(model.placement).map(([name, nodes]) => `${name} ${nodes}`).join(", "),
+    "Against PyTorch": parity
+      && `p differs by at most ${parity.p.max.toExponential(1)} on ${plural(parity.rows, "sequence")}`,
+    "sha256 of its manifest": model.sha256,
+  };
+  const shown = Object.entries(facts).filter(([, value]) => value);
+  $("facts").replaceChildren(...shown.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]));
+  $("card").hidden = !model.model_card;
+  $("card-text").replaceChildren(...markdown(model.model_card ?? ""));
+}
+
+/** Headings, paragraphs, lists, tables, bold, emphasis and code of a model card; the rest stays as it is written. */
+function markdown(text) {
+  const blocks = text.replaceAll("\r\n", "\n").split(/\n{2,}|(?<=^#.*)\n|\n(?=#)/m).filter((block) => block.trim());
+  return blocks.map((block) => {
+    const lines = block.trim().split("\n");
+    const heading = lines[0].match(/^(#+) (.*)/);
+    if (heading) return make(heading[1].length < 2 ? "h3" : "h4", {}, ...inline(heading[2]));
+    if (lines.length > 1 && lines.every((line) => line.startsWith("|"))) return markdownTable(lines);
+    if (!/^[-*] /.test(lines[0])) return make("p", {}, ...inline(lines.join(" ")));
+    const items = block.trim().slice(2).split(/\n[-*] /);
+    return make("ul", {}, ...items.map((item) => make("li", {}, ...inline(item.replaceAll(/\s+/g, " ")))));
+  });
+}
+
+function markdownTable(lines) {
+  const cells = (line) => line.replaceAll(/^\||\|$/g, "").split("|").map((cell) => cell.trim());
+  const row = (tag, line) => make("tr", {}, ...cells(line).map((cell) => make(tag, {}, ...inline(cell))));
+  const rows = lines.slice(2).map((line) => row("td", line));
+  const table = make("table", {}, make("thead", {}, row("th", lines[0])), make("tbody", {}, ...rows));
+  // Wider than a phone: what scrolls has to take the focus, and a name.
+  return make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Table of the card" }, table);
+}
+
+function inline(text) {
+  const pieces = text.split(/(\*\*[^*]+\*\*|\*[^*\s][^*]*\*|`[^`]+`|\[[^\]]+\]\([^)]+\))/);
+  return pieces.filter(Boolean).map((piece) => {
+    if (piece.startsWith("**")) return make("strong", {}, piece.slice(2, -2));
+    if (/^\*[^*\s][^*]*\*$/.test(piece)) return make("em", {}, piece.slice(1, -1));
+    if (/^`.+`$/.test(piece)) return make("code", {}, piece.slice(1, -1));
+    const link = piece.match(/^\[(.+)\]\((.+)\)$/); // its address as text: no link leads away from this page
+    return link ? `${link[1]} (${link[2]})` : piece;
+  });
+}

@@ -1,0 +1,26 @@
+// Elements, text and numbers, for every other module. Text is inserted as text, never as markup.
+
+const SVG = "http://www.w3.org/2000/svg";
+export const DECIMALS = 3; // of a score on the page; the CSV has them all
+
+export const $ = (id) => document.getElementById(id);
+export const whole = new Intl.NumberFormat("en").format;
+export const percent = (share) => `${(100 * share).toFixed(0)} %`;
+export const plural = (n, one, more = `${one}s`) => `${whole(n)} ${n === 1 ? one : more}`;
+
+/** An element with attributes and children; a string becomes text. */
+export function make(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+}
+
+export function draw(tag, attributes = {}, text = "") {
+  const element = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.textContent = text;
+  return element;
+}
+
+export const say = (text) => { $("status").textContent = text; };

@@ -1,0 +1,182 @@
+// The input: a pasted text or a file, the columns of a table, and the request that they make.
+
+import { $, plural, say } from "./dom.js";
+import { isSequence, itemsOf, likelyOf, placesOf, readPasted } from "./pasted.js";
+
+const EXAMPLE = `>trastuzumab
+EVQLVESGGGLVQPGGSLRLSCAASGFNIKDTYIHWVRQAPGKGLEWVARIYPTNGYTRYADSVKGRFTISADTSKNTAYLQMNSLRAEDTAVYYCSRWGGDGFYAMDYWGQGTLVTVSS
+>adalimumab
+EVQLVESGGGLVQPGRSLRLSCAASGFTFDDYAMHWVRQAPGKGLEWVSAITWNSGHIDYADSVEGRFTISRDNAKNSLYLQMNSLRAEDTAVYYCAKVSYLSTASSLDYWGQGTLVTVSS
+>bevacizumab
+EVQLVESGGGLVQPGGSLRLSCAASGYTFTNYGMNWVRQAPGKGLEWVGWINTYTGEPTYAADFKRRFTFSLDTSKSTAYLQMNSLRAEDTAVYYCAKYPHYYGSSHWYFDVWGQGTLVTVSS
+`;
+const LONGEST_EXAMPLE = 24; // of a cell, in the name of a column without one
+const COLUMNS = ["sequence-column", "id-column"];
+
+let file = null;
+let picked = false; // the picker named the columns, for this input alone
+
+/** Whether there is neither a file nor a text. */
+export const isEmpty = () => !file && !$("text").value.trim();
+
+export function chooseFile(chosen) {
+  file = chosen;
+  $("file").value = "";
+  $("chosen").hidden = !file;
+  for (const id of ["paste", "choose", "example", "drop-hint"]) $(id).hidden = Boolean(file);
+  if (file) $("chosen-name").textContent = `${file.name}, ${plural(file.size, "byte")}`;
+  forgetPicked();
+  noteText();
+  say(file ? `Chosen: ${file.name}` : "The file was removed.");
+  (file ? $("remove") : $("choose")).focus();
+}
+
+export function chooseThreshold() {
+  const own = $("assay").value === "own";
+  $("own").hidden = !own;
+  $("threshold").disabled = !own;
+}
+
+function useExample() {
+  $("text").value = EXAMPLE;
+  $("text").focus();
+  forgetPicked();
+  noteText();
+}
+
+// --- the request
+
+function options() {
+  const chosen = { on_invalid: $("skip").checked ? "skip" : "fail" };
+  if ($("trim").checked) chosen.trim = "domain";
+  if ($("gaps").checked) chosen.gaps = "strip";
+  if ($("assay").value === "own") chosen.threshold = Number($("threshold").value);
+  else if ($("assay").value) chosen.assay = $("assay").value;
+  return chosen;
+}
+
+/**
+ * The request for scores: path, type and body; lines: of JSON's items, each one's line in the text.
+ * A table without a header whose columns are not clear is {unclear} instead, for the picker.
+ */
+export function requestOf() {
+  const query = options();
+  const [sequence, id] = COLUMNS.map((name) => $(name).value);
+  const pasted = file ? { kind: "file" } : readPasted($("text").value);
+  if (pasted.kind === "lines" && !sequence && !id) {
+    return { path: `v1/score?${new URLSearchParams(query)}`, type: "text/plain", body: new Blob([$("text").value]) };
+  }
+  if (pasted.kind === "rows") {
+    const places = placesOf(pasted, sequence, id);
+    if (!places) return { unclear: unclearRows(pasted) };
+    const body = new Blob([JSON.stringify({ sequences: itemsOf(pasted, places), ...query })]);
+    return { path: "v1/score", type: "application/json", body, lines: pasted.rows.map(({ line }) => line) };
+  }
+  if (sequence) query.sequence_column = sequence;
+  if (id) query.id_column = id;
+  const body = file ?? new Blob([pasted.text ?? $("text").value]);
+  return { path: `v1/score?${new URLSearchParams(query)}`, type: "application/octet-stream", body };
+}
+
+// --- the columns
+
+function unclearRows({ names, rows }) {
+  const likely = likelyOf({ names, rows });
+  const label = (name, at) => {
+    const cell = rows[0].cells[at].trim();
+    return `${name}: ${cell.slice(0, LONGEST_EXAMPLE)}${cell.length > LONGEST_EXAMPLE ? "..." : ""}`;
+  };
+  const detail = "The first row holds a sequence, so the table has no header. Its columns are shown with their first cells.";
+  const sequence = likely.length === 1 ? likely[0] : "";
+  return { detail, columns: names, labels: names.map(label), sequence, without: "none: row numbers" };
+}
+
+/** What the picker shows of a problem of the service; null if there is nothing to pick. */
+export function unclearProblem(problem) {
+  const { columns, detail } = problem;
+  if (!columns?.length) return null;
+  if (columns.some(isSequence)) { // a first record: to pick one of its cells would leave it out
+    problem.fix = "It has no header. Put a line with the names of its columns first, or paste its cells here.";
+    return null;
+  }
+  return { detail, columns, labels: columns, sequence: "", without: "one called id or the like, else row numbers" };
+}
+
+/** Have the user pick the columns; the next request names them. */
+export function showPicker({ detail, columns, labels, sequence, without }) {
+  const choices = () => columns.map((column, at) => new Option(labels[at], column));
+  $("picker-detail").textContent = detail;
+  $("picked-sequence").replaceChildren(new Option("choose a column", ""), ...choices());
+  $("picked-id").replaceChildren(new Option(without, ""), ...choices());
+  const [named, id] = COLUMNS.map((name) => $(name).value);
+  $("picked-sequence").value = columns.includes(named) ? named : sequence;
+  $("picked-id").value = columns.includes(id) ? id : "";
+  $("picker").hidden = false;
+  say("");
+  $("picked-sequence").focus();
+}
+
+function pick(event) {
+  event.preventDefault();
+  $("sequence-column").value = $("picked-sequence").value;
+  $("id-column").value = $("picked-id").value;
+  $("columns").open = true; // what is used is seen
+  $("picker").hidden = true;
+  picked = true;
+  noteText();
+  $("input").requestSubmit();
+}
+
+/** Columns that were picked are those of one input; names that the user typed stay. */
+function forgetPicked() {
+  $("picker").hidden = true;
+  if (picked) for (const name of COLUMNS) $(name).value = "";
+  picked = false;
+}
+
+const usualNote = $("text-note").textContent;
+
+/** Say how the text is taken if it has no header. */
+function noteText() {
+  const pasted = file ? {} : readPasted($("text").value);
+  const named = COLUMNS.some((name) => $(name).value);
+  const taken = {
+    lines: named ? null : `each line is taken for a whole sequence, ${plural(pasted.count, "sequence")}`,
+    rows: `each row is taken for a record, ${plural(pasted.rows?.length ?? 0, "row")}`,
+  }[pasted.kind];
+  $("text-note").textContent = taken ? `No header: ${taken}.` : usualNote;
+}
+
+const hasFiles = (event) => event.dataTransfer?.types.includes("Files");
+
+function listenToDrops(refuse) {
+  document.addEventListener("dragover", (event) => {
+    if (!hasFiles(event)) return;
+    event.preventDefault();
+    document.body.classList.add("dropping");
+  });
+  document.addEventListener("dragleave", (event) => {
+    if (!event.relatedTarget) document.body.classList.remove("dropping");
+  });
+  document.addEventListener("drop", (event) => {
+    document.body.classList.remove("dropping");
+    if (!hasFiles(event)) return;
+    event.preventDefault();
+    const { files } = event.dataTransfer;
+    if (files.length === 1) chooseFile(files[0]);
+    else refuse({ title: "One file at a time", detail: `${plural(files.length, "file")} were dropped.` });
+  });
+}
+
+/** Have the form do what the user asks; refuse(problem) shows why it does not. */
+export function listen(refuse) {
+  $("choose").addEventListener("click", () => $("file").click());
+  $("file").addEventListener("change", () => $("file").files.length && chooseFile($("file").files[0]));
+  $("remove").addEventListener("click", () => chooseFile(null));
+  $("example").addEventListener("click", useExample);
+  $("assay").addEventListener("change", chooseThreshold);
+  $("picker").addEventListener("submit", pick);
+  $("text").addEventListener("input", () => { forgetPicked(); noteText(); });
+  for (const name of COLUMNS) $(name).addEventListener("input", () => { picked = false; noteText(); });
+  listenToDrops(refuse);
+}
