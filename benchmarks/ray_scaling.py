@@ -28,7 +28,7 @@ from abonyx.bundle import open_bundle
 from abonyx.hashing import file_sha256
 from abonyx.input.checked import Input, read_input
 from abonyx.output.formats import results_format, score_columns, write_table
-from abonyx.ray.run_file import File, open_run_file
+from abonyx.run.run_file import SIDE, File, open_run_file
 from commands import ABONYX, machine
 
 TARGET = 1.8
@@ -93,7 +93,7 @@ def _run(inputs: Path, output: Path, workers: int) -> dict[str, Any]:
     started = time.perf_counter()
     subprocess.run(command, check=True, capture_output=True, text=True)
     wall = time.perf_counter() - started
-    summary = json.loads((output / "summary.json").read_bytes())
+    summary = json.loads((output / SIDE / "summary.json").read_bytes())
     assert summary["workers"] == workers and summary["failed"] == []
     return {
         "workers": workers,

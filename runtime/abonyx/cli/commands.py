@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import importlib.metadata
 import sys
 from pathlib import Path
@@ -120,24 +121,27 @@ _THRESHOLD = click.option("--threshold", type=float, help="Call p strictly above
 
 
 @cli.command()
-@_SOURCE
-@_OUTPUT
+@click.argument("sources", metavar="INPUT...", nargs=-1, required=True, type=PATH_OR_DASH)
+@click.option(
+    "-o", "--output", required=True, type=PATH_OR_DASH, help="Output file, - is stdout; of several INPUTs a directory."
+)
 @run_options
 @_RESTART
 @_ASSAY
 @_THRESHOLD
 @_KEEP
-@click.option("--format", "kind", type=click.Choice(_KINDS), help="[default: OUTPUT's suffix]")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(_KINDS),
+    help="[default: OUTPUT's suffix; csv in a directory, parquet with --ray]",
+)
 @click.option("--table", is_flag=True, help=f"Also print the results on stderr (at most {TABLE_ROWS} rows).")
 @click.option(
-    "--ray",
-    metavar="[ADDRESS]",
-    is_flag=False,
-    flag_value="",
-    help="INPUT (or a quoted glob) and OUTPUT are directories: Ray workers, here or at ADDRESS, score each file.",
+    "--ray", metavar="[ADDRESS]", is_flag=False, flag_value="", help="Ray workers, here or at ADDRESS, score the files."
 )
 def score(
-    source: Path,
+    sources: tuple[Path, ...],
     output: Path,
     restart: bool,
     assay: str | None,
@@ -147,16 +151,16 @@ def score(
     ray: str | None,
     **options: Any,
 ) -> None:
-    """Score the sequences of INPUT (FASTA, CSV, TSV, Parquet, .gz of them; - is stdin)."""
+    """Score the sequences of INPUT: FASTA, CSV, TSV, JSONL (also .gz), Parquet, .xlsx; - is stdin.
+
+    Several INPUTs, a directory, or a quoted pattern of files give a file each in the directory OUTPUT.
+    """
     from abonyx.bundle.threshold import choose_threshold
     from abonyx.run.resumed import score_run
 
-    if ray is not None:
-        if table:
-            raise ConfigError("--table and --ray were both given", "A directory of results is not shown as a table.")
-        from abonyx.ray.command import score_directory
-
-        score_directory(source, output, ray, restart, assay, threshold, kind, prepare(options))
+    source = sources[0]
+    if ray is not None or _is_directory_run(sources, output):
+        _score_directory(sources, output, restart, assay, threshold, kind, table, ray, prepare(options))
         return
     target = _target(output)
     chosen = _kind(output, kind)
@@ -173,6 +177,48 @@ def score(
     if run.check == "off":
         LOGGER.info("note: --domain off: chain and domain were not looked at; no record is flagged")
     _go(file_run, restart, f"threshold {limit:g}" + (f" ({assay})" if assay else ""), shown)
+
+
+def _is_directory_run(sources: tuple[Path, ...], output: Path) -> bool:
+    """Whether results go to a directory, a file for each input."""
+    source = sources[0]
+    several = len(sources) > 1 or source.is_dir() or (glob.has_magic(str(source)) and not source.is_file())
+    return several or (str(output) != "-" and output.is_dir())
+
+
+def _score_directory(
+    sources: tuple[Path, ...],
+    output: Path,
+    restart: bool,
+    assay: str | None,
+    threshold: float | None,
+    kind: Any,
+    table: bool,
+    ray: str | None,
+    run: RunRequest,
+) -> None:
+    from abonyx.bundle.threshold import choose_threshold
+    from abonyx.run.scorer import DirectoryRequest
+
+    if table:
+        raise ConfigError("--table with a directory of results", "Leave it out: the results are not shown as a table.")
+    if Path("-") in (*sources, output):
+        what = "- with several inputs or --ray: a standard stream is not a file"
+        raise ConfigError(what, "Name files or a directory of them, and a directory for -o.")
+    if not output.is_dir() and output.name.lower().endswith(tuple(f".{kind}" for kind in _KINDS)):
+        what = f"output {output}: has the name of a file, and several inputs give a file each"
+        raise ConfigError(what, "Name a directory for -o, or give one input.")
+    limit = choose_threshold(run.bundle, assay, threshold)
+    chosen: Any = kind or ("csv" if ray is None else "parquet")
+    request = DirectoryRequest(run, output.absolute(), chosen, limit)
+    if ray is None:
+        from abonyx.run.directory import score_directory
+
+        score_directory(request, sources, restart)
+    else:
+        from abonyx.ray.command import score_by_ray
+
+        score_by_ray(request, sources, ray, restart)
 
 
 @cli.command()

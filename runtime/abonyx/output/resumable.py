@@ -148,7 +148,8 @@ class ResumableOutput:
             file.write(head)
             file.flush()
         # The names, too, before any line counts bytes under them.
-        flush_directory(self._journal.path.parent)
+        for directory in {self._journal.path.parent, *(file.path.parent for file in self._files)}:
+            flush_directory(directory)
         self._count(0)
 
     def _go_on(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -10,23 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from abonyx.errors import (
-    ConfigError,
-    EngineError,
-    InputError,
-    OutOfDeviceMemory,
-    ProviderError,
-    RunInterrupted,
-    first_line,
-)
-from abonyx.input.recognition import ACCEPTED, named_kind
+from abonyx.errors import EngineError, OutOfDeviceMemory, ProviderError, RunInterrupted, first_line
 from abonyx.logs import LOGGER
-from abonyx.output.files import input_stem, rejected_path
-from abonyx.ray.cluster import load_ray, needs, worker_count
-from abonyx.ray.run_file import Done, File, RunFile, printable_name
-from abonyx.ray.worker import DirectoryRequest, Worker
-from abonyx.run.interrupts import Stop
-from abonyx.wording import Interface, option
+from abonyx.ray.cluster import connected, load_ray, needs, worker_count
+from abonyx.ray.worker import Worker
+from abonyx.run.directory import failure
+from abonyx.run.interrupts import Stop, handled
+from abonyx.run.run_file import Done, File, RunFile
+from abonyx.run.scorer import DirectoryRequest
+from abonyx.wording import option
 
 # How long a signal may wait to be seen.
 _POLL_S = 0.5
@@ -34,46 +25,6 @@ _POLL_S = 0.5
 _SILENCE_S = 30
 # Workers that a file may take with it; and that may die in a row before they have opened the model.
 MOST_DEATHS = 3
-_SHOWN = 10
-
-
-def find_files(source: Path, output: Path, kind: str, skip: bool) -> list[File]:
-    """The files of a directory, or that match a pattern, by name; and where their results go.
-
-    Args:
-        skip: whether rejected records have a file each.
-
-    Raises:
-        InputError: none, or the directory cannot be read.
-        ConfigError: two results would be in one place, or an input lies in `output`.
-    """
-    if source.is_dir():
-        try:
-            there = [path for path in source.iterdir() if path.is_file() and not path.name.startswith(".")]
-        except OSError as error:
-            raise InputError(f"{source}: cannot be read: {error.strerror}", "Check its permissions.") from error
-        found = [path for path in there if named_kind(path)[0]]
-        if ignored := sorted(path.name for path in set(there) - set(found)):
-            LOGGER.info(f"{source}: not read: {', '.join(ignored[:_SHOWN])}{', ...' * (len(ignored) > _SHOWN)}")
-    else:
-        found = [path for path in map(Path, glob.glob(str(source), recursive=True)) if path.is_file()]  # noqa: PTH207
-    if not found:
-        what = f"{source}: no file there to score"
-        raise InputError(what, f"Give a directory of files, or a quoted pattern of them; accepted: {ACCEPTED}.")
-    files: list[File] = []
-    written: dict[str, File] = {}
-    for path in sorted(path.absolute() for path in found):
-        file = File(path, output / f"{printable_name(Path(input_stem(path)))}.{kind}")
-        for target in [file.target, *([rejected_path(file.target)] if skip else [])]:
-            other = written.setdefault(target.name.casefold(), file)  # some file systems hold only one of A and a
-            if other is not file:
-                what = f"{other.source} and {path}: both would be written to {target}"
-                raise ConfigError(what, "Rename one of them, or score it in a run of its own.")
-        if output.is_dir() and output.samefile(path.parent):
-            what = f"output {output}: the input {path.name} lies in it"
-            raise ConfigError(what, "Name another directory: results there would be the next run's inputs.")
-        files.append(file)
-    return files
 
 
 @dataclass(eq=False)
@@ -85,18 +36,20 @@ class _Task:
 
 
 @dataclass
-class Dispatch:
-    """One run over files. Ray is connected meanwhile.
+class RayDispatch:
+    """The Dispatch of a cluster's workers.
 
     Attributes:
         done: of this run; failed: file -> why.
         workers: at the start.
         run_seconds: from the first file given to a worker to the last one done.
+        address: of the cluster; "" = start Ray on this machine.
     """
 
     request: DirectoryRequest
     run_file: RunFile
     restart: bool
+    address: str = ""
     done: list[Done] = field(default_factory=list)
     failed: dict[File, EngineError] = field(default_factory=dict)
     workers: int = 0
@@ -108,16 +61,20 @@ class Dispatch:
     _deaths: int = 0
     _started: float = 0.0
 
-    def run(self, files: Sequence[File], stop: Stop) -> None:
+    def run(self, files: Sequence[File]) -> None:
         """Score the files.
 
-        A file that cannot be scored is noted in `failed`, and the others are done all the same.
-
         Raises:
+            ConfigError: Ray does not answer.
             RunInterrupted: by a signal; the workers are ended at once, the rows of their windows kept.
             ResumeRefused: the workers' engine is another one than the run's.
             EngineError: a worker cannot open the model, or does not see the files.
         """
+        stop = Stop()
+        with connected(self.address), handled(stop):
+            self._run(files, stop)
+
+    def _run(self, files: Sequence[File], stop: Stop) -> None:
         ray = load_ray()
         config = self.request.run.config
         self._waiting.extend(map(_Task, files))
@@ -196,8 +153,7 @@ class Dispatch:
     def _note(self, task: _Task, answer: Done | EngineError) -> None:
         if isinstance(answer, EngineError):
             self.failed[task.file] = answer
-            what, _ = answer.worded(Interface.COMMAND_LINE)
-            LOGGER.info(f"{task.file.source.name}: failed: {what.splitlines()[0]}")
+            LOGGER.info(f"{task.file.source.name}: failed: {failure(answer)}")
             return
         self.run_file.append(answer)
         self.done.append(answer)
@@ -226,7 +182,7 @@ class Dispatch:
         else:
             task.deaths += 1
             if task.deaths < MOST_DEATHS:
-                LOGGER.info(f"{task.file.source.name}: {why.splitlines()[0]}; another one goes on with it")
+                LOGGER.info(f"{task.file.source.name}: {why.splitlines()[0]}; another one resumes it")
                 self._waiting.appendleft(task)
             else:
                 fix = "Where memory ran out: fewer workers a node (more threads each), or smaller files."
@@ -234,19 +190,6 @@ class Dispatch:
         if self._waiting:
             worker_count(self.request.run.config)  # refuses: the nodes that had room may be gone
             self._start_worker()
-
-
-def raise_failed(failed: dict[File, EngineError], total: int) -> None:
-    """Raise the first file's error where any failed, with the others' named."""
-    if not failed:
-        return
-    lines = [f"  {error.marked[0]}" for error in list(failed.values())[:_SHOWN]]
-    more = [f"  ... and {len(failed) - _SHOWN} more"] if len(failed) > _SHOWN else []
-    first = next(iter(failed.values()))
-    raise type(first)(
-        "\n".join([f"{len(failed)} of {total} files failed; the others are done", *lines, *more]),
-        f"{first.marked[1]} Then the same command scores what is missing.".strip(),
-    )
 
 
 def _text(needed: dict[str, int]) -> str:

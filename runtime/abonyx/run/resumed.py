@@ -38,6 +38,7 @@ class FileRun:
         output: the graph's output, "p_nonspecific" or "embedding".
         columns: (start, stop) of a window and its values -> what the format takes.
         facts: what else makes the file what it is: command, format, threshold.
+        rejected: where rejected records are listed; None = beside the target.
     """
 
     run: RunRequest
@@ -47,6 +48,7 @@ class FileRun:
     output: str
     columns: Callable[[int, int, Float32Array], Columns]
     facts: dict[str, Fact]
+    rejected: Path | None = None
 
 
 # Rows' ids, p, calls (1 non-specific, 0 specific, None without one) and flags, as a window is done.
@@ -231,7 +233,8 @@ def _opened(file_run: FileRun, restart: bool, budget: int | None) -> Iterator[Re
         return
     targets = [ids_path(target), target] if len(format.head) > 1 else [target]
     if run.skip:
-        targets, format = [rejected_path(target), *targets], format.beside(rejected_bytes(records.rejected))
+        rejected = file_run.rejected or rejected_path(target)
+        targets, format = [rejected, *targets], format.beside(rejected_bytes(records.rejected))
     with open_resumable(targets, format, header, restart=restart) as output:
         yield output
 

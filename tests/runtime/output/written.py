@@ -54,7 +54,7 @@ def write_all(path: Path, format: Format, metadata: dict[str, str] | None = None
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @contextmanager

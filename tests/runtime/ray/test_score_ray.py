@@ -44,11 +44,12 @@ from abonyx.ray import cluster, score
 from abonyx.ray import files as files_module
 from abonyx.ray import worker as worker_module
 from abonyx.ray.dataset import Scorer, judged
-from abonyx.ray.files import Dispatch, find_files
-from abonyx.ray.run_file import File, RunHeader, open_run_file
-from abonyx.ray.worker import DirectoryRequest, Worker
+from abonyx.ray.files import RayDispatch
+from abonyx.ray.worker import Worker
 from abonyx.run import resumed as runs
 from abonyx.run.interrupts import Stop
+from abonyx.run.run_file import SIDE, File, RunHeader, open_run_file
+from abonyx.run.scorer import DirectoryRequest
 
 from ..cli.test_commands import rows
 from ..conftest import Done
@@ -183,19 +184,19 @@ def test_the_bytes_of_the_single_file_command_and_nothing_twice(
         "not ESM-1v",
     ):
         assert part in done.err
-    summary = json.loads((output / "summary.json").read_bytes())
+    summary = json.loads((output / SIDE / "summary.json").read_bytes())
     assert (summary["records"], summary["rejected"], summary["failed"], summary["workers"]) == (24, 1, [], 2)
     assert [each["output"] for each in summary["files"]] == [f"{name}.parquet" for name in "abcd"]
     assert summary["run"]["engine"].startswith("onnxruntime")
 
     # Again: nothing is scored, so Ray is not even reached; then one file more, and one whose result is gone.
-    before = {path: path.stat().st_mtime_ns for path in output.glob("[abcd].*")}
+    before = {path: path.stat().st_mtime_ns for path in output.rglob("[abcd].*")}
     done = run(*command, "192.0.2.1:1")
     assert done.code == 0, done.err
     assert "4 of 4 files are done already" in done.err
     (parts / "e.csv").write_text((parts / "a.csv").read_text(encoding="utf-8"), encoding="utf-8")
     (output / "a.parquet").unlink()
-    del before[output / "a.parquet"], before[output / "a.parquet.rejected.csv"]
+    del before[output / "a.parquet"], before[output / SIDE / "a.parquet.rejected.csv"]
     done = run(*command)
     assert done.code == 0, done.err
     assert "3 of 5 files are done already" in done.err
@@ -225,7 +226,7 @@ def test_flags_are_counted_over_all_files_and_are_a_part_of_the_run(
         (True, "6 residues outside the domain"),
         (True, "fragment"),
     ]
-    summary = json.loads((output / "summary.json").read_bytes())
+    summary = json.loads((output / SIDE / "summary.json").read_bytes())
     assert (summary["records"], summary["flagged"], summary["uncalled"], summary["rejected"]) == (4, 3, 3, 1)
     assert summary["flags"] == {"residues outside the domain": 2, "fragment": 1}
     assert [each["flags"] for each in summary["files"]] == [
@@ -300,10 +301,10 @@ def test_killed_workers_are_replaced_and_their_files_gone_on_with(
     assert done.code == 1
     for name in killed:
         assert f"{name}: its worker died: " in done.err
-    assert "another one goes on with it" in done.err
+    assert "another one resumes it" in done.err
     assert f"1 of 2 files failed; the others are done\n  {folder}/1.csv: 3 workers, and its worker died" in done.err
     assert (output / "0.csv").read_bytes() == expected["0.csv"]
-    assert json.loads((output / "summary.json").read_bytes())["failed"][0]["input"] == "1.csv"
+    assert json.loads((output / SIDE / "summary.json").read_bytes())["failed"][0]["input"] == "1.csv"
     done = run("score", folder, "-o", output, "--format", "csv", "--ray")
     assert done.code == 0, done.err
     assert results(output) == expected
@@ -317,7 +318,7 @@ def test_a_file_that_vanishes_or_has_bad_records_is_named_and_the_others_are_don
     text = (parts / "e.csv").read_bytes()
 
     def vanish() -> bool:
-        if not any(line["type"] == "begun" for line in lines(output / "run.journal")):
+        if not any(line["type"] == "begun" for line in lines(output / SIDE / "run.journal")):
             return False
         (parts / "e.csv").unlink()
         return True
@@ -347,7 +348,7 @@ def test_ctrl_c_keeps_what_is_done_and_starts_and_ends_its_own_ray(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     until = time.monotonic() + PATIENCE_S
-    while not any(line["type"] == "done" for line in lines(output / "run.journal")):
+    while not any(line["type"] == "done" for line in lines(output / SIDE / "run.journal")):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < until
         time.sleep(0.01)
@@ -359,7 +360,7 @@ def test_ctrl_c_keeps_what_is_done_and_starts_and_ends_its_own_ray(
     assert (process.returncode, out) == (130, ""), err
     assert "abonyx: SIGINT: ended with " in err
     assert "The same command resumes from there" in err
-    whole = {line["output"] for line in lines(output / "run.journal") if line["type"] == "done"}
+    whole = {line["output"] for line in lines(output / SIDE / "run.journal") if line["type"] == "done"}
     assert 1 <= len(whole) < 4
     assert {name: (output / name).read_bytes() for name in whole} == {name: expected[name] for name in whole}
     done = run("score", folder, "-o", output, "--format", "csv", "--ray")
@@ -438,20 +439,15 @@ def test_what_cannot_be_asked_for(run: Call, parts: Path, tmp_path: Path, monkey
         assert part in done.err
         assert not output.exists()
 
-    refused("--table and --ray were both given", parts, "-o", output, "--table")
-    refused("standard streams are not files", "-", "-o", output)
-    refused("standard streams are not files", parts, "-o", "-")
+    refused("--table with a directory of results", parts, "-o", output, "--table")
+    refused("a standard stream is not a file", "-", "-o", output)
+    refused("a standard stream is not a file", parts, "-o", "-")
     refused("no file there to score", tmp_path / "nothing*.csv", "-o", output, code=3)
     refused("results there would be the next run's inputs", parts, "-o", parts)
     refused("cannot be made: No such file or directory", parts, "-o", output / "in" / "it")
     (parts / "A.csv").write_text((parts / "a.csv").read_text(encoding="utf-8"), encoding="utf-8")
     refused("both would be written to", parts, "-o", output)
     (parts / "A.csv").unlink()
-    (parts / "a.csv.rejected.csv").write_text((parts / "a.csv").read_text(encoding="utf-8"), encoding="utf-8")
-    listed = f"a.csv and {parts}/a.csv.rejected.csv: both would be written to {output}/a.csv.rejected.csv"
-    refused(listed, parts, "-o", output, "--format", "csv", "--on-invalid", "skip")
-    assert len(find_files(parts, output, "csv", skip=False)) == 5, "without rejected records' files all are apart"
-    (parts / "a.csv.rejected.csv").unlink()
     with monkeypatch.context() as patch:
         patch.setattr(Path, "iterdir", unreadable)  # root may read every directory
         refused("parts: cannot be read: Permission denied", parts, "-o", output, code=3)
@@ -499,9 +495,9 @@ def test_a_cluster_without_room_is_named_once_and_one_without_nodes_ends_the_run
     monkeypatch.setattr(files_module, "_SILENCE_S", 0)
     file = File(parts / "a.csv", tmp_path / "a.csv")
     with open_run_file(tmp_path, restart=False) as run_file, caplog.at_level("INFO", "abonyx"):
-        dispatch = Dispatch(DirectoryRequest(prepare(OPTIONS), tmp_path, "csv", 0.5), run_file, False)
+        dispatch = RayDispatch(DirectoryRequest(prepare(OPTIONS), tmp_path, "csv", 0.5), run_file, False)
         with pytest.raises(RunInterrupted):
-            dispatch.run([file], stop)
+            dispatch._run([file], stop)
         said = "waiting for num_cpus 32 of one node (the cluster has 3 CPU, 0 GPU unused), or for the model to be read"
         assert [said in message for message in caplog.messages] == [False, True]
         with pytest.raises(ConfigError, match=r"needs 32 CPU and 0 GPU of one node; .* have: none is left"):
@@ -640,7 +636,7 @@ def test_a_driver_that_died_behind_a_result_has_that_file_done_again(parts: Path
         assert run_file.lines == [], "nothing is noted before a worker has said its engine"
         run_file.settle({"threshold": 0.5, "engine": "one"})
         run_file.begin(files[0])
-    with (tmp_path / "run.journal").open("ab") as file:
+    with (tmp_path / SIDE / "run.journal").open("ab") as file:
         file.write(b'{"type":"done","inp')
     files[0].target.write_text("whole")
     with open_run_file(tmp_path, restart=False) as run_file:
@@ -664,7 +660,7 @@ def test_a_restart_that_reaches_no_worker_forgets_nothing(
         raise ConfigError("no answer")
 
     with monkeypatch.context() as patch:
-        patch.setattr("abonyx.ray.command.connected", nobody)
+        patch.setattr("abonyx.ray.files.connected", nobody)
         assert run(*command, "--restart", "--ray=nowhere").code == 2
     assert contents(output) == kept
     with monkeypatch.context() as patch:
@@ -715,7 +711,8 @@ def test_a_defect_in_a_worker_ends_the_run_with_its_traceback_and_keeps_what_is_
 
 
 def test_a_run_file_that_cannot_be_read_stays_until_a_restart_has_a_worker(tmp_path: Path) -> None:
-    journal = tmp_path / "run.journal"
+    journal = tmp_path / SIDE / "run.journal"
+    journal.parent.mkdir()
     journal.write_text("somebody's\n")
     with pytest.raises(ResumeRefused, match="line 1 cannot be read"), open_run_file(tmp_path, restart=False):
         pass

@@ -1,21 +1,22 @@
 """The journal of a directory's run: what it is, which files were begun and which are done, one JSON line a fact.
 
-It stays in the directory, so that the same command skips what is done, and another run's results are never taken for
-its own.
+It stays in the directory's folder SIDE, so that the same command skips what is done, and the results of another run are
+never taken for its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from abonyx.errors import InputError, ResumeRefused
 from abonyx.hashing import file_sha256
-from abonyx.output.files import rejected_path
+from abonyx.output.files import failing_as, rejected_path
+from abonyx.output.formats import Kind
 from abonyx.output.journal import SCHEMA, Fact, Journal, Started, differences
 from abonyx.run.resumed import identity, score_facts
 from abonyx.wording import option
@@ -23,6 +24,8 @@ from abonyx.wording import option
 if TYPE_CHECKING:
     from abonyx.run.request import RunRequest
 
+# Of a directory of results: what is not results. pandas and pyarrow read no folder whose name begins so.
+SIDE = "_abonyx"
 # Differing results that a message names.
 _SHOWN = 10
 _ENGINE = "engine"
@@ -75,6 +78,11 @@ class File(NamedTuple):
     source: Path
     target: Path
 
+    @property
+    def rejected(self) -> Path:
+        """Where its rejected records are listed."""
+        return rejected_path(self.target.parent / SIDE / self.target.name)
+
 
 class RunFile(Journal):
     """The run file of a directory, open and locked. Make it with open_run_file."""
@@ -107,7 +115,7 @@ class RunFile(Journal):
             self.append(Begun(printable_name(file.source), file.target.name))
 
     def settle(self, facts: dict[str, Fact]) -> None:
-        """Note what the run is, or refuse to go on with another one.
+        """Note what the run is, or refuse to resume another one.
 
         A restart forgets what was there only here, once a worker has said its engine: a cluster that does not answer,
         or a model that cannot be opened, loses nothing.
@@ -131,7 +139,7 @@ class RunFile(Journal):
         before = header.identity if _ENGINE in facts else header.identity | {_ENGINE: None}
         if found := differences(before, {_ENGINE: None} | facts):
             raise ResumeRefused(
-                f"output {self.path.parent}: has results of another run:\n  " + "\n  ".join(found),
+                f"output {self.path.parent.parent}: has results of another run:\n  " + "\n  ".join(found),
                 f"Give that run's command again, name another directory, or start again with {option('restart')}.",
             )
 
@@ -154,7 +162,7 @@ class RunFile(Journal):
                 if there and file.target.name not in self._begun:
                     refused.append(f"{file.target.name}: is there, and {self.path.name} does not know it")
                 left.append(file)
-            elif not there or (skip and not rejected_path(file.target).exists()):
+            elif not there or (skip and not file.rejected.exists()):
                 left.append(file)
             elif (size := file.target.stat().st_size) != line.output_bytes:
                 refused.append(f"{file.target.name}: {line.output_bytes} bytes then, {size} now")
@@ -163,7 +171,7 @@ class RunFile(Journal):
         if refused:
             more = [f"... and {len(refused) - _SHOWN} more"] if len(refused) > _SHOWN else []
             raise ResumeRefused(
-                f"output {self.path.parent}: has results of another run or other input:\n  "
+                f"output {self.path.parent.parent}: has results of another run or other input:\n  "
                 + "\n  ".join([*refused[:_SHOWN], *more]),
                 "Name another directory, move those results away, or start again with "
                 f"{option('restart')}, which replaces them.",
@@ -178,13 +186,21 @@ def printable_name(path: Path) -> str:
 
 @contextmanager
 def open_run_file(directory: Path, *, restart: bool) -> Iterator[RunFile]:
-    """Give the directory's run file, DIRECTORY/run.journal, read; of a restart, not read, and whole until it settles.
+    """Give the directory's run file, SIDE/run.journal, read; of a restart, not read, and whole until it settles.
 
     Raises:
         OutputInUse: another run has the directory.
-        ResumeRefused: it cannot be read.
+        ResumeRefused: it cannot be read, or an earlier version's is there.
+        ConfigError: it cannot be made.
     """
-    run_file = RunFile(directory / "run", restart)
+    side = directory / SIDE
+    if (directory / "run.journal").exists():
+        what = f"output {directory}: has run.journal, the results of a run of an earlier version"
+        raise ResumeRefused(what, "Name another directory, or move those results away.")
+    made = not side.is_dir()
+    with failing_as(side):
+        side.mkdir(exist_ok=True)
+    run_file = RunFile(side / "run", restart)
     try:
         if not restart:
             run_file.read()
@@ -194,9 +210,12 @@ def open_run_file(directory: Path, *, restart: bool) -> Iterator[RunFile]:
             run_file.close()
         else:
             run_file.remove()  # nothing was begun
+            if made:
+                with suppress(OSError):  # not empty
+                    side.rmdir()
 
 
-def run_facts(run: RunRequest, kind: Literal["csv", "jsonl", "parquet"], threshold: float) -> dict[str, Fact]:
+def run_facts(run: RunRequest, kind: Kind, threshold: float) -> dict[str, Fact]:
     """What a run's results depend on beside the files, on this node."""
     columns = {"--id-column": run.id_column, "--sequence-column": run.sequence_column, "--sheet": run.sheet}
     return score_facts(kind, threshold) | columns | identity(run)
