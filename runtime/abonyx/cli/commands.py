@@ -142,6 +142,7 @@ def score(
 ) -> None:
     """Score the sequences of INPUT (FASTA, CSV, TSV, Parquet, .gz of them; - is stdin)."""
     from abonyx.bundle.threshold import choose_threshold
+    from abonyx.output.kinds import score_kind
     from abonyx.run.resumed import score_run
 
     if ray is not None:
@@ -152,7 +153,7 @@ def score(
         score_directory(source, output, ray, restart, assay, threshold, kind, prepare(options))
         return
     target = _target(output)
-    chosen = kind or _suffix(output, {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}, "csv")
+    chosen = score_kind(target, kind)
     run, checked = _prepare(source, target, options)
     limit = choose_threshold(run.bundle, assay, threshold)
     rows: list[tuple[str, float, int | None, str]] = []
@@ -176,12 +177,13 @@ def score(
 def embed(source: Path, output: Path, restart: bool, **options: Any) -> None:
     """Write the pooled embeddings of INPUT's sequences to a .npy (ids beside it) or .parquet file."""
     from abonyx.output import formats as results
+    from abonyx.output.kinds import named_kind
     from abonyx.run.resumed import FileRun
 
     target = _target(output)
     if target is None:
         raise ConfigError("embed -o -: embeddings are not text", "Give a .npy or .parquet file.")
-    kind = _suffix(output, {".npy": "npy", ".parquet": "parquet"}, None)
+    kind: Any = named_kind(output, ("npy", "parquet"))
     run, checked = _prepare(source, target, options)
     width = run.bundle.manifest.embedding_width
 
@@ -226,16 +228,9 @@ def evaluate(
 
 def _prepare(source: Path, target: Path | None, options: dict[str, Any]) -> tuple[RunRequest, Input]:
     """Everything that can go wrong before the model is opened."""
-    from abonyx.output.files import check_output, ids_path, partial_paths, rejected_path
-    from abonyx.output.journal import journal_path
-
     source_file = _target(source)
     run = prepare(options)
-    check_output(target, source_file)
-    if target is not None:
-        beside = [ids_path(target)] * (target.suffix.lower() == ".npy") + [rejected_path(target)] * run.skip
-        for written in (*beside, *partial_paths(target), journal_path(target)):
-            check_output(written, source_file)
+    run.check_outputs(target, source_file)
     checked = run.read(source_file)
     LOGGER.debug(f"read {source}: {len(checked.ids)} records to score, {len(checked.rejected)} rejected")
     return run, checked
@@ -268,18 +263,6 @@ def _go(
 
 def _target(path: Path) -> Path | None:
     return None if str(path) == "-" else path
-
-
-def _suffix(output: Path, kinds: dict[str, str], stdout_kind: str | None) -> Any:
-    if stdout_kind and str(output) == "-":
-        return stdout_kind
-    kind = kinds.get(output.suffix.lower())
-    if kind is None:
-        raise ConfigError(
-            f"output {output}: suffix {output.suffix or '(none)'} names no format",
-            f"Use {', '.join(kinds)}" + (" or --format." if stdout_kind else "."),
-        )
-    return kind
 
 
 def _print_table(rows: list[tuple[str, float, int | None, str]], count: int, threshold: float) -> None:

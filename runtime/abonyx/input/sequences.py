@@ -8,7 +8,7 @@ from abonyx import alphabet
 from abonyx.domain import refusal
 from abonyx.errors import printable
 from abonyx.input.cells import MISSING
-from abonyx.wording import Interface, in_words, option
+from abonyx.wording import option
 
 # What happens to gaps and a final stop: refused, or taken out.
 Gaps = Literal["refuse", "strip"]
@@ -19,7 +19,7 @@ _NO_GAPS = str.maketrans("", "", "-.")
 
 
 def judge(sequence: str, gaps: Gaps | None = None) -> tuple[str, str | None]:
-    """The cleaned sequence, and why it cannot be scored whatever its length, or None.
+    """The cleaned sequence, and why it cannot be scored whatever its length, or None; options are marks in it.
 
     Args:
         gaps: None = refused, by an interface that has no such option.
@@ -31,8 +31,7 @@ def judge(sequence: str, gaps: Gaps | None = None) -> tuple[str, str | None]:
         cleaned = cleaned.translate(_NO_GAPS).removesuffix("*")
     reason = refusal(cleaned) or alphabet.letter_problem(cleaned)
     if reason and gaps == "refuse" and _only_gaps(cleaned):
-        # Only the command line has the option, and a list of rejected records is not an error: its word is final here.
-        reason += f"; {in_words(option('gaps'), Interface.COMMAND_LINE)} strip removes gaps and a final *"
+        reason += f"; {option('strip')} removes gaps and a final *"
     return cleaned, reason
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from abonyx.arrays import shortest_decimal
 from abonyx.extras import load
 from abonyx.output.files import replacing
+from abonyx.wording import Interface, in_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -133,8 +134,9 @@ def embeddings_format(format: Literal["npy", "parquet"], n: int, width: int, met
 
 
 def rejected_bytes(problems: Iterable[RejectedRecord]) -> bytes:
-    """The records that were not scored as CSV with the columns id, line, reason."""
-    return _csv_bytes([("id", "line", "reason"), *problems])
+    """The records that were not scored as CSV with the columns id, line, reason; options in the command's words."""
+    worded = ((id_, line, in_words(reason, Interface.COMMAND_LINE)) for id_, line, reason in problems)
+    return _csv_bytes([("id", "line", "reason"), *worded])
 
 
 def write_rejected(path: Path, problems: Iterable[RejectedRecord]) -> None:
