@@ -108,6 +108,8 @@ def test_modules_that_are_imported_by_name_are_few_and_listed() -> None:
 def test_public_names() -> None:
     assert set(abonyx.__all__) == {
         "RuntimeConfig",
+        "ScoreRow",
+        "ScoreSummary",
         "close_session",
         "Session",
         "__version__",
@@ -115,6 +117,8 @@ def test_public_names() -> None:
         "judge",
         "load_config",
         "open_session",
+        "score_file",
+        "score_frame",
     }
     for name in abonyx.__all__:
         assert getattr(abonyx, name) is not None

@@ -15,14 +15,31 @@ if TYPE_CHECKING:
     from abonyx import errors
     from abonyx.config import RuntimeConfig, load_config
     from abonyx.domain import judge
+    from abonyx.frames import score_frame
+    from abonyx.run.file import ScoreRow, ScoreSummary, score_file
     from abonyx.session import Session, close_session, open_session
 
 __version__ = "0.1.0"
-__all__ = ["RuntimeConfig", "Session", "__version__", "close_session", "errors", "judge", "load_config", "open_session"]
+__all__ = [
+    "RuntimeConfig",
+    "ScoreRow",
+    "ScoreSummary",
+    "Session",
+    "__version__",
+    "close_session",
+    "errors",
+    "judge",
+    "load_config",
+    "open_session",
+    "score_file",
+    "score_frame",
+]
 
 _HOMES = {
     **dict.fromkeys(("RuntimeConfig", "load_config"), "config"),
     "judge": "domain",
+    "score_frame": "frames",
+    **dict.fromkeys(("ScoreRow", "ScoreSummary", "score_file"), "run.file"),
     **dict.fromkeys(("Session", "close_session", "open_session"), "session"),
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +12,6 @@ import numpy as np
 from abonyx.arrays import Int64Array
 from abonyx.bundle.manifest import RESIDUES, AlphabetSpec, Manifest
 from abonyx.config import RuntimeConfig
-from abonyx.errors import InputError
 
 _WHITESPACE = re.compile(r"[ \t\r\n\f\v]+")
 _NOT_RESIDUE = re.compile(f"[^{RESIDUES}]")
@@ -65,24 +64,6 @@ def clean(sequence: str) -> str:
 def problem(sequence: str, limit: SequenceLimit) -> str | None:
     """Why a cleaned sequence cannot be scored, or None: empty, a letter outside RESIDUES, or too long."""
     return letter_problem(sequence) or limit.problem(len(sequence))
-
-
-def as_texts(sequences: Iterable[object]) -> list[str]:
-    """The sequences as a list; a generator is read once.
-
-    Raises:
-        InputError: one text in place of a list, something that cannot be iterated over, or an item that is not text.
-    """
-    # A str is an iterable of str too: each residue would be taken for an antibody.
-    if isinstance(sequences, str | bytes) or not isinstance(sequences, Iterable):
-        raise InputError(f"sequences is one {type(sequences).__name__}", "Give a list of sequences: [sequence].")
-    texts = []
-    for index, sequence in enumerate(sequences):
-        if not isinstance(sequence, str):
-            what = f"sequences[{index}] is {sequence!r:.60} ({type(sequence).__name__}), not text"
-            raise InputError(what, "Give str.")
-        texts.append(sequence)
-    return texts
 
 
 def letter_problem(sequence: str) -> str | None:

@@ -14,6 +14,7 @@ _NEEDED = {
     "serve": ("serve", {"fastapi": "fastapi", "uvicorn": "uvicorn", "prometheus-client": "prometheus_client"}),
     "Parquet": ("parquet", {"pyarrow": "pyarrow.parquet"}),
     "Excel": ("excel", {"python-calamine": "python_calamine"}),
+    "score_frame": ("frames", {"narwhals": "narwhals"}),
     "scoring by Ray": ("ray", {"ray": "ray.data"}),
     "export": ("export", {"torch": "torch", "transformers": "transformers", **_TO_FIT}),
     "fit": ("export", _TO_FIT),

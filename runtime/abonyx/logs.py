@@ -14,6 +14,16 @@ from abonyx.wording import Interface, in_words
 LOGGER = logging.getLogger("abonyx")
 
 
+def _python_words(record: logging.LogRecord) -> bool:
+    """A filter that lets every line pass, with the options in Python's words."""
+    record.msg, record.args = in_words(record.getMessage(), Interface.PYTHON), None
+    return True
+
+
+# A Python program may send the log to handlers of its own; the command line's handler has other words.
+LOGGER.addFilter(_python_words)
+
+
 class _Stderr(logging.Handler):
     """Writes to what sys.stderr is at that moment: a progress bar stands in for it while it is shown."""
 
@@ -51,11 +61,13 @@ def to_stderr(*, as_json: bool) -> Iterator[None]:
     handler = _Stderr()
     handler.setFormatter(_Json() if as_json else _Text())
     LOGGER.addHandler(handler)
+    LOGGER.removeFilter(_python_words)
     LOGGER.setLevel(logging.INFO)
     try:
         yield
     finally:
         LOGGER.removeHandler(handler)
+        LOGGER.addFilter(_python_words)
         LOGGER.setLevel(logging.NOTSET)
 
 

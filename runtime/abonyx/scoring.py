@@ -16,6 +16,7 @@ from abonyx.batching import eos_in_mean, plan_batches
 from abonyx.bundle.manifest import Manifest
 from abonyx.domain import refusal
 from abonyx.errors import InputError, OutOfDeviceMemory, ScoreNotFinite, printable
+from abonyx.texts import as_texts
 from abonyx.wording import option
 
 Tokens = Sequence[Int64Array]
@@ -76,7 +77,7 @@ def prepare(sequences: Sequence[str], limit: alphabet.SequenceLimit) -> list[str
     Raises:
         InputError: names the first sequence (counted from 0) that cannot be scored, and why.
     """
-    cleaned = [alphabet.clean(sequence) for sequence in alphabet.as_texts(sequences)]
+    cleaned = [alphabet.clean(sequence) for sequence in as_texts(sequences)]
     for index, sequence in enumerate(cleaned):
         reason = refusal(sequence) or alphabet.problem(sequence, limit)
         if reason:

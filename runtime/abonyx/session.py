@@ -28,7 +28,7 @@ def open_session(config: RuntimeConfig | str | Path | None = None, *, self_test:
         BundleError, ProviderError, ConfigError: the bundle, the provider or the variant cannot be used.
         SelfTestError: the golden rows do not come out right here.
     """
-    return Session(open_model(_config(config), self_test=self_test))
+    return Session(open_model(as_config(config), self_test=self_test))
 
 
 def close_session() -> None:
@@ -38,7 +38,8 @@ def close_session() -> None:
         session.close()
 
 
-def _config(config: object) -> RuntimeConfig:
+def as_config(config: object) -> RuntimeConfig:
+    """The config that open_session's argument means. Raises ConfigError."""
     if config is None:
         return RuntimeConfig()
     if isinstance(config, RuntimeConfig):
@@ -49,6 +50,14 @@ def _config(config: object) -> RuntimeConfig:
         f"config is {config!r:.100} ({type(config).__name__})",
         'Give abonyx.RuntimeConfig(bundle="DIRECTORY", ...), a bundle\'s directory as str or Path, or nothing.',
     )
+
+
+def model_of(session: object) -> OpenModel:
+    """The model of a session that a user gives. Raises ConfigError if it is none."""
+    if isinstance(session, Session):
+        return session._model
+    fix = "Give what abonyx.open_session returned, or leave it out: a session is opened and closed then."
+    raise ConfigError(f"session is {session!r:.100} ({type(session).__name__})", fix)
 
 
 class Session:
@@ -134,7 +143,7 @@ class Session:
         A failed reload leaves the session closed; the next reload may succeed. A call in another thread ends as with
         close(), and one that waits for its turn too: no call is scored by two models.
         """
-        self._model.reload(_config(config))
+        self._model.reload(as_config(config))
 
     def __enter__(self) -> Self:
         return self

@@ -23,7 +23,7 @@ class Interface(enum.Enum):
 _BEGIN, _END = "\ufdd0", "\ufdd1"
 _MARK = re.compile(f"{_BEGIN}([a-z_]+){_END}")
 
-# Options whose word does not follow from their name. "skip" is a value: leave bad records out.
+# Options whose word does not follow from their name. Values: "skip" leaves bad records out, "strip" takes gaps out.
 EXCEPTIONS: dict[Interface, dict[str, str]] = {
     Interface.COMMAND_LINE: {
         "folds": "--cv",
@@ -31,8 +31,9 @@ EXCEPTIONS: dict[Interface, dict[str, str]] = {
         "output": "-o",
         "seeds": "--cv-seeds",
         "skip": "--on-invalid skip",
+        "strip": "--gaps strip",
     },
-    Interface.HTTP: {"skip": "on_invalid skip"},
+    Interface.HTTP: {"skip": "on_invalid skip", "strip": "gaps strip"},
     Interface.PYTHON: {
         "allow_encoder_mismatch": "allow_encoder_mismatch=True",
         "ray": "abonyx.ray",
@@ -40,6 +41,7 @@ EXCEPTIONS: dict[Interface, dict[str, str]] = {
         "restart": "restart=True",
         "scale": "scale=True",
         "skip": "skip_invalid=True",
+        "strip": 'gaps="strip"',
     },
 }
 

@@ -21,7 +21,7 @@ from abonyx.run.interrupts import ENDING, handled
 from abonyx.wording import Interface
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from abonyx.input.checked import Input
     from abonyx.run.request import RunRequest
@@ -156,6 +156,7 @@ def score(
     Several INPUTs, a directory, or a quoted pattern of files give a file each in the directory OUTPUT.
     """
     from abonyx.bundle.threshold import choose_threshold
+    from abonyx.output.kinds import score_kind
     from abonyx.run.resumed import score_run
 
     source = sources[0]
@@ -163,7 +164,7 @@ def score(
         _score_directory(sources, output, restart, assay, threshold, kind, table, ray, prepare(options))
         return
     target = _target(output)
-    chosen = _kind(output, kind)
+    chosen = score_kind(target, kind)
     run, checked = _prepare(source, target, options)
     limit = choose_threshold(run.bundle, assay, threshold)
     rows: list[tuple[str, float, int | None, str]] = []
@@ -229,12 +230,13 @@ def _score_directory(
 @_KEEP
 def embed(source: Path, output: Path, restart: bool, **options: Any) -> None:
     """Write the pooled embeddings of INPUT's sequences to a .npy (ids beside it) or .parquet file."""
+    from abonyx.output.kinds import named_kind
     from abonyx.run.resumed import embed_run
 
     target = _target(output)
     if target is None:
         raise ConfigError("embed -o -: embeddings are not text", "Give a .npy or .parquet file.")
-    kind: Any = _named_kind(output, ("npy", "parquet"), "")
+    kind: Any = named_kind(output, ("npy", "parquet"))
     run, checked = _prepare(source, target, options)
     _go(embed_run(run, checked, target, kind), restart, f"{run.bundle.manifest.embedding_width} columns")
 
@@ -272,16 +274,9 @@ def evaluate(
 
 def _prepare(source: Path, target: Path | None, options: dict[str, Any]) -> tuple[RunRequest, Input]:
     """Everything that can go wrong before the model is opened."""
-    from abonyx.output.files import check_output, ids_path, partial_paths, rejected_path
-    from abonyx.output.journal import journal_path
-
     source_file = _target(source)
     run = prepare(options)
-    check_output(target, source_file)
-    if target is not None:
-        beside = [ids_path(target)] * (target.suffix.lower() == ".npy") + [rejected_path(target)] * run.skip
-        for written in (*beside, *partial_paths(target), journal_path(target)):
-            check_output(written, source_file)
+    run.check_outputs(target, source_file)
     checked = run.read(source_file)
     LOGGER.debug(f"read {source}: {len(checked.ids)} records to score, {len(checked.rejected)} rejected")
     return run, checked
@@ -314,25 +309,6 @@ def _go(
 
 def _target(path: Path) -> Path | None:
     return None if str(path) == "-" else path
-
-
-def _kind(output: Path, kind: str | None) -> Any:
-    """The format of scores: by option, else by the output's suffix. A file called .gz is compressed in any case."""
-    if kind is None:
-        return "csv" if str(output) == "-" else _named_kind(output, _KINDS, " or --format")
-    if output.suffix.lower() != ".gz" or kind.endswith(".gz"):
-        return kind
-    if f"{kind}.gz" not in _KINDS:
-        raise ConfigError(f"--format {kind} and output {output}: {kind} is not compressed", "Leave out .gz.")
-    return f"{kind}.gz"
-
-
-def _named_kind(output: Path, kinds: Sequence[str], other: str) -> str:
-    for kind in sorted(kinds, key=len, reverse=True):
-        if output.name.lower().endswith(f".{kind}"):
-            return kind
-    suffixes = ", ".join(f".{kind}" for kind in kinds)
-    raise ConfigError(f"output {output}: suffix {output.suffix or '(none)'} names no format", f"Use {suffixes}{other}.")
 
 
 def _print_table(rows: list[tuple[str, float, int | None, str]], count: int, threshold: float) -> None:

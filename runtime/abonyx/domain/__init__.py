@@ -3,7 +3,7 @@
 from abonyx.domain.flags import CHAIN_NAMES, NANOBODY_LIKE, Judgement, Trimmed, judge, judged_by, reason, trimmed
 from abonyx.domain.pool import judge_in_children
 from abonyx.domain.refusal import refusal
-from abonyx.domain.rule import CHECKS, NO_RULE, Check, DomainRule, Part, part_problem, scored_part
+from abonyx.domain.rule import CHECKS, NO_RULE, Check, DomainRule, Part, part_problem, refuse_rule, scored_part
 
 __all__ = [
     "CHAIN_NAMES",
@@ -21,6 +21,7 @@ __all__ = [
     "part_problem",
     "reason",
     "refusal",
+    "refuse_rule",
     "scored_part",
     "trimmed",
 ]

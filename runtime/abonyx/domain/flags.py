@@ -10,6 +10,7 @@ import msgspec
 from abonyx import alphabet
 from abonyx.domain.chain import MAX_RESIDUES, Domain, Domains, search_domains
 from abonyx.domain.refusal import refusal
+from abonyx.texts import as_texts
 
 # Raise it with every change after which a record could be judged differently: runs record it.
 RULES = 2
@@ -90,7 +91,7 @@ def judge(sequences: Iterable[str], chains: Iterable[str] = ("H",)) -> list[Judg
         raise ValueError(f"chains is {sorted(expected)}, expected one or more of {', '.join(CHAIN_NAMES)}")
     judgements: dict[str, Judgement] = {}
     rows = []
-    for sequence in alphabet.as_texts(sequences):
+    for sequence in as_texts(sequences):
         if sequence not in judgements:
             judgements[sequence] = _judge(alphabet.clean(sequence), expected)
         rows.append(judgements[sequence])

@@ -7,6 +7,8 @@ from typing import Literal, NamedTuple
 from abonyx.alphabet import SequenceLimit
 from abonyx.domain.flags import Judgement, judge, judged_by, trimmed
 from abonyx.domain.pool import judge_in_children
+from abonyx.errors import ConfigError
+from abonyx.wording import option
 
 Check = Literal["check", "require", "off"]
 CHECKS: tuple[Check, ...] = ("check", "require", "off")
@@ -40,6 +42,17 @@ class DomainRule(NamedTuple):
         """What results depend on, by the name a user knows it by; a part of a run's identity."""
         judges = None if self.check == "off" else f"{judged_by()}, chains {', '.join(self.chains)}"
         return {"--domain": self.check, "--trim domain": self.trim, "chain and domain judged by": judges}
+
+
+def refuse_rule(check: object, trim: object) -> None:
+    """Refuse, by a ConfigError, values of the options `domain` and `trim` that make no rule."""
+    if check not in CHECKS:
+        raise ConfigError(f"{option('domain')} is {check!r}", f"Give one of {', '.join(map(repr, CHECKS))}.")
+    if trim not in (None, "domain"):
+        raise ConfigError(f"{option('trim')} is {trim!r}", "Give 'domain', or None to score sequences as they are.")
+    if trim and check == "off":
+        what = f"{option('trim')} domain with {option('domain')} off: nothing looks for the domain to trim to"
+        raise ConfigError(what, "Leave one of them out.")
 
 
 # For sequences that are not scored for a user: golden rows and calibration.

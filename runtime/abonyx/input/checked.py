@@ -15,7 +15,7 @@ from abonyx.errors import RecordsRejected, printable
 from abonyx.input.cells import MISSING
 from abonyx.input.records import Record, RejectedRecord, read_records
 from abonyx.input.sequences import Gaps, judge
-from abonyx.wording import Interface, option
+from abonyx.wording import option
 
 # Problems shown in the error message; all of them go to OUT.rejected.csv where they are skipped.
 SHOWN_PROBLEMS = 10
@@ -141,7 +141,6 @@ def check_records(
     rule: DomainRule = NO_RULE,
     in_children: bool = False,
     gaps: Gaps | None = None,
-    interface: Interface = Interface.COMMAND_LINE,
     notes: list[str] | None = None,
 ) -> Input:
     """Sort out which records can be scored, wherever they come from. Arguments and errors as read_input's.
@@ -150,10 +149,9 @@ def check_records(
         name: what messages call the source.
         in_children: judge many records in other processes.
         gaps: None = refused, by an interface that has no such option.
-        interface: whose word for an option the reasons have.
         notes: the list that the records' reader fills.
     """
-    rows = [_row(record, label_required, gaps, interface) for record in records]
+    rows = [_row(record, label_required, gaps) for record in records]
     readable = [row.sequence for row in rows if row.rejected is None]
     judgements = iter(rule.judgements(readable, in_children=in_children))
     checked = Input(notes=[] if notes is None else notes)
@@ -196,10 +194,10 @@ class _Row(NamedTuple):
     rejected: RejectedRecord | None = None
 
 
-def _row(record: Record | RejectedRecord, label_required: bool, gaps: Gaps | None, interface: Interface) -> _Row:
+def _row(record: Record | RejectedRecord, label_required: bool, gaps: Gaps | None) -> _Row:
     if isinstance(record, RejectedRecord):
         return _Row(Record(record.id, "", record.line), "", record)
-    sequence, why = judge(record.sequence, gaps, interface=interface)
+    sequence, why = judge(record.sequence, gaps)
     why = why or _label_problem(_label(record), label_required)
     return _Row(record, sequence, RejectedRecord(record.id, record.line, why) if why else None)
 

@@ -140,7 +140,8 @@ class _Header:
         if name in self.names:
             return self.names.index(name)
         if argument == "sequence_column" and len(self.names) == 1:
-            fix = "Is it one sequence a line, without a header? Put a line with `sequence` before the first one."
+            fix = "Is it one sequence a line, without a header? Put a line with `sequence` before the first one. "
+            fix += f"If that name is its header: {option('sequence_column')} NAME."
         else:
             fix = f"Name one of them with {option(argument)}."
         raise self._unclear(f"no column {printable(name)!r}; columns: {self.shown()}", fix)

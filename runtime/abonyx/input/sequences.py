@@ -8,7 +8,7 @@ from abonyx import alphabet
 from abonyx.domain import refusal
 from abonyx.errors import printable
 from abonyx.input.cells import MISSING
-from abonyx.wording import Interface, in_words, option
+from abonyx.wording import option
 
 # What happens to gaps and a final stop: refused, or taken out.
 Gaps = Literal["refuse", "strip"]
@@ -18,10 +18,8 @@ _LONGEST_MISSING = max(map(len, _MISSING))
 _NO_GAPS = str.maketrans("", "", "-.")
 
 
-def judge(
-    sequence: str, gaps: Gaps | None = None, *, interface: Interface = Interface.COMMAND_LINE
-) -> tuple[str, str | None]:
-    """The cleaned sequence, and why it cannot be scored whatever its length, or None.
+def judge(sequence: str, gaps: Gaps | None = None) -> tuple[str, str | None]:
+    """The cleaned sequence, and why it cannot be scored whatever its length, or None; options are marks in it.
 
     Args:
         gaps: None = refused, by an interface that has no such option.
@@ -34,7 +32,7 @@ def judge(
         cleaned = cleaned.translate(_NO_GAPS).removesuffix("*")
     reason = refusal(cleaned) or alphabet.letter_problem(cleaned)
     if reason and gaps == "refuse" and _only_gaps(cleaned):
-        reason += f"; {in_words(option('gaps'), interface)} strip removes gaps and a final *"
+        reason += f"; {option('strip')} removes gaps and a final *"
     return cleaned, reason
 
 

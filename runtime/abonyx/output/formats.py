@@ -17,7 +17,8 @@ from abonyx.arrays import shortest_decimal
 from abonyx.errors import ConfigError, printable
 from abonyx.extras import load
 from abonyx.output.files import replacing
-from abonyx.wording import option
+from abonyx.output.kinds import ScoreKind
+from abonyx.wording import Interface, in_words, option
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 Columns = tuple[Any, ...]
 
-Kind = Literal["csv", "tsv", "csv.gz", "tsv.gz", "jsonl", "parquet"]
 RESULT_COLUMNS = ("id", "sequence", "p_nonspecific", "nonspecific", "flag")
 # With --trim domain: which residues of the record were scored, FIRST-LAST from 1; empty = no domain to trim to.
 PLACE_COLUMN = "domain"
@@ -92,7 +92,7 @@ def embedding_columns(
     return (ids, embedding, flags, *extra)
 
 
-def results_format(kind: Kind, metadata: Mapping[str, str], extra: Sequence[str] = ()) -> Format:
+def results_format(kind: ScoreKind, metadata: Mapping[str, str], extra: Sequence[str] = ()) -> Format:
     """The format of a file of scores.
 
     Args:
@@ -118,7 +118,7 @@ def results_format(kind: Kind, metadata: Mapping[str, str], extra: Sequence[str]
     return Format((b"" if kind == "jsonl" else packed(_csv_bytes([names], delimiter)),), text)
 
 
-def refuse_line_ends(kind: Kind, columns: Mapping[str, Sequence[str]]) -> None:
+def refuse_line_ends(kind: ScoreKind, columns: Mapping[str, Sequence[str]]) -> None:
     """Refuse, by a ConfigError, cells with line ends in a TSV file. columns: name -> cells."""
     if not kind.startswith("tsv"):
         return
@@ -159,8 +159,9 @@ def embeddings_format(
 
 
 def rejected_bytes(problems: Iterable[RejectedRecord]) -> bytes:
-    """The records that were not scored as CSV with the columns id, line, reason."""
-    return _csv_bytes([("id", "line", "reason"), *problems])
+    """The records that were not scored as CSV with the columns id, line, reason; options in the command's words."""
+    worded = ((id_, line, in_words(reason, Interface.COMMAND_LINE)) for id_, line, reason in problems)
+    return _csv_bytes([("id", "line", "reason"), *worded])
 
 
 def write_rejected(path: Path, problems: Iterable[RejectedRecord]) -> None:

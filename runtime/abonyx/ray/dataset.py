@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import repeat
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-import numpy as np
-
-from abonyx.alphabet import SequenceLimit
 from abonyx.bundle import open_bundle
-from abonyx.bundle.threshold import called, choose_threshold
+from abonyx.bundle.threshold import choose_threshold
 from abonyx.config import RuntimeConfig
-from abonyx.domain import CHECKS, Check, DomainRule, Judgement, Part, part_problem, scored_part
+from abonyx.domain import Check, DomainRule, refuse_rule
 from abonyx.engine.providers import window_size
 from abonyx.errors import ConfigError, InputError
-from abonyx.input.sequences import judge
+from abonyx.input.judged import judged
+from abonyx.output.columns import CALLED, P, refuse_results, result_columns
 from abonyx.ray.cluster import for_worker, load_ray, needs, worker_count
-
-# Columns that are added.
-P, CALLED, FLAG, PLACE, REASON = "p_nonspecific", "nonspecific", "flag", "domain", "rejected"
 
 
 def score(
@@ -66,7 +59,7 @@ def score(
     data = load_ray("ray.data")
     if workers is not None and workers < 1:
         raise ConfigError(f"workers is {workers}", "Give 1 or more, or None for as many as there is room for.")
-    _refuse_rule(domain, trim)
+    refuse_rule(domain, trim)
     config = for_worker(config or RuntimeConfig())
     if config.pooling == "upstream-batch":
         fix = "Score files with `abonyx score --ray`, or use pooling residues."
@@ -83,16 +76,6 @@ def score(
         compute=data.ActorPoolStrategy(min_size=1, max_size=workers or worker_count(config)),
         **needs(config),
     )
-
-
-def _refuse_rule(domain: object, trim: object) -> None:
-    if domain not in CHECKS:
-        raise ConfigError(f"domain is {domain!r}", f"Give one of {', '.join(map(repr, CHECKS))}.")
-    if trim not in (None, "domain"):
-        raise ConfigError(f"trim is {trim!r}", "Give 'domain', or None to score sequences as they are.")
-    if trim and domain == "off":
-        what = "trim is 'domain' and domain is 'off': without looking for the domain there is nothing to trim to"
-        raise ConfigError(what, "Leave one of them out.")
 
 
 class Scorer:
@@ -113,50 +96,10 @@ class Scorer:
         names = table.column_names
         if self._column not in names:
             raise InputError(f"the dataset has no column {self._column!r}; columns: {names}", "Give sequence_column.")
-        if there := {P, CALLED, FLAG, REASON, *([PLACE] if self._rule.trim else [])} & set(names):
-            raise InputError(f"the dataset has columns {sorted(there)} already", "Rename or drop them.")
+        refuse_results(names, "the dataset", self._rule.trim)
         rows = judged(table.column(self._column).to_pylist(), self._rule, self._model.limit)
-        good = np.array([row.rejected is None for row in rows], bool)
-        p = np.zeros(len(rows), np.float32)
-        if good.any():
-            p[good] = self._model.score([row.part.sequence for row in rows if row.rejected is None])
-        added = {P: pa.array(p, pa.float32(), mask=~good)}
-        if self._threshold is not None:
-            trusted = [row.rejected is None and row.part.judgement.trusted for row in rows]
-            added[CALLED] = pa.array(called(p, self._threshold, trusted), pa.int8())
-        added[FLAG] = pa.array([None if row.rejected else row.part.judgement.text for row in rows], pa.string())
-        if self._rule.trim:
-            added[PLACE] = pa.array([None if row.rejected else row.part.place for row in rows], pa.string())
-        added[REASON] = pa.array([row.rejected for row in rows], pa.string())
-        for name, column in added.items():
-            table = table.append_column(name, column)
+        p = self._model.score([row.part.sequence for row in rows if row.rejected is None])
+        kinds = {P: pa.float32(), CALLED: pa.int8()}
+        for name, values in result_columns(rows, p, self._threshold, self._rule.trim).items():
+            table = table.append_column(name, pa.array(values, kinds.get(name, pa.string())))
         return table
-
-
-class _ScoredRow(NamedTuple):
-    """What is scored of a row, or why nothing is."""
-
-    part: Part
-    rejected: str | None
-
-
-_NOTHING = Part("", Judgement())
-
-
-def judged(values: Sequence[object], rule: DomainRule, limit: SequenceLimit) -> list[_ScoredRow]:
-    """Each value of a column of sequences, by the same rules as records of a file (input.checked)."""
-    problems = [_problem(value) for value in values]
-    readable = [judge(str(value))[0] for value, why in zip(values, problems, strict=True) if why is None]
-    parts = iter(map(scored_part, readable, rule.judgements(readable), repeat(rule)))
-    rows = []
-    for why in problems:
-        part = _NOTHING if why else next(parts)
-        rows.append(_ScoredRow(part, why or part_problem(part, rule, limit)))
-    return rows
-
-
-def _problem(value: object) -> str | None:
-    """Why a value cannot be scored, whatever its chain and length."""
-    if not isinstance(value, str):
-        return f"the sequence is {'null' if value is None else type(value).__name__}, not text"
-    return judge(value)[1]

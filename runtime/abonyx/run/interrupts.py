@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -28,7 +29,13 @@ class Stop:
 
 @contextmanager
 def handled(handler: Callable[[int, Any], None], numbers: list[Any] = ENDING) -> Iterator[None]:
-    """Have `handler` take these signals; one that is ignored (nohup, a shell's background job) stays ignored."""
+    """Have `handler` take these signals; one that is ignored (nohup, a shell's background job) stays ignored.
+
+    Outside the main thread nothing changes: Python lets no other thread take signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     before = {number: signal.getsignal(number) for number in numbers}
     taken = [number for number, known in before.items() if known is not signal.SIG_IGN]
     for number in taken:

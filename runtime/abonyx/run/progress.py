@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from abonyx.run.windows import OnBatch
+
+# Records in all, and of these done -> what is called with the records of each batch, for as long as it is shown.
+Bar = Callable[[int, int], "contextlib.AbstractContextManager[OnBatch | None]"]
 
 
 @contextlib.contextmanager

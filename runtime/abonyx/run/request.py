@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 
@@ -12,10 +13,12 @@ from abonyx import __version__
 from abonyx.alphabet import SequenceLimit
 from abonyx.bundle import Bundle, open_bundle
 from abonyx.config import RuntimeConfig, load_config
-from abonyx.domain import Check, DomainRule
+from abonyx.domain import Check, DomainRule, refuse_rule
 from abonyx.errors import ConfigError
 from abonyx.input.checked import Input, read_input
 from abonyx.input.sequences import Gaps
+from abonyx.output.files import check_output, ids_path, partial_paths, rejected_path
+from abonyx.output.journal import journal_path
 from abonyx.wording import option
 
 
@@ -77,6 +80,18 @@ class RunRequest:
             keep=self.keep,
         )
 
+    def check_outputs(self, target: Path | None, source: Path | None) -> None:
+        """Raise ConfigError if the target or a file beside it cannot be written, or is the input.
+
+        Args:
+            target, source: None = standard output, standard input.
+        """
+        check_output(target, source)
+        if target is not None:
+            beside = [ids_path(target)] * (target.suffix.lower() == ".npy") + [rejected_path(target)] * self.skip
+            for written in (*beside, *partial_paths(target), journal_path(target)):
+                check_output(written, source)
+
     def metadata(self) -> dict[str, str]:
         """What a result file says of its making."""
         name, variant = self.bundle.variant(self.config.provider, self.config.variant)
@@ -94,6 +109,8 @@ class RunRequest:
 
 def prepare(
     *,
+    config: RuntimeConfig | None = None,
+    bundle: Bundle | None = None,
     config_file: Path | None = None,
     flags: Mapping[str, object] | None = None,
     id_column: str | None = None,
@@ -108,19 +125,20 @@ def prepare(
     """Load the config, and the manifest of the bundle that it names; nothing is hashed or opened.
 
     Args:
+        config: the whole of it, if the caller has it: file, flags and environment are not read then.
+        bundle: the one that the config names, if the caller has it open.
         config_file: a TOML file.
         flags: fields of the config that override file and environment; None values are not set.
         id_column, sequence_column, sheet, skip, check, trim, gaps, keep: as RunRequest has them.
 
     Raises:
-        ConfigError, BundleError: see load_config, open_bundle and Bundle.variant; or trim without a check.
+        ConfigError, BundleError: see load_config, open_bundle, Bundle.variant and refuse_rule; or unknown gaps.
     """
-    if trim and check == "off":
-        raise ConfigError(
-            f"{option('trim')} domain with {option('domain')} off: nothing looks for the domain to trim to",
-            "Leave one of them out.",
-        )
-    config = load_config(config_file, flags=flags)
-    bundle = open_bundle(config.bundle)
+    refuse_rule(check, "domain" if trim else None)
+    if gaps not in get_args(Gaps):
+        known = ", ".join(map(repr, get_args(Gaps)))
+        raise ConfigError(f"{option('gaps')} is {gaps!r}", f"Give one of {known}.")
+    config = config or load_config(config_file, flags=flags)
+    bundle = bundle or open_bundle(config.bundle)
     bundle.variant(config.provider, config.variant)
     return RunRequest(config, bundle, skip, id_column, sequence_column, sheet, check, trim, gaps, keep)

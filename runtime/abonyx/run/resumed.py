@@ -18,11 +18,12 @@ from abonyx.input.checked import Input
 from abonyx.logs import LOGGER
 from abonyx.output import formats
 from abonyx.output.files import ids_path, rejected_path
-from abonyx.output.formats import Columns, Format, Kind, rejected_bytes
+from abonyx.output.formats import Columns, Format, rejected_bytes
 from abonyx.output.journal import Fact, Header
+from abonyx.output.kinds import ScoreKind
 from abonyx.output.resumable import ResumableOutput, Stream, open_resumable, open_stream
 from abonyx.run.interrupts import Stop, handled
-from abonyx.run.progress import progress
+from abonyx.run.progress import Bar, progress
 from abonyx.run.request import RunRequest
 from abonyx.run.windows import Job, Opening, RunSummary, run_windows
 from abonyx.wording import option
@@ -59,7 +60,7 @@ def score_run(
     run: RunRequest,
     records: Input,
     target: Path | None,
-    kind: Kind,
+    kind: ScoreKind,
     threshold: float,
     seen: Seen | None = None,
 ) -> FileRun:
@@ -124,7 +125,12 @@ def score_facts(kind: str, threshold: float) -> dict[str, Fact]:
 
 
 def run_file(
-    file_run: FileRun, *, restart: bool = False, opening: Opening | None = None, budget: int | None = None
+    file_run: FileRun,
+    *,
+    restart: bool = False,
+    opening: Opening | None = None,
+    budget: int | None = None,
+    shown: Bar = progress,
 ) -> RunSummary | None:
     """Score what the output does not hold yet, and put it in its place.
 
@@ -133,6 +139,7 @@ def run_file(
         opening: gives the model, in place of open_model; called with the token budget that the rows are due.
         budget: tokens a batch if no earlier run left rows; None = providers.token_budget, which on CUDA goes by the
             card's free memory: not for a process that has its model there already.
+        shown: what shows how far the run is; by default a bar on a terminal.
 
     Returns:
         What was done; None if an earlier process had scored everything, and only the renames were left.
@@ -145,7 +152,7 @@ def run_file(
     stop = Stop()
     with handled(stop):
         try:
-            return _run(file_run, restart, stop, opening, budget)
+            return _run(file_run, restart, stop, opening, budget, shown)
         except KeyboardInterrupt:
             raise RunInterrupted(f"{stop.asked or 'interrupted'}: ended at once") from None
 
@@ -169,7 +176,7 @@ class _FileSink:
 
 
 def _run(
-    file_run: FileRun, restart: bool, stop: Stop, opening: Opening | None, budget: int | None
+    file_run: FileRun, restart: bool, stop: Stop, opening: Opening | None, budget: int | None, shown: Bar
 ) -> RunSummary | None:
     run, records = file_run.run, file_run.records
     count = len(records.sequences)
@@ -182,7 +189,7 @@ def _run(
         earlier_notes = list(out.notes)
         job = Job(records, _FileSink(file_run, out, stop))
         try:
-            with progress(count, out.rows_done) as bar:
+            with shown(count, out.rows_done) as bar:
                 summary = run_windows(run.bundle, [job], config, file_run.output, _watch(stop, bar), opening)
         except BaseException:
             LOGGER.info(_kept(out))

@@ -16,8 +16,8 @@ import msgspec
 from abonyx.errors import InputError, ResumeRefused
 from abonyx.hashing import file_sha256
 from abonyx.output.files import failing_as, rejected_path
-from abonyx.output.formats import Kind
 from abonyx.output.journal import SCHEMA, Fact, Journal, Started, differences
+from abonyx.output.kinds import ScoreKind
 from abonyx.run.resumed import identity, score_facts
 from abonyx.wording import option
 
@@ -215,7 +215,7 @@ def open_run_file(directory: Path, *, restart: bool) -> Iterator[RunFile]:
                     side.rmdir()
 
 
-def run_facts(run: RunRequest, kind: Kind, threshold: float) -> dict[str, Fact]:
+def run_facts(run: RunRequest, kind: ScoreKind, threshold: float) -> dict[str, Fact]:
     """What a run's results depend on beside the files, on this node."""
     columns = {"--id-column": run.id_column, "--sequence-column": run.sequence_column, "--sheet": run.sheet}
     return score_facts(kind, threshold) | columns | identity(run)

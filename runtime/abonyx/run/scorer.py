@@ -16,7 +16,7 @@ from abonyx.errors import EngineError, InputError
 from abonyx.hashing import file_sha256
 from abonyx.input.checked import Input
 from abonyx.model import OpenModel
-from abonyx.output.formats import Kind
+from abonyx.output.kinds import ScoreKind
 from abonyx.run.request import RunRequest
 from abonyx.run.resumed import run_file, score_run
 from abonyx.run.run_file import Done, File, printable_name
@@ -33,7 +33,7 @@ class DirectoryRequest:
 
     run: RunRequest
     output: Path
-    kind: Kind
+    kind: ScoreKind
     threshold: float
 
 

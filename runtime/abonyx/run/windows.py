@@ -9,6 +9,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+import numpy as np
+
 from abonyx.arrays import Float32Array
 from abonyx.bundle import Bundle
 from abonyx.bundle.threshold import pooling_notes, shipped_note
@@ -174,6 +176,14 @@ def run_windows(
                 *(*model.opening_notes, *notes, *pooling_notes(bundle, config), *shipped_note(config)),
             ],
         )
+
+
+def score_input(
+    bundle: Bundle, checked: Input, config: RuntimeConfig, on_batch: OnBatch | None, opening: Opening | None
+) -> tuple[Float32Array, RunSummary]:
+    """The scores of one input, (n,) float32, in memory. Arguments as run_windows'."""
+    p = np.empty(len(checked.sequences), np.float32)
+    return p, run_windows(bundle, [Job(checked, ArraySink(p))], config, "p_nonspecific", on_batch, opening)
 
 
 def _first_budget(model: OpenModel, config: RuntimeConfig) -> int:

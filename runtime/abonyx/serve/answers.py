@@ -17,6 +17,7 @@ from abonyx.input.records import RejectedRecord
 from abonyx.input.sequences import Gaps
 from abonyx.serve.scheduler import Model
 from abonyx.serve.settings import Settings
+from abonyx.wording import Interface, in_words
 
 OnInvalid = Literal["fail", "skip"]
 Trim = Literal["domain"]
@@ -260,7 +261,7 @@ def score_answer(model: Model, records: Input, p: Float32Array, threshold: float
 
 def rejected(problems: list[RejectedRecord]) -> list[Rejected]:
     """The records that were left out."""
-    return [Rejected(id=one.id, line=one.line, reason=one.reason) for one in problems]
+    return [Rejected(id=one.id, line=one.line, reason=in_words(one.reason, Interface.HTTP)) for one in problems]
 
 
 def embed_answer(model: Model, records: Input, embedding: Float32Array, asked: EmbedRequest) -> Iterator[bytes]:

@@ -20,7 +20,6 @@ from abonyx.serve.answers import EmbedRequest, Items, ScoreRequest
 from abonyx.serve.problems import CLIENT_LEFT
 from abonyx.serve.scheduler import Model
 from abonyx.serve.settings import Settings
-from abonyx.wording import Interface
 
 JSON = "application/json"
 PLAIN = "text/plain"
@@ -160,7 +159,6 @@ def _check(
         skip_invalid=asked.on_invalid == "skip",
         rule=DomainRule(asked.domain, asked.trim is not None, model.chains),
         gaps=asked.gaps,
-        interface=Interface.HTTP,
     )
 
 

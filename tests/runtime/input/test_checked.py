@@ -10,6 +10,8 @@ from abonyx.errors import RecordsRejected
 from abonyx.input.cells import MISSING, Record
 from abonyx.input.checked import Input, check_records, read_input
 from abonyx.input.sequences import judge
+from abonyx.output.formats import rejected_bytes
+from abonyx.wording import Interface, in_words
 
 LIMIT = SequenceLimit(50)
 GOOD = "EVQLVESGG"
@@ -57,7 +59,10 @@ def test_gaps_are_refused_with_the_option_named_or_stripped() -> None:
     gapped = ("EV--QL..V*", "ev.q*", "EV Q-\n")
     assert check(GOOD, *gapped, gaps="strip").sequences == [GOOD, "EVQLV", "EVQ", "EVQ"]
     refused = check(GOOD, *gapped, gaps="refuse").rejected
-    assert [problem.reason.endswith("; --gaps strip removes gaps and a final *") for problem in refused] == [True] * 3
+    for words, text in ((Interface.COMMAND_LINE, "--gaps strip"), (Interface.PYTHON, 'gaps="strip"')):
+        reasons = [in_words(problem.reason, words) for problem in refused]
+        assert [reason.endswith(f"; {text} removes gaps and a final *") for reason in reasons] == [True] * 3
+    assert rejected_bytes(refused).count(b"; --gaps strip removes gaps and a final *") == 3
     others = check(GOOD, "EV*Q", "EV-B", "-", "EV**", gaps="strip").rejected
     assert len(others) == 4, "a stop inside, another letter, a missing value, two stops"
     assert not any("--gaps" in problem.reason for problem in check(GOOD, "EV*Q", "EV-B", gaps="refuse").rejected)

@@ -38,12 +38,13 @@ from abonyx.errors import (
     RunInterrupted,
 )
 from abonyx.input.checked import check_records
+from abonyx.input.judged import judged
 from abonyx.input.records import Record
 from abonyx.model import OpenModel, State
 from abonyx.ray import cluster, score
 from abonyx.ray import files as files_module
 from abonyx.ray import worker as worker_module
-from abonyx.ray.dataset import Scorer, judged
+from abonyx.ray.dataset import Scorer
 from abonyx.ray.files import RayDispatch
 from abonyx.ray.worker import Worker
 from abonyx.run import resumed as runs
@@ -753,7 +754,7 @@ def test_a_dataset_gets_a_score_or_a_reason_for_each_row(two_workers: None, sequ
         score(dataset, domain="on")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="trim is True"):
         score(dataset, trim=True)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="nothing to trim to"):
+    with pytest.raises(ConfigError, match="trim domain with domain off"):
         score(dataset, domain="off", trim="domain")
 
 

@@ -1,0 +1,148 @@
+"""Scores as columns of a DataFrame, pandas' or polars', through narwhals (extra `frames`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+from abonyx.alphabet import SequenceLimit
+from abonyx.arrays import Float32Array
+from abonyx.bundle.threshold import choose_threshold
+from abonyx.config import RuntimeConfig
+from abonyx.domain import Check, refuse_rule
+from abonyx.errors import InputError, first_line
+from abonyx.extras import load
+from abonyx.input.checked import Input
+from abonyx.input.columns import Wanted, find_columns
+from abonyx.input.judged import JudgedValue, judged
+from abonyx.input.sequences import Gaps
+from abonyx.logs import LOGGER
+from abonyx.output.columns import CALLED, P, refuse_results, result_columns
+from abonyx.run.opening import ChosenModel, chosen_model
+from abonyx.run.request import prepare
+from abonyx.run.windows import score_input
+from abonyx.session import Session
+from abonyx.texts import type_name
+from abonyx.wording import Interface, in_words
+
+Frame = TypeVar("Frame")
+_WHERE = "the frame"
+
+
+def score_frame(
+    frame: Frame,
+    *,
+    session: Session | None = None,
+    config: RuntimeConfig | str | Path | None = None,
+    sequence_column: str | None = None,
+    threshold: float | None = None,
+    assay: str | None = None,
+    gaps: Gaps = "refuse",
+    domain: Check = "check",
+    trim: Literal["domain"] | None = None,
+) -> Frame:
+    """A frame of the same kind with a score for each row, by the rules of `abonyx score`.
+
+    No row is dropped, moved or changed, and pandas' index stays. New columns, behind the others:
+
+    - p_nonspecific: float32;
+    - nonspecific: 1 or 0, 8 bits; null for a row with a flag and no call;
+    - flag: why the score should not be trusted, "" = nothing is wrong;
+    - domain, with trim: the residues that were scored, FIRST-LAST from 1, "" = no domain to trim to;
+    - rejected: why the row has no score; null if it has one. The other new columns are null then.
+
+    A missing value (None, NaN, NA, NaT, or a word for it like "NA") is a rejected row.
+
+    Args:
+        frame: a DataFrame of pandas or polars.
+        session: what to score with; None = a session is opened with `config`, and closed.
+        config: as open_session takes it.
+        sequence_column: the column of sequences, or FIRST:LAST of an alignment's columns; None = `sequence` or another
+            known name, of an AIRR table its amino acids: docs/files.md.
+        threshold: call p strictly above it non-specific; None = the assay's, or the head's default.
+        assay: use the threshold that the head declares for it.
+        gaps: "strip" takes `-`, `.` and a final `*` out of the sequences.
+        domain: "check" flags rows that the head was not trained on, "require" rejects them, "off" does not look.
+        trim: "domain" scores the variable domain inside a longer sequence.
+
+    Raises:
+        InputError: not a DataFrame, or a lazy one; no such column, or several that could be meant; two columns of one
+            name; sequences that are not text; result columns that are there already.
+        ConfigError: narwhals is missing, or an option; SessionError, BundleError, ProviderError, ScoreNotFinite: as
+            open_session and Session.score.
+    """
+    refuse_rule(domain, trim)
+    nw = load("score_frame", "narwhals")
+    table = _eager(nw, frame, trim is not None)
+    values = _sequences(nw, table, sequence_column)
+    with chosen_model(session, config) as chosen:
+        run = prepare(config=chosen.config, bundle=chosen.bundle, check=domain, trim=trim is not None, gaps=gaps)
+        limit = choose_threshold(run.bundle, assay, threshold)
+        longest = SequenceLimit.of(run.bundle.manifest, run.config)
+        rows = judged(values, run.rule, longest, gaps=gaps, in_children=True)
+        p = _score(rows, chosen)
+    columns = result_columns(rows, p, limit, run.trim)
+    scored: Frame = table.with_columns(*(_series(nw, table, *column) for column in columns.items())).to_native()
+    return scored
+
+
+def _eager(nw: Any, frame: object, trim: bool) -> Any:
+    """The frame as narwhals has it, if result columns can be added."""
+    try:
+        table = nw.from_native(frame)
+        if isinstance(table, nw.LazyFrame):
+            raise InputError(f"frame is {type_name(frame)}, which is lazy", "Give its rows: frame.collect().")
+        refuse_results(table.columns, _WHERE, trim)
+    except TypeError:
+        fix = "Give a DataFrame of pandas or polars; for a list of sequences: session.score(sequences)."
+        raise InputError(f"frame is {type_name(frame)}, not a DataFrame", fix) from None
+    except nw.exceptions.DuplicateError as error:  # pandas takes them
+        counts = ", ".join(line.removeprefix("- ") for line in str(error).splitlines()[1:])
+        what = f"{_WHERE} has columns of the same name: {first_line(counts)}"
+        raise InputError(what, "Rename or drop all but one.") from None
+    return table
+
+
+def _sequences(nw: Any, table: Any, sequence_column: str | None) -> list[object]:
+    """The sequence of each row; None = missing."""
+    header = [str(name) for name in table.columns]
+    at = find_columns(header, _WHERE, Wanted(None, sequence_column, None))
+    cells: dict[int, list[object]] = {}
+    for place in at.sequence:
+        column = table[:, place]
+        missing = column.is_null() | column.is_nan() if column.dtype.is_float() else column.is_null()
+        if column.dtype not in (nw.String, nw.Object, nw.Categorical, nw.Enum) and not missing.all():
+            what = f"{_WHERE}: column {header[place]!r} is {column.dtype}, not text"
+            raise InputError(what, "Name the column of sequences: sequence_column=...")
+        pairs = zip(column.to_list(), missing.to_list(), strict=True)
+        cells[place] = [None if absent else value for value, absent in pairs]
+    LOGGER.debug(f"{_WHERE}: sequences of {header[at.sequence.start]!r}")
+    rows = ({place: column[row] for place, column in cells.items()} for row in range(len(table)))
+    return [at._replace(id=None, label=None).cells(row)[1] for row in rows]
+
+
+def _score(rows: Sequence[JudgedValue], chosen: ChosenModel) -> Float32Array:
+    """P of the rows that are not rejected."""
+    parts = {f"row {number}": row.part for number, row in enumerate(rows) if row.rejected is None}
+    if not parts:
+        return np.empty(0, np.float32)
+    sequences = [part.sequence for part in parts.values()]
+    checked = Input(ids=list(parts), sequences=sequences, judgements=[part.judgement for part in parts.values()])
+    p, summary = score_input(chosen.bundle, checked, chosen.config, None, chosen.opening)
+    for note in summary.notes:
+        LOGGER.info(note)
+    return p
+
+
+def _series(nw: Any, table: Any, name: str, values: Sequence[object]) -> Any:
+    """A new column; its nulls are those of the frame's library."""
+    if name == CALLED and table.implementation.is_pandas_like():
+        # pandas' own integers have no null; with capitals they do.
+        native = table.implementation.to_native_namespace().Series(values, index=table.to_native().index, dtype="Int8")
+        return nw.from_native(native, series_only=True).alias(name)
+    kind = {P: nw.Float32, CALLED: nw.Int8}.get(name, nw.String)
+    worded = [in_words(value, Interface.PYTHON) if isinstance(value, str) else value for value in values]
+    return nw.new_series(name, worded, kind, backend=table.implementation)

@@ -1,0 +1,52 @@
+"""A column of sequences that is already in memory, judged as the records of a file are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import repeat
+from typing import NamedTuple
+
+from abonyx.alphabet import SequenceLimit
+from abonyx.domain import DomainRule, Judgement, Part, part_problem, scored_part
+from abonyx.input.sequences import Gaps, judge
+
+
+class JudgedValue(NamedTuple):
+    """What is scored of a value, or why nothing is."""
+
+    part: Part
+    rejected: str | None
+
+
+_NOTHING = Part("", Judgement())
+
+
+def judged(
+    values: Sequence[object],
+    rule: DomainRule,
+    limit: SequenceLimit,
+    *,
+    gaps: Gaps | None = None,
+    in_children: bool = False,
+) -> list[JudgedValue]:
+    """Each value of a column of sequences, by the same rules as records of a file (input.checked).
+
+    Args:
+        values: texts; None is a missing one.
+        rule, limit, gaps, in_children: as checked.check_records.
+    """
+    cleaned = [_cleaned(value, gaps) for value in values]
+    readable = [sequence for sequence, why in cleaned if why is None]
+    parts = iter(map(scored_part, readable, rule.judgements(readable, in_children=in_children), repeat(rule)))
+    rows = []
+    for _, why in cleaned:
+        part = _NOTHING if why else next(parts)
+        rows.append(JudgedValue(part, why or part_problem(part, rule, limit)))
+    return rows
+
+
+def _cleaned(value: object, gaps: Gaps | None) -> tuple[str, str | None]:
+    """The cleaned sequence, and why it cannot be scored whatever its chain and length, or None."""
+    if not isinstance(value, str):
+        return "", f"the sequence is {'null' if value is None else type(value).__name__}, not text"
+    return judge(value, gaps)

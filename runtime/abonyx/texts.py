@@ -1,0 +1,88 @@
+"""The sequences that a Python user gives, as a list of texts; what only looks like one is refused by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from abonyx.errors import InputError, first_line
+
+# Tables by the name of their class: iterated over, most give their column names, which are letters too.
+_TABLES = ("DataFrame", "LazyFrame", "Table", "RecordBatch")
+# How a library's column becomes a list.
+_TO_LIST = {"polars": "to_list()", "pyarrow": "to_pylist()"}
+# Texts by the name of their class (Biopython's), and as str: iterated over, they give single residues.
+_TEXTS = {"Seq": "str(sequence)", "MutableSeq": "str(sequence)", "SeqRecord": "str(sequence.seq)"}
+_FILE = "For a file: abonyx.score_file(PATH)."
+
+
+def as_texts(sequences: Iterable[object]) -> list[str]:
+    """The sequences as a list; a generator is read once.
+
+    Raises:
+        InputError: what is given is one text, a mapping, a set, a table, of two dimensions, or cannot be iterated over;
+            or an item is missing or not text.
+    """
+    if refused := _refusal(sequences):
+        raise InputError(*refused)
+    try:
+        items = iter(sequences)
+    except TypeError:  # an array without dimensions too
+        what = f"sequences is one {type_name(sequences)}"
+        raise InputError(what, f"Give a list of sequences: [sequence]. {_FILE}") from None
+    texts = []
+    for index, sequence in enumerate(items):
+        if not isinstance(sequence, str):
+            raise InputError(*_item_refusal(sequences, index, sequence))
+        texts.append(sequence)
+    return texts
+
+
+def _refusal(sequences: object) -> tuple[str, str] | None:
+    """What is given in place of a list, and what to write; None = it can be a list."""
+    what = f"sequences is {type_name(sequences)}"
+    classes = {one.__name__ for one in type(sequences).__mro__}
+    if isinstance(sequences, str | bytes | bytearray) or classes & _TEXTS.keys():
+        text = next((_TEXTS[name] for name in classes & _TEXTS.keys()), "sequence")
+        text = "sequence.decode()" if isinstance(sequences, bytes | bytearray) else text
+        return f"sequences is one {type_name(sequences)}", f"Give a list of sequences: [{text}]. {_FILE}"
+    if isinstance(sequences, Mapping):
+        return f"{what}: its keys would be scored", "Give its values as a list: list(sequences.values())."
+    if isinstance(sequences, set | frozenset):
+        return f"{what}, which has no order: no score could be told from another", "Give a list: sorted(sequences)."
+    if classes & {*_TABLES}:
+        to_list = _TO_LIST.get(type(sequences).__module__.partition(".")[0], "tolist()")
+        collected = "df.collect()" if "LazyFrame" in classes else "df"
+        column = f'Give one column as a list: {collected}["sequence"].{to_list}.'
+        return (
+            f"{what}: its column names would be scored",
+            f"{column} Or keep the rows: abonyx.score_frame({collected}).",
+        )
+    shape = getattr(sequences, "shape", (0,))
+    if isinstance(shape, tuple) and len(shape) > 1:
+        return f"{what} of {len(shape)} dimensions, {shape}", "Give one column of it: sequences[:, 0]."
+    return None
+
+
+def _item_refusal(sequences: object, index: int, item: object) -> tuple[str, str]:
+    what = f"sequences[{index}] is {first_line(repr(item), 60)} ({type(item).__name__})"
+    if hasattr(sequences, "dtype"):
+        what = f"sequences is {type_name(sequences)} of {sequences.dtype}; {what}"
+    if _missing(item):
+        fix = "Give only those that are there; abonyx.score_frame(df) keeps the rows of the others, without a score."
+        return f"{what}, a missing value, not text", fix
+    if hasattr(item, "decode"):
+        return f"{what}, not text", "Give str: item.decode()."
+    return f"{what}, not text", "Give sequences.to_pylist()." if hasattr(sequences, "to_pylist") else "Give str."
+
+
+def _missing(item: object) -> bool:
+    """Whether it is None, NaN, or pandas' NA or NaT, which have no equal."""
+    nan = isinstance(item, float) and item != item
+    return item is None or nan or type(item).__name__ in ("NAType", "NaTType")
+
+
+def type_name(value: object) -> str:
+    """A value's type, with the library that it is of: dict, pandas DataFrame."""
+    module = type(value).__module__.partition(".")[0]
+    own = module in ("builtins", "collections", "abonyx", "__main__", "_io")
+    return type(value).__name__ if own else f"{module} {type(value).__name__}"
