@@ -100,6 +100,7 @@ def _check_sequence(sequence: str) -> None:
     for gaps in _GAPS:
         cleaned, reason = judge(sequence, gaps)
         if reason is not None:
+            reason = in_words(reason, Interface.COMMAND_LINE)
             if not reason.isprintable() or len(reason) > 200:
                 _fail(f"reason {reason!a}")
         elif not set(cleaned) <= set(RESIDUES) or _ENCODER.encode([cleaned])[0].min() < 0:

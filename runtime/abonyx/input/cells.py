@@ -75,8 +75,6 @@ def named(
     if not id_.isascii() and any("\ud800" <= char <= "\udfff" for char in id_):
         shown = id_.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
         return RejectedRecord(shown, line, "the id is not valid UTF-8")
-    if "\0" in id_:
-        return RejectedRecord(id_.replace("\0", "\\x00"), line, "the id has a NUL character")
     return Record(id_, sequence, line, label, kept)
 
 

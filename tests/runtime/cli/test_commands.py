@@ -267,8 +267,7 @@ def test_skip_with_nothing_left_is_an_error(run: Any, tmp_path: Path) -> None:
 
 def test_directory_missing_and_unreadable_input(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = run("score", tmp_path, "-o", tmp_path / "out.csv")
-    assert done.code == 3
-    assert "directory" in done.err
+    assert (done.code, "Name a directory for -o" in done.err) == (2, True)
     done = run("score", tmp_path / "none.csv", "-o", tmp_path / "out.csv")
     assert done.code == 3
     assert "none.csv" in done.err

@@ -62,7 +62,7 @@ def test_trim_names_the_range_and_needs_a_look(run: Any, tmp_path: Path) -> None
     assert run("score", source, "-o", tmp_path / "out.csv").code == 3, "longer than the bundle takes"
     assert run("score", source, "-o", tmp_path / "out.csv", "--trim", "domain").code == 0
     scfv, heavy = rows(tmp_path / "out.csv")
-    assert (scfv["sequence"], scfv["domain"], heavy["domain"]) == (SCFV, f"1-{len(HEAVY)}", "")
+    assert (scfv["sequence"], scfv["domain"], heavy["domain"]) == (SCFV, f"1-{len(HEAVY)}", f"1-{len(HEAVY)}")
     assert scfv["p_nonspecific"] == heavy["p_nonspecific"]
     wrong = run("score", source, "-o", tmp_path / "x.csv", "--trim", "domain", "--domain", "off")
     assert wrong.code == 2

@@ -28,11 +28,11 @@ def test_text_before_the_first_header_is_refused(tmp_path: Path) -> None:
         list(read_records(path))
 
 
-def test_first_words_are_ids_and_the_rest_is_kept() -> None:
+def test_first_words_are_ids() -> None:
     notes: list[str] = []
     assert read(">a heavy chain \nEV\n>b\tx\nQL\n>  c\nDI\n>\nMT\n>-\nSS\n", notes) == [
-        Record("a", "EV", 1, description="heavy chain"),
-        Record("b", "QL", 3, description="x"),
+        Record("a", "EV", 1),
+        Record("b", "QL", 3),
         Record("c", "DI", 5),
         Record("4", "MT", 7),
         Record("-", "SS", 9),
@@ -55,3 +55,11 @@ def test_a_cut_file_says_how_far_it_was_read() -> None:
     data = gzip.compress(text.encode())[:-2000]
     with pytest.raises(InputError, match=r"truncated or corrupt gzip data after line [1-9]"):
         list(read_records(None, stdin=io.BytesIO(data)))
+
+
+@pytest.mark.parametrize("keep", ["all", "description"])
+def test_the_rest_of_a_header_is_kept_if_it_is_wanted(tmp_path: Path, keep: str) -> None:
+    path = tmp_path / "x.fasta"
+    path.write_text(">a heavy chain \nEV\n>b\tx\nQL\n>  c\nDI\n")
+    kept = [record.kept for record in read_records(path, keep=(keep,)) if isinstance(record, Record)]
+    assert kept == [{"description": text} for text in ("heavy chain", "x", "")]

@@ -789,7 +789,7 @@ def test_a_trimmed_dataset_names_the_residues_that_were_scored(sequences: list[s
         found = scorer(pa.table({"vh": [f"M{whole}HHHHHH", whole, whole[30:]]})).to_pydict()
     finally:
         scorer._model.close()
-    assert found["domain"] == [f"2-{len(whole) + 1}", "", None]
+    assert found["domain"] == [f"2-{len(whole) + 1}", f"1-{len(whole)}", None]
     assert found["flag"] == ["", "", None]
     assert found["rejected"] == [None, None, "fragment"]
     assert found["vh"][0] == f"M{whole}HHHHHH"

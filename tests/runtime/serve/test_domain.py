@@ -138,7 +138,7 @@ def test_trim_scores_the_domain_and_shows_the_whole() -> None:
         embedded = running.ask("POST", "/v1/embed", {"sequences": items, "trim": "domain"}).json
     length = len(VH)
     assert [row["sequence"] for row in found] == whole
-    assert [row["domain"] for row in found] == ["", f"1-{length}", f"1-{length}", f"2-{length + 1}", ""]
+    assert [row["domain"] for row in found] == [*[f"1-{length}"] * 3, f"2-{length + 1}", f"1-{len(KAPPA)}"]
     assert [row["flag"] for row in found] == ["", "", "", "", "light chain (kappa)"]
     expected = [alone[0]["p_nonspecific"]] * 4 + [alone[1]["p_nonspecific"]]
     assert [row["p_nonspecific"] for row in found] == pytest.approx(expected, abs=1e-5)
