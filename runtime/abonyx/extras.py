@@ -6,6 +6,7 @@ import importlib
 from typing import Any
 
 from abonyx.errors import ConfigError, first_line
+from abonyx.privacy import silence
 
 _TO_FIT = {"onnx": "onnx", "skl2onnx": "skl2onnx", "scikit-learn": "sklearn", "scipy": "scipy"}
 # What needs something -> the extra that brings it, and distribution -> the module that is imported.
@@ -26,6 +27,7 @@ def require(what: str) -> None:
 
     The message names each missing distribution, why it cannot be imported, and the command that installs the extra.
     """
+    silence()
     extra, needed = _NEEDED[what]
     missing = []
     for distribution, module in needed.items():

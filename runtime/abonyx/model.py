@@ -30,6 +30,7 @@ from abonyx.engine.process import caller_outside, keep_forever, release_memory
 from abonyx.engine.providers import token_budget
 from abonyx.errors import BundleError, InputError, OutOfDeviceMemory, SessionClosed, SessionForked
 from abonyx.logs import LOGGER
+from abonyx.privacy import engine_notes
 from abonyx.scoring import TokenBudget
 
 SelfTest = Literal["auto", "full", "off"]
@@ -141,7 +142,7 @@ class OpenModel:
         self.variant_name, self.variant = self.bundle.variant(self.config.provider, self.config.variant)
         self.static_shape = self.config.static_shape
         self.streams = self.config.openvino.streams if self.config.provider == "openvino" else 1
-        self.opening_notes, self.differences = [], {}
+        self.opening_notes, self.differences = engine_notes(), {}
         tokens = token_budget(self.config, self.bundle)
         self.budget = TokenBudget(tokens, self.config.provider, self.opening_notes.append)
         if self.variant.parity is None and self_test != "off":

@@ -26,6 +26,7 @@ from abonyx.engine.process import thread_count
 from abonyx.engine.providers import PROVIDERS, coreml_cache_dir, provider_options, refuse_two_engines, unavailable
 from abonyx.engine.slot import guard_process
 from abonyx.errors import BundleError, ConfigError, EngineMissing, OutOfDeviceMemory, ProviderError, first_line
+from abonyx.privacy import silence
 from abonyx.wording import option
 
 if TYPE_CHECKING:
@@ -226,6 +227,7 @@ def import_engine() -> ModuleType:
         EngineMissing: none is installed, or two are side by side.
     """
     refuse_two_engines()
+    silence()
     try:
         engine: ModuleType = importlib.import_module("onnxruntime")
         if not hasattr(engine, "InferenceSession"):  # a folder that pip left where two engines had one name

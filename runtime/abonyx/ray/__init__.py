@@ -9,11 +9,9 @@
 
 from __future__ import annotations
 
-import os
-
+from abonyx.privacy import silence
 from abonyx.ray.dataset import score
 
-# Before anything starts Ray, be it ray.data.read_parquet. Nothing is sent anywhere unless the user has said so.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+silence()  # before anything starts Ray, be it ray.data.read_parquet
 
 __all__ = ["score"]

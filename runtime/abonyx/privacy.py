@@ -1,0 +1,38 @@
+"""Libraries that send usage data, or write outside abonyx's cache, unless they are told not to before their import."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from abonyx.cache import cache_dir
+
+# The user may choose these otherwise; the engine's below is not a choice.
+_DEFAULTS = {"RAY_USAGE_STATS_ENABLED": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
+_ENGINE = ("ORT_DISABLE_TELEMETRY", "1")
+ENGINE_NOTE = (
+    "note: onnxruntime was imported before abonyx with its telemetry on, and may send usage data to Microsoft: "
+    "set ORT_DISABLE_TELEMETRY=1 in the environment, or import abonyx first; see docs/privacy.md"
+)
+
+
+def silence() -> None:
+    """Set the environment of this process and its children so that no library sends usage data.
+
+    ONNX Runtime reads its variable when it is imported; "0" and an empty value leave its telemetry on.
+    """
+    global _engine_first
+    if "onnxruntime" in sys.modules and os.environ.get(_ENGINE[0]) != _ENGINE[1]:
+        _engine_first = True
+    os.environ[_ENGINE[0]] = _ENGINE[1]
+    for name, value in _DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("MPLCONFIGDIR", str(cache_dir() / "matplotlib"))
+
+
+_engine_first = False
+
+
+def engine_notes() -> list[str]:
+    """A line if the engine was imported before silence() could speak to it."""
+    return [ENGINE_NOTE] if _engine_first else []
