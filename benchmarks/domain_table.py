@@ -144,8 +144,32 @@ def judge_sets(data: Path) -> list[Row]:
             "flagged",
             [text[:cut] + text[cut + 12 :] for text in jain for cut in range(3, len(text) - 14)],
         ),
+        *_patchworks(paired_jain),
     ]
     return [count(name, expected, sequences) for name, expected, sequences in sets]
+
+
+def _patchworks(paired: list[dict[str, str]]) -> list[tuple[str, str, list[str]]]:
+    """Records that are numbered like a heavy domain and hold something else: the first part of VH and more."""
+    source = random.Random(20_252)
+    pairs = [(row["VH"], row["VL"]) for row in paired]
+    gfp = PROTEINS["GFP"]
+
+    def shuffled(text: str, start: int, end: int) -> str:
+        return text[:start] + "".join(source.sample(text[start:end], end - start)) + text[end:]
+
+    return [
+        (
+            "Jain, the first 50 to 90 residues of VH, then VL",
+            "flagged",
+            [heavy[:cut] + light for heavy, light in pairs for cut in (50, 60, 70, 90)],
+        ),
+        ("Jain, the first 15 residues a His tag", "flagged", ["MGSSHHHHHHSSGLV" + heavy[15:] for heavy, _ in pairs]),
+        ("Jain, the first 20 residues those of GFP", "flagged", [gfp[:20] + heavy[20:] for heavy, _ in pairs]),
+        ("Jain, residues 60 to 90 shuffled", "flagged", [shuffled(heavy, 60, 90) for heavy, _ in pairs]),
+        ("Jain, the last 4 residues HHHH", "flagged", [heavy[:-4] + "HHHH" for heavy, _ in pairs]),
+        ("Jain, 30 residues of GFP in CDR3", "flagged", [heavy[:-13] + gfp[:30] + heavy[-13:] for heavy, _ in pairs]),
+    ]
 
 
 def _harvey(data: Path) -> list[str]:

@@ -26,7 +26,6 @@ from abonyx.run.request import prepare
 from abonyx.run.windows import score_input
 from abonyx.session import Session
 from abonyx.texts import type_name
-from abonyx.wording import Interface, in_words
 
 Frame = TypeVar("Frame")
 _WHERE = "the frame"
@@ -144,5 +143,4 @@ def _series(nw: Any, table: Any, name: str, values: Sequence[object]) -> Any:
         native = table.implementation.to_native_namespace().Series(values, index=table.to_native().index, dtype="Int8")
         return nw.from_native(native, series_only=True).alias(name)
     kind = {P: nw.Float32, CALLED: nw.Int8}.get(name, nw.String)
-    worded = [in_words(value, Interface.PYTHON) if isinstance(value, str) else value for value in values]
-    return nw.new_series(name, worded, kind, backend=table.implementation)
+    return nw.new_series(name, values, kind, backend=table.implementation)

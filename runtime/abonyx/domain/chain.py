@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from immunum import Annotator, NumberingResult
 
+from abonyx.domain.framework import unusual_residues
+
 # immunum imports polars if it is installed, and polars makes a blocking read continue after Ctrl-C, as if nothing had
 # been typed. This is Python's own setting again. Windows has no such setting.
 if hasattr(signal, "siginterrupt"):
@@ -65,6 +67,7 @@ class Domain(NamedTuple):
         last: IMGT position of the last residue.
         missing: how many positions of FRAMEWORK have no residue.
         hallmarks: how many of the four framework-2 positions hold a nanobody's residue.
+        unusual: of a heavy domain, how many framework positions hold a residue that hardly any has; else 0.
     """
 
     chain: str
@@ -74,6 +77,7 @@ class Domain(NamedTuple):
     last: int
     missing: int
     hallmarks: int
+    unusual: int
 
 
 Domains = tuple[Domain, ...]
@@ -92,6 +96,11 @@ def annotate(sequences: Iterable[str]) -> list[Domains]:
             numbered[sequence] = find_domains(sequence)
         rows.append(numbered[sequence])
     return rows
+
+
+def annotate_numbering(sequence: str) -> dict[str, str]:
+    """IMGT position -> residue of a cleaned sequence's heavy domain; empty if there is none."""
+    return dict(_annotator("H").number(sequence).numbering or {})
 
 
 def find_domains(sequence: str) -> Domains:
@@ -165,6 +174,7 @@ def _domain(sequence: str, offset: int, result: NumberingResult) -> tuple[Domain
         last=last,
         missing=len(FRAMEWORK - numbering.keys()),
         hallmarks=sum(numbering.get(position, "-") in letters for position, letters in HALLMARKS.items()),
+        unusual=unusual_residues(numbering) if chain == "H" else 0,
     )
     return domain, result.confidence
 

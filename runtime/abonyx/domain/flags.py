@@ -9,11 +9,12 @@ import msgspec
 
 from abonyx import alphabet
 from abonyx.domain.chain import MAX_RESIDUES, Domain, Domains, search_domains
+from abonyx.domain.framework import MOST_UNUSUAL
 from abonyx.domain.refusal import refusal
 from abonyx.texts import as_texts
 
 # Raise it with every change after which a record could be judged differently: runs record it.
-RULES = 2
+RULES = 3
 CHAIN_NAMES = {
     "H": "heavy chain",
     "K": "light chain (kappa)",
@@ -133,14 +134,15 @@ def _judge(sequence: str, chains: frozenset[str]) -> Judgement:
     domains, whole = search_domains(sequence)
     if not domains:
         return Judgement(("no antibody domain", *unknown))
-    domain = _candidate(domains, chains)
+    # Of a record that was not searched to its end nothing says which domain is the only one of its chain.
+    domain = _candidate(domains, chains) if whole or len(domains) == 1 else None
     flags = (
         *_number_flags(domains, whole),
         *_domain_flags(domain, chains),
         *_outside_flags(sequence, domains, whole),
         *unknown,
     )
-    if domain is None:
+    if domain is None or not whole:
         return Judgement(flags)
     if len(domains) == 1 and domain.chain == "H" and domain.hallmarks >= MIN_HALLMARKS:
         flags = (*flags, NANOBODY_LIKE)
@@ -166,7 +168,10 @@ def _domain_flags(domain: Domain | None, chains: frozenset[str]) -> tuple[str, .
     other = () if domain.chain in chains else (CHAIN_NAMES[domain.chain],)
     hole = domain.chain in "HKL" and domain.missing > MAX_MISSING
     whole = domain.first <= LATEST_START and domain.last >= EARLIEST_END and not hole
-    return other if whole else (*other, "fragment")
+    fragment = () if whole else ("fragment",)
+    count = domain.unusual if domain.unusual > MOST_UNUSUAL else 0
+    unusual = (f"{count} unusual framework residues",) if count else ()
+    return (*other, *fragment, *unusual)
 
 
 def _outside_flags(sequence: str, domains: Domains, whole: bool) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -176,14 +176,24 @@ def check_records(
             checked.kept.setdefault(column, []).append(shown)
         if label_column is not None:
             checked.labels.append(LABELS.get(_label(row.record)))
+    checked.notes.extend(_notes(checked, name, escaped))
+    if checked.rejected and not (skip_invalid and checked.sequences):
+        _refuse(checked, name, rule)
+    return checked
+
+
+def _notes(checked: Input, name: str, escaped: int) -> Iterator[str]:
+    """What happened to records, a line each."""
+    shorter = sum(
+        len(original) > len(part) for original, part in zip(checked.originals, checked.sequences, strict=False)
+    )
+    if shorter:
+        yield f"{name}: {shorter} of {len(checked.ids)} records are trimmed to their variable domain"
     if escaped:
-        checked.notes.append(f"{name}: {escaped} kept cells are not valid UTF-8; their bytes appear as \\xNN")
+        yield f"{name}: {escaped} kept cells are not valid UTF-8; their bytes appear as \\xNN"
     repeated = len(checked.ids) - len(set(checked.ids))
     if repeated:
-        checked.notes.append(f"{name}: {repeated} ids repeat an earlier one; all are kept")
-    if checked.rejected and not (skip_invalid and checked.sequences):
-        _refuse(checked, name)
-    return checked
+        yield f"{name}: {repeated} ids repeat an earlier one; all are kept"
 
 
 class _Row(NamedTuple):
@@ -220,16 +230,18 @@ def _label_problem(label: str, required: bool) -> str | None:
     return f"the label is {printable(label)!r}, not {words}, true or false, yes or no, specific or non-specific"
 
 
-def _refuse(checked: Input, name: str) -> None:
+def _refuse(checked: Input, name: str, rule: DomainRule) -> None:
     count = len(checked.rejected)
     lines = [f"  {name}:{problem.line}: {printable(problem.id)}: {problem.reason}" for problem in checked.rejected]
     more = [f"  ... and {count - SHOWN_PROBLEMS} more"] if count > SHOWN_PROBLEMS else []
     total = count + len(checked.sequences)
+    fix = f"Correct them, or score the rest with {option('skip')}."
+    if not checked.sequences:
+        fix = "Correct them; docs/errors.md lists what is accepted."
     raise RecordsRejected(
         "\n".join(
             [f"{name}: {count} of {total} records cannot be scored; nothing was scored", *lines[:SHOWN_PROBLEMS], *more]
         ),
-        f"Correct them, or score the rest with {option('skip')}."
-        if checked.sequences
-        else "Correct them; docs/errors.md lists what is accepted.",
+        fix
+        + (f" {option('domain')} check flags records in place of rejecting them." if rule.check == "require" else ""),
     )

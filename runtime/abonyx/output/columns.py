@@ -8,6 +8,7 @@ from abonyx.arrays import Float32Array
 from abonyx.bundle.threshold import called
 from abonyx.errors import InputError
 from abonyx.input.judged import JudgedValue
+from abonyx.wording import Interface, in_words
 
 P, CALLED, FLAG, PLACE, REASON = "p_nonspecific", "nonspecific", "flag", "domain", "rejected"
 
@@ -49,4 +50,5 @@ def result_columns(
     for name, values in scored.items():
         upcoming = iter(values)
         columns[name] = [None if row.rejected else next(upcoming) for row in rows]
-    return columns | {REASON: [row.rejected for row in rows]}
+    columns[REASON] = [None if row.rejected is None else in_words(row.rejected, Interface.PYTHON) for row in rows]
+    return columns

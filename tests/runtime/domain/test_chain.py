@@ -20,7 +20,7 @@ def _places(sequence: str) -> list[tuple[str, int, int]]:
 
 def test_one_heavy_domain_with_its_positions() -> None:
     (domain,) = find_domains(VH)
-    assert domain == chain.Domain("H", 0, len(VH), 1, 128, 0, 0)
+    assert domain == chain.Domain("H", 0, len(VH), 1, 128, 0, 0, 0)
     assert find_domains(NANOBODY)[0].hallmarks == 3
 
 

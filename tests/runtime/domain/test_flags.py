@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from abonyx.domain import Judgement, judge, judged_by, reason, trimmed
+from abonyx.domain import DomainRule, Judgement, judge, judged_by, reason, scored_part, trimmed
 from abonyx.errors import InputError
 
 from . import proteins
@@ -57,6 +57,8 @@ def test_whole_heavy_domains_are_trusted(sequences: list[str]) -> None:
         (VH[:-2], ()),
         (VH[:-3], ("fragment",)),
         (VH[:20] + VH[32:], ("fragment",)),
+        ("MGSSHHHHHHSSGLV" + VH[15:], ("11 unusual framework residues",)),
+        (GFP[:20] + VH[20:], ("10 unusual framework residues",)),
         (VH[:1] + "X" + VH[2:], ("1 unknown residue (X)",)),
         ("X" * 23 + VH, ("23 residues outside the domain", "23 unknown residues (X)")),
         ("X" * 23 + KAPPA, ("light chain (kappa)", "23 residues outside the domain", "23 unknown residues (X)")),
@@ -81,7 +83,7 @@ def test_an_engineered_domain_within_the_human_range_is_not_nanobody_like() -> N
 @pytest.mark.parametrize("loop", ["ARAPLRFLEWSTQDHYYYYY", "ATMVPQGLMTTGARGPRSLSS"])
 def test_a_domain_without_framework_4_is_a_fragment(loop: str) -> None:
     # immunum alone takes the end of CDR3, or a shifted reading frame, for framework 4.
-    assert _flags(VH[: VH.index("SRWGG")] + loop) == ("fragment",)
+    assert _flags(VH[: VH.index("SRWGG")] + loop)[0] == "fragment"
 
 
 @pytest.mark.parametrize("tag", ["H", "A", "AS", "GS", "HHHHHH", "EPKTPKPQ", "AAAEQKLISEEDL"])
@@ -202,6 +204,19 @@ def test_letters_that_are_not_residues_are_refused_as_by_score(bad: str) -> None
 def test_anything_but_a_list_of_texts_is_refused_by_name(wrong: Any) -> None:
     with pytest.raises(InputError, match=r"sequences(\[0\])? is .*\n.*Give"):
         judge(wrong)
+
+
+def test_trimming_a_tag_does_not_make_a_cut_domain_whole() -> None:
+    record = "MGSSHHHHHHSSGLVPRGSH" + VH[15:]
+    part = scored_part(record, judge([record])[0], DomainRule(trim=True))
+    assert [reason(flag) for flag in part.judgement.flags] == ["unusual framework residues"]
+
+
+def test_of_a_record_that_is_not_searched_to_its_end_no_domain_is_trimmed() -> None:
+    record = VH + KAPPA * 6 + VH
+    (judgement,) = judge([record])
+    assert judgement.flags == ("at least two domains",)
+    assert scored_part(record, judgement, DomainRule(trim=True)).sequence == record
 
 
 def test_a_search_that_stops_early_does_not_count_domains() -> None:
