@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,9 @@ import pytest
 
 from abonyx.bundle.manifest import RESIDUES
 from abonyx.engine import slot
+
+# Some tests import ONNX Runtime before abonyx does, which abonyx would note.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 MINI = REPOSITORY / "artifacts" / "mini"

@@ -43,11 +43,11 @@ from abonyx.input.records import Record
 from abonyx.model import OpenModel, State
 from abonyx.ray import cluster, score
 from abonyx.ray import files as files_module
-from abonyx.ray import worker as worker_module
 from abonyx.ray.dataset import Scorer
 from abonyx.ray.files import RayDispatch
 from abonyx.ray.worker import Worker
 from abonyx.run import resumed as runs
+from abonyx.run import scorer as scorer_module
 from abonyx.run.interrupts import Stop
 from abonyx.run.run_file import SIDE, File, RunHeader, open_run_file
 from abonyx.run.scorer import DirectoryRequest
@@ -571,7 +571,7 @@ def test_every_file_begins_with_the_token_budget_of_before_the_model_was_loaded(
     def shrinking(config: abonyx.RuntimeConfig, _: object) -> int:
         return config.token_budget or next(free)
 
-    for module in (worker_module, runs, model_module):
+    for module in (scorer_module, runs, model_module):
         monkeypatch.setattr(module, "token_budget", shrinking)
     budgets = seen_budgets(monkeypatch)
     assert isinstance(worker.open([]), dict)
