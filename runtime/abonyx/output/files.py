@@ -120,10 +120,15 @@ class PartialFile:
         return len(data)
 
     def flush(self) -> None:
-        """Return once the disk has what was written."""
+        """Return once the disk has what was written.
+
+        Raises:
+            ResumeRefused: something else is at `path` by now.
+        """
         assert self._file is not None
         with failing_as(self.target):
             os.fsync(self._file.fileno())
+        refuse_replaced(self.path, self._file)
 
     def place(self) -> None:
         """Rename it onto its place."""
@@ -148,6 +153,15 @@ class PartialFile:
             # Unbuffered: nothing is left to fail at close. Made by open, not mkstemp, so that the umask holds.
             # Path.open has no opener.
             self._file = open(self.path, mode, buffering=0, opener=open_no_link)  # noqa: SIM115
+
+
+def refuse_replaced(path: Path, file: IO[bytes]) -> None:
+    """Raise a ResumeRefused if an open file is no longer the one at its path."""
+    with suppress(OSError):
+        if os.path.samestat(os.fstat(file.fileno()), path.lstat()):
+            return
+    what = f"{path}: was removed or replaced during the run"
+    raise ResumeRefused(what, f"Let nothing else write there, and start again with {option('restart')}.")
 
 
 def open_no_link(path: str, flags: int) -> int:

@@ -18,7 +18,7 @@ from typing import IO, Any, ClassVar
 import msgspec
 
 from abonyx.errors import OutputInUse, ResumeRefused, first_line
-from abonyx.output.files import failing_as, open_no_link, partial_path
+from abonyx.output.files import failing_as, open_no_link, partial_path, refuse_replaced
 from abonyx.wording import option
 
 try:
@@ -142,6 +142,7 @@ class Journal:
             while data:
                 data = data[self._file.write(data) :]
             os.fsync(self._file.fileno())
+        refuse_replaced(self.path, self._file)
         self.lines.append(line)
 
     def start(self) -> None:

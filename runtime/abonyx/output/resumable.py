@@ -8,6 +8,7 @@ was half written is written again.
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from contextlib import contextmanager, suppress
@@ -89,17 +90,17 @@ class ResumableOutput:
         """Rename the files onto their places; the output is whole, and the journal gone, when this returns."""
         if self.rows_done != self.rows:
             raise ValueError(f"{self._targets[-1]}: {self.rows_done} rows were written, {self.rows} announced")
-        if self._complete is None:
+        if self._complete is None or self._lost_conversion():
             sha256 = self._sha256()
             if self._format.convert is not None:
                 sha256[-1] = self._convert()
+            self._flush_directories()  # a name that a power cut takes back must not be counted as complete
             self._complete = Complete(sha256)
             self._journal.append(self._complete)
         self.close_files()
         for target, path, sha256_ in zip(self._targets, self._ready_paths(), self._complete.sha256, strict=True):
             self._place(target, path, sha256_)
-        for directory in {path.parent for path in self._ready_paths()}:
-            flush_directory(directory)
+        self._flush_directories()
         with failing_as(self._files[-1].path):
             self._files[-1].path.unlink(missing_ok=True)  # what a converted file was made from
         self._journal.remove()
@@ -147,9 +148,7 @@ class ResumableOutput:
             file.begin()
             file.write(head)
             file.flush()
-        # The names, too, before any line counts bytes under them.
-        for directory in {self._journal.path.parent, *(file.path.parent for file in self._files)}:
-            flush_directory(directory)
+        self._flush_directories()  # the names, too, before any line counts bytes under them
         self._count(0)
 
     def _go_on(self) -> None:
@@ -164,10 +163,21 @@ class ResumableOutput:
                 last = line
             elif isinstance(line, Complete):
                 self._complete = line
-        if self._complete is None:
+        if self._complete is None or self._lost_conversion():
             for file, size_bytes, sha256 in zip(self._files, last.size_bytes, last.sha256, strict=True):
                 file.go_on(size_bytes, sha256)
         self.rows_done = last.rows_done
+
+    def _flush_directories(self) -> None:
+        for directory in {self._journal.path.parent, *(file.path.parent for file in self._files)}:
+            flush_directory(directory)
+
+    def _lost_conversion(self) -> bool:
+        """Whether a converted file is not what the journal says it is, though what it was made from is still there."""
+        if self._complete is None or self._format.convert is None or not self._files[-1].path.exists():
+            return False
+        sha256, target = self._complete.sha256[-1], self._targets[-1]
+        return not any(_has(path, sha256) for path in (self._ready_paths()[-1], resolved(target)))
 
     def _count(self, rows_done: int) -> None:
         self._journal.append(Window(rows_done, [file.size_bytes for file in self._files], self._sha256()))
@@ -179,6 +189,10 @@ class ResumableOutput:
     def _convert(self) -> str:
         """Make the last file from what was gathered; return its hash."""
         assert self._format.convert is not None
+        gathered_file = self._files[-1]
+        if not _has(gathered_file.path, gathered_file.sha256):
+            what = f"{gathered_file.path}: holds other bytes than the run wrote"
+            raise ResumeRefused(what, f"Let nothing else write there, and start again with {option('restart')}.")
         whole = PartialFile(self._targets[-1], CONVERTED_SUFFIX)
         try:
             whole.begin()
@@ -200,15 +214,25 @@ class ResumableOutput:
         return paths
 
     def _place(self, target: Path, path: Path, sha256: str) -> None:
-        final = resolved(target)
+        """Rename a file onto its place if its bytes are those that the journal counts."""
+        final, fix = resolved(target), f"Let nothing else write there, and start again with {option('restart')}."
         with failing_as(target):
-            if path.exists():
-                path.replace(final)
-            elif not final.exists() or file_sha256(final) != sha256:
-                # Not renamed by an earlier process of this run, then.
-                raise ResumeRefused(
-                    f"{path}: missing, though the journal says it is whole", f"Start again: {option('restart')}."
-                )
+            if not os.path.lexists(path):
+                if not _has(final, sha256):  # not renamed by an earlier process of this run, then
+                    raise ResumeRefused(f"{path}: missing, though the journal says it is whole", fix)
+                return
+            before = path.lstat()
+            if not _has(path, sha256):
+                found = file_sha256(path) if path.is_file() and not path.is_symlink() else "none: it is not a file"
+                raise ResumeRefused(f"{path}: sha256 {found}, the journal says {sha256}", fix)
+            path.replace(final)
+            if not os.path.samestat(before, final.lstat()):
+                raise ResumeRefused(f"{final}: was replaced while it was put in its place", fix)
+
+
+def _has(path: Path, sha256: str) -> bool:
+    """Whether a plain file of that hash is there."""
+    return path.is_file() and not path.is_symlink() and file_sha256(path) == sha256
 
 
 @contextmanager

@@ -221,6 +221,79 @@ def test_a_file_missing_at_the_end_is_not_taken_for_renamed(tmp_path: Path, monk
     assert contents(tmp_path) == {"out.csv": data}
 
 
+def dies_at_the_rename(folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is killed when the journal says complete and nothing is in its place yet."""
+
+    def die(*_: object) -> None:
+        raise Dies
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", die)
+        patch.setattr(ResumableOutput, "leave", lambda self: self._journal.close())
+        with pytest.raises(Dies):
+            run(folder, kind)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # its files stay open, as in a kill
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize("change", [lambda data: data[:-9], lambda data: data[:-1] + b"?", lambda data: b""])
+def test_bytes_that_changed_after_the_run_was_complete_are_not_put_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, change: Callable[[bytes], bytes]
+) -> None:
+    dies_at_the_rename(tmp_path, kind, monkeypatch)
+    ready = tmp_path / f"out.{kind}{'.converted' * (kind == 'parquet')}.partial"
+    ready.write_bytes(change(ready.read_bytes()))
+    if kind == "csv":
+        with pytest.raises(ResumeRefused, match=r"sha256 \w+, the journal says \w+"):
+            run(tmp_path, kind)
+        assert not (tmp_path / "out.csv").exists()
+    else:  # made again from the rows, which are still there
+        run(tmp_path, kind)
+        assert (tmp_path / "out.parquet").exists()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_converted_file_that_a_power_cut_took_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "cut").mkdir()
+    run(tmp_path / "whole", "parquet")
+    dies_at_the_rename(tmp_path / "cut", "parquet", monkeypatch)
+    (tmp_path / "cut" / "out.parquet.converted.partial").unlink()
+    run(tmp_path / "cut", "parquet")
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize("name", ["partial", "journal"])
+@pytest.mark.parametrize("act", ["remove", "replace"])
+def test_a_file_that_is_removed_or_replaced_during_the_run_ends_it(
+    tmp_path: Path, kind: str, name: str, act: str
+) -> None:
+    path = tmp_path / f"out.{kind}.{name}"
+    with (
+        pytest.raises(ResumeRefused, match=rf"{path.name}: was removed or replaced during the run"),
+        open_resumable(targets(tmp_path, kind), form(kind), header(7), restart=False) as output,
+    ):
+        output.append(3, window(kind, 0, 3))
+        data = path.read_bytes()
+        path.unlink()
+        if act == "replace":
+            path.write_bytes(data)
+        output.append(6, window(kind, 3, 6))
+    assert not (tmp_path / f"out.{kind}").exists()
+
+
+def test_bytes_that_are_written_over_before_the_end_are_not_put_in_place(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ResumeRefused, match=r"out\.csv\.partial: sha256"),
+        open_resumable(targets(tmp_path, "csv"), form("csv"), header(3), restart=False) as output,
+    ):
+        output.append(3, window("csv", 0, 3))
+        with (tmp_path / "out.csv.partial").open("r+b") as file:
+            file.write(b"X")
+    assert not (tmp_path / "out.csv").exists()
+
+
 def test_two_runs_on_one_output(tmp_path: Path) -> None:
     with open_resumable([tmp_path / "out.csv"], form("csv"), header(7), restart=False) as output:
         for restart in (False, True):
