@@ -167,10 +167,13 @@ def _check_signature(
     """The graph's inputs and outputs are the contract's and the manifest's. Only names are kept: a NodeArg pins."""
     inputs = sorted(node.name for node in native.get_inputs())
     outputs = sorted(node.name for node in native.get_outputs())
+    types = {node.name: node.type for node in native.get_outputs()}
     if inputs != sorted(variant.inputs) or not set(inputs) <= set(GRAPH_INPUTS):
         raise BundleError(f"{path}: graph inputs {inputs}, manifest says {variant.inputs}", "Export the bundle again.")
     if outputs != ["embedding", "p_nonspecific"]:
         raise BundleError(f"{path}: graph outputs {outputs}", "It should have embedding and p_nonspecific.")
+    if set(types.values()) != {"tensor(float)"}:
+        raise BundleError(f"{path}: the graph's outputs are {types}, not float32", "Export the bundle again.")
     if shape is None:
         return
     # ONNX Runtime says nothing where the graph has no dimension of the overridden name.

@@ -22,7 +22,7 @@ from abonyx.bundle import README_NAME, Bundle
 from abonyx.bundle.manifest import Variant
 from abonyx.bundle.threshold import pooling_notes, shipped_note
 from abonyx.config import RuntimeConfig
-from abonyx.errors import BundleError, ConfigError, EngineError, RequestRefused, ScoreNotFinite
+from abonyx.errors import BundleError, ConfigError, EngineError, RequestRefused, ScoreNotFinite, first_line
 from abonyx.logs import LOGGER
 from abonyx.model import OpenModel
 from abonyx.scoring import run_sequences, tokenize
@@ -94,6 +94,15 @@ def _log_failure(error: EngineError, count: int) -> None:
     # Whose score is not finite is named by its id, which is the client's own.
     said = type(error).__name__ if isinstance(error, ScoreNotFinite) else error.text(Interface.COMMAND_LINE)
     LOGGER.error(f"a request failed, at {count} of its sequences: {said}")
+
+
+def _known(error: Exception) -> EngineError:
+    """The error as one of abonyx's; any other is logged with its traceback."""
+    if isinstance(error, EngineError):
+        return error
+    LOGGER.error(f"unexpected {type(error).__name__}", exc_info=error)
+    what = f"unexpected {type(error).__name__}: {first_line(error, 500)}"
+    return EngineError(what, "The log of the service has the traceback. Please report it.")
 
 
 def refuse_upstream_pooling(config: RuntimeConfig) -> None:
@@ -193,6 +202,8 @@ class Scheduler:
         metrics.session_opens.labels("opened").inc()
         _log_notes(session)
         metrics.watch(lambda: self._queued_sequences, lambda: len(self._unsettled), lambda: self._refusal is None)
+        # Called by the scoring thread if it ends by itself.
+        self.on_death: Callable[[], object] = lambda: None
         self._thread = threading.Thread(target=self._work, name="scoring")
         self._thread.start()
 
@@ -200,6 +211,11 @@ class Scheduler:
     def alive(self) -> bool:
         """Whether the scoring thread runs."""
         return self._thread.is_alive()
+
+    @property
+    def dead(self) -> bool:
+        """Whether the scoring thread ended by itself: a defect."""
+        return self._refusal is DEAD
 
     def model(self) -> Model:
         """The open model.
@@ -318,6 +334,8 @@ class Scheduler:
                     self._fail(job, refusal.error())
                 if self._reload is not None:
                     self._end_reload(self._reload, refusal.error())
+            if refusal is DEAD:
+                self.on_death()
 
     def _wait(self) -> bool:
         """Wait for work, a little longer where only little came; False at the end."""
@@ -391,15 +409,16 @@ class Scheduler:
                 ids=ids,
                 on_batch=self._metrics.batch_sequences.observe,
             )
-        except EngineError as error:
-            if len(shares) == 1:
-                with self._changed:
-                    if not shares[0].job.settled:  # its client is still there
-                        _log_failure(error, len(sequences))
-                    self._fail(shares[0].job, error)
+        except Exception as error:
+            if len(shares) > 1:
+                for share in shares:
+                    self._score([share])
                 return
-            for share in shares:
-                self._score([share])
+            with self._changed:
+                known = _known(error)
+                if not shares[0].job.settled:  # its client is still there
+                    _log_failure(known, len(sequences))
+                self._fail(shares[0].job, known)
             return
         self._metrics.inference_seconds.observe(time.monotonic() - started)
         self._metrics.sequences.labels(output).inc(len(tokens.rows))
@@ -435,7 +454,8 @@ class Scheduler:
         try:
             self._session.reload(asked.config)
             model = Model.of(self._session)
-        except EngineError as error:
+        except Exception as unknown:  # whatever a bundle can provoke
+            error = _known(unknown)
             self._session.close()  # where it is the card alone that cannot be read
             said = error.text(Interface.COMMAND_LINE)  # the log is read by whoever started the service
             LOGGER.error(f"reload failed; no request is taken until one succeeds: {said}")

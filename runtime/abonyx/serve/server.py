@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import socket
 from collections.abc import Callable, Iterator
 
 import uvicorn
 
 from abonyx.config import RuntimeConfig
-from abonyx.errors import ConfigError, RunInterrupted
+from abonyx.errors import ConfigError, EngineError, RunInterrupted
 from abonyx.logs import LOGGER
 from abonyx.model import open_model
 from abonyx.run.interrupts import ENDING, handled
@@ -33,6 +34,7 @@ def serve(load: Callable[[], RuntimeConfig], settings: Settings) -> None:
     Raises:
         ConfigError: upstream-batch pooling, or an address that cannot be listened at.
         RunInterrupted: requests were still in hand when the grace time was over.
+        EngineError: the scoring thread ended by itself.
         BundleError, ProviderError, SelfTestError: the model cannot be opened.
     """
     config = load()
@@ -42,9 +44,13 @@ def serve(load: Callable[[], RuntimeConfig], settings: Settings) -> None:
         LOGGER.info(f"opened {session.bundle.label()}, {session.variant_name} on {config.provider}")
         with running(Scheduler(session, settings.max_queued_sequences, metrics := Metrics())) as scheduler:
             gate = create_app(Service(scheduler, settings, metrics, load))
-            _run(gate, listener, settings)
+            _run(gate, listener, settings, scheduler)
+            dead = scheduler.dead
             if gate.cut_off:
                 scheduler.cut_off()
+        if dead:
+            fix = "The log has its traceback. Start the service again, and please report it."
+            raise EngineError("the scoring thread ended by itself; the service takes no requests any more", fix)
         if gate.cut_off:
             raise RunInterrupted(
                 f"requests without an answer: {gate.cut_off}; cut off {settings.grace_s} s after the signal, or by a "
@@ -93,7 +99,7 @@ def _refusing(settings: Settings) -> Iterator[None]:
         raise ConfigError(what, f"Choose another with {option('host')} and {option('port')}.") from error
 
 
-def _run(gate: Gate, listener: socket.socket, settings: Settings) -> None:
+def _run(gate: Gate, listener: socket.socket, settings: Settings, scheduler: Scheduler) -> None:
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     if settings.token is None and not is_loopback(host):
@@ -102,6 +108,9 @@ def _run(gate: Gate, listener: socket.socket, settings: Settings) -> None:
         listener.listen(socket.SOMAXCONN)
     with _uvicorn_log():
         server = uvicorn_server(gate, settings)
+        scheduler.on_death = lambda: server.handle_exit(signal.SIGTERM, None)
+        if scheduler.dead:  # it ended before anybody could be told
+            scheduler.on_death()
         LOGGER.info(f"listening at http://{shown}:{port}")
         # uvicorn takes SIGINT and SIGTERM while it runs, and raises them again once all is finished: that is no
         # interruption here. SIGHUP (a closed terminal) it does not know.

@@ -194,3 +194,66 @@ def test_reload_has_a_token_of_its_own() -> None:
             refused(running.ask("POST", "/v1/reload", headers=headers), 401, "needs the admin token")
         assert reload(running).status == 200
         refused(running.ask("GET", "/v1/model", headers=BEARER), 401, "needs the token")
+
+
+def misshapen(directory: Path) -> Path:
+    """A bundle whose hashes are right and whose graph gives the embedding one axis more."""
+    onnx = pytest.importorskip("onnx", reason="the export extra is not installed")
+    shutil.copytree(MINI, directory)
+    path = next(directory.glob("*/model.onnx"))
+    model = onnx.load(path, load_external_data=False)
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            for at, name in enumerate(names):
+                names[at] = "flat" if name == "embedding" else name
+    axis = onnx.numpy_helper.from_array(np.array([1], np.int64), "axis")
+    model.graph.initializer.append(axis)
+    model.graph.node.append(onnx.helper.make_node("Unsqueeze", ["flat", "axis"], ["embedding"]))
+    next(one for one in model.graph.output if one.name == "embedding").type.tensor_type.ClearField("shape")
+    path.write_bytes(model.SerializeToString())
+    relist(directory)
+    return directory
+
+
+def scores(running: Running) -> int:
+    return int(running.ask("POST", "/v1/score", {"sequences": [{"id": "a", "sequence": "EVQL"}]}).status)
+
+
+def test_a_bundle_of_another_shape_is_a_failed_reload_and_the_next_one_works(tmp_path: Path) -> None:
+    chosen = Chosen(misshapen(tmp_path / "bad"))
+    with service(RuntimeConfig(bundle=str(MINI)), chosen, admin_token=ADMIN) as running:
+        found = reload(running)
+        assert (found.status, "the manifest says ((2, 640), (2,))" in found.json["detail"]) == (500, True), found.json
+        assert running.ask("GET", "/readyz").status == 503
+        chosen.bundle = MINI
+        assert reload(running).status == 200
+        assert scores(running) == 200
+
+
+@pytest.mark.parametrize("unexpected", [ValueError("odd"), MemoryError(), RuntimeError("no such thing")])
+def test_any_error_of_a_reload_is_told_and_the_next_one_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unexpected: Exception
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise unexpected
+
+    with service(RuntimeConfig(bundle=str(MINI)), Chosen(MINI), admin_token=ADMIN) as running:
+        with monkeypatch.context() as patch:
+            patch.setattr("abonyx.model.check_graph", fails)
+            found = reload(running)
+        assert (found.status, type(unexpected).__name__ in found.json["detail"]) == (500, True), found.json
+        assert running.ask("GET", "/readyz").status == 503
+        assert reload(running).status == 200
+        assert scores(running) == 200
+
+
+def test_an_unexpected_error_in_scoring_fails_its_request_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise ValueError("odd")
+
+    with service(RuntimeConfig(bundle=str(MINI))) as running:
+        with monkeypatch.context() as patch:
+            patch.setattr("abonyx.serve.scheduler.tokenize", fails)
+            assert scores(running) == 500
+        assert running.ask("GET", "/healthz").status == 200
+        assert scores(running) == 200
