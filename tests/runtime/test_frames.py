@@ -214,7 +214,7 @@ def test_the_callers_session_is_used_and_stays_open(make: Any, sequences: list[s
 def test_the_log_is_in_pythons_words(caplog: pytest.LogCaptureFixture, sequences: list[str]) -> None:
     with caplog.at_level(logging.DEBUG, "abonyx"):
         abonyx.score_frame(pl.DataFrame({"sequence": [sequences[0][:60]]}))
-    assert "flagged: 1 of 1 records; 1 without a call (fragment 1); see docs/domain.md" in caplog.messages
+    assert "flagged: 1 of 1 records (fragment 1); 1 without a call; see docs/domain.md" in caplog.messages
     assert all(message.isprintable() for message in caplog.messages)
 
 

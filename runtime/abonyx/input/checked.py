@@ -188,7 +188,7 @@ def _notes(checked: Input, name: str, escaped: int) -> Iterator[str]:
         len(original) > len(part) for original, part in zip(checked.originals, checked.sequences, strict=False)
     )
     if shorter:
-        yield f"{name}: {shorter} of {len(checked.ids)} records are trimmed to their variable domain"
+        yield f"{name}: trimmed to the variable domain: {shorter} of {len(checked.ids)} records"
     if escaped:
         yield f"{name}: {escaped} kept cells are not valid UTF-8; their bytes appear as \\xNN"
     repeated = len(checked.ids) - len(set(checked.ids))

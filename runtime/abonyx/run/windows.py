@@ -74,7 +74,7 @@ def flag_line(flagged: int, records: int, without_call: int, counts: Mapping[str
     """What a summary says of flagged records: how many of all, by reason, and how many have no call."""
     reasons = ", ".join(f"{name} {count}" for name, count in counts.items())
     call = f"; {without_call} without a call" if without_call else ""
-    return f"flagged: {flagged} of {records} records{call} ({reasons}); see docs/domain.md"
+    return f"flagged: {flagged} of {records} records ({reasons}){call}; see docs/domain.md"
 
 
 OnBatch = Callable[[int], None]

@@ -40,7 +40,7 @@ def test_each_file_has_the_bytes_of_its_own_run(run: Any, parts: Path, tmp_path:
         assert done.code == 0, done.err
         assert results(tmp_path / f"out{number}") == single
         assert "2 files whole: 3 sequences scored, 0 rejected; 0 failed" in done.err
-        assert "flagged: 1 of 3 records; 1 without a call (light chain (kappa) 1)" in done.err
+        assert "flagged: 1 of 3 records (light chain (kappa) 1); 1 without a call" in done.err
     assert "not read" not in done.err, "a pattern reads what it matches"
 
 

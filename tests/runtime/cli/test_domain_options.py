@@ -37,7 +37,7 @@ def test_a_flagged_record_has_a_score_and_no_call(run: Any, mixed: Path, tmp_pat
     assert (heavy["nonspecific"], light["nonspecific"]) == ("1", "")
     assert vhh["nonspecific"] in ("0", "1"), "nanobody-like alone is a note, not a doubt"
     assert 0 < float(light["p_nonspecific"]) < 1
-    assert "flagged: 2 of 3 records; 1 without a call (light chain (kappa) 1, nanobody-like 1)" in done.err
+    assert "flagged: 2 of 3 records (light chain (kappa) 1, nanobody-like 1); 1 without a call" in done.err
     assert run("score", mixed, "-o", tmp_path / "out.jsonl").code == 0
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line["nonspecific"] is None for line in lines] == [False, True, False]

@@ -120,6 +120,7 @@ def test_kept_columns_stand_behind_the_range_of_a_trimmed_record(run: Any, tmp_p
     assert done.code == 0, done.err
     found = [(row["domain"], row["x"]) for row in rows(tmp_path / "out.csv")]
     assert found == [(f"1-{len(HEAVY)}", "1"), (f"1-{len(HEAVY)}", "2"), ("", "3")]
+    assert "in.csv: trimmed to the variable domain: 1 of 3 records" in done.err
 
 
 @pytest.mark.parametrize(("kind", "delimiter"), [("tsv", "\t"), ("csv.gz", ","), ("tsv.gz", "\t")])

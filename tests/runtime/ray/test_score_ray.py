@@ -236,7 +236,7 @@ def test_flags_are_counted_over_all_files_and_are_a_part_of_the_run(
     ]
     assert summary["run"]["--domain"] == "check"
     assert done.err.count("flagged: ") == 1, "one line for all files"
-    assert "flagged: 3 of 4 records; 3 without a call (residues outside the domain 2, fragment 1)" in done.err
+    assert "flagged: 3 of 4 records (residues outside the domain 2, fragment 1); 3 without a call" in done.err
     done = run(*command, "--domain", "off", "--ray")
     assert done.code == 2
     assert "--domain: 'check' then, 'off' now" in done.err
