@@ -153,7 +153,7 @@ def _patchworks(paired: list[dict[str, str]]) -> list[tuple[str, str, list[str]]
     """Records that are numbered like a heavy domain and hold something else: the first part of VH and more."""
     source = random.Random(20_252)
     pairs = [(row["VH"], row["VL"]) for row in paired]
-    gfp = PROTEINS["GFP"]
+    gfp = PROTEINS["GFP_AEQVI"]
 
     def shuffled(text: str, start: int, end: int) -> str:
         return text[:start] + "".join(source.sample(text[start:end], end - start)) + text[end:]
