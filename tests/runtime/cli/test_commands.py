@@ -86,7 +86,7 @@ def test_every_input_format_gives_the_same_scores(run: Any, tmp_path: Path, sequ
     found = []
     for name, text in texts.items():
         (tmp_path / name).write_bytes(text.encode())
-        (tmp_path / f"{name}.gz").write_bytes(gzip.compress(text.encode()))
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
         for source in (name, f"{name}.gz"):
             assert run("score", tmp_path / source, "-o", tmp_path / "out.csv").code == 0
             found.append((tmp_path / "out.csv").read_text())
@@ -209,7 +209,7 @@ BAD_INPUTS = {
     "headless.fasta": (GOOD.encode(), ["headless.fasta:1", ">"]),
     "ragged.csv": (f"id,sequence\na,{GOOD},surplus\n".encode(), ["ragged.csv:2", "3"]),
     "quote.csv": (f'id,sequence\na,"{GOOD}\n'.encode(), ["quote.csv", "quote"]),
-    "cut.csv.gz": (gzip.compress(f"id,sequence\na,{GOOD}\n".encode() * 999)[:-40], ["cut.csv.gz", "gzip"]),
+    "cut.csv.gz": (gzip.compress(f"id,sequence\na,{GOOD}\n".encode() * 999, mtime=0)[:-40], ["cut.csv.gz", "gzip"]),
     "no.csv.gz": (b"id,sequence\n", ["no.csv.gz", "gzip"]),
     "picture.png": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", ["picture.png", ".fasta"]),
 }

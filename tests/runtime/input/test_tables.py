@@ -21,7 +21,7 @@ def read(text: str, name: str = "x.csv", **options: Any) -> tuple[list[tuple[str
 
 def read_named(tmp_path: Any, name: str, text: str, **options: Any) -> tuple[list[tuple[str, str]], list[str]]:
     path = tmp_path / name
-    path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+    path.write_bytes(gzip.compress(text.encode(), mtime=0) if name.endswith(".gz") else text.encode())
     notes: list[str] = []
     records = list(read_records(path, notes=notes, **options))
     rows = [(r.id, r.reason if isinstance(r, RejectedRecord) else r.sequence) for r in records]

@@ -104,7 +104,7 @@ def parts(tmp_path: Path, sequences: list[str]) -> Path:
     written = [[(f"id{at}", sequence) for at, sequence in enumerate(sequences[n : n + 6])] for n in range(0, 8, 2)]
     (folder / "a.csv").write_text(table(written[0]), encoding="utf-8")
     (folder / "b.fasta").write_text("".join(f">{id_}\n{sequence}\n" for id_, sequence in written[1]), encoding="utf-8")
-    (folder / "c.csv.gz").write_bytes(gzip.compress(table(written[2]).encode()))
+    (folder / "c.csv.gz").write_bytes(gzip.compress(table(written[2]).encode(), mtime=0))
     (folder / "d.csv").write_text(table([*written[3], ("bad", "EVQLB")]), encoding="utf-8")
     (folder / "notes.txt").write_text("no sequences")
     return folder

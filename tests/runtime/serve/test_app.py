@@ -91,14 +91,14 @@ TABLE = b"id,sequence\na,EVQLVESGGG\nb,QVQL\n"
         (TABLE.replace(b",", b"\t"), "text/tab-separated-values", ""),
         (FASTA, "text/x-fasta", ""),
         (FASTA, "application/octet-stream", ""),
-        (gzip.compress(TABLE), "application/octet-stream", ""),
-        (gzip.compress(FASTA), "text/csv", ""),
+        (gzip.compress(TABLE, mtime=0), "application/octet-stream", ""),
+        (gzip.compress(FASTA, mtime=0), "text/csv", ""),
         (b"\xef\xbb\xbf" + TABLE.replace(b"\n", b"\r\n"), "text/csv", ""),
         (b"name,vh\na,EVQLVESGGG\nb,QVQL\n", "text/csv", "?id_column=name&sequence_column=vh"),
         (b"\xef\xbb\xbf" + FASTA, "text/x-fasta", ""),
         (FASTA, "text/plain", ""),
         (b"\xef\xbb\xbf\r\n" + FASTA.replace(b"\n", b"\r\n"), "text/plain; charset=utf-8", ""),
-        (gzip.compress(FASTA), "text/plain", ""),
+        (gzip.compress(FASTA, mtime=0), "text/plain", ""),
         (b"name,vh\na,EVQL-VESGGG*\nb,QVQL\n", "text/csv", "?gaps=strip"),
     ],
 )
@@ -207,7 +207,7 @@ def test_unicode_and_repeated_ids_come_back_as_they_were_sent(shared: Running) -
     assert [row["id"] for row in found["results"]] == [id_ for id_ in ids if id_]
 
 
-BOMB = gzip.compress(b"A" * (10 * 2**20)) * 1_000  # 10 MB that unpack to 10 GB
+BOMB = gzip.compress(b"A" * (10 * 2**20), mtime=0) * 1_000  # 10 MB that unpack to 10 GB
 MAYBE = "Invalid enum value 'maybe' - at `$.domain`; allowed: 'check', 'require', 'off'"
 BLANK_LINES = b"sequence\n" + b"\n" * 2_000_000 + b"EVQL\n"
 
@@ -270,9 +270,9 @@ BLANK_LINES = b"sequence\n" + b"\n" * 2_000_000 + b"EVQL\n"
         (b"PAR1" + bytes(100), "csv", 422, "Parquet, which is not taken here"),
         (b"sequence\nEVQL\xff\n", "csv", 422, "is not a residue"),
         (BOMB, "csv", 413, "unpack to more than"),
-        (gzip.compress(gzip.compress(TABLE)), "csv", 422, "gzip"),
-        (gzip.compress(TABLE)[:-10], "csv", 422, "truncated or corrupt gzip"),
-        (gzip.compress(b"PAR1" + bytes(100)), "csv", 422, "Parquet, which is not taken here"),
+        (gzip.compress(gzip.compress(TABLE, mtime=0), mtime=0), "csv", 422, "gzip"),
+        (gzip.compress(TABLE, mtime=0)[:-10], "csv", 422, "truncated or corrupt gzip"),
+        (gzip.compress(b"PAR1" + bytes(100), mtime=0), "csv", 422, "Parquet, which is not taken here"),
         (BLANK_LINES, "csv", 413, "300 records"),
         (b">a\nEVQL\n" * 301, "csv", 413, "300 records"),
         ("EVQL\nid,EVQL\n", "text/plain", 422, "request:2: has commas"),
@@ -282,7 +282,7 @@ BLANK_LINES = b"sequence\n" + b"\n" * 2_000_000 + b"EVQL\n"
         ("EVQL\n>a\nEVQL\n", "text/plain", 422, "request:2: '>a' begins like a FASTA header"),
         ("\n\n", "text/plain", 422, "only blank lines"),
         ("EVQL\n" * 301, "text/plain", 413, "300 records"),
-        (gzip.compress(gzip.compress(FASTA)), "text/plain", 422, "gzip"),
+        (gzip.compress(gzip.compress(FASTA, mtime=0), mtime=0), "text/plain", 422, "gzip"),
         (b"PAR1" + bytes(100), "text/plain", 422, "Parquet, which is not taken here"),
         (TABLE, "multipart/form-data; boundary=x", 415, "multipart"),
         (TABLE, "text/csv; charset=utf-16", 415, "utf-16"),

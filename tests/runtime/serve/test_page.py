@@ -311,7 +311,7 @@ def test_any_float32_is_written_as_the_command_line_writes_it(visit: Opener, sit
 
 
 def test_upload_drop_and_remove(visit: Opener, site: Site, tmp_path: Path) -> None:
-    packed = gzip.compress(f"id,heavy\na,{VH}\n".encode())
+    packed = gzip.compress(f"id,heavy\na,{VH}\n".encode(), mtime=0)
     (tmp_path / "rows.csv.gz").write_bytes(packed)
     site.answer = [scored(["a"])]
     page = visit()
