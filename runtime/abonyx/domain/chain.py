@@ -67,7 +67,7 @@ class Domain(NamedTuple):
         last: IMGT position of the last residue.
         missing: how many positions of FRAMEWORK have no residue.
         hallmarks: how many of the four framework-2 positions hold a nanobody's residue.
-        unusual: of a heavy domain, how many framework positions hold a residue that hardly any has; else 0.
+        unusual: of a heavy domain, framework.unusual_residues; else 0.
     """
 
     chain: str

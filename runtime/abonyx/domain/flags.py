@@ -9,7 +9,6 @@ import msgspec
 
 from abonyx import alphabet
 from abonyx.domain.chain import MAX_RESIDUES, Domain, Domains, search_domains
-from abonyx.domain.framework import MOST_UNUSUAL
 from abonyx.domain.refusal import refusal
 from abonyx.texts import as_texts
 
@@ -169,8 +168,7 @@ def _domain_flags(domain: Domain | None, chains: frozenset[str]) -> tuple[str, .
     hole = domain.chain in "HKL" and domain.missing > MAX_MISSING
     whole = domain.first <= LATEST_START and domain.last >= EARLIEST_END and not hole
     fragment = () if whole else ("fragment",)
-    count = domain.unusual if domain.unusual > MOST_UNUSUAL else 0
-    unusual = (f"{count} unusual framework residues",) if count else ()
+    unusual = (f"{domain.unusual} unusual framework residues",) if domain.unusual else ()
     return (*other, *fragment, *unusual)
 
 

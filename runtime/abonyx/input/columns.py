@@ -161,7 +161,8 @@ class _Header:
             if place := self._places(known):
                 exact = [at for at in place if self.names[at] == known]
                 return exact[0] if exact else place[0] if len(place) == 1 else None
-        return None
+        # pandas' index and R's row names: the first column, without a name.
+        return 0 if len(self.names) > 1 and not self.names[0] and self.names.count("") == 1 else None
 
     def sequence(self) -> range:
         """The place of the sequences, by name.
@@ -223,6 +224,11 @@ class _Header:
         if wanted.sequence is None and self.names[place] != "sequence":
             gaps = ", without its gaps" if columns.gapped else ""
             lines.append(f"{self.where}: the sequences are column {printable(self.names[place])!r}{gaps}")
+        if wanted.id is None and columns.id is not None and not self.names[columns.id]:
+            lines.append(f"{self.where}: the ids are the first column, which has no name")
+        unnamed = sum(not name and at not in columns.used for at, name in enumerate(self.names))
+        if unnamed and wanted.keep == (ALL,):
+            lines.append(f"{self.where}: columns without a name are not kept: {unnamed}")
         others = [name for at, name in enumerate(self.names) if name and at not in columns.used]
         if columns.id is None and others:
             lines.append(

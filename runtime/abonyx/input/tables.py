@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from abonyx.errors import InputError, printable
 from abonyx.input.cells import Record, RejectedRecord, identified
-from abonyx.input.columns import Columns, Wanted, find_columns
+from abonyx.input.columns import Columns, Wanted, find_columns, is_sequence_name
 
 if TYPE_CHECKING:
     from _csv import Reader
@@ -56,7 +56,7 @@ def read_table(
         notes.append(f"{name}: cells are split at {_DELIMITERS[delimiter]}")
     rows = _rows(chain([top.first], lines), name, top.lines, delimiter)
     commented = _cells(top.commented, delimiter) if top.commented is not None else []
-    if commented and not _resolves(_cells(top.first, delimiter), wanted) and _resolves(commented, wanted):
+    if commented and _resolves(commented, wanted) and not _is_header(_cells(top.first, delimiter), commented, wanted):
         line, header = top.commented_line, commented
     else:
         line, header = next(rows)
@@ -114,6 +114,19 @@ def _resolves(header: list[str], wanted: Wanted) -> bool:
     except InputError:
         return False
     return True
+
+
+def _is_header(first: list[str], commented: list[str], wanted: Wanted) -> bool:
+    """Whether the line below a header that starts with `#` is a header itself, and the other one a comment.
+
+    A record may have a cell that is a known name, such as "heavy", but not in the place of the sequence.
+    """
+    if not _resolves(first, wanted):
+        return False
+    if len(first) != len(commented):
+        return True
+    at = find_columns(commented, "", wanted).sequence.start
+    return is_sequence_name(first[at]) or first[at].strip().lower() == commented[at].strip().lower()
 
 
 def _rows(lines: Iterable[str], name: str, above: int, delimiter: str) -> Iterator[tuple[int, list[str]]]:
@@ -182,7 +195,7 @@ def _records(
     sequence_at = at.sequence.start if plain else None
     for line, row in _data_rows(rows, width, where, notes):
         ordinal += 1
-        in_r = in_r or (ordinal == 1 and len(row) == width + 1)
+        in_r = in_r or (ordinal == 1 and len(row) == width + 1 and bool(row[-1].strip()))
         if len(row) != width and (reason := _width_problem(row, width, at)):
             reason += _R_ROW_NAMES * (in_r and len(row) == width + 1)
             id_ = row[at.id] if at.id is not None and at.id < len(row) else ""

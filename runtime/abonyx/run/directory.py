@@ -221,6 +221,7 @@ def _lines(summary: DirectorySummary, request: DirectoryRequest) -> list[str]:
         f"bundle {request.run.bundle.label()}",
         *_flag_lines(summary, request),
         *dict.fromkeys(note for each in summary.files for note in each.notes),
+        *([f"rejected records are listed in {request.output / SIDE}"] if summary.rejected else []),
         f"wrote {request.output}; threshold {request.threshold:g}",
     ]
 

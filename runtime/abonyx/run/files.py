@@ -45,11 +45,11 @@ def _files_of(source: Path) -> list[Path]:
         return [source]
     if source.is_dir():
         try:
-            there = [path for path in source.iterdir() if path.is_file() and not path.name.startswith(".")]
+            there = [path for path in source.iterdir() if not path.name.startswith(".")]
         except OSError as error:
             raise InputError(f"{source}: cannot be read: {error.strerror}", "Check its permissions.") from error
-        found = [path for path in there if named_kind(path)[0]]
-        if ignored := sorted(path.name for path in set(there) - set(found)):
+        found = [path for path in there if path.is_file() and named_kind(path)[0]]
+        if ignored := sorted(path.name + "/" * path.is_dir() for path in set(there) - set(found)):
             LOGGER.info(f"{source}: not read: {', '.join(ignored[:_SHOWN])}{', ...' * (len(ignored) > _SHOWN)}")
     else:
         found = [path for path in map(Path, glob.glob(str(source), recursive=True)) if path.is_file()]  # noqa: PTH207

@@ -44,6 +44,13 @@ def test_each_file_has_the_bytes_of_its_own_run(run: Any, parts: Path, tmp_path:
     assert "not read" not in done.err, "a pattern reads what it matches"
 
 
+def test_folders_are_named_as_not_read(run: Any, parts: Path, tmp_path: Path) -> None:
+    (parts / "deep").mkdir()
+    (parts / "deep" / "c.csv").write_text(f"id,sequence\nx,{HEAVY}\n", encoding="utf-8")
+    done = run("score", parts, "-o", tmp_path / "out")
+    assert (done.code, "parts: not read: deep/, notes.txt" in done.err) == (0, True), done.err
+
+
 def test_what_is_done_is_not_done_again(run: Any, parts: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     assert run("score", parts, "-o", output).code == 0

@@ -206,8 +206,9 @@ def test_anything_but_a_list_of_texts_is_refused_by_name(wrong: Any) -> None:
         judge(wrong)
 
 
-def test_trimming_a_tag_does_not_make_a_cut_domain_whole() -> None:
-    record = "MGSSHHHHHHSSGLVPRGSH" + VH[15:]
+@pytest.mark.parametrize("cut", [5, 7, 8, 15])
+def test_trimming_a_tag_does_not_make_a_cut_domain_whole(cut: int) -> None:
+    record = "MGSSHHHHHHSSGLVPRGSH"[: max(cut + 1, 8)] + VH[cut:]
     part = scored_part(record, judge([record])[0], DomainRule(trim=True))
     assert [reason(flag) for flag in part.judgement.flags] == ["unusual framework residues"]
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -124,3 +125,26 @@ def test_a_missing_id_is_the_records_number(word: str) -> None:
 def test_one_sequence_a_line() -> None:
     with pytest.raises(InputError, match="without a header"):
         read(f"{V}\n{W}\n")
+
+
+@pytest.mark.parametrize(("name", "delimiter"), [("x.tsv", "\t"), ("x.csv", ",")])
+@pytest.mark.parametrize("word", ["heavy", "VHH", "sequence"])
+def test_a_record_with_a_known_name_in_a_cell_is_not_the_header(
+    tmp_path: Path, name: str, delimiter: str, word: str
+) -> None:
+    text = f"#id,chain,sequence\nab1,{word},{V}\nab2,{word},{W}\n".replace(",", delimiter)
+    assert read_named(tmp_path, name, text)[0] == [("ab1", V), ("ab2", W)]
+    commented = f"#id,chain,sequence\nid,{word}_,sequence\nab1,{word},{V}\n".replace(",", delimiter)
+    assert read_named(tmp_path, name, commented)[0] == [("ab1", V)]
+
+
+@pytest.mark.parametrize("header", [",VH", '"",VH', "#,VH"])
+def test_the_first_column_without_a_name_has_the_ids(tmp_path: Path, header: str) -> None:
+    rows, notes = read_named(tmp_path, "x.csv", f"{header}\ntrastuzumab,{V}\nada,{W}\n")
+    assert rows == [("trastuzumab", V), ("ada", W)]
+    assert any("the ids are the first column, which has no name" in note for note in notes)
+
+
+def test_a_spare_delimiter_in_the_first_row_is_not_r(tmp_path: Path) -> None:
+    (problem,) = [row for row in read_named(tmp_path, "x.csv", f"id,sequence\na,{V},\nb,{W},x\n")[0] if row[0] == "b"]
+    assert "R's row names" not in problem[-1]
