@@ -11,6 +11,7 @@ import pytest
 
 from abonyx.bundle.manifest import RESIDUES
 from abonyx.engine import slot
+from abonyx.model import OpenModel
 
 # Some tests import ONNX Runtime before abonyx does, which abonyx would note.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -21,11 +22,22 @@ EXAMPLES = REPOSITORY / "examples" / "therapeutic_vh.csv"
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 
 
+_TRY_FIRST = OpenModel._try_first
+
+
+@pytest.fixture
+def child_first(isolated: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bundles that never passed here are opened by a child first, as they are outside the tests."""
+    monkeypatch.setattr(OpenModel, "_try_first", _TRY_FIRST)
+
+
 @pytest.fixture(autouse=True)
 def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One cache for the whole run (self-tests pass once), no hub, and the process's session slot free afterwards."""
     monkeypatch.setenv("ABONYX_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    # A first open's child takes half a second, and hundreds of tests open a bundle of their own.
+    monkeypatch.setattr(OpenModel, "_try_first", lambda self: False)
     yield
     left = slot.holder()
     if left is not None:

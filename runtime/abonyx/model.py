@@ -20,7 +20,7 @@ from abonyx import cache, scoring
 from abonyx.alphabet import SequenceLimit
 from abonyx.arrays import BoolArray, Float32Array, Int64Array
 from abonyx.batching import make_inputs
-from abonyx.bundle import Bundle, check_files, check_graph, open_bundle, selftest
+from abonyx.bundle import Bundle, check_files, check_graph, open_bundle, refuse_changed, selftest
 from abonyx.bundle.manifest import Manifest, Variant
 from abonyx.bundle.tolerances import BF16, looser
 from abonyx.config import RuntimeConfig
@@ -29,6 +29,7 @@ from abonyx.engine.installed import identity
 from abonyx.engine.process import caller_outside, keep_forever, release_memory
 from abonyx.engine.providers import token_budget
 from abonyx.errors import BundleError, InputError, OutOfDeviceMemory, SessionClosed, SessionForked
+from abonyx.first_open import MINI_SHA256, open_in_child
 from abonyx.logs import LOGGER
 from abonyx.privacy import engine_notes
 from abonyx.scoring import TokenBudget
@@ -44,20 +45,22 @@ class State(Enum):
     CLOSED = "closed"
 
 
-def open_model(config: RuntimeConfig, *, self_test: SelfTest = "auto") -> OpenModel:
+def open_model(config: RuntimeConfig, *, self_test: SelfTest = "auto", direct: bool = False) -> OpenModel:
     """Open the process's one model; use it as a context manager or call close().
 
     Args:
         config: what to open.
         self_test: "auto" = two golden rows, and the whole golden set the first time on this machine; "full" = the
             whole set; "off" = none, for export, which measures what the self-test enforces.
+        direct: open a bundle here even if its whole self-test never passed on this machine; for the child process that
+            runs it first (first_open).
 
     Raises:
         SessionInUse: another session of this process is open.
         BundleError, ProviderError, ConfigError: the bundle, the provider or the variant cannot be used.
         SelfTestError: the golden rows do not come out right here.
     """
-    model = OpenModel(config)
+    model = OpenModel(config, direct=direct)
     model.open(self_test=self_test)
     return model
 
@@ -78,7 +81,8 @@ class OpenModel:
         opened_at: file and line that opened it; process_id: the process.
     """
 
-    def __init__(self, config: RuntimeConfig) -> None:
+    def __init__(self, config: RuntimeConfig, *, direct: bool = False) -> None:
+        self._direct = direct
         self._state = State.UNOPENED
         # One turn at a time. Reentrant: a signal handler may close what its own thread is scoring with.
         self._life = threading.RLock()
@@ -147,15 +151,35 @@ class OpenModel:
         self.budget = TokenBudget(tokens, self.config.provider, self.opening_notes.append)
         if self.variant.parity is None and self_test != "off":
             raise BundleError(f"{self.bundle.path}: variant {self.variant_name} was never checked", "Export again.")
-        check_files(self.bundle, self.bundle.files_of(self.variant))
-        check_graph(self.bundle, self.variant)
-        self._native = onnx.create(engine, self.bundle, self.variant, self.config)
+        stamps = check_files(self.bundle, self.bundle.files_of(self.variant))
+        graph = check_graph(self.bundle, self.variant)
+        fact = "|".join(
+            (self.bundle.sha256, self.variant_name, self.config.provider, identity(engine, self.config, card))
+        )
+        passed = fact in cache.remembered("self_tests")
+        if not passed and self_test != "off" and self._try_first():
+            passed, self_test = True, "auto"  # just now
+        self._native = onnx.load(engine, self.bundle, self.variant, self.config, graph)
+        refuse_changed(self.bundle, stamps)
         self.placement = onnx.placement(engine, self._native, self.config)
-        self._self_test(self_test, identity(engine, self.config, card))
+        if self_test != "off":
+            self._self_test(whole=self_test == "full" or not passed)
+            cache.remember("self_tests", {fact: "passed"})
         self.halved_to = self.budget.tokens if self.budget.tokens < tokens else None
         self.budget.on_halved = LOGGER.warning
         self._opening += 1
         self._state = State.OPEN
+
+    def _try_first(self) -> bool:
+        """Whether a child process has just opened this bundle and run its whole self-test."""
+        if self._direct or self.bundle.sha256 == MINI_SHA256:
+            return False
+        found = open_in_child(self.config)
+        if found is None:
+            self.opening_notes.append("note: this bundle's first open had no process of its own: Python is embedded")
+            return False
+        self.differences = found.differences
+        return True
 
     def close(self) -> None:
         """Give the memory back; safe to call again. In a forked child it only forgets the parent's session.
@@ -298,12 +322,8 @@ class OpenModel:
         if self._opening_of_turn not in (None, self._opening):
             raise SessionClosed("session was reloaded after this call began", "Call again, for the model it has now.")
 
-    def _self_test(self, kind: SelfTest, engine_and_device: str) -> None:
-        if kind == "off":
-            return
+    def _self_test(self, *, whole: bool) -> None:
         golden = self.bundle.golden()
-        fact = "|".join((self.bundle.sha256, self.variant_name, self.config.provider, engine_and_device))
-        whole = kind == "full" or fact not in cache.remembered("self_tests")
         where = f"{self.bundle.path} ({self.variant_name} on {self.config.provider})"
         planned = self.budget.tokens
 
@@ -330,7 +350,6 @@ class OpenModel:
         selftest.check_quick(golden, run, limits, where, rows)
         if whole:
             self.differences = selftest.check_golden(golden, rows, run, self.budget.tokens, limits, where)
-            cache.remember("self_tests", {fact: "passed"})
 
     def _release(self) -> None:
         native, self._native = self._native, None

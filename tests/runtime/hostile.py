@@ -62,18 +62,26 @@ def field(number: int, value: bytes | str | int) -> bytes:
     return varint(number << 3 | 2) + varint(len(data)) + data
 
 
-def external(entries: Iterable[tuple[str, str]], *, located: bool = True) -> bytes:
-    """A TensorProto whose bytes lie elsewhere."""
-    data = b"".join(field(13, field(1, key) + field(2, value)) for key, value in entries)
+def external(entries: Iterable[tuple[str, str]], *, located: bool = True, name: str = "hostile") -> bytes:
+    """A TensorProto of one float32 whose bytes lie elsewhere."""
+    data = field(1, 1) + field(2, 1) + field(8, name)
+    data += b"".join(field(13, field(1, key) + field(2, value)) for key, value in entries)
     return data + (field(14, 1) if located else b"")
 
 
-WEIGHT = external([("location", WEIGHTS), ("offset", "0"), ("length", "4")])
+WEIGHT = external([("location", WEIGHTS), ("offset", "0"), ("length", "4")], name="weight")
 
 
-def node(op_type: str = "Add", domain: str = "", attribute: bytes = b"") -> bytes:
-    """A NodeProto."""
-    return field(4, op_type) + field(7, domain) + (field(5, attribute) if attribute else b"")
+def node(
+    op_type: str = "Add", domain: str = "", attribute: bytes = b"", inputs: tuple[str, ...] = ("weight", "weight")
+) -> bytes:
+    """A NodeProto without outputs."""
+    return (
+        b"".join(field(1, name) for name in inputs)
+        + field(4, op_type)
+        + field(7, domain)
+        + (field(5, attribute) if attribute else b"")
+    )
 
 
 def graph(*nodes: bytes, tensors: Iterable[bytes] = (WEIGHT,), more: bytes = b"") -> bytes:

@@ -5,14 +5,13 @@ from abonyx.bundle.bundle import (
     README_NAME,
     Bundle,
     Golden,
-    check_files,
     check_graph,
     check_quantization,
     locate_mini,
     open_bundle,
     shown_names,
-    unlisted_files,
 )
+from abonyx.bundle.files import check_files, refuse_changed, unlisted_files
 
 __all__ = [
     "GOLDEN_NAME",
@@ -24,6 +23,7 @@ __all__ = [
     "check_quantization",
     "locate_mini",
     "open_bundle",
+    "refuse_changed",
     "shown_names",
     "unlisted_files",
 ]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
-import stat
 import tokenize
 import zipfile
 import zlib
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from abonyx import cache
 from abonyx.arrays import Float32Array, Float64Array, Int64Array
-from abonyx.bundle.graph_file import check_graph_file
+from abonyx.bundle.graph_file import GraphFile, check_graph_file
 from abonyx.bundle.manifest import (
-    LINK_FIX,
-    MANIFEST_NAME,
     QUANTIZATION_SCHEMA,
     Manifest,
     Variant,
@@ -29,7 +25,6 @@ from abonyx.bundle.manifest import (
     read_manifest,
 )
 from abonyx.errors import BundleError, ChecksumMismatch, ConfigError, first_line, printable
-from abonyx.hashing import file_sha256
 from abonyx.wording import option
 
 GOLDEN_NAME = "golden.npz"
@@ -157,14 +152,18 @@ class Bundle:
         """
         path, fix = self.path / GOLDEN_NAME, "Export the bundle again."
         try:
-            with zipfile.ZipFile(path) as archive:
+            data = path.read_bytes()  # once: what was hashed is what is unpacked
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
                 unpacked = sum(entry.file_size for entry in archive.infolist())
             if unpacked > MAX_GOLDEN_BYTES:
                 raise BundleError(f"{path}: unpacks to {unpacked} bytes, {MAX_GOLDEN_BYTES} are the most", fix)
-            with np.load(path, allow_pickle=False) as arrays:
+            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
                 values = {name: arrays[name] for name in _GOLDEN_ARRAYS}
         except _NPZ_ERRORS as error:
             raise BundleError(f"{path}: cannot be read: {first_line(error)}", fix) from error
+        listed = self.manifest.files.get(GOLDEN_NAME)  # none while export writes the bundle
+        if listed is not None and (found_hash := hashlib.sha256(data).hexdigest()) != listed.sha256:
+            raise ChecksumMismatch(f"{path}: sha256 {found_hash}, manifest says {listed.sha256}", fix)
         rows, width = values["lengths"].size, self.manifest.embedding_width
         found = {name: (value.shape, value.dtype) for name, value in values.items() if name != "input_ids"}
         shapes = {"lengths": (rows,), "embedding": (rows, width), "logit": (rows,)}
@@ -212,38 +211,13 @@ def open_bundle(directory: str | Path | None) -> Bundle:
     return Bundle(path, manifest, hashlib.sha256(data).hexdigest())
 
 
-def unlisted_files(bundle: Bundle) -> list[str]:
-    """Paths in the bundle that its manifest does not list; a linked folder counts as one file.
-
-    README.md and what a download from the Hugging Face hub leaves are left out.
-
-    Raises:
-        BundleError: a folder that cannot be looked into.
-    """
-
-    def refuse(error: OSError) -> None:
-        what = f"{error.filename}: cannot be looked into: {error.strerror}"
-        raise BundleError(what, "A bundle's folders are readable. Copy it again.") from error
-
-    paths = [
-        Path(folder, name).relative_to(bundle.path).as_posix()
-        for folder, folders, names in os.walk(bundle.path, onerror=refuse)
-        for name in [*names, *(name for name in folders if Path(folder, name).is_symlink())]
-    ]
-    unlisted = set(paths) - {*bundle.manifest.files, MANIFEST_NAME, README_NAME}
-    return sorted(path for path in unlisted if path != HUB_FILE and not path.startswith(HUB_FOLDER))
-
-
 def shown_names(names: Iterable[str]) -> str:
     """Names of files as a message may show them: no control characters, no end of them."""
     return ", ".join(name if name.isprintable() else ascii(name) for name in names)[:300]
 
 
-def check_graph(bundle: Bundle, variant: Variant) -> Counter[str]:
+def check_graph(bundle: Bundle, variant: Variant) -> GraphFile:
     """Read a variant's graph file, and refuse one that no export writes; see graph_file. Loads nothing.
-
-    Returns:
-        Operator -> number of nodes.
 
     Raises:
         BundleError: also where a file lies beside the graph that nothing of the bundle uses, e.g. a library.
@@ -251,47 +225,10 @@ def check_graph(bundle: Bundle, variant: Variant) -> Counter[str]:
     folder, model = variant.folder, variant.model.rpartition("/")[2]
     files = {name.rpartition("/")[2]: name for name in bundle.manifest.files if name.rpartition("/")[0] == folder}
     sizes = {name: bundle.manifest.files[path].size_bytes for name, path in files.items()}
-    operators, used = check_graph_file(bundle.path / variant.model, sizes)
+    graph = check_graph_file(bundle.path / variant.model, sizes)
     # .npz: the rows that int8 was judged by
-    unused = sorted(name for name in files.keys() - used - {model} if not name.endswith(".npz"))
+    unused = sorted(name for name in files.keys() - graph.files - {model} if not name.endswith(".npz"))
     if unused:
         what = f"{bundle.path / folder}: {shown_names(unused)}: the graph does not use it"
         raise BundleError(what, "Remove it, or export the bundle again.")
-    return operators
-
-
-def check_files(bundle: Bundle, names: Iterable[str], *, use_cache: bool = True) -> None:
-    """Compare files with the manifest's sizes and hashes.
-
-    Args:
-        names: paths in the bundle.
-        use_cache: trust a hash remembered for the same path, size, mtime and inode instead of reading the file.
-
-    Raises:
-        ChecksumMismatch: another size or hash; gives both.
-        BundleError: missing, a link, no plain file, or unreadable.
-    """
-    known, learned = cache.remembered("hashes"), dict[str, str]()
-    root, fix = bundle.path.resolve(), "Copy the bundle again from where it was exported, or export it again."
-    try:
-        for name in names:
-            path, entry = bundle.path / name, bundle.manifest.files[name]
-            if os.path.realpath(path) != str(root / name):  # Path.resolve raises at a link to itself
-                raise BundleError(f"{path}: is or lies behind a symbolic link", LINK_FIX)
-            status = path.stat()
-            if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
-                raise BundleError(f"{path}: is not a plain file", fix)
-            if status.st_size != entry.size_bytes:
-                raise ChecksumMismatch(f"{path}: {status.st_size} bytes, manifest says {entry.size_bytes}", fix)
-            key = f"{root / name}|{status.st_size}|{status.st_mtime_ns}|{status.st_ino}"
-            # A remembered hash that disagrees is looked at again: the cache may be what is wrong.
-            trusted = use_cache and known.get(key) == entry.sha256
-            learned[key] = entry.sha256 if trusted else file_sha256(path)
-            if learned[key] != entry.sha256:
-                raise ChecksumMismatch(f"{path}: sha256 {learned[key]}, manifest says {entry.sha256}", fix)
-    except OSError as error:
-        raise BundleError(f"{path}: cannot be read: {error.strerror}", fix) from error
-    finally:
-        # A damaged file's too: the next open then looks at it again, whatever its time stamp says.
-        if learned.items() - known.items():
-            cache.remember("hashes", learned)
+    return graph

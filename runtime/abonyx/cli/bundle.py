@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from abonyx.bundle import Bundle
     from abonyx.bundle.manifest import Manifest, Parity, Variant
     from abonyx.cli.doctor import Report
+    from abonyx.first_open import EngineUse
     from abonyx.run.verification import Verification
 
 
@@ -60,16 +61,21 @@ def doctor(bundle: Path | None, as_json: bool) -> None:
 @click.option("--provider", help="Where the self-test runs: cpu, cuda, coreml or openvino.  [default: cpu]")
 @click.option("--variant", help="What the self-test runs.  [default: the bundle's own for the provider]")
 @click.option("--config", "config_file", type=PATH, help="TOML file; see configs/.")
+@click.option(
+    "--deep",
+    is_flag=True,
+    help="Open it in another process too, and say which files and sockets it holds there.",
+)
 @_JSON
 def verify(
-    bundle: Path | None, provider: str | None, variant: str | None, config_file: Path | None, as_json: bool
+    bundle: Path | None, provider: str | None, variant: str | None, config_file: Path | None, deep: bool, as_json: bool
 ) -> None:
     """Check BUNDLE [the shipped one]: every byte of every file, every graph's operators, the golden rows run here."""
     from abonyx.config import load_config
     from abonyx.run.verification import verify as verify_bundle
 
     flags = {"bundle": None if bundle is None else str(bundle), "provider": provider, "variant": variant}
-    found = verify_bundle(load_config(config_file, flags=flags))
+    found = verify_bundle(load_config(config_file, flags=flags), deep=deep)
     if as_json:
         _print_json(found)
     else:
@@ -189,12 +195,20 @@ def _print_verification(found: Verification) -> None:
             *((f"operators, {name}", operators) for name, operators in found.operators.items()),
             ("self-test", f"{found.golden_rows} golden rows, variant {found.variant} on {found.provider}"),
             ("nodes", found.placement),
+            *_held_rows(found.use),
         ]
     )
     _print_columns(
         ["metric", "max |difference| from PyTorch", "limit"],
         [[metric, f"{found.differences[metric]:.3g}", f"{limit:g}"] for metric, limit in found.limits.items()],
     )
+
+
+def _held_rows(use: EngineUse | None) -> list[tuple[str, object]]:
+    if use is None:
+        return []
+    counts = f"{use.sockets} sockets, {use.children} child processes, {use.threads} threads"
+    return [("open model holds", f"{len(use.files)} files, {counts}"), ("files", use.files)]
 
 
 def _print_bundle(bundle: Bundle) -> None:

@@ -18,13 +18,16 @@ import numpy as np
 from abonyx.arrays import Float32Array
 from abonyx.batching import GRAPH_INPUTS, make_inputs
 from abonyx.bundle import Bundle
+from abonyx.bundle.graph_file import GraphFile
 from abonyx.bundle.manifest import Variant
 from abonyx.config import RuntimeConfig
 from abonyx.engine.cuda_driver import CudaDevice, chosen_device
 from abonyx.engine.installed import InstalledEngine, describe, preload, shown
-from abonyx.engine.process import thread_count
+from abonyx.engine.private_copy import private_copy
+from abonyx.engine.process import release_memory, thread_count
 from abonyx.engine.providers import PROVIDERS, coreml_cache_dir, provider_options, refuse_two_engines, unavailable
 from abonyx.engine.slot import guard_process
+from abonyx.engine.weights import handed_over, mapped, read_tensors
 from abonyx.errors import BundleError, ConfigError, EngineMissing, OutOfDeviceMemory, ProviderError, first_line
 from abonyx.privacy import silence
 from abonyx.wording import option
@@ -106,12 +109,39 @@ def check_available(ort: ModuleType, config: RuntimeConfig) -> CudaDevice | None
     return chosen_device(config.cuda.device_id) if config.provider == "cuda" else None
 
 
-def create(ort: ModuleType, bundle: Bundle, variant: Variant, config: RuntimeConfig) -> onnxruntime.InferenceSession:
-    """Load a variant's graph on the config's provider, and on no other.
+def load(
+    ort: ModuleType, bundle: Bundle, variant: Variant, config: RuntimeConfig, graph: GraphFile
+) -> onnxruntime.InferenceSession:
+    """Load a variant's graph on the config's provider, and on no other, with weights that nobody else can change.
+
+    Args:
+        graph: what the variant's graph file holds.
 
     Raises:
-        BundleError: the graph cannot be loaded, or its inputs and outputs are not the contract's.
+        BundleError: the graph cannot be loaded, or its inputs and outputs are not the contract's, or no private copy
+            of the weights can be made.
         ProviderError, ProviderUnavailable, OutOfDeviceMemory: the provider did not start, or cannot take it.
+    """
+    folder = bundle.path / variant.folder
+    files = [folder / name for name in graph.files]
+    # OpenVINO reads its files for life.
+    if config.provider != "openvino" and mapped(files) is not None:
+        native = _create(ort, bundle, variant, config, graph)
+        if not mapped(files):
+            return native
+        del native  # never two models in memory
+        release_memory()
+    return _create(ort, private_copy(bundle, variant), variant, config, None)
+
+
+def _create(
+    ort: ModuleType, bundle: Bundle, variant: Variant, config: RuntimeConfig, graph: GraphFile | None
+) -> onnxruntime.InferenceSession:
+    """One InferenceSession; raises as load does.
+
+    Args:
+        graph: of which the tensors that the engine would not copy are handed over; None = the engine reads them all
+            from the files.
     """
     provider = PROVIDERS[config.provider]
     options = ort.SessionOptions()
@@ -126,6 +156,7 @@ def create(ort: ModuleType, bundle: Bundle, variant: Variant, config: RuntimeCon
         for name, size in zip(("batch", "length"), config.static_shape, strict=True):
             options.add_free_dimension_override_by_name(name, size)
     path = bundle.path / variant.model
+    borrowed = _hand_over(ort, options, path.parent, graph) if graph is not None and config.provider == "cpu" else []
     chosen = provider_options(config)
     if (compiled := coreml_cache_dir(config, bundle.sha256, variant.model, ort.__version__)) is not None:
         chosen["ModelCacheDirectory"] = str(_made(compiled))
@@ -139,6 +170,7 @@ def create(ort: ModuleType, bundle: Bundle, variant: Variant, config: RuntimeCon
         if config.provider == "cpu":
             raise BundleError(f"{path}: ONNX Runtime cannot load it: {why}", "Export the bundle again.") from error
         raise ProviderError(f"{config.provider}: cannot load {path}: {why}", "See docs/providers.md.") from error
+    native.borrowed = borrowed  # an attribute of the session, so that neither outlives the other
     native.disable_fallback()
     if native.get_providers()[0] != provider.execution_provider:
         raise unavailable(
@@ -148,6 +180,21 @@ def create(ort: ModuleType, bundle: Bundle, variant: Variant, config: RuntimeCon
         )
     _check_signature(native, variant, path, config.static_shape)
     return native
+
+
+def _hand_over(
+    ort: ModuleType, options: onnxruntime.SessionOptions, folder: Path, graph: GraphFile
+) -> list[npt.NDArray[np.generic]]:
+    """Give the session options the values of the tensors that the engine would otherwise read from the file for life.
+
+    Returns:
+        The memory that the values lie in; the engine only borrows it, so it has to live as long as the session.
+    """
+    tensors = handed_over(graph)
+    arrays = read_tensors(folder, tensors)
+    values = [ort.OrtValue.ortvalue_from_numpy(array) for array in arrays]
+    options.add_external_initializers([tensor.name for tensor in tensors], values)
+    return arrays
 
 
 def _made(directory: Path) -> Path:

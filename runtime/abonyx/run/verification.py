@@ -9,6 +9,7 @@ from abonyx.bundle.selftest import rows_that_fit
 from abonyx.bundle.tolerances import BF16, looser
 from abonyx.config import RuntimeConfig
 from abonyx.errors import BundleError
+from abonyx.first_open import EngineUse, open_in_child
 from abonyx.model import open_model
 
 
@@ -22,6 +23,7 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
         golden_rows: run in the self-test; fewer than there are where static_tokens leaves long ones out.
         differences, limits: max |difference| from PyTorch by metric (p, logit, embedding), and what is allowed.
         placement: execution provider -> nodes.
+        use: what the open model holds of the system; None unless asked for, or if the system does not say.
     """
 
     bundle: str
@@ -37,10 +39,14 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
     differences: dict[str, float]
     limits: dict[str, float]
     placement: dict[str, int]
+    use: EngineUse | None = None
 
 
-def verify(config: RuntimeConfig) -> Verification:
+def verify(config: RuntimeConfig, *, deep: bool = False) -> Verification:
     """Check the config's bundle whole. Every byte is read: no remembered hash counts.
+
+    Args:
+        deep: open it in a process of its own first, even if it passed here before, and look what it holds there.
 
     Raises:
         BundleError: a file that is missing, damaged, not listed or a link; another schema; a graph no export writes.
@@ -55,7 +61,8 @@ def verify(config: RuntimeConfig) -> Verification:
         what = f"{bundle.path}: {len(unlisted)} files that the manifest does not list: {shown_names(unlisted)}"
         raise BundleError(what, "Remove them, or export the bundle again.")
     check_files(bundle, manifest.files, use_cache=False)
-    operators = {name: dict(check_graph(bundle, variant)) for name, variant in manifest.variants.items()}
+    operators = {name: dict(check_graph(bundle, variant).operators) for name, variant in manifest.variants.items()}
+    tried = open_in_child(config, deep=True) if deep else None
     with open_model(config, self_test="full") as session:
         most = session.static_shape[1] if session.static_shape else None
         limits = looser(session.variant.limits, BF16) if config.bf16 else session.variant.limits
@@ -73,4 +80,5 @@ def verify(config: RuntimeConfig) -> Verification:
             differences=session.differences,
             limits={"p": limits.p, "logit": limits.logit, "embedding": limits.embedding},
             placement=session.placement,
+            use=tried.use if tried else None,
         )

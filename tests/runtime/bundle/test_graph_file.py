@@ -24,7 +24,8 @@ IN_MEMORY = "*/_ORT_MEM_ADDR_/*"
 def check(folder: Path, data: bytes) -> tuple[Counter[str], set[str]]:
     path = folder / "model.onnx"
     path.write_bytes(data)
-    return check_graph_file(path, SIZES)
+    found = check_graph_file(path, SIZES)
+    return found.operators, found.files
 
 
 def refusal(folder: Path, data: bytes) -> str:
@@ -39,14 +40,14 @@ def test_mini_has_the_operators_that_onnx_finds() -> None:
     onnx = pytest.importorskip("onnx")
     path = MINI / "fp16-weights" / "model.onnx"
     sizes = {name.name: name.stat().st_size for name in path.parent.iterdir()}
-    operators, used = check_graph_file(path, sizes)
+    graph = check_graph_file(path, sizes)
     loaded = onnx.load(path, load_external_data=False)
-    assert operators == Counter(node.op_type for node in loaded.graph.node)
-    assert used == {WEIGHTS}
+    assert graph.operators == Counter(node.op_type for node in loaded.graph.node)
+    assert graph.files == {WEIGHTS}
 
 
 def test_a_graph_of_what_is_known(tmp_path: Path) -> None:
-    body = graph(node("Add"), node("Add"), node("Attention", "com.microsoft"))
+    body = graph(node("Add"), node("Add"), node("Attention", "com.microsoft", inputs=("weight",) * 3))
     # a key and a length in more bytes than they need, and fields of 4 and 8 bytes that nobody knows
     spare = b"\xfd\x07abcd" + b"\xf9\x07abcdefgh" + b"\xfa\x87\x00\x83\x00abc"
     operators, used = check(tmp_path, model(body, "com.microsoft", more=spare))
@@ -78,7 +79,7 @@ def test_the_last_of_a_field_that_comes_twice_counts(tmp_path: Path) -> None:
     assert "'Loop'" in refusal(tmp_path, model(graph(node("Add") + field(4, "Loop"))))
     assert check(tmp_path, model(graph(node("Loop") + field(4, "Add"))))[0] == {"Add": 1}
     # two graphs are one to a parser
-    assert "'Loop'" in refusal(tmp_path, model(more=field(7, graph(node("Loop")))))
+    assert "'Loop'" in refusal(tmp_path, model(more=field(7, graph(node("Loop"), tensors=()))))
 
 
 def test_domains_no_export_imports(tmp_path: Path) -> None:
@@ -92,6 +93,8 @@ def test_domains_no_export_imports(tmp_path: Path) -> None:
         (model(graph(node(attribute=field(11, graph())))), "a subgraph"),
         (model(graph(node(attribute=field(22, field(1, WEIGHT))))), "a sparse tensor"),
         (model(graph(node(attribute=field(23, field(1, WEIGHT))))), "a sparse tensor"),
+        (model(graph(node(attribute=field(5, WEIGHT)))), "a tensor in a node"),
+        (model(graph(node(attribute=field(10, WEIGHT)))), "a tensor in a node"),
         (model(graph(more=field(15, field(1, WEIGHT)))), "sparse initializers"),
         (model(more=field(25, field(1, "Add") + field(7, node("Loop")))), "functions"),
         (model(more=field(20, field(1, graph()))), "training information"),
@@ -110,15 +113,9 @@ def test_what_holds_nodes_or_tensors_of_its_own(tmp_path: Path, data: bytes, nam
         *("model.onnx", "sub/model.onnx.data", "model.onnx.data\0", "x" * 100_000, "\\\\host\\share"),
     ],
 )
-@pytest.mark.parametrize("place", ["initializer", "attribute", "attributes"])
-def test_weights_lie_in_a_listed_file_of_the_folder(tmp_path: Path, location: str, place: str) -> None:
+def test_weights_lie_in_a_listed_file_of_the_folder(tmp_path: Path, location: str) -> None:
     tensor = external([("location", location)])
-    body = {
-        "initializer": graph(tensors=(WEIGHT, tensor)),
-        "attribute": graph(node(attribute=field(5, tensor))),
-        "attributes": graph(node(attribute=field(10, WEIGHT) + field(10, tensor))),
-    }[place]
-    assert "not a listed file beside it" in refusal(tmp_path, model(body))
+    assert "not a listed file beside it" in refusal(tmp_path, model(graph(tensors=(WEIGHT, tensor))))
 
 
 @pytest.mark.parametrize(
@@ -138,6 +135,51 @@ def test_weights_lie_in_a_listed_file_of_the_folder(tmp_path: Path, location: st
 )
 def test_weights_within_the_file(tmp_path: Path, entries: list[tuple[str, str]], named: str) -> None:
     assert named in refusal(tmp_path, model(graph(tensors=[external(entries)])))
+
+
+@pytest.mark.parametrize(
+    ("op_type", "domain", "elements", "named"),
+    [
+        ("Div", "", (7, 7), "operator Div with inputs of types 'ii'"),  # INT64_MIN / -1 ends the process
+        ("Div", "", (6, 6), "'hh'"),
+        ("Add", "", (1, 10), "'fe'"),
+        ("Add", "", (1,), "'f'"),
+        ("MatMul", "", (3, 3), "'bb'"),
+        ("Cast", "", (1,), "operator Cast with inputs of types 'f'"),  # to nothing
+        ("Attention", "com.microsoft", (1, 1, 1, 7), "'fffi'"),
+    ],
+)
+def test_operators_take_the_types_that_exports_give_them(
+    tmp_path: Path, op_type: str, domain: str, elements: tuple[int, ...], named: str
+) -> None:
+    tensors = [field(2, element) + field(8, f"t{place}") for place, element in enumerate(elements)]
+    body = graph(node(op_type, domain, inputs=tuple(f"t{place}" for place in range(len(elements)))), tensors=tensors)
+    assert named in refusal(tmp_path, model(body, *([domain] if domain else [])))
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        (graph(node(inputs=("weight", "nowhere"))), "'f?'"),
+        (graph(tensors=(WEIGHT, WEIGHT)), "'weight' is defined twice"),
+        (graph(node() + field(2, "weight")), "'weight' is defined twice"),
+        (graph(tensors=(WEIGHT, field(2, 11) + field(8, "double"))), "'double' has element type 11"),
+        (graph(tensors=(external([("location", WEIGHTS), ("length", "8")]),)), "has 8 bytes"),
+    ],
+)
+def test_values_with_one_type_and_size(tmp_path: Path, body: bytes, named: str) -> None:
+    assert named in refusal(tmp_path, model(body))
+
+
+def test_a_node_gives_its_type_to_its_outputs(tmp_path: Path) -> None:
+    sizes = node("Shape", inputs=("weight",)) + field(2, "sizes")
+    assert "operator Div with inputs of types 'ii'" in refusal(
+        tmp_path, model(graph(sizes, node("Div", inputs=("sizes", "sizes"))))
+    )
+    assert check(tmp_path, model(graph(sizes, node("Concat", inputs=("sizes", "sizes")))))[0] == {
+        "Shape": 1,
+        "Concat": 1,
+    }
 
 
 def test_a_location_counts_even_where_nothing_says_external(tmp_path: Path) -> None:
@@ -178,7 +220,7 @@ def test_what_is_accepted_is_what_a_parser_then_finds(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     onnx = pytest.importorskip("onnx")
-    whole = model(graph(node(), node("Attention", "com.microsoft", field(5, WEIGHT))), "com.microsoft")
+    whole = model(graph(node(), node("Attention", "com.microsoft", inputs=("weight",) * 3)), "com.microsoft")
     at = data.draw(st.integers(0, len(whole) - 1))
     changed = whole[:at] + data.draw(st.binary(max_size=3)) + whole[at + data.draw(st.integers(0, 2)) :]
     try:

@@ -18,6 +18,7 @@ import pytest
 import abonyx
 from abonyx.bundle import bundle as bundle_module
 from abonyx.bundle import check_files, open_bundle, unlisted_files
+from abonyx.bundle import files as bundle_files
 from abonyx.bundle.manifest import MAX_MANIFEST_BYTES
 from abonyx.errors import BundleError, ChecksumMismatch
 
@@ -168,7 +169,7 @@ def test_a_linked_bundle_is_a_bundle(copy: Path, tmp_path: Path) -> None:
 
 def test_a_pipe_of_no_bytes_is_not_waited_for(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkfifo(copy / "pipe")
-    monkeypatch.setattr(bundle_module, "file_sha256", lambda path: pytest.fail(f"{path} was opened"))
+    monkeypatch.setattr(bundle_files, "file_sha256", lambda path: pytest.fail(f"{path} was opened"))
     files = json.loads((copy / "manifest.json").read_text())["files"]
     edit(copy, files=files | {"pipe": {"sha256": "0" * 64, "size_bytes": 0}})
     with pytest.raises(BundleError, match="is not a plain file"):

@@ -1,0 +1,206 @@
+"""The first open of a bundle on this machine, in a child process: what crashes the engine ends the child alone.
+
+A graph of known operators can still end a process, and no check of its file can exclude that. So a bundle whose whole
+self-test never passed here is opened by a child first, which runs it. What passed is remembered, so it costs once.
+The child is gone before this process loads the model: there are never two in memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from abonyx import errors
+from abonyx.config import RuntimeConfig
+from abonyx.errors import BundleError, EngineError, OutOfDeviceMemory
+
+# Of artifacts/mini's manifest. The tests open it as it is, so its first open needs no child and takes no second.
+MINI_SHA256 = "daef8099b36557553e301679c3d56ca17a68847d2a4970db0fc5f5448ce504d2"
+# The parent's own search path: the child must find the same abonyx.
+_CHILD = "import sys; sys.path[:] = sys.argv[1:]; from abonyx import first_open; first_open.serve()"
+_PROC = Path("/proc/self")
+
+
+class EngineUse(msgspec.Struct, frozen=True):
+    """What an open model holds of the system that its process did not hold before; from /proc, on Linux.
+
+    Attributes:
+        files: open or mapped files; code and the interpreter's own are left out.
+        sockets: how many.
+        children: processes that it started.
+        threads: that it started.
+    """
+
+    files: list[str]
+    sockets: int
+    children: int
+    threads: int
+
+
+class FirstOpen(msgspec.Struct, frozen=True):
+    """What the child found; it passed the whole self-test.
+
+    Attributes:
+        differences: max |difference| from PyTorch by metric.
+        use: what the open model held of the system; None unless asked for, or if the system does not say.
+    """
+
+    differences: dict[str, float]
+    use: EngineUse | None = None
+
+
+class _Answer(msgspec.Struct):
+    """What the child writes: a FirstOpen, or the error's class, what and fix."""
+
+    found: FirstOpen | None = None
+    error: tuple[str, str, str] | None = None
+
+
+def open_in_child(config: RuntimeConfig, *, deep: bool = False) -> FirstOpen | None:
+    """Open the config's bundle in a child process, run its whole self-test there, and close it.
+
+    Args:
+        deep: find what the open model holds of the system.
+
+    Returns:
+        What the child found; None if no child can be started, because this interpreter is embedded.
+
+    Raises:
+        EngineError: what the child raised, as if it had been raised here.
+        BundleError: the child was ended by a signal, e.g. SIGFPE.
+        OutOfDeviceMemory: by SIGKILL, which is the system's way to say that memory ran out.
+    """
+    if not sys.executable:
+        return None
+    # Python's own json: a path may hold bytes that are not UTF-8, which it escapes.
+    request = json.dumps({"config": dataclasses.asdict(config), "deep": deep}).encode() + b"\n"
+    with _child() as (process, stdin, stdout):
+        with contextlib.suppress(BrokenPipeError):  # the child has ended; its status says why
+            stdin.write(request)
+            stdin.flush()
+        data = stdout.read()
+        status = process.wait()
+    if not data:
+        raise _ended(config, status)
+    answer = msgspec.convert(json.loads(data), type=_Answer)
+    if answer.error is not None:
+        raise _raised(*answer.error)
+    return answer.found
+
+
+def _ended(config: RuntimeConfig, status: int) -> EngineError:
+    name = signal.Signals(-status).name if status < 0 else f"exit code {status}"
+    what = f"{config.bundle}: the process that opened it first, to try it, ended with {name}"
+    if status == -getattr(signal, "SIGKILL", 9):
+        return OutOfDeviceMemory(f"{what}: out of memory?", "Free memory, or take a smaller variant.")
+    fix = (
+        "Nothing else was touched. Use no bundle from somebody you do not trust; if it is yours, try another version of"
+    )
+    return BundleError(what, f"{fix} ONNX Runtime, export it again, and report this message.")
+
+
+def _raised(name: str, what: str, fix: str) -> EngineError:
+    kind = getattr(errors, name, None)
+    if isinstance(kind, type) and issubclass(kind, EngineError):
+        return kind(what, fix)
+    return BundleError(f"{what} ({name})", fix)
+
+
+@contextlib.contextmanager
+def _child() -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes], IO[bytes]]]:
+    """A child that ends with this block."""
+    process: subprocess.Popen[bytes] = subprocess.Popen(
+        [sys.executable, "-c", _CHILD, *sys.path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # what it has to say is in its answer
+    )
+    stdin, stdout = process.stdin, process.stdout
+    assert stdin is not None and stdout is not None
+    try:
+        yield process, stdin, stdout
+    finally:
+        process.kill()
+        for stream in (stdin, stdout):
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
+        process.wait()
+
+
+def serve() -> None:
+    """The child's life: one request in, one answer out."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and ends its child
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints is no answer
+    request = json.loads(sys.stdin.buffer.readline() or b"null")
+    if request is None:  # the parent ended first
+        return
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        answer = _Answer(found=_try(msgspec.convert(request["config"], type=RuntimeConfig), deep=request["deep"]))
+    except EngineError as error:
+        answer = _Answer(error=(type(error).__name__, *error.marked))
+    except Exception as error:
+        what = f"the process that opened the bundle first, to try it, failed: {traceback.format_exc()[-1000:]}"
+        answer = _Answer(error=(type(error).__name__, what, "Please report it with this message."))
+    with contextlib.suppress(BrokenPipeError), answers:
+        answers.write(json.dumps(msgspec.to_builtins(answer)).encode())
+    os._exit(0)  # the thread waits for the parent
+
+
+def _end_with_parent() -> None:
+    sys.stdin.buffer.read()  # nothing comes; it ends when the parent does
+    os._exit(1)
+
+
+def _try(config: RuntimeConfig, *, deep: bool) -> FirstOpen:
+    from abonyx.model import open_model  # which imports this module
+
+    before = _held() if deep else None
+    with open_model(config, self_test="full", direct=True) as model:
+        after = _held() if deep else None
+        if before is None or after is None:
+            return FirstOpen(model.differences)
+        files, sockets, children, threads = (now - then for now, then in zip(after, before, strict=True))
+        return FirstOpen(model.differences, EngineUse(sorted(files), len(sockets), len(children), len(threads)))
+
+
+def _held() -> tuple[set[str], set[str], set[str], set[str]] | None:
+    """Files, sockets, children and threads of this process; None if the system does not say."""
+    try:
+        links = _links(_PROC / "fd")
+        lines = [line.split(None, 5) for line in (_PROC / "maps").read_text(errors="surrogateescape").splitlines()]
+        tasks = [path.name for path in (_PROC / "task").iterdir()]
+        children = {child for task in tasks for child in (_PROC / "task" / task / "children").read_text().split()}
+    except OSError:
+        return None
+    mapped = {fields[5] for fields in lines if len(fields) > 5 and "x" not in fields[1]}
+    code = {fields[5] for fields in lines if len(fields) > 5 and "x" in fields[1]}
+    prefixes = tuple({sys.prefix, sys.base_prefix})
+    files = {
+        name
+        for name in {*mapped, *links} - code
+        if name.startswith("/") and not name.startswith((*prefixes, "/dev/", "/proc/", "/sys/"))
+    }
+    return files, {link for link in links if link.startswith("socket:")}, children, set(tasks)
+
+
+def _links(directory: Path) -> list[str]:
+    """Where its links lead; the listing's own is gone when it is read."""
+    links = []
+    for path in directory.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            links.append(str(path.readlink()))
+    return links
