@@ -26,7 +26,8 @@ from abonyx.output.formats import (
     score_columns,
 )
 from abonyx.output.journal import Journal
-from abonyx.output.resumable import ResumableOutput, open_resumable, open_stream
+from abonyx.output.resumable import ResumableOutput, open_resumable
+from abonyx.output.stream import open_stream
 
 from .written import CALLS, FLAGS, IDS, SEQUENCES, P, contents, header, no_file_over, umask, write_all
 
