@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 # csv's own limit of 128 KiB refuses long free-text columns; past 16 MiB a field is an unclosed quote, not data.
 _FIELD_LIMIT_CHARS = 1 << 24
-_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+# What a table's cells can be split at, and its name in messages.
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _R_ROW_NAMES = ", one name short: R's row names? Write with col.names=NA, or row.names=FALSE"
 
 
@@ -53,7 +54,7 @@ def read_table(
     top = _read_top(lines, name)
     delimiter = top.delimiter or _delimiter(top, kind, wanted)
     if delimiter != ("\t" if kind == "tsv" else ","):
-        notes.append(f"{name}: cells are split at {_DELIMITERS[delimiter]}")
+        notes.append(f"{name}: cells are split at {DELIMITERS[delimiter]}")
     rows = _rows(chain([top.first], lines), name, top.lines, delimiter)
     commented = _cells(top.commented, delimiter) if top.commented is not None else []
     if commented and _resolves(commented, wanted) and not _is_header(_cells(top.first, delimiter), commented, wanted):
@@ -77,7 +78,7 @@ def _read_top(lines: io.TextIOWrapper, name: str) -> _Top:
             continue
         elif delimiter is None and declared.startswith("sep=") and len(declared) <= 5:
             delimiter = line.strip("\r\n").strip('"')[4:]
-            if delimiter not in _DELIMITERS:
+            if delimiter not in DELIMITERS:
                 what = f"{name}:{number}: declares the delimiter {printable(delimiter)!r}"
                 raise InputError(what, "Use a comma, a semicolon or a tab.")
         else:
@@ -90,7 +91,7 @@ def _delimiter(top: _Top, kind: str, wanted: Wanted) -> str:
     if kind == "tsv":
         return "\t"
     best, best_rank = ",", (False, 0)
-    for delimiter in _DELIMITERS:
+    for delimiter in DELIMITERS:
         headers = [_cells(line, delimiter) for line in (top.first, top.commented) if line is not None]
         rank = (any(_resolves(header, wanted) for header in headers), len(headers[0]))
         if rank > best_rank:
