@@ -99,8 +99,8 @@ def test_what_a_directory_run_refuses(run: Any, parts: Path, tmp_path: Path) -> 
 
     a, b = parts / "a.csv", parts / "b.fasta"
     refused("has the name of a file, and several inputs give a file each", a, b, "-o", tmp_path / "out.csv")
-    refused("a standard stream is not a file", a, "-", "-o", output)
-    refused("a standard stream is not a file", a, b, "-o", "-")
+    refused("standard input and output cannot be used with several inputs", a, "-", "-o", output)
+    refused("standard input and output cannot be used with several inputs", a, b, "-o", "-")
     refused("--table with a directory of results", a, b, "-o", output, "--table")
     refused("the input a.csv lies in it", a, b, "-o", parts)
     refused("no file there to score", parts / "*.parquet", "-o", output, code=3)
