@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from array import array
 from collections.abc import Generator, Iterable, Iterator
 from itertools import chain
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 _FIELD_LIMIT_CHARS = 1 << 24
 # What a table's cells can be split at, and its name in messages.
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+# Excel's first line `sep=;`. When Excel saves the file again, empty cells follow it: `sep=;;;`.
+_DECLARATION = re.compile(r'"?sep=(.?)"?\1*"?', re.IGNORECASE)
 _R_ROW_NAMES = ", one name short: R's row names? Write with col.names=NA, or row.names=FALSE"
 
 
@@ -62,7 +65,7 @@ def read_table(
     else:
         line, header = next(rows)
     where = f"{name}:{line}"
-    yield from _records(rows, header, where, find_columns(header, where, wanted, notes), notes)
+    yield from _records(rows, header, where, find_columns(header, where, wanted, notes, in_text=True), notes)
 
 
 def _read_top(lines: io.TextIOWrapper, name: str) -> _Top:
@@ -71,13 +74,12 @@ def _read_top(lines: io.TextIOWrapper, name: str) -> _Top:
     for line in lines:
         number += 1
         stripped = line.strip()
-        declared = stripped.strip('"').lower()
         if line.startswith("#"):
             commented, commented_line = line[1:].lstrip(" "), number
         elif not stripped or (delimiter is None and stripped.startswith(("{", '"{'))):
             continue
-        elif delimiter is None and declared.startswith("sep=") and len(declared) <= 5:
-            delimiter = line.strip("\r\n").strip('"')[4:]
+        elif delimiter is None and (declaration := _DECLARATION.fullmatch(line.strip("\r\n "))):
+            delimiter = declaration[1]
             if delimiter not in DELIMITERS:
                 what = f"{name}:{number}: declares the delimiter {printable(delimiter)!r}"
                 raise InputError(what, "Use a comma, a semicolon or a tab.")

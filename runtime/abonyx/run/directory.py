@@ -214,7 +214,7 @@ def _lines(summary: DirectorySummary, request: DirectoryRequest) -> list[str]:
     now = [f"{counts}, {summary.run_seconds:.2f} s ({rate:.1f} seq/s)"] if summary.files_now else []
     return [
         *now,
-        f"{len(summary.files)} files whole: {summary.records} sequences scored, {summary.rejected} rejected; "
+        f"{len(summary.files)} files done: {summary.records} sequences scored, {summary.rejected} rejected; "
         f"{len(summary.failed)} failed",
         f"bundle {request.run.bundle.label()}",
         *_flag_lines(summary, request),

@@ -39,7 +39,7 @@ def test_each_file_has_the_bytes_of_its_own_run(run: Any, parts: Path, tmp_path:
         done = run("score", *inputs, "-o", tmp_path / f"out{number}")
         assert done.code == 0, done.err
         assert results(tmp_path / f"out{number}") == single
-        assert "2 files whole: 3 sequences scored, 0 rejected; 0 failed" in done.err
+        assert "2 files done: 3 sequences scored, 0 rejected; 0 failed" in done.err
         assert "flagged: 1 of 3 records (light chain (kappa) 1); 1 without a call" in done.err
     assert "not read" not in done.err, "a pattern reads what it matches"
 

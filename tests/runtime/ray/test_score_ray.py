@@ -181,7 +181,7 @@ def test_the_bytes_of_the_single_file_command_and_nothing_twice(
     for part in (
         "not read: notes.txt",
         "4 files; 2 workers, each num_cpus 1",
-        "4 files whole: 24 sequences scored, 1 rejected",
+        "4 files done: 24 sequences scored, 1 rejected",
         "not ESM-1v",
     ):
         assert part in done.err
