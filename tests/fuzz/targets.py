@@ -124,7 +124,7 @@ def jsonl(data: bytes) -> None:
 
 
 def lines(data: bytes) -> None:
-    """One sequence a line, as the service takes text/plain; the first byte chooses the columns, which it has not."""
+    """One sequence a line, as the service takes text/plain; the first byte chooses columns, which are refused."""
     text = io.TextIOWrapper(io.BytesIO(data[1:]), "utf-8-sig", "surrogateescape", newline="")
     columns = _COLUMNS[data[0] % len(_COLUMNS)] if data else _COLUMNS[0]
     _check_records(read_lines(text, "lines", columns), [])
