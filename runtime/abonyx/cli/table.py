@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from abonyx.arrays import Float32Array
 from abonyx.errors import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from abonyx.arrays import Float32Array
 
 # Rows --table prints; the file has them all.
 TABLE_ROWS = 40
