@@ -16,7 +16,9 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from abonyx.domain.chain import annotate_numbering
+from immunum import Annotator
+
+from abonyx.domain.chain import MIN_CONFIDENCE
 from abonyx.domain.flags import NANOBODY_LIKE, judge, reason
 
 SOURCES = {"oas_bernat2019_igg", "tnp_vh_oas", "tnp_vh_tsd", "tnp_vhh_oas", "tnp_vhh_pdn_struc"}
@@ -34,9 +36,10 @@ def main() -> None:
         rows = [row["sequence"] for row in csv.DictReader(lines) if {row["domain"], row["source"]} & SOURCES]
     judgements = zip(rows, judge(rows), strict=True)
     whole = [row for row, judgement in judgements if {reason(flag) for flag in judgement.flags} <= IGNORED]
+    annotator = Annotator(chains=["H"], scheme="imgt", min_confidence=MIN_CONFIDENCE)
     counts: dict[str, Counter[str]] = {str(position): Counter() for position in POSITIONS}
     for row in whole:
-        for position, residue in annotate_numbering(row).items():
+        for position, residue in (annotator.number(row).numbering or {}).items():
             if position in counts:
                 counts[position][residue] += 1
     sys.stderr.write(f"{len(whole)} domains of {len(rows)} rows\n")

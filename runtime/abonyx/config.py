@@ -1,4 +1,7 @@
-"""The one configuration type, and how file, environment and flags make it."""
+"""The one configuration type, and how file, environment and flags make it.
+
+Over 300 lines, so that an option, the values it may have and each way to set it are in one file.
+"""
 
 from __future__ import annotations
 

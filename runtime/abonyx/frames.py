@@ -23,7 +23,8 @@ from abonyx.logs import LOGGER
 from abonyx.output.columns import CALLED, P, refuse_results, result_columns
 from abonyx.run.opening import ChosenModel, chosen_model
 from abonyx.run.request import prepare
-from abonyx.run.windows import score_input
+from abonyx.run.windows import flag_notes, score_input
+from abonyx.scoring import find_distinct
 from abonyx.session import Session
 from abonyx.texts import type_name
 
@@ -124,16 +125,20 @@ def _sequences(nw: Any, table: Any, sequence_column: str | None) -> list[object]
 
 
 def _score(rows: Sequence[JudgedValue], chosen: ChosenModel) -> Float32Array:
-    """P of the rows that are not rejected."""
+    """P of the rows that are not rejected. A sequence is scored once, unless pooling goes by its place in the frame."""
     parts = {f"row {number}": row.part for number, row in enumerate(rows) if row.rejected is None}
     if not parts:
         return np.empty(0, np.float32)
     sequences = [part.sequence for part in parts.values()]
-    checked = Input(ids=list(parts), sequences=sequences, judgements=[part.judgement for part in parts.values()])
-    p, summary = score_input(chosen.bundle, checked, chosen.config, None, chosen.opening)
-    for note in summary.notes:
+    ids, place = list(parts), np.arange(len(parts))
+    if chosen.config.batch_size is None:
+        sequences, place = find_distinct(sequences)
+        ids = [ids[first] for first in np.unique(place, return_index=True)[1]]
+    p, summary = score_input(chosen.bundle, Input(ids, sequences), chosen.config, None, chosen.opening)
+    of_all_rows = Input(judgements=[part.judgement for part in parts.values()])
+    for note in [*flag_notes(of_all_rows, P), *summary.notes]:
         LOGGER.info(note)
-    return p
+    return p[place]
 
 
 def _series(nw: Any, table: Any, name: str, values: Sequence[object]) -> Any:

@@ -3,6 +3,7 @@
 UNOPENED -> OPEN -> CLOSED; reload is close, then open. `abonyx.Session` is the small face of it for users.
 
 Threads share a model by turns: score, embed, open, close and reload each hold one lock for their whole length.
+Over 300 lines, because that lock guards every state and every change of state here: they have to be read together.
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ def tokenize(manifest: Manifest, sequences: Sequence[str], *, distinct: bool = T
         distinct: whether one that comes again has the first one's row; not where its place in the file matters.
     """
     if distinct:
-        once, place = _distinct(sequences)
+        once, place = find_distinct(sequences)
     else:
         once, place = list(sequences), np.arange(len(sequences))
     return Tokenized(alphabet.Alphabet(manifest.alphabet).encode(once), place)
@@ -216,7 +216,7 @@ def run_rows(
     return [np.concatenate(values) for values in zip(*found, strict=True)]
 
 
-def _distinct(sequences: Sequence[str]) -> tuple[list[str], Int64Array]:
+def find_distinct(sequences: Sequence[str]) -> tuple[list[str], Int64Array]:
     """The k distinct sequences by first appearance, and (n,) the number of each sequence among them."""
     numbers: dict[str, int] = {}
     place = [numbers.setdefault(sequence, len(numbers)) for sequence in sequences]

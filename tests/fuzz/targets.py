@@ -25,6 +25,7 @@ from abonyx.errors import BundleError, ConfigError, EngineError, HeadRefused, In
 from abonyx.input import excel
 from abonyx.input.cells import Record, RejectedRecord
 from abonyx.input.columns import Wanted
+from abonyx.input.lines import read_lines
 from abonyx.input.records import read_records
 from abonyx.input.sequences import Gaps, judge
 from abonyx.wording import Interface, in_words
@@ -120,6 +121,13 @@ def csv(data: bytes) -> None:
 def jsonl(data: bytes) -> None:
     """JSONL on standard input; the first byte chooses the columns."""
     _read_records(b"{" + data[1:], _COLUMNS[data[0] % len(_COLUMNS)] if data else _COLUMNS[0])
+
+
+def lines(data: bytes) -> None:
+    """One sequence a line, as the service takes text/plain; the first byte chooses columns, which are refused."""
+    text = io.TextIOWrapper(io.BytesIO(data[1:]), "utf-8-sig", "surrogateescape", newline="")
+    columns = _COLUMNS[data[0] % len(_COLUMNS)] if data else _COLUMNS[0]
+    _check_records(read_lines(text, "lines", columns), [])
 
 
 def sheet(data: bytes) -> None:
@@ -263,6 +271,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "fasta": fasta,
     "csv": csv,
     "jsonl": jsonl,
+    "lines": lines,
     "sheet": sheet,
     "manifest": manifest,
     "pickle": pickle,

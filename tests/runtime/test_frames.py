@@ -14,6 +14,7 @@ import pytest
 import abonyx
 from abonyx.bundle.tolerances import BATCH_NEIGHBOURS
 from abonyx.errors import ConfigError, InputError, SessionClosed, SessionInUse
+from abonyx.model import OpenModel
 
 from ..conftest import MINI
 
@@ -77,6 +78,39 @@ def test_a_frame_is_scored_as_the_file_that_holds_it(make: Any, sequences: list[
     for name in ("nonspecific", "flag", "domain"):
         assert [row[name] for row in by_frame] == [getattr(row, name) for row in by_file]
     assert by_frame[12]["domain"] == f"2-{len(sequences[0]) + 1}"
+
+
+def test_a_sequence_that_comes_again_is_scored_once(
+    make: Any, sequences: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = [sequences[0], sequences[1], "EV*Q", sequences[1], f" {sequences[0].lower()}", sequences[2][:60]] * 3
+    with abonyx.open_session(abonyx.RuntimeConfig(window_size=4)) as session:
+        ran: list[int] = []
+        run_batch = OpenModel.run_batch
+
+        def counted(self: OpenModel, rows: Any, *arguments: Any) -> Any:
+            ran.append(len(rows))
+            return run_batch(self, rows, *arguments)
+
+        monkeypatch.setattr(OpenModel, "run_batch", counted)
+        with caplog.at_level(logging.INFO, "abonyx"):
+            found = rows(abonyx.score_frame(make({"sequence": given}), session=session))
+        assert sum(ran) == 3
+        expected = session.score([sequences[0], sequences[1], sequences[2][:60]])
+    for at, row in enumerate(found):
+        which = {0: 0, 1: 1, 3: 1, 4: 0, 5: 2}.get(at % 6)
+        assert row["p_nonspecific"] == (None if which is None else pytest.approx(expected[which], abs=BATCH_NEIGHBOURS))
+    assert "flagged: 3 of 15 records (fragment 3); 3 without a call; see docs/domain.md" in caplog.messages
+
+
+def test_pooling_that_goes_by_the_place_of_a_row_scores_each(make: Any, sequences: list[str]) -> None:
+    given = [sequences[0], sequences[0], sequences[1], sequences[0]]
+    with abonyx.open_session(abonyx.RuntimeConfig(pooling="upstream-batch", batch_size=3)) as session:
+        found = [row["p_nonspecific"] for row in rows(abonyx.score_frame(make({"sequence": given}), session=session))]
+        expected = session.score(given).tolist()
+    assert found == pytest.approx(expected, abs=BATCH_NEIGHBOURS)
+    assert len({len(sequence) for sequence in sequences[:2]}) == 2
+    assert abs(found[0] - found[3]) > 10 * BATCH_NEIGHBOURS, "the copies are not pooled alike"
 
 
 def test_dtypes_and_index(sequences: list[str]) -> None:

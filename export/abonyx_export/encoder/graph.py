@@ -2,7 +2,8 @@
 
 The graph is built node by node with onnx.helper rather than traced: every operator and name is chosen here, one
 tensor is in memory at a time, and the reference it is checked against (transformers' own EsmModel, see parity.py)
-shares no code with it. Shapes: B batch, L tokens, H hidden, N attention heads, D hidden per head.
+shares no code with it. Over 300 lines, because the nodes are read in one go, from the tokens to the pooled
+embedding. Shapes: B batch, L tokens, H hidden, N attention heads, D hidden per head.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ UNSET = (
     "A parameter of the classifier holds it, and the fitted numbers do not need it: set that parameter to None, "
     "classifier.set_params(random_state=None), say, and save again with joblib.dump."
 )
-_BEST = "is read if it is a {classes}, alone or in a Pipeline behind StandardScalers."
+_BEST = "is read if it is a {classes}, alone or in a Pipeline behind StandardScalers. If it is another class: {refit}"
 _SEARCHES = ("GridSearchCV", "RandomizedSearchCV", "HalvingGridSearchCV", "HalvingRandomSearchCV")
 _TUNED = ("FixedThresholdClassifier", "TunedThresholdClassifierCV")
 _CALIBRATED = ("CalibratedClassifierCV", "_CalibratedClassifier", "_SigmoidCalibration", "IsotonicRegression")
@@ -43,19 +43,21 @@ def advice(refused: str, outermost: str | None) -> str:
     """
     name, outer = refused.rpartition(".")[2], outermost and outermost.rpartition(".")[2]
     classes = " or ".join((", ".join(LOGISTIC[:-1]), LOGISTIC[-1]))
+    best = _BEST.format(classes=classes, refit=REFIT)
     if outer in LOGISTIC or refused.startswith("numpy.random."):
         return UNSET
     if name in _SEARCHES and outer is None:
         save = "Save its best_estimator_: joblib.dump(search.best_estimator_, 'head.joblib'). It"
-        return f"{save} {_BEST.format(classes=classes)}"
+        return f"{save} {best}"
     if name in _SEARCHES and outer == "Pipeline":
         put = "Put its best_estimator_ in its place: pipeline.steps[-1] = ('head', pipeline[-1].best_estimator_); save"
-        return f"{put} the pipeline again with joblib.dump. It is read if every other step is a StandardScaler."
+        read = f"It is read if every other step is a StandardScaler and best_estimator_ is a {classes}."
+        return f"{put} the pipeline again with joblib.dump. {read} If not: {REFIT}"
     if name in _TUNED and outer is None:
         save = (
             "Save its estimator_, joblib.dump(model.estimator_, 'head.joblib'), and give its threshold when you score."
         )
-        return f"{save} The estimator_ {_BEST.format(classes=classes)}"
+        return f"{save} The estimator_ {best}"
     if name in _CALIBRATED:
         return f"A calibrated probability is not that of one row of weights. {REFIT}"
     if refused.startswith(_TRANSFORMERS):

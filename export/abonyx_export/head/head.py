@@ -2,6 +2,8 @@
 
 A head is a row of weights, an intercept and perhaps a StandardScaler. Whatever cannot be shown to be just that is
 refused: a probability that is wrong in silence is worse than none.
+
+Over 300 lines, so that one file decides which heads are accepted.
 """
 
 from __future__ import annotations

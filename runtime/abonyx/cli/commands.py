@@ -14,6 +14,7 @@ from abonyx import __version__
 from abonyx.cli import bundle as cli_bundle
 from abonyx.cli import serve as cli_serve
 from abonyx.cli.options import PATH, PATH_OR_DASH, prepare, run_options
+from abonyx.cli.table import TABLE_ROWS, FirstRows
 from abonyx.errors import ConfigError, EngineError, printable
 from abonyx.extras import require
 from abonyx.logs import LOGGER, to_stderr, verbose
@@ -26,13 +27,12 @@ if TYPE_CHECKING:
     from abonyx.input.checked import Input
     from abonyx.run.request import RunRequest
     from abonyx.run.resumed import FileRun
+    from abonyx.run.scorer import DirectoryRequest
 
 # Other packages of the distribution add commands here (abonyx_export: `export`); the runtime never imports them.
 COMMANDS_GROUP = "abonyx.commands"
 EXIT_INTERRUPTED = 130
 _LOG_JSON = "--log-json"
-# Rows --table prints; the file has them all.
-TABLE_ROWS = 40
 
 
 class _Commands(click.Group):
@@ -158,26 +158,24 @@ def score(
     from abonyx.bundle.threshold import choose_threshold
     from abonyx.output.kinds import score_kind
     from abonyx.run.resumed import score_run
+    from abonyx.run.scorer import DirectoryRequest
 
-    source = sources[0]
     if ray is not None or _is_directory_run(sources, output):
-        _score_directory(sources, output, restart, assay, threshold, kind, table, ray, prepare(options))
+        run = prepare(options)
+        _check_directory_run(sources, output, table)
+        kind = kind or ("csv" if ray is None else "parquet")
+        limit = choose_threshold(run.bundle, assay, threshold)
+        _score_directory(DirectoryRequest(run, output.absolute(), kind, limit), sources, ray, restart)
         return
     target = _target(output)
     chosen = score_kind(target, kind)
-    run, checked = _prepare(source, target, options)
+    run, checked = _prepare(sources[0], target, options)
     limit = choose_threshold(run.bundle, assay, threshold)
-    rows: list[tuple[str, float, int | None, str]] = []
-
-    def seen(ids: Any, p: Any, calls: Any, flags: Any) -> None:
-        if table and len(rows) < TABLE_ROWS:
-            rows.extend(zip(ids, p.tolist(), calls, flags, strict=True))
-
-    file_run = score_run(run, checked, target, chosen, limit, seen)
-    shown = (lambda: _print_table(rows, len(checked.ids), limit)) if table else None
+    first = FirstRows(len(checked.ids), limit) if table else None
+    file_run = score_run(run, checked, target, chosen, limit, first.add if first else None)
     if run.check == "off":
         LOGGER.info("note: --domain off: chain and domain were not looked at; no record is flagged")
-    _go(file_run, restart, f"threshold {limit:g}" + (f" ({assay})" if assay else ""), shown)
+    _go(file_run, restart, f"threshold {limit:g}" + (f" ({assay})" if assay else ""), first.print if first else None)
 
 
 def _is_directory_run(sources: tuple[Path, ...], output: Path) -> bool:
@@ -187,31 +185,20 @@ def _is_directory_run(sources: tuple[Path, ...], output: Path) -> bool:
     return several or (str(output) != "-" and output.is_dir())
 
 
-def _score_directory(
-    sources: tuple[Path, ...],
-    output: Path,
-    restart: bool,
-    assay: str | None,
-    threshold: float | None,
-    kind: Any,
-    table: bool,
-    ray: str | None,
-    run: RunRequest,
-) -> None:
-    from abonyx.bundle.threshold import choose_threshold
-    from abonyx.run.scorer import DirectoryRequest
-
+def _check_directory_run(sources: tuple[Path, ...], output: Path, table: bool) -> None:
+    """Refuse, by a ConfigError, what only a run of one file to one file can do."""
     if table:
         raise ConfigError("--table with a directory of results", "Leave it out: the results are not shown as a table.")
     if Path("-") in (*sources, output):
-        what = "- with several inputs or --ray: a standard stream is not a file"
+        what = "-: standard input and output cannot be used with several inputs, a directory or --ray"
         raise ConfigError(what, "Name files or a directory of them, and a directory for -o.")
     if not output.is_dir() and output.name.lower().endswith(tuple(f".{kind}" for kind in _KINDS)):
         what = f"output {output}: has the name of a file, and several inputs give a file each"
         raise ConfigError(what, "Name a directory for -o, or give one input.")
-    limit = choose_threshold(run.bundle, assay, threshold)
-    chosen: Any = kind or ("csv" if ray is None else "parquet")
-    request = DirectoryRequest(run, output.absolute(), chosen, limit)
+
+
+def _score_directory(request: DirectoryRequest, sources: tuple[Path, ...], ray: str | None, restart: bool) -> None:
+    """Score the files one after another, or, if `ray` is not None, by Ray's workers."""
     if ray is None:
         from abonyx.run.directory import score_directory
 
@@ -309,25 +296,3 @@ def _go(
 
 def _target(path: Path) -> Path | None:
     return None if str(path) == "-" else path
-
-
-def _print_table(rows: list[tuple[str, float, int | None, str]], count: int, threshold: float) -> None:
-    """Print the first rows scored by this process on stderr: stdout is for results alone."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table()
-    table.add_column("id")
-    table.add_column("p_nonspecific", justify="right")
-    table.add_column(f"> {threshold:g}")
-    table.add_column("flag")
-    for name, p, call, flags in rows[:TABLE_ROWS]:
-        called = {1: "non-specific", 0: "specific", None: "-"}[call]
-        # Grey: the head was not trained on such a record.
-        style = "dim" if call is None else None
-        table.add_row(Text(printable(name)), f"{p:.4f}", called, flags, style=style)
-    console = Console(stderr=True)
-    console.print(table)
-    if count > len(rows[:TABLE_ROWS]):
-        console.print(f"... and {count - len(rows[:TABLE_ROWS])} more")

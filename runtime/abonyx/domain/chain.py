@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import signal
 from collections import deque
-from collections.abc import Iterable
 from functools import cache
 from typing import NamedTuple
 
@@ -83,35 +82,11 @@ class Domain(NamedTuple):
 Domains = tuple[Domain, ...]
 
 
-def annotate(sequences: Iterable[str]) -> list[Domains]:
-    """The domains of each cleaned sequence, in the order of the sequence; empty if there are none.
-
-    Identical sequences are numbered once. A result depends on its own sequence alone. Text with anything but ASCII
-    letters and text longer than MAX_RESIDUES holds no domain.
-    """
-    numbered: dict[str, Domains] = {}
-    rows = []
-    for sequence in sequences:
-        if sequence not in numbered:
-            numbered[sequence] = find_domains(sequence)
-        rows.append(numbered[sequence])
-    return rows
-
-
-def annotate_numbering(sequence: str) -> dict[str, str]:
-    """IMGT position -> residue of a cleaned sequence's heavy domain; empty if there is none."""
-    return dict(_annotator("H").number(sequence).numbering or {})
-
-
-def find_domains(sequence: str) -> Domains:
-    """The domains of one cleaned sequence that search_domains finds."""
-    return search_domains(sequence)[0]
-
-
 def search_domains(sequence: str) -> tuple[Domains, bool]:
-    """The domains of one cleaned sequence, and whether all of it was searched.
+    """The domains of one cleaned sequence, in its order, and whether all of it was searched.
 
-    Heavy chains first; all seven chains only if that does not settle it.
+    Heavy chains first; all seven chains only if that does not settle it. Text with anything but ASCII letters and text
+    longer than MAX_RESIDUES holds no domain.
     """
     # immunum raises UnicodeEncodeError for a lone surrogate, and calls other text invalid.
     if not MIN_DOMAIN <= len(sequence) <= MAX_RESIDUES or not (sequence.isascii() and sequence.isalpha()):

@@ -37,7 +37,8 @@ class Judgement(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What one record is.
 
     Attributes:
-        flags: why its score should not be trusted, in a fixed order; empty for a whole domain of the head's chains.
+        flags: why its score should not be trusted, in a fixed order. Empty if the record is one whole domain of the
+            head's chains without X and nothing else; NANOBODY_LIKE alone is a note.
         chain: letter of the domain that the other fields describe; None if there is none, or more than one candidate.
         start: first residue of that domain in the cleaned sequence, from 0; None as chain.
         end: the residue after its last; None as chain.
@@ -80,7 +81,8 @@ def judge(sequences: Iterable[str], chains: Iterable[str] = ("H",)) -> list[Judg
 
     Args:
         sequences: as a file or a user gives them; positions count in the cleaned sequence (alphabet.clean).
-        chains: letters of CHAIN_NAMES, those that the head was trained on.
+        chains: letters of CHAIN_NAMES, those that the head was trained on: H, K, L, A, B, G, D. L is lambda alone; the
+            "L" of a manifest means ("K", "L").
 
     Raises:
         InputError: sequences is not a list of texts.

@@ -87,7 +87,9 @@ class Columns(NamedTuple):
         )
 
 
-def find_columns(header: Sequence[str], where: str, wanted: Wanted, notes: list[str] | None = None) -> Columns:
+def find_columns(
+    header: Sequence[str], where: str, wanted: Wanted, notes: list[str] | None = None, *, in_text: bool = False
+) -> Columns:
     """Find the requested columns in a header, or those that are known by their names.
 
     Args:
@@ -95,12 +97,13 @@ def find_columns(header: Sequence[str], where: str, wanted: Wanted, notes: list[
         where: file and line, for messages.
         wanted: the requested names; a sequence's FIRST:LAST, if it is not a name itself, is a range of columns.
         notes: gets what a user should know of the choice.
+        in_text: the header is a line of a text, which may have no header but one sequence a line.
 
     Raises:
         ColumnUnclear: a column is not there, or more than one could be meant.
         InputError: a used name appears more than once, or a range ends before it starts.
     """
-    table = _Header([column.strip() for column in header], where)
+    table = _Header([column.strip() for column in header], where, in_text)
     sequence = table.sequence() if wanted.sequence is None else table.named_range(wanted.sequence.strip())
     id_ = table.id() if wanted.id is None else table.named(wanted.id.strip(), "id_column")
     label = None if wanted.label is None else table.named(wanted.label.strip(), "label_column")
@@ -127,8 +130,8 @@ def is_sequence_name(name: str) -> bool:
 class _Header:
     """A table's names, and their places."""
 
-    def __init__(self, names: list[str], where: str) -> None:
-        self.names, self.where = names, where
+    def __init__(self, names: list[str], where: str, in_text: bool) -> None:
+        self.names, self.where, self.in_text = names, where, in_text
         self.keys = [key(name) for name in names]
 
     def shown(self) -> str:
@@ -139,7 +142,7 @@ class _Header:
         """The place of a requested column."""
         if name in self.names:
             return self.names.index(name)
-        if argument == "sequence_column" and len(self.names) == 1:
+        if argument == "sequence_column" and len(self.names) == 1 and self.in_text:
             fix = "Is it one sequence a line, without a header? Put a line with `sequence` before the first one. "
             fix += f"If that name is its header: {option('sequence_column')} NAME."
         else:
@@ -232,7 +235,8 @@ class _Header:
         others = [name for at, name in enumerate(self.names) if name and at not in columns.used]
         if columns.id is None and others:
             lines.append(
-                f"{self.where}: the ids are record numbers; {option('id_column')} names a column: {_shown(others)}"
+                f"{self.where}: no column was recognised as the ids, so they are 1, 2, 3, ...; "
+                f"{option('id_column')} can name one of these: {_shown(others)}"
             )
         return lines
 

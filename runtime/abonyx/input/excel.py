@@ -47,9 +47,10 @@ def read_sheet(
     rows: Iterator[list[Any]], name: str, wanted: Wanted, notes: list[str]
 ) -> Generator[Record | RejectedRecord]:
     """Yield the records of a sheet's rows, each a list that begins with its number, as the child writes them."""
-    number, header = _header(rows, name)
-    where = f"{name}:{number}"
-    yield from _records(rows, where, len(header), find_columns(header, where, wanted, notes))
+    header_row, header = _header(rows, name)
+    at = find_columns(header, f"{name}:{header_row}", wanted, notes)
+    if blank_rows := (yield from _records(rows, name, header_row, len(header), at)):
+        notes.append(f"{name}: {blank_rows} rows of blank cells are left out")
 
 
 def _header(rows: Iterator[list[Any]], name: str) -> tuple[int, list[str]]:
@@ -66,8 +67,11 @@ def _header(rows: Iterator[list[Any]], name: str) -> tuple[int, list[str]]:
     raise InputError(f"{name}: the sheet ends before a header", "Give a header and records.")
 
 
-def _records(rows: Iterator[list[Any]], where: str, width: int, at: Columns) -> Generator[Record | RejectedRecord]:
-    ordinal = 0
+def _records(
+    rows: Iterator[list[Any]], name: str, header_row: int, width: int, at: Columns
+) -> Generator[Record | RejectedRecord, None, int]:
+    """Yield the records below the header; return how many rows of blank cells are above the last one."""
+    ordinal, last_row = 0, header_row
     for number, *row in rows:
         cells = [ExcelDate(cell["date"]) if isinstance(cell, dict) else cell for cell in row]
         if all(isinstance(cell, str) and not cell.strip() for cell in row):
@@ -79,8 +83,10 @@ def _records(rows: Iterator[list[Any]], where: str, width: int, at: Columns) -> 
         label = "" if is_missing(used.label) else used.label
         kept = {name: whole_number(cell) or cell for name, cell in used.kept.items()}
         yield typed(used._replace(sequence=sequence, label=label, kept=kept), ordinal, number)
+        last_row = number
     if not ordinal:
-        raise InputError(f"{where}: a header, but no records below it", "Give at least one record.")
+        raise InputError(f"{name}:{header_row}: a header, but no records below it", "Give at least one record.")
+    return last_row - header_row - ordinal
 
 
 def _rows(data: bytes, name: str, sheet: str | None) -> Generator[list[Any]]:

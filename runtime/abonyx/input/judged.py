@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import repeat
 from typing import NamedTuple
 
 from abonyx.alphabet import SequenceLimit
@@ -37,10 +36,12 @@ def judged(
     """
     cleaned = [_cleaned(value, gaps) for value in values]
     readable = [sequence for sequence, why in cleaned if why is None]
-    parts = iter(map(scored_part, readable, rule.judgements(readable, in_children=in_children), repeat(rule)))
+    judgements = dict(zip(readable, rule.judgements(readable, in_children=in_children), strict=True))
+    # A part is judged again when it was trimmed: once for each sequence, however often that comes.
+    parts = {sequence: scored_part(sequence, judgement, rule) for sequence, judgement in judgements.items()}
     rows = []
-    for _, why in cleaned:
-        part = _NOTHING if why else next(parts)
+    for sequence, why in cleaned:
+        part = _NOTHING if why else parts[sequence]
         rows.append(JudgedValue(part, why or part_problem(part, rule, limit)))
     return rows
 

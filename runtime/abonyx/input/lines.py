@@ -7,8 +7,8 @@ from collections.abc import Generator, Iterable
 from abonyx.errors import InputError, printable
 from abonyx.input.cells import Record, RejectedRecord, named
 from abonyx.input.columns import Wanted, is_sequence_name
+from abonyx.input.tables import DELIMITERS
 
-_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _AS_TABLE = "Send a table as text/csv."
 
 
@@ -26,8 +26,8 @@ def read_lines(lines: Iterable[str], name: str, wanted: Wanted) -> Generator[Rec
         text = line.strip()
         if not text:
             continue
-        if mark := next((mark for mark in _DELIMITERS if mark in line.rstrip("\r\n")), None):
-            what = f"{name}:{number}: has {_DELIMITERS[mark]}, and in a text of one sequence a line no line has them"
+        if mark := next((mark for mark in DELIMITERS if mark in line.rstrip("\r\n")), None):
+            what = f"{name}:{number}: has {DELIMITERS[mark]}, and in a text of one sequence a line no line has them"
             raise InputError(what, _AS_TABLE)
         if text.startswith(">"):
             what = f"{name}:{number}: {printable(text)!r} begins like a FASTA header, and there is text before it"

@@ -23,10 +23,16 @@ _READ = {GZIP: "gzip data", PARQUET: "Parquet"}
 
 
 class Foreign(NamedTuple):
-    """A file that is not read as it is: what it is, and how to convert it."""
+    """A file that is not read as it is.
+
+    Attributes:
+        what: it is; convert: how to convert it.
+        encoding: whether its encoding alone is wrong, whatever its kind.
+    """
 
     what: str
     convert: str
+    encoding: bool = False
 
 
 _DOWNLOAD = "Download the file itself: with Git LFS `git lfs pull`, on a web page the link to the raw file."
@@ -56,9 +62,10 @@ _PATTERNS = {
     rb"@[^\n]*\r?\n[A-Za-z.*-]+\r?\n\+": Foreign(
         "FASTQ, sequencing reads", "Translate the reads, then give the amino acids as FASTA or CSV."
     ),
-    rb"LOCUS {2,}": Foreign("GenBank", _AS_FASTA.format("genbank")),
-    rb"ID {3}\S+.*;": Foreign("EMBL or UniProt text", _AS_FASTA.format("swiss")),
-    rb"(HEADER|TITLE|REMARK|CRYST1|SEQRES|ATOM  |HETATM|MODEL ) +\S": Foreign(
+    rb"LOCUS {2,}\S[^\r\n]*\d (bp|aa)\b": Foreign("GenBank", _AS_FASTA.format("genbank")),
+    rb"ID {3}\S[^\r\n]*\d (BP|AA)\.": Foreign("EMBL or UniProt text", _AS_FASTA.format("swiss")),
+    # By PDB's columns: a table's header may begin with such a word.
+    rb"(HEADER {4}|TITLE {5}|(REMARK|CRYST1|SEQRES|ATOM  |HETATM|MODEL ) *\d)": Foreign(
         "PDB, a structure", _AS_FASTA.format("pdb-seqres")
     ),
     rb"data_\S+\s+(#|_|loop_)": Foreign("mmCIF, a structure", _AS_FASTA.format("cif-seqres")),
@@ -93,7 +100,7 @@ def recognise(head: bytes) -> Foreign | None:
         return Foreign("a Python pickle, which is not read because it may run code", _AS_TABLE)
     if wide := _wide(head):
         convert = f"Save it as UTF-8: iconv -f {wide} -t UTF-8 FILE > FILE.utf8."
-        return Foreign(f"{wide}, not UTF-8", convert)
+        return Foreign(f"text in {wide}, not in UTF-8", convert, encoding=True)
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     return next((foreign for pattern, foreign in _COMPILED if pattern.match(text)), None)
 
@@ -181,7 +188,7 @@ def check_kind(head: bytes, kind: str | None, name: str) -> None:
         what = f"{name}: is not an .xlsx workbook, which begins with {ZIP!r}; it begins with {head[:16]!r}"
         raise InputError(what, "Save it again as .xlsx; name a text table .csv.")
     if foreign:
-        instead = f", not {kind}" if kind else ""
+        instead = f", not {kind}" if kind and not foreign.encoding else ""
         raise InputError(f"{name}: is {foreign.what}{instead}", foreign.convert)
 
 

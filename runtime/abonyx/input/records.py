@@ -106,6 +106,9 @@ def _parse(source: Path | None, stdin: BinaryIO | None, reading: _Reading) -> Ge
         head, stream = peek(stack.enter_context(open_source(source, stdin)), stack)
         if zipped and not head.startswith(GZIP):
             check_kind(head, None, reading.name)  # a Git LFS pointer, say
+            if head:
+                what = f"{reading.name}: is not gzip data, though its name ends with .gz; it begins with {head[:16]!r}"
+                raise InputError(what, "Rename it without .gz, or compress it: gzip FILE.")
         if zipped or (kind is None and head.startswith(GZIP)):
             unzipped = stack.enter_context(gzip.GzipFile(fileobj=stream))
             head, stream = peek(cast("BinaryIO", unzipped), stack, reading.max_unpacked_bytes)

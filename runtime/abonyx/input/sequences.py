@@ -23,7 +23,6 @@ def judge(sequence: str, gaps: Gaps | None = None) -> tuple[str, str | None]:
 
     Args:
         gaps: None = refused, by an interface that has no such option.
-        interface: whose word for the option the reason has: a list of rejected records is not an error with marks.
     """
     cleaned = alphabet.clean(sequence)
     if len(cleaned) <= _LONGEST_MISSING and cleaned.upper() in _MISSING:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from array import array
 from collections.abc import Generator, Iterable, Iterator
 from itertools import chain
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 
 # csv's own limit of 128 KiB refuses long free-text columns; past 16 MiB a field is an unclosed quote, not data.
 _FIELD_LIMIT_CHARS = 1 << 24
-_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+# What a table's cells can be split at, and its name in messages.
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+# Excel's first line `sep=;`. When Excel saves the file again, empty cells follow it: `sep=;;;`.
+_DECLARATION = re.compile(r'"?sep=(.?)"?\1*"?', re.IGNORECASE)
 _R_ROW_NAMES = ", one name short: R's row names? Write with col.names=NA, or row.names=FALSE"
 
 
@@ -53,7 +57,7 @@ def read_table(
     top = _read_top(lines, name)
     delimiter = top.delimiter or _delimiter(top, kind, wanted)
     if delimiter != ("\t" if kind == "tsv" else ","):
-        notes.append(f"{name}: cells are split at {_DELIMITERS[delimiter]}")
+        notes.append(f"{name}: cells are split at {DELIMITERS[delimiter]}")
     rows = _rows(chain([top.first], lines), name, top.lines, delimiter)
     commented = _cells(top.commented, delimiter) if top.commented is not None else []
     if commented and _resolves(commented, wanted) and not _is_header(_cells(top.first, delimiter), commented, wanted):
@@ -61,7 +65,7 @@ def read_table(
     else:
         line, header = next(rows)
     where = f"{name}:{line}"
-    yield from _records(rows, header, where, find_columns(header, where, wanted, notes), notes)
+    yield from _records(rows, header, where, find_columns(header, where, wanted, notes, in_text=True), notes)
 
 
 def _read_top(lines: io.TextIOWrapper, name: str) -> _Top:
@@ -70,14 +74,13 @@ def _read_top(lines: io.TextIOWrapper, name: str) -> _Top:
     for line in lines:
         number += 1
         stripped = line.strip()
-        declared = stripped.strip('"').lower()
         if line.startswith("#"):
             commented, commented_line = line[1:].lstrip(" "), number
         elif not stripped or (delimiter is None and stripped.startswith(("{", '"{'))):
             continue
-        elif delimiter is None and declared.startswith("sep=") and len(declared) <= 5:
-            delimiter = line.strip("\r\n").strip('"')[4:]
-            if delimiter not in _DELIMITERS:
+        elif delimiter is None and (declaration := _DECLARATION.fullmatch(line.strip("\r\n "))):
+            delimiter = declaration[1]
+            if delimiter not in DELIMITERS:
                 what = f"{name}:{number}: declares the delimiter {printable(delimiter)!r}"
                 raise InputError(what, "Use a comma, a semicolon or a tab.")
         else:
@@ -90,7 +93,7 @@ def _delimiter(top: _Top, kind: str, wanted: Wanted) -> str:
     if kind == "tsv":
         return "\t"
     best, best_rank = ",", (False, 0)
-    for delimiter in _DELIMITERS:
+    for delimiter in DELIMITERS:
         headers = [_cells(line, delimiter) for line in (top.first, top.commented) if line is not None]
         rank = (any(_resolves(header, wanted) for header in headers), len(headers[0]))
         if rank > best_rank:

@@ -177,12 +177,13 @@ def write_table(path: Path, header: tuple[str, ...], rows: Iterable[tuple[object
 
 
 def _distinct(columns: tuple[str, ...], extra: Sequence[str]) -> tuple[str, ...]:
-    """All names."""
+    """All names, each once."""
+    names = (*columns, *extra)
     for name in extra:
-        if name in columns:
+        if names.count(name) > 1:
             what = f"{option('keep')} {printable(name)}: the output has a column of this name"
             raise ConfigError(what, "Rename it in the input, or leave it out.")
-    return (*columns, *extra)
+    return names
 
 
 def _csv_bytes(rows: Iterable[tuple[object, ...]], delimiter: str = ",") -> bytes:

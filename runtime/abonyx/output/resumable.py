@@ -9,8 +9,6 @@ was half written is written again.
 from __future__ import annotations
 
 import os
-import sys
-import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +18,6 @@ from abonyx.hashing import file_sha256
 from abonyx.output.files import (
     CONVERTED_SUFFIX,
     PartialFile,
-    StandardOutput,
     failing_as,
     flush_directory,
     partial_path,
@@ -33,7 +30,6 @@ from abonyx.wording import option
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from abonyx.output.files import Sink
     from abonyx.output.formats import Columns, Format
 
 
@@ -260,53 +256,3 @@ def open_resumable(
     except BaseException:
         output.leave()
         raise
-
-
-class Stream:
-    """Standard output as a destination: nothing of it can be read back, so nothing of it can be resumed."""
-
-    def __init__(self, format: Format, sink: Sink, header: Header) -> None:
-        self._format, self._sink = format, sink
-        self._begun = False
-        self.rows, self.rows_done = header.rows, 0
-        self.token_budget, self.window_size = header.token_budget, header.window_size
-        self.notes: list[str] = []
-
-    def append(self, stop: int, columns: Columns) -> None:
-        (data,) = self._format.encode(self.rows_done, columns)
-        self.begin()
-        self._sink.write(data)
-        self.rows_done = stop
-
-    def begin(self) -> None:
-        """Write the head, once: not before there are rows, since the model that has to score them may not open."""
-        if not self._begun:
-            self._sink.write(*self._format.head)
-            self._begun = True
-
-    def halved(self, token_budget: int, note: str) -> None:
-        """Nothing to note it in."""
-
-
-@contextmanager
-def open_stream(format: Format, header: Header) -> Iterator[Stream]:
-    """Give standard output to append to; a format that has to be whole is gathered in a temporary file first.
-
-    Raises:
-        ConfigError: it cannot be written to, or is a terminal, and Parquet is not text.
-    """
-    if format.convert is None:
-        stream = Stream(format, StandardOutput(), header)
-        yield stream
-        stream.begin()
-        return
-    if sys.stdout.isatty():
-        raise ConfigError(
-            "standard output is a terminal, and Parquet is not text", f"Name a file with {option('output')}."
-        )
-    with tempfile.TemporaryFile() as gathered:
-        stream = Stream(format, gathered, header)
-        yield stream
-        stream.begin()
-        gathered.seek(0)
-        format.convert(gathered, StandardOutput())

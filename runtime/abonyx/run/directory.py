@@ -16,12 +16,10 @@ from abonyx.model import open_model
 from abonyx.output.files import replacing
 from abonyx.output.journal import Fact
 from abonyx.run.files import find_files, make_directory, remove_if_empty
-from abonyx.run.run_file import SIDE, Done, File, RunFile, open_run_file, printable_name, run_facts
+from abonyx.run.run_file import SHOWN, SIDE, Done, File, RunFile, open_run_file, printable_name, run_facts
 from abonyx.run.scorer import DirectoryRequest, FileScorer
 from abonyx.run.windows import flag_line
 from abonyx.wording import Interface, option
-
-_SHOWN = 10
 
 
 class Dispatch(Protocol):
@@ -216,7 +214,7 @@ def _lines(summary: DirectorySummary, request: DirectoryRequest) -> list[str]:
     now = [f"{counts}, {summary.run_seconds:.2f} s ({rate:.1f} seq/s)"] if summary.files_now else []
     return [
         *now,
-        f"{len(summary.files)} files whole: {summary.records} sequences scored, {summary.rejected} rejected; "
+        f"{len(summary.files)} files done: {summary.records} sequences scored, {summary.rejected} rejected; "
         f"{len(summary.failed)} failed",
         f"bundle {request.run.bundle.label()}",
         *_flag_lines(summary, request),
@@ -230,8 +228,8 @@ def _raise_failed(failed: dict[File, EngineError], total: int) -> None:
     """Raise the first file's error where any failed, with the others' named."""
     if not failed:
         return
-    lines = [f"  {error.marked[0]}" for error in list(failed.values())[:_SHOWN]]
-    more = [f"  ... and {len(failed) - _SHOWN} more"] if len(failed) > _SHOWN else []
+    lines = [f"  {error.marked[0]}" for error in list(failed.values())[:SHOWN]]
+    more = [f"  ... and {len(failed) - SHOWN} more"] if len(failed) > SHOWN else []
     first = next(iter(failed.values()))
     raise type(first)(
         "\n".join([f"{len(failed)} of {total} files failed; the others are done", *lines, *more]),

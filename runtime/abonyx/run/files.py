@@ -11,9 +11,7 @@ from abonyx.errors import ConfigError, InputError
 from abonyx.input.recognition import ACCEPTED, named_kind
 from abonyx.logs import LOGGER
 from abonyx.output.files import input_stem
-from abonyx.run.run_file import SIDE, File, printable_name
-
-_SHOWN = 10
+from abonyx.run.run_file import SHOWN, SIDE, File, printable_name
 
 
 def find_files(sources: Sequence[Path], output: Path, kind: str) -> list[File]:
@@ -50,7 +48,7 @@ def _files_of(source: Path) -> list[Path]:
             raise InputError(f"{source}: cannot be read: {error.strerror}", "Check its permissions.") from error
         found = [path for path in there if path.is_file() and named_kind(path)[0]]
         if ignored := sorted(path.name + "/" * path.is_dir() for path in set(there) - set(found)):
-            LOGGER.info(f"{source}: not read: {', '.join(ignored[:_SHOWN])}{', ...' * (len(ignored) > _SHOWN)}")
+            LOGGER.info(f"{source}: not read: {', '.join(ignored[:SHOWN])}{', ...' * (len(ignored) > SHOWN)}")
     else:
         found = [path for path in map(Path, glob.glob(str(source), recursive=True)) if path.is_file()]  # noqa: PTH207
     if not found:

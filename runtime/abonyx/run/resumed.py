@@ -13,7 +13,7 @@ from abonyx import __version__
 from abonyx.arrays import Float32Array
 from abonyx.bundle.threshold import called
 from abonyx.engine.providers import ENGINE_DISTRIBUTIONS, token_budget, window_size
-from abonyx.errors import ConfigError, RunInterrupted
+from abonyx.errors import RunInterrupted
 from abonyx.input.checked import Input
 from abonyx.logs import LOGGER
 from abonyx.output import formats
@@ -21,7 +21,8 @@ from abonyx.output.files import ids_path, rejected_path
 from abonyx.output.formats import Columns, Format, rejected_bytes
 from abonyx.output.journal import Fact, Header
 from abonyx.output.kinds import ScoreKind
-from abonyx.output.resumable import ResumableOutput, Stream, open_resumable, open_stream
+from abonyx.output.resumable import ResumableOutput, open_resumable
+from abonyx.output.stream import Stream, open_stream
 from abonyx.run.interrupts import Stop, handled
 from abonyx.run.progress import Bar, progress
 from abonyx.run.request import RunRequest
@@ -67,7 +68,7 @@ def score_run(
     """The run that scores an input; `seen` is shown each window.
 
     Raises:
-        ConfigError: Parquet without pyarrow.
+        ConfigError: Parquet without pyarrow, or two columns of one name.
     """
 
     def columns(start: int, stop: int, p: Float32Array) -> Columns:
@@ -77,12 +78,12 @@ def score_run(
         flags = [judgement.text for judgement in judgements]
         if seen:
             seen(records.ids[window], p, calls, flags)
-        extra = [column[window] for column in added.values()]
+        extra = [cells[window] for _, cells in added]
         return formats.score_columns(records.ids[window], records.shown[window], p, calls, flags, extra)
 
-    added = added_columns(run, records)
-    format_ = formats.results_format(kind, run.metadata() | {"threshold": repr(threshold)}, tuple(added))
-    formats.refuse_line_ends(kind, {"id": records.ids} | added)
+    added = _added(run, records)
+    format_ = formats.results_format(kind, run.metadata() | {"threshold": repr(threshold)}, _names(added))
+    formats.refuse_line_ends(kind, {"id": records.ids} | dict(added))
     return FileRun(run, records, target, format_, "p_nonspecific", columns, score_facts(kind, threshold))
 
 
@@ -90,33 +91,29 @@ def embed_run(run: RunRequest, records: Input, target: Path, kind: Literal["npy"
     """The run that embeds an input.
 
     Raises:
-        ConfigError: Parquet without pyarrow.
+        ConfigError: Parquet without pyarrow, or two columns of one name.
     """
     width = run.bundle.manifest.embedding_width
 
     def columns(start: int, stop: int, embedding: Float32Array) -> Columns:
         window = slice(start, stop)
         flags = [judgement.text for judgement in records.judgements[window]]
-        extra = [column[window] for column in added.values()]
+        extra = [cells[window] for _, cells in added]
         return formats.embedding_columns(records.ids[window], embedding, width, flags, extra)
 
-    added = added_columns(run, records)
-    format_ = formats.embeddings_format(kind, len(records.ids), width, run.metadata(), tuple(added))
+    added = _added(run, records)
+    format_ = formats.embeddings_format(kind, len(records.ids), width, run.metadata(), _names(added))
     return FileRun(run, records, target, format_, "embedding", columns, {"command": "embed", "format": kind})
 
 
-def added_columns(run: RunRequest, records: Input) -> dict[str, list[str]]:
-    """Name -> cells of the columns that a run adds to the usual ones: which residues were scored, and what is kept.
+def _added(run: RunRequest, records: Input) -> list[tuple[str, list[str]]]:
+    """Name and cells of the columns that a run adds to the usual ones: which residues were scored, and what is kept."""
+    places = [(formats.PLACE_COLUMN, records.places)] if run.trim else []
+    return [*places, *records.kept.items()]
 
-    Raises:
-        ConfigError: two of them have one name.
-    """
-    if not run.trim:
-        return records.kept
-    if formats.PLACE_COLUMN in records.kept:
-        what = f"{option('keep')} {formats.PLACE_COLUMN}: the output has a column of this name"
-        raise ConfigError(what, "Rename it in the input, or leave it out.")
-    return {formats.PLACE_COLUMN: records.places} | records.kept
+
+def _names(columns: list[tuple[str, list[str]]]) -> list[str]:
+    return [name for name, _ in columns]
 
 
 def score_facts(kind: str, threshold: float) -> dict[str, Fact]:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 # Of a directory of results: what is not results. pandas and pyarrow read no folder whose name begins so.
 SIDE = "_abonyx"
-# Differing results that a message names.
-_SHOWN = 10
+# Files that a message names.
+SHOWN = 10
 _ENGINE = "engine"
 
 
@@ -169,10 +169,10 @@ class RunFile(Journal):
             elif (sha256 := _sha256(file.source, line)) != line.input_sha256:
                 refused.append(f"{file.source.name}: sha256 {line.input_sha256} ({line.input}) then, {sha256} now")
         if refused:
-            more = [f"... and {len(refused) - _SHOWN} more"] if len(refused) > _SHOWN else []
+            more = [f"... and {len(refused) - SHOWN} more"] if len(refused) > SHOWN else []
             raise ResumeRefused(
                 f"output {self.path.parent.parent}: has results of another run or other input:\n  "
-                + "\n  ".join([*refused[:_SHOWN], *more]),
+                + "\n  ".join([*refused[:SHOWN], *more]),
                 "Name another directory, move those results away, or start again with "
                 f"{option('restart')}, which replaces them.",
             )

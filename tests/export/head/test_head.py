@@ -358,6 +358,7 @@ def test_the_advice_for_a_search_can_be_followed(tmp_path: Path, data: Data) -> 
     search = GridSearchCV(make_pipeline(StandardScaler(), LogisticRegression()), grid, cv=3).fit(*data)
     fix = _advice(path, search)
     assert "joblib.dump(search.best_estimator_, 'head.joblib')" in fix and "npz" not in fix
+    assert "If it is another class: Refit a LogisticRegression" in fix, "no second round if it is not read either"
     joblib.dump(search.best_estimator_, path)
     np.testing.assert_allclose(_p(read_head(path), data[0]), search.predict_proba(data[0])[:, 1], rtol=0, atol=HEAD_P)
 
@@ -369,6 +370,7 @@ def test_the_advice_for_a_search_in_a_pipeline_can_be_followed(tmp_path: Path, d
     expected = pipeline.predict_proba(data[0])[:, 1]
     fix = _advice(path, pipeline)
     assert "pipeline.steps[-1] = ('head', pipeline[-1].best_estimator_)" in fix and "npz" not in fix
+    assert "best_estimator_ is a LogisticRegression" in fix and "If not: Refit a LogisticRegression" in fix
     pipeline.steps[-1] = ("head", pipeline[-1].best_estimator_)
     joblib.dump(pipeline, path)
     np.testing.assert_allclose(_p(read_head(path), data[0]), expected, rtol=0, atol=HEAD_P)

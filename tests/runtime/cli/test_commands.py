@@ -101,7 +101,8 @@ def test_the_summary_says_how_a_file_was_read(run: Any, tmp_path: Path) -> None:
     for note in (
         f"{source}: cells are split at semicolons",
         f"{source}:1: the sequences are column 'VH'",
-        f"{source}:1: the ids are record numbers; --id-column names a column: 'mab'",
+        f"{source}:1: no column was recognised as the ids, so they are 1, 2, 3, ...; "
+        "--id-column can name one of these: 'mab'",
     ):
         assert note in done.err.splitlines()
     done = run("score", source, "-o", output, "--id-column", "mab", "--sequence-column", "VH")

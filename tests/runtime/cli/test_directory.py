@@ -39,7 +39,7 @@ def test_each_file_has_the_bytes_of_its_own_run(run: Any, parts: Path, tmp_path:
         done = run("score", *inputs, "-o", tmp_path / f"out{number}")
         assert done.code == 0, done.err
         assert results(tmp_path / f"out{number}") == single
-        assert "2 files whole: 3 sequences scored, 0 rejected; 0 failed" in done.err
+        assert "2 files done: 3 sequences scored, 0 rejected; 0 failed" in done.err
         assert "flagged: 1 of 3 records (light chain (kappa) 1); 1 without a call" in done.err
     assert "not read" not in done.err, "a pattern reads what it matches"
 
@@ -99,8 +99,8 @@ def test_what_a_directory_run_refuses(run: Any, parts: Path, tmp_path: Path) -> 
 
     a, b = parts / "a.csv", parts / "b.fasta"
     refused("has the name of a file, and several inputs give a file each", a, b, "-o", tmp_path / "out.csv")
-    refused("a standard stream is not a file", a, "-", "-o", output)
-    refused("a standard stream is not a file", a, b, "-o", "-")
+    refused("standard input and output cannot be used with several inputs", a, "-", "-o", output)
+    refused("standard input and output cannot be used with several inputs", a, b, "-o", "-")
     refused("--table with a directory of results", a, b, "-o", output, "--table")
     refused("the input a.csv lies in it", a, b, "-o", parts)
     refused("no file there to score", parts / "*.parquet", "-o", output, code=3)

@@ -8,20 +8,19 @@ import pytest
 from immunum import Annotator, NumberingResult
 
 from abonyx.domain import chain
-from abonyx.domain.chain import annotate, find_domains
+from abonyx.domain.chain import search_domains
 
 from . import proteins
 from .proteins import CH1, KAPPA, LINKER, NANOBODY, SCFV, VH
 
 
 def _places(sequence: str) -> list[tuple[str, int, int]]:
-    return [(domain.chain, domain.start, domain.end) for domain in find_domains(sequence)]
+    return [(domain.chain, domain.start, domain.end) for domain in search_domains(sequence)[0]]
 
 
 def test_one_heavy_domain_with_its_positions() -> None:
-    (domain,) = find_domains(VH)
-    assert domain == chain.Domain("H", 0, len(VH), 1, 128, 0, 0, 0)
-    assert find_domains(NANOBODY)[0].hallmarks == 3
+    assert search_domains(VH) == ((chain.Domain("H", 0, len(VH), 1, 128, 0, 0, 0),), True)
+    assert search_domains(NANOBODY)[0][0].hallmarks == 3
 
 
 @pytest.mark.parametrize(
@@ -85,7 +84,7 @@ def test_the_work_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(chain._search((VH + LINKER) * 7)[0]) > 2
     assert counting.residues <= chain.SEARCH_RESIDUES
     counting.residues = 0
-    assert find_domains("".join(random.Random(1).choices("ACDEFGHIKLMNPQRSTVWY", k=1_001))) == ()
+    assert search_domains("".join(random.Random(1).choices("ACDEFGHIKLMNPQRSTVWY", k=1_001))) == ((), True)
     assert counting.residues == 0
 
 
@@ -94,21 +93,9 @@ def test_the_work_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     ["", "E", "X" * 23, "X" * 100, VH[:29], "\0" + VH, "\ud800" + VH, VH[:50] + "-" + VH[50:], "É" * 60, VH * 9],
 )
 def test_what_cannot_be_numbered_has_no_domain(sequence: str) -> None:
-    assert find_domains(sequence) == ()
+    assert search_domains(sequence) == ((), True)
 
 
 def test_an_empty_numbering_is_not_a_domain() -> None:
     empty = NumberingResult("H", "IMGT", 1.0, {}, 0, 0, None, None)
     assert chain._domain("X" * 23 + VH, 0, empty) is None
-
-
-def test_identical_sequences_are_numbered_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    sequences: list[str] = []
-
-    def counted(sequence: str) -> chain.Domains:
-        sequences.append(sequence)
-        return ()
-
-    monkeypatch.setattr(chain, "find_domains", counted)
-    assert annotate([VH, KAPPA, VH]) == [(), (), ()]
-    assert sequences == [VH, KAPPA]

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from abonyx.domain import DomainRule, Judgement, judge, judged_by, reason, scored_part, trimmed
+from abonyx.domain import DomainRule, Judgement, flags, judge, judged_by, reason, scored_part, trimmed
+from abonyx.domain.chain import Domains, search_domains
 from abonyx.errors import InputError
 
 from . import proteins
@@ -162,6 +163,18 @@ TEXTS = st.one_of(
         lambda text, start, end: text[start:end], st.sampled_from(KNOWN), st.integers(0, 80), st.integers(80, 300)
     ),
 )
+
+
+def test_identical_records_are_judged_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched: list[str] = []
+
+    def counted(sequence: str) -> tuple[Domains, bool]:
+        searched.append(sequence)
+        return search_domains(sequence)
+
+    monkeypatch.setattr(flags, "search_domains", counted)
+    assert [judgement.chain for judgement in judge([VH, KAPPA, VH])] == ["H", "K", "H"]
+    assert searched == [VH, KAPPA]
 
 
 @settings(max_examples=60, deadline=None)

@@ -85,16 +85,26 @@ def test_an_airr_table_without_amino_acids() -> None:
 def test_ids_that_differ_in_case_alone_are_not_chosen() -> None:
     assert found("ID|Id|sequence") == (None, "sequence")
     (note,) = notes("ID|Id|sequence")
-    assert "record numbers" in note
+    assert "so they are 1, 2, 3" in note
     assert "'ID', 'Id'" in note
 
 
 def test_notes() -> None:
     assert notes("id|sequence|x") == notes("sequence") == []
-    assert notes("mab|sequence") == ["t.csv:1: the ids are record numbers; id_column names a column: 'mab'"]
+    assert notes("mab|sequence") == [
+        "t.csv:1: no column was recognised as the ids, so they are 1, 2, 3, ...; id_column can name one of these: 'mab'"
+    ]
     assert notes("id|VH") == ["t.csv:1: the sequences are column 'VH'"]
     assert notes("id|VH", Wanted(None, "VH", None)) == []
     assert notes("id|sequence_alignment_aa")[0].endswith("'sequence_alignment_aa', without its gaps")
+
+
+def test_a_missing_header_is_suggested_for_a_text_alone() -> None:
+    for options in ({}, {"in_text": False}, {"in_text": True}):
+        with pytest.raises(InputError) as caught:
+            find_columns(["EVQL"], "t", NONE, **options)
+        assert ("one sequence a line, without a header?" in caught.value.fix) == bool(options.get("in_text"))
+        assert "sequence_column" in caught.value.fix
 
 
 def test_a_doubled_name_matters_only_if_it_is_used() -> None:

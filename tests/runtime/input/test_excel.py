@@ -38,6 +38,13 @@ def test_a_sheet(tmp_path: Path) -> None:
     assert list(read_records(tmp_path / "x.XLSX", label_column="y")) == expected
 
 
+def test_rows_of_blank_cells_above_the_last_record_are_counted() -> None:
+    rows = [["id", "sequence"], ["a", "EVQ"], [], [" ", ""], ["b", "QLV"], [""], [" "]]
+    notes: list[str] = []
+    assert read(one_sheet(rows), notes) == [Record("a", "EVQ", 2), Record("b", "QLV", 5)]
+    assert notes == ["x.xlsx: 2 rows of blank cells are left out"]
+
+
 def test_numbers_are_ids_again_and_long_ones_are_refused() -> None:
     rows = [["id", "sequence"], [7, "EVQ"], [7.5, "EVQ"], [10**15, "EVQ"], [999999999999999, "EVQ"], [True, "EVQ"]]
     whole, fraction, long, longest, truth = read(one_sheet(rows))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from abonyx.alphabet import SequenceLimit
-from abonyx.domain import NO_RULE, DomainRule, judge
+from abonyx.domain import NO_RULE, DomainRule, Judgement, judge
 from abonyx.errors import RecordsRejected
 from abonyx.input.checked import Input, check_records
+from abonyx.input.judged import judged
 from abonyx.input.records import Record
 
 HEAVY = (
@@ -43,6 +44,21 @@ def test_each_record_has_its_flags_whatever_its_neighbours() -> None:
     assert [flags(read(sequence))[0] for sequence in sequences] == flags(found)
     assert [judgement.text for judgement in judge(sequences)] == flags(found)
     assert [judgement.trusted for judgement in found.judgements] == [True] + [False] * 5
+
+
+def test_a_value_that_comes_again_is_judged_and_trimmed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: list[str] = []
+
+    def counted(sequences: list[str], chains: tuple[str, ...]) -> list[Judgement]:
+        looked_at.extend(dict.fromkeys(sequences))
+        return judge(sequences, chains)
+
+    monkeypatch.setattr("abonyx.domain.rule.judge", counted)
+    rows = judged([TAGGED, None, TAGGED, HEAVY, TAGGED], DomainRule(trim=True), LIMIT)
+    assert looked_at == [TAGGED, HEAVY, HEAVY], "the whole values, then what was trimmed"
+    assert [row.part.sequence for row in rows] == [HEAVY, "", HEAVY, HEAVY, HEAVY]
+    assert [row.part.place for row in rows] == [f"1-{len(HEAVY)}", "", *[f"1-{len(HEAVY)}"] * 3]
+    assert [row.rejected for row in rows] == [None, "the sequence is null, not text", None, None, None]
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,9 @@ FOREIGN = {
     "GenBank": (b"LOCUS       AAA 119 aa\nORIGIN\n        1 evq\n//\n", "genbank"),
     "EMBL or UniProt": (b"ID   HV01_HUMAN   Reviewed;   117 AA.\nAC   P01762;\n", "swiss"),
     "PDB": (b"HEADER    IMMUNE SYSTEM\nSEQRES   1 A  10  GLU\n", "pdb-seqres"),
+    "PDB, a": (b"REMARK   1 REFERENCE 1\n", "pdb-seqres"),
+    "PDB, a structure": (b"ATOM      1  N   GLU A   1      11.1  22.2  33.3\n", "pdb-seqres"),
+    "EMBL": (b"ID   X56734; SV 1; linear; mRNA; STD; PLN; 1859 BP.\nXX\n", "swiss"),
     "mmCIF": (b"data_1ABC\n#\n_entry.id 1ABC\n", "cif-seqres"),
     "Clustal": (b"CLUSTAL W (1.81)\n\na EVQ\n", "clustal"),
     "Stockholm": (b"# STOCKHOLM 1.0\na EVQ\n//\n", "stockholm"),
@@ -65,6 +68,15 @@ def test_a_file_of_another_kind_is_named(tmp_path: Path, what: str, name: str | 
     assert "\n" not in caught.value.fix
 
 
+@pytest.mark.parametrize("name", ["x.csv", "x.parquet", None])
+def test_a_wrong_encoding_is_named_whatever_the_kind(tmp_path: Path, name: str | None) -> None:
+    path = tmp_path / (name or "x")
+    path.write_bytes(FOREIGN["UTF-16LE"][0])
+    with pytest.raises(InputError) as caught:
+        list(read_records(path))
+    assert caught.value.what == f"{path}: is text in UTF-16LE, not in UTF-8"
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -74,6 +86,11 @@ def test_a_file_of_another_kind_is_named(tmp_path: Path, what: str, name: str | 
         "header,sequence\nx,EVQ\n",
         "[id],sequence\nx,EVQ\n",
         "CLUSTAL_id,sequence\nx,EVQ\n",
+        "HEADER  x,sequence\nx,EVQ\n",
+        "TITLE of clone,sequence\nx,EVQ\n",
+        "MODEL  name,sequence\nx,EVQ\n",
+        "ID   x;sequence\nx;EVQ\n",
+        "LOCUS  name,sequence\nx,EVQ\n",
     ],
 )
 def test_tables_are_not_taken_for_it(text: str) -> None:

@@ -51,6 +51,12 @@ def test_the_delimiter_is_the_one_that_gives_the_columns() -> None:
         read("sep=|\nid|sequence\n")
 
 
+@pytest.mark.parametrize("line", ["sep=;;;", "SEP=;", '"sep=;";;', '"sep=;"', "sep=;"])
+def test_a_declared_delimiter_that_excel_saved_again(line: str) -> None:
+    assert read(f"{line}\nid;sequence;kd\na;{V};1,5\n")[0] == [("a", V, 3)]
+    assert read(f"{line.replace(';', chr(9))}\nid\tsequence\tkd\na\t{V}\t1,5\n")[0] == [("a", V, 3)]
+
+
 def test_semicolons_keep_their_quotes() -> None:
     assert read(f'id;note;sequence\n"a;b";"two\nlines";{V}\n')[0] == [("a;b", V, 2)]
 

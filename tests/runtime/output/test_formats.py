@@ -13,7 +13,14 @@ from abonyx.arrays import Float32Array
 from abonyx.errors import ConfigError
 from abonyx.input.records import RejectedRecord, read_records
 from abonyx.output.files import ids_path
-from abonyx.output.formats import RESULT_COLUMNS, embedding_columns, results_format, score_columns, write_rejected
+from abonyx.output.formats import (
+    RESULT_COLUMNS,
+    embedding_columns,
+    embeddings_format,
+    results_format,
+    score_columns,
+    write_rejected,
+)
 
 from .written import (
     CALLS,
@@ -116,6 +123,15 @@ def test_no_rows(tmp_path: Path, format: Format) -> None:
     else:
         header = b"id,sequence,p_nonspecific,nonspecific,flag\n"
         assert (tmp_path / "out").read_bytes() == (header if format == "csv" else b"")
+
+
+@pytest.mark.parametrize("extra", [("flag",), ("domain", "x", "domain")])
+def test_two_columns_of_one_name_are_refused(extra: tuple[str, ...]) -> None:
+    said = rf"{extra[0]}: the output has a column of this name\nRename it in the input"
+    with pytest.raises(ConfigError, match=said):
+        results_format("csv", {}, extra)
+    with pytest.raises(ConfigError, match=said):
+        embeddings_format("npy", 7, 5, {}, extra)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -26,7 +26,8 @@ from abonyx.output.formats import (
     score_columns,
 )
 from abonyx.output.journal import Journal
-from abonyx.output.resumable import ResumableOutput, open_resumable, open_stream
+from abonyx.output.resumable import ResumableOutput, open_resumable
+from abonyx.output.stream import open_stream
 
 from .written import CALLS, FLAGS, IDS, SEQUENCES, P, contents, header, no_file_over, umask, write_all
 
@@ -240,16 +241,20 @@ def dies_at_the_rename(folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch)
 def test_bytes_that_changed_after_the_run_was_complete_are_not_put_in_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, change: Callable[[bytes], bytes]
 ) -> None:
-    dies_at_the_rename(tmp_path, kind, monkeypatch)
-    ready = tmp_path / f"out.{kind}{'.converted' * (kind == 'parquet')}.partial"
+    whole, folder = tmp_path / "whole", tmp_path / "changed"
+    whole.mkdir()
+    folder.mkdir()
+    run(whole, kind)
+    dies_at_the_rename(folder, kind, monkeypatch)
+    ready = folder / f"out.{kind}{'.converted' * (kind == 'parquet')}.partial"
     ready.write_bytes(change(ready.read_bytes()))
     if kind == "csv":
         with pytest.raises(ResumeRefused, match=r"sha256 \w+, the journal says \w+"):
-            run(tmp_path, kind)
-        assert not (tmp_path / "out.csv").exists()
+            run(folder, kind)
+        assert not (folder / "out.csv").exists()
     else:  # made again from the rows, which are still there
-        run(tmp_path, kind)
-        assert (tmp_path / "out.parquet").exists()
+        run(folder, kind)
+        assert contents(folder) == contents(whole)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -181,7 +181,7 @@ def test_the_bytes_of_the_single_file_command_and_nothing_twice(
     for part in (
         "not read: notes.txt",
         "4 files; 2 workers, each num_cpus 1",
-        "4 files whole: 24 sequences scored, 1 rejected",
+        "4 files done: 24 sequences scored, 1 rejected",
         "not ESM-1v",
     ):
         assert part in done.err
@@ -441,8 +441,8 @@ def test_what_cannot_be_asked_for(run: Call, parts: Path, tmp_path: Path, monkey
         assert not output.exists()
 
     refused("--table with a directory of results", parts, "-o", output, "--table")
-    refused("a standard stream is not a file", "-", "-o", output)
-    refused("a standard stream is not a file", parts, "-o", "-")
+    refused("standard input and output cannot be used with several inputs", "-", "-o", output)
+    refused("standard input and output cannot be used with several inputs", parts, "-o", "-")
     refused("no file there to score", tmp_path / "nothing*.csv", "-o", output, code=3)
     refused("results there would be the next run's inputs", parts, "-o", parts)
     refused("cannot be made: No such file or directory", parts, "-o", output / "in" / "it")

@@ -401,7 +401,7 @@ def test_cells_of_a_spreadsheet_without_a_header(
         (f'id\tVH\n"a"\t{VH}\n', f'id\tVH\n"a"\t{VH}\n'),
         # A cell of two lines: as CSV, with as many lines.
         (f'id\tVH\tnote\n\na\t{VH}\t"x, y\n""z"""\n', f'id,VH,note\n\na,{VH},"x, y\n""z"""\n'),
-        # Quotes that are no spreadsheet's stay as they are.
+        # Quotes that a spreadsheet would not write are sent unchanged.
         (f'id\tVH\n"a\t{VH}\nb\t{VH}\n', f'id\tVH\n"a\t{VH}\nb\t{VH}\n'),
         (f'id\tVH\n"a\t{VH}\nb"\t{VH}\n', f'id,VH\n"a\t{VH}\nb",{VH}\n'),
         (f'id\tVH\tx\n"a\t{VH}\n"\t{VH}\n', f'id\tVH\tx\n"a\t{VH}\n"\t{VH}\n'),
