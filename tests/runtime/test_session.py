@@ -288,14 +288,14 @@ def test_self_test_refuses_slightly_wrong_numbers(
 ) -> None:
     open_session(self_test="full").close()  # remembered: "auto" is then the quick test
     golden = open_bundle(MINI).golden()
-    real = onnx_module.create
+    real = onnx_module.load
     # push the embedding along the head where the logit is to move and no element by more than its own limit
     direction = np.float32(by) * np.sign(golden.head_coef) if metric == "logit" else by
 
     def create(*args: Any) -> Any:
         return _Drifting(real(*args), output, direction)
 
-    monkeypatch.setattr(onnx_module, "create", create)
+    monkeypatch.setattr(onnx_module, "load", create)
     with pytest.raises(SelfTestError, match=rf"max \|difference\| of {metric} is") as caught:
         open_session(self_test=kind)
     assert caught.value.exit_code == 6
@@ -373,8 +373,8 @@ class _Small:
 def test_out_of_memory_in_the_self_test_halves_the_budget(
     budget: int, memory: int, least: int, monkeypatch: pytest.MonkeyPatch, sequences: list[str]
 ) -> None:
-    real = onnx_module.create
-    monkeypatch.setattr(onnx_module, "create", lambda *args: _Small(real(*args), memory))
+    real = onnx_module.load
+    monkeypatch.setattr(onnx_module, "load", lambda *args: _Small(real(*args), memory))
     with open_session(abonyx.RuntimeConfig(token_budget=budget), self_test="full") as session:
         assert least <= session._model.budget.tokens <= memory
         assert f"token_budget went from {budget} to" in session._model.opening_notes[0]
@@ -392,8 +392,8 @@ def test_weights_without_memory_are_no_damaged_bundle(monkeypatch: pytest.Monkey
 
 
 def test_a_golden_row_without_memory_says_why_the_session_cannot_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = onnx_module.create
-    monkeypatch.setattr(onnx_module, "create", lambda *args: _Small(real(*args), 3))
+    real = onnx_module.load
+    monkeypatch.setattr(onnx_module, "load", lambda *args: _Small(real(*args), 3))
     said = r"(?s)fp16-weights on cpu\): no memory for the self-test: .* batch of 1 rows.*smaller variant"
     with pytest.raises(OutOfDeviceMemory, match=said):
         open_session(self_test="full")
@@ -552,14 +552,14 @@ def test_golden_roundtrip(tmp_path: Path) -> None:
 
 def test_a_close_that_races_an_open_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     loading, go_on = threading.Event(), threading.Event()
-    real = onnx_module.create
+    real = onnx_module.load
 
     def slow(*args: Any) -> Any:
         loading.set()
         assert go_on.wait(30)
         return real(*args)
 
-    monkeypatch.setattr(onnx_module, "create", slow)
+    monkeypatch.setattr(onnx_module, "load", slow)
     session = OpenModel(abonyx.RuntimeConfig())
     opener, closer = threading.Thread(target=session.open), threading.Thread(target=session.close)
     opener.start()
