@@ -53,9 +53,9 @@ def test_a_million_executions(name: str, tmp_path: Path) -> None:
 
 def test_a_target_sees_what_it_should_see(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each oracle, with the reader's own check taken away."""
-    monkeypatch.setattr(targets.graph_file, "_read_tensor", lambda *_: None)
-    with pytest.raises(AssertionError, match="to protobuf"):
-        targets.graph((CORPUS / "graph" / "outside").read_bytes())
+    with monkeypatch.context() as patch, pytest.raises(AssertionError, match="weights in"):
+        patch.setattr(targets.graph_file._Reader, "_place", lambda *_: ("../secret", 0, 4))
+        targets.graph((CORPUS / "graph" / "whole").read_bytes())
     monkeypatch.setattr(targets.alphabet, "letter_problem", lambda *_: None)
     with pytest.raises(AssertionError, match="accepted"):
         targets.fasta(b"a\nEV-QB\n")

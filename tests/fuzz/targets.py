@@ -21,6 +21,7 @@ import numpy as np
 from abonyx import alphabet
 from abonyx.bundle import Bundle, graph_file
 from abonyx.bundle.manifest import RESIDUES, parse_manifest
+from abonyx.bundle.operators import LETTERS
 from abonyx.errors import BundleError, ConfigError, EngineError, HeadRefused, InputError, printable
 from abonyx.input import excel
 from abonyx.input.cells import Record, RejectedRecord
@@ -241,30 +242,55 @@ def pickle(data: bytes) -> None:
 def graph(data: bytes) -> None:
     """A graph file; what is accepted must be what protobuf's own parser then finds."""
     try:
-        operators, used = graph_file._read_model(data, SIZES)
-    except graph_file._GraphRefused as error:
+        here = graph_file.read_graph(data, SIZES)
+    except graph_file.WireError as error:
         if len(str(error)) > 500:
             _fail(f"message of {len(str(error))} characters")
         return
     import onnx
     from google.protobuf.message import DecodeError
 
-    if not used <= SIZES.keys():
-        _fail(f"weights in {used}")
+    if not here.files <= SIZES.keys():
+        _fail(f"weights in {here.files}")
     try:
         parsed = onnx.load_from_string(data)
     except DecodeError:
         return  # nor will ONNX Runtime
     found = Counter(f"{node.domain}.{node.op_type}" if node.domain else node.op_type for node in parsed.graph.node)
-    tensors = [*parsed.graph.initializer]
-    for node in parsed.graph.node:
-        for attribute in node.attribute:
-            tensors += [attribute.t, *attribute.tensors]
-            if attribute.HasField("g") or attribute.graphs or attribute.HasField("sparse_tensor"):
-                _fail("a subgraph or a sparse tensor")
-    places = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
-    if found != operators or parsed.functions or parsed.graph.sparse_initializer or places != used:
-        _fail(f"{operators} {used} here, {found} {places} to protobuf")
+    if any(node.attribute and _holds_more(node.attribute) for node in parsed.graph.node):
+        _fail("a tensor, a subgraph or a sparse tensor in a node")
+    tensors = {
+        tensor.name: (tensor.data_type, *tensor.dims, *(entry.value for entry in tensor.external_data))
+        for tensor in parsed.graph.initializer
+        if tensor.external_data or tensor.data_location
+    }
+    ours = {
+        name: (_ELEMENTS[one.element], *one.shape, *(str(size) for size in (one.location, one.offset, one.size_bytes)))
+        for name, one in here.tensors.items()
+    }
+    if found != here.operators or parsed.functions or parsed.graph.sparse_initializer:
+        _fail(f"{here.operators} here, {found} to protobuf")
+    if tensors.keys() != ours.keys() or any(not _same(tensors[name], ours[name]) for name in ours):
+        _fail(f"{ours} here, {tensors} to protobuf")
+
+
+_ELEMENTS = {letter: number for number, letter in LETTERS.items()}
+
+
+def _holds_more(attributes: Iterable[Any]) -> bool:
+    return any(
+        any(one.HasField(name) for name in ("t", "g", "sparse_tensor"))
+        or one.tensors
+        or one.graphs
+        or one.sparse_tensors
+        for one in attributes
+    )
+
+
+def _same(theirs: tuple[Any, ...], ours: tuple[Any, ...]) -> bool:
+    """Element type, shape, and the file's name among the entries, whose order is free."""
+    shape = len(ours) - 3
+    return theirs[:shape] == ours[:shape] and ours[shape] in theirs[shape:]
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {

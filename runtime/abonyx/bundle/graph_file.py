@@ -97,12 +97,24 @@ def check_graph_file(path: Path, sizes: Mapping[str, int]) -> GraphFile:
             data = file.read(MAX_GRAPH_BYTES + 1)
         if len(data) > MAX_GRAPH_BYTES:
             raise WireError(f"has more than {MAX_GRAPH_BYTES} bytes")
-        return _Reader(data, {name: size for name, size in sizes.items() if name != path.name}).read()
+        return read_graph(data, {name: size for name, size in sizes.items() if name != path.name})
     except OSError as error:
         raise BundleError(f"{path}: cannot be read: {error.strerror}", "Export the bundle again.") from error
     except WireError as error:
         fix = "Export the bundle again; use no bundle from somebody you do not trust."
         raise BundleError(f"{path}: {error}: not a graph that abonyx exports", fix) from None
+
+
+def read_graph(data: bytes, sizes: Mapping[str, int]) -> GraphFile:
+    """What an .onnx file's bytes hold.
+
+    Args:
+        sizes: name -> bytes of the files that weights may lie in.
+
+    Raises:
+        WireError: no export writes it; says why.
+    """
+    return _Reader(data, sizes).read()
 
 
 class _Reader:
