@@ -21,7 +21,8 @@ from abonyx.output.files import ids_path, rejected_path
 from abonyx.output.formats import Columns, Format, rejected_bytes
 from abonyx.output.journal import Fact, Header
 from abonyx.output.kinds import ScoreKind
-from abonyx.output.resumable import ResumableOutput, Stream, open_resumable, open_stream
+from abonyx.output.resumable import ResumableOutput, open_resumable
+from abonyx.output.stream import Stream, open_stream
 from abonyx.run.interrupts import Stop, handled
 from abonyx.run.progress import Bar, progress
 from abonyx.run.request import RunRequest
