@@ -293,9 +293,9 @@ def mounted(folder: Path, size_bytes: int) -> Iterator[Callable[[int, str], obje
 # As a child process: the command line, killed as it calls the rename of that number.
 _KILLED_AT_RENAME = """
 import itertools, os, pathlib, signal, sys
-number, replace = itertools.count(1), pathlib.Path.replace
+last, folder, count, replace = int(sys.argv[1]), sys.argv[2], itertools.count(1), pathlib.Path.replace
 def dies(self, target):
-    if pathlib.Path(target).parent == pathlib.Path(sys.argv[2]) and next(number) == int(sys.argv[1]):
+    if str(pathlib.Path(target).parent) == folder and next(count) == last:
         os.kill(os.getpid(), signal.SIGKILL)
     return replace(self, target)
 pathlib.Path.replace = dies
