@@ -20,7 +20,7 @@ bench: .venv-test/bench .venv-bench-openvino/installed .venv-bench-esmcpp/instal
 	.venv-test/bin/python benchmarks/cpu.py -o benchmarks/records/cpu.json --work out/bench $(BENCH)
 
 faults: .venv-test/installed  ## kills, full disks, hostile files and processes, in their long form
-	.venv-test/bin/python benchmarks/faults.py
+	.venv-test/bin/python benchmarks/faults.py -o benchmarks/records/faults.json --page docs/reliability.md
 	.venv-test/bin/python -m pytest -m slow
 
 .venv/installed: pyproject.toml constraints.txt

@@ -1,6 +1,6 @@
-"""Kill, starve and confuse runs of `abonyx score` and `abonyx embed`, go on with them, compare the end byte by byte.
+"""Kill, starve and confuse runs of `abonyx score` and `abonyx embed`, resume them, compare the end byte by byte.
 
-    python benchmarks/faults.py -o benchmarks/records/faults.json
+    python benchmarks/faults.py -o benchmarks/records/faults.json --page docs/reliability.md
     python benchmarks/faults.py --rows 600 --kills 3 --window 64
 
 Uses the bundle that ships. The rows are seeded fragments of the examples, 12 to 40 residues, half of them repeated:
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -23,11 +24,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import faults_table
+import power_loss
 from abonyx.bundle import locate_mini
 from commands import ABONYX, REPOSITORY, machine
 
@@ -62,10 +65,10 @@ class Scene:
         """OUT, in a folder of its own."""
         return (folder or self.folder / "out") / f"out{self.suffix}"
 
-    def start(self, output: Path, *options: str, **how: Any) -> subprocess.Popen[str]:
-        """The command, running."""
+    def start(self, output: Path, *options: str, program: Sequence[str] = ABONYX, **how: Any) -> subprocess.Popen[str]:
+        """The command, running; `program` in place of abonyx."""
         environment = os.environ | {"ABONYX_WINDOW_SIZE": str(self.window)}
-        line = [*ABONYX, self.command, str(self.source), "-o", str(output), "--on-invalid", "skip", *options]
+        line = [*program, self.command, str(self.source), "-o", str(output), "--on-invalid", "skip", *options]
         return subprocess.Popen(line, env=environment, stderr=subprocess.PIPE, text=True, **how)
 
     def run(self, output: Path, *options: str, **how: Any) -> tuple[int, str]:
@@ -287,60 +290,169 @@ def mounted(folder: Path, size_bytes: int) -> Iterator[Callable[[int, str], obje
         subprocess.run(["umount", str(folder)], check=True)
 
 
+# As a child process: the command line, killed as it calls the rename of that number.
+_KILLED_AT_RENAME = """
+import itertools, os, pathlib, signal, sys
+last, folder, count, replace = int(sys.argv[1]), sys.argv[2], itertools.count(1), pathlib.Path.replace
+def dies(self, target):
+    if str(pathlib.Path(target).parent) == folder and next(count) == last:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return replace(self, target)
+pathlib.Path.replace = dies
+sys.argv[1:] = sys.argv[3:]
+from abonyx.cli import main
+main()
+"""
+
+
+def killed_at_renames(folder: Path, rows: int, window: int) -> tuple[int, list[str]]:
+    """Runs of formats with one, two and three files, killed before each rename in turn; how many, and the faults."""
+    times, faults = 0, []
+    for command, suffix in (("score", ".csv"), ("score", ".parquet"), ("embed", ".npy")):
+        scene = make_scene(folder / f"{command}{suffix}", rows, window, command, suffix)
+        expected = reference(scene)
+        for number in range(1, len(expected) + 1):
+            output = scene.folder / str(number) / scene.output().name
+            output.parent.mkdir()
+            output.write_text(old := "what stood there before")
+            start = [sys.executable, "-c", _KILLED_AT_RENAME, str(number), str(output.parent)]
+            code, text = scene.run(output, program=start)
+            times += 1
+            where = f"{command} {suffix}, killed at rename {number}"
+            if code != -signal.SIGKILL or output.read_text() != old:
+                faults.append(f"{where}: exit code {code}, or OUT is not the old one: {text}")
+            code, text = scene.run(output)
+            if code or files(output.parent) != expected:
+                faults.append(f"{where}: the same command: exit code {code}: {text}")
+    return times, faults
+
+
+def power_cuts(folder: Path, command: str, suffix: str, seed: int) -> tuple[int, list[str]]:
+    """A small run cut after each file operation, as benchmarks/power_loss.py has it; how many cuts, and the faults.
+
+    A refusal that says why would be no fault in general; today there is none, and one is looked at.
+    """
+    folder.mkdir()
+    outcomes, faults = power_loss.cut_everywhere(folder, f"out{suffix}", power_loss.small_run(command, suffix), seed)
+    refused = outcomes.get("refused", 0)
+    return sum(outcomes.values()), faults + [f"{refused} cuts after which the run was refused"] * bool(refused)
+
+
+class Row(NamedTuple):
+    """A line of the table.
+
+    Attributes:
+        run: gives how many times it was injected, how it was done where that depends on the machine ("" = it does
+            not), and what went wrong.
+    """
+
+    fault: str
+    injected: str
+    expected: str
+    run: Callable[[], tuple[int, str, list[str]]]
+
+
+def rows_of_runs(scratch: Path, rows: int, window: int, kills: int, seed: int) -> Iterator[Row]:
+    """The faults of runs. Each makes its scene when it is asked for."""
+
+    def scene(name: str, rows: int, *what: str) -> tuple[Scene, dict[str, bytes]]:
+        made = make_scene(scratch / name, rows, window, *what)
+        return made, reference(made)
+
+    few, fewer_kills = max(window * 6, rows // 10), max(3, kills // 4)
+    resumed = "resumed each time, identical"
+    kinds = [("score", ".csv", rows, kills)]
+    kinds += [(*one, few, fewer_kills) for one in (("score", ".jsonl"), ("score", ".parquet"))]
+    kinds += [(*one, few, fewer_kills) for one in (("embed", ".npy"), ("embed", ".parquet"))]
+    for command, suffix, count, times in kinds:
+
+        def killed(command: str = command, suffix: str = suffix, count: int = count, times: int = times) -> Any:
+            return times, "", kill(*scene(f"kill-{command}{suffix}", count, command, suffix), times, seed)
+
+        fault = f"`kill -9`, `{command}` to `{suffix}`, {count:,} rows in windows of {window}"
+        yield Row(fault, "SIGKILL at random (seeded) points, within a window or its writing", resumed, killed)
+    for name, injected, times, expected, fault_ in _DISTURBED:
+
+        def disturbed(times: int = times, fault_: Disturb = fault_) -> Any:
+            outcome = fault_(*scene(fault_.__name__, few))
+            way, faults = outcome if isinstance(outcome, tuple) else ("", outcome)
+            return times, way, faults
+
+        yield Row(name, injected, expected, disturbed)
+
+    def renamed() -> Any:
+        times, faults = killed_at_renames(scratch / "renames", window * 2, window)
+        return times, "", faults
+
+    formats = "`score` to CSV and Parquet, `embed` to `.npy`"
+    done = "OUT is the old one; the same command puts the files in place, identical"
+    yield Row(f"`kill -9` at each rename of the end, {formats}", "SIGKILL in the call", done, renamed)
+
+
+def rows_of_power_loss(scratch: Path, seed: int) -> Iterator[Row]:
+    """A power cut in a run to each format."""
+    for command, suffix in power_loss.FORMATS:
+
+        def cut(command: str = command, suffix: str = suffix) -> Any:
+            times, faults = power_cuts(scratch / f"power-{command}{suffix}", command, suffix, seed)
+            return times, "", faults
+
+        injected = "after each file operation, six models of what the disk keeps (benchmarks/power_loss.py)"
+        expected = "OUT is the old or the new one; resumed or begun each time, identical"
+        yield Row(f"power cut, `{command}` to `{suffix}`, 40 rows in windows of 7", injected, expected, cut)
+
+
+Disturb = Callable[[Scene, dict[str, bytes]], Any]
+_KEPT = "exit code 2, rows kept; then resumed, identical"
+_DISTURBED: list[tuple[str, str, int, str, Disturb]] = [
+    ("SIGINT, then SIGTERM", "sent in a window", 2, "window finished, exit code 130; resumed, identical", interrupt),
+    ("full disk", "half of the space that the output needs", 1, _KEPT, full_disk),
+    ("read-only output", "at the start; between a kill and the next command", 2, _KEPT, read_only),
+    (
+        "input, bundle or config changed",
+        "between a kill and the next command",
+        3,
+        "exit code 2, both values named, nothing touched; the first command resumes, identical",
+        another_run,
+    ),
+    (
+        "two runs on one OUT",
+        "a second command while the first works",
+        1,
+        "exit code 2, the first one's process named; the first ends, identical",
+        two_at_once,
+    ),
+]
+
+
 def check(rows: int, window: int, kills: int, seed: int, report: Callable[[dict[str, Any]], None]) -> None:
-    """Every fault in a scene of its own; `report` gets fault, way, times, seconds and what went wrong."""
+    """Every fault in a scene of its own; `report` gets a line of the record."""
     with tempfile.TemporaryDirectory() as scratch:
-
-        def scene(name: str, rows: int, *what: str) -> tuple[Scene, dict[str, bytes]]:
-            made = make_scene(Path(scratch) / name, rows, window, *what)
-            return made, reference(made)
-
-        def note(fault: str, injected: str, times: int, run: Callable[[], Any]) -> None:
+        folder = Path(scratch)
+        # What is broken beside a run has a function like these two: the open model's files, the service.
+        for row in itertools.chain(
+            rows_of_runs(folder, rows, window, kills, seed),
+            rows_of_power_loss(folder, seed),
+        ):
             started = time.monotonic()
-            outcome = run()
-            way, faults = outcome if isinstance(outcome, tuple) else (injected, outcome)
+            times, way, faults = row.run()
             report(
                 {
-                    "fault": fault,
-                    "injected": way if way == injected else f"{injected}: {way}",
+                    "fault": row.fault,
+                    "injected": f"{row.injected} ({way})" if way else row.injected,
+                    "expected": row.expected,
                     "times": times,
                     "seconds": round(time.monotonic() - started, 1),
                     "faults": faults,
                 }
             )
 
-        few, fewer_kills = max(window * 6, rows // 10), max(3, kills // 4)
-        csv, expected = scene("kill", rows)
-        note(
-            f"kill -9, score, CSV, {rows} rows",
-            "SIGKILL at random points",
-            kills,
-            lambda: kill(csv, expected, kills, seed),
-        )
-        for command, suffix in (("score", ".jsonl"), ("score", ".parquet"), ("embed", ".npy"), ("embed", ".parquet")):
-            made, wanted = scene(f"kill-{command}{suffix}", few, command, suffix)
-            note(
-                f"kill -9, {command}, {suffix}, {few} rows",
-                "SIGKILL at random points",
-                fewer_kills,
-                lambda made=made, wanted=wanted: kill(made, wanted, fewer_kills, seed),  # type: ignore[misc]
-            )
-        kinds: list[tuple[str, str, int, Callable[[Scene, dict[str, bytes]], Any]]] = [
-            ("SIGINT and SIGTERM", "signals", 2, interrupt),
-            ("full disk", "half the space", 1, full_disk),
-            ("read-only output", "at the start; between a kill and going on", 2, read_only),
-            ("input, bundle, config changed", "between a kill and going on", 3, another_run),
-            ("two runs on one output", "a second command", 1, two_at_once),
-        ]
-        for name, injected, times, fault in kinds:
-            made, wanted = scene(fault.__name__, few)
-            note(name, injected, times, lambda made=made, wanted=wanted, fault=fault: fault(made, wanted))  # type: ignore[misc]
-
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, help="JSON record")
+    parser.add_argument("--page", type=Path, help="whose table of faults is written from the record")
     parser.add_argument("--rows", type=int, default=50_000, help="of the first fault; the others have a tenth")
     parser.add_argument("--window", type=int, default=512)
     parser.add_argument("--kills", type=int, default=20, help="of the first fault; the other formats have a quarter")
@@ -358,13 +470,15 @@ def main() -> None:
             flush=True,
         )
         if arguments.output:  # each time, so that what was found is kept
-            options = {key: value for key, value in vars(arguments).items() if key != "output"}
+            options = {key: value for key, value in vars(arguments).items() if key not in ("output", "page")}
             record = {"machine": machine(), "options": options, "outcomes": outcomes}
             arguments.output.write_text(json.dumps(record, indent=2) + "\n")
 
     if arguments.output:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
     check(arguments.rows, arguments.window, arguments.kills, arguments.seed, report)
+    if arguments.output and arguments.page:
+        faults_table.write_table(arguments.page, faults_table.table(json.loads(arguments.output.read_text())))
     sys.exit(any(outcome["faults"] for outcome in outcomes))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 from pathlib import Path
@@ -9,6 +10,11 @@ from pathlib import Path
 import pytest
 
 import faults
+import faults_table
+import power_loss
+from abonyx.output import files, resumable
+
+from .conftest import REPOSITORY
 
 
 @pytest.fixture(scope="module")
@@ -79,3 +85,49 @@ def test_input_is_seeded(tmp_path: Path) -> None:
     faults.write_input(tmp_path / "a.csv", 50)
     faults.write_input(tmp_path / "b.csv", 50)
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+
+
+@pytest.mark.parametrize(("command", "suffix"), [("score", ".csv"), ("score", ".parquet"), ("embed", ".npy")])
+def test_power_cuts(tmp_path: Path, command: str, suffix: str) -> None:
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+    run = power_loss.small_run(command, suffix, rows=9, window=4)
+    outcomes, found = power_loss.cut_everywhere(tmp_path, f"out{suffix}", run)
+    assert found == []
+    assert set(outcomes) == {"same bytes"}, "no cut needs the user's help"
+    assert outcomes.total() > 300
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "harmless"),
+    [(resumable, "flush_directory", lambda _: None), (files.PartialFile, "flush", lambda _: None)],
+)
+def test_power_cuts_find_what_is_not_flushed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: object, name: str, harmless: object
+) -> None:
+    monkeypatch.setattr(module, name, harmless)
+    outcomes, _ = power_loss.cut_everywhere(tmp_path, "out.csv", power_loss.small_run("score", ".csv", 9, 4))
+    assert set(outcomes) > {"same bytes"}
+
+
+def test_power_cuts_find_an_output_that_is_not_whole(tmp_path: Path) -> None:
+    def run(output: Path) -> None:
+        partial = output.with_name("partial")
+        file = getattr(files, "open", open)(partial, "xb", buffering=0)  # the recorder's, while it records
+        file.write(b"new")
+        file.close()
+        partial.replace(output)  # its bytes were never flushed
+
+    _, found = power_loss.cut_everywhere(tmp_path, "out.csv", run)
+    assert any("neither the old nor the new" in fault for fault in found)
+
+
+def test_kill_9_at_each_rename(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    assert faults.killed_at_renames(tmp_path, rows=20, window=10) == (7, [])
+
+
+def test_the_page_shows_the_record() -> None:
+    record = json.loads((REPOSITORY / "benchmarks" / "records" / "faults.json").read_text())
+    assert faults_table.table(record) in (REPOSITORY / "docs" / "reliability.md").read_text(encoding="utf-8")
+    assert [row["fault"] for row in record["outcomes"] if row["faults"]] == []

@@ -81,10 +81,21 @@ def _typed(hint: Any, value: object, where: str, *, strict: bool) -> object:
     # A hash of the config, which every result has, takes no larger number.
     if isinstance(converted, int) and not -(2**63) <= converted < 2**63:
         raise ConfigError(f"{where} is {_quote(value)}", "Give a whole number of less than 64 bits.")
-    if isinstance(converted, str) and len(converted) > MAX_TEXT_CHARS:
-        what = f"{where} is {_quote(value)}: it has {len(converted)} characters"
-        raise ConfigError(what, f"Give text of at most {MAX_TEXT_CHARS} characters.")
+    if isinstance(converted, str):
+        _check_text(converted, where)
     return converted
+
+
+def _check_text(text: str, where: str) -> None:
+    if len(text) > MAX_TEXT_CHARS:
+        what = f"{where} is {_quote(text)}: it has {len(text)} characters"
+        raise ConfigError(what, f"Give text of at most {MAX_TEXT_CHARS} characters.")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # A path's bytes as Python shows them. ONNX Runtime opens no such path either.
+        fix = "Rename it; of a path, a symbolic link with a name in UTF-8 does as well."
+        raise ConfigError(f"{where} is {_quote(text)}: it is not UTF-8", fix) from None
 
 
 def _lower_first(text: str) -> str:

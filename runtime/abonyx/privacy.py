@@ -27,7 +27,8 @@ def silence() -> None:
     os.environ[_ENGINE[0]] = _ENGINE[1]
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
-    os.environ.setdefault("MPLCONFIGDIR", str(cache_dir() / "matplotlib"))
+    if (directory := cache_dir()) is not None:  # without one, matplotlib uses a temporary directory
+        os.environ.setdefault("MPLCONFIGDIR", str(directory / "matplotlib"))
 
 
 _engine_first = False

@@ -162,3 +162,12 @@ def test_text_as_long_as_a_path_may_be_is_taken() -> None:
         RuntimeConfig(variant="x" * 4_097)
     with pytest.raises(ConfigError, match="less than 64 bits"):
         RuntimeConfig(token_budget=2**63)
+
+
+@pytest.mark.parametrize("options", [{"bundle": "/\udcff"}, {"variant": "\udcff"}])
+def test_text_that_is_not_utf_8_is_refused(options: dict[str, str]) -> None:
+    """A path's byte that is not UTF-8, as Python shows it; ONNX Runtime opens no such path."""
+    with pytest.raises(ConfigError, match=r"'/?\\udcff': it is not UTF-8"):
+        RuntimeConfig(**options)  # type: ignore[arg-type]  # texts only
+    with pytest.raises(ConfigError, match="it is not UTF-8"):
+        load_config(None, {f"ABONYX_{name.upper()}": text for name, text in options.items()})

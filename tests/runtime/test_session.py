@@ -180,6 +180,25 @@ def test_failed_open_leaves_the_slot_free(tmp_path: Path) -> None:
     open_session().close()
 
 
+def test_what_a_signal_handler_raises_in_the_engines_load_is_raised(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """ONNX Runtime's own fallback takes a RuntimeError for a provider that fails, prints that, and loads again."""
+    create = onnxruntime.InferenceSession._create_inference_session
+    calls = iter(range(2))
+
+    def interrupted(self: object, *arguments: object) -> None:
+        if next(calls) == 0:
+            raise RuntimeError("from a signal handler")
+        create(self, *arguments)
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "_create_inference_session", interrupted)
+    with pytest.raises(RuntimeError, match="from a signal handler"):
+        open_session()
+    open_session().close()
+    assert capfd.readouterr() == ("", "")
+
+
 def test_close_destroys_the_native_session() -> None:
     session = open_session()
     native = weakref.ref(session._model._native)  # type: ignore[arg-type]
@@ -217,7 +236,7 @@ def test_a_provider_that_does_not_start_is_not_replaced(monkeypatch: pytest.Monk
     monkeypatch.setattr(
         onnxruntime,
         "InferenceSession",
-        lambda path, options, providers: real(path, options, providers=["CPUExecutionProvider"]),
+        lambda path, options, providers, **_: real(path, options, providers=["CPUExecutionProvider"]),
     )
     with pytest.raises(ProviderUnavailable, match="no NVIDIA driver found"):
         open_session(abonyx.RuntimeConfig(provider="cuda"))
@@ -382,9 +401,13 @@ def test_out_of_memory_in_the_self_test_halves_the_budget(
         assert session.score(sequences).shape == (12,)
 
 
-def test_weights_without_memory_are_no_damaged_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "said",
+    ["Failed to allocate memory for requested buffer of size 9", "Exception during initialization: std::bad_alloc"],
+)
+def test_weights_without_memory_are_no_damaged_bundle(monkeypatch: pytest.MonkeyPatch, said: str) -> None:
     def full(*_: Any, **__: Any) -> Any:
-        raise RuntimeException("Failed to allocate memory for requested buffer of size 9")
+        raise RuntimeException(said)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", full)
     with pytest.raises(OutOfDeviceMemory, match=r"(?s)cpu: no memory to load .*model\.onnx.*smaller variant"):

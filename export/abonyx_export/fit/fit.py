@@ -27,6 +27,7 @@ from abonyx import cache
 from abonyx.arrays import Float64Array
 from abonyx.bundle import GOLDEN_NAME, Bundle, Golden, check_files, check_quantization
 from abonyx.bundle.manifest import HeadTraining, Manifest, Variant
+from abonyx.errors import ConfigError
 from abonyx.input.checked import Input
 from abonyx.output.directory import staged
 from abonyx.output.files import rejected_path, replacing
@@ -89,8 +90,7 @@ def fit_bundle(request: FitRequest, report: Report = lambda line: None) -> Manif
         report(note)
     if checked.rejected:
         report(f"{len(checked.rejected)} bad records left out")
-    directory = request.embedding_cache or cache.cache_dir() / "embeddings"
-    rows = embed(run, checked, directory, report).astype(np.float64)
+    rows = embed(run, checked, _embedding_cache(request), report).astype(np.float64)
     head, training, iterations = _fit(request, checked, rows, labels, report)
     if run.check != "off":
         training = msgspec.structs.replace(training, flagged=flagged, dropped=flagged if request.drop_flagged else 0)
@@ -99,6 +99,17 @@ def fit_bundle(request: FitRequest, report: Report = lambda line: None) -> Manif
         if run.skip:  # before the bundle takes its place: a fit that failed leaves none
             write_rejected(rejected_path(request.output), checked.rejected)
     return manifest
+
+
+def _embedding_cache(request: FitRequest) -> Path:
+    """Where embeddings are kept."""
+    if request.embedding_cache is not None:
+        return request.embedding_cache
+    kept = cache.cache_dir()
+    if kept is None:
+        what = "there is no home directory to keep embeddings in: HOME is not set"
+        raise ConfigError(what, f"Name a directory with {option('embedding_cache')}.")
+    return kept / "embeddings"
 
 
 def _fit(

@@ -45,10 +45,11 @@ class Native(Protocol):
 
 # Of an engine's error: CUDA's give the failing call's whole signature first, some 400 characters.
 _QUOTED_CHARS = 800
-# What ONNX Runtime's arena, CUDA and cuBLAS say; there is no error class for it.
+# What ONNX Runtime's arena, C++, CUDA and cuBLAS say; there is no error class for it.
 _OUT_OF_MEMORY = (
     "smaller than requested bytes",
     "Failed to allocate memory",
+    "bad_alloc",
     "out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
 )
@@ -161,8 +162,11 @@ def _create(
     if (compiled := coreml_cache_dir(config, bundle.sha256, variant.model, ort.__version__)) is not None:
         chosen["ModelCacheDirectory"] = str(_made(compiled))
     try:
-        # Only the provider asked for: with CPU listed behind it ONNX Runtime would fall back in silence.
-        native = ort.InferenceSession(str(path), options, providers=[(provider.execution_provider, chosen)])
+        # Only the provider asked for: with CPU listed behind it ONNX Runtime would fall back in silence. Its own
+        # fallback would take a signal handler's RuntimeError for a provider that fails, print that, and go on.
+        native = ort.InferenceSession(
+            str(path), options, providers=[(provider.execution_provider, chosen)], enable_fallback=0
+        )
     except _native_errors() as error:
         why = first_line(error, _QUOTED_CHARS)
         if any(mark in str(error) for mark in _OUT_OF_MEMORY):

@@ -38,7 +38,11 @@ def private_copy(bundle: Bundle, variant: Variant) -> Bundle:
     """
     names = [name for name in bundle.manifest.files if name.startswith(f"{variant.folder}/")]
     contents = "".join(f"{name}\0{bundle.manifest.files[name].sha256}\n" for name in sorted(names))
-    root = cache_dir() / "weights"
+    cache = cache_dir()
+    if cache is None:
+        what = "a private copy of the weights is needed, and there is no home directory whose cache could hold it"
+        raise BundleError(what, "Set ABONYX_CACHE_DIR to a folder of your own.")
+    root = cache / "weights"
     copy = replace(bundle, path=root / hashlib.sha256(contents.encode()).hexdigest()[:32])
     try:
         _make_private(root)

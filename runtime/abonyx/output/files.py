@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
@@ -21,6 +22,13 @@ PARTIAL_SUFFIX = ".partial"
 # Of a file made from the partial one once that is whole (Parquet).
 CONVERTED_SUFFIX = f".converted{PARTIAL_SUFFIX}"
 _BLOCK_BYTES = 1 << 20
+# What the owner needs to resume a run, whatever mode the output will have.
+_OWNER = stat.S_IRUSR | stat.S_IWUSR
+# What to do about a failure to write, if it is not about space.
+_FIXES = {
+    errno.ELOOP: "It is a symbolic link, which is not followed there: remove it, or name an output elsewhere.",
+    errno.ENAMETOOLONG: "Give the output a shorter name.",
+}
 
 
 class Sink(Protocol):
@@ -31,19 +39,6 @@ class Sink(Protocol):
         """False; pyarrow asks for it."""
 
     def write(self, data: bytes) -> int: ...
-
-
-class StandardOutput:
-    """Standard output, flushed after every write."""
-
-    closed = False
-
-    def write(self, data: bytes) -> int:
-        with failing_as("to standard output"):
-            sys.stdout.flush()
-            sys.stdout.buffer.write(data)
-            sys.stdout.buffer.flush()
-        return len(data)
 
 
 class PartialFile:
@@ -72,10 +67,18 @@ class PartialFile:
         return self._digest.hexdigest()
 
     def begin(self) -> None:
-        """Make it, empty; what stood at `path` is gone. It gets the mode of what it will replace."""
-        self._open("wb")
-        with suppress(OSError):  # nothing there yet, or a file system without modes
-            self.path.chmod(stat.S_IMODE(resolved(self.target).stat().st_mode))
+        """Make it, empty. Nobody can read it who cannot read what it will replace.
+
+        Raises:
+            ResumeRefused: something is at `path`.
+        """
+        try:
+            self._open("xb")
+        except ConfigError as error:
+            if isinstance(error.__cause__, FileExistsError):
+                raise not_own(self.path) from error
+            raise
+        give_mode(self.path, self.target, _OWNER)
 
     def go_on(self, size_bytes: int, sha256: str) -> None:
         """Open it to write behind its first bytes; the rest, a write that was cut short, is dropped.
@@ -131,8 +134,9 @@ class PartialFile:
         refuse_replaced(self.path, self._file)
 
     def place(self) -> None:
-        """Rename it onto its place."""
+        """Rename it onto its place, with the mode of what it replaces."""
         self.close()
+        give_mode(self.path, self.target)
         with failing_as(self.target):
             self.path.replace(resolved(self.target))
 
@@ -143,7 +147,9 @@ class PartialFile:
                 self._file.close()
 
     def discard(self) -> None:
-        """Remove it."""
+        """Remove it, if it was opened here."""
+        if self._file is None:
+            return
         for undo in (self.close, self.path.unlink):
             with suppress(OSError, ConfigError):
                 undo()
@@ -153,6 +159,18 @@ class PartialFile:
             # Unbuffered: nothing is left to fail at close. Made by open, not mkstemp, so that the umask holds.
             # Path.open has no opener.
             self._file = open(self.path, mode, buffering=0, opener=open_no_link)  # noqa: SIM115
+
+
+def give_mode(path: Path, target: Path, more: int = 0) -> None:
+    """Give a file the mode of the one at `target`, and the bits `more`; without one, it keeps its own."""
+    with suppress(OSError):  # nothing there yet, or a file system without modes
+        path.chmod(stat.S_IMODE(resolved(target).stat().st_mode) | more)
+
+
+def not_own(path: Path) -> ResumeRefused:
+    """The error about something at the place of a partial file that no journal vouches for."""
+    what = f"{path}: is there, and no journal of an interrupted run names it"
+    return ResumeRefused(what, "Move it away, or remove it if nobody needs it; or name another output.")
 
 
 def refuse_replaced(path: Path, file: IO[bytes]) -> None:
@@ -253,7 +271,8 @@ def failing_as(name: object) -> Iterator[None]:
         raise  # the reader of standard output has left, which is for the command line to end quietly
     except OSError as error:
         what = f"output {name}: cannot be written: {error.strerror or error}"
-        raise ConfigError(what, "Free space or name an output elsewhere, then run again.") from error
+        fix = _FIXES.get(error.errno or 0, "Free space or name an output elsewhere, then run again.")
+        raise ConfigError(what, fix) from error
 
 
 def flush_directory(path: Path) -> None:

@@ -11,6 +11,7 @@ import datetime
 import os
 import platform
 import re
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import IO, Any, ClassVar
@@ -32,6 +33,7 @@ SCHEMA = 1
 JOURNAL_SUFFIX = ".journal"
 
 Fact = str | int | float | bool | None
+_FOREIGN = "is not a journal of abonyx"
 
 
 class Header(msgspec.Struct, frozen=True, tag="header"):
@@ -42,6 +44,8 @@ class Header(msgspec.Struct, frozen=True, tag="header"):
         config_sha256: RuntimeConfig.sha256(); the identity has its fields one by one.
         rows: records that are scored in all; rejected: those that are not.
         token_budget, window_size: as the run began, whatever a later version's defaults are.
+        files: the partial files, from the journal's directory: what a later process may remove. Made by the run,
+            since the journal was there first.
     """
 
     identity: dict[str, Fact]
@@ -51,6 +55,7 @@ class Header(msgspec.Struct, frozen=True, tag="header"):
     token_budget: int
     window_size: int
     schema: int = SCHEMA
+    files: list[str] = []
 
 
 class Started(msgspec.Struct, frozen=True, tag="started"):
@@ -114,26 +119,50 @@ class Journal:
         Raises:
             ResumeRefused: a whole line that is none of a journal's.
         """
-        with failing_as(self.path):
-            self._file.seek(0)
-            text = self._file.read()
+        text = self._text()
         whole, _, rest = text.rpartition(b"\n")
         for number, line in enumerate(whole.splitlines(), 1):
             try:
                 found = msgspec.json.decode(line, type=self.LINES)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                self._refuse(f"line {number} cannot be read: {first_line(error)}")
+                restart = number > 1 or self._is_own(line)
+                self._refuse(f"line {number} cannot be read: {first_line(error)}", restart=restart)
             if isinstance(found, self.FIRST) != (number == 1):
-                self._refuse(f"line {number} is a {type(found).__name__.lower()} line")
+                self._refuse(f"line {number} is a {type(found).__name__.lower()} line", restart=number > 1)
             if isinstance(found, self.FIRST) and (schema := getattr(found, "schema", None)) != SCHEMA:
                 self._refuse(f"schema {schema}, this abonyx reads {SCHEMA}")
             self.lines.append(found)
-        # Of every such journal, so that one whose first line was cut short is known for what it is.
-        first_bytes = f'{{"type":"{self.FIRST.__struct_config__.tag}",'.encode()
-        if rest and not (self.lines or first_bytes.startswith(rest[: len(first_bytes)])):
-            self._refuse("is no journal")
+        if rest and not (self.lines or self._is_own(rest)):
+            self._refuse(_FOREIGN, restart=False)
         with failing_as(self.path):
             self._file.truncate(len(text) - len(rest))
+
+    def read_first(self) -> None:
+        """Read no more than its first line, if that can be read, for a run that starts again.
+
+        Raises:
+            ResumeRefused: it is not a journal.
+        """
+        first = self._text().partition(b"\n")[0]
+        if not self._is_own(first):
+            self._refuse(_FOREIGN, restart=False)
+        with suppress(msgspec.DecodeError, UnicodeDecodeError):
+            self.lines = [msgspec.json.decode(first, type=self.FIRST)]
+
+    def is_empty(self) -> bool:
+        """Whether it holds no byte."""
+        return os.fstat(self._file.fileno()).st_size == 0
+
+    def _text(self) -> bytes:
+        with failing_as(self.path):
+            self._file.seek(0)
+            return self._file.read()
+
+    def _is_own(self, first: bytes) -> bool:
+        """Whether a first line is a journal's, even if it was cut short or a power cut left zeros in its place."""
+        written = first.rstrip(b"\0")
+        first_bytes = f'{{"type":"{self.FIRST.__struct_config__.tag}",'.encode()
+        return first_bytes.startswith(written[: len(first_bytes)])
 
     def append(self, line: msgspec.Struct) -> None:
         """Add a line; the disk has it when this returns."""
@@ -168,8 +197,9 @@ class Journal:
             self.path.unlink(missing_ok=True)
         self.close()
 
-    def _refuse(self, what: str) -> None:
-        raise ResumeRefused(f"{self.path}: {what}", f"Move it away, or start again with {option('restart')}.")
+    def _refuse(self, what: str, restart: bool = True) -> None:
+        fix = f"Move it away, or start again with {option('restart')}." if restart else "Move it away."
+        raise ResumeRefused(f"{self.path}: {what}", fix)
 
     def _locked(self) -> IO[bytes]:
         while True:

@@ -2,7 +2,9 @@
 
 Beside OUT stand OUT.partial, which grows a window at a time, and OUT.journal. In this order: a window's bytes to the
 disk, then the journal's line that counts them; when all rows are there, the line that says so, then the renames, OUT
-last. To go on, each partial file is compared with the journal's last line and cut to its length, so that a window that
+last. Before either, the
+journal names the partial files: one that no journal names is somebody else's, and never touched. To go on, each partial
+file is compared with the journal's last line and cut to its length, so that a window that
 was half written is written again.
 """
 
@@ -13,6 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from abonyx.errors import ConfigError, ResumeRefused
 from abonyx.hashing import file_sha256
 from abonyx.output.files import (
@@ -20,6 +24,8 @@ from abonyx.output.files import (
     PartialFile,
     failing_as,
     flush_directory,
+    give_mode,
+    not_own,
     partial_path,
     partial_paths,
     resolved,
@@ -60,7 +66,7 @@ class ResumableOutput:
     def open(self, restart: bool) -> None:
         """Go on with what is there, or begin."""
         if restart:
-            self._journal.empty()
+            self._journal.read_first()
         else:
             self._journal.read()
             self._refuse_another_run()
@@ -97,8 +103,10 @@ class ResumableOutput:
         for target, path, sha256_ in zip(self._targets, self._ready_paths(), self._complete.sha256, strict=True):
             self._place(target, path, sha256_)
         self._flush_directories()
-        with failing_as(self._files[-1].path):
-            self._files[-1].path.unlink(missing_ok=True)  # what a converted file was made from
+        if self._format.convert is not None:  # what it was made from
+            with failing_as(self._files[-1].path):
+                self._files[-1].path.unlink(missing_ok=True)
+            self._flush_directories()  # a power cut must not leave a file that no journal names
         self._journal.remove()
 
     def close_files(self) -> None:
@@ -111,6 +119,8 @@ class ResumableOutput:
         if self._begun_here and self.rows_done == 0:
             for file in self._files:
                 file.discard()
+            self._flush_directories()  # a power cut must not leave a file that no journal names
+        if self.rows_done == 0 and (self._begun_here or self._journal.is_empty()):
             with suppress(ConfigError):
                 self._journal.remove()
         for file in self._files:
@@ -134,18 +144,46 @@ class ResumableOutput:
                 )
 
     def _begin(self) -> None:
+        self._clear()
         self._begun_here = True
         self._journal.empty()
-        self._journal.append(self._header)
-        for path in partial_paths(self._targets[-1]):
-            with failing_as(path):
-                path.unlink(missing_ok=True)
+        self._journal.append(msgspec.structs.replace(self._header, files=[*map(self._name, self._own_paths())]))
+        self._flush_directories()  # the journal's name, too, before there is a file that it names
         for file, head in zip(self._files, self._format.head, strict=True):
             file.begin()
             file.write(head)
             file.flush()
         self._flush_directories()  # the names, too, before any line counts bytes under them
         self._count(0)
+
+    def _clear(self) -> None:
+        """Remove the partial files of the run that the journal begins with; refuse those that it does not name.
+
+        Raises:
+            ResumeRefused: names the file, which stays.
+        """
+        header = self._journal.lines[0] if self._journal.lines else None
+        named = set(header.files) if isinstance(header, Header) else set()
+        own = self._own_paths()
+        there = [path for path in {*own, *partial_paths(self._targets[-1])} if os.path.lexists(path)]
+        for path in sorted(there):
+            if path in own and self._name(path) not in named:
+                raise not_own(path)
+        for path in there:
+            if self._name(path) in named:
+                with failing_as(path):
+                    path.unlink(missing_ok=True)
+        self._flush_directories()
+
+    def _own_paths(self) -> list[Path]:
+        """Every partial file of this run."""
+        converted = [] if self._format.convert is None else [partial_path(self._targets[-1], CONVERTED_SUFFIX)]
+        return [*(file.path for file in self._files), *converted]
+
+    def _name(self, path: Path) -> str:
+        """A partial file as the journal names it: the directory may be moved, and JSON holds no bytes but UTF-8."""
+        relative = os.path.relpath(path, self._journal.path.parent)
+        return relative.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
     def _go_on(self) -> None:
         last = Window(0, [], [])
@@ -190,6 +228,8 @@ class ResumableOutput:
             what = f"{gathered_file.path}: holds other bytes than the run wrote"
             raise ResumeRefused(what, f"Let nothing else write there, and start again with {option('restart')}.")
         whole = PartialFile(self._targets[-1], CONVERTED_SUFFIX)
+        with failing_as(whole.path):
+            whole.path.unlink(missing_ok=True)  # an earlier process's: the journal names it
         try:
             whole.begin()
             with failing_as(self._files[-1].path):
@@ -221,6 +261,7 @@ class ResumableOutput:
             if not _has(path, sha256):
                 found = file_sha256(path) if path.is_file() and not path.is_symlink() else "none: it is not a file"
                 raise ResumeRefused(f"{path}: sha256 {found}, the journal says {sha256}", fix)
+            give_mode(path, target)
             path.replace(final)
             if not os.path.samestat(before, final.lstat()):
                 raise ResumeRefused(f"{final}: was replaced while it was put in its place", fix)

@@ -1,14 +1,14 @@
-"""Standard output as the destination of a run, which cannot be resumed there."""
+"""Standard output as the output of a run: nothing of it can be read back, so nothing of it can be resumed."""
 
 from __future__ import annotations
 
 import sys
 import tempfile
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from abonyx.errors import ConfigError
-from abonyx.output.files import StandardOutput
+from abonyx.output.files import failing_as
 from abonyx.wording import option
 
 if TYPE_CHECKING:
@@ -19,8 +19,37 @@ if TYPE_CHECKING:
     from abonyx.output.journal import Header
 
 
+class StandardOutput:
+    """Standard output, flushed after every write."""
+
+    closed = False
+
+    def write(self, data: bytes) -> int:
+        with failing_as("to standard output"):
+            sys.stdout.flush()
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+        return len(data)
+
+
+class TemporaryFile:
+    """A temporary file that names itself when it cannot be written."""
+
+    closed = False
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def write(self, data: bytes) -> int:
+        rest = memoryview(data)
+        with _failing_to_gather():
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        return len(data)
+
+
 class Stream:
-    """Standard output as a destination: nothing of it can be read back, so nothing of it can be resumed."""
+    """Standard output as a destination. Make it with open_stream."""
 
     def __init__(self, format: Format, sink: Sink, header: Header) -> None:
         self._format, self._sink = format, sink
@@ -50,7 +79,8 @@ def open_stream(format: Format, header: Header) -> Iterator[Stream]:
     """Give standard output to append to; a format that has to be whole is gathered in a temporary file first.
 
     Raises:
-        ConfigError: it cannot be written to, or is a terminal, and Parquet is not text.
+        ConfigError: it cannot be written to, or is a terminal, and Parquet is not text; or there is no place for the
+            temporary file.
     """
     if format.convert is None:
         stream = Stream(format, StandardOutput(), header)
@@ -61,9 +91,24 @@ def open_stream(format: Format, header: Header) -> Iterator[Stream]:
         raise ConfigError(
             "standard output is a terminal, and Parquet is not text", f"Name a file with {option('output')}."
         )
-    with tempfile.TemporaryFile() as gathered:
-        stream = Stream(format, gathered, header)
+    with _failing_to_gather():
+        # Unbuffered: nothing is left to fail when it is read, or closed.
+        gathered = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+    with gathered:
+        stream = Stream(format, TemporaryFile(gathered), header)
         yield stream
         stream.begin()
         gathered.seek(0)
         format.convert(gathered, StandardOutput())
+
+
+@contextmanager
+def _failing_to_gather() -> Iterator[None]:
+    """Turn a failure to keep the rows in a temporary file into a ConfigError."""
+    try:
+        yield
+    except OSError as error:
+        where = f" in {tempfile.tempdir}" if tempfile.tempdir else ""
+        what = f"output -: the temporary file{where} that Parquet is gathered in cannot be written: {error.strerror}"
+        fix = f"Set TMPDIR to a directory with space, or name a file with {option('output')}."
+        raise ConfigError(what, fix) from error

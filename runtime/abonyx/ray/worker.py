@@ -81,11 +81,14 @@ def _first_on_node(bundle: Bundle) -> Iterator[None]:
     """Hold the node's lock on reading a bundle: who comes next finds its hashes remembered."""
     filelock = load_ray("filelock")  # Ray's own dependency
     with ExitStack() as held:
+        directory = cache.cache_dir()
         with suppress(OSError):  # no cache, nothing to wait for
-            cache.cache_dir().mkdir(parents=True, exist_ok=True)
+            if directory is None:
+                raise FileNotFoundError
+            directory.mkdir(parents=True, exist_ok=True)
             # Of this node: the cache may lie where nodes share it.
             name = f"{platform.node()}-{bundle.sha256[:12]}.lock"
-            held.enter_context(filelock.FileLock(cache.cache_dir() / name))
+            held.enter_context(filelock.FileLock(directory / name))
         yield
 
 

@@ -11,6 +11,7 @@ import pytest
 from abonyx import cache
 from abonyx.bundle import check_files, locate_mini, open_bundle
 from abonyx.errors import BundleError, ChecksumMismatch, ConfigError
+from abonyx.privacy import silence
 
 from ...conftest import MINI
 
@@ -140,6 +141,31 @@ def test_cache_survives_damage_and_a_read_only_home(monkeypatch: pytest.MonkeyPa
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("ABONYX_CACHE_DIR", str(tmp_path / "file" / "below"))
     cache.remember("facts", {"a": "1"})
+    assert cache.remembered("facts") == {}
+
+
+def test_a_user_without_a_home_has_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's user that has no entry in the list of users, HOME not set."""
+    for name in ("ABONYX_CACHE_DIR", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda number: {}[number])
+    assert cache.cache_dir() is None
+    cache.remember("facts", {"a": "1"})
+    assert cache.remembered("facts") == {}
+    monkeypatch.delenv("MPLCONFIGDIR", raising=False)
+    silence()
+    assert "MPLCONFIGDIR" not in os.environ
+
+
+def test_a_pipe_in_the_caches_place_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ABONYX_CACHE_DIR", str(tmp_path))
+    os.mkfifo(tmp_path / "facts.json")
+    assert cache.remembered("facts") == {}
+
+
+def test_a_fact_that_json_cannot_hold_is_not_remembered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ABONYX_CACHE_DIR", str(tmp_path))
+    cache.remember("facts", {os.fsdecode(b"\xff"): "1"})
     assert cache.remembered("facts") == {}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from abonyx.errors import ConfigError
+from abonyx.errors import ConfigError, ResumeRefused
 from abonyx.output.files import check_output
 
 from .written import contents, write_all
@@ -17,8 +17,11 @@ def test_a_link_in_the_partial_files_place_is_not_followed(tmp_path: Path) -> No
     """Its name is known beforehand: in a shared directory somebody may have laid one."""
     (tmp_path / "victim").write_bytes(b"precious")
     (tmp_path / "out.csv.partial").symlink_to(tmp_path / "victim")
-    write_all(tmp_path / "out.csv", "csv")
-    assert (tmp_path / "victim").read_bytes() == b"precious"
+    before = contents(tmp_path)
+    with pytest.raises(ResumeRefused, match=r"out\.csv\.partial: is there"):
+        write_all(tmp_path / "out.csv", "csv")
+    assert contents(tmp_path) == before
+    assert (tmp_path / "out.csv.partial").is_symlink()
 
 
 def refused(output: Path, source: Path | None = None) -> str:

@@ -7,6 +7,7 @@ import io
 import os
 import stat
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -141,6 +142,12 @@ def test_a_journal_line_that_was_cut_short_is_dropped(tmp_path: Path) -> None:
     ends = [at + 1 for at, byte in enumerate(text) if byte == ord("\n")]
     for length in sorted({0, 1, 20, 100, *ends, *(end - 1 for end in ends), *(end + 1 for end in ends[:-1])}):
         journal.write_bytes(text[:length])
+        if b"\n" not in text[:length]:  # a header that the disk never had: no partial file can be that run's
+            left = contents(tmp_path)
+            with pytest.raises(ResumeRefused, match=r"out\.csv\.partial: is there, and no journal"):
+                run(tmp_path, "csv")
+            assert contents(tmp_path).items() >= {name: left[name] for name in left if name != journal.name}.items()
+            (tmp_path / "out.csv.partial").unlink()
         went_on = run(tmp_path, "csv")
         assert went_on == (3 if text[:length].count(b"\n") >= 4 else 0)
         assert contents(tmp_path) == expected
@@ -196,13 +203,94 @@ def test_partial_files_that_are_not_what_the_journal_says(tmp_path: Path, change
 
 
 @pytest.mark.parametrize(
-    "text", [b"my own notes\n", b"my own notes", b'{"type":"started"}\n', b"\0\0\0", b'{"type":"header","schema":9}\n']
+    "text", [b"my own notes\n", b"my own notes", b'{"type":"started"}\n', b"\0\0notes", b'{"type":"head","x":1}\n']
 )
-def test_a_file_that_is_no_journal_is_left_alone(tmp_path: Path, text: bytes) -> None:
+def test_a_file_that_is_not_a_journal_is_left_alone(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "out.csv.journal").write_bytes(text)
-    with pytest.raises(ResumeRefused, match=r"out\.csv\.journal"):
+    for restart in (False, True):
+        with pytest.raises(ResumeRefused, match=r"out\.csv\.journal") as caught:
+            run(tmp_path, "csv", restart=restart)
+        assert caught.value.fix == "Move it away."
+        assert contents(tmp_path) == {"out.csv.journal": text}
+
+
+@pytest.mark.parametrize("text", [b'{"type":"header","schema":9}\n', b'{"type":"header",\nsomething\n'])
+def test_a_journal_that_cannot_be_read_is_dropped_by_a_restart(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "out.csv.journal").write_bytes(text)
+    with pytest.raises(ResumeRefused, match="restart=True"):
         run(tmp_path, "csv")
     assert contents(tmp_path) == {"out.csv.journal": text}
+    run(tmp_path, "csv", restart=True)
+    assert sorted(contents(tmp_path)) == ["out.csv"]
+
+
+@pytest.mark.parametrize("text", [b"\0" * 400, b'{"type":"header","iden' + b"\0" * 400])
+def test_a_first_line_that_a_power_cut_left_as_zeros_is_dropped(tmp_path: Path, text: bytes) -> None:
+    """ext4 may have a file's new length before its bytes."""
+    (tmp_path / "out.csv.journal").write_bytes(text)
+    assert run(tmp_path, "csv") == 0
+    assert sorted(contents(tmp_path)) == ["out.csv"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("journal", [None, b"", b"{"])
+def test_a_partial_file_that_no_journal_names_is_somebody_elses(
+    tmp_path: Path, kind: str, restart: bool, journal: bytes | None
+) -> None:
+    """The journal was lost, or the file was never abonyx's."""
+    suffixes = [".converted.partial", ".partial"] if "parquet" in kind else [".partial"]
+    for path in [path.with_name(path.name + suffix) for path in targets(tmp_path, kind) for suffix in suffixes]:
+        path.write_bytes(b"somebody's notes")
+        if journal is not None:
+            (tmp_path / f"out.{kind}.journal").write_bytes(journal)
+        with pytest.raises(ResumeRefused, match=f"{path}: is there, and no journal .* names it") as caught:
+            run(tmp_path, kind, restart=restart)
+        assert "Move it away" in caught.value.fix
+        assert {name for name, data in contents(tmp_path).items() if data != journal} == {path.name}
+        path.unlink()
+    assert run(tmp_path, kind, restart=restart) == 0
+
+
+def test_a_partial_file_that_another_kind_of_run_left_no_name_of_stays(tmp_path: Path) -> None:
+    """The journal is a run's without a list of rejected records; a restart of it removes no file of that name."""
+    interrupted(tmp_path)
+    notes = tmp_path / "out.csv.rejected.csv.partial"
+    notes.write_bytes(b"somebody's notes")
+    run(tmp_path, "csv", restart=True)
+    assert notes.read_bytes() == b"somebody's notes"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # its files stay open, as in a kill
+def test_a_partial_file_that_appears_while_the_run_begins_is_not_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Journal.append
+
+    def late(self: Journal, line: Any) -> None:
+        original(self, line)
+        (tmp_path / "out.csv.partial").write_bytes(b"somebody's notes")
+
+    monkeypatch.setattr(Journal, "append", late)
+    with pytest.raises(ResumeRefused, match=r"out\.csv\.partial: is there"):
+        run(tmp_path, "csv")
+    assert contents(tmp_path) == {"out.csv.partial": b"somebody's notes"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("mode", [0o444, 0o400, 0o440])
+def test_a_run_on_an_output_that_is_protected_can_be_resumed(tmp_path: Path, kind: str, mode: int) -> None:
+    """Its owner may reopen the partial file, though root, who runs these tests elsewhere, may reopen any."""
+    for path in targets(tmp_path, kind):
+        path.write_bytes(b"old")
+        path.chmod(mode)
+    interrupted(tmp_path, kind)
+    for path in tmp_path.glob("*.partial"):
+        assert stat.S_IMODE(path.stat().st_mode) == mode | 0o600
+    assert run(tmp_path, kind) == 3
+    for path in targets(tmp_path, kind):
+        assert stat.S_IMODE(path.stat().st_mode) == mode
+        assert path.read_bytes() != b"old"
 
 
 def test_a_file_missing_at_the_end_is_not_taken_for_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -491,3 +579,20 @@ def test_standard_output_that_fails(number: int, kind: type[Exception]) -> None:
 
     with standard_output(Full()), pytest.raises(kind, match=os.strerror(number)):
         stream_all("csv")
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_parquet_that_no_temporary_file_can_hold(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, full: bool) -> None:
+    def fail(**_: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/nowhere']")
+
+    if full:
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    else:
+        monkeypatch.setattr(tempfile, "TemporaryFile", fail)
+    buffer = io.BytesIO()
+    with standard_output(buffer), no_file_over(1_000 if full else 1 << 30), pytest.raises(ConfigError) as caught:
+        stream_all("parquet")
+    assert (f"in {tmp_path} " if full else "No usable temporary directory found") in caught.value.what
+    assert "Set TMPDIR" in caught.value.fix
+    assert buffer.getvalue() == b"", "nothing is written before the whole file can be"
