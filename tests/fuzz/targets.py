@@ -26,6 +26,7 @@ from abonyx.errors import BundleError, ConfigError, EngineError, HeadRefused, In
 from abonyx.input import excel
 from abonyx.input.cells import Record, RejectedRecord
 from abonyx.input.columns import Wanted
+from abonyx.input.limits import ReadLimits
 from abonyx.input.lines import read_lines
 from abonyx.input.records import read_records
 from abonyx.input.sequences import Gaps, judge
@@ -34,7 +35,8 @@ from abonyx_export.head import head, unpickle
 
 MINI_MANIFEST = json.loads((Path(__file__).parents[2] / "artifacts" / "mini" / "manifest.json").read_text())
 SIZES = {"model.onnx": 100, "model.onnx.data": 1000}
-_MAX_UNPACKED_BYTES = 1 << 24
+# As a service has them, and small enough for an input to go over.
+_LIMITS = ReadLimits(unpacked_bytes=1 << 24, lines=100_000, line_chars=1 << 20, columns=4_096, cells=100_000)
 _GAPS: tuple[Gaps, ...] = ("refuse", "strip")
 _ENCODER = alphabet.Alphabet(parse_manifest(json.dumps(MINI_MANIFEST).encode(), Path("m")).alphabet)
 # Options of the table reader: id, sequence and label column, sheet, columns to keep.
@@ -68,7 +70,7 @@ def _read_records(data: bytes, wanted: Wanted) -> None:
             label_column=wanted.label,
             keep=wanted.keep,
             stdin=io.BytesIO(data),
-            max_unpacked_bytes=_MAX_UNPACKED_BYTES,  # refuses Parquet and workbooks: their readers are others'
+            limits=_LIMITS,  # refuses Parquet and workbooks: their readers are others'
             notes=notes,
         ),
         notes,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from abonyx.alphabet import SequenceLimit
@@ -27,16 +28,19 @@ class DomainRule(NamedTuple):
     trim: bool = False
     chains: tuple[str, ...] = ("H",)
 
-    def judgements(self, sequences: list[str], *, in_children: bool = False) -> list[Judgement]:
+    def judgements(
+        self, sequences: list[str], *, in_children: bool = False, step: Callable[[], None] = lambda: None
+    ) -> list[Judgement]:
         """One a sequence, in order.
 
         Args:
             sequences: cleaned, of the alphabet's letters.
             in_children: use other processes if there are many sequences.
+            step: called before each sequence that is judged in this process.
         """
         if self.check == "off":
             return [Judgement()] * len(sequences)
-        return judge_in_children(sequences, self.chains) if in_children else judge(sequences, self.chains)
+        return judge_in_children(sequences, self.chains) if in_children else judge(sequences, self.chains, step)
 
     def facts(self) -> dict[str, str | bool | None]:
         """What results depend on, by the name a user knows it by; a part of a run's identity."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +13,7 @@ from abonyx.alphabet import SequenceLimit
 from abonyx.domain import NO_RULE, DomainRule, Judgement, part_problem, reason, scored_part
 from abonyx.errors import RecordsRejected, printable
 from abonyx.input.cells import MISSING
+from abonyx.input.limits import no_step
 from abonyx.input.records import Record, RejectedRecord, read_records
 from abonyx.input.sequences import Gaps, judge
 from abonyx.wording import option
@@ -142,6 +143,7 @@ def check_records(
     in_children: bool = False,
     gaps: Gaps | None = None,
     notes: list[str] | None = None,
+    step: Callable[[], None] = no_step,
 ) -> Input:
     """Sort out which records can be scored, wherever they come from. Arguments and errors as read_input's.
 
@@ -150,16 +152,18 @@ def check_records(
         in_children: judge many records in other processes.
         gaps: None = refused, by an interface that has no such option.
         notes: the list that the records' reader fills.
+        step: called before each record is judged; may raise to end the checking.
     """
     rows = [_row(record, label_required, gaps) for record in records]
     readable = [row.sequence for row in rows if row.rejected is None]
-    judgements = iter(rule.judgements(readable, in_children=in_children))
+    judgements = iter(rule.judgements(readable, in_children=in_children, step=step))
     checked = Input(notes=[] if notes is None else notes)
     escaped = 0
     for row in rows:
         if row.rejected:
             checked.rejected.append(row.rejected)
             continue
+        step()
         part = scored_part(row.sequence, next(judgements), rule)
         if why := part_problem(part, rule, limit):
             checked.rejected.append(RejectedRecord(row.record.id, row.record.line, why))

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from abonyx.errors import ColumnUnclear, InputError, printable
 from abonyx.input.cells import NO_CELLS, Cells, is_missing, text
+from abonyx.input.limits import check_width
 from abonyx.wording import option
 
 # Names by which a column is recognised, in any case, without spaces, `_` and `-`; of the ids in this order.
@@ -39,6 +40,7 @@ class Wanted(NamedTuple):
 
     Attributes:
         keep: columns that go to the output as they are; ALL of them.
+        max_columns: the widest header that is looked at; None = any.
     """
 
     id: str | None
@@ -46,6 +48,7 @@ class Wanted(NamedTuple):
     label: str | None
     sheet: str | None = None
     keep: tuple[str, ...] = ()
+    max_columns: int | None = None
 
 
 class Columns(NamedTuple):
@@ -102,7 +105,9 @@ def find_columns(
     Raises:
         ColumnUnclear: a column is not there, or more than one could be meant.
         InputError: a used name appears more than once, or a range ends before it starts.
+        InputTooLarge: the header has more than wanted.max_columns.
     """
+    check_width(len(header), where, wanted.max_columns)
     table = _Header([column.strip() for column in header], where, in_text)
     sequence = table.sequence() if wanted.sequence is None else table.named_range(wanted.sequence.strip())
     id_ = table.id() if wanted.id is None else table.named(wanted.id.strip(), "id_column")

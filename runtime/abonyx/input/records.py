@@ -19,6 +19,7 @@ from abonyx.input.cells import Record, RejectedRecord
 from abonyx.input.columns import Wanted
 from abonyx.input.fasta import read_fasta
 from abonyx.input.jsonl import read_jsonl
+from abonyx.input.limits import ReadLimits, limited_lines
 from abonyx.input.lines import read_lines
 from abonyx.input.parquet import read_parquet
 from abonyx.input.recognition import GZIP, check_kind, named_kind, sniff
@@ -42,7 +43,7 @@ def read_records(
     keep: tuple[str, ...] = (),
     stdin: BinaryIO | None = None,
     name: str | None = None,
-    max_unpacked_bytes: int | None = None,
+    limits: ReadLimits | None = None,
     notes: list[str] | None = None,
     plain: bool = False,
 ) -> Iterator[Record | RejectedRecord]:
@@ -60,19 +61,19 @@ def read_records(
         keep: columns whose cells go to the output as they are, or ("all",); of FASTA ("description",).
         stdin: read in place of sys.stdin.buffer; left open.
         name: what messages call the source; None = its path, or "standard input".
-        max_unpacked_bytes: most bytes that gzip data may unpack to, counted while they do. Parquet and Excel, whose
-            unpacked size nothing bounds, are refused then. None = a source that is trusted.
+        limits: of a source that is not trusted; None = read all of it. Parquet and Excel, whose unpacked size nothing
+            bounds, are refused with limits.
         notes: gets what a user should know of how the file was read, a line each.
         plain: a source without a suffix that is text and not FASTA is one sequence a line (lines.py), not a table.
 
     Raises:
-        InputTooLarge: over max_unpacked_bytes.
+        InputTooLarge: over one of the limits.
         InputError: at the first fault of the file as a whole; the first `next` already opens the file.
 
     """
     name = name or ("standard input" if source is None else str(source))
-    wanted = Wanted(id_column, sequence_column, label_column, sheet, keep)
-    reading = _Reading(name, wanted, max_unpacked_bytes, [] if notes is None else notes, plain)
+    wanted = Wanted(id_column, sequence_column, label_column, sheet, keep, limits and limits.columns)
+    reading = _Reading(name, wanted, limits, [] if notes is None else notes, plain)
     line = 0
     try:
         with closing(_parse(source, stdin, reading)) as items:
@@ -94,7 +95,7 @@ class _Reading(NamedTuple):
 
     name: str
     wanted: Wanted
-    max_unpacked_bytes: int | None
+    limits: ReadLimits | None
     notes: list[str]
     plain: bool
 
@@ -111,7 +112,7 @@ def _parse(source: Path | None, stdin: BinaryIO | None, reading: _Reading) -> Ge
                 raise InputError(what, "Rename it without .gz, or compress it: gzip FILE.")
         if zipped or (kind is None and head.startswith(GZIP)):
             unzipped = stack.enter_context(gzip.GzipFile(fileobj=stream))
-            head, stream = peek(cast("BinaryIO", unzipped), stack, reading.max_unpacked_bytes)
+            head, stream = peek(cast("BinaryIO", unzipped), stack, reading.limits and reading.limits.unpacked_bytes)
             source = None
         if not head:
             raise InputError(f"{reading.name}: is empty, there is no line 1", "Give a file with at least one record.")
@@ -128,30 +129,31 @@ def _parse(source: Path | None, stdin: BinaryIO | None, reading: _Reading) -> Ge
 
 
 def _read_text(text: io.TextIOWrapper, kind: str, reading: _Reading) -> Iterator[Record | RejectedRecord]:
-    name, wanted, _, notes, _ = reading
+    name, wanted, limits, notes, _ = reading
     if wanted.sheet is not None:
         raise InputError(f"{name}: is {kind}, which has no sheet {wanted.sheet!r}", f"Leave out {option('sheet')}.")
     if kind == "fasta" and wanted.label is not None:
         what = f"{name}: is FASTA, which has no column {wanted.label!r}"
         raise InputError(what, "Give a table (CSV, TSV, Parquet, xlsx) with labels.")
+    lines = text if limits is None else limited_lines(text, name, limits)
     if kind == "fasta":
-        return read_fasta(text, name, wanted.keep, notes)
+        return read_fasta(lines, name, wanted.keep, notes)
     if kind == "lines":
-        return read_lines(text, name, wanted)
+        return read_lines(lines, name, wanted)
     if kind == "jsonl":
-        return read_jsonl(text, name, wanted, notes)
-    return read_table(text, name, kind, wanted, notes)
+        return read_jsonl(lines, name, wanted, notes)
+    return read_table(lines, name, kind, wanted, notes)
 
 
 def _read_packed(
     source: Path | None, stream: BinaryIO, kind: str, reading: _Reading
 ) -> Iterator[Record | RejectedRecord]:
-    name, wanted, max_unpacked_bytes, notes, _ = reading
+    name, wanted, limits, notes, _ = reading
     if kind == "xlsx":
-        if max_unpacked_bytes is not None:
+        if limits is not None:
             excel.refuse_untrusted(name)
         return excel.read_excel(stream, name, wanted, notes)
-    if max_unpacked_bytes is not None:
+    if limits is not None:
         what = f"{name}: is Parquet, which is not taken here: nothing bounds what it unpacks to"
         raise InputError(what, "Send CSV, TSV or FASTA.")
     if wanted.sheet is not None:

@@ -6,7 +6,6 @@ CSV is RFC 4180's: a quoted cell may span lines. TSV has no such quoting: a line
 from __future__ import annotations
 
 import csv
-import io
 import re
 from array import array
 from collections.abc import Generator, Iterable, Iterator
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from _csv import Reader
 
 # csv's own limit of 128 KiB refuses long free-text columns; past 16 MiB a field is an unclosed quote, not data.
-_FIELD_LIMIT_CHARS = 1 << 24
+FIELD_LIMIT_CHARS = 1 << 24
 # What a table's cells can be split at, and its name in messages.
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 # Excel's first line `sep=;`. When Excel saves the file again, empty cells follow it: `sep=;;;`.
@@ -47,7 +46,7 @@ class _Top(NamedTuple):
 
 
 def read_table(
-    lines: io.TextIOWrapper, name: str, kind: str, wanted: Wanted, notes: list[str]
+    lines: Iterator[str], name: str, kind: str, wanted: Wanted, notes: list[str]
 ) -> Generator[Record | RejectedRecord]:
     """Yield the records.
 
@@ -68,7 +67,7 @@ def read_table(
     yield from _records(rows, header, where, find_columns(header, where, wanted, notes, in_text=True), notes)
 
 
-def _read_top(lines: io.TextIOWrapper, name: str) -> _Top:
+def _read_top(lines: Iterator[str], name: str) -> _Top:
     """Read down to the header: blank lines, comments, OAS's metadata and Excel's `sep=;` come before it."""
     delimiter, commented, commented_line, number = None, None, 0, 0
     for line in lines:
@@ -176,7 +175,7 @@ def _csv_rows(reader: Reader, name: str, above: int) -> Generator[tuple[int, lis
     while True:
         start = above + reader.line_num + 1
         # The limit is the whole process's: raised only while csv parses, never while the caller runs.
-        limit = csv.field_size_limit(_FIELD_LIMIT_CHARS)
+        limit = csv.field_size_limit(FIELD_LIMIT_CHARS)
         try:
             row = next(reader, None)
         except csv.Error as error:

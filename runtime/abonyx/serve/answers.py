@@ -150,6 +150,10 @@ class RequestLimits(_Out, frozen=True, kw_only=True):
     max_body_bytes: int
     max_sequences: int
     max_residues_per_request: int
+    max_lines: int
+    max_line_chars: int
+    max_columns: int
+    max_cells: int
 
 
 class ModelAnswer(_Out, frozen=True, kw_only=True):
@@ -227,6 +231,10 @@ def model_answer(model: Model, settings: Settings) -> ModelAnswer:
             max_body_bytes=settings.max_body_bytes,
             max_sequences=settings.max_sequences,
             max_residues_per_request=settings.max_residues_per_request,
+            max_lines=settings.max_lines,
+            max_line_chars=settings.max_line_chars,
+            max_columns=settings.max_columns,
+            max_cells=settings.max_cells,
         ),
     )
 

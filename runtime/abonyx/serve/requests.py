@@ -6,7 +6,7 @@ import asyncio
 import codecs
 import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from abonyx.domain import DomainRule
 from abonyx.errors import InputError, InputTooLarge, RequestRefused, first_line
 from abonyx.input.checked import Input, check_records
+from abonyx.input.limits import ReadLimits
 from abonyx.input.records import Record, RejectedRecord, read_records
 from abonyx.serve.answers import EmbedRequest, Items, ScoreRequest
 from abonyx.serve.problems import CLIENT_LEFT
@@ -27,7 +28,10 @@ PLAIN = "text/plain"
 # PLAIN is FASTA or one sequence a line, and no table.
 FILES = ("text/csv", "text/tab-separated-values", "text/x-fasta", PLAIN, "application/octet-stream")
 NAME = "request"
+# Quotes of an item of JSON, and of all that is not one.
+_ITEM_QUOTES, _OTHER_QUOTES = 8, 100
 
+Step = Callable[[], None]
 Asked = TypeVar("Asked", ScoreRequest, EmbedRequest)
 
 
@@ -77,12 +81,18 @@ def _too_large(found: str, limit: str, most: int) -> InputTooLarge:
     return InputTooLarge(f"{NAME}: {found}, {limit} is {most}", "Send fewer at a time.")
 
 
-def decode(body: bytes, kind: type[Asked]) -> Asked:
+def decode(body: bytes, kind: type[Asked], settings: Settings) -> Asked:
     """A JSON body, with or without a byte-order mark: an object, or the list of its sequences alone.
 
     Raises:
+        InputTooLarge: more items than max_sequences.
         InputError: not JSON, or not of this type.
     """
+    # Counted before it is decoded, in one piece that no other thread interrupts. An item has two names and two texts at
+    # most, and so eight quotes; a quote inside a text is escaped.
+    most = settings.max_sequences
+    if body.count(b'"') - body.count(b'\\"') > _ITEM_QUOTES * most + _OTHER_QUOTES:
+        raise _too_large(f"more than {most} sequences", "max_sequences", most)
     body = body.removeprefix(codecs.BOM_UTF8)
     try:
         if body.lstrip(b" \t\r\n").startswith(b"["):
@@ -104,23 +114,24 @@ def _allowed(what: str, kind: type[Asked]) -> str:
     return f"; allowed: {', '.join([*map(repr, words), *null])}" if words else ""
 
 
-def check_json(asked: ScoreRequest | EmbedRequest, model: Model, settings: Settings) -> Input:
-    """The sequences of a JSON request; raises as check_file. A record's line is the number of its item, from 1."""
+def check_json(asked: ScoreRequest | EmbedRequest, model: Model, settings: Settings, step: Step) -> Input:
+    """The sequences of a JSON request; as check_file. A record's line is the number of its item, from 1."""
     if not asked.sequences:
         raise InputError(f"{NAME}: no sequences", "Send one at least.")
     records = (
         Record(str(number), item, number) if isinstance(item, str) else Record(item.id, item.sequence, number)
         for number, item in enumerate(asked.sequences, 1)
     )
-    return _check(records, asked, model, settings)
+    return _check(records, asked, model, settings, step)
 
 
 def check_file(
     body: bytes,
     asked: ScoreRequest | EmbedRequest,
+    step: Step,
+    *,
     model: Model,
     settings: Settings,
-    *,
     id_column: str | None,
     sequence_column: str | None,
     plain: bool,
@@ -128,6 +139,7 @@ def check_file(
     """The sequences of a FASTA, CSV or TSV file, or of its gzip; what is asked for them is all but its own sequences.
 
     Args:
+        step: called between lines and between records; may raise to end the reading.
         plain: it is FASTA or one sequence a line, and no table.
 
     Raises:
@@ -140,32 +152,51 @@ def check_file(
         name=NAME,
         id_column=id_column,
         sequence_column=sequence_column,
-        max_unpacked_bytes=settings.max_body_bytes,
+        limits=_limits(settings, step),
         plain=plain,
     )
-    return _check(records, asked, model, settings)
+    return _check(records, asked, model, settings, step)
+
+
+def _limits(settings: Settings, step: Step) -> ReadLimits:
+    return ReadLimits(
+        unpacked_bytes=settings.max_body_bytes,
+        lines=settings.max_lines,
+        line_chars=settings.max_line_chars,
+        columns=settings.max_columns,
+        cells=settings.max_cells,
+        step=step,
+    )
 
 
 def _check(
-    records: Iterable[Record | RejectedRecord], asked: ScoreRequest | EmbedRequest, model: Model, settings: Settings
+    records: Iterable[Record | RejectedRecord],
+    asked: ScoreRequest | EmbedRequest,
+    model: Model,
+    settings: Settings,
+    step: Step,
 ) -> Input:
     if asked.trim and asked.domain == "off":
         what = "trim is domain and domain is off: without looking for the domain there is nothing to trim to"
         raise InputError(f"{NAME}: {what}", "Leave one of them out.")
     return check_records(
-        _counted(records, settings),
+        _counted(records, settings, step),
         NAME,
         model.limit,
         skip_invalid=asked.on_invalid == "skip",
         rule=DomainRule(asked.domain, asked.trim is not None, model.chains),
         gaps=asked.gaps,
+        step=step,
     )
 
 
-def _counted(records: Iterable[Record | RejectedRecord], settings: Settings) -> Iterator[Record | RejectedRecord]:
+def _counted(
+    records: Iterable[Record | RejectedRecord], settings: Settings, step: Step
+) -> Iterator[Record | RejectedRecord]:
     """The records, up to the limits: unusable ones count too."""
     residues = 0
     for number, record in enumerate(records, 1):
+        step()
         if number > settings.max_sequences:
             raise _too_large(f"more than {settings.max_sequences} records", "max_sequences", settings.max_sequences)
         residues += len(record.sequence) if isinstance(record, Record) else 0

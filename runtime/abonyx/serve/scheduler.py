@@ -217,6 +217,11 @@ class Scheduler:
         """Whether the scoring thread ended by itself: a defect."""
         return self._refusal is DEAD
 
+    @property
+    def busy(self) -> bool:
+        """Whether a request waits or is being scored."""
+        return bool(self._unsettled)
+
     def model(self) -> Model:
         """The open model.
 

@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 
 import uvicorn
 
 from abonyx.config import RuntimeConfig
 from abonyx.errors import ConfigError, EngineError, RunInterrupted
+from abonyx.input.tables import FIELD_LIMIT_CHARS
 from abonyx.logs import LOGGER
 from abonyx.model import open_model
 from abonyx.run.interrupts import ENDING, handled
 from abonyx.serve.app import create_app
+from abonyx.serve.connections import ACCEPTED_AT_ONCE, HEAD_BYTES, Connection, Seldom, connections_for
 from abonyx.serve.gate import Gate, is_loopback
 from abonyx.serve.metrics import Metrics
 from abonyx.serve.scheduler import Scheduler, refuse_upstream_pooling
 from abonyx.serve.service import Service
 from abonyx.serve.settings import Settings
 from abonyx.wording import option
+
+# How long a reader keeps the interpreter from the thread that answers: Python's own 5 ms, several times a request, are
+# more than a score takes.
+SWITCH_INTERVAL_S = 0.0005
+# Connections that the kernel holds until they are accepted.
+BACKLOG = 1_024
 
 
 def serve(load: Callable[[], RuntimeConfig], settings: Settings) -> None:
@@ -37,10 +47,11 @@ def serve(load: Callable[[], RuntimeConfig], settings: Settings) -> None:
         EngineError: the scoring thread ended by itself.
         BundleError, ProviderError, SelfTestError: the model cannot be opened.
     """
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     config = load()
     refuse_upstream_pooling(config)
     # Bound before the model is opened: an address in use is said at once. It listens after, for who can be answered.
-    with bound(settings) as listener, open_model(config) as session:
+    with bound(settings) as listener, wide_fields(), open_model(config) as session:
         LOGGER.info(f"opened {session.bundle.label()}, {session.variant_name} on {config.provider}")
         with running(Scheduler(session, settings.max_queued_sequences, metrics := Metrics())) as scheduler:
             gate = create_app(Service(scheduler, settings, metrics, load))
@@ -67,6 +78,19 @@ def running(scheduler: Scheduler) -> Iterator[Scheduler]:
         yield scheduler
     finally:
         scheduler.stop()
+
+
+@contextlib.contextmanager
+def wide_fields() -> Iterator[None]:
+    """Have csv's field limit as the reader of tables sets it.
+
+    It is the whole process's, and readers that take turns would restore it in each other's way.
+    """
+    before = csv.field_size_limit(FIELD_LIMIT_CHARS)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
 
 
 @contextlib.contextmanager
@@ -105,9 +129,9 @@ def _run(gate: Gate, listener: socket.socket, settings: Settings, scheduler: Sch
     if settings.token is None and not is_loopback(host):
         LOGGER.warning(f"no token is set: whoever reaches {shown}:{port} can use this service")
     with _refusing(settings):  # of two that bound it neither was refused yet
-        listener.listen(socket.SOMAXCONN)
+        listener.listen(BACKLOG)
     with _uvicorn_log():
-        server = uvicorn_server(gate, settings)
+        server = uvicorn_server(gate, settings, connections_for(settings.max_connections))
         scheduler.on_death = lambda: server.handle_exit(signal.SIGTERM, None)
         if scheduler.dead:  # it ended before anybody could be told
             scheduler.on_death()
@@ -118,10 +142,28 @@ def _run(gate: Gate, listener: socket.socket, settings: Settings, scheduler: Sch
             server.run(sockets=[listener])
 
 
-def uvicorn_server(gate: Gate, settings: Settings) -> uvicorn.Server:
-    """The HTTP server of an application."""
+class _Server(uvicorn.Server):
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(BACKLOG)  # asyncio has only ACCEPTED_AT_ONCE wait
+
+
+def uvicorn_server(gate: Gate, settings: Settings, max_connections: int) -> uvicorn.Server:
+    """The HTTP server of an application.
+
+    Args:
+        max_connections: see connections.Connection.
+    """
     config = uvicorn.Config(
         gate,
+        # What else is installed decides nothing: httptools has no limit on a head, and uvloop accepts in its own way.
+        http=Connection,
+        loop="asyncio",
+        h11_max_incomplete_event_size=HEAD_BYTES,
+        # Never reached, since Connection closes one before: uvicorn itself leaves idle connections open.
+        limit_concurrency=max_connections + 1,
+        backlog=ACCEPTED_AT_ONCE,
         log_config=None,
         access_log=False,
         # A client could name any address in X-Forwarded-For, and so have places without end.
@@ -131,18 +173,22 @@ def uvicorn_server(gate: Gate, settings: Settings) -> uvicorn.Server:
         ws="none",
         timeout_graceful_shutdown=settings.grace_s,
     )
-    return uvicorn.Server(config)
+    return _Server(config)
 
 
 @contextlib.contextmanager
 def _uvicorn_log() -> Iterator[None]:
-    """Have uvicorn's warnings and errors in our log."""
-    theirs = logging.getLogger("uvicorn")
-    before = theirs.handlers, theirs.level, theirs.propagate
-    theirs.handlers, theirs.propagate = LOGGER.handlers, False
-    theirs.setLevel(logging.WARNING)
-    try:
+    """Have the warnings and errors of uvicorn and asyncio in our log; what clients can provoke, once a second."""
+    with contextlib.ExitStack() as stack:
+        for name in ("uvicorn", "asyncio"):
+            theirs = logging.getLogger(name)
+            stack.callback(theirs.setLevel, theirs.level)
+            stack.callback(setattr, theirs, "handlers", theirs.handlers)
+            stack.callback(setattr, theirs, "propagate", theirs.propagate)
+            theirs.handlers, theirs.propagate = LOGGER.handlers, False
+            theirs.setLevel(logging.WARNING)
+        for name in ("uvicorn.error", "asyncio"):
+            theirs, seldom = logging.getLogger(name), Seldom()
+            theirs.addFilter(seldom)
+            stack.callback(theirs.removeFilter, seldom)
         yield
-    finally:
-        theirs.handlers, theirs.propagate = before[0], before[2]
-        theirs.setLevel(before[1])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,14 +21,13 @@ from abonyx.input.sequences import Gaps
 from abonyx.serve.answers import OnInvalid, Trim
 from abonyx.serve.metrics import Metrics
 from abonyx.serve.problems import CLIENT_LEFT
-from abonyx.serve.requests import JSON, PLAIN, Asked, check_file, check_json, content_type, decode, read_body
+from abonyx.serve.requests import JSON, PLAIN, Asked, Step, check_file, check_json, content_type, decode, read_body
 from abonyx.serve.scheduler import RETRY_AFTER_S, Model, Scheduler
 from abonyx.serve.settings import Settings
+from abonyx.serve.turns import Turn, Turns
 
 # How often a waiting request looks whether its client is still there; a stream says no more often how far it is.
 LOOK_S = 0.2
-# Larger ones have a thread of their own: to judge thousands of records takes seconds, and one record does not wait.
-SMALL_BODY_BYTES = 1 << 16
 
 Value = TypeVar("Value")
 
@@ -68,19 +66,32 @@ class Service:
         self.settings = settings
         self.metrics = metrics
         self._load = load
-        # One thread: csv's field limit is the whole process's, and two readers at once would take it from each other.
-        self._reader = ThreadPoolExecutor(1, "reading")
-        self._small_reader = ThreadPoolExecutor(1, "reading small JSON")
+        self._turns = Turns(lambda: scheduler.busy)
+        # One for each request in hand: most of them wait for their turn.
+        self._readers = ThreadPoolExecutor(settings.max_requests, "reading")
 
-    async def _in_reader(
-        self, work: Callable[[], Value], until: float = math.inf, reader: ThreadPoolExecutor | None = None
-    ) -> Value:
-        def in_time() -> Value:
-            if time.monotonic() > until:  # it waited for others to be read
-                raise out_of_time("was not read", self.settings)
-            return work()
+    async def _read(self, request: Request, work: Callable[[Step], Value], until: float) -> Value:
+        """What a reader makes of a request, in a thread; ended where its time is over or the client leaves."""
+        turn = Turn(self._turns)
 
-        return await asyncio.get_running_loop().run_in_executor(reader or self._reader, in_time)
+        def read() -> Value:
+            with turn.taken():
+                return work(turn.step)
+
+        reading = asyncio.get_running_loop().run_in_executor(self._readers, read)
+        try:
+            while True:
+                left = until - time.monotonic()
+                await asyncio.wait((reading,), timeout=max(0.0, min(LOOK_S, left)))
+                if reading.done():
+                    return reading.result()
+                if left <= 0:
+                    raise out_of_time("was not read", self.settings)
+                if await request.is_disconnected():
+                    raise client_left()
+        finally:
+            turn.stop(client_left())
+            reading.cancel()  # nobody looks at what becomes of it
 
     async def checked(
         self, request: Request, model: Model, kind: type[Asked], query: FileQuery
@@ -101,27 +112,26 @@ class Service:
         until = time.monotonic() + self.settings.request_timeout_s
         if is_json:
             read = functools.partial(self._read_json, body, model, kind)
-            reader = self._small_reader if len(body) <= SMALL_BODY_BYTES else self._reader
-            checked, asked = await self._in_reader(read, until, reader)
+            checked, asked = await self._read(request, read, until)
         else:
             asked = kind(sequences=[], **query.model_dump(exclude={"id_column", "sequence_column"}))
             read_file = functools.partial(
                 check_file,
                 body,
                 asked,
-                model,
-                self.settings,
+                model=model,
+                settings=self.settings,
                 id_column=query.id_column,
                 sequence_column=query.sequence_column,
                 plain=media_type == PLAIN,
             )
-            checked = await self._in_reader(read_file, until)
+            checked = await self._read(request, read_file, until)
         self.metrics.rejected_records.inc(len(checked.rejected))
         return checked, asked, until
 
-    def _read_json(self, body: bytes, model: Model, kind: type[Asked]) -> tuple[Input, Asked]:
-        asked = decode(body, kind)
-        return check_json(asked, model, self.settings), asked
+    def _read_json(self, body: bytes, model: Model, kind: type[Asked], step: Step) -> tuple[Input, Asked]:
+        asked = decode(body, kind, self.settings)
+        return check_json(asked, model, self.settings, step), asked
 
     async def reload(self) -> None:
         """Read the config again and have the scheduler open what it names; over once it is open.
@@ -131,7 +141,7 @@ class Service:
         """
         changed = asyncio.Event()
         try:
-            config = await self._in_reader(self._load)
+            config = await asyncio.get_running_loop().run_in_executor(self._readers, self._load)
             over = self.scheduler.reload(config, _setting(changed))
         except RequestRefused:
             raise
@@ -151,6 +161,11 @@ def out_of_time(state: str, settings: Settings) -> RequestRefused:
         "Send fewer at a time, or later.",
         retry_after_s=RETRY_AFTER_S,
     )
+
+
+def client_left() -> RequestRefused:
+    """Nobody waits for the answer any more."""
+    return RequestRefused(CLIENT_LEFT, "client_left", "the client left before its answer")
 
 
 def _setting(event: asyncio.Event) -> Callable[[], None]:
@@ -206,7 +221,7 @@ class Waiting:
         if time.monotonic() > self._until:
             raise out_of_time(f"had {self.job.done} of {len(self.job.ids)} sequences done", self._settings)
         if await self._request.is_disconnected():
-            raise RequestRefused(CLIENT_LEFT, "client_left", "the client left before its answer")
+            raise client_left()
 
     async def finished(self) -> None:
         """Wait for the end; what is left is dropped where there is none."""

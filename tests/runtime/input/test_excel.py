@@ -9,6 +9,7 @@ import pytest
 
 from abonyx.errors import ConfigError, InputError
 from abonyx.input.cells import Record, RejectedRecord
+from abonyx.input.limits import ReadLimits
 from abonyx.input.records import read_records
 
 from .workbook import Raw, one_sheet, sheet_xml, workbook
@@ -134,7 +135,7 @@ def test_text_named_xlsx(tmp_path: Path) -> None:
 def test_not_over_http_and_not_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     data = one_sheet([["id", "sequence"], ["a", "EVQ"]])
     with pytest.raises(InputError, match="is an Excel workbook, which is not taken here"):
-        list(read_records(None, stdin=io.BytesIO(data), max_unpacked_bytes=1 << 30))
+        list(read_records(None, stdin=io.BytesIO(data), limits=ReadLimits(*[1 << 30] * 5)))
     monkeypatch.setitem(sys.modules, "python_calamine", None)
     with pytest.raises(ConfigError, match="Excel needs python-calamine") as caught:
         read(data)

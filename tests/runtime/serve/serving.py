@@ -18,7 +18,7 @@ from abonyx.serve.app import create_app
 from abonyx.serve.gate import Gate
 from abonyx.serve.metrics import Metrics
 from abonyx.serve.scheduler import Scheduler
-from abonyx.serve.server import bound, running, uvicorn_server
+from abonyx.serve.server import bound, running, uvicorn_server, wide_fields
 from abonyx.serve.service import Service
 from abonyx.serve.settings import Settings
 
@@ -112,12 +112,12 @@ def service(
     """What server.serve puts together, in a thread: signals are for processes of their own."""
     settings = Settings(port=0, **limits)
     config = config or RuntimeConfig()
-    with bound(settings) as listener, held_session(config) as (session, engine):
+    with bound(settings) as listener, wide_fields(), held_session(config) as (session, engine):
         metrics = Metrics()
         with running(Scheduler(session, settings.max_queued_sequences, metrics)) as scheduler:
             gate = create_app(Service(scheduler, settings, metrics, load or (lambda: config)))
             listener.listen()
-            server = uvicorn_server(gate, settings)
+            server = uvicorn_server(gate, settings, settings.max_connections)
             thread = threading.Thread(target=server.run, args=([listener],))
             thread.start()
             host, port = listener.getsockname()

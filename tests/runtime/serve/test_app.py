@@ -24,6 +24,7 @@ from abonyx import __version__  # noqa: E402
 from abonyx.bundle.manifest import RESIDUES  # noqa: E402
 from abonyx.bundle.tolerances import BATCH_NEIGHBOURS  # noqa: E402
 from abonyx.serve import gate  # noqa: E402
+from abonyx.serve.settings import Settings  # noqa: E402
 from abonyx.session import open_session  # noqa: E402
 
 from ...conftest import EXAMPLES  # noqa: E402
@@ -207,9 +208,10 @@ def test_unicode_and_repeated_ids_come_back_as_they_were_sent(shared: Running) -
     assert [row["id"] for row in found["results"]] == [id_ for id_ in ids if id_]
 
 
-BOMB = gzip.compress(b"A" * (10 * 2**20), mtime=0) * 1_000  # 10 MB that unpack to 10 GB
+_COMMENTS = gzip.compress((b"#" + b"A" * 1022 + b"\n") * (10 * 2**10), mtime=0)
+BOMB = gzip.compress(b"id,sequence\n", mtime=0) + _COMMENTS * 200  # 4 MB that unpack to 2 GB
 MAYBE = "Invalid enum value 'maybe' - at `$.domain`; allowed: 'check', 'require', 'off'"
-BLANK_LINES = b"sequence\n" + b"\n" * 2_000_000 + b"EVQL\n"
+BLANK_LINES = b"sequence\n" + b"\n" * 90_000 + b"EVQL\n"
 
 
 @pytest.mark.parametrize(
@@ -263,9 +265,19 @@ BLANK_LINES = b"sequence\n" + b"\n" * 2_000_000 + b"EVQL\n"
         ("", "csv", 422, "is empty"),
         ("id,sequence\n", "csv", 422, "no records below it"),
         ('id,sequence\n"a,EVQL\n', "csv", 422, "is not CSV"),
-        ("A" * 10_000_000, "csv", 422, "no column 'sequence'"),
-        ("sequence\n" + "A" * 10_000_000, "csv", 413, "20000 residues"),
-        (">a\n" + "A" * 10_000_000, "csv", 413, "20000 residues"),
+        ("A" * 1_000_000, "csv", 422, "no column 'sequence'"),
+        ("sequence\n" + "A" * 10_000_000, "csv", 413, "request:2: more than 1048576 characters"),
+        ("sequence\n" + "A" * 1_000_000, "csv", 413, "20000 residues"),
+        (">a\n" + "A" * 1_000_000, "csv", 413, "20000 residues"),
+        (b"id,sequence\na,EVQL\n" + b"#\n" * 100_000, "csv", 413, "more than 100000 lines"),
+        (b"id,sequence\na,EVQL\n" + b"\n" * 100_000, "csv", 413, "more than 100000 lines"),
+        (b">a\nEVQL\n" + b"\r" * 100_000, "csv", 413, "more than 100000 lines"),
+        (b"EVQL\n" + b" \n" * 100_000, "text/plain", 413, "more than 100000 lines"),
+        (b"id,sequence" + b"," * 4_095 + b"\n", "csv", 413, "request:1: 4097 columns; max_columns is 4096"),
+        (b'"sequence\n"' + b'",\n",' * 4_096, "csv", 413, "columns; max_columns is 4096"),
+        (b"id,sequence\na,EVQL\n" + (b"#" + b";" * 4_000 + b"\n") * 500, "csv", 413, "max_cells is 2000000"),
+        (b'{"sequence": "EVQL"}\n' * 3 + b"\n" * 100_000, "csv", 413, "more than 100000 lines"),
+        (b"[" + b'"",""' * 700 + b"]", "json", 413, "more than 300 sequences"),
         (b"\x00\x01\x02" * 100, "csv", 422, "binary"),
         (b"PAR1" + bytes(100), "csv", 422, "Parquet, which is not taken here"),
         (b"sequence\nEVQL\xff\n", "csv", 422, "is not a residue"),
@@ -390,8 +402,8 @@ def test_the_model_and_what_it_takes(shared: Running) -> None:
     assert found["placement"] == shared.session.placement
     assert found["training"]["rows"] == 914 and found["parity"]["rows"] == 36
     assert found["model_card"].startswith("# abonyx-mini: model card")
-    assert found["limits"] == {key: LIMITS[key] for key in found["limits"]}
-    assert len(found["limits"]) == 3
+    assert found["limits"] == {key: getattr(Settings(**LIMITS), key) for key in found["limits"]}
+    assert len(found["limits"]) == 7
     for path in ("/healthz", "/readyz", "/", "/v1/model"):
         answer = shared.ask("HEAD", path)
         assert (answer.status, answer.body) == (200, b"") and int(answer.headers["content-length"]) > 0

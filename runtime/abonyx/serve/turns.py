@@ -1,0 +1,120 @@
+"""Readers in threads of their own, of which one runs at a time: the one that has used least.
+
+Reading is Python, which runs in one thread at a time in any case. So that a request of a moment never waits for one of
+seconds, a reader asks every few milliseconds whether another one has used less than itself, and then lets it pass.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from abonyx.errors import EngineError
+
+# How long a reader runs before it looks at the others: far longer than a change takes, shorter than a score.
+QUANTUM_S = 0.002
+
+
+class Turn:
+    """One reader's part.
+
+    Args:
+        turns: those it shares with.
+    """
+
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
+        self._error: EngineError | None = None
+        self._look_at = 0.0
+        self.used_s = 0.0
+        self.since = 0.0
+        self.given = threading.Event()
+
+    @contextlib.contextmanager
+    def taken(self) -> Iterator[None]:
+        """Hold the turn, and let others pass at each step."""
+        self._turns.wait(self)
+        self._begin()
+        try:
+            self.step()
+            yield
+        finally:
+            self._turns.leave()
+
+    def step(self) -> None:
+        """Called by the reader between small pieces of its work; waits while others have used less.
+
+        Raises:
+            EngineError: the error that stop() was given.
+        """
+        if self._error is not None:
+            raise self._error
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        self.used_s += now - self.since
+        self._turns.let_pass(self)
+        self._begin()
+        if self._error is not None:
+            raise self._error
+
+    def stop(self, error: EngineError) -> None:
+        """Have the reader raise this error at its next step, before any other reader goes on; from any thread."""
+        self._error = error
+        self.used_s = 0.0
+
+    def _begin(self) -> None:
+        self.since = time.monotonic()
+        self._look_at = self.since + QUANTUM_S
+
+
+class Turns:
+    """What the readers of one service share.
+
+    Args:
+        busy: whether anything is being scored. A reader then pauses for half of the time.
+    """
+
+    def __init__(self, busy: Callable[[], bool]) -> None:
+        self._busy = busy
+        self._lock = threading.Lock()
+        self._taken = False
+        self._waiting: list[Turn] = []
+
+    def wait(self, turn: Turn) -> None:
+        """Take the turn once it is free and nobody who waits has used less."""
+        with self._lock:
+            if not self._taken:
+                self._taken = True
+                return
+            turn.given.clear()
+            self._waiting.append(turn)
+        turn.given.wait()
+
+    def let_pass(self, turn: Turn) -> None:
+        """Give the turn to who has used less, if anybody has, and wait for it to come back."""
+        if self._busy():
+            time.sleep(QUANTUM_S)
+        with self._lock:
+            if not any(other.used_s < turn.used_s for other in self._waiting):
+                return
+            turn.given.clear()
+            self._waiting.append(turn)
+            self._give()
+        turn.given.wait()
+
+    def leave(self) -> None:
+        """Give the turn away for good."""
+        with self._lock:
+            self._give()
+
+    def _give(self) -> None:
+        """Hand the turn to who has used least, of equals to who waits longest; the lock is held."""
+        self._taken = bool(self._waiting)
+        if self._waiting:
+            # min() takes the first of equals.
+            least = min(self._waiting, key=lambda one: one.used_s)
+            self._waiting.remove(least)
+            least.given.set()
