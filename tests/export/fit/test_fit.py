@@ -11,6 +11,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -811,3 +812,11 @@ def test_the_cache_is_of_the_content_not_of_the_bundles_path(
     fit(labelled, parent, tmp_path / "a", *cache)
     fit(labelled, copy, tmp_path / "b", *cache)
     assert len(list((tmp_path / "cache").glob("*.npy"))) == 1
+
+
+def test_a_user_without_a_home_names_where_embeddings_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("abonyx.cache.cache_dir", lambda: None)
+    with pytest.raises(ConfigError, match=r"(?s)HOME is not set.*embedding_cache"):
+        fit_module._embedding_cache(SimpleNamespace(embedding_cache=None))  # type: ignore[arg-type]  # all that is read of it
+    given = SimpleNamespace(embedding_cache=tmp_path)
+    assert fit_module._embedding_cache(given) == tmp_path  # type: ignore[arg-type]
