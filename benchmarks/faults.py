@@ -263,6 +263,24 @@ def two_at_once(scene: Scene, expected: dict[str, bytes]) -> list[str]:
     return faults
 
 
+def model_changed(scene: Scene, expected: dict[str, bytes]) -> list[str]:
+    """The weights' file is overwritten in place, then cut to nothing, while a run scores with it."""
+    bundle = Path(shutil.copytree(locate_mini(), scene.folder / "changed"))
+    weights = next(bundle.glob("*/*.data"))
+    output = scene.output()
+    with scene.start(output, "--bundle", str(bundle)) as process:
+        wait_for_rows(process, output, scene.rows // 4)
+        data = weights.read_bytes()
+        with weights.open("r+b") as file:
+            file.write(data[len(data) // 2 :] + data[: len(data) // 2])
+        wait_for_rows(process, output, scene.rows // 2)
+        os.truncate(weights, 0)
+        _, text = process.communicate(timeout=PATIENCE_S)
+    if process.returncode or files(output.parent) != expected:
+        return [f"exit code {process.returncode}, or other bytes: {text}"]
+    return []
+
+
 def _refused(code: int, text: str, wanted: int, part: str) -> list[str]:
     if code == wanted and part in text and "Traceback" not in text:
         return []
@@ -422,6 +440,13 @@ _DISTURBED: list[tuple[str, str, int, str, Disturb]] = [
         "exit code 2, the first one's process named; the first ends, identical",
         two_at_once,
     ),
+    (
+        "the weights' file overwritten, then cut to nothing",
+        "in place, while a run scores with it",
+        2,
+        "the run ends, identical",
+        model_changed,
+    ),
 ]
 
 
@@ -429,7 +454,6 @@ def check(rows: int, window: int, kills: int, seed: int, report: Callable[[dict[
     """Every fault in a scene of its own; `report` gets a line of the record."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        # What is broken beside a run has a function like these two: the open model's files, the service.
         for row in itertools.chain(
             rows_of_runs(folder, rows, window, kills, seed),
             rows_of_power_loss(folder, seed),

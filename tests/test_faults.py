@@ -73,6 +73,10 @@ def test_full_disk_as_a_limit_on_file_sizes(
     assert faults.full_disk(scene, expected) == ("RLIMIT_FSIZE", [])
 
 
+def test_weights_that_change_while_a_run_scores(scene: faults.Scene, expected: dict[str, bytes]) -> None:
+    assert faults.model_changed(scene, expected) == []
+
+
 def test_the_harness_sees_what_differs(scene: faults.Scene, expected: dict[str, bytes]) -> None:
     faults.stop_at(scene, scene.output(), 64, signal.SIGKILL)
     (found,) = faults.end(scene, expected | {"out.csv": b"other bytes"})

@@ -49,7 +49,7 @@ def test_each_record_has_its_flags_whatever_its_neighbours() -> None:
 def test_a_value_that_comes_again_is_judged_and_trimmed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     looked_at: list[str] = []
 
-    def counted(sequences: list[str], chains: tuple[str, ...]) -> list[Judgement]:
+    def counted(sequences: list[str], chains: tuple[str, ...], *_: object) -> list[Judgement]:
         looked_at.extend(dict.fromkeys(sequences))
         return judge(sequences, chains)
 
