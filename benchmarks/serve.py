@@ -53,9 +53,9 @@ def score(source: Path, output: Path) -> tuple[float, dict[str, float]]:
 
 
 @contextlib.contextmanager
-def service() -> Iterator[int]:
-    """A service with its defaults; its port."""
-    command = [*ABONYX, "serve", "--port", "0", "--log-json"]
+def service(*arguments: str) -> Iterator[int]:
+    """A service with its defaults but for these arguments; its port."""
+    command = [*ABONYX, "serve", "--port", "0", "--log-json", *arguments]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     for line in process.stderr:

@@ -33,6 +33,9 @@ from __future__ import annotations
 
 from abonyx.wording import Interface, in_words
 
+# Of a message's text, and of its advice: far above the longest that abonyx writes itself.
+MOST_CHARS = 10_000
+
 
 class EngineError(Exception):
     """Root of the tree.
@@ -49,7 +52,8 @@ class EngineError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, fix: str = "") -> None:
-        self.marked = what, fix
+        # A value is shortened where it is quoted (printable, first_line); this bounds whatever was forgotten.
+        self.marked = _shortened(what), _shortened(fix)
         self.what, self.fix = self.worded(Interface.PYTHON)
         super().__init__(self.text(Interface.PYTHON))
 
@@ -187,6 +191,12 @@ class SessionClosed(SessionError):
 
 class SessionForked(SessionError):
     """A session was used in a process forked after it was opened."""
+
+
+def _shortened(text: str) -> str:
+    if len(text) <= MOST_CHARS:
+        return text
+    return f"{text[:MOST_CHARS]}... ({len(text) - MOST_CHARS} more characters)"
 
 
 def printable(name: str) -> str:

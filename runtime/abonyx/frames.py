@@ -13,7 +13,7 @@ from abonyx.arrays import Float32Array
 from abonyx.bundle.threshold import choose_threshold
 from abonyx.config import RuntimeConfig
 from abonyx.domain import Check, refuse_rule
-from abonyx.errors import InputError, first_line
+from abonyx.errors import InputError, first_line, printable
 from abonyx.extras import load
 from abonyx.input.checked import Input
 from abonyx.input.columns import Wanted, find_columns
@@ -115,7 +115,7 @@ def _sequences(nw: Any, table: Any, sequence_column: str | None) -> list[object]
         column = table[:, place]
         missing = column.is_null() | column.is_nan() if column.dtype.is_float() else column.is_null()
         if column.dtype not in (nw.String, nw.Object, nw.Categorical, nw.Enum) and not missing.all():
-            what = f"{_WHERE}: column {header[place]!r} is {column.dtype}, not text"
+            what = f"{_WHERE}: column {printable(header[place])!r} is {column.dtype}, not text"
             raise InputError(what, "Name the column of sequences: sequence_column=...")
         pairs = zip(column.to_list(), missing.to_list(), strict=True)
         cells[place] = [None if absent else value for value, absent in pairs]

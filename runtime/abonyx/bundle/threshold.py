@@ -9,7 +9,7 @@ import numpy as np
 from abonyx.arrays import BoolArray, Float32Array
 from abonyx.bundle.bundle import Bundle
 from abonyx.config import RuntimeConfig
-from abonyx.errors import ConfigError
+from abonyx.errors import ConfigError, printable
 from abonyx.wording import option
 
 
@@ -38,7 +38,8 @@ def choose_threshold(bundle: Bundle, assay: str | None, threshold: float | None)
     head = bundle.manifest.head
     if assay is not None and threshold is not None:
         raise ConfigError(
-            f"{option('assay')} {assay} and {option('threshold')} {threshold} were both given", "Give one of them."
+            f"{option('assay')} {printable(assay)} and {option('threshold')} {threshold} were both given",
+            "Give one of them.",
         )
     if threshold is not None:
         if not 0 <= threshold <= 1:
@@ -49,7 +50,8 @@ def choose_threshold(bundle: Bundle, assay: str | None, threshold: float | None)
     if assay not in head.thresholds:
         declared = ", ".join(head.thresholds) or "none"
         raise ConfigError(
-            f"{option('assay')} {assay}: the head of {bundle.name} declares no threshold for it (declared: {declared})",
+            f"{option('assay')} {printable(assay)}: the head of {bundle.name} declares no threshold for it "
+            f"(declared: {declared})",
             f"A threshold belongs to the head it was fitted for. Use {option('threshold')} T for one of your own.",
         )
     return head.thresholds[assay]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from abonyx.errors import ConfigError
+from abonyx.errors import ConfigError, printable
 
 if TYPE_CHECKING:
     from abonyx.run.request import RunRequest
@@ -66,7 +66,7 @@ def _names(text: str | None) -> tuple[str, ...]:
         return ()
     names = tuple(name.strip() for name in text.split(","))
     if "" in names:
-        raise ConfigError(f"--keep {text!r}: a name is empty", "Give COLUMN,COLUMN,... or all.")
+        raise ConfigError(f"--keep {printable(text)!r}: a name is empty", "Give COLUMN,COLUMN,... or all.")
     return names
 
 

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 from abonyx.alphabet import SequenceLimit
 from abonyx.domain.flags import Judgement, judge, judged_by, trimmed
 from abonyx.domain.pool import judge_in_children
-from abonyx.errors import ConfigError
+from abonyx.errors import ConfigError, first_line
 from abonyx.wording import option
 
 Check = Literal["check", "require", "off"]
@@ -51,9 +51,13 @@ class DomainRule(NamedTuple):
 def refuse_rule(check: object, trim: object) -> None:
     """Refuse, by a ConfigError, values of the options `domain` and `trim` that make no rule."""
     if check not in CHECKS:
-        raise ConfigError(f"{option('domain')} is {check!r}", f"Give one of {', '.join(map(repr, CHECKS))}.")
+        raise ConfigError(
+            f"{option('domain')} is {first_line(repr(check))}", f"Give one of {', '.join(map(repr, CHECKS))}."
+        )
     if trim not in (None, "domain"):
-        raise ConfigError(f"{option('trim')} is {trim!r}", "Give 'domain', or None to score sequences as they are.")
+        raise ConfigError(
+            f"{option('trim')} is {first_line(repr(trim))}", "Give 'domain', or None to score sequences as they are."
+        )
     if trim and check == "off":
         what = f"{option('trim')} domain with {option('domain')} off: nothing looks for the domain to trim to"
         raise ConfigError(what, "Leave one of them out.")

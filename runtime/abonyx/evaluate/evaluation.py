@@ -138,7 +138,7 @@ def _read(source: Path, request: EvaluationRequest, run: RunRequest) -> _Set:
         raise InputError(what, "Give a file: its sha256 is recorded beside the metrics.")
     checked = run.read(source, request.label_column)
     if all(label is None for label in checked.labels):
-        what = f"{source}: none of {len(checked.labels)} rows has a label in column {request.label_column!r}"
+        what = f"{source}: none of {len(checked.labels)} rows has a label in column {printable(request.label_column)!r}"
         raise InputError(
             what, f"Name the column of labels 0 and 1 with {option('label_column')}, or use `abonyx score`."
         )

@@ -69,7 +69,7 @@ def _read(data: bytes, wanted: str | None) -> None:
     with CalamineWorkbook.from_filelike(io.BytesIO(data)) as book:
         names = [sheet.name for sheet in book.sheets_metadata if sheet.typ == SheetTypeEnum.WorkSheet]
         if wanted is not None and wanted not in names:
-            raise _Refused(f"has no sheet {wanted!r}; sheets: {_listed(names)}", _SHEET)
+            raise _Refused(f"has no sheet {wanted[:60]!r}; sheets: {_listed(names)}", _SHEET)
         if wanted is None:
             filled = [name for name in names if _is_filled(book, name)]
             if len(filled) > 1:
@@ -80,7 +80,7 @@ def _read(data: bytes, wanted: str | None) -> None:
         sheet = book.get_sheet_by_name(wanted)
         if merged := sheet.merged_cell_ranges:
             (row, column), _ = merged[0]
-            what = f"sheet {wanted!r} has merged cells, the first at row {row + 1}, column {column + 1}"
+            what = f"sheet {wanted[:60]!r} has merged cells, the first at row {row + 1}, column {column + 1}"
             raise _Refused(what, "Unmerge them: a merged cell has a value in one row or column alone.")
         _say({"sheet": wanted, "sheets": len(names)})
         for number, row in enumerate(sheet.to_python(skip_empty_area=False), 1):

@@ -43,7 +43,7 @@ def read_jsonl(lines: Iterable[str], name: str, wanted: Wanted, notes: list[str]
             continue
         if known is not None and not known.issuperset(row):
             key = printable(min(row.keys() - known))
-            what = f"{name}:{number}: key {key!r} is not in the first {_HEADER_ROWS:,} rows"
+            what = f"{name}:{number}: key {printable(key)!r} is not in the first {_HEADER_ROWS:,} rows"
             raise InputError(what, f"Name the keys to keep in place of {ALL}: {option('keep')} KEY,...")
         cells = at.cells({place: row.get(header[place]) for place in at.used})
         yield typed(cells, ordinal, number)

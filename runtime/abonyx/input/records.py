@@ -13,7 +13,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
 
-from abonyx.errors import InputError
+from abonyx.errors import InputError, printable
 from abonyx.input import excel
 from abonyx.input.cells import Record, RejectedRecord
 from abonyx.input.columns import Wanted
@@ -131,9 +131,11 @@ def _parse(source: Path | None, stdin: BinaryIO | None, reading: _Reading) -> Ge
 def _read_text(text: io.TextIOWrapper, kind: str, reading: _Reading) -> Iterator[Record | RejectedRecord]:
     name, wanted, limits, notes, _ = reading
     if wanted.sheet is not None:
-        raise InputError(f"{name}: is {kind}, which has no sheet {wanted.sheet!r}", f"Leave out {option('sheet')}.")
+        raise InputError(
+            f"{name}: is {kind}, which has no sheet {printable(wanted.sheet)!r}", f"Leave out {option('sheet')}."
+        )
     if kind == "fasta" and wanted.label is not None:
-        what = f"{name}: is FASTA, which has no column {wanted.label!r}"
+        what = f"{name}: is FASTA, which has no column {printable(wanted.label)!r}"
         raise InputError(what, "Give a table (CSV, TSV, Parquet, xlsx) with labels.")
     lines = text if limits is None else limited_lines(text, name, limits)
     if kind == "fasta":
@@ -157,6 +159,8 @@ def _read_packed(
         what = f"{name}: is Parquet, which is not taken here: nothing bounds what it unpacks to"
         raise InputError(what, "Send CSV, TSV or FASTA.")
     if wanted.sheet is not None:
-        raise InputError(f"{name}: is Parquet, which has no sheet {wanted.sheet!r}", f"Leave out {option('sheet')}.")
+        raise InputError(
+            f"{name}: is Parquet, which has no sheet {printable(wanted.sheet)!r}", f"Leave out {option('sheet')}."
+        )
     in_place = source if source is not None and source.is_file() else None
     return read_parquet(in_place or io.BytesIO(stream.read()), name, wanted, notes)

@@ -254,7 +254,7 @@ def differences(before: dict[str, Fact], now: dict[str, Fact]) -> list[str]:
     """
     keys = [*before, *(key for key in now if key not in before)]
     return [
-        f"{_named(key)}: {before.get(key)!r} then, {now.get(key)!r} now"
+        f"{_named(key)}: {first_line(repr(before.get(key)), 1_000)} then, {first_line(repr(now.get(key)), 1_000)} now"
         for key in keys
         if before.get(key) != now.get(key)
     ]

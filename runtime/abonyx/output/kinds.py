@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
-from abonyx.errors import ConfigError
+from abonyx.errors import ConfigError, first_line
 from abonyx.wording import option
 
 ScoreKind = Literal["csv", "tsv", "csv.gz", "tsv.gz", "jsonl", "parquet"]
@@ -31,7 +31,7 @@ def score_kind(output: Path | None, kind: str | None) -> ScoreKind:
             raise ConfigError(what, "Leave out .gz.")
         kind = f"{kind}.gz"
     if kind not in SCORE_KINDS:
-        raise ConfigError(f"{option('format')} is {kind!r}", f"Give one of {', '.join(SCORE_KINDS)}.")
+        raise ConfigError(f"{option('format')} is {first_line(repr(kind))}", f"Give one of {', '.join(SCORE_KINDS)}.")
     return kind
 
 

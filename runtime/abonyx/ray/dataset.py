@@ -9,7 +9,7 @@ from abonyx.bundle.threshold import choose_threshold
 from abonyx.config import RuntimeConfig
 from abonyx.domain import Check, DomainRule, refuse_rule
 from abonyx.engine.providers import window_size
-from abonyx.errors import ConfigError, InputError
+from abonyx.errors import ConfigError, InputError, printable
 from abonyx.input.judged import judged
 from abonyx.output.columns import CALLED, P, refuse_results, result_columns
 from abonyx.ray.cluster import for_worker, load_ray, needs, worker_count
@@ -95,7 +95,9 @@ class Scorer:
 
         names = table.column_names
         if self._column not in names:
-            raise InputError(f"the dataset has no column {self._column!r}; columns: {names}", "Give sequence_column.")
+            raise InputError(
+                f"the dataset has no column {printable(self._column)!r}; columns: {names}", "Give sequence_column."
+            )
         refuse_results(names, "the dataset", self._rule.trim)
         rows = judged(table.column(self._column).to_pylist(), self._rule, self._model.limit)
         p = self._model.score([row.part.sequence for row in rows if row.rejected is None])

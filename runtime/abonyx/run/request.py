@@ -14,7 +14,7 @@ from abonyx.alphabet import SequenceLimit
 from abonyx.bundle import Bundle, open_bundle
 from abonyx.config import RuntimeConfig, load_config
 from abonyx.domain import Check, DomainRule, refuse_rule
-from abonyx.errors import ConfigError
+from abonyx.errors import ConfigError, first_line
 from abonyx.input.checked import Input, read_input
 from abonyx.input.sequences import Gaps
 from abonyx.output.files import check_output, ids_path, partial_paths, rejected_path
@@ -137,7 +137,7 @@ def prepare(
     refuse_rule(check, "domain" if trim else None)
     if gaps not in get_args(Gaps):
         known = ", ".join(map(repr, get_args(Gaps)))
-        raise ConfigError(f"{option('gaps')} is {gaps!r}", f"Give one of {known}.")
+        raise ConfigError(f"{option('gaps')} is {first_line(repr(gaps))}", f"Give one of {known}.")
     config = config or load_config(config_file, flags=flags)
     bundle = bundle or open_bundle(config.bundle)
     bundle.variant(config.provider, config.variant)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -771,6 +772,36 @@ def test_any_width_and_scheme_is_readable(visit: Opener, site: Site, width: int,
     assert len(contrasts) > 300
     assert [each for each in contrasts if each[0] < 4.5] == []  # WCAG 2 AA
     assert page.evaluate(NAMELESS) == []
+
+
+@pytest.mark.parametrize(
+    "card",
+    [
+        "[" * 100_000,
+        "a " + "[" * 99_000,
+        "[a](" * 25_000,
+        "[a]" + "](x" * 33_000,
+        "[" + "a]" * 49_000,
+        "*a" * 50_000,
+        "**" + "a" * 99_000,
+        "`" * 99_999,
+        "#" * 100_000,
+        "# " + "[" * 1_000_000,
+        "|\n" * 50_000,
+        "- \n" * 33_000,
+        "\n" * 100_000 + "a",
+        "a\n" + " " * 99_000,
+    ],
+    ids=lambda card: ascii(card[:8]),
+)
+def test_no_card_holds_the_page(visit: Opener, site: Site, card: str) -> None:
+    site.models = [model(model_card=f"# Start\n\n{card}")]
+    page = visit()
+    page.click("#card summary")
+    started = time.monotonic()
+    assert page.inner_text("#card-text h3") == "Start"
+    assert time.monotonic() - started < 5
+    assert ("more characters: see the bundle's README.md" in page.inner_text("#card-text")) == (len(card) > 99_991)
 
 
 def test_the_card_is_text(visit: Opener, site: Site) -> None:

@@ -2,6 +2,7 @@
 
 import { $, DECIMALS, make, plural, whole } from "./dom.js";
 
+const MOST_CHARS = 100_000; // of a card, on the page
 const CHAINS = { H: "heavy", L: "light" }; // as a manifest names them
 
 /** Of training rows, how many have an earlier row's sequence; nothing where none has. */
@@ -36,11 +37,14 @@ export function showFacts(model) {
   $("card-text").replaceChildren(...markdown(model.model_card ?? ""));
 }
 
-/** Headings, paragraphs, lists, tables, bold, emphasis and code of a model card; the rest stays as it is written. */
+/**
+ * Headings, paragraphs, lists, tables, bold, emphasis and code of a model card; the rest stays as it is written.
+ *
+ * A card may come from a stranger. No pattern here looks at a character more than a few times, and only so much is shown.
+ */
 function markdown(text) {
-  const blocks = text.replaceAll("\r\n", "\n").split(/\n{2,}|(?<=^#.*)\n|\n(?=#)/m).filter((block) => block.trim());
-  return blocks.map((block) => {
-    const lines = block.trim().split("\n");
+  const blocks = blocksOf(text.slice(0, MOST_CHARS)).map((lines) => {
+    const block = lines.join("\n").trim();
     const heading = lines[0].match(/^(#+) (.*)/);
     if (heading) return make(heading[1].length < 2 ? "h3" : "h4", {}, ...inline(heading[2]));
     if (lines.length > 1 && lines.every((line) => line.startsWith("|"))) return markdownTable(lines);
@@ -48,6 +52,19 @@ function markdown(text) {
     const items = block.trim().slice(2).split(/\n[-*] /);
     return make("ul", {}, ...items.map((item) => make("li", {}, ...inline(item.replaceAll(/\s+/g, " ")))));
   });
+  const rest = text.length - MOST_CHARS;
+  return rest > 0 ? [...blocks, make("p", {}, `${plural(rest, "more character")}: see the bundle's README.md.`)] : blocks;
+}
+
+/** Lines that belong together: a heading is alone, and a blank line ends the others. */
+function blocksOf(text) {
+  const blocks = [[]];
+  for (const line of text.split(/\r?\n/)) {
+    if (line.startsWith("#")) blocks.push([line], []);
+    else if (line.trim()) blocks.at(-1).push(line);
+    else blocks.push([]);
+  }
+  return blocks.filter((lines) => lines.length);
 }
 
 function markdownTable(lines) {
@@ -59,13 +76,20 @@ function markdownTable(lines) {
   return make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Table of the card" }, table);
 }
 
+// Each part ends at the next mark of its own kind or is none; an address, which may hold `[` and `(`, is short.
+const INLINE = /\*\*([^*]+)\*\*|\*([^*\s][^*]*)\*|`([^`]+)`|\[([^[\]]+)\]\(([^)]{1,1000})\)/g;
+
 function inline(text) {
-  const pieces = text.split(/(\*\*[^*]+\*\*|\*[^*\s][^*]*\*|`[^`]+`|\[[^\]]+\]\([^)]+\))/);
-  return pieces.filter(Boolean).map((piece) => {
-    if (piece.startsWith("**")) return make("strong", {}, piece.slice(2, -2));
-    if (/^\*[^*\s][^*]*\*$/.test(piece)) return make("em", {}, piece.slice(1, -1));
-    if (/^`.+`$/.test(piece)) return make("code", {}, piece.slice(1, -1));
-    const link = piece.match(/^\[(.+)\]\((.+)\)$/); // its address as text: no link leads away from this page
-    return link ? `${link[1]} (${link[2]})` : piece;
-  });
+  const pieces = [];
+  let at = 0;
+  for (const found of text.matchAll(INLINE)) {
+    const [whole, strong, em, code, label, address] = found;
+    pieces.push(text.slice(at, found.index));
+    at = found.index + whole.length;
+    if (strong) pieces.push(make("strong", {}, strong));
+    else if (em) pieces.push(make("em", {}, em));
+    else if (code) pieces.push(make("code", {}, code));
+    else pieces.push(`${label} (${address})`); // its address as text: no link leads away from this page
+  }
+  return [...pieces, text.slice(at)].filter(Boolean);
 }

@@ -1,0 +1,147 @@
+"""Memory of `abonyx serve` over many requests and reloads, half of them of bad bundles: a JSON record.
+
+    python benchmarks/serve_memory.py -o benchmarks/records/serve_memory.json
+    python benchmarks/serve_memory.py -o RECORD.json --requests 1000 --reloads 4
+
+One service with the bundle that ships. Every tenth request scores a sequence that no other has; the rest are refused:
+other paths, methods, headers and bodies, each different. Then the service is reloaded: by turns from a copy of the
+bundle whose weights have one other byte, which leaves no model open, and from the bundle itself. Resident memory and
+open files are the service's own (/metrics). Exits 1 where memory grows by more than tolerances.MEMORY_BYTES after the
+first tenth of the requests or the second good reload, or files are left open.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import random
+import re
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from abonyx.bundle import open_bundle
+from abonyx.bundle.manifest import RESIDUES
+from abonyx.bundle.tolerances import MEMORY_BYTES
+from commands import machine
+from serve import service
+
+TOKEN = "the-token-of-this-benchmark"
+_JSON = {"Content-Type": "application/json"}
+
+
+def ask(
+    connection: http.client.HTTPConnection, method: str, path: str, body: bytes = b"", headers: dict[str, str] = _JSON
+) -> tuple[int, bytes]:
+    """One request on a connection that stays open."""
+    connection.request(method, path, body, headers)
+    answer = connection.getresponse()
+    return answer.status, answer.read()
+
+
+def held(connection: http.client.HTTPConnection) -> dict[str, int]:
+    """Resident bytes and open files of the service."""
+    text = ask(connection, "GET", "/metrics")[1].decode()
+    found = dict(re.findall(r"^process_(resident_memory_bytes|open_fds) (\S+)$", text, re.MULTILINE))
+    return {name: int(float(value)) for name, value in found.items()}
+
+
+def requests(connection: http.client.HTTPConnection, count: int, seed: int = 0) -> list[dict[str, int]]:
+    """So many requests; what the service holds after each tenth of them."""
+    draw = random.Random(seed)
+    samples = []
+    for number in range(1, count + 1):
+        if number % 10 == 0:
+            sequence = "".join(draw.choices(RESIDUES.replace("X", ""), k=draw.randint(40, 120)))
+            status, _ = ask(connection, "POST", "/v1/score", json.dumps([sequence]).encode())
+            wanted = 200
+        elif number % 10 < 4:
+            status, _ = ask(connection, "GET", f"/{draw.randrange(10**9)}", headers={f"X-{number}": str(number)})
+            wanted = 404
+        elif number % 10 < 7:
+            status, _ = ask(connection, f"WORD{number}", "/readyz")
+            wanted = 405
+        else:
+            status, _ = ask(connection, "POST", "/v1/score", b'{"k%d": 1}' % number)
+            wanted = 422
+        if status != wanted:
+            raise SystemExit(f"request {number} was answered {status}, not {wanted}")
+        if number % max(1, count // 10) == 0:
+            samples.append(held(connection))
+    return samples
+
+
+def spoil(bundle: Path, copy: Path) -> None:
+    """A copy of a bundle with another byte in the middle of its largest file."""
+    shutil.copytree(bundle, copy)
+    largest = max((path for path in copy.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    with largest.open("r+b") as file:
+        file.seek(largest.stat().st_size // 2)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte[0] ^ 255]))
+
+
+def reloads(connection: http.client.HTTPConnection, count: int, config: Path, folder: Path) -> list[dict[str, int]]:
+    """So many reloads, bad and good by turns; what the service holds after each good one."""
+    bundle = open_bundle(None).path
+    spoil(bundle, folder / "bad")
+    samples = []
+    for number in range(count):
+        good = number % 2 == 1
+        config.write_text(f'bundle = "{(bundle if good else folder / "bad").as_posix()}"\n')
+        status, body = ask(connection, "POST", "/v1/reload", headers={"Authorization": f"Bearer {TOKEN}"})
+        ready, _ = ask(connection, "GET", "/readyz")
+        if (status, ready) != ((200, 200) if good else (500, 503)):
+            raise SystemExit(f"reload {number} was answered {status}, /readyz {ready}: {body[:500]!r}")
+        if good:
+            samples.append(held(connection))
+    return samples
+
+
+def growth(samples: list[dict[str, int]], first: int) -> dict[str, int]:
+    """How much the most later on is over a first sample."""
+    return {name: max(one[name] for one in samples[first:]) - samples[first][name] for name in samples[first]}
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--output", type=Path, required=True, help="JSON record")
+    parser.add_argument("--requests", type=int, default=20_000)
+    parser.add_argument("--reloads", type=int, default=30)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        config, token = folder / "abonyx.toml", folder / "token"
+        config.write_text("")
+        token.write_text(TOKEN)
+        with service("--config", str(config), "--admin-token-file", str(token)) as port:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
+            asked = requests(connection, arguments.requests)
+            reloaded = reloads(connection, arguments.reloads, config, folder)
+            connection.close()
+    record: dict[str, Any] = {
+        "machine": machine(),
+        "requests": {"count": arguments.requests, "growth_after_a_tenth": growth(asked, 0), "samples": asked},
+        "reloads": {"count": arguments.reloads, "growth_after_second": growth(reloaded, 1), "samples": reloaded},
+        "limits": {"resident_memory_bytes": MEMORY_BYTES, "open_fds": 0},
+    }
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(record, indent=2) + "\n")
+    over = [
+        f"{part}: {name} grew by {value}, limit {record['limits'][name]}"
+        for part, found in (("requests", growth(asked, 0)), ("reloads", growth(reloaded, 1)))
+        for name, value in found.items()
+        if value > record["limits"][name]
+    ]
+    print("\n".join(over) or f"as it should be: {growth(asked, 0)}, {growth(reloaded, 1)}")
+    sys.exit(bool(over))
+
+
+if __name__ == "__main__":
+    main()
