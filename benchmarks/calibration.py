@@ -1,4 +1,4 @@
-"""int8 calibrated on the default mutants and on a file of sequences, judged on the same sequences: one JSON record.
+"""int8 calibrated on the shipped antibodies and on a file of sequences, judged on the same sequences: one JSON record.
 
     python benchmarks/calibration.py --encoder CHECKPOINT -o benchmarks/records/calibration.json
 
@@ -56,7 +56,8 @@ def compare(encoder: Path, head_file: Path, file: Path) -> dict[str, Any]:
     limit = checkpoint.config.max_residues
     given, default = calibration_sequences(file, limit), calibration_sequences(None, limit)
     encode = Alphabet(checkpoint.alphabet).encode
-    judged = encode(given.gate)
+    calibrated_on = set(given.calibration) | set(default.calibration)
+    judged = encode([sequence for sequence in given.gate if sequence not in calibrated_on])
     exact = embed(checkpoint, None, judged)
     head = read_head(head_file)
     head = head.recentred(-float(np.median(head.logit(exact))))

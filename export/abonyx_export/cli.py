@@ -51,8 +51,8 @@ def _numbers(value: str) -> tuple[float, ...]:
 @click.option(
     "--variants", default="fp32,fp16", show_default=True, help="Of fp32, fp16, fp16-weights, int8, cuda-fp16."
 )
-@click.option("--calibration", type=PATH, help="Antibody sequences for int8.  [default: examples and mutants of them]")
-@click.option("--golden", type=PATH, help="Sequences to check on.  [default: examples and mutants of them]")
+@click.option("--calibration", type=PATH, help="Antibody sequences for int8.  [default: 2,048 that ship with export]")
+@click.option("--golden", type=PATH, help="Sequences to check on.  [default: examples, mutants of them, antibodies]")
 @click.option("--name", help="Name of the bundle.  [default: its directory's]")
 @click.option("--notice", default="", help="One line shown wherever the bundle is named.")
 @click.option("--licence", help="Licence of the weights.  [default: known for facebook/esm*]")

@@ -64,6 +64,9 @@ def export_bundle(request: ExportRequest, report: Report = lambda line: None) ->
     checkpoint = load_checkpoint(
         request.encoder, revision=commit, encoder_id=request.encoder_id, pooled_layers=request.pooled_layers
     )
+    if checkpoint.ignored:
+        names = ", ".join(checkpoint.ignored[:3]) + (", ..." if len(checkpoint.ignored) > 3 else "")
+        report(f"ignored {len(checkpoint.ignored)} tensors that are no part of the encoder: {names}")
     if head:
         _check_width(head, checkpoint)
     with staged(request.output) as staging:

@@ -14,6 +14,7 @@ from abonyx.bundle.tolerances import GOLDEN_MIN_SD_P
 from abonyx.errors import ParityError
 from abonyx.input.checked import read_input
 from abonyx.wording import option
+from abonyx_export.antibodies import ANTIBODIES_NAME, shipped_antibodies
 
 EXAMPLES_NAME = "therapeutic_vh.csv"
 SEED = 20261123
@@ -24,6 +25,8 @@ MUTANTS = 22
 MAX_TRIMMED = 24
 # An scFv's VH-linker-VH length, about twice a domain: (G4S)3.
 LINKER = "GGGGS" * 3
+# Real antibodies, from the shortest to the longest of those that judge int8.
+ANTIBODIES = 8
 _STANDARD = "ACDEFGHIKLMNPQRSTVWY"
 
 
@@ -39,8 +42,8 @@ def golden_sequences(file: Path | None, max_residues: int) -> tuple[list[str], s
 
     Args:
         file: a FASTA, CSV or TSV file to use as it is; None = the examples, their seeded point mutants of several
-            lengths (some with an X), and two long ones.
-        max_residues: the bundle's limit; the examples are cut to it, a file that exceeds it is refused.
+            lengths (some with an X), two long ones, and ANTIBODIES of the shipped ones.
+        max_residues: the bundle's limit; these are cut to it, a file that exceeds it is refused.
     """
     if file is not None:
         return read_input(file, SequenceLimit(max_residues)).sequences, file.name
@@ -53,8 +56,11 @@ def golden_sequences(file: Path | None, max_residues: int) -> tuple[list[str], s
             letters[int(rng.integers(len(letters)))] = "X"
         mutants.append("".join(letters[int(rng.integers(MAX_TRIMMED + 1)) :]))
     long = [parents[0] + LINKER + parents[1], parents[2] + LINKER + parents[3]]
-    cut = [sequence[:max_residues] for sequence in [*parents, *mutants, *long]]
-    return cut, f"{EXAMPLES_NAME}, {MUTANTS} point mutants (seed {SEED}), 2 linked pairs"
+    by_length = sorted(shipped_antibodies().judging, key=lambda sequence: (len(sequence), sequence))
+    real = [by_length[index] for index in np.linspace(0, len(by_length) - 1, ANTIBODIES).astype(int)]
+    cut = [sequence[:max_residues] for sequence in [*parents, *mutants, *long, *real]]
+    made = f"{EXAMPLES_NAME}, {MUTANTS} point mutants (seed {SEED}), 2 linked pairs"
+    return cut, f"{made}, {ANTIBODIES} antibodies of {ANTIBODIES_NAME}"
 
 
 def mutant(parent: str, substitutions: int, rng: np.random.Generator) -> str:

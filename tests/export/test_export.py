@@ -281,7 +281,7 @@ def test_incomplete_and_foreign_checkpoints(
     no_vocabulary = broken("no_vocabulary")
     (no_vocabulary / "vocab.txt").unlink()
     cases = {
-        missing: "tensors are missing and would be random: encoder.layer.1.LayerNorm.weight",
+        missing: r"lacks 1 tensor of the encoder \(encoder.layer.1.LayerNorm.weight\)",
         no_vocabulary: "vocab",
         config("bert", model_type="bert"): "model type 'bert'",
         config("relative", position_embedding_type="relative_key"): "position embeddings are 'relative_key'",

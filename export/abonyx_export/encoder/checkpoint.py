@@ -6,23 +6,24 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from abonyx.arrays import Float32Array
-from abonyx.bundle.manifest import RESIDUES, AlphabetSpec, Encoder
+from abonyx.bundle.manifest import AlphabetSpec, Encoder
 from abonyx.errors import ConfigError, InputError, first_line
 from abonyx.wording import option
+from abonyx_export.encoder.config import INVERSE_FREQUENCY, inverse_frequency_name, read_config
+from abonyx_export.encoder.config import EncoderConfig as EncoderConfig  # int8/ takes it from here
+from abonyx_export.encoder.vocabulary import VOCABULARY as VOCABULARY  # as do training/ and benchmarks/
+from abonyx_export.encoder.vocabulary import read_alphabet
 
 if TYPE_CHECKING:
     from transformers import EsmModel
-
-# ESM-1b's, ESM-1v's and ESM-2's vocabulary; the order is the ids (fair-esm's Alphabet).
-VOCABULARY = ["<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>"]
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 ADAPTER_NAME = "adapter_config.json"
@@ -31,61 +32,7 @@ _MERGE = (
     "PeftModel.from_pretrained(base, ADAPTER).merge_and_unload().save_pretrained(MERGED); put the base's vocab.txt "
     "into MERGED, and export MERGED."
 )
-SPECIAL_TOKENS = 2  # CLS and EOS
-
-
-@dataclass(frozen=True)
-class EncoderConfig:
-    """What the graph is built from.
-
-    Attributes:
-        positions: "absolute" or "rotary".
-        positions_count: rows of the position table (max_position_embeddings).
-        pooled_layers: ("last",) or ("embedding", "last"), concatenated.
-    """
-
-    layers: int
-    hidden: int
-    heads: int
-    positions: str
-    positions_count: int
-    token_dropout: bool
-    emb_layer_norm_before: bool
-    layer_norm_eps: float
-    pad_id: int
-    pooled_layers: tuple[str, ...] = ("last",)
-
-    @property
-    def head_dim(self) -> int:
-        """Width of one attention head."""
-        return self.hidden // self.heads
-
-    @property
-    def embedding_width(self) -> int:
-        """Columns of the pooled embedding."""
-        return self.hidden * len(self.pooled_layers)
-
-    @property
-    def max_residues(self) -> int:
-        """Longest sequence with a position for every token: ids run from pad_id + 1."""
-        return self.positions_count - (self.pad_id + 1) - SPECIAL_TOKENS
-
-    def tensor_names(self) -> Iterator[str]:
-        """Transformers' names of every tensor the graph uses."""
-        yield "embeddings.word_embeddings.weight"
-        modules = ["encoder.emb_layer_norm_after"]
-        if self.positions == "absolute":
-            yield "embeddings.position_embeddings.weight"
-        if self.emb_layer_norm_before:
-            modules.append("embeddings.layer_norm")
-        for index in range(self.layers):
-            layer = f"encoder.layer.{index}"
-            modules += [f"{layer}.attention.self.{part}" for part in ("query", "key", "value")]
-            modules += [f"{layer}.attention.output.dense", f"{layer}.attention.LayerNorm", f"{layer}.LayerNorm"]
-            modules += [f"{layer}.intermediate.dense", f"{layer}.output.dense"]
-        for module in modules:
-            yield f"{module}.weight"
-            yield f"{module}.bias"
+_OWN_CONFIG = "Use the config.json that was saved with the weights."
 
 
 @dataclass(frozen=True)
@@ -95,6 +42,7 @@ class Checkpoint:
     Attributes:
         model: transformers' EsmModel in float32, eval mode: the reference, and the source of the tensors.
         repo_id: hub id it is known by, or None; revision: commit, for a hub id.
+        ignored: names of its tensors that are no part of the encoder: a classifier's, say.
     """
 
     config: EncoderConfig
@@ -102,9 +50,16 @@ class Checkpoint:
     alphabet: AlphabetSpec
     repo_id: str | None
     revision: str | None
+    ignored: tuple[str, ...] = ()
 
     def tensor(self, name: str) -> Float32Array:
-        """The tensor of that name, not copied."""
+        """The tensor of that name, not copied: a parameter or, of rotary frequencies, a buffer."""
+        if name.endswith(INVERSE_FREQUENCY):
+            module = name.removesuffix(f".{INVERSE_FREQUENCY}")
+            if module not in dict(self.model.named_modules()):  # transformers 5 has one for all layers
+                module = "rotary_embeddings"
+            frequencies: Float32Array = self.model.get_buffer(f"{module}.{INVERSE_FREQUENCY}").numpy()
+            return frequencies
         values: Float32Array = self.model.get_parameter(name).detach().numpy()
         return values
 
@@ -150,18 +105,47 @@ def load_checkpoint(
     # Or transformers asks the hub to convert a .bin checkpoint and downloads the result: a second full copy.
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "true")
     import transformers
-    from safetensors import SafetensorError
 
     transformers.logging.set_verbosity_error()  # what matters of its warnings is checked below
     if not sys.stderr.isatty():
         transformers.logging.disable_progress_bar()
     repo_id, commit = identify(source, revision, encoder_id)
     where: dict[str, Any] = {"revision": commit} if commit else {}
+    config, loaded = _load(source, where, pooled_layers)
+    ignored = _check_names(loaded, source)
+    model = loaded.model.float().eval().requires_grad_(False)
+    checkpoint = Checkpoint(config, model, loaded.alphabet, repo_id, commit, ignored)
+    _check_frequencies(checkpoint, source)
+    return checkpoint
+
+
+class _Loaded(NamedTuple):
+    """What transformers made of a checkpoint, and the names of tensors that do not fit, are missing or too many."""
+
+    model: EsmModel
+    alphabet: AlphabetSpec
+    mismatched: Iterable[str]
+    missing: Iterable[str]
+    unexpected: Iterable[str]
+
+
+def _load(source: str, where: dict[str, Any], pooled_layers: tuple[str, ...]) -> tuple[EncoderConfig, _Loaded]:
+    """Load a hub id or directory with transformers."""
+    import torch
+    import transformers
+    from safetensors import SafetensorError
+
     try:
-        hf_config = transformers.AutoConfig.from_pretrained(source, **where)
-        config = _read_config(hf_config, source, pooled_layers)
+        hf_config = _config_without_code(source, where)
+        config = read_config(hf_config, source, pooled_layers)
         model, loading = transformers.EsmModel.from_pretrained(
-            source, **where, add_pooling_layer=False, attn_implementation="eager", output_loading_info=True
+            source,
+            **where,
+            dtype=torch.float32,  # 5 would keep a checkpoint's float16, and round to it what is stored in float32
+            add_pooling_layer=False,
+            attn_implementation="eager",
+            ignore_mismatched_sizes=True,  # refused below, by name
+            output_loading_info=True,
         )
         tokenizer = transformers.EsmTokenizer.from_pretrained(source, **where)
     except (OSError, ValueError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
@@ -170,14 +154,66 @@ def load_checkpoint(
             f"{source}: transformers cannot load it as an ESM encoder: {first_line(error)}",
             "It needs config.json, vocab.txt and the weights of an ESM model, as on the hub.",
         ) from error
-    missing = sorted(set(loading["missing_keys"]) & set(config.tensor_names()))
-    if missing:
+    alphabet = read_alphabet(tokenizer, hf_config, source)
+    # names, or since transformers 5 (name, shape, shape)
+    mismatched = [entry if isinstance(entry, str) else entry[0] for entry in loading["mismatched_keys"]]
+    return config, _Loaded(model, alphabet, mismatched, loading["missing_keys"], loading["unexpected_keys"])
+
+
+def _config_without_code(source: str, where: dict[str, Any]) -> Any:
+    """Transformers' config; refused if it names code of the checkpoint's own, which transformers would ask to run."""
+    import transformers
+
+    facts, _ = transformers.PretrainedConfig.get_config_dict(source, **where)
+    if facts.get("auto_map"):
+        named = ", ".join(sorted(facts["auto_map"]))
         raise InputError(
-            f"{source}: {len(missing)} tensors are missing and would be random: {', '.join(missing[:3])} ...",
-            "Use a complete checkpoint.",
+            f"{source}: config.json names Python code of its own ({first_line(named)}), which abonyx does not run",
+            "Export an encoder whose model is part of transformers, without trust_remote_code.",
         )
-    alphabet = _read_alphabet(tokenizer, config, source, hf_config.vocab_size)
-    return Checkpoint(config, model.float().eval().requires_grad_(False), alphabet, repo_id, commit)
+    return transformers.AutoConfig.from_pretrained(source, **where, trust_remote_code=False)
+
+
+# Where the tensors of the encoder are: what is elsewhere (a language model's head, a classifier, contacts) is ignored.
+_ENCODER = ("embeddings.", "encoder.", "rotary_embeddings.")
+
+
+def _check_names(loaded: _Loaded, source: str) -> tuple[str, ...]:
+    """Refuse a checkpoint that is not the encoder's tensors, no more and no less; returns the names of ignored ones."""
+    mismatched, missing, extra = (
+        sorted(name for name in names if _in_encoder(name))
+        for names in (loaded.mismatched, loaded.missing, loaded.unexpected)
+    )
+    if mismatched:
+        wanted = tuple(loaded.model.state_dict()[mismatched[0]].shape)
+        what = f"{source}: {_named(mismatched)}: not of the shape that config.json gives it, {wanted}"
+        raise InputError(what, _OWN_CONFIG)
+    if missing:
+        what = f"{source}: lacks {_named(missing)}, which transformers would make up"
+        raise InputError(what, "Use a complete checkpoint.")
+    if extra:
+        what = f"{source}: has {_named(extra)}, for which the model that config.json describes has no place"
+        raise InputError(what, f"{_OWN_CONFIG} Merge adapters first.")
+    return tuple(sorted(loaded.unexpected))
+
+
+def _in_encoder(name: str) -> bool:
+    return name.removeprefix("esm.").startswith(_ENCODER)
+
+
+def _named(names: list[str]) -> str:
+    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return f"{len(names)} tensor{'s' if len(names) > 1 else ''} of the encoder ({shown})"
+
+
+def _check_frequencies(checkpoint: Checkpoint, source: str) -> None:
+    """Refuse rotary frequencies that are not finite."""
+    config = checkpoint.config
+    for index in range(config.layers if config.positions == "rotary" else 0):
+        values = checkpoint.tensor(inverse_frequency_name(index))
+        if not np.isfinite(values).all():
+            what = f"{source}: {inverse_frequency_name(index)} is not finite: {first_line(values.tolist())}"
+            raise InputError(what, "Use the checkpoint as it was published.")
 
 
 def identify(source: str, revision: str | None, encoder_id: str | None) -> tuple[str | None, str | None]:
@@ -225,57 +261,3 @@ def _refuse_adapter(directory: Path) -> None:
             f"{directory}: {ADAPTER_NAME}: is a PEFT adapter (LoRA, say), not a whole model",
             f"{_MERGE} If the weights here are merged already, move {ADAPTER_NAME} away.",
         )
-
-
-def _read_config(config: Any, source: str, pooled_layers: tuple[str, ...]) -> EncoderConfig:
-    if config.model_type != "esm":
-        raise InputError(f"{source}: model type {config.model_type!r}", "abonyx exports ESM encoders ('esm').")
-    refused = {
-        "is_folding_model": getattr(config, "is_folding_model", False),
-        "is_decoder": getattr(config, "is_decoder", False),
-        "add_cross_attention": getattr(config, "add_cross_attention", False),
-    }
-    for key, value in refused.items():
-        if value:
-            raise InputError(f"{source}: {key} is {value}", "abonyx exports plain ESM encoders (ESM-1b, 1v, 2).")
-    positions = config.position_embedding_type
-    if positions not in ("absolute", "rotary"):
-        raise InputError(f"{source}: position embeddings are {positions!r}", "absolute and rotary are covered.")
-    if config.hidden_size % config.num_attention_heads or (config.hidden_size // config.num_attention_heads) % 2:
-        raise InputError(
-            f"{source}: hidden size {config.hidden_size} does not divide into {config.num_attention_heads} even heads",
-            "This is not a loadable ESM configuration.",
-        )
-    return EncoderConfig(
-        layers=config.num_hidden_layers,
-        hidden=config.hidden_size,
-        heads=config.num_attention_heads,
-        positions=positions,
-        positions_count=config.max_position_embeddings,
-        token_dropout=bool(config.token_dropout),
-        emb_layer_norm_before=bool(config.emb_layer_norm_before),
-        layer_norm_eps=float(config.layer_norm_eps),
-        pad_id=int(config.pad_token_id),
-        pooled_layers=pooled_layers,
-    )
-
-
-def _read_alphabet(tokenizer: Any, config: EncoderConfig, source: str, rows: int) -> AlphabetSpec:
-    """The checkpoint's own vocabulary, for the letters that are scored."""
-    residues = {letter: tokenizer.convert_tokens_to_ids(letter) for letter in RESIDUES}
-    unknown = [letter for letter, token_id in residues.items() if token_id in (None, tokenizer.unk_token_id)]
-    if unknown:
-        raise InputError(f"{source}: no token for {', '.join(unknown)}", "The vocabulary is not ESM's.")
-    largest = max(*residues.values(), tokenizer.cls_token_id, tokenizer.eos_token_id)
-    if largest >= rows:
-        raise InputError(
-            f"{source}: vocab.txt has token {largest}, the embedding {rows} rows", "Correct the checkpoint."
-        )
-    if tokenizer.pad_token_id != config.pad_id:
-        raise InputError(
-            f"{source}: pad token is {tokenizer.pad_token_id} in vocab.txt and {config.pad_id} in config.json",
-            "Correct the checkpoint.",
-        )
-    return AlphabetSpec(
-        residues=residues, cls_id=tokenizer.cls_token_id, pad_id=config.pad_id, eos_id=tokenizer.eos_token_id
-    )

@@ -19,16 +19,10 @@ import onnx
 from abonyx.arrays import Float32Array
 from abonyx.bundle.tolerances import FP16_LARGEST_ACTIVATION
 from abonyx.errors import ParityError
-from abonyx_export.encoder.checkpoint import EncoderConfig
-from abonyx_export.encoder.graph import (
-    WEIGHTS_SUFFIX,
-    Graph,
-    embed,
-    layer_norm,
-    model,
-    pool,
-    rotary_angles,
-)
+from abonyx_export.encoder.config import EncoderConfig
+from abonyx_export.encoder.graph import embed, layer_norm, pool
+from abonyx_export.encoder.rotary import Pair, rotary_tables
+from abonyx_export.encoder.writing import WEIGHTS_SUFFIX, Graph, model
 
 CUDA_INPUTS = ("input_ids", "position_ids", "lengths", "pool_weights")
 FUSED = "com.microsoft"
@@ -53,11 +47,11 @@ def write_cuda_encoder(
     with weights_path.open("wb") as weights_file:
         graph = Graph(weights_file, weights_path.name, arithmetic, arithmetic)
         first = residual = embed(graph, config, tensor)
-        rotary = _rotary_tables(graph, config) if config.positions == "rotary" else None
+        rotary = rotary_tables(graph, config, tensor) if config.positions == "rotary" else [None] * config.layers
         normed = layer_norm(graph, config, tensor, "encoder.layer.0.attention.LayerNorm", first)
         for index in range(config.layers):
             source = f"encoder.layer.{index}"
-            context = _attention(graph, config, tensor, source, normed, rotary)
+            context = _attention(graph, config, tensor, source, normed, rotary[index])
             output = f"{source}.attention.output.dense"
             attended = _product(graph, tensor, output, context)
             bias = _output_bias(tensor, source)
@@ -128,9 +122,7 @@ def _add_and_norm(
     return outputs[0], outputs[3]
 
 
-def _attention(
-    graph: Graph, config: EncoderConfig, tensor: Tensor, source: str, x: str, rotary: tuple[str, str] | None
-) -> str:
+def _attention(graph: Graph, config: EncoderConfig, tensor: Tensor, source: str, x: str, rotary: Pair | None) -> str:
     """The context (B, L, H), without the value's bias; queries are scaled by D^-1/2 inside.
 
     The key's bias adds one number to all scores of a query, which softmax does not see; not so once it is turned.
@@ -154,9 +146,3 @@ def _attention(
         )
     inputs = [query, key, value, "", "lengths"]
     return graph.node("MultiHeadAttention", inputs, f"{source}/context", domain=FUSED, num_heads=config.heads)
-
-
-def _rotary_tables(graph: Graph, config: EncoderConfig) -> tuple[str, str]:
-    """Cos and sin (P, D/2) by position id."""
-    angles = rotary_angles(config)
-    return graph.weight("rotary.cos", np.cos(angles)), graph.weight("rotary.sin", np.sin(angles))

@@ -8,87 +8,26 @@ embedding. Shapes: B batch, L tokens, H hidden, N attention heads, D hidden per 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
 from abonyx.arrays import Float32Array
-from abonyx_export.encoder.checkpoint import EncoderConfig
+from abonyx_export.encoder.config import EncoderConfig
+from abonyx_export.encoder.rotary import Pair, rotary_rows, turn
+from abonyx_export.encoder.writing import WEIGHTS_SUFFIX, Graph, model
 from abonyx_export.int8.calibration import CONTEXT, NARROW, QKV, WIDEN
 from abonyx_export.int8.quantization import Layer, Plan, Product
 
-# LayerNormalization is an operator since opset 17, Gelu since 20. All four engines take 20.
-OPSET = 20
-# The IR version that came with opset 20 (ONNX 1.15): older ORT builds still in the field read it.
-IR_VERSION = 9
-# ORT maps external data from disk; initializers that start on a page need no copy.
-PAGE_BYTES = 4096
 # What remains of an embedding at inference where training dropped tokens: 1 - 0.15 * 0.8, hard-coded in every ESM
 # (transformers EsmEmbeddings, fair-esm ProteinBertModel). Scoring never sees a <mask>, so the ratio is constant.
 TOKEN_DROPOUT_SCALE = np.float32(1 - 0.15 * 0.8)
 
 ENCODER_INPUTS = ("input_ids", "position_ids", "attention_bias", "pool_weights")
-WEIGHTS_SUFFIX = ".data"
-
-
-@dataclass
-class Graph:
-    """Nodes and initializers in the making; big tensors go straight to `weights_file`."""
-
-    weights_file: BinaryIO
-    weights_name: str
-    storage: npt.DTypeLike
-    arithmetic: npt.DTypeLike
-    nodes: list[onnx.NodeProto] = field(default_factory=list)
-    initializers: list[TensorProto] = field(default_factory=list)
-
-    def node(self, op_type: str, inputs: Iterable[str], name: str, **attributes: object) -> str:
-        """Append a node with one output named as the node; returns that name."""
-        self.nodes.append(helper.make_node(op_type, list(inputs), [name], name=name, **attributes))
-        return name
-
-    def matrix(self, name: str, values: Float32Array) -> str:
-        """Append a weight matrix in the graph's storage type; returns its name in the graph's arithmetic type."""
-        if self.storage == self.arithmetic:
-            return self.weight(name, values)
-        stored = self.weight(f"{name}.stored", values, self.storage)
-        return self.node("Cast", [stored], name, to=helper.np_dtype_to_tensor_dtype(np.dtype(self.arithmetic)))
-
-    def weight(self, name: str, values: npt.NDArray[np.number[Any]], dtype: npt.DTypeLike | None = None) -> str:
-        """Append a tensor of the checkpoint to the external data file, in the arithmetic type or the one given."""
-        data = np.ascontiguousarray(values, dtype=dtype or self.arithmetic)
-        self.weights_file.write(b"\0" * (-self.weights_file.tell() % PAGE_BYTES))
-        tensor = TensorProto(
-            name=name,
-            data_type=helper.np_dtype_to_tensor_dtype(data.dtype),
-            dims=data.shape,
-            data_location=TensorProto.EXTERNAL,
-        )
-        offset = self.weights_file.tell()
-        self.weights_file.write(data.data)  # the buffer itself: tobytes() would copy it
-        for key, value in (("location", self.weights_name), ("offset", offset), ("length", data.nbytes)):
-            tensor.external_data.add(key=key, value=str(value))
-        self.initializers.append(tensor)
-        return name
-
-    def constant(self, name: str, values: npt.NDArray[np.generic]) -> str:
-        """Append a small tensor (shapes, axes, scales) inline, once."""
-        if all(tensor.name != name for tensor in self.initializers):
-            self.initializers.append(numpy_helper.from_array(values, name))
-        return name
-
-    def axes(self, *axes: int) -> str:
-        return self.constant("const/axes_" + "_".join(map(str, axes)), np.array(axes, np.int64))
-
-    def shape(self, *dims: int) -> str:
-        """A Reshape target; 0 copies the input's dimension, so no Shape node is needed."""
-        return self.constant("const/shape_" + "_".join(map(str, dims)), np.array(dims, np.int64))
 
 
 def write_encoder(
@@ -117,7 +56,7 @@ def write_encoder(
         graph = Graph(weights_file, weights_path.name, storage, arithmetic)
         half = np.dtype(arithmetic) == np.float16
         bias = graph.node("Cast", ["attention_bias"], "attention_bias/cast", to=TensorProto.FLOAT16) if half else ""
-        rotary = rotary_rows(graph, config) if config.positions == "rotary" else None
+        rotary = rotary_rows(graph, config, tensor) if config.positions == "rotary" else [None] * config.layers
         first = hidden = embed(graph, config, tensor)
         if plan is not None:  # Gemm, which adds the bias in the same pass, takes matrices only: (B x L, H) throughout
             shape = graph.node("Shape", ["input_ids"], "shape")
@@ -127,9 +66,9 @@ def write_encoder(
             hidden = graph.node("Reshape", [hidden, graph.shape(-1, config.hidden)], "embeddings/flat")
         for index in range(config.layers):
             if plan is None:
-                hidden = _layer(graph, config, tensor, index, hidden, bias or "attention_bias", rotary)
+                hidden = _layer(graph, config, tensor, index, hidden, bias or "attention_bias", rotary[index])
             else:
-                hidden = _flat_layer(graph, config, tensor, index, hidden, rotary, plan.layers.get(index))
+                hidden = _flat_layer(graph, config, tensor, index, hidden, rotary[index], plan.layers.get(index))
         hidden = layer_norm(graph, config, tensor, "encoder.emb_layer_norm_after", hidden)
         if plan is not None:
             hidden = graph.node("Reshape", [hidden, "shape/hidden"], "encoder/unflat")  # (B, L, H)
@@ -153,47 +92,6 @@ def embed(graph: Graph, config: EncoderConfig, tensor: Callable[[str], Float32Ar
     return hidden
 
 
-def rotary_angles(config: EncoderConfig) -> Float32Array:
-    """Angle of each position id and pair of units (RoFormer, arXiv 2104.09864): (P, D/2) float32.
-
-    Position ids start at pad_id + 1; angles start at 0, as in transformers.
-    """
-    dim = config.head_dim
-    inverse_frequency = (1.0 / (10000 ** (np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)))).astype(np.float32)
-    index = np.maximum(np.arange(config.positions_count) - (config.pad_id + 1), 0).astype(np.float32)
-    return np.outer(index, inverse_frequency)
-
-
-def rotary_rows(graph: Graph, config: EncoderConfig) -> tuple[str, str]:
-    """Cos and sin of each token's angles (B, 1, L, D), looked up by position id.
-
-    The sign of rotate_half is in the table ([-sin, sin]), so that turning is one swap of halves:
-    x * cos + swap(x) * sin.
-    """
-    angles = rotary_angles(config)
-    rows = []
-    for name, table in (
-        ("cos", np.concatenate([np.cos(angles), np.cos(angles)], axis=1)),
-        ("sin", np.concatenate([-np.sin(angles), np.sin(angles)], axis=1)),
-    ):
-        weight = graph.weight(f"rotary.{name}", table.astype(np.float32))  # (P, D)
-        gathered = graph.node("Gather", [weight, "position_ids"], f"rotary/{name}")  # (B, L, D)
-        rows.append(graph.node("Unsqueeze", [gathered, graph.axes(1)], f"rotary/{name}_rows"))  # (B, 1, L, D)
-    return rows[0], rows[1]
-
-
-def _turn(graph: Graph, config: EncoderConfig, x: str, rotary: tuple[str, str]) -> str:
-    """Rotary embedding of queries or keys (B, N, L, D)."""
-    half = config.head_dim // 2
-    cos, sin = rotary
-    low = graph.node("Slice", [x, graph.axes(0), graph.axes(half), graph.axes(3)], f"{x}/low")
-    high = graph.node("Slice", [x, graph.axes(half), graph.axes(2 * half), graph.axes(3)], f"{x}/high")
-    swapped = graph.node("Concat", [high, low], f"{x}/swapped", axis=3)
-    straight = graph.node("Mul", [x, cos], f"{x}/cos")
-    turned = graph.node("Mul", [swapped, sin], f"{x}/sin")
-    return graph.node("Add", [straight, turned], f"{x}/turned")
-
-
 def _layer(
     graph: Graph,
     config: EncoderConfig,
@@ -201,7 +99,7 @@ def _layer(
     index: int,
     hidden: str,
     bias: str,
-    rotary: tuple[str, str] | None,
+    rotary: Pair | None,
 ) -> str:
     """One pre-norm transformer layer: (B, L, H) in and out."""
     source = f"encoder.layer.{index}"
@@ -232,7 +130,7 @@ def _attention(
     projected: dict[str, str],
     heads_shape: str,
     bias: str,
-    rotary: tuple[str, str] | None,
+    rotary: Pair | None,
 ) -> str:
     """Query, key and value to the context (B, L, N, D)."""
     heads = {}
@@ -242,8 +140,8 @@ def _attention(
         heads[part] = graph.node("Transpose", [split], f"{values}/transposed", perm=order)  # (B, N, L, D)
     query, key = heads["query"], heads["key"]
     if rotary is not None:
-        query = _turn(graph, config, query, rotary)
-        key = graph.node("Transpose", [_turn(graph, config, key, rotary)], f"{key}/last", perm=[0, 1, 3, 2])
+        query = turn(graph, config, query, rotary)
+        key = graph.node("Transpose", [turn(graph, config, key, rotary)], f"{key}/last", perm=[0, 1, 3, 2])
     scores = graph.node("MatMul", [query, key], f"{source}/scores")  # (B, N, L, L)
     masked = graph.node("Add", [scores, bias], f"{source}/scores_masked")
     weights = graph.node("Softmax", [masked], f"{source}/attention", axis=-1)
@@ -257,7 +155,7 @@ def _flat_layer(
     tensor: Callable[[str], Float32Array],
     index: int,
     hidden: str,
-    rotary: tuple[str, str] | None,
+    rotary: Pair | None,
     layer: Layer | None,
 ) -> str:
     """One pre-norm layer, (B x L, H) in and out, with its four products in int8 unless `layer` is None."""
@@ -350,21 +248,3 @@ def pool(graph: Graph, layers: dict[str, str], pooled: tuple[str, ...], half: bo
         means.append(graph.node("MatMul", [row, hidden], f"pooling/{layer}"))  # (B, 1, H)
     mean = means[0] if len(means) == 1 else graph.node("Concat", means, "pooling/concatenated", axis=2)
     graph.node("Squeeze", [mean, graph.axes(1)], "embedding")  # (B, H x layers)
-
-
-_VALUE_INFO: dict[str, tuple[int, list[str | int]]] = {
-    "input_ids": (TensorProto.INT64, ["batch", "length"]),
-    "position_ids": (TensorProto.INT64, ["batch", "length"]),
-    "attention_bias": (TensorProto.FLOAT, ["batch", 1, 1, "length"]),
-    "pool_weights": (TensorProto.FLOAT, ["batch", "length"]),
-    "lengths": (TensorProto.INT32, ["batch"]),
-}
-
-
-def model(graph: Graph, config: EncoderConfig, names: Iterable[str], domains: Iterable[str] = ()) -> onnx.ModelProto:
-    """The graph with those inputs and its output `embedding`; domains: beyond the default one."""
-    inputs = [helper.make_tensor_value_info(name, *_VALUE_INFO[name]) for name in names]
-    outputs = [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", config.embedding_width])]
-    proto = helper.make_graph(graph.nodes, "abonyx", inputs, outputs, graph.initializers)
-    opsets = [helper.make_opsetid("", OPSET), *(helper.make_opsetid(domain, 1) for domain in domains)]
-    return helper.make_model(proto, ir_version=IR_VERSION, opset_imports=opsets, producer_name="abonyx")

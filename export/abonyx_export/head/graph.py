@@ -24,7 +24,7 @@ from abonyx.arrays import Float32Array
 from abonyx.bundle.tolerances import HEAD_P
 from abonyx.engine.onnx import import_engine
 from abonyx.errors import BundleError, EngineError, HeadRefused, ParityError
-from abonyx_export.encoder.graph import IR_VERSION, OPSET
+from abonyx_export.encoder.writing import IR_VERSION, OPSET
 from abonyx_export.head.head import Head
 
 EMBEDDING = "embedding"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from abonyx.arrays import Float32Array, Float64Array, Int64Array
 from abonyx.errors import InputError
 from abonyx.input.checked import read_input
 from abonyx.wording import option
+from abonyx_export.antibodies import ANTIBODIES_NAME, shipped_antibodies
 from abonyx_export.encoder.checkpoint import Checkpoint
-from abonyx_export.golden import EXAMPLES_NAME, SEED, examples_path, mutant
+from abonyx_export.golden import SEED
 
 Tokens = list[Int64Array]
 
@@ -23,9 +24,10 @@ Tokens = list[Int64Array]
 QKV, CONTEXT, WIDEN, NARROW = "attention.self", "attention.output.dense", "intermediate.dense", "output.dense"
 PRODUCTS = (QKV, CONTEXT, WIDEN, NARROW)
 
-# Sequences that scales are fitted on, and others that the result is judged on. 256: one flip is 0.4 %.
-CALIBRATION_ROWS = 128
-GATE_ROWS = 256
+# Sequences that scales are fitted on, and others that the result is judged on. Of 1,024 that judge, five labels may
+# flip at 0.5 %; of 256 one may.
+CALIBRATION_ROWS = 512
+GATE_ROWS = 1_024
 # Fewer say too little of the ranges (issue 4).
 MIN_CALIBRATION_ROWS = 32
 # Token rows kept of each product's input, about as many as most have columns. Three times as many changed nothing
@@ -77,53 +79,46 @@ def calibration_sequences(file: Path | None, max_residues: int) -> Sequences:
     """The sequences to calibrate with.
 
     Args:
-        file: the user's own; None = the examples and seeded point mutants of them.
-        max_residues: the bundle's limit; the examples are cut to it, a file that exceeds it is refused.
+        file: the user's own, half of which calibrate and half judge; None = none. What CALIBRATION_ROWS and GATE_ROWS
+            leave room for is filled from the two halves of the shipped antibodies.
+        max_residues: the bundle's limit; shipped antibodies are cut to it, a file that exceeds it is refused.
 
     Raises:
-        InputError: the file cannot be read, holds a sequence that cannot be scored, or fewer than 32.
+        InputError: the file cannot be read, holds a sequence that cannot be scored, or fewer than 32; the limit leaves
+            too few different antibodies.
     """
-    parents = list(
-        dict.fromkeys(row[:max_residues] for row in read_input(examples_path(), SequenceLimit(10**6)).sequences)
-    )
-    generated = _mutants(parents, CALIBRATION_ROWS + GATE_ROWS)
-    if file is None:
-        source = f"{EXAMPLES_NAME} and {len(generated) - len(parents)} point mutants (seed {SEED + 1})"
-        return Sequences(generated[:CALIBRATION_ROWS], generated[CALIBRATION_ROWS:], source)
     # One of each: a repeated sequence would be judged on what it was fitted on.
-    found = list(dict.fromkeys(read_input(file, SequenceLimit(max_residues)).sequences))
-    if len(found) < MIN_CALIBRATION_ROWS:
+    found = [] if file is None else list(dict.fromkeys(read_input(file, SequenceLimit(max_residues)).sequences))
+    if file is not None and len(found) < MIN_CALIBRATION_ROWS:
         raise InputError(
             f"{file}: {len(found)} different sequences to calibrate with, at least {MIN_CALIBRATION_ROWS} are needed",
             f"Give more antibody sequences, or leave {option('calibration')} out.",
         )
-    order = np.random.default_rng(SEED).permutation(len(found)).tolist()
-    fitted = min(CALIBRATION_ROWS, len(found) // 2)
-    judged = [found[index] for index in order[fitted : fitted + GATE_ROWS]]
-    filled = [sequence for sequence in generated if sequence not in found][: GATE_ROWS - len(judged)]
-    source = f"{file.name}: {fitted} of {len(found)} sequences" + (f", {len(filled)} mutants" if filled else "")
-    return Sequences([found[index] for index in order[:fitted]], judged + filled, source)
-
-
-def _mutants(parents: list[str], count: int) -> list[str]:
-    """The parents and mutants of them, `count` in all and all different, shuffled.
-
-    Raises:
-        InputError: the parents are too short for so many.
-    """
-    rng = np.random.default_rng(SEED + 1)  # not the golden set's own mutants
-    found = dict.fromkeys(parents)
-    for turn in range(100 * count):
-        if len(found) >= count:
-            break
-        found[mutant(parents[turn % len(parents)], int(rng.integers(1, 25)), rng)] = None
-    else:
-        what = (
-            f"{len(found)} different mutants of {len(parents)} examples of {len(parents[0])} residues, {count} wanted"
+    own = [found[index] for index in np.random.default_rng(SEED).permutation(len(found)).tolist()]
+    fitted = min(CALIBRATION_ROWS, len(own) // 2)
+    judged = own[fitted : fitted + GATE_ROWS]
+    shipped = shipped_antibodies()
+    calibration = _filled(own[:fitted], shipped.calibration, CALIBRATION_ROWS, max_residues, own)
+    gate = _filled(judged, shipped.judging, GATE_ROWS, max_residues, [*own, *calibration])
+    if min(len(calibration), len(gate)) < MIN_CALIBRATION_ROWS:
+        raise InputError(
+            f"cut to {max_residues} residues, {len(calibration)} different antibodies are left to calibrate on and "
+            f"{len(gate)} to judge, at least {MIN_CALIBRATION_ROWS} are needed",
+            f"Raise {option('max_residues')}, or leave int8 out.",
         )
-        raise InputError(what, f"Raise {option('max_residues')}, or leave int8 out.")
-    sequences = list(found)
-    return [sequences[index] for index in rng.permutation(len(sequences)).tolist()]
+    parts = [] if file is None else [f"{file.name}: {fitted} of {len(found)} sequences"]
+    if len(calibration) > fitted:
+        parts.append(f"{len(calibration) - fitted} antibodies of {ANTIBODIES_NAME}")
+    return Sequences(calibration, gate, ", ".join(parts))
+
+
+def _filled(
+    own: list[str], shipped: tuple[str, ...], count: int, max_residues: int, taken: Collection[str]
+) -> list[str]:
+    """`own`, filled up to `count` with shipped rows that are not among those taken."""
+    excluded = set(taken)
+    usable = dict.fromkeys(row[:max_residues] for row in shipped)
+    return own + [row for row in usable if row not in excluded][: max(0, count - len(own))]
 
 
 def observe(checkpoint: Checkpoint, rows: Tokens) -> Observation:

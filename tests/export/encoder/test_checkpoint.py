@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
+import numpy as np
 import pytest
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from abonyx.errors import InputError
 from abonyx_export.encoder.checkpoint import load_checkpoint
+from abonyx_export.encoder.vocabulary import VOCABULARY
 
 from ..conftest import CheckpointMaker
 
@@ -69,3 +74,117 @@ def test_what_transformers_says_is_cut(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     message = _refused(tmp_path)
     assert "transformers cannot load it as an ESM encoder: Unrecognized model" in message and "..." in message
+
+
+# --- a checkpoint that is not what its config and vocabulary say: each fault is named
+
+Tensors = dict[str, Any]
+FREQUENCIES = "encoder.layer.1.attention.self.rotary_embeddings.inv_freq"
+
+
+def _pop(name: str) -> Callable[[Tensors], object]:
+    return lambda tensors: tensors.pop(name)
+
+
+def _put(name: str, values: list[float]) -> Callable[[Tensors], object]:
+    return lambda tensors: tensors.update({name: np.array(values, np.float32)})
+
+
+EIGHT = [1.0, 0.5, 0.25, 0.125, 0.1, 0.05, 0.02, 0.01]
+TENSOR_FAULTS: dict[str, tuple[Callable[[Tensors], object], str]] = {
+    "a norm is missing": (
+        _pop("encoder.layer.1.LayerNorm.bias"),
+        "lacks 1 tensor of the encoder (encoder.layer.1.LayerNorm.bias), which transformers would make up",
+    ),
+    "frequencies are missing": (_pop(FREQUENCIES), f"lacks 1 tensor of the encoder ({FREQUENCIES})"),
+    "a layer too many": (
+        _put("encoder.layer.2.LayerNorm.bias", [0.0] * 32),
+        "has 1 tensor of the encoder (encoder.layer.2.LayerNorm.bias), for which the model that config.json describes",
+    ),
+    "an unmerged adapter": (
+        _put("encoder.layer.0.attention.self.query.lora_A.weight", [0.0] * 32),
+        "has 1 tensor of the encoder (encoder.layer.0.attention.self.query.lora_A.weight)",
+    ),
+    "frequencies are not finite": (_put(FREQUENCIES, [*EIGHT[:7], np.nan]), f"{FREQUENCIES} is not finite"),
+    "frequencies are infinite": (_put(FREQUENCIES, [*EIGHT[:7], np.inf]), f"{FREQUENCIES} is not finite"),
+    "frequencies of the wrong length": (
+        _put(FREQUENCIES, EIGHT[:7]),
+        f"1 tensor of the encoder ({FREQUENCIES}): not of the shape that config.json gives it, (8,)",
+    ),
+    "a norm of the wrong length": (
+        _put("encoder.layer.1.LayerNorm.bias", EIGHT),
+        "(encoder.layer.1.LayerNorm.bias): not of the shape that config.json gives it, (32,)",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", TENSOR_FAULTS)
+def test_tensors_at_fault_are_named(fault: str, tmp_path: Path, checkpoint: CheckpointMaker) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    change, message = TENSOR_FAULTS[fault]
+    directory = Path(shutil.copytree(checkpoint("esm2"), tmp_path / "fault"))
+    tensors = load_file(directory / "model.safetensors")
+    change(tensors)
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    assert message in _refused(directory)
+
+
+CONFIG_FAULTS: dict[str, tuple[dict[str, object], str]] = {
+    "a decoder": ({"is_decoder": True}, "is_decoder is True in config.json"),
+    "ESMFold": ({"is_folding_model": True}, "is_folding_model is True"),
+    "pruned": ({"pruned_heads": {"0": [1]}}, "pruned_heads is set in config.json"),
+    "quantized": ({"quantization_config": {"quant_method": "bitsandbytes"}}, "quantization_config is set"),
+    "relative positions": ({"position_embedding_type": "relative_key"}, "position embeddings are 'relative_key'"),
+    "its own code": (
+        {"auto_map": {"AutoModel": "modeling.Model"}},
+        "config.json names Python code of its own (AutoModel), which abonyx does not run",
+    ),
+    "its own kind and code": (
+        {"model_type": "esm_plus", "auto_map": {"AutoConfig": "modeling.Config", "AutoModel": "modeling.Model"}},
+        "config.json names Python code of its own (AutoConfig, AutoModel)",
+    ),
+    "another padding": ({"pad_token_id": 2}, "pad token is 1 in the vocabulary and 2 in config.json"),
+    "a mask that is a residue": ({"mask_token_id": 5}, "mask_token_id in config.json is 5, which is the id of A"),
+    "fewer rows": ({"vocab_size": 20}, "C is token 23 of the vocabulary, the embedding has 20 rows"),
+    "odd heads": ({"num_attention_heads": 32}, "hidden size 32 does not divide into 32 even heads"),
+}
+
+
+@pytest.mark.parametrize("fault", CONFIG_FAULTS)
+def test_a_config_at_fault_is_refused(fault: str, tmp_path: Path, checkpoint: CheckpointMaker) -> None:
+    facts, message = CONFIG_FAULTS[fault]
+    directory = Path(shutil.copytree(checkpoint("esm1v"), tmp_path / "fault"))
+    config = directory / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | facts))
+    assert message in _refused(directory)
+
+
+def test_two_residues_of_one_id_are_refused(tmp_path: Path, checkpoint: CheckpointMaker) -> None:
+    directory = Path(shutil.copytree(checkpoint("esm1v"), tmp_path / "fault"))
+    (directory / "added_tokens.json").write_text(json.dumps({"C": VOCABULARY.index("A")}))
+    assert f"the tokenizer gives A and C the same id, {VOCABULARY.index('A')}" in _refused(directory)
+
+
+def test_a_vocabulary_without_a_residue_is_refused(tmp_path: Path, checkpoint: CheckpointMaker) -> None:
+    directory = Path(shutil.copytree(checkpoint("esm1v"), tmp_path / "fault"))
+    (directory / "vocab.txt").write_text("\n".join(VOCABULARY).replace("\nW\n", "\nw\n"))
+    assert "no token for W" in _refused(directory)
+
+
+def test_weights_that_are_code_are_not_run(tmp_path: Path, checkpoint: CheckpointMaker) -> None:
+    directory = Path(shutil.copytree(checkpoint("esm1v"), tmp_path / "fault"))
+    (directory / "model.safetensors").unlink()
+    (directory / "pytorch_model.bin").write_bytes(pickle.dumps(_Trap(tmp_path / "ran")))
+    assert "transformers cannot load it as an ESM encoder" in _refused(directory)
+    assert not (tmp_path / "ran").exists()
+
+
+class _Trap:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.path,)

@@ -17,7 +17,8 @@ import onnx
 import pytest
 
 from abonyx_export.encoder.checkpoint import EncoderConfig, load_checkpoint
-from abonyx_export.encoder.graph import WEIGHTS_SUFFIX, write_encoder
+from abonyx_export.encoder.graph import write_encoder
+from abonyx_export.encoder.writing import WEIGHTS_SUFFIX
 from abonyx_export.head.graph import attach_head, head_model
 from abonyx_export.head.head import placeholder_head
 from abonyx_export.variants import PREFERENCE, VARIANTS, VariantSpec

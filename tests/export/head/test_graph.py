@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from abonyx.bundle.tolerances import HEAD_P
 from abonyx.errors import BundleError, EngineError, HeadRefused, ParityError
-from abonyx_export.encoder.graph import IR_VERSION, OPSET
+from abonyx_export.encoder.writing import IR_VERSION, OPSET
 from abonyx_export.head import graph as head_graph
 from abonyx_export.head.graph import attach_head, check_head, head_model
 from abonyx_export.head.head import Head, read_head

@@ -15,6 +15,7 @@ import abonyx
 from abonyx.alphabet import Alphabet
 from abonyx.bundle import open_bundle, tolerances
 from abonyx.errors import BundleError, ChecksumMismatch, ConfigError, InputError, ParityError, RecordsRejected
+from abonyx_export.antibodies import shipped_antibodies
 from abonyx_export.cli import fit
 from abonyx_export.encoder.checkpoint import Checkpoint, load_checkpoint
 from abonyx_export.encoder.graph import write_encoder
@@ -50,7 +51,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return output
 
 
-def mutants(count: int) -> list[str]:
+def antibodies(count: int) -> list[str]:
     return calibration.calibration_sequences(None, 1022).gate[:count]
 
 
@@ -88,7 +89,7 @@ def test_every_product_of_the_encoder_is_int8(exported: Path) -> None:
 
 
 def test_a_score_does_not_depend_on_its_batch(exported: Path) -> None:
-    sequences = [sequence[: 40 + 7 * index] for index, sequence in enumerate(mutants(9))]
+    sequences = [sequence[: 40 + 7 * index] for index, sequence in enumerate(antibodies(9))]
     config = abonyx.RuntimeConfig(bundle=str(exported), variant="int8", token_budget=100_000)
     with abonyx.open_session(config) as session:
         together = session.score(sequences)
@@ -240,7 +241,7 @@ def test_sequences_that_score_alike_cannot_judge(tmp_path: Path) -> None:
     head = write_spread_head(tmp_path / "checkpoint", tmp_path / "head.npz")
     file = tmp_path / "alike.csv"
     base = "EVQLVESGGGLVQPGGSLRLSCAASGFTFSSYAMSWVRQAPGKGLEWVSAISGSGGSTYYADSVKGRFTISRDNSKNTLYLQMNSLRAEDTAVYYCAK"
-    rows = [base[:index] + letter + base[index + 1 :] for index in range(60) for letter in "ACDEFGHI"]
+    rows = [base[:index] + letter + base[index + 1 :] for index in range(90) for letter in "ACDEFGHIKLMNPQRSTVWY"]
     file.write_text("id,sequence\n" + "".join(f"{number},{row}\n" for number, row in enumerate(dict.fromkeys(rows))))
     ask = ExportRequest(
         encoder=str(tmp_path / "checkpoint"),
@@ -250,7 +251,7 @@ def test_sequences_that_score_alike_cannot_judge(tmp_path: Path) -> None:
         calibration=file,
         max_dp=WIDE,
     )
-    with pytest.raises(ParityError, match="standard deviation of p over the 256 sequences"):
+    with pytest.raises(ParityError, match="standard deviation of p over the 1024 sequences"):
         export_bundle(ask)
     assert not (tmp_path / "bundle").exists()
 
@@ -308,14 +309,32 @@ def test_calibration_files_that_are_refused(
 
 def test_a_file_is_split_into_what_is_fitted_and_what_is_judged(tmp_path: Path) -> None:
     file = tmp_path / "calibration.csv"
-    own = mutants(100)
+    shipped = shipped_antibodies()
+    # some of them are shipped rows, which neither half may then have twice
+    own = [*shipped.calibration[:50], *shipped.judging[:48], "EVQLVESGGG", "EVQLVESGGGLVQ"]
     file.write_text("id,sequence\n" + "".join(f"{index},{row}\n" for index, row in enumerate(own)))
     found = calibration.calibration_sequences(file, 1022)
-    assert len(found.calibration) == 50
-    assert set(found.calibration) < set(own)
-    assert len(found.gate) == calibration.GATE_ROWS
+    assert set(found.calibration[:50]) | set(found.gate[:50]) == set(own)
+    assert set(found.calibration[50:]) < set(shipped.calibration)
+    assert set(found.gate[50:]) < set(shipped.judging)
+    for half, rows in ((found.calibration, calibration.CALIBRATION_ROWS), (found.gate, calibration.GATE_ROWS)):
+        assert len(half) == len(set(half))
+        assert rows - 50 <= len(half) <= rows
     assert not set(found.gate) & set(found.calibration)
-    assert "50 of 100 sequences, 206 mutants" in found.source
+    assert "50 of 100 sequences, 462 antibodies of antibodies.csv" in found.source
+
+
+def test_the_default_judges_real_antibodies_that_did_not_calibrate() -> None:
+    found = calibration.calibration_sequences(None, 1022)
+    assert len(found.calibration) == calibration.CALIBRATION_ROWS
+    assert len(found.gate) == calibration.GATE_ROWS >= 1_000
+    assert set(found.gate) == set(shipped_antibodies().judging)
+    assert not set(found.gate) & set(found.calibration)
+
+
+def test_a_limit_that_leaves_too_few_antibodies_is_refused() -> None:
+    with pytest.raises(InputError, match=r"cut to 2 residues, \d+ different antibodies are left"):
+        calibration.calibration_sequences(None, 2)
 
 
 def test_calibration_without_int8_is_refused(tmp_path: Path) -> None:
@@ -369,7 +388,7 @@ def test_a_damaged_gate_file_is_refused(damage: str, copy: Path) -> None:
 
 
 def test_fit_judges_int8_by_the_new_heads_scores(exported: Path, tmp_path: Path) -> None:
-    rows = "".join(f"{index},{sequence},{index % 2}\n" for index, sequence in enumerate(mutants(40)))
+    rows = "".join(f"{index},{sequence},{index % 2}\n" for index, sequence in enumerate(antibodies(40)))
     (tmp_path / "labelled.csv").write_text("id,sequence,label\n" + rows)
     output = tmp_path / "fitted"
     arguments = [

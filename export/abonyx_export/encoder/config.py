@@ -1,0 +1,122 @@
+"""What the graph is built from, read from a checkpoint's config, and refused where the graph could not be exact."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from abonyx.errors import InputError
+
+INVERSE_FREQUENCY = "inv_freq"
+SPECIAL_TOKENS = 2  # CLS and EOS
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """What the graph is built from.
+
+    Attributes:
+        positions: "absolute" or "rotary".
+        positions_count: rows of the position table (max_position_embeddings).
+        pooled_layers: ("last",) or ("embedding", "last"), concatenated.
+    """
+
+    layers: int
+    hidden: int
+    heads: int
+    positions: str
+    positions_count: int
+    token_dropout: bool
+    emb_layer_norm_before: bool
+    layer_norm_eps: float
+    pad_id: int
+    pooled_layers: tuple[str, ...] = ("last",)
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.hidden // self.heads
+
+    @property
+    def embedding_width(self) -> int:
+        """Columns of the pooled embedding."""
+        return self.hidden * len(self.pooled_layers)
+
+    @property
+    def max_residues(self) -> int:
+        """Longest sequence with a position for every token: ids run from pad_id + 1."""
+        return self.positions_count - (self.pad_id + 1) - SPECIAL_TOKENS
+
+    def tensor_names(self) -> Iterator[str]:
+        """Transformers' names of every tensor the graph uses."""
+        yield "embeddings.word_embeddings.weight"
+        modules = ["encoder.emb_layer_norm_after"]
+        if self.positions == "absolute":
+            yield "embeddings.position_embeddings.weight"
+        else:
+            yield from (inverse_frequency_name(index) for index in range(self.layers))
+        if self.emb_layer_norm_before:
+            modules.append("embeddings.layer_norm")
+        for index in range(self.layers):
+            layer = f"encoder.layer.{index}"
+            modules += [f"{layer}.attention.self.{part}" for part in ("query", "key", "value")]
+            modules += [f"{layer}.attention.output.dense", f"{layer}.attention.LayerNorm", f"{layer}.LayerNorm"]
+            modules += [f"{layer}.intermediate.dense", f"{layer}.output.dense"]
+        for module in modules:
+            yield f"{module}.weight"
+            yield f"{module}.bias"
+
+
+def inverse_frequency_name(layer: int) -> str:
+    """Name of a layer's rotary frequencies (D/2,), as checkpoints store them."""
+    return f"encoder.layer.{layer}.attention.self.rotary_embeddings.{INVERSE_FREQUENCY}"
+
+
+def read_config(config: Any, source: str, pooled_layers: tuple[str, ...]) -> EncoderConfig:
+    """Read transformers' config of an encoder.
+
+    Raises:
+        InputError: not ESM, or of a kind that the graph does not cover.
+    """
+    if config.model_type != "esm":
+        raise InputError(f"{source}: model type {config.model_type!r}", "abonyx exports ESM encoders ('esm').")
+    _refuse_other_kinds(config, source)
+    positions = config.position_embedding_type
+    if positions not in ("absolute", "rotary"):
+        raise InputError(f"{source}: position embeddings are {positions!r}", "absolute and rotary are covered.")
+    if config.hidden_size % config.num_attention_heads or (config.hidden_size // config.num_attention_heads) % 2:
+        raise InputError(
+            f"{source}: hidden size {config.hidden_size} does not divide into {config.num_attention_heads} even heads",
+            "This is not a loadable ESM configuration.",
+        )
+    return EncoderConfig(
+        layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        heads=config.num_attention_heads,
+        positions=positions,
+        positions_count=config.max_position_embeddings,
+        token_dropout=bool(config.token_dropout),
+        emb_layer_norm_before=bool(config.emb_layer_norm_before),
+        layer_norm_eps=float(config.layer_norm_eps),
+        pad_id=int(config.pad_token_id),
+        pooled_layers=pooled_layers,
+    )
+
+
+# What the graph has no nodes for. Another default in another version of transformers is the absence of the key.
+_REFUSED = {
+    "is_folding_model": "abonyx exports plain encoders (ESM-1b, 1v, 2), not ESMFold.",
+    "is_decoder": "abonyx exports encoders, in which each token sees all others.",
+    "add_cross_attention": "abonyx exports encoders, in which each token sees all others.",
+    "pruned_heads": "Heads were pruned, so that layers differ in width. Export the checkpoint before it was pruned.",
+    "quantization_config": "Its weights are quantized. Export the float checkpoint; abonyx quantizes it with int8.",
+}
+
+
+def _refuse_other_kinds(config: Any, source: str) -> None:
+    for key, fix in _REFUSED.items():
+        value = getattr(config, key, None)
+        if value:
+            shown = value if isinstance(value, bool) else "set"
+            raise InputError(f"{source}: {key} is {shown} in config.json", fix)

@@ -1,0 +1,132 @@
+"""Choose the antibodies that the export package ships: int8 is calibrated on one half and judged on the other.
+
+    python training/antibodies.py --data DATA -o export/abonyx_export/antibodies.csv
+        --record training/records/antibodies.json
+
+DATA is the folder with the published tables (boughter/, jain/, shehata/, harvey/, repertoire/). Taken: rows of SOURCES
+with a whole domain, a VH and a VHH in turn, the sources of each in turn. Left out: whatever equals or nearly equals a
+sequence of Boughter or of a test set, or a sequence already chosen, so that no row is judged on a near copy of what
+calibrated. Needs rapidfuzz.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gzip
+import hashlib
+import io
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator
+from itertools import zip_longest
+from pathlib import Path
+from typing import NamedTuple
+
+import abonyx
+from corpus import BOUGHTER, NEAR_IDENTITY, REPERTOIRE, TEST_TABLES, near, sequences_of
+
+# Olsen et al. 2022: OAS data are CC BY 4.0. Gordon et al. 2025: TNP's repository is BSD-3-Clause. Briney's rows lack
+# their first residues; the data of AVIDa-SARS-CoV-2 and VHHCorpus-2M are CC BY-NC 4.0.
+SOURCES = ("oas_bernat2019_igg", "tnp_")
+TRAINING = {BOUGHTER: "sequence", "boughter/VH_only_boughter_training.csv": "sequence"}
+# Half calibrate, half judge: 0.5 % of 1,024 judged rows are five labels that may flip.
+ROWS = 2_048
+SEED = 20261126
+
+
+class Antibody(NamedTuple):
+    """A row of the repertoire."""
+
+    id: str
+    sequence: str
+    domain: str
+    source: str
+
+
+def permitted(path: Path) -> list[Antibody]:
+    """The rows of SOURCES, in file order."""
+    with gzip.open(path, "rt", encoding="utf-8", newline="") as lines:
+        rows = [Antibody(*(row[name] for name in Antibody._fields)) for row in csv.DictReader(lines)]
+    return [row for row in rows if row.source.startswith(SOURCES)]
+
+
+def sources_in_turn(rows: list[Antibody]) -> Iterator[Antibody]:
+    """A row of each source, then the next of each, in an order drawn with SEED, until every source is used up."""
+    shuffled = sorted(rows)
+    random.Random(SEED).shuffle(shuffled)
+    by_source: dict[str, list[Antibody]] = {}
+    for row in shuffled:
+        by_source.setdefault(row.source, []).append(row)
+    queues = [by_source[name] for name in sorted(by_source)]
+    for group in zip_longest(*queues):
+        yield from (row for row in group if row is not None)
+
+
+def without_near(rows: Iterator[Antibody], count: int) -> list[Antibody]:
+    """The first `count` rows that are not near an earlier one."""
+    chosen: list[Antibody] = []
+    for row in rows:
+        if len(chosen) == count:
+            break
+        if not chosen or not near([row.sequence], [other.sequence for other in chosen])[0]:
+            chosen.append(row)
+    return chosen
+
+
+def choose(data: Path) -> tuple[list[Antibody], dict[str, object]]:
+    """ROWS antibodies, a VH and a VHH in turn, and the record of the choice."""
+    tables = TEST_TABLES | TRAINING
+    tests = sorted({sequence for name, column in tables.items() for sequence in sequences_of(data / name, column)})
+    rows = permitted(data / REPERTOIRE)
+    close = near([row.sequence for row in rows], tests)
+    whole = [judgement.trusted for judgement in abonyx.judge([row.sequence for row in rows])]
+    usable = [row for row, drop, trusted in zip(rows, close, whole, strict=True) if not drop and trusted]
+    # A VH and a VHH are not compared: they differ at more than 5 % of their positions (tests/export/test_antibodies.py
+    # compares all rows of one half with all of the other).
+    halves = [
+        without_near(sources_in_turn([row for row in usable if row.domain == domain]), ROWS // 2)
+        for domain in ("VH", "VHH")
+    ]
+    chosen = [row for pair in zip(*halves, strict=True) for row in pair]
+    return chosen, {
+        "rows_read": len(rows),
+        "sequences_of_boughter_and_the_test_sets": len(tests),
+        "removed_equal_or_near_those": int(close.sum()),
+        "removed_flagged": sum(not drop and not trusted for drop, trusted in zip(close, whole, strict=True)),
+        "near_identity": NEAR_IDENTITY,
+        "seed": SEED,
+        "chosen": len(chosen),
+        "chosen_by_domain": dict(sorted(Counter(row.domain for row in chosen).items())),
+        "chosen_by_source": dict(sorted(Counter(row.source for row in chosen).items())),
+        "residues": [min(len(row.sequence) for row in chosen), max(len(row.sequence) for row in chosen)],
+    }
+
+
+def text(rows: list[Antibody]) -> str:
+    """The file, as CSV."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(Antibody._fields)
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--record", type=Path, required=True)
+    arguments = parser.parse_args()
+    chosen, record = choose(arguments.data)
+    content = text(chosen)
+    arguments.output.write_text(content, encoding="utf-8")
+    record["sha256"] = hashlib.sha256(content.encode()).hexdigest()
+    arguments.record.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(record, indent=2))
+
+
+if __name__ == "__main__":
+    main()
