@@ -41,9 +41,9 @@ def _numbers(value: str) -> tuple[float, ...]:
 
 
 @click.command()
-@click.option("--encoder", required=True, metavar="ID_OR_DIR", help="Hugging Face ESM encoder: hub id or directory.")
+@click.option("--encoder", required=True, metavar="ID_OR_PATH", help="ESM: hub id, directory, or fair-esm's .pt.")
 @click.option("--revision", help="Branch, tag or commit of the hub id; the commit is recorded.  [default: main]")
-@click.option("--encoder-id", metavar="ID", help="The hub id that the directory is a copy of.")
+@click.option("--encoder-id", metavar="ID", help="The hub id that the directory or file is a copy of.")
 @click.option(
     "--head", type=PATH, help="Logistic head: .npz (+ .json), .joblib or .pkl; never run.  [default: none; fit]"
 )

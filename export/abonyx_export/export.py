@@ -60,7 +60,7 @@ def export_bundle(request: ExportRequest, report: Report = lambda line: None) ->
     repo_id, commit = identify(request.encoder, request.revision, request.encoder_id)
     if head:
         _check_encoder(head, repo_id, request)
-    report(f"loading encoder {repo_id or request.encoder}, {f'commit {commit}' if commit else 'a directory'}")
+    report(f"loading encoder {repo_id or request.encoder}, {f'commit {commit}' if commit else 'from disk'}")
     checkpoint = load_checkpoint(
         request.encoder, revision=commit, encoder_id=request.encoder_id, pooled_layers=request.pooled_layers
     )
@@ -86,10 +86,10 @@ def _check_encoder(head: Head, repo_id: str | None, request: ExportRequest) -> N
     """A head belongs to the encoder it was trained with: ESM-1v and ESM-2 have the same width."""
     if head.encoder is None or head.encoder == repo_id or request.allow_encoder_mismatch:
         return
-    given = repo_id or f"{request.encoder}, a directory that states no hub id"
+    given = repo_id or f"{request.encoder}, which states no hub id"
     raise HeadRefused(
         f"{head.source_name}: trained with {head.encoder}; the encoder given is {given}",
-        f"Give that encoder. If the directory is a copy of it, say so with {option('encoder_id')}; to use "
+        f"Give that encoder. If it is a copy of that one, say so with {option('encoder_id')}; to use "
         f"another encoder nevertheless (scores then mean nothing), add {option('allow_encoder_mismatch')}.",
     )
 

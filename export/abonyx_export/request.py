@@ -18,7 +18,8 @@ class ExportRequest:
     """What to export.
 
     Attributes:
-        encoder: hub id or directory; revision: of a hub id; encoder_id: hub id that a directory is a copy of.
+        encoder: hub id, directory or `.pt` file; revision: of a hub id.
+        encoder_id: hub id that a directory or file is a copy of.
         head: classifier file; None = a placeholder, for `fit` to replace.
         output: the bundle's directory; must not exist.
         variants: names of variants.VARIANTS.

@@ -19,6 +19,7 @@ from abonyx.errors import ConfigError, InputError, first_line
 from abonyx.wording import option
 from abonyx_export.encoder.config import INVERSE_FREQUENCY, inverse_frequency_name, read_config
 from abonyx_export.encoder.config import EncoderConfig as EncoderConfig  # int8/ takes it from here
+from abonyx_export.encoder.fair_esm import load_fair_esm
 from abonyx_export.encoder.vocabulary import VOCABULARY as VOCABULARY  # as do training/ and benchmarks/
 from abonyx_export.encoder.vocabulary import read_alphabet
 
@@ -90,16 +91,16 @@ def load_checkpoint(
     encoder_id: str | None = None,
     pooled_layers: tuple[str, ...] = ("last",),
 ) -> Checkpoint:
-    """Load an ESM encoder from a hub id or a local directory.
+    """Load an ESM encoder from a hub id, a local directory, or a file of fair-esm.
 
     Args:
-        source: directory, or hub id such as facebook/esm1v_t33_650M_UR90S_1.
+        source: directory, `.pt` file, or hub id such as facebook/esm1v_t33_650M_UR90S_1.
         revision: branch, tag or commit of a hub id; resolved to a commit before anything is downloaded.
-        encoder_id: the hub id that a directory is a copy of, where the user vouches for it.
+        encoder_id: the hub id that a directory or file is a copy of, where the user vouches for it.
         pooled_layers: see EncoderConfig.
 
     Raises:
-        ConfigError: a revision with a directory, a directory or hub id that does not exist.
+        ConfigError: a revision with a directory or file, a directory or hub id that does not exist.
         InputError: not an ESM encoder, of a kind the graph does not cover, or with weights or vocabulary missing.
     """
     # Or transformers asks the hub to convert a .bin checkpoint and downloads the result: a second full copy.
@@ -111,10 +112,13 @@ def load_checkpoint(
         transformers.logging.disable_progress_bar()
     repo_id, commit = identify(source, revision, encoder_id)
     where: dict[str, Any] = {"revision": commit} if commit else {}
-    config, loaded = _load(source, where, pooled_layers)
-    ignored = _check_names(loaded, source)
-    model = loaded.model.float().eval().requires_grad_(False)
-    checkpoint = Checkpoint(config, model, loaded.alphabet, repo_id, commit, ignored)
+    if Path(source).is_file():
+        config, model, alphabet, ignored = load_fair_esm(Path(source), pooled_layers)
+    else:
+        config, loaded = _load(source, where, pooled_layers)
+        model, alphabet, ignored = loaded.model, loaded.alphabet, _check_names(loaded, source)
+    model = model.float().eval().requires_grad_(False)
+    checkpoint = Checkpoint(config, model, alphabet, repo_id, commit, ignored)
     _check_frequencies(checkpoint, source)
     return checkpoint
 
@@ -222,16 +226,17 @@ def identify(source: str, revision: str | None, encoder_id: str | None) -> tuple
     Raises:
         ConfigError, InputError: as load_checkpoint.
     """
-    if Path(source).is_dir():
+    local = "directory" if Path(source).is_dir() else "file" if Path(source).is_file() else None
+    if local:
         _refuse_adapter(Path(source))
         if revision is not None:
-            raise ConfigError(
-                f"{option('revision')} {revision}: {source} is a directory", "A directory has no revisions."
-            )
+            what = f"{option('revision')} {revision}: {source} is a {local}"
+            raise ConfigError(what, f"A {local} has no revisions.")
         return encoder_id, None
     if not _HUB_ID.fullmatch(source):
         raise ConfigError(
-            f"{option('encoder')} {source}: no such directory", "Give a directory or a hub id (owner/name)."
+            f"{option('encoder')} {source}: no such directory or file",
+            "Give a directory, a .pt file of fair-esm, or a hub id (owner/name).",
         )
     if encoder_id is not None:
         raise ConfigError(
