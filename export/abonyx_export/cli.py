@@ -41,7 +41,9 @@ def _numbers(value: str) -> tuple[float, ...]:
 
 
 @click.command()
-@click.option("--encoder", required=True, metavar="ID_OR_PATH", help="ESM: hub id, directory, or fair-esm's .pt.")
+@click.option(
+    "--encoder", required=True, metavar="ID_OR_PATH", help="Hub id, directory (ESM, BERT), or fair-esm's .pt."
+)
 @click.option("--revision", help="Branch, tag or commit of the hub id; the commit is recorded.  [default: main]")
 @click.option("--encoder-id", metavar="ID", help="The hub id that the directory or file is a copy of.")
 @click.option(
@@ -83,7 +85,7 @@ def export(
     recentre_head: bool,
     max_dp: tuple[str, ...],
 ) -> None:
-    """Turn an ESM encoder and a logistic head into a bundle, checked against PyTorch."""
+    """Turn an encoder and a logistic head into a bundle, checked against PyTorch."""
     require("export")
     from abonyx_export.export import export_bundle
     from abonyx_export.request import ExportRequest

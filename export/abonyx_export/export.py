@@ -33,7 +33,7 @@ from abonyx_export.head.head import Head, placeholder_head, read_head
 from abonyx_export.int8 import variant as int8
 from abonyx_export.int8.calibration import calibration_sequences
 from abonyx_export.request import ExportRequest, check_request
-from abonyx_export.variants import CUDA_FP16, INT8, VARIANTS, VariantSpec, default_variants
+from abonyx_export.variants import CUDA_FP16, ESM_ONLY, INT8, VARIANTS, VariantSpec, default_variants
 
 # Licence of Meta's ESM weights, as their model cards state it; of others the exporter must say.
 KNOWN_LICENCES = {"facebook/esm": "MIT (ESM weights, Meta)"}
@@ -67,6 +67,13 @@ def export_bundle(request: ExportRequest, report: Report = lambda line: None) ->
     if checkpoint.ignored:
         names = ", ".join(checkpoint.ignored[:3]) + (", ..." if len(checkpoint.ignored) > 3 else "")
         report(f"ignored {len(checkpoint.ignored)} tensors that are no part of the encoder: {names}")
+    architecture = checkpoint.config.architecture
+    uncovered = [name for name in request.variants if name in ESM_ONLY and architecture != "esm"]
+    if uncovered:
+        what = f"variants {', '.join(uncovered)}: not for a {architecture} encoder"
+        raise ConfigError(
+            what, f"Leave them out of {option('variants')}; fp32, fp16 and fp16-weights are for every encoder."
+        )
     if head:
         _check_width(head, checkpoint)
     with staged(request.output) as staging:
@@ -103,7 +110,7 @@ def _build(
     report: Report,
 ) -> Manifest:
     max_residues = _max_residues(request, checkpoint)
-    sequences, golden_source = golden_sequences(request.golden, max_residues)
+    sequences, golden_source = golden_sequences(request.golden, max_residues, "".join(checkpoint.alphabet.residues))
     fitted_on = calibration_sequences(request.calibration, max_residues) if INT8 in request.variants else None
     # The last row is compared here only: it reaches every position, and would slow every first open.
     rows = Alphabet(checkpoint.alphabet).encode([*sequences, longest_sequence(max_residues)])

@@ -8,6 +8,7 @@ import numpy as np
 
 from abonyx.alphabet import SequenceLimit
 from abonyx.bundle import Golden
+from abonyx.bundle.manifest import RESIDUES, UNKNOWN
 from abonyx.bundle.selftest import sigmoid
 from abonyx.bundle.threshold import is_nonspecific
 from abonyx.bundle.tolerances import GOLDEN_MIN_SD_P
@@ -37,24 +38,25 @@ def examples_path() -> Path:
     return packaged if packaged.is_file() else package.parents[1] / "examples" / EXAMPLES_NAME
 
 
-def golden_sequences(file: Path | None, max_residues: int) -> tuple[list[str], str]:
+def golden_sequences(file: Path | None, max_residues: int, letters: str = RESIDUES) -> tuple[list[str], str]:
     """The sequences and a line that says where they are from.
 
     Args:
         file: a FASTA, CSV or TSV file to use as it is; None = the examples, their seeded point mutants of several
             lengths (some with an X), two long ones, and ANTIBODIES of the shipped ones.
         max_residues: the bundle's limit; these are cut to it, a file that exceeds it is refused.
+        letters: those of the bundle's alphabet; a file with others is refused.
     """
     if file is not None:
-        return read_input(file, SequenceLimit(max_residues)).sequences, file.name
+        return read_input(file, SequenceLimit(max_residues, letters=letters)).sequences, file.name
     parents = read_input(examples_path(), SequenceLimit(10**6)).sequences
     rng = np.random.default_rng(SEED)
     mutants = []
     for index in range(MUTANTS):
-        letters = list(mutant(parents[index % len(parents)], SUBSTITUTIONS[index % len(SUBSTITUTIONS)], rng))
-        if index % 5 == 0:
-            letters[int(rng.integers(len(letters)))] = "X"
-        mutants.append("".join(letters[int(rng.integers(MAX_TRIMMED + 1)) :]))
+        changed = list(mutant(parents[index % len(parents)], SUBSTITUTIONS[index % len(SUBSTITUTIONS)], rng))
+        if index % 5 == 0 and UNKNOWN in letters:
+            changed[int(rng.integers(len(changed)))] = UNKNOWN
+        mutants.append("".join(changed[int(rng.integers(MAX_TRIMMED + 1)) :]))
     long = [parents[0] + LINKER + parents[1], parents[2] + LINKER + parents[3]]
     by_length = sorted(shipped_antibodies().judging, key=lambda sequence: (len(sequence), sequence))
     real = [by_length[index] for index in np.linspace(0, len(by_length) - 1, ANTIBODIES).astype(int)]

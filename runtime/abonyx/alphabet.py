@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from abonyx.arrays import Int64Array
-from abonyx.bundle.manifest import RESIDUES, AlphabetSpec, Manifest
+from abonyx.bundle.manifest import RESIDUES, UNKNOWN, AlphabetSpec, Manifest
 from abonyx.config import RuntimeConfig
 
 _WHITESPACE = re.compile(r"[ \t\r\n\f\v]+")
@@ -19,28 +19,35 @@ _LOWER, _UPPER = re.compile("[a-z]+"), re.compile("[A-Z]")
 
 
 class SequenceLimit(NamedTuple):
-    """How long a sequence may be.
+    """What a bundle can take: how long a sequence may be, and of which letters.
 
     Attributes:
         max_residues: the bundle's limit.
         static_tokens: tokens of every row, CLS and EOS included, if the config fixes them.
+        letters: those that the encoder has a token for.
     """
 
     max_residues: int
     static_tokens: int | None = None
+    letters: str = RESIDUES
 
     @classmethod
     def of(cls, manifest: Manifest, config: RuntimeConfig) -> SequenceLimit:
         """The limit of a bundle that runs with a config."""
-        return cls(manifest.max_residues, config.static_shape[1] if config.static_shape else None)
+        static_tokens = config.static_shape[1] if config.static_shape else None
+        return cls(manifest.max_residues, static_tokens, "".join(manifest.alphabet.residues))
 
     @property
     def residues(self) -> int:
         """Residues of the longest sequence that can be scored."""
         return self.max_residues if self.static_tokens is None else min(self.max_residues, self.static_tokens - 2)
 
-    def problem(self, residues: int) -> str | None:
-        """Why a sequence of so many residues cannot be scored, or None."""
+    def problem(self, sequence: str) -> str | None:
+        """Why a sequence of RESIDUES cannot be scored, or None."""
+        residues = len(sequence)
+        if UNKNOWN not in self.letters and UNKNOWN in sequence:
+            place = sequence.index(UNKNOWN) + 1
+            return f"X (unknown residue) at position {place}: this bundle's encoder has no token for X"
         if residues > self.max_residues:
             return f"{residues} residues, this bundle takes at most {self.max_residues} (nothing is truncated)"
         if self.static_tokens is not None and residues > self.static_tokens - 2:
@@ -63,7 +70,7 @@ def clean(sequence: str) -> str:
 
 def problem(sequence: str, limit: SequenceLimit) -> str | None:
     """Why a cleaned sequence cannot be scored, or None: empty, a letter outside RESIDUES, or too long."""
-    return letter_problem(sequence) or limit.problem(len(sequence))
+    return letter_problem(sequence) or limit.problem(sequence)
 
 
 def letter_problem(sequence: str) -> str | None:

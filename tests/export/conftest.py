@@ -57,7 +57,8 @@ def spread_head(tmp_path: Path) -> HeadMaker:
 def write_spread_head(directory: Path, path: Path, pooled_layers: tuple[str, ...] = ("last",)) -> Path:
     """See spread_head."""
     loaded = load_checkpoint(str(directory), pooled_layers=pooled_layers)
-    sequences, _ = golden_sequences(None, loaded.config.max_residues)
+    letters = "".join(loaded.alphabet.residues)
+    sequences, _ = golden_sequences(None, loaded.config.max_residues, letters)
     embedding = reference_embeddings(loaded, Alphabet(loaded.alphabet).encode(sequences)).astype(np.float64)
     coef = np.random.default_rng(3).standard_normal(embedding.shape[1])
     coef *= 0.4 / (embedding @ coef).std()

@@ -283,7 +283,7 @@ def test_incomplete_and_foreign_checkpoints(
     cases = {
         missing: r"lacks 1 tensor of the encoder \(encoder.layer.1.LayerNorm.weight\)",
         no_vocabulary: "vocab",
-        config("bert", model_type="bert"): "model type 'bert'",
+        config("gpt2", model_type="gpt2"): "model type 'gpt2'",
         config("relative", position_embedding_type="relative_key"): "position embeddings are 'relative_key'",
         config("decoder", is_decoder=True): "is_decoder is True",
         config("heads", num_attention_heads=3): "3",

@@ -29,6 +29,13 @@ def test_every_other_character_is_named_with_its_position(letter: str) -> None:
     assert repr(letter) in reason or f"U+{ord(letter):04X}" in reason
 
 
+def test_x_is_refused_where_the_encoder_has_no_token_for_it() -> None:
+    without = SequenceLimit(10, letters=RESIDUES.replace("X", ""))
+    assert problem("EVQX", SequenceLimit(10)) is None
+    assert problem("EVQ", without) is None
+    assert problem("EVQX", without) == ("X (unknown residue) at position 4: this bundle's encoder has no token for X")
+
+
 def test_empty_and_long_are_refused_and_the_limit_itself_is_not() -> None:
     assert problem("", SequenceLimit(10)) == "empty sequence"
     assert problem("A" * 10, SequenceLimit(10)) is None

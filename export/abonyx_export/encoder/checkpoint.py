@@ -75,7 +75,7 @@ class Checkpoint:
             repo_id=self.repo_id,
             revision=self.revision,
             weights_sha256=digest.hexdigest(),
-            architecture="esm",
+            architecture=self.config.architecture,
             positions=self.config.positions,
             layers=self.config.layers,
             hidden=self.config.hidden,
@@ -142,7 +142,8 @@ def _load(source: str, where: dict[str, Any], pooled_layers: tuple[str, ...]) ->
     try:
         hf_config = _config_without_code(source, where)
         config = read_config(hf_config, source, pooled_layers)
-        model, loading = transformers.EsmModel.from_pretrained(
+        classes = {"esm": "EsmModel", "bert": "BertModel", "roberta": "RobertaModel"}
+        model, loading = getattr(transformers, classes[config.architecture]).from_pretrained(
             source,
             **where,
             dtype=torch.float32,  # 5 would keep a checkpoint's float16, and round to it what is stored in float32
@@ -151,12 +152,14 @@ def _load(source: str, where: dict[str, Any], pooled_layers: tuple[str, ...]) ->
             ignore_mismatched_sizes=True,  # refused below, by name
             output_loading_info=True,
         )
-        tokenizer = transformers.EsmTokenizer.from_pretrained(source, **where)
+        esm = config.architecture == "esm"
+        reader = transformers.EsmTokenizer if esm else transformers.AutoTokenizer
+        tokenizer = reader.from_pretrained(source, **where, trust_remote_code=False)
     except (OSError, ValueError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         # TypeError: no vocab.txt; AttributeError: a hub cache without weights; RuntimeError: tensors of another shape
         raise InputError(
-            f"{source}: transformers cannot load it as an ESM encoder: {first_line(error)}",
-            "It needs config.json, vocab.txt and the weights of an ESM model, as on the hub.",
+            f"{source}: transformers cannot load it as an encoder: {first_line(error)}",
+            "It needs config.json, vocab.txt and the weights of an ESM or BERT model, as on the hub.",
         ) from error
     alphabet = read_alphabet(tokenizer, hf_config, source)
     # names, or since transformers 5 (name, shape, shape)
@@ -202,7 +205,7 @@ def _check_names(loaded: _Loaded, source: str) -> tuple[str, ...]:
 
 
 def _in_encoder(name: str) -> bool:
-    return name.removeprefix("esm.").startswith(_ENCODER)
+    return name.removeprefix("esm.").removeprefix("bert.").removeprefix("roberta.").startswith(_ENCODER)
 
 
 def _named(names: list[str]) -> str:

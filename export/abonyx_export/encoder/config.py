@@ -10,6 +10,8 @@ from abonyx.errors import InputError
 
 INVERSE_FREQUENCY = "inv_freq"
 SPECIAL_TOKENS = 2  # CLS and EOS
+ARCHITECTURES = ("esm", "bert", "roberta")
+_PRE_NORMS = ("attention.LayerNorm", "LayerNorm")
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,7 @@ class EncoderConfig:
     """What the graph is built from.
 
     Attributes:
+        architecture: "esm", whose norms are before each block, or "bert" or "roberta", whose norms are behind.
         positions: "absolute" or "rotary".
         positions_count: rows of the position table (max_position_embeddings).
         pooled_layers: ("last",) or ("embedding", "last"), concatenated.
@@ -32,6 +35,7 @@ class EncoderConfig:
     layer_norm_eps: float
     pad_id: int
     pooled_layers: tuple[str, ...] = ("last",)
+    architecture: str = "esm"
 
     @property
     def head_dim(self) -> int:
@@ -45,13 +49,25 @@ class EncoderConfig:
 
     @property
     def max_residues(self) -> int:
-        """Longest sequence with a position for every token: ids run from pad_id + 1."""
-        return self.positions_count - (self.pad_id + 1) - SPECIAL_TOKENS
+        """Longest sequence with a position for every token."""
+        return self.positions_count - self.first_position - SPECIAL_TOKENS
+
+    @property
+    def first_position(self) -> int:
+        """Row of the first token in the position table: BERT counts from 0, the others from pad_id + 1."""
+        return 0 if self.architecture == "bert" else self.pad_id + 1
+
+    @property
+    def is_post_norm(self) -> bool:
+        """Whether each block's norm is behind it, after the residual's sum."""
+        return self.architecture != "esm"
 
     def tensor_names(self) -> Iterator[str]:
         """Transformers' names of every tensor the graph uses."""
         yield "embeddings.word_embeddings.weight"
-        modules = ["encoder.emb_layer_norm_after"]
+        if self.is_post_norm:
+            yield "embeddings.token_type_embeddings.weight"
+        modules = ["embeddings.LayerNorm" if self.is_post_norm else "encoder.emb_layer_norm_after"]
         if self.positions == "absolute":
             yield "embeddings.position_embeddings.weight"
         else:
@@ -61,7 +77,8 @@ class EncoderConfig:
         for index in range(self.layers):
             layer = f"encoder.layer.{index}"
             modules += [f"{layer}.attention.self.{part}" for part in ("query", "key", "value")]
-            modules += [f"{layer}.attention.output.dense", f"{layer}.attention.LayerNorm", f"{layer}.LayerNorm"]
+            norms = ("attention.output.LayerNorm", "output.LayerNorm") if self.is_post_norm else _PRE_NORMS
+            modules += [f"{layer}.attention.output.dense", *(f"{layer}.{norm}" for norm in norms)]
             modules += [f"{layer}.intermediate.dense", f"{layer}.output.dense"]
         for module in modules:
             yield f"{module}.weight"
@@ -77,18 +94,23 @@ def read_config(config: Any, source: str, pooled_layers: tuple[str, ...]) -> Enc
     """Read transformers' config of an encoder.
 
     Raises:
-        InputError: not ESM, or of a kind that the graph does not cover.
+        InputError: not ESM, BERT or RoBERTa, or of a kind that the graph does not cover.
     """
-    if config.model_type != "esm":
-        raise InputError(f"{source}: model type {config.model_type!r}", "abonyx exports ESM encoders ('esm').")
+    kind = config.model_type
+    if kind not in ARCHITECTURES:
+        raise InputError(
+            f"{source}: model type {kind!r}", f"abonyx exports encoders of type {', '.join(ARCHITECTURES)}."
+        )
     _refuse_other_kinds(config, source)
-    positions = config.position_embedding_type
-    if positions not in ("absolute", "rotary"):
-        raise InputError(f"{source}: position embeddings are {positions!r}", "absolute and rotary are covered.")
+    positions = getattr(config, "position_embedding_type", "absolute")
+    if positions not in (("absolute", "rotary") if kind == "esm" else ("absolute",)):
+        raise InputError(f"{source}: position embeddings are {positions!r}", "absolute, and ESM's rotary, are covered.")
+    if kind != "esm" and config.hidden_act != "gelu":  # ESM's is in its code
+        raise InputError(f"{source}: hidden_act is {config.hidden_act!r}", "'gelu' is covered.")
     if config.hidden_size % config.num_attention_heads or (config.hidden_size // config.num_attention_heads) % 2:
         raise InputError(
             f"{source}: hidden size {config.hidden_size} does not divide into {config.num_attention_heads} even heads",
-            "This is not a loadable ESM configuration.",
+            "This is not a loadable configuration.",
         )
     return EncoderConfig(
         layers=config.num_hidden_layers,
@@ -96,11 +118,12 @@ def read_config(config: Any, source: str, pooled_layers: tuple[str, ...]) -> Enc
         heads=config.num_attention_heads,
         positions=positions,
         positions_count=config.max_position_embeddings,
-        token_dropout=bool(config.token_dropout),
-        emb_layer_norm_before=bool(config.emb_layer_norm_before),
+        token_dropout=bool(getattr(config, "token_dropout", False)),
+        emb_layer_norm_before=bool(getattr(config, "emb_layer_norm_before", False)),
         layer_norm_eps=float(config.layer_norm_eps),
         pad_id=int(config.pad_token_id),
         pooled_layers=pooled_layers,
+        architecture=kind,
     )
 
 

@@ -118,20 +118,28 @@ def _read(path: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def _describe(content: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], path: Path) -> EsmConfig:
-    """Transformers' config for the file's arguments."""
-    import transformers
-
+def _arguments(content: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], bool]:
+    """The arguments of the training by fair-esm's names, and whether they are ESM-2's."""
     cfg = content.get("cfg")
+    esm2 = isinstance(cfg, dict)
     arguments = cfg.get("model") if isinstance(cfg, dict) else content.get("args")
     if not isinstance(arguments, argparse.Namespace):
         held = first_line(f"keys {', '.join(map(str, content))}")
         raise InputError(f"{path}: not an encoder of fair-esm: it holds {held}, and no args or cfg of a model", _FIX)
     # `layers` is `encoder_layers` in fairseq's own words
     facts = {name.removeprefix("encoder_"): value for name, value in vars(arguments).items()}
-    rotary = isinstance(cfg, dict)
-    if not rotary and facts.get("arch") != "roberta_large":
+    if not esm2 and facts.get("arch") != "roberta_large":
         raise InputError(f"{path}: model {first_line(facts.get('arch'))}, not ESM-1b, ESM-1v or ESM-2", _FIX)
+    if esm2 and "token_dropout" not in facts:  # ESM-1b's may lack it, and then has none
+        raise InputError(f"{path}: argument token_dropout is missing", _FIX)
+    return facts, esm2
+
+
+def _describe(content: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], path: Path) -> EsmConfig:
+    """Transformers' config for the file's arguments."""
+    import transformers
+
+    facts, rotary = _arguments(content, path)
 
     def fact(name: str) -> int:
         value = facts.get(name)
@@ -139,8 +147,6 @@ def _describe(content: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], p
             raise InputError(f"{path}: argument {name} is {first_line(value)}", _FIX)
         return value
 
-    if rotary and "token_dropout" not in facts:  # ESM-1b's may lack it, and then has none
-        raise InputError(f"{path}: argument token_dropout is missing", _FIX)
     words = tensors.get(_WORDS)
     rows = 0 if words is None else len(words)
     if rows != len(VOCABULARY):

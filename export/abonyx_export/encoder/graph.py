@@ -1,7 +1,7 @@
-"""Write an ESM encoder as one ONNX graph, straight from the checkpoint's tensors.
+"""Write an ESM or BERT encoder as one ONNX graph, straight from the checkpoint's tensors.
 
 The graph is built node by node with onnx.helper rather than traced: every operator and name is chosen here, one
-tensor is in memory at a time, and the reference it is checked against (transformers' own EsmModel, see parity.py)
+tensor is in memory at a time, and the reference it is checked against (transformers' own model, see parity.py)
 shares no code with it. Over 300 lines, because the nodes are read in one go, from the tokens to the pooled
 embedding. Shapes: B batch, L tokens, H hidden, N attention heads, D hidden per head.
 """
@@ -69,7 +69,8 @@ def write_encoder(
                 hidden = _layer(graph, config, tensor, index, hidden, bias or "attention_bias", rotary[index])
             else:
                 hidden = _flat_layer(graph, config, tensor, index, hidden, rotary[index], plan.layers.get(index))
-        hidden = layer_norm(graph, config, tensor, "encoder.emb_layer_norm_after", hidden)
+        if not config.is_post_norm:
+            hidden = layer_norm(graph, config, tensor, "encoder.emb_layer_norm_after", hidden)
         if plan is not None:
             hidden = graph.node("Reshape", [hidden, "shape/hidden"], "encoder/unflat")  # (B, L, H)
         pool(graph, {"embedding": first, "last": hidden}, config.pooled_layers, half)
@@ -81,14 +82,22 @@ def embed(graph: Graph, config: EncoderConfig, tensor: Callable[[str], Float32Ar
     words = tensor("embeddings.word_embeddings.weight")
     if config.token_dropout:
         words = words * TOKEN_DROPOUT_SCALE
+    if config.is_post_norm:  # every token's type is 0
+        words = words + tensor("embeddings.token_type_embeddings.weight")[0]
     # A few dozen rows, scaled: kept in the arithmetic type, so that float16 storage rounds checkpoint values only.
     hidden = graph.node("Gather", [graph.weight("embeddings.words", words), "input_ids"], "embeddings/words")
     if config.positions == "absolute":
-        table = graph.matrix("embeddings.positions", tensor("embeddings.position_embeddings.weight"))
+        values = tensor("embeddings.position_embeddings.weight")
+        unused = config.pad_id + 1 - config.first_position  # the runtime's position ids start at pad_id + 1
+        if unused:
+            values = np.concatenate([np.zeros_like(values, shape=(unused, config.hidden)), values])
+        table = graph.matrix("embeddings.positions", values)
         positions = graph.node("Gather", [table, "position_ids"], "embeddings/positions")
         hidden = graph.node("Add", [hidden, positions], "embeddings/sum")
     if config.emb_layer_norm_before:
         hidden = layer_norm(graph, config, tensor, "embeddings.layer_norm", hidden)
+    if config.is_post_norm:
+        hidden = layer_norm(graph, config, tensor, "embeddings.LayerNorm", hidden)
     return hidden
 
 
@@ -101,9 +110,10 @@ def _layer(
     bias: str,
     rotary: Pair | None,
 ) -> str:
-    """One pre-norm transformer layer: (B, L, H) in and out."""
+    """One transformer layer, its norms before or behind its blocks: (B, L, H) in and out."""
     source = f"encoder.layer.{index}"
-    normed = layer_norm(graph, config, tensor, f"{source}.attention.LayerNorm", hidden)
+    post = config.is_post_norm
+    normed = hidden if post else layer_norm(graph, config, tensor, f"{source}.attention.LayerNorm", hidden)
     # The query's scale D^-1/2 goes into its weights; exact for D = 64, as in every published ESM.
     scale = config.head_dim**-0.5
     projected = {
@@ -116,11 +126,13 @@ def _layer(
     attended = _linear(graph, tensor, f"{source}.attention.output.dense", context)
     hidden = graph.node("Add", [hidden, attended], f"{source}/attention_residual")
 
-    normed = layer_norm(graph, config, tensor, f"{source}.LayerNorm", hidden)
+    norm = f"{source}.attention.output.LayerNorm" if post else f"{source}.LayerNorm"
+    normed = layer_norm(graph, config, tensor, norm, hidden)
     wide = _linear(graph, tensor, f"{source}.intermediate.dense", normed)  # (B, L, FFN)
-    wide = graph.node("Gelu", [wide], f"{source}/gelu")  # the erf form, as ESM's own gelu
+    wide = graph.node("Gelu", [wide], f"{source}/gelu")  # the erf form, as ESM's and BERT's
     narrow = _linear(graph, tensor, f"{source}.output.dense", wide)
-    return graph.node("Add", [hidden, narrow], f"{source}/residual")
+    added = graph.node("Add", [normed if post else hidden, narrow], f"{source}/residual")
+    return layer_norm(graph, config, tensor, f"{source}.output.LayerNorm", added) if post else added
 
 
 def _attention(

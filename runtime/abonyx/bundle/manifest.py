@@ -17,6 +17,8 @@ MANIFEST_NAME = "manifest.json"
 # The 20 standard residues and X (unknown). B, Z, U, O, J and gap characters are in ESM's vocabulary but were all but
 # absent from its training and from the heads': refused, as the old pipeline did, rather than scored.
 RESIDUES = "ACDEFGHIKLMNPQRSTVWYX"
+# Not in every encoder's vocabulary (AntiBERTy's): sequences that have it are refused there.
+UNKNOWN = "X"
 # ESM's vocabularies have 33 tokens; ids are int64 in the graph.
 MAX_TOKEN_ID = 2**31 - 1
 # A real manifest is some 10 kB; this bounds what a hostile one can make us read.
@@ -56,7 +58,7 @@ class Encoder(_Struct, frozen=True, kw_only=True):
 
 
 class AlphabetSpec(_Struct, frozen=True, kw_only=True):
-    """Token id of each accepted residue letter, and of the special tokens."""
+    """Token id of each accepted residue letter (RESIDUES, with or without UNKNOWN), and of the special tokens."""
 
     residues: dict[str, int]
     cls_id: int
@@ -425,7 +427,7 @@ def _check_values(manifest: Manifest, path: Path) -> None:
     ids = [*alphabet.residues.values(), alphabet.cls_id, alphabet.pad_id, alphabet.eos_id]
     thresholds = [manifest.head.default_threshold, *manifest.head.thresholds.values()]
     faults = {
-        "alphabet.residues": sorted(alphabet.residues) != sorted(RESIDUES),
+        "alphabet.residues": sorted({*alphabet.residues, UNKNOWN}) != sorted(RESIDUES),
         "alphabet ids": min(ids) < 0 or max(ids) > MAX_TOKEN_ID or len(set(ids)) != len(ids),
         "max_residues": not 1 <= manifest.max_residues <= MAX_TOKEN_ID,
         "file sizes": not all(0 <= entry.size_bytes < 1 << 63 for entry in manifest.files.values()),

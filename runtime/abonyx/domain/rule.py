@@ -83,9 +83,9 @@ class Part(NamedTuple):
 
 
 def part_problem(part: Part, rule: DomainRule, limit: SequenceLimit) -> str | None:
-    """Why a judged part is not scored, or None: its length after trimming, or a rule that requires trust."""
+    """Why a judged part is not scored, or None: its length or an X after trimming, or a rule that requires trust."""
     flags = part.judgement.text
-    why = limit.problem(len(part.sequence))
+    why = limit.problem(part.sequence)
     if why and flags:
         return f"{why}; what was found: {flags}"
     if rule.check == "require" and not part.judgement.trusted:

@@ -73,7 +73,7 @@ def test_what_transformers_says_is_cut(tmp_path: Path) -> None:
     """It lists the names of all its models."""
     (tmp_path / "config.json").write_text("{}")
     message = _refused(tmp_path)
-    assert "transformers cannot load it as an ESM encoder: Unrecognized model" in message and "..." in message
+    assert "transformers cannot load it as an encoder: Unrecognized model" in message and "..." in message
 
 
 # --- a checkpoint that is not what its config and vocabulary say: each fault is named
@@ -176,7 +176,7 @@ def test_weights_that_are_code_are_not_run(tmp_path: Path, checkpoint: Checkpoin
     directory = Path(shutil.copytree(checkpoint("esm1v"), tmp_path / "fault"))
     (directory / "model.safetensors").unlink()
     (directory / "pytorch_model.bin").write_bytes(pickle.dumps(_Trap(tmp_path / "ran")))
-    assert "transformers cannot load it as an ESM encoder" in _refused(directory)
+    assert "transformers cannot load it as an encoder" in _refused(directory)
     assert not (tmp_path / "ran").exists()
 
 

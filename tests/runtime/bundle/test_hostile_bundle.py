@@ -257,6 +257,7 @@ def nested(data: Any, *path: str, value: Any) -> Any:
         (("alphabet", "cls_id"), 2**63, "alphabet ids"),
         (("alphabet", "residues", "A"), 2**40, "alphabet ids"),
         (("alphabet", "residues", "A"), -1, "alphabet ids"),
+        (("alphabet", "residues"), {letter: ord(letter) for letter in "ACDEFGHIKLMNPQRSTVXY"}, "alphabet.residues"),
         (("head", "default_threshold"), 2.0, "head thresholds"),
         ((*SCORES, "bin_edges"), [], "head training scores"),
         ((*SCORES, "bin_edges"), [0, 1, 0.5, 1], "head training scores"),
