@@ -11,7 +11,7 @@ import hashlib
 import io
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ import abonyx
 from abonyx import cache
 from abonyx.arrays import Float64Array
 from abonyx.bundle import GOLDEN_NAME, Bundle, Golden, check_files, check_quantization
-from abonyx.bundle.manifest import HeadTraining, Manifest, Variant
+from abonyx.bundle.manifest import Candidate, HeadTraining, Manifest, Variant
 from abonyx.errors import ConfigError
 from abonyx.input.checked import Input
 from abonyx.output.directory import staged
@@ -45,6 +45,7 @@ from abonyx_export.fit.cross_validation import (
 )
 from abonyx_export.fit.embeddings import embed
 from abonyx_export.fit.flagged import flag_lines, flagged_rows, without_flagged
+from abonyx_export.fit.int8_error import cell, choose_for_int8, int8_errors
 from abonyx_export.fit.request import FitRequest, check_labels, check_request
 from abonyx_export.head.graph import attach_head, check_head, head_model
 from abonyx_export.head.head import Head
@@ -126,11 +127,7 @@ def _fit(
     fit = functools.partial(fit_once, scale=request.scale, balanced=request.balanced)
     seeds = range(request.seed, request.seed + request.seeds)
     candidates = cross_validate(rows, labels, request.grid, folds=request.folds, seeds=seeds, fit=fit)
-    for line in table(candidates):
-        report(line)
-    c = choose(candidates).c
-    report(f"refitting on all rows with C {c:g}, of the highest mean ROC AUC")
-    fitted = fit(rows, labels, c)
+    fitted, c = _chosen(request, checked, candidates, functools.partial(fit, rows, labels), report)
     training = HeadTraining(
         rows=len(labels),
         positives=positives,
@@ -146,6 +143,34 @@ def _fit(
         scores=count_scores(rows, labels, c, folds=request.folds, seed=request.seed, fit=fit),
     )
     return _head(request, checked, fitted), training, fitted.iterations
+
+
+def _chosen(
+    request: FitRequest,
+    checked: Input,
+    candidates: list[Candidate],
+    refit: Callable[[float], Fitted],
+    report: Report,
+) -> tuple[Fitted, float]:
+    """The regression on all rows with the C that is chosen, and that C; the candidates are reported."""
+    lines = table(candidates)
+    if not any(request.run.bundle.manifest.variants[name].quantization for name in request.kept):
+        for line in lines:
+            report(line)
+        c = choose(candidates).c
+        report(f"refitting on all rows with C {c:g}, of the highest mean ROC AUC")
+        return refit(c), c
+    fitted = {each.c: refit(each.c) for each in candidates}
+    errors = int8_errors(request, {c: _head(request, checked, regression) for c, regression in fitted.items()})
+    report(lines[0])
+    for line, each in zip(lines[1:], candidates, strict=True):
+        report(f"{line}  {cell(errors[each.c])}")
+    c = choose_for_int8(candidates, errors, request.folds).c
+    report(
+        f"refitting on all rows with C {c:g}, of the smallest |w| within one standard error of the highest mean ROC "
+        "AUC: int8 moves its scores least"
+    )
+    return fitted[c], c
 
 
 def _head(request: FitRequest, checked: Input, fitted: Fitted) -> Head:

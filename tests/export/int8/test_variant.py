@@ -387,7 +387,9 @@ def test_a_damaged_gate_file_is_refused(damage: str, copy: Path) -> None:
         GateRows.load(path.parent)
 
 
-def test_fit_judges_int8_by_the_new_heads_scores(exported: Path, tmp_path: Path) -> None:
+def test_fit_judges_int8_by_the_new_heads_scores(
+    exported: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     rows = "".join(f"{index},{sequence},{index % 2}\n" for index, sequence in enumerate(antibodies(40)))
     (tmp_path / "labelled.csv").write_text("id,sequence,label\n" + rows)
     output = tmp_path / "fitted"
@@ -398,11 +400,14 @@ def test_fit_judges_int8_by_the_new_heads_scores(exported: Path, tmp_path: Path)
         "--bundle",
         str(exported),
         "--C",
-        "0.001",
+        "0.001,0.002",
         "--cv",
         "2",
     ]
-    CliRunner().invoke(fit, [*arguments, "--cv-seeds", "1"], catch_exceptions=False)
+    with caplog.at_level("INFO"):
+        CliRunner().invoke(fit, [*arguments, "--cv-seeds", "1"], catch_exceptions=False)
+    assert caplog.text.count(", int8 max |dp| ") == 2
+    assert "refitting on all rows with C 0.001, of the smallest |w|" in caplog.text
     before, after = (open_bundle(path).manifest.variants["int8"].quantization for path in (exported, output))
     assert before
     assert after

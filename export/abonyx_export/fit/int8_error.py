@@ -1,0 +1,83 @@
+"""What int8 costs a head: an error of the embedding moves the logit by that error times the head's weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from abonyx.bundle import check_quantization
+from abonyx.bundle.manifest import Candidate, ScoreGate
+from abonyx_export.bundle_writer import DEFAULT_THRESHOLD
+from abonyx_export.fit.cross_validation import choose
+from abonyx_export.fit.request import FitRequest
+from abonyx_export.head.head import Head
+from abonyx_export.int8 import score_gate
+from abonyx_export.int8.score_gate import GateRows
+
+
+@dataclass(frozen=True)
+class Int8Error:
+    """One head on the rows that judge int8.
+
+    Attributes:
+        norm: of the weights, a scaler folded in.
+        gate: the record that this head would have.
+        passes: whether it is within the gate's limits.
+    """
+
+    norm: float
+    gate: ScoreGate
+    passes: bool
+
+
+def int8_errors(request: FitRequest, heads: Mapping[float, Head]) -> dict[float, Int8Error]:
+    """C -> the int8 error of its head; empty if no int8 variant is kept.
+
+    Args:
+        heads: C -> the head refitted on all rows.
+
+    Raises:
+        BundleError: int8 was made by another version, or its gate's rows cannot be read.
+    """
+    bundle = request.run.bundle
+    for name in request.kept:
+        variant = bundle.manifest.variants[name]
+        check_quantization(bundle.path, name, variant)
+        if variant.quantization is None:
+            continue
+        rows = GateRows.load((bundle.path / variant.model).parent)
+        errors = {}
+        for c, head in heads.items():
+            gate = score_gate.judge(rows, head, [DEFAULT_THRESHOLD])
+            norm = float(np.linalg.norm(head.weights()[0]))
+            errors[c] = Int8Error(norm, gate, not score_gate.faults(gate, variant.limits.p))
+        return errors
+    return {}
+
+
+def choose_for_int8(candidates: Sequence[Candidate], errors: Mapping[float, Int8Error], folds: int) -> Candidate:
+    """The candidate with the smallest |w| of those as good as the best; one whose int8 passes the gate, if any does.
+
+    As good: mean ROC AUC and mean accuracy are at most one standard error below the highest of each. The standard error
+    is the sd over folds by the root of `folds`: further seeds shuffle the same rows. Accuracy is asked for because
+    weights may become so small that p stays near the majority's share, with ranks as good as before.
+    """
+    best = choose(candidates)
+    area = best.roc_auc_mean - best.roc_auc_sd / math.sqrt(folds)
+    right = max(candidates, key=lambda each: each.accuracy_mean)
+    accuracy = right.accuracy_mean - right.accuracy_sd / math.sqrt(folds)
+    good = [each for each in candidates if each.roc_auc_mean >= area and each.accuracy_mean >= accuracy] or [best]
+    return min(good, key=lambda each: (not errors[each.c].passes, errors[each.c].norm))
+
+
+def cell(error: Int8Error) -> str:
+    """The end of a candidate's line in the table."""
+    flips = max(error.gate.label_flips.values())
+    verdict = "passes" if error.passes else "fails the gate"
+    return (
+        f"|w| {error.norm:.3g}, int8 max |dp| {error.gate.p.max:.4f}, mean {error.gate.p.mean:.4f}, "
+        f"flips {flips:.2%}: {verdict}"
+    )
