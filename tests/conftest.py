@@ -37,7 +37,7 @@ def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathF
     monkeypatch.setenv("ABONYX_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     # A first open's child takes half a second, and hundreds of tests open a bundle of their own.
-    monkeypatch.setattr(OpenModel, "_try_first", lambda self: False)
+    monkeypatch.setattr(OpenModel, "_try_first", lambda self, fact: False)
     yield
     left = slot.holder()
     if left is not None:

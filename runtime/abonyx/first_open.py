@@ -15,8 +15,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -24,13 +25,29 @@ import msgspec
 
 from abonyx import errors
 from abonyx.config import RuntimeConfig
-from abonyx.errors import BundleError, EngineError, OutOfDeviceMemory
+from abonyx.errors import BundleError, EngineError, OutOfDeviceMemory, SessionClosed
 
 # Of artifacts/mini's manifest. The tests open it as it is, so its first open needs no child and takes no second.
 MINI_SHA256 = "daef8099b36557553e301679c3d56ca17a68847d2a4970db0fc5f5448ce504d2"
 # The parent's own search path: the child must find the same abonyx.
 _CHILD = "import sys; sys.path[:] = sys.argv[1:]; from abonyx import first_open; first_open.serve()"
+# Set in the child, which starts none of its own whatever it is.
+_GUARD = "ABONYX_FIRST_OPEN"
+# Longer than the largest encoder's self-test takes on a slow machine (33 layers on two cores: 37 s).
+MAX_SECONDS = 1_800.0
+_POLL_SECONDS = 0.1
 _PROC = Path("/proc/self")
+
+
+def _current_folder() -> Path:
+    try:
+        return Path.cwd()
+    except OSError:  # it was removed
+        return Path(os.sep)
+
+
+# What a relative entry of the search path means.
+_FOLDER_AT_IMPORT = _current_folder()
 
 
 class EngineUse(msgspec.Struct, frozen=True):
@@ -53,10 +70,13 @@ class FirstOpen(msgspec.Struct, frozen=True):
     """What the child found; it passed the whole self-test.
 
     Attributes:
+        bundle_sha256, variant: what it opened.
         differences: max |difference| from PyTorch by metric.
         use: what the open model held of the system; None unless asked for, or if the system does not say.
     """
 
+    bundle_sha256: str
+    variant: str
     differences: dict[str, float]
     use: EngineUse | None = None
 
@@ -68,29 +88,33 @@ class _Answer(msgspec.Struct):
     error: tuple[str, str, str] | None = None
 
 
-def open_in_child(config: RuntimeConfig, *, deep: bool = False) -> FirstOpen | None:
+def open_in_child(
+    config: RuntimeConfig, *, deep: bool = False, cancelled: Callable[[], bool] = lambda: False
+) -> FirstOpen | None:
     """Open the config's bundle in a child process, run its whole self-test there, and close it.
 
     Args:
         deep: find what the open model holds of the system.
+        cancelled: asked ten times a second; true ends the child.
 
     Returns:
-        What the child found; None if no child can be started, because this interpreter is embedded.
+        What the child found; None if no child can be started, because this interpreter is embedded or frozen.
 
     Raises:
         EngineError: what the child raised, as if it had been raised here.
-        BundleError: the child was ended by a signal, e.g. SIGFPE.
+        BundleError: the child was ended by a signal, e.g. SIGFPE, or did not end in MAX_SECONDS.
         OutOfDeviceMemory: by SIGKILL, which is the system's way to say that memory ran out.
+        SessionClosed: cancelled.
     """
-    if not sys.executable:
+    if not sys.executable or getattr(sys, "frozen", False) or os.environ.get(_GUARD):
         return None
-    # Python's own json: a path may hold bytes that are not UTF-8, which it escapes.
+    # Python's own json: it escapes whatever a text holds.
     request = json.dumps({"config": dataclasses.asdict(config), "deep": deep}).encode() + b"\n"
     with _child() as (process, stdin, stdout):
         with contextlib.suppress(BrokenPipeError):  # the child has ended; its status says why
             stdin.write(request)
             stdin.flush()
-        data = stdout.read()
+        data = _answer_of(stdout, config, cancelled)
         status = process.wait()
     if not data:
         raise _ended(config, status)
@@ -98,6 +122,28 @@ def open_in_child(config: RuntimeConfig, *, deep: bool = False) -> FirstOpen | N
     if answer.error is not None:
         raise _raised(*answer.error)
     return answer.found
+
+
+def _answer_of(stdout: IO[bytes], config: RuntimeConfig, cancelled: Callable[[], bool]) -> bytes:
+    """All that the child writes, read by a thread, so that the wait for it can end."""
+    found: list[bytes] = []
+    reading = threading.Thread(target=lambda: found.append(stdout.read()), daemon=True)
+    reading.start()
+    deadline = time.monotonic() + MAX_SECONDS
+    while reading.is_alive():
+        reading.join(_POLL_SECONDS)
+        if cancelled():
+            raise SessionClosed("session was closed while it was opened", "Open it again.")
+        if time.monotonic() > deadline:
+            what = f"{config.bundle}: the process that opened it first, to try it, did not end in {MAX_SECONDS:.0f} s"
+            raise BundleError(what, "Use no bundle from somebody you do not trust; try another provider or variant.")
+    return b"".join(found)
+
+
+def _search_path() -> list[str]:
+    """This process's search path, absolute: the child may not look elsewhere, and not where a later chdir leads."""
+    entries = [entry for entry in sys.path if isinstance(entry, str)]
+    return list(dict.fromkeys(str(_FOLDER_AT_IMPORT / entry) for entry in entries))
 
 
 def _ended(config: RuntimeConfig, status: int) -> EngineError:
@@ -122,7 +168,8 @@ def _raised(name: str, what: str, fix: str) -> EngineError:
 def _child() -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes], IO[bytes]]]:
     """A child that ends with this block."""
     process: subprocess.Popen[bytes] = subprocess.Popen(
-        [sys.executable, "-c", _CHILD, *sys.path],
+        [sys.executable, "-I", "-c", _CHILD, *_search_path()],  # nothing of the environment decides what it imports
+        env=os.environ | {_GUARD: "1"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,  # what it has to say is in its answer
@@ -172,9 +219,10 @@ def _try(config: RuntimeConfig, *, deep: bool) -> FirstOpen:
     with open_model(config, self_test="full", direct=True) as model:
         after = _held() if deep else None
         if before is None or after is None:
-            return FirstOpen(model.differences)
+            return FirstOpen(model.bundle.sha256, model.variant_name, model.differences)
         files, sockets, children, threads = (now - then for now, then in zip(after, before, strict=True))
-        return FirstOpen(model.differences, EngineUse(sorted(files), len(sockets), len(children), len(threads)))
+        use = EngineUse(sorted(files), len(sockets), len(children), len(threads))
+        return FirstOpen(model.bundle.sha256, model.variant_name, model.differences, use)
 
 
 def _held() -> tuple[set[str], set[str], set[str], set[str]] | None:

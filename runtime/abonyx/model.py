@@ -13,6 +13,7 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from enum import Enum
 from types import TracebackType
 from typing import Literal, Self
@@ -88,6 +89,7 @@ class OpenModel:
         # One turn at a time. Reentrant: a signal handler may close what its own thread is scoring with.
         self._life = threading.RLock()
         self._closing = 0  # threads in close(): a call in turn ends at its next batch
+        self._reloading = False
         self._opening = 0  # counts them up; of the call in turn, the one that it began in
         self._opening_of_turn: int | None = None
         self._native: onnx.Native | None = None
@@ -152,16 +154,18 @@ class OpenModel:
         self.budget = TokenBudget(tokens, self.config.provider, self.opening_notes.append)
         if self.variant.parity is None and self_test != "off":
             raise BundleError(f"{self.bundle.path}: variant {self.variant_name} was never checked", "Export again.")
-        stamps = check_files(self.bundle, self.bundle.files_of(self.variant))
-        graph = check_graph(self.bundle, self.variant)
+        # One place from here on: a link on the way may be changed, and changed back.
+        real = replace(self.bundle, path=self.bundle.path.resolve())
+        stamps = check_files(real, real.files_of(self.variant))
+        graph = check_graph(real, self.variant)
         fact = "|".join(
             (self.bundle.sha256, self.variant_name, self.config.provider, identity(engine, self.config, card))
         )
         passed = fact in cache.remembered("self_tests")
-        if not passed and self_test != "off" and self._try_first():
+        if not passed and self_test != "off" and self._try_first(fact):
             passed, self_test = True, "auto"  # just now
-        self._native = onnx.load(engine, self.bundle, self.variant, self.config, graph)
-        refuse_changed(self.bundle, stamps)
+        self._native = onnx.load(engine, real, self.variant, self.config, graph)
+        refuse_changed(real, stamps)
         self.placement = onnx.placement(engine, self._native, self.config)
         if self_test != "off":
             self._self_test(whole=self_test == "full" or not passed)
@@ -171,14 +175,24 @@ class OpenModel:
         self._opening += 1
         self._state = State.OPEN
 
-    def _try_first(self) -> bool:
+    def _try_first(self, fact: str) -> bool:
         """Whether a child process has just opened this bundle and run its whole self-test."""
         if self._direct or self.bundle.sha256 == MINI_SHA256:
             return False
-        found = open_in_child(self.config)
+        own = int(self._reloading)  # of the closings that are counted
+        found = open_in_child(self.config, cancelled=lambda: self._closing > own)
         if found is None:
             self.opening_notes.append("note: this bundle's first open had no process of its own: Python is embedded")
             return False
+        tried, here = (found.bundle_sha256, found.variant), (self.bundle.sha256, self.variant_name)
+        if tried != here:
+            what = f"{self.bundle.path}: is bundle {tried[0]}, variant {tried[1]} now; it was {here[0]}, {here[1]}"
+            raise BundleError(what, "Something writes to the bundle. Wait for it to end, and open again.")
+        if fact not in cache.remembered("self_tests"):
+            self.opening_notes.append(
+                "note: the model was loaded twice, and will be at every open: the cache cannot be written, so that no "
+                "passed self-test is remembered"
+            )
         self.differences = found.differences
         return True
 
@@ -215,7 +229,11 @@ class OpenModel:
         with self._counted_closing(), self._life:
             self.close()
             self.config = config
-            self._open("auto")
+            self._reloading = True
+            try:
+                self._open("auto")
+            finally:
+                self._reloading = False
 
     def score(self, sequences: Sequence[str]) -> Float32Array:
         """Probability of non-specificity of each sequence, by the config's pooling rule.

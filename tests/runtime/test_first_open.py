@@ -8,8 +8,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ import abonyx
 from abonyx import cache, errors, first_open
 from abonyx.bundle import open_bundle, operators
 from abonyx.config import RuntimeConfig
-from abonyx.errors import BundleError, ChecksumMismatch, OutOfDeviceMemory, SelfTestError
+from abonyx.errors import BundleError, ChecksumMismatch, OutOfDeviceMemory, SelfTestError, SessionClosed
 from abonyx.first_open import MINI_SHA256, open_in_child
 
 from ..conftest import MINI
@@ -61,7 +63,7 @@ def divide(directory: Path) -> None:
 def test_the_shipped_bundle_needs_no_child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert open_bundle(MINI).sha256 == MINI_SHA256
     monkeypatch.setenv("ABONYX_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr("abonyx.model.open_in_child", lambda config: pytest.fail("a child was started"))
+    monkeypatch.setattr("abonyx.model.open_in_child", lambda *_, **__: pytest.fail("a child was started"))
     abonyx.open_session(RuntimeConfig()).close()
 
 
@@ -72,7 +74,7 @@ def test_a_bundle_that_passed_in_a_child_is_not_tried_again(copy: Path, monkeypa
         assert set(session._model.differences) == {"embedding", "logit", "p"}
         assert session._model.opening_notes == []
     assert len(cache.remembered("self_tests")) == 1
-    monkeypatch.setattr("abonyx.model.open_in_child", lambda config: pytest.fail("a child was started"))
+    monkeypatch.setattr("abonyx.model.open_in_child", lambda *_, **__: pytest.fail("a child was started"))
     with abonyx.open_session(config) as session:
         assert np.array_equal(session.score([SEQUENCE]), scores)
     with abonyx.open_session(config, self_test="full") as session:
@@ -83,9 +85,9 @@ def test_no_model_is_in_memory_while_the_child_runs(copy: Path, monkeypatch: pyt
     loaded: list[bool] = []
     with abonyx.open_session(RuntimeConfig()) as session:
 
-        def looked(config: RuntimeConfig) -> first_open.FirstOpen | None:
+        def looked(config: RuntimeConfig, **others: Any) -> first_open.FirstOpen | None:
             loaded.append(session._model._native is not None)
-            return open_in_child(config)
+            return open_in_child(config, **others)
 
         monkeypatch.setattr("abonyx.model.open_in_child", looked)
         session.reload(RuntimeConfig(bundle=str(copy)))
@@ -165,6 +167,72 @@ def test_without_an_interpreter_to_start(copy: Path, monkeypatch: pytest.MonkeyP
             "note: this bundle's first open had no process of its own: Python is embedded"
         ]
         assert session._model.differences  # the whole self-test was run here
+
+
+def test_a_frozen_program_is_no_interpreter_to_start(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    assert open_in_child(RuntimeConfig(bundle=str(copy))) is None
+    monkeypatch.delattr(sys, "frozen")
+    monkeypatch.setenv("ABONYX_FIRST_OPEN", "1")  # what a child has
+    assert open_in_child(RuntimeConfig(bundle=str(copy))) is None
+
+
+def test_a_child_that_hangs_ends_when_the_session_is_closed(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(first_open, "_CHILD", "import time; time.sleep(600)")
+    with abonyx.open_session(RuntimeConfig()) as session:
+        errors_seen: list[Exception] = []
+
+        def reload() -> None:
+            try:
+                session.reload(RuntimeConfig(bundle=str(copy)))
+            except SessionClosed as error:
+                errors_seen.append(error)
+
+        thread = threading.Thread(target=reload)
+        thread.start()
+        while session.state is not abonyx.model.State.CLOSED:
+            time.sleep(0.01)
+        time.sleep(0.5)
+        session.close()
+        thread.join(30)
+        assert not thread.is_alive() and len(errors_seen) == 1
+
+
+def test_a_child_that_takes_too_long(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(first_open, "_CHILD", "import time; time.sleep(600)")
+    monkeypatch.setattr(first_open, "MAX_SECONDS", 0.5)
+    with pytest.raises(BundleError, match="to try it, did not end in 0 s"):
+        abonyx.open_session(RuntimeConfig(bundle=str(copy)))
+
+
+def test_a_cache_that_cannot_be_written_is_told(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ABONYX_CACHE_DIR", str(tmp_path / "file"))
+    with abonyx.open_session(RuntimeConfig(bundle=str(copy))) as session:
+        (note,) = session._model.opening_notes
+    assert note.startswith("note: the model was loaded twice, and will be at every open")
+
+
+def test_what_the_child_opened_is_what_is_opened(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def another(config: RuntimeConfig, **_: Any) -> first_open.FirstOpen:
+        return first_open.FirstOpen("0" * 64, FOLDER, {})
+
+    monkeypatch.setattr("abonyx.model.open_in_child", another)
+    with pytest.raises(BundleError, match="is bundle 0000000"):
+        abonyx.open_session(RuntimeConfig(bundle=str(copy)))
+
+
+def test_the_child_does_not_look_where_the_parent_does_not(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evil = tmp_path / "evil"
+    evil.mkdir()
+    for name in ("json.py", "sitecustomize.py"):
+        (evil / name).write_text("raise SystemExit(3)")
+    monkeypatch.setenv("PYTHONPATH", str(evil))
+    monkeypatch.setattr(sys, "path", ["", None, 1, *sys.path])
+    monkeypatch.chdir(evil)
+    assert open_in_child(RuntimeConfig(bundle=str(copy))) is not None
 
 
 @posix

@@ -26,7 +26,7 @@ def check_files(bundle: Bundle, names: Iterable[str], *, use_cache: bool = True)
         use_cache: trust a hash remembered for the same path, size, mtime, ctime and inode instead of reading the file.
 
     Returns:
-        Name -> a stamp of the file as it was before it was read, for refuse_changed.
+        Name -> a stamp of the file as it was before it was read, for refuse_changed; of the folders too.
 
     Raises:
         ChecksumMismatch: another size or hash; gives both.
@@ -45,6 +45,9 @@ def check_files(bundle: Bundle, names: Iterable[str], *, use_cache: bool = True)
             if status.st_size != entry.size_bytes:
                 raise ChecksumMismatch(f"{path}: {status.st_size} bytes, manifest says {entry.size_bytes}", fix)
             key = stamps[name] = _stamp(root / name, status)
+            # A folder that is swapped for another and back has another change time, unlike its files.
+            for folder in {"", name.rpartition("/")[0]}:
+                stamps.setdefault(folder, _stamp(root / folder, (bundle.path / folder).stat()))
             # A remembered hash that disagrees is looked at again: the cache may be what is wrong.
             trusted = use_cache and known.get(key) == entry.sha256
             learned[key] = entry.sha256 if trusted else file_sha256(path)
@@ -69,7 +72,7 @@ def refuse_changed(bundle: Bundle, stamps: Mapping[str, str]) -> None:
             now = str(error.strerror)
         if now != stamp:
             raise BundleError(
-                f"{bundle.path / name}: changed while the model was loaded from it",
+                f"{bundle.path / name}: changed while the model was loaded",
                 "Something writes to the bundle. Wait for it to end, run `abonyx verify`, and open again.",
             )
 

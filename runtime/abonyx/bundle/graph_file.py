@@ -232,7 +232,8 @@ class _Reader:
             location, offset, length = self._place(entries)
             self._define(name, element)
             letter = self._types[name]
-            if length != math.prod(shape) * ITEM_BYTES[letter]:
+            # No dimension of 0: others could then be of any size.
+            if min(shape, default=1) < 1 or length != math.prod(shape) * ITEM_BYTES[letter]:
                 raise WireError(f"{name[:80]!r} of shape {str(shape)[:80]} and type {letter!r} has {length} bytes")
             self._found.tensors[name] = StoredTensor(name, letter, tuple(shape), location, offset, length, packed=False)
         else:

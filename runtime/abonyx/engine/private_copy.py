@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import stat
 import sys
 import tempfile
 import time
@@ -19,10 +20,11 @@ from pathlib import Path
 from abonyx.bundle import Bundle, check_files
 from abonyx.bundle.manifest import Variant
 from abonyx.cache import cache_dir
-from abonyx.errors import BundleError, ChecksumMismatch
+from abonyx.errors import BundleError
 
 # Copies that stay; of others the one used longest ago goes first.
 KEPT_COPIES = 3
+_MODE = 0o400
 _UNFINISHED = "unfinished-"
 # An unfinished copy older than this is of a process that was killed.
 _ABANDONED_SECONDS = 24 * 3600
@@ -73,11 +75,14 @@ def _make_private(root: Path) -> None:
 
 
 def _whole(copy: Bundle, names: list[str]) -> bool:
+    """Whether the files have their hashes, and nobody else has a way to them."""
     try:
+        if hasattr(os, "geteuid"):
+            for status in ((copy.path / name).lstat() for name in names):
+                if (status.st_uid, status.st_nlink, stat.S_IMODE(status.st_mode)) != (os.geteuid(), 1, _MODE):
+                    return False
         check_files(copy, names)
-    except ChecksumMismatch:
-        return False
-    except BundleError:  # a file is missing, or cannot be read
+    except (BundleError, OSError):  # a file is missing, or cannot be read
         return False
     return True
 
@@ -102,7 +107,7 @@ def _copy_file(source: Path, target: Path) -> None:
     with source.open("rb") as reader, target.open("xb") as writer:
         if not _share_blocks(reader.fileno(), writer.fileno()):
             shutil.copyfileobj(reader, writer, 2**20)
-    target.chmod(0o400)
+    target.chmod(_MODE)
 
 
 def _share_blocks(source: int, target: int) -> bool:

@@ -257,14 +257,20 @@ class ResumableOutput:
                 if not _has(final, sha256):  # not renamed by an earlier process of this run, then
                     raise ResumeRefused(f"{path}: missing, though the journal says it is whole", fix)
                 return
+            give_mode(path, target)  # before the hash: it moves the change time
             before = path.lstat()
             if not _has(path, sha256):
                 found = file_sha256(path) if path.is_file() and not path.is_symlink() else "none: it is not a file"
                 raise ResumeRefused(f"{path}: sha256 {found}, the journal says {sha256}", fix)
-            give_mode(path, target)
+            if _stamp(path.lstat()) != _stamp(before):
+                raise ResumeRefused(f"{path}: was written to while it was put in its place", fix)
             path.replace(final)
             if not os.path.samestat(before, final.lstat()):
                 raise ResumeRefused(f"{final}: was replaced while it was put in its place", fix)
+
+
+def _stamp(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _has(path: Path, sha256: str) -> bool:
