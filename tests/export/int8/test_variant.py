@@ -321,7 +321,7 @@ def test_a_file_is_split_into_what_is_fitted_and_what_is_judged(tmp_path: Path) 
         assert len(half) == len(set(half))
         assert rows - 50 <= len(half) <= rows
     assert not set(found.gate) & set(found.calibration)
-    assert "50 of 100 sequences, 462 antibodies of antibodies.csv" in found.source
+    assert "50 of 100 sequences, 78 antibodies of antibodies.csv" in found.source
 
 
 def test_the_default_judges_real_antibodies_that_did_not_calibrate() -> None:
