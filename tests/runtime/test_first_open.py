@@ -24,7 +24,7 @@ from abonyx.errors import BundleError, ChecksumMismatch, OutOfDeviceMemory, Self
 from abonyx.first_open import MINI_SHA256, open_in_child
 
 from ..conftest import MINI
-from .hostile import MODEL, edit, field, node, relist, shift_head
+from .hostile import FOLDER, MODEL, edit, field, node, relist, shift_head
 
 pytestmark = pytest.mark.usefixtures("child_first")
 SEQUENCE = "EVQLVESGGGLVQPGGSLRLSCAASGFTFSSYAMS"
@@ -190,7 +190,7 @@ def test_a_child_that_hangs_ends_when_the_session_is_closed(copy: Path, monkeypa
 
         thread = threading.Thread(target=reload)
         thread.start()
-        while session.state is not abonyx.model.State.CLOSED:
+        while session._model.state is not abonyx.model.State.CLOSED:
             time.sleep(0.01)
         time.sleep(0.5)
         session.close()

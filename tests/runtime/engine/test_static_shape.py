@@ -254,7 +254,7 @@ def test_coreml_is_asked_for_a_program_of_that_shape_kept_by_the_bundle_s_hash(
     """What Core ML's provider would be given; there is none here."""
     asked: list[Any] = []
 
-    def record(path: str, options: Any, providers: Any) -> Any:
+    def record(path: str, options: Any, providers: Any, **_: Any) -> Any:
         asked.extend(providers)
         raise _Stop
 
