@@ -54,14 +54,16 @@ def spread_head(tmp_path: Path) -> HeadMaker:
     return make
 
 
-def write_spread_head(directory: Path, path: Path, pooled_layers: tuple[str, ...] = ("last",)) -> Path:
-    """See spread_head."""
+def write_spread_head(
+    directory: Path, path: Path, pooled_layers: tuple[str, ...] = ("last",), spread: float = 0.4
+) -> Path:
+    """See spread_head; `spread` is the logit's standard deviation."""
     loaded = load_checkpoint(str(directory), pooled_layers=pooled_layers)
     letters = "".join(loaded.alphabet.residues)
     sequences, _ = golden_sequences(None, loaded.config.max_residues, letters)
     embedding = reference_embeddings(loaded, Alphabet(loaded.alphabet).encode(sequences)).astype(np.float64)
     coef = np.random.default_rng(3).standard_normal(embedding.shape[1])
-    coef *= 0.4 / (embedding @ coef).std()
+    coef *= spread / (embedding @ coef).std()
     intercept = -np.median(embedding @ coef)
     np.savez(path, coef=coef[None], intercept=np.array([intercept]), classes=np.array([0.0, 1.0]))
     return path

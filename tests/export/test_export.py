@@ -26,7 +26,7 @@ from abonyx_export.encoder import graph as encoder_graph
 from abonyx_export.export import export_bundle
 from abonyx_export.request import ExportRequest
 
-from .conftest import HALF_EXACT, TINY, CheckpointMaker, HeadMaker
+from .conftest import HALF_EXACT, TINY, CheckpointMaker, HeadMaker, write_spread_head
 
 # What every provider's compiler takes (CoreML's ML Program list, CUDA, OpenVINO): the portable graph has no others.
 PORTABLE_OPS = {
@@ -52,13 +52,13 @@ def test_examples_are_published_sequences(shared_data: Path) -> None:
 
 @pytest.mark.parity
 @pytest.mark.parametrize("name", TINY)
-def test_every_architecture_meets_the_goal(
-    name: str, checkpoint: CheckpointMaker, spread_head: HeadMaker, tmp_path: Path
-) -> None:
+def test_every_architecture_meets_the_goal(name: str, checkpoint: CheckpointMaker, tmp_path: Path) -> None:
     directory, output = checkpoint(name), tmp_path / "bundle"
+    # Real antibodies are much alike to a tiny random encoder, so that a head which spreads them has large weights.
+    head = write_spread_head(directory, tmp_path / "head.npz", spread=0.3)
     variants = ("fp32", "fp16", "fp16-weights")
     wide = {"fp16": tolerances.TINY_FP16_P, "fp16-weights": tolerances.TINY_FP16_P}
-    manifest = export_bundle(request(directory, spread_head(directory), output, variants=variants, max_dp=wide))
+    manifest = export_bundle(request(directory, head, output, variants=variants, max_dp=wide))
     record = {key: variant.parity for key, variant in manifest.variants.items()}
     assert record["fp32"] and record["fp16"] and record["fp16-weights"]
     assert record["fp32"].p.max <= tolerances.FP32_GOAL_P
