@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from enum import Enum
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Literal, Self
 
 from abonyx import cache, scoring
@@ -23,6 +23,7 @@ from abonyx.alphabet import SequenceLimit
 from abonyx.arrays import BoolArray, Float32Array, Int64Array
 from abonyx.batching import make_inputs
 from abonyx.bundle import Bundle, check_files, check_graph, open_bundle, refuse_changed, selftest
+from abonyx.bundle.graph_file import GraphFile
 from abonyx.bundle.manifest import Manifest, Variant
 from abonyx.bundle.tolerances import BF16, looser
 from abonyx.config import RuntimeConfig
@@ -37,6 +38,8 @@ from abonyx.privacy import engine_notes
 from abonyx.scoring import TokenBudget
 
 SelfTest = Literal["auto", "full", "off"]
+# Loads of a bundle whose files change all the time, before it is refused.
+_LOAD_ATTEMPTS = 3
 
 
 class State(Enum):
@@ -156,7 +159,7 @@ class OpenModel:
             raise BundleError(f"{self.bundle.path}: variant {self.variant_name} was never checked", "Export again.")
         # One place from here on: a link on the way may be changed, and changed back.
         real = replace(self.bundle, path=self.bundle.path.resolve())
-        stamps = check_files(real, real.files_of(self.variant))
+        check_files(real, real.files_of(self.variant))
         graph = check_graph(real, self.variant)
         fact = "|".join(
             (self.bundle.sha256, self.variant_name, self.config.provider, identity(engine, self.config, card))
@@ -164,8 +167,7 @@ class OpenModel:
         passed = fact in cache.remembered("self_tests")
         if not passed and self_test != "off" and self._try_first(fact):
             passed, self_test = True, "auto"  # just now
-        self._native = onnx.load(engine, real, self.variant, self.config, graph)
-        refuse_changed(real, stamps)
+        self._native = self._load_unchanged(engine, real, graph)
         self.placement = onnx.placement(engine, self._native, self.config)
         if self_test != "off":
             self._self_test(whole=self_test == "full" or not passed)
@@ -174,6 +176,26 @@ class OpenModel:
         self.budget.on_halved = LOGGER.warning
         self._opening += 1
         self._state = State.OPEN
+
+    def _load_unchanged(self, engine: ModuleType, bundle: Bundle, graph: GraphFile) -> onnx.Native:
+        """The engine's session, made of files that did not change meanwhile.
+
+        A hard link, as `abonyx fit` makes to the files it keeps, moves the change time and nothing else: hence again.
+        """
+        attempts = _LOAD_ATTEMPTS
+        while True:
+            stamps = check_files(bundle, bundle.files_of(self.variant))
+            native: onnx.Native = onnx.load(engine, bundle, self.variant, self.config, graph)
+            try:
+                refuse_changed(bundle, stamps)
+            except BundleError:
+                del native  # never two models in memory
+                release_memory()
+                attempts -= 1
+                if not attempts:
+                    raise
+            else:
+                return native
 
     def _try_first(self, fact: str) -> bool:
         """Whether a child process has just opened this bundle and run its whole self-test."""

@@ -219,6 +219,20 @@ def test_a_file_that_is_replaced_or_gone_is_noticed(copy: Path) -> None:
         refuse_changed(bundle, stamps)
 
 
+def test_a_hard_link_made_during_the_load_is_no_change(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load: Any = onnx.load
+
+    def disturbed(*arguments: Any) -> Any:
+        if not (tmp_path / "linked").exists():
+            os.link(copy / FOLDER / WEIGHTS, tmp_path / "linked")  # as fit does, once
+        return load(*arguments)
+
+    monkeypatch.setattr(onnx, "load", disturbed)
+    abonyx.open_session(RuntimeConfig(bundle=str(copy))).close()
+
+
 @pytest.mark.parametrize("part", ["bundle", "folder", "link"])
 def test_a_swap_during_the_load_is_noticed_even_if_it_is_undone(
     copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
