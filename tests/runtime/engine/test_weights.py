@@ -201,7 +201,7 @@ def test_a_write_during_the_load_is_noticed_even_if_it_is_undone(
         return native
 
     monkeypatch.setattr(onnx, "load", disturbed)
-    with pytest.raises(BundleError, match="changed while the model was loaded"):
+    with pytest.raises(BundleError, match="changed while the model was loaded" if undone else "sha256"):
         abonyx.open_session(RuntimeConfig(bundle=str(copy)))
 
 
