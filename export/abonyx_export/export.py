@@ -66,7 +66,7 @@ def export_bundle(request: ExportRequest, report: Report = lambda line: None) ->
     )
     if checkpoint.ignored:
         names = ", ".join(checkpoint.ignored[:3]) + (", ..." if len(checkpoint.ignored) > 3 else "")
-        report(f"ignored {len(checkpoint.ignored)} tensors that are no part of the encoder: {names}")
+        report(f"ignored {len(checkpoint.ignored)} tensors that do not belong to the encoder: {names}")
     architecture = checkpoint.config.architecture
     uncovered = [name for name in request.variants if name in ESM_ONLY and architecture != "esm"]
     if uncovered:

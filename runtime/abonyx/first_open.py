@@ -33,7 +33,7 @@ MINI_SHA256 = "daef8099b36557553e301679c3d56ca17a68847d2a4970db0fc5f5448ce504d2"
 _CHILD = "import sys; sys.path[:] = sys.argv[1:]; from abonyx import first_open; first_open.serve()"
 # Set in the child, which starts none of its own whatever it is.
 _GUARD = "ABONYX_FIRST_OPEN"
-# Longer than the largest encoder's self-test takes on a slow machine (33 layers on two cores: 37 s).
+# Far longer than an honest self-test takes: 33 layers on two cores, 37 s.
 MAX_SECONDS = 1_800.0
 _POLL_SECONDS = 0.1
 _PROC = Path("/proc/self")
@@ -151,10 +151,11 @@ def _ended(config: RuntimeConfig, status: int) -> EngineError:
     what = f"{config.bundle}: the process that opened it first, to try it, ended with {name}"
     if status == -getattr(signal, "SIGKILL", 9):
         return OutOfDeviceMemory(f"{what}: out of memory?", "Free memory, or take a smaller variant.")
-    fix = (
-        "Nothing else was touched. Use no bundle from somebody you do not trust; if it is yours, try another version of"
+    return BundleError(
+        what,
+        "Use no bundle from somebody you do not trust. If it is your own, export it again, or try another version of "
+        "ONNX Runtime; please report it with this message.",
     )
-    return BundleError(what, f"{fix} ONNX Runtime, export it again, and report this message.")
 
 
 def _raised(name: str, what: str, fix: str) -> EngineError:

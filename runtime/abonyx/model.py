@@ -12,7 +12,7 @@ import contextlib
 import os
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
 from types import ModuleType, TracebackType
@@ -159,7 +159,7 @@ class OpenModel:
             raise BundleError(f"{self.bundle.path}: variant {self.variant_name} was never checked", "Export again.")
         # One place from here on: a link on the way may be changed, and changed back.
         real = replace(self.bundle, path=self.bundle.path.resolve())
-        check_files(real, real.files_of(self.variant))
+        stamps = check_files(real, real.files_of(self.variant))
         graph = check_graph(real, self.variant)
         fact = "|".join(
             (self.bundle.sha256, self.variant_name, self.config.provider, identity(engine, self.config, card))
@@ -167,7 +167,7 @@ class OpenModel:
         passed = fact in cache.remembered("self_tests")
         if not passed and self_test != "off" and self._try_first(fact):
             passed, self_test = True, "auto"  # just now
-        self._native = self._load_unchanged(engine, real, graph)
+        self._native = self._load_unchanged(engine, real, graph, stamps)
         self.placement = onnx.placement(engine, self._native, self.config)
         if self_test != "off":
             self._self_test(whole=self_test == "full" or not passed)
@@ -177,14 +177,15 @@ class OpenModel:
         self._opening += 1
         self._state = State.OPEN
 
-    def _load_unchanged(self, engine: ModuleType, bundle: Bundle, graph: GraphFile) -> onnx.Native:
-        """The engine's session, made of files that did not change meanwhile.
+    def _load_unchanged(
+        self, engine: ModuleType, bundle: Bundle, graph: GraphFile, stamps: Mapping[str, str]
+    ) -> onnx.Native:
+        """The engine's session, made of files that did not change since they were checked.
 
         A hard link, as `abonyx fit` makes to the files it keeps, moves the change time and nothing else: hence again.
         """
         attempts = _LOAD_ATTEMPTS
         while True:
-            stamps = check_files(bundle, bundle.files_of(self.variant))
             native: onnx.Native = onnx.load(engine, bundle, self.variant, self.config, graph)
             try:
                 refuse_changed(bundle, stamps)
@@ -194,6 +195,7 @@ class OpenModel:
                 attempts -= 1
                 if not attempts:
                     raise
+                stamps = check_files(bundle, bundle.files_of(self.variant))
             else:
                 return native
 

@@ -43,7 +43,7 @@ class Checkpoint:
     Attributes:
         model: transformers' EsmModel in float32, eval mode: the reference, and the source of the tensors.
         repo_id: hub id it is known by, or None; revision: commit, for a hub id.
-        ignored: names of its tensors that are no part of the encoder: a classifier's, say.
+        ignored: names of its tensors that do not belong to the encoder, for example those of a classifier.
     """
 
     config: EncoderConfig

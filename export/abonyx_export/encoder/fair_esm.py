@@ -58,7 +58,7 @@ class FairEsm(NamedTuple):
     Attributes:
         model: in float32.
         alphabet: fair-esm's, which is not in the file.
-        ignored: names of its tensors that are no part of the encoder.
+        ignored: names of its tensors that do not belong to the encoder.
     """
 
     config: EncoderConfig
@@ -172,7 +172,7 @@ def _describe(content: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], p
 
 
 def _our_name(name: str) -> str:
-    """Transformers' name of a tensor, or its own where there is no other."""
+    """Transformers' name of a tensor; its own name if transformers has none."""
     layer = _LAYER.fullmatch(name)
     module, _, part = (layer[2] if layer else name).rpartition(".")
     known = (_LAYER_MODULES if layer else _MODULES).get(module)

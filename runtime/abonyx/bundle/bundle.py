@@ -30,8 +30,6 @@ from abonyx.wording import option
 GOLDEN_NAME = "golden.npz"
 # Beside the bundle's own files: its card, for people.
 README_NAME = "README.md"
-# What a download from the Hugging Face hub into a folder leaves there; nothing of a bundle is read from it.
-HUB_FILE, HUB_FOLDER = ".gitattributes", ".cache/huggingface/"
 _GOLDEN_ARRAYS = {
     **dict.fromkeys(("input_ids", "lengths"), np.int64),
     "embedding": np.float32,

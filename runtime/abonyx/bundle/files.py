@@ -9,11 +9,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from abonyx import cache
-from abonyx.bundle.bundle import HUB_FILE, HUB_FOLDER, README_NAME, Bundle
+from abonyx.bundle.bundle import README_NAME, Bundle
 from abonyx.bundle.manifest import LINK_FIX, MANIFEST_NAME
 from abonyx.errors import BundleError, ChecksumMismatch
 from abonyx.hashing import file_sha256
 
+# What a download from the Hugging Face hub into a folder leaves there; nothing of a bundle is read from it.
+_HUB_FILE, _HUB_FOLDER = ".gitattributes", ".cache/huggingface/"
 # Two writes within one tick of the system's clock have one time stamp; Linux ticks every 1 to 10 ms.
 _TICK_NS = 20_000_000
 
@@ -46,8 +48,8 @@ def check_files(bundle: Bundle, names: Iterable[str], *, use_cache: bool = True)
                 raise ChecksumMismatch(f"{path}: {status.st_size} bytes, manifest says {entry.size_bytes}", fix)
             key = stamps[name] = _stamp(root / name, status)
             # A folder that is swapped for another and back has another change time, unlike its files.
-            for folder in {"", name.rpartition("/")[0]}:
-                stamps.setdefault(folder, _stamp(root / folder, (bundle.path / folder).stat()))
+            for folder in {"", name.rpartition("/")[0]} - stamps.keys():
+                stamps[folder] = _stamp(root / folder, (bundle.path / folder).stat())
             # A remembered hash that disagrees is looked at again: the cache may be what is wrong.
             trusted = use_cache and known.get(key) == entry.sha256
             learned[key] = entry.sha256 if trusted else file_sha256(path)
@@ -109,4 +111,4 @@ def unlisted_files(bundle: Bundle) -> list[str]:
         for name in [*names, *(name for name in folders if Path(folder, name).is_symlink())]
     ]
     unlisted = set(paths) - {*bundle.manifest.files, MANIFEST_NAME, README_NAME}
-    return sorted(path for path in unlisted if path != HUB_FILE and not path.startswith(HUB_FOLDER))
+    return sorted(path for path in unlisted if path != _HUB_FILE and not path.startswith(_HUB_FOLDER))

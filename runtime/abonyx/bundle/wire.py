@@ -13,7 +13,7 @@ Fields = Iterator[tuple[str, int, int]]
 
 
 class WireError(Exception):
-    """The bytes are no message; names the byte."""
+    """The bytes are not a protobuf message; names the byte."""
 
 
 def key(number: int, wire_type: int = BYTES) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 
 import msgspec
@@ -76,32 +76,31 @@ class Trimmed(msgspec.Struct, frozen=True):
     end: int
 
 
-def judge(
-    sequences: Iterable[str], chains: Iterable[str] = ("H",), step: Callable[[], None] = lambda: None
-) -> list[Judgement]:
+def judge(sequences: Iterable[str], chains: Iterable[str] = ("H",)) -> list[Judgement]:
     """One judgement a sequence, in order. Each depends on its own sequence alone; identical ones are judged once.
 
     Args:
         sequences: as a file or a user gives them; positions count in the cleaned sequence (alphabet.clean).
         chains: letters of CHAIN_NAMES, those that the head was trained on: H, K, L, A, B, G, D. L is lambda alone; the
             "L" of a manifest means ("K", "L").
-        step: called before each record; may raise to end the judging.
 
     Raises:
         InputError: sequences is not a list of texts.
         ValueError: an unknown chain.
     """
+    return list(judge_in_turn(as_texts(sequences), chains))
+
+
+def judge_in_turn(sequences: Iterable[str], chains: Iterable[str]) -> Iterator[Judgement]:
+    """As judge, of texts: each is judged when it is asked for."""
     expected = frozenset(chains)
     if not expected or not expected <= CHAIN_NAMES.keys():
         raise ValueError(f"chains is {sorted(expected)}, expected one or more of {', '.join(CHAIN_NAMES)}")
     judgements: dict[str, Judgement] = {}
-    rows = []
-    for sequence in as_texts(sequences):
-        step()
+    for sequence in sequences:
         if sequence not in judgements:
             judgements[sequence] = _judge(alphabet.clean(sequence), expected)
-        rows.append(judgements[sequence])
-    return rows
+        yield judgements[sequence]
 
 
 def judged_by() -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 from abonyx.alphabet import SequenceLimit
-from abonyx.domain.flags import Judgement, judge, judged_by, trimmed
+from abonyx.domain.flags import Judgement, judge_in_turn, judged_by, trimmed
 from abonyx.domain.pool import judge_in_children
 from abonyx.errors import ConfigError, first_line
 from abonyx.wording import option
@@ -28,19 +29,18 @@ class DomainRule(NamedTuple):
     trim: bool = False
     chains: tuple[str, ...] = ("H",)
 
-    def judgements(
-        self, sequences: list[str], *, in_children: bool = False, step: Callable[[], None] = lambda: None
-    ) -> list[Judgement]:
-        """One a sequence, in order.
+    def judgements(self, sequences: list[str], *, in_children: bool = False) -> Iterator[Judgement]:
+        """One a sequence, in order; in this process, each is judged when it is asked for.
 
         Args:
             sequences: cleaned, of the alphabet's letters.
             in_children: use other processes if there are many sequences.
-            step: called before each sequence that is judged in this process.
         """
         if self.check == "off":
-            return [Judgement()] * len(sequences)
-        return judge_in_children(sequences, self.chains) if in_children else judge(sequences, self.chains, step)
+            return itertools.repeat(Judgement(), len(sequences))
+        if in_children:
+            return iter(judge_in_children(sequences, self.chains))
+        return judge_in_turn(sequences, self.chains)
 
     def facts(self) -> dict[str, str | bool | None]:
         """What results depend on, by the name a user knows it by; a part of a run's identity."""
@@ -99,5 +99,5 @@ def scored_part(sequence: str, judgement: Judgement, rule: DomainRule) -> Part:
     if domain is None:
         return Part(sequence, judgement)
     whole = domain.sequence == sequence
-    alone = judgement if whole else judge([domain.sequence], rule.chains)[0]
+    alone = judgement if whole else next(judge_in_turn([domain.sequence], rule.chains))
     return Part(domain.sequence, alone, f"{domain.start + 1}-{domain.end}")

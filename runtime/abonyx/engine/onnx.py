@@ -17,7 +17,7 @@ import numpy as np
 
 from abonyx.arrays import Float32Array
 from abonyx.batching import GRAPH_INPUTS, make_inputs
-from abonyx.bundle import Bundle, check_files, refuse_changed
+from abonyx.bundle import Bundle, refuse_changed
 from abonyx.bundle.graph_file import GraphFile
 from abonyx.bundle.manifest import Variant
 from abonyx.config import RuntimeConfig
@@ -132,8 +132,7 @@ def load(
             return native
         del native  # never two models in memory
         release_memory()
-    copy = private_copy(bundle, variant)
-    stamps = check_files(copy, [name for name in bundle.manifest.files if name.startswith(f"{variant.folder}/")])
+    copy, stamps = private_copy(bundle, variant)
     native = _create(ort, copy, variant, config, None)
     refuse_changed(copy, stamps)
     return native

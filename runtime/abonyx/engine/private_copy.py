@@ -32,8 +32,11 @@ _ABANDONED_SECONDS = 24 * 3600
 _FICLONE = 0x40049409
 
 
-def private_copy(bundle: Bundle, variant: Variant) -> Bundle:
-    """The bundle with a path that holds a private copy of this variant's folder, its hashes checked, and nothing else.
+def private_copy(bundle: Bundle, variant: Variant) -> tuple[Bundle, dict[str, str]]:
+    """The bundle with a path that holds a private copy of this variant's folder, and nothing else.
+
+    Returns:
+        The copy, whose hashes are checked, and its files' stamps, as check_files gives them.
 
     Raises:
         BundleError: the copy cannot be made, or the bundle's files changed meanwhile.
@@ -48,11 +51,11 @@ def private_copy(bundle: Bundle, variant: Variant) -> Bundle:
     copy = replace(bundle, path=root / hashlib.sha256(contents.encode()).hexdigest()[:32])
     try:
         _make_private(root)
-        if copy.path.exists() and not _whole(copy, names):
-            shutil.rmtree(copy.path)
-        if not copy.path.exists():
+        stamps = _checked(copy, names)
+        if stamps is None:
+            shutil.rmtree(copy.path, ignore_errors=True)
             _write(bundle.path, names, root, copy.path)
-            check_files(copy, names)
+            stamps = check_files(copy, names)
         os.utime(copy.path)
         _tidy(root, copy.path)
     except OSError as error:
@@ -62,7 +65,8 @@ def private_copy(bundle: Bundle, variant: Variant) -> Bundle:
             "Free room, or set ABONYX_CACHE_DIR to a folder that can be written and has room; docs/reliability.md says "
             "which engines need the copy.",
         ) from error
-    return copy
+    # Not of the folders: another process's open touches theirs, and nobody else can swap them.
+    return copy, {name: stamps[name] for name in names}
 
 
 def _make_private(root: Path) -> None:
@@ -74,17 +78,16 @@ def _make_private(root: Path) -> None:
         root.chmod(0o700)
 
 
-def _whole(copy: Bundle, names: list[str]) -> bool:
-    """Whether the files have their hashes, and nobody else has a way to them."""
+def _checked(copy: Bundle, names: list[str]) -> dict[str, str] | None:
+    """The files' stamps if they are there with their hashes, and nobody else has a way to them; else None."""
     try:
         if hasattr(os, "geteuid"):
             for status in ((copy.path / name).lstat() for name in names):
                 if (status.st_uid, status.st_nlink, stat.S_IMODE(status.st_mode)) != (os.geteuid(), 1, _MODE):
-                    return False
-        check_files(copy, names)
+                    return None
+        return check_files(copy, names)
     except (BundleError, OSError):  # a file is missing, or cannot be read
-        return False
-    return True
+        return None
 
 
 def _write(source: Path, names: list[str], root: Path, target: Path) -> None:

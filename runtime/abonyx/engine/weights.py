@@ -24,9 +24,10 @@ _DTYPES: dict[str, npt.DTypeLike] = {
     **{FLOAT32: "<f4", FLOAT16: "<f2", UINT8: "u1", INT8: "i1", INT32: "<i4", INT64: "<i8"},
 }
 # Packed tensors over this are left to the engine: it copies them as it packs them, and a second copy of gigabytes would
-# stay for life. Smaller ones cost nothing to hand over; 12 layers at int8 then take 1 to 4 % more memory, and no time.
+# stay for life. What is handed over costs memory: benchmarks/NOTES.md.
 LEFT_TO_ENGINE_BYTES = 64 * 2**10
 _MAPS = Path("/proc/self/maps")
+_CHANGED_FIX = "Something writes to the bundle: end that first, and open again."
 
 
 def handed_over(graph: GraphFile) -> list[StoredTensor]:
@@ -55,9 +56,6 @@ def read_tensors(folder: Path, tensors: Iterable[StoredTensor]) -> list[npt.NDAr
         except OSError as error:
             raise BundleError(f"{folder / location}: cannot be read: {error.strerror}", _CHANGED_FIX) from error
     return [values[tensor.name] for tensor in tensors]
-
-
-_CHANGED_FIX = "Something writes to the bundle: end that first, and open again."
 
 
 def mapped(paths: Collection[Path]) -> bool | None:

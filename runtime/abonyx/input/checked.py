@@ -156,7 +156,7 @@ def check_records(
     """
     rows = [_row(record, label_required, gaps) for record in records]
     readable = [row.sequence for row in rows if row.rejected is None]
-    judgements = iter(rule.judgements(readable, in_children=in_children, step=step))
+    judgements = rule.judgements(readable, in_children=in_children)
     checked = Input(notes=[] if notes is None else notes)
     escaped = 0
     for row in rows:

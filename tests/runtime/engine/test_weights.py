@@ -107,6 +107,14 @@ def test_mapped_sees_a_mapping_by_its_number_and_by_its_name(copy: Path, monkeyp
     del values
 
 
+@pytest.fixture
+def make_private(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Path]:
+    """Makes the bundle's private copy in an empty cache, or finds it there; gives the copy of the weights' file."""
+    monkeypatch.setenv("ABONYX_CACHE_DIR", str(tmp_path / "cache"))
+    bundle = open_bundle(copy)
+    return lambda: private_copy.private_copy(bundle, bundle.manifest.variants[FOLDER])[0].path / FOLDER / WEIGHTS
+
+
 def test_a_model_that_stays_mapped_is_loaded_from_a_private_copy(
     copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,24 +141,19 @@ def test_a_model_that_stays_mapped_is_loaded_from_a_private_copy(
     assert sorted(path.name for path in loaded[1].iterdir()) == [FOLDER]
 
 
-def test_a_private_copy_is_made_once_and_again_if_it_is_damaged(
-    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ABONYX_CACHE_DIR", str(tmp_path / "cache"))
-    bundle = open_bundle(copy)
-    variant = bundle.manifest.variants[FOLDER]
-    path = private_copy.private_copy(bundle, variant).path / FOLDER / WEIGHTS
+def test_a_private_copy_is_made_once_and_again_if_it_is_damaged(make_private: Callable[[], Path], copy: Path) -> None:
+    path = make_private()
     first = path.stat().st_ino
-    assert private_copy.private_copy(bundle, variant).path / FOLDER / WEIGHTS == path
+    assert make_private() == path
     assert path.stat().st_ino == first
     path.chmod(0o600)
     path.write_bytes(b"x" + path.read_bytes()[1:])
-    assert private_copy.private_copy(bundle, variant).path / FOLDER / WEIGHTS == path
+    path.chmod(0o400)
+    assert make_private() == path
     assert path.read_bytes() == (copy / FOLDER / WEIGHTS).read_bytes()
 
 
-def test_old_copies_go(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ABONYX_CACHE_DIR", str(tmp_path / "cache"))
+def test_old_copies_go(make_private: Callable[[], Path], tmp_path: Path) -> None:
     root = tmp_path / "cache" / "weights"
     for age, name in enumerate(["newest", "new", "old", "older"]):
         (root / name).mkdir(parents=True)
@@ -158,30 +161,25 @@ def test_old_copies_go(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (root / "unfinished-now").mkdir()
     (root / "unfinished-old").mkdir()
     os.utime(root / "unfinished-old", (time.time() - 100_000,) * 2)
-    bundle = open_bundle(copy)
-    used = private_copy.private_copy(bundle, bundle.manifest.variants[FOLDER]).path
+    used = make_private().parents[1]
     assert {path.name for path in root.iterdir()} == {used.name, "newest", "new", "unfinished-now"}
 
 
-def test_no_room_for_a_private_copy(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_room_for_a_private_copy(
+    make_private: Callable[[], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("ABONYX_CACHE_DIR", str(tmp_path / "file"))
-    bundle = open_bundle(copy)
-    with pytest.raises(
-        BundleError, match=r"a private copy of the weights \(15,220,522 bytes\) cannot be made there"
-    ) as caught:
-        private_copy.private_copy(bundle, bundle.manifest.variants[FOLDER])
+    what = r"a private copy of the weights \(15,220,522 bytes\) cannot be made there"
+    with pytest.raises(BundleError, match=what) as caught:
+        make_private()
     assert "ABONYX_CACHE_DIR" in caught.value.fix
 
 
-def test_a_copy_of_a_bundle_that_changes_meanwhile_is_refused(
-    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ABONYX_CACHE_DIR", str(tmp_path / "cache"))
-    bundle = open_bundle(copy)
+def test_a_copy_of_a_bundle_that_changes_meanwhile_is_refused(make_private: Callable[[], Path], copy: Path) -> None:
     overwrite(copy / FOLDER / WEIGHTS)
     with pytest.raises(BundleError, match="sha256"):
-        private_copy.private_copy(bundle, bundle.manifest.variants[FOLDER])
+        make_private()
 
 
 @pytest.mark.parametrize("undone", [False, True])
@@ -272,16 +270,11 @@ def test_a_swap_during_the_load_is_noticed_even_if_it_is_undone(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes and links of POSIX")
-def test_a_private_copy_that_others_can_reach_is_made_again(
-    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ABONYX_CACHE_DIR", str(tmp_path / "cache"))
-    bundle = open_bundle(copy)
-    variant = bundle.manifest.variants[FOLDER]
-    path = private_copy.private_copy(bundle, variant).path / FOLDER / WEIGHTS
+def test_a_private_copy_that_others_can_reach_is_made_again(make_private: Callable[[], Path], tmp_path: Path) -> None:
+    path = make_private()
     for open_up in (lambda: path.chmod(0o666), lambda: os.link(path, tmp_path / "linked")):
         open_up()
-        assert private_copy.private_copy(bundle, variant).path / FOLDER / WEIGHTS == path
+        assert make_private() == path
         status = path.stat()
         assert (status.st_nlink, stat.S_IMODE(status.st_mode)) == (1, 0o400)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from abonyx.alphabet import SequenceLimit
@@ -49,11 +51,11 @@ def test_each_record_has_its_flags_whatever_its_neighbours() -> None:
 def test_a_value_that_comes_again_is_judged_and_trimmed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     looked_at: list[str] = []
 
-    def counted(sequences: list[str], chains: tuple[str, ...], *_: object) -> list[Judgement]:
+    def counted(sequences: list[str], chains: tuple[str, ...]) -> Iterator[Judgement]:
         looked_at.extend(dict.fromkeys(sequences))
-        return judge(sequences, chains)
+        return iter(judge(sequences, chains))
 
-    monkeypatch.setattr("abonyx.domain.rule.judge", counted)
+    monkeypatch.setattr("abonyx.domain.rule.judge_in_turn", counted)
     rows = judged([TAGGED, None, TAGGED, HEAVY, TAGGED], DomainRule(trim=True), LIMIT)
     assert looked_at == [TAGGED, HEAVY, HEAVY], "the whole values, then what was trimmed"
     assert [row.part.sequence for row in rows] == [HEAVY, "", HEAVY, HEAVY, HEAVY]
