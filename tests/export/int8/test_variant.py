@@ -407,7 +407,7 @@ def test_fit_judges_int8_by_the_new_heads_scores(
     with caplog.at_level("INFO"):
         CliRunner().invoke(fit, [*arguments, "--cv-seeds", "1"], catch_exceptions=False)
     assert caplog.text.count(", int8 max |dp| ") == 2
-    assert "refitting on all rows with C 0.001, of the smallest |w|" in caplog.text
+    assert "refitting on all rows with C 0.001: of those as good as the best" in caplog.text
     before, after = (open_bundle(path).manifest.variants["int8"].quantization for path in (exported, output))
     assert before
     assert after
