@@ -21,7 +21,6 @@ import numpy.typing as npt
 from abonyx.alphabet import Alphabet
 from abonyx.batching import make_inputs
 from abonyx.engine.process import usable_processors
-from abonyx_export.bundle_writer import DEFAULT_THRESHOLD
 from abonyx_export.encoder.checkpoint import Checkpoint, load_checkpoint
 from abonyx_export.encoder.graph import ENCODER_INPUTS, write_encoder
 from abonyx_export.head.head import read_head
@@ -61,14 +60,13 @@ def compare(encoder: Path, head_file: Path, file: Path) -> dict[str, Any]:
     exact = embed(checkpoint, None, judged)
     head = read_head(head_file)
     head = head.recentred(-float(np.median(head.logit(exact))))
-    thresholds = [DEFAULT_THRESHOLD, *head.thresholds.values()]
     found = {}
     for name, sequences, plain in (("plain, file", given, True), ("file", given, False), ("default", default, False)):
         observation = observe(checkpoint, encode(sequences.calibration))
         plan = plan_encoder(checkpoint.config, checkpoint.tensor, observation, plain=plain)
         by_layers = {}
         for kept in sorted({round(share * len(plan.layers)) for share in FP32_SHARES}):
-            gate = judge(GateRows(exact, embed(checkpoint, plan.without(kept), judged)), head, thresholds)
+            gate = judge(GateRows(exact, embed(checkpoint, plan.without(kept), judged)), head)
             by_layers[str(kept)] = msgspec.to_builtins(gate) | {"faults": faults(gate)}
             print(f"{name}, {kept} float32 layers: max |dp| {gate.p.max:.4f}, mean {gate.p.mean:.4f}", flush=True)
         found[name] = {"source": sequences.source, "sequences": len(sequences.calibration), "float32_layers": by_layers}

@@ -28,6 +28,7 @@ import numpy.typing as npt
 
 from abonyx.alphabet import Alphabet
 from abonyx.bundle import open_bundle, tolerances
+from abonyx.bundle.threshold import choose_threshold
 from abonyx.engine.process import usable_processors
 from commands import REPOSITORY, machine
 from preparation import Prepared, digest, prepare, read_sequences, sample
@@ -252,8 +253,9 @@ class Benchmark:
         self.shehata = [] if arguments.no_shehata else read_sequences(arguments.shehata)
         self.prepared = self._prepare()
         self.prepared_s = time.perf_counter() - self.started
-        manifest = open_bundle(self.prepared.bundle["esm1v"]).manifest
-        self.thresholds = sorted({manifest.head.default_threshold, *manifest.head.thresholds.values()})
+        bundle = open_bundle(self.prepared.bundle["esm1v"])
+        manifest = bundle.manifest
+        self.thresholds = sorted({choose_threshold(bundle, None, None), *manifest.head.thresholds.values()})
         self.ids = [row.tolist() for row in Alphabet(manifest.alphabet).encode(self.sequences)]
 
     def say(self, line: str) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 import abonyx
-from abonyx.bundle.selftest import sigmoid
+from abonyx.bundle.heads import sigmoid
 from abonyx.domain import judged_by, reason
 from abonyx.input.checked import Input
 from abonyx.run.request import prepare

@@ -29,7 +29,7 @@ import numpy.typing as npt
 from abonyx.alphabet import Alphabet
 from abonyx.batching import plan_batches
 from abonyx.bundle import open_bundle
-from abonyx.bundle.selftest import sigmoid
+from abonyx.bundle.heads import sigmoid
 from abonyx.bundle.tolerances import CUDA_FP16_OVER_TRANSFORMERS, CUDA_FP16_P, PEER_FP16_P
 from abonyx.config import RuntimeConfig
 from abonyx.engine.providers import PROVIDERS

@@ -20,7 +20,7 @@ import numpy as np
 import abonyx
 from abonyx.alphabet import SequenceLimit
 from abonyx.bundle import open_bundle
-from abonyx.bundle.threshold import is_nonspecific
+from abonyx.bundle.threshold import choose_threshold, is_nonspecific
 from abonyx.hashing import file_sha256
 from abonyx.input.checked import read_input
 from commands import machine
@@ -41,7 +41,7 @@ def measure(source: Path, bundle: Path | None) -> dict[str, Any]:
     opened = open_bundle(bundle)
     longest = SequenceLimit(opened.manifest.max_residues - len("AAAHHHHHH"))
     sequences = read_input(source, longest, skip_invalid=True).sequences
-    threshold = opened.manifest.head.default_threshold
+    threshold = choose_threshold(opened, None, None)
     with abonyx.open_session(bundle) as session:
         p = session.score(sequences)
         flips = {}

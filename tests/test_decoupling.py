@@ -13,7 +13,7 @@ import abonyx
 from .conftest import EXAMPLES, REPOSITORY
 
 HEAVY = (
-    *("torch", "transformers", "sklearn", "skl2onnx", "onnx", "optimum", "scipy", "matplotlib"),
+    *("torch", "transformers", "sklearn", "onnx", "optimum", "scipy", "matplotlib"),
     *("ray", "abonyx_export"),
 )
 # What runtime/abonyx/evaluate/ alone may import, and only once its command runs.

@@ -71,7 +71,7 @@ def test_commands(line: str, tmp_path: Path) -> None:
         pytest.importorskip("pyarrow")
     if "--ray" in line:
         pytest.importorskip("ray")
-    for module in {"evaluate": ("sklearn", "matplotlib"), "fit": ("skl2onnx",)}.get(line.split()[1], ()):
+    for module in {"evaluate": ("sklearn", "matplotlib"), "fit": ("onnx",)}.get(line.split()[1], ()):
         pytest.importorskip(module)
     done = shell(line, clone(tmp_path))
     assert done.returncode == 0, done.stderr
@@ -140,7 +140,7 @@ def test_export_commands_on_a_hub_cache_with_a_small_checkpoint(tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     manifest = json.loads((directory / "artifacts" / "esm1v" / "manifest.json").read_text())
     assert (manifest["encoder"]["repo_id"], manifest["encoder"]["revision"]) == (HUB_ID, commit)
-    assert manifest["head"]["thresholds"] == {"elisa": 0.5, "psr": 0.5495}
+    assert manifest["heads"][0]["thresholds"] == {"elisa": 0.5, "psr": 0.5495}
     done = shell(score, directory)
     assert done.returncode == 0, done.stderr
     assert "threshold 0.5 (elisa)" in done.stderr

@@ -123,7 +123,7 @@ def of_mini(inputs: dict[str, Input], tests: dict[str, np.ndarray]) -> dict[str,
     """The shipped bundle, as `abonyx score` runs it."""
     with open_model(abonyx.RuntimeConfig()) as session:
         manifest, bundle = session.manifest, session.bundle
-        scored = {name: session.score(inputs[name].sequences) for name in tests}
+        scored = {name: session.score(inputs[name].sequences)[:, 0] for name in tests}
     training = manifest.head.training
     if training is None:
         raise SystemExit(f"{bundle.name}: its manifest has no training record")

@@ -19,7 +19,7 @@ def open_engine(request: dict[str, Any]) -> dict[str, Call]:
     if esm_cpp.Model.num_threads != request["threads"]:
         raise SystemExit(f"esm-cpp runs {esm_cpp.Model.num_threads} threads")
     with np.load(request["golden"]) as golden:
-        coef, intercept = golden["head_coef"], float(golden["head_intercept"])
+        coef, intercept = golden["head_coef"][0], float(golden["head_intercept"][0])
 
     def score(rows: list[list[int]]) -> list[float]:
         model.forward_scheduled([np.array(row, np.int32) for row in rows])

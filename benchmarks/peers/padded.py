@@ -26,7 +26,7 @@ def padded_score(encode: Encode, request: dict[str, Any]) -> Call:
 
     tokenizer = EsmTokenizer.from_pretrained(request["checkpoint"])
     with np.load(request["golden"]) as golden:
-        coef, intercept = golden["head_coef"], float(golden["head_intercept"])
+        coef, intercept = golden["head_coef"][0], float(golden["head_intercept"][0])
 
     def score(sequences: list[str]) -> list[float]:
         p: list[float] = []

@@ -16,8 +16,9 @@ from abonyx.bundle.manifest import (
     Difference,
     FileEntry,
     HeadSpec,
-    HeadTraining,
+    LogisticParity,
     Manifest,
+    Parity,
     Variant,
     read_manifest,
     write_manifest,
@@ -26,9 +27,6 @@ from abonyx.config import RuntimeConfig
 from abonyx.hashing import file_sha256
 from abonyx.model import open_model
 from abonyx_export import parity
-from abonyx_export.head.head import Head
-
-DEFAULT_THRESHOLD = 0.5  # scikit-learn's own rule for a binary logistic regression
 
 Report = Callable[[str], None]
 
@@ -39,41 +37,16 @@ class Reference:
 
     Attributes:
         golden: PyTorch's rows.
-        thresholds: those at which label flips are counted.
         torch, transformers: the versions that made `golden`.
         rounding: see manifest.Parity.weight_rounding.
         detail: what else an error about it says.
     """
 
     golden: Golden
-    thresholds: Sequence[float]
     torch: str
     transformers: str
     rounding: dict[str, Difference] | None = None
     detail: str = ""
-
-
-def head_spec(head: Head, chains: Sequence[str], training: HeadTraining | None = None) -> HeadSpec:
-    """The manifest's description of a head.
-
-    Args:
-        chains: of its training set; keys of manifest.CHAINS.
-    """
-    return HeadSpec(
-        kind="logistic",
-        classes=[float(label) for label in head.classes],
-        chains=list(chains),
-        source_name=head.source_name,
-        source_sha256=head.source_sha256,
-        encoder=head.encoder,
-        pooling=head.pooling,
-        pooling_batch_size=head.pooling_batch_size,
-        thresholds=head.thresholds,
-        default_threshold=DEFAULT_THRESHOLD,
-        intercept_shift=head.intercept_shift,
-        training=training,
-        placeholder=head.placeholder,
-    )
 
 
 def check_variants(
@@ -100,16 +73,28 @@ def check_variants(
     measured = {}
     for name, variant in variants.items():
         report(f"checking {name} against PyTorch")
-        measured[name] = _checked(name, variant, references[name], golden, staging, fix)
+        measured[name] = _checked(name, variant, manifest.heads, references[name], golden, staging, fix)
         record = measured[name].parity
         assert record is not None
-        report(
-            f"  {name}: max |dp| {record.p.max:.2g}, |dlogit| {record.logit.max:.2g}, cosine {record.min_cosine:.8f}"
-        )
+        for line in parity_lines(name, record):
+            report(line)
     manifest = msgspec.structs.replace(manifest, variants=measured)
     write_manifest(manifest, staging)
     read_manifest(staging)  # what cannot be read back must not be given a name
     return manifest
+
+
+def parity_lines(variant: str, record: Parity) -> list[str]:
+    """A variant's record, a line a head."""
+    lines = []
+    for name, head in record.heads.items():
+        of_head = f", head {name}" if len(record.heads) > 1 else ""
+        if isinstance(head, LogisticParity):
+            found = f"max |dp| {head.p.max:.2g}, |dlogit| {head.logit.max:.2g}"
+        else:
+            found = f"max |dvalue| {head.value.max:.2g} sds of the training values"
+        lines.append(f"  {variant}{of_head}: {found}, cosine {record.min_cosine:.8f}")
+    return lines
 
 
 def list_files(manifest: Manifest, staging: Path) -> Manifest:
@@ -124,27 +109,33 @@ def list_files(manifest: Manifest, staging: Path) -> Manifest:
     return manifest
 
 
-def _checked(name: str, variant: Variant, reference: Reference, golden: Golden, staging: Path, fix: str) -> Variant:
+def _checked(
+    name: str,
+    variant: Variant,
+    heads: Sequence[HeadSpec],
+    reference: Reference,
+    golden: Golden,
+    staging: Path,
+    fix: str,
+) -> Variant:
     """One variant with its record."""
     with open_model(RuntimeConfig(bundle=str(staging), variant=name), self_test="off") as session:
 
         def run(tokens: parity.Tokens) -> tuple[Float32Array, Float32Array]:
-            embedding, p = session.run_batch(tokens)
-            return embedding, p
+            embedding, sums = session.run_batch(tokens)
+            return embedding, sums
 
-        rows = reference.golden
-        embedding, logit, p = selftest.run_golden(rows, np.arange(len(rows.lengths)), run, session.budget.tokens)
+        rows, everything = reference.golden, np.arange(len(reference.golden.lengths))
+        embedding, sums = selftest.run_golden(rows, everything, run, session.budget.tokens)
         provider = session.config.provider
-        parity.enforce(
-            parity.differences(rows, embedding, logit, p), variant.limits, name, provider, reference.detail, fix
-        )
-        selftest.check_quick(golden, run, variant.limits, f"variant {name} on {provider}")
+        found = selftest.compare(rows, heads, everything, embedding, sums)
+        parity.enforce(found, heads, variant.limits, name, provider, reference.detail, fix)
+        selftest.check_quick(golden, heads, run, variant.limits, f"variant {name} on {provider}")
     record = parity.measure(
         rows,
+        heads,
         embedding,
-        logit,
-        p,
-        reference.thresholds,
+        sums,
         reference.rounding,
         provider=provider,
         torch=reference.torch,

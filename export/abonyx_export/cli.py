@@ -47,7 +47,12 @@ def _numbers(value: str) -> tuple[float, ...]:
 @click.option("--revision", help="Branch, tag or commit of the hub id; the commit is recorded.  [default: main]")
 @click.option("--encoder-id", metavar="ID", help="The hub id that the directory or file is a copy of.")
 @click.option(
-    "--head", type=PATH, help="Logistic head: .npz (+ .json), .joblib or .pkl; never run.  [default: none; fit]"
+    "--head",
+    "heads",
+    multiple=True,
+    metavar="[NAME=]FILE",
+    help="Logistic head: .npz (+ .json), .joblib or .pkl; never run. Again for more; the first is the default.  "
+    "[default: none; fit]",
 )
 @click.option("-o", "--output", required=True, type=PATH, help="Bundle directory to write; must not exist.")
 @click.option(
@@ -70,7 +75,7 @@ def export(
     encoder: str,
     revision: str | None,
     encoder_id: str | None,
-    head: Path | None,
+    heads: tuple[str, ...],
     output: Path,
     variants: str,
     calibration: Path | None,
@@ -88,13 +93,13 @@ def export(
     """Turn an encoder and a logistic head into a bundle, checked against PyTorch."""
     require("export")
     from abonyx_export.export import export_bundle
-    from abonyx_export.request import ExportRequest
+    from abonyx_export.request import ExportRequest, named_head
 
     request = ExportRequest(
         encoder=encoder,
         revision=revision,
         encoder_id=encoder_id,
-        head=head,
+        heads=tuple(map(named_head, heads)),
         output=output,
         variants=_names(variants),
         golden=golden,

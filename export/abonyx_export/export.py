@@ -15,7 +15,8 @@ import onnx
 
 from abonyx.alphabet import Alphabet
 from abonyx.arrays import Float32Array
-from abonyx.bundle import Golden, selftest
+from abonyx.bundle import Golden
+from abonyx.bundle.heads import sigmoid
 from abonyx.bundle.manifest import SCHEMA_VERSION, Difference, Manifest, Variant, write_manifest
 from abonyx.bundle.tolerances import LIMITS, Limits
 from abonyx.engine.onnx import import_engine
@@ -23,13 +24,14 @@ from abonyx.errors import ConfigError, HeadRefused
 from abonyx.output.directory import staged
 from abonyx.wording import option
 from abonyx_export import parity
-from abonyx_export.bundle_writer import DEFAULT_THRESHOLD, Reference, Report, check_variants, head_spec
+from abonyx_export.bundle_writer import Reference, Report, check_variants
 from abonyx_export.encoder.checkpoint import Checkpoint, identify, load_checkpoint
 from abonyx_export.encoder.cuda_graph import CUDA_INPUTS, write_cuda_encoder
 from abonyx_export.encoder.graph import ENCODER_INPUTS, write_encoder
 from abonyx_export.golden import check_discriminates, golden_sequences, longest_sequence
-from abonyx_export.head.graph import attach_head, check_head, head_model
+from abonyx_export.head.graph import attach_head, check_heads, common_mean, head_model
 from abonyx_export.head.head import Head, placeholder_head, read_head
+from abonyx_export.head.spec import DEFAULT_THRESHOLD, golden_of, head_spec, sums_intercept
 from abonyx_export.int8 import variant as int8
 from abonyx_export.int8.calibration import calibration_sequences
 from abonyx_export.request import ExportRequest, check_request
@@ -37,7 +39,7 @@ from abonyx_export.variants import CUDA_FP16, ESM_ONLY, INT8, VARIANTS, VariantS
 
 # Licence of Meta's ESM weights, as their model cards state it; of others the exporter must say.
 KNOWN_LICENCES = {"facebook/esm": "MIT (ESM weights, Meta)"}
-MODULES = ("abonyx", "torch", "transformers", "onnx", "onnxruntime", "skl2onnx", "sklearn", "numpy")
+MODULES = ("abonyx", "torch", "transformers", "onnx", "onnxruntime", "numpy")
 
 
 def export_bundle(request: ExportRequest, report: Report = lambda line: None) -> Manifest:
@@ -56,9 +58,9 @@ def export_bundle(request: ExportRequest, report: Report = lambda line: None) ->
         SessionInUse: this process has a session open; the check needs its one slot.
     """
     limits = check_request(request)
-    head = read_head(request.head) if request.head else None
+    heads = [dataclasses.replace(read_head(path), name=name) for name, path in request.heads]
     repo_id, commit = identify(request.encoder, request.revision, request.encoder_id)
-    if head:
+    for head in heads:
         _check_encoder(head, repo_id, request)
     report(f"loading encoder {repo_id or request.encoder}, {f'commit {commit}' if commit else 'from disk'}")
     checkpoint = load_checkpoint(
@@ -74,10 +76,10 @@ def export_bundle(request: ExportRequest, report: Report = lambda line: None) ->
         raise ConfigError(
             what, f"Leave them out of {option('variants')}; fp32, fp16 and fp16-weights are for every encoder."
         )
-    if head:
+    for head in heads:
         _check_width(head, checkpoint)
     with staged(request.output) as staging:
-        return _build(request, head, checkpoint, limits, staging, report)
+        return _build(request, heads, checkpoint, limits, staging, report)
 
 
 def _check_width(head: Head, checkpoint: Checkpoint) -> None:
@@ -103,7 +105,7 @@ def _check_encoder(head: Head, repo_id: str | None, request: ExportRequest) -> N
 
 def _build(
     request: ExportRequest,
-    head: Head | None,
+    heads: list[Head],
     checkpoint: Checkpoint,
     limits: dict[str, Limits],
     staging: Path,
@@ -120,23 +122,22 @@ def _build(
     halves = [name for name in request.variants if VARIANTS[name].arithmetic == np.float16]
     if halves:
         parity.check_range(largest, halves)
-    if head is None:
-        head = placeholder_head(embedding[:-1])
+    if not heads:
+        heads = [placeholder_head(embedding[:-1])]
         report("no head was given: this bundle embeds; `abonyx fit` gives it a head")
     if request.recentre_head:
-        head = head.recentred(-float(np.median(head.logit(embedding[:-1]))))
-    pad_id = checkpoint.alphabet.pad_id
-    golden = _golden(rows[:-1], embedding[:-1], head, pad_id)
-    everything = _golden(rows, embedding, head, pad_id)
-    thresholds = {"default": DEFAULT_THRESHOLD, **head.thresholds}
-    check_discriminates(golden, thresholds)
+        heads = [head.recentred(-float(np.median(head.logit(embedding[:-1])))) for head in heads]
+    pad_id, mean = checkpoint.alphabet.pad_id, common_mean(heads, embedding[:-1])
+    golden = _golden(rows[:-1], embedding[:-1], heads, mean, pad_id)
+    everything = _golden(rows, embedding, heads, mean, pad_id)
+    check_discriminates(golden, {"default": DEFAULT_THRESHOLD, **heads[0].thresholds})
     golden.save(staging)
 
     # fp32 is always built and checked: float16's limits are too wide to tell a subtly wrong graph from rounding.
     names = list(dict.fromkeys([*request.variants, "fp32"]))
     limits = {"fp32": LIMITS["fp32"], **limits}
     calibrated = int8.calibrate(checkpoint, fitted_on, report) if fitted_on else None
-    head_graph = _write_graphs(names, head, checkpoint, calibrated, staging, report)
+    head_graph = _write_graphs(names, heads, mean, checkpoint, calibrated, staging, report)
     encoder = checkpoint.encoder()
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
@@ -149,7 +150,7 @@ def _build(
         pooling="residues",
         pooled_layers=list(request.pooled_layers),
         embedding_width=checkpoint.config.embedding_width,
-        head=head_spec(head, request.chains),
+        heads=[head_spec(head, request.chains, sums_intercept(head, mean)) for head in heads],
         variants={name: _variant(VARIANTS[name], limits[name]) for name in names},
         default_variant=default_variants(list(request.variants)),
         golden_source=golden_source,
@@ -159,16 +160,14 @@ def _build(
         files={},
     )
     if calibrated:
-        quantization = int8.settle(
-            calibrated, manifest, checkpoint, head, head_graph, list(thresholds.values()), staging, report
-        )
+        quantization = int8.settle(calibrated, manifest, checkpoint, heads, head_graph, staging, report)
         settled = msgspec.structs.replace(manifest.variants[INT8], quantization=quantization)
         manifest = msgspec.structs.replace(manifest, variants=manifest.variants | {INT8: settled})
-    rounding = _weight_rounding(checkpoint, rows[:-1], golden, head) if "fp16" in request.variants else None
+    rounding = _weight_rounding(checkpoint, rows[:-1], golden, heads[0]) if "fp16" in request.variants else None
     # The weights are on disk now; the check holds one engine's copy and not PyTorch's beside it.
     checkpoint.model.to("meta")
     gc.collect()
-    references = _references(manifest, golden, everything, thresholds, rounding)
+    references = _references(manifest, golden, everything, rounding)
     if calibrated:
         references[INT8] = dataclasses.replace(references[INT8], detail=int8.worst_layers(calibrated.plan))
     fix = f"Leave the variant out, or allow more with {option('max_dp')} VARIANT=VALUE."
@@ -180,14 +179,12 @@ def _references(
     manifest: Manifest,
     golden: Golden,
     everything: Golden,
-    thresholds: dict[str, float],
     rounding: dict[str, Difference] | None,
 ) -> dict[str, Reference]:
     return {
         name: Reference(
             # The longest row has every position; what float16 adds to it says nothing about the graph.
             golden=everything if name == "fp32" else golden,
-            thresholds=list(thresholds.values()),
             torch=manifest.packages["torch"],
             transformers=manifest.packages["transformers"],
             rounding=rounding if name == "fp16" else None,
@@ -209,26 +206,26 @@ def _max_residues(request: ExportRequest, checkpoint: Checkpoint) -> int:
     return request.max_residues
 
 
-def _golden(rows: parity.Tokens, embedding: Float32Array, head: Head, pad_id: int) -> Golden:
+def _golden(rows: parity.Tokens, embedding: Float32Array, heads: list[Head], mean: Float32Array, pad_id: int) -> Golden:
     lengths = np.array([len(row) for row in rows], np.int64)
     input_ids = np.full((len(rows), lengths.max()), pad_id, np.int64)
     for index, row in enumerate(rows):
         input_ids[index, : len(row)] = row
-    coef, intercept = head.weights()
-    return Golden(input_ids, lengths, embedding, head.logit(embedding), coef, intercept)
+    return golden_of(input_ids, lengths, embedding, heads, mean)
 
 
 def _write_graphs(
     names: list[str],
-    head: Head,
+    heads: list[Head],
+    mean: Float32Array,
     checkpoint: Checkpoint,
     calibrated: int8.Calibration | None,
     staging: Path,
     report: Report,
 ) -> onnx.ModelProto:
-    """Write the head's graph, which is returned, and it behind each variant's."""
-    head_graph = head_model(head)
-    check_head(head_graph, head)
+    """Write the heads' graph, which is returned, and it behind each variant's."""
+    head_graph = head_model(heads, mean)
+    check_heads(head_graph, heads, mean)
     onnx.save(head_graph, staging / "head.onnx")
     for name in names:
         report(f"writing {name}")
@@ -252,8 +249,12 @@ def _weight_rounding(checkpoint: Checkpoint, rows: parity.Tokens, golden: Golden
     """What float16 weights alone cost, in PyTorch float32. Rounds the checkpoint's weights for good."""
     parity.round_weights(checkpoint.model)
     embedding = parity.reference_embeddings(checkpoint, rows)
-    logit = head.logit(embedding)
-    return parity.summarise(parity.differences(golden, embedding, logit, selftest.sigmoid(logit)))
+    logit, expected = head.logit(embedding), golden.value[:, 0]
+    return {
+        "embedding": parity.summarise(np.abs(embedding - golden.embedding.astype(np.float64))),
+        "logit": parity.summarise(np.abs(logit - expected)),
+        "p": parity.summarise(np.abs(sigmoid(logit) - sigmoid(expected))),
+    }
 
 
 def _keep_only(names: tuple[str, ...], manifest: Manifest, staging: Path) -> Manifest:

@@ -8,8 +8,8 @@ import numpy as np
 
 from abonyx.alphabet import SequenceLimit
 from abonyx.bundle import Golden
+from abonyx.bundle.heads import sigmoid
 from abonyx.bundle.manifest import RESIDUES, UNKNOWN
-from abonyx.bundle.selftest import sigmoid
 from abonyx.bundle.threshold import is_nonspecific
 from abonyx.bundle.tolerances import GOLDEN_MIN_SD_P
 from abonyx.errors import ParityError
@@ -83,7 +83,10 @@ def longest_sequence(max_residues: int) -> str:
 
 
 def check_discriminates(golden: Golden, thresholds: dict[str, float]) -> None:
-    """Refuse a golden set on which a broken encoder could pass.
+    """Refuse a golden set on which a broken encoder could pass, by the first head: one that tells them apart is enough.
+
+    Args:
+        thresholds: of the first head.
 
     Raises:
         ParityError: rows of one length (padding untested), p not finite, p that hardly varies (a saturated head hides
@@ -94,7 +97,8 @@ def check_discriminates(golden: Golden, thresholds: dict[str, float]) -> None:
             f"golden set: all {len(golden.lengths)} rows have {golden.lengths[0] - 2} residues; padding goes untested"
         )
         raise ParityError(what, f"Give {option('golden')} FILE with sequences of several lengths.")
-    p = sigmoid(golden.logit)
+    logit = golden.value[:, 0]
+    p = sigmoid(logit)
     if not np.isfinite(p).all():
         raise ParityError(
             f"golden set: PyTorch's own logit is not finite for {np.count_nonzero(~np.isfinite(p))} of {len(p)} rows",
@@ -106,8 +110,8 @@ def check_discriminates(golden: Golden, thresholds: dict[str, float]) -> None:
     )
     if p.std() < GOLDEN_MIN_SD_P:
         raise ParityError(
-            f"golden set: p is {p.mean():.4f} +- {p.std():.2g} over {len(p)} rows (logit {golden.logit.mean():.1f} +- "
-            f"{golden.logit.std():.2g}); its sd must be at least {GOLDEN_MIN_SD_P}",
+            f"golden set: p is {p.mean():.4f} +- {p.std():.2g} over {len(p)} rows (logit {logit.mean():.1f} +- "
+            f"{logit.std():.2g}); its sd must be at least {GOLDEN_MIN_SD_P}",
             fix,
         )
     for name, threshold in thresholds.items():

@@ -7,12 +7,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from abonyx.arrays import Float32Array, Float64Array, Int64Array
-from abonyx.bundle import Golden
-from abonyx.bundle.manifest import Difference, Parity
-from abonyx.bundle.selftest import sigmoid
+from abonyx.bundle import Golden, selftest
+from abonyx.bundle.heads import EMBEDDING, head_total, head_value, sigmoid
+from abonyx.bundle.manifest import LOGISTIC, Difference, HeadSpec, LinearParity, LogisticParity, Parity
 from abonyx.bundle.tolerances import FP16_LARGEST_ACTIVATION, HEAD_MIN_SPREAD, Limits
 from abonyx.engine.onnx import import_engine
 from abonyx.errors import ParityError
@@ -110,28 +109,16 @@ def round_weights(model: EsmModel) -> None:
             parameter.copy_(parameter.half().float())
 
 
-def differences(
-    golden: Golden, embedding: npt.NDArray[np.floating], logit: Float64Array, p: Float64Array
-) -> dict[str, Float64Array]:
-    """|difference| from the golden rows: embedding (n, D), logit (n,), p (n,)."""
-    return {
-        "embedding": np.abs(embedding - golden.embedding.astype(np.float64)),
-        "logit": np.abs(logit - golden.logit),
-        "p": np.abs(p - sigmoid(golden.logit)),
-    }
-
-
-def summarise(found: dict[str, Float64Array]) -> dict[str, Difference]:
-    """Max and mean of each."""
-    return {name: Difference(max=float(values.max()), mean=float(values.mean())) for name, values in found.items()}
+def summarise(found: Float64Array) -> Difference:
+    """Max and mean."""
+    return Difference(max=float(found.max()), mean=float(found.mean()))
 
 
 def measure(
     golden: Golden,
-    embedding: Float64Array,
-    logit: Float64Array,
-    p: Float64Array,
-    thresholds: Sequence[float],
+    heads: Sequence[HeadSpec],
+    embedding: Float32Array,
+    sums: Float32Array,
     weight_rounding: dict[str, Difference] | None,
     *,
     provider: str,
@@ -141,31 +128,20 @@ def measure(
     """The parity record of one variant.
 
     Args:
-        embedding, logit, p: the variant's, as selftest.run_golden gives them.
-        thresholds: those at which label flips are counted.
+        embedding, sums: the variant's, as selftest.run_golden gives them.
         weight_rounding: see manifest.Parity.
         provider: where the variant ran.
         torch, transformers: the versions that made `golden`.
     """
-    from scipy.stats import spearmanr
-
-    if min(np.ptp(golden.logit), np.ptp(logit)) < HEAD_MIN_SPREAD:
-        what = f"the head gives every one of {len(logit)} golden rows the logit {logit[0]:.6g}: it tells nothing apart"
-        raise ParityError(
-            what, f"Nothing was written. Check the labels and that the sequences differ; raise {option('grid')}."
-        )
-    expected = golden.embedding.astype(np.float64)
-    norms = np.linalg.norm(embedding, axis=1) * np.linalg.norm(expected, axis=1)
-    expected_p = sigmoid(golden.logit)
-    found = summarise(differences(golden, embedding, logit, p))
+    compared = selftest.compare(golden, heads, np.arange(len(sums)), embedding, sums)
+    found = {(each.metric, each.head): each.difference for each in compared}
+    exact, measured = golden.embedding.astype(np.float64), embedding.astype(np.float64)
+    norms = np.linalg.norm(measured, axis=1) * np.linalg.norm(exact, axis=1)
     return Parity(
-        rows=len(p),
-        embedding=found["embedding"],
-        logit=found["logit"],
-        p=found["p"],
-        min_cosine=float(((embedding * expected).sum(axis=1) / norms).min()),
-        label_flips={f"{value:g}": int(((p > value) != (expected_p > value)).sum()) for value in sorted(thresholds)},
-        spearman=float(spearmanr(golden.logit, logit).statistic),
+        rows=len(sums),
+        embedding=summarise(found[EMBEDDING, None]),
+        min_cosine=float(((measured * exact).sum(axis=1) / norms).min()),
+        heads={head.name: _of_head(head, found, golden.value[:, at], sums[:, at]) for at, head in enumerate(heads)},
         weight_rounding=weight_rounding,
         provider=provider,
         onnxruntime=import_engine().__version__,
@@ -174,24 +150,62 @@ def measure(
     )
 
 
-def enforce(found: dict[str, Float64Array], limits: Limits, variant: str, provider: str, detail: str, fix: str) -> None:
+def _of_head(
+    head: HeadSpec, found: dict[tuple[str, str | None], Float64Array], expected: Float64Array, sums: Float32Array
+) -> LogisticParity | LinearParity:
+    """One head's record; expected and sums are its columns, (n,)."""
+    from scipy.stats import spearmanr
+
+    total = head_total(head, sums)
+    if min(np.ptp(expected), np.ptp(total)) < HEAD_MIN_SPREAD * (head.training_sd or 1.0):
+        kind = "logit" if head.kind == LOGISTIC else "value"
+        what = f"head {head.name} gives every one of {len(total)} golden rows the {kind} {total[0]:.6g}"
+        raise ParityError(
+            f"{what}: it tells nothing apart",
+            f"Nothing was written. Check the labels and that the sequences differ; raise {option('grid')}.",
+        )
+    spearman = float(spearmanr(expected, total).statistic)
+    if head.kind != LOGISTIC:
+        return LinearParity(value=summarise(found["value", head.name]), spearman=spearman)
+    p, expected_p = head_value(head, sums), sigmoid(expected)
+    assert head.default_threshold is not None  # parse_manifest has refused it
+    thresholds = {head.default_threshold, *head.thresholds.values()}
+    return LogisticParity(
+        logit=summarise(found["logit", head.name]),
+        p=summarise(found["p", head.name]),
+        label_flips={f"{value:g}": int(((p > value) != (expected_p > value)).sum()) for value in sorted(thresholds)},
+        spearman=spearman,
+    )
+
+
+def enforce(
+    found: Sequence[selftest.Compared],
+    heads: Sequence[HeadSpec],
+    limits: Limits,
+    variant: str,
+    provider: str,
+    detail: str,
+    fix: str,
+) -> None:
     """Refuse a variant over its limits.
 
     Args:
-        found: differences of the variant.
+        found: of selftest.compare.
         detail: what else the message says of it.
         fix: what the user can do about it.
 
     Raises:
         ParityError: names the metric, its value, the limit and the worst golden row.
     """
-    for metric in ("p", "logit", "embedding"):
-        rows = found[metric].reshape(len(found[metric]), -1).max(axis=1)  # NaN if any is
-        limit = getattr(limits, metric)
+    order = ("p", "logit", "value", EMBEDDING)
+    for each in sorted(found, key=lambda one: order.index(one.metric)):
+        rows = each.difference.reshape(len(each.difference), -1).max(axis=1)  # NaN if any is
+        limit = getattr(limits, each.metric)
         if not np.all(rows <= limit):
             worst = int(np.argmax(np.where(np.isnan(rows), np.inf, rows)))
             raise ParityError(
-                f"variant {variant}: max |difference| of {metric} from PyTorch is {rows[worst]:.3g}, limit {limit:g} "
+                f"variant {variant}: max |difference| of {selftest.metric_name(each, heads)} from PyTorch is "
+                f"{rows[worst]:.3g}, limit {limit:g} "
                 f"(golden row {worst} of {len(rows)}, on {provider}){detail}",
                 f"Nothing was written. {fix}",
             )

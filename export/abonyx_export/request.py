@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from abonyx.bundle.manifest import HEAD_NAME_RULE, is_head_name
 from abonyx.bundle.tolerances import LIMITS, LOGIT_PER_P, Limits
 from abonyx.errors import ConfigError
 from abonyx.output.directory import check_directory
 from abonyx.wording import option
+from abonyx_export.head.head import DEFAULT_NAME
 from abonyx_export.variants import INT8, VARIANTS
 
 
@@ -20,7 +22,7 @@ class ExportRequest:
     Attributes:
         encoder: hub id, directory or `.pt` file; revision: of a hub id.
         encoder_id: hub id that a directory or file is a copy of.
-        head: classifier file; None = a placeholder, for `fit` to replace.
+        heads: name and classifier file of each head, the default first; () = a placeholder, for `fit` to replace.
         output: the bundle's directory; must not exist.
         variants: names of variants.VARIANTS.
         golden: file of sequences; None = the examples and their mutants.
@@ -36,7 +38,7 @@ class ExportRequest:
 
     encoder: str
     output: Path
-    head: Path | None = None
+    heads: tuple[tuple[str, Path], ...] = ()
     revision: str | None = None
     encoder_id: str | None = None
     variants: tuple[str, ...] = ("fp32", "fp16")
@@ -51,6 +53,25 @@ class ExportRequest:
     recentre_head: bool = False
     max_dp: Mapping[str, float] = field(default_factory=dict)
     calibration: Path | None = None
+
+
+def named_head(text: str) -> tuple[str, Path]:
+    """Name and file of a head given as NAME=FILE or FILE, which is called DEFAULT_NAME.
+
+    What stands before `=` is a path if no head can be called so: a file a=b.npz is given as ./a=b.npz.
+    """
+    name, equals, file = text.partition("=")
+    return (name, Path(file)) if equals and is_head_name(name) else (DEFAULT_NAME, Path(text))
+
+
+def check_head_names(names: Sequence[str]) -> None:
+    """Raise a ConfigError for a name that no head can have, or that two heads would have."""
+    for at, name in enumerate(names):
+        if not is_head_name(name):
+            raise ConfigError(f"{option('head')}: a head cannot be called {name!r}", HEAD_NAME_RULE)
+        if name.lower() in (other.lower() for other in names[:at]):  # a table's reader may take capitals for the same
+            what = f"{option('head')}: two heads are called {name}: {', '.join(names)}"
+            raise ConfigError(what, "Give each a name of its own.")
 
 
 def check_request(request: ExportRequest) -> dict[str, Limits]:
@@ -70,6 +91,7 @@ def check_request(request: ExportRequest) -> dict[str, Limits]:
         what = f"{option('calibration')} {request.calibration} with variants {', '.join(request.variants)}"
         raise ConfigError(what, f"Only int8 is calibrated: add it to {option('variants')}.")
     check_directory(request.output)
+    check_head_names([name for name, _ in request.heads])
     limits = {}
     for name in request.variants:
         limits[name] = base = LIMITS[name]
@@ -81,5 +103,5 @@ def check_request(request: ExportRequest) -> dict[str, Limits]:
                 )
             scale = allowed / base.p
             logit = min(base.logit * scale, LOGIT_PER_P)  # no manifest holds more
-            limits[name] = Limits(p=allowed, logit=logit, embedding=base.embedding * scale)
+            limits[name] = Limits(p=allowed, logit=logit, embedding=base.embedding * scale, value=base.value * scale)
     return limits

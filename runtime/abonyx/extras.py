@@ -8,7 +8,7 @@ from typing import Any
 from abonyx.errors import ConfigError, first_line
 from abonyx.privacy import silence
 
-_TO_FIT = {"onnx": "onnx", "skl2onnx": "skl2onnx", "scikit-learn": "sklearn", "scipy": "scipy"}
+_TO_FIT = {"onnx": "onnx", "scikit-learn": "sklearn", "scipy": "scipy"}
 # What needs something -> the extra that brings it, and distribution -> the module that is imported.
 _NEEDED = {
     "evaluate": ("evaluate", {"scikit-learn": "sklearn.metrics", "matplotlib": "matplotlib.figure"}),

@@ -28,7 +28,7 @@ from abonyx.config import RuntimeConfig
 from abonyx.errors import BundleError, EngineError, OutOfDeviceMemory, SessionClosed
 
 # Of artifacts/mini's manifest. The tests open it as it is, so its first open needs no child and takes no second.
-MINI_SHA256 = "daef8099b36557553e301679c3d56ca17a68847d2a4970db0fc5f5448ce504d2"
+MINI_SHA256 = "a81f13fa4ad9c455ef66c5732d76c0d1a698014c00142b4c508c20ac9ef16403"
 # The parent's own search path: the child must find the same abonyx.
 _CHILD = "import sys; sys.path[:] = sys.argv[1:]; from abonyx import first_open; first_open.serve()"
 # Set in the child, which starts none of its own whatever it is.

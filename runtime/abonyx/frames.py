@@ -134,11 +134,13 @@ def _score(rows: Sequence[JudgedValue], chosen: ChosenModel) -> Float32Array:
     if chosen.config.batch_size is None:
         sequences, place = find_distinct(sequences)
         ids = [ids[first] for first in np.unique(place, return_index=True)[1]]
-    p, summary = score_input(chosen.bundle, Input(ids, sequences), chosen.config, None, chosen.opening)
+    heads = [chosen.bundle.manifest.head.name]
+    values, summary = score_input(chosen.bundle, Input(ids, sequences), chosen.config, heads, None, chosen.opening)
     of_all_rows = Input(judgements=[part.judgement for part in parts.values()])
-    for note in [*flag_notes(of_all_rows, P), *summary.notes]:
+    for note in [*flag_notes(of_all_rows, scored=True), *summary.notes]:
         LOGGER.info(note)
-    return p[place]
+    p: Float32Array = values[place, 0]
+    return p
 
 
 def _series(nw: Any, table: Any, name: str, values: Sequence[object]) -> Any:

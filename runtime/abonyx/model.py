@@ -24,6 +24,7 @@ from abonyx.arrays import BoolArray, Float32Array, Int64Array
 from abonyx.batching import make_inputs
 from abonyx.bundle import Bundle, check_files, check_graph, open_bundle, refuse_changed, selftest
 from abonyx.bundle.graph_file import GraphFile
+from abonyx.bundle.heads import EMBEDDING, HEAD_SUMS
 from abonyx.bundle.manifest import Manifest, Variant
 from abonyx.bundle.tolerances import BF16, looser
 from abonyx.config import RuntimeConfig
@@ -259,16 +260,17 @@ class OpenModel:
             finally:
                 self._reloading = False
 
-    def score(self, sequences: Sequence[str]) -> Float32Array:
-        """Probability of non-specificity of each sequence, by the config's pooling rule.
+    def score(self, sequences: Sequence[str], heads: Sequence[str] = ()) -> Float32Array:
+        """Each sequence's values by some of the heads, by the config's pooling rule.
 
         Threads may share the session: a call waits for those of other threads.
 
         Args:
             sequences: n antibody sequences (20 residues and X; spaces and case do not matter).
+            heads: names of the bundle's; () = the first.
 
         Returns:
-            (n,) float32, in input order.
+            (n, len(heads)) float32, in input order; column i is of heads[i]. (n, 1) of the first head.
 
         Raises:
             InputError: a sequence that cannot be scored; nothing was scored.
@@ -276,20 +278,21 @@ class OpenModel:
             SessionClosed, SessionForked, ScoreNotFinite: see errors.py. SessionClosed also where another thread closes
                 or reloads the session meanwhile.
         """
-        return self._run(sequences, "p_nonspecific")
+        return self._run(sequences, heads)
 
     def embed(self, sequences: Sequence[str]) -> Float32Array:
         """Pooled embedding of each sequence: (n, D) float32, in input order. Raises as score does."""
-        return self._run(sequences, "embedding")
+        return self._run(sequences, None)
 
-    def _run(self, sequences: Sequence[str], output: str) -> Float32Array:
+    def _run(self, sequences: Sequence[str], heads: Sequence[str] | None) -> Float32Array:
         with self.turn():
-            if output == "p_nonspecific":
+            if heads is not None:
                 self.bundle.refuse_placeholder()
+                heads = heads or [self.manifest.head.name]
             cleaned = scoring.prepare(sequences, self.limit)
             flags = scoring.pooled_eos(cleaned, self.config.batch_size)
             tokens = scoring.tokenize(self.manifest, cleaned, distinct=flags is None)
-            return scoring.run_sequences(self, tokens, output, self.budget, eos_pooled=flags)
+            return scoring.run_sequences(self, tokens, heads, self.budget, eos_pooled=flags)
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
@@ -314,14 +317,14 @@ class OpenModel:
         self,
         rows: Sequence[Int64Array],
         eos_pooled: BoolArray | None = None,
-        outputs: Sequence[str] = ("embedding", "p_nonspecific"),
+        outputs: Sequence[str] = (EMBEDDING, HEAD_SUMS),
     ) -> list[Float32Array]:
         """One padded batch of token rows through the graph.
 
         Args:
             rows: B token rows, CLS and EOS included; B and their length at most those of static_shape.
             eos_pooled: (B,) rows with EOS in the mean; None = none.
-            outputs: of "embedding" (B, D) and "p_nonspecific" (B,), float32.
+            outputs: of "embedding" (B, D) and "head_sums" (B, K), float32.
         """
         native = self._usable()
         self._refuse_reloaded()
@@ -372,27 +375,25 @@ class OpenModel:
 
         def run(tokens: Sequence[Int64Array]) -> tuple[Float32Array, Float32Array]:
             try:
-                embedding, p = scoring.run_rows(
-                    self, tokens, None, ("embedding", "p_nonspecific"), self.budget, planned
-                )
+                embedding, sums = scoring.run_rows(self, tokens, None, (EMBEDDING, HEAD_SUMS), self.budget, planned)
             except OutOfDeviceMemory as error:
                 what, fix = error.marked
                 raise OutOfDeviceMemory(
                     f"{where}: no memory for the self-test: {what}", fix if self.static_shape else onnx.MORE_MEMORY
                 ) from error
-            return embedding, p
+            return embedding, sums
 
         rows = selftest.rows_that_fit(golden, self.static_shape[1] if self.static_shape else None, where)
         if len(rows) < len(golden.lengths):
             fit = f"{len(rows)} of its {len(golden.lengths)} rows fit static_tokens"
             self.opening_notes.append(f"note: the self-test was run without its longest rows: {fit}")
-        limits = self.variant.limits
+        limits, heads = self.variant.limits, self.manifest.heads
         if self.config.bf16:
             limits = looser(limits, BF16)
             selftest.refuse_exact(golden, run, where)
-        selftest.check_quick(golden, run, limits, where, rows)
+        selftest.check_quick(golden, heads, run, limits, where, rows)
         if whole:
-            self.differences = selftest.check_golden(golden, rows, run, self.budget.tokens, limits, where)
+            self.differences = selftest.check_golden(golden, heads, rows, run, self.budget.tokens, limits, where)
 
     def _release(self) -> None:
         native, self._native = self._native, None

@@ -13,6 +13,7 @@ import numpy as np
 from abonyx import alphabet
 from abonyx.arrays import BoolArray, Float32Array, Int64Array
 from abonyx.batching import eos_in_mean, plan_batches
+from abonyx.bundle.heads import EMBEDDING, HEAD_SUMS, chosen_values
 from abonyx.bundle.manifest import Manifest
 from abonyx.domain import refusal
 from abonyx.errors import InputError, OutOfDeviceMemory, ScoreNotFinite, printable
@@ -122,33 +123,34 @@ def tokenize(manifest: Manifest, sequences: Sequence[str], *, distinct: bool = T
 def run_sequences(
     engine: BatchEngine,
     tokens: Tokenized,
-    output: str,
+    heads: Sequence[str] | None,
     budget: TokenBudget,
     *,
     ids: Sequence[str] | None = None,
     eos_pooled: BoolArray | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> Float32Array:
-    """One graph output for n tokenized sequences, in their order.
+    """Values of some heads, or the embedding, of n tokenized sequences, in their order.
 
     Args:
         engine: an open session.
         tokens: of tokenize; every sequence with a row of its own where eos_pooled is given.
-        output: "p_nonspecific" or "embedding".
+        heads: names of the bundle's heads; None = the embedding.
         budget: of the batches.
         ids: names for error messages; None = positions.
         eos_pooled: (n,) rows with EOS in the mean; None = none.
         on_batch: called with the number of sequences done (copies included), after each batch.
 
     Returns:
-        (n,) or (n, D) float32.
+        (n, len(heads)) float32, whose column i is of heads[i]; or (n, D) float32.
 
     Raises:
         ScoreNotFinite: names the sequences whose values are.
         OutOfDeviceMemory: for a single sequence or a fixed shape; else the budget is halved and the batch is run
             again.
     """
-    width = () if output == "p_nonspecific" else (engine.manifest.embedding_width,)
+    manifest, output = engine.manifest, EMBEDDING if heads is None else HEAD_SUMS
+    width = manifest.embedding_width if heads is None else len(heads)
     rows, place = tokens
     copies = np.bincount(place, minlength=len(rows))
     shape = engine.static_shape
@@ -158,9 +160,10 @@ def run_sequences(
 
     def run(batch: Int64Array) -> Float32Array:
         flags = None if eos_pooled is None else eos_pooled[batch]
-        return run_rows(engine, [rows[index] for index in batch], flags, [output], budget, planned)[0]
+        found = run_rows(engine, [rows[index] for index in batch], flags, [output], budget, planned)[0]
+        return found if heads is None else chosen_values(manifest.heads, heads, found)
 
-    values = np.empty((len(rows), *width), np.float32)
+    values = np.empty((len(rows), width), np.float32)
     with engine.turn(), _mapping(engine.streams) as mapped:
         for batch, value in zip(plan, mapped(run, plan), strict=True):
             values[batch] = value
@@ -168,12 +171,13 @@ def run_sequences(
                 on_batch(int(copies[batch].sum()))
     if len(rows) < len(place):
         values = values[place]
-    finite = np.isfinite(values if values.ndim == 1 else values.sum(axis=1))
+    finite = np.isfinite(values.sum(axis=1)) if heads is None else np.isfinite(values).all(axis=1)
     if not finite.all():
         bad = [printable(ids[index]) if ids else f"sequences[{index}]" for index in np.flatnonzero(~finite).tolist()]
         shown = ", ".join(bad[:10]) + (f" and {len(bad) - 10} more" if len(bad) > 10 else "")
         raise ScoreNotFinite(
-            f"{output} is not finite for {len(bad)} of {len(place)} sequences: {shown}",
+            f"{'the embedding' if heads is None else 'a score'} is not finite for {len(bad)} of {len(place)} "
+            f"sequences: {shown}",
             f"Use a variant of higher precision ({option('variant')} fp32).",
         )
     return values

@@ -91,9 +91,9 @@ class Session:
 
     @property
     def thresholds(self) -> dict[str, float]:
-        """Assay -> threshold, those that the head declares, and its default as "default"."""
+        """Assay -> threshold, those that the first head declares, and its default as "default"; {} of a linear head."""
         head = self._model.manifest.head
-        return {"default": head.default_threshold, **head.thresholds}
+        return {} if head.default_threshold is None else {"default": head.default_threshold, **head.thresholds}
 
     @property
     def max_residues(self) -> int:
@@ -123,7 +123,7 @@ class Session:
             SessionForked: the session belongs to the parent process.
             ScoreNotFinite: a score is NaN or infinite.
         """
-        return self._model.score(sequences)
+        return self._model.score(sequences)[:, 0]
 
     def embed(self, sequences: Sequence[str]) -> Float32Array:
         """Pooled embedding of each sequence: (n, D) float32, in input order. Raises as score does."""

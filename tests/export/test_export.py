@@ -36,7 +36,7 @@ PORTABLE_OPS = {
 
 
 def request(checkpoint: Path, head: Path, output: Path, **changes: Any) -> ExportRequest:
-    base = ExportRequest(encoder=str(checkpoint), head=head, output=output, variants=("fp32",))
+    base = ExportRequest(encoder=str(checkpoint), heads=(("nonspecificity", head),), output=output, variants=("fp32",))
     return dataclasses.replace(base, **changes)
 
 
@@ -61,19 +61,19 @@ def test_every_architecture_meets_the_goal(name: str, checkpoint: CheckpointMake
     manifest = export_bundle(request(directory, head, output, variants=variants, max_dp=wide))
     record = {key: variant.parity for key, variant in manifest.variants.items()}
     assert record["fp32"] and record["fp16"] and record["fp16-weights"]
-    assert record["fp32"].p.max <= tolerances.FP32_GOAL_P
-    assert record["fp32"].logit.max <= tolerances.LOGIT_PER_P * tolerances.FP32_GOAL_P
-    assert record["fp32"].label_flips == {"0.5": 0}
-    assert record["fp32"].spearman > 0.9999
-    assert 0 < record["fp16"].p.max <= tolerances.TINY_FP16_P
+    assert record["fp32"].max_p <= tolerances.FP32_GOAL_P
+    assert record["fp32"].heads["nonspecificity"].logit.max <= tolerances.LOGIT_PER_P * tolerances.FP32_GOAL_P
+    assert record["fp32"].heads["nonspecificity"].label_flips == {"0.5": 0}
+    assert record["fp32"].heads["nonspecificity"].spearman > 0.9999
+    assert 0 < record["fp16"].max_p <= tolerances.TINY_FP16_P
     rounding = record["fp16"].weight_rounding
     assert rounding is not None
     if name == HALF_EXACT:
-        assert record["fp16-weights"].p.max <= tolerances.FP32_GOAL_P
+        assert record["fp16-weights"].max_p <= tolerances.FP32_GOAL_P
         assert rounding["p"].max == 0
     else:
         assert 0 < rounding["p"].max <= tolerances.TINY_FP16_P
-        assert tolerances.FP32_GOAL_P < record["fp16-weights"].p.max <= tolerances.TINY_FP16_P
+        assert tolerances.FP32_GOAL_P < record["fp16-weights"].max_p <= tolerances.TINY_FP16_P
     bundle = open_bundle(output)
     check_files(bundle, list(bundle.manifest.files), use_cache=False)
     assert manifest == bundle.manifest
@@ -110,7 +110,7 @@ def test_two_pooled_layers(checkpoint: CheckpointMaker, spread_head: HeadMaker, 
     assert manifest.pooled_layers == ["embedding", "last"]
     record = manifest.variants["fp32"].parity
     assert record is not None
-    assert record.p.max <= tolerances.FP32_GOAL_P
+    assert record.max_p <= tolerances.FP32_GOAL_P
     with abonyx.open_session(abonyx.RuntimeConfig(bundle=str(tmp_path / "bundle"))) as session:
         assert session.embed(["EVQLVESGG"]).shape == (1, 64)
 
@@ -183,7 +183,7 @@ def test_a_golden_set_that_cannot_tell_is_refused(
     with np.load(head) as arrays:
         values = dict(arrays)
     export_bundle(request(directory, head, tmp_path / "good"))
-    lowest = open_bundle(tmp_path / "good").golden().logit.min()
+    lowest = open_bundle(tmp_path / "good").golden().value.min()
     shift, message = {
         "saturated": (30.0, "sd must be at least"),
         "one-sided": (0.01 - lowest, "44 of 44 rows are above threshold default"),
@@ -195,7 +195,7 @@ def test_a_golden_set_that_cannot_tell_is_refused(
     assert leftovers(tmp_path) == []
     manifest = export_bundle(dataclasses.replace(shifted, recentre_head=True))
     assert manifest.head.intercept_shift == pytest.approx(-shift, abs=1e-9)
-    assert np.median(open_bundle(tmp_path / "bundle").golden().logit) == pytest.approx(0, abs=1e-12)
+    assert np.median(open_bundle(tmp_path / "bundle").golden().value) == pytest.approx(0, abs=1e-12)
 
 
 def test_golden_file(checkpoint: CheckpointMaker, spread_head: HeadMaker, tmp_path: Path) -> None:
@@ -248,8 +248,8 @@ def test_bad_requests(checkpoint: CheckpointMaker, spread_head: HeadMaker, tmp_p
         ({"revision": "main"}, ConfigError, "is a directory"),
         ({"max_residues": 2000}, ConfigError, "1 to 1022"),
         ({"max_dp": {"fp32": 0.0}}, ConfigError, "fp32=0"),
-        ({"head": wide}, HeadRefused, "1280 features, the encoder's embedding has 32"),
-        ({"head": tmp_path / "none.npz"}, HeadRefused, "none.npz"),
+        ({"heads": (("nonspecificity", wide),)}, HeadRefused, "1280 features, the encoder's embedding has 32"),
+        ({"heads": (("nonspecificity", tmp_path / "none.npz"),)}, HeadRefused, "none.npz"),
     ]
     for changes, error, message in cases:
         with pytest.raises(error, match=message):

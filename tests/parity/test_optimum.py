@@ -49,7 +49,9 @@ def test_embeddings_equal_optimums_pooled_in_numpy(
     expected = np.stack([hidden[row, 1 : 1 + len(sequence)].mean(axis=0) for row, sequence in enumerate(mixed)])
 
     head = spread_head(directory)
-    request = ExportRequest(encoder=str(directory), head=head, output=tmp_path / "bundle", variants=("fp32",))
+    request = ExportRequest(
+        encoder=str(directory), heads=(("nonspecificity", head),), output=tmp_path / "bundle", variants=("fp32",)
+    )
     export_bundle(request)
     with abonyx.open_session(abonyx.RuntimeConfig(bundle=str(tmp_path / "bundle"))) as session:
         embedding, p = session.embed(mixed), session.score(mixed)

@@ -246,7 +246,7 @@ def test_a_close_in_the_scoring_thread_itself_does_not_wait_for_itself(sequences
     with pytest.raises(SessionClosed, match="session is closed"):
         tokens = scoring.tokenize(session._model.manifest, sequences)
         scoring.run_sequences(
-            session._model, tokens, "p_nonspecific", session._model.budget, on_batch=lambda _: session.close()
+            session._model, tokens, ["nonspecificity"], session._model.budget, on_batch=lambda _: session.close()
         )
     assert session._model.state is State.CLOSED
     open_session().close()
@@ -263,6 +263,6 @@ def test_a_reload_in_the_scoring_thread_itself_ends_its_call(sequences: list[str
             session.reload(config)
 
         with pytest.raises(SessionClosed, match="reloaded after this call began"):
-            scoring.run_sequences(session._model, tokens, "p_nonspecific", session._model.budget, on_batch=reload)
+            scoring.run_sequences(session._model, tokens, ["nonspecificity"], session._model.budget, on_batch=reload)
         assert done == [1]
         assert session.score(sequences).shape == (12,)

@@ -15,8 +15,8 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from abonyx.arrays import Float64Array, Int64Array
+from abonyx.bundle.heads import sigmoid
 from abonyx.bundle.manifest import Candidate, ScoreCounts
-from abonyx.bundle.selftest import sigmoid
 from abonyx.errors import ConfigError
 from abonyx.wording import option
 

@@ -19,12 +19,11 @@ from typing import Any
 import msgspec
 import numpy as np
 import onnx
-import skl2onnx
 import sklearn
 
 import abonyx
 from abonyx import cache
-from abonyx.arrays import Float64Array
+from abonyx.arrays import Float32Array, Float64Array
 from abonyx.bundle import GOLDEN_NAME, Bundle, Golden, check_files, check_quantization
 from abonyx.bundle.manifest import Candidate, HeadTraining, Manifest, Variant
 from abonyx.errors import ConfigError
@@ -33,7 +32,7 @@ from abonyx.output.directory import staged
 from abonyx.output.files import rejected_path, replacing
 from abonyx.output.formats import write_rejected
 from abonyx.wording import option
-from abonyx_export.bundle_writer import DEFAULT_THRESHOLD, Reference, Report, check_variants, head_spec
+from abonyx_export.bundle_writer import Reference, Report, check_variants
 from abonyx_export.fit.cross_validation import (
     Fitted,
     Labels,
@@ -47,8 +46,9 @@ from abonyx_export.fit.embeddings import embed
 from abonyx_export.fit.flagged import flag_lines, flagged_rows, without_flagged
 from abonyx_export.fit.int8_error import cell, choose_for_int8, int8_errors
 from abonyx_export.fit.request import FitRequest, check_labels, check_request
-from abonyx_export.head.graph import attach_head, check_head, head_model
+from abonyx_export.head.graph import attach_head, check_heads, common_mean, head_model
 from abonyx_export.head.head import Head
+from abonyx_export.head.spec import golden_of, head_spec, sums_intercept
 from abonyx_export.int8 import score_gate
 from abonyx_export.int8.score_gate import GateRows
 from abonyx_export.variants import default_variants
@@ -72,7 +72,7 @@ def fit_bundle(request: FitRequest, report: Report = lambda line: None) -> Manif
     Raises:
         ConfigError: an option, an output that cannot be made, a C at which the regression does not converge.
         InputError: the file, its records or its labels cannot be used.
-        BundleError: the parent is damaged or its head is not linear; a cache entry is another bundle's.
+        BundleError: the parent is damaged; a cache entry is another bundle's.
         ParityError: the converted head, or a variant with it, over its limit.
         SessionInUse: this process has a session open.
     """
@@ -206,17 +206,19 @@ def _build(
     request: FitRequest, head: Head, training: HeadTraining, golden: Golden, staging: Path, report: Report
 ) -> Manifest:
     parent = request.run.bundle.manifest
-    golden = Golden(golden.input_ids, golden.lengths, golden.embedding, head.logit(golden.embedding), *head.weights())
+    heads, mean = [head], common_mean([head], golden.embedding)
+    specs = [head_spec(head, request.chains, sums_intercept(head, mean), training)]
+    golden = golden_of(golden.input_ids, golden.lengths, golden.embedding, heads, mean)
     golden.save(staging)
-    _write_graphs(request, head, staging, report)
-    variants = {name: _judged(request, name, head) for name in request.kept}
+    _write_graphs(request, heads, mean, staging, report)
+    variants = {name: _judged(request, name, heads) for name in request.kept}
     inherited = {provider: name for provider, name in parent.default_variant.items() if name in variants}
-    now = {"abonyx": abonyx.__version__, "sklearn": sklearn.__version__, "skl2onnx": skl2onnx.__version__}
+    now = {"abonyx": abonyx.__version__, "sklearn": sklearn.__version__}
     manifest = msgspec.structs.replace(
         parent,
         name=request.name or "",
         notice=parent.notice if request.notice is None else request.notice,
-        head=head_spec(head, request.chains, training),
+        heads=specs,
         variants=variants,
         default_variant=default_variants(list(variants)) | inherited,
         packages=parent.packages | now,
@@ -224,22 +226,22 @@ def _build(
     )
     references = {name: _reference(parent, name, golden) for name in variants}
     # golden.check_discriminates is not asked again: it shows that the golden rows could tell a wrong encoder from a
-    # right one, which was settled at export, and a user's head may well see them all alike. check_head has proven this
+    # right one, which was settled at export, and a user's head may well see them all alike. check_heads has proven this
     # head, on rows of its own.
     return check_variants(manifest, references, golden, staging, report, _FIX)
 
 
-def _judged(request: FitRequest, name: str, head: Head) -> Variant:
-    """A kept variant, its record still to be measured; int8 is judged again, by the new head's scores."""
+def _judged(request: FitRequest, name: str, heads: list[Head]) -> Variant:
+    """A kept variant, its record still to be measured; int8 is judged again, by all heads of the new bundle."""
     bundle = request.run.bundle
     check_quantization(bundle.path, name, bundle.manifest.variants[name])
     variant = msgspec.structs.replace(bundle.manifest.variants[name], parity=None)
     if variant.quantization is None:
         return variant
     rows = GateRows.load((bundle.path / variant.model).parent)
-    gate = score_gate.judge(rows, head, [DEFAULT_THRESHOLD])
-    score_gate.enforce(gate, variant.limits.p, " with the new head", _FIX)
-    return msgspec.structs.replace(variant, quantization=msgspec.structs.replace(variant.quantization, gate=gate))
+    gates = score_gate.judge_all(rows, heads)
+    score_gate.enforce(gates, variant.limits.p, " with the new head", _FIX)
+    return msgspec.structs.replace(variant, quantization=msgspec.structs.replace(variant.quantization, gates=gates))
 
 
 def _reference(parent: Manifest, name: str, golden: Golden) -> Reference:
@@ -248,7 +250,6 @@ def _reference(parent: Manifest, name: str, golden: Golden) -> Reference:
     rounding = record.weight_rounding
     return Reference(
         golden=golden,
-        thresholds=[DEFAULT_THRESHOLD],
         torch=record.torch,
         transformers=record.transformers,
         # What it cost p and the logit was another head's.
@@ -256,11 +257,11 @@ def _reference(parent: Manifest, name: str, golden: Golden) -> Reference:
     )
 
 
-def _write_graphs(request: FitRequest, head: Head, staging: Path, report: Report) -> None:
-    """The new head alone and behind each kept encoder graph, whose weights are linked and never read."""
+def _write_graphs(request: FitRequest, heads: list[Head], mean: Float32Array, staging: Path, report: Report) -> None:
+    """The heads alone and behind each kept encoder graph, whose weights are linked and never read."""
     bundle = request.run.bundle
-    graph = head_model(head)
-    check_head(graph, head)
+    graph = head_model(heads, mean)
+    check_heads(graph, heads, mean)
     onnx.save(graph, staging / HEAD_NAME)
     models = {bundle.manifest.variants[name].model for name in request.kept}
     for name in _needed_files(bundle, request.kept):

@@ -10,7 +10,6 @@ import numpy as np
 
 from abonyx.bundle import check_quantization
 from abonyx.bundle.manifest import Candidate, ScoreGate
-from abonyx_export.bundle_writer import DEFAULT_THRESHOLD
 from abonyx_export.fit.cross_validation import choose
 from abonyx_export.fit.request import FitRequest
 from abonyx_export.head.head import Head
@@ -51,7 +50,7 @@ def int8_errors(request: FitRequest, heads: Mapping[float, Head]) -> dict[float,
         rows = GateRows.load((bundle.path / variant.model).parent)
         errors = {}
         for c, head in heads.items():
-            gate = score_gate.judge(rows, head, [DEFAULT_THRESHOLD])
+            gate = score_gate.judge(rows, head)
             norm = float(np.linalg.norm(head.weights()[0]))
             errors[c] = Int8Error(norm, gate, not score_gate.faults(gate, variant.limits.p))
         return errors

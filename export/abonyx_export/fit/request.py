@@ -80,7 +80,7 @@ def check_request(request: FitRequest) -> None:
 
     Raises:
         ConfigError: an option out of its range, an output that cannot be made.
-        BundleError: a parent whose head is not linear, or a variant of it that was never checked.
+        BundleError: a parent with a variant that was never checked.
     """
     _check_numbers(request)
     if request.drop_flagged and request.run.check == "off":
@@ -124,10 +124,6 @@ def _check_numbers(request: FitRequest) -> None:
 
 def _check_parent(request: FitRequest) -> None:
     bundle = request.run.bundle
-    kind = bundle.manifest.head.kind
-    if kind != "logistic":
-        fix = "Use a bundle that abonyx export or abonyx fit wrote."
-        raise BundleError(f"{bundle.path}: its head is {kind!r}, not 'logistic'; fit replaces linear heads only", fix)
     known = ", ".join(bundle.manifest.variants)
     if not request.kept:
         raise ConfigError(f"{option('variants')} names none", f"{bundle.path} has: {known}.")

@@ -22,8 +22,10 @@ import numpy as np
 import numpy.typing as npt
 
 from abonyx.arrays import Float64Array
+from abonyx.bundle.manifest import LINEAR, LOGISTIC
 from abonyx.errors import HeadRefused, first_line
-from abonyx_export.head.advice import LOGISTIC, REFIT, SAVE_AGAIN, SAVE_ALONE
+from abonyx_export.head.advice import LOGISTIC as LOGISTIC_CLASSES
+from abonyx_export.head.advice import REFIT, SAVE_AGAIN, SAVE_ALONE
 from abonyx_export.head.unpickle import MAX_UNPACKED_BYTES, Bag, parse_pickle, read_file
 
 PICKLE_SUFFIXES = (".pkl", ".pickle", ".joblib")
@@ -44,19 +46,21 @@ _NPZ_ERRORS = (
 )
 # A head has two; a file that lists one large scaler thousands of times would take hours.
 MAX_STEPS = 8
+# Of a head that nobody named.
+DEFAULT_NAME = "nonspecificity"
 _REFIT = "Refit it with scikit-learn."
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no single truth to compare by
 class Head:
-    """A binary logistic head: p = sigmoid(((x - mean) / scale) . coef + intercept) that x is non-specific.
+    """A logistic head, p = sigmoid(((x - mean) / scale) . coef + intercept), or a linear one, without the sigmoid.
 
     Attributes:
         coef: (D,) float64.
         intercept: added to the product.
         mean: (D,) float64 of the StandardScaler before it, None where nothing is subtracted.
         scale: (D,) float64 of the StandardScaler before it, above 0, None where nothing is divided.
-        classes: the labels; p is the second one's.
+        classes: the labels; p is the second one's. () of a linear head.
         source_name: the file's name, without its folder.
         source_sha256: of the file as read.
         encoder: the repository id of the encoder it was trained with, where the file says so.
@@ -64,6 +68,7 @@ class Head:
         pooling: "upstream-batch" for the old pipeline's heads, None where the file does not say.
         pooling_batch_size: sequences a batch in that pooling.
         thresholds: assay to threshold on p, as declared by the head.
+        name, unit, higher_is_worse, training_sd: see manifest.HeadSpec.
         sklearn_version: that it was fitted with, where the file says so.
         intercept_shift: what `recentred` added to the file's own intercept.
         placeholder: of `placeholder_head`, to be replaced by `fit`.
@@ -74,7 +79,7 @@ class Head:
     intercept: float
     mean: Float64Array | None
     scale: Float64Array | None
-    classes: tuple[int, int]
+    classes: tuple[int, ...]
     source_name: str
     source_sha256: str
     encoder: str | None = None
@@ -85,6 +90,15 @@ class Head:
     sklearn_version: str | None = None
     intercept_shift: float = 0.0
     placeholder: bool = False
+    name: str = DEFAULT_NAME
+    unit: str | None = None
+    higher_is_worse: bool = True
+    training_sd: float | None = None
+
+    @property
+    def kind(self) -> str:
+        """Of manifest.HeadSpec."""
+        return LOGISTIC if self.training_sd is None else LINEAR
 
     def __post_init__(self) -> None:
         if self.coef.ndim != 1 or self.coef.dtype != np.float64 or not self.coef.size:
@@ -108,7 +122,7 @@ class Head:
         return weights, self.intercept - (0.0 if self.mean is None else float(self.mean @ weights))
 
     def logit(self, embedding: npt.NDArray[np.floating]) -> Float64Array:
-        """Give the log-odds (n,) float64 of embeddings (n, D)."""
+        """Give the log-odds of a logistic head, the value of a linear one, (n,) float64, of embeddings (n, D)."""
         weights, intercept = self.weights()
         return embedding.astype(np.float64) @ weights + intercept
 
@@ -134,7 +148,7 @@ def read_head(path: Path) -> Head:
     """Give the logistic head in a file; nothing in the file is executed.
 
     Args:
-        path: .pkl, .pickle or .joblib with one of LOGISTIC, a Pipeline of StandardScalers and one, or the old
+        path: .pkl, .pickle or .joblib with one of LOGISTIC_CLASSES, a Pipeline of StandardScalers and one, or the old
             pipeline's BinaryClassifier; or .npz with coef (1, D), intercept (1,) and classes (2,), and perhaps mean and
             scale (D,), with STEM_config.json or STEM.json beside it.
 
@@ -165,7 +179,7 @@ def _from_pickle(value: object, path: Path) -> Head:
 
 
 def _from_estimator(value: object, path: Path) -> Head:
-    """Give the head of one of LOGISTIC, or of a Pipeline of StandardScalers that ends in one."""
+    """Give the head of one of LOGISTIC_CLASSES, or of a Pipeline of StandardScalers that ends in one."""
     steps: list[object] = [value]
     if _class_name(value) == "Pipeline":
         pairs = _bag(value, path).state.get("steps")
@@ -175,9 +189,9 @@ def _from_estimator(value: object, path: Path) -> Head:
             raise HeadRefused(f"{path}: the Pipeline has {len(pairs)} steps, at most {MAX_STEPS} are read", _REFIT)
         steps = [step for _, step in pairs if not (step is None or (isinstance(step, str) and step == "passthrough"))]
     names = [_class_name(step) for step in steps]
-    if not names or names[-1] not in LOGISTIC or any(name != "StandardScaler" for name in names[:-1]):
+    if not names or names[-1] not in LOGISTIC_CLASSES or any(name != "StandardScaler" for name in names[:-1]):
         what = f"{path}: holds {' -> '.join(names[:9]) or 'an empty Pipeline'}"
-        what += f"; read are StandardScaler steps (or none), then one {', '.join(LOGISTIC)}"
+        what += f"; read are StandardScaler steps (or none), then one {', '.join(LOGISTIC_CLASSES)}"
         raise HeadRefused(what, SAVE_ALONE if _class_name(value) in ("dict", "list", "tuple") else REFIT)
     state = _bag(steps[-1], path).state
     _check_multi_class(state.get("multi_class"), path)

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from abonyx.arrays import Float32Array, Int64Array
+from abonyx.arrays import Float32Array, Float64Array, Int64Array
 from abonyx.batching import plan_batches
-from abonyx.bundle.manifest import ScoreGate
-from abonyx.bundle.selftest import sigmoid
-from abonyx.bundle.tolerances import INT8_GATE_FLIPS, INT8_GATE_MAX_P, INT8_GATE_MEAN_P, INT8_GATE_SPEARMAN
+from abonyx.bundle.heads import sigmoid
+from abonyx.bundle.manifest import LOGISTIC, ScoreGate, ValueGate
+from abonyx.bundle.tolerances import (
+    INT8_GATE_FLIPS,
+    INT8_GATE_MAX_P,
+    INT8_GATE_MAX_VALUE,
+    INT8_GATE_MEAN_P,
+    INT8_GATE_MEAN_VALUE,
+    INT8_GATE_SPEARMAN,
+)
 from abonyx.config import RuntimeConfig
 from abonyx.errors import BundleError, ParityError, first_line
 from abonyx.model import open_model
 from abonyx_export.head.head import Head
+from abonyx_export.head.spec import DEFAULT_THRESHOLD
 from abonyx_export.parity import summarise
 
 GATE_NAME = "score_gate.npz"
@@ -67,26 +75,65 @@ def embed_rows(bundle: Path, variant: str, rows: Tokens) -> Float32Array:
     return found
 
 
-def judge(rows: GateRows, head: Head, thresholds: Sequence[float]) -> ScoreGate:
-    """The record: both variants' scores with this head, in float64."""
-    from scipy.stats import spearmanr
+def judge_all(rows: GateRows, heads: Sequence[Head]) -> dict[str, ScoreGate | ValueGate]:
+    """Name -> record, of every head."""
+    return {head.name: judge_values(rows, head) if head.kind != LOGISTIC else judge(rows, head) for head in heads}
 
+
+def judge(rows: GateRows, head: Head) -> ScoreGate:
+    """The record of a logistic head: both variants' scores, in float64; flips at each of its thresholds."""
     exact, found = head.logit(rows.fp32), head.logit(rows.int8)
     p, p_found = sigmoid(exact), sigmoid(found)
-    difference = summarise({"logit": np.abs(found - exact), "p": np.abs(p_found - p)})
-    constant = np.ptp(exact) == 0 or np.ptp(found) == 0  # no ranks to compare
+    thresholds = dict.fromkeys((DEFAULT_THRESHOLD, *head.thresholds.values()))
     return ScoreGate(
         rows=len(p),
-        p=difference["p"],
-        logit=difference["logit"],
+        p=summarise(np.abs(p_found - p)),
+        logit=summarise(np.abs(found - exact)),
         label_flips={repr(value): float(np.mean((p > value) != (p_found > value))) for value in thresholds},
-        spearman=0.0 if constant else float(spearmanr(exact, found).statistic),
+        spearman=_spearman(exact, found),
     )
 
 
-def faults(gate: ScoreGate, allowed_p: float = INT8_GATE_MAX_P) -> list[str]:
-    """What is over its limit, as text; limits of |dp| and flips scale with the |dp| allowed."""
+def judge_values(rows: GateRows, head: Head) -> ValueGate:
+    """The record of a linear head: both variants' values, in float64."""
+    exact, found = head.logit(rows.fp32), head.logit(rows.int8)
+    value = summarise(np.abs(found - exact) / (head.training_sd or 1.0))
+    return ValueGate(rows=len(exact), value=value, spearman=_spearman(exact, found))
+
+
+def _spearman(exact: Float64Array, found: Float64Array) -> float:
+    from scipy.stats import spearmanr
+
+    constant = np.ptp(exact) == 0 or np.ptp(found) == 0  # no ranks to compare
+    return 0.0 if constant else float(spearmanr(exact, found).statistic)
+
+
+def gate_line(gate: ScoreGate | ValueGate) -> str:
+    """A record in one line."""
+    if isinstance(gate, ValueGate):
+        return f"max |dvalue| {gate.value.max:.2g} sds, mean {gate.value.mean:.2g}, Spearman {gate.spearman:.5f}"
+    return (
+        f"max |dp| {gate.p.max:.2g}, mean {gate.p.mean:.2g}, max |dlogit| {gate.logit.max:.2g}, Spearman "
+        f"{gate.spearman:.5f}, flips {max(gate.label_flips.values()):.2%}"
+    )
+
+
+def _value_faults(gate: ValueGate, scale: float) -> list[str]:
+    most, mean = INT8_GATE_MAX_VALUE * scale, INT8_GATE_MEAN_VALUE * scale
+    least = 1 - (1 - INT8_GATE_SPEARMAN) * scale
+    checks = {
+        f"max |dvalue| {gate.value.max:.4f} sds of its training values, limit {most:g}": gate.value.max <= most,
+        f"mean |dvalue| {gate.value.mean:.5f}, limit {mean:g}": gate.value.mean <= mean,
+        f"Spearman {gate.spearman:.5f}, at least {least:g}": gate.spearman >= least,
+    }
+    return [text for text, held in checks.items() if not held]
+
+
+def faults(gate: ScoreGate | ValueGate, allowed_p: float = INT8_GATE_MAX_P) -> list[str]:
+    """What is over its limit, as text; limits of |dp|, |dvalue| and flips scale with the |dp| allowed."""
     scale = allowed_p / INT8_GATE_MAX_P
+    if isinstance(gate, ValueGate):
+        return _value_faults(gate, scale)
     flips = max(gate.label_flips.values())
     # not <=: a NaN is a fault too
     checks = {
@@ -99,9 +146,17 @@ def faults(gate: ScoreGate, allowed_p: float = INT8_GATE_MAX_P) -> list[str]:
     return [text for text, held in checks.items() if not held]
 
 
-def enforce(gate: ScoreGate, allowed_p: float, detail: str, fix: str) -> None:
+def all_faults(gates: Mapping[str, ScoreGate | ValueGate], allowed_p: float) -> list[str]:
+    """As faults, of every head; each text names its head if there are several."""
+    several = len(gates) > 1
+    found = ((name, text) for name, gate in gates.items() for text in faults(gate, allowed_p))
+    return [f"head {name}: {text}" if several else text for name, text in found]
+
+
+def enforce(gates: Mapping[str, ScoreGate | ValueGate], allowed_p: float, detail: str, fix: str) -> None:
     """Raise a ParityError that lists what is over its limit."""
-    wrong = faults(gate, allowed_p)
+    wrong = all_faults(gates, allowed_p)
     if wrong:
-        what = f"int8 against fp32 on {gate.rows} sequences: {'; '.join(wrong)}{detail}"
+        rows = next(iter(gates.values())).rows
+        what = f"int8 against fp32 on {rows} sequences: {'; '.join(wrong)}{detail}"
         raise ParityError(what, f"Nothing was written. {fix}")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 
 from abonyx.alphabet import Alphabet
+from abonyx.bundle.heads import sigmoid
 from abonyx.bundle.manifest import QUANTIZATION_SCHEMA, Manifest, Quantization
-from abonyx.bundle.selftest import sigmoid
 from abonyx.bundle.tolerances import GOLDEN_MIN_SD_P
 from abonyx.errors import ParityError
 from abonyx.wording import option
@@ -73,9 +74,8 @@ def settle(
     found: Calibration,
     manifest: Manifest,
     checkpoint: Checkpoint,
-    head: Head,
+    heads: Sequence[Head],
     head_graph: onnx.ModelProto,
-    thresholds: list[float],
     staging: Path,
     report: Report,
 ) -> Quantization:
@@ -83,7 +83,7 @@ def settle(
 
     Args:
         manifest: of what is in staging: fp32, and int8 without float32 layers.
-        thresholds: those at which label flips are counted.
+        heads: of the bundle; head_graph: their graph.
 
     Raises:
         ParityError: over the gate's limits with a tenth of the layers in float32, naming the most sensitive ones; or
@@ -93,11 +93,14 @@ def settle(
     limit = manifest.variants[INT8].limits.p
     list_files(manifest, staging)
     exact = score_gate.embed_rows(staging, "fp32", found.rows)
-    spread = float(sigmoid(head.logit(exact)).std())
-    if not spread >= GOLDEN_MIN_SD_P:
+    for head in heads:
+        spread = float(sigmoid(head.logit(exact)).std())
+        if spread >= GOLDEN_MIN_SD_P:
+            continue
+        of_head = f" of head {head.name}" if len(heads) > 1 else ""
         raise ParityError(
-            f"int8: the standard deviation of p over the {len(exact)} sequences that judge it is {spread:.3g}, "
-            f"at least {GOLDEN_MIN_SD_P:g} is needed to tell",
+            f"int8: the standard deviation of p{of_head} over the {len(exact)} sequences that judge it is "
+            f"{spread:.3g}, at least {GOLDEN_MIN_SD_P:g} is needed to tell",
             f"Nothing was written. Give {option('calibration')} sequences that score differently, or leave int8 out.",
         )
     order = found.plan.by_sensitivity()
@@ -107,21 +110,19 @@ def settle(
             write_int8(found.plan.without(kept), checkpoint, head_graph, staging / manifest.variants[INT8].model)
             list_files(manifest, staging)
         rows = GateRows(exact, score_gate.embed_rows(staging, INT8, found.rows))
-        gate = score_gate.judge(rows, head, thresholds)
-        report(
-            f"  {kept} float32 layers: max |dp| {gate.p.max:.2g}, mean {gate.p.mean:.2g}, "
-            f"max |dlogit| {gate.logit.max:.2g}, Spearman {gate.spearman:.5f}, "
-            f"flips {max(gate.label_flips.values()):.2%}"
-        )
-        if not score_gate.faults(gate, limit):
+        gates = score_gate.judge_all(rows, heads)
+        for name, gate in gates.items():
+            of_head = f", head {name}" if len(heads) > 1 else ""
+            report(f"  {kept} float32 layers{of_head}: {score_gate.gate_line(gate)}")
+        if not score_gate.all_faults(gates, limit):
             break
     detail = f", with {kept} of {len(order)} layers in float32{worst_layers(found.plan)}"
-    score_gate.enforce(gate, limit, detail, FIX)
+    score_gate.enforce(gates, limit, detail, FIX)
     rows.save(staging / INT8)
     return Quantization(
         schema_version=QUANTIZATION_SCHEMA,
         source=found.source,
         calibration_rows=found.count,
         fp32_layers=sorted(order[:kept]),
-        gate=gate,
+        gates=gates,
     )

@@ -32,9 +32,10 @@ GOLDEN_NAME = "golden.npz"
 README_NAME = "README.md"
 _GOLDEN_ARRAYS = {
     **dict.fromkeys(("input_ids", "lengths"), np.int64),
-    "embedding": np.float32,
-    **dict.fromkeys(("logit", "head_coef", "head_intercept"), np.float64),
+    **dict.fromkeys(("embedding", "head_mean"), np.float32),
+    **dict.fromkeys(("value", "head_coef", "head_intercept"), np.float64),
 }
+_HEAD_NAMES = "head_names"
 # 36 rows of two pooled layers of 1,280 take 0.7 MB unpacked; zip packs zeros 1000:1.
 MAX_GOLDEN_BYTES = 64 * 2**20
 # What zipfile and numpy raise on bytes that are no .npz, its header parser's among them.
@@ -46,26 +47,31 @@ _NPZ_ERRORS = (
 
 @dataclass(frozen=True)
 class Golden:
-    """The self-test's rows, as PyTorch float32 saw them, and the head in float64.
+    """The self-test's rows, as PyTorch float32 saw them, and the K heads in float64.
 
     Attributes:
         input_ids: (n, L) int64, CLS and EOS included, right-padded.
         lengths: (n,) int64 tokens a row, CLS and EOS included.
         embedding: (n, D) float32, residue mean.
-        logit: (n,) float64.
-        head_coef: (D,) float64; head_intercept: float.
+        value: (n, K) float64, embedding . head_coef + head_intercept: logits, or values of linear heads.
+        head_names: K names, the manifest's in its order.
+        head_coef: (K, D) float64; head_intercept: (K,) float64.
+        head_mean: (D,) float32 that the graph subtracts first; the manifest's intercepts have it added back.
     """
 
     input_ids: Int64Array
     lengths: Int64Array
     embedding: Float32Array
-    logit: Float64Array
+    value: Float64Array
+    head_names: tuple[str, ...]
     head_coef: Float64Array
-    head_intercept: float
+    head_intercept: Float64Array
+    head_mean: Float32Array
 
     def save(self, directory: Path) -> None:
         """Write golden.npz."""
-        arrays: dict[str, Any] = {name: np.asarray(getattr(self, name)) for name in _GOLDEN_ARRAYS}
+        arrays: dict[str, Any] = {name: getattr(self, name) for name in _GOLDEN_ARRAYS}
+        arrays[_HEAD_NAMES] = np.array(self.head_names)
         np.savez(directory / GOLDEN_NAME, **arrays)
 
 
@@ -83,15 +89,17 @@ class Bundle:
         return self.manifest.name or printable(Path(os.path.realpath(self.path)).name)
 
     def notes(self) -> list[str]:
-        """The notice, and what makes the head's scores mean nothing."""
-        manifest, head = self.manifest, self.manifest.head
+        """The notice, and what makes a head's scores mean nothing."""
+        manifest = self.manifest
         notes = [manifest.notice] if manifest.notice else []
-        if head.placeholder:
-            notes.append("no head yet")
-        if head.encoder not in (None, manifest.encoder.repo_id):
-            notes.append(f"the head is another encoder's ({head.encoder}): scores mean nothing")
-        if head.intercept_shift:
-            notes.append(f"benchmark head, intercept moved by {head.intercept_shift:.4g}")
+        for head in manifest.heads:
+            which = f" {head.name}" if len(manifest.heads) > 1 else ""
+            if head.placeholder:
+                notes.append("no head yet")
+            if head.encoder not in (None, manifest.encoder.repo_id):
+                notes.append(f"the head{which} is another encoder's ({head.encoder}): scores mean nothing")
+            if head.intercept_shift:
+                notes.append(f"benchmark head{which}, intercept moved by {head.intercept_shift:.4g}")
         return notes
 
     def label(self) -> str:
@@ -157,15 +165,19 @@ class Bundle:
                 raise BundleError(f"{path}: unpacks to {unpacked} bytes, {MAX_GOLDEN_BYTES} are the most", fix)
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
                 values = {name: arrays[name] for name in _GOLDEN_ARRAYS}
+                names = arrays[_HEAD_NAMES].tolist()
         except _NPZ_ERRORS as error:
             raise BundleError(f"{path}: cannot be read: {first_line(error)}", fix) from error
         listed = self.manifest.files.get(GOLDEN_NAME)  # none while export writes the bundle
         if listed is not None and (found_hash := hashlib.sha256(data).hexdigest()) != listed.sha256:
             raise ChecksumMismatch(f"{path}: sha256 {found_hash}, manifest says {listed.sha256}", fix)
-        rows, width = values["lengths"].size, self.manifest.embedding_width
+        heads = [head.name for head in self.manifest.heads]
+        if names != heads:
+            raise BundleError(f"{path}: is of heads {ascii(names)[:200]}, the manifest has {heads}", fix)
+        rows, width, count = values["lengths"].size, self.manifest.embedding_width, len(heads)
         found = {name: (value.shape, value.dtype) for name, value in values.items() if name != "input_ids"}
-        shapes = {"lengths": (rows,), "embedding": (rows, width), "logit": (rows,)}
-        shapes |= {"head_coef": (width,), "head_intercept": ()}
+        shapes = {"lengths": (rows,), "embedding": (rows, width), "value": (rows, count), "head_mean": (width,)}
+        shapes |= {"head_coef": (count, width), "head_intercept": (count,)}
         expected = {name: (shape, np.dtype(_GOLDEN_ARRAYS[name])) for name, shape in shapes.items()}
         if found != expected or rows < 2:
             raise BundleError(f"{path}: arrays are {found}, expected {expected}", fix)
@@ -177,7 +189,7 @@ class Bundle:
         if lengths.max() > most or not np.isin(ids, known).all():  # an engine may read past a table's end
             what = f"{path}: tokens that the manifest's alphabet has not, or rows over its {most} tokens"
             raise BundleError(what, fix)
-        return Golden(**{**values, "head_intercept": float(values["head_intercept"])})
+        return Golden(**values, head_names=tuple(names))
 
 
 def check_quantization(path: Path, name: str, variant: Variant) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import stat
 from pathlib import Path, PurePosixPath
 
@@ -10,7 +12,7 @@ import msgspec
 from abonyx.bundle.tolerances import LIMITS, LOGIT_PER_P, Limits
 from abonyx.errors import BundleError, first_line
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 # Of int8 variants. 1: QuantizeLinear/DequantizeLinear around Gemm, static scales.
 QUANTIZATION_SCHEMA = 1
 MANIFEST_NAME = "manifest.json"
@@ -134,27 +136,49 @@ class HeadTraining(_Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 # Chain of an antibody -> the letters that a numbering gives to its kinds. L: kappa and lambda.
 CHAINS = {"H": ("H",), "L": ("K", "L")}
+LOGISTIC, LINEAR = "logistic", "linear"
+# Columns of results are called by it. `p` is reserved: its columns would be p_p and p_nonspecific.
+_HEAD_NAME = re.compile("[A-Za-z][A-Za-z0-9_-]{0,39}")
+RESERVED_HEAD_NAMES = ("all", "p")
+HEAD_NAME_RULE = (
+    f"A name has 1 to 40 letters, digits, - and _, begins with a letter, and is not {' or '.join(RESERVED_HEAD_NAMES)}."
+)
+
+
+def is_head_name(name: str) -> bool:
+    """Whether a head may be called this."""
+    return _HEAD_NAME.fullmatch(name) is not None and name.lower() not in RESERVED_HEAD_NAMES
 
 
 # omit_defaults: the manifests of exported bundles do not mention `training` or `placeholder`.
 class HeadSpec(_Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The classifier in the graph.
+    """One head of the graph.
 
     Attributes:
-        kind: "logistic".
-        classes: [specific, non-specific], as trained.
+        name: what it is chosen by, and what its columns are called by; see is_head_name.
+        kind: "logistic", a probability; or "linear", a value in the assay's unit.
+        unit: of a linear head's values; None for a probability.
+        higher_is_worse: whether a higher value means a worse antibody.
+        training_sd: standard deviation of a linear head's training values, in its unit; None for a logistic head.
+        intercept: what is added to the sum of its columns of head_sums.
+        classes: [specific, non-specific], as trained; of a linear head [].
         chains: keys of CHAINS, those of its training set: other records are flagged. [H] or [L].
         source_name, source_sha256: the file it was read from; after `fit` the input's name and its rows' hash.
         encoder: hub id of the encoder it was trained with, as it records it.
         pooling, pooling_batch_size: the pooling rule of its training embeddings; None = not recorded.
         thresholds: assay -> threshold, those the head declares; p strictly greater is non-specific.
-        default_threshold: used if neither an assay nor a threshold is given.
+        default_threshold: used if neither an assay nor a threshold is given; None for a linear head.
         intercept_shift: added to the intercept at export, 0.0 but for benchmark checkpoints.
         training: how `fit` made it; None for a head read from a file.
         placeholder: there is no head yet: the bundle embeds, and does not score.
     """
 
+    name: str
     kind: str
+    unit: str | None
+    higher_is_worse: bool
+    training_sd: float | None
+    intercept: float
     classes: list[float]
     chains: list[str]
     source_name: str
@@ -163,7 +187,7 @@ class HeadSpec(_Struct, frozen=True, kw_only=True, omit_defaults=True):
     pooling: str | None
     pooling_batch_size: int | None
     thresholds: dict[str, float]
-    default_threshold: float
+    default_threshold: float | None
     intercept_shift: float
     training: HeadTraining | None = None
     placeholder: bool = False
@@ -181,6 +205,32 @@ class Difference(_Struct, frozen=True, kw_only=True):
     mean: float
 
 
+class LogisticParity(_Struct, frozen=True, kw_only=True, tag_field="kind", tag=LOGISTIC):
+    """A logistic head's differences from PyTorch.
+
+    Attributes:
+        label_flips: threshold -> rows whose label differs.
+        spearman: rank correlation of logits.
+    """
+
+    logit: Difference
+    p: Difference
+    label_flips: dict[str, int]
+    spearman: float
+
+
+class LinearParity(_Struct, frozen=True, kw_only=True, tag_field="kind", tag=LINEAR):
+    """A linear head's differences from PyTorch.
+
+    Attributes:
+        value: in standard deviations of its training values.
+        spearman: rank correlation of values.
+    """
+
+    value: Difference
+    spearman: float
+
+
 class Parity(_Struct, frozen=True, kw_only=True):
     """One variant against PyTorch float32 on the golden set, each golden row alone and unpadded there.
 
@@ -188,30 +238,38 @@ class Parity(_Struct, frozen=True, kw_only=True):
 
     Attributes:
         min_cosine: of embeddings.
-        label_flips: threshold -> rows whose label differs.
-        spearman: rank correlation of logits.
-        weight_rounding: differences that rounding the weights to float16 alone causes (float32 arithmetic), for fp16.
-            None elsewhere: fp32 rounds nothing, and fp16-weights' own differences are just that. After `fit` the
-            embedding's alone: the others depend on the head.
+        heads: name of a head -> its differences, for every head.
+        weight_rounding: differences that rounding the weights to float16 alone causes (float32 arithmetic), for fp16,
+            of the embedding, and of the first head's logit and p. None elsewhere: fp32 rounds nothing, and
+            fp16-weights' own differences are just that. After `fit` the embedding's alone: the others depend on the
+            head.
         provider, onnxruntime, torch, transformers: what was compared.
     """
 
     rows: int
     embedding: Difference
-    logit: Difference
-    p: Difference
     min_cosine: float
-    label_flips: dict[str, int]
-    spearman: float
+    heads: dict[str, LogisticParity | LinearParity]
     weight_rounding: dict[str, Difference] | None
     provider: str
     onnxruntime: str
     torch: str
     transformers: str
 
+    @property
+    def max_p(self) -> float | None:
+        """The largest |dp| of any logistic head; None if there is none."""
+        return max((each.p.max for each in self.heads.values() if isinstance(each, LogisticParity)), default=None)
 
-class ScoreGate(_Struct, frozen=True, kw_only=True):
-    """int8 against fp32 on sequences that it was not calibrated on, both on the CPU.
+    @property
+    def flips(self) -> int:
+        """Label flips, over all logistic heads and thresholds."""
+        logistic = (each for each in self.heads.values() if isinstance(each, LogisticParity))
+        return sum(sum(each.label_flips.values()) for each in logistic)
+
+
+class ScoreGate(_Struct, frozen=True, kw_only=True, tag_field="kind", tag=LOGISTIC):
+    """A logistic head at int8 against fp32 on sequences that int8 was not calibrated on, both on the CPU.
 
     Attributes:
         label_flips: threshold -> share of the rows whose label differs.
@@ -225,6 +283,19 @@ class ScoreGate(_Struct, frozen=True, kw_only=True):
     spearman: float
 
 
+class ValueGate(_Struct, frozen=True, kw_only=True, tag_field="kind", tag=LINEAR):
+    """As ScoreGate, of a linear head.
+
+    Attributes:
+        value: in standard deviations of its training values.
+        spearman: rank correlation of values.
+    """
+
+    rows: int
+    value: Difference
+    spearman: float
+
+
 class Quantization(_Struct, frozen=True, kw_only=True):
     """How an int8 variant was made.
 
@@ -232,14 +303,14 @@ class Quantization(_Struct, frozen=True, kw_only=True):
         schema_version: of the int8 graph and of this record.
         source: the sequences it was calibrated and judged on; calibration_rows: how many it was calibrated on.
         fp32_layers: layers that stay float32 because the gate asked for it.
-        gate: the scores it was judged by.
+        gates: name of a head -> what int8 was judged by, for every head.
     """
 
     schema_version: int
     source: str
     calibration_rows: int
     fp32_layers: list[int]
-    gate: ScoreGate
+    gates: dict[str, ScoreGate | ValueGate]
 
 
 # omit_defaults: only int8 mentions `quantization`.
@@ -285,6 +356,7 @@ class Manifest(_Struct, frozen=True, kw_only=True):
         notice: one line shown wherever the bundle is named, e.g. that its encoder is untrained; "" = none.
         pooling: the default pooling rule.
         pooled_layers: ["last"], or ["embedding", "last"] concatenated.
+        heads: in the order of head_sums' columns; the first is the default, and all expect the same chains.
         default_variant: provider -> variant.
         golden_source: what the golden set was made from.
         files: path in the bundle -> entry, for every file but the manifest.
@@ -300,12 +372,17 @@ class Manifest(_Struct, frozen=True, kw_only=True):
     pooling: str
     pooled_layers: list[str]
     embedding_width: int
-    head: HeadSpec
+    heads: list[HeadSpec]
     variants: dict[str, Variant]
     default_variant: dict[str, str]
     golden_source: str
     packages: dict[str, str]
     files: dict[str, FileEntry]
+
+    @property
+    def head(self) -> HeadSpec:
+        """The first head, which is used if none is named."""
+        return self.heads[0]
 
 
 class _SchemaOnly(msgspec.Struct):
@@ -425,7 +502,10 @@ def _check_values(manifest: Manifest, path: Path) -> None:
     """Refuse values that no export writes: a score computed from them would be wrong in silence."""
     alphabet, limits = manifest.alphabet, [variant.limits for variant in manifest.variants.values()]
     ids = [*alphabet.residues.values(), alphabet.cls_id, alphabet.pad_id, alphabet.eos_id]
-    thresholds = [manifest.head.default_threshold, *manifest.head.thresholds.values()]
+    heads, variants = manifest.heads, manifest.variants.values()
+    names = [head.name for head in heads]
+    gates = [list(variant.quantization.gates) for variant in variants if variant.quantization]
+    records = [list(variant.parity.heads) for variant in variants if variant.parity]
     faults = {
         "alphabet.residues": sorted({*alphabet.residues, UNKNOWN}) != sorted(RESIDUES),
         "alphabet ids": min(ids) < 0 or max(ids) > MAX_TOKEN_ID or len(set(ids)) != len(ids),
@@ -433,16 +513,38 @@ def _check_values(manifest: Manifest, path: Path) -> None:
         "file sizes": not all(0 <= entry.size_bytes < 1 << 63 for entry in manifest.files.values()),
         "embedding_width": manifest.embedding_width != manifest.encoder.hidden * len(manifest.pooled_layers),
         "pooling": manifest.pooling != "residues",
-        "head chains": sorted(manifest.head.chains) not in ([chain] for chain in CHAINS),
-        "head thresholds": not all(0 <= value <= 1 for value in thresholds),
+        "heads": not heads or not all(map(is_head_name, names)) or len({name.lower() for name in names}) < len(names),
+        "head kind, unit or training_sd": not all(map(_is_whole_head, heads)),
+        "head chains": not all(sorted(head.chains) in ([chain] for chain in CHAINS) for head in heads)
+        or any(head.chains != heads[0].chains for head in heads),
+        "head thresholds": not all(map(_has_thresholds, heads)),
+        "heads of parity or gates": any(each != names for each in (*gates, *records)),
         "variant limits": not all(0 < limit.p < 1 and limit.logit <= LOGIT_PER_P for limit in limits),
-        "variants": not all(variant.providers for variant in manifest.variants.values()) or not manifest.variants,
-        "head training scores": not _are_counts(manifest.head.training),
-        "variant precision": not all(variant.precision in LIMITS for variant in manifest.variants.values()),
+        "variants": not all(variant.providers for variant in variants) or not manifest.variants,
+        "head training scores": not all(_are_counts(head.training) for head in heads),
+        "variant precision": not all(variant.precision in LIMITS for variant in variants),
     }
     wrong = [name for name, fault in faults.items() if fault]
     if wrong:
         raise BundleError(f"{path}: {', '.join(wrong)}: not what an export writes", "Export the bundle again.")
+
+
+def _is_whole_head(head: HeadSpec) -> bool:
+    """Whether a head has what its kind needs, and nothing of the other's."""
+    if not math.isfinite(head.intercept):
+        return False
+    if head.kind == LOGISTIC:
+        return head.unit is None and head.training_sd is None and head.higher_is_worse
+    sd = head.training_sd or 0.0
+    return head.kind == LINEAR and bool(head.unit) and 0 < sd < math.inf and not (head.classes or head.placeholder)
+
+
+def _has_thresholds(head: HeadSpec) -> bool:
+    """Whether the thresholds are probabilities; a linear head has none."""
+    if head.kind == LINEAR:
+        return head.default_threshold is None and not head.thresholds
+    default = head.default_threshold
+    return default is not None and all(0 <= value <= 1 for value in (default, *head.thresholds.values()))
 
 
 def _are_counts(training: HeadTraining | None) -> bool:

@@ -3,76 +3,130 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from abonyx.arrays import Float32Array, Float64Array, Int64Array
 from abonyx.batching import plan_batches
 from abonyx.bundle import Golden
+from abonyx.bundle.heads import EMBEDDING, HEAD_SUMS, head_total, head_value, sigmoid
+from abonyx.bundle.manifest import LOGISTIC, HeadSpec
 from abonyx.bundle.tolerances import FP32, Limits
 from abonyx.errors import BundleError, ConfigError, ProviderUnavailable, SelfTestError
 from abonyx.wording import option
 
-# Token rows of one batch -> embedding (B, D) float32, p (B,) float32.
+# Token rows of one batch -> embedding (B, D) float32, head_sums (B, K) float32.
 RunRows = Callable[[Sequence[Int64Array]], tuple[Float32Array, Float32Array]]
 
 
-def run_golden(
-    golden: Golden, rows: Int64Array, run: RunRows, token_budget: int
-) -> tuple[Float64Array, Float64Array, Float64Array]:
+class Compared(NamedTuple):
+    """How far k rows are from PyTorch's, in one metric.
+
+    Attributes:
+        metric: "embedding", "logit" and "p" of a logistic head, "value" of a linear one, in training sds.
+        head: the head's name; None for the embedding.
+        difference: (k,) or, of the embedding, (k, D) float64.
+    """
+
+    metric: str
+    head: str | None
+    difference: Float64Array
+
+
+def run_golden(golden: Golden, rows: Int64Array, run: RunRows, token_budget: int) -> tuple[Float32Array, Float32Array]:
     """Those golden rows through the engine, in padded batches.
 
     Returns:
-        embedding (k, D), logit (k,) and p (k,), float64, in the order of `rows`. The logit is the embedding times the
-        head in float64: the graph's own p saturates where a logit does not.
+        embedding (k, D) and head_sums (k, K), float32, in the order of `rows`.
 
     Raises:
         BundleError: the graph's outputs have other shapes than the manifest's.
     """
-    embedding = np.empty((len(rows), golden.embedding.shape[1]))
-    p = np.empty(len(rows))
+    width, count = golden.embedding.shape[1], len(golden.head_names)
+    embedding, sums = np.empty((len(rows), width), np.float32), np.empty((len(rows), count), np.float32)
     for batch in plan_batches(golden.lengths[rows], token_budget):
         tokens = [golden.input_ids[row, : golden.lengths[row]] for row in rows[batch]]
         found = run(tokens)
-        expected = ((len(tokens), embedding.shape[1]), (len(tokens),))
+        expected = ((len(tokens), width), (len(tokens), count))
         if (shapes := tuple(values.shape for values in found)) != expected:
-            what = f"the graph gives embedding and p_nonspecific of shapes {shapes}, the manifest says {expected}"
+            what = f"the graph gives {EMBEDDING} and {HEAD_SUMS} of shapes {shapes}, the manifest says {expected}"
             raise BundleError(what, "Export the bundle again.")
-        embedding[batch], p[batch] = found
-    return embedding, embedding @ golden.head_coef + golden.head_intercept, p
+        embedding[batch], sums[batch] = found
+    return embedding, sums
+
+
+def compare(
+    golden: Golden, heads: Sequence[HeadSpec], rows: Int64Array, embedding: Float32Array, sums: Float32Array
+) -> list[Compared]:
+    """What run_golden gave against PyTorch's, of every head; p as a user is given it.
+
+    A logit or value is held to what the graph sums up, and to what the embedding alone gives: users take that too.
+    """
+    exact = embedding.astype(np.float64) @ golden.head_coef.T + golden.head_intercept  # (k, K)
+    found = [Compared(EMBEDDING, None, np.abs(embedding - golden.embedding[rows].astype(np.float64)))]
+    for at, head in enumerate(heads):
+        expected, part = golden.value[rows, at], sums[:, at]
+        off = np.maximum(np.abs(head_total(head, part) - expected), np.abs(exact[:, at] - expected))
+        if head.kind == LOGISTIC:
+            # A saturated p hides an error that the logit shows.
+            found.append(Compared("logit", head.name, off))
+            found.append(Compared("p", head.name, np.abs(head_value(head, part) - sigmoid(expected))))
+        else:
+            assert head.training_sd is not None  # parse_manifest has refused it
+            found.append(Compared("value", head.name, off / head.training_sd))
+    return found
+
+
+def metric_name(compared: Compared, heads: Sequence[HeadSpec]) -> str:
+    """What a message calls it: with the head's name, if there are several."""
+    of_head = f" of head {compared.head}" if compared.head is not None and len(heads) > 1 else ""
+    return f"{compared.metric}{of_head}" + (" (in sds of the training values)" if compared.metric == "value" else "")
 
 
 def check_golden(
-    golden: Golden, rows: Int64Array, run: RunRows, token_budget: int, limits: Limits, where: str
+    golden: Golden,
+    heads: Sequence[HeadSpec],
+    rows: Int64Array,
+    run: RunRows,
+    token_budget: int,
+    limits: Limits,
+    where: str,
 ) -> dict[str, float]:
     """Run those golden rows and compare them with PyTorch's.
 
     Returns:
-        Max |difference| by metric: embedding, logit, p.
+        Max |difference| by metric, over all heads: embedding, logit and p, value.
 
     Raises:
         SelfTestError: names the metric, its value, the limit and the worst row.
     """
-    embedding, logit, p = run_golden(golden, rows, run, token_budget)
-    differences = {
-        "embedding": (np.abs(embedding - golden.embedding[rows]).max(axis=1), limits.embedding),
-        "logit": (np.abs(logit - golden.logit[rows]), limits.logit),
-        "p": (np.abs(p - sigmoid(golden.logit[rows])), limits.p),
-    }
-    for metric, (difference, limit) in differences.items():
+    found = compare(golden, heads, rows, *run_golden(golden, rows, run, token_budget))
+    largest: dict[str, float] = {}
+    for each in found:
+        difference, limit = each.difference.reshape(len(rows), -1).max(axis=1), getattr(limits, each.metric)
+        largest[each.metric] = max(largest.get(each.metric, 0.0), float(difference.max()))
         if not np.all(difference <= limit):  # also where a difference is NaN
             worst = int(np.argmax(np.where(np.isnan(difference), np.inf, difference)))
             raise SelfTestError(
-                f"{where}: self-test failed: max |difference| of {metric} is {difference[worst]:.3g}, limit {limit:g} "
+                f"{where}: self-test failed: max |difference| of {metric_name(each, heads)} is "
+                f"{difference[worst]:.3g}, limit {limit:g} "
                 f"(golden row {rows[worst]}, {len(rows)} rows run)",
                 f"This engine or device computes this graph wrongly. Try another {option('variant')} or "
                 f"{option('provider')}, or another "
                 "ONNX Runtime version; please report it with this message.",
             )
-    return {metric: float(difference.max()) for metric, (difference, _) in differences.items()}
+    return largest
 
 
-def check_quick(golden: Golden, run: RunRows, limits: Limits, where: str, rows: Int64Array | None = None) -> None:
+def check_quick(
+    golden: Golden,
+    heads: Sequence[HeadSpec],
+    run: RunRows,
+    limits: Limits,
+    where: str,
+    rows: Int64Array | None = None,
+) -> None:
     """The shortest golden row and the next longer one in ONE batch: padding is tested, with the fewest tokens.
 
     Args:
@@ -85,7 +139,7 @@ def check_quick(golden: Golden, run: RunRows, limits: Limits, where: str, rows: 
     order = rows[np.argsort(golden.lengths[rows], kind="stable")]
     shortest = golden.lengths[order[0]]
     pair = np.append(order[:1], order[golden.lengths[order] > shortest][:1])  # one row where all are of one length
-    check_golden(golden, pair, run, int(2 * golden.lengths[pair].max()), limits, where)
+    check_golden(golden, heads, pair, run, int(2 * golden.lengths[pair].max()), limits, where)
 
 
 def rows_that_fit(golden: Golden, static_tokens: int | None, where: str) -> Int64Array:
@@ -112,7 +166,7 @@ def refuse_exact(golden: Golden, run: RunRows, where: str) -> None:
     limit of itself: there this cannot tell, and lets pass.
     """
     row = np.argmin(golden.lengths, keepdims=True)
-    embedding, _, _ = run_golden(golden, row, run, int(golden.lengths[row[0]]))
+    embedding, _ = run_golden(golden, row, run, int(golden.lengths[row[0]]))
     difference = np.abs(embedding - golden.embedding[row]).max()
     if difference <= FP32.embedding:
         raise ProviderUnavailable(
@@ -120,10 +174,3 @@ def refuse_exact(golden: Golden, run: RunRows, where: str) -> None:
             f"float32's limit is {FP32.embedding:g}",
             "This processor or engine has no bfloat16. Use precision f32.",
         )
-
-
-def sigmoid(logit: Float64Array) -> Float64Array:
-    """1 / (1 + exp(-logit)), float64, without overflow warnings."""
-    # exp of a large positive number overflows, so only ever exp(-|x|)
-    small = np.exp(-np.abs(logit))
-    return np.where(logit >= 0, 1 / (1 + small), small / (1 + small))

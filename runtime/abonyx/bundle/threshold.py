@@ -9,7 +9,7 @@ import numpy as np
 from abonyx.arrays import BoolArray, Float32Array
 from abonyx.bundle.bundle import Bundle
 from abonyx.config import RuntimeConfig
-from abonyx.errors import ConfigError, printable
+from abonyx.errors import BundleError, ConfigError, printable
 from abonyx.wording import option
 
 
@@ -45,6 +45,9 @@ def choose_threshold(bundle: Bundle, assay: str | None, threshold: float | None)
         if not 0 <= threshold <= 1:
             raise ConfigError(f"{option('threshold')} is {threshold}", "Give a probability from 0 to 1.")
         return threshold
+    if head.default_threshold is None:
+        what = f"{bundle.name}: its first head, {head.name}, gives a value in {head.unit}, and no probability"
+        raise BundleError(what, "Use a bundle whose first head is logistic.")
     if assay is None:
         return head.default_threshold
     if assay not in head.thresholds:

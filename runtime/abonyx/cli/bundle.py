@@ -230,7 +230,7 @@ def _print_bundle(bundle: Bundle) -> None:
             ("head sha256", head.source_sha256),
             ("head's encoder", head.encoder),
             ("head's pooling", pooling),
-            ("thresholds", head.thresholds or f"none declared; default {head.default_threshold:g}"),
+            ("thresholds", head.thresholds or f"none declared; default {head.default_threshold}"),
             ("fitted on", training and f"{training.rows} rows ({training.positives} positive), C {training.c:g}"),
             ("cross-validation", training and f"{training.folds} folds, {training.seeds} seeds"),
             ("golden rows", manifest.golden_source),
@@ -264,4 +264,4 @@ def _parity(record: Parity | None) -> list[object]:
     if record is None:
         return ["not checked", "", "", ""]
     engine = f"{record.rows} rows, {record.provider}, ONNX Runtime {record.onnxruntime}, PyTorch {record.torch}"
-    return [f"{record.p.max:.2g}", f"{record.min_cosine:.6f}", sum(record.label_flips.values()), engine]
+    return ["" if record.max_p is None else f"{record.max_p:.2g}", f"{record.min_cosine:.6f}", record.flips, engine]

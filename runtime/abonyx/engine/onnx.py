@@ -19,6 +19,7 @@ from abonyx.arrays import Float32Array
 from abonyx.batching import GRAPH_INPUTS, make_inputs
 from abonyx.bundle import Bundle, refuse_changed
 from abonyx.bundle.graph_file import GraphFile
+from abonyx.bundle.heads import EMBEDDING, HEAD_SUMS
 from abonyx.bundle.manifest import Variant
 from abonyx.config import RuntimeConfig
 from abonyx.engine.cuda_driver import CudaDevice, chosen_device
@@ -224,8 +225,8 @@ def _check_signature(
     types = {node.name: node.type for node in native.get_outputs()}
     if inputs != sorted(variant.inputs) or not set(inputs) <= set(GRAPH_INPUTS):
         raise BundleError(f"{path}: graph inputs {inputs}, manifest says {variant.inputs}", "Export the bundle again.")
-    if outputs != ["embedding", "p_nonspecific"]:
-        raise BundleError(f"{path}: graph outputs {outputs}", "It should have embedding and p_nonspecific.")
+    if outputs != [EMBEDDING, HEAD_SUMS]:
+        raise BundleError(f"{path}: graph outputs {outputs}", f"It should have {EMBEDDING} and {HEAD_SUMS}.")
     if set(types.values()) != {"tensor(float)"}:
         raise BundleError(f"{path}: the graph's outputs are {types}, not float32", "Export the bundle again.")
     if shape is None:

@@ -119,8 +119,8 @@ def evaluate_files(request: EvaluationRequest, run: RunRequest) -> list[str]:
     limit = choose_threshold(run.bundle, request.assay, request.threshold)
     sets = [_read(source, request, run) for source in request.sources]
     with progress(sum(len(each.p) for each in sets)) as on_batch:
-        jobs = [Job(each.checked, ArraySink(each.p)) for each in sets]
-        summary = run_windows(run.bundle, jobs, run.config, "p_nonspecific", on_batch)
+        jobs = [Job(each.checked, ArraySink(each.p[:, None])) for each in sets]
+        summary = run_windows(run.bundle, jobs, run.config, [run.bundle.manifest.head.name], on_batch)
     lines = summary.lines()
     with staged(request.output) as staging:
         for each in sets:

@@ -100,7 +100,8 @@ class Scorer:
             )
         refuse_results(names, "the dataset", self._rule.trim)
         rows = judged(table.column(self._column).to_pylist(), self._rule, self._model.limit)
-        p = self._model.score([row.part.sequence for row in rows if row.rejected is None])
+        wanted = [row.part.sequence for row in rows if row.rejected is None]
+        p = self._model.score(wanted)[:, 0]
         kinds = {P: pa.float32(), CALLED: pa.int8()}
         for name, values in result_columns(rows, p, self._threshold, self._rule.trim).items():
             table = table.append_column(name, pa.array(values, kinds.get(name, pa.string())))

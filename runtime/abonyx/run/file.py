@@ -162,7 +162,9 @@ def _in_memory(
     run: RunRequest, checked: Input, threshold: float, chosen: ChosenModel, progress: Progress | None
 ) -> ScoreSummary:
     with _told(progress)(len(checked.ids), 0) as on_batch:
-        p, summary = score_input(run.bundle, checked, run.config, on_batch, chosen.opening)
+        heads = [run.bundle.manifest.head.name]
+        values, summary = score_input(run.bundle, checked, run.config, heads, on_batch, chosen.opening)
+    p = values[:, 0]
     judgements = checked.judgements
     columns = [
         *(checked.ids, checked.shown, p.tolist()),

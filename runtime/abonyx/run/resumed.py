@@ -37,7 +37,7 @@ class FileRun:
     Attributes:
         run: what it is scored with; records: the checked input.
         target: the file; None = standard output.
-        output: the graph's output, "p_nonspecific" or "embedding".
+        heads: names of those whose values are written; None = embeddings.
         columns: (start, stop) of a window and its values -> what the format takes.
         facts: what else makes the file what it is: command, format, threshold.
         rejected: where rejected records are listed; None = beside the target.
@@ -47,7 +47,7 @@ class FileRun:
     records: Input
     target: Path | None
     format: Format
-    output: str
+    heads: tuple[str, ...] | None
     columns: Callable[[int, int, Float32Array], Columns]
     facts: dict[str, Fact]
     rejected: Path | None = None
@@ -71,8 +71,8 @@ def score_run(
         ConfigError: Parquet without pyarrow, or two columns of one name.
     """
 
-    def columns(start: int, stop: int, p: Float32Array) -> Columns:
-        window = slice(start, stop)
+    def columns(start: int, stop: int, values: Float32Array) -> Columns:
+        window, p = slice(start, stop), values[:, 0]
         judgements = records.judgements[window]
         calls = called(p, threshold, [judgement.trusted for judgement in judgements])
         flags = [judgement.text for judgement in judgements]
@@ -84,7 +84,8 @@ def score_run(
     added = _added(run, records)
     format_ = formats.results_format(kind, run.metadata() | {"threshold": repr(threshold)}, _names(added))
     formats.refuse_line_ends(kind, {"id": records.ids} | dict(added))
-    return FileRun(run, records, target, format_, "p_nonspecific", columns, score_facts(kind, threshold))
+    heads = (run.bundle.manifest.head.name,)
+    return FileRun(run, records, target, format_, heads, columns, score_facts(kind, threshold))
 
 
 def embed_run(run: RunRequest, records: Input, target: Path, kind: Literal["npy", "parquet"]) -> FileRun:
@@ -103,7 +104,7 @@ def embed_run(run: RunRequest, records: Input, target: Path, kind: Literal["npy"
 
     added = _added(run, records)
     format_ = formats.embeddings_format(kind, len(records.ids), width, run.metadata(), _names(added))
-    return FileRun(run, records, target, format_, "embedding", columns, {"command": "embed", "format": kind})
+    return FileRun(run, records, target, format_, None, columns, {"command": "embed", "format": kind})
 
 
 def _added(run: RunRequest, records: Input) -> list[tuple[str, list[str]]]:
@@ -187,7 +188,7 @@ def _run(
         job = Job(records, _FileSink(file_run, out, stop))
         try:
             with shown(count, out.rows_done) as bar:
-                summary = run_windows(run.bundle, [job], config, file_run.output, _watch(stop, bar), opening)
+                summary = run_windows(run.bundle, [job], config, file_run.heads, _watch(stop, bar), opening)
         except BaseException:
             LOGGER.info(_kept(out))
             raise

@@ -86,7 +86,7 @@ class FileScorer:
             output=printable_name(file.target),
             output_bytes=file.target.stat().st_size,
             seconds=summary.run_seconds if summary else 0.0,
-            notes=[note for note in notes if note not in flag_notes(checked, file_run.output)],
+            notes=[note for note in notes if note not in flag_notes(checked, scored=True)],
         )
 
     @contextmanager

@@ -12,6 +12,8 @@ from abonyx.errors import BundleError
 from abonyx.first_open import EngineUse, open_in_child
 from abonyx.model import open_model
 
+_METRICS = ("p", "logit", "value", "embedding")
+
 
 class Verification(msgspec.Struct, frozen=True, kw_only=True):
     """What `verify` found; it is only made where everything is right.
@@ -21,7 +23,8 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
         operators: variant -> operator -> nodes, of every variant.
         variant, provider: what the self-test ran.
         golden_rows: run in the self-test; fewer than there are where static_tokens leaves long ones out.
-        differences, limits: max |difference| from PyTorch by metric (p, logit, embedding), and what is allowed.
+        differences, limits: max |difference| from PyTorch by metric, and what is allowed: p, logit (logistic heads),
+            value (linear heads, in training sds), embedding.
         placement: execution provider -> nodes.
         use: what the open model holds of the system; None unless asked for, or if the system does not say.
     """
@@ -78,7 +81,7 @@ def verify(config: RuntimeConfig, *, deep: bool = False) -> Verification:
             provider=config.provider,
             golden_rows=len(rows_that_fit(bundle.golden(), most, str(bundle.path))),
             differences=session.differences,
-            limits={"p": limits.p, "logit": limits.logit, "embedding": limits.embedding},
+            limits={name: getattr(limits, name) for name in _METRICS if name in session.differences},
             placement=session.placement,
             use=tried.use if tried else None,
         )

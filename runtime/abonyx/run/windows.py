@@ -60,14 +60,14 @@ class RunSummary:
         ]
 
 
-def flag_notes(checked: Input, output: str) -> list[str]:
-    """A line that counts the flagged records of a run of that graph output by reason."""
+def flag_notes(checked: Input, *, scored: bool) -> list[str]:
+    """A line that counts the flagged records of a run by reason; scored: whether scores have calls, not embeddings."""
     flagged = sum(bool(judgement.flags) for judgement in checked.judgements)
     if not flagged:
         return []
     without = sum(not judgement.trusted for judgement in checked.judgements)
     counts = dict(checked.flag_counts())
-    return [flag_line(flagged, len(checked.judgements), without if output == "p_nonspecific" else 0, counts)]
+    return [flag_line(flagged, len(checked.judgements), without if scored else 0, counts)]
 
 
 def flag_line(flagged: int, records: int, without_call: int, counts: Mapping[str, int]) -> str:
@@ -96,14 +96,14 @@ class WindowSink(Protocol):
         """Called before the window that starts there is scored; may raise, to end there."""
 
     def write(self, start: int, stop: int, values: Float32Array) -> None:
-        """Take a window's values, (k,) or (k, D); on a thread of its own."""
+        """Take a window's values, (k, heads) or (k, D); on a thread of its own."""
 
     def halved(self, token_budget: int, note: str) -> None:
         """Take note of the token budget from here on: the device ran out of memory."""
 
 
 class ArraySink:
-    """The WindowSink of an array, (n,) or (n, D) float32, that is filled while scoring."""
+    """The WindowSink of an array, (n, heads) or (n, D) float32, that is filled while scoring."""
 
     first_row = 0
 
@@ -131,7 +131,7 @@ def run_windows(
     bundle: Bundle,
     jobs: Sequence[Job],
     config: RuntimeConfig,
-    output: str,
+    heads: Sequence[str] | None,
     on_batch: OnBatch | None = None,
     opening: Opening | None = None,
 ) -> RunSummary:
@@ -140,7 +140,7 @@ def run_windows(
     Args:
         bundle: the config's bundle, for the summary's notes.
         jobs: the inputs.
-        output: "p_nonspecific" or "embedding".
+        heads: names of the heads whose values are wanted; None = the embedding.
         on_batch: called with the number of sequences done, after each batch.
         opening: in place of open_model.
     """
@@ -156,7 +156,7 @@ def run_windows(
         for job in jobs:
             if config.token_budget not in (None, budget.tokens):
                 job.sink.halved(budget.tokens, "\n".join([*model.opening_notes, *notes]))
-            _Windows(model, job, config, output, budget, notes).run(on_batch)
+            _Windows(model, job, config, heads, budget, notes).run(on_batch)
         finished = time.perf_counter()
         reading = [note for job in jobs for note in job.checked.notes]
         return RunSummary(
@@ -172,18 +172,23 @@ def run_windows(
             bundle=model.bundle.label(),
             notes=[
                 *reading,
-                *(note for job in jobs for note in flag_notes(job.checked, output)),
+                *(note for job in jobs for note in flag_notes(job.checked, scored=heads is not None)),
                 *(*model.opening_notes, *notes, *pooling_notes(bundle, config), *shipped_note(config)),
             ],
         )
 
 
 def score_input(
-    bundle: Bundle, checked: Input, config: RuntimeConfig, on_batch: OnBatch | None, opening: Opening | None
+    bundle: Bundle,
+    checked: Input,
+    config: RuntimeConfig,
+    heads: Sequence[str],
+    on_batch: OnBatch | None,
+    opening: Opening | None,
 ) -> tuple[Float32Array, RunSummary]:
-    """The scores of one input, (n,) float32, in memory. Arguments as run_windows'."""
-    p = np.empty(len(checked.sequences), np.float32)
-    return p, run_windows(bundle, [Job(checked, ArraySink(p))], config, "p_nonspecific", on_batch, opening)
+    """The values of one input, (n, len(heads)) float32, in memory. Arguments as run_windows'."""
+    values = np.empty((len(checked.sequences), len(heads)), np.float32)
+    return values, run_windows(bundle, [Job(checked, ArraySink(values))], config, heads, on_batch, opening)
 
 
 def _first_budget(model: OpenModel, config: RuntimeConfig) -> int:
@@ -196,10 +201,16 @@ class _Windows:
     """The windows of one input on their way through the model."""
 
     def __init__(
-        self, model: OpenModel, job: Job, config: RuntimeConfig, output: str, budget: TokenBudget, notes: list[str]
+        self,
+        model: OpenModel,
+        job: Job,
+        config: RuntimeConfig,
+        heads: Sequence[str] | None,
+        budget: TokenBudget,
+        notes: list[str],
     ) -> None:
         self._model, self._checked, self._sink = model, job.checked, job.sink
-        self._output, self._budget, self._notes = output, budget, notes
+        self._heads, self._budget, self._notes = heads, budget, notes
         self._size = window_size(config)
         # The old pipeline's batches are of the whole file, wherever a window ends.
         self._flags = pooled_eos(job.checked.sequences, config.batch_size)
@@ -247,7 +258,7 @@ class _Windows:
             values = run_sequences(
                 self._model,
                 tokens,
-                self._output,
+                self._heads,
                 self._budget,
                 ids=self._checked.ids[window],
                 eos_pooled=None if self._flags is None else self._flags[window],

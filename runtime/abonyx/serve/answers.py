@@ -182,7 +182,7 @@ class ModelAnswer(_Out, frozen=True, kw_only=True):
     parity: Parity | None
     max_residues: int
     chains: list[str]
-    default_threshold: float
+    default_threshold: float | None
     thresholds: dict[str, float]
     training: HeadTraining | None
     model_card: str | None

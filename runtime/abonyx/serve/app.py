@@ -85,10 +85,10 @@ def _add_scoring(app: FastAPI, service: Service) -> None:
         model = service.scheduler.model()
         checked, asked, until = await service.checked(request, model, answers.ScoreRequest, query)
         threshold = choose_threshold(model.bundle, asked.assay, asked.threshold)
-        waiting = Waiting(service, request, model, checked, "p_nonspecific", until)
+        waiting = Waiting(service, request, model, checked, (model.bundle.manifest.head.name,), until)
 
         def answer() -> bytes:
-            found = answers.score_answer(model, checked, waiting.job.values, threshold, asked)
+            found = answers.score_answer(model, checked, waiting.job.values[:, 0], threshold, asked)
             return msgspec.json.encode(found)
 
         if NDJSON in request.headers.get("accept", ""):
@@ -101,7 +101,7 @@ def _add_scoring(app: FastAPI, service: Service) -> None:
         """Pooled embeddings of sequences, sent as to /v1/score."""
         model = service.scheduler.model()
         checked, asked, until = await service.checked(request, model, answers.EmbedRequest, query)
-        waiting = Waiting(service, request, model, checked, "embedding", until)
+        waiting = Waiting(service, request, model, checked, None, until)
         await waiting.finished()
         return StreamingResponse(answers.embed_answer(model, checked, waiting.job.values, asked), media_type=JSON)
 

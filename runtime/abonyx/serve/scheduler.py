@@ -120,14 +120,14 @@ class QueuedJob:
     """One request's sequences on their way through the queue.
 
     Attributes:
-        output: "p_nonspecific" or "embedding".
+        heads: names of the heads whose values are wanted; None = the embedding.
         changed: called by the scoring thread after each round that had some of them, and at the end.
-        values: (n,) or (n, D) float32, in the order of `sequences`; complete once `settled` and without an error.
+        values: (n, heads) or (n, D) float32, in the order of `sequences`; complete once `settled` and without an error.
     """
 
     ids: list[str]
     sequences: list[str]
-    output: str
+    heads: tuple[str, ...] | None
     values: Float32Array
     changed: Callable[[], object]
     done: int = 0
@@ -151,6 +151,12 @@ class Share(NamedTuple):
 
     job: QueuedJob
     rows: list[int]
+
+
+def _heads_of(shares: list[Share]) -> list[str] | None:
+    """The heads that any job of a round wants, each once; None if the jobs want embeddings."""
+    wanted = [job.heads for job, _ in shares if job.heads is not None]
+    return list(dict.fromkeys(name for heads in wanted for name in heads)) if wanted else None
 
 
 class _Refusal(NamedTuple):
@@ -234,18 +240,24 @@ class Scheduler:
             return self._model
 
     def submit(
-        self, checked_for: Model, ids: list[str], sequences: list[str], output: str, changed: Callable[[], object]
+        self,
+        checked_for: Model,
+        ids: list[str],
+        sequences: list[str],
+        heads: tuple[str, ...] | None,
+        changed: Callable[[], object],
     ) -> QueuedJob:
         """Queue cleaned, valid sequences (one at least).
 
         Args:
             checked_for: the model they were checked against.
+            heads: names of its heads whose values are wanted; None = the embedding.
 
         Raises:
             RequestRefused: requests are not taken, the model is another by now, or the queue is full.
         """
-        width = () if output == "p_nonspecific" else (checked_for.bundle.manifest.embedding_width,)
-        job = QueuedJob(ids, sequences, output, np.empty((len(sequences), *width), np.float32), changed)
+        width = checked_for.bundle.manifest.embedding_width if heads is None else len(heads)
+        job = QueuedJob(ids, sequences, heads, np.empty((len(sequences), width), np.float32), changed)
         with self._changed:
             if self.model() is not checked_for:
                 raise RequestRefused(
@@ -372,9 +384,9 @@ class Scheduler:
         with self._changed:
             if not self._waiting:
                 return []
-            output = self._waiting[0].output
-            turns = deque(job for job in self._waiting if job.output == output)
-            others = [job for job in self._waiting if job.output != output]
+            scored = self._waiting[0].heads is not None
+            turns = deque(job for job in self._waiting if (job.heads is not None) == scored)
+            others = [job for job in self._waiting if (job.heads is not None) != scored]
             room = ROUND_BATCHES * self._session.budget.tokens
             taken: dict[QueuedJob, list[int]] = {}
             while turns and room > 0:
@@ -401,7 +413,7 @@ class Scheduler:
     def _score(self, shares: list[Share]) -> None:
         """Run a round, and give each job its values; where it fails, each job alone, so that each has its own error."""
         started = time.monotonic()
-        output = shares[0].job.output
+        heads = _heads_of(shares)
         sequences = [job.sequences[row] for job, rows in shares for row in rows]
         ids = [job.ids[row] for job, rows in shares for row in rows]
         try:
@@ -409,7 +421,7 @@ class Scheduler:
             values = run_sequences(
                 self._session,
                 tokens,
-                output,
+                heads,
                 self._session.budget,
                 ids=ids,
                 on_batch=self._metrics.batch_sequences.observe,
@@ -426,16 +438,19 @@ class Scheduler:
                 self._fail(shares[0].job, known)
             return
         self._metrics.inference_seconds.observe(time.monotonic() - started)
-        self._metrics.sequences.labels(output).inc(len(tokens.rows))
+        self._metrics.sequences.labels("embedding" if heads is None else "p_nonspecific").inc(len(tokens.rows))
         self._metrics.tokens.inc(sum(map(len, tokens.rows)))
-        self._hand_back(shares, values)
+        self._hand_back(shares, heads, values)
 
-    def _hand_back(self, shares: list[Share], values: Float32Array) -> None:
+    def _hand_back(self, shares: list[Share], heads: list[str] | None, values: Float32Array) -> None:
+        """Give each job its rows, and of them its own heads' columns."""
         start = 0
         with self._changed:
             for job, rows in shares:
                 if job.error is None:
-                    job.values[rows] = values[start : start + len(rows)]
+                    own = values[start : start + len(rows)]
+                    columns = None if heads is None or job.heads is None else [heads.index(name) for name in job.heads]
+                    job.values[rows] = own if columns is None else own[:, columns]
                     job.done += len(rows)
                     if job.settled:
                         self._unsettled.discard(job)

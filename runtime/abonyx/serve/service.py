@@ -187,14 +187,20 @@ class Waiting:
     """
 
     def __init__(
-        self, service: Service, request: Request, model: Model, checked: Input, output: str, until: float
+        self,
+        service: Service,
+        request: Request,
+        model: Model,
+        checked: Input,
+        heads: tuple[str, ...] | None,
+        until: float,
     ) -> None:
         self._request = request
         self._scheduler = service.scheduler
         self._settings = service.settings
         self._until = until
         self._changed = asyncio.Event()
-        self.job = self._scheduler.submit(model, checked.ids, checked.sequences, output, _setting(self._changed))
+        self.job = self._scheduler.submit(model, checked.ids, checked.sequences, heads, _setting(self._changed))
 
     async def change(self) -> bool:
         """Wait until more is done, at most LOOK_S; False once all is.

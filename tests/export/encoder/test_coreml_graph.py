@@ -19,7 +19,7 @@ import pytest
 from abonyx_export.encoder.checkpoint import EncoderConfig, load_checkpoint
 from abonyx_export.encoder.graph import write_encoder
 from abonyx_export.encoder.writing import WEIGHTS_SUFFIX
-from abonyx_export.head.graph import attach_head, head_model
+from abonyx_export.head.graph import attach_head, common_mean, head_model
 from abonyx_export.head.head import placeholder_head
 from abonyx_export.variants import PREFERENCE, VARIANTS, VariantSpec
 
@@ -58,8 +58,10 @@ def written(
     loaded = load_checkpoint(str(checkpoint(name)), pooled_layers=pooled)
     path = tmp_path / "model.onnx"
     write_encoder(loaded.config, loaded.tensor, path, storage=spec.storage, arithmetic=spec.arithmetic)
-    head = placeholder_head(np.random.default_rng(0).standard_normal((9, loaded.config.embedding_width)))
-    onnx.save(attach_head(onnx.load(path, load_external_data=False), head_model(head)), path)
+    rows = np.random.default_rng(0).standard_normal((9, loaded.config.embedding_width))
+    heads = [placeholder_head(rows)]
+    graph = head_model(heads, common_mean(heads, rows))
+    onnx.save(attach_head(onnx.load(path, load_external_data=False), graph), path)
     yield path, spec
 
 

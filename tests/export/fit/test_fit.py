@@ -26,8 +26,8 @@ from sklearn.preprocessing import StandardScaler
 import abonyx
 from abonyx import extras
 from abonyx.bundle import check_files, open_bundle, tolerances
+from abonyx.bundle.heads import sigmoid
 from abonyx.bundle.manifest import Difference
-from abonyx.bundle.selftest import sigmoid
 from abonyx.cli import main
 from abonyx.errors import (
     BundleError,
@@ -65,7 +65,7 @@ def parent(checkpoint: CheckpointMaker, tmp_path_factory: pytest.TempPathFactory
     request = ExportRequest(
         encoder=str(directory),
         encoder_id="some/esm",
-        head=head,
+        heads=(("nonspecificity", head),),
         output=folder / "bundle",
         variants=("fp32", "fp16-weights"),
         notice="not for use",
@@ -243,7 +243,7 @@ def test_the_new_bundle(parent: Path, labelled: Path, tmp_path: Path) -> None:
         was, now = old.manifest.variants[name].parity, variant.parity
         assert was is not None and now is not None
         assert (now.torch, now.transformers, now.rows) == (was.torch, was.transformers, 44)
-        assert now.p.max <= tolerances.FP32_GOAL_P
+        assert now.max_p <= tolerances.FP32_GOAL_P
         assert variant.limits == old.manifest.variants[name].limits
     assert np.array_equal(bundle.golden().embedding, old.golden().embedding)
     with abonyx.open_session(abonyx.RuntimeConfig(bundle=str(new)), self_test="full"):
@@ -292,7 +292,7 @@ def test_head_out_is_the_old_pipelines_layout(parent: Path, labelled: Path, tmp_
     golden = open_bundle(tmp_path / "new").golden()
     head = read_head(tmp_path / "head.npz")
     assert head.scale is None
-    np.testing.assert_array_equal(head.logit(golden.embedding), golden.logit)
+    np.testing.assert_array_equal(head.logit(golden.embedding), golden.value[:, 0])
     (tmp_path / "link.npz").symlink_to(tmp_path / "head.npz")
     fit(labelled, parent, tmp_path / "again", "--head-out", str(tmp_path / "link.npz"))
     assert (tmp_path / "link.npz").is_symlink() and read_head(tmp_path / "head.npz").coef[0] != head.coef[0]
@@ -631,8 +631,8 @@ def edited(parent: Path, copy: Path, edit: Any) -> Path:
 
 
 def test_parents_that_are_refused(parent: Path, labelled: Path, tmp_path: Path, opens: list[str]) -> None:
-    forest = edited(parent, tmp_path / "forest", lambda facts: facts["head"].update(kind="forest"))
-    with pytest.raises(BundleError, match="its head is 'forest', not 'logistic'"):
+    forest = edited(parent, tmp_path / "forest", lambda facts: facts["heads"][0].update(kind="forest"))
+    with pytest.raises(BundleError, match="head kind, unit or training_sd: not what an export writes"):
         fit(labelled, forest, tmp_path / "new")
     unchecked = edited(parent, tmp_path / "unchecked", lambda facts: facts["variants"]["fp32"].update(parity=None))
     with pytest.raises(BundleError, match="variant fp32 was never checked"):
@@ -758,7 +758,7 @@ def test_neither_torch_nor_transformers_is_imported(labelled: Path, tmp_path: Pa
 def test_without_the_extra_the_command_says_what_to_install(
     labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    needed = {"fit": ("export", {"skl2onnx": "skl2onnx", "nobody-has-it": "a_package_nobody_has"})}
+    needed = {"fit": ("export", {"scipy": "scipy", "nobody-has-it": "a_package_nobody_has"})}
     monkeypatch.setattr(extras, "_NEEDED", needed)
     with pytest.raises(ConfigError, match=r"fit needs nobody-has-it \(No module") as caught:
         fit(labelled, MINI, tmp_path / "new")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +13,14 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from abonyx.bundle.tolerances import HEAD_P
-from abonyx.errors import BundleError, EngineError, HeadRefused, ParityError
+from abonyx.bundle.heads import head_value
+from abonyx.bundle.tolerances import FP32, HEAD_P
+from abonyx.errors import BundleError, HeadRefused, ParityError
 from abonyx_export.encoder.writing import IR_VERSION, OPSET
 from abonyx_export.head import graph as head_graph
-from abonyx_export.head.graph import attach_head, check_head, head_model
+from abonyx_export.head.graph import attach_head, check_heads, common_mean
 from abonyx_export.head.head import Head, read_head
+from abonyx_export.head.spec import head_spec, sums_intercept
 
 WIDTH = 12
 PUBLISHED = (
@@ -36,6 +37,22 @@ def shared_heads() -> Path:
     if not folder.is_dir():
         pytest.skip("the published heads are not beside this checkout")
     return folder
+
+
+CENTRE = np.random.default_rng(8).standard_normal((4, WIDTH))
+
+
+def head_model(*heads: Head) -> onnx.ModelProto:
+    return head_graph.head_model(heads, common_mean(heads, CENTRE[:, : heads[0].coef.size]))
+
+
+def check_head(model: onnx.ModelProto, *heads: Head, **limit: float) -> float:
+    (mean,) = (numpy_helper.to_array(each) for each in model.graph.initializer if each.name == "head/mean")
+    return check_heads(model, heads, mean, **limit)
+
+
+def _p(head: Head, sums: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    return head_value(head_spec(head, ("H",), sums_intercept(head, common_mean([head], CENTRE))), sums[:, 0])
 
 
 def _head(width: int = WIDTH, seed: int = 0, *, mean: bool = False, scale: bool = False) -> Head:
@@ -87,30 +104,24 @@ def _sigmoid(logit: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return 0.5 * (1 + np.tanh(logit / 2))
 
 
-@pytest.mark.parametrize(
-    ("mean", "scale", "operators"),
-    [
-        (False, False, ["MatMul", "Add", "Sigmoid", "Squeeze"]),
-        (True, False, ["Sub", "MatMul", "Add", "Sigmoid", "Squeeze"]),
-        (False, True, ["Sub", "Div", "MatMul", "Add", "Sigmoid", "Squeeze"]),
-        (True, True, ["Sub", "Div", "MatMul", "Add", "Sigmoid", "Squeeze"]),
-    ],
-)
-def test_head_model(mean: bool, scale: bool, operators: list[str]) -> None:
+@pytest.mark.parametrize("mean", [False, True])
+@pytest.mark.parametrize("scale", [False, True])
+def test_head_model(mean: bool, scale: bool) -> None:
     head = _head(mean=mean, scale=scale)
     model = head_model(head)
     graph = model.graph
-    assert [node.op_type for node in graph.node] == operators
+    assert [node.op_type for node in graph.node] == ["Sub", "MatMul"]
     assert {node.domain for node in graph.node} == {""}
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", OPSET)]
     assert model.ir_version == IR_VERSION
     outputs = [name for node in graph.node for name in node.output]
-    assert outputs[-1] == "p_nonspecific" and graph.node[0].input[0] == "embedding"
+    assert outputs[-1] == "head_sums" and graph.node[0].input[0] == "embedding"
     names = [*outputs[:-1], *(node.name for node in graph.node), *(tensor.name for tensor in graph.initializer)]
     assert all(name.startswith("head/") for name in names)
     arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    assert arrays["head/coef"].shape == (WIDTH, 1) and arrays["head/intercept"].shape == (1, 1)
-    np.testing.assert_array_equal(arrays["head/coef"][:, 0], head.coef.astype(np.float32))
+    np.testing.assert_array_equal(arrays["head/coef"], head.weights()[0].astype(np.float32)[:, None])
+    centre = CENTRE.mean(axis=0) if head.mean is None else head.mean
+    np.testing.assert_array_equal(arrays["head/mean"], centre.astype(np.float32))
     assert check_head(model, head) <= HEAD_P
 
 
@@ -120,8 +131,29 @@ def test_one_row_and_no_rows() -> None:
     for count in (0, 1, 5):
         rows = np.ones((count, WIDTH), np.float32)
         found = session.run(None, {"embedding": rows})[0]
-        assert found.shape == (count,) and found.dtype == np.float32
-        np.testing.assert_allclose(found, _sigmoid(head.logit(rows)), atol=HEAD_P)
+        assert found.shape == (count, 1) and found.dtype == np.float32
+        np.testing.assert_allclose(_p(head, found), _sigmoid(head.logit(rows)), atol=HEAD_P)
+
+
+def test_ten_heads_have_a_column_each_whatever_their_order() -> None:
+    heads = [
+        dataclasses.replace(_head(seed=seed, mean=seed % 2 == 0, scale=seed % 3 == 0), name=f"head{seed}")
+        for seed in range(10)
+    ]
+    heads[4] = dataclasses.replace(heads[4], training_sd=7.0, unit="min", classes=())
+    rows = CENTRE.astype(np.float32)
+    for order in (range(10), np.random.default_rng(1).permutation(10).tolist()):
+        given = [heads[at] for at in order]
+        model = head_model(*given)
+        check_head(model, *given)
+        sums = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"embedding": rows})[0]
+        mean = common_mean(given, CENTRE)
+        for column, head in zip(sums.T, given, strict=True):
+            spec = head_spec(head, ("H",), sums_intercept(head, mean))
+            expected = head.logit(rows) if head is heads[4] else _sigmoid(head.logit(rows))
+            np.testing.assert_allclose(head_value(spec, column), expected, atol=2e-6)
+    with pytest.raises(ParityError, match=r"head\d\.npz: the graph's (p|value, in training sds,) differs"):
+        check_head(head_model(*heads), *heads[::-1])
 
 
 def test_metadata_says_where_it_is_from() -> None:
@@ -130,6 +162,7 @@ def test_metadata_says_where_it_is_from() -> None:
     )
     head = dataclasses.replace(head, sklearn_version="1.7.2")
     assert {entry.key: entry.value for entry in head_model(head).metadata_props} == {
+        "name": "nonspecificity",
         "encoder": "some/esm",
         "encoder_revision": "main",
         "pooling": "upstream-batch",
@@ -139,29 +172,17 @@ def test_metadata_says_where_it_is_from() -> None:
         "classes": "0,1",
     }
     plain = {entry.key for entry in head_model(_head()).metadata_props}
-    assert plain == {"source_sha256", "classes"}
+    assert plain == {"name", "source_sha256", "classes"}
     assert _graph_bytes(head_model(head)) == _graph_bytes(head_model(_head()))
-
-
-def test_conversion_is_quiet(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> None:
-    logger = logging.getLogger("skl2onnx")
-    logger.setLevel(logging.DEBUG)
-    try:
-        head_model(_head(mean=True, scale=True))
-        assert logger.level == logging.DEBUG
-    finally:
-        logger.setLevel(logging.NOTSET)
-    assert not [record for record in caplog.records if record.name.startswith("skl2onnx")]
-    assert capfd.readouterr() == ("", "")
 
 
 def test_check_head_finds_another_heads_graph() -> None:
     head = _head()
     model = head_model(head)
-    for other in (_head(seed=1), head.recentred(1e-3), dataclasses.replace(head, coef=2 * head.coef)):
+    for other in (_head(seed=1), dataclasses.replace(head, coef=2 * head.coef)):
         with pytest.raises(ParityError, match=r"p differs by .* limit 4e-06, at logit"):
             check_head(model, other)
-    assert check_head(model, head.recentred(1e-3), limit=1e-3) > 1e-4
+    assert check_head(model, dataclasses.replace(head, coef=(1 + 1e-4) * head.coef), limit=1e-3) > 1e-5
     with pytest.raises(ParityError, match="limit 0"):
         check_head(model, head, limit=0)
     broken = head_model(head)
@@ -172,15 +193,13 @@ def test_check_head_finds_another_heads_graph() -> None:
 
 
 def test_check_head_finds_what_float32_cannot_hold() -> None:
-    wide = dataclasses.replace(_head(), mean=np.full(WIDTH, 1e4 + 1e-4), scale=np.full(WIDTH, 1e-3))
+    wide = dataclasses.replace(_head(), mean=np.full(WIDTH, 1e4 + 1e-4), scale=np.full(WIDTH, 1e-3), name="wide")
+    check_head(head_model(wide), wide)  # its own mean comes off first
     with pytest.raises(ParityError, match="float32"):
-        check_head(head_model(wide), wide)
-
-
-def test_an_unknown_skl2onnx_graph_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head_graph, "_converted", lambda _: helper.make_graph([], "empty", [], []))
-    with pytest.raises(EngineError, match="wrote nothing"):
-        head_model(_head())
+        check_head(head_model(_head(), wide), _head(), wide)
+    linear = dataclasses.replace(wide, training_sd=1.0, unit="min", classes=())
+    with pytest.raises(ParityError, match=rf"value, in training sds, differs by .* limit {FP32.value:g}"):
+        check_head(head_model(_head(), linear), _head(), linear)
 
 
 def test_attach_and_swap_leave_the_encoder_alone(tmp_path: Path) -> None:
@@ -195,10 +214,10 @@ def test_attach_and_swap_leave_the_encoder_alone(tmp_path: Path) -> None:
         onnx.save(merged, path)
         saved.append(path.read_bytes())
         session = onnxruntime.InferenceSession(path)
-        assert [output.name for output in session.get_outputs()] == ["embedding", "p_nonspecific"]
-        embedding, p = session.run(None, {"input_ids": ids})
-        np.testing.assert_allclose(p, _sigmoid(head.logit(embedding)), atol=HEAD_P)
-        assert p.shape == (3,) and p.dtype == np.float32
+        assert [output.name for output in session.get_outputs()] == ["embedding", "head_sums"]
+        embedding, sums = session.run(None, {"input_ids": ids})
+        np.testing.assert_allclose(_p(head, sums), _sigmoid(head.logit(embedding)), atol=HEAD_P)
+        assert sums.shape == (3, 1) and sums.dtype == np.float32
         assert (tmp_path / "model.onnx.data").read_bytes() == weights
     assert saved[0] == saved[2] != saved[1]
     graph = _load(path).graph
@@ -219,7 +238,7 @@ def test_attach_takes_away_value_infos_of_the_old_head(tmp_path: Path) -> None:
     encoder.graph.value_info.append(helper.make_tensor_value_info("head/sub", TensorProto.FLOAT, ["batch", WIDTH]))
     attach_head(encoder, head_model(_head()))
     assert not encoder.graph.value_info
-    assert sum(node.op_type == "Sub" for node in encoder.graph.node) == 0
+    assert sum(node.op_type == "Sub" for node in encoder.graph.node) == 1
 
 
 def test_attach_refuses_what_does_not_fit(tmp_path: Path) -> None:
@@ -235,8 +254,8 @@ def test_attach_refuses_what_does_not_fit(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="embedding is missing"):
         attach_head(bare, head_model(_head()))
     taken = _load(path)
-    taken.graph.node.append(helper.make_node("Identity", ["embedding"], ["p_nonspecific"], "other"))
-    with pytest.raises(BundleError, match="makes p_nonspecific itself"):
+    taken.graph.node.append(helper.make_node("Identity", ["embedding"], ["head_sums"], "other"))
+    with pytest.raises(BundleError, match="makes head_sums itself"):
         attach_head(taken, head_model(_head()))
 
 
@@ -261,7 +280,8 @@ def test_published_heads(shared_heads: Path, name: str) -> None:
     for suffix in (".pkl", ".npz"):
         if (path := shared_heads / f"{name}{suffix}").exists():
             head = read_head(path)
-            models.append(head_model(head))
+            mean = common_mean([head], np.zeros((1, head.coef.size)))
+            models.append(head_graph.head_model([head], mean))
             assert check_head(models[-1], head) <= HEAD_P
     assert {_graph_bytes(model) for model in models} == {_graph_bytes(models[0])}
     assert len(models) == (1 if "first" in name else 2)

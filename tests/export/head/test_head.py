@@ -593,7 +593,7 @@ def test_reading_imports_nothing_heavy(tmp_path: Path, data: Data) -> None:
     code = (
         "import sys, pathlib; from abonyx_export.head.head import read_head\n"
         "for name in sys.argv[1:]: read_head(pathlib.Path(name))\n"
-        "heavy = {'torch', 'transformers', 'sklearn', 'joblib', 'onnx', 'onnxruntime', 'skl2onnx', 'scipy', "
+        "heavy = {'torch', 'transformers', 'sklearn', 'joblib', 'onnx', 'onnxruntime', 'scipy', "
         "'antibody_training_esm', 'classifier'}\n"
         "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
     )

@@ -45,7 +45,11 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     head = write_spread_head(directory / "checkpoint", directory / "head.npz")
     output = directory / "bundle"
     ask = ExportRequest(
-        encoder=str(directory / "checkpoint"), head=head, output=output, variants=("fp32", "int8"), max_dp=WIDE
+        encoder=str(directory / "checkpoint"),
+        heads=(("nonspecificity", head),),
+        output=output,
+        variants=("fp32", "int8"),
+        max_dp=WIDE,
     )
     export_bundle(ask)
     return output
@@ -59,7 +63,7 @@ def test_the_record_is_what_both_variants_score(exported: Path) -> None:
     variant = open_bundle(exported).manifest.variants["int8"]
     assert variant.quantization is not None
     assert variant.providers == ["cpu", "openvino"]
-    gate = variant.quantization.gate
+    gate = variant.quantization.gates["nonspecificity"]
     assert gate.rows == calibration.GATE_ROWS
     assert score_gate.faults(gate, tolerances.TINY_INT8_P) == []
     rows = GateRows.load(exported / "int8")
@@ -200,7 +204,7 @@ def test_over_the_gate_nothing_is_written_and_the_worst_layers_are_named(tmp_pat
     head = write_spread_head(tmp_path / "checkpoint", tmp_path / "head.npz")
     ask = ExportRequest(
         encoder=str(tmp_path / "checkpoint"),
-        head=head,
+        heads=(("nonspecificity", head),),
         output=tmp_path / "bundle",
         variants=("int8",),
         max_dp={"int8": 1e-6},
@@ -224,12 +228,16 @@ def test_the_gate_leaves_layers_in_float32_only_where_it_must(tmp_path: Path, mo
 
     monkeypatch.setattr(score_gate, "faults", fails_once)
     ask = ExportRequest(
-        encoder=str(tmp_path / "checkpoint"), head=head, output=tmp_path / "bundle", variants=("int8",), max_dp=WIDE
+        encoder=str(tmp_path / "checkpoint"),
+        heads=(("nonspecificity", head),),
+        output=tmp_path / "bundle",
+        variants=("int8",),
+        max_dp=WIDE,
     )
     quantization = export_bundle(ask).variants["int8"].quantization
     assert quantization is not None
     assert len(quantization.fp32_layers) == 1
-    assert quantization.gate.p.mean < asked[0].p.mean
+    assert quantization.gates["nonspecificity"].p.mean < asked[0].p.mean
     graph = onnx.load(tmp_path / "bundle" / "int8" / "model.onnx", load_external_data=False).graph
     kept = f"encoder.layer.{quantization.fp32_layers[0]}."
     assert sum(node.op_type == "Gemm" for node in graph.node) == 6 * 2
@@ -245,7 +253,7 @@ def test_sequences_that_score_alike_cannot_judge(tmp_path: Path) -> None:
     file.write_text("id,sequence\n" + "".join(f"{number},{row}\n" for number, row in enumerate(dict.fromkeys(rows))))
     ask = ExportRequest(
         encoder=str(tmp_path / "checkpoint"),
-        head=head,
+        heads=(("nonspecificity", head),),
         output=tmp_path / "bundle",
         variants=("int8",),
         calibration=file,
@@ -261,7 +269,6 @@ def test_a_calibration_file_is_read_before_the_golden_set_is_run(tmp_path: Path)
     said: list[str] = []
     ask = ExportRequest(
         encoder=str(tmp_path / "checkpoint"),
-        head=None,
         output=tmp_path / "bundle",
         variants=("int8",),
         calibration=tmp_path / "none.csv",
@@ -411,6 +418,6 @@ def test_fit_judges_int8_by_the_new_heads_scores(
     before, after = (open_bundle(path).manifest.variants["int8"].quantization for path in (exported, output))
     assert before
     assert after
-    assert after.gate.rows == before.gate.rows
-    assert after.gate.p != before.gate.p
+    assert after.gates["nonspecificity"].rows == before.gates["nonspecificity"].rows
+    assert after.gates["nonspecificity"].p != before.gates["nonspecificity"].p
     assert after.fp32_layers == before.fp32_layers

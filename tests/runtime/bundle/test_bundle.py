@@ -54,8 +54,8 @@ def test_label_says_what_makes_the_scores_mean_nothing(copy: Path) -> None:
     ]
     for notice, encoder, trained_with, shift, expected in cases:
         encoders = {"encoder": manifest["encoder"] | {"repo_id": encoder}}
-        head = manifest["head"] | {"encoder": trained_with, "intercept_shift": shift}
-        edit(copy, notice=notice, head=head, **encoders)
+        head = manifest["heads"][0] | {"encoder": trained_with, "intercept_shift": shift}
+        edit(copy, notice=notice, heads=[head], **encoders)
         bundle = open_bundle(copy)
         assert bundle.label() == f"{bundle.manifest.name} ({bundle.sha256[:12]}){expected}"
 
@@ -100,9 +100,12 @@ def test_manifest_faults(copy: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="no such bundle"):
         open_bundle(tmp_path / "nowhere")
     edit(copy, schema_version=99)
-    with pytest.raises(BundleError, match="schema version 99, this abonyx reads 1"):
+    with pytest.raises(BundleError, match="schema version 99, this abonyx reads 2"):
         open_bundle(copy)
-    edit(copy, schema_version=1, surprise=True)
+    edit(copy, schema_version=1)
+    with pytest.raises(BundleError, match=r"schema version 1, this abonyx reads 2\n.*Export the bundle again"):
+        open_bundle(copy)
+    edit(copy, schema_version=2, surprise=True)
     with pytest.raises(BundleError, match="surprise"):
         open_bundle(copy)
     (copy / "manifest.json").write_text("[" * 100_000)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -25,7 +26,8 @@ from abonyx.errors import BundleError, ChecksumMismatch
 from ...conftest import MINI
 from ..hostile import FOLDER, MODEL, WEIGHTS, edit, external, field, graph, model, node, relist
 
-SCORES = ("head", "training", "scores")
+HEAD = ("heads", 0)
+SCORES = (*HEAD, "training", "scores")
 LISTED = [
     path.relative_to(MINI).as_posix() for path in sorted(MINI.rglob("*")) if path.is_file() and path.suffix != ".md"
 ]
@@ -237,9 +239,11 @@ def test_a_graph_that_the_engine_takes_for_its_own_format(copy: Path) -> None:
     assert "another suffix than .onnx" in refused(copy)
 
 
-def nested(data: Any, *path: str, value: Any) -> Any:
+def nested(data: Any, *path: Any, value: Any) -> Any:
     """A copy of the manifest with one value replaced."""
     key, *rest = path
+    if isinstance(key, int):
+        return [nested(one, *rest, value=value) if at == key else one for at, one in enumerate(data)]
     return data | {key: nested(data[key], *rest, value=value) if rest else value}
 
 
@@ -247,7 +251,7 @@ def nested(data: Any, *path: str, value: Any) -> Any:
 @pytest.mark.parametrize(
     ("path", "value", "named"),
     [
-        (("schema_version",), 2, "schema version 2"),
+        (("schema_version",), 3, "schema version 3"),
         (("schema_version",), "1", "not a manifest"),
         (("schema_version",), 10**30, "schema version 10000"),
         (("max_residues",), 10**30, "max_residues"),
@@ -258,7 +262,18 @@ def nested(data: Any, *path: str, value: Any) -> Any:
         (("alphabet", "residues", "A"), 2**40, "alphabet ids"),
         (("alphabet", "residues", "A"), -1, "alphabet ids"),
         (("alphabet", "residues"), {letter: ord(letter) for letter in "ACDEFGHIKLMNPQRSTVXY"}, "alphabet.residues"),
-        (("head", "default_threshold"), 2.0, "head thresholds"),
+        (("heads",), [], "heads"),
+        ((*HEAD, "name"), "p", "heads"),
+        ((*HEAD, "name"), "a b", "heads"),
+        ((*HEAD, "kind"), "forest", "head kind"),
+        ((*HEAD, "kind"), "linear", "head kind"),
+        ((*HEAD, "unit"), "min", "head kind, unit"),
+        ((*HEAD, "higher_is_worse"), False, "head kind"),
+        ((*HEAD, "intercept"), None, "not a manifest"),
+        ((*HEAD, "chains"), ["H", "L"], "head chains"),
+        ((*HEAD, "default_threshold"), 2.0, "head thresholds"),
+        ((*HEAD, "default_threshold"), None, "head thresholds"),
+        (("variants", FOLDER, "parity", "heads"), {}, "heads of parity"),
         ((*SCORES, "bin_edges"), [], "head training scores"),
         ((*SCORES, "bin_edges"), [0, 1, 0.5, 1], "head training scores"),
         ((*SCORES,), {"bin_edges": [0, 0.3, 1], "specific": [443, 0], "nonspecific": [471, 0]}, "head training scores"),
@@ -284,7 +299,7 @@ def nested(data: Any, *path: str, value: Any) -> Any:
         (("\x1b[2J",), 1, "not a manifest"),
     ],
 )
-def test_hostile_manifests(copy: Path, path: tuple[str, ...], value: Any, named: str) -> None:
+def test_hostile_manifests(copy: Path, path: tuple[Any, ...], value: Any, named: str) -> None:
     manifest = json.loads((copy / "manifest.json").read_text())
     (copy / "manifest.json").write_text(json.dumps(nested(manifest, *path, value=value)))
     message = refused(copy)
@@ -294,7 +309,8 @@ def test_hostile_manifests(copy: Path, path: tuple[str, ...], value: Any, named:
 
 @pytest.mark.parametrize("key", ["schema_version", "max_residues"])
 def test_a_number_of_more_digits_than_python_prints(copy: Path, key: str) -> None:
-    text = (copy / "manifest.json").read_text().replace(f'"{key}": 1', f'"{key}": 1{"0" * 5000}', 1)
+    text, count = re.subn(rf'"{key}": ', f'"{key}": 1{"0" * 5000}', (copy / "manifest.json").read_text(), count=1)
+    assert count == 1
     (copy / "manifest.json").write_text(text)
     assert "not a manifest" in refused(copy)
 
@@ -332,7 +348,12 @@ def header(path: Path, text: bytes) -> None:
         (npz(lengths=None), "lengths"),
         (npz(lengths=np.int64(3)), "expected"),
         (npz(lengths=np.zeros(0, np.int64)), "expected"),
-        (npz(logit=np.array(["a"] * 36)), "expected"),
+        (npz(value=np.array(["a"] * 36)), "expected"),
+        (npz(value=np.zeros((36, 2))), "expected"),
+        (npz(head_names=np.array(["other"])), "is of heads"),
+        (npz(head_names=np.array("nonspecificity")), "is of heads"),
+        (npz(head_names=np.array(["\x1b[2J"])), "is of heads"),
+        (npz(head_names=None), "head_names"),
         (npz(embedding=np.zeros((36, 1), np.float32)), "expected"),
         (npz(head_coef=np.array([{}], dtype=object)), "cannot be read"),
         (npz(input_ids=np.zeros((36, 3), np.int64)), "do not fit"),

@@ -157,7 +157,7 @@ def test_verify_reads_the_graph_of_every_variant(run: Any, copy: Path) -> None:
 def test_verify_fails_where_numbers_are_wrong(run: Any, copy: Path) -> None:
     with np.load(copy / "golden.npz") as arrays:
         values = dict(arrays)
-    values["logit"] = values["logit"] + 0.05
+    values["value"] = values["value"] + 0.05
     np.savez(copy / "golden.npz", **values)
     relist(copy)
     code, _, err = run("verify", copy)

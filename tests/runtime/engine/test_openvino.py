@@ -88,7 +88,7 @@ def test_bfloat16_that_comes_out_as_float32_is_refused() -> None:
     row = int(golden.lengths.argmin())
 
     def run(by: float) -> selftest.RunRows:
-        return lambda tokens: (golden.embedding[[row]] + np.float32(by), np.zeros(1, np.float32))
+        return lambda tokens: (golden.embedding[[row]] + np.float32(by), np.zeros((1, 1), np.float32))
 
     with pytest.raises(ProviderUnavailable, match="bf16 was asked for, float32 ran"):
         selftest.refuse_exact(golden, run(1e-6), "here")

@@ -570,7 +570,7 @@ def test_real_tables_go_through(
 def test_a_head_of_another_encoder_is_said_in_every_file(run: Any, tmp_path: Path, labelled: Path) -> None:
     bundle = Path(shutil.copytree(MINI, tmp_path / "bundle"))
     manifest = json.loads((bundle / "manifest.json").read_text())
-    manifest["head"]["encoder"] = "some/esm"
+    manifest["heads"][0]["encoder"] = "some/esm"
     (bundle / "manifest.json").write_text(json.dumps(manifest))
     assert run("evaluate", labelled, "-o", tmp_path / "out", "--bundle", bundle, "--bootstrap", 10)[0] == 0
     for name in ("metrics.json", "report.html"):

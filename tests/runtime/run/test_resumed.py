@@ -304,7 +304,7 @@ def test_a_window_is_of_one_token_budget(tmp_path: Path, monkeypatch: pytest.Mon
     found = np.zeros(12, np.float32)
     config = abonyx.RuntimeConfig(window_size=6)
     job = pipeline.Job(Input(sequences, sequences), Sink(found))
-    pipeline.run_windows(open_bundle(None), [job], config, "p_nonspecific")
+    pipeline.run_windows(open_bundle(None), [job], config, ["nonspecificity"])
     assert (budgets, halved) == ([200, 200, 200], [200])
     assert found.tolist() == [2] * 6 + [3] * 6
 
@@ -329,7 +329,7 @@ def test_a_window_is_written_while_the_next_is_scored(monkeypatch: pytest.Monkey
     monkeypatch.setattr(pipeline, "run_sequences", scored)
     job = pipeline.Job(Input(sequences, sequences), Sink(np.zeros(12, np.float32)))
     with pytest.raises(ConfigError, match="disk full"):
-        pipeline.run_windows(open_bundle(None), [job], abonyx.RuntimeConfig(window_size=4), "p_nonspecific")
+        pipeline.run_windows(open_bundle(None), [job], abonyx.RuntimeConfig(window_size=4), ["nonspecificity"])
     assert written == [0]
 
 

@@ -111,7 +111,7 @@ def test_reload_under_load_loses_no_request_and_answers_none_by_two_models(tmp_p
 def test_a_reload_finishes_what_is_queued_first(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     chosen = Chosen(other_bundle(tmp_path / "other"))
     manifest = json.loads((chosen.bundle / "manifest.json").read_text())
-    edit(chosen.bundle, head=manifest["head"] | {"pooling": "upstream-batch", "pooling_batch_size": 8})
+    edit(chosen.bundle, heads=[manifest["heads"][0] | {"pooling": "upstream-batch", "pooling_batch_size": 8}])
     with service(RuntimeConfig(bundle=str(MINI)), chosen, admin_token=ADMIN) as running:
         found: dict[str, Any] = {}
         with running.engine.held():

@@ -39,16 +39,18 @@ def scheduling() -> Iterator[tuple[Scheduler, Held]]:
             engine.go_on.set()
 
 
-def submit(scheduler: Scheduler, sequences: list[str], output: str = "p_nonspecific") -> QueuedJob:
+def submit(
+    scheduler: Scheduler, sequences: list[str], heads: tuple[str, ...] | None = ("nonspecificity",)
+) -> QueuedJob:
     ids = [f"s{number}" for number in range(len(sequences))]
-    return scheduler.submit(scheduler.model(), ids, sequences, output, lambda: None)
+    return scheduler.submit(scheduler.model(), ids, sequences, heads, lambda: None)
 
 
 def values(job: QueuedJob) -> Any:
     until(lambda: job.settled)
     if job.error:
         raise job.error
-    return job.values
+    return job.values[:, 0] if job.heads else job.values
 
 
 def recorded(scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch) -> list[list[Share]]:
@@ -71,7 +73,7 @@ def test_a_score_is_the_same_alone_and_in_any_company() -> None:
     with scheduling() as (scheduler, engine):
         with engine.held():
             jobs = [submit(scheduler, sequences) for sequences in requests]
-            embedded = submit(scheduler, requests[4], "embedding")
+            embedded = submit(scheduler, requests[4], None)
         for job, expected in zip(jobs, alone, strict=True):
             np.testing.assert_allclose(values(job), expected, rtol=0, atol=BATCH_NEIGHBOURS)
         np.testing.assert_allclose(values(embedded), embedding, rtol=0, atol=BATCH_NEIGHBOURS)
@@ -85,7 +87,7 @@ def test_a_small_request_is_not_held_up_by_a_large_one(monkeypatch: pytest.Monke
             submit(scheduler, made_up(1, 0))
             assert engine.inside.wait(PATIENCE_S)
             large, small = submit(scheduler, made_up(400, 1)), submit(scheduler, made_up(5, 2))
-            also = submit(scheduler, made_up(2, 3), "embedding")
+            also = submit(scheduler, made_up(2, 3), None)
         until(lambda: small.settled and also.settled)
         values(large)
     first, second, third = rounds[1:4]
@@ -105,7 +107,7 @@ def test_the_longest_of_a_request_come_first_and_its_values_in_its_own_order() -
     with scheduling() as (scheduler, _):
         job = submit(scheduler, sequences)
         found = values(job)
-    assert [len(sequences[row]) for row in QueuedJob(job.ids, sequences, job.output, found, print).left] == sorted(
+    assert [len(sequences[row]) for row in QueuedJob(job.ids, sequences, job.heads, found, print).left] == sorted(
         map(len, sequences), reverse=True
     )
     with open_session() as session:
@@ -121,9 +123,9 @@ def test_a_request_that_cannot_be_scored_does_not_take_others_along(
         pad = scheduler.model().bundle.manifest.alphabet
 
         def poisoned(outputs: list[str], feed: Any) -> Any:
-            (p,) = run(outputs, feed)
+            (sums,) = run(outputs, feed)
             rows = (feed["input_ids"][:, 1:10] == pad.residues["W"]).all(axis=1)
-            return [np.where(rows, np.nan, p)]
+            return [np.where(rows[:, None], np.nan, sums)]
 
         monkeypatch.setattr(engine, "native", type("Native", (), {"run": staticmethod(poisoned)})())
         with engine.held():
@@ -178,7 +180,7 @@ def test_what_was_checked_against_another_model_is_not_queued() -> None:
         over, done = scheduler_reload(scheduler), threading.Event()
         until(over)
         with pytest.raises(RequestRefused, match="reloaded while the request was read"):
-            scheduler.submit(before, ["a"], ["EVQL"], "p_nonspecific", done.set)
+            scheduler.submit(before, ["a"], ["EVQL"], ("nonspecificity",), done.set)
 
 
 def test_a_job_queued_just_before_a_reload_is_scored_by_the_model_it_was_checked_for(

@@ -1,0 +1,92 @@
+"""Heads as the manifest and the golden rows describe them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from abonyx.arrays import Float32Array, Int64Array
+from abonyx.bundle import Golden
+from abonyx.bundle.manifest import LOGISTIC, HeadSpec, HeadTraining
+from abonyx_export.head.head import Head
+
+DEFAULT_THRESHOLD = 0.5  # scikit-learn's own rule for a binary logistic regression
+
+
+def sums_intercept(head: Head, mean: Float32Array) -> float:
+    """Give what the runtime adds to the head's sum: its intercept, and what the common mean (D,) took away."""
+    weights, intercept = head.weights()
+    return intercept + float(mean.astype(np.float64) @ weights)
+
+
+def head_spec(head: Head, chains: Sequence[str], intercept: float, training: HeadTraining | None = None) -> HeadSpec:
+    """The manifest's description of a head.
+
+    Args:
+        chains: of its training set; keys of manifest.CHAINS.
+        intercept: from sums_intercept.
+    """
+    return HeadSpec(
+        name=head.name,
+        kind=head.kind,
+        unit=head.unit,
+        higher_is_worse=head.higher_is_worse,
+        training_sd=head.training_sd,
+        intercept=intercept,
+        classes=[float(label) for label in head.classes],
+        chains=list(chains),
+        source_name=head.source_name,
+        source_sha256=head.source_sha256,
+        encoder=head.encoder,
+        pooling=head.pooling,
+        pooling_batch_size=head.pooling_batch_size,
+        thresholds=head.thresholds,
+        default_threshold=DEFAULT_THRESHOLD if head.kind == LOGISTIC else None,
+        intercept_shift=head.intercept_shift,
+        training=training,
+        placeholder=head.placeholder,
+    )
+
+
+def golden_of(
+    input_ids: Int64Array, lengths: Int64Array, embedding: Float32Array, heads: Sequence[Head], mean: Float32Array
+) -> Golden:
+    """Give golden rows for these heads, whose graph subtracts `mean` (D,) first; see Golden."""
+    weights = [head.weights() for head in heads]
+    return Golden(
+        input_ids=input_ids,
+        lengths=lengths,
+        embedding=embedding,
+        value=np.stack([head.logit(embedding) for head in heads], axis=1),
+        head_names=tuple(head.name for head in heads),
+        head_coef=np.stack([coef for coef, _ in weights]),
+        head_intercept=np.array([intercept for _, intercept in weights]),
+        head_mean=mean,
+    )
+
+
+def stored_heads(specs: Sequence[HeadSpec], golden: Golden) -> list[Head]:
+    """Give a bundle's own heads, of its manifest and its golden rows; a scaler is folded into the weights."""
+    return [
+        Head(
+            coef=golden.head_coef[at],
+            intercept=float(golden.head_intercept[at]),
+            mean=None,
+            scale=None,
+            classes=tuple(int(label) for label in spec.classes),
+            source_name=spec.source_name,
+            source_sha256=spec.source_sha256,
+            encoder=spec.encoder,
+            pooling=spec.pooling,
+            pooling_batch_size=spec.pooling_batch_size,
+            thresholds=spec.thresholds,
+            intercept_shift=spec.intercept_shift,
+            placeholder=spec.placeholder,
+            name=spec.name,
+            unit=spec.unit,
+            higher_is_worse=spec.higher_is_worse,
+            training_sd=spec.training_sd,
+        )
+        for at, spec in enumerate(specs)
+    ]
