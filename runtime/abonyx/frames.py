@@ -10,7 +10,7 @@ import numpy as np
 
 from abonyx.alphabet import SequenceLimit
 from abonyx.arrays import Float32Array
-from abonyx.bundle.threshold import choose_threshold
+from abonyx.bundle.chosen import ChosenHeads, ColumnKind, choose_heads
 from abonyx.config import RuntimeConfig
 from abonyx.domain import Check, refuse_rule
 from abonyx.errors import InputError, first_line, printable
@@ -20,7 +20,7 @@ from abonyx.input.columns import Wanted, find_columns
 from abonyx.input.judged import JudgedValue, judged
 from abonyx.input.sequences import Gaps
 from abonyx.logs import LOGGER
-from abonyx.output.columns import CALLED, P, refuse_results, result_columns
+from abonyx.output.columns import refuse_results, result_columns
 from abonyx.run.opening import ChosenModel, chosen_model
 from abonyx.run.request import prepare
 from abonyx.run.windows import flag_notes, score_input
@@ -40,6 +40,7 @@ def score_frame(
     sequence_column: str | None = None,
     threshold: float | None = None,
     assay: str | None = None,
+    heads: Sequence[str] | str | None = None,
     gaps: Gaps = "refuse",
     domain: Check = "check",
     trim: Literal["domain"] | None = None,
@@ -52,6 +53,7 @@ def score_frame(
     - nonspecific: 1 or 0, 8 bits; null for a row with a flag and no call;
     - flag: why the score should not be trusted, "" = nothing is wrong;
     - domain, with trim: the residues that were scored, FIRST-LAST from 1, "" = no domain to trim to;
+    - NAME_p and NAME_nonspecific, or NAME_value, of each other head that `heads` names;
     - rejected: why the row has no score; null if it has one. The other new columns are null then.
 
     A missing value (None, NaN, NA, NaT, or a word for it like "NA") is a rejected row.
@@ -64,6 +66,7 @@ def score_frame(
             known name, of an AIRR table its amino acids: docs/files.md.
         threshold: call p strictly above it non-specific; None = the assay's, or the head's default.
         assay: use the threshold that the head declares for it.
+        heads: names of the bundle's heads, or "all"; None = the first. threshold and assay are the first head's.
         gaps: "strip" takes `-`, `.` and a final `*` out of the sequences.
         domain: "check" flags rows that the head was not trained on, "require" rejects them, "off" does not look.
         trim: "domain" scores the variable domain inside a longer sequence.
@@ -76,26 +79,28 @@ def score_frame(
     """
     refuse_rule(domain, trim)
     nw = load("score_frame", "narwhals")
-    table = _eager(nw, frame, trim is not None)
+    table = _eager(nw, frame)
     values = _sequences(nw, table, sequence_column)
     with chosen_model(session, config) as chosen:
         run = prepare(config=chosen.config, bundle=chosen.bundle, check=domain, trim=trim is not None, gaps=gaps)
-        limit = choose_threshold(run.bundle, assay, threshold)
+        wanted = choose_heads(run.bundle, heads, assay, threshold)
+        refuse_results(table.columns, _WHERE, run.trim, wanted)
         longest = SequenceLimit.of(run.bundle.manifest, run.config)
         rows = judged(values, run.rule, longest, gaps=gaps, in_children=True)
-        p = _score(rows, chosen)
-    columns = result_columns(rows, p, limit, run.trim)
-    scored: Frame = table.with_columns(*(_series(nw, table, *column) for column in columns.items())).to_native()
+        scores = _score(rows, wanted, chosen)
+    columns = result_columns(rows, scores, wanted, run.trim)
+    series = [_series(nw, table, name, cells, wanted.kinds.get(name)) for name, cells in columns.items()]
+    scored: Frame = table.with_columns(*series).to_native()
     return scored
 
 
-def _eager(nw: Any, frame: object, trim: bool) -> Any:
-    """The frame as narwhals has it, if result columns can be added."""
+def _eager(nw: Any, frame: object) -> Any:
+    """The frame as narwhals has it."""
     try:
         table = nw.from_native(frame)
         if isinstance(table, nw.LazyFrame):
             raise InputError(f"frame is {type_name(frame)}, which is lazy", "Give its rows: frame.collect().")
-        refuse_results(table.columns, _WHERE, trim)
+        list(table.columns)  # for what it raises
     except TypeError:
         fix = "Give a DataFrame of pandas or polars; for a list of sequences: session.score(sequences)."
         raise InputError(f"frame is {type_name(frame)}, not a DataFrame", fix) from None
@@ -124,30 +129,33 @@ def _sequences(nw: Any, table: Any, sequence_column: str | None) -> list[object]
     return [at._replace(id=None, label=None).cells(row)[1] for row in rows]
 
 
-def _score(rows: Sequence[JudgedValue], chosen: ChosenModel) -> Float32Array:
-    """P of the rows that are not rejected. A sequence is scored once, unless pooling goes by its place in the frame."""
+def _score(rows: Sequence[JudgedValue], heads: ChosenHeads, chosen: ChosenModel) -> Float32Array:
+    """The values (k, heads) of the rows that are not rejected.
+
+    A sequence is scored once, unless pooling goes by its place in the frame.
+    """
     parts = {f"row {number}": row.part for number, row in enumerate(rows) if row.rejected is None}
     if not parts:
-        return np.empty(0, np.float32)
+        return np.empty((0, len(heads.names)), np.float32)
     sequences = [part.sequence for part in parts.values()]
     ids, place = list(parts), np.arange(len(parts))
     if chosen.config.batch_size is None:
         sequences, place = find_distinct(sequences)
         ids = [ids[first] for first in np.unique(place, return_index=True)[1]]
-    heads = [chosen.bundle.manifest.head.name]
-    values, summary = score_input(chosen.bundle, Input(ids, sequences), chosen.config, heads, None, chosen.opening)
+    once = Input(ids, sequences)
+    values, summary = score_input(chosen.bundle, once, chosen.config, heads.names, None, chosen.opening)
     of_all_rows = Input(judgements=[part.judgement for part in parts.values()])
     for note in [*flag_notes(of_all_rows, scored=True), *summary.notes]:
         LOGGER.info(note)
-    p: Float32Array = values[place, 0]
-    return p
+    of_all: Float32Array = values[place]
+    return of_all
 
 
-def _series(nw: Any, table: Any, name: str, values: Sequence[object]) -> Any:
-    """A new column; its nulls are those of the frame's library."""
-    if name == CALLED and table.implementation.is_pandas_like():
+def _series(nw: Any, table: Any, name: str, values: Sequence[object], kind: ColumnKind | None) -> Any:
+    """A new column, of text if it has no kind; its nulls are those of the frame's library."""
+    if kind == "call" and table.implementation.is_pandas_like():
         # pandas' own integers have no null; with capitals they do.
         native = table.implementation.to_native_namespace().Series(values, index=table.to_native().index, dtype="Int8")
         return nw.from_native(native, series_only=True).alias(name)
-    kind = {P: nw.Float32, CALLED: nw.Int8}.get(name, nw.String)
-    return nw.new_series(name, values, kind, backend=table.implementation)
+    stored = {"float": nw.Float32, "call": nw.Int8, None: nw.String}[kind]
+    return nw.new_series(name, values, stored, backend=table.implementation)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, overload
 
 from abonyx.arrays import Float32Array
+from abonyx.bundle.chosen import choose_heads
 from abonyx.config import RuntimeConfig
 from abonyx.engine import slot
 from abonyx.errors import ConfigError
@@ -105,25 +106,43 @@ class Session:
         """Execution provider -> number of nodes it runs, after ONNX Runtime's own fusions; empty once closed."""
         return dict(self._model.placement)
 
-    def score(self, sequences: Sequence[str]) -> Float32Array:
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Names of the bundle's heads; the first is the default."""
+        return tuple(head.name for head in self._model.manifest.heads)
+
+    @overload
+    def score(self, sequences: Sequence[str]) -> Float32Array: ...
+    @overload
+    def score(self, sequences: Sequence[str], *, heads: Sequence[str] | str) -> dict[str, Float32Array]: ...
+    def score(
+        self, sequences: Sequence[str], *, heads: Sequence[str] | str | None = None
+    ) -> Float32Array | dict[str, Float32Array]:
         """Probability of non-specificity of each sequence, by the config's pooling rule.
 
         Threads may share the session: a call waits for those of other threads.
 
         Args:
             sequences: n antibody sequences (20 residues and X; spaces and case do not matter).
+            heads: names of the bundle's heads, or "all"; None = the first.
 
         Returns:
-            (n,) float32, in input order.
+            (n,) float32, in input order: the first head's probabilities, or values in its unit if it is linear. With
+            `heads`, name -> such an array for each of them.
 
         Raises:
             InputError: a sequence that cannot be scored; nothing was scored.
+            ConfigError: a name that no head has, or twice.
             BundleError: the bundle has no head yet.
             SessionClosed: the session is not open, or another thread closes or reloads it meanwhile.
             SessionForked: the session belongs to the parent process.
             ScoreNotFinite: a score is NaN or infinite.
         """
-        return self._model.score(sequences)[:, 0]
+        model = self._model
+        with model.turn():  # no reload between the names and the values
+            names = choose_heads(model.bundle, heads).names
+            values = model.score(sequences, names)
+        return values[:, 0] if heads is None else dict(zip(names, values.T, strict=True))
 
     def embed(self, sequences: Sequence[str]) -> Float32Array:
         """Pooled embedding of each sequence: (n, D) float32, in input order. Raises as score does."""

@@ -13,7 +13,7 @@ import click
 from abonyx import __version__
 from abonyx.cli import bundle as cli_bundle
 from abonyx.cli import serve as cli_serve
-from abonyx.cli.options import PATH, PATH_OR_DASH, prepare, run_options
+from abonyx.cli.options import PATH, PATH_OR_DASH, names_of, prepare, run_options
 from abonyx.cli.table import TABLE_ROWS, FirstRows
 from abonyx.errors import ConfigError, EngineError, printable
 from abonyx.extras import require
@@ -117,6 +117,11 @@ _KEEP = click.option(
     help="Columns of INPUT that go to the output as they are; of FASTA: description.",
 )
 _ASSAY = click.option("--assay", help="Use the threshold that the head declares for this assay, e.g. elisa, psr.")
+_HEADS = click.option(
+    "--heads",
+    metavar="NAME,...|all",
+    help="Heads of the bundle, each with columns of its own.  [default: the first]",
+)
 _THRESHOLD = click.option("--threshold", type=float, help="Call p strictly above this non-specific.")
 
 
@@ -129,6 +134,7 @@ _THRESHOLD = click.option("--threshold", type=float, help="Call p strictly above
 @_RESTART
 @_ASSAY
 @_THRESHOLD
+@_HEADS
 @_KEEP
 @click.option(
     "--format",
@@ -146,6 +152,7 @@ def score(
     restart: bool,
     assay: str | None,
     threshold: float | None,
+    heads: str | None,
     kind: Any,
     table: bool,
     ray: str | None,
@@ -155,7 +162,7 @@ def score(
 
     Several INPUTs, a directory, or a quoted pattern of files give a file each in the directory OUTPUT.
     """
-    from abonyx.bundle.threshold import choose_threshold
+    from abonyx.bundle.chosen import choose_heads
     from abonyx.output.kinds import score_kind
     from abonyx.run.resumed import score_run
     from abonyx.run.scorer import DirectoryRequest
@@ -164,18 +171,18 @@ def score(
         run = prepare(options)
         _check_directory_run(sources, output, table)
         kind = kind or ("csv" if ray is None else "parquet")
-        limit = choose_threshold(run.bundle, assay, threshold)
-        _score_directory(DirectoryRequest(run, output.absolute(), kind, limit), sources, ray, restart)
+        wanted = choose_heads(run.bundle, names_of("heads", heads), assay, threshold)
+        _score_directory(DirectoryRequest(run, output.absolute(), kind, wanted), sources, ray, restart)
         return
     target = _target(output)
     chosen = score_kind(target, kind)
     run, checked = _prepare(sources[0], target, options)
-    limit = choose_threshold(run.bundle, assay, threshold)
-    first = FirstRows(len(checked.ids), limit) if table else None
-    file_run = score_run(run, checked, target, chosen, limit, first.add if first else None)
+    wanted = choose_heads(run.bundle, names_of("heads", heads), assay, threshold)
+    first = FirstRows(len(checked.ids), wanted) if table else None
+    file_run = score_run(run, checked, target, chosen, wanted, first.add if first else None)
     if run.check == "off":
         LOGGER.info("note: --domain off: chain and domain were not looked at; no record is flagged")
-    _go(file_run, restart, f"threshold {limit:g}" + (f" ({assay})" if assay else ""), first.print if first else None)
+    _go(file_run, restart, wanted.summary(assay), first.print if first else None)
 
 
 def _is_directory_run(sources: tuple[Path, ...], output: Path) -> bool:

@@ -60,13 +60,13 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def _names(text: str | None) -> tuple[str, ...]:
-    """The names of --keep; click gives none of an empty text, which names no column."""
+def names_of(option: str, text: str | None) -> tuple[str, ...] | None:
+    """The names of --keep or --heads; click gives none of an empty text, which names nothing. None = not given."""
     if text is None:
-        return ()
+        return None
     names = tuple(name.strip() for name in text.split(","))
     if "" in names:
-        raise ConfigError(f"--keep {printable(text)!r}: a name is empty", "Give COLUMN,COLUMN,... or all.")
+        raise ConfigError(f"--{option} {printable(text)!r}: a name is empty", "Give NAME,NAME,... or all.")
     return names
 
 
@@ -84,6 +84,6 @@ def prepare(options: dict[str, Any]) -> RunRequest:
         skip=flags.pop("on_invalid") == "skip",
         check=flags.pop("domain"),
         trim=flags.pop("trim") == "domain",
-        keep=_names(flags.pop("keep", None)),
+        keep=names_of("keep", flags.pop("keep", None)) or (),
         flags={key: str(value) if isinstance(value, Path) else value for key, value in flags.items()},
     )

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from abonyx.arrays import shortest_decimal
+from abonyx.bundle.chosen import CALLED, P
 from abonyx.errors import ConfigError, printable
 from abonyx.extras import load
 from abonyx.output.files import replacing
@@ -25,13 +26,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from abonyx.arrays import Float32Array
+    from abonyx.bundle.chosen import ColumnKind
     from abonyx.input.records import RejectedRecord
     from abonyx.output.files import Sink
 
 
 Columns = tuple[Any, ...]
+# A column of a window: float32 values, or calls.
+Cells = Any
 
-RESULT_COLUMNS = ("id", "sequence", "p_nonspecific", "nonspecific", "flag")
+_NO_COLUMNS: Mapping[str, ColumnKind] = {}
+# Of a file with the first head's scores alone.
+_SCORES: Mapping[str, ColumnKind] = {P: "float", CALLED: "call"}
 # With --trim domain: which residues of the record were scored, FIRST-LAST from 1; empty = no domain to trim to.
 PLACE_COLUMN = "domain"
 # What a TSV file, which knows no quotes across lines, cannot hold in a cell.
@@ -73,13 +79,34 @@ def score_columns(
         flags: why a score should not be trusted, "" = nothing is wrong.
         extra: the columns that results_format has besides, of k cells each.
     """
-    counts = {"ids": len(ids), "sequences": len(sequences), "p": p.size, "nonspecific": len(nonspecific)}
+    return value_columns(ids, sequences, {P: p, CALLED: nonspecific}, flags, {}, extra)
+
+
+def value_columns(
+    ids: Sequence[str],
+    sequences: Sequence[str],
+    leading: Mapping[str, Cells],
+    flags: Sequence[str],
+    following: Mapping[str, Cells],
+    extra: Sequence[Sequence[str]] = (),
+) -> Columns:
+    """A window of k records with the columns of some heads: float32 and finite values, and calls.
+
+    Args:
+        leading, following: name -> column of k cells, those before and behind the flags.
+        flags, extra: as score_columns has them.
+    """
+    scores = dict(leading) | dict(following)
+    counts = {"ids": len(ids), "sequences": len(sequences)} | {name: len(column) for name, column in scores.items()}
     counts |= {"flags": len(flags)} | {f"extra {at}": len(column) for at, column in enumerate(extra)}
-    if p.dtype != np.float32 or len(set(counts.values())) > 1:
-        raise ValueError(f"a window needs one float32 p a row, not {p.dtype} and {counts}")
-    for at in np.flatnonzero(~np.isfinite(p)).tolist():
-        raise ValueError(f"p_nonspecific of {ids[at]!r} is {p[at]}, which is not a probability")
-    return (ids, sequences, p, nonspecific, flags, *extra)
+    numbers = {name: column for name, column in scores.items() if isinstance(column, np.ndarray)}
+    if any(column.dtype != np.float32 for column in numbers.values()) or len(set(counts.values())) > 1:
+        kinds = {name: str(column.dtype) for name, column in numbers.items()}
+        raise ValueError(f"a window needs one float32 value a row, not {kinds} and {counts}")
+    for name, column in numbers.items():
+        for at in np.flatnonzero(~np.isfinite(column)).tolist():
+            raise ValueError(f"{name} of {ids[at]!r} is {column[at]}, which is not finite")
+    return (ids, sequences, *leading.values(), flags, *following.values(), *extra)
 
 
 def embedding_columns(
@@ -92,27 +119,39 @@ def embedding_columns(
     return (ids, embedding, flags, *extra)
 
 
-def results_format(kind: ScoreKind, metadata: Mapping[str, str], extra: Sequence[str] = ()) -> Format:
-    """The format of a file of scores.
+def results_format(
+    kind: ScoreKind,
+    metadata: Mapping[str, str],
+    extra: Sequence[str] = (),
+    leading: Mapping[str, ColumnKind] = _SCORES,
+    following: Mapping[str, ColumnKind] = _NO_COLUMNS,
+) -> Format:
+    """The format of a file of scores, whose columns come as value_columns gives them.
 
     Args:
-        kind: Parquet holds p as float32, the others as the shortest decimal that reads back as the same float32.
+        kind: Parquet holds values as float32, the others as the shortest decimal that reads back as the same float32.
         metadata: stored in Parquet's schema under keys `abonyx.KEY`; the others have no place for it.
-        extra: names of the columns behind RESULT_COLUMNS.
+        extra: names of the columns behind all others.
+        leading, following: the heads' columns before and behind `flag`.
 
     Raises:
         ConfigError: Parquet without pyarrow, or two columns of one name.
     """
-    names = _distinct(RESULT_COLUMNS, extra)
+    names = _distinct(("id", "sequence", *leading, "flag", *following), extra)
+    kinds = dict(leading) | dict(following)
     if kind == "parquet":
-        return _parquet(names, metadata)
+        return _parquet(names, metadata, kinds=kinds)
+    at_numbers = {at for at, name in enumerate(names) if kinds.get(name) == "float"}
     delimiter = "\t" if kind.startswith("tsv") else ","
     # A window is a gzip member of its own: with a time stamp, or state kept between windows, no run could be resumed.
     packed = functools.partial(gzip.compress, mtime=0) if kind.endswith(".gz") else bytes
 
     def text(_start: int, columns: Columns) -> tuple[bytes]:
-        ids, sequences, p, *rest = columns
-        rows = zip(ids, sequences, map(shortest_decimal, p), *rest, strict=True)
+        cells = [map(shortest_decimal, each) if at in at_numbers else each for at, each in enumerate(columns)]
+        if kind == "jsonl":
+            # msgspec writes a float64; the one nearest to the float32's shortest decimal prints as that decimal.
+            cells = [map(float, each) if at in at_numbers else each for at, each in enumerate(cells)]
+        rows = zip(*cells, strict=True)
         return (packed(_json_lines(rows, names) if kind == "jsonl" else _csv_bytes(rows, delimiter)),)
 
     return Format((b"" if kind == "jsonl" else packed(_csv_bytes([names], delimiter)),), text)
@@ -203,16 +242,20 @@ def _csv_lines(rows: Iterable[tuple[object, ...]], delimiter: str, quote_all: bo
 
 
 def _json_lines(rows: Iterable[tuple[Any, ...]], names: tuple[str, ...]) -> bytes:
-    # msgspec writes a float64; the one nearest to the float32's shortest decimal prints as that decimal.
-    shortest = ((id_, sequence, float(p), *rest) for id_, sequence, p, *rest in rows)
-    return msgspec.json.Encoder().encode_lines([dict(zip(names, row, strict=True)) for row in shortest])
+    return msgspec.json.Encoder().encode_lines([dict(zip(names, row, strict=True)) for row in rows])
 
 
-def _parquet(names: Sequence[str], metadata: Mapping[str, str], width: int = 1) -> Format:
+def _parquet(
+    names: Sequence[str],
+    metadata: Mapping[str, str],
+    width: int = 1,
+    kinds: Mapping[str, ColumnKind] = _NO_COLUMNS,
+) -> Format:
     """Parquet keeps its index at its end, so windows are gathered as an Arrow stream; each becomes one row group."""
     pa, pq = load("Parquet", "pyarrow"), load("Parquet", "pyarrow.parquet")
-    kinds = {"p_nonspecific": pa.float32(), "nonspecific": pa.int8(), "embedding": pa.list_(pa.float32(), width)}
-    fields = [(name, kinds.get(name, pa.string())) for name in names]
+    stored = {name: pa.float32() if kind == "float" else pa.int8() for name, kind in kinds.items()}
+    stored["embedding"] = pa.list_(pa.float32(), width)
+    fields = [(name, stored.get(name, pa.string())) for name in names]
     schema = pa.schema(fields, {f"abonyx.{key}": text for key, text in metadata.items()})
 
     def encode(_start: int, columns: Columns) -> tuple[bytes]:

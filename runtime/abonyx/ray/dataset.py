@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from abonyx.bundle import open_bundle
-from abonyx.bundle.threshold import choose_threshold
+from abonyx.bundle.chosen import ChosenHeads, choose_heads
 from abonyx.config import RuntimeConfig
 from abonyx.domain import Check, DomainRule, refuse_rule
 from abonyx.engine.providers import window_size
 from abonyx.errors import ConfigError, InputError, printable
 from abonyx.input.judged import judged
-from abonyx.output.columns import CALLED, P, refuse_results, result_columns
+from abonyx.output.columns import refuse_results, result_columns
 from abonyx.ray.cluster import for_worker, load_ray, needs, worker_count
 
 
@@ -20,6 +21,7 @@ def score(
     config: RuntimeConfig | None = None,
     *,
     threshold: float | None = None,
+    heads: Sequence[str] | str | None = None,
     sequence_column: str = "sequence",
     workers: int | None = None,
     domain: Check = "check",
@@ -36,7 +38,10 @@ def score(
     Args:
         dataset: a ray.data.Dataset.
         config: what to score with; None = RuntimeConfig(). cpu.threads is a worker's, 1 where it is not given.
-        threshold: call p strictly above it non-specific: the column nonspecific (int8, 0 or 1); None = no such column.
+        threshold: call p strictly above it non-specific: the column nonspecific (int8, 0 or 1); None = no such column,
+            of no head. Other heads' columns of calls are by their own thresholds.
+        heads: names of the bundle's heads, or "all"; None = the first. Others have NAME_p and NAME_nonspecific, or
+            NAME_value, behind flag.
         sequence_column: the column of sequences.
         workers: most workers; None = as many as the cluster's nodes have room for. Each is one actor with one session,
             and, on cuda, one card. Reading needs a CPU too.
@@ -66,11 +71,12 @@ def score(
         raise ConfigError("config: pooling is 'upstream-batch', which needs the rows of a whole file in order", fix)
     bundle = open_bundle(config.bundle)
     bundle.variant(config.provider, config.variant)
-    choose_threshold(bundle, None, threshold)
+    chosen = choose_heads(bundle, heads, None, threshold)
+    chosen = chosen if threshold is not None else chosen.without_calls()
     rule = DomainRule(domain, trim is not None, bundle.manifest.head.domain_chains)
     return dataset.map_batches(
         Scorer,
-        fn_constructor_args=(config, bundle.sha256, threshold, sequence_column, rule),
+        fn_constructor_args=(config, bundle.sha256, chosen, sequence_column, rule),
         batch_format="pyarrow",
         batch_size=window_size(config),
         compute=data.ActorPoolStrategy(min_size=1, max_size=workers or worker_count(config)),
@@ -82,12 +88,12 @@ class Scorer:
     """The actor of score()."""
 
     def __init__(
-        self, config: RuntimeConfig, bundle_sha256: str, threshold: float | None, column: str, rule: DomainRule
+        self, config: RuntimeConfig, bundle_sha256: str, heads: ChosenHeads, column: str, rule: DomainRule
     ) -> None:
         from abonyx.ray.worker import open_checked
 
         self._model = open_checked(config, bundle_sha256)
-        self._threshold, self._column, self._rule = threshold, column, rule
+        self._heads, self._column, self._rule = heads, column, rule
 
     def __call__(self, table: Any) -> Any:
         """A pyarrow.Table with the columns added."""
@@ -98,11 +104,11 @@ class Scorer:
             raise InputError(
                 f"the dataset has no column {printable(self._column)!r}; columns: {names}", "Give sequence_column."
             )
-        refuse_results(names, "the dataset", self._rule.trim)
+        refuse_results(names, "the dataset", self._rule.trim, self._heads)
         rows = judged(table.column(self._column).to_pylist(), self._rule, self._model.limit)
         wanted = [row.part.sequence for row in rows if row.rejected is None]
-        p = self._model.score(wanted)[:, 0]
-        kinds = {P: pa.float32(), CALLED: pa.int8()}
-        for name, values in result_columns(rows, p, self._threshold, self._rule.trim).items():
-            table = table.append_column(name, pa.array(values, kinds.get(name, pa.string())))
+        scores = self._model.score(wanted, self._heads.names)
+        stored = {"float": pa.float32(), "call": pa.int8(), None: pa.string()}
+        for name, cells in result_columns(rows, scores, self._heads, self._rule.trim).items():
+            table = table.append_column(name, pa.array(cells, stored[self._heads.kinds.get(name)]))
         return table

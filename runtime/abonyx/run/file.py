@@ -6,9 +6,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from abonyx.bundle.threshold import called, choose_threshold
+import numpy as np
+
+from abonyx.bundle.chosen import CALLED, ChosenHeads, P, choose_heads
 from abonyx.config import RuntimeConfig
 from abonyx.domain import Check, refuse_rule
 from abonyx.errors import ConfigError
@@ -35,20 +38,23 @@ class ScoreRow(NamedTuple):
 
     Attributes:
         sequence: as the input has it, cleaned.
-        p_nonspecific: a float32's value.
-        nonspecific: 1 or 0; None for a score that has a flag and no call.
+        p_nonspecific: a float32's value, of the first head; None if that is linear or not among `heads`.
+        nonspecific: 1 or 0; None for a score that has a flag and no call, or without p_nonspecific.
         flag: why the score should not be trusted, "" = nothing is wrong.
         domain: of a trimmed record, the residues that were scored, FIRST-LAST from 1; "" = no domain to trim to.
         kept: name -> text of the columns that were to be kept.
+        heads: the columns of other heads, and of a linear first one, by name: float32's values, and calls as
+            nonspecific has them.
     """
 
     id: str
     sequence: str
-    p_nonspecific: float
+    p_nonspecific: float | None
     nonspecific: int | None
     flag: str
     domain: str = ""
     kept: Mapping[str, str] = NO_CELLS
+    heads: Mapping[str, float | int | None] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,7 @@ class ScoreSummary:
         rejected: records that were not scored; records + rejected = the records of the input.
         problems: one for each of these: id, line, reason.
         flags: why scores should not be trusted -> records that have this reason.
-        threshold: p strictly above it is called non-specific.
+        threshold: p strictly above it is called non-specific; None if the first head makes no calls.
         notes: what else the caller should know, a line each.
         rows: the scores in file order if no output was given; else empty.
     """
@@ -73,7 +79,7 @@ class ScoreSummary:
     rejected: int
     problems: list[RejectedRecord]
     flags: dict[str, int]
-    threshold: float
+    threshold: float | None
     notes: list[str]
     rows: list[ScoreRow]
 
@@ -86,6 +92,7 @@ def score_file(
     config: RuntimeConfig | str | Path | None = None,
     threshold: float | None = None,
     assay: str | None = None,
+    heads: Sequence[str] | str | None = None,
     format: ScoreKind | None = None,
     id_column: str | None = None,
     sequence_column: str | None = None,
@@ -109,6 +116,7 @@ def score_file(
         config: as open_session takes it.
         threshold: call p strictly above it non-specific; None = the assay's, or the head's default.
         assay: use the threshold that the head declares for it.
+        heads: names of the bundle's heads, or "all"; None = the first. threshold and assay are the first head's.
         format: of the output; None = what its suffix names.
         id_column, sequence_column: columns of a table; None = those with a known name.
         sheet: of an Excel workbook.
@@ -146,43 +154,47 @@ def score_file(
             sheet=sheet,
             keep=(keep,) if isinstance(keep, str) else tuple(keep),
         )
-        limit = choose_threshold(run.bundle, assay, threshold)
+        wanted = choose_heads(run.bundle, heads, assay, threshold)
         if target is None:
-            return _in_memory(run, run.read(source), limit, chosen, progress)
+            return _in_memory(run, run.read(source), wanted, chosen, progress)
         kind = score_kind(target, format)
         run.check_outputs(target, source)
-        file_run = score_run(run, run.read(source), target, kind, limit)
+        file_run = score_run(run, run.read(source), target, kind, wanted)
         shown, checked = _told(progress), file_run.records
         summary = run_file(file_run, restart=restart, opening=chosen.opening, budget=chosen.budget, shown=shown)
         earlier = summary.earlier if summary else len(checked.ids)
-        return _summary(checked, target, limit, earlier, summary.notes if summary else checked.notes)
+        return _summary(checked, target, wanted.threshold, earlier, summary.notes if summary else checked.notes)
 
 
 def _in_memory(
-    run: RunRequest, checked: Input, threshold: float, chosen: ChosenModel, progress: Progress | None
+    run: RunRequest, checked: Input, heads: ChosenHeads, chosen: ChosenModel, progress: Progress | None
 ) -> ScoreSummary:
     with _told(progress)(len(checked.ids), 0) as on_batch:
-        heads = [run.bundle.manifest.head.name]
-        values, summary = score_input(run.bundle, checked, run.config, heads, on_batch, chosen.opening)
-    p = values[:, 0]
+        values, summary = score_input(run.bundle, checked, run.config, heads.names, on_batch, chosen.opening)
     judgements = checked.judgements
-    columns = [
-        *(checked.ids, checked.shown, p.tolist()),
-        called(p, threshold, [judgement.trusted for judgement in judgements]),
+    cells = heads.cells(values, [judgement.trusted for judgement in judgements])
+    scores = {name: column.tolist() if isinstance(column, np.ndarray) else column for name, column in cells.items()}
+    empty: list[None] = [None] * len(judgements)
+    p, calls = scores.pop(P, empty), scores.pop(CALLED, empty)
+    columns: list[Sequence[Any]] = [
+        *(checked.ids, checked.shown, p, calls),
         [judgement.text for judgement in judgements],
         checked.places if run.trim else [""] * len(judgements),
         [dict(zip(checked.kept, cells, strict=True)) for cells in zip(*checked.kept.values(), strict=True)]
         if checked.kept
         else [NO_CELLS] * len(judgements),
+        [dict(zip(scores, row, strict=True)) for row in zip(*scores.values(), strict=True)]
+        if scores
+        else [MappingProxyType({})] * len(judgements),
     ]
     rows = [ScoreRow(*row) for row in zip(*columns, strict=True)]
-    return _summary(checked, None, threshold, 0, summary.notes, rows)
+    return _summary(checked, None, heads.threshold, 0, summary.notes, rows)
 
 
 def _summary(
     checked: Input,
     output: Path | None,
-    threshold: float,
+    threshold: float | None,
     earlier: int,
     notes: Sequence[str],
     rows: Sequence[ScoreRow] = (),

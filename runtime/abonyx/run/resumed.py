@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from abonyx import __version__
 from abonyx.arrays import Float32Array
-from abonyx.bundle.threshold import called
+from abonyx.bundle.chosen import ChosenHeads
 from abonyx.engine.providers import ENGINE_DISTRIBUTIONS, token_budget, window_size
 from abonyx.errors import RunInterrupted
 from abonyx.input.checked import Input
@@ -53,8 +53,8 @@ class FileRun:
     rejected: Path | None = None
 
 
-# Rows' ids, p, calls (1 non-specific, 0 specific, None without one) and flags, as a window is done.
-Seen = Callable[[list[str], Float32Array, list[int | None], list[str]], None]
+# Rows' ids, the heads' columns by name and flags, as a window is done.
+Seen = Callable[[list[str], dict[str, Any], list[str]], None]
 
 
 def score_run(
@@ -62,7 +62,7 @@ def score_run(
     records: Input,
     target: Path | None,
     kind: ScoreKind,
-    threshold: float,
+    heads: ChosenHeads,
     seen: Seen | None = None,
 ) -> FileRun:
     """The run that scores an input; `seen` is shown each window.
@@ -72,20 +72,21 @@ def score_run(
     """
 
     def columns(start: int, stop: int, values: Float32Array) -> Columns:
-        window, p = slice(start, stop), values[:, 0]
+        window = slice(start, stop)
         judgements = records.judgements[window]
-        calls = called(p, threshold, [judgement.trusted for judgement in judgements])
+        found = heads.cells(values, [judgement.trusted for judgement in judgements])
         flags = [judgement.text for judgement in judgements]
         if seen:
-            seen(records.ids[window], p, calls, flags)
+            seen(records.ids[window], found, flags)
         extra = [cells[window] for _, cells in added]
-        return formats.score_columns(records.ids[window], records.shown[window], p, calls, flags, extra)
+        leading, following = ({name: found[name] for name in names} for names in (heads.leading, heads.following))
+        return formats.value_columns(records.ids[window], records.shown[window], leading, flags, following, extra)
 
     added = _added(run, records)
-    format_ = formats.results_format(kind, run.metadata() | {"threshold": repr(threshold)}, _names(added))
+    metadata = run.metadata() | heads.metadata()
+    format_ = formats.results_format(kind, metadata, _names(added), heads.leading, heads.following)
     formats.refuse_line_ends(kind, {"id": records.ids} | dict(added))
-    heads = (run.bundle.manifest.head.name,)
-    return FileRun(run, records, target, format_, heads, columns, score_facts(kind, threshold))
+    return FileRun(run, records, target, format_, heads.names, columns, score_facts(kind, heads))
 
 
 def embed_run(run: RunRequest, records: Input, target: Path, kind: Literal["npy", "parquet"]) -> FileRun:
@@ -117,9 +118,9 @@ def _names(columns: list[tuple[str, list[str]]]) -> list[str]:
     return [name for name, _ in columns]
 
 
-def score_facts(kind: str, threshold: float) -> dict[str, Fact]:
+def score_facts(kind: str, heads: ChosenHeads) -> dict[str, Fact]:
     """What makes a file of scores what it is, beside the run's identity."""
-    return {"command": "score", "--format": kind, "threshold": threshold}
+    return {"command": "score", "--format": kind, **heads.facts()}
 
 
 def run_file(

@@ -22,6 +22,7 @@ from abonyx.run.resumed import identity, score_facts
 from abonyx.wording import option
 
 if TYPE_CHECKING:
+    from abonyx.bundle.chosen import ChosenHeads
     from abonyx.run.request import RunRequest
 
 # Of a directory of results: what is not results. pandas and pyarrow read no folder whose name begins so.
@@ -215,10 +216,10 @@ def open_run_file(directory: Path, *, restart: bool) -> Iterator[RunFile]:
                     side.rmdir()
 
 
-def run_facts(run: RunRequest, kind: ScoreKind, threshold: float) -> dict[str, Fact]:
+def run_facts(run: RunRequest, kind: ScoreKind, heads: ChosenHeads) -> dict[str, Fact]:
     """What a run's results depend on beside the files, on this node."""
     columns = {"--id-column": run.id_column, "--sequence-column": run.sequence_column, "--sheet": run.sheet}
-    return score_facts(kind, threshold) | columns | identity(run)
+    return score_facts(kind, heads) | columns | identity(run)
 
 
 def _sha256(source: Path, line: Done) -> str:

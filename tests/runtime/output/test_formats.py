@@ -14,7 +14,6 @@ from abonyx.errors import ConfigError
 from abonyx.input.records import RejectedRecord, read_records
 from abonyx.output.files import ids_path
 from abonyx.output.formats import (
-    RESULT_COLUMNS,
     embedding_columns,
     embeddings_format,
     results_format,
@@ -42,6 +41,8 @@ SHORTEST = ["0.1", "1e-05", "0.54950005", "0.0", "1.0", "1e-45", "0.33333334"]
 
 # Contents
 
+HEADER = ("id", "sequence", "p_nonspecific", "nonspecific", "flag")
+
 
 def test_csv_bytes(tmp_path: Path) -> None:
     write_all(tmp_path / "out.csv", "csv")
@@ -58,7 +59,7 @@ def test_csv_reads_back(tmp_path: Path) -> None:
     write_all(path, "csv")
     with path.open(newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file, strict=True)
-    assert tuple(header) == RESULT_COLUMNS
+    assert tuple(header) == HEADER
     assert [row[0] for row in rows] == IDS
     assert [row[1] for row in rows] == SEQUENCES
     assert [row[2] for row in rows] == SHORTEST
@@ -72,7 +73,7 @@ def test_jsonl(tmp_path: Path) -> None:
     write_all(path, "jsonl")
     text = path.read_text(encoding="utf-8")
     rows = [json.loads(line) for line in text.split("\n")[:-1]]
-    assert [tuple(row) for row in rows] == [RESULT_COLUMNS] * len(IDS)
+    assert [tuple(row) for row in rows] == [HEADER] * len(IDS)
     assert [row["id"] for row in rows] == IDS
     assert [row["sequence"] for row in rows] == SEQUENCES
     assert [row["p_nonspecific"] for row in rows] == [float(number) for number in SHORTEST]
@@ -102,7 +103,7 @@ def test_parquet(tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
     table = pq.read_table(path)
-    assert table.column_names == list(RESULT_COLUMNS)
+    assert table.column_names == ["id", "sequence", "p_nonspecific", "nonspecific", "flag"]
     assert [str(kind) for kind in table.schema.types] == ["string", "string", "float", "int8", "string"]
     assert table.schema.metadata == {b"abonyx.bundle": b"mini", b"abonyx.threshold": b"0.5"}
     assert table["id"].to_pylist() == IDS
@@ -145,7 +146,7 @@ def test_p_that_is_not_finite_is_no_score(value: float) -> None:
     ("ids", "sequences", "p", "calls", "message"),
     [
         (1, 2, np.zeros(2, np.float32), 2, "'ids': 1, 'sequences': 2"),
-        (2, 2, np.zeros(3, np.float32), 2, "'p': 3"),
+        (2, 2, np.zeros(3, np.float32), 2, "'p_nonspecific': 3"),
         (2, 2, np.zeros(2, np.float32), 1, "'nonspecific': 1"),
         (2, 2, np.zeros(2, np.float64), 2, "float64"),
         (1, 1, np.zeros(1, np.float32), 1, "'flags': 2"),

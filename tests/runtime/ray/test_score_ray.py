@@ -24,6 +24,8 @@ import pytest
 import abonyx
 from abonyx import model as model_module
 from abonyx import scoring
+from abonyx.bundle import open_bundle
+from abonyx.bundle.chosen import choose_heads
 from abonyx.bundle.tolerances import BATCH_NEIGHBOURS
 from abonyx.cli.options import prepare
 from abonyx.config import CudaOptions, OpenVinoOptions, load_config
@@ -62,6 +64,7 @@ pytest.importorskip("ray.data", reason="the ray extra is not installed")
 Call = Callable[..., Done]
 # Only what hangs takes so long.
 PATIENCE_S = 120
+USUAL = choose_heads(open_bundle(None), None)
 OPTIONS = {
     "config_file": None,
     "bundle": None,
@@ -496,7 +499,7 @@ def test_a_cluster_without_room_is_named_once_and_one_without_nodes_ends_the_run
     monkeypatch.setattr(files_module, "_SILENCE_S", 0)
     file = File(parts / "a.csv", tmp_path / "a.csv")
     with open_run_file(tmp_path, restart=False) as run_file, caplog.at_level("INFO", "abonyx"):
-        dispatch = RayDispatch(DirectoryRequest(prepare(OPTIONS), tmp_path, "csv", 0.5), run_file, False)
+        dispatch = RayDispatch(DirectoryRequest(prepare(OPTIONS), tmp_path, "csv", USUAL), run_file, False)
         with pytest.raises(RunInterrupted):
             dispatch._run([file], stop)
         said = "waiting for num_cpus 32 of one node (the cluster has 3 CPU, 0 GPU unused), or for the model to be read"
@@ -541,14 +544,14 @@ def test_workers_take_what_their_config_needs(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_node_with_another_bundle_or_directory_is_refused(parts: Path, tmp_path: Path) -> None:
     run = prepare(OPTIONS)
-    request = DirectoryRequest(run, tmp_path, "csv", 0.5)
+    request = DirectoryRequest(run, tmp_path, "csv", USUAL)
     found = Worker(request).open([parts, tmp_path / "run.journal"])
     assert isinstance(found, ConfigError)
     assert f"{tmp_path / 'run.journal'}: is not there" in found.what
     other = abonyx.run.request.RunRequest(
         run.config, abonyx.bundle.Bundle(run.bundle.path, run.bundle.manifest, "f" * 64)
     )
-    found = Worker(DirectoryRequest(other, tmp_path, "csv", 0.5)).open([])
+    found = Worker(DirectoryRequest(other, tmp_path, "csv", USUAL)).open([])
     assert isinstance(found, BundleError)
     assert f"sha256 {run.bundle.sha256}; where the run was started it is {'f' * 64}" in found.what
 
@@ -558,7 +561,7 @@ def worker(parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     """A worker in this process, to be opened; its run writes CSV."""
     monkeypatch.setenv("ABONYX_CACHE_DIR", str(tmp_path / "cache"))
     run = prepare(OPTIONS)
-    worker = Worker(DirectoryRequest(run, tmp_path, "csv", 0.5))
+    worker = Worker(DirectoryRequest(run, tmp_path, "csv", USUAL))
     yield worker
     worker._model.close()
 

@@ -1,0 +1,180 @@
+"""Which heads a run is to give values of, and what their columns are called: decided once, before a model is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from abonyx.arrays import Float32Array
+from abonyx.bundle.bundle import Bundle
+from abonyx.bundle.manifest import LOGISTIC, HeadSpec
+from abonyx.bundle.threshold import called, choose_threshold
+from abonyx.errors import ConfigError, first_line, printable
+from abonyx.wording import option
+
+if TYPE_CHECKING:
+    Cells = Float32Array | list[int | None]
+
+P, CALLED = "p_nonspecific", "nonspecific"
+ALL = "all"
+# What a column holds: float32, or 1, 0 and None.
+ColumnKind = Literal["float", "call"]
+
+
+@dataclass(frozen=True)
+class ChosenHead:
+    """A head whose values are wanted.
+
+    Attributes:
+        first: whether it is the bundle's first, whose columns have no name of a head if it is logistic.
+        threshold: of its calls; None = it makes none.
+    """
+
+    spec: HeadSpec
+    first: bool
+    threshold: float | None
+
+    @property
+    def kinds(self) -> dict[str, ColumnKind]:
+        """Its columns, by name."""
+        name = self.spec.name
+        if self.spec.kind != LOGISTIC:
+            return {f"{name}_value": "float"}
+        p, call = (P, CALLED) if self.first else (f"{name}_p", f"{name}_nonspecific")
+        return {p: "float"} if self.threshold is None else {p: "float", call: "call"}
+
+    def cells(self, values: Float32Array, trusted: Sequence[bool]) -> dict[str, Cells]:
+        """Its columns of n rows: the values (n,), and the calls of those to be trusted."""
+        calls = [] if self.threshold is None else [called(values, self.threshold, trusted)]
+        return dict(zip(self.kinds, [values, *calls], strict=True))
+
+
+@dataclass(frozen=True)
+class ChosenHeads:
+    """The heads of a run, in the order of their columns. Make it with choose_heads."""
+
+    heads: tuple[ChosenHead, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Their names; values come with a column for each, in this order."""
+        return tuple(head.spec.name for head in self.heads)
+
+    @property
+    def first(self) -> ChosenHead | None:
+        """The bundle's first head, if it is among them."""
+        return next((head for head in self.heads if head.first), None)
+
+    @property
+    def others(self) -> tuple[ChosenHead, ...]:
+        """All but the bundle's first."""
+        return tuple(head for head in self.heads if not head.first)
+
+    @property
+    def threshold(self) -> float | None:
+        """Of the first head's calls; None if there are none."""
+        return None if self.first is None else self.first.threshold
+
+    @property
+    def leading(self) -> dict[str, ColumnKind]:
+        """Columns that stand before `flag`: the first head's."""
+        return {} if self.first is None else self.first.kinds
+
+    @property
+    def following(self) -> dict[str, ColumnKind]:
+        """Columns that stand behind `flag`: the other heads'."""
+        return {name: kind for head in self.others for name, kind in head.kinds.items()}
+
+    @property
+    def kinds(self) -> dict[str, ColumnKind]:
+        """All columns."""
+        return self.leading | self.following
+
+    def cells(self, values: Float32Array, trusted: Sequence[bool]) -> dict[str, Cells]:
+        """All columns of n rows by name. values: (n, len(names)), column i of names[i]."""
+        found: dict[str, Cells] = {}
+        for head, column in zip(self.heads, values.T, strict=True):
+            found |= head.cells(column, trusted)
+        return found
+
+    def without_calls(self) -> ChosenHeads:
+        """The same heads, making no calls."""
+        return ChosenHeads(tuple(replace(head, threshold=None) for head in self.heads))
+
+    def facts(self) -> dict[str, str | float | None]:
+        """What results depend on, for a journal."""
+        return {"threshold": self.threshold, "--heads": None if self._is_usual() else ", ".join(self.names)}
+
+    def metadata(self) -> dict[str, str]:
+        """What a result file says of them: nothing new of the first alone."""
+        said = {} if self.threshold is None else {"threshold": repr(self.threshold)}
+        if self._is_usual():
+            return said
+        for head in self.heads:
+            unit = head.spec.unit or "probability"
+            direction = "higher is worse" if head.spec.higher_is_worse else "lower is worse"
+            call = "" if head.threshold is None else f", threshold {head.threshold!r}"
+            said[f"head.{head.spec.name}"] = f"{unit}, {direction}{call}"
+        return said
+
+    def summary(self, assay: str | None = None) -> str:
+        """The end of a command's last line."""
+        used = [] if self.threshold is None else [f"threshold {self.threshold:g}" + (f" ({assay})" if assay else "")]
+        if not self._is_usual():
+            used.append(f"heads {', '.join(self.names)}")
+        return "; ".join(used)
+
+    def _is_usual(self) -> bool:
+        return len(self.heads) == 1 and self.first is not None and self.first.spec.kind == LOGISTIC
+
+
+def choose_heads(
+    bundle: Bundle, names: Sequence[str] | str | None, assay: str | None = None, threshold: float | None = None
+) -> ChosenHeads:
+    """The heads of a run.
+
+    Args:
+        names: of the bundle's heads, "all", or None = the first one.
+        assay, threshold: of the first head's calls; see choose_threshold. Other heads have their own default.
+
+    Raises:
+        BundleError: the bundle has no head yet.
+        ConfigError: a name that no head has, or twice; an assay or a threshold for a head that is not among them or
+            makes no calls; see choose_threshold.
+    """
+    bundle.refuse_placeholder()
+    known = {head.name: head for head in bundle.manifest.heads}
+    wanted = _names(names, bundle)
+    first = bundle.manifest.head
+    given = next((name for name, value in (("assay", assay), ("threshold", threshold)) if value is not None), None)
+    if given and (first.name not in wanted or first.kind != LOGISTIC):
+        kind = "is not among the heads" if first.name not in wanted else f"gives a value in {first.unit}"
+        what = f"{option(given)} is of the first head of {bundle.name}, {first.name}, which {kind}"
+        raise ConfigError(what, "Leave it out: every other head has a threshold of its own, or makes no calls.")
+    chosen = []
+    for name in wanted:
+        head = known[name]
+        own = head.default_threshold
+        limit = choose_threshold(bundle, assay, threshold) if head is first and own is not None else own
+        chosen.append(ChosenHead(head, head is first, limit))
+    return ChosenHeads(tuple(chosen))
+
+
+def _names(names: Sequence[str] | str | None, bundle: Bundle) -> list[str]:
+    known = [head.name for head in bundle.manifest.heads]
+    if names is None:
+        return known[:1]
+    if names == ALL or list(names) == [ALL]:
+        return known
+    wanted = [names] if isinstance(names, str) else list(names)
+    for at, name in enumerate(wanted):
+        if name not in known:
+            shown = printable(name) if isinstance(name, str) else first_line(repr(name))
+            what = f"{option('heads')}: {bundle.name} has no head {shown!r}"
+            raise ConfigError(what, f"It has: {', '.join(known)}; or give {ALL}.")
+        if name in wanted[:at]:
+            raise ConfigError(f"{option('heads')}: {name} is named twice", "Name each head once.")
+    if not wanted:
+        raise ConfigError(f"{option('heads')} names none", f"{bundle.name} has: {', '.join(known)}; or give {ALL}.")
+    return wanted

@@ -1,0 +1,233 @@
+"""Several heads of one bundle: a column set each, in every output, and never another head's values."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import abonyx
+from abonyx.bundle import open_bundle
+from abonyx.bundle.chosen import choose_heads
+from abonyx.bundle.heads import sigmoid
+from abonyx.errors import ConfigError, InputError
+
+from ...conftest import EXAMPLES, MINI
+from ..several import KINDS, expected_values, make_several
+
+# Not the order that they are asked for in.
+ORDER = ("nonspecificity", "elisa", "hic", "psr", "ac-sins")
+ALL_COLUMNS = [
+    *("id", "sequence", "p_nonspecific", "nonspecific", "flag", "elisa_p", "elisa_nonspecific"),
+    *("hic_value", "psr_p", "psr_nonspecific", "ac-sins_value"),
+]
+Expected = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_several(tmp_path_factory.mktemp("heads") / "several", ORDER)
+
+
+@pytest.fixture
+def expected(several: Path, sequences: list[str]) -> Expected:
+    """Column -> values of the examples."""
+    with abonyx.open_session(several) as session:
+        values = expected_values(several, session.embed(sequences))
+    columns: Expected = {}
+    for name, column in values.items():
+        if KINDS[name] == "linear":
+            columns[f"{name}_value"] = column
+        else:
+            p, call = ("p_nonspecific", "nonspecific") if name == ORDER[0] else (f"{name}_p", f"{name}_nonspecific")
+            columns |= {p: column, call: (column > 0.5).astype(int)}
+    return columns
+
+
+def read(path: Path, delimiter: str = ",") -> list[dict[str, Any]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file, delimiter=delimiter))
+
+
+def agree(rows: list[dict[str, Any]], expected: Expected, columns: list[str]) -> None:
+    """Every column of the heads holds its own head's values."""
+    for name in columns:
+        if name in expected:
+            found = np.array([float(row[name]) for row in rows])
+            np.testing.assert_allclose(found, expected[name], rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+def test_the_heads_tell_themselves_apart(expected: Expected) -> None:
+    columns = list(expected.values())
+    for at, one in enumerate(columns):
+        assert all(np.abs(one - other).max() > 0.05 for other in columns[:at])
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
+@pytest.mark.parametrize(
+    ("heads", "columns"),
+    [
+        ("all", ALL_COLUMNS),
+        ("psr,nonspecificity,hic", [*ALL_COLUMNS[:5], "psr_p", "psr_nonspecific", "hic_value"]),
+        ("hic,elisa", ["id", "sequence", "flag", "hic_value", "elisa_p", "elisa_nonspecific"]),
+    ],
+)
+def test_files(
+    run: Any, several: Path, expected: Expected, tmp_path: Path, suffix: str, heads: str, columns: list[str]
+) -> None:
+    out = tmp_path / f"out.{suffix}"
+    done = run("score", EXAMPLES, "-o", out, "--bundle", several, "--heads", heads)
+    assert done.code == 0, done.err
+    if suffix == "parquet":
+        table = pytest.importorskip("pyarrow.parquet").read_table(out)
+        assert table.column_names == columns
+        kinds = dict(zip(table.column_names, map(str, table.schema.types), strict=True))
+        assert {kinds[name] for name in columns if name.endswith(("_p", "_value"))} == {"float"}
+        assert {kinds[name] for name in columns if name.endswith("nonspecific") and name != "p_nonspecific"} <= {"int8"}
+        assert table.schema.metadata[b"abonyx.head.hic"] == b"min, higher is worse"
+        rows = table.to_pylist()
+    elif suffix == "jsonl":
+        rows = [json.loads(line) for line in out.read_text().splitlines()]
+    else:
+        rows = read(out, "\t" if suffix == "tsv" else ",")
+    assert list(rows[0]) == columns and len(rows) == 12
+    agree(rows, expected, columns)
+    assert f"heads {', '.join(ORDER) if heads == 'all' else heads.replace(',', ', ')}" in done.err
+
+
+def test_the_first_head_alone_looks_as_one_head_does(run: Any, several: Path, tmp_path: Path) -> None:
+    for bundle in (MINI, several):
+        out = tmp_path / f"{bundle.name}.csv"
+        assert run("score", EXAMPLES, "-o", out, "--bundle", bundle).code == 0
+    one, other = (read(tmp_path / f"{name}.csv") for name in (MINI.name, several.name))
+    assert list(one[0]) == list(other[0]) == ALL_COLUMNS[:5]
+    for mine, its in zip(one, other, strict=True):
+        # five columns are summed in another order than one
+        assert float(mine.pop("p_nonspecific")) == pytest.approx(float(its.pop("p_nonspecific")), abs=1e-6)
+        assert mine == its
+
+
+def test_trim_and_kept_columns_come_last(run: Any, several: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.csv"
+    options = ("--heads", "nonspecificity,hic", "--trim", "domain", "--keep", "all", "--table")
+    done = run("score", EXAMPLES, "-o", out, "--bundle", several, *options)
+    assert done.code == 0, done.err
+    header = out.read_text().splitlines()[0].split(",")
+    assert header[:7] == [*ALL_COLUMNS[:5], "hic_value", "domain"]
+    assert "hic_value" in done.err and "> 0.5" in done.err
+
+
+def test_a_flagged_record_has_values_and_no_call(run: Any, several: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_text(f"id,sequence\na,{'EVQLVESGGGLVQPGGSLRLSCAAS'}\n")
+    assert run("score", source, "-o", out, "--bundle", several, "--heads", "all").code == 0
+    (row,) = read(out)
+    assert row["flag"]
+    assert {name for name, cell in row.items() if not cell} == {"nonspecific", "elisa_nonspecific", "psr_nonspecific"}
+
+
+def test_python(several: Path, sequences: list[str], expected: Expected) -> None:
+    with abonyx.open_session(several) as session:
+        assert session.heads == ORDER
+        found = session.score(sequences, heads=["psr", "hic"])
+        assert list(found) == ["psr", "hic"]
+        for column, name in (("psr_p", "psr"), ("hic_value", "hic")):
+            assert found[name].dtype == np.float32 and found[name].shape == (12,)
+            np.testing.assert_allclose(found[name], expected[column], rtol=1e-5, atol=1e-5)
+        assert list(session.score(sequences, heads="all")) == list(ORDER)
+        assert list(session.score(sequences, heads="hic")) == ["hic"]
+        np.testing.assert_allclose(session.score(sequences), expected["p_nonspecific"], atol=1e-5)
+        for wrong in ("hicc", ["psr", "psr"], []):
+            with pytest.raises(ConfigError, match="heads"):
+                session.score(sequences, heads=wrong)
+
+
+def test_score_file_in_memory(several: Path, expected: Expected) -> None:
+    rows = abonyx.score_file(EXAMPLES, config=several, heads=["hic", "psr"]).rows
+    assert {(row.p_nonspecific, row.nonspecific) for row in rows} == {(None, None)}
+    agree([dict(row.heads) for row in rows], expected, ["hic_value", "psr_p", "psr_nonspecific"])
+    rows = abonyx.score_file(EXAMPLES, config=several, heads="all").rows
+    first = [{"p_nonspecific": row.p_nonspecific, "nonspecific": row.nonspecific} for row in rows]
+    agree([one | dict(row.heads) for one, row in zip(first, rows, strict=True)], expected, list(expected))
+    assert not abonyx.score_file(EXAMPLES, config=several).rows[0].heads
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_frames(several: Path, sequences: list[str], expected: Expected, library: str) -> None:
+    pytest.importorskip("narwhals")
+    frame = pytest.importorskip(library).DataFrame({"VH": sequences})
+    scored = abonyx.score_frame(frame, config=several, heads=["ac-sins", "elisa"])
+    assert list(scored.columns) == ["VH", "flag", "ac-sins_value", "elisa_p", "elisa_nonspecific", "rejected"]
+    rows = scored.to_dict("records") if library == "pandas" else scored.to_dicts()
+    agree(rows, expected, list(scored.columns))
+    with pytest.raises(InputError, match=r"has columns \['elisa_p'\] already"):
+        abonyx.score_frame(
+            frame.rename(columns={"VH": "elisa_p"}) if library == "pandas" else frame.rename({"VH": "elisa_p"}),
+            config=several,
+            sequence_column="elisa_p",
+            heads="elisa",
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--heads", "hicc"), "--heads: several has no head 'hicc'\nIt has: nonspecificity, elisa, hic, psr, ac-sins"),
+        (("--heads", "psr,psr"), "--heads: psr is named twice"),
+        (("--heads", "psr,,hic"), "a name is empty"),
+        (
+            ("--heads", "psr", "--threshold", "0.3"),
+            "--threshold is of the first head of several, nonspecificity, which",
+        ),
+        (("--heads", "hic", "--assay", "elisa"), "--assay is of the first head of several"),
+    ],
+)
+def test_refused(run: Any, several: Path, tmp_path: Path, options: tuple[str, ...], said: str) -> None:
+    done = run("score", EXAMPLES, "-o", tmp_path / "out.csv", "--bundle", several, *options)
+    assert done.code == 2
+    assert all(part in " ".join(done.err.split()) for part in said.split("\n"))
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_a_kept_column_of_a_heads_name_is_refused(
+    run: Any, several: Path, tmp_path: Path, sequences: list[str]
+) -> None:
+    source = tmp_path / "in.csv"
+    source.write_text(f"id,sequence,hic_value\na,{sequences[0]},1\n")
+    options = ("--bundle", several, "--keep", "hic_value")
+    done = run("score", source, "-o", tmp_path / "out.csv", *options, "--heads", "hic")
+    assert done.code == 2 and "hic_value: the output has a column of this name" in done.err
+    assert run("score", source, "-o", tmp_path / "out.csv", *options).code == 0
+
+
+def test_a_linear_first_head(tmp_path: Path, sequences: list[str]) -> None:
+    bundle = make_several(tmp_path / "several", ("hic", "psr"))
+    summary = abonyx.score_file(EXAMPLES, tmp_path / "out.csv", config=bundle)
+    assert summary.threshold is None
+    header, first, *_ = (tmp_path / "out.csv").read_text().splitlines()
+    assert header == "id,sequence,hic_value,flag"
+    with abonyx.open_session(bundle) as session:
+        value = session.score(sequences)
+        assert session.thresholds == {}
+        assert first.split(",")[2] == str(value[0])
+    with pytest.raises(ConfigError, match="gives a value in min"):
+        choose_heads(open_bundle(bundle), None, threshold=0.5)
+
+
+def test_another_choice_of_heads_does_not_resume_a_run(several: Path) -> None:
+    bundle = open_bundle(several)
+    facts = [choose_heads(bundle, names).facts() for names in (None, ["nonspecificity"], "all", ["hic"], ["psr"])]
+    assert facts[0] == facts[1] == {"threshold": 0.5, "--heads": None}
+    assert len({tuple(each.items()) for each in facts}) == 4
+
+
+def test_values_are_the_weights_sums(several: Path) -> None:
+    """The expectation itself: weights of the golden rows, applied to a row's embedding."""
+    golden = open_bundle(several).golden()
+    at = golden.head_names.index("psr")
+    logit = golden.embedding[0].astype(float) @ golden.head_coef[at] + golden.head_intercept[at]
+    assert expected_values(several, golden.embedding[:1])["psr"][0] == pytest.approx(sigmoid(np.array(logit)))
