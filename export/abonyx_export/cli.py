@@ -88,6 +88,7 @@ def export(
     """Turn an encoder and a logistic head into a bundle, checked against PyTorch."""
     require("export")
     from abonyx_export.export import export_bundle
+    from abonyx_export.progress import step_bar
     from abonyx_export.request import ExportRequest
 
     request = ExportRequest(
@@ -109,7 +110,8 @@ def export(
         max_dp=_pairs(max_dp),
         calibration=calibration,
     )
-    export_bundle(request, LOGGER.info)
+    with step_bar() as show:
+        export_bundle(request, LOGGER.info, show)
     LOGGER.info(f"wrote {output}; the head expects chain {chains}")
 
 

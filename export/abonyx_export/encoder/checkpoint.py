@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,6 +26,7 @@ from abonyx_export.encoder.vocabulary import read_alphabet
 if TYPE_CHECKING:
     from transformers import EsmModel
 
+_LAYER = re.compile(r"encoder\.layer\.(\d+)\.")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 ADAPTER_NAME = "adapter_config.json"
 _MERGE = (
@@ -44,6 +45,7 @@ class Checkpoint:
         model: transformers' EsmModel in float32, eval mode: the reference, and the source of the tensors.
         repo_id: hub id it is known by, or None; revision: commit, for a hub id.
         ignored: names of its tensors that do not belong to the encoder, for example those of a classifier.
+        on_layer: called with the index of a layer whose tensors are read.
     """
 
     config: EncoderConfig
@@ -52,9 +54,13 @@ class Checkpoint:
     repo_id: str | None
     revision: str | None
     ignored: tuple[str, ...] = ()
+    on_layer: Callable[[int], None] = lambda index: None
 
     def tensor(self, name: str) -> Float32Array:
         """The tensor of that name, not copied: a parameter or, of rotary frequencies, a buffer."""
+        layer = _LAYER.match(name)
+        if layer:
+            self.on_layer(int(layer[1]))
         if name.endswith(INVERSE_FREQUENCY):
             module = name.removesuffix(f".{INVERSE_FREQUENCY}")
             if module not in dict(self.model.named_modules()):  # transformers 5 has one for all layers
@@ -90,6 +96,7 @@ def load_checkpoint(
     revision: str | None = None,
     encoder_id: str | None = None,
     pooled_layers: tuple[str, ...] = ("last",),
+    on_config: Callable[[EncoderConfig], None] = lambda config: None,
 ) -> Checkpoint:
     """Load an ESM encoder from a hub id, a local directory, or a file of fair-esm.
 
@@ -98,6 +105,7 @@ def load_checkpoint(
         revision: branch, tag or commit of a hub id; resolved to a commit before anything is downloaded.
         encoder_id: the hub id that a directory or file is a copy of, where the user vouches for it.
         pooled_layers: see EncoderConfig.
+        on_config: called with the config before a hub's or directory's weights are loaded.
 
     Raises:
         ConfigError: a revision with a directory or file, a directory or hub id that does not exist.
@@ -114,8 +122,9 @@ def load_checkpoint(
     where: dict[str, Any] = {"revision": commit} if commit else {}
     if Path(source).is_file():
         config, model, alphabet, ignored = load_fair_esm(Path(source), pooled_layers)
+        on_config(config)
     else:
-        config, loaded = _load(source, where, pooled_layers)
+        config, loaded = _load(source, where, pooled_layers, on_config)
         model, alphabet, ignored = loaded.model, loaded.alphabet, _check_names(loaded, source)
     model = model.float().eval().requires_grad_(False)
     checkpoint = Checkpoint(config, model, alphabet, repo_id, commit, ignored)
@@ -133,7 +142,9 @@ class _Loaded(NamedTuple):
     unexpected: Iterable[str]
 
 
-def _load(source: str, where: dict[str, Any], pooled_layers: tuple[str, ...]) -> tuple[EncoderConfig, _Loaded]:
+def _load(
+    source: str, where: dict[str, Any], pooled_layers: tuple[str, ...], on_config: Callable[[EncoderConfig], None]
+) -> tuple[EncoderConfig, _Loaded]:
     """Load a hub id or directory with transformers."""
     import torch
     import transformers
@@ -142,6 +153,7 @@ def _load(source: str, where: dict[str, Any], pooled_layers: tuple[str, ...]) ->
     try:
         hf_config = _config_without_code(source, where)
         config = read_config(hf_config, source, pooled_layers)
+        on_config(config)
         classes = {"esm": "EsmModel", "bert": "BertModel", "roberta": "RobertaModel"}
         model, loading = getattr(transformers, classes[config.architecture]).from_pretrained(
             source,
