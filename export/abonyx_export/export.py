@@ -79,7 +79,8 @@ def export_bundle(
     if uncovered:
         what = f"variants {', '.join(uncovered)}: not for a {architecture} encoder"
         raise ConfigError(
-            what, f"Leave them out of {option('variants')}; fp32, fp16 and fp16-weights are for every encoder."
+            what,
+            f"Leave them out of {option('variants')}; fp32, fp16, fp16-weights and cuda-fp16 are for every encoder.",
         )
     if head:
         _check_width(head, checkpoint)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from abonyx.errors import InputError
+from abonyx.errors import ConfigError, InputError, first_line
+from abonyx.wording import option
 
 INVERSE_FREQUENCY = "inv_freq"
 SPECIAL_TOKENS = 2  # CLS and EOS
@@ -22,7 +23,8 @@ class EncoderConfig:
         architecture: "esm", whose norms are before each block, or "bert" or "roberta", whose norms are behind.
         positions: "absolute" or "rotary".
         positions_count: rows of the position table (max_position_embeddings).
-        pooled_layers: ("last",) or ("embedding", "last"), concatenated.
+        pooled_layers: what is pooled and concatenated, in that order: "embedding", "last", or the number of a layer,
+            from "1" to the one before the last, whose output is taken as the next layer takes it (see pooled_names).
     """
 
     layers: int
@@ -85,6 +87,32 @@ class EncoderConfig:
             yield f"{module}.bias"
 
 
+def pooled_names(given: Sequence[str], layers: int) -> tuple[str, ...]:
+    """Layers to pool by the names that the manifest has: layer 0 is "embedding", the last one "last".
+
+    Args:
+        given: "embedding", "last" or numbers, as transformers counts its hidden states.
+        layers: of the encoder.
+
+    Raises:
+        ConfigError: none, something else, a number that is out of range, or one layer twice.
+    """
+    names: dict[str, str] = {}
+    shown = f"{option('pooled_layers')} {','.join(given)}"
+    fix = f"Give embedding, last, or numbers from 0 (embedding) to {layers} (last), each layer once."
+    for each in given:
+        if each not in ("embedding", "last") and not (each.isascii() and each.isdigit() and int(each) <= layers):
+            raise ConfigError(f"{shown}: {first_line(repr(each))}: the encoder has {layers} layers", fix)
+        number = str(int(each)) if each.isdigit() else each
+        name = {"0": "embedding", str(layers): "last"}.get(number, number)
+        if name in names:
+            raise ConfigError(f"{shown}: {names[name]} and {each} are the same layer of {layers}", fix)
+        names[name] = each
+    if not names:
+        raise ConfigError(f"{shown}: no layer is named", fix)
+    return tuple(names)
+
+
 def inverse_frequency_name(layer: int) -> str:
     """Name of a layer's rotary frequencies (D/2,), as checkpoints store them."""
     return f"encoder.layer.{layer}.attention.self.rotary_embeddings.{INVERSE_FREQUENCY}"
@@ -95,6 +123,7 @@ def read_config(config: Any, source: str, pooled_layers: tuple[str, ...]) -> Enc
 
     Raises:
         InputError: not ESM, BERT or RoBERTa, or of a kind that the graph does not cover.
+        ConfigError: pooled layers that it does not have.
     """
     kind = config.model_type
     if kind not in ARCHITECTURES:
@@ -122,7 +151,7 @@ def read_config(config: Any, source: str, pooled_layers: tuple[str, ...]) -> Enc
         emb_layer_norm_before=bool(getattr(config, "emb_layer_norm_before", False)),
         layer_norm_eps=float(config.layer_norm_eps),
         pad_id=int(config.pad_token_id),
-        pooled_layers=pooled_layers,
+        pooled_layers=pooled_names(pooled_layers, config.num_hidden_layers),
         architecture=kind,
     )
 
