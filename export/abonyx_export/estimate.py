@@ -16,6 +16,7 @@ from pathlib import Path
 from abonyx.engine.process import memory_bytes, usable_processors
 from abonyx.errors import ConfigError
 from abonyx_export.encoder.config import EncoderConfig
+from abonyx_export.int8.calibration import SAMPLED_TOKENS
 from abonyx_export.variants import CUDA_FP16, INT8
 
 # Of the default rows, special tokens included: golden set and longest row, those that calibrate int8, that judge it.
@@ -24,8 +25,11 @@ CALIBRATION_TOKENS = 16_000
 GATE_TOKENS = 128_000
 # A layer's operations a token: its products have 24 H^2 (H hidden units), what else it does takes as long as these H.
 PRODUCTS, OTHERS = 24, 19_200
-# The gate's rows run in float32 once, and in int8, at half that, as often as levels are tried: twice in most.
-GATE_RUNS = 2.0
+# The gate's rows run in float32 once and in int8 once, at half that; each further try is another half.
+GATE_RUNS = 1.5
+# Operations a weight that rounding to int8 takes, and bytes a weight that the engine has of fp32.
+ROUNDING = 80_000
+ENGINE_BYTES = 4.8
 START_SECONDS = 10.0  # imports, the checkpoint, the head's graph
 BYTES_PER_WEIGHT = {"fp32": 4.0, "fp16": 2.0, "fp16-weights": 2.0, CUDA_FP16: 2.0, INT8: 1.1}
 # PyTorch, transformers and ONNX Runtime before any weight, and what 1,024 tokens take in a layer.
@@ -57,11 +61,14 @@ def needs(config: EncoderConfig, variants: Sequence[str], operations_per_second:
     layers, hidden = config.layers, config.hidden
     weights = 12.0 * layers * hidden**2
     tokens = GOLDEN_TOKENS * (1 + len(names) + ("fp16" in names))
-    memory = 4 * weights
+    memory, operations = ENGINE_BYTES * weights, 0.0  # PyTorch's are gone when fp32 is checked
     if INT8 in names:
         tokens += CALIBRATION_TOKENS + round(GATE_RUNS * GATE_TOKENS)
-        memory += 5 * weights  # its plan, and the engine's fp32 beside PyTorch
-    operations = layers * tokens * (PRODUCTS * hidden**2 + OTHERS * hidden)
+        operations += ROUNDING * weights
+        # float32 samples of what its products see, and squares of the widest product's inputs; then the engine's fp32
+        rounding = layers * SAMPLED_TOKENS * 7 * hidden * 4.0 + 4 * 8.0 * (4 * hidden) ** 2
+        memory = 5 * weights + max(rounding, ENGINE_BYTES * weights)  # beside PyTorch and the rounded weights
+    operations += layers * tokens * (PRODUCTS * hidden**2 + OTHERS * hidden)
     return Needs(
         memory_bytes=BASE_BYTES + memory,
         disk_bytes=weights * sum(BYTES_PER_WEIGHT[name] for name in names),
@@ -96,12 +103,12 @@ def describe(config: EncoderConfig, variants: Sequence[str], output: Path) -> st
         raise ConfigError(what, "Free space or name an output elsewhere.")
     available = memory_bytes().available
     has = f" ({_size(available)} available)" if available else ""
-    minutes = found.seconds / 60
+    minutes, count = found.seconds / 60, usable_processors()
     time_text = f"{minutes:.0f} minutes" if minutes >= 2 else f"{found.seconds:.0f} seconds"
     what = f"{config.layers} layers of {config.hidden} units as {', '.join(variants)}"
     return (
         f"{what}: about {_size(found.memory_bytes)} of memory{has}, {_size(found.disk_bytes)} of disk ({_size(free)} "
-        f"free), {time_text} on {usable_processors()} processors that do nothing else"
+        f"free), {time_text} on {count} processor{'s' if count > 1 else ''} without other work"
     )
 
 

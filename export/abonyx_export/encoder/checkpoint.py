@@ -17,11 +17,11 @@ from abonyx.arrays import Float32Array
 from abonyx.bundle.manifest import AlphabetSpec, Encoder
 from abonyx.errors import ConfigError, InputError, first_line
 from abonyx.wording import option
-from abonyx_export.encoder.config import INVERSE_FREQUENCY, inverse_frequency_name, read_config
+from abonyx_export.encoder.config import INVERSE_FREQUENCY, read_config
 from abonyx_export.encoder.config import EncoderConfig as EncoderConfig  # int8/ takes it from here
-from abonyx_export.encoder.fair_esm import load_fair_esm
+from abonyx_export.encoder.fair_esm import load_fair_esm, refuse_code
 from abonyx_export.encoder.vocabulary import VOCABULARY as VOCABULARY  # as do training/ and benchmarks/
-from abonyx_export.encoder.vocabulary import read_alphabet
+from abonyx_export.encoder.vocabulary import load_tokenizer, read_alphabet
 
 if TYPE_CHECKING:
     from transformers import EsmModel
@@ -128,7 +128,7 @@ def load_checkpoint(
         model, alphabet, ignored = loaded.model, loaded.alphabet, _check_names(loaded, source)
     model = model.float().eval().requires_grad_(False)
     checkpoint = Checkpoint(config, model, alphabet, repo_id, commit, ignored)
-    _check_frequencies(checkpoint, source)
+    _check_finite(checkpoint, source)
     return checkpoint
 
 
@@ -164,11 +164,10 @@ def _load(
             ignore_mismatched_sizes=True,  # refused below, by name
             output_loading_info=True,
         )
-        esm = config.architecture == "esm"
-        reader = transformers.EsmTokenizer if esm else transformers.AutoTokenizer
-        tokenizer = reader.from_pretrained(source, **where, trust_remote_code=False)
+        tokenizer = load_tokenizer(hf_config, source, where)
     except (OSError, ValueError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
-        # TypeError: no vocab.txt; AttributeError: a hub cache without weights; RuntimeError: tensors of another shape
+        # AttributeError: a hub cache without weights; RuntimeError: tensors of another shape
+        refuse_code(error, source, "Export a checkpoint whose weights are model.safetensors.")
         raise InputError(
             f"{source}: transformers cannot load it as an encoder: {first_line(error)}",
             "It needs config.json, vocab.txt and the weights of an ESM or BERT model, as on the hub.",
@@ -183,6 +182,8 @@ def _config_without_code(source: str, where: dict[str, Any]) -> Any:
     """Transformers' config; refused if it names code of the checkpoint's own, which transformers would ask to run."""
     import transformers
 
+    if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
+        raise InputError(f"{source}: has no config.json", "Use the config.json that was saved with the weights.")
     facts, _ = transformers.PretrainedConfig.get_config_dict(source, **where)
     if facts.get("auto_map"):
         named = ", ".join(sorted(facts["auto_map"]))
@@ -225,13 +226,13 @@ def _named(names: list[str]) -> str:
     return f"{len(names)} tensor{'s' if len(names) > 1 else ''} of the encoder ({shown})"
 
 
-def _check_frequencies(checkpoint: Checkpoint, source: str) -> None:
-    """Refuse rotary frequencies that are not finite."""
-    config = checkpoint.config
-    for index in range(config.layers if config.positions == "rotary" else 0):
-        values = checkpoint.tensor(inverse_frequency_name(index))
+def _check_finite(checkpoint: Checkpoint, source: str) -> None:
+    """Refuse a tensor that the graph uses and that is not finite: every score would be NaN."""
+    for name in checkpoint.config.tensor_names():
+        values = checkpoint.tensor(name)
         if not np.isfinite(values).all():
-            what = f"{source}: {inverse_frequency_name(index)} is not finite: {first_line(values.tolist())}"
+            shown = first_line(values.ravel()[~np.isfinite(values.ravel())][:3].tolist())
+            what = f"{source}: {name} is not finite: {np.count_nonzero(~np.isfinite(values))} of its values ({shown})"
             raise InputError(what, "Use the checkpoint as it was published.")
 
 

@@ -136,12 +136,13 @@ def read_config(config: Any, source: str, pooled_layers: tuple[str, ...]) -> Enc
         raise InputError(f"{source}: position embeddings are {positions!r}", "absolute, and ESM's rotary, are covered.")
     if kind != "esm" and config.hidden_act != "gelu":  # ESM's is in its code
         raise InputError(f"{source}: hidden_act is {config.hidden_act!r}", "'gelu' is covered.")
+    _refuse_numbers(config, source)
     if config.hidden_size % config.num_attention_heads or (config.hidden_size // config.num_attention_heads) % 2:
         raise InputError(
             f"{source}: hidden size {config.hidden_size} does not divide into {config.num_attention_heads} even heads",
             "This is not a loadable configuration.",
         )
-    return EncoderConfig(
+    found = EncoderConfig(
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,
         heads=config.num_attention_heads,
@@ -154,6 +155,25 @@ def read_config(config: Any, source: str, pooled_layers: tuple[str, ...]) -> Enc
         pooled_layers=pooled_names(pooled_layers, config.num_hidden_layers),
         architecture=kind,
     )
+    if found.max_residues < 1:
+        what = f"{source}: max_position_embeddings is {found.positions_count} in config.json, which leaves no residue"
+        raise InputError(what, "Use the config.json that was saved with the weights.")
+    return found
+
+
+def _refuse_numbers(config: Any, source: str) -> None:
+    """Refuse what transformers would fail on with words of its own, or compute NaN from."""
+    for key in ("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size", "max_position_embeddings"):
+        value = getattr(config, key, None)
+        if not isinstance(value, int) or value < 1:
+            raise InputError(f"{source}: {key} is {first_line(repr(value))} in config.json", "It is a count, from 1.")
+    eps, pad_id, rows = config.layer_norm_eps, config.pad_token_id, config.vocab_size
+    if not isinstance(eps, int | float) or not 0 < eps < 1:
+        what = f"{source}: layer_norm_eps is {first_line(repr(eps))} in config.json"
+        raise InputError(what, "It is a small number above 0, 1e-5 for example.")
+    if not isinstance(pad_id, int) or not 0 <= pad_id < rows:
+        what = f"{source}: pad_token_id is {first_line(repr(pad_id))} in config.json, the embedding has {rows} rows"
+        raise InputError(what, "Use the config.json that was saved with the weights.")
 
 
 # What the graph has no nodes for. Another default in another version of transformers is the absence of the key.
