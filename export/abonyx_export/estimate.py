@@ -1,8 +1,8 @@
 """What an export will need, before it starts: memory, disk and time.
 
-The constants fit one processor's time (Xeon with AVX-512, one thread) and peak memory of exporting trained ESM-2 8M and
-the first 6 layers of ESM-1v's shape with every variant, by export's own step times; the machine's speed is measured
-when it is needed. They are for orientation: a run in the middle of others takes longer.
+The constants fit one processor's time and the peak memory of two exports by their step times (Xeon with AVX-512, one
+thread): trained ESM-2 8M with every variant, and 6 layers of ESM-1v's shape up to where int8 is judged. The machine's
+own speed is measured when it is needed. They are for orientation: beside other work an export takes longer.
 """
 
 from __future__ import annotations
