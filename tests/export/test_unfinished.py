@@ -37,6 +37,7 @@ def ask(checkpoint: CheckpointMaker, spread_head: HeadMaker, tmp_path: Path) -> 
         variants=VARIANTS,
         max_dp=WIDE,
         name="same",
+        max_residues=200,  # the longest row takes its time
     )
 
 
@@ -131,6 +132,7 @@ def test_int8_that_is_settled_is_not_calibrated_again(
     ask: ExportRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(calibration, "GATE_ROWS", 64)
+    monkeypatch.setattr(calibration, "CALIBRATION_ROWS", 32)
     ask = dataclasses.replace(ask, variants=("fp32", "int8"), max_dp={"int8": 0.9})
     with monkeypatch.context() as stopped:
         stop_at(stopped, bundle_writer, "_checked", "fp32")
