@@ -49,7 +49,7 @@ def write_encoder(
         arithmetic: float32 or float16, of the encoder. The pooling is float32 always.
         plan: the layers whose products are int8; None = none. Such a graph has Shape nodes, for CPU and OpenVINO.
 
-    The graph's inputs are ENCODER_INPUTS, its output `embedding` (B, H) or, where two layers are pooled, (B, 2H).
+    The graph's inputs are ENCODER_INPUTS, its output `embedding` (B, H x pooled layers).
     """
     weights_path = path.with_name(path.name + WEIGHTS_SUFFIX)
     with weights_path.open("wb") as weights_file:
@@ -57,7 +57,8 @@ def write_encoder(
         half = np.dtype(arithmetic) == np.float16
         bias = graph.node("Cast", ["attention_bias"], "attention_bias/cast", to=TensorProto.FLOAT16) if half else ""
         rotary = rotary_rows(graph, config, tensor) if config.positions == "rotary" else [None] * config.layers
-        first = hidden = embed(graph, config, tensor)
+        hidden = embed(graph, config, tensor)
+        states = {"embedding": hidden}
         if plan is not None:  # Gemm, which adds the bias in the same pass, takes matrices only: (B x L, H) throughout
             shape = graph.node("Shape", ["input_ids"], "shape")
             for name, dims in (("heads", (config.heads, config.head_dim)), ("hidden", (config.hidden,))):
@@ -69,12 +70,20 @@ def write_encoder(
                 hidden = _layer(graph, config, tensor, index, hidden, bias or "attention_bias", rotary[index])
             else:
                 hidden = _flat_layer(graph, config, tensor, index, hidden, rotary[index], plan.layers.get(index))
+            if str(index + 1) in config.pooled_layers:
+                states[str(index + 1)] = (
+                    _unflat(graph, hidden, f"encoder/unflat_{index + 1}") if plan is not None else hidden
+                )
         if not config.is_post_norm:
             hidden = layer_norm(graph, config, tensor, "encoder.emb_layer_norm_after", hidden)
-        if plan is not None:
-            hidden = graph.node("Reshape", [hidden, "shape/hidden"], "encoder/unflat")  # (B, L, H)
-        pool(graph, {"embedding": first, "last": hidden}, config.pooled_layers, half)
+        states["last"] = hidden if plan is None else _unflat(graph, hidden, "encoder/unflat")
+        pool(graph, states, config.pooled_layers, half)
     onnx.save(model(graph, config, ENCODER_INPUTS), path)
+
+
+def _unflat(graph: Graph, hidden: str, name: str) -> str:
+    """(B x L, H) as (B, L, H)."""
+    return graph.node("Reshape", [hidden, "shape/hidden"], name)
 
 
 def embed(graph: Graph, config: EncoderConfig, tensor: Callable[[str], Float32Array]) -> str:

@@ -284,7 +284,7 @@ class Manifest(_Struct, frozen=True, kw_only=True):
         name: shown wherever the bundle is named; "" = its directory's (see bundle.Bundle.name).
         notice: one line shown wherever the bundle is named, e.g. that its encoder is untrained; "" = none.
         pooling: the default pooling rule.
-        pooled_layers: ["last"], or ["embedding", "last"] concatenated.
+        pooled_layers: of "embedding", "last" and numbers of layers before the last; concatenated in this order.
         default_variant: provider -> variant.
         golden_source: what the golden set was made from.
         files: path in the bundle -> entry, for every file but the manifest.

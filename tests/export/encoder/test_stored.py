@@ -96,7 +96,7 @@ def graphs(loaded: Checkpoint, folder: Path) -> dict[str, Float32Array]:
     import onnxruntime
 
     found = {}
-    for kind in ("portable", "int8", "cuda"):
+    for kind in ("portable", "int8", "cuda") if loaded.config.architecture == "esm" else ("portable", "cuda"):
         path = folder / f"{kind}.onnx"
         if kind == "cuda":
             write_cuda_encoder(loaded.config, loaded.tensor, path, arithmetic=np.float32)
