@@ -72,7 +72,7 @@ def export_bundle(request: ExportRequest, report: Report = lambda line: None) ->
     if uncovered:
         what = f"variants {', '.join(uncovered)}: not for a {architecture} encoder"
         raise ConfigError(
-            what, f"Leave them out of {option('variants')}; fp32, fp16 and fp16-weights are for every encoder."
+            what, f"Leave them out of {option('variants')}; fp32, fp16, fp16-weights and int8 are for every encoder."
         )
     if head:
         _check_width(head, checkpoint)
@@ -110,8 +110,9 @@ def _build(
     report: Report,
 ) -> Manifest:
     max_residues = _max_residues(request, checkpoint)
-    sequences, golden_source = golden_sequences(request.golden, max_residues, "".join(checkpoint.alphabet.residues))
-    fitted_on = calibration_sequences(request.calibration, max_residues) if INT8 in request.variants else None
+    letters = "".join(checkpoint.alphabet.residues)
+    sequences, golden_source = golden_sequences(request.golden, max_residues, letters)
+    fitted_on = calibration_sequences(request.calibration, max_residues, letters) if INT8 in request.variants else None
     # The last row is compared here only: it reaches every position, and would slow every first open.
     rows = Alphabet(checkpoint.alphabet).encode([*sequences, longest_sequence(max_residues)])
     report(f"golden set: {len(rows)} rows through PyTorch")
@@ -170,7 +171,7 @@ def _build(
     gc.collect()
     references = _references(manifest, golden, everything, thresholds, rounding)
     if calibrated:
-        references[INT8] = dataclasses.replace(references[INT8], detail=int8.worst_layers(calibrated.plan))
+        references[INT8] = dataclasses.replace(references[INT8], detail=int8.worst(calibrated.candidates))
     fix = f"Leave the variant out, or allow more with {option('max_dp')} VARIANT=VALUE."
     manifest = check_variants(manifest, references, golden, staging, report, fix)
     return _keep_only(request.variants, manifest, staging)
@@ -236,7 +237,7 @@ def _write_graphs(
         path.parent.mkdir()
         if name == INT8:
             assert calibrated is not None
-            int8.write_int8(calibrated.plan, checkpoint, head_graph, path)
+            int8.write_int8(calibrated.candidates.plan(), checkpoint, head_graph, path)
             continue
         spec = VARIANTS[name]
         if name == CUDA_FP16:
