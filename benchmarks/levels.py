@@ -86,7 +86,7 @@ def measure(
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    batches = plan_batches(np.array([len(row) for row in rows], np.int64), TOKENS)
+    batches = list(plan_batches(np.array([len(row) for row in rows], np.int64), TOKENS))
     graphs = {}
     for name, plan in plans.items():
         path = work / f"{name}.onnx"

@@ -124,7 +124,10 @@ def test_an_encoder_with_norms_behind_its_blocks(kind: str, tmp_path: Path) -> N
         assert session.score(antibodies(2)).shape == (2,)
 
 
-def test_over_the_gate_nothing_is_written_and_the_worst_layers_are_named(tmp_path: Path) -> None:
+def test_over_the_gate_nothing_is_written_and_the_worst_products_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(levels, "BUDGETS", (1.0, 2.05))
     make_checkpoint(SHAPES["esm1v"], tmp_path / "checkpoint", seed=5)
     head = write_spread_head(tmp_path / "checkpoint", tmp_path / "head.npz")
     ask = ExportRequest(
