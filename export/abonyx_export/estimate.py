@@ -16,7 +16,7 @@ from pathlib import Path
 from abonyx.engine.process import memory_bytes, usable_processors
 from abonyx.errors import ConfigError
 from abonyx_export.encoder.config import EncoderConfig
-from abonyx_export.int8.calibration import SAMPLED_TOKENS
+from abonyx_export.int8.calibration import sampled_tokens
 from abonyx_export.variants import CUDA_FP16, INT8
 
 # Of the default rows, special tokens included: golden set and longest row, those that calibrate int8, that judge it.
@@ -66,7 +66,7 @@ def needs(config: EncoderConfig, variants: Sequence[str], operations_per_second:
         tokens += CALIBRATION_TOKENS + round(GATE_RUNS * GATE_TOKENS)
         operations += ROUNDING * weights
         # float32 samples of what its products see, and squares of the widest product's inputs; then the engine's fp32
-        rounding = layers * SAMPLED_TOKENS * 7 * hidden * 4.0 + 4 * 8.0 * (4 * hidden) ** 2
+        rounding = layers * sampled_tokens(layers * 7 * hidden) * 7 * hidden * 4.0 + 4 * 8.0 * (4 * hidden) ** 2
         memory = 5 * weights + max(rounding, ENGINE_BYTES * weights)  # beside PyTorch and the rounded weights
     operations += layers * tokens * (PRODUCTS * hidden**2 + OTHERS * hidden)
     return Needs(

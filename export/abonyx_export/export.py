@@ -31,7 +31,7 @@ from abonyx_export.int8.calibration import calibration_sequences
 from abonyx_export.progress import Show, Steps
 from abonyx_export.request import ExportRequest, check_request
 from abonyx_export.unfinished import GOLDEN_STEP, Unfinished, export_inputs, resumable
-from abonyx_export.variants import ESM_ONLY, INT8, VARIANTS, default_variants
+from abonyx_export.variants import INT8, VARIANTS, default_variants
 
 # Licence of Meta's ESM weights, as their model cards state it; of others the exporter must say.
 KNOWN_LICENCES = {"facebook/esm": "MIT (ESM weights, Meta)"}
@@ -74,14 +74,6 @@ def export_bundle(
     if checkpoint.ignored:
         names = ", ".join(checkpoint.ignored[:3]) + (", ..." if len(checkpoint.ignored) > 3 else "")
         report(f"ignored {len(checkpoint.ignored)} tensors that do not belong to the encoder: {names}")
-    architecture = checkpoint.config.architecture
-    uncovered = [name for name in request.variants if name in ESM_ONLY and architecture != "esm"]
-    if uncovered:
-        what = f"variants {', '.join(uncovered)}: not for a {architecture} encoder"
-        raise ConfigError(
-            what,
-            f"Leave them out of {option('variants')}; fp32, fp16, fp16-weights and cuda-fp16 are for every encoder.",
-        )
     if head:
         _check_width(head, checkpoint)
     return _build(request, head, checkpoint, limits, report, show)
@@ -117,8 +109,9 @@ def _build(
     show: Show,
 ) -> Manifest:
     max_residues = _max_residues(request, checkpoint)
-    sequences, golden_source = golden_sequences(request.golden, max_residues, "".join(checkpoint.alphabet.residues))
-    fitted_on = calibration_sequences(request.calibration, max_residues) if INT8 in request.variants else None
+    letters = "".join(checkpoint.alphabet.residues)
+    sequences, golden_source = golden_sequences(request.golden, max_residues, letters)
+    fitted_on = calibration_sequences(request.calibration, max_residues, letters) if INT8 in request.variants else None
     encoder = checkpoint.encoder()
     # the modules' own word: the engine's distribution has another name on a GPU machine
     packages = {name: str(_module(name).__version__) for name in ("onnxruntime", *MODULES)}

@@ -9,8 +9,6 @@ import numpy.typing as npt
 
 INT8 = "int8"
 CUDA_FP16 = "cuda-fp16"
-# Its recipe has ESM's norms, before each block.
-ESM_ONLY = (INT8,)
 ALL_PROVIDERS = ("cpu", "cuda", "coreml", "openvino")
 
 

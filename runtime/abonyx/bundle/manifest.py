@@ -12,7 +12,7 @@ from abonyx.errors import BundleError, first_line
 
 SCHEMA_VERSION = 1
 # Of int8 variants. 1: QuantizeLinear/DequantizeLinear around Gemm, static scales.
-QUANTIZATION_SCHEMA = 1
+QUANTIZATION_SCHEMA = 2
 MANIFEST_NAME = "manifest.json"
 # The 20 standard residues and X (unknown). B, Z, U, O, J and gap characters are in ESM's vocabulary but were all but
 # absent from its training and from the heads': refused, as the old pipeline did, rather than scored.
@@ -231,14 +231,18 @@ class Quantization(_Struct, frozen=True, kw_only=True):
     Attributes:
         schema_version: of the int8 graph and of this record.
         source: the sequences it was calibrated and judged on; calibration_rows: how many it was calibrated on.
-        fp32_layers: layers that stay float32 because the gate asked for it.
+        two_terms: products, as "layer.name", whose input is two int8 terms because the gate asked for it.
+        float32: products that stay float32 for the same reason; the others have one term.
+        cost: mean time of a product that was predicted, in products of one term.
         gate: the scores it was judged by.
     """
 
     schema_version: int
     source: str
     calibration_rows: int
-    fp32_layers: list[int]
+    two_terms: list[str]
+    float32: list[str]
+    cost: float
     gate: ScoreGate
 
 

@@ -18,7 +18,7 @@ import abonyx
 from abonyx.alphabet import Alphabet
 from abonyx.batching import make_inputs
 from abonyx.bundle import open_bundle, tolerances
-from abonyx.errors import ConfigError, InputError
+from abonyx.errors import InputError
 from abonyx_export import cli
 from abonyx_export.encoder.checkpoint import Checkpoint, load_checkpoint
 from abonyx_export.encoder.cuda_graph import CUDA_INPUTS, write_cuda_encoder
@@ -186,15 +186,6 @@ def test_x_is_refused_in_a_file_with_its_place(tmp_path: Path) -> None:
     assert "in.csv:3: b: X (unknown residue) at position 6: this bundle's encoder has no token for X" in str(
         result.exception
     )
-
-
-def test_variants_of_esm_alone_are_refused(tmp_path: Path) -> None:
-    variant = "int8"
-    make(tmp_path / "checkpoint")
-    asked = ExportRequest(encoder=str(tmp_path / "checkpoint"), output=tmp_path / "bundle", variants=("fp32", variant))
-    with pytest.raises(ConfigError, match=f"variants {variant}: not for a bert encoder"):
-        export_bundle(asked)
-    assert not (tmp_path / "bundle").exists()
 
 
 WORDS = [*SPECIAL, *"ACDEFGHIKLMNPQRSTVWY", "the", "##ing"]

@@ -96,12 +96,14 @@ def graphs(loaded: Checkpoint, folder: Path) -> dict[str, Float32Array]:
     import onnxruntime
 
     found = {}
-    for kind in ("portable", "int8", "cuda") if loaded.config.architecture == "esm" else ("portable", "cuda"):
+    for kind in ("portable", "int8", "cuda"):
         path = folder / f"{kind}.onnx"
         if kind == "cuda":
             write_cuda_encoder(loaded.config, loaded.tensor, path, arithmetic=np.float32)
         else:  # int8 without a product in int8: the rest of its graph
-            write_encoder(loaded.config, loaded.tensor, path, plan=Plan({}) if kind == "int8" else None)
+            write_encoder(
+                loaded.config, loaded.tensor, path, plan=Plan([{}] * loaded.config.layers) if kind == "int8" else None
+            )
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         names = CUDA_INPUTS if kind == "cuda" else ENCODER_INPUTS
         rows = Alphabet(loaded.alphabet).encode(SEQUENCES)
