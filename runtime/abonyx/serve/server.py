@@ -20,7 +20,7 @@ from abonyx.logs import LOGGER
 from abonyx.model import open_model
 from abonyx.run.interrupts import ENDING, handled
 from abonyx.serve.app import create_app
-from abonyx.serve.connections import ACCEPTED_AT_ONCE, HEAD_BYTES, Connection, Seldom, connections_for
+from abonyx.serve.connections import ACCEPTED_AT_ONCE, HEAD_BYTES, Connection, Seldom, State, connections_for
 from abonyx.serve.gate import Gate, is_loopback
 from abonyx.serve.metrics import Metrics
 from abonyx.serve.scheduler import Scheduler, refuse_upstream_pooling
@@ -143,6 +143,10 @@ def _run(gate: Gate, listener: socket.socket, settings: Settings, scheduler: Sch
 
 
 class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.server_state = State()
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         for listener in sockets or ():
