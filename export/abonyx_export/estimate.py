@@ -1,8 +1,8 @@
 """What an export will need, before it starts: memory, disk and time.
 
-The constants fit one processor's time and the peak memory of two exports by their step times (Xeon with AVX-512, one
-thread): trained ESM-2 8M with every variant, and 6 layers of ESM-1v's shape up to where int8 is judged. The machine's
-own speed is measured when it is needed. They are for orientation: beside other work an export takes longer.
+The constants fit the time and the peak memory of exports of trained ESM-2 8M with every variant and with fp32 alone,
+and the time of 6 layers of ESM-1v's shape (Xeon with AVX-512, one and two threads). The machine's own speed is
+measured when it is needed. They are for orientation: beside other work an export takes longer.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from abonyx.engine.process import memory_bytes, usable_processors
 from abonyx.errors import ConfigError
 from abonyx_export.encoder.config import EncoderConfig
 from abonyx_export.int8.calibration import sampled_tokens
+from abonyx_export.int8.levels import BUDGETS
 from abonyx_export.variants import CUDA_FP16, INT8
 
 # Of the default rows, special tokens included: golden set and longest row, those that calibrate int8, that judge it.
@@ -25,8 +26,8 @@ CALIBRATION_TOKENS = 16_000
 GATE_TOKENS = 128_000
 # A layer's operations a token: its products have 24 H^2 (H hidden units), what else it does takes as long as these H.
 PRODUCTS, OTHERS = 24, 19_200
-# The gate's rows run in float32 once and in int8 once, at half that; each further try is another half.
-GATE_RUNS = 1.5
+# The gate's rows run in float32 once, and at half of that cost with each plan of int8 that is tried.
+GATE_RUN, GATE_TRY = 1.0, 0.5
 # Operations a weight that rounding to int8 takes, and bytes a weight that the engine has of fp32.
 ROUNDING = 80_000
 ENGINE_BYTES = 4.8
@@ -43,12 +44,13 @@ class Needs:
 
     Attributes:
         memory_bytes: the peak; disk_bytes: beside the output, until it is whole.
-        seconds: on this machine, if nothing else runs.
+        seconds: on this machine, if nothing else runs; most_seconds: if int8 tries every plan.
     """
 
     memory_bytes: float
     disk_bytes: float
     seconds: float
+    most_seconds: float
 
 
 def needs(config: EncoderConfig, variants: Sequence[str], operations_per_second: float) -> Needs:
@@ -61,18 +63,21 @@ def needs(config: EncoderConfig, variants: Sequence[str], operations_per_second:
     layers, hidden = config.layers, config.hidden
     weights = 12.0 * layers * hidden**2
     tokens = GOLDEN_TOKENS * (1 + len(names) + ("fp16" in names))
-    memory, operations = ENGINE_BYTES * weights, 0.0  # PyTorch's are gone when fp32 is checked
+    memory, operations, further_tokens = ENGINE_BYTES * weights, 0.0, 0.0  # PyTorch's are gone when fp32 is checked
     if INT8 in names:
-        tokens += CALIBRATION_TOKENS + round(GATE_RUNS * GATE_TOKENS)
+        tokens += CALIBRATION_TOKENS + round((GATE_RUN + GATE_TRY) * GATE_TOKENS)
+        further_tokens = (len(BUDGETS) - 1) * GATE_TRY * GATE_TOKENS
         operations += ROUNDING * weights
         # float32 samples of what its products see, and squares of the widest product's inputs; then the engine's fp32
         rounding = layers * sampled_tokens(layers * 7 * hidden) * 7 * hidden * 4.0 + 4 * 8.0 * (4 * hidden) ** 2
         memory = 5 * weights + max(rounding, ENGINE_BYTES * weights)  # beside PyTorch and the rounded weights
-    operations += layers * tokens * (PRODUCTS * hidden**2 + OTHERS * hidden)
+    a_token = layers * (PRODUCTS * hidden**2 + OTHERS * hidden)
+    operations += tokens * a_token
     return Needs(
         memory_bytes=BASE_BYTES + memory,
         disk_bytes=weights * sum(BYTES_PER_WEIGHT[name] for name in names),
         seconds=START_SECONDS + operations / operations_per_second,
+        most_seconds=START_SECONDS + (operations + further_tokens * a_token) / operations_per_second,
     )
 
 
@@ -103,13 +108,18 @@ def describe(config: EncoderConfig, variants: Sequence[str], output: Path) -> st
         raise ConfigError(what, "Free space or name an output elsewhere.")
     available = memory_bytes().available
     has = f" ({_size(available)} available)" if available else ""
-    minutes, count = found.seconds / 60, usable_processors()
-    time_text = f"{minutes:.0f} minutes" if minutes >= 2 else f"{found.seconds:.0f} seconds"
+    count, time_text = usable_processors(), _time(found.seconds)
+    if found.most_seconds > found.seconds:
+        time_text += f" ({_time(found.most_seconds)} if int8 needs all its tries)"
     what = f"{config.layers} layers of {config.hidden} units as {', '.join(variants)}"
     return (
         f"{what}: about {_size(found.memory_bytes)} of memory{has}, {_size(found.disk_bytes)} of disk ({_size(free)} "
         f"free), {time_text} on {count} processor{'s' if count > 1 else ''} without other work"
     )
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"
 
 
 def _size(count: float) -> str:

@@ -18,7 +18,7 @@ from abonyx_export.int8 import variant as int8
 from abonyx_export.int8.calibration import Sequences
 from abonyx_export.progress import Steps
 from abonyx_export.unfinished import Unfinished
-from abonyx_export.variants import CUDA_FP16, INT8, VARIANTS, VariantSpec
+from abonyx_export.variants import CUDA_FP16, INT8, VARIANTS, VariantSpec, default_variants
 
 
 class _Int8(msgspec.Struct):
@@ -118,6 +118,6 @@ def _settled(
     path = staging / manifest.variants[INT8].model
     int8.write_int8(calibrated.candidates.plan(), checkpoint, head_graph, path)
     beside = {name: manifest.variants[name] for name in ("fp32", INT8)}
-    judged = msgspec.structs.replace(manifest, variants=beside)
+    judged = msgspec.structs.replace(manifest, variants=beside, default_variant=default_variants(list(beside)))
     quantization = int8.settle(calibrated, judged, checkpoint, head, head_graph, thresholds, staging, steps)
     return _Int8(quantization, int8.worst(calibrated.candidates))

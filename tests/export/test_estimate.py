@@ -27,16 +27,15 @@ ESM2_8M = EncoderConfig(
     layer_norm_eps=1e-5,
     pad_id=1,
 )
-# One thread of the machine that estimate.py names: operations a second, then seconds and peak bytes by variants.
-SPEED = 105e9
-MEASURED = {tuple(VARIANTS): (96.0, 0.87e9), ("fp32",): (10.0, 0.85e9)}
+# By variants: operations a second, seconds and peak bytes. Every plan of int8 was tried in the first.
+MEASURED = {tuple(VARIANTS): (200e9, 256.0, 1.82e9), ("fp32",): (105e9, 10.0, 0.85e9)}
 
 
 @pytest.mark.parametrize("variants", MEASURED)
 def test_the_measured_export(variants: tuple[str, ...]) -> None:
-    found = estimate.needs(ESM2_8M, variants, SPEED)
-    seconds, memory_bytes = MEASURED[variants]
-    assert seconds / 2 < found.seconds < 2 * seconds
+    speed, seconds, memory_bytes = MEASURED[variants]
+    found = estimate.needs(ESM2_8M, variants, speed)
+    assert seconds / 2 < found.most_seconds < 2 * seconds
     assert memory_bytes / 1.5 < found.memory_bytes < 1.5 * memory_bytes
 
 
@@ -55,7 +54,7 @@ def test_a_small_export_takes_the_disk_it_says(tmp_path: Path) -> None:
     assert ("golden set: 45 rows through PyTorch: row", 45, 45) in shown
     size = sum(entry.size_bytes for entry in manifest.files.values())
     config = dataclasses.replace(ESM2_8M, positions="absolute")
-    assert estimate.needs(config, request.variants, SPEED).disk_bytes == pytest.approx(size, rel=0.1)
+    assert estimate.needs(config, request.variants, 105e9).disk_bytes == pytest.approx(size, rel=0.1)
     assert lines[1].startswith("6 layers of 320 units as fp32, fp16-weights: about ")
     assert "44 MB of disk" in lines[1]
 

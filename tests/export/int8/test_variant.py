@@ -114,7 +114,7 @@ def test_an_encoder_with_norms_behind_its_blocks(kind: str, tmp_path: Path) -> N
         encoder=str(tmp_path / "checkpoint"),
         head=head,
         output=tmp_path / "bundle",
-        variants=("fp32", "int8"),
+        variants=("fp32", "int8", "cuda-fp16"),
         max_dp=WIDE,
     )
     quantization = export_bundle(ask).variants["int8"].quantization
