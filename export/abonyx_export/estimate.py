@@ -18,6 +18,7 @@ from abonyx.errors import ConfigError
 from abonyx_export.encoder.config import EncoderConfig
 from abonyx_export.int8.calibration import sampled_tokens
 from abonyx_export.int8.levels import BUDGETS
+from abonyx_export.unfinished import partial_directory
 from abonyx_export.variants import CUDA_FP16, INT8
 
 # Of the default rows, special tokens included: golden set and longest row, those that calibrate int8, that judge it.
@@ -102,7 +103,9 @@ def describe(config: EncoderConfig, variants: Sequence[str], output: Path) -> st
     """
     found = needs(config, variants, measure_speed())
     parent = next(each for each in output.absolute().parents if each.is_dir())
-    free = shutil.disk_usage(parent).free
+    partial = partial_directory(output)  # which a resumed export uses again, or empties
+    kept = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file()) if partial.is_dir() else 0
+    free = shutil.disk_usage(parent).free + kept
     if found.disk_bytes > free:
         what = f"output {output}: the export needs {_size(found.disk_bytes)} of disk, {parent} has {_size(free)} free"
         raise ConfigError(what, "Free space or name an output elsewhere.")

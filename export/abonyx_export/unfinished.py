@@ -100,6 +100,9 @@ class Unfinished:
         """
         paths = [each for path in files for each in ([path] if path.is_file() else sorted(path.rglob("*")))]
         entries = {path.relative_to(self.directory).as_posix(): _entry(path) for path in paths if path.is_file()}
+        for other, found in list(self._record.steps.items()):
+            if any(found.files.get(name, entry) != entry for name, entry in entries.items()):
+                del self._record.steps[other]  # made from files that are others now
         self._record.steps[step] = _Step(msgspec.Raw(msgspec.json.encode(value)), entries)
         self._save()
 

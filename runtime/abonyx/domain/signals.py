@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
+
+Handler = Callable[[int, FrameType | None], object]
 
 
 @contextmanager
@@ -19,13 +22,35 @@ def signals_held() -> Iterator[None]:
         yield
         return
     arrived: list[int] = []
-    handlers = {number: handler for number in signal.valid_signals() if callable(handler := signal.getsignal(number))}
-    for number in handlers:
-        signal.signal(number, lambda came, _frame: arrived.append(came))
+    handlers: dict[int, Handler] = {}
     try:
+        for number in signal.valid_signals():
+            if callable(handler := signal.getsignal(number)):
+                handlers[number] = handler
+                signal.signal(number, lambda came, _frame: arrived.append(came))
         yield
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        for came in arrived:
-            signal.raise_signal(came)
+        _restore(handlers)
+        _deliver(arrived)
+
+
+def _restore(handlers: dict[int, Handler]) -> None:
+    """Set them all, also if one that is set already raises meanwhile."""
+    try:
+        while handlers:
+            number = next(iter(handlers))
+            signal.signal(number, handlers[number])
+            del handlers[number]
+    finally:
+        if handlers:
+            _restore(handlers)
+
+
+def _deliver(arrived: list[int]) -> None:
+    """Raise them all, also if a handler raises."""
+    try:
+        while arrived:
+            signal.raise_signal(arrived.pop(0))
+    finally:
+        if arrived:
+            _deliver(arrived)

@@ -133,7 +133,7 @@ class Journal:
             try:
                 found = msgspec.json.decode(line, type=self.LINES)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                restart = number > 1 or self._is_own(line)
+                restart = number > 1 or self._is_own(line, whole=True)
                 self.refuse(f"line {number} cannot be read: {first_line(error)}", restart=restart)
             if isinstance(found, self.FIRST) != (number == 1):
                 self.refuse(f"line {number} is a {type(found).__name__.lower()} line", restart=number > 1)
@@ -141,7 +141,7 @@ class Journal:
                 shown = first_line(check, DIGITS) or "missing"
                 self.refuse(f"line {number} was changed or moved: its check is {shown}, not {self._chain.check}")
             self.lines.append(found)
-        if rest and not (self.lines or self._is_own(rest)):
+        if rest and not (self.lines or self._is_own(rest, whole=False)):
             self.refuse(_FOREIGN, restart=False)
         with failing_as(self.path):
             self._file.truncate(len(text) - len(rest))
@@ -152,8 +152,8 @@ class Journal:
         Raises:
             ResumeRefused: it is not a journal.
         """
-        first = self._text().partition(b"\n")[0]
-        if not self._is_own(first):
+        first, end, _ = self._text().partition(b"\n")
+        if not self._is_own(first, whole=bool(end)):
             self.refuse(_FOREIGN, restart=False)
         with suppress(msgspec.DecodeError, UnicodeDecodeError):
             self.lines = [msgspec.json.decode(first, type=self.FIRST)]
@@ -167,11 +167,11 @@ class Journal:
             self._file.seek(0)
             return self._file.read()
 
-    def _is_own(self, first: bytes) -> bool:
-        """Whether a first line is a journal's, even if it was cut short or a power cut left zeros in its place."""
-        written = first.rstrip(b"\0")
+    def _is_own(self, first: bytes, *, whole: bool) -> bool:
+        """Whether a first line is a journal's; one without its end may be cut short, or zeros that a power cut left."""
+        written = first if whole else first.rstrip(b"\0")
         first_bytes = f'{{"type":"{self.FIRST.__struct_config__.tag}",'.encode()
-        return first_bytes.startswith(written[: len(first_bytes)])
+        return written.startswith(first_bytes) if whole else first_bytes.startswith(written[: len(first_bytes)])
 
     def append(self, line: msgspec.Struct) -> None:
         """Add a line; the disk has it when this returns."""

@@ -148,6 +148,9 @@ class Connection(H11Protocol):
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):  # it has its answer, or the beginning of one
             self.transport.close()
             return
+        if self.scope is not None and self.scope["method"] == "HEAD":  # h11 refuses to send it a body
+            self.transport.close()
+            return
         if self.cycle is not None:
             self.cycle.disconnected = True
             self.cycle.message_event.set()

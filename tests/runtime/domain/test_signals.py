@@ -34,6 +34,18 @@ def test_a_signal_in_the_block_is_handled_after_it() -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_every_signal_is_handled_if_the_first_handler_raises() -> None:
+    found: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _frame: found.append(number))
+    try:
+        with pytest.raises(KeyboardInterrupt), signals_held():
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert found == [signal.SIGTERM]
+
+
 def test_nothing_changes_in_another_thread() -> None:
     found = []
 
