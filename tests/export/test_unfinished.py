@@ -210,3 +210,15 @@ def test_stopped_before_anything_is_finished_it_leaves_nothing(tmp_path: Path) -
     with pytest.raises(KeyboardInterrupt), resumable(tmp_path / "a" / "bundle", {}, print):
         raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())
+
+
+def test_a_step_is_forgotten_if_a_file_that_it_depends_on_is_made_again(tmp_path: Path) -> None:
+    with resumable(tmp_path / "out", {"encoder": "a"}, lambda line: None) as unfinished:
+        file = unfinished.bundle / "model.onnx"
+        file.write_bytes(b"one")
+        for step in ("int8 graph", "int8 check", "int8 graph"):
+            unfinished.finish(step, 1, [file])
+        assert unfinished.value("int8 check", int) == 1
+        file.write_bytes(b"two")
+        unfinished.finish("int8 graph", 2, [file])
+        assert unfinished.value("int8 check", int) is None

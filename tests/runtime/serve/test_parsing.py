@@ -83,6 +83,17 @@ def test_too_small_chunks(shared: Running) -> None:
     until(lambda: not shared.gate._in_hand)
 
 
+@pytest.mark.parametrize("body", [b"zz\r\n", ONE_BYTE * (CHUNKS + 1)])
+def test_a_head_request_with_such_a_body_is_closed(
+    shared: Running, caplog: pytest.LogCaptureFixture, body: bytes
+) -> None:
+    with socket.create_connection((shared.host, shared.port), PATIENCE_S) as connection:
+        connection.sendall(POST.replace(b"POST", b"HEAD") + b"\r\n" + body)
+        while connection.recv(1 << 16):
+            pass
+    assert not [record for record in caplog.records if record.exc_info]
+
+
 def test_a_line_a_chunk(shared: Running) -> None:
     """As Python's clients send a generator of lines: many chunks, scored as they are in one."""
     lines = [
