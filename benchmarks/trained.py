@@ -259,7 +259,7 @@ def main() -> None:
     parser.add_argument(
         "--work", type=Path, help="keep the bundles here; emptied first  [default: a scratch directory]"
     )
-    parser.add_argument("--commit", help="of the code, where there is no git")
+    parser.add_argument("--commit", help="of the code, if git does not know it")
     arguments = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     source = arguments.sequences

@@ -115,8 +115,6 @@ def _settled(
     """int8, calibrated, written and judged."""
     with steps.rows(checkpoint.model, len(fitted_on.calibration)):
         calibrated = int8.calibrate(checkpoint, fitted_on, steps)
-    path = staging / manifest.variants[INT8].model
-    int8.write_int8(calibrated.candidates.plan(), checkpoint, head_graph, path)
     beside = {name: manifest.variants[name] for name in ("fp32", INT8)}
     judged = msgspec.structs.replace(manifest, variants=beside, default_variant=default_variants(list(beside)))
     quantization = int8.settle(calibrated, judged, checkpoint, head, head_graph, thresholds, staging, steps)

@@ -173,7 +173,7 @@ def test_killed(ask: ExportRequest, tmp_path: Path) -> None:
     assert not ask.output.exists()
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, env=environment, check=True)
     assert "resumed: finished before are golden rows, fp32 graph, fp16-weights graph" in done.stderr
-    assert "\r" not in done.stderr  # no bar where there is no terminal
+    assert "\r" not in done.stderr  # no bar without a terminal
     assert (ask.output / "manifest.json").is_file()
     assert not partial_directory(ask.output).exists()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import onnx
 
 from abonyx.alphabet import Alphabet
@@ -22,7 +23,7 @@ from abonyx_export.int8 import calibration, score_gate
 from abonyx_export.int8.levels import FLOAT32, ladder, worst_products
 from abonyx_export.int8.quantization import Candidates, Plan, quantize_encoder
 from abonyx_export.int8.score_gate import GateRows
-from abonyx_export.variants import INT8
+from abonyx_export.variants import INT8, default_variants
 
 # Judged first: a plan whose largest |dp| is over the limit on these is over it on all.
 FIRST_ROWS = 256
@@ -82,7 +83,7 @@ def settle(
     """Leave the cheapest int8 in staging that the gate lets pass.
 
     Args:
-        manifest: of what is in staging: fp32, and int8 with one term throughout.
+        manifest: of fp32, which is in staging, and of int8, whose folder is.
         thresholds: those at which label flips are counted.
 
     Raises:
@@ -91,7 +92,8 @@ def settle(
     """
     report(f"judging int8 by the scores of {len(found.rows)} sequences")
     limit = manifest.variants[INT8].limits.p
-    list_files(manifest, staging)
+    alone = {"variants": {"fp32": manifest.variants["fp32"]}, "default_variant": default_variants(["fp32"])}
+    list_files(msgspec.structs.replace(manifest, **alone), staging)
     exact = score_gate.embed_rows(staging, "fp32", found.rows)
     spread = float(sigmoid(head.logit(exact)).std())
     if not spread >= GOLDEN_MIN_SD_P:

@@ -11,7 +11,8 @@ from abonyx.bundle.tolerances import LIMITS, LOGIT_PER_P, Limits
 from abonyx.errors import BundleError, first_line
 
 SCHEMA_VERSION = 1
-# Of int8 variants. 1: QuantizeLinear/DequantizeLinear around Gemm, static scales.
+# Of int8 variants: QuantizeLinear/DequantizeLinear around Gemm, static scales. 1 had whole layers in float32; 2 has
+# one or two terms, or float32, for each product.
 QUANTIZATION_SCHEMA = 2
 MANIFEST_NAME = "manifest.json"
 # The 20 standard residues and X (unknown). B, Z, U, O, J and gap characters are in ESM's vocabulary but were all but

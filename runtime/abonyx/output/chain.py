@@ -1,7 +1,7 @@
 """Checks that tie the lines of a journal to each other.
 
 A line of JSON gets one more field at its end, a hash over its own bytes and the check of the line before. So a line
-that was changed, removed or added is noticed, unless whoever did it computed the checks again.
+that was changed, added, or removed before another one is noticed, unless the checks were computed again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Chain:
 
     def add(self, content: bytes) -> bytes:
         """Return a line, a JSON object with at least one field, with its check."""
-        self._go_on(content)
+        self._extend(content)
         return content[:-1] + _KEY + self.check.encode() + _END
 
     def follow(self, line: bytes) -> str:
@@ -35,8 +35,8 @@ class Chain:
         The line is as it was written if that is `check`.
         """
         content, key, found = line.rpartition(_KEY)
-        self._go_on(content + b"}")
+        self._extend(content + b"}")
         return found.removesuffix(_END).decode("utf-8", "replace") if key and found.endswith(_END) else ""
 
-    def _go_on(self, content: bytes) -> None:
+    def _extend(self, content: bytes) -> None:
         self.check = hashlib.sha256(self.check.encode() + content).hexdigest()[:DIGITS]

@@ -132,9 +132,9 @@ class Connection(H11Protocol):
         if not self._parser.left and not self.flow.held and not self.transport.is_closing():
             self.flow.held = True
             self.flow.pause_reading()
-            self._lane.wait(self.loop, self._go_on)
+            self._lane.wait(self.loop, self._continue)
 
-    def _go_on(self) -> None:
+    def _continue(self) -> None:
         self.flow.held = False
         if self.transport.is_closing():
             return
