@@ -4,10 +4,10 @@
     python benchmarks/serve_memory.py -o RECORD.json --requests 1000 --reloads 4
 
 One service with the bundle that ships. Every tenth request scores a sequence that no other has; the rest are refused:
-other paths, methods, headers and bodies, each different. Then the service is reloaded: by turns from a copy of the
-bundle whose weights have one other byte, which leaves no model open, and from the bundle itself. Resident memory and
-open files are the service's own (/metrics). Exits 1 where memory grows by more than tolerances.MEMORY_BYTES after the
-first tenth of the requests or the second good reload, or files are left open.
+other paths, methods, headers and bodies, each different. Then the service is reloaded: by turns from a bad copy of the
+bundle, which leaves no model open, and from the bundle itself. The bad copies are of three kinds (BAD). Resident
+memory and open files are the service's own (/metrics). Exits 1 if memory grows by more than tolerances.MEMORY_BYTES
+after the first tenth of the requests or the second good reload, or if files are left open.
 """
 
 from __future__ import annotations
@@ -15,18 +15,22 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
-import os
 import random
 import re
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import onnx
 
 from abonyx.bundle import open_bundle
 from abonyx.bundle.manifest import RESIDUES
 from abonyx.bundle.tolerances import MEMORY_BYTES
+from abonyx.hashing import file_sha256
 from commands import machine
 from serve import service
 
@@ -75,25 +79,59 @@ def requests(connection: http.client.HTTPConnection, count: int, seed: int = 0) 
     return samples
 
 
-def spoil(bundle: Path, copy: Path) -> None:
-    """A copy of a bundle with another byte in the middle of its largest file."""
-    shutil.copytree(bundle, copy)
+def other_bytes(copy: Path) -> None:
+    """The middle of the largest file the other way round: its hash is wrong."""
     largest = max((path for path in copy.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
-    with largest.open("r+b") as file:
-        file.seek(largest.stat().st_size // 2)
-        byte = file.read(1)
-        file.seek(-1, os.SEEK_CUR)
-        file.write(bytes([byte[0] ^ 255]))
+    whole = largest.read_bytes()
+    third = len(whole) // 3
+    largest.write_bytes(whole[:third] + whole[third:-third][::-1] + whole[-third:])
+
+
+def other_weights(copy: Path) -> None:
+    """The same, with the right hash: the golden rows come out wrong."""
+    other_bytes(copy)
+    reseal(copy)
+
+
+def another_axis(copy: Path) -> None:
+    """An embedding with one axis more, and the right hash: the outputs have another shape than the manifest's."""
+    (path,) = copy.glob("*/model.onnx")
+    graph = onnx.load(path, load_external_data=False)
+    for node in graph.graph.node:
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                if name == "embedding":
+                    names[index] = "flat"
+    graph.graph.initializer.append(onnx.numpy_helper.from_array(np.array([0, 2], np.int64), "axes"))
+    graph.graph.node.append(onnx.helper.make_node("Unsqueeze", ["flat", "axes"], ["embedding"]))
+    next(output for output in graph.graph.output if output.name == "embedding").type.tensor_type.ClearField("shape")
+    path.write_bytes(graph.SerializeToString())
+    reseal(copy)
+
+
+BAD: tuple[Callable[[Path], None], ...] = (other_bytes, other_weights, another_axis)
+
+
+def reseal(copy: Path) -> None:
+    """The manifest with the hashes of the files as they are."""
+    path = copy / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for name in manifest["files"]:
+        size = (copy / name).stat().st_size
+        manifest["files"][name] = {"sha256": file_sha256(copy / name), "size_bytes": size}
+    path.write_text(json.dumps(manifest))
 
 
 def reloads(connection: http.client.HTTPConnection, count: int, config: Path, folder: Path) -> list[dict[str, int]]:
     """So many reloads, bad and good by turns; what the service holds after each good one."""
     bundle = open_bundle(None).path
-    spoil(bundle, folder / "bad")
+    for spoil in BAD:
+        spoil(shutil.copytree(bundle, folder / spoil.__name__))
     samples = []
     for number in range(count):
         good = number % 2 == 1
-        config.write_text(f'bundle = "{(bundle if good else folder / "bad").as_posix()}"\n')
+        bad = folder / BAD[number // 2 % len(BAD)].__name__
+        config.write_text(f'bundle = "{(bundle if good else bad).as_posix()}"\n')
         status, body = ask(connection, "POST", "/v1/reload", headers={"Authorization": f"Bearer {TOKEN}"})
         ready, _ = ask(connection, "GET", "/readyz")
         if (status, ready) != ((200, 200) if good else (500, 503)):
@@ -128,7 +166,12 @@ def main() -> None:
     record: dict[str, Any] = {
         "machine": machine(),
         "requests": {"count": arguments.requests, "growth_after_a_tenth": growth(asked, 0), "samples": asked},
-        "reloads": {"count": arguments.reloads, "growth_after_second": growth(reloaded, 1), "samples": reloaded},
+        "reloads": {
+            "count": arguments.reloads,
+            "bad": [one.__name__ for one in BAD],
+            "growth_after_second": growth(reloaded, 1),
+            "samples": reloaded,
+        },
         "limits": {"resident_memory_bytes": MEMORY_BYTES, "open_fds": 0},
     }
     arguments.output.parent.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -31,6 +32,16 @@ from abonyx_export import parity
 Report = Callable[[str], None]
 
 
+class Known(Protocol):
+    """Records of variants that outlive an interrupted call."""
+
+    def parity(self, variant: str) -> Parity | None:
+        """The record, None if the variant was not checked."""
+
+    def keep(self, variant: str, record: Parity) -> None:
+        """Take a record."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reference:
     """What one variant is compared with.
@@ -50,7 +61,13 @@ class Reference:
 
 
 def check_variants(
-    manifest: Manifest, references: Mapping[str, Reference], golden: Golden, staging: Path, report: Report, fix: str
+    manifest: Manifest,
+    references: Mapping[str, Reference],
+    golden: Golden,
+    staging: Path,
+    report: Report,
+    fix: str,
+    known: Known | None = None,
 ) -> Manifest:
     """Run every variant as a user will, through the runtime's own session; nothing is written but the manifest.
 
@@ -58,6 +75,7 @@ def check_variants(
         references: variant -> what it is compared with.
         golden: the rows that golden.npz holds.
         fix: what to do about a variant over its limit.
+        known: variants that were checked before, and what is told of those that are now.
 
     Returns:
         The manifest with every file and each variant's record, as it was written to `staging`.
@@ -71,11 +89,14 @@ def check_variants(
     # the session reads it
     manifest = list_files(msgspec.structs.replace(manifest, variants=on_cpu), staging)
     measured = {}
-    for name, variant in variants.items():
-        report(f"checking {name} against PyTorch")
-        measured[name] = _checked(name, variant, manifest.heads, references[name], golden, staging, fix)
-        record = measured[name].parity
-        assert record is not None
+    for number, (name, variant) in enumerate(variants.items(), 1):
+        record = known.parity(name) if known else None
+        if record is None:
+            report(f"checking {name} against PyTorch ({number} of {len(variants)})")
+            record = _checked(name, variant, manifest.heads, references[name], golden, staging, fix)
+            if known:
+                known.keep(name, record)
+        measured[name] = msgspec.structs.replace(variant, parity=record)
         for line in parity_lines(name, record):
             report(line)
     manifest = msgspec.structs.replace(manifest, variants=measured)
@@ -117,8 +138,8 @@ def _checked(
     golden: Golden,
     staging: Path,
     fix: str,
-) -> Variant:
-    """One variant with its record."""
+) -> Parity:
+    """One variant's record."""
     with open_model(RuntimeConfig(bundle=str(staging), variant=name), self_test="off") as session:
 
         def run(tokens: parity.Tokens) -> tuple[Float32Array, Float32Array]:
@@ -131,7 +152,7 @@ def _checked(
         found = selftest.compare(rows, heads, everything, embedding, sums)
         parity.enforce(found, heads, variant.limits, name, provider, reference.detail, fix)
         selftest.check_quick(golden, heads, run, variant.limits, f"variant {name} on {provider}")
-    record = parity.measure(
+    return parity.measure(
         rows,
         heads,
         embedding,
@@ -141,4 +162,3 @@ def _checked(
         torch=reference.torch,
         transformers=reference.transformers,
     )
-    return msgspec.structs.replace(variant, parity=record)

@@ -25,7 +25,7 @@ import msgspec
 
 from abonyx import errors
 from abonyx.config import RuntimeConfig
-from abonyx.errors import BundleError, EngineError, OutOfDeviceMemory, SessionClosed
+from abonyx.errors import BundleError, EngineError, OutOfDeviceMemory, SessionClosed, first_line
 
 # Of artifacts/mini's manifest. The tests open it as it is, so its first open needs no child and takes no second.
 MINI_SHA256 = "a81f13fa4ad9c455ef66c5732d76c0d1a698014c00142b4c508c20ac9ef16403"
@@ -201,7 +201,11 @@ def serve() -> None:
     except EngineError as error:
         answer = _Answer(error=(type(error).__name__, *error.marked))
     except Exception as error:
-        what = f"the process that opened the bundle first, to try it, failed: {traceback.format_exc()[-1000:]}"
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        what = (
+            f"the process that opened the bundle first, to try it, failed: {first_line(error)} "
+            f"({Path(place.filename).name}:{place.lineno})"
+        )
         answer = _Answer(error=(type(error).__name__, what, "Please report it with this message."))
     with contextlib.suppress(BrokenPipeError), answers:
         answers.write(json.dumps(msgspec.to_builtins(answer)).encode())

@@ -54,7 +54,10 @@ def test_upstream_batch_pooling(
 ) -> None:
     directory = checkpoint("esm1v")
     request = ExportRequest(
-        encoder=str(directory), head=spread_head(directory), output=tmp_path / "bundle", variants=("fp32",)
+        encoder=str(directory),
+        heads=(("nonspecificity", spread_head(directory)),),
+        output=tmp_path / "bundle",
+        variants=("fp32",),
     )
     export_bundle(request)
     config = abonyx.RuntimeConfig(bundle=str(tmp_path / "bundle"), pooling="upstream-batch", batch_size=batch_size)
@@ -75,7 +78,8 @@ def test_fit_trains_on_the_old_pipelines_embeddings(
     directory = tmp_path / "checkpoint"
     make_checkpoint(SHAPES["mini"], directory, seed=7)
     bundle = tmp_path / "bundle"
-    export_bundle(ExportRequest(encoder=str(directory), head=spread_head(directory), output=bundle, variants=("fp32",)))
+    heads = (("nonspecificity", spread_head(directory)),)
+    export_bundle(ExportRequest(encoder=str(directory), heads=heads, output=bundle, variants=("fp32",)))
     source = tmp_path / "rows.csv"
     source.write_text("\n".join(lines))
     arguments = [str(source), "--label-column", "label", "--bundle", str(bundle), "-o", str(tmp_path / "new")]

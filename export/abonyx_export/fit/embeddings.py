@@ -101,7 +101,7 @@ def _run(run: RunRequest, checked: Input, wanted: _Identity, report: Report) -> 
     embedding = np.empty((wanted.rows, wanted.width), np.float32)
     report(f"embedding {wanted.rows} sequences, variant {wanted.variant} on {run.config.provider}")
     with progress(wanted.rows) as on_batch:
-        summary = run_windows(run.bundle, [Job(checked, ArraySink(embedding))], run.config, "embedding", on_batch)
+        summary = run_windows(run.bundle, [Job(checked, ArraySink(embedding))], run.config, None, on_batch)
     report(f"  {summary.run_seconds:.1f} s, opening took {summary.open_seconds:.1f} s")
     return embedding
 

@@ -146,6 +146,13 @@ def faults(gate: ScoreGate | ValueGate, allowed_p: float = INT8_GATE_MAX_P) -> l
     return [text for text, held in checks.items() if not held]
 
 
+def over_largest(gates: Mapping[str, ScoreGate | ValueGate], allowed_p: float) -> bool:
+    """Whether the largest |dp| or |dvalue| of any head is over its limit: more rows cannot help then."""
+    most = INT8_GATE_MAX_VALUE * allowed_p / INT8_GATE_MAX_P
+    held = (g.value.max <= most if isinstance(g, ValueGate) else g.p.max <= allowed_p for g in gates.values())
+    return not all(held)
+
+
 def all_faults(gates: Mapping[str, ScoreGate | ValueGate], allowed_p: float) -> list[str]:
     """As faults, of every head; each text names its head if there are several."""
     several = len(gates) > 1

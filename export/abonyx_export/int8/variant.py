@@ -1,4 +1,4 @@
-"""The int8 variant: calibrated, written, judged by its scores, and given float32 layers only where the gate asks."""
+"""The int8 variant: calibrated, written, judged by its scores, and given what the gate asks for beyond one term."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import onnx
 
 from abonyx.alphabet import Alphabet
+from abonyx.arrays import Float32Array
 from abonyx.bundle.heads import sigmoid
-from abonyx.bundle.manifest import QUANTIZATION_SCHEMA, Manifest, Quantization
+from abonyx.bundle.manifest import LOGISTIC, QUANTIZATION_SCHEMA, Manifest, Quantization
 from abonyx.bundle.tolerances import GOLDEN_MIN_SD_P
 from abonyx.errors import ParityError
 from abonyx.wording import option
@@ -20,13 +22,13 @@ from abonyx_export.encoder.graph import write_encoder
 from abonyx_export.head.graph import attach_head
 from abonyx_export.head.head import Head
 from abonyx_export.int8 import calibration, score_gate
-from abonyx_export.int8.quantization import Plan, plan_encoder
+from abonyx_export.int8.levels import FLOAT32, ladder, worst_products
+from abonyx_export.int8.quantization import Candidates, Plan, quantize_encoder
 from abonyx_export.int8.score_gate import GateRows
-from abonyx_export.variants import INT8
+from abonyx_export.variants import INT8, default_variants
 
-# Float32 layers tried in turn. A float32 layer takes about three times an int8 one: past a tenth of the layers the
-# variant is no longer what it is for.
-FP32_SHARES = (0.0, 0.03, 0.06, 0.1)
+# Judged first: a plan whose largest |dp| or |dvalue| is over the limit on these is over it on all.
+FIRST_ROWS = 256
 FIX = (
     f"Give sequences like those that will be scored with {option('calibration')}, allow more with "
     f"{option('max_dp')} int8=VALUE, or leave "
@@ -42,7 +44,7 @@ class Calibration:
         rows: token rows of the gate's sequences; source, count: as manifest.Quantization has them.
     """
 
-    plan: Plan
+    candidates: Candidates
     rows: score_gate.Tokens
     source: str
     count: int
@@ -54,8 +56,8 @@ def calibrate(checkpoint: Checkpoint, sequences: calibration.Sequences, report: 
     report(f"calibrating int8 on {len(sequences.calibration)} sequences ({sequences.source})")
     observation = calibration.observe(checkpoint, encode(sequences.calibration))
     report("rounding weights")
-    plan = plan_encoder(checkpoint.config, checkpoint.tensor, observation)
-    return Calibration(plan, encode(sequences.gate), sequences.source, len(sequences.calibration))
+    candidates = quantize_encoder(checkpoint.config, checkpoint.tensor, observation)
+    return Calibration(candidates, encode(sequences.gate), sequences.source, len(sequences.calibration))
 
 
 def write_int8(plan: Plan, checkpoint: Checkpoint, head_graph: onnx.ModelProto, path: Path) -> None:
@@ -64,10 +66,10 @@ def write_int8(plan: Plan, checkpoint: Checkpoint, head_graph: onnx.ModelProto, 
     onnx.save(attach_head(onnx.load(path, load_external_data=False), head_graph), path)
 
 
-def worst_layers(plan: Plan) -> str:
-    """The most sensitive layers, as the end of an error message."""
-    worst = ", ".join(f"{index} ({plan.layers[index].sensitivity:.1e})" for index in plan.by_sensitivity()[:5])
-    return f"; layers by error put into the residual stream: {worst}"
+def worst(candidates: Candidates) -> str:
+    """The products that one int8 term costs most, as the end of an error message."""
+    shown = ", ".join(f"{name} ({error:.1e})" for name, error in worst_products(candidates)[:5])
+    return f"; products by error put into the residual stream: {shown}"
 
 
 def settle(
@@ -79,50 +81,61 @@ def settle(
     staging: Path,
     report: Report,
 ) -> Quantization:
-    """Leave int8 in staging with as few float32 layers as the gate lets pass.
+    """Leave the cheapest int8 in staging that the gate lets pass.
 
     Args:
-        manifest: of what is in staging: fp32, and int8 without float32 layers.
+        manifest: of fp32, which is in staging, and of int8, whose folder is.
         heads: of the bundle; head_graph: their graph.
 
     Raises:
-        ParityError: over the gate's limits with a tenth of the layers in float32, naming the most sensitive ones; or
+        ParityError: over the gate's limits with every plan of levels.ladder, naming the products that cost most; or
             sequences that all score alike, on which any int8 would pass.
     """
     report(f"judging int8 by the scores of {len(found.rows)} sequences")
     limit = manifest.variants[INT8].limits.p
-    list_files(manifest, staging)
+    alone = {"variants": {"fp32": manifest.variants["fp32"]}, "default_variant": default_variants(["fp32"])}
+    list_files(msgspec.structs.replace(manifest, **alone), staging)
     exact = score_gate.embed_rows(staging, "fp32", found.rows)
     for head in heads:
-        spread = float(sigmoid(head.logit(exact)).std())
-        if spread >= GOLDEN_MIN_SD_P:
-            continue
-        of_head = f" of head {head.name}" if len(heads) > 1 else ""
-        raise ParityError(
-            f"int8: the standard deviation of p{of_head} over the {len(exact)} sequences that judge it is "
-            f"{spread:.3g}, at least {GOLDEN_MIN_SD_P:g} is needed to tell",
-            f"Nothing was written. Give {option('calibration')} sequences that score differently, or leave int8 out.",
-        )
-    order = found.plan.by_sensitivity()
-    kept = 0
-    for kept in sorted({round(share * len(order)) for share in FP32_SHARES}):
-        if kept:
-            write_int8(found.plan.without(kept), checkpoint, head_graph, staging / manifest.variants[INT8].model)
-            list_files(manifest, staging)
-        rows = GateRows(exact, score_gate.embed_rows(staging, INT8, found.rows))
-        gates = score_gate.judge_all(rows, heads)
+        _refuse_alike(head, exact, several=len(heads) > 1)
+    for leveled in ladder(found.candidates):
+        write_int8(leveled.plan, checkpoint, head_graph, staging / manifest.variants[INT8].model)
+        list_files(manifest, staging)
+        shown = f"{len(leveled.at(2))} products of two terms, {len(leveled.at(FLOAT32))} in float32"
+        for rows in (found.rows[:FIRST_ROWS], found.rows):
+            both = GateRows(exact[: len(rows)], score_gate.embed_rows(staging, INT8, rows))
+            gates = score_gate.judge_all(both, heads)
+            if score_gate.over_largest(gates, limit):
+                break
         for name, gate in gates.items():
             of_head = f", head {name}" if len(heads) > 1 else ""
-            report(f"  {kept} float32 layers{of_head}: {score_gate.gate_line(gate)}")
+            line = score_gate.gate_line(gate)
+            report(f"  {shown} (cost {leveled.cost:.2f}), {gate.rows} sequences{of_head}: {line}")
         if not score_gate.all_faults(gates, limit):
             break
-    detail = f", with {kept} of {len(order)} layers in float32{worst_layers(found.plan)}"
-    score_gate.enforce(gates, limit, detail, FIX)
-    rows.save(staging / INT8)
+    score_gate.enforce(gates, limit, f", with {shown}{worst(found.candidates)}", FIX)
+    both.save(staging / INT8)
     return Quantization(
         schema_version=QUANTIZATION_SCHEMA,
         source=found.source,
         calibration_rows=found.count,
-        fp32_layers=sorted(order[:kept]),
+        two_terms=leveled.at(2),
+        float32=leveled.at(FLOAT32),
+        cost=leveled.cost,
         gates=gates,
+    )
+
+
+def _refuse_alike(head: Head, exact: Float32Array, *, several: bool) -> None:
+    """Refuse rows (n, D) that a head scores alike: any int8 would pass on them."""
+    value = head.logit(exact)
+    spread = float(sigmoid(value).std()) if head.kind == LOGISTIC else float(value.std()) / (head.training_sd or 1.0)
+    if spread >= GOLDEN_MIN_SD_P:
+        return
+    metric = "p" if head.kind == LOGISTIC else "the value, in sds of its training values,"
+    of_head = f" of head {head.name}" if several else ""
+    raise ParityError(
+        f"int8: the standard deviation of {metric}{of_head} over the {len(exact)} sequences that judge it is "
+        f"{spread:.3g}, at least {GOLDEN_MIN_SD_P:g} is needed to tell",
+        f"Nothing was written. Give {option('calibration')} sequences that score differently, or leave int8 out.",
     )
