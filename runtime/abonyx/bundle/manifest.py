@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
+from abonyx.bundle.band import CallBand
 from abonyx.bundle.tolerances import LIMITS, LOGIT_PER_P, Limits
 from abonyx.errors import BundleError, first_line
 
@@ -97,7 +98,7 @@ class ScoreCounts(_Struct, frozen=True, kw_only=True):
     nonspecific: list[int]
 
 
-# omit_defaults: bundles fitted before `scores` and `flagged` were recorded do not mention them.
+# omit_defaults: bundles fitted before `scores`, `flagged` and `band` were recorded do not mention them.
 class HeadTraining(_Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How `abonyx fit` made a head.
 
@@ -114,6 +115,7 @@ class HeadTraining(_Struct, frozen=True, kw_only=True, omit_defaults=True):
             its regression may have seen it in another row.
         flagged: labelled rows that were flagged for anything but being nanobody-like; None = not looked for.
         dropped: of these, rows that were left out, and are not in `rows`: all of them, or 0.
+        band: of the card's out-of-fold scores, folds by sequence cluster; None = nothing could be judged.
     """
 
     rows: int
@@ -130,6 +132,7 @@ class HeadTraining(_Struct, frozen=True, kw_only=True, omit_defaults=True):
     scores: ScoreCounts | None = None
     flagged: int | None = None
     dropped: int = 0
+    band: CallBand | None = None
 
 
 # Chain of an antibody -> the letters that a numbering gives to its kinds. L: kappa and lambda.
@@ -438,11 +441,16 @@ def _check_values(manifest: Manifest, path: Path) -> None:
         "variant limits": not all(0 < limit.p < 1 and limit.logit <= LOGIT_PER_P for limit in limits),
         "variants": not all(variant.providers for variant in manifest.variants.values()) or not manifest.variants,
         "head training scores": not _are_counts(manifest.head.training),
+        "head training band": not _is_band(manifest.head.training),
         "variant precision": not all(variant.precision in LIMITS for variant in manifest.variants.values()),
     }
     wrong = [name for name, fault in faults.items() if fault]
     if wrong:
         raise BundleError(f"{path}: {', '.join(wrong)}: not what an export writes", "Export the bundle again.")
+
+
+def _is_band(training: HeadTraining | None) -> bool:
+    return training is None or training.band is None or training.band.is_sound()
 
 
 def _are_counts(training: HeadTraining | None) -> bool:

@@ -12,26 +12,9 @@ import msgspec
 import numpy as np
 
 from abonyx.arrays import Float64Array, Int64Array
+from abonyx.bundle.band import UNCERTAIN, CallBand
 
 CONFIDENCE = 0.8
-SPECIFIC, UNCERTAIN, NONSPECIFIC = 0, -1, 1
-
-
-class CallBand(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The two quantiles.
-
-    Attributes:
-        confidence: the share of each class that its quantile keeps.
-        low, high: p; low is at most high.
-    """
-
-    confidence: float
-    low: float
-    high: float
-
-    def calls(self, p: Float64Array) -> Int64Array:
-        """SPECIFIC, UNCERTAIN or NONSPECIFIC of each p, (n,)."""
-        return np.where(p > self.high, NONSPECIFIC, np.where(p < self.low, SPECIFIC, UNCERTAIN)).astype(np.int64)
 
 
 class CallCounts(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from abonyx.arrays import BoolArray, Float64Array, Int64Array
+from abonyx.bundle.band import CallBand
 from abonyx.card.baselines import MAJORITY, cross_validate_baselines
-from abonyx.card.calls import CONFIDENCE, CallBand, CallCounts, choose_band, count_calls, count_calls_by_fold
+from abonyx.card.calls import CONFIDENCE, CallCounts, choose_band, count_calls, count_calls_by_fold
 from abonyx.card.charge import PKA_SOURCE
 from abonyx.card.clusters import MAX_ROWS, Clusters, cluster_folds, cluster_rows, random_folds, sample_rows
 from abonyx.card.folds import MIN_FOLDS, OutOfFold, cross_fit

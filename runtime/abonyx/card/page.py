@@ -26,7 +26,6 @@ table { border-collapse: collapse; margin: .4rem 0; }
 th, td { text-align: left; padding: .2rem 1.2rem .2rem 0; border-bottom: 1px solid var(--rule); white-space: nowrap; }
 td { font-variant-numeric: tabular-nums; }
 thead th { border-bottom-width: 2px; }
-tbody tr:first-child.head > * { font-weight: 600; }
 svg { width: 100%; max-width: 44rem; height: auto; font: 13px system-ui, sans-serif; }
 svg text { fill: var(--ink); }
 @page { margin: 12mm; }

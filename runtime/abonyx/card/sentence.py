@@ -8,6 +8,8 @@ from abonyx.card.statistics import Estimate
 # statistic -> its value for a predictor that knows nothing.
 CHANCE = {"auc": 0.5, "spearman": 0.0}
 
+_BETTER = "Better than"
+
 
 def sentence(
     statistic: str,
@@ -26,13 +28,15 @@ def sentence(
         head: the head's; difference: from the best baseline's.
         baseline: the best baseline's name.
         accuracy: the head's, that of calling every row the same, and the word for that class; of classes.
-        shared: rows that the head was trained on, and all rows.
+        shared: rows that the head was trained on, and all rows; None = not known.
         fitted: the head was fitted to these labels, whichever way they run.
     """
     parts = [_verdict(statistic, head, difference, baseline, fitted)]
     if accuracy is not None and accuracy[1] >= accuracy[0]:
         often = "more often" if accuracy[1] > accuracy[0] else "as often"
         parts.append(f"Calling every row {accuracy[2]} is right {often}: {accuracy[1]:.2f} against {accuracy[0]:.2f}.")
+    if shared is None and not fitted and parts[0].startswith(_BETTER):
+        parts.append("Whether it was trained on these rows is not recorded.")
     if shared is not None and shared[0]:
         parts.append(f"The head was trained on {shared[0]:,} of the {shared[1]:,} rows: the figures flatter.")
     return " ".join(parts)
@@ -54,7 +58,7 @@ def _verdict(statistic: str, head: Estimate, difference: Estimate, baseline: str
         return f"Not distinguishable from {baseline}: {text}."
     if difference.high < 0:
         return f"Worse than {baseline}: {text}."
-    return f"Better than {baseline}, the best baseline: {text} ({word} {number(head.value)})."
+    return f"{_BETTER} {baseline}, the best baseline: {text} ({word} {number(head.value)})."
 
 
 def interval(estimate: Estimate) -> str:

@@ -1,4 +1,4 @@
-"""From labelled files to a directory of metrics, predictions, pictures and a report, or nothing at all."""
+"""From labelled files to a directory of metrics, a card, predictions, pictures and a report, or nothing at all."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ import numpy as np
 
 from abonyx.arrays import Float32Array, Int64Array, shortest_decimal
 from abonyx.bundle.threshold import choose_threshold, is_nonspecific, pooling_notes
+from abonyx.bundle.training_rows import training_rows
+from abonyx.card.card import LabelledSet, card_of_scores
+from abonyx.card.record import SCHEMA_VERSION, Card
+from abonyx.card.writing import METRICS_JSON, write_pages
 from abonyx.errors import ConfigError, InputError, printable
 from abonyx.evaluate.metrics import Measured, measure
 from abonyx.evaluate.pictures import Subject, draw
@@ -60,6 +64,11 @@ class _Set:
     sha256: str
     checked: Input
     p: Float32Array
+
+    def labelled_sequences(self) -> list[str]:
+        """The sequences of the labelled rows."""
+        rows = zip(self.checked.sequences, self.checked.labels, strict=True)
+        return [sequence for sequence, label in rows if label is not None]
 
     def labels(self, *, unflagged: bool = False) -> _Labelled:
         """The labelled rows; unflagged: without those whose score has no call."""
@@ -151,7 +160,8 @@ def _write(each: _Set, directory: Path, limit: float, request: EvaluationRequest
     checked = each.checked
     both = _measure(each, limit, request, run)
     record = _record(each, both, limit, request, run)
-    (directory / "metrics.json").write_bytes(record.encode())
+    (directory / METRICS_JSON).write_bytes(record.encode())
+    write_pages(record.card, directory)
     _write_predictions(directory / "predictions.csv", each, limit, run)
     if run.skip:
         write_rejected(directory / "rejected.csv", checked.rejected)
@@ -201,8 +211,28 @@ def _record(each: _Set, both: _Both, limit: float, request: EvaluationRequest, r
         pooling=f"{run.config.pooling}{batch}",
         domain=run.rule.facts(),
         notes=[*_notes(each, both, run), *both.measured.notes],
+        card=_card(each, both.rows, limit, request, run),
+        schema_version=SCHEMA_VERSION,
         **metadata,
     )
+
+
+def _card(each: _Set, rows: _Labelled, limit: float, request: EvaluationRequest, run: RunRequest) -> Card:
+    """Of all labelled rows, flagged or not, as `metrics` is."""
+    sequences = each.labelled_sequences()
+    labelled = LabelledSet(
+        name=each.name,
+        head=f"{run.bundle.name} ({run.bundle.sha256[:12]})",
+        chains=(sequences,),
+        labels=rows.y.astype(np.float64),
+        shared=training_rows(run.bundle, sequences),
+        draws=request.bootstrap,
+        seed=request.seed,
+    )
+    training = run.bundle.manifest.head.training
+    # Another threshold than the head's own asks for two calls.
+    band = training.band if training is not None and request.threshold is None else None
+    return card_of_scores(labelled, rows.p.astype(np.float64), is_nonspecific(rows.p, limit), band)
 
 
 def _unflagged(y: Int64Array, measured: Measured | None) -> Unflagged | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from abonyx.card.calls import NONSPECIFIC, SPECIFIC, UNCERTAIN, CallBand, choose_band, count_calls, count_calls_by_fold
+from abonyx.bundle.band import NONSPECIFIC, SPECIFIC, UNCERTAIN, CallBand
+from abonyx.card.calls import choose_band, count_calls, count_calls_by_fold
 
 
 def test_quantiles_counted_by_hand() -> None:

@@ -12,8 +12,8 @@ import pytest
 
 pytest.importorskip("sklearn")
 
+from abonyx.bundle.band import CallBand
 from abonyx.card import card, clusters
-from abonyx.card.calls import CallBand
 from abonyx.card.card import LabelledSet, card_of_fit, card_of_scores
 from abonyx.card.charge import net_charge
 from abonyx.card.linear import GRIDS, Task, fit_standardised

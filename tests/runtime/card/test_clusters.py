@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -118,6 +122,27 @@ def test_rows_without_a_domain_are_linked_to_equal_ones_alone() -> None:
     found = cluster_rows(number_rows([[nonsense, nonsense, "M" + nonsense, parents()[0]]]), 2)
     assert found.without_domain == 3
     assert found.of_row.tolist() == [0, 0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("file", "column", "levels", "used"),
+    [
+        ("boughter/VH_only_boughter_training.csv", "sequence", (45, 307, 502), 80),
+        ("paired/jain_sd02.csv", "VH", (6, 55, 134), 80),
+        ("harvey/harvey_1000_labelled.csv.gz", "heavy_seq", (1, 39, 949), 90),
+    ],
+)
+def test_clusters_of_public_sets(
+    shared_data: Path, file: str, column: str, levels: tuple[int, int, int], used: int
+) -> None:
+    """At 70, 80 and 90 %, as another program counted them; and the level that ten folds are made of."""
+    data = (shared_data / file).read_bytes()
+    text = (gzip.decompress(data) if file.endswith(".gz") else data).decode()
+    rows = [row[column].strip() for row in csv.DictReader(text.splitlines())]
+    numbered = number_rows([[row for row in rows if row]])
+    counted = [len(np.unique(labels[numbered.distinct])) for labels in clusters._linked(numbered, (70, 80, 90))]
+    assert tuple(counted) == levels
+    assert cluster_rows(numbered, 10).level.percent == used
 
 
 def test_folds_hold_whole_clusters_and_are_balanced() -> None:

@@ -60,12 +60,12 @@ CLEAR, NOTHING = Estimate(0.74, 0.69, 0.79), Estimate(0.54, 0.45, 0.62)
     ],
 )
 def test_verdict(statistic: str, head: Estimate, difference: Estimate, expected: str) -> None:
-    assert sentence(statistic, head, difference, "length and charge", fitted=False) == expected
+    assert sentence(statistic, head, difference, "length and charge", None, (0, 200), fitted=False) == expected
 
 
 def test_one_class_for_all_is_named_if_it_is_right_as_often() -> None:
     def line(own: float, same: float) -> str:
-        return sentence("auc", CLEAR, Estimate(0.08, 0.03, 0.13), "x", (own, same, "specific"), fitted=False)
+        return sentence("auc", CLEAR, Estimate(0.08, 0.03, 0.13), "x", (own, same, "specific"), fitted=True)
 
     assert line(0.59, 0.98).endswith("Calling every row specific is right more often: 0.98 against 0.59.")
     assert line(0.6, 0.6).endswith("Calling every row specific is right as often: 0.60 against 0.60.")
@@ -75,6 +75,8 @@ def test_one_class_for_all_is_named_if_it_is_right_as_often() -> None:
 def test_training_rows_are_named() -> None:
     line = sentence("auc", CLEAR, Estimate(0.08, 0.03, 0.13), "x", None, (1200, 2000), fitted=False)
     assert line.endswith("The head was trained on 1,200 of the 2,000 rows: the figures flatter.")
+    unknown = sentence("auc", CLEAR, Estimate(0.08, 0.03, 0.13), "x", fitted=False)
+    assert unknown.endswith("Whether it was trained on these rows is not recorded.")
     assert "trained" not in sentence("auc", CLEAR, Estimate(0.08, 0.03, 0.13), "x", None, (0, 2000), fitted=False)
 
 
