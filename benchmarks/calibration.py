@@ -26,9 +26,9 @@ from abonyx_export.encoder.checkpoint import Checkpoint, load_checkpoint
 from abonyx_export.encoder.graph import ENCODER_INPUTS, write_encoder
 from abonyx_export.head.head import read_head
 from abonyx_export.int8.calibration import calibration_sequences, observe
-from abonyx_export.int8.quantization import Plan, plan_encoder
+from abonyx_export.int8.levels import ladder
+from abonyx_export.int8.quantization import Plan, quantize_encoder
 from abonyx_export.int8.score_gate import GateRows, faults, judge
-from abonyx_export.int8.variant import FP32_SHARES
 from commands import REPOSITORY, machine
 
 DATA = REPOSITORY.parent / "shared" / "data"
@@ -51,7 +51,7 @@ def embed(checkpoint: Checkpoint, plan: Plan | None, rows: Rows) -> npt.NDArray[
 
 
 def compare(encoder: Path, head_file: Path, file: Path) -> dict[str, Any]:
-    """The score gate's record of each calibration, by the number of float32 layers."""
+    """The score gate's record of each calibration, by the mean cost of a product."""
     checkpoint = load_checkpoint(str(encoder))
     limit = checkpoint.config.max_residues
     given, default = calibration_sequences(file, limit), calibration_sequences(None, limit)
@@ -65,13 +65,13 @@ def compare(encoder: Path, head_file: Path, file: Path) -> dict[str, Any]:
     found = {}
     for name, sequences, plain in (("plain, file", given, True), ("file", given, False), ("default", default, False)):
         observation = observe(checkpoint, encode(sequences.calibration))
-        plan = plan_encoder(checkpoint.config, checkpoint.tensor, observation, plain=plain)
-        by_layers = {}
-        for kept in sorted({round(share * len(plan.layers)) for share in FP32_SHARES}):
-            gate = judge(GateRows(exact, embed(checkpoint, plan.without(kept), judged)), head, thresholds)
-            by_layers[str(kept)] = msgspec.to_builtins(gate) | {"faults": faults(gate)}
-            print(f"{name}, {kept} float32 layers: max |dp| {gate.p.max:.4f}, mean {gate.p.mean:.4f}", flush=True)
-        found[name] = {"source": sequences.source, "sequences": len(sequences.calibration), "float32_layers": by_layers}
+        candidates = quantize_encoder(checkpoint.config, checkpoint.tensor, observation, plain=plain)
+        by_cost = {}
+        for leveled in ladder(candidates):
+            gate = judge(GateRows(exact, embed(checkpoint, leveled.plan, judged)), head, thresholds)
+            by_cost[f"{leveled.cost:.2f}"] = msgspec.to_builtins(gate) | {"faults": faults(gate)}
+            print(f"{name}, cost {leveled.cost:.2f}: max |dp| {gate.p.max:.4f}, mean {gate.p.mean:.4f}", flush=True)
+        found[name] = {"source": sequences.source, "sequences": len(sequences.calibration), "costs": by_cost}
     return {"machine": machine(), "layers": checkpoint.config.layers, "calibrations": found}
 
 

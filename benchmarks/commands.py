@@ -27,6 +27,7 @@ from typing import Any
 import msgspec
 
 from abonyx.bundle import open_bundle
+from abonyx.engine.onnx import import_engine
 from abonyx.engine.process import usable_processors
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -75,7 +76,9 @@ def machine() -> dict[str, Any]:
         "threads": usable_processors(),
         "system": platform.platform(),
         "python": platform.python_version(),
-        **{name: version(name) for name in ("abonyx", "onnxruntime", "numpy")},
+        **{name: version(name) for name in ("abonyx", "numpy")},
+        # the module's own word: its distribution has another name on a card or with OpenVINO
+        "onnxruntime": str(import_engine().__version__),
     }
 
 

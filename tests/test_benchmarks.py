@@ -57,3 +57,34 @@ def test_opening_is_measured_in_every_case(tmp_path: Path, monkeypatch: pytest.M
     cases = json.loads(record.read_text())["cases"]
     assert sorted(cases) == sorted(opening.CASES)
     assert all(case["first_score_s"] > case["runs"][0]["open_s"] > 0 for case in cases.values())
+
+
+def test_a_variant_that_is_refused_is_recorded_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch", reason="benchmarks/ needs the export extra")
+    import trained
+    from abonyx.bundle import open_bundle
+    from abonyx.errors import ParityError
+    from abonyx_export.request import ExportRequest
+
+    manifest = open_bundle(MINI).manifest
+
+    def export(request: ExportRequest, report: object) -> object:
+        (name,) = request.variants
+        if name == "int8":
+            raise ParityError("int8 against fp32 on 1024 sequences: max |dp| 0.0800, limit 0.02", "Leave it out.")
+        variant = next(iter(manifest.variants.values()))
+        return type("Manifest", (), {"variants": {name: variant}})
+
+    monkeypatch.setattr(trained, "export_bundle", export)
+    found = trained.export_variants(tmp_path, tmp_path / "head.npz", tmp_path)
+    assert [name for name, facts in found.items() if "refused" in facts] == ["int8"]
+    p = np.linspace(0.1, 0.9, 40)
+    same = trained.compare(p[:, None], p + 1e-3, (p[:, None], p))
+    assert same["max_dp"] == pytest.approx(1e-3)
+    row = same | {"sequences_per_s": 12.0}
+    record = {"encoders": {"esm2": {"optimum": same, "providers": {"cpu": {"fp32": row}}, "variants": found}}}
+    lines = list(trained.table(record))
+    assert "esm2         cpu       fp32            1.0e-03   1.0e-03     0     12.0" in lines
+    assert lines[-1].endswith("refused: int8 against fp32 on 1024 sequences: max |dp| 0.0800, limit 0.02")

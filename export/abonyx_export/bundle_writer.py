@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -18,6 +19,7 @@ from abonyx.bundle.manifest import (
     HeadSpec,
     HeadTraining,
     Manifest,
+    Parity,
     Variant,
     read_manifest,
     write_manifest,
@@ -31,6 +33,16 @@ from abonyx_export.head.head import Head
 DEFAULT_THRESHOLD = 0.5  # scikit-learn's own rule for a binary logistic regression
 
 Report = Callable[[str], None]
+
+
+class Known(Protocol):
+    """Records of variants that outlive an interrupted call."""
+
+    def parity(self, variant: str) -> Parity | None:
+        """The record, None if the variant was not checked."""
+
+    def keep(self, variant: str, record: Parity) -> None:
+        """Take a record."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +89,13 @@ def head_spec(head: Head, chains: Sequence[str], training: HeadTraining | None =
 
 
 def check_variants(
-    manifest: Manifest, references: Mapping[str, Reference], golden: Golden, staging: Path, report: Report, fix: str
+    manifest: Manifest,
+    references: Mapping[str, Reference],
+    golden: Golden,
+    staging: Path,
+    report: Report,
+    fix: str,
+    known: Known | None = None,
 ) -> Manifest:
     """Run every variant as a user will, through the runtime's own session; nothing is written but the manifest.
 
@@ -85,6 +103,7 @@ def check_variants(
         references: variant -> what it is compared with.
         golden: the rows that golden.npz holds.
         fix: what to do about a variant over its limit.
+        known: variants that were checked before, and what is told of those that are now.
 
     Returns:
         The manifest with every file and each variant's record, as it was written to `staging`.
@@ -98,11 +117,14 @@ def check_variants(
     # the session reads it
     manifest = list_files(msgspec.structs.replace(manifest, variants=on_cpu), staging)
     measured = {}
-    for name, variant in variants.items():
-        report(f"checking {name} against PyTorch")
-        measured[name] = _checked(name, variant, references[name], golden, staging, fix)
-        record = measured[name].parity
-        assert record is not None
+    for number, (name, variant) in enumerate(variants.items(), 1):
+        record = known.parity(name) if known else None
+        if record is None:
+            report(f"checking {name} against PyTorch ({number} of {len(variants)})")
+            record = _checked(name, variant, references[name], golden, staging, fix)
+            if known:
+                known.keep(name, record)
+        measured[name] = msgspec.structs.replace(variant, parity=record)
         report(
             f"  {name}: max |dp| {record.p.max:.2g}, |dlogit| {record.logit.max:.2g}, cosine {record.min_cosine:.8f}"
         )
@@ -124,8 +146,8 @@ def list_files(manifest: Manifest, staging: Path) -> Manifest:
     return manifest
 
 
-def _checked(name: str, variant: Variant, reference: Reference, golden: Golden, staging: Path, fix: str) -> Variant:
-    """One variant with its record."""
+def _checked(name: str, variant: Variant, reference: Reference, golden: Golden, staging: Path, fix: str) -> Parity:
+    """One variant's record."""
     with open_model(RuntimeConfig(bundle=str(staging), variant=name), self_test="off") as session:
 
         def run(tokens: parity.Tokens) -> tuple[Float32Array, Float32Array]:
@@ -139,7 +161,7 @@ def _checked(name: str, variant: Variant, reference: Reference, golden: Golden, 
             parity.differences(rows, embedding, logit, p), variant.limits, name, provider, reference.detail, fix
         )
         selftest.check_quick(golden, run, variant.limits, f"variant {name} on {provider}")
-    record = parity.measure(
+    return parity.measure(
         rows,
         embedding,
         logit,
@@ -150,4 +172,3 @@ def _checked(name: str, variant: Variant, reference: Reference, golden: Golden, 
         torch=reference.torch,
         transformers=reference.transformers,
     )
-    return msgspec.structs.replace(variant, parity=record)

@@ -15,7 +15,6 @@ from abonyx.logs import LOGGER
 # As manifest.CHAINS, which would import numpy here.
 _CHAINS = ("H", "L")
 _CHAINS_HELP = "Chain of the head's training set, H or L: records of others are flagged when scored."
-_POOLED = {"last": ("last",), "embedding+last": ("embedding", "last")}
 
 
 def _pairs(values: tuple[str, ...]) -> dict[str, float]:
@@ -60,7 +59,12 @@ def _numbers(value: str) -> tuple[float, ...]:
 @click.option("--licence", help="Licence of the weights.  [default: known for facebook/esm*]")
 @click.option("--max-residues", type=int, help="Refuse longer sequences.  [default: the encoder's positions]")
 @click.option("--chains", type=click.Choice(list(_CHAINS)), default="H", show_default=True, help=_CHAINS_HELP)
-@click.option("--pooled-layers", type=click.Choice(list(_POOLED)), default="last", show_default=True)
+@click.option(
+    "--pooled-layers",
+    default="last",
+    show_default=True,
+    help="Means to concatenate: embedding, last, or numbers of layers, e.g. 4,8.",
+)
 @click.option("--allow-encoder-mismatch", is_flag=True, help="Use a head trained with another encoder.")
 @click.option("--recentre-head", is_flag=True, help="Benchmarks on random weights only: median logit 0.")
 @click.option(
@@ -88,6 +92,7 @@ def export(
     """Turn an encoder and a logistic head into a bundle, checked against PyTorch."""
     require("export")
     from abonyx_export.export import export_bundle
+    from abonyx_export.progress import step_bar
     from abonyx_export.request import ExportRequest
 
     request = ExportRequest(
@@ -103,13 +108,14 @@ def export(
         licence=licence,
         max_residues=max_residues,
         chains=(chains,),
-        pooled_layers=_POOLED[pooled_layers],
+        pooled_layers=_names(pooled_layers.replace("+", ",")),
         allow_encoder_mismatch=allow_encoder_mismatch,
         recentre_head=recentre_head,
         max_dp=_pairs(max_dp),
         calibration=calibration,
     )
-    export_bundle(request, LOGGER.info)
+    with step_bar() as show:
+        export_bundle(request, LOGGER.info, show)
     LOGGER.info(f"wrote {output}; the head expects chain {chains}")
 
 

@@ -11,41 +11,44 @@ from types import ModuleType
 
 import msgspec
 import numpy as np
-import onnx
 
 from abonyx.alphabet import Alphabet
 from abonyx.arrays import Float32Array
 from abonyx.bundle import Golden, selftest
-from abonyx.bundle.manifest import SCHEMA_VERSION, Difference, Manifest, Variant, write_manifest
+from abonyx.bundle.manifest import SCHEMA_VERSION, Difference, Manifest, write_manifest
 from abonyx.bundle.tolerances import LIMITS, Limits
 from abonyx.engine.onnx import import_engine
 from abonyx.errors import ConfigError, HeadRefused
-from abonyx.output.directory import staged
 from abonyx.wording import option
 from abonyx_export import parity
 from abonyx_export.bundle_writer import DEFAULT_THRESHOLD, Reference, Report, check_variants, head_spec
 from abonyx_export.encoder.checkpoint import Checkpoint, identify, load_checkpoint
-from abonyx_export.encoder.cuda_graph import CUDA_INPUTS, write_cuda_encoder
-from abonyx_export.encoder.graph import ENCODER_INPUTS, write_encoder
+from abonyx_export.estimate import describe
 from abonyx_export.golden import check_discriminates, golden_sequences, longest_sequence
-from abonyx_export.head.graph import attach_head, check_head, head_model
+from abonyx_export.graphs import blank_variant, write_graphs
 from abonyx_export.head.head import Head, placeholder_head, read_head
-from abonyx_export.int8 import variant as int8
 from abonyx_export.int8.calibration import calibration_sequences
+from abonyx_export.progress import Show, Steps
 from abonyx_export.request import ExportRequest, check_request
-from abonyx_export.variants import CUDA_FP16, ESM_ONLY, INT8, VARIANTS, VariantSpec, default_variants
+from abonyx_export.unfinished import GOLDEN_STEP, Unfinished, export_inputs, resumable
+from abonyx_export.variants import INT8, VARIANTS, default_variants
 
 # Licence of Meta's ESM weights, as their model cards state it; of others the exporter must say.
 KNOWN_LICENCES = {"facebook/esm": "MIT (ESM weights, Meta)"}
-MODULES = ("abonyx", "torch", "transformers", "onnx", "onnxruntime", "skl2onnx", "sklearn", "numpy")
+MODULES = ("abonyx", "torch", "transformers", "onnx", "skl2onnx", "sklearn", "numpy")
 
 
-def export_bundle(request: ExportRequest, report: Report = lambda line: None) -> Manifest:
+def export_bundle(
+    request: ExportRequest, report: Report = lambda line: None, show: Show = lambda step, done, total: None
+) -> Manifest:
     """Write the bundle, or raise and leave nothing behind.
+
+    If it is interrupted, what is finished is kept in OUT.partial, and the next call with the same inputs uses it.
 
     Args:
         request: what to export.
         report: called with a line at each step.
+        show: called with how far the step is.
 
     Returns:
         The manifest, with each variant's parity record.
@@ -62,22 +65,18 @@ def export_bundle(request: ExportRequest, report: Report = lambda line: None) ->
         _check_encoder(head, repo_id, request)
     report(f"loading encoder {repo_id or request.encoder}, {f'commit {commit}' if commit else 'from disk'}")
     checkpoint = load_checkpoint(
-        request.encoder, revision=commit, encoder_id=request.encoder_id, pooled_layers=request.pooled_layers
+        request.encoder,
+        revision=commit,
+        encoder_id=request.encoder_id,
+        pooled_layers=request.pooled_layers,
+        on_config=lambda config: report(describe(config, request.variants, request.output)),
     )
     if checkpoint.ignored:
         names = ", ".join(checkpoint.ignored[:3]) + (", ..." if len(checkpoint.ignored) > 3 else "")
         report(f"ignored {len(checkpoint.ignored)} tensors that do not belong to the encoder: {names}")
-    architecture = checkpoint.config.architecture
-    uncovered = [name for name in request.variants if name in ESM_ONLY and architecture != "esm"]
-    if uncovered:
-        what = f"variants {', '.join(uncovered)}: not for a {architecture} encoder"
-        raise ConfigError(
-            what, f"Leave them out of {option('variants')}; fp32, fp16 and fp16-weights are for every encoder."
-        )
     if head:
         _check_width(head, checkpoint)
-    with staged(request.output) as staging:
-        return _build(request, head, checkpoint, limits, staging, report)
+    return _build(request, head, checkpoint, limits, report, show)
 
 
 def _check_width(head: Head, checkpoint: Checkpoint) -> None:
@@ -106,74 +105,90 @@ def _build(
     head: Head | None,
     checkpoint: Checkpoint,
     limits: dict[str, Limits],
-    staging: Path,
     report: Report,
+    show: Show,
 ) -> Manifest:
     max_residues = _max_residues(request, checkpoint)
-    sequences, golden_source = golden_sequences(request.golden, max_residues, "".join(checkpoint.alphabet.residues))
-    fitted_on = calibration_sequences(request.calibration, max_residues) if INT8 in request.variants else None
-    # The last row is compared here only: it reaches every position, and would slow every first open.
-    rows = Alphabet(checkpoint.alphabet).encode([*sequences, longest_sequence(max_residues)])
-    report(f"golden set: {len(rows)} rows through PyTorch")
-    with parity.watch_activations(checkpoint.model) as largest:
-        embedding = parity.reference_embeddings(checkpoint, rows)
+    letters = "".join(checkpoint.alphabet.residues)
+    sequences, golden_source = golden_sequences(request.golden, max_residues, letters)
+    fitted_on = calibration_sequences(request.calibration, max_residues, letters) if INT8 in request.variants else None
+    encoder = checkpoint.encoder()
+    # the modules' own word: the engine's distribution has another name on a GPU machine
+    packages = {name: str(_module(name).__version__) for name in ("onnxruntime", *MODULES)}
+    inputs = export_inputs(request, checkpoint, encoder, head, packages, sequences, fitted_on)
+    steps = Steps(report, show, checkpoint.config.layers)
+    checkpoint = dataclasses.replace(checkpoint, on_layer=steps.at_layer)
+    with resumable(request.output, inputs, report) as unfinished:
+        staging = unfinished.bundle
+        # The last row is compared here only: it reaches every position, and would slow every first open.
+        rows = Alphabet(checkpoint.alphabet).encode([*sequences, longest_sequence(max_residues)])
+        embedding = _reference(request, checkpoint, rows, unfinished, steps)
+        if head is None:
+            head = placeholder_head(embedding[:-1])
+            steps("no head was given: this bundle embeds; `abonyx fit` gives it a head")
+        if request.recentre_head:
+            head = head.recentred(-float(np.median(head.logit(embedding[:-1]))))
+        pad_id = checkpoint.alphabet.pad_id
+        golden = _golden(rows[:-1], embedding[:-1], head, pad_id)
+        everything = _golden(rows, embedding, head, pad_id)
+        thresholds = {"default": DEFAULT_THRESHOLD, **head.thresholds}
+        check_discriminates(golden, thresholds)
+        golden.save(staging)
+
+        # fp32 is always built and checked: float16's limits are too wide to tell a subtly wrong graph from rounding.
+        names = list(dict.fromkeys([*request.variants, "fp32"]))
+        limits = {"fp32": LIMITS["fp32"], **limits}
+        manifest = Manifest(
+            schema_version=SCHEMA_VERSION,
+            name=request.name or "",
+            notice=request.notice,
+            licence=request.licence or _licence(checkpoint),
+            encoder=encoder,
+            alphabet=checkpoint.alphabet,
+            max_residues=max_residues,
+            pooling="residues",
+            pooled_layers=list(checkpoint.config.pooled_layers),
+            embedding_width=checkpoint.config.embedding_width,
+            head=head_spec(head, request.chains),
+            variants={name: blank_variant(VARIANTS[name], limits[name]) for name in names},
+            default_variant=default_variants(list(request.variants)),
+            golden_source=golden_source,
+            packages=packages,
+            files={},
+        )
+        manifest, detail = write_graphs(
+            manifest, head, checkpoint, fitted_on, list(thresholds.values()), unfinished, steps
+        )
+        rounding = None
+        if "fp16" in request.variants:
+            rounding = _weight_rounding(checkpoint, rows[:-1], golden, head, unfinished, steps)
+        # The weights are on disk now; the check holds one engine's copy and not PyTorch's beside it.
+        checkpoint.model.to("meta")
+        gc.collect()
+        references = _references(manifest, golden, everything, thresholds, rounding)
+        if INT8 in references:
+            references[INT8] = dataclasses.replace(references[INT8], detail=detail)
+        fix = f"Leave the variant out, or allow more with {option('max_dp')} VARIANT=VALUE."
+        manifest = check_variants(manifest, references, golden, staging, steps, fix, unfinished)
+        return _keep_only(request.variants, manifest, staging)
+
+
+def _reference(
+    request: ExportRequest, checkpoint: Checkpoint, rows: parity.Tokens, unfinished: Unfinished, steps: Steps
+) -> Float32Array:
+    """PyTorch's embeddings of the golden rows; float16 is refused if their activations come near its end."""
+    largest = unfinished.value(GOLDEN_STEP, dict[str, float])
+    path = unfinished.reference
+    if largest is None:
+        steps(f"golden set: {len(rows)} rows through PyTorch")
+        with parity.watch_activations(checkpoint.model) as largest, steps.rows(checkpoint.model, len(rows)):
+            np.save(path, parity.reference_embeddings(checkpoint, rows))
+        unfinished.finish(GOLDEN_STEP, largest, [path])
     halves = [name for name in request.variants if VARIANTS[name].arithmetic == np.float16]
     if halves:
         parity.check_range(largest, halves)
-    if head is None:
-        head = placeholder_head(embedding[:-1])
-        report("no head was given: this bundle embeds; `abonyx fit` gives it a head")
-    if request.recentre_head:
-        head = head.recentred(-float(np.median(head.logit(embedding[:-1]))))
-    pad_id = checkpoint.alphabet.pad_id
-    golden = _golden(rows[:-1], embedding[:-1], head, pad_id)
-    everything = _golden(rows, embedding, head, pad_id)
-    thresholds = {"default": DEFAULT_THRESHOLD, **head.thresholds}
-    check_discriminates(golden, thresholds)
-    golden.save(staging)
-
-    # fp32 is always built and checked: float16's limits are too wide to tell a subtly wrong graph from rounding.
-    names = list(dict.fromkeys([*request.variants, "fp32"]))
-    limits = {"fp32": LIMITS["fp32"], **limits}
-    calibrated = int8.calibrate(checkpoint, fitted_on, report) if fitted_on else None
-    head_graph = _write_graphs(names, head, checkpoint, calibrated, staging, report)
-    encoder = checkpoint.encoder()
-    manifest = Manifest(
-        schema_version=SCHEMA_VERSION,
-        name=request.name or "",
-        notice=request.notice,
-        licence=request.licence or _licence(checkpoint),
-        encoder=encoder,
-        alphabet=checkpoint.alphabet,
-        max_residues=max_residues,
-        pooling="residues",
-        pooled_layers=list(request.pooled_layers),
-        embedding_width=checkpoint.config.embedding_width,
-        head=head_spec(head, request.chains),
-        variants={name: _variant(VARIANTS[name], limits[name]) for name in names},
-        default_variant=default_variants(list(request.variants)),
-        golden_source=golden_source,
-        # the modules' own word: the engine's distribution has another name on a GPU machine
-        packages={"onnxruntime": str(import_engine().__version__)}
-        | {name: str(importlib.import_module(name).__version__) for name in MODULES},
-        files={},
-    )
-    if calibrated:
-        quantization = int8.settle(
-            calibrated, manifest, checkpoint, head, head_graph, list(thresholds.values()), staging, report
-        )
-        settled = msgspec.structs.replace(manifest.variants[INT8], quantization=quantization)
-        manifest = msgspec.structs.replace(manifest, variants=manifest.variants | {INT8: settled})
-    rounding = _weight_rounding(checkpoint, rows[:-1], golden, head) if "fp16" in request.variants else None
-    # The weights are on disk now; the check holds one engine's copy and not PyTorch's beside it.
-    checkpoint.model.to("meta")
-    gc.collect()
-    references = _references(manifest, golden, everything, thresholds, rounding)
-    if calibrated:
-        references[INT8] = dataclasses.replace(references[INT8], detail=int8.worst_layers(calibrated.plan))
-    fix = f"Leave the variant out, or allow more with {option('max_dp')} VARIANT=VALUE."
-    manifest = check_variants(manifest, references, golden, staging, report, fix)
-    return _keep_only(request.variants, manifest, staging)
+    embedding: Float32Array = np.load(path)
+    return embedding
 
 
 def _references(
@@ -218,42 +233,26 @@ def _golden(rows: parity.Tokens, embedding: Float32Array, head: Head, pad_id: in
     return Golden(input_ids, lengths, embedding, head.logit(embedding), coef, intercept)
 
 
-def _write_graphs(
-    names: list[str],
-    head: Head,
+def _weight_rounding(
     checkpoint: Checkpoint,
-    calibrated: int8.Calibration | None,
-    staging: Path,
-    report: Report,
-) -> onnx.ModelProto:
-    """Write the head's graph, which is returned, and it behind each variant's."""
-    head_graph = head_model(head)
-    check_head(head_graph, head)
-    onnx.save(head_graph, staging / "head.onnx")
-    for name in names:
-        report(f"writing {name}")
-        path = staging / _variant(VARIANTS[name], LIMITS[name]).model
-        path.parent.mkdir()
-        if name == INT8:
-            assert calibrated is not None
-            int8.write_int8(calibrated.plan, checkpoint, head_graph, path)
-            continue
-        spec = VARIANTS[name]
-        if name == CUDA_FP16:
-            write_cuda_encoder(checkpoint.config, checkpoint.tensor, path)
-        else:
-            write_encoder(checkpoint.config, checkpoint.tensor, path, storage=spec.storage, arithmetic=spec.arithmetic)
-        # External data stays where it is: the graph alone is read and written again.
-        onnx.save(attach_head(onnx.load(path, load_external_data=False), head_graph), path)
-    return head_graph
-
-
-def _weight_rounding(checkpoint: Checkpoint, rows: parity.Tokens, golden: Golden, head: Head) -> dict[str, Difference]:
+    rows: parity.Tokens,
+    golden: Golden,
+    head: Head,
+    unfinished: Unfinished,
+    steps: Steps,
+) -> dict[str, Difference]:
     """What float16 weights alone cost, in PyTorch float32. Rounds the checkpoint's weights for good."""
-    parity.round_weights(checkpoint.model)
-    embedding = parity.reference_embeddings(checkpoint, rows)
-    logit = head.logit(embedding)
-    return parity.summarise(parity.differences(golden, embedding, logit, selftest.sigmoid(logit)))
+    step = "fp16 rounding"
+    found = unfinished.value(step, dict[str, Difference])
+    if found is None:
+        steps("float16 weights through PyTorch")
+        parity.round_weights(checkpoint.model)
+        with steps.rows(checkpoint.model, len(rows)):
+            embedding = parity.reference_embeddings(checkpoint, rows)
+        logit = head.logit(embedding)
+        found = parity.summarise(parity.differences(golden, embedding, logit, selftest.sigmoid(logit)))
+        unfinished.finish(step, found, [unfinished.reference])
+    return found
 
 
 def _keep_only(names: tuple[str, ...], manifest: Manifest, staging: Path) -> Manifest:
@@ -267,17 +266,6 @@ def _keep_only(names: tuple[str, ...], manifest: Manifest, staging: Path) -> Man
     )
     write_manifest(manifest, staging)
     return manifest
-
-
-def _variant(spec: VariantSpec, limits: Limits) -> Variant:
-    return Variant(
-        model=f"{spec.name}/model.onnx",
-        precision=spec.name,
-        inputs=list(CUDA_INPUTS if spec.name == CUDA_FP16 else ENCODER_INPUTS),
-        providers=list(spec.providers),
-        limits=limits,
-        parity=None,
-    )
 
 
 def _licence(checkpoint: Checkpoint) -> str:

@@ -41,11 +41,11 @@ def reference_embeddings(checkpoint: Checkpoint, rows: Tokens) -> Float32Array:
         for index, row in enumerate(rows):
             ids = torch.from_numpy(row)[None]  # (1, L)
             output = model(
-                input_ids=ids, attention_mask=torch.ones_like(ids), output_hidden_states="embedding" in pooled
+                input_ids=ids, attention_mask=torch.ones_like(ids), output_hidden_states=set(pooled) != {"last"}
             )
             layers = {"last": output.last_hidden_state}
-            if "embedding" in pooled:
-                layers["embedding"] = output.hidden_states[0]
+            for name in set(pooled) - {"last"}:
+                layers[name] = output.hidden_states[0 if name == "embedding" else int(name)]
             # float64 mean: the reference has no rounding of its own to add
             means = [layers[name][0, 1:-1].double().mean(dim=0) for name in pooled]
             embeddings[index] = torch.cat(means).numpy()

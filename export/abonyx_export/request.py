@@ -31,7 +31,7 @@ class ExportRequest:
         allow_encoder_mismatch: use a head with an encoder it does not name.
         recentre_head: move the intercept to median logit 0 on the golden set; for random weights only.
         max_dp: variant -> limit of |dp|; its limits of logit and embedding scale along, and int8's gate.
-        calibration: file of sequences to calibrate int8 on; None = the examples and their mutants.
+        calibration: file of sequences to calibrate int8 on; None = the antibodies that ship.
     """
 
     encoder: str

@@ -9,8 +9,6 @@ import numpy.typing as npt
 
 INT8 = "int8"
 CUDA_FP16 = "cuda-fp16"
-# Their graphs have ESM's norms, before each block.
-ESM_ONLY = (INT8, CUDA_FP16)
 ALL_PROVIDERS = ("cpu", "cuda", "coreml", "openvino")
 
 

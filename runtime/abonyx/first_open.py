@@ -25,7 +25,7 @@ import msgspec
 
 from abonyx import errors
 from abonyx.config import RuntimeConfig
-from abonyx.errors import BundleError, EngineError, OutOfDeviceMemory, SessionClosed
+from abonyx.errors import BundleError, EngineError, OutOfDeviceMemory, SessionClosed, first_line
 
 # Of artifacts/mini's manifest. The tests open it as it is, so its first open needs no child and takes no second.
 MINI_SHA256 = "daef8099b36557553e301679c3d56ca17a68847d2a4970db0fc5f5448ce504d2"
@@ -201,7 +201,11 @@ def serve() -> None:
     except EngineError as error:
         answer = _Answer(error=(type(error).__name__, *error.marked))
     except Exception as error:
-        what = f"the process that opened the bundle first, to try it, failed: {traceback.format_exc()[-1000:]}"
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        what = (
+            f"the process that opened the bundle first, to try it, failed: {first_line(error)} "
+            f"({Path(place.filename).name}:{place.lineno})"
+        )
         answer = _Answer(error=(type(error).__name__, what, "Please report it with this message."))
     with contextlib.suppress(BrokenPipeError), answers:
         answers.write(json.dumps(msgspec.to_builtins(answer)).encode())

@@ -18,6 +18,8 @@ from enum import Enum
 from types import ModuleType, TracebackType
 from typing import Literal, Self
 
+import numpy as np
+
 from abonyx import cache, scoring
 from abonyx.alphabet import SequenceLimit
 from abonyx.arrays import BoolArray, Float32Array, Int64Array
@@ -322,6 +324,9 @@ class OpenModel:
             rows: B token rows, CLS and EOS included; B and their length at most those of static_shape.
             eos_pooled: (B,) rows with EOS in the mean; None = none.
             outputs: of "embedding" (B, D) and "p_nonspecific" (B,), float32.
+
+        Raises:
+            BundleError: the graph gives another shape or type, in this batch.
         """
         native = self._usable()
         self._refuse_reloaded()
@@ -329,7 +334,18 @@ class OpenModel:
         pad_id = self.manifest.alphabet.pad_id
         feed = make_inputs(rows, self.variant.inputs, pad_id, eos_pooled, self.static_shape)
         batch = f"{len(rows)} rows, longest {max(map(len, rows))} tokens"
-        return [values[: len(rows)] for values in onnx.run(native, outputs, feed, self.config, batch)]
+        found = onnx.run(native, outputs, feed, self.config, batch)
+        for name, values in zip(outputs, found, strict=True):
+            self._refuse_shape(name, values, len(rows) if self.static_shape is None else self.static_shape[0], batch)
+        return [values[: len(rows)] for values in found]
+
+    def _refuse_shape(self, name: str, values: Float32Array, rows: int, batch: str) -> None:
+        # In every batch: a graph can be right for the golden rows and wrong for more of them, and NumPy would spread
+        # one value over all rows.
+        expected = (rows, self.manifest.embedding_width) if name == "embedding" else (rows,)
+        if values.shape != expected or values.dtype != np.float32:
+            what = f"{self.bundle.path}: of {batch}, the graph gives {name} as {values.dtype} {values.shape}"
+            raise BundleError(f"{what}; the manifest says float32 {expected}", "Export the bundle again.")
 
     def _refuse_larger(self, rows: Sequence[Int64Array]) -> None:
         if self.static_shape is None:

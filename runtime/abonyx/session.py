@@ -5,29 +5,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from abonyx.arrays import Float32Array
 from abonyx.config import RuntimeConfig
 from abonyx.engine import slot
 from abonyx.errors import ConfigError
-from abonyx.model import OpenModel, SelfTest, State, open_model
+from abonyx.model import OpenModel, State, open_model
 
 
-def open_session(config: RuntimeConfig | str | Path | None = None, *, self_test: SelfTest = "auto") -> Session:
+def open_session(
+    config: RuntimeConfig | str | Path | None = None, *, self_test: Literal["auto", "full"] = "auto"
+) -> Session:
     """Open the process's one session; use it as a context manager or call close().
 
     Args:
         config: a RuntimeConfig, or a bundle's directory, which runs on the CPU; None = RuntimeConfig(), the shipped
             mini bundle on the CPU.
         self_test: "auto" = two golden rows, and the whole golden set the first time on this machine; "full" = the
-            whole set; "off" = none.
+            whole set.
 
     Raises:
         SessionInUse: another session of this process is open.
         BundleError, ProviderError, ConfigError: the bundle, the provider or the variant cannot be used.
         SelfTestError: the golden rows do not come out right here.
     """
+    if self_test not in ("auto", "full"):
+        what = f"self_test is {self_test!r:.100}"
+        raise ConfigError(what, "Give 'auto' or 'full': no score is given by a model that was not tested here.")
     return Session(open_model(as_config(config), self_test=self_test))
 
 

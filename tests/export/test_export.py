@@ -21,7 +21,7 @@ import abonyx
 from abonyx import extras
 from abonyx.bundle import check_files, open_bundle, tolerances
 from abonyx.errors import ConfigError, EngineError, HeadRefused, InputError, ParityError, SessionInUse
-from abonyx_export import cli, export
+from abonyx_export import cli
 from abonyx_export.encoder import graph as encoder_graph
 from abonyx_export.export import export_bundle
 from abonyx_export.request import ExportRequest
@@ -298,20 +298,6 @@ def test_needs_the_processs_session_slot(checkpoint: CheckpointMaker, spread_hea
     directory = checkpoint("esm1v")
     with abonyx.open_session(), pytest.raises(SessionInUse):
         export_bundle(request(directory, spread_head(directory), tmp_path / "bundle"))
-    assert leftovers(tmp_path) == []
-
-
-def test_interrupt_leaves_nothing_behind(
-    checkpoint: CheckpointMaker, spread_head: HeadMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupt(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    directory = checkpoint("esm1v")
-    head = spread_head(directory)
-    monkeypatch.setattr(export, "check_variants", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        export_bundle(request(directory, head, tmp_path / "bundle"))
     assert leftovers(tmp_path) == []
 
 

@@ -7,14 +7,16 @@ that is endless or would act on a terminal, a value that the next stage cannot u
 from __future__ import annotations
 
 import codecs
+import gzip
 import io
 import json
 import os
 import sys
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
@@ -22,10 +24,11 @@ from abonyx import alphabet
 from abonyx.bundle import Bundle, graph_file
 from abonyx.bundle.manifest import RESIDUES, parse_manifest
 from abonyx.bundle.operators import LETTERS
-from abonyx.errors import BundleError, ConfigError, EngineError, HeadRefused, InputError, printable
+from abonyx.errors import BundleError, ConfigError, EngineError, HeadRefused, InputError, InputTooLarge, printable
 from abonyx.input import excel
 from abonyx.input.cells import Record, RejectedRecord
 from abonyx.input.columns import Wanted
+from abonyx.input.gunzip import unzip
 from abonyx.input.limits import ReadLimits
 from abonyx.input.lines import read_lines
 from abonyx.input.records import read_records
@@ -36,7 +39,15 @@ from abonyx_export.head import head, unpickle
 MINI_MANIFEST = json.loads((Path(__file__).parents[2] / "artifacts" / "mini" / "manifest.json").read_text())
 SIZES = {"model.onnx": 100, "model.onnx.data": 1000}
 # As a service has them, and small enough for an input to go over.
-_LIMITS = ReadLimits(unpacked_bytes=1 << 24, lines=100_000, line_chars=1 << 20, columns=4_096, cells=100_000)
+_LIMITS = ReadLimits(
+    unpacked_bytes=1 << 24,
+    gzip_members=100,
+    gzip_extra_bytes=1_000,
+    lines=100_000,
+    line_chars=1 << 20,
+    columns=4_096,
+    cells=100_000,
+)
 _GAPS: tuple[Gaps, ...] = ("refuse", "strip")
 _ENCODER = alphabet.Alphabet(parse_manifest(json.dumps(MINI_MANIFEST).encode(), Path("m")).alphabet)
 # Options of the table reader: id, sequence and label column, sheet, columns to keep.
@@ -119,6 +130,29 @@ def fasta(data: bytes) -> None:
 def csv(data: bytes) -> None:
     """CSV, TSV, gzip of them, on standard input; the first byte chooses the columns."""
     _read_records(data[1:], _COLUMNS[data[0] % len(_COLUMNS)] if data else _COLUMNS[0])
+
+
+def gunzip(data: bytes) -> None:
+    """Gzip data: the same bytes and the same error as Python's own reader gives, or over a limit."""
+    try:
+        ours = _unzipped(unzip(io.BytesIO(data), "x", _LIMITS))
+    except InputTooLarge as error:
+        _check_message(error)
+        return
+    theirs = _unzipped(cast("BinaryIO", gzip.GzipFile(fileobj=io.BytesIO(data))))
+    if ours != theirs:
+        _fail(f"{ours!a:.300} here, {theirs!a:.300} by gzip")
+
+
+def _unzipped(stream: BinaryIO) -> tuple[bytes, str]:
+    """What comes out, at most a MiB, and the error."""
+    found = b""
+    try:
+        while len(found) < 1 << 20 and (more := stream.read(4096)):
+            found += more
+    except (EOFError, OSError, zlib.error) as error:
+        return found, f"{type(error).__name__}: {error}"
+    return found, ""
 
 
 def jsonl(data: bytes) -> None:
@@ -298,6 +332,7 @@ def _same(theirs: tuple[Any, ...], ours: tuple[Any, ...]) -> bool:
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "fasta": fasta,
     "csv": csv,
+    "gunzip": gunzip,
     "jsonl": jsonl,
     "lines": lines,
     "sheet": sheet,

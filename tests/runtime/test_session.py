@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import weakref
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -600,3 +601,38 @@ def test_a_close_that_races_an_open_waits_for_it(monkeypatch: pytest.MonkeyPatch
 def test_what_is_not_text_is_named(bad: Any, sequences: list[str]) -> None:
     with open_session() as session, pytest.raises(InputError, match=r"sequences\[1\] is .* not text"):
         session.score([sequences[0], bad])
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("p_nonspecific", lambda values: values[:1]),  # NumPy would give every row this one value
+        ("p_nonspecific", lambda values: np.concatenate([values, values])),
+        ("p_nonspecific", lambda values: values[:, None]),
+        ("p_nonspecific", lambda values: values.sum()),
+        ("p_nonspecific", lambda values: values.astype(np.float64)),
+        ("embedding", lambda values: values[:1]),
+        ("embedding", lambda values: values[:, :1]),
+    ],
+)
+def test_an_output_of_another_shape_in_one_batch_is_refused(
+    monkeypatch: pytest.MonkeyPatch, sequences: list[str], name: str, change: Callable[[Any], Any]
+) -> None:
+    real = onnx_module.run
+
+    def run(native: Any, outputs: Sequence[str], *rest: Any) -> list[Any]:
+        found = dict(zip(outputs, real(native, outputs, *rest), strict=True))
+        if len(found[name]) > 2:
+            found[name] = change(found[name])
+        return list(found.values())
+
+    with open_session() as session:
+        monkeypatch.setattr(onnx_module, "run", run)
+        call = session.score if name == "p_nonspecific" else session.embed
+        with pytest.raises(BundleError, match=f"the graph gives {name} as .*; the manifest says float32"):
+            call(sequences)
+
+
+def test_no_session_without_a_self_test() -> None:
+    with pytest.raises(ConfigError, match="self_test is 'off'"):
+        open_session(self_test="off")  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,15 +17,16 @@ from abonyx.arrays import Float32Array
 from abonyx.bundle.manifest import AlphabetSpec, Encoder
 from abonyx.errors import ConfigError, InputError, first_line
 from abonyx.wording import option
-from abonyx_export.encoder.config import INVERSE_FREQUENCY, inverse_frequency_name, read_config
+from abonyx_export.encoder.config import INVERSE_FREQUENCY, read_config
 from abonyx_export.encoder.config import EncoderConfig as EncoderConfig  # int8/ takes it from here
-from abonyx_export.encoder.fair_esm import load_fair_esm
+from abonyx_export.encoder.fair_esm import load_fair_esm, refuse_code
 from abonyx_export.encoder.vocabulary import VOCABULARY as VOCABULARY  # as do training/ and benchmarks/
-from abonyx_export.encoder.vocabulary import read_alphabet
+from abonyx_export.encoder.vocabulary import load_tokenizer, read_alphabet
 
 if TYPE_CHECKING:
     from transformers import EsmModel
 
+_LAYER = re.compile(r"encoder\.layer\.(\d+)\.")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 ADAPTER_NAME = "adapter_config.json"
 _MERGE = (
@@ -44,6 +45,7 @@ class Checkpoint:
         model: transformers' EsmModel in float32, eval mode: the reference, and the source of the tensors.
         repo_id: hub id it is known by, or None; revision: commit, for a hub id.
         ignored: names of its tensors that do not belong to the encoder, for example those of a classifier.
+        on_layer: called with the index of a layer whose tensors are read.
     """
 
     config: EncoderConfig
@@ -52,9 +54,13 @@ class Checkpoint:
     repo_id: str | None
     revision: str | None
     ignored: tuple[str, ...] = ()
+    on_layer: Callable[[int], None] = lambda index: None
 
     def tensor(self, name: str) -> Float32Array:
         """The tensor of that name, not copied: a parameter or, of rotary frequencies, a buffer."""
+        layer = _LAYER.match(name)
+        if layer:
+            self.on_layer(int(layer[1]))
         if name.endswith(INVERSE_FREQUENCY):
             module = name.removesuffix(f".{INVERSE_FREQUENCY}")
             if module not in dict(self.model.named_modules()):  # transformers 5 has one for all layers
@@ -90,6 +96,7 @@ def load_checkpoint(
     revision: str | None = None,
     encoder_id: str | None = None,
     pooled_layers: tuple[str, ...] = ("last",),
+    on_config: Callable[[EncoderConfig], None] = lambda config: None,
 ) -> Checkpoint:
     """Load an ESM encoder from a hub id, a local directory, or a file of fair-esm.
 
@@ -98,6 +105,7 @@ def load_checkpoint(
         revision: branch, tag or commit of a hub id; resolved to a commit before anything is downloaded.
         encoder_id: the hub id that a directory or file is a copy of, where the user vouches for it.
         pooled_layers: see EncoderConfig.
+        on_config: called with the config before a hub's or directory's weights are loaded.
 
     Raises:
         ConfigError: a revision with a directory or file, a directory or hub id that does not exist.
@@ -114,12 +122,13 @@ def load_checkpoint(
     where: dict[str, Any] = {"revision": commit} if commit else {}
     if Path(source).is_file():
         config, model, alphabet, ignored = load_fair_esm(Path(source), pooled_layers)
+        on_config(config)
     else:
-        config, loaded = _load(source, where, pooled_layers)
+        config, loaded = _load(source, where, pooled_layers, on_config)
         model, alphabet, ignored = loaded.model, loaded.alphabet, _check_names(loaded, source)
     model = model.float().eval().requires_grad_(False)
     checkpoint = Checkpoint(config, model, alphabet, repo_id, commit, ignored)
-    _check_frequencies(checkpoint, source)
+    _check_finite(checkpoint, source)
     return checkpoint
 
 
@@ -133,7 +142,9 @@ class _Loaded(NamedTuple):
     unexpected: Iterable[str]
 
 
-def _load(source: str, where: dict[str, Any], pooled_layers: tuple[str, ...]) -> tuple[EncoderConfig, _Loaded]:
+def _load(
+    source: str, where: dict[str, Any], pooled_layers: tuple[str, ...], on_config: Callable[[EncoderConfig], None]
+) -> tuple[EncoderConfig, _Loaded]:
     """Load a hub id or directory with transformers."""
     import torch
     import transformers
@@ -142,6 +153,7 @@ def _load(source: str, where: dict[str, Any], pooled_layers: tuple[str, ...]) ->
     try:
         hf_config = _config_without_code(source, where)
         config = read_config(hf_config, source, pooled_layers)
+        on_config(config)
         classes = {"esm": "EsmModel", "bert": "BertModel", "roberta": "RobertaModel"}
         model, loading = getattr(transformers, classes[config.architecture]).from_pretrained(
             source,
@@ -152,11 +164,10 @@ def _load(source: str, where: dict[str, Any], pooled_layers: tuple[str, ...]) ->
             ignore_mismatched_sizes=True,  # refused below, by name
             output_loading_info=True,
         )
-        esm = config.architecture == "esm"
-        reader = transformers.EsmTokenizer if esm else transformers.AutoTokenizer
-        tokenizer = reader.from_pretrained(source, **where, trust_remote_code=False)
+        tokenizer = load_tokenizer(hf_config, source, where)
     except (OSError, ValueError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
-        # TypeError: no vocab.txt; AttributeError: a hub cache without weights; RuntimeError: tensors of another shape
+        # AttributeError: a hub cache without weights; RuntimeError: tensors of another shape
+        refuse_code(error, source, "Export a checkpoint whose weights are model.safetensors.")
         raise InputError(
             f"{source}: transformers cannot load it as an encoder: {first_line(error)}",
             "It needs config.json, vocab.txt and the weights of an ESM or BERT model, as on the hub.",
@@ -171,6 +182,8 @@ def _config_without_code(source: str, where: dict[str, Any]) -> Any:
     """Transformers' config; refused if it names code of the checkpoint's own, which transformers would ask to run."""
     import transformers
 
+    if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
+        raise InputError(f"{source}: has no config.json", "Use the config.json that was saved with the weights.")
     facts, _ = transformers.PretrainedConfig.get_config_dict(source, **where)
     if facts.get("auto_map"):
         named = ", ".join(sorted(facts["auto_map"]))
@@ -213,13 +226,13 @@ def _named(names: list[str]) -> str:
     return f"{len(names)} tensor{'s' if len(names) > 1 else ''} of the encoder ({shown})"
 
 
-def _check_frequencies(checkpoint: Checkpoint, source: str) -> None:
-    """Refuse rotary frequencies that are not finite."""
-    config = checkpoint.config
-    for index in range(config.layers if config.positions == "rotary" else 0):
-        values = checkpoint.tensor(inverse_frequency_name(index))
+def _check_finite(checkpoint: Checkpoint, source: str) -> None:
+    """Refuse a tensor that the graph uses and that is not finite: every score would be NaN."""
+    for name in checkpoint.config.tensor_names():
+        values = checkpoint.tensor(name)
         if not np.isfinite(values).all():
-            what = f"{source}: {inverse_frequency_name(index)} is not finite: {first_line(values.tolist())}"
+            shown = first_line(values.ravel()[~np.isfinite(values.ravel())][:3].tolist())
+            what = f"{source}: {name} is not finite: {np.count_nonzero(~np.isfinite(values))} of its values ({shown})"
             raise InputError(what, "Use the checkpoint as it was published.")
 
 

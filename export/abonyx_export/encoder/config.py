@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from abonyx.errors import InputError
+from abonyx.errors import ConfigError, InputError, first_line
+from abonyx.wording import option
 
 INVERSE_FREQUENCY = "inv_freq"
 SPECIAL_TOKENS = 2  # CLS and EOS
@@ -22,7 +23,8 @@ class EncoderConfig:
         architecture: "esm", whose norms are before each block, or "bert" or "roberta", whose norms are behind.
         positions: "absolute" or "rotary".
         positions_count: rows of the position table (max_position_embeddings).
-        pooled_layers: ("last",) or ("embedding", "last"), concatenated.
+        pooled_layers: what is pooled and concatenated, in that order: "embedding", "last", or the number of a layer,
+            from "1" to the one before the last, whose output is taken as the next layer takes it (see pooled_names).
     """
 
     layers: int
@@ -85,6 +87,32 @@ class EncoderConfig:
             yield f"{module}.bias"
 
 
+def pooled_names(given: Sequence[str], layers: int) -> tuple[str, ...]:
+    """Layers to pool by the names that the manifest has: layer 0 is "embedding", the last one "last".
+
+    Args:
+        given: "embedding", "last" or numbers, as transformers counts its hidden states.
+        layers: of the encoder.
+
+    Raises:
+        ConfigError: none, something else, a number that is out of range, or one layer twice.
+    """
+    names: dict[str, str] = {}
+    shown = f"{option('pooled_layers')} {','.join(given)}"
+    fix = f"Give embedding, last, or numbers from 0 (embedding) to {layers} (last), each layer once."
+    for each in given:
+        if each not in ("embedding", "last") and not (each.isascii() and each.isdigit() and int(each) <= layers):
+            raise ConfigError(f"{shown}: {first_line(repr(each))}: the encoder has {layers} layers", fix)
+        number = str(int(each)) if each.isdigit() else each
+        name = {"0": "embedding", str(layers): "last"}.get(number, number)
+        if name in names:
+            raise ConfigError(f"{shown}: {names[name]} and {each} are the same layer of {layers}", fix)
+        names[name] = each
+    if not names:
+        raise ConfigError(f"{shown}: no layer is named", fix)
+    return tuple(names)
+
+
 def inverse_frequency_name(layer: int) -> str:
     """Name of a layer's rotary frequencies (D/2,), as checkpoints store them."""
     return f"encoder.layer.{layer}.attention.self.rotary_embeddings.{INVERSE_FREQUENCY}"
@@ -95,6 +123,7 @@ def read_config(config: Any, source: str, pooled_layers: tuple[str, ...]) -> Enc
 
     Raises:
         InputError: not ESM, BERT or RoBERTa, or of a kind that the graph does not cover.
+        ConfigError: pooled layers that it does not have.
     """
     kind = config.model_type
     if kind not in ARCHITECTURES:
@@ -107,12 +136,13 @@ def read_config(config: Any, source: str, pooled_layers: tuple[str, ...]) -> Enc
         raise InputError(f"{source}: position embeddings are {positions!r}", "absolute, and ESM's rotary, are covered.")
     if kind != "esm" and config.hidden_act != "gelu":  # ESM's is in its code
         raise InputError(f"{source}: hidden_act is {config.hidden_act!r}", "'gelu' is covered.")
+    _refuse_numbers(config, source)
     if config.hidden_size % config.num_attention_heads or (config.hidden_size // config.num_attention_heads) % 2:
         raise InputError(
             f"{source}: hidden size {config.hidden_size} does not divide into {config.num_attention_heads} even heads",
             "This is not a loadable configuration.",
         )
-    return EncoderConfig(
+    found = EncoderConfig(
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,
         heads=config.num_attention_heads,
@@ -122,9 +152,28 @@ def read_config(config: Any, source: str, pooled_layers: tuple[str, ...]) -> Enc
         emb_layer_norm_before=bool(getattr(config, "emb_layer_norm_before", False)),
         layer_norm_eps=float(config.layer_norm_eps),
         pad_id=int(config.pad_token_id),
-        pooled_layers=pooled_layers,
+        pooled_layers=pooled_names(pooled_layers, config.num_hidden_layers),
         architecture=kind,
     )
+    if found.max_residues < 1:
+        what = f"{source}: max_position_embeddings is {found.positions_count} in config.json, which leaves no residue"
+        raise InputError(what, "Use the config.json that was saved with the weights.")
+    return found
+
+
+def _refuse_numbers(config: Any, source: str) -> None:
+    """Refuse what transformers would fail on with words of its own, or compute NaN from."""
+    for key in ("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size", "max_position_embeddings"):
+        value = getattr(config, key, None)
+        if not isinstance(value, int) or value < 1:
+            raise InputError(f"{source}: {key} is {first_line(repr(value))} in config.json", "It is a count, from 1.")
+    eps, pad_id, rows = config.layer_norm_eps, config.pad_token_id, config.vocab_size
+    if not isinstance(eps, int | float) or not 0 < eps < 1:
+        what = f"{source}: layer_norm_eps is {first_line(repr(eps))} in config.json"
+        raise InputError(what, "It is a small number above 0, 1e-5 for example.")
+    if not isinstance(pad_id, int) or not 0 <= pad_id < rows:
+        what = f"{source}: pad_token_id is {first_line(repr(pad_id))} in config.json, the embedding has {rows} rows"
+        raise InputError(what, "Use the config.json that was saved with the weights.")
 
 
 # What the graph has no nodes for. Another default in another version of transformers is the absence of the key.

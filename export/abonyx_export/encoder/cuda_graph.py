@@ -2,7 +2,8 @@
 
 Attention takes the keys' lengths (right padding), so no bias is added to the scores, and queries, keys and values as
 three products leave them: of their biases one is added and two are folded away (benchmarks/NOTES.md).
-SkipLayerNormalization adds a product's bias and the residual and applies the NEXT layer's norm, in one pass;
+SkipLayerNormalization adds a product's bias and the residual and applies the norm that follows (in ESM that of the NEXT
+layer), in one pass;
 BiasGelu is the erf form.
 Pooling and head are float32, as in every variant. Shapes: B batch, L tokens, H hidden, N heads, D hidden per head.
 """
@@ -46,9 +47,13 @@ def write_cuda_encoder(
     weights_path = path.with_name(path.name + WEIGHTS_SUFFIX)
     with weights_path.open("wb") as weights_file:
         graph = Graph(weights_file, weights_path.name, arithmetic, arithmetic)
-        first = residual = embed(graph, config, tensor)
+        residual = embed(graph, config, tensor)
+        states = {"embedding": residual}
         rotary = rotary_tables(graph, config, tensor) if config.positions == "rotary" else [None] * config.layers
-        normed = layer_norm(graph, config, tensor, "encoder.layer.0.attention.LayerNorm", first)
+        post = config.is_post_norm  # its norms are behind the blocks, and what they give is the residual too
+        normed = residual
+        if not post:
+            normed = layer_norm(graph, config, tensor, "encoder.layer.0.attention.LayerNorm", residual)
         for index in range(config.layers):
             source = f"encoder.layer.{index}"
             context = _attention(graph, config, tensor, source, normed, rotary[index])
@@ -57,19 +62,27 @@ def write_cuda_encoder(
             bias = _output_bias(tensor, source)
             if graph.arithmetic == np.float16:
                 _check_range(bias, output)
-            normed, residual = _add_and_norm(graph, config, tensor, attended, residual, bias, f"{source}.LayerNorm")
+            norm = f"{source}.attention.output.LayerNorm" if post else f"{source}.LayerNorm"
+            normed, residual = _add_and_norm(graph, config, tensor, attended, residual, bias, norm)
             wide = _product(graph, tensor, f"{source}.intermediate.dense", normed)  # (B, L, FFN)
             wide = graph.node(
                 "BiasGelu", [wide, _bias(graph, tensor, f"{source}.intermediate.dense")], f"{source}/gelu", domain=FUSED
             )
             narrow = _product(graph, tensor, f"{source}.output.dense", wide)
-            last = index + 1 == config.layers
-            following = "encoder.emb_layer_norm_after" if last else f"encoder.layer.{index + 1}.attention.LayerNorm"
             bias = tensor(f"{source}.output.dense.bias")
+            following = f"{source}.output.LayerNorm" if post else _next_norm(config, index)
             normed, residual = _add_and_norm(graph, config, tensor, narrow, residual, bias, following)
+            states[str(index + 1)] = residual
+        states["last"] = normed
         half = np.dtype(arithmetic) == np.float16
-        pool(graph, {"embedding": first, "last": normed}, config.pooled_layers, half)
+        pool(graph, states, config.pooled_layers, half)
     onnx.save(model(graph, config, CUDA_INPUTS, [FUSED]), path)
+
+
+def _next_norm(config: EncoderConfig, layer: int) -> str:
+    """The norm between a pre-norm layer and what follows it."""
+    last = layer + 1 == config.layers
+    return "encoder.emb_layer_norm_after" if last else f"encoder.layer.{layer + 1}.attention.LayerNorm"
 
 
 def _product(graph: Graph, tensor: Tensor, source: str, x: str) -> str:
@@ -106,9 +119,14 @@ def _check_range(bias: Float32Array, product: str) -> None:
 def _add_and_norm(
     graph: Graph, config: EncoderConfig, tensor: Tensor, product: str, residual: str, bias: Float32Array, norm: str
 ) -> tuple[str, str]:
-    """LayerNorm `norm` of product + bias (H,) + residual, and that sum: (B, L, H) each."""
+    """LayerNorm `norm` of product + bias (H,) + residual, and the residual that follows: (B, L, H) each.
+
+    Of a norm before a block that is the sum, of one behind it what it gives.
+    """
     names = [graph.weight(f"{norm}.{part}", tensor(f"{norm}.{part}")) for part in ("weight", "bias")]
-    outputs = [f"{norm}/out", "", "", f"{norm}/residual"]  # two that only training uses
+    outputs = [f"{norm}/out"]
+    if not config.is_post_norm:
+        outputs += ["", "", f"{norm}/residual"]  # two that only training uses
     graph.nodes.append(
         onnx.helper.make_node(
             "SkipLayerNormalization",
@@ -119,7 +137,7 @@ def _add_and_norm(
             epsilon=config.layer_norm_eps,
         )
     )
-    return outputs[0], outputs[3]
+    return outputs[0], outputs[-1]
 
 
 def _attention(graph: Graph, config: EncoderConfig, tensor: Tensor, source: str, x: str, rotary: Pair | None) -> str:

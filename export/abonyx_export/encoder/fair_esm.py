@@ -97,6 +97,18 @@ def load_fair_esm(path: Path, pooled_layers: tuple[str, ...]) -> FairEsm:
     return FairEsm(config, model, _alphabet(), ignored)
 
 
+def refuse_code(error: BaseException, source: str, fix: str) -> None:
+    """Raise an InputError if torch refused to run code, by the error or by what it was raised from."""
+    said, cause = "", error.__cause__ or error.__context__
+    while cause is not None:
+        said, cause = f"{said}\n{cause}", cause.__cause__ or cause.__context__
+    code = _UNPICKLED.search(f"{error}{said}")
+    if code:
+        raise InputError(f"{source}: cannot be read without running code ({code[1]}), which abonyx does not do", fix)
+    if "Weights only load failed" in f"{error}{said}":  # its advice is to run what is in the file
+        raise InputError(f"{source}: not a PyTorch checkpoint, or one that needs code to be read", fix)
+
+
 def _read(path: Path) -> dict[str, Any]:
     """The file's content, with its tensors in `model`."""
     import torch
@@ -106,10 +118,7 @@ def _read(path: Path) -> dict[str, Any]:
             warnings.simplefilter("ignore")  # torch's, about pickles that are not its own
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's reader lets through whatever the bytes lead to: KeyError, struct.error, ...
-        code = _UNPICKLED.search(str(error))
-        if code:
-            what = f"{path}: cannot be read without running code ({code[1]}), which abonyx does not do"
-            raise InputError(what, _FIX) from error
+        refuse_code(error, str(path), _FIX)
         raise InputError(f"{path}: not a PyTorch checkpoint: {first_line(error)}", _FIX) from error
     model = content.get("model") if isinstance(content, dict) else None
     if not isinstance(model, dict) or not all(isinstance(value, torch.Tensor) for value in model.values()):

@@ -21,7 +21,14 @@ from abonyx_export.encoder.config import EncoderConfig
 from abonyx_export.encoder.rotary import Pair, rotary_rows, turn
 from abonyx_export.encoder.writing import WEIGHTS_SUFFIX, Graph, model
 from abonyx_export.int8.calibration import CONTEXT, NARROW, QKV, WIDEN
-from abonyx_export.int8.quantization import Layer, Plan, Product
+from abonyx_export.int8.quantization import (
+    REST_STEPS,
+    REST_ZERO_POINT,
+    Plan,
+    Product,
+    fold_into_values,
+    folded_products,
+)
 
 # What remains of an embedding at inference where training dropped tokens: 1 - 0.15 * 0.8, hard-coded in every ESM
 # (transformers EsmEmbeddings, fair-esm ProteinBertModel). Scoring never sees a <mask>, so the ratio is constant.
@@ -47,9 +54,9 @@ def write_encoder(
         path: the .onnx file to write; weights go beside it.
         storage: float32 or float16, for the weight matrices on disk.
         arithmetic: float32 or float16, of the encoder. The pooling is float32 always.
-        plan: the layers whose products are int8; None = none. Such a graph has Shape nodes, for CPU and OpenVINO.
+        plan: the products that are int8; None = none. Such a graph has Shape nodes, for CPU and OpenVINO.
 
-    The graph's inputs are ENCODER_INPUTS, its output `embedding` (B, H) or, where two layers are pooled, (B, 2H).
+    The graph's inputs are ENCODER_INPUTS, its output `embedding` (B, H x pooled layers).
     """
     weights_path = path.with_name(path.name + WEIGHTS_SUFFIX)
     with weights_path.open("wb") as weights_file:
@@ -57,7 +64,8 @@ def write_encoder(
         half = np.dtype(arithmetic) == np.float16
         bias = graph.node("Cast", ["attention_bias"], "attention_bias/cast", to=TensorProto.FLOAT16) if half else ""
         rotary = rotary_rows(graph, config, tensor) if config.positions == "rotary" else [None] * config.layers
-        first = hidden = embed(graph, config, tensor)
+        hidden = embed(graph, config, tensor)
+        states = {"embedding": hidden}
         if plan is not None:  # Gemm, which adds the bias in the same pass, takes matrices only: (B x L, H) throughout
             shape = graph.node("Shape", ["input_ids"], "shape")
             for name, dims in (("heads", (config.heads, config.head_dim)), ("hidden", (config.hidden,))):
@@ -68,13 +76,21 @@ def write_encoder(
             if plan is None:
                 hidden = _layer(graph, config, tensor, index, hidden, bias or "attention_bias", rotary[index])
             else:
-                hidden = _flat_layer(graph, config, tensor, index, hidden, rotary[index], plan.layers.get(index))
+                hidden = _flat_layer(graph, config, tensor, index, hidden, rotary[index], plan.layers[index])
+            if str(index + 1) in config.pooled_layers:
+                states[str(index + 1)] = (
+                    _unflat(graph, hidden, f"encoder/unflat_{index + 1}") if plan is not None else hidden
+                )
         if not config.is_post_norm:
             hidden = layer_norm(graph, config, tensor, "encoder.emb_layer_norm_after", hidden)
-        if plan is not None:
-            hidden = graph.node("Reshape", [hidden, "shape/hidden"], "encoder/unflat")  # (B, L, H)
-        pool(graph, {"embedding": first, "last": hidden}, config.pooled_layers, half)
+        states["last"] = hidden if plan is None else _unflat(graph, hidden, "encoder/unflat")
+        pool(graph, states, config.pooled_layers, half)
     onnx.save(model(graph, config, ENCODER_INPUTS), path)
+
+
+def _unflat(graph: Graph, hidden: str, name: str) -> str:
+    """(B x L, H) as (B, L, H)."""
+    return graph.node("Reshape", [hidden, "shape/hidden"], name)
 
 
 def embed(graph: Graph, config: EncoderConfig, tensor: Callable[[str], Float32Array]) -> str:
@@ -168,19 +184,30 @@ def _flat_layer(
     index: int,
     hidden: str,
     rotary: Pair | None,
-    layer: Layer | None,
+    products: dict[str, Product],
 ) -> str:
-    """One pre-norm layer, (B x L, H) in and out, with its four products in int8 unless `layer` is None."""
-    source = f"encoder.layer.{index}"
-    products: dict[str, Product] = {} if layer is None else layer.products
+    """One layer, (B x L, H) in and out, with those of its four products in int8 that are given."""
+    source, post, context8 = f"encoder.layer.{index}", config.is_post_norm, products.get(CONTEXT)
+    if context8 and QKV in products:
+        products = products | {QKV: fold_into_values(products[QKV], context8, config.hidden)}
+    folded = {name: products[name] for name in folded_products(config) if name in products}
 
     def linear(name: str, x: str, columns: str = "", part: slice = slice(None)) -> str:
         path = f"{source}.{name}{columns}"
         if name in products:
             return _quantized_linear(graph, products[name], path, x, part)
-        return _linear(graph, tensor, path, x, config.head_dim**-0.5 if columns == ".query" else 1.0)
+        behind = context8 if columns == ".value" else None
+        return _linear(graph, tensor, path, x, config.head_dim**-0.5 if columns == ".query" else 1.0, behind)
 
-    normed = layer_norm(graph, config, tensor, f"{source}.attention.LayerNorm", hidden, products.get(QKV))
+    def shifted(name: str, x: str) -> str:
+        """The input without its columns' means, if the product wants that and nothing before it takes them out."""
+        if name in folded or name not in products or not products[name].shift.any():
+            return x
+        return graph.node("Add", [x, graph.weight(f"{x}/shift", -products[name].shift)], f"{x}/shifted")
+
+    before = f"{source}.attention.LayerNorm"
+    normed = hidden if post else layer_norm(graph, config, tensor, before, hidden, folded.get(QKV))
+    normed = shifted(QKV, normed)
     projected = {}
     # Three products rather than one: as fast as one of three times the width and a Split (benchmarks/NOTES.md).
     for number, name in enumerate(("query", "key", "value")):
@@ -189,23 +216,17 @@ def _flat_layer(
     context = _attention(graph, config, source, projected, "shape/heads", "attention_bias", rotary)
     context = graph.node("Reshape", [context, graph.shape(-1, config.hidden)], f"{source}/context_joined")
     hidden = graph.node("Add", [hidden, linear(CONTEXT, context)], f"{source}/attention_residual")
-    normed = layer_norm(graph, config, tensor, f"{source}.LayerNorm", hidden, products.get(WIDEN))
-    wide = graph.node("Gelu", [linear(WIDEN, normed)], f"{source}/gelu")  # (B x L, FFN)
-    if NARROW in products and products[NARROW].shift.any():
-        shift = graph.weight(f"{source}/gelu_shift", -products[NARROW].shift)
-        wide = graph.node("Add", [wide, shift], f"{source}/gelu_shifted")
-    return graph.node("Add", [hidden, linear(NARROW, wide)], f"{source}/residual")
+    norm = f"{source}.attention.output.LayerNorm" if post else f"{source}.LayerNorm"
+    normed = layer_norm(graph, config, tensor, norm, hidden, folded.get(WIDEN))
+    wide = graph.node("Gelu", [linear(WIDEN, shifted(WIDEN, normed))], f"{source}/gelu")  # (B x L, FFN)
+    narrow = linear(NARROW, shifted(NARROW, wide))
+    added = graph.node("Add", [normed if post else hidden, narrow], f"{source}/residual")
+    return layer_norm(graph, config, tensor, f"{source}.output.LayerNorm", added) if post else added
 
 
 def _quantized_linear(graph: Graph, product: Product, source: str, x: str, columns: slice) -> str:
     """Those columns of a product, as the QuantizeLinear/DequantizeLinear pattern that engines run in int8."""
-    restored = f"{x}/restored"
-    if all(node.name != restored for node in graph.nodes):  # query, key and value share theirs
-        names = [
-            graph.constant(f"{x}/scale", np.array(product.input_scale, np.float32)),
-            graph.constant(f"{x}/zero_point", np.array(product.input_zero_point, np.uint8)),
-        ]
-        graph.node("DequantizeLinear", [graph.node("QuantizeLinear", [x, *names], f"{x}/quantized"), *names], restored)
+    restored = _quantized_terms(graph, product, x)
     scale = product.weight_scale[columns]
     weight = [
         graph.weight(f"{source}.weight.int8", product.weight[:, columns], np.int8),
@@ -219,17 +240,58 @@ def _quantized_linear(graph: Graph, product: Product, source: str, x: str, colum
         graph.weight(f"{source}.bias.scale", unit),
         graph.weight(f"{source}.bias.zero_point", np.zeros(len(scale)), np.int32),
     ]
+    name = f"{source}/out"
     inputs = [
-        restored,
+        restored[0],
         graph.node("DequantizeLinear", weight, f"{source}.weight", axis=1),
         graph.node("DequantizeLinear", bias, f"{source}.bias", axis=0),
     ]
-    return graph.node("Gemm", inputs, f"{source}/out")
+    if product.terms == 1:
+        return graph.node("Gemm", inputs, name)
+    # A node of its own for the same weights: engines fuse a DequantizeLinear with one Gemm.
+    again = graph.node("DequantizeLinear", weight, f"{source}.weight_again", axis=1)
+    parts = [
+        graph.node("Gemm", inputs, f"{source}/first"),
+        graph.node("Gemm", [restored[1], again], f"{source}/rest"),
+    ]
+    return graph.node("Add", parts, name)
 
 
-def _linear(graph: Graph, tensor: Callable[[str], Float32Array], source: str, x: str, scale: float = 1.0) -> str:
-    weight = graph.matrix(f"{source}.weight", (tensor(f"{source}.weight") * np.float32(scale)).T)  # (in, out)
-    bias = graph.weight(f"{source}.bias", tensor(f"{source}.bias") * np.float32(scale))
+def _quantized_terms(graph: Graph, product: Product, x: str) -> list[str]:
+    """The product's input as one or two int8 terms, restored; query, key and value share theirs."""
+    scales = {"": (product.input_scale, product.input_zero_point)}
+    if product.terms == 2:
+        scales["rest_"] = (product.input_scale / REST_STEPS, REST_ZERO_POINT)
+    names = [f"{x}/{term}restored" for term in scales]
+    if any(node.name == names[0] for node in graph.nodes):
+        return names
+    values = x
+    for (term, (scale, zero_point)), name in zip(scales.items(), names, strict=True):
+        if term:
+            values = graph.node("Sub", [x, names[0]], f"{x}/rest")
+        constants = [
+            graph.constant(f"{x}/{term}scale", np.array(scale, np.float32)),
+            graph.constant(f"{x}/{term}zero_point", np.array(zero_point, np.uint8)),
+        ]
+        quantized = graph.node("QuantizeLinear", [values, *constants], f"{x}/{term}quantized")
+        graph.node("DequantizeLinear", [quantized, *constants], name)
+    return names
+
+
+def _linear(
+    graph: Graph,
+    tensor: Callable[[str], Float32Array],
+    source: str,
+    x: str,
+    scale: float = 1.0,
+    behind: Product | None = None,
+) -> str:
+    """A product in float32; `behind`: the int8 product that its output reaches, whose shift and scale it takes."""
+    values = (tensor(f"{source}.weight") * np.float32(scale)).T  # (in, out)
+    offset = tensor(f"{source}.bias") * np.float32(scale)
+    if behind:
+        values, offset = values / behind.scale, (offset - behind.shift) / behind.scale
+    weight, bias = graph.matrix(f"{source}.weight", values), graph.weight(f"{source}.bias", offset)
     return graph.node("Add", [graph.node("MatMul", [x, weight], f"{source}/matmul"), bias], f"{source}/out")
 
 

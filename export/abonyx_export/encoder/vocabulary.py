@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from abonyx.bundle.manifest import RESIDUES, UNKNOWN, AlphabetSpec
@@ -12,7 +13,35 @@ from abonyx.errors import InputError, first_line
 # ESM-1b's, ESM-1v's and ESM-2's vocabulary; the order is the ids (fair-esm's Alphabet).
 VOCABULARY = ["<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>"]
 _CORRECT = "Correct the checkpoint."
+# What transformers can read a tokenizer from, if there is no vocab.txt.
+_VOCABULARIES = ("vocab.txt", "vocab.json", "tokenizer.json", "tokenizer.model")
 _BRACKETED = re.compile(r"\[.*\]|<.*>")
+
+
+def load_tokenizer(config: Any, source: str, where: Mapping[str, Any]) -> Any:
+    """Transformers' tokenizer of a checkpoint.
+
+    Args:
+        config: transformers' own; where: the revision, of a hub id.
+
+    Raises:
+        InputError: it cannot be read, or not without code of its own.
+    """
+    import transformers
+
+    if Path(source).is_dir() and not any((Path(source) / name).is_file() for name in _VOCABULARIES):
+        raise InputError(f"{source}: has no vocab.txt", "Put the vocab.txt of the encoder beside its weights.")
+    reader = transformers.EsmTokenizer if config.model_type == "esm" else transformers.AutoTokenizer
+    try:
+        return reader.from_pretrained(source, **where, trust_remote_code=False)
+    except Exception as error:  # the tokenizers library raises plain Exceptions
+        said = first_line(error)
+        if "custom code" in str(error):
+            what = f"{source}: tokenizer_config.json names Python code of its own, which abonyx does not run"
+            raise InputError(what, "Export an encoder whose tokenizer is part of transformers.") from error
+        raise InputError(
+            f"{source}: transformers cannot read its tokenizer: {said}", "It needs the vocab.txt of an encoder."
+        ) from error
 
 
 def read_alphabet(tokenizer: Any, config: Any, source: str) -> AlphabetSpec:

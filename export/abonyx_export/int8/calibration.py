@@ -11,6 +11,7 @@ import numpy as np
 
 from abonyx.alphabet import SequenceLimit
 from abonyx.arrays import Float32Array, Float64Array, Int64Array
+from abonyx.bundle.manifest import RESIDUES
 from abonyx.errors import InputError
 from abonyx.input.checked import read_input
 from abonyx.wording import option
@@ -23,6 +24,7 @@ Tokens = list[Int64Array]
 # The four products of a layer, by the checkpoint's names; query, key and value share one input.
 QKV, CONTEXT, WIDEN, NARROW = "attention.self", "attention.output.dense", "intermediate.dense", "output.dense"
 PRODUCTS = (QKV, CONTEXT, WIDEN, NARROW)
+RESIDUAL = "residual"
 
 # Sequences that scales are fitted on, and others that the result is judged on. 512 to fit on are four times the work
 # and no better on trained ESM-2 8M (docs/int8.md). Of 1,024 that judge, five labels may flip at 0.5 %; of 256 one may.
@@ -30,9 +32,11 @@ CALIBRATION_ROWS = 128
 GATE_ROWS = 1_024
 # Fewer say too little of the ranges (issue 4).
 MIN_CALIBRATION_ROWS = 32
-# Token rows kept of each product's input, about as many as most have columns. Three times as many changed nothing
-# that 256 sequences can tell (33 layers: mean |dp| 0.0047 against 0.0042) and take 3.6 GB.
-SAMPLED_TOKENS = 1_024
+# Token rows kept of each product's input: as many as SAMPLE_BYTES hold, within these. Weights rounded on 8,192 move
+# trained ESM-2 8M by a third less than on 1,024 (benchmarks/NOTES.md). Of 33 layers of ESM-1v, 1,024 take 1.2 GB; three
+# times as many changed nothing that 256 sequences can tell (random weights, mean |dp| 0.0047 against 0.0042).
+SAMPLED_TOKENS = (1_024, 8_192)
+SAMPLE_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Activations:
 
     Attributes:
         low, high: (in,) float32, smallest and largest value of each column over all tokens.
-        sample: (about SAMPLED_TOKENS, in) float32, tokens drawn evenly from the rows; fewer of short rows.
+        sample: (n, in) float32, tokens drawn evenly from the rows; about sampled_tokens of them, fewer of short rows.
     """
 
     low: Float32Array
@@ -75,20 +79,22 @@ class Observation:
     residual_power: Float64Array
 
 
-def calibration_sequences(file: Path | None, max_residues: int) -> Sequences:
+def calibration_sequences(file: Path | None, max_residues: int, letters: str = RESIDUES) -> Sequences:
     """The sequences to calibrate with.
 
     Args:
         file: the user's own, half of which calibrate and half judge; None = none. What CALIBRATION_ROWS and GATE_ROWS
             leave room for is filled from the two halves of the shipped antibodies.
         max_residues: the bundle's limit; shipped antibodies are cut to it, a file that exceeds it is refused.
+        letters: those of the bundle's alphabet; a file with others is refused. The shipped have the 20 residues only.
 
     Raises:
         InputError: the file cannot be read, holds a sequence that cannot be scored, or fewer than 32; the limit leaves
             too few different antibodies.
     """
     # One of each: a repeated sequence would be judged on what it was fitted on.
-    found = [] if file is None else list(dict.fromkeys(read_input(file, SequenceLimit(max_residues)).sequences))
+    limit = SequenceLimit(max_residues, letters=letters)
+    found = [] if file is None else list(dict.fromkeys(read_input(file, limit).sequences))
     if file is not None and len(found) < MIN_CALIBRATION_ROWS:
         raise InputError(
             f"{file}: {len(found)} different sequences to calibrate with, at least {MIN_CALIBRATION_ROWS} are needed",
@@ -122,7 +128,7 @@ def _filled(
 
 
 def observe(checkpoint: Checkpoint, rows: Tokens) -> Observation:
-    """Run the rows through transformers' EsmModel, each alone, and look at every product's input.
+    """Run the rows through transformers' model, each alone, and look at every product's input.
 
     Args:
         rows: token rows, CLS and EOS included.
@@ -131,7 +137,14 @@ def observe(checkpoint: Checkpoint, rows: Tokens) -> Observation:
 
     seen: dict[str, list[Float32Array]] = {}
     ranges: dict[str, tuple[Float32Array, Float32Array]] = {}
-    per_row = -(-SAMPLED_TOKENS // len(rows))
+    layers = checkpoint.model.encoder.layer
+    # A block with its norm behind it adds to what its product reads; one with the norm before, to what the norm reads.
+    residual = QKV if checkpoint.config.is_post_norm else RESIDUAL
+    watched = {name: name for name in PRODUCTS[1:]} | {f"{QKV}.query": QKV}
+    if residual == RESIDUAL:
+        watched["attention.LayerNorm"] = RESIDUAL
+    width = sum(layers[0].get_submodule(product).in_features for product in (f"{QKV}.query", *PRODUCTS[1:]))
+    per_row = -(-sampled_tokens(len(layers) * width) // len(rows))
 
     def watch(name: str) -> Callable[[Any, Any], None]:
         def hook(_module: Any, arguments: Any) -> None:
@@ -147,10 +160,7 @@ def observe(checkpoint: Checkpoint, rows: Tokens) -> Observation:
         return hook
 
     hooks = []
-    for index, layer in enumerate(checkpoint.model.encoder.layer):
-        watched = {"attention.LayerNorm": "residual", "attention.self.query": QKV} | {
-            name: name for name in PRODUCTS[1:]
-        }
+    for index, layer in enumerate(layers):
         for module, name in watched.items():
             target = layer.get_submodule(module)
             hooks.append(target.register_forward_pre_hook(watch(f"encoder.layer.{index}.{name}")))
@@ -162,10 +172,14 @@ def observe(checkpoint: Checkpoint, rows: Tokens) -> Observation:
     finally:
         for handle in hooks:
             handle.remove()
-    power = [
-        float(np.concatenate(seen.pop(f"encoder.layer.{index}.residual")).var(axis=0, dtype=np.float64).sum())
-        for index in range(checkpoint.config.layers)
-    ]
     # popped, so that no more than one product's rows are held twice
-    products = {name: Activations(*ranges[name], np.concatenate(seen.pop(name))) for name in list(seen)}
-    return Observation(products, np.array(power))
+    found = {name: Activations(*ranges[name], np.concatenate(seen.pop(name))) for name in list(seen)}
+    streams = [found[f"encoder.layer.{index}.{residual}"].sample for index in range(len(layers))]
+    power = [float(stream.var(axis=0, dtype=np.float64).sum()) for stream in streams]
+    return Observation({name: each for name, each in found.items() if not name.endswith(RESIDUAL)}, np.array(power))
+
+
+def sampled_tokens(columns: int) -> int:
+    """Token rows to keep of all products' inputs, `columns` float32 each."""
+    fewest, most = SAMPLED_TOKENS
+    return max(fewest, min(most, SAMPLE_BYTES // (4 * columns)))

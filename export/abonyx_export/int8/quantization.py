@@ -4,12 +4,16 @@ Each product y = x W + b of float32 becomes y = s_x s_w (x_q - z) W_q + b', x_q 
 keeps its error small costs nothing at run time, because LayerNorm, or the value projection, absorbs it:
 
 - each column of x is shifted to mean 0 and scaled (Outlier Suppression+, arXiv 2304.09145; the scale is SmoothQuant's,
-  arXiv 2211.10438, its exponent and the clipping of the range chosen by the product's own measured error);
+  arXiv 2211.10438, its exponent chosen by the product's own measured error);
 - W is rounded column after column, each rounding error spread over the columns still to come (GPTQ, arXiv 2210.17323);
 - the mean error that is left goes into the bias (arXiv 1906.04721).
 
-GELU lets no shift or scale through. Where a shift at least halves its product's squared error, an Add behind it takes
-the columns' means out: one more pass over the widest tensor. Shapes: T sampled tokens.
+What 8 bits of x lose may be kept in a second term: x - s_x (x_q - z) in int8 again, times the same W_q. Such a product
+costs two, and only W's rounding is left (levels.py says which products get it).
+
+GELU lets no shift or scale through, and neither does a LayerNorm behind a block (BERT), whose output is also the
+residual. If a shift at least halves the product's squared error there, an Add takes the columns' means out: one more
+pass over the tensor. Shapes: T sampled tokens.
 """
 
 from __future__ import annotations
@@ -22,20 +26,23 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
-from abonyx.arrays import Float32Array
+from abonyx.arrays import Float32Array, Float64Array
 from abonyx_export.encoder.checkpoint import EncoderConfig
-from abonyx_export.int8.calibration import CONTEXT, NARROW, QKV, WIDEN, Activations, Observation
+from abonyx_export.int8.calibration import CONTEXT, PRODUCTS, QKV, WIDEN, Activations, Observation
 
 LARGEST_WEIGHT = 127  # of 128: a symmetric range
 LARGEST_ACTIVATION = 255
 # Tried for each product; None = no scaling.
 _EXPONENTS = (None, 0.3, 0.5, 0.7, 0.85)
-# Of the range seen.
-_CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6)
 # Where attention is even the tokens of a sequence share one context: so the range was seen on few independent values,
 # and what is cut off one token is cut off all, which no average over tokens heals (33 layers, in benchmarks/NOTES.md).
 _CONTEXT_MARGIN = 1.25
-# Tokens that those are compared on: enough to rank twenty-five candidates.
+# Two terms have 16 bits: range beyond what was seen costs them nothing.
+_TWO_TERM_MARGIN = 1.5
+# The second term's steps in one of the first: what rounding leaves is at most half of one.
+REST_STEPS = 254
+REST_ZERO_POINT = 128
+# Tokens that exponents are compared on: enough to rank five.
 _TRIAL_TOKENS = 256
 # GPTQ's own: share of the mean diagonal added to it, and columns a block.
 _DAMPING = 0.01
@@ -54,6 +61,7 @@ class Product:
         input_scale: float; input_zero_point: 0 to 255, of that input.
         weight: (in, out) int8; weight_scale: (out,) float32, with `scale` multiplied in.
         bias: (out,) float32, with what the shift took away and the mean error in it.
+        terms: int8 terms of the input, 1 or 2.
         error: variance of the output's error over the output's own variance, on the sample.
         power: the output's variance over tokens, summed over columns.
     """
@@ -65,41 +73,41 @@ class Product:
     weight: npt.NDArray[np.int8]
     weight_scale: Float32Array
     bias: Float32Array
+    terms: int
     error: float
     power: float
 
 
-@dataclass(frozen=True)
-class Layer:
-    """The four products of a layer.
-
-    Attributes:
-        sensitivity: error that int8 here puts into the residual stream, as a share of the stream's own variance.
-    """
-
-    products: dict[str, Product]
-    sensitivity: float
+# Terms -> the product with so many.
+Terms = dict[int, Product]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The encoder in int8; layers that stay float32 are left out of `layers`."""
+    """The encoder in int8: for each layer, the products that are; those left out stay float32."""
 
-    layers: dict[int, Layer]
-
-    def by_sensitivity(self) -> list[int]:
-        """Layer numbers, the most sensitive first."""
-        return sorted(self.layers, key=lambda index: -self.layers[index].sensitivity)
-
-    def without(self, count: int) -> Plan:
-        """The same with its `count` most sensitive layers left in float32."""
-        kept = set(self.by_sensitivity()[count:])
-        return Plan({index: layer for index, layer in self.layers.items() if index in kept})
+    layers: list[dict[str, Product]]
 
 
-def plan_encoder(
+@dataclass(frozen=True)
+class Candidates:
+    """Every product of every layer, with one term and with two.
+
+    Attributes:
+        residual_power: (layers,) variance of the residual stream that enters each layer.
+    """
+
+    layers: list[dict[str, Terms]]
+    residual_power: Float64Array
+
+    def plan(self, terms: int = 1) -> Plan:
+        """All products with so many terms."""
+        return Plan([{name: product[terms] for name, product in layer.items()} for layer in self.layers])
+
+
+def quantize_encoder(
     config: EncoderConfig, tensor: Callable[[str], Float32Array], observation: Observation, *, plain: bool = False
-) -> Plan:
+) -> Candidates:
     """Quantize every layer.
 
     Args:
@@ -107,27 +115,24 @@ def plan_encoder(
         observation: from calibration.observe.
         plain: round to the whole range and no more; what everything else is compared with.
     """
-    layers = {}
+    layers = []
     for index in range(config.layers):
         source = f"encoder.layer.{index}"
         products = {}
-        for name in (QKV, CONTEXT, WIDEN, NARROW):
+        for name in PRODUCTS:
             weight, bias = product_weights(config, tensor, source, name)
             seen = observation.products[f"{source}.{name}"]
-            clips = (1.0,) if plain else (_CONTEXT_MARGIN,) if name == CONTEXT else _CLIPS
-            products[name] = _quantize(seen, weight, bias, folded=name != NARROW, clips=clips, plain=plain)
-        products[QKV] = _fold_into_values(products[QKV], products[CONTEXT], config.hidden)
-        written = sum(_written(products, pair) for pair in _PAIRS)
-        layers[index] = Layer(products, written / float(observation.residual_power[index]))
-    return Plan(layers)
+            margin = _CONTEXT_MARGIN if name == CONTEXT and not plain else 1.0
+            products[name] = _quantize(
+                seen, weight, bias, folded=name in folded_products(config), margin=margin, plain=plain
+            )
+        layers.append(products)
+    return Candidates(layers, observation.residual_power)
 
 
-_PAIRS = ((QKV, CONTEXT), (WIDEN, NARROW))
-
-
-def _written(products: dict[str, Product], pair: tuple[str, str]) -> float:
-    """Variance of the error that a block writes into the residual stream; of the first product's, about all gets on."""
-    return (products[pair[0]].error + products[pair[1]].error) * products[pair[1]].power
+def folded_products(config: EncoderConfig) -> tuple[str, ...]:
+    """The products whose input's shift and scale cost nothing: LayerNorm or the values take them."""
+    return (CONTEXT,) if config.is_post_norm else (QKV, CONTEXT, WIDEN)
 
 
 def product_weights(
@@ -143,47 +148,52 @@ def product_weights(
 
 
 def _quantize(
-    seen: Activations, weight: Float32Array, bias: Float32Array, *, folded: bool, clips: tuple[float, ...], plain: bool
-) -> Product:
-    """One product; folded: what comes before it takes a shift and a scale at no cost."""
+    seen: Activations, weight: Float32Array, bias: Float32Array, *, folded: bool, margin: float, plain: bool
+) -> Terms:
+    """One product; folded: what comes before it takes a shift and a scale at no cost. margin: of one term's range."""
     weight = np.ascontiguousarray(weight, np.float32)
     exponents = _EXPONENTS if folded and not plain else (None,)
     mean: Float32Array = seen.sample.mean(axis=0)
     still: Float32Array = np.zeros(len(weight), np.float32)
     shift = mean if folded and not plain else still
-    chosen = _choose(seen, shift, weight, exponents, clips)
+    chosen = _choose(seen, shift, weight, exponents, margin)
     if not folded and not plain:
-        shifted = _choose(seen, mean, weight, exponents, clips)
+        shifted = _choose(seen, mean, weight, exponents, margin)
         if shifted.error <= _SHIFT_WORTH * chosen.error:
             shift, chosen = mean, shifted
     centred: Float32Array = seen.sample - shift  # (T, in)
     scale = chosen.scale
     scaled = weight * scale[:, None]
     weight_scale = _weight_scale(scaled)
-    input_scale, zero_point = _input_range((seen.low - shift) / scale, (seen.high - shift) / scale, chosen.clip)
-    rounded = _round(scaled / weight_scale) if plain else _gptq(scaled, weight_scale, centred / scale)
+    inputs = centred / scale
+    rounded = _round(scaled / weight_scale) if plain else _gptq(scaled, weight_scale, inputs)
     exact = centred @ weight  # (T, out)
-    error = exact - _restored(centred / scale, input_scale, zero_point) @ (rounded * weight_scale)
-    mean_error: Float32Array = np.zeros(error.shape[1], np.float32) if plain else error.mean(axis=0)
     power = float(exact.var(axis=0, dtype=np.float64).sum())
-    return Product(
-        shift=shift,
-        scale=scale,
-        input_scale=float(input_scale),
-        input_zero_point=zero_point,
-        weight=rounded.astype(np.int8),
-        weight_scale=weight_scale,
-        bias=bias + shift @ weight + mean_error,
-        error=float(((error - mean_error) ** 2).sum(axis=1, dtype=np.float64).mean()) / max(power, float(_SMALLEST)),
-        power=power,
-    )
+    found, weight8 = {}, rounded.astype(np.int8)
+    for terms, wider in ((1, margin), (2, _TWO_TERM_MARGIN)):
+        input_scale, zero_point = _input_range((seen.low - shift) / scale, (seen.high - shift) / scale, wider)
+        error = exact - _restored(inputs, input_scale, zero_point, terms) @ (rounded * weight_scale)
+        mean_error: Float32Array = np.zeros(error.shape[1], np.float32) if plain else error.mean(axis=0)
+        found[terms] = Product(
+            shift=shift,
+            scale=scale,
+            input_scale=float(input_scale),
+            input_zero_point=zero_point,
+            weight=weight8,
+            weight_scale=weight_scale,
+            bias=bias + shift @ weight + mean_error,
+            terms=terms,
+            error=float(np.square(error - mean_error).sum(axis=1, dtype=np.float64).mean())
+            / max(power, float(_SMALLEST)),
+            power=power,
+        )
+    return found
 
 
 class _Choice(NamedTuple):
-    """Column scales (in,), clip of the range, and the squared error of the product with them."""
+    """Column scales (in,), and the squared error of the product with them."""
 
     scale: Float32Array
-    clip: float
     error: float
 
 
@@ -192,23 +202,22 @@ def _choose(
     shift: Float32Array,
     weight: Float32Array,
     exponents: tuple[float | None, ...],
-    clips: tuple[float, ...],
+    margin: float,
 ) -> _Choice:
-    """Of the exponents and clips, those with the smallest squared error of the product on a few tokens."""
+    """Of the exponents, the one with the smallest squared error of the product on a few tokens."""
     low, high = seen.low - shift, seen.high - shift
     trial = seen.sample[:: max(1, len(seen.sample) // _TRIAL_TOKENS)] - shift
     exact = trial @ weight
-    best = _Choice(np.ones(len(weight), np.float32), 1.0, np.inf)
+    best = _Choice(np.ones(len(weight), np.float32), np.inf)
     for exponent in exponents:
         scale = _smooth(np.maximum(np.abs(low), np.abs(high)), np.abs(weight).max(axis=1), exponent)
         scaled = weight * scale[:, None]
         weight_scale = _weight_scale(scaled)
         restored = _round(scaled / weight_scale) * weight_scale
-        for clip in clips:
-            values = _restored(trial / scale, *_input_range(low / scale, high / scale, clip))
-            error = float(np.square(values @ restored - exact).mean())
-            if error < best.error:
-                best = _Choice(scale, clip, error)
+        values = _restored(trial / scale, *_input_range(low / scale, high / scale, margin))
+        error = float(np.square(values @ restored - exact).mean())
+        if error < best.error:
+            best = _Choice(scale, error)
     return best
 
 
@@ -227,17 +236,25 @@ def _weight_scale(weight: Float32Array) -> Float32Array:
     return scale
 
 
-def _input_range(low: Float32Array, high: Float32Array, clip: float) -> tuple[np.float32, int]:
-    """Scale and zero point of the clipped range, which holds 0."""
-    bottom, top = min(float(low.min()) * clip, 0.0), max(float(high.max()) * clip, 0.0)
+def _input_range(low: Float32Array, high: Float32Array, margin: float) -> tuple[np.float32, int]:
+    """Scale and zero point of so many times the range, which holds 0."""
+    bottom, top = min(float(low.min()) * margin, 0.0), max(float(high.max()) * margin, 0.0)
     scale = np.float32(max((top - bottom) / LARGEST_ACTIVATION, float(_SMALLEST)))
     return scale, int(np.clip(np.rint(-bottom / scale), 0, LARGEST_ACTIVATION))
 
 
-def _restored(values: Float32Array, scale: np.float32, zero_point: int) -> Float32Array:
-    """What is left of values after uint8."""
+def _restored(values: Float32Array, scale: np.float32, zero_point: int, terms: int = 1) -> Float32Array:
+    """What is left of values after one or two terms of uint8."""
     kept: Float32Array = np.clip(np.rint(values / scale) + np.float32(zero_point), 0, LARGEST_ACTIVATION)
-    return (kept - np.float32(zero_point)) * scale
+    first: Float32Array = (kept - np.float32(zero_point)) * scale
+    if terms == 1:
+        return first
+    step = scale / np.float32(REST_STEPS)
+    rest: Float32Array = np.clip(
+        np.rint((values - first) / step), -REST_ZERO_POINT, LARGEST_ACTIVATION - REST_ZERO_POINT
+    )
+    restored: Float32Array = first + rest * step
+    return restored
 
 
 def _round(weight: Float32Array) -> Float32Array:
@@ -271,7 +288,7 @@ def _gptq(weight: Float32Array, weight_scale: Float32Array, inputs: Float32Array
     return result
 
 
-def _fold_into_values(qkv: Product, context: Product, hidden: int) -> Product:
+def fold_into_values(qkv: Product, context: Product, hidden: int) -> Product:
     """The shift and scale of the context, taken by the values: attention weights sum to 1, so both pass through."""
     weight_scale, bias = qkv.weight_scale.copy(), qkv.bias.copy()
     weight_scale[2 * hidden :] /= context.scale

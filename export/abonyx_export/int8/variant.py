@@ -1,10 +1,11 @@
-"""The int8 variant: calibrated, written, judged by its scores, and given float32 layers only where the gate asks."""
+"""The int8 variant: calibrated, written, judged by its scores, and given what the gate asks for beyond one term."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import onnx
 
 from abonyx.alphabet import Alphabet
@@ -19,13 +20,13 @@ from abonyx_export.encoder.graph import write_encoder
 from abonyx_export.head.graph import attach_head
 from abonyx_export.head.head import Head
 from abonyx_export.int8 import calibration, score_gate
-from abonyx_export.int8.quantization import Plan, plan_encoder
+from abonyx_export.int8.levels import FLOAT32, ladder, worst_products
+from abonyx_export.int8.quantization import Candidates, Plan, quantize_encoder
 from abonyx_export.int8.score_gate import GateRows
-from abonyx_export.variants import INT8
+from abonyx_export.variants import INT8, default_variants
 
-# Float32 layers tried in turn. A float32 layer takes about three times an int8 one: past a tenth of the layers the
-# variant is no longer what it is for.
-FP32_SHARES = (0.0, 0.03, 0.06, 0.1)
+# Judged first: a plan whose largest |dp| is over the limit on these is over it on all.
+FIRST_ROWS = 256
 FIX = (
     f"Give sequences like those that will be scored with {option('calibration')}, allow more with "
     f"{option('max_dp')} int8=VALUE, or leave "
@@ -41,7 +42,7 @@ class Calibration:
         rows: token rows of the gate's sequences; source, count: as manifest.Quantization has them.
     """
 
-    plan: Plan
+    candidates: Candidates
     rows: score_gate.Tokens
     source: str
     count: int
@@ -53,8 +54,8 @@ def calibrate(checkpoint: Checkpoint, sequences: calibration.Sequences, report: 
     report(f"calibrating int8 on {len(sequences.calibration)} sequences ({sequences.source})")
     observation = calibration.observe(checkpoint, encode(sequences.calibration))
     report("rounding weights")
-    plan = plan_encoder(checkpoint.config, checkpoint.tensor, observation)
-    return Calibration(plan, encode(sequences.gate), sequences.source, len(sequences.calibration))
+    candidates = quantize_encoder(checkpoint.config, checkpoint.tensor, observation)
+    return Calibration(candidates, encode(sequences.gate), sequences.source, len(sequences.calibration))
 
 
 def write_int8(plan: Plan, checkpoint: Checkpoint, head_graph: onnx.ModelProto, path: Path) -> None:
@@ -63,10 +64,10 @@ def write_int8(plan: Plan, checkpoint: Checkpoint, head_graph: onnx.ModelProto, 
     onnx.save(attach_head(onnx.load(path, load_external_data=False), head_graph), path)
 
 
-def worst_layers(plan: Plan) -> str:
-    """The most sensitive layers, as the end of an error message."""
-    worst = ", ".join(f"{index} ({plan.layers[index].sensitivity:.1e})" for index in plan.by_sensitivity()[:5])
-    return f"; layers by error put into the residual stream: {worst}"
+def worst(candidates: Candidates) -> str:
+    """The products that one int8 term costs most, as the end of an error message."""
+    shown = ", ".join(f"{name} ({error:.1e})" for name, error in worst_products(candidates)[:5])
+    return f"; products by error put into the residual stream: {shown}"
 
 
 def settle(
@@ -79,19 +80,20 @@ def settle(
     staging: Path,
     report: Report,
 ) -> Quantization:
-    """Leave int8 in staging with as few float32 layers as the gate lets pass.
+    """Leave the cheapest int8 in staging that the gate lets pass.
 
     Args:
-        manifest: of what is in staging: fp32, and int8 without float32 layers.
+        manifest: of fp32, which is in staging, and of int8, whose folder is.
         thresholds: those at which label flips are counted.
 
     Raises:
-        ParityError: over the gate's limits with a tenth of the layers in float32, naming the most sensitive ones; or
+        ParityError: over the gate's limits with every plan of levels.ladder, naming the products that cost most; or
             sequences that all score alike, on which any int8 would pass.
     """
     report(f"judging int8 by the scores of {len(found.rows)} sequences")
     limit = manifest.variants[INT8].limits.p
-    list_files(manifest, staging)
+    alone = {"variants": {"fp32": manifest.variants["fp32"]}, "default_variant": default_variants(["fp32"])}
+    list_files(msgspec.structs.replace(manifest, **alone), staging)
     exact = score_gate.embed_rows(staging, "fp32", found.rows)
     spread = float(sigmoid(head.logit(exact)).std())
     if not spread >= GOLDEN_MIN_SD_P:
@@ -100,28 +102,30 @@ def settle(
             f"at least {GOLDEN_MIN_SD_P:g} is needed to tell",
             f"Nothing was written. Give {option('calibration')} sequences that score differently, or leave int8 out.",
         )
-    order = found.plan.by_sensitivity()
-    kept = 0
-    for kept in sorted({round(share * len(order)) for share in FP32_SHARES}):
-        if kept:
-            write_int8(found.plan.without(kept), checkpoint, head_graph, staging / manifest.variants[INT8].model)
-            list_files(manifest, staging)
-        rows = GateRows(exact, score_gate.embed_rows(staging, INT8, found.rows))
-        gate = score_gate.judge(rows, head, thresholds)
+    for leveled in ladder(found.candidates):
+        write_int8(leveled.plan, checkpoint, head_graph, staging / manifest.variants[INT8].model)
+        list_files(manifest, staging)
+        shown = f"{len(leveled.at(2))} products of two terms, {len(leveled.at(FLOAT32))} in float32"
+        for rows in (found.rows[:FIRST_ROWS], found.rows):
+            both = GateRows(exact[: len(rows)], score_gate.embed_rows(staging, INT8, rows))
+            gate = score_gate.judge(both, head, thresholds)
+            if not gate.p.max <= limit:
+                break
         report(
-            f"  {kept} float32 layers: max |dp| {gate.p.max:.2g}, mean {gate.p.mean:.2g}, "
-            f"max |dlogit| {gate.logit.max:.2g}, Spearman {gate.spearman:.5f}, "
+            f"  {shown} (cost {leveled.cost:.2f}), {gate.rows} sequences: max |dp| {gate.p.max:.2g}, "
+            f"mean {gate.p.mean:.2g}, max |dlogit| {gate.logit.max:.2g}, Spearman {gate.spearman:.5f}, "
             f"flips {max(gate.label_flips.values()):.2%}"
         )
         if not score_gate.faults(gate, limit):
             break
-    detail = f", with {kept} of {len(order)} layers in float32{worst_layers(found.plan)}"
-    score_gate.enforce(gate, limit, detail, FIX)
-    rows.save(staging / INT8)
+    score_gate.enforce(gate, limit, f", with {shown}{worst(found.candidates)}", FIX)
+    both.save(staging / INT8)
     return Quantization(
         schema_version=QUANTIZATION_SCHEMA,
         source=found.source,
         calibration_rows=found.count,
-        fp32_layers=sorted(order[:kept]),
+        two_terms=leveled.at(2),
+        float32=leveled.at(FLOAT32),
+        cost=leveled.cost,
         gate=gate,
     )

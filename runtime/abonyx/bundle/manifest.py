@@ -12,8 +12,9 @@ from abonyx.bundle.tolerances import LIMITS, LOGIT_PER_P, Limits
 from abonyx.errors import BundleError, first_line
 
 SCHEMA_VERSION = 1
-# Of int8 variants. 1: QuantizeLinear/DequantizeLinear around Gemm, static scales.
-QUANTIZATION_SCHEMA = 1
+# Of int8 variants: QuantizeLinear/DequantizeLinear around Gemm, static scales. 1 had whole layers in float32; 2 has
+# one or two terms, or float32, for each product.
+QUANTIZATION_SCHEMA = 2
 MANIFEST_NAME = "manifest.json"
 # The 20 standard residues and X (unknown). B, Z, U, O, J and gap characters are in ESM's vocabulary but were all but
 # absent from its training and from the heads': refused, as the old pipeline did, rather than scored.
@@ -234,14 +235,18 @@ class Quantization(_Struct, frozen=True, kw_only=True):
     Attributes:
         schema_version: of the int8 graph and of this record.
         source: the sequences it was calibrated and judged on; calibration_rows: how many it was calibrated on.
-        fp32_layers: layers that stay float32 because the gate asked for it.
+        two_terms: products, as "layer.name", whose input is two int8 terms because the gate asked for it.
+        float32: products that stay float32 for the same reason; the others have one term.
+        cost: mean time of a product that was predicted, in products of one term.
         gate: the scores it was judged by.
     """
 
     schema_version: int
     source: str
     calibration_rows: int
-    fp32_layers: list[int]
+    two_terms: list[str]
+    float32: list[str]
+    cost: float
     gate: ScoreGate
 
 
@@ -287,7 +292,7 @@ class Manifest(_Struct, frozen=True, kw_only=True):
         name: shown wherever the bundle is named; "" = its directory's (see bundle.Bundle.name).
         notice: one line shown wherever the bundle is named, e.g. that its encoder is untrained; "" = none.
         pooling: the default pooling rule.
-        pooled_layers: ["last"], or ["embedding", "last"] concatenated.
+        pooled_layers: of "embedding", "last" and numbers of layers before the last; concatenated in this order.
         default_variant: provider -> variant.
         golden_source: what the golden set was made from.
         files: path in the bundle -> entry, for every file but the manifest.

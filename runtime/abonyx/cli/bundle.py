@@ -13,6 +13,7 @@ import click
 
 from abonyx.cli.options import PATH
 from abonyx.errors import ConfigError
+from abonyx.output.files import failing_as
 
 if TYPE_CHECKING:
     from abonyx.bundle import Bundle
@@ -95,7 +96,12 @@ def inspect(bundle: Path | None) -> None:
 def _print_json(value: object) -> None:
     import msgspec
 
-    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    _print_text(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def _print_text(text: str) -> None:
+    with failing_as("to standard output"):
+        click.echo(text)
 
 
 def _print_rows(rows: Iterable[tuple[str, object]]) -> None:
@@ -112,8 +118,9 @@ def _print_rows(rows: Iterable[tuple[str, object]]) -> None:
 def _print_table(table: Any) -> None:
     from rich.console import Console
 
-    # A pipe has no width: nothing is cut there.
-    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
+    with failing_as("to standard output"):
+        # A pipe has no width: nothing is cut there.
+        Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
 
 
 def _plain(value: object) -> Any:
@@ -250,7 +257,7 @@ def _print_bundle(bundle: Bundle) -> None:
             for name, variant in manifest.variants.items()
         ],
     )
-    click.echo("From the manifest alone; `abonyx verify` checks the files against it.")
+    _print_text("From the manifest alone; `abonyx verify` checks the files against it.")
 
 
 def _bytes_of(manifest: Manifest, variant: Variant) -> int:

@@ -8,9 +8,12 @@ from collections import deque
 from functools import cache
 from typing import NamedTuple
 
-from immunum import Annotator, NumberingResult
-
 from abonyx.domain.framework import unusual_residues
+from abonyx.domain.signals import signals_held
+
+# immunum's import loses an exception that a signal handler raises in it, Ctrl-C's too.
+with signals_held():
+    from immunum import Annotator, NumberingResult
 
 # immunum imports polars if it is installed, and polars makes a blocking read continue after Ctrl-C, as if nothing had
 # been typed. This is Python's own setting again. Windows has no such setting.

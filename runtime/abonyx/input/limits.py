@@ -21,14 +21,19 @@ class ReadLimits(NamedTuple):
 
     Attributes:
         unpacked_bytes: that gzip data may unpack to.
+        gzip_members: gzip files, one after another, that the data may be.
+        gzip_extra_bytes: of the headers of all members, and of zeros between and after them.
         lines: of any kind: blank lines and comments too.
         line_chars: of one line.
         columns: of a header, and of any line: one more than its commas, semicolons or tabs, in quoted cells too.
         cells: of all lines, counted so.
-        step: called before each line. It may wait, and it may raise to end the reading.
+        step: called before each line, and before each small piece of gzip data. It may wait, and it may raise to end
+            the reading.
     """
 
     unpacked_bytes: int
+    gzip_members: int
+    gzip_extra_bytes: int
     lines: int
     line_chars: int
     columns: int

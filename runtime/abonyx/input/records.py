@@ -18,6 +18,7 @@ from abonyx.input import excel
 from abonyx.input.cells import Record, RejectedRecord
 from abonyx.input.columns import Wanted
 from abonyx.input.fasta import read_fasta
+from abonyx.input.gunzip import unzip
 from abonyx.input.jsonl import read_jsonl
 from abonyx.input.limits import ReadLimits, limited_lines
 from abonyx.input.lines import read_lines
@@ -111,8 +112,8 @@ def _parse(source: Path | None, stdin: BinaryIO | None, reading: _Reading) -> Ge
                 what = f"{reading.name}: is not gzip data, though its name ends with .gz; it begins with {head[:16]!r}"
                 raise InputError(what, "Rename it without .gz, or compress it: gzip FILE.")
         if zipped or (kind is None and head.startswith(GZIP)):
-            unzipped = stack.enter_context(gzip.GzipFile(fileobj=stream))
-            head, stream = peek(cast("BinaryIO", unzipped), stack, reading.limits and reading.limits.unpacked_bytes)
+            unzipped = stack.enter_context(_unzipped(stream, reading))
+            head, stream = peek(unzipped, stack, reading.limits and reading.limits.unpacked_bytes)
             source = None
         if not head:
             raise InputError(f"{reading.name}: is empty, there is no line 1", "Give a file with at least one record.")
@@ -126,6 +127,12 @@ def _parse(source: Path | None, stdin: BinaryIO | None, reading: _Reading) -> Ge
             # newline="" splits at \n, \r\n and \r and leaves line ends inside quoted fields as they are.
             text = stack.enter_context(io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline=""))
             yield from _read_text(text, kind, reading)
+
+
+def _unzipped(stream: BinaryIO, reading: _Reading) -> BinaryIO:
+    if reading.limits is None:
+        return cast("BinaryIO", gzip.GzipFile(fileobj=stream))
+    return unzip(stream, reading.name, reading.limits)
 
 
 def _read_text(text: io.TextIOWrapper, kind: str, reading: _Reading) -> Iterator[Record | RejectedRecord]:

@@ -32,7 +32,7 @@ def staged(output: Path) -> Iterator[Path]:
         ConfigError: it cannot be written.
     """
     try:
-        with _parents_of(output):
+        with parents_of(output):
             staging = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.absolute().parent))
             try:
                 yield staging
@@ -47,7 +47,7 @@ def staged(output: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _parents_of(output: Path) -> Iterator[None]:
+def parents_of(output: Path) -> Iterator[None]:
     """Make the missing parents of a path; if the block fails, remove those that hold nothing else."""
     made: list[Path] = []
     try:

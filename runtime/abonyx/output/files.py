@@ -60,6 +60,7 @@ class PartialFile:
         self.size_bytes = 0
         self._digest = hashlib.sha256()
         self._file: IO[bytes] | None = None
+        self._opened: os.stat_result | None = None
 
     @property
     def sha256(self) -> str:
@@ -147,10 +148,9 @@ class PartialFile:
                 self._file.close()
 
     def discard(self) -> None:
-        """Remove it, if it was opened here."""
-        if self._file is None:
-            return
-        for undo in (self.close, self.path.unlink):
+        """Remove it, if it was opened here and is still what is at `path`."""
+        own = self._opened is not None and is_at(self.path, self._opened)
+        for undo in (self.close, self.path.unlink) if own else (self.close,):
             with suppress(OSError, ConfigError):
                 undo()
 
@@ -159,6 +159,7 @@ class PartialFile:
             # Unbuffered: nothing is left to fail at close. Made by open, not mkstemp, so that the umask holds.
             # Path.open has no opener.
             self._file = open(self.path, mode, buffering=0, opener=open_no_link)  # noqa: SIM115
+            self._opened = os.fstat(self._file.fileno())
 
 
 def give_mode(path: Path, target: Path, more: int = 0) -> None:
@@ -173,11 +174,18 @@ def not_own(path: Path) -> ResumeRefused:
     return ResumeRefused(what, "Move it away, or remove it if nobody needs it; or name another output.")
 
 
+def is_at(path: Path, file: os.stat_result) -> bool:
+    """Whether the file of that status is what is at a path."""
+    try:
+        return os.path.samestat(file, path.lstat())
+    except OSError:
+        return False
+
+
 def refuse_replaced(path: Path, file: IO[bytes]) -> None:
     """Raise a ResumeRefused if an open file is no longer the one at its path."""
-    with suppress(OSError):
-        if os.path.samestat(os.fstat(file.fileno()), path.lstat()):
-            return
+    if is_at(path, os.fstat(file.fileno())):
+        return
     what = f"{path}: was removed or replaced during the run"
     raise ResumeRefused(what, f"Let nothing else write there, and start again with {option('restart')}.")
 

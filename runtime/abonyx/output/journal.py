@@ -2,7 +2,7 @@
 
 A line is appended and flushed to the disk only after the bytes that it speaks of. So a run that dies at any point
 leaves a journal that is true, but for a last line that may be cut short, and partial files that may be longer than it
-says.
+says. Each line has a check (chain.py).
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ import re
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
-from typing import IO, Any, ClassVar
+from typing import IO, Annotated, Any, ClassVar, NoReturn
 
 import msgspec
 
 from abonyx.errors import OutputInUse, ResumeRefused, first_line
-from abonyx.output.files import failing_as, open_no_link, partial_path, refuse_replaced
+from abonyx.output.chain import DIGITS, Chain
+from abonyx.output.files import failing_as, is_at, open_no_link, partial_path, refuse_replaced
 from abonyx.wording import option
 
 try:
@@ -29,10 +30,13 @@ except ImportError:  # Windows: the second of two runs is not refused there
 else:
     fcntl = _fcntl
 
-SCHEMA = 1
+# 2: lines have a check.
+SCHEMA = 2
 JOURNAL_SUFFIX = ".journal"
 
 Fact = str | int | float | bool | None
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 _FOREIGN = "is not a journal of abonyx"
 
 
@@ -69,22 +73,22 @@ class Started(msgspec.Struct, frozen=True, tag="started"):
 class Window(msgspec.Struct, frozen=True, tag="window"):
     """The partial files hold `rows_done` rows: so many bytes, of this sha256, file by file."""
 
-    rows_done: int
-    size_bytes: list[int]
-    sha256: list[str]
+    rows_done: Count
+    size_bytes: list[Count]
+    sha256: list[Sha256]
 
 
 class Halved(msgspec.Struct, frozen=True, tag="halved"):
     """From here on batches have another token budget, for the reason in the note."""
 
-    token_budget: int
+    token_budget: Annotated[int, msgspec.Meta(ge=1)]
     note: str
 
 
 class Complete(msgspec.Struct, frozen=True, tag="complete"):
     """The files are whole, of this sha256, and are being renamed."""
 
-    sha256: list[str]
+    sha256: list[Sha256]
 
 
 Line = Header | Started | Window | Halved | Complete
@@ -112,28 +116,33 @@ class Journal:
         self._target, self.path = target, journal_path(target)
         self._file = self._locked()
         self.lines: list[msgspec.Struct] = []
+        self._chain = Chain()
 
     def read(self) -> None:
         """Read what is there; a last line that was cut short is dropped, from the file too.
 
         Raises:
-            ResumeRefused: a whole line that is none of a journal's.
+            ResumeRefused: a whole line that is none of a journal's, or is not as it was written; or another version's
+                journal.
         """
         text = self._text()
         whole, _, rest = text.rpartition(b"\n")
         for number, line in enumerate(whole.splitlines(), 1):
+            if number == 1:
+                self._refuse_another_version(line)
             try:
                 found = msgspec.json.decode(line, type=self.LINES)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                restart = number > 1 or self._is_own(line)
-                self._refuse(f"line {number} cannot be read: {first_line(error)}", restart=restart)
+                restart = number > 1 or self._is_own(line, whole=True)
+                self.refuse(f"line {number} cannot be read: {first_line(error)}", restart=restart)
             if isinstance(found, self.FIRST) != (number == 1):
-                self._refuse(f"line {number} is a {type(found).__name__.lower()} line", restart=number > 1)
-            if isinstance(found, self.FIRST) and (schema := getattr(found, "schema", None)) != SCHEMA:
-                self._refuse(f"schema {schema}, this abonyx reads {SCHEMA}")
+                self.refuse(f"line {number} is a {type(found).__name__.lower()} line", restart=number > 1)
+            if (check := self._chain.follow(line)) != self._chain.check:
+                shown = first_line(check, DIGITS) or "missing"
+                self.refuse(f"line {number} was changed or moved: its check is {shown}, not {self._chain.check}")
             self.lines.append(found)
-        if rest and not (self.lines or self._is_own(rest)):
-            self._refuse(_FOREIGN, restart=False)
+        if rest and not (self.lines or self._is_own(rest, whole=False)):
+            self.refuse(_FOREIGN, restart=False)
         with failing_as(self.path):
             self._file.truncate(len(text) - len(rest))
 
@@ -143,9 +152,9 @@ class Journal:
         Raises:
             ResumeRefused: it is not a journal.
         """
-        first = self._text().partition(b"\n")[0]
-        if not self._is_own(first):
-            self._refuse(_FOREIGN, restart=False)
+        first, end, _ = self._text().partition(b"\n")
+        if not self._is_own(first, whole=bool(end)):
+            self.refuse(_FOREIGN, restart=False)
         with suppress(msgspec.DecodeError, UnicodeDecodeError):
             self.lines = [msgspec.json.decode(first, type=self.FIRST)]
 
@@ -158,20 +167,20 @@ class Journal:
             self._file.seek(0)
             return self._file.read()
 
-    def _is_own(self, first: bytes) -> bool:
-        """Whether a first line is a journal's, even if it was cut short or a power cut left zeros in its place."""
-        written = first.rstrip(b"\0")
+    def _is_own(self, first: bytes, *, whole: bool) -> bool:
+        """Whether a first line is a journal's; one without its end may be cut short, or zeros that a power cut left."""
+        written = first if whole else first.rstrip(b"\0")
         first_bytes = f'{{"type":"{self.FIRST.__struct_config__.tag}",'.encode()
-        return first_bytes.startswith(written[: len(first_bytes)])
+        return written.startswith(first_bytes) if whole else first_bytes.startswith(written[: len(first_bytes)])
 
     def append(self, line: msgspec.Struct) -> None:
         """Add a line; the disk has it when this returns."""
         with failing_as(self.path):
-            data = msgspec.json.encode(line) + b"\n"
+            data = self._chain.add(msgspec.json.encode(line)) + b"\n"
             while data:
                 data = data[self._file.write(data) :]
             os.fsync(self._file.fileno())
-        refuse_replaced(self.path, self._file)
+        self.refuse_replaced()
         self.lines.append(line)
 
     def start(self) -> None:
@@ -184,22 +193,40 @@ class Journal:
         with failing_as(self.path):
             self._file.truncate(0)
         self.lines.clear()
+        self._chain = Chain()
 
     def close(self) -> None:
         """Let another run have the output."""
         self._file.close()
 
     def remove(self) -> None:
-        """Remove it, then let another run have the output."""
+        """Remove it, if it is still what is at its path, then let another run have the output."""
+        own = is_at(self.path, os.fstat(self._file.fileno()))
         if fcntl is None:
             self.close()  # Windows removes no open file
-        with failing_as(self.path):
-            self.path.unlink(missing_ok=True)
+        if own:
+            with failing_as(self.path):
+                self.path.unlink(missing_ok=True)
         self.close()
 
-    def _refuse(self, what: str, restart: bool = True) -> None:
-        fix = f"Move it away, or start again with {option('restart')}." if restart else "Move it away."
+    def refuse_replaced(self) -> None:
+        """Raise a ResumeRefused if another file, or none, is at its path: then what it names may be another run's."""
+        refuse_replaced(self.path, self._file)
+
+    def refuse(self, what: str, restart: bool = True) -> NoReturn:
+        """Raise a ResumeRefused about it; `restart`: whether starting again would help."""
+        again = f"Start again with {option('restart')}, which drops what that run did; or name another output."
+        fix = again if restart else "Move it away."
         raise ResumeRefused(f"{self.path}: {what}", fix)
+
+    def _refuse_another_version(self, first: bytes) -> None:
+        """Before the line is read in full: its other fields are that version's."""
+        with suppress(msgspec.DecodeError, UnicodeDecodeError):
+            found = msgspec.json.decode(first, type=_AnyFirst)
+            if found.type == self.FIRST.__struct_config__.tag and found.schema != SCHEMA:
+                what = f"{self.path}: another version of abonyx wrote it: schema {found.schema}, this one's is {SCHEMA}"
+                fix = f"Give the command to that version to resume the run, or start again with {option('restart')}."
+                raise ResumeRefused(what, fix)
 
     def _locked(self) -> IO[bytes]:
         while True:
@@ -240,6 +267,13 @@ class Journal:
             return os.path.samestat(os.fstat(file.fileno()), self.path.stat())
         except FileNotFoundError:
             return False
+
+
+class _AnyFirst(msgspec.Struct):
+    """Of a first line, what every version has."""
+
+    type: str
+    schema: int
 
 
 def journal_path(target: Path) -> Path:

@@ -31,6 +31,7 @@ from abonyx.output.files import (
     resolved,
 )
 from abonyx.output.journal import Complete, Halved, Header, Journal, Window, differences
+from abonyx.output.progress import read_progress, rows_journalled
 from abonyx.wording import option
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class ResumableOutput:
         else:
             self._journal.read()
             self._refuse_another_run()
-        if self._rows_journalled() == 0:
+        if rows_journalled(self._journal) == 0:
             self._begin()
         else:
             self._go_on()
@@ -104,8 +105,7 @@ class ResumableOutput:
             self._place(target, path, sha256_)
         self._flush_directories()
         if self._format.convert is not None:  # what it was made from
-            with failing_as(self._files[-1].path):
-                self._files[-1].path.unlink(missing_ok=True)
+            self._remove(self._files[-1].path)
             self._flush_directories()  # a power cut must not leave a file that no journal names
         self._journal.remove()
 
@@ -128,11 +128,8 @@ class ResumableOutput:
                 file.close()
         self._journal.close()
 
-    def _rows_journalled(self) -> int:
-        return max((line.rows_done for line in self._journal.lines if isinstance(line, Window)), default=0)
-
     def _refuse_another_run(self) -> None:
-        done = self._rows_journalled()
+        done = rows_journalled(self._journal)
         for line in self._journal.lines:
             if isinstance(line, Header) and done and (found := differences(line.identity, self._header.identity)):
                 target = self._targets[-1]
@@ -171,9 +168,14 @@ class ResumableOutput:
                 raise not_own(path)
         for path in there:
             if self._name(path) in named:
-                with failing_as(path):
-                    path.unlink(missing_ok=True)
+                self._remove(path)
         self._flush_directories()
+
+    def _remove(self, path: Path) -> None:
+        """Remove a partial file that the journal names, while that is still the one that a run finds."""
+        self._journal.refuse_replaced()
+        with failing_as(path):
+            path.unlink(missing_ok=True)
 
     def _own_paths(self) -> list[Path]:
         """Every partial file of this run."""
@@ -186,17 +188,9 @@ class ResumableOutput:
         return relative.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
     def _go_on(self) -> None:
-        last = Window(0, [], [])
-        for line in self._journal.lines:
-            if isinstance(line, Header):
-                self.token_budget, self.window_size = line.token_budget, line.window_size
-            elif isinstance(line, Halved):
-                self.token_budget = line.token_budget
-                self.notes.append(line.note)
-            elif isinstance(line, Window):
-                last = line
-            elif isinstance(line, Complete):
-                self._complete = line
+        progress = read_progress(self._journal, self.rows, len(self._files))
+        self.token_budget, self.window_size = progress.token_budget, progress.window_size
+        self.notes, self._complete, last = progress.notes, progress.complete, progress.window
         if self._complete is None or self._lost_conversion():
             for file, size_bytes, sha256 in zip(self._files, last.size_bytes, last.sha256, strict=True):
                 file.go_on(size_bytes, sha256)
@@ -228,8 +222,7 @@ class ResumableOutput:
             what = f"{gathered_file.path}: holds other bytes than the run wrote"
             raise ResumeRefused(what, f"Let nothing else write there, and start again with {option('restart')}.")
         whole = PartialFile(self._targets[-1], CONVERTED_SUFFIX)
-        with failing_as(whole.path):
-            whole.path.unlink(missing_ok=True)  # an earlier process's: the journal names it
+        self._remove(whole.path)  # an earlier process's: the journal names it
         try:
             whole.begin()
             with failing_as(self._files[-1].path):

@@ -148,8 +148,11 @@ class RequestLimits(_Out, frozen=True, kw_only=True):
     """The most of one request."""
 
     max_body_bytes: int
+    max_gzip_members: int
+    max_gzip_extra_bytes: int
     max_sequences: int
     max_residues_per_request: int
+    max_sequence_chars: int
     max_lines: int
     max_line_chars: int
     max_columns: int
@@ -229,8 +232,11 @@ def model_answer(model: Model, settings: Settings) -> ModelAnswer:
         model_card=model.card,
         limits=RequestLimits(
             max_body_bytes=settings.max_body_bytes,
+            max_gzip_members=settings.max_gzip_members,
+            max_gzip_extra_bytes=settings.max_gzip_extra_bytes,
             max_sequences=settings.max_sequences,
             max_residues_per_request=settings.max_residues_per_request,
+            max_sequence_chars=settings.max_sequence_chars,
             max_lines=settings.max_lines,
             max_line_chars=settings.max_line_chars,
             max_columns=settings.max_columns,

@@ -1,4 +1,4 @@
-"""How many connections are open at once, and what the log says of those that are not: a line a second.
+"""How many connections are open at once, how one is read, and what the log says of those that are not: a line a second.
 
 Whoever may connect can open connections until the process has no file descriptor left; no token is looked at before.
 """
@@ -9,11 +9,18 @@ import asyncio
 import logging
 import time
 from pathlib import Path
+from typing import Any
 
+import h11
+from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
 
 from abonyx.errors import ConfigError
 from abonyx.logs import LOGGER
+from abonyx.serve.parsing import EVENTS_AT_ONCE, Lane, Parser
+from abonyx.serve.problems import problem_response
 from abonyx.wording import option
 
 # The most of a request's head, or of a chunk's.
@@ -53,26 +60,112 @@ class Seldom(logging.Filter):
 _LIMIT_LOG = Seldom()
 
 
+class State(ServerState):
+    """What the connections of one server share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lane = Lane()
+
+
+class _Flow(FlowControl):
+    """Reading that stays paused while what has come is not parsed."""
+
+    held = False
+
+    def resume_reading(self) -> None:
+        if not self.held:
+            super().resume_reading()
+
+
 class Connection(H11Protocol):
     """One connection. If there are more than uvicorn's limit_concurrency allows, the longest idle one is closed.
 
-    Idle is one without a request in hand: half a head, sent slowly, does not keep its place.
+    Idle is one without a request in hand: half a head, sent slowly, does not keep its place. What comes is parsed a
+    little at a time (parsing.py).
     """
 
     idle_since = 0.0
+    flow: _Flow
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: State,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._lane = server_state.lane
+        self.conn = self._parser = Parser(HEAD_BYTES)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Have a place among the connections."""
         super().connection_made(transport)
+        self.flow = _Flow(transport)
         self.idle_since = self.loop.time()
         most = self.limit_concurrency
         if most is not None and len(self.connections) >= most:
             self._make_room(most - 1)
 
+    def data_received(self, data: bytes) -> None:
+        """Parse what has come, as much as fits into one go."""
+        if self.flow.held:  # uvicorn has resumed the transport itself
+            self.transport.pause_reading()
+        self._grant()
+        super().data_received(data)
+        self._wait()
+
     def on_response_complete(self) -> None:
         """Be idle from now on."""
+        self._grant()
         super().on_response_complete()
         self.idle_since = self.loop.time()
+        self._wait()
+
+    def _grant(self) -> None:
+        if not self.flow.held:
+            self._parser.left = EVENTS_AT_ONCE
+
+    def _wait(self) -> None:
+        """Read no more, and wait for the next go, if this one did not suffice."""
+        if not self._parser.left and not self.flow.held and not self.transport.is_closing():
+            self.flow.held = True
+            self.flow.pause_reading()
+            self._lane.wait(self.loop, self._continue)
+
+    def _continue(self) -> None:
+        self.flow.held = False
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        self._grant()
+        self.handle_events()
+        self._wait()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what cannot be parsed, or is over a limit of parsing.py, and close."""
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):  # it has its answer, or the beginning of one
+            self.transport.close()
+            return
+        if self.scope is not None and self.scope["method"] == "HEAD":  # h11 refuses to send it a body
+            self.transport.close()
+            return
+        if self.cycle is not None:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self._parser.refusal is None:
+            super().send_400_response(msg)
+            return
+        problem = problem_response(self._parser.refusal)
+        headers = [*problem.raw_headers, (b"connection", b"close")]
+        for event in (
+            h11.Response(status_code=problem.status_code, headers=headers),
+            h11.Data(data=bytes(problem.body)),
+            h11.EndOfMessage(),
+        ):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     @property
     def idle(self) -> bool:

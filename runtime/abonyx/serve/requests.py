@@ -161,6 +161,8 @@ def check_file(
 def _limits(settings: Settings, step: Step) -> ReadLimits:
     return ReadLimits(
         unpacked_bytes=settings.max_body_bytes,
+        gzip_members=settings.max_gzip_members,
+        gzip_extra_bytes=settings.max_gzip_extra_bytes,
         lines=settings.max_lines,
         line_chars=settings.max_line_chars,
         columns=settings.max_columns,
@@ -199,8 +201,12 @@ def _counted(
         step()
         if number > settings.max_sequences:
             raise _too_large(f"more than {settings.max_sequences} records", "max_sequences", settings.max_sequences)
-        residues += len(record.sequence) if isinstance(record, Record) else 0
+        length = len(record.sequence) if isinstance(record, Record) else 0
+        residues += length
         if residues > settings.max_residues_per_request:
             most = settings.max_residues_per_request
             raise _too_large(f"more than {most} residues", "max_residues_per_request", most)
+        if length > settings.max_sequence_chars:  # it would be judged in one piece
+            what = f"{NAME}:{record.line}: a sequence of {length} characters; max_sequence_chars is "
+            raise InputTooLarge(f"{what}{settings.max_sequence_chars}", "Leave it out: no antibody is so long.")
         yield record

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ import abonyx
 from abonyx.alphabet import Alphabet
 from abonyx.batching import make_inputs
 from abonyx.bundle import open_bundle, tolerances
-from abonyx.errors import ConfigError, InputError
+from abonyx.errors import InputError
 from abonyx_export import cli
 from abonyx_export.encoder.checkpoint import Checkpoint, load_checkpoint
+from abonyx_export.encoder.cuda_graph import CUDA_INPUTS, write_cuda_encoder
 from abonyx_export.encoder.graph import ENCODER_INPUTS, write_encoder
 from abonyx_export.export import export_bundle
 from abonyx_export.parity import reference_embeddings
@@ -96,9 +98,11 @@ def check(directory: Path, tmp_path: Path) -> Checkpoint:
     exact = independent(directory)
     rows = Alphabet(loaded.alphabet).encode(SEQUENCES)
     write_encoder(loaded.config, loaded.tensor, tmp_path / "model.onnx")
-    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
-    found = session.run(["embedding"], make_inputs(rows, ENCODER_INPUTS, loaded.alphabet.pad_id))[0]
-    assert np.abs(found - exact).max() <= tolerances.FP32_GOAL_P
+    write_cuda_encoder(loaded.config, loaded.tensor, tmp_path / "cuda.onnx", arithmetic=np.float32)
+    for name, inputs in (("model", ENCODER_INPUTS), ("cuda", CUDA_INPUTS)):
+        session = onnxruntime.InferenceSession(str(tmp_path / f"{name}.onnx"), providers=["CPUExecutionProvider"])
+        found = session.run(["embedding"], make_inputs(rows, inputs, loaded.alphabet.pad_id))[0]
+        assert np.abs(found - exact).max() <= tolerances.FP32_GOAL_P, name
     assert np.abs(reference_embeddings(loaded, rows) - exact).max() <= tolerances.FP32_GOAL_P
     return loaded
 
@@ -133,6 +137,9 @@ def test_the_graph_gives_transformers_numbers(name: str, tmp_path: Path) -> None
     assert {node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node} <= PORTABLE_OPS
 
 
+HALVES = ("fp16", "fp16-weights", "cuda-fp16")
+
+
 @pytest.mark.parametrize(("kind", "layers"), [("Bert", ("embedding", "last")), ("Roberta", ("last",))])
 def test_a_bundle(
     kind: str, layers: tuple[str, ...], tmp_path: Path, spread_head: HeadMaker, sequences: list[str]
@@ -145,14 +152,17 @@ def test_a_bundle(
         head=head,
         output=tmp_path / "bundle",
         pooled_layers=layers,
-        variants=("fp32", "fp16", "fp16-weights"),
-        max_dp={"fp16": tolerances.TINY_FP16_P, "fp16-weights": tolerances.TINY_FP16_P},
+        variants=("fp32", *HALVES),
+        max_dp=dict.fromkeys(HALVES, tolerances.TINY_FP16_P),
     )
     manifest = export_bundle(asked)
     assert manifest.encoder.architecture == kind.lower()
     record = manifest.variants["fp32"].parity
     assert record is not None
     assert record.p.max <= tolerances.FP32_GOAL_P
+    graph = onnx.load(tmp_path / "bundle" / "cuda-fp16" / "model.onnx", load_external_data=False).graph
+    fused = Counter(node.op_type for node in graph.node if node.domain == "com.microsoft")
+    assert fused == {"SkipLayerNormalization": 6, "BiasGelu": 3, "MultiHeadAttention": 3}
     longest = 138 if kind == "Bert" else 137
     assert open_bundle(tmp_path / "bundle").manifest.max_residues == longest
     with abonyx.open_session(abonyx.RuntimeConfig(bundle=str(tmp_path / "bundle"))) as session:
@@ -176,15 +186,6 @@ def test_x_is_refused_in_a_file_with_its_place(tmp_path: Path) -> None:
     assert "in.csv:3: b: X (unknown residue) at position 6: this bundle's encoder has no token for X" in str(
         result.exception
     )
-
-
-@pytest.mark.parametrize("variant", ["int8", "cuda-fp16"])
-def test_variants_of_esm_alone_are_refused(variant: str, tmp_path: Path) -> None:
-    make(tmp_path / "checkpoint")
-    asked = ExportRequest(encoder=str(tmp_path / "checkpoint"), output=tmp_path / "bundle", variants=("fp32", variant))
-    with pytest.raises(ConfigError, match=f"variants {variant}: not for a bert encoder"):
-        export_bundle(asked)
-    assert not (tmp_path / "bundle").exists()
 
 
 WORDS = [*SPECIAL, *"ACDEFGHIKLMNPQRSTVWY", "the", "##ing"]

@@ -107,6 +107,10 @@ TENSOR_FAULTS: dict[str, tuple[Callable[[Tensors], object], str]] = {
     ),
     "frequencies are not finite": (_put(FREQUENCIES, [*EIGHT[:7], np.nan]), f"{FREQUENCIES} is not finite"),
     "frequencies are infinite": (_put(FREQUENCIES, [*EIGHT[:7], np.inf]), f"{FREQUENCIES} is not finite"),
+    "a norm is not finite": (
+        _put("encoder.layer.1.LayerNorm.bias", [*[0.0] * 30, np.nan, np.inf]),
+        "encoder.layer.1.LayerNorm.bias is not finite: 2 of its values ([nan, inf])",
+    ),
     "frequencies of the wrong length": (
         _put(FREQUENCIES, EIGHT[:7]),
         f"1 tensor of the encoder ({FREQUENCIES}): not of the shape that config.json gives it, (8,)",
@@ -147,6 +151,11 @@ CONFIG_FAULTS: dict[str, tuple[dict[str, object], str]] = {
     "another padding": ({"pad_token_id": 2}, "pad token is 1 in the vocabulary and 2 in config.json"),
     "a mask that is a residue": ({"mask_token_id": 5}, "mask_token_id in config.json is 5, which is the id of A"),
     "fewer rows": ({"vocab_size": 20}, "C is token 23 of the vocabulary, the embedding has 20 rows"),
+    "no heads": ({"num_attention_heads": 0}, "num_attention_heads is 0 in config.json"),
+    "layers in words": ({"num_hidden_layers": "two"}, "num_hidden_layers is 'two' in config.json"),
+    "a negative epsilon": ({"layer_norm_eps": -1.0}, "layer_norm_eps is -1.0 in config.json"),
+    "padding without a row": ({"pad_token_id": 99}, "pad_token_id is 99 in config.json, the embedding has 33 rows"),
+    "no positions": ({"max_position_embeddings": 3}, "max_position_embeddings is 3 in config.json, which leaves no"),
     "odd heads": ({"num_attention_heads": 32}, "hidden size 32 does not divide into 32 even heads"),
 }
 
@@ -188,3 +197,51 @@ class _Trap:
 
     def __reduce__(self) -> tuple[object, ...]:
         return Path.touch, (self.path,)
+
+
+FILE_FAULTS: dict[str, tuple[str, bytes | None, str]] = {
+    "no config": ("config.json", None, "has no config.json"),
+    "no vocabulary": ("vocab.txt", None, "has no vocab.txt"),
+    "a binary vocabulary": ("vocab.txt", bytes([255, 254, 0]) * 9, "transformers cannot read its tokenizer: 'utf-8'"),
+}
+
+
+@pytest.mark.parametrize("fault", FILE_FAULTS)
+def test_files_at_fault_are_named(fault: str, tmp_path: Path, checkpoint: CheckpointMaker) -> None:
+    name, content, message = FILE_FAULTS[fault]
+    directory = Path(shutil.copytree(checkpoint("esm2"), tmp_path / "fault"))
+    (directory / name).unlink()
+    if content is not None:
+        (directory / name).write_bytes(content)
+    assert message in _refused(directory)
+
+
+class _Code:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (print, ("executed",))
+
+
+def test_weights_that_name_code_are_refused_by_its_name(tmp_path: Path, checkpoint: CheckpointMaker) -> None:
+    import torch
+
+    directory = Path(shutil.copytree(checkpoint("esm2"), tmp_path / "fault"))
+    (directory / "model.safetensors").unlink()
+    torch.save({"weight": _Code()}, directory / "pytorch_model.bin")
+    assert "cannot be read without running code (print), which abonyx does not do" in _refused(directory)
+    (directory / "pytorch_model.bin").write_bytes(b"xx" * 100)
+    assert "not a PyTorch checkpoint, or one that needs code to be read" in _refused(directory)
+
+
+def test_tokenizers_of_words_and_with_code(tmp_path: Path) -> None:
+    """A byte-pair vocabulary that does not fit its merges fails in the tokenizers library, as a plain Exception."""
+    from .test_bert import make
+
+    directory = make(tmp_path / "checkpoint", "Roberta")
+    settings = {"tokenizer_class": "Other", "auto_map": {"AutoTokenizer": ["tokens.Other", None]}}
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert "tokenizer_config.json names Python code of its own, which abonyx does not run" in _refused(directory)
+    (directory / "vocab.txt").unlink()
+    (directory / "tokenizer_config.json").write_text("{}")
+    (directory / "vocab.json").write_text(json.dumps({"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "A": 4, "the": 5}))
+    (directory / "merges.txt").write_text("#version: 0.2\nt h\nth e\n")
+    assert "transformers cannot read its tokenizer: Error while initializing BPE" in _refused(directory)

@@ -101,7 +101,9 @@ def graphs(loaded: Checkpoint, folder: Path) -> dict[str, Float32Array]:
         if kind == "cuda":
             write_cuda_encoder(loaded.config, loaded.tensor, path, arithmetic=np.float32)
         else:  # int8 without a product in int8: the rest of its graph
-            write_encoder(loaded.config, loaded.tensor, path, plan=Plan({}) if kind == "int8" else None)
+            write_encoder(
+                loaded.config, loaded.tensor, path, plan=Plan([{}] * loaded.config.layers) if kind == "int8" else None
+            )
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         names = CUDA_INPUTS if kind == "cuda" else ENCODER_INPUTS
         rows = Alphabet(loaded.alphabet).encode(SEQUENCES)

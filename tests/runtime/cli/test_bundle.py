@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -220,6 +221,18 @@ def test_the_home_of_nobody_is_a_path_like_any_other(run: Any, tmp_path: Path, m
 def test_inspect_prints_no_markup_of_the_bundles(run: Any, copy: Path) -> None:
     edit(copy, licence="[red]MIT[/red] [link=file:///etc/passwd]x[/link]")
     assert "[red]MIT[/red] [link=file:///etc/passwd]x[/link]" in run("inspect", copy)[1]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("arguments", [["doctor"], ["verify", "--json"], ["inspect"]])
+def test_standard_output_that_is_full_is_one_error(arguments: list[str]) -> None:
+    """In a process of its own: Python flushes standard output once more when it exits."""
+    command = [sys.executable, "-m", "abonyx", *arguments]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    first = done.stderr.partition("\n")[0]
+    assert first == "abonyx: output to standard output: cannot be written: No space left on device"
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 2)
 
 
 def test_hostile_graph_by_the_command_line(run: Any, copy: Path) -> None:

@@ -203,7 +203,11 @@ def test_partial_files_that_are_not_what_the_journal_says(tmp_path: Path, change
 
 
 @pytest.mark.parametrize(
-    "text", [b"my own notes\n", b"my own notes", b'{"type":"started"}\n', b"\0\0notes", b'{"type":"head","x":1}\n']
+    "text",
+    [
+        *(b"my own notes\n", b"my own notes", b'{"type":"started"}\n', b"\0\0notes", b'{"type":"head","x":1}\n'),
+        *(b'{\n "mine": 1\n}\n', b"\nmine\n", b"\0\0\nmine\n"),
+    ],
 )
 def test_a_file_that_is_not_a_journal_is_left_alone(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "out.csv.journal").write_bytes(text)

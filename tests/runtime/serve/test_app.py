@@ -412,7 +412,7 @@ def test_the_model_and_what_it_takes(shared: Running) -> None:
     assert found["training"]["rows"] == 914 and found["parity"]["rows"] == 36
     assert found["model_card"].startswith("# abonyx-mini: model card")
     assert found["limits"] == {key: getattr(Settings(**LIMITS), key) for key in found["limits"]}
-    assert len(found["limits"]) == 7
+    assert len(found["limits"]) == 10
     for path in ("/healthz", "/readyz", "/", "/v1/model"):
         answer = shared.ask("HEAD", path)
         assert (answer.status, answer.body) == (200, b"") and int(answer.headers["content-length"]) > 0

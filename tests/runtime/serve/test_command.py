@@ -198,3 +198,8 @@ def test_tokens_come_from_a_file_or_the_environment(tmp_path: Path) -> None:
             read_token("T", None, {"T": bad})
         assert bad not in str(refused.value)
     assert TOKEN not in repr(Settings(token=TOKEN))
+
+
+def test_answers_are_sent_without_delay() -> None:
+    with server.bound(Settings(port=0)) as listener:
+        assert listener.proto == socket.IPPROTO_TCP  # asyncio sets TCP_NODELAY on connections of such a socket alone

@@ -19,11 +19,13 @@ for _name in ("fastapi", "uvicorn", "prometheus_client"):
 from abonyx.errors import ConfigError  # noqa: E402
 from abonyx.serve import connections, server  # noqa: E402
 from abonyx.serve.connections import Connection, Seldom, connections_for  # noqa: E402
+from abonyx.serve.parsing import CHUNKS, EVENTS_AT_ONCE  # noqa: E402
 from abonyx.serve.settings import Settings  # noqa: E402
 
-from .serving import PATIENCE_S, service, until  # noqa: E402
+from .serving import PATIENCE_S, TOKEN, at_once, refused, service, until  # noqa: E402
 from .test_command import ended, process  # noqa: E402
 
+CHUNKED = b"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
 HALF_A_HEAD = b"POST /v1/score HTTP/1.1\r\nX: "
 
 
@@ -115,6 +117,38 @@ def test_a_text_passes_once_a_second() -> None:
 
     until(passes)
     assert later[-1].getMessage() == f"a ({1 + len(later)} more before)"
+
+
+def test_no_token_is_needed_for_the_limits(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """And of a flood that was answered already, the rest is parsed a little at a time, up to the limit."""
+    goes: list[int] = []
+    handle = Connection.handle_events
+
+    def handle_events(self: Connection) -> None:
+        before = self._parser.left
+        handle(self)
+        goes.append(before - self._parser.left)
+
+    monkeypatch.setattr(Connection, "handle_events", handle_events)
+    with service(token=TOKEN) as running:
+
+        def flood(_: int) -> bytes:
+            with socket.create_connection((running.host, running.port), PATIENCE_S) as connection:
+                connection.sendall(CHUNKED + b"1\r\nE\r\n" * (CHUNKS + 200))
+                found = b""
+                try:
+                    while more := connection.recv(1 << 16):
+                        found += more
+                except ConnectionResetError:
+                    pass
+                return found
+
+        for found in at_once(flood, 4):
+            assert found.startswith(b"HTTP/1.1 401 ") and found.count(b"HTTP/1.1") == 1
+        refused(running.ask("GET", "/v1/model"), 401, "")
+        assert running.ask("GET", "/healthz").status == 200
+    assert max(goes) == EVENTS_AT_ONCE and sum(goes) >= 4 * CHUNKS
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 def test_too_few_files_for_any_connection(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import json
 import socket
@@ -178,6 +179,82 @@ def test_reading_ends_when_the_client_leaves(monkeypatch: pytest.MonkeyPatch) ->
         assert ended == ["the client left before its answer"]
         until(lambda: not running.gate._in_hand)
         assert running.score(["EVQL"]).status == 200
+
+
+GZIP_FLOODS = {
+    "gzip_header": b"\x1f\x8b\x08\x08" + bytes(6) + b"n" * 4_000_000,
+    "gzip_members": gzip.compress(b"", mtime=0) * 100_000,
+    "gzip_padding": gzip.compress(b"sequence\nEVQL\n", mtime=0) + bytes(4_000_000),
+    "empty_blocks": b"\x1f\x8b\x08" + bytes(7) + b"\0\0\0\xff\xff" * 800_000,
+}
+FREE = {"max_gzip_members": 10**9, "max_gzip_extra_bytes": 10**9}
+
+
+def _held_at_a_step(monkeypatch: pytest.MonkeyPatch, go_on: threading.Event) -> tuple[list[int], list[str]]:
+    """Have a flood wait in its third step; steps of floods, and how their readings ended, are in the lists."""
+    steps: list[int] = []
+    ended: list[str] = []
+    read = service_module.check_file
+
+    def check(body: bytes, asked: Any, step: Any, **more: Any) -> Any:
+        def held() -> None:
+            steps.append(len(body))
+            if len(steps) == 3:
+                assert go_on.wait(PATIENCE_S)
+            step()
+
+        flood = len(body) > 1_000
+        try:
+            return read(body, asked, held if flood else step, **more)
+        except EngineError as error:
+            ended.append(error.what)
+            raise
+
+    monkeypatch.setattr(service_module, "check_file", check)
+    return steps, ended
+
+
+@pytest.mark.parametrize("name", GZIP_FLOODS)
+def test_reading_gzip_ends_within_a_step(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Of what unpacks to nothing: once its client has left, nobody else waits for it."""
+    body, go_on = GZIP_FLOODS[name], threading.Event()
+    steps, ended = _held_at_a_step(monkeypatch, go_on)
+    with service(**FREE) as running:
+        with socket.create_connection((running.host, running.port)) as client:
+            head = b"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/csv\r\nContent-Length: %d\r\n\r\n"
+            client.sendall(head % len(body) + body)
+            until(lambda: len(steps) == 3 or ended)
+        until(lambda: not running.gate._in_hand)  # it is noticed while the reader is at work
+        go_on.set()
+        assert running.ask("POST", "/v1/score", b"sequence\nEVQL\n", CSV).status == 200
+        assert ended == ["the client left before its answer"] and len(steps) == 3
+
+
+def test_reading_gzip_ends_with_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on = threading.Event()
+    steps, ended = _held_at_a_step(monkeypatch, go_on)
+    with service(request_timeout_s=0.2, **FREE) as running:
+        flood = running.ask("POST", "/v1/score", GZIP_FLOODS["empty_blocks"], CSV)
+        refused(flood, 503, "was not read in 0.2 s")
+        go_on.set()
+        until(lambda: ended)
+    assert ended == ["the client left before its answer"] and len(steps) == 3
+
+
+def test_gzip_over_a_limit() -> None:
+    with service(max_gzip_members=20, max_gzip_extra_bytes=5_000) as running:
+        for name, part in (("gzip_header", "extra_bytes is 5000"), ("gzip_members", "members is 20")):
+            refused(running.ask("POST", "/v1/score", GZIP_FLOODS[name], CSV), 413, f"max_gzip_{part}")
+        refused(running.ask("POST", "/v1/score", GZIP_FLOODS["gzip_padding"], CSV), 413, "zeros between and after")
+
+
+def test_a_sequence_of_too_many_characters() -> None:
+    with service(max_sequence_chars=1_000) as running:
+        what = "a sequence of 1001 characters; max_sequence_chars is 1000"
+        refused(running.score(["EVQL", "E" * 1_001], on_invalid="skip"), 413, f"request:2: {what}")
+        fasta = b">a\nEVQL\n>b\n" + b"E" * 500 + b"\n" + b"E" * 501 + b"\n"
+        refused(running.ask("POST", "/v1/score", fasta, CSV), 413, f"request:3: {what}")
+        refused(running.score(["E" * 1_000]), 422, "low complexity")
 
 
 def test_a_small_file_does_not_wait_for_a_long_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,121 @@
+"""The graphs of a bundle, each written once: encoder and head in one, whatever an interrupted call finished reused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import onnx
+
+from abonyx.bundle.manifest import Manifest, Quantization, Variant
+from abonyx.bundle.tolerances import Limits
+from abonyx_export.encoder.checkpoint import Checkpoint
+from abonyx_export.encoder.cuda_graph import CUDA_INPUTS, write_cuda_encoder
+from abonyx_export.encoder.graph import ENCODER_INPUTS, write_encoder
+from abonyx_export.head.graph import attach_head, check_head, head_model
+from abonyx_export.head.head import Head
+from abonyx_export.int8 import variant as int8
+from abonyx_export.int8.calibration import Sequences
+from abonyx_export.progress import Steps
+from abonyx_export.unfinished import Unfinished
+from abonyx_export.variants import CUDA_FP16, INT8, VARIANTS, VariantSpec, default_variants
+
+
+class _Int8(msgspec.Struct):
+    """What is not in int8's files.
+
+    Attributes:
+        detail: what an error about the variant says of its plan.
+    """
+
+    quantization: Quantization
+    detail: str
+
+
+def blank_variant(spec: VariantSpec, limits: Limits) -> Variant:
+    """The manifest's entry of a variant before it is measured."""
+    return Variant(
+        model=f"{spec.name}/model.onnx",
+        precision=spec.name,
+        inputs=list(CUDA_INPUTS if spec.name == CUDA_FP16 else ENCODER_INPUTS),
+        providers=list(spec.providers),
+        limits=limits,
+        parity=None,
+    )
+
+
+def write_graphs(
+    manifest: Manifest,
+    head: Head,
+    checkpoint: Checkpoint,
+    fitted_on: Sequences | None,
+    thresholds: list[float],
+    unfinished: Unfinished,
+    steps: Steps,
+) -> tuple[Manifest, str]:
+    """Write the head's graph and it behind each variant's; int8 is settled too.
+
+    Args:
+        manifest: names the variants.
+        fitted_on: what int8 is calibrated and judged on; None without int8.
+
+    Returns:
+        The manifest with int8's record, and what an error about int8 says of its plan.
+
+    Raises:
+        ParityError: int8 is over its gate.
+    """
+    staging = unfinished.bundle
+    head_graph = head_model(head)
+    check_head(head_graph, head)
+    onnx.save(head_graph, staging / "head.onnx")
+    names = sorted(manifest.variants, key=lambda name: name == INT8)  # which is judged beside fp32
+    detail = ""
+    for number, name in enumerate(names, 1):
+        step, path = f"{name} graph", staging / manifest.variants[name].model
+        place = f"({number} of {len(names)})"
+        if name == INT8:
+            assert fitted_on is not None
+            found = unfinished.value(step, _Int8)
+            if found is None:
+                steps(f"writing {name} {place}")
+                path.parent.mkdir(exist_ok=True)
+                found = _settled(manifest, head, head_graph, checkpoint, fitted_on, thresholds, staging, steps)
+                unfinished.finish(step, found, [path.parent, staging / "fp32", unfinished.reference])
+            settled = msgspec.structs.replace(manifest.variants[INT8], quantization=found.quantization)
+            manifest = msgspec.structs.replace(manifest, variants=manifest.variants | {INT8: settled})
+            detail = found.detail
+        elif step not in unfinished.steps:
+            steps(f"writing {name} {place}")
+            path.parent.mkdir(exist_ok=True)
+            _write_float(VARIANTS[name], checkpoint, head_graph, path)
+            unfinished.finish(step, None, [path.parent, unfinished.reference])
+    return manifest, detail
+
+
+def _write_float(spec: VariantSpec, checkpoint: Checkpoint, head_graph: onnx.ModelProto, path: Path) -> None:
+    if spec.name == CUDA_FP16:
+        write_cuda_encoder(checkpoint.config, checkpoint.tensor, path)
+    else:
+        write_encoder(checkpoint.config, checkpoint.tensor, path, storage=spec.storage, arithmetic=spec.arithmetic)
+    # External data stays where it is: the graph alone is read and written again.
+    onnx.save(attach_head(onnx.load(path, load_external_data=False), head_graph), path)
+
+
+def _settled(
+    manifest: Manifest,
+    head: Head,
+    head_graph: onnx.ModelProto,
+    checkpoint: Checkpoint,
+    fitted_on: Sequences,
+    thresholds: list[float],
+    staging: Path,
+    steps: Steps,
+) -> _Int8:
+    """int8, calibrated, written and judged."""
+    with steps.rows(checkpoint.model, len(fitted_on.calibration)):
+        calibrated = int8.calibrate(checkpoint, fitted_on, steps)
+    beside = {name: manifest.variants[name] for name in ("fp32", INT8)}
+    judged = msgspec.structs.replace(manifest, variants=beside, default_variant=default_variants(list(beside)))
+    quantization = int8.settle(calibrated, judged, checkpoint, head, head_graph, thresholds, staging, steps)
+    return _Int8(quantization, int8.worst(calibrated.candidates))

@@ -1,0 +1,70 @@
+"""How far an export is: a line for each step, and on a terminal's stderr a bar of the step's layers or rows."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from abonyx_export.bundle_writer import Report
+
+# The step, its layers or rows that are done, and all of them; 0 if nobody knows.
+Show = Callable[[str, int, int], None]
+
+
+class Steps:
+    """Takes the lines of a report, and shows how far the step of the last one is.
+
+    Args:
+        report: called with each line.
+        show: called with the line and how far it is.
+        layers: of the encoder.
+    """
+
+    def __init__(self, report: Report, show: Show, layers: int) -> None:
+        self._report, self._show, self._layers, self._line = report, show, layers, ""
+
+    def __call__(self, line: str) -> None:
+        self._line = line.strip()
+        self._report(line)
+        self._show(self._line, 0, 0)
+
+    def at_layer(self, index: int) -> None:
+        """Show that a layer's tensors are read."""
+        self._show(f"{self._line}: layer", index + 1, self._layers)
+
+    @contextmanager
+    def rows(self, model: Any, total: int) -> Iterator[None]:
+        """Count the rows that pass through a torch module, one a call."""
+        done = 0
+
+        def count(*_: object) -> None:
+            nonlocal done
+            done += 1
+            self._show(f"{self._line}: row", done, total)
+
+        handle = model.register_forward_hook(count)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+@contextmanager
+def step_bar() -> Iterator[Show]:
+    """A bar on a terminal's stderr; nothing otherwise."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield lambda step, done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+
+        def show(step: str, done: int, total: int) -> None:
+            bar.update(task, description=step, completed=done, total=total or None)
+
+        yield show

@@ -1,0 +1,298 @@
+"""An export that can be stopped and given again: OUT.partial has what is finished and a record of what it is made from.
+
+What is finished is reused only if the inputs are the same and its bytes are those of the record. A step is recorded
+once its files are whole; whatever has no record is removed and made again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import ModuleType
+from typing import TypeVar
+
+import msgspec
+
+from abonyx.bundle.manifest import Encoder, FileEntry, Parity
+from abonyx.errors import ConfigError, OutputInUse
+from abonyx.hashing import file_sha256
+from abonyx.output.directory import check_directory, parents_of
+from abonyx.output.files import PARTIAL_SUFFIX
+from abonyx.output.journal import differences
+from abonyx_export.bundle_writer import head_spec
+from abonyx_export.encoder.checkpoint import Checkpoint
+from abonyx_export.head.head import Head
+from abonyx_export.int8.calibration import Sequences
+from abonyx_export.request import ExportRequest
+
+try:
+    import fcntl as _fcntl
+except ImportError:  # Windows: the second of two exports is not refused there
+    fcntl: ModuleType | None = None
+else:
+    fcntl = _fcntl
+
+RECORD_NAME = "export.json"
+GOLDEN_STEP = "golden rows"
+_SCHEMA = 1
+# Paths: what is in them counts, and where the bundle goes does not.
+_HASHED = ("encoder", "revision", "head", "output", "golden", "calibration")
+T = TypeVar("T")
+
+
+class _Step(msgspec.Struct, frozen=True):
+    """What one step made.
+
+    Attributes:
+        value: JSON of what is not in a file.
+        files: those it made and those it depends on, by their path in OUT.partial.
+    """
+
+    value: msgspec.Raw
+    files: dict[str, FileEntry]
+
+
+class _Record(msgspec.Struct, forbid_unknown_fields=True):
+    schema_version: int
+    inputs: dict[str, str]
+    steps: dict[str, _Step]
+
+
+class Unfinished:
+    """The finished steps of one export.
+
+    Attributes:
+        directory: OUT.partial; bundle: in it, what becomes OUT.
+        reference: in it, PyTorch's embeddings of the golden rows.
+    """
+
+    def __init__(self, directory: Path, record: _Record) -> None:
+        self.directory, self.bundle = directory, directory / "bundle"
+        self.reference = directory / "reference.npy"
+        self._record = record
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """What the steps depend on, name -> value."""
+        return self._record.inputs
+
+    @property
+    def steps(self) -> list[str]:
+        """Names of the finished steps."""
+        return list(self._record.steps)
+
+    def value(self, step: str, kind: type[T]) -> T | None:
+        """What a finished step gave, None if it is not finished."""
+        found = self._record.steps.get(step)
+        return None if found is None else msgspec.json.decode(found.value, type=kind)
+
+    def finish(self, step: str, value: object, files: Iterable[Path]) -> None:
+        """Record a step.
+
+        Args:
+            value: what `value` will give, as JSON can hold it.
+            files: files and folders that it made or depends on.
+        """
+        paths = [each for path in files for each in ([path] if path.is_file() else sorted(path.rglob("*")))]
+        entries = {path.relative_to(self.directory).as_posix(): _entry(path) for path in paths if path.is_file()}
+        for other, found in list(self._record.steps.items()):
+            if any(found.files.get(name, entry) != entry for name, entry in entries.items()):
+                del self._record.steps[other]  # made from files that are others now
+        self._record.steps[step] = _Step(msgspec.Raw(msgspec.json.encode(value)), entries)
+        self._save()
+
+    def parity(self, variant: str) -> Parity | None:
+        """The record of a variant's check, None if it is not finished."""
+        return self.value(f"{variant} check", Parity)
+
+    def keep(self, variant: str, record: Parity) -> None:
+        """Record a variant's check."""
+        self.finish(f"{variant} check", record, [self.bundle / variant, self.reference])
+
+    def begin(self, inputs: dict[str, str]) -> None:
+        """Forget every step: these are the inputs now."""
+        self._record = _Record(_SCHEMA, inputs, {})
+        self._save()
+
+    def drop_damaged(self) -> dict[str, str]:
+        """Forget the steps whose files are not those of the record; returns step -> file."""
+        entries = {entry for step in self._record.steps.values() for entry in step.files.items()}
+        wrong = {entry for entry in entries if not _is_whole(self.directory / entry[0], entry[1])}
+        dropped = {}
+        for step, found in list(self._record.steps.items()):
+            damaged = sorted(name for name, entry in found.files.items() if (name, entry) in wrong)
+            if damaged:
+                dropped[step] = damaged[0]
+                del self._record.steps[step]
+        self._save()
+        return dropped
+
+    def clear(self) -> None:
+        """Remove every file that no step has."""
+        known = {name for step in self._record.steps.values() for name in step.files}
+        for path in sorted(self.directory.rglob("*"), reverse=True):  # a folder comes after what is in it
+            name = path.relative_to(self.directory).as_posix()
+            if path.is_dir() and not path.is_symlink():
+                with suppress(OSError):  # not empty
+                    path.rmdir()
+            elif name not in known and name != RECORD_NAME:
+                path.unlink()
+        self.bundle.mkdir(exist_ok=True)
+
+    def _save(self) -> None:
+        aside = self.directory / f"{RECORD_NAME}.new"
+        with aside.open("wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(self._record), indent=1))
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(self.directory / RECORD_NAME)
+
+
+def _entry(path: Path) -> FileEntry:
+    return FileEntry(sha256=file_sha256(path), size_bytes=path.stat().st_size)
+
+
+def _is_whole(path: Path, entry: FileEntry) -> bool:
+    return path.is_file() and not path.is_symlink() and _entry(path) == entry
+
+
+def export_inputs(
+    request: ExportRequest,
+    checkpoint: Checkpoint,
+    encoder: Encoder,
+    head: Head | None,
+    packages: Mapping[str, str],
+    sequences: Sequence[str],
+    fitted_on: Sequences | None,
+) -> dict[str, str]:
+    """What a bundle depends on, name -> value.
+
+    Args:
+        encoder: of the checkpoint.
+        sequences: the golden rows; fitted_on: what int8 is calibrated and judged on.
+    """
+    facts = {
+        "encoder": encoder,
+        "encoder's config and alphabet": (repr(checkpoint.config), checkpoint.alphabet),
+        "head": None
+        if head is None
+        else (head_spec(head, request.chains), head.weights()[0].tolist(), head.weights()[1]),
+        "golden rows": sequences,
+        "sequences of int8": None if fitted_on is None else (fitted_on.calibration, fitted_on.gate, fitted_on.source),
+    }
+    inputs = {name: _sha256(value) for name, value in facts.items()}
+    for field in dataclasses.fields(request):
+        if field.name not in _HASHED:
+            inputs[f"--{field.name.replace('_', '-')}"] = msgspec.json.encode(getattr(request, field.name)).decode()
+    return inputs | {f"version of {name}": version for name, version in packages.items()}
+
+
+def _sha256(value: object) -> str:
+    return hashlib.sha256(msgspec.json.encode(value)).hexdigest()
+
+
+def partial_directory(output: Path) -> Path:
+    """Where an export is while it is not finished."""
+    return output.with_name(output.name + PARTIAL_SUFFIX)
+
+
+@contextmanager
+def resumable(output: Path, inputs: Mapping[str, str], report: Callable[[str], None]) -> Iterator[Unfinished]:
+    """Give OUT.partial with what an earlier call finished; its bundle is renamed onto OUT when the block ends well.
+
+    A block that is interrupted leaves what is finished, for the next call; one that fails leaves nothing.
+
+    Args:
+        inputs: what everything depends on, name -> value. If the earlier call had others, nothing of it is used.
+        report: called with a line on what is reused and what is not.
+
+    Raises:
+        ConfigError: OUT.partial is not an unfinished export, or cannot be written.
+        OutputInUse: another process exports to OUT.
+    """
+    check_directory(output)
+    directory = partial_directory(output)
+    try:
+        with parents_of(output), _locked(directory):
+            unfinished = _open(directory, dict(inputs), report)
+            try:
+                yield unfinished
+                unfinished.bundle.rename(output)
+            except Exception:
+                shutil.rmtree(directory)
+                raise
+            except BaseException:
+                if not unfinished.steps:
+                    shutil.rmtree(directory)
+                else:
+                    report(f"{directory}: has what is finished; give the same command again to resume")
+                raise
+            shutil.rmtree(directory)
+    except OSError as error:
+        # as output.directory.staged
+        what = f"output {output}: cannot be written: {error.strerror or error}"
+        raise ConfigError(what, "Nothing was left behind; free space or name an output elsewhere.") from error
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Make the directory, if it is not there, and keep other exports away from it."""
+    if directory.is_symlink() or (os.path.lexists(directory) and not directory.is_dir()):
+        raise _not_ours(directory, "is not a directory")
+    directory.mkdir(exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            what = f"output {directory}: another export is writing it"
+            raise OutputInUse(what, "Wait for it or end it, or name another output.") from None
+        except OSError:  # a file system without locks, as in journal.py
+            pass
+        yield
+    finally:
+        os.close(handle)
+
+
+def _open(directory: Path, inputs: dict[str, str], report: Callable[[str], None]) -> Unfinished:
+    """The finished steps that can be used, in a directory with nothing else in it."""
+    if not (directory / RECORD_NAME).exists():
+        if any(path.name != f"{RECORD_NAME}.new" for path in directory.iterdir()):
+            raise _not_ours(directory, f"has no {RECORD_NAME}")
+        unfinished = Unfinished(directory, _Record(_SCHEMA, inputs, {}))
+        unfinished.begin(inputs)
+    else:
+        unfinished = Unfinished(directory, _read(directory))
+        changed = differences(dict(unfinished.inputs), dict(inputs))
+        if changed:
+            shown = "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")
+            report(f"{directory}: from other inputs, so nothing of it is used ({shown})")
+            unfinished.begin(inputs)
+        for step, file in unfinished.drop_damaged().items():
+            report(f"{directory / file}: not as it was written, so made again: {step}")
+        if unfinished.steps:
+            report(f"resumed: finished before are {', '.join(unfinished.steps)}")
+    unfinished.clear()
+    return unfinished
+
+
+def _read(directory: Path) -> _Record:
+    try:
+        record = msgspec.json.decode((directory / RECORD_NAME).read_bytes(), type=_Record)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise _not_ours(directory, f"{RECORD_NAME} cannot be read") from error
+    if record.schema_version != _SCHEMA:
+        raise _not_ours(directory, f"{RECORD_NAME} is of another version of abonyx")
+    return record
+
+
+def _not_ours(directory: Path, what: str) -> ConfigError:
+    return ConfigError(f"{directory}: {what}, so it is not an unfinished export", "Remove it, or name another output.")
