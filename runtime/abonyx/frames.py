@@ -10,7 +10,7 @@ import numpy as np
 
 from abonyx.alphabet import SequenceLimit
 from abonyx.arrays import Float32Array
-from abonyx.bundle.threshold import choose_threshold
+from abonyx.bundle.threshold import CALLED, choose_calls
 from abonyx.config import RuntimeConfig
 from abonyx.domain import Check, refuse_rule
 from abonyx.errors import InputError, first_line, printable
@@ -20,7 +20,7 @@ from abonyx.input.columns import Wanted, find_columns
 from abonyx.input.judged import JudgedValue, judged
 from abonyx.input.sequences import Gaps
 from abonyx.logs import LOGGER
-from abonyx.output.columns import CALLED, P, refuse_results, result_columns
+from abonyx.output.columns import P, refuse_results, result_columns
 from abonyx.run.opening import ChosenModel, chosen_model
 from abonyx.run.request import prepare
 from abonyx.run.windows import flag_notes, score_input
@@ -50,6 +50,7 @@ def score_frame(
 
     - p_nonspecific: float32;
     - nonspecific: 1 or 0, 8 bits; null for a row with a flag and no call;
+    - call: "specific", "non-specific", or, if the head has stored quantiles, "uncertain"; null as in nonspecific;
     - flag: why the score should not be trusted, "" = nothing is wrong;
     - domain, with trim: the residues that were scored, FIRST-LAST from 1, "" = no domain to trim to;
     - rejected: why the row has no score; null if it has one. The other new columns are null then.
@@ -62,7 +63,8 @@ def score_frame(
         config: as open_session takes it.
         sequence_column: the column of sequences, or FIRST:LAST of an alignment's columns; None = `sequence` or another
             known name, of an AIRR table its amino acids: docs/files.md.
-        threshold: call p strictly above it non-specific; None = the assay's, or the head's default.
+        threshold: call p strictly above it non-specific, and nothing uncertain; None = the assay's, or the head's
+            default.
         assay: use the threshold that the head declares for it.
         gaps: "strip" takes `-`, `.` and a final `*` out of the sequences.
         domain: "check" flags rows that the head was not trained on, "require" rejects them, "off" does not look.
@@ -80,11 +82,11 @@ def score_frame(
     values = _sequences(nw, table, sequence_column)
     with chosen_model(session, config) as chosen:
         run = prepare(config=chosen.config, bundle=chosen.bundle, check=domain, trim=trim is not None, gaps=gaps)
-        limit = choose_threshold(run.bundle, assay, threshold)
+        rule = choose_calls(run.bundle, assay, threshold)
         longest = SequenceLimit.of(run.bundle.manifest, run.config)
         rows = judged(values, run.rule, longest, gaps=gaps, in_children=True)
         p = _score(rows, chosen)
-    columns = result_columns(rows, p, limit, run.trim)
+    columns = result_columns(rows, p, rule, run.trim)
     scored: Frame = table.with_columns(*(_series(nw, table, *column) for column in columns.items())).to_native()
     return scored
 

@@ -11,11 +11,11 @@ import numpy as np
 
 from abonyx.arrays import BoolArray
 from abonyx.bundle.bundle import Bundle
-from abonyx.errors import BundleError, ChecksumMismatch
+from abonyx.bundle.listed import FIX, read_listed
+from abonyx.errors import BundleError
 
 TRAINING_ROWS_NAME = "training_rows.sha256"
 _LINES = re.compile(rb"(?:[0-9a-f]{64}\n)*")
-_FIX = "Fit or export the bundle again."
 
 
 def write_training_rows(sequences: Iterable[str], directory: Path) -> None:
@@ -30,18 +30,11 @@ def training_rows(bundle: Bundle, sequences: Sequence[str]) -> BoolArray | None:
     Raises:
         BundleError: the file is missing or damaged.
     """
-    entry = bundle.manifest.files.get(TRAINING_ROWS_NAME)
-    if entry is None:
+    data = read_listed(bundle, TRAINING_ROWS_NAME)
+    if data is None:
         return None
-    path = bundle.path / TRAINING_ROWS_NAME
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise BundleError(f"{path}: cannot be read: {error.strerror}", _FIX) from error
-    if (found := hashlib.sha256(data).hexdigest()) != entry.sha256:
-        raise ChecksumMismatch(f"{path}: sha256 {found}, manifest says {entry.sha256}", _FIX)
     if not _LINES.fullmatch(data):
-        raise BundleError(f"{path}: does not hold one sha256 a line", _FIX)
+        raise BundleError(f"{bundle.path / TRAINING_ROWS_NAME}: does not hold one sha256 a line", FIX)
     known = set(data.splitlines())
     return np.array([_hash(sequence) in known for sequence in sequences], bool)
 

@@ -155,7 +155,7 @@ def score(
 
     Several INPUTs, a directory, or a quoted pattern of files give a file each in the directory OUTPUT.
     """
-    from abonyx.bundle.threshold import choose_threshold
+    from abonyx.bundle.threshold import choose_calls
     from abonyx.output.kinds import score_kind
     from abonyx.run.resumed import score_run
     from abonyx.run.scorer import DirectoryRequest
@@ -164,18 +164,18 @@ def score(
         run = prepare(options)
         _check_directory_run(sources, output, table)
         kind = kind or ("csv" if ray is None else "parquet")
-        limit = choose_threshold(run.bundle, assay, threshold)
-        _score_directory(DirectoryRequest(run, output.absolute(), kind, limit), sources, ray, restart)
+        rule = choose_calls(run.bundle, assay, threshold)
+        _score_directory(DirectoryRequest(run, output.absolute(), kind, rule), sources, ray, restart)
         return
     target = _target(output)
     chosen = score_kind(target, kind)
     run, checked = _prepare(sources[0], target, options)
-    limit = choose_threshold(run.bundle, assay, threshold)
-    first = FirstRows(len(checked.ids), limit) if table else None
-    file_run = score_run(run, checked, target, chosen, limit, first.add if first else None)
+    rule = choose_calls(run.bundle, assay, threshold)
+    first = FirstRows(len(checked.ids), rule) if table else None
+    file_run = score_run(run, checked, target, chosen, rule, first.add if first else None)
     if run.check == "off":
         LOGGER.info("note: --domain off: chain and domain were not looked at; no record is flagged")
-    _go(file_run, restart, f"threshold {limit:g}" + (f" ({assay})" if assay else ""), first.print if first else None)
+    _go(file_run, restart, rule.summary(assay), first.print if first else None)
 
 
 def _is_directory_run(sources: tuple[Path, ...], output: Path) -> bool:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from abonyx.arrays import Float32Array
+    from abonyx.bundle.threshold import CallRule
 
 # Rows --table prints; the file has them all.
 TABLE_ROWS = 40
@@ -20,14 +21,14 @@ class FirstRows:
 
     Args:
         count: rows of the input.
-        threshold: that the calls were made with.
+        rule: that the calls were made by.
     """
 
-    def __init__(self, count: int, threshold: float) -> None:
-        self._count, self._threshold = count, threshold
-        self._rows: list[tuple[str, float, int | None, str]] = []
+    def __init__(self, count: int, rule: CallRule) -> None:
+        self._count, self._rule = count, rule
+        self._rows: list[tuple[str, float, str | None, str]] = []
 
-    def add(self, ids: Sequence[str], p: Float32Array, calls: Sequence[int | None], flags: Sequence[str]) -> None:
+    def add(self, ids: Sequence[str], p: Float32Array, calls: Sequence[str | None], flags: Sequence[str]) -> None:
         """Take the rows of a window, in the order of the input."""
         left = TABLE_ROWS - len(self._rows)
         self._rows += list(zip(ids, p.tolist(), calls, flags, strict=True))[:left]
@@ -41,13 +42,12 @@ class FirstRows:
         table = Table()
         table.add_column("id")
         table.add_column("p_nonspecific", justify="right")
-        table.add_column(f"> {self._threshold:g}")
+        table.add_column("call" if self._rule.band else f"> {self._rule.threshold:g}")
         table.add_column("flag")
         for name, p, call, flags in self._rows:
-            called = {1: "non-specific", 0: "specific", None: "-"}[call]
             # Grey: the head was not trained on such a record.
             style = "dim" if call is None else None
-            table.add_row(Text(printable(name)), f"{p:.4f}", called, flags, style=style)
+            table.add_row(Text(printable(name)), f"{p:.4f}", call or "-", flags, style=style)
         console = Console(stderr=True)
         console.print(table)
         if more := self._count - len(self._rows):

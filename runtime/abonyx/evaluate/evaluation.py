@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from abonyx.arrays import Float32Array, Int64Array, shortest_decimal
-from abonyx.bundle.threshold import choose_threshold, is_nonspecific, pooling_notes
+from abonyx.bundle.threshold import choose_calls, choose_threshold, is_nonspecific, pooling_notes
 from abonyx.bundle.training_rows import training_rows
 from abonyx.card.card import LabelledSet, card_of_scores
 from abonyx.card.record import SCHEMA_VERSION, Card
@@ -229,9 +229,7 @@ def _card(each: _Set, rows: _Labelled, limit: float, request: EvaluationRequest,
         draws=request.bootstrap,
         seed=request.seed,
     )
-    training = run.bundle.manifest.head.training
-    # Another threshold than the head's own asks for two calls.
-    band = training.band if training is not None and request.threshold is None else None
+    band = choose_calls(run.bundle, request.assay, request.threshold).band
     return card_of_scores(labelled, rows.p.astype(np.float64), is_nonspecific(rows.p, limit), band)
 
 

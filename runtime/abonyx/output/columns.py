@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from abonyx.arrays import Float32Array
-from abonyx.bundle.threshold import called
+from abonyx.bundle.threshold import CALL, CALLED, CallRule
 from abonyx.errors import InputError
 from abonyx.input.judged import JudgedValue
 from abonyx.wording import Interface, in_words
 
-P, CALLED, FLAG, PLACE, REASON = "p_nonspecific", "nonspecific", "flag", "domain", "rejected"
+P, FLAG, PLACE, REASON = "p_nonspecific", "flag", "domain", "rejected"
 
 
 def refuse_results(names: Collection[str], where: str, trim: bool) -> None:
@@ -24,25 +24,29 @@ def refuse_results(names: Collection[str], where: str, trim: bool) -> None:
     Raises:
         InputError: names those columns.
     """
-    if there := {P, CALLED, FLAG, REASON, *([PLACE] if trim else [])} & set(names):
+    if there := {P, CALLED, CALL, FLAG, REASON, *([PLACE] if trim else [])} & set(names):
         raise InputError(f"{where} has columns {sorted(there)} already", "Rename or drop them.")
 
 
 def result_columns(
-    rows: Sequence[JudgedValue], p: Float32Array, threshold: float | None, trim: bool
+    rows: Sequence[JudgedValue], p: Float32Array, rule: CallRule, trim: bool, numbers: bool = True
 ) -> dict[str, list[float | int | str | None]]:
     """The new columns by name, of all rows; None in the place of what a rejected row does not have.
 
     Args:
         rows: n judged values.
         p: (k,) float32, of those that are not rejected.
-        threshold: of the column CALLED; None = no such column.
+        rule: of the calls.
+        numbers: whether there is a column CALLED; without it, there is CALL only if the head has a band.
         trim: whether to name, in PLACE, which residues were scored.
     """
     parts = [row.part for row in rows if row.rejected is None]
     scored: dict[str, Sequence[float | int | str | None]] = {P: p.tolist()}
-    if threshold is not None:
-        scored[CALLED] = called(p, threshold, [part.judgement.trusted for part in parts])
+    trusted = [part.judgement.trusted for part in parts]
+    if numbers:
+        scored[CALLED] = rule.numbers(p, trusted)
+    if numbers or rule.band is not None:
+        scored[CALL] = rule.words(p, trusted)
     scored[FLAG] = [part.judgement.text for part in parts]
     if trim:
         scored[PLACE] = [part.place for part in parts]

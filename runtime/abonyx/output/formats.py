@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 Columns = tuple[Any, ...]
 
-RESULT_COLUMNS = ("id", "sequence", "p_nonspecific", "nonspecific", "flag")
+RESULT_COLUMNS = ("id", "sequence", "p_nonspecific", "nonspecific", "call", "flag")
 # With --trim domain: which residues of the record were scored, FIRST-LAST from 1; empty = no domain to trim to.
 PLACE_COLUMN = "domain"
 # What a TSV file, which knows no quotes across lines, cannot hold in a cell.
@@ -62,6 +62,7 @@ def score_columns(
     sequences: Sequence[str],
     p: Float32Array,
     nonspecific: Sequence[int | None],
+    call: Sequence[str | None],
     flags: Sequence[str],
     extra: Sequence[Sequence[str]] = (),
 ) -> Columns:
@@ -70,16 +71,17 @@ def score_columns(
     Args:
         p: (k,) float32 and finite.
         nonspecific: 0, 1, or None for a score that has a flag and no call.
+        call: a word of band.CALL_WORDS, None as in `nonspecific`.
         flags: why a score should not be trusted, "" = nothing is wrong.
         extra: the columns that results_format has besides, of k cells each.
     """
     counts = {"ids": len(ids), "sequences": len(sequences), "p": p.size, "nonspecific": len(nonspecific)}
-    counts |= {"flags": len(flags)} | {f"extra {at}": len(column) for at, column in enumerate(extra)}
+    counts |= {"call": len(call), "flags": len(flags)} | {f"extra {at}": len(column) for at, column in enumerate(extra)}
     if p.dtype != np.float32 or len(set(counts.values())) > 1:
         raise ValueError(f"a window needs one float32 p a row, not {p.dtype} and {counts}")
     for at in np.flatnonzero(~np.isfinite(p)).tolist():
         raise ValueError(f"p_nonspecific of {ids[at]!r} is {p[at]}, which is not a probability")
-    return (ids, sequences, p, nonspecific, flags, *extra)
+    return (ids, sequences, p, nonspecific, call, flags, *extra)
 
 
 def embedding_columns(

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from abonyx.bundle import open_bundle
-from abonyx.bundle.threshold import choose_threshold
+from abonyx.bundle.threshold import CALLED, CallRule, choose_calls
 from abonyx.config import RuntimeConfig
 from abonyx.domain import Check, DomainRule, refuse_rule
 from abonyx.engine.providers import window_size
 from abonyx.errors import ConfigError, InputError, printable
 from abonyx.input.judged import judged
-from abonyx.output.columns import CALLED, P, refuse_results, result_columns
+from abonyx.output.columns import P, refuse_results, result_columns
 from abonyx.ray.cluster import for_worker, load_ray, needs, worker_count
 
 
@@ -36,7 +36,8 @@ def score(
     Args:
         dataset: a ray.data.Dataset.
         config: what to score with; None = RuntimeConfig(). cpu.threads is a worker's, 1 where it is not given.
-        threshold: call p strictly above it non-specific: the column nonspecific (int8, 0 or 1); None = no such column.
+        threshold: call p strictly above it non-specific, in the columns nonspecific (int8, 0 or 1) and call; None = no
+            column nonspecific, and call, with "uncertain" as third value, only of a head that has stored quantiles.
         sequence_column: the column of sequences.
         workers: most workers; None = as many as the cluster's nodes have room for. Each is one actor with one session,
             and, on cuda, one card. Reading needs a CPU too.
@@ -45,8 +46,8 @@ def score(
             FIRST-LAST from 1, "" = all.
 
     Returns:
-        A ray.data.Dataset with the columns of `dataset` and p_nonspecific (float32), nonspecific, flag, domain (if
-        trimmed) and rejected (strings).
+        A ray.data.Dataset with the columns of `dataset` and p_nonspecific (float32), nonspecific, call, flag, domain
+        (if trimmed) and rejected (strings).
         Scores are those of Session.score within tolerances.BATCH_NEIGHBOURS (float32): batches differ.
 
     Raises:
@@ -66,11 +67,11 @@ def score(
         raise ConfigError("config: pooling is 'upstream-batch', which needs the rows of a whole file in order", fix)
     bundle = open_bundle(config.bundle)
     bundle.variant(config.provider, config.variant)
-    choose_threshold(bundle, None, threshold)
-    rule = DomainRule(domain, trim is not None, bundle.manifest.head.domain_chains)
+    rule = choose_calls(bundle, None, threshold)
+    domains = DomainRule(domain, trim is not None, bundle.manifest.head.domain_chains)
     return dataset.map_batches(
         Scorer,
-        fn_constructor_args=(config, bundle.sha256, threshold, sequence_column, rule),
+        fn_constructor_args=(config, bundle.sha256, rule, sequence_column, domains),
         batch_format="pyarrow",
         batch_size=window_size(config),
         compute=data.ActorPoolStrategy(min_size=1, max_size=workers or worker_count(config)),
@@ -82,12 +83,12 @@ class Scorer:
     """The actor of score()."""
 
     def __init__(
-        self, config: RuntimeConfig, bundle_sha256: str, threshold: float | None, column: str, rule: DomainRule
+        self, config: RuntimeConfig, bundle_sha256: str, calls: CallRule, column: str, rule: DomainRule
     ) -> None:
         from abonyx.ray.worker import open_checked
 
         self._model = open_checked(config, bundle_sha256)
-        self._threshold, self._column, self._rule = threshold, column, rule
+        self._calls, self._column, self._rule = calls, column, rule
 
     def __call__(self, table: Any) -> Any:
         """A pyarrow.Table with the columns added."""
@@ -102,6 +103,6 @@ class Scorer:
         rows = judged(table.column(self._column).to_pylist(), self._rule, self._model.limit)
         p = self._model.score([row.part.sequence for row in rows if row.rejected is None])
         kinds = {P: pa.float32(), CALLED: pa.int8()}
-        for name, values in result_columns(rows, p, self._threshold, self._rule.trim).items():
+        for name, values in result_columns(rows, p, self._calls, self._rule.trim, numbers=self._calls.given).items():
             table = table.append_column(name, pa.array(values, kinds.get(name, pa.string())))
         return table

@@ -49,7 +49,7 @@ class Worker:
             self._scorer.use(self._model)
         except EngineError as error:
             return _on_this_node(error)
-        return run_facts(run, self._request.kind, self._request.threshold)
+        return run_facts(run, self._request.kind, self._request.rule)
 
     def score(self, source: Path, target: Path, restart: bool) -> Done | EngineError:
         """Score one file; `restart` drops what an earlier run left of it."""

@@ -65,7 +65,7 @@ class InTurn:
         scorer = FileScorer(request, in_children=True)
         with open_model(scorer.config) as model:
             scorer.use(model)
-            run_file.settle(run_facts(request.run, request.kind, request.threshold))
+            run_file.settle(run_facts(request.run, request.kind, request.rule))
             started = time.perf_counter()
             for file in files:
                 run_file.begin(file)
@@ -152,7 +152,7 @@ def score_directory(
 def _score(
     request: DirectoryRequest, files: list[File], run_file: RunFile, restart: bool, dispatcher: Dispatcher
 ) -> None:
-    facts = run_facts(request.run, request.kind, request.threshold)
+    facts = run_facts(request.run, request.kind, request.rule)
     known = {key: value for key, value in facts.items() if key != "engine"}  # what opens the model says which it has
     run_file.settle(known)
     left = files if restart else run_file.left(files, request.run.skip)
@@ -220,7 +220,7 @@ def _lines(summary: DirectorySummary, request: DirectoryRequest) -> list[str]:
         *_flag_lines(summary, request),
         *dict.fromkeys(note for each in summary.files for note in each.notes),
         *([f"rejected records are listed in {request.output / SIDE}"] if summary.rejected else []),
-        f"wrote {request.output}; threshold {request.threshold:g}",
+        f"wrote {request.output}; {request.rule.summary()}",
     ]
 
 

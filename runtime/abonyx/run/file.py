@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from abonyx.bundle.threshold import called, choose_threshold
+from abonyx.bundle.band import CallBand
+from abonyx.bundle.threshold import CallRule, choose_calls
 from abonyx.config import RuntimeConfig
 from abonyx.domain import Check, refuse_rule
 from abonyx.errors import ConfigError
@@ -37,6 +38,7 @@ class ScoreRow(NamedTuple):
         sequence: as the input has it, cleaned.
         p_nonspecific: a float32's value.
         nonspecific: 1 or 0; None for a score that has a flag and no call.
+        call: "specific", "non-specific" or "uncertain"; None as in `nonspecific`.
         flag: why the score should not be trusted, "" = nothing is wrong.
         domain: of a trimmed record, the residues that were scored, FIRST-LAST from 1; "" = no domain to trim to.
         kept: name -> text of the columns that were to be kept.
@@ -46,6 +48,7 @@ class ScoreRow(NamedTuple):
     sequence: str
     p_nonspecific: float
     nonspecific: int | None
+    call: str | None
     flag: str
     domain: str = ""
     kept: Mapping[str, str] = NO_CELLS
@@ -63,6 +66,7 @@ class ScoreSummary:
         problems: one for each of these: id, line, reason.
         flags: why scores should not be trusted -> records that have this reason.
         threshold: p strictly above it is called non-specific.
+        band: the head's quantiles, between which `call` is "uncertain"; None = it has two values, by the threshold.
         notes: what else the caller should know, a line each.
         rows: the scores in file order if no output was given; else empty.
     """
@@ -74,6 +78,7 @@ class ScoreSummary:
     problems: list[RejectedRecord]
     flags: dict[str, int]
     threshold: float
+    band: CallBand | None
     notes: list[str]
     rows: list[ScoreRow]
 
@@ -107,7 +112,8 @@ def score_file(
         output: the file to write; None = no file, the scores are in the answer's `rows`.
         session: what to score with; None = a session is opened with `config`, and closed.
         config: as open_session takes it.
-        threshold: call p strictly above it non-specific; None = the assay's, or the head's default.
+        threshold: call p strictly above it non-specific, and nothing uncertain; None = the assay's, or the head's
+            default.
         assay: use the threshold that the head declares for it.
         format: of the output; None = what its suffix names.
         id_column, sequence_column: columns of a table; None = those with a known name.
@@ -146,27 +152,29 @@ def score_file(
             sheet=sheet,
             keep=(keep,) if isinstance(keep, str) else tuple(keep),
         )
-        limit = choose_threshold(run.bundle, assay, threshold)
+        rule = choose_calls(run.bundle, assay, threshold)
         if target is None:
-            return _in_memory(run, run.read(source), limit, chosen, progress)
+            return _in_memory(run, run.read(source), rule, chosen, progress)
         kind = score_kind(target, format)
         run.check_outputs(target, source)
-        file_run = score_run(run, run.read(source), target, kind, limit)
+        file_run = score_run(run, run.read(source), target, kind, rule)
         shown, checked = _told(progress), file_run.records
         summary = run_file(file_run, restart=restart, opening=chosen.opening, budget=chosen.budget, shown=shown)
         earlier = summary.earlier if summary else len(checked.ids)
-        return _summary(checked, target, limit, earlier, summary.notes if summary else checked.notes)
+        return _summary(checked, target, rule, earlier, summary.notes if summary else checked.notes)
 
 
 def _in_memory(
-    run: RunRequest, checked: Input, threshold: float, chosen: ChosenModel, progress: Progress | None
+    run: RunRequest, checked: Input, rule: CallRule, chosen: ChosenModel, progress: Progress | None
 ) -> ScoreSummary:
     with _told(progress)(len(checked.ids), 0) as on_batch:
         p, summary = score_input(run.bundle, checked, run.config, on_batch, chosen.opening)
     judgements = checked.judgements
+    trusted = [judgement.trusted for judgement in judgements]
     columns = [
         *(checked.ids, checked.shown, p.tolist()),
-        called(p, threshold, [judgement.trusted for judgement in judgements]),
+        rule.numbers(p, trusted),
+        rule.words(p, trusted),
         [judgement.text for judgement in judgements],
         checked.places if run.trim else [""] * len(judgements),
         [dict(zip(checked.kept, cells, strict=True)) for cells in zip(*checked.kept.values(), strict=True)]
@@ -174,13 +182,13 @@ def _in_memory(
         else [NO_CELLS] * len(judgements),
     ]
     rows = [ScoreRow(*row) for row in zip(*columns, strict=True)]
-    return _summary(checked, None, threshold, 0, summary.notes, rows)
+    return _summary(checked, None, rule, 0, summary.notes, rows)
 
 
 def _summary(
     checked: Input,
     output: Path | None,
-    threshold: float,
+    rule: CallRule,
     earlier: int,
     notes: Sequence[str],
     rows: Sequence[ScoreRow] = (),
@@ -192,7 +200,8 @@ def _summary(
         rejected=len(checked.rejected),
         problems=[one._replace(reason=in_words(one.reason, Interface.PYTHON)) for one in checked.rejected],
         flags=dict(checked.flag_counts()),
-        threshold=threshold,
+        threshold=rule.threshold,
+        band=rule.band,
         notes=[in_words(note, Interface.PYTHON) for note in notes],
         rows=list(rows),
     )

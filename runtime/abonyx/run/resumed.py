@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from abonyx import __version__
 from abonyx.arrays import Float32Array
-from abonyx.bundle.threshold import called
+from abonyx.bundle.band import Word
+from abonyx.bundle.threshold import CallRule
 from abonyx.engine.providers import ENGINE_DISTRIBUTIONS, token_budget, window_size
 from abonyx.errors import RunInterrupted
 from abonyx.input.checked import Input
@@ -53,8 +54,8 @@ class FileRun:
     rejected: Path | None = None
 
 
-# Rows' ids, p, calls (1 non-specific, 0 specific, None without one) and flags, as a window is done.
-Seen = Callable[[list[str], Float32Array, list[int | None], list[str]], None]
+# Rows' ids, p, calls (None without one) and flags, as a window is done.
+Seen = Callable[[list[str], Float32Array, list[Word | None], list[str]], None]
 
 
 def score_run(
@@ -62,7 +63,7 @@ def score_run(
     records: Input,
     target: Path | None,
     kind: ScoreKind,
-    threshold: float,
+    rule: CallRule,
     seen: Seen | None = None,
 ) -> FileRun:
     """The run that scores an input; `seen` is shown each window.
@@ -74,17 +75,18 @@ def score_run(
     def columns(start: int, stop: int, p: Float32Array) -> Columns:
         window = slice(start, stop)
         judgements = records.judgements[window]
-        calls = called(p, threshold, [judgement.trusted for judgement in judgements])
+        trusted = [judgement.trusted for judgement in judgements]
+        numbers, words = rule.numbers(p, trusted), rule.words(p, trusted)
         flags = [judgement.text for judgement in judgements]
         if seen:
-            seen(records.ids[window], p, calls, flags)
+            seen(records.ids[window], p, words, flags)
         extra = [cells[window] for _, cells in added]
-        return formats.score_columns(records.ids[window], records.shown[window], p, calls, flags, extra)
+        return formats.score_columns(records.ids[window], records.shown[window], p, numbers, words, flags, extra)
 
     added = _added(run, records)
-    format_ = formats.results_format(kind, run.metadata() | {"threshold": repr(threshold)}, _names(added))
+    format_ = formats.results_format(kind, run.metadata() | rule.metadata(), _names(added))
     formats.refuse_line_ends(kind, {"id": records.ids} | dict(added))
-    return FileRun(run, records, target, format_, "p_nonspecific", columns, score_facts(kind, threshold))
+    return FileRun(run, records, target, format_, "p_nonspecific", columns, score_facts(kind, rule))
 
 
 def embed_run(run: RunRequest, records: Input, target: Path, kind: Literal["npy", "parquet"]) -> FileRun:
@@ -116,9 +118,9 @@ def _names(columns: list[tuple[str, list[str]]]) -> list[str]:
     return [name for name, _ in columns]
 
 
-def score_facts(kind: str, threshold: float) -> dict[str, Fact]:
+def score_facts(kind: str, rule: CallRule) -> dict[str, Fact]:
     """What makes a file of scores what it is, beside the run's identity."""
-    return {"command": "score", "--format": kind, "threshold": threshold}
+    return {"command": "score", "--format": kind, **rule.facts()}
 
 
 def run_file(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from abonyx.bundle.threshold import CallRule
 from abonyx.errors import InputError, ResumeRefused
 from abonyx.hashing import file_sha256
 from abonyx.output.files import failing_as, rejected_path
@@ -215,10 +216,10 @@ def open_run_file(directory: Path, *, restart: bool) -> Iterator[RunFile]:
                     side.rmdir()
 
 
-def run_facts(run: RunRequest, kind: ScoreKind, threshold: float) -> dict[str, Fact]:
+def run_facts(run: RunRequest, kind: ScoreKind, rule: CallRule) -> dict[str, Fact]:
     """What a run's results depend on beside the files, on this node."""
     columns = {"--id-column": run.id_column, "--sequence-column": run.sequence_column, "--sheet": run.sheet}
-    return score_facts(kind, threshold) | columns | identity(run)
+    return score_facts(kind, rule) | columns | identity(run)
 
 
 def _sha256(source: Path, line: Done) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from abonyx.bundle.threshold import CallRule
 from abonyx.config import RuntimeConfig
 from abonyx.engine.providers import token_budget
 from abonyx.errors import EngineError, InputError
@@ -34,7 +35,7 @@ class DirectoryRequest:
     run: RunRequest
     output: Path
     kind: ScoreKind
-    threshold: float
+    rule: CallRule
 
 
 class FileScorer:
@@ -77,7 +78,7 @@ class FileScorer:
         request = self._request
         run = dataclasses.replace(request.run, bundle=self._model.bundle)
         checked, done = _read(file.source, run, self._in_children)
-        file_run = score_run(run, checked, file.target, request.kind, request.threshold)
+        file_run = score_run(run, checked, file.target, request.kind, request.rule)
         file_run = dataclasses.replace(file_run, rejected=file.rejected)
         summary = run_file(file_run, restart=restart, opening=self._kept, budget=self._budget)
         notes = summary.notes if summary else []

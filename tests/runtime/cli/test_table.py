@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from abonyx.bundle.band import CallBand
+from abonyx.bundle.threshold import CallRule
 from abonyx.cli.table import TABLE_ROWS, FirstRows
 
 
 def test_the_first_rows_of_all_windows_and_how_many_follow(capsys: pytest.CaptureFixture[str]) -> None:
-    table = FirstRows(count=TABLE_ROWS + 5, threshold=0.25)
+    table = FirstRows(count=TABLE_ROWS + 5, rule=CallRule(0.25))
     for start, stop in ((0, TABLE_ROWS - 1), (TABLE_ROWS - 1, TABLE_ROWS + 5)):
         n = stop - start
         ids = [f"row{at}" for at in range(start, stop)]
@@ -20,3 +22,11 @@ def test_the_first_rows_of_all_windows_and_how_many_follow(capsys: pytest.Captur
     assert "> 0.25" in err
     assert [f"row{at} " in err for at in (0, TABLE_ROWS - 1, TABLE_ROWS)] == [True, True, False]
     assert "... and 5 more" in err
+
+
+def test_calls_by_a_band(capsys: pytest.CaptureFixture[str]) -> None:
+    table = FirstRows(count=1, rule=CallRule(0.5, CallBand(confidence=0.8, low=0.4, high=0.6)))
+    table.add(["a"], np.full(1, 0.5, np.float32), ["uncertain"], [""])
+    table.print()
+    err = capsys.readouterr().err
+    assert "call" in err and "uncertain" in err and "> 0.5" not in err

@@ -24,6 +24,7 @@ import pytest
 import abonyx
 from abonyx import model as model_module
 from abonyx import scoring
+from abonyx.bundle.threshold import CallRule
 from abonyx.bundle.tolerances import BATCH_NEIGHBOURS
 from abonyx.cli.options import prepare
 from abonyx.config import CudaOptions, OpenVinoOptions, load_config
@@ -496,7 +497,7 @@ def test_a_cluster_without_room_is_named_once_and_one_without_nodes_ends_the_run
     monkeypatch.setattr(files_module, "_SILENCE_S", 0)
     file = File(parts / "a.csv", tmp_path / "a.csv")
     with open_run_file(tmp_path, restart=False) as run_file, caplog.at_level("INFO", "abonyx"):
-        dispatch = RayDispatch(DirectoryRequest(prepare(OPTIONS), tmp_path, "csv", 0.5), run_file, False)
+        dispatch = RayDispatch(DirectoryRequest(prepare(OPTIONS), tmp_path, "csv", CallRule(0.5)), run_file, False)
         with pytest.raises(RunInterrupted):
             dispatch._run([file], stop)
         said = "waiting for num_cpus 32 of one node (the cluster has 3 CPU, 0 GPU unused), or for the model to be read"
@@ -541,14 +542,14 @@ def test_workers_take_what_their_config_needs(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_node_with_another_bundle_or_directory_is_refused(parts: Path, tmp_path: Path) -> None:
     run = prepare(OPTIONS)
-    request = DirectoryRequest(run, tmp_path, "csv", 0.5)
+    request = DirectoryRequest(run, tmp_path, "csv", CallRule(0.5))
     found = Worker(request).open([parts, tmp_path / "run.journal"])
     assert isinstance(found, ConfigError)
     assert f"{tmp_path / 'run.journal'}: is not there" in found.what
     other = abonyx.run.request.RunRequest(
         run.config, abonyx.bundle.Bundle(run.bundle.path, run.bundle.manifest, "f" * 64)
     )
-    found = Worker(DirectoryRequest(other, tmp_path, "csv", 0.5)).open([])
+    found = Worker(DirectoryRequest(other, tmp_path, "csv", CallRule(0.5))).open([])
     assert isinstance(found, BundleError)
     assert f"sha256 {run.bundle.sha256}; where the run was started it is {'f' * 64}" in found.what
 
@@ -558,7 +559,7 @@ def worker(parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     """A worker in this process, to be opened; its run writes CSV."""
     monkeypatch.setenv("ABONYX_CACHE_DIR", str(tmp_path / "cache"))
     run = prepare(OPTIONS)
-    worker = Worker(DirectoryRequest(run, tmp_path, "csv", 0.5))
+    worker = Worker(DirectoryRequest(run, tmp_path, "csv", CallRule(0.5)))
     yield worker
     worker._model.close()
 
@@ -731,7 +732,7 @@ def test_a_dataset_gets_a_score_or_a_reason_for_each_row(two_workers: None, sequ
     given: list[Any] = [*sequences, "EVQLB", None, "", "evql vesggg"]
     dataset = ray.data.from_items([{"id": at, "sequence": each} for at, each in enumerate(given)])
     found = sorted(score(dataset, threshold=0.5).take_all(), key=lambda row: row["id"])
-    assert list(found[0]) == ["id", "sequence", "p_nonspecific", "nonspecific", "flag", "rejected"]
+    assert list(found[0]) == ["id", "sequence", "p_nonspecific", "nonspecific", "call", "flag", "rejected"]
     assert [row["sequence"] for row in found] == given
     with abonyx.open_session() as session:
         expected = session.score([*sequences, given[-1]])
@@ -784,7 +785,7 @@ def test_a_trimmed_dataset_names_the_residues_that_were_scored(sequences: list[s
 
     bundle = abonyx.bundle.open_bundle(None)
     whole = sequences[0]
-    scorer = Scorer(abonyx.RuntimeConfig(), bundle.sha256, 0.5, "vh", DomainRule("require", True))
+    scorer = Scorer(abonyx.RuntimeConfig(), bundle.sha256, CallRule(0.5, given=True), "vh", DomainRule("require", True))
     try:
         found = scorer(pa.table({"vh": [f"M{whole}HHHHHH", whole, whole[30:]]})).to_pydict()
     finally:
@@ -801,7 +802,7 @@ def test_a_dataset_without_a_threshold_and_one_that_does_not_fit() -> None:
     import pyarrow as pa
 
     bundle = abonyx.bundle.open_bundle(None)
-    scorer = Scorer(abonyx.RuntimeConfig(), bundle.sha256, None, "vh", DomainRule())
+    scorer = Scorer(abonyx.RuntimeConfig(), bundle.sha256, CallRule(0.5), "vh", DomainRule())
     try:
         found = scorer(pa.table({"vh": ["EVQLVESGGG", "1"]}))
         assert found.column_names == ["vh", "p_nonspecific", "flag", "rejected"]
