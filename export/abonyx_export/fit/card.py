@@ -44,6 +44,7 @@ def judge_fit(
         head=f"a new head on {request.run.bundle.name}",
         chains=(checked.sequences,),
         labels=labels.astype(np.float64),
+        trusted=np.array([judgement.trusted for judgement in checked.judgements], bool),
         folds=request.folds,
         seed=request.seed,
     )

@@ -11,27 +11,33 @@ import math
 import msgspec
 import numpy as np
 
-from abonyx.arrays import Float64Array, Int64Array
+from abonyx.arrays import BoolArray, Float64Array, Int64Array
 from abonyx.bundle.band import UNCERTAIN, CallBand
 
 CONFIDENCE = 0.8
 
 
 class CallCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a band does on labelled rows.
+    """What the calls of labelled rows are worth.
 
     Attributes:
+        confidence: of the band; None = no row is uncertain: the calls are by the threshold.
         band: None if each fold had its own, of the other folds' scores.
+        rows: that can have a call. flagged: those that cannot, and are left out.
         uncertain: share of the rows.
         covered: share of the rows that are uncertain or called right.
         right: of the calls made, the share that is right; None if none is made.
+        against: rows with a call that is not the threshold's.
     """
 
-    confidence: float
+    confidence: float | None
     band: CallBand | None
+    rows: int
+    flagged: int
     uncertain: float
     covered: float
     right: float | None
+    against: int
 
 
 def choose_band(p: Float64Array, labels: Float64Array, confidence: float = CONFIDENCE) -> CallBand:
@@ -60,29 +66,61 @@ def _upper_quantile(scores: Float64Array, confidence: float) -> float:
     return float(np.sort(scores)[place - 1]) if place <= len(scores) else 1.0
 
 
-def count_calls(p: Float64Array, labels: Float64Array, band: CallBand) -> CallCounts:
-    """What a fixed band does on rows that had no part in it; p and labels as in choose_band."""
-    return _counts(band.calls(p), labels, band.confidence, band)
+def count_calls(
+    p: Float64Array, labels: Float64Array, band: CallBand, called: BoolArray, trusted: BoolArray
+) -> CallCounts | None:
+    """What a fixed band does on rows that had no part in it; None if no row has a call.
+
+    Args:
+        p, labels: as in choose_band.
+        called: (n,) bool, calls by the threshold.
+        trusted: (n,) bool, rows that have a call: those that are not flagged.
+    """
+    return _counts(band.calls(p), called, labels, trusted, band.confidence, band)
+
+
+def count_called(called: BoolArray, labels: Float64Array, trusted: BoolArray) -> CallCounts | None:
+    """The same of (n,) calls by the threshold."""
+    return _counts(called.astype(np.int64), called, labels, trusted, None, None)
 
 
 def count_calls_by_fold(
-    p: Float64Array, labels: Float64Array, fold: Int64Array, confidence: float = CONFIDENCE
-) -> CallCounts:
+    p: Float64Array,
+    labels: Float64Array,
+    fold: Int64Array,
+    confidence: float,
+    called: BoolArray,
+    trusted: BoolArray,
+) -> CallCounts | None:
     """What a band does on each fold of (n,) rows that the scores of the other folds chose."""
     calls = np.empty(len(p), np.int64)
     for left_out in range(int(fold.max()) + 1):
         others, test = fold != left_out, fold == left_out
         calls[test] = choose_band(p[others], labels[others], confidence).calls(p[test])
-    return _counts(calls, labels, confidence, None)
+    return _counts(calls, called, labels, trusted, confidence, None)
 
 
-def _counts(calls: Int64Array, labels: Float64Array, confidence: float, band: CallBand | None) -> CallCounts:
+def _counts(
+    calls: Int64Array,
+    called: BoolArray,
+    labels: Float64Array,
+    trusted: BoolArray,
+    confidence: float | None,
+    band: CallBand | None,
+) -> CallCounts | None:
+    if not trusted.any():
+        return None
+    flagged = int((~trusted).sum())
+    calls, called, labels = calls[trusted], called[trusted], labels[trusted]
     made = calls != UNCERTAIN
     right = calls == labels
     return CallCounts(
         confidence=confidence,
         band=band,
+        rows=len(calls),
+        flagged=flagged,
         uncertain=float(1 - made.mean()),
         covered=float((right | ~made).mean()),
         right=float(right[made].mean()) if made.any() else None,
+        against=int((made & (calls != called)).sum()),
     )

@@ -10,12 +10,12 @@ import numpy as np
 from abonyx.arrays import BoolArray, Float64Array, Int64Array
 from abonyx.bundle.band import CallBand
 from abonyx.card.baselines import MAJORITY, cross_validate_baselines
-from abonyx.card.calls import CONFIDENCE, CallCounts, choose_band, count_calls, count_calls_by_fold
-from abonyx.card.charge import PKA_SOURCE
-from abonyx.card.clusters import MAX_ROWS, Clusters, cluster_folds, cluster_rows, random_folds, sample_rows
+from abonyx.card.calls import CONFIDENCE, CallCounts, choose_band, count_called, count_calls, count_calls_by_fold
+from abonyx.card.clusters import Clusters, cluster_folds, cluster_rows, random_folds, sample_rows
 from abonyx.card.folds import MIN_FOLDS, OutOfFold, cross_fit
 from abonyx.card.identity import number_rows
 from abonyx.card.linear import Fit, Task
+from abonyx.card.notes import SetFacts, notes
 from abonyx.card.record import (
     STATISTICS,
     Card,
@@ -31,8 +31,6 @@ from abonyx.card.statistics import ClassScores, Measurement, Scores, ValueScores
 FOLDS = 10
 # With fewer rows every interval contains everything.
 MIN_ROWS = 20
-# Below it percentile intervals over whole clusters are too narrow.
-_FEW_CLUSTERS = 20
 CLASS_WORDS = ("specific", "non-specific")
 HEAD = "this head"
 
@@ -46,6 +44,8 @@ class LabelledSet:
         chains: for each chain, n cleaned sequences; one chain, or heavy and light of pairs.
         labels: (n,) float64: 0 and 1, or measured values.
         shared: (n,) bool, rows whose sequence the head was trained on; None = not known.
+        trusted: (n,) bool, rows that are not flagged, and so have a call; None = all.
+        comparisons: made in all, this set's among them: intervals of the first line are corrected for them.
         folds, draws, seed: folds by cluster, draws of clusters, and the seed of both.
     """
 
@@ -55,6 +55,8 @@ class LabelledSet:
     labels: Float64Array
     task: Task = "classes"
     shared: BoolArray | None = None
+    trusted: BoolArray | None = None
+    comparisons: int = 1
     folds: int = FOLDS
     draws: int = 2_000
     seed: int = 0
@@ -63,7 +65,12 @@ class LabelledSet:
         """The set of these rows alone."""
         chains = tuple([chain[row] for row in rows] for chain in self.chains)
         shared = None if self.shared is None else self.shared[rows]
-        return replace(self, chains=chains, labels=self.labels[rows], shared=shared)
+        return replace(self, chains=chains, labels=self.labels[rows], shared=shared, trusted=self.has_call[rows])
+
+    @property
+    def has_call(self) -> BoolArray:
+        """(n,) bool, rows that have a call."""
+        return np.ones(len(self.labels), bool) if self.trusted is None else self.trusted
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,20 @@ class _Judged:
     at_random: Int64Array
     baselines: dict[str, OutOfFold]
     random_baselines: dict[str, OutOfFold]
+
+    @property
+    def facts(self) -> SetFacts:
+        """What notes say of the set."""
+        return SetFacts(
+            rows=len(self.set.labels),
+            all_rows=self.all_rows,
+            flagged=int((~self.set.has_call).sum()),
+            seed=self.set.seed,
+            draws=self.set.draws,
+            comparisons=self.set.comparisons,
+            shared_known=self.set.shared is not None,
+            clusters=self.clusters,
+        )
 
 
 def card_of_fit(
@@ -115,7 +136,7 @@ def card_of_fit(
     if task == "values":
         return _card(judged, scores, random, None, fitted=True), None
     p = 1 / (1 + np.exp(-own.raw))
-    calls = count_calls_by_fold(p, labels, judged.by_cluster, confidence)
+    calls = count_calls_by_fold(p, labels, judged.by_cluster, confidence, own.raw > 0, judged.set.has_call)
     return _card(judged, scores, random, calls, fitted=True), choose_band(p, labels, confidence)
 
 
@@ -135,7 +156,9 @@ def card_of_scores(labelled: LabelledSet, p: Float64Array, called: BoolArray, ba
     own: dict[str, Scores] = {HEAD: ClassScores(p, called)}
     scores = own | _scores(judged.baselines, labels, judged.by_cluster, labelled.task)
     random = _scores(judged.random_baselines, labels, judged.at_random, labelled.task)
-    return _card(judged, scores, random, None if band is None else count_calls(p, labels, band), fitted=False)
+    trusted = judged.set.has_call
+    calls = count_called(called, labels, trusted) if band is None else count_calls(p, labels, band, called, trusted)
+    return _card(judged, scores, random, calls, fitted=False)
 
 
 def unjudged(labelled: LabelledSet) -> str:
@@ -207,17 +230,19 @@ def _card(
     beside = measure(random, labelled.labels, np.arange(len(labelled.labels)), 1, labelled.seed).estimates
     statistic = next(iter(STATISTICS[labelled.task]))
     best = max(judged.baselines, key=lambda name: measured.estimates[name][statistic].value or 0)
-    difference = measured.difference(HEAD, best, statistic)
+    comparisons = labelled.comparisons
+    difference = measured.difference(HEAD, best, statistic, comparisons)
     shared = None if labelled.shared is None else int(labelled.shared.sum())
     return Card(
         sentence=sentence(
             statistic,
-            measured.estimates[HEAD][statistic],
+            measured.estimate(HEAD, statistic, comparisons),
             difference,
             best,
             _accuracy(measured, labelled),
             None if shared is None or fitted else (shared, len(labelled.labels)),
             fitted=fitted,
+            comparisons=comparisons,
         ),
         name=labelled.name,
         head=labelled.head,
@@ -235,10 +260,10 @@ def _card(
             )
             for name, estimates in measured.estimates.items()
         ],
-        difference=DifferenceRecord(baseline=best, statistic=statistic, estimate=difference),
+        difference=DifferenceRecord(baseline=best, statistic=statistic, estimate=difference, comparisons=comparisons),
         calls=calls,
         spread=_spread(labelled),
-        notes=_notes(judged, fitted=fitted),
+        notes=notes(judged.facts, calls, fitted=fitted),
     )
 
 
@@ -271,36 +296,3 @@ def _spread(labelled: LabelledSet) -> SpreadRecord | None:
         return None
     p10, p90 = np.percentile(labelled.labels, (10, 90))
     return SpreadRecord(sd=float(labelled.labels.std(ddof=1)), p10=float(p10), p90=float(p90))
-
-
-def _rows(count: int) -> str:
-    return f"{count:,} row" + "s" * (count != 1)
-
-
-def _notes(judged: _Judged, *, fitted: bool) -> list[str]:
-    """What a reader must know of the numbers."""
-    clusters, rows = judged.clusters, len(judged.set.labels)
-    notes = []
-    if clusters.note:
-        notes.append(clusters.note)
-    if judged.all_rows > rows:
-        notes.append(
-            f"of {judged.all_rows:,} rows, {MAX_ROWS:,} drawn with seed {judged.set.seed}: all figures are of these"
-        )
-    if clusters.without_domain:
-        notes.append(
-            f"{clusters.without_domain} rows have no domain that could be numbered: linked to equal ones alone"
-        )
-    if clusters.level.clusters < _FEW_CLUSTERS:
-        notes.append(f"{clusters.level.clusters} clusters are few: the intervals are likely too narrow")
-    if judged.set.shared is None and not fitted:
-        notes.append("the bundle does not record what its head was trained on: rows may be training rows")
-    if fitted:
-        notes.append("the head and the baselines are fitted without the rows that they score; C or alpha likewise")
-    else:
-        notes.append("the baselines learn from the labels of this set, in folds; the head does not")
-    notes.append(f"charge is at pH 7.4, with the pKa values of {PKA_SOURCE}; cysteines are taken as bonded")
-    return notes
-
-
-__all__ = ["FOLDS", "HEAD", "LabelledSet", "card_of_fit", "card_of_scores", "unjudged"]

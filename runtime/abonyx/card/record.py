@@ -56,11 +56,16 @@ class PredictorRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DifferenceRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """The head minus the best baseline, paired on the same draws."""
+    """The head minus the best baseline, paired on the same draws.
+
+    Attributes:
+        comparisons: made in all: the interval holds 95 % over them (Bonferroni).
+    """
 
     baseline: str
     statistic: str
     estimate: Estimate
+    comparisons: int
 
 
 class SpreadRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -46,7 +46,9 @@ def _clustered(card: Card, names: dict[str, str]) -> Section:
     if card.difference is not None:
         statistic = names[card.difference.statistic]
         text = f"The best baseline by {statistic} is {card.difference.baseline}. This head minus it"
-        paragraphs.append(f"{text}, on the same draws: {interval(card.difference.estimate)}.")
+        paragraphs.append(
+            f"{text}, on the same draws: {interval(card.difference.estimate, card.difference.comparisons)}."
+        )
     if card.spread is not None:
         spread = card.spread
         ends = f"80 % of the labels lie between {spread.p10:.4g} and {spread.p90:.4g}"
@@ -73,9 +75,14 @@ def _cell(estimate: Estimate) -> str:
 
 def _calls(calls: CallCounts) -> list[str]:
     right = "no call is made" if calls.right is None else f"of the calls made, {percent(calls.right)} were right"
+    flagged = f" Left out: {calls.flagged:,} of {calls.rows + calls.flagged:,} rows, which are flagged." * bool(
+        calls.flagged
+    )
+    if calls.confidence is None:
+        return [f"No row is uncertain: the calls are by the threshold. {right[0].upper()}{right[1:]}.{flagged}"]
     counts = (
         f"At confidence {percent(calls.confidence)}: {percent(calls.uncertain)} of the rows are uncertain, "
-        f"{percent(calls.covered)} are uncertain or called right, and {right}."
+        f"{percent(calls.covered)} are uncertain or called right, and {right}.{flagged}"
     )
     if calls.band is None:
         return [counts, "Each fold's two quantiles are of the scores of the other folds."]

@@ -20,6 +20,7 @@ def sentence(
     shared: tuple[int, int] | None = None,
     *,
     fitted: bool,
+    comparisons: int = 1,
 ) -> str:
     """The line.
 
@@ -30,8 +31,9 @@ def sentence(
         accuracy: the head's, that of calling every row the same, and the word for that class; of classes.
         shared: rows that the head was trained on, and all rows; None = not known.
         fitted: the head was fitted to these labels, whichever way they run.
+        comparisons: that head and difference are corrected for.
     """
-    parts = [_verdict(statistic, head, difference, baseline, fitted)]
+    parts = [_verdict(statistic, head, difference, baseline, fitted, comparisons)]
     if accuracy is not None and accuracy[1] >= accuracy[0]:
         often = "more often" if accuracy[1] > accuracy[0] else "as often"
         parts.append(f"Calling every row {accuracy[2]} is right {often}: {accuracy[1]:.2f} against {accuracy[0]:.2f}.")
@@ -42,18 +44,20 @@ def sentence(
     return " ".join(parts)
 
 
-def _verdict(statistic: str, head: Estimate, difference: Estimate, baseline: str, fitted: bool) -> str:
+def _verdict(
+    statistic: str, head: Estimate, difference: Estimate, baseline: str, fitted: bool, comparisons: int
+) -> str:
     word = STATISTICS["classes" if statistic == "auc" else "values"][statistic]
     chance = CHANCE[statistic]
     if head.value is None or head.low is None or head.high is None:
         return f"Not judged: {word} is not defined on these rows."
     if head.low <= chance <= head.high:
-        return f"No signal: {word} {interval(head)}, which contains chance ({chance:g})."
+        return f"No signal: {word} {interval(head, comparisons)}, which contains chance ({chance:g})."
     if head.high < chance and fitted:
-        return f"No signal: {word} {interval(head)}, which is not above chance ({chance:g})."
+        return f"No signal: {word} {interval(head, comparisons)}, which is not above chance ({chance:g})."
     if head.high < chance:
-        return f"Worse than chance: {word} {interval(head)}. Check which way the labels run."
-    text = f"difference in {word} {interval(difference)}"
+        return f"Worse than chance: {word} {interval(head, comparisons)}. Check which way the labels run."
+    text = f"difference in {word} {interval(difference, comparisons)}"
     if difference.low is None or difference.high is None or difference.low <= 0 <= difference.high:
         return f"Not distinguishable from {baseline}: {text}."
     if difference.high < 0:
@@ -61,15 +65,21 @@ def _verdict(statistic: str, head: Estimate, difference: Estimate, baseline: str
     return f"{_BETTER} {baseline}, the best baseline: {text} ({word} {number(head.value)})."
 
 
-def interval(estimate: Estimate) -> str:
-    """As `0.02, 95 % interval -0.03 to 0.07`; with three decimals if a bound would be shown as 0."""
+def interval(estimate: Estimate, comparisons: int = 1) -> str:
+    """As `0.02, 95 % interval -0.03 to 0.07`; with three decimals if a bound would be shown as 0.
+
+    Args:
+        comparisons: that the interval is corrected for.
+    """
     if estimate.value is None:
         return "not defined"
     if estimate.low is None or estimate.high is None:
         return f"{number(estimate.value)}, no interval"
     places = 3 if any(bound and abs(bound) < 0.005 for bound in (estimate.low, estimate.high)) else 2
     value, low, high = (number(each, places) for each in (estimate.value, estimate.low, estimate.high))
-    return f"{value}, 95 % interval {low} to {high}"
+    if comparisons == 1:
+        return f"{value}, 95 % interval {low} to {high}"
+    return f"{value}, interval {low} to {high} (95 % over the {comparisons} comparisons made)"
 
 
 def number(value: float | None, places: int = 2) -> str:

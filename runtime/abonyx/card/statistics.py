@@ -14,7 +14,7 @@ import numpy as np
 
 from abonyx.arrays import BoolArray, Float64Array, Int64Array
 
-PERCENTILES = (2.5, 97.5)
+CONFIDENCE_LEVEL = 0.95
 # Cells of (draw, row) held at a time: small enough to stay in a processor's cache.
 _BLOCK_CELLS = 1 << 18
 
@@ -102,12 +102,18 @@ class Measurement:
     estimates: dict[str, dict[str, Estimate]]
     drawn: dict[str, dict[str, Float64Array]]
 
-    def difference(self, predictor: str, other: str, statistic: str) -> Estimate:
-        """Predictor minus other, paired."""
+    def estimate(self, predictor: str, statistic: str, comparisons: int = 1) -> Estimate:
+        """A predictor's, its interval corrected (Bonferroni) for so many comparisons."""
+        value = self.estimates[predictor][statistic].value
+        return Estimate(None) if value is None else _estimate(value, self.drawn[predictor][statistic], comparisons)
+
+    def difference(self, predictor: str, other: str, statistic: str, comparisons: int = 1) -> Estimate:
+        """Predictor minus other, paired; comparisons as in `estimate`."""
         values = [self.estimates[name][statistic].value for name in (predictor, other)]
         if values[0] is None or values[1] is None:
             return Estimate(None)
-        return _estimate(values[0] - values[1], self.drawn[predictor][statistic] - self.drawn[other][statistic])
+        drawn = self.drawn[predictor][statistic] - self.drawn[other][statistic]
+        return _estimate(values[0] - values[1], drawn, comparisons)
 
 
 def measure(
@@ -142,14 +148,15 @@ def point_auc(labels: Float64Array, ranked: Float64Array) -> float:
         return float(_area(ranked, labels[None], 1 - labels[None])[0])
 
 
-def _estimate(value: float, drawn: Float64Array) -> Estimate:
+def _estimate(value: float, drawn: Float64Array, comparisons: int = 1) -> Estimate:
     """The value and the percentiles of those draws that define it."""
+    beyond = 100 * (1 - CONFIDENCE_LEVEL) / 2 / comparisons
     defined = drawn[np.isfinite(drawn)]
     if not np.isfinite(value):
         return Estimate(None)
     if not defined.size:
         return Estimate(value)
-    low, high = np.percentile(defined, PERCENTILES)
+    low, high = np.percentile(defined, (beyond, 100 - beyond))
     return Estimate(value, float(low), float(high))
 
 

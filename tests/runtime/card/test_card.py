@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("sklearn")
 
 from abonyx.bundle.band import CallBand
-from abonyx.card import card, clusters
+from abonyx.card import clusters
 from abonyx.card.card import LabelledSet, card_of_fit, card_of_scores
 from abonyx.card.charge import net_charge
 from abonyx.card.linear import GRIDS, Task, fit_standardised
@@ -113,8 +113,49 @@ def test_a_fixed_head_and_its_band() -> None:
     assert found.predictors[0].random is None
     assert any("the baselines learn from the labels of this set" in note for note in found.notes)
     unknown = card_of_scores(labelled(labels), p, p > 0.5)
-    assert unknown.calls is None and unknown.shared is None
+    assert unknown.calls is not None and unknown.calls.confidence is None and unknown.shared is None
+    said = "No row is uncertain: the calls are by the threshold. Of the calls made, 100 % were right."
+    assert said in markdown(unknown) and said in html(unknown)
     assert any("does not record what its head was trained on" in note for note in unknown.notes)
+
+
+def test_flagged_rows_have_no_call() -> None:
+    labels, trusted = HIDDEN > 0, np.arange(240) >= 40
+    p = np.where(trusted, 1 / (1 + np.exp(-HIDDEN)), 1 - labels)  # wrong on the flagged ones alone
+    band = CallBand(confidence=0.8, low=0.4, high=0.6)
+    for used in (band, None):
+        found = card_of_scores(labelled(labels, trusted=trusted), p, p > 0.5, used)
+        assert found.calls is not None
+        assert (found.calls.rows, found.calls.flagged, found.calls.right) == (200, 40, 1)
+        assert "Left out: 40 of 240 rows, which are flagged." in markdown(found)
+        assert "40 rows are flagged: without a call, and in all other figures" in found.notes
+    none = card_of_scores(labelled(labels, trusted=np.zeros(240, bool)), p, p > 0.5, band)
+    assert none.calls is None
+
+
+def test_calls_against_the_threshold_are_named() -> None:
+    """Classes of very different size: the whole band lies below 0.5."""
+    p = 1 / (1 + np.exp(-HIDDEN))
+    found = card_of_scores(labelled(HIDDEN > 0), p, p > 0.5, CallBand(confidence=0.8, low=0.1, high=0.3))
+    against = int(((p > 0.3) & (p <= 0.5)).sum())
+    assert found.calls is not None and found.calls.against == against > 0
+    said = f"{against} rows are called the other way by the threshold: `nonspecific` and `call` disagree"
+    assert said in found.notes
+
+
+def test_several_comparisons_widen_the_first_lines_intervals() -> None:
+    """One better set of twenty is what chance gives: a difference clear of zero alone is not, over forty sets."""
+    p = 1 / (1 + np.exp(-(0.9 * (HIDDEN > 0) + np.random.default_rng(5).normal(0, 1.6, 240))))
+    alone = card_of_scores(labelled(HIDDEN > 0, draws=2_000), p, p > 0.5)
+    of_forty = card_of_scores(labelled(HIDDEN > 0, draws=2_000, comparisons=40), p, p > 0.5)
+    assert alone.sentence.startswith("Better than ") and "95 % interval" in alone.sentence
+    assert of_forty.sentence.startswith("Not distinguishable from ")
+    assert "(95 % over the 40 comparisons made)" in of_forty.sentence
+    assert of_forty.difference is not None and of_forty.difference.comparisons == 40
+    assert of_forty.predictors == alone.predictors, "the table's are not corrected"
+    assert any(note.startswith("40 sets were compared") for note in of_forty.notes)
+    assert "2,000 draws are few for these intervals: their bounds are rough" in of_forty.notes
+    assert "over the 40 comparisons made" in markdown(of_forty).split("## ")[2]
 
 
 @pytest.mark.parametrize(
@@ -142,7 +183,6 @@ def test_too_few_different_sequences_are_not_judged() -> None:
 
 def test_a_large_set_is_sampled_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clusters, "MAX_ROWS", 120)
-    monkeypatch.setattr(card, "MAX_ROWS", 120)
     p = 1 / (1 + np.exp(-HIDDEN))
     found = card_of_scores(labelled(HIDDEN > 0), p, p > 0.5)
     assert found.rows == 120 and found.folds is not None and found.folds.rows_of == 240

@@ -551,10 +551,27 @@ def test_the_card_counts_training_rows(run: Any, tmp_path: Path) -> None:
     assert "The head was trained on 9 of the 24 rows" in found["sentence"]
     assert found["calls"]["band"] == {"confidence": 0.8, "low": 0.4, "high": 0.6}
     assert run("evaluate", source, "-o", tmp_path / "two", *more, "--threshold", "0.5")[0] == 0
-    assert json.loads((tmp_path / "two" / "metrics.json").read_text())["card"]["calls"] is None
-    (bundle / TRAINING_ROWS_NAME).write_bytes(hashes[:-65])
-    code, err = run("evaluate", source, "-o", tmp_path / "damaged", *more)
-    assert code == 4 and f"{TRAINING_ROWS_NAME}: sha256" in err and not (tmp_path / "damaged").exists()
+    assert json.loads((tmp_path / "two" / "metrics.json").read_text())["card"]["calls"]["band"] is None
+    for damaged, said in ((hashes[:-65], "is not the plain file of 650 bytes"), (hashes[::-1], "sha256")):
+        (bundle / TRAINING_ROWS_NAME).write_bytes(damaged)
+        code, err = run("evaluate", source, "-o", tmp_path / "damaged", *more)
+        assert code == 4 and f"{TRAINING_ROWS_NAME}: {said}" in err and not (tmp_path / "damaged").exists()
+
+
+def test_several_sets_are_so_many_comparisons(run: Any, tmp_path: Path) -> None:
+    """A set that cannot be judged is none."""
+    sources = []
+    for name, count in (("one", 24), ("two", 24), ("few", 6)):
+        made = mutants(count, seed=count + len(name))
+        sources.append(table(tmp_path / f"{name}.csv", [(f"m{i}", each, str(i % 2)) for i, each in enumerate(made)]))
+    code, err = run("evaluate", *sources, "-o", tmp_path / "out", "--bootstrap", 20)
+    assert code == 0
+    found = {
+        name: json.loads((tmp_path / "out" / name / "metrics.json").read_text())["card"] for name in ("one", "few")
+    }
+    assert "(95 % over the 2 comparisons made)" in found["one"]["sentence"]
+    assert found["few"]["sentence"].startswith("Not judged: 6 rows are too few")
+    assert err.count("over the 2 comparisons made") == 2
 
 
 # ---- real tables: options, and of each file n, positives, rows without a label
