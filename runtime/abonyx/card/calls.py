@@ -22,7 +22,7 @@ class CallCounts(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         confidence: of the band; None = no row is uncertain: the calls are by the threshold.
-        band: None if each fold had its own, of the other folds' scores.
+        band: the head's. by_fold: it is of these rows, and each was called by a band of the other folds' scores.
         rows: that can have a call. flagged: those that cannot, and are left out.
         uncertain: share of the rows.
         covered: share of the rows that are uncertain or called right.
@@ -38,6 +38,7 @@ class CallCounts(msgspec.Struct, frozen=True, kw_only=True):
     covered: float
     right: float | None
     against: int
+    by_fold: bool = False
 
 
 def choose_band(p: Float64Array, labels: Float64Array, confidence: float = CONFIDENCE) -> CallBand:
@@ -85,19 +86,19 @@ def count_called(called: BoolArray, labels: Float64Array, trusted: BoolArray) ->
 
 
 def count_calls_by_fold(
-    p: Float64Array,
-    labels: Float64Array,
-    fold: Int64Array,
-    confidence: float,
-    called: BoolArray,
-    trusted: BoolArray,
+    p: Float64Array, labels: Float64Array, fold: Int64Array, band: CallBand, called: BoolArray, trusted: BoolArray
 ) -> CallCounts | None:
-    """What a band does on each fold of (n,) rows that the scores of the other folds chose."""
+    """What a band like this does on each fold of (n,) rows if the scores of the other folds choose it.
+
+    Args:
+        fold: (n,). band: of all rows' scores. The others are as in count_calls.
+    """
     calls = np.empty(len(p), np.int64)
     for left_out in range(int(fold.max()) + 1):
         others, test = fold != left_out, fold == left_out
-        calls[test] = choose_band(p[others], labels[others], confidence).calls(p[test])
-    return _counts(calls, called, labels, trusted, confidence, None)
+        calls[test] = choose_band(p[others], labels[others], band.confidence).calls(p[test])
+    found = _counts(calls, called, labels, trusted, band.confidence, band)
+    return None if found is None else msgspec.structs.replace(found, by_fold=True)
 
 
 def _counts(

@@ -136,8 +136,9 @@ def card_of_fit(
     if task == "values":
         return _card(judged, scores, random, None, fitted=True), None
     p = 1 / (1 + np.exp(-own.raw))
-    calls = count_calls_by_fold(p, labels, judged.by_cluster, confidence, own.raw > 0, judged.set.has_call)
-    return _card(judged, scores, random, calls, fitted=True), choose_band(p, labels, confidence)
+    band = choose_band(p, labels, confidence)
+    calls = count_calls_by_fold(p, labels, judged.by_cluster, band, own.raw > 0, judged.set.has_call)
+    return _card(judged, scores, random, calls, fitted=True), band
 
 
 def card_of_scores(labelled: LabelledSet, p: Float64Array, called: BoolArray, band: CallBand | None = None) -> Card:

@@ -28,6 +28,7 @@ td { font-variant-numeric: tabular-nums; }
 thead th { border-bottom-width: 2px; }
 svg { width: 100%; max-width: 44rem; height: auto; font: 13px system-ui, sans-serif; }
 svg text { fill: var(--ink); }
+@media (max-width: 34rem) { svg { font-size: 19px; } }
 @page { margin: 12mm; }
 @media print { html, body { font-size: 10px; } body { margin: 0; padding: 0; max-width: none; }
   h2, tr, svg { break-inside: avoid; } h2 { break-after: avoid; } }
@@ -35,7 +36,7 @@ svg text { fill: var(--ink); }
 # What Markdown could read as markup, wherever it is in a line.
 _MARKUP = re.compile(r"([\\`*_\[\]|~#])")
 # The picture, in SVG units: names to the left of _LEFT, one row each.
-_LEFT, _RIGHT, _WIDTH, _ROW = 190, 640, 660, 26
+_LEFT, _RIGHT, _WIDTH, _ROW = 210, 640, 660, 26
 
 
 def markdown(card: Card) -> str:
@@ -99,7 +100,9 @@ def _html_section(section: Section, picture: str) -> str:
             f'<tr><th scope="row">{_text(row[0])}</th>{"".join(f"<td>{_text(cell)}</td>" for cell in row[1:])}</tr>\n'
             for row in section.rows
         )
-        body += f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n{rows}</tbody></table></div>\n'
+        # What scrolls on a phone has to take the focus, and a name.
+        region = f'<div class="wide" tabindex="0" role="region" aria-label="{_text(section.title)}">'
+        body += f"{region}<table><thead><tr>{head}</tr></thead><tbody>\n{rows}</tbody></table></div>\n"
     if section.title == "Folds by sequence cluster":
         body += picture
     return f"<section><h2>{_text(section.title)}</h2>\n{body}</section>\n"
@@ -153,6 +156,7 @@ def _picture(card: Card) -> str:
         f'<svg viewBox="0 0 {_WIDTH} {bottom + 22}" role="img" aria-label="{_text(f"{word}: {described}")}">'
         f'<line x1="{across(chance)}" x2="{across(chance)}" y1="4" y2="{bottom}" stroke="var(--rule)" '
         f'stroke-width="2" stroke-dasharray="4 3"/>{rows}'
+        f'<text x="0" y="{bottom + 16}">{_text(word)}</text>'
         f'<text x="{across(chance)}" y="{bottom + 16}" text-anchor="middle">chance {chance:g}</text>{ends}</svg>\n'
     )
 

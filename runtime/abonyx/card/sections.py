@@ -84,9 +84,14 @@ def _calls(calls: CallCounts) -> list[str]:
         f"At confidence {percent(calls.confidence)}: {percent(calls.uncertain)} of the rows are uncertain, "
         f"{percent(calls.covered)} are uncertain or called right, and {right}.{flagged}"
     )
-    if calls.band is None:
-        return [counts, "Each fold's two quantiles are of the scores of the other folds."]
-    return [counts, f"p below {calls.band.low:.3f} is called specific, above {calls.band.high:.3f} non-specific."]
+    assert calls.band is not None  # it has a confidence
+    ends = f"p below {calls.band.low:.3f} is called specific, above {calls.band.high:.3f} non-specific."
+    if calls.by_fold:
+        return [
+            counts,
+            f"For these figures each fold's two quantiles are of the other folds' scores. In the bundle, {ends}",
+        ]
+    return [counts, ends]
 
 
 def _folds(folds: FoldsRecord, rows: int) -> Section:

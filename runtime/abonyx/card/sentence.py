@@ -33,14 +33,16 @@ def sentence(
         fitted: the head was fitted to these labels, whichever way they run.
         comparisons: that head and difference are corrected for.
     """
-    parts = [_verdict(statistic, head, difference, baseline, fitted, comparisons)]
+    verdict = _verdict(statistic, head, difference, baseline, fitted, comparisons)
+    parts = [verdict]
+    if shared is not None and shared[0]:
+        # First of all: a head is better on its own training rows whatever it is worth.
+        parts.insert(0, f"Trained on {shared[0]:,} of these {shared[1]:,} rows, so that the figures flatter.")
     if accuracy is not None and accuracy[1] >= accuracy[0]:
         often = "more often" if accuracy[1] > accuracy[0] else "as often"
         parts.append(f"Calling every row {accuracy[2]} is right {often}: {accuracy[1]:.2f} against {accuracy[0]:.2f}.")
-    if shared is None and not fitted and parts[0].startswith(_BETTER):
+    if shared is None and not fitted and verdict.startswith(_BETTER):
         parts.append("Whether it was trained on these rows is not recorded.")
-    if shared is not None and shared[0]:
-        parts.append(f"The head was trained on {shared[0]:,} of the {shared[1]:,} rows: the figures flatter.")
     return " ".join(parts)
 
 
@@ -62,7 +64,7 @@ def _verdict(
         return f"Not distinguishable from {baseline}: {text}."
     if difference.high < 0:
         return f"Worse than {baseline}: {text}."
-    return f"{_BETTER} {baseline}, the best baseline: {text} ({word} {number(head.value)})."
+    return f"{_BETTER} {baseline}, the best baseline: {text}; {word} {number(head.value)}."
 
 
 def interval(estimate: Estimate, comparisons: int = 1) -> str:

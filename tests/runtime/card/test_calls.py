@@ -69,6 +69,6 @@ def test_a_fold_is_called_by_the_band_of_the_others() -> None:
     fold = np.repeat([0, 1], 40)
     rng = np.random.default_rng(0)
     p = np.where(fold == 0, 0.2, 0.6) + 0.2 * labels + rng.uniform(0, 0.01, 80)
-    counts = count_calls_by_fold(p, labels, fold, 0.8, p > 0.5, np.ones(80, bool))
-    assert counts is not None and counts.band is None
+    counts = count_calls_by_fold(p, labels, fold, choose_band(p, labels), p > 0.5, np.ones(80, bool))
+    assert counts is not None and counts.by_fold
     assert counts.right == pytest.approx(0.5)

@@ -109,7 +109,7 @@ def test_a_fixed_head_and_its_band() -> None:
     found = card_of_scores(labelled(labels, shared=shared), p, p > 0.5, band)
     assert found.calls is not None and found.calls.right == 1 and found.calls.band == band
     assert found.shared == 60
-    assert found.sentence.endswith("The head was trained on 60 of the 240 rows: the figures flatter.")
+    assert found.sentence.startswith("Trained on 60 of these 240 rows, so that the figures flatter. Better than ")
     assert found.predictors[0].random is None
     assert any("the baselines learn from the labels of this set" in note for note in found.notes)
     unknown = card_of_scores(labelled(labels), p, p > 0.5)
