@@ -273,7 +273,9 @@ def small_run(command: str, suffix: str, rows: int = 40, window: int = 7) -> Run
                 part = slice(start, min(start + window, rows))
                 count, flags = len(ids[part]), [""] * len(ids[part])
                 if command == "score":
-                    columns = score_columns(ids[part], ["EVQL"] * count, p[part], [0] * count, flags)
+                    columns = score_columns(
+                        ids[part], ["EVQL"] * count, p[part], [0] * count, ["specific"] * count, flags
+                    )
                 else:
                     columns = embedding_columns(ids[part], embedding[part], 4, flags)
                 out.append(part.stop, columns)

@@ -125,7 +125,9 @@ def _costs(whole: Input, work: Path) -> dict[str, Any]:
     count = len(whole.ids)
     results = {}
     p = np.random.default_rng(0).random(count, np.float32)
-    columns = score_columns(whole.ids, whole.sequences, p, (p > 0.5).astype(int).tolist(), [""] * count)
+    columns = score_columns(
+        whole.ids, whole.sequences, p, (p > 0.5).astype(int).tolist(), ["uncertain"] * count, [""] * count
+    )
     for kind in ("csv", "parquet"):
         path = work / f"whole.{kind}"
         started = time.perf_counter()

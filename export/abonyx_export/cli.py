@@ -137,6 +137,9 @@ def export(
 @click.option("--cv", "folds", type=int, default=10, show_default=True, help="Folds of a cross-validation.")
 @click.option("--cv-seeds", "seeds", type=int, default=5, show_default=True, help="Cross-validations.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the first one's shuffle.")
+@click.option(
+    "--confidence", type=float, default=0.8, show_default=True, help="Share of each class outside wrong calls; stored."
+)
 @click.option("--name", help="Name of the new bundle.  [default: its directory's]")
 @click.option("--notice", help="One line shown wherever the bundle is named.  [default: the parent's]")
 @click.option("--variants", help="Those to keep, of the bundle's.  [default: all]")
@@ -152,6 +155,7 @@ def fit(
     folds: int,
     seeds: int,
     seed: int,
+    confidence: float,
     chains: str,
     drop_flagged: bool,
     name: str | None,
@@ -177,6 +181,7 @@ def fit(
         folds=folds,
         seeds=seeds,
         seed=seed,
+        confidence=confidence,
         chains=(chains,),
         drop_flagged=drop_flagged,
         name=name,

@@ -51,9 +51,10 @@ def score_frame(
 
     - p_nonspecific: float32;
     - nonspecific: 1 or 0, 8 bits; null for a row with a flag and no call;
+    - call: "specific", "non-specific", or, if the head has stored quantiles, "uncertain"; null as in nonspecific;
     - flag: why the score should not be trusted, "" = nothing is wrong;
     - domain, with trim: the residues that were scored, FIRST-LAST from 1, "" = no domain to trim to;
-    - NAME_p and NAME_nonspecific, or NAME_value, of each other head that `heads` names;
+    - NAME_p, NAME_nonspecific and NAME_call, or NAME_value, of each other head that `heads` names;
     - rejected: why the row has no score; null if it has one. The other new columns are null then.
 
     A missing value (None, NaN, NA, NaT, or a word for it like "NA") is a rejected row.
@@ -64,7 +65,8 @@ def score_frame(
         config: as open_session takes it.
         sequence_column: the column of sequences, or FIRST:LAST of an alignment's columns; None = `sequence` or another
             known name, of an AIRR table its amino acids: docs/files.md.
-        threshold: call p strictly above it non-specific; None = the assay's, or the head's default.
+        threshold: call p strictly above it non-specific, and nothing uncertain; None = the assay's, or the head's
+            default.
         assay: use the threshold that the head declares for it.
         heads: names of the bundle's heads, or "all"; None = the first. threshold and assay are the first head's.
         gaps: "strip" takes `-`, `.` and a final `*` out of the sequences.
@@ -157,5 +159,5 @@ def _series(nw: Any, table: Any, name: str, values: Sequence[object], kind: Colu
         # pandas' own integers have no null; with capitals they do.
         native = table.implementation.to_native_namespace().Series(values, index=table.to_native().index, dtype="Int8")
         return nw.from_native(native, series_only=True).alias(name)
-    stored = {"float": nw.Float32, "call": nw.Int8, None: nw.String}[kind]
+    stored = {"float": nw.Float32, "call": nw.Int8, "word": nw.String, None: nw.String}[kind]
     return nw.new_series(name, values, stored, backend=table.implementation)

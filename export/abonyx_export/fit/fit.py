@@ -1,6 +1,7 @@
 """Fit: a labelled file and a bundle in, a bundle with a new head on the same encoder out, or nothing at all.
 
 Nothing here imports PyTorch: the parent's golden embeddings are PyTorch's already, and only the head is new.
+Over 300 lines: the steps of one command, in their order.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from abonyx.output.files import rejected_path, replacing
 from abonyx.output.formats import write_rejected
 from abonyx.wording import option
 from abonyx_export.bundle_writer import Reference, Report, check_variants
+from abonyx_export.fit.card import FILES as CARD_FILES
+from abonyx_export.fit.card import judge_fit, write_card
 from abonyx_export.fit.cross_validation import (
     Fitted,
     Labels,
@@ -93,12 +96,17 @@ def fit_bundle(request: FitRequest, report: Report = lambda line: None) -> Manif
         report(f"{len(checked.rejected)} bad records left out")
     rows = embed(run, checked, _embedding_cache(request), report).astype(np.float64)
     head, training, iterations = _fit(request, checked, rows, labels, report)
+    report("judging it by folds that keep similar sequences together")
+    card, band = judge_fit(request, checked, rows, labels, _fit_once(request))
+    training = msgspec.structs.replace(training, band=band)
     if run.check != "off":
         training = msgspec.structs.replace(training, flagged=flagged, dropped=flagged if request.drop_flagged else 0)
     with _head_file(request.head_out, head, iterations), staged(request.output) as staging:
+        write_card(card, checked, staging)
         manifest = _build(request, head, training, golden, staging, report)
         if run.skip:  # before the bundle takes its place: a fit that failed leaves none
             write_rejected(rejected_path(request.output), checked.rejected)
+    report(f"card: {card.sentence}")
     return manifest
 
 
@@ -124,7 +132,7 @@ def _fit(
     )
     if repeated:
         report(f"  {repeated} rows repeat an earlier row's sequence: folds may share it, and score too well")
-    fit = functools.partial(fit_once, scale=request.scale, balanced=request.balanced)
+    fit = _fit_once(request)
     seeds = range(request.seed, request.seed + request.seeds)
     candidates = cross_validate(rows, labels, request.grid, folds=request.folds, seeds=seeds, fit=fit)
     fitted, c = _chosen(request, checked, candidates, functools.partial(fit, rows, labels), report)
@@ -143,6 +151,10 @@ def _fit(
         scores=count_scores(rows, labels, c, folds=request.folds, seed=request.seed, fit=fit),
     )
     return _head(request, checked, fitted), training, fitted.iterations
+
+
+def _fit_once(request: FitRequest) -> Callable[[Float64Array, Labels, float], Fitted]:
+    return functools.partial(fit_once, scale=request.scale, balanced=request.balanced)
 
 
 def _chosen(
@@ -196,9 +208,9 @@ def _rows_sha256(checked: Input) -> str:
 
 
 def _needed_files(bundle: Bundle, kept: tuple[str, ...]) -> list[str]:
-    """What the new bundle is made of: the kept variants, and what stands beside them; the head is new."""
+    """What the new bundle is made of: the kept variants, and what is beside them; the head and its card are new."""
     names = [name for variant in kept for name in bundle.files_of(bundle.manifest.variants[variant])]
-    beside = [name for name in bundle.manifest.files if "/" not in name and name != HEAD_NAME]
+    beside = [name for name in bundle.manifest.files if "/" not in name and name not in (HEAD_NAME, *CARD_FILES)]
     return list(dict.fromkeys([*names, *beside]))
 
 

@@ -31,7 +31,9 @@ class FitRequest:
         grid: values of C, the inverse strength of regularisation.
         scale: put a StandardScaler before the regression.
         balanced: weigh the classes by the inverse of their frequency.
-        folds, seeds, seed: so many stratified cross-validations, of which the first is shuffled by `seed`.
+        folds, seeds, seed: so many stratified cross-validations, of which the first is shuffled by `seed`. The card has
+            so many folds by sequence cluster, at least three.
+        confidence: share of each class that the band of uncertain calls keeps.
         chains: of the labelled rows, keys of manifest.CHAINS: records of others are flagged when scored.
         drop_flagged: leave rows out that are flagged for anything but being nanobody-like.
         name: of the bundle; None = its directory's, wherever that is moved. notice: None = the parent's.
@@ -50,6 +52,7 @@ class FitRequest:
     folds: int = 10
     seeds: int = 5
     seed: int = 0
+    confidence: float = 0.8
     chains: tuple[str, ...] = ("H",)
     drop_flagged: bool = False
     name: str | None = None
@@ -115,6 +118,10 @@ def _check_numbers(request: FitRequest) -> None:
         raise ConfigError(f"{option('folds')} is {request.folds}", "Give 2 folds or more.")
     if request.seeds < 1:
         raise ConfigError(f"{option('seeds')} is {request.seeds}", "Give 1 or more.")
+    if not 0 < request.confidence < 1:
+        raise ConfigError(
+            f"{option('confidence')} is {request.confidence:g}", "Give a number between 0 and 1, e.g. 0.8."
+        )
     last = request.seed + request.seeds - 1
     if request.seed < 0 or last > MAX_SEED:
         raise ConfigError(
@@ -140,12 +147,13 @@ def check_labels(checked: Input, request: FitRequest) -> list[int]:
     """The labels, 0 or 1 each; refuses those that cannot be cross-validated.
 
     Raises:
-        InputError: one class alone, or a class with fewer rows than there are folds.
+        InputError: one class alone, or a class with fewer rows, or fewer different sequences, than there are folds.
     """
     # read_input(label_required=True) has made records of blank labels bad ones
     labels = [label for label in checked.labels if label is not None]
     counts = Counter(labels)
     name, folds = request.source_name, request.folds
+    different = len(set(checked.sequences))
     if len(counts) == 1:
         what = f"{name}: all {len(labels)} labels are {labels[0]}"
         raise InputError(what, "A head needs rows of both classes, 0 and 1.")
@@ -157,4 +165,9 @@ def check_labels(checked: Input, request: FitRequest) -> list[int]:
             fix = f"Add rows, or ask for fewer folds: {option('folds')} {count} is the most."
             what = f"class {label} has {count} rows of {len(labels)}, {option('folds')} {folds} needs at least {folds}"
             raise InputError(f"{name}: {what}", fix)
+    if different < folds:
+        what = (
+            f"{len(labels)} rows hold {different} different sequences, {option('folds')} {folds} needs at least {folds}"
+        )
+        raise InputError(f"{name}: {what}", f"Add rows with other sequences, or ask for {option('folds')} {different}.")
     return labels

@@ -7,19 +7,20 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from abonyx.arrays import Float32Array
+from abonyx.bundle.band import Word
 from abonyx.bundle.bundle import Bundle
 from abonyx.bundle.manifest import LOGISTIC, HeadSpec
-from abonyx.bundle.threshold import called, choose_threshold
+from abonyx.bundle.threshold import CALL, CALLED, CallRule, choose_calls, stored_band
 from abonyx.errors import ConfigError, first_line, printable
 from abonyx.wording import option
 
 if TYPE_CHECKING:
-    Cells = Float32Array | list[int | None]
+    Cells = Float32Array | list[Literal[0, 1] | None] | list[Word | None]
 
-P, CALLED = "p_nonspecific", "nonspecific"
+P = "p_nonspecific"
 ALL = "all"
-# What a column holds: float32, or 1, 0 and None.
-ColumnKind = Literal["float", "call"]
+# What a column holds: float32; 1, 0 and None; or a word of band.CALL_WORDS and None.
+ColumnKind = Literal["float", "call", "word"]
 
 
 @dataclass(frozen=True)
@@ -28,26 +29,36 @@ class ChosenHead:
 
     Attributes:
         first: whether it is the bundle's first, whose columns have no name of a head if it is logistic.
-        threshold: of its calls; None = it makes none.
+        rule: of its calls; None = it makes none.
+        numbers: whether it has a column of 0 and 1; without it, it has calls in words only if it has stored quantiles.
     """
 
     spec: HeadSpec
     first: bool
-    threshold: float | None
+    rule: CallRule | None
+    numbers: bool = True
 
     @property
     def kinds(self) -> dict[str, ColumnKind]:
         """Its columns, by name."""
         name = self.spec.name
-        if self.spec.kind != LOGISTIC:
+        if self.rule is None:
             return {f"{name}_value": "float"}
-        p, call = (P, CALLED) if self.first else (f"{name}_p", f"{name}_nonspecific")
-        return {p: "float"} if self.threshold is None else {p: "float", call: "call"}
+        columns = (P, CALLED, CALL) if self.first else (f"{name}_p", f"{name}_{CALLED}", f"{name}_{CALL}")
+        kinds: dict[str, ColumnKind] = dict(zip(columns, ("float", "call", "word"), strict=True))
+        left_out = {} if self.numbers else {columns[1], *([columns[2]] if self.rule.band is None else [])}
+        return {column: kind for column, kind in kinds.items() if column not in left_out}
 
     def cells(self, values: Float32Array, trusted: Sequence[bool]) -> dict[str, Cells]:
         """Its columns of n rows: the values (n,), and the calls of those to be trusted."""
-        calls = [] if self.threshold is None else [called(values, self.threshold, trusted)]
-        return dict(zip(self.kinds, [values, *calls], strict=True))
+        rule = self.rule
+        found: dict[str, Cells] = {}
+        for column, kind in self.kinds.items():
+            if kind == "float" or rule is None:
+                found[column] = values
+            else:
+                found[column] = rule.numbers(values, trusted) if kind == "call" else rule.words(values, trusted)
+        return found
 
 
 @dataclass(frozen=True)
@@ -72,9 +83,14 @@ class ChosenHeads:
         return tuple(head for head in self.heads if not head.first)
 
     @property
-    def threshold(self) -> float | None:
+    def of_columns(self) -> tuple[ChosenHead, ...]:
+        """All of them, in the order of their columns."""
+        return (*([self.first] if self.first else []), *self.others)
+
+    @property
+    def rule(self) -> CallRule | None:
         """Of the first head's calls; None if there are none."""
-        return None if self.first is None else self.first.threshold
+        return None if self.first is None else self.first.rule
 
     @property
     def leading(self) -> dict[str, ColumnKind]:
@@ -98,29 +114,30 @@ class ChosenHeads:
             found |= head.cells(column, trusted)
         return found
 
-    def without_calls(self) -> ChosenHeads:
-        """The same heads, making no calls."""
-        return ChosenHeads(tuple(replace(head, threshold=None) for head in self.heads))
+    def without_numbers(self) -> ChosenHeads:
+        """The same heads, without columns of 0 and 1."""
+        return ChosenHeads(tuple(replace(head, numbers=False) for head in self.heads))
 
     def facts(self) -> dict[str, str | float | None]:
         """What results depend on, for a journal."""
-        return {"threshold": self.threshold, "--heads": None if self._is_usual() else ", ".join(self.names)}
+        calls: dict[str, str | float | None] = {"threshold": None} if self.rule is None else self.rule.facts()
+        return calls | {"--heads": None if self._is_usual() else ", ".join(self.names)}
 
     def metadata(self) -> dict[str, str]:
         """What a result file says of them: nothing new of the first alone."""
-        said = {} if self.threshold is None else {"threshold": repr(self.threshold)}
+        stated = {} if self.rule is None else self.rule.metadata()
         if self._is_usual():
-            return said
+            return stated
         for head in self.heads:
             unit = head.spec.unit or "probability"
             direction = "higher is worse" if head.spec.higher_is_worse else "lower is worse"
-            call = "" if head.threshold is None else f", threshold {head.threshold!r}"
-            said[f"head.{head.spec.name}"] = f"{unit}, {direction}{call}"
-        return said
+            calls = "" if head.rule is None else ", " + "; ".join(head.rule.metadata().values())
+            stated[f"head.{head.spec.name}"] = f"{unit}, {direction}{calls}"
+        return stated
 
     def summary(self, assay: str | None = None) -> str:
         """The end of a command's last line."""
-        used = [] if self.threshold is None else [f"threshold {self.threshold:g}" + (f" ({assay})" if assay else "")]
+        used = [] if self.rule is None else [self.rule.summary(assay)]
         if not self._is_usual():
             used.append(f"heads {', '.join(self.names)}")
         return "; ".join(used)
@@ -156,8 +173,10 @@ def choose_heads(
     for name in wanted:
         head = known[name]
         own = head.default_threshold
-        limit = choose_threshold(bundle, assay, threshold) if head is first and own is not None else own
-        chosen.append(ChosenHead(head, head is first, limit))
+        rule = None if own is None else CallRule(own, stored_band(head))
+        if head is first and rule is not None:
+            rule = choose_calls(bundle, assay, threshold)
+        chosen.append(ChosenHead(head, head is first, rule))
     return ChosenHeads(tuple(chosen))
 
 

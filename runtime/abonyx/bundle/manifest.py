@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
+from abonyx.bundle.band import CallBand
 from abonyx.bundle.tolerances import LIMITS, LOGIT_PER_P, Limits
 from abonyx.errors import BundleError, first_line
 
@@ -100,7 +101,7 @@ class ScoreCounts(_Struct, frozen=True, kw_only=True):
     nonspecific: list[int]
 
 
-# omit_defaults: bundles fitted before `scores` and `flagged` were recorded do not mention them.
+# omit_defaults: bundles fitted before `scores`, `flagged` and `band` were recorded do not mention them.
 class HeadTraining(_Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How `abonyx fit` made a head.
 
@@ -117,6 +118,7 @@ class HeadTraining(_Struct, frozen=True, kw_only=True, omit_defaults=True):
             its regression may have seen it in another row.
         flagged: labelled rows that were flagged for anything but being nanobody-like; None = not looked for.
         dropped: of these, rows that were left out, and are not in `rows`: all of them, or 0.
+        band: of the card's out-of-fold scores, folds by sequence cluster; None = nothing could be judged.
     """
 
     rows: int
@@ -133,6 +135,7 @@ class HeadTraining(_Struct, frozen=True, kw_only=True, omit_defaults=True):
     scores: ScoreCounts | None = None
     flagged: int | None = None
     dropped: int = 0
+    band: CallBand | None = None
 
 
 # Chain of an antibody -> the letters that a numbering gives to its kinds. L: kappa and lambda.
@@ -527,6 +530,7 @@ def _check_values(manifest: Manifest, path: Path) -> None:
         "variant limits": not all(0 < limit.p < 1 and limit.logit <= LOGIT_PER_P for limit in limits),
         "variants": not all(variant.providers for variant in variants) or not manifest.variants,
         "head training scores": not all(_are_counts(head.training) for head in heads),
+        "head training band": not all(map(_has_band, heads)),
         "variant precision": not all(variant.precision in LIMITS for variant in variants),
     }
     wrong = [name for name, fault in faults.items() if fault]
@@ -550,6 +554,12 @@ def _has_thresholds(head: HeadSpec) -> bool:
         return head.default_threshold is None and not head.thresholds
     default = head.default_threshold
     return default is not None and all(0 <= value <= 1 for value in (default, *head.thresholds.values()))
+
+
+def _has_band(head: HeadSpec) -> bool:
+    """Whether the quantiles, where there are some, are probabilities; a linear head has none."""
+    band = None if head.training is None else head.training.band
+    return band is None or (head.kind == LOGISTIC and band.is_sound())
 
 
 def _are_counts(training: HeadTraining | None) -> bool:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from abonyx.arrays import BoolArray, Float32Array
+from abonyx.bundle.band import CALL_WORDS, CallBand, Word
 from abonyx.bundle.bundle import Bundle
+from abonyx.bundle.manifest import HeadSpec
 from abonyx.config import RuntimeConfig
 from abonyx.errors import BundleError, ConfigError, printable
-from abonyx.wording import option
+from abonyx.wording import Interface, in_words, option
+
+# Columns.
+CALLED, CALL = "nonspecific", "call"
 
 
 def is_nonspecific(p: Float32Array, threshold: float) -> BoolArray:
@@ -21,10 +28,66 @@ def is_nonspecific(p: Float32Array, threshold: float) -> BoolArray:
     return p > np.float32(threshold)
 
 
-def called(p: Float32Array, threshold: float, trusted: Sequence[bool]) -> list[int | None]:
-    """The column `nonspecific` of n scores: 1, 0, or None for a score that is not to be trusted."""
-    calls = is_nonspecific(p, threshold).tolist()
-    return [int(call) if trust else None for call, trust in zip(calls, trusted, strict=True)]
+@dataclass(frozen=True)
+class CallRule:
+    """How the scores of a run become calls. Make it with choose_calls.
+
+    Attributes:
+        threshold: p strictly above it is `nonspecific`.
+        band: p inside it is called `uncertain`; None = `call` has two values, by the threshold.
+        given: whether the threshold is the caller's own, and the head's band therefore not used.
+    """
+
+    threshold: float
+    band: CallBand | None = None
+    given: bool = False
+
+    def numbers(self, p: Float32Array, trusted: Sequence[bool]) -> list[Literal[0, 1] | None]:
+        """The column `nonspecific` of n scores: None for one that is not to be trusted."""
+        calls = is_nonspecific(p, self.threshold).tolist()
+        return [(1 if call else 0) if trust else None for call, trust in zip(calls, trusted, strict=True)]
+
+    def words(self, p: Float32Array, trusted: Sequence[bool]) -> list[Word | None]:
+        """The column `call` of n scores: None for one that is not to be trusted."""
+        calls = is_nonspecific(p, self.threshold).astype(np.int64) if self.band is None else self.band.calls(p)
+        return [CALL_WORDS[call] if trust else None for call, trust in zip(calls.tolist(), trusted, strict=True)]
+
+    @property
+    def text(self) -> str:
+        """What `call` rests on."""
+        if self.band is not None:
+            return f"uncertain from {self.band.low:.4g} to {self.band.high:.4g}"
+        why = f"{option('threshold')} was given" if self.given else "the head has no stored quantiles"
+        return f"call is never uncertain: {why}"
+
+    def facts(self) -> dict[str, str | float | None]:
+        """What results depend on, for a journal."""
+        band = self.band
+        shown = None if band is None else f"{band.low!r} to {band.high!r}"
+        return {"threshold": self.threshold, "band of uncertain calls": shown}
+
+    def metadata(self) -> dict[str, str]:
+        """What a result file says of them."""
+        return {"threshold": repr(self.threshold), "call": in_words(self.text, Interface.COMMAND_LINE)}
+
+    def summary(self, assay: str | None = None) -> str:
+        """The end of a command's last line."""
+        return f"threshold {self.threshold:g}" + (f" ({assay})" if assay else "") + f"; {self.text}"
+
+
+def choose_calls(bundle: Bundle, assay: str | None, threshold: float | None) -> CallRule:
+    """The rule of the first head's calls. With a threshold of the caller's own the head's band is not used.
+
+    Raises:
+        BundleError, ConfigError: as choose_threshold.
+    """
+    limit = choose_threshold(bundle, assay, threshold)
+    return CallRule(limit, None if threshold is not None else stored_band(bundle.manifest.head), threshold is not None)
+
+
+def stored_band(head: HeadSpec) -> CallBand | None:
+    """The quantiles that a head stores; None if it has none."""
+    return None if head.training is None else head.training.band
 
 
 def choose_threshold(bundle: Bundle, assay: str | None, threshold: float | None) -> float:

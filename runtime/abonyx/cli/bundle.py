@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from abonyx.cli.options import PATH
-from abonyx.errors import ConfigError
+from abonyx.errors import BundleError, ConfigError
 from abonyx.output.files import failing_as
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def verify(
 @click.command()
 @_bundle
 def inspect(bundle: Path | None) -> None:
-    """Say what BUNDLE [the shipped one] is, from its manifest alone: origin, licence, head, variants, their records."""
+    """Say what BUNDLE [the shipped one] is, from its manifest: origin, licence, head, card, variants, their records."""
     from abonyx.bundle import open_bundle
     from abonyx.config import load_config
 
@@ -223,6 +223,7 @@ def _print_bundle(bundle: Bundle) -> None:
     origin = encoder.repo_id or "a local directory"
     pooling = head.pooling and head.pooling + (f" (batch {head.pooling_batch_size})" if head.pooling_batch_size else "")
     training = head.training
+    band = training and training.band
     _print_rows(
         [
             ("bundle", bundle.label()),
@@ -240,6 +241,8 @@ def _print_bundle(bundle: Bundle) -> None:
             ("thresholds", head.thresholds or f"none declared; default {head.default_threshold}"),
             ("fitted on", training and f"{training.rows} rows ({training.positives} positive), C {training.c:g}"),
             ("cross-validation", training and f"{training.folds} folds, {training.seeds} seeds"),
+            *_card_rows(bundle),
+            ("uncertain calls", band and f"p from {band.low:.4g} to {band.high:.4g}, confidence {band.confidence:g}"),
             ("golden rows", manifest.golden_source),
             ("made with", manifest.packages),
         ]
@@ -257,7 +260,18 @@ def _print_bundle(bundle: Bundle) -> None:
             for name, variant in manifest.variants.items()
         ],
     )
-    _print_text("From the manifest alone; `abonyx verify` checks the files against it.")
+    _print_text("From the manifest; `abonyx verify` checks the files against it.")
+
+
+def _card_rows(bundle: Bundle) -> list[tuple[str, object]]:
+    """What the card's first line says, and where the card is; or what is wrong with it: a look at the rest goes on."""
+    from abonyx.bundle.listed import CARD_HTML, card_sentence
+
+    try:
+        sentence = card_sentence(bundle)
+    except BundleError as error:
+        return [("card", f"cannot be shown: {error.marked[0]}")]
+    return [] if sentence is None else [("card", sentence), ("all of the card", bundle.path / CARD_HTML)]
 
 
 def _bytes_of(manifest: Manifest, variant: Variant) -> int:

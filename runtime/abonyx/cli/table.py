@@ -9,7 +9,7 @@ from abonyx.errors import printable
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from abonyx.bundle.chosen import ChosenHeads, ColumnKind
+    from abonyx.bundle.chosen import ChosenHead, ChosenHeads
 
 # Rows --table prints; the file has them all.
 TABLE_ROWS = 40
@@ -24,13 +24,14 @@ class FirstRows:
     """
 
     def __init__(self, count: int, heads: ChosenHeads) -> None:
-        self._count, self._heads = count, heads
+        self._count, self._kinds = count, heads.kinds
+        self._titles = {name: title for head in heads.of_columns for name, title in _titles(head).items()}
         self._rows: list[tuple[Any, ...]] = []
 
     def add(self, ids: Sequence[str], cells: Mapping[str, Any], flags: Sequence[str]) -> None:
         """Take the rows of a window, in the order of the input."""
         left = TABLE_ROWS - len(self._rows)
-        self._rows += list(zip(ids, *(cells[name] for name in self._heads.kinds), flags, strict=True))[:left]
+        self._rows += list(zip(ids, *(cells[name] for name in self._titles), flags, strict=True))[:left]
 
     def print(self) -> None:
         """Print them, and how many more there are."""
@@ -40,14 +41,12 @@ class FirstRows:
 
         table = Table()
         table.add_column("id")
-        kinds, chosen = self._heads.kinds, sorted(self._heads.heads, key=lambda head: not head.first)
-        thresholds = {name: head.threshold for head in chosen for name in head.kinds}
-        for name, kind in kinds.items():
-            number = kind == "float"
-            table.add_column(name if number else f"> {thresholds[name]:g}", justify="right" if number else "left")
+        for name, title in self._titles.items():
+            table.add_column(title, justify="right" if self._kinds[name] == "float" else "left")
         table.add_column("flag")
         for name, *cells, flags in self._rows:
-            shown = [_shown(cell, kind) for cell, kind in zip(cells, kinds.values(), strict=True)]
+            each = zip(self._titles, cells, strict=True)
+            shown = [f"{cell:.4f}" if self._kinds[column] == "float" else cell or "-" for column, cell in each]
             # Grey: the heads were not trained on such a record.
             style = "dim" if None in cells else None
             table.add_row(Text(printable(name)), *shown, flags, style=style)
@@ -57,5 +56,10 @@ class FirstRows:
             console.print(f"... and {more} more")
 
 
-def _shown(cell: Any, kind: ColumnKind) -> str:
-    return f"{cell:.4f}" if kind == "float" else {1: "non-specific", 0: "specific", None: "-"}[cell]
+def _titles(head: ChosenHead) -> dict[str, str]:
+    """A head's columns that are shown -> their titles. Calls are shown in words alone."""
+    rule = head.rule
+    titles = {name: name for name, kind in head.kinds.items() if kind != "call"}
+    if rule is not None and rule.band is None:
+        titles |= {name: f"> {rule.threshold:g}" for name, kind in head.kinds.items() if kind == "word"}
+    return titles

@@ -94,7 +94,7 @@ def search_domains(sequence: str) -> tuple[Domains, bool]:
     # immunum raises UnicodeEncodeError for a lone surrogate, and calls other text invalid.
     if not MIN_DOMAIN <= len(sequence) <= MAX_RESIDUES or not (sequence.isascii() and sequence.isalpha()):
         return (), True
-    heavy = _domain(sequence, 0, _annotator("H").number(sequence))
+    heavy = _domain(sequence, 0, annotate(sequence, "H"))
     if heavy is not None and heavy[1] >= HEAVY_CONFIDENCE:
         domain = heavy[0]
         # Fewer residues on the outside than a domain has: there cannot be a second one.
@@ -117,7 +117,7 @@ def _search(sequence: str) -> tuple[Domains, bool]:
         left -= end - start
         if left < 0:
             break
-        best = _domain(sequence, start, _annotator("all").number(sequence[start:end]))
+        best = _domain(sequence, start, annotate(sequence[start:end], "all"))
         if best is None:
             continue
         domain = best[0]
@@ -175,6 +175,15 @@ def _end(sequence: str, chain: str, end: int, last: int) -> tuple[int, int]:
 def _number(position: str) -> int:
     """An IMGT position without the letter of an insertion: "111A" is 111."""
     return int(position.rstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ"))
+
+
+def annotate(sequence: str, chains: str) -> NumberingResult:
+    """The numbering that immunum gives to a text of ASCII letters.
+
+    Args:
+        chains: "H", or "all" for all seven.
+    """
+    return _annotator(chains).number(sequence)
 
 
 @cache

@@ -1,17 +1,22 @@
-"""From labelled files to a directory of metrics, predictions, pictures and a report, or nothing at all."""
+"""From labelled files to a directory of metrics, a card, predictions, pictures and a report, or nothing at all."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from abonyx.arrays import Float32Array, Int64Array, shortest_decimal
-from abonyx.bundle.threshold import choose_threshold, is_nonspecific, pooling_notes
+from abonyx.bundle.bundle import Bundle
+from abonyx.bundle.threshold import choose_calls, choose_threshold, is_nonspecific, pooling_notes
+from abonyx.bundle.training_rows import training_rows
+from abonyx.card.card import LabelledSet, card_of_scores, unjudged
+from abonyx.card.record import SCHEMA_VERSION, Card
+from abonyx.card.writing import METRICS_JSON, write_pages
 from abonyx.errors import ConfigError, InputError, printable
 from abonyx.evaluate.metrics import Measured, measure
 from abonyx.evaluate.pictures import Subject, draw
@@ -27,6 +32,7 @@ from abonyx.run.request import RunRequest
 from abonyx.run.windows import ArraySink, Job, run_windows
 from abonyx.wording import option
 
+Value = TypeVar("Value")
 # y_pred is what is compared with y_true: a flagged row has it too, though `score` would not call it.
 PREDICTION_COLUMNS = ("id", "sequence", "y_true", "y_pred", "p_nonspecific", "flag")
 # With --trim domain, as results have it.
@@ -60,6 +66,10 @@ class _Set:
     sha256: str
     checked: Input
     p: Float32Array
+
+    def of_labelled(self, column: Sequence[Value]) -> list[Value]:
+        """Of a column of all rows, the cells of the labelled ones."""
+        return [cell for cell, label in zip(column, self.checked.labels, strict=True) if label is not None]
 
     def labels(self, *, unflagged: bool = False) -> _Labelled:
         """The labelled rows; unflagged: without those whose score has no call."""
@@ -122,11 +132,13 @@ def evaluate_files(request: EvaluationRequest, run: RunRequest) -> list[str]:
         jobs = [Job(each.checked, ArraySink(each.p[:, None])) for each in sets]
         summary = run_windows(run.bundle, jobs, run.config, [run.bundle.manifest.head.name], on_batch)
     lines = summary.lines()
+    cards = [_labelled_set(each, request, run) for each in sets]
+    comparisons = max(1, sum(not unjudged(each) for each in cards))
     with staged(request.output) as staging:
-        for each in sets:
+        for each, labelled in zip(sets, cards, strict=True):
             directory = staging / each.stem if len(sets) > 1 else staging
             directory.mkdir(exist_ok=True)
-            lines += _write(each, directory, limit, request, run)
+            lines += _write(each, directory, limit, request, run, replace(labelled, comparisons=comparisons))
     used = f"threshold {limit:g}" + (f" ({request.assay})" if request.assay else "")
     return [*lines, f"wrote {request.output}; {used}"]
 
@@ -146,12 +158,16 @@ def _read(source: Path, request: EvaluationRequest, run: RunRequest) -> _Set:
     return _Set(name, input_stem(source), file_sha256(source), checked, np.empty(len(checked.ids), np.float32))
 
 
-def _write(each: _Set, directory: Path, limit: float, request: EvaluationRequest, run: RunRequest) -> list[str]:
+def _write(
+    each: _Set, directory: Path, limit: float, request: EvaluationRequest, run: RunRequest, labelled: LabelledSet
+) -> list[str]:
     """Write one input's files, and return its lines of the summary."""
     checked = each.checked
     both = _measure(each, limit, request, run)
-    record = _record(each, both, limit, request, run)
-    (directory / "metrics.json").write_bytes(record.encode())
+    card = _card(labelled, both.rows, limit, request, run)
+    record = _record(each, both, limit, request, run, card)
+    (directory / METRICS_JSON).write_bytes(record.encode())
+    write_pages(record.card, directory)
     _write_predictions(directory / "predictions.csv", each, limit, run)
     if run.skip:
         write_rejected(directory / "rejected.csv", checked.rejected)
@@ -178,7 +194,9 @@ def _measure(each: _Set, limit: float, request: EvaluationRequest, run: RunReque
     return _Both(rows, of_all, unflagged, of_all if len(unflagged.y) == len(rows.y) else measured(unflagged))
 
 
-def _record(each: _Set, both: _Both, limit: float, request: EvaluationRequest, run: RunRequest) -> EvaluationRecord:
+def _record(
+    each: _Set, both: _Both, limit: float, request: EvaluationRequest, run: RunRequest, card: Card
+) -> EvaluationRecord:
     batch = f" (batch {run.config.batch_size})" if run.config.batch_size else ""
     y, without, metadata = both.rows.y, both.unflagged.y, run.metadata()
     del metadata["domain"]  # as text, for formats that hold nothing else
@@ -201,8 +219,37 @@ def _record(each: _Set, both: _Both, limit: float, request: EvaluationRequest, r
         pooling=f"{run.config.pooling}{batch}",
         domain=run.rule.facts(),
         notes=[*_notes(each, both, run), *both.measured.notes],
+        card=card,
+        schema_version=SCHEMA_VERSION,
         **metadata,
     )
+
+
+def _labelled_set(each: _Set, request: EvaluationRequest, run: RunRequest) -> LabelledSet:
+    """What the card is of: all labelled rows, flagged or not, as `metrics` is."""
+    sequences = each.of_labelled(each.checked.sequences)
+    return LabelledSet(
+        name=each.name,
+        head=_evaluated(run.bundle),
+        chains=(sequences,),
+        labels=np.array(each.of_labelled(each.checked.labels), np.float64),
+        shared=training_rows(run.bundle, sequences),
+        trusted=np.array([judged.trusted for judged in each.of_labelled(each.checked.judgements)], bool),
+        draws=request.bootstrap,
+        seed=request.seed,
+    )
+
+
+def _evaluated(bundle: Bundle) -> str:
+    """What the card is of: the bundle, and which of its heads if it has several."""
+    named = f"{bundle.name} ({bundle.sha256[:12]})"
+    heads = bundle.manifest.heads
+    return named if len(heads) == 1 else f"head {heads[0].name} of {named}"
+
+
+def _card(labelled: LabelledSet, rows: _Labelled, limit: float, request: EvaluationRequest, run: RunRequest) -> Card:
+    band = choose_calls(run.bundle, request.assay, request.threshold).band
+    return card_of_scores(labelled, rows.p.astype(np.float64), is_nonspecific(rows.p, limit), band)
 
 
 def _unflagged(y: Int64Array, measured: Measured | None) -> Unflagged | None:

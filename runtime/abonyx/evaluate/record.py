@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from abonyx.card.record import Card
 from abonyx.evaluate.metrics import Metric
 
 # What decides the domain's flags -> value, as domain.DomainRule.facts has it.
@@ -44,6 +45,8 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
         precision: the variant's, or bf16 where the arithmetic was that.
         confusion_matrix: [[TN, FP], [FN, TP]].
         notes: what a reader must know of the numbers, such as why one is null.
+        card: how far to trust the head on this set.
+        schema_version: of the card, and of where it is.
     """
 
     input: str
@@ -71,6 +74,8 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
     domain: DomainFacts
     notes: list[str]
     version: str
+    card: Card
+    schema_version: int
 
     def encode(self) -> bytes:
         """Return the file's bytes."""
@@ -101,8 +106,9 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
         ]
 
     def lines(self, name: str) -> list[str]:
-        """Return the summary's lines, of all labelled rows and of those without a flag: n, accuracy and ROC AUC."""
-        return [self._line(name), f"{name}, flagged rows left out: {self._unflagged_line()}"]
+        """Return the summary's lines: n, accuracy and AUC, of all labelled rows and without flags; then the card's."""
+        unflagged = f"{name}, flagged rows left out: {self._unflagged_line()}"
+        return [self._line(name), unflagged, f"{name}: {self.card.sentence}"]
 
     def _line(self, name: str) -> str:
         aside = [f"{self.n_unlabelled} not labelled"] if self.n_unlabelled else []

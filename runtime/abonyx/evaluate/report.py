@@ -22,6 +22,7 @@ _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: var(--ink); background: var(--paper);
   max-width: 72rem; margin: 1.5rem auto; padding: 0 1rem; }
 h1 { font-size: 1.4rem; margin: 0 0 .3rem; overflow-wrap: anywhere; }
+.verdict { font-size: 1.15rem; margin: .3rem 0 .8rem; }
 h2 { font-size: 1.1rem; margin: 1.4rem 0 .5rem; }
 .columns { display: flex; flex-wrap: wrap; gap: 1rem 2.5rem; align-items: flex-start; }
 .columns > section { flex: 1 1 26rem; min-width: 0; }
@@ -75,6 +76,7 @@ def report(
 </head>
 <body>
 <h1>{escape(title)}</h1>
+<p class="verdict">{escape(record.card.sentence)}</p>
 {f"<ul>{listed}</ul>" if listed else ""}
 <div class="columns">
 <section><h2>Metrics</h2>{_metrics(record.metrics)}{_unflagged(record)}</section>

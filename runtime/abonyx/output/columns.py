@@ -7,7 +7,8 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from abonyx.arrays import Float32Array
-from abonyx.bundle.chosen import CALLED, ChosenHeads, P
+from abonyx.bundle.chosen import ChosenHeads, P
+from abonyx.bundle.threshold import CALL, CALLED
 from abonyx.errors import InputError
 from abonyx.input.judged import JudgedValue
 from abonyx.wording import Interface, in_words
@@ -27,7 +28,7 @@ def refuse_results(names: Collection[str], where: str, trim: bool, heads: Chosen
     Raises:
         InputError: names those columns.
     """
-    if there := {P, CALLED, *heads.kinds, FLAG, REASON, *([PLACE] if trim else [])} & set(names):
+    if there := {P, CALLED, CALL, *heads.kinds, FLAG, REASON, *([PLACE] if trim else [])} & set(names):
         raise InputError(f"{where} has columns {sorted(there)} already", "Rename or drop them.")
 
 

@@ -14,7 +14,8 @@ import msgspec
 import numpy as np
 
 from abonyx.arrays import shortest_decimal
-from abonyx.bundle.chosen import CALLED, P
+from abonyx.bundle.chosen import P
+from abonyx.bundle.threshold import CALL, CALLED
 from abonyx.errors import ConfigError, printable
 from abonyx.extras import load
 from abonyx.output.files import replacing
@@ -37,7 +38,7 @@ Cells = Any
 
 _NO_COLUMNS: Mapping[str, ColumnKind] = {}
 # Of a file with the first head's scores alone.
-_SCORES: Mapping[str, ColumnKind] = {P: "float", CALLED: "call"}
+_SCORES: Mapping[str, ColumnKind] = {P: "float", CALLED: "call", CALL: "word"}
 # With --trim domain: which residues of the record were scored, FIRST-LAST from 1; empty = no domain to trim to.
 PLACE_COLUMN = "domain"
 # What a TSV file, which knows no quotes across lines, cannot hold in a cell.
@@ -68,6 +69,7 @@ def score_columns(
     sequences: Sequence[str],
     p: Float32Array,
     nonspecific: Sequence[int | None],
+    call: Sequence[str | None],
     flags: Sequence[str],
     extra: Sequence[Sequence[str]] = (),
 ) -> Columns:
@@ -76,10 +78,11 @@ def score_columns(
     Args:
         p: (k,) float32 and finite.
         nonspecific: 0, 1, or None for a score that has a flag and no call.
+        call: a word of band.CALL_WORDS, None as in `nonspecific`.
         flags: why a score should not be trusted, "" = nothing is wrong.
         extra: the columns that results_format has besides, of k cells each.
     """
-    return value_columns(ids, sequences, {P: p, CALLED: nonspecific}, flags, {}, extra)
+    return value_columns(ids, sequences, {P: p, CALLED: nonspecific, CALL: call}, flags, {}, extra)
 
 
 def value_columns(
@@ -253,7 +256,8 @@ def _parquet(
 ) -> Format:
     """Parquet keeps its index at its end, so windows are gathered as an Arrow stream; each becomes one row group."""
     pa, pq = load("Parquet", "pyarrow"), load("Parquet", "pyarrow.parquet")
-    stored = {name: pa.float32() if kind == "float" else pa.int8() for name, kind in kinds.items()}
+    types = {"float": pa.float32(), "call": pa.int8(), "word": pa.string()}
+    stored = {name: types[kind] for name, kind in kinds.items()}
     stored["embedding"] = pa.list_(pa.float32(), width)
     fields = [(name, stored.get(name, pa.string())) for name in names]
     schema = pa.schema(fields, {f"abonyx.{key}": text for key, text in metadata.items()})

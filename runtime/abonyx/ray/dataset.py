@@ -38,10 +38,11 @@ def score(
     Args:
         dataset: a ray.data.Dataset.
         config: what to score with; None = RuntimeConfig(). cpu.threads is a worker's, 1 where it is not given.
-        threshold: call p strictly above it non-specific: the column nonspecific (int8, 0 or 1); None = no such column,
-            of no head. Other heads' columns of calls are by their own thresholds.
-        heads: names of the bundle's heads, or "all"; None = the first. Others have NAME_p and NAME_nonspecific, or
-            NAME_value, behind flag.
+        threshold: call p strictly above it non-specific, in the columns nonspecific (int8, 0 or 1) and call; None = no
+            column nonspecific, of no head, and call, with "uncertain" as third value, only of a head that has stored
+            quantiles. Other heads' calls are by their own thresholds and quantiles.
+        heads: names of the bundle's heads, or "all"; None = the first. Others have NAME_p, NAME_nonspecific and
+            NAME_call, or NAME_value, behind flag.
         sequence_column: the column of sequences.
         workers: most workers; None = as many as the cluster's nodes have room for. Each is one actor with one session,
             and, on cuda, one card. Reading needs a CPU too.
@@ -50,8 +51,8 @@ def score(
             FIRST-LAST from 1, "" = all.
 
     Returns:
-        A ray.data.Dataset with the columns of `dataset` and p_nonspecific (float32), nonspecific, flag, domain (if
-        trimmed) and rejected (strings).
+        A ray.data.Dataset with the columns of `dataset` and p_nonspecific (float32), nonspecific, call, flag, domain
+        (if trimmed) and rejected (strings).
         Scores are those of Session.score within tolerances.BATCH_NEIGHBOURS (float32): batches differ.
 
     Raises:
@@ -72,7 +73,7 @@ def score(
     bundle = open_bundle(config.bundle)
     bundle.variant(config.provider, config.variant)
     chosen = choose_heads(bundle, heads, None, threshold)
-    chosen = chosen if threshold is not None else chosen.without_calls()
+    chosen = chosen if threshold is not None else chosen.without_numbers()
     rule = DomainRule(domain, trim is not None, bundle.manifest.head.domain_chains)
     return dataset.map_batches(
         Scorer,
@@ -108,7 +109,7 @@ class Scorer:
         rows = judged(table.column(self._column).to_pylist(), self._rule, self._model.limit)
         wanted = [row.part.sequence for row in rows if row.rejected is None]
         scores = self._model.score(wanted, self._heads.names)
-        stored = {"float": pa.float32(), "call": pa.int8(), None: pa.string()}
+        stored = {"float": pa.float32(), "call": pa.int8(), "word": pa.string(), None: pa.string()}
         for name, cells in result_columns(rows, scores, self._heads, self._rule.trim).items():
             table = table.append_column(name, pa.array(cells, stored[self._heads.kinds.get(name)]))
         return table

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from abonyx.bundle.chosen import CALLED, ChosenHeads, P, choose_heads
+from abonyx.bundle.band import CallBand
+from abonyx.bundle.chosen import ChosenHeads, P, choose_heads
+from abonyx.bundle.threshold import CALL, CALLED, CallRule
 from abonyx.config import RuntimeConfig
 from abonyx.domain import Check, refuse_rule
 from abonyx.errors import ConfigError
@@ -40,21 +42,23 @@ class ScoreRow(NamedTuple):
         sequence: as the input has it, cleaned.
         p_nonspecific: a float32's value, of the first head; None if that is linear or not among `heads`.
         nonspecific: 1 or 0; None for a score that has a flag and no call, or without p_nonspecific.
+        call: "specific", "non-specific" or "uncertain"; None as in `nonspecific`.
         flag: why the score should not be trusted, "" = nothing is wrong.
         domain: of a trimmed record, the residues that were scored, FIRST-LAST from 1; "" = no domain to trim to.
         kept: name -> text of the columns that were to be kept.
         heads: the columns of other heads, and of a linear first one, by name: float32's values, and calls as
-            nonspecific has them.
+            nonspecific and call have them.
     """
 
     id: str
     sequence: str
     p_nonspecific: float | None
     nonspecific: int | None
+    call: str | None
     flag: str
     domain: str = ""
     kept: Mapping[str, str] = NO_CELLS
-    heads: Mapping[str, float | int | None] = MappingProxyType({})
+    heads: Mapping[str, float | int | str | None] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ class ScoreSummary:
         problems: one for each of these: id, line, reason.
         flags: why scores should not be trusted -> records that have this reason.
         threshold: p strictly above it is called non-specific; None if the first head makes no calls.
+        band: the head's quantiles, between which `call` is "uncertain"; None = it has two values, by the threshold.
         notes: what else the caller should know, a line each.
         rows: the scores in file order if no output was given; else empty.
     """
@@ -80,6 +85,7 @@ class ScoreSummary:
     problems: list[RejectedRecord]
     flags: dict[str, int]
     threshold: float | None
+    band: CallBand | None
     notes: list[str]
     rows: list[ScoreRow]
 
@@ -114,7 +120,8 @@ def score_file(
         output: the file to write; None = no file, the scores are in the answer's `rows`.
         session: what to score with; None = a session is opened with `config`, and closed.
         config: as open_session takes it.
-        threshold: call p strictly above it non-specific; None = the assay's, or the head's default.
+        threshold: call p strictly above it non-specific, and nothing uncertain; None = the assay's, or the head's
+            default.
         assay: use the threshold that the head declares for it.
         heads: names of the bundle's heads, or "all"; None = the first. threshold and assay are the first head's.
         format: of the output; None = what its suffix names.
@@ -163,7 +170,7 @@ def score_file(
         shown, checked = _told(progress), file_run.records
         summary = run_file(file_run, restart=restart, opening=chosen.opening, budget=chosen.budget, shown=shown)
         earlier = summary.earlier if summary else len(checked.ids)
-        return _summary(checked, target, wanted.threshold, earlier, summary.notes if summary else checked.notes)
+        return _summary(checked, target, wanted.rule, earlier, summary.notes if summary else checked.notes)
 
 
 def _in_memory(
@@ -175,9 +182,9 @@ def _in_memory(
     cells = heads.cells(values, [judgement.trusted for judgement in judgements])
     scores = {name: column.tolist() if isinstance(column, np.ndarray) else column for name, column in cells.items()}
     empty: list[None] = [None] * len(judgements)
-    p, calls = scores.pop(P, empty), scores.pop(CALLED, empty)
+    usual = [scores.pop(name, empty) for name in (P, CALLED, CALL)]
     columns: list[Sequence[Any]] = [
-        *(checked.ids, checked.shown, p, calls),
+        *(checked.ids, checked.shown, *usual),
         [judgement.text for judgement in judgements],
         checked.places if run.trim else [""] * len(judgements),
         [dict(zip(checked.kept, cells, strict=True)) for cells in zip(*checked.kept.values(), strict=True)]
@@ -188,13 +195,13 @@ def _in_memory(
         else [MappingProxyType({})] * len(judgements),
     ]
     rows = [ScoreRow(*row) for row in zip(*columns, strict=True)]
-    return _summary(checked, None, heads.threshold, 0, summary.notes, rows)
+    return _summary(checked, None, heads.rule, 0, summary.notes, rows)
 
 
 def _summary(
     checked: Input,
     output: Path | None,
-    threshold: float | None,
+    rule: CallRule | None,
     earlier: int,
     notes: Sequence[str],
     rows: Sequence[ScoreRow] = (),
@@ -206,7 +213,8 @@ def _summary(
         rejected=len(checked.rejected),
         problems=[one._replace(reason=in_words(one.reason, Interface.PYTHON)) for one in checked.rejected],
         flags=dict(checked.flag_counts()),
-        threshold=threshold,
+        threshold=None if rule is None else rule.threshold,
+        band=None if rule is None else rule.band,
         notes=[in_words(note, Interface.PYTHON) for note in notes],
         rows=list(rows),
     )

@@ -9,8 +9,9 @@ import msgspec
 
 from abonyx import __version__
 from abonyx.arrays import Float32Array, shortest_decimal
+from abonyx.bundle.band import CallBand, Word
 from abonyx.bundle.manifest import HeadTraining, Parity
-from abonyx.bundle.threshold import called
+from abonyx.bundle.threshold import CallRule
 from abonyx.domain import Check
 from abonyx.input.checked import Input
 from abonyx.input.records import RejectedRecord
@@ -95,6 +96,7 @@ class Score(_Out, frozen=True, kw_only=True):
         sequence: as the input has it, in capital letters; with trim too.
         nonspecific: 1 if p_nonspecific is strictly above the threshold, 0 if not; null for a flagged record, whose
             score means nothing. A nanobody-like record without another flag has its 1 or 0.
+        call: specific, non-specific, or, where the answer has a band, uncertain; null as in nonspecific.
         flag: why the score should not be trusted, several reasons joined by "; "; "" = nothing is wrong.
         domain: with trim alone: the residues that were scored, FIRST-LAST from 1; "" = no domain to trim to.
     """
@@ -103,6 +105,7 @@ class Score(_Out, frozen=True, kw_only=True):
     sequence: str
     p_nonspecific: float
     nonspecific: Literal[0, 1] | None
+    call: Word | None
     flag: str
     domain: str | msgspec.UnsetType = msgspec.UNSET
 
@@ -111,12 +114,15 @@ class ScoreAnswer(_Out, frozen=True, kw_only=True):
     """Scores in input order.
 
     Attributes:
+        band: the head's quantiles, between which a call is uncertain; null where the request has a threshold, or the
+            head has none: calls have two values then, by the threshold.
         domain, trim: as the request has them.
         flags: reason -> results that have it, most first; the numbers that a flag begins with are left out.
     """
 
     model: ModelName
     threshold: float
+    band: CallBand | None
     assay: str | None
     domain: Check
     trim: Trim | None
@@ -169,6 +175,7 @@ class ModelAnswer(_Out, frozen=True, kw_only=True):
         chains: those that the head was trained on, H heavy and L light; records of others are flagged.
         thresholds: assay -> threshold, those the head declares.
         model_card: the bundle's README.md.
+        card: how far to trust the head, as `abonyx fit` found: Markdown, a sentence on its first line.
     """
 
     abonyx: str
@@ -189,6 +196,7 @@ class ModelAnswer(_Out, frozen=True, kw_only=True):
     thresholds: dict[str, float]
     training: HeadTraining | None
     model_card: str | None
+    card: str | None
     limits: RequestLimits
 
 
@@ -230,6 +238,7 @@ def model_answer(model: Model, settings: Settings) -> ModelAnswer:
         thresholds=manifest.head.thresholds,
         training=manifest.head.training,
         model_card=model.card,
+        card=model.trust,
         limits=RequestLimits(
             max_body_bytes=settings.max_body_bytes,
             max_gzip_members=settings.max_gzip_members,
@@ -245,15 +254,17 @@ def model_answer(model: Model, settings: Settings) -> ModelAnswer:
     )
 
 
-def score_answer(model: Model, records: Input, p: Float32Array, threshold: float, asked: ScoreRequest) -> ScoreAnswer:
+def score_answer(model: Model, records: Input, p: Float32Array, rule: CallRule, asked: ScoreRequest) -> ScoreAnswer:
     """POST /v1/score: p is (n,) float32, finite."""
     judgements = records.judgements
-    calls = called(p, threshold, [judgement.trusted for judgement in judgements])
+    trusted = [judgement.trusted for judgement in judgements]
+    calls = zip(rule.numbers(p, trusted), rule.words(p, trusted), strict=True)
     places = records.places if asked.trim else [msgspec.UNSET] * len(judgements)
     rows = zip(records.ids, records.shown, p, calls, judgements, places, strict=True)
     return ScoreAnswer(
         model=model_name(model),
-        threshold=threshold,
+        threshold=rule.threshold,
+        band=rule.band,
         assay=asked.assay,
         domain=asked.domain,
         trim=asked.trim,
@@ -263,11 +274,12 @@ def score_answer(model: Model, records: Input, p: Float32Array, threshold: float
                 id=id_,
                 sequence=sequence,
                 p_nonspecific=float(shortest_decimal(value)),
-                nonspecific=None if call is None else 1 if call else 0,
+                nonspecific=nonspecific,
+                call=call,
                 flag=judgement.text,
                 domain=place,
             )
-            for id_, sequence, value, call, judgement, place in rows
+            for id_, sequence, value, (nonspecific, call), judgement, place in rows
         ],
         rejected=rejected(records.rejected),
     )

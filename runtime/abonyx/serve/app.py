@@ -15,7 +15,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from abonyx.bundle.threshold import choose_threshold
+from abonyx.bundle.threshold import choose_calls
 from abonyx.errors import EngineError, InputError, RequestRefused
 from abonyx.serve import answers, openapi
 from abonyx.serve.gate import METRICS, RELOAD, Gate
@@ -84,11 +84,11 @@ def _add_scoring(app: FastAPI, service: Service) -> None:
         """Score sequences: JSON, or FASTA, a table or one sequence a line (also its gzip) as the body itself."""
         model = service.scheduler.model()
         checked, asked, until = await service.checked(request, model, answers.ScoreRequest, query)
-        threshold = choose_threshold(model.bundle, asked.assay, asked.threshold)
+        rule = choose_calls(model.bundle, asked.assay, asked.threshold)
         waiting = Waiting(service, request, model, checked, (model.bundle.manifest.head.name,), until)
 
         def answer() -> bytes:
-            found = answers.score_answer(model, checked, waiting.job.values[:, 0], threshold, asked)
+            found = answers.score_answer(model, checked, waiting.job.values[:, 0], rule, asked)
             return msgspec.json.encode(found)
 
         if NDJSON in request.headers.get("accept", ""):

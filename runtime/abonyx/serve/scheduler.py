@@ -19,6 +19,7 @@ import numpy as np
 from abonyx.alphabet import SequenceLimit
 from abonyx.arrays import Float32Array
 from abonyx.bundle import README_NAME, Bundle
+from abonyx.bundle.listed import CARD_MD, read_listed
 from abonyx.bundle.manifest import Variant
 from abonyx.bundle.threshold import pooling_notes, shipped_note
 from abonyx.config import RuntimeConfig
@@ -47,6 +48,7 @@ class Model:
     Attributes:
         placement: execution provider -> nodes it runs.
         card: the bundle's README.md; None where it has none.
+        trust: the card that `fit` wrote, Markdown whose first line is its sentence; None where it has none.
     """
 
     config: RuntimeConfig
@@ -55,13 +57,14 @@ class Model:
     variant: Variant
     placement: dict[str, int]
     card: str | None
+    trust: str | None
 
     @classmethod
     def of(cls, session: OpenModel) -> Model:
         """What an open session holds.
 
         Raises:
-            BundleError: its card cannot be read.
+            BundleError: its cards cannot be read.
         """
         path, card = session.bundle.path / README_NAME, None
         try:
@@ -70,7 +73,10 @@ class Model:
                     card = file.read(_MAX_CARD_CHARS)
         except OSError as error:
             raise BundleError(f"{path}: cannot be read: {error.strerror}", "Make it readable, or delete it.") from error
-        return cls(session.config, session.bundle, session.variant_name, session.variant, dict(session.placement), card)
+        written = read_listed(session.bundle, CARD_MD)
+        trust = None if written is None else written[:_MAX_CARD_CHARS].decode("utf-8", "replace")
+        placement = dict(session.placement)
+        return cls(session.config, session.bundle, session.variant_name, session.variant, placement, card, trust)
 
     @property
     def limit(self) -> SequenceLimit:

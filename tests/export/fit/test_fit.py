@@ -28,6 +28,8 @@ from abonyx import extras
 from abonyx.bundle import check_files, open_bundle, tolerances
 from abonyx.bundle.heads import sigmoid
 from abonyx.bundle.manifest import Difference
+from abonyx.bundle.training_rows import training_rows
+from abonyx.card.record import CardFile
 from abonyx.cli import main
 from abonyx.errors import (
     BundleError,
@@ -46,6 +48,7 @@ from abonyx_export import cli
 from abonyx_export.export import export_bundle
 from abonyx_export.fit import cross_validation
 from abonyx_export.fit import fit as fit_module
+from abonyx_export.fit.card import FILES as CARD_FILES
 from abonyx_export.head.head import read_head
 from abonyx_export.request import ExportRequest
 
@@ -225,7 +228,7 @@ def test_the_new_bundle(parent: Path, labelled: Path, tmp_path: Path) -> None:
     bundle, old = open_bundle(new), open_bundle(parent)
     manifest = bundle.manifest
     check_files(bundle, list(manifest.files), use_cache=False)
-    assert {*everything(new)} == {"manifest.json", *manifest.files} == {*before}
+    assert {*everything(new)} == {"manifest.json", *manifest.files} == {*before, *CARD_FILES}
     for name in ("fp32/model.onnx.data", "fp16-weights/model.onnx.data"):
         assert (new / name).samefile(parent / name)
     for name in ("fp32/model.onnx", "head.onnx", "golden.npz"):
@@ -248,6 +251,39 @@ def test_the_new_bundle(parent: Path, labelled: Path, tmp_path: Path) -> None:
     assert np.array_equal(bundle.golden().embedding, old.golden().embedding)
     with abonyx.open_session(abonyx.RuntimeConfig(bundle=str(new)), self_test="full"):
         pass
+
+
+def test_the_card_and_what_a_bundle_keeps_of_its_rows(parent: Path, labelled: Path, tmp_path: Path) -> None:
+    """A bundle that is fitted on this one has a card and rows of its own."""
+    said = fit(labelled, parent, tmp_path / "new", "--confidence", "0.7")
+    bundle = open_bundle(tmp_path / "new")
+    record = msgspec.json.decode((bundle.path / "metrics.json").read_bytes(), type=CardFile)
+    assert record.schema_version == 1 and record.card.fitted and record.card.rows == 48
+    assert f"card: {record.card.sentence}" in said
+    assert (bundle.path / "card.md").read_text().splitlines()[0] == record.card.sentence
+    assert record.card.folds is not None and record.card.folds.folds == 3
+    training = bundle.manifest.head.training
+    assert training is not None and training.band is not None and training.band.confidence == 0.7
+    sequences = [sequence for _, sequence, _ in made_rows()]
+    assert training_rows(bundle, [*sequences, "EVQLVESGG"]).tolist() == [True] * 48 + [False]  # type: ignore[union-attr]
+    stored = b"".join(data for data, _ in everything(bundle.path).values())
+    assert not [sequence for sequence in sequences if sequence.encode() in stored]
+    fit(write(made_rows()[:30], tmp_path / "fewer.csv"), bundle.path, tmp_path / "newer")
+    newer = open_bundle(tmp_path / "newer")
+    assert training_rows(newer, sequences).tolist() == [True] * 30 + [False] * 18  # type: ignore[union-attr]
+    assert msgspec.json.decode((newer.path / "metrics.json").read_bytes(), type=CardFile).card.rows == 30
+
+
+@pytest.mark.parametrize("confidence", ["0", "1", "nan"])
+def test_a_confidence_is_between_0_and_1(parent: Path, labelled: Path, tmp_path: Path, confidence: str) -> None:
+    with pytest.raises(ConfigError, match="confidence"):
+        fit(labelled, parent, tmp_path / "new", "--confidence", confidence)
+
+
+def test_fewer_different_sequences_than_folds(parent: Path, tmp_path: Path) -> None:
+    rows = [(f"r{index}", made_rows(2)[index % 2][1], str(index % 2)) for index in range(24)]
+    with pytest.raises(InputError, match="24 rows hold 2 different sequences"):
+        fit(write(rows, tmp_path / "rows.csv"), parent, tmp_path / "new")
 
 
 def test_no_assay_is_declared_and_pooling_is_noted(parent: Path, labelled: Path, tmp_path: Path) -> None:

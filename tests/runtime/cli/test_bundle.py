@@ -106,7 +106,7 @@ def test_verify_reads_every_byte_and_runs_every_golden_row(run: Any, copy: Path)
     code, out, err = run("verify", copy, "--json")
     found = json.loads(out)
     assert (code, err) == (0, "")
-    assert found["files"] == 4 and found["golden_rows"] == 36 and found["schema_version"] == 1
+    assert found["files"] == 4 and found["golden_rows"] == 36 and found["schema_version"] == 2
     assert found["operators"][FOLDER]["LayerNormalization"] == 13
     assert set(found["differences"]) == set(found["limits"]) == {"p", "logit", "embedding"}
     assert all(0 < found["differences"][metric] < limit for metric, limit in found["limits"].items())
@@ -178,6 +178,24 @@ def test_inspect_reads_the_manifest_alone(run: Any, copy: Path, monkeypatch: pyt
     assert code == 0 and "abonyx-mini" in out
     (copy / "manifest.json").unlink()
     assert run("inspect", copy)[0] == 4
+
+
+def test_inspect_shows_the_card_and_where_it_is(run: Any, copy: Path) -> None:
+    assert "all of the card" not in run("inspect", copy).out
+    (copy / "metrics.json").write_text(
+        json.dumps({"schema_version": 1, "card": {"sentence": "No signal: [red]x[/red]."}})
+    )
+    relist(copy)
+    out = run("inspect", copy).out
+    assert "No signal: [red]x[/red]." in out and "card.html" in out
+    (copy / "metrics.json").write_text("{}")
+    code, out, _ = run("inspect", copy)
+    assert code == 0 and "cannot be shown" in out and "abonyx-mini" in out
+    relist(copy)
+    assert "holds no card" in run("inspect", copy).out
+    (copy / "metrics.json").unlink()
+    (copy / "metrics.json").symlink_to("/dev/zero")
+    assert "is not the plain file" in run("inspect", copy).out
 
 
 @pytest.mark.parametrize(

@@ -20,13 +20,17 @@ sk = pytest.importorskip("sklearn.metrics")
 
 from abonyx import model  # noqa: E402
 from abonyx.bundle.tolerances import RESAMPLED_METRIC  # noqa: E402
+from abonyx.bundle.training_rows import TRAINING_ROWS_NAME, write_training_rows  # noqa: E402
 from abonyx.evaluate import bootstrap, metrics, pictures  # noqa: E402
 
 from ...conftest import MINI  # noqa: E402
+from ..card.made import mutants  # noqa: E402
 
 PICTURES = ("confusion_matrix", "roc", "precision_recall", "score_distribution")
 FILES = sorted(
     [
+        "card.html",
+        "card.md",
         "metrics.json",
         "predictions.csv",
         "report.html",
@@ -232,6 +236,10 @@ def test_one_input(run: Any, tmp_path: Path, labelled: Path, sequences: list[str
     assert record["bootstrap"] == {"resamples": 100, "seed": 3, "interval": "95 % percentile", "stratified": False}
     assert len(record["bundle_sha256"]) == len(record["config_sha256"]) == 64
     assert any("2 of 12 rows have no label" in note for note in record["notes"])
+    assert record["schema_version"] == 1
+    line = "Not judged: 10 rows are too few, at least 20 are needed."
+    assert record["card"]["sentence"] == line == (output / "card.md").read_text().splitlines()[0]
+    assert f"labelled: {line}" in err and line in (output / "report.html").read_text()
     found = rows(output / "predictions.csv")
     assert [row["sequence"] for row in found] == sequences
     truth = [(row["y_true"], float(row["p_nonspecific"]), row["y_pred"]) for row in found if row["y_true"]]
@@ -518,6 +526,52 @@ def test_a_failure_midway_leaves_nothing(
     assert code == expected
     assert ("No space left" in err) == (expected == 2)
     assert left_beside(labelled) == ["labelled.csv", "zweite.csv"]
+
+
+# ---- the card
+
+
+def test_the_card_counts_training_rows(run: Any, tmp_path: Path) -> None:
+    """The bundle holds hashes; the same threshold as the head's keeps its band, another asks for two calls."""
+    sequences = mutants(24)
+    source = table(tmp_path / "made.csv", [(f"m{i}", each, str(i % 2)) for i, each in enumerate(sequences)])
+    bundle = Path(shutil.copytree(MINI, tmp_path / "bundle"))
+    write_training_rows([*sequences[:9], *sequences[:3], sequences[20] + "A"], bundle)
+    hashes = (bundle / TRAINING_ROWS_NAME).read_bytes()
+    assert len(hashes.splitlines()) == 10 and sequences[0].encode() not in hashes
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    entry = {"sha256": hashlib.sha256(hashes).hexdigest(), "size_bytes": len(hashes)}
+    manifest["files"][TRAINING_ROWS_NAME] = entry
+    manifest["heads"][0]["training"]["band"] = {"confidence": 0.8, "low": 0.4, "high": 0.6}
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    more = ("--bundle", bundle, "--bootstrap", 20)
+    assert run("evaluate", source, "-o", tmp_path / "out", *more)[0] == 0
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())["card"]
+    assert found["shared"] == 9
+    assert found["sentence"].startswith("Trained on 9 of these 24 rows")
+    assert found["calls"]["band"] == {"confidence": 0.8, "low": 0.4, "high": 0.6}
+    assert run("evaluate", source, "-o", tmp_path / "two", *more, "--threshold", "0.5")[0] == 0
+    assert json.loads((tmp_path / "two" / "metrics.json").read_text())["card"]["calls"]["band"] is None
+    for damaged, said in ((hashes[:-65], "is not the plain file of 650 bytes"), (hashes[::-1], "sha256")):
+        (bundle / TRAINING_ROWS_NAME).write_bytes(damaged)
+        code, err = run("evaluate", source, "-o", tmp_path / "damaged", *more)
+        assert code == 4 and f"{TRAINING_ROWS_NAME}: {said}" in err and not (tmp_path / "damaged").exists()
+
+
+def test_several_sets_are_so_many_comparisons(run: Any, tmp_path: Path) -> None:
+    """A set that cannot be judged is none."""
+    sources = []
+    for name, count in (("one", 24), ("two", 24), ("few", 6)):
+        made = mutants(count, seed=count + len(name))
+        sources.append(table(tmp_path / f"{name}.csv", [(f"m{i}", each, str(i % 2)) for i, each in enumerate(made)]))
+    code, err = run("evaluate", *sources, "-o", tmp_path / "out", "--bootstrap", 20)
+    assert code == 0
+    found = {
+        name: json.loads((tmp_path / "out" / name / "metrics.json").read_text())["card"] for name in ("one", "few")
+    }
+    assert "(95 % over the 2 comparisons made)" in found["one"]["sentence"]
+    assert found["few"]["sentence"].startswith("Not judged: 6 rows are too few")
+    assert err.count("over the 2 comparisons made") == 2
 
 
 # ---- real tables: options, and of each file n, positives, rows without a label

@@ -26,6 +26,7 @@ from .written import (
     FLAGS,
     IDS,
     SEQUENCES,
+    WORDS,
     EmbeddingFormat,
     Format,
     P,
@@ -41,16 +42,16 @@ SHORTEST = ["0.1", "1e-05", "0.54950005", "0.0", "1.0", "1e-45", "0.33333334"]
 
 # Contents
 
-HEADER = ("id", "sequence", "p_nonspecific", "nonspecific", "flag")
+HEADER = ("id", "sequence", "p_nonspecific", "nonspecific", "call", "flag")
 
 
 def test_csv_bytes(tmp_path: Path) -> None:
     write_all(tmp_path / "out.csv", "csv")
     lines = (tmp_path / "out.csv").read_bytes().split(b"\n")
-    assert lines[0] == b"id,sequence,p_nonspecific,nonspecific,flag"
-    assert lines[1] == b"a,EVQL,0.1,0,"
-    assert lines[2] == b'"with, comma and ""quote""",EVQLQA,1e-05,0,'
-    assert b"=1+1,EVQLQAQAQAQA,1.0,1," in lines, "ids are not altered for spreadsheets"
+    assert lines[0] == b"id,sequence,p_nonspecific,nonspecific,call,flag"
+    assert lines[1] == b"a,EVQL,0.1,0,specific,"
+    assert lines[2] == b'"with, comma and ""quote""",EVQLQA,1e-05,0,specific,'
+    assert b"=1+1,EVQLQAQAQAQA,1.0,1,non-specific," in lines, "ids are not altered for spreadsheets"
     assert lines[-1] == b""
 
 
@@ -64,7 +65,8 @@ def test_csv_reads_back(tmp_path: Path) -> None:
     assert [row[1] for row in rows] == SEQUENCES
     assert [row[2] for row in rows] == SHORTEST
     assert [row[3] for row in rows] == ["0", "0", "1", "", "1", "0", "0"]
-    assert [row[4] for row in rows] == FLAGS
+    assert [row[4] for row in rows] == [word or "" for word in WORDS]
+    assert [row[5] for row in rows] == FLAGS
     assert [record.id for record in read_records(path)] == IDS
 
 
@@ -78,8 +80,9 @@ def test_jsonl(tmp_path: Path) -> None:
     assert [row["sequence"] for row in rows] == SEQUENCES
     assert [row["p_nonspecific"] for row in rows] == [float(number) for number in SHORTEST]
     assert [row["nonspecific"] for row in rows] == CALLS
+    assert [row["call"] for row in rows] == WORDS
     assert [row["flag"] for row in rows] == FLAGS
-    assert '"p_nonspecific":0.54950005,"nonspecific":1,"flag":"nanobody-like"}' in text
+    assert '"p_nonspecific":0.54950005,"nonspecific":1,"call":"uncertain","flag":"nanobody-like"}' in text
 
 
 @pytest.mark.parametrize("format", ["csv", "jsonl"])
@@ -89,7 +92,7 @@ def test_p_reads_back_as_the_same_float32(tmp_path: Path, format: Format) -> Non
     ids = [str(n) for n in range(len(p))]
     path = tmp_path / "out"
     with open_results(path, format, {}, len(p)) as output:
-        output.append(len(p), score_columns(ids, ids, p, [0] * len(p), [""] * len(p)))
+        output.append(len(p), score_columns(ids, ids, p, [0] * len(p), [None] * len(p), [""] * len(p)))
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file)) if format == "csv" else [json.loads(line) for line in file]
     read = np.array([float(row["p_nonspecific"]) for row in rows]).astype(np.float32)
@@ -103,13 +106,14 @@ def test_parquet(tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
     table = pq.read_table(path)
-    assert table.column_names == ["id", "sequence", "p_nonspecific", "nonspecific", "flag"]
-    assert [str(kind) for kind in table.schema.types] == ["string", "string", "float", "int8", "string"]
+    assert table.column_names == ["id", "sequence", "p_nonspecific", "nonspecific", "call", "flag"]
+    assert [str(kind) for kind in table.schema.types] == ["string", "string", "float", "int8", "string", "string"]
     assert table.schema.metadata == {b"abonyx.bundle": b"mini", b"abonyx.threshold": b"0.5"}
     assert table["id"].to_pylist() == IDS
     assert table["sequence"].to_pylist() == SEQUENCES
     np.testing.assert_array_equal(table["p_nonspecific"].to_numpy(), P)
     assert table["nonspecific"].to_pylist() == CALLS
+    assert table["call"].to_pylist() == WORDS
     assert table["flag"].to_pylist() == FLAGS
 
 
@@ -122,7 +126,7 @@ def test_no_rows(tmp_path: Path, format: Format) -> None:
     if format == "parquet":
         assert pq.read_table(tmp_path / "out").num_rows == 0
     else:
-        header = b"id,sequence,p_nonspecific,nonspecific,flag\n"
+        header = b"id,sequence,p_nonspecific,nonspecific,call,flag\n"
         assert (tmp_path / "out").read_bytes() == (header if format == "csv" else b"")
 
 
@@ -139,7 +143,7 @@ def test_two_columns_of_one_name_are_refused(extra: tuple[str, ...]) -> None:
 def test_p_that_is_not_finite_is_no_score(value: float) -> None:
     p = np.array([0.5, value], dtype=np.float32)
     with pytest.raises(ValueError, match=r"p_nonspecific of 'b' is (nan|inf)"):
-        score_columns(["a", "b"], ["E", "V"], p, [0, 1], ["", ""])
+        score_columns(["a", "b"], ["E", "V"], p, [0, 1], ["specific"] * 2, ["", ""])
 
 
 @pytest.mark.parametrize(
@@ -154,7 +158,7 @@ def test_p_that_is_not_finite_is_no_score(value: float) -> None:
 )
 def test_window_that_does_not_fit(ids: int, sequences: int, p: Float32Array, calls: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        score_columns(["a"] * ids, ["E"] * sequences, p, [0] * calls, [""] * 2)
+        score_columns(["a"] * ids, ["E"] * sequences, p, [0] * calls, ["specific"] * 2, [""] * 2)
 
 
 def test_missing_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:

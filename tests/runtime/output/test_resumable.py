@@ -30,7 +30,7 @@ from abonyx.output.journal import Journal
 from abonyx.output.resumable import ResumableOutput, open_resumable
 from abonyx.output.stream import open_stream
 
-from .written import CALLS, FLAGS, IDS, SEQUENCES, P, contents, header, no_file_over, umask, write_all
+from .written import CALLS, FLAGS, IDS, SEQUENCES, WORDS, P, contents, header, no_file_over, umask, write_all
 
 KINDS = ["csv", "jsonl", "parquet", "npy", "embedding.parquet"]
 EMBEDDING = P[:, None] * 3
@@ -59,7 +59,7 @@ def window(kind: str, start: int, stop: int) -> Columns:
     rows = slice(start, stop)
     if kind in ("npy", "embedding.parquet"):
         return embedding_columns(IDS[rows], EMBEDDING[rows], 1, FLAGS[rows])
-    return score_columns(IDS[rows], SEQUENCES[rows], P[rows], CALLS[rows], FLAGS[rows])
+    return score_columns(IDS[rows], SEQUENCES[rows], P[rows], CALLS[rows], WORDS[rows], FLAGS[rows])
 
 
 def run(folder: Path, kind: str, *, restart: bool = False, **identity: Any) -> int:

@@ -22,6 +22,7 @@ SEQUENCES = [f"EVQL{'QA' * n}" for n in range(len(IDS))]
 P = np.array([0.1, 1e-5, 0.54950005, 0.0, 1.0, 1e-45, 1 / 3], dtype=np.float32)
 # The fourth row is flagged: it has a score and no call.
 CALLS: list[int | None] = [0, 0, 1, None, 1, 0, 0]
+WORDS: list[str | None] = ["specific", "specific", "uncertain", None, "non-specific", "specific", "specific"]
 FLAGS = ["", "", "nanobody-like", "no antibody domain; 1 unknown residue (X)", "", "", ""]
 Format = Literal["csv", "jsonl", "parquet"]
 EmbeddingFormat = Literal["npy", "parquet"]
@@ -49,8 +50,8 @@ def write_all(path: Path, format: Format, metadata: dict[str, str] | None = None
     if format == "parquet":
         pytest.importorskip("pyarrow")
     with open_results(path, format, metadata or {}, 7) as output:
-        output.append(3, score_columns(IDS[:3], SEQUENCES[:3], P[:3], CALLS[:3], FLAGS[:3]))
-        output.append(7, score_columns(IDS[3:], SEQUENCES[3:], P[3:], CALLS[3:], FLAGS[3:]))
+        output.append(3, score_columns(IDS[:3], SEQUENCES[:3], P[:3], CALLS[:3], WORDS[:3], FLAGS[:3]))
+        output.append(7, score_columns(IDS[3:], SEQUENCES[3:], P[3:], CALLS[3:], WORDS[3:], FLAGS[3:]))
 
 
 def contents(folder: Path) -> dict[str, bytes]:

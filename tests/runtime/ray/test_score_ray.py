@@ -734,7 +734,7 @@ def test_a_dataset_gets_a_score_or_a_reason_for_each_row(two_workers: None, sequ
     given: list[Any] = [*sequences, "EVQLB", None, "", "evql vesggg"]
     dataset = ray.data.from_items([{"id": at, "sequence": each} for at, each in enumerate(given)])
     found = sorted(score(dataset, threshold=0.5).take_all(), key=lambda row: row["id"])
-    assert list(found[0]) == ["id", "sequence", "p_nonspecific", "nonspecific", "flag", "rejected"]
+    assert list(found[0]) == ["id", "sequence", "p_nonspecific", "nonspecific", "call", "flag", "rejected"]
     assert [row["sequence"] for row in found] == given
     with abonyx.open_session() as session:
         expected = session.score([*sequences, given[-1]])
@@ -787,7 +787,13 @@ def test_a_trimmed_dataset_names_the_residues_that_were_scored(sequences: list[s
 
     bundle = abonyx.bundle.open_bundle(None)
     whole = sequences[0]
-    scorer = Scorer(abonyx.RuntimeConfig(), bundle.sha256, 0.5, "vh", DomainRule("require", True))
+    scorer = Scorer(
+        abonyx.RuntimeConfig(),
+        bundle.sha256,
+        choose_heads(bundle, None, threshold=0.5),
+        "vh",
+        DomainRule("require", True),
+    )
     try:
         found = scorer(pa.table({"vh": [f"M{whole}HHHHHH", whole, whole[30:]]})).to_pydict()
     finally:
@@ -804,7 +810,7 @@ def test_a_dataset_without_a_threshold_and_one_that_does_not_fit() -> None:
     import pyarrow as pa
 
     bundle = abonyx.bundle.open_bundle(None)
-    scorer = Scorer(abonyx.RuntimeConfig(), bundle.sha256, None, "vh", DomainRule())
+    scorer = Scorer(abonyx.RuntimeConfig(), bundle.sha256, USUAL.without_numbers(), "vh", DomainRule())
     try:
         found = scorer(pa.table({"vh": ["EVQLVESGGG", "1"]}))
         assert found.column_names == ["vh", "p_nonspecific", "flag", "rejected"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import abonyx
 from abonyx.bundle import open_bundle
 from abonyx.bundle.chosen import choose_heads
 from abonyx.bundle.heads import sigmoid
-from abonyx.errors import ConfigError, InputError
+from abonyx.errors import BundleError, ConfigError, InputError
 
 from ...conftest import EXAMPLES, MINI
 from ..several import KINDS, expected_values, make_several
@@ -22,9 +23,10 @@ from ..several import KINDS, expected_values, make_several
 # Not the order that they are asked for in.
 ORDER = ("nonspecificity", "elisa", "hic", "psr", "ac-sins")
 ALL_COLUMNS = [
-    *("id", "sequence", "p_nonspecific", "nonspecific", "flag", "elisa_p", "elisa_nonspecific"),
-    *("hic_value", "psr_p", "psr_nonspecific", "ac-sins_value"),
+    *("id", "sequence", "p_nonspecific", "nonspecific", "call", "flag", "elisa_p", "elisa_nonspecific", "elisa_call"),
+    *("hic_value", "psr_p", "psr_nonspecific", "psr_call", "ac-sins_value"),
 ]
+USUAL = ALL_COLUMNS[:6]
 Expected = dict[str, Any]
 
 
@@ -72,8 +74,8 @@ def test_the_heads_tell_themselves_apart(expected: Expected) -> None:
     ("heads", "columns"),
     [
         ("all", ALL_COLUMNS),
-        ("psr,nonspecificity,hic", [*ALL_COLUMNS[:5], "psr_p", "psr_nonspecific", "hic_value"]),
-        ("hic,elisa", ["id", "sequence", "flag", "hic_value", "elisa_p", "elisa_nonspecific"]),
+        ("psr,nonspecificity,hic", [*USUAL, "psr_p", "psr_nonspecific", "psr_call", "hic_value"]),
+        ("hic,elisa", ["id", "sequence", "flag", "hic_value", "elisa_p", "elisa_nonspecific", "elisa_call"]),
     ],
 )
 def test_files(
@@ -104,7 +106,7 @@ def test_the_first_head_alone_looks_as_one_head_does(run: Any, several: Path, tm
         out = tmp_path / f"{bundle.name}.csv"
         assert run("score", EXAMPLES, "-o", out, "--bundle", bundle).code == 0
     one, other = (read(tmp_path / f"{name}.csv") for name in (MINI.name, several.name))
-    assert list(one[0]) == list(other[0]) == ALL_COLUMNS[:5]
+    assert list(one[0]) == list(other[0]) == USUAL
     for mine, its in zip(one, other, strict=True):
         # five columns are summed in another order than one
         assert float(mine.pop("p_nonspecific")) == pytest.approx(float(its.pop("p_nonspecific")), abs=1e-6)
@@ -117,8 +119,47 @@ def test_trim_and_kept_columns_come_last(run: Any, several: Path, tmp_path: Path
     done = run("score", EXAMPLES, "-o", out, "--bundle", several, *options)
     assert done.code == 0, done.err
     header = out.read_text().splitlines()[0].split(",")
-    assert header[:7] == [*ALL_COLUMNS[:5], "hic_value", "domain"]
+    assert header[:8] == [*USUAL, "hic_value", "domain"]
     assert "hic_value" in done.err and "> 0.5" in done.err
+
+
+@pytest.mark.parametrize("threshold", [None, 0.3])
+def test_each_head_calls_by_its_own_quantiles(
+    run: Any, several: Path, expected: Expected, tmp_path: Path, threshold: float | None
+) -> None:
+    """A threshold is the first head's alone: psr keeps its quantiles, and elisa has none."""
+    bundle = Path(shutil.copytree(several, tmp_path / "banded"))
+    bands = {"nonspecificity": (0.4, 0.6), "psr": np.quantile(expected["psr_p"], [0.3, 0.7]).tolist()}
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    for head in manifest["heads"]:
+        if head["name"] in bands:
+            low, high = bands[head["name"]]
+            own = json.loads((MINI / "manifest.json").read_text())["heads"][0]["training"]
+            head["training"] = own | {"band": {"confidence": 0.8, "low": low, "high": high}}
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    given = () if threshold is None else ("--threshold", threshold)
+    out = tmp_path / "out.csv"
+    done = run("score", EXAMPLES, "-o", out, "--bundle", bundle, "--heads", "all", *given)
+    assert done.code == 0, done.err
+    rows = read(out)
+    low, high = bands["psr"]
+    psr = ["specific" if p < low else "non-specific" if p > high else "uncertain" for p in expected["psr_p"]]
+    assert [row["psr_call"] for row in rows] == psr and len(set(psr)) == 3
+    assert {row["call"] for row in rows} == {"specific", "non-specific", *([] if threshold else ["uncertain"])}
+    assert [row["elisa_call"] for row in rows] == [
+        "non-specific" if row["elisa_nonspecific"] == "1" else "specific" for row in rows
+    ]
+
+
+def test_a_linear_head_has_no_band(several: Path, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(several, tmp_path / "wrong"))
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    own = json.loads((MINI / "manifest.json").read_text())["heads"][0]["training"]
+    at = ORDER.index("hic")
+    manifest["heads"][at]["training"] = own | {"band": {"confidence": 0.8, "low": 0.4, "high": 0.6}}
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="head training band: not what an export writes"):
+        open_bundle(bundle)
 
 
 def test_a_flagged_record_has_values_and_no_call(run: Any, several: Path, tmp_path: Path) -> None:
@@ -127,7 +168,9 @@ def test_a_flagged_record_has_values_and_no_call(run: Any, several: Path, tmp_pa
     assert run("score", source, "-o", out, "--bundle", several, "--heads", "all").code == 0
     (row,) = read(out)
     assert row["flag"]
-    assert {name for name, cell in row.items() if not cell} == {"nonspecific", "elisa_nonspecific", "psr_nonspecific"}
+    calls = {"nonspecific", "call"}
+    of_heads = {f"{name}_{column}" for name in ("elisa", "psr") for column in calls}
+    assert {name for name, cell in row.items() if not cell} == calls | of_heads
 
 
 def test_python(several: Path, sequences: list[str], expected: Expected) -> None:
@@ -161,7 +204,13 @@ def test_frames(several: Path, sequences: list[str], expected: Expected, library
     pytest.importorskip("narwhals")
     frame = pytest.importorskip(library).DataFrame({"VH": sequences})
     scored = abonyx.score_frame(frame, config=several, heads=["ac-sins", "elisa"])
-    assert list(scored.columns) == ["VH", "flag", "ac-sins_value", "elisa_p", "elisa_nonspecific", "rejected"]
+    assert list(scored.columns) == [
+        "VH",
+        "flag",
+        "ac-sins_value",
+        *(f"elisa_{each}" for each in ("p", "nonspecific", "call")),
+        "rejected",
+    ]
     rows = scored.to_dict("records") if library == "pandas" else scored.to_dicts()
     agree(rows, expected, list(scored.columns))
     with pytest.raises(InputError, match=r"has columns \['elisa_p'\] already"):
@@ -221,7 +270,7 @@ def test_a_linear_first_head(tmp_path: Path, sequences: list[str]) -> None:
 def test_another_choice_of_heads_does_not_resume_a_run(several: Path) -> None:
     bundle = open_bundle(several)
     facts = [choose_heads(bundle, names).facts() for names in (None, ["nonspecificity"], "all", ["hic"], ["psr"])]
-    assert facts[0] == facts[1] == {"threshold": 0.5, "--heads": None}
+    assert facts[0] == facts[1] == {"threshold": 0.5, "band of uncertain calls": None, "--heads": None}
     assert len({tuple(each.items()) for each in facts}) == 4
 
 

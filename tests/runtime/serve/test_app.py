@@ -403,6 +403,7 @@ def test_the_model_and_what_it_takes(shared: Running) -> None:
             "thresholds",
             "training",
             "model_card",
+            "card",
             "limits",
         ),
     }

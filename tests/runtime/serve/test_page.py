@@ -59,6 +59,7 @@ def model(**changes: Any) -> Answer:
         "default_threshold": 0.5,
         "thresholds": {},
         "training": msgspec.to_builtins(manifest.head.training),
+        "card": None,
         "model_card": (MINI / "README.md").read_text(encoding="utf-8"),
         "limits": {"max_body_bytes": 1_000_000, "max_sequences": 10_000, "max_residues_per_request": 2_000_000},
     } | changes
@@ -80,6 +81,7 @@ def scored(
             "sequence": VH,
             "p_nonspecific": float(str(value)),
             "nonspecific": int(value > 0.5) if flag in ("", NANOBODY_LIKE) else None,
+            "call": ("non-specific" if value > 0.5 else "specific") if flag in ("", NANOBODY_LIKE) else None,
             "flag": flag,
         }
         for id_, value, flag in zip(ids, values, flags, strict=True)
@@ -90,6 +92,7 @@ def scored(
     return {
         "model": {"name": "abonyx-mini", "sha256": model()["sha256"], "variant": "fp16-weights", "provider": "cpu"},
         "threshold": 0.5,
+        "band": None,
         "assay": None,
         "domain": "check",
         "trim": "domain" if places else None,
@@ -205,8 +208,8 @@ def test_paste_scores_bars_and_the_command_lines_csv(visit: Opener, site: Site) 
     assert tick["x"] + 1 == pytest.approx(track["x"] + track["width"] / 2, abs=1)
 
     form = results_format("csv", {})
-    calls = [row["nonspecific"] for row in site.answer[-1]["results"]]
-    (rows,) = form.encode(0, score_columns(ids, [VH] * len(ids), p, calls, [""] * len(ids)))
+    calls, words = ([row[name] for row in site.answer[-1]["results"]] for name in ("nonspecific", "call"))
+    (rows,) = form.encode(0, score_columns(ids, [VH] * len(ids), p, calls, words, [""] * len(ids)))
     assert downloaded(page, "#download") == form.head[0] + rows
     from abonyx.input.records import RejectedRecord
 
@@ -246,14 +249,58 @@ def test_flagged_rows_are_grey_and_have_no_call(visit: Opener, site: Site) -> No
     for choice, kept in (("flagged", ids[1:]), ("clear", ids[:1]), ("", ids)):
         page.select_option("#flag", choice)
         assert texts(page, "#scores td.id") == kept
-    for choice, kept in (("-", ["m1", "m3", "m4", "m5"]), ("0", ["m2"]), ("1", ["m0"])):
+    for choice, kept in (("-", ["m1", "m3", "m4", "m5"]), ("specific", ["m2"]), ("non-specific", ["m0"])):
         page.select_option("#call", choice)
         assert texts(page, "#scores td.id") == kept
 
     form = results_format("csv", {})
-    calls = [row["nonspecific"] for row in site.answer[-1]["results"]]
-    (rows,) = form.encode(0, score_columns(ids, [VH] * len(ids), p, calls, FLAGS))
+    calls, words = ([row[name] for row in site.answer[-1]["results"]] for name in ("nonspecific", "call"))
+    (rows,) = form.encode(0, score_columns(ids, [VH] * len(ids), p, calls, words, FLAGS))
     assert downloaded(page, "#download") == form.head[0] + rows
+
+
+def test_calls_by_a_band(visit: Opener, site: Site) -> None:
+    ids, p = ["a", "b", "c", "d"], np.array([0.1, 0.45, 0.55, 0.9], np.float32)
+    found = scored(ids, p)
+    found["band"] = {"confidence": 0.8, "low": 0.4, "high": 0.6}
+    for row in found["results"][1:3]:
+        row["call"] = "uncertain"
+    site.answer = [found]
+    page = visit()
+    score(page)
+    page.wait_for_selector("#results:not([hidden])")
+    assert page.inner_text("#results-title") == "4 sequences scored, 1 called non-specific, 2 uncertain"
+    said = "Called specific below 0.400, non-specific above 0.600, and uncertain from one to the other."
+    assert page.inner_text("#results-model").startswith(said)
+    assert texts(page, "#scores td.call") == ["non-specific", "uncertain", "uncertain", "specific"]
+    page.select_option("#call", "uncertain")
+    assert texts(page, "#scores td.id") == ["c", "b"]
+
+
+def test_calls_of_two_values_say_why(visit: Opener, site: Site) -> None:
+    band = {"confidence": 0.8, "low": 0.4, "high": 0.6}
+    for training, why in (({"band": band}, "a threshold was chosen"), ({}, "the model has no stored quantiles")):
+        site.models = [model(training=model()["training"] | training)]
+        site.answer = [scored(["a"])]
+        page = visit()
+        score(page)
+        page.wait_for_selector("#results:not([hidden])")
+        assert f"Called non-specific above 0.5, and never uncertain: {why}." in page.inner_text("#results-model")
+
+
+def test_the_card_of_the_head(visit: Opener, site: Site) -> None:
+    """What `fit` wrote, with its escapes read; a stranger's is text."""
+    card = "No signal: AUC 0.5 &lt;b&gt; \\_x\\_.\n\n# Title\n\n## Folds\n\n|  | a\\|b |\n| --- | --- |\n| head | 1 |\n"
+    site.models = [model(card=card)]
+    page = visit()
+    assert "No signal: AUC 0.5 <b> _x_." in page.inner_text("#facts")
+    page.click("#trust summary")
+    assert texts(page, "#trust-text th") == ["", "a|b"]
+    assert texts(page, "#trust-text > *")[0] == "No signal: AUC 0.5 <b> _x_."
+    assert page.locator("#trust-text :is(b, script, a)").count() == 0
+    site.models = [model()]
+    page = visit()
+    assert page.is_hidden("#trust") and "How far" not in page.inner_text("#facts")
 
 
 # The cells as a screen reader says them: what is hidden from it is left out.
@@ -290,7 +337,9 @@ def test_trimmed_records_name_their_residues(visit: Opener, site: Site) -> None:
     assert texts(page, "#scores td.flag") == ["no antibody domain", "", "residues 1-120 scored"]
     form = results_format("csv", {}, ("domain",))
     p = np.linspace(0.05, 0.95, 3).astype(np.float32)
-    (rows,) = form.encode(0, score_columns(ids, [VH] * 3, p, [0, 0, None], flags, [places]))
+    (rows,) = form.encode(
+        0, score_columns(ids, [VH] * 3, p, [0, 0, None], ["specific", "specific", None], flags, [places])
+    )
     assert downloaded(page, "#download") == form.head[0] + rows
     page.fill("#text", f"a\t{VH}")  # a table without a header goes as JSON
     page.check("#gaps")
@@ -524,7 +573,7 @@ def test_five_thousand_rows(visit: Opener, site: Site) -> None:
 
     page.fill("#find", "M499")
     assert page.inner_text("#scores [role=status]") == "Rows 1 to 11 of 11 that match, of 5,000"
-    page.select_option("#call", "1")
+    page.select_option("#call", "non-specific")
     kept = [id_ for id_, value in zip(ids, p, strict=True) if "m499" in id_ and value > 0.5]
     assert texts(page, "#scores td.id") == kept
     page.fill("#find", "nothing has this")

@@ -170,8 +170,7 @@ function showAnswer(found) {
   if (answer.model.sha256 !== model?.sha256) loadModel().then(() => drawHistogram(answer, model)); // reloaded since
   $("results-title").textContent = resultsTitle();
   const { name, variant, provider, sha256 } = answer.model;
-  const threshold = answer.threshold + (answer.assay ? ` (${answer.assay})` : "");
-  $("results-model").textContent = `Called non-specific above ${threshold}. `
+  $("results-model").textContent = `${callWords()} `
     + `Scored by ${name} (${sha256.slice(0, 12)}), ${variant} on ${provider}. Scores are shown with ${DECIMALS} decimals; the CSV has every digit.`;
   $("flagged").hidden = !flaggedRows().length;
   $("flagged").textContent = flagWords();
@@ -190,15 +189,28 @@ function showAnswer(found) {
   $("results-title").focus();
 }
 
-const called = (row) => row.nonspecific !== null;
+const called = (row) => row.call !== null;
 const flaggedRows = () => answer.results.filter((row) => row.flag);
 
+/** Which scores are called what. */
+function callWords() {
+  const threshold = answer.threshold + (answer.assay ? ` (${answer.assay})` : "");
+  if (!answer.band) return `Called non-specific above ${threshold}, and never uncertain: ${whyTwo()}.`;
+  const [low, high] = [answer.band.low, answer.band.high].map((p) => p.toFixed(DECIMALS));
+  return `Called specific below ${low}, non-specific above ${high}, and uncertain from one to the other. The column `
+    + `nonspecific of the CSV is 1 above ${threshold}.`;
+}
+
+const whyTwo = () => (model?.sha256 === answer.model.sha256 && model?.training?.band
+  ? "a threshold was chosen" : "the model has no stored quantiles");
+
 function resultsTitle() {
-  const nonspecific = answer.results.filter((row) => row.nonspecific).length;
+  const counted = (call) => whole(answer.results.filter((row) => row.call === call).length);
+  const uncertain = answer.band ? `, ${counted("uncertain")} uncertain` : "";
   const flagged = flaggedRows().length ? `, ${whole(flaggedRows().length)} flagged` : "";
   const left = answer.rejected.length ? `, ${whole(answer.rejected.length)} left out` : "";
   const scored = `${plural(answer.results.length, "sequence")} scored`;
-  return `${scored}, ${whole(nonspecific)} called non-specific${flagged}${left}`;
+  return `${scored}, ${counted("non-specific")} called non-specific${uncertain}${flagged}${left}`;
 }
 
 /** How many rows are flagged, for which reasons, and how many of them have no call. */
@@ -216,7 +228,7 @@ function filterScores() {
   const text = $("find").value.trim().toLowerCase();
   const call = $("call").value, flag = $("flag").value;
   const kept = answer.results.filter((row) =>
-    (!call || String(row.nonspecific ?? "-") === call)
+    (!call || (row.call ?? "-") === call)
     && (!flag || Boolean(row.flag) === (flag === "flagged"))
     && (!text || row.id.toLowerCase().includes(text) || row.sequence.toLowerCase().includes(text)));
   scoresTable.show(kept, answer.results.length);
@@ -235,7 +247,7 @@ const isolated = (text) => make("bdi", {}, text); // an id may turn the directio
 
 /** The call in words; a dash for the eye and words for a screen reader if there is none. */
 function callOf(row) {
-  if (called(row)) return row.nonspecific ? "non-specific" : "specific";
+  if (called(row)) return row.call;
   const dash = make("span", { "aria-hidden": "true" }, "-");
   return make("span", { title: NO_CALL }, dash, make("span", { class: "hidden-text" }, "no call"));
 }
@@ -257,7 +269,7 @@ const scoresTable = new PagedTable(
     { kind: "flag", title: "Flag", value: (row) => row.flag, descending: true, cell: flagOf },
     { kind: "sequence", title: "Sequence", cell: (row) => row.sequence },
   ],
-  { rowClass: (row) => (called(row) ? (row.nonspecific ? "nonspecific" : "specific") : "no-call"), sorted: 2 },
+  { rowClass: (row) => (called(row) ? row.call.replace("-", "") : "no-call"), sorted: 2 },
 );
 const rejectedTable = new PagedTable($("rejects"), "Records that were left out", [
   { kind: "number", title: "Line", cell: (row) => whole(row.line) },

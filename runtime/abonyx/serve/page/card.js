@@ -17,6 +17,7 @@ export function showFacts(model) {
     Model: [model.name, model.notice].filter(Boolean).join(": "),
     "Fitted on": training
       && `${plural(training.rows, "row")}, ${whole(training.positives)} of them non-specific${repeats(training, ", ")}`,
+    "How far to trust it": model.card && make("span", {}, ...inline(model.card.split("\n", 1)[0])),
     "Cross-validated": validated
       && `ROC AUC ${validated.roc_auc_mean.toFixed(DECIMALS)}, accuracy ${validated.accuracy_mean.toFixed(DECIMALS)}`
       + ` (${training.folds} folds, ${plural(training.seeds, "time")})`,
@@ -35,6 +36,8 @@ export function showFacts(model) {
   $("facts").replaceChildren(...shown.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]));
   $("card").hidden = !model.model_card;
   $("card-text").replaceChildren(...markdown(model.model_card ?? ""));
+  $("trust").hidden = !model.card;
+  $("trust-text").replaceChildren(...markdown(model.card ?? ""));
 }
 
 /**
@@ -68,7 +71,7 @@ function blocksOf(text) {
 }
 
 function markdownTable(lines) {
-  const cells = (line) => line.replaceAll(/^\||\|$/g, "").split("|").map((cell) => cell.trim());
+  const cells = (line) => line.replaceAll(/^\||\|$/g, "").split(/(?<!\\)\|/).map((cell) => cell.trim());
   const row = (tag, line) => make("tr", {}, ...cells(line).map((cell) => make(tag, {}, ...inline(cell))));
   const rows = lines.slice(2).map((line) => row("td", line));
   const table = make("table", {}, make("thead", {}, row("th", lines[0])), make("tbody", {}, ...rows));
@@ -77,16 +80,19 @@ function markdownTable(lines) {
 }
 
 // Each part ends at the next mark of its own kind or is none; an address, which may hold `[` and `(`, is short.
-const INLINE = /\*\*([^*]+)\*\*|\*([^*\s][^*]*)\*|`([^`]+)`|\[([^[\]]+)\]\(([^)]{1,1000})\)/g;
+// A mark behind a backslash, and < > & as entities, are that character.
+const INLINE = /\\([\\`*_[\]|~#])|&(lt|gt|amp);|\*\*([^*]+)\*\*|\*([^*\s][^*]*)\*|`([^`]+)`|\[([^[\]]+)\]\(([^)]{1,1000})\)/g;
 
 function inline(text) {
   const pieces = [];
   let at = 0;
   for (const found of text.matchAll(INLINE)) {
-    const [whole, strong, em, code, label, address] = found;
+    const [whole, mark, entity, strong, em, code, label, address] = found;
     pieces.push(text.slice(at, found.index));
     at = found.index + whole.length;
-    if (strong) pieces.push(make("strong", {}, strong));
+    if (mark) pieces.push(mark);
+    else if (entity) pieces.push({ lt: "<", gt: ">", amp: "&" }[entity]);
+    else if (strong) pieces.push(make("strong", {}, strong));
     else if (em) pieces.push(make("em", {}, em));
     else if (code) pieces.push(make("code", {}, code));
     else pieces.push(`${label} (${address})`); // its address as text: no link leads away from this page

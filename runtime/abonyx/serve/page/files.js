@@ -28,8 +28,8 @@ function download(suffix, header, rows) {
 }
 
 export function downloadScores(answer) {
-  const names = ["id", "sequence", "p_nonspecific", "nonspecific", "flag", ...(answer.trim ? ["domain"] : [])];
-  const cells = (row) => ({ ...row, p_nonspecific: decimal(row.p_nonspecific), nonspecific: row.nonspecific ?? "" });
+  const names = ["id", "sequence", "p_nonspecific", "nonspecific", "call", "flag", ...(answer.trim ? ["domain"] : [])];
+  const cells = (row) => ({ ...row, p_nonspecific: decimal(row.p_nonspecific), nonspecific: row.nonspecific ?? "", call: row.call ?? "" });
   download("", names, answer.results.map(cells).map((row) => names.map((name) => row[name])));
 }
 

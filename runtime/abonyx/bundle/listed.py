@@ -1,0 +1,58 @@
+"""Small files that a bundle's manifest may list: read whole, by their hash."""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+from abonyx.bundle.bundle import Bundle
+from abonyx.errors import BundleError, ChecksumMismatch, printable
+
+CARD_MD, CARD_HTML, METRICS_JSON = "card.md", "card.html", "metrics.json"
+FIX = "Fit or export the bundle again."
+
+
+class _Card(msgspec.Struct):
+    sentence: str
+
+
+class _CardFile(msgspec.Struct):
+    card: _Card
+
+
+def read_listed(bundle: Bundle, name: str) -> bytes | None:
+    """A file's bytes; None if the manifest does not list it.
+
+    Raises:
+        BundleError: it is missing or damaged.
+    """
+    entry = bundle.manifest.files.get(name)
+    if entry is None:
+        return None
+    path = bundle.path / name
+    try:
+        # A stranger's bundle could link to a device that never ends.
+        if path.is_symlink() or not path.is_file() or path.stat().st_size != entry.size_bytes:
+            raise BundleError(f"{path}: is not the plain file of {entry.size_bytes} bytes that the manifest lists", FIX)
+        data = path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read: {error.strerror}", FIX) from error
+    if (found := hashlib.sha256(data).hexdigest()) != entry.sha256:
+        raise ChecksumMismatch(f"{path}: sha256 {found}, manifest says {entry.sha256}", FIX)
+    return data
+
+
+def card_sentence(bundle: Bundle) -> str | None:
+    """The first line of the card of the bundle's head; None if it has no card.
+
+    Raises:
+        BundleError: as read_listed, or it holds no card.
+    """
+    data = read_listed(bundle, METRICS_JSON)
+    if data is None:
+        return None
+    try:
+        return msgspec.json.decode(data, type=_CardFile).card.sentence
+    except msgspec.DecodeError as error:
+        raise BundleError(f"{bundle.path / METRICS_JSON}: holds no card: {printable(str(error))}", FIX) from error

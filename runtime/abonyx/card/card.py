@@ -1,0 +1,299 @@
+"""From arrays to a card: clusters, folds, baselines, statistics, calls and the first line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from abonyx.arrays import BoolArray, Float64Array, Int64Array
+from abonyx.bundle.band import CallBand
+from abonyx.card.baselines import MAJORITY, cross_validate_baselines
+from abonyx.card.calls import CONFIDENCE, CallCounts, choose_band, count_called, count_calls, count_calls_by_fold
+from abonyx.card.clusters import Clusters, cluster_folds, cluster_rows, random_folds, sample_rows
+from abonyx.card.folds import MIN_FOLDS, OutOfFold, cross_fit
+from abonyx.card.identity import number_rows
+from abonyx.card.linear import Fit, Task
+from abonyx.card.notes import SetFacts, notes
+from abonyx.card.record import (
+    STATISTICS,
+    Card,
+    DifferenceRecord,
+    FoldsRecord,
+    LevelRecord,
+    PredictorRecord,
+    SpreadRecord,
+)
+from abonyx.card.sentence import sentence
+from abonyx.card.statistics import ClassScores, Measurement, Scores, ValueScores, measure
+
+FOLDS = 10
+# With fewer rows every interval contains everything.
+MIN_ROWS = 20
+CLASS_WORDS = ("specific", "non-specific")
+HEAD = "this head"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledSet:
+    """The rows that a card is of.
+
+    Attributes:
+        name: of the set; head: of what is judged.
+        chains: for each chain, n cleaned sequences; one chain, or heavy and light of pairs.
+        labels: (n,) float64: 0 and 1, or measured values.
+        shared: (n,) bool, rows whose sequence the head was trained on; None = not known.
+        trusted: (n,) bool, rows that are not flagged, and so have a call; None = all.
+        comparisons: made in all, this set's among them: intervals of the first line are corrected for them.
+        folds, draws, seed: folds by cluster, draws of clusters, and the seed of both.
+    """
+
+    name: str
+    head: str
+    chains: tuple[Sequence[str], ...]
+    labels: Float64Array
+    task: Task = "classes"
+    shared: BoolArray | None = None
+    trusted: BoolArray | None = None
+    comparisons: int = 1
+    folds: int = FOLDS
+    draws: int = 2_000
+    seed: int = 0
+
+    def sample(self, rows: Int64Array) -> LabelledSet:
+        """The set of these rows alone."""
+        chains = tuple([chain[row] for row in rows] for chain in self.chains)
+        shared = None if self.shared is None else self.shared[rows]
+        return replace(self, chains=chains, labels=self.labels[rows], shared=shared, trusted=self.has_call[rows])
+
+    @property
+    def has_call(self) -> BoolArray:
+        """(n,) bool, rows that have a call."""
+        return np.ones(len(self.labels), bool) if self.trusted is None else self.trusted
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """What is the same for a fitted and a fixed head.
+
+    Attributes:
+        all_rows: of the set before it was sampled.
+        by_cluster, at_random: (n,) folds.
+        baselines: name -> scores by cluster folds; random_baselines: by random ones.
+    """
+
+    set: LabelledSet
+    all_rows: int
+    clusters: Clusters
+    by_cluster: Int64Array
+    at_random: Int64Array
+    baselines: dict[str, OutOfFold]
+    random_baselines: dict[str, OutOfFold]
+
+    @property
+    def facts(self) -> SetFacts:
+        """What notes say of the set."""
+        return SetFacts(
+            rows=len(self.set.labels),
+            all_rows=self.all_rows,
+            flagged=int((~self.set.has_call).sum()),
+            seed=self.set.seed,
+            draws=self.set.draws,
+            comparisons=self.set.comparisons,
+            shared_known=self.set.shared is not None,
+            clusters=self.clusters,
+        )
+
+
+def card_of_fit(
+    labelled: LabelledSet, embeddings: Float64Array, grid: Sequence[float], fit: Fit, confidence: float = CONFIDENCE
+) -> tuple[Card, CallBand | None]:
+    """The card of a head that is fitted on these rows, judged out of fold, and the band for its calls.
+
+    Args:
+        labelled: the rows. embeddings: (n, D).
+        grid: C or alpha to choose from inside the folds, from the most regularised on.
+        fit: of the head.
+        confidence: of the band.
+
+    Returns:
+        The card, and the band of the out-of-fold scores; None of values, or if nothing could be judged.
+
+    Raises:
+        InputError: fewer different sequences than folds.
+    """
+    if why := unjudged(labelled):
+        return _without_judgement(labelled, why, fitted=True), None
+    rows = sample_rows(len(labelled.labels), labelled.seed)
+    judged, embeddings, task = _judge(labelled, rows), embeddings[rows], labelled.task
+    labels = judged.set.labels
+    own, own_random = (
+        cross_fit(embeddings, labels, fold, grid, fit, task) for fold in (judged.by_cluster, judged.at_random)
+    )
+    scores = _scores({HEAD: own} | judged.baselines, labels, judged.by_cluster, task)
+    random = _scores({HEAD: own_random} | judged.random_baselines, labels, judged.at_random, task)
+    if task == "values":
+        return _card(judged, scores, random, None, fitted=True), None
+    p = 1 / (1 + np.exp(-own.raw))
+    band = choose_band(p, labels, confidence)
+    calls = count_calls_by_fold(p, labels, judged.by_cluster, band, own.raw > 0, judged.set.has_call)
+    return _card(judged, scores, random, calls, fitted=True), band
+
+
+def card_of_scores(labelled: LabelledSet, p: Float64Array, called: BoolArray, band: CallBand | None = None) -> Card:
+    """The card of a head of classes that was fixed before; the baselines alone learn from these rows.
+
+    Args:
+        labelled: the rows, of classes. p: (n,) probabilities of class 1.
+        called: (n,) whether the head calls a row 1.
+        band: the head's; None = it has none.
+    """
+    if why := unjudged(labelled):
+        return _without_judgement(labelled, why, fitted=False)
+    rows = sample_rows(len(labelled.labels), labelled.seed)
+    judged, p, called = _judge(labelled, rows), p[rows], called[rows]
+    labels = judged.set.labels
+    own: dict[str, Scores] = {HEAD: ClassScores(p, called)}
+    scores = own | _scores(judged.baselines, labels, judged.by_cluster, labelled.task)
+    random = _scores(judged.random_baselines, labels, judged.at_random, labelled.task)
+    trusted = judged.set.has_call
+    calls = count_called(called, labels, trusted) if band is None else count_calls(p, labels, band, called, trusted)
+    return _card(judged, scores, random, calls, fitted=False)
+
+
+def unjudged(labelled: LabelledSet) -> str:
+    """Why nothing can be said of a set, "" if something can."""
+    count, different = len(labelled.labels), len(set(zip(*labelled.chains, strict=True)))
+    if not count:
+        return "no row has a label"
+    if (labelled.labels == labelled.labels[0]).all():
+        shown = CLASS_WORDS[int(labelled.labels[0])] if labelled.task == "classes" else f"{labelled.labels[0]:g}"
+        return f"all {count:,} labels are {shown}"
+    if count < MIN_ROWS:
+        return f"{count} rows are too few, at least {MIN_ROWS} are needed"
+    if different < max(labelled.folds, MIN_FOLDS):
+        needed = max(labelled.folds, MIN_FOLDS)
+        return f"{count} rows hold {different} different sequences, at least {needed} are needed"
+    return ""
+
+
+def _without_judgement(labelled: LabelledSet, why: str, *, fitted: bool) -> Card:
+    return Card(
+        sentence=f"Not judged: {why}.",
+        name=labelled.name,
+        head=labelled.head,
+        task=labelled.task,
+        fitted=fitted,
+        rows=len(labelled.labels),
+        positives=int(labelled.labels.sum()) if labelled.task == "classes" else None,
+        shared=None if labelled.shared is None else int(labelled.shared.sum()),
+    )
+
+
+def _judge(labelled: LabelledSet, rows: Int64Array) -> _Judged:
+    """Cluster, deal to folds, and cross-validate the baselines."""
+    sampled = labelled if len(rows) == len(labelled.labels) else labelled.sample(rows)
+    numbered, folds = number_rows(sampled.chains), max(labelled.folds, MIN_FOLDS)
+    clusters = cluster_rows(numbered, folds)
+    by_cluster = cluster_folds(clusters.of_row, folds, labelled.seed)
+    at_random = random_folds(sampled.labels, folds, labelled.seed)
+
+    def baselines(fold: Int64Array) -> dict[str, OutOfFold]:
+        return cross_validate_baselines(sampled.chains, numbered, sampled.labels, fold, sampled.task)
+
+    total = len(labelled.labels)
+    return _Judged(sampled, total, clusters, by_cluster, at_random, baselines(by_cluster), baselines(at_random))
+
+
+def _scores(
+    predictors: Mapping[str, OutOfFold], labels: Float64Array, fold: Int64Array, task: Task
+) -> dict[str, Scores]:
+    if task == "classes":
+        return {name: ClassScores(each.pooled, each.raw > 0) for name, each in predictors.items()}
+    mean = np.empty(len(labels))
+    for left_out in range(int(fold.max()) + 1):
+        mean[fold == left_out] = labels[fold != left_out].mean()
+    return {name: ValueScores(each.pooled, each.raw, mean) for name, each in predictors.items()}
+
+
+def _card(
+    judged: _Judged,
+    scores: Mapping[str, Scores],
+    random: Mapping[str, Scores],
+    calls: CallCounts | None,
+    *,
+    fitted: bool,
+) -> Card:
+    """Measure and put together. Every predictor of `scores` but the first, the head, is a baseline."""
+    labelled, clusters = judged.set, judged.clusters
+    measured = measure(scores, labelled.labels, clusters.of_row, labelled.draws, labelled.seed)
+    beside = measure(random, labelled.labels, np.arange(len(labelled.labels)), 1, labelled.seed).estimates
+    statistic = next(iter(STATISTICS[labelled.task]))
+    best = max(judged.baselines, key=lambda name: measured.estimates[name][statistic].value or 0)
+    comparisons = labelled.comparisons
+    difference = measured.difference(HEAD, best, statistic, comparisons)
+    shared = None if labelled.shared is None else int(labelled.shared.sum())
+    return Card(
+        sentence=sentence(
+            statistic,
+            measured.estimate(HEAD, statistic, comparisons),
+            difference,
+            best,
+            _accuracy(measured, labelled),
+            None if shared is None or fitted else (shared, len(labelled.labels)),
+            fitted=fitted,
+            comparisons=comparisons,
+        ),
+        name=labelled.name,
+        head=labelled.head,
+        task=labelled.task,
+        fitted=fitted,
+        rows=len(labelled.labels),
+        positives=int(labelled.labels.sum()) if labelled.task == "classes" else None,
+        shared=shared,
+        folds=_folds_record(judged),
+        predictors=[
+            PredictorRecord(
+                name=name,
+                clusters=estimates,
+                random={key: each.value for key, each in beside[name].items()} if name in beside else None,
+            )
+            for name, estimates in measured.estimates.items()
+        ],
+        difference=DifferenceRecord(baseline=best, statistic=statistic, estimate=difference, comparisons=comparisons),
+        calls=calls,
+        spread=_spread(labelled),
+        notes=notes(judged.facts, calls, fitted=fitted),
+    )
+
+
+def _accuracy(measured: Measurement, labelled: LabelledSet) -> tuple[float, float, str] | None:
+    """Of the head, of calling every row the same, and the word for it; None of values."""
+    if labelled.task == "values":
+        return None
+    own, same = (measured.estimates[name]["accuracy"].value for name in (HEAD, MAJORITY["classes"]))
+    assert own is not None and same is not None  # defined on any row
+    return own, same, CLASS_WORDS[int(labelled.labels.mean() > 0.5)]
+
+
+def _folds_record(judged: _Judged) -> FoldsRecord:
+    total, rows = judged.all_rows, len(judged.set.labels)
+    return FoldsRecord(
+        folds=int(judged.by_cluster.max()) + 1,
+        level=judged.clusters.level.percent,
+        tried=[
+            LevelRecord(percent=each.percent, clusters=each.clusters, largest=each.largest)
+            for each in judged.clusters.tried
+        ],
+        seed=judged.set.seed,
+        draws=judged.set.draws,
+        rows_of=total if total > rows else None,
+    )
+
+
+def _spread(labelled: LabelledSet) -> SpreadRecord | None:
+    if labelled.task == "classes":
+        return None
+    p10, p90 = np.percentile(labelled.labels, (10, 90))
+    return SpreadRecord(sd=float(labelled.labels.std(ddof=1)), p10=float(p10), p90=float(p90))

@@ -1,0 +1,158 @@
+"""Folds that keep similar sequences together: single-linkage clusters, dealt to folds by size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from abonyx.arrays import BoolArray, Int64Array
+from abonyx.card.identity import Numbered, identity_blocks
+from abonyx.errors import InputError
+from abonyx.wording import option
+
+# Percent identity at which two sequences are linked, tried in this order; then identical sequences alone.
+LEVELS = (80, 85, 90)
+IDENTICAL = 100
+# With a larger cluster than this share of the rows, one fold is mostly that cluster, and the others are trained on it.
+LARGEST_SHARE = 0.25
+# The matrix of identities is of rows times rows: 4,000 rows take 2.6 CPU seconds, 20,000 some 25 times as many.
+MAX_ROWS = 20_000
+
+
+@dataclass(frozen=True)
+class Level:
+    """What linking at one identity gives.
+
+    Attributes:
+        percent: two records are in one cluster if a chain of records of at least this identity joins them.
+        clusters: how many.
+        largest: rows of the largest.
+    """
+
+    percent: int
+    clusters: int
+    largest: int
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """The clusters of n rows.
+
+    Attributes:
+        of_row: (n,) int64, numbered from 0 in order of their first row.
+        level: the one that is used.
+        tried: all levels up to it, in order.
+        without_domain: rows that could not be numbered: in a cluster with identical sequences alone.
+        note: why a level above the first is used, "" if the first is.
+    """
+
+    of_row: Int64Array
+    level: Level
+    tried: tuple[Level, ...]
+    without_domain: int
+    note: str
+
+
+def sample_rows(count: int, seed: int) -> Int64Array:
+    """The rows that the card is of, ascending: all, or MAX_ROWS of them drawn by `seed`."""
+    if count <= MAX_ROWS:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(seed).choice(count, MAX_ROWS, replace=False))
+
+
+def cluster_rows(numbered: Numbered, folds: int, levels: Sequence[int] = LEVELS) -> Clusters:
+    """Cluster at the first level that can be dealt to folds; at identical sequences if no level can.
+
+    Args:
+        numbered: the rows.
+        folds: how many folds are made of the clusters.
+        levels: percent, ascending.
+
+    Raises:
+        InputError: fewer distinct sequences than folds.
+    """
+    rows, records = len(numbered.distinct), len(numbered)
+    if records < folds:
+        what = f"{rows} rows hold {records} different sequences, {option('folds')} {folds} needs at least {folds}"
+        fix = "Add rows with other sequences" + (f", or ask for {records} folds." if records > 1 else ".")
+        raise InputError(what, fix)
+    linked = _linked(numbered, levels)
+    linked.append(np.arange(records))
+    tried: list[Level] = []
+    for percent, of_record in zip([*levels, IDENTICAL], linked, strict=True):
+        sizes = np.bincount(of_record[numbered.distinct])
+        sizes = sizes[sizes > 0]
+        tried.append(Level(percent, len(sizes), int(sizes.max())))
+        if len(sizes) >= folds and sizes.max() <= LARGEST_SHARE * rows:
+            break
+    used = of_record[numbered.distinct]
+    _, first, inverse = np.unique(used, return_index=True, return_inverse=True)
+    order = np.argsort(np.argsort(first))
+    without = int(numbered.without_domain[numbered.distinct].sum())
+    return Clusters(order[inverse], tried[-1], tuple(tried), without, _note(tried, folds, rows))
+
+
+def _note(tried: Sequence[Level], folds: int, rows: int) -> str:
+    """Why the first level is not used."""
+    reasons = [
+        f"at {each.percent} % there are {each.clusters} clusters for {folds} folds"
+        if each.clusters < folds
+        else f"at {each.percent} % the largest cluster holds {100 * each.largest / rows:.0f} % of the rows"
+        for each in tried[:-1]
+    ]
+    if not reasons:
+        return ""
+    used = tried[-1].percent
+    if used == IDENTICAL:
+        end = "folds keep only identical sequences together, and similar ones share folds: the figures flatter"
+    else:
+        end = f"sequences are linked at {used} %"
+    return f"{'; '.join(reasons)}: {end}"
+
+
+def _linked(numbered: Numbered, levels: Sequence[int]) -> list[Int64Array]:
+    """Single linkage at each level, in one pass over the matrix: (u,) labels each, not consecutive."""
+    labels = [np.arange(len(numbered)) for _ in levels]
+    for _, percent in identity_blocks(numbered):
+        for of_record, level in zip(labels, levels, strict=True):
+            # Percents are float32 quotients of counts below 200: no two of them differ by less than 1e-3.
+            _merge(of_record, percent >= level - 1e-4)
+    return labels
+
+
+def _merge(of_record: Int64Array, near: BoolArray) -> None:
+    """Join, in place, the clusters of each record of a block with those of the records near it."""
+    for row in near:
+        found = of_record[row]
+        if (found != found[0]).any():  # else nothing to sort, as for most rows of a large cluster
+            joined = np.unique(found)
+            of_record[np.isin(of_record, joined)] = joined[0]
+
+
+def cluster_folds(of_row: Int64Array, folds: int, seed: int) -> Int64Array:
+    """Each row's fold, (n,) 0 to folds - 1: whole clusters, the largest first, each to the smallest fold so far.
+
+    Args:
+        of_row: (n,) clusters, at least as many as folds.
+        seed: of the order among clusters of one size.
+    """
+    sizes = np.bincount(of_row)
+    order = np.random.default_rng(seed).permutation(len(sizes))
+    order = order[np.argsort(-sizes[order], kind="stable")]
+    filled, fold_of_cluster = np.zeros(folds, np.int64), np.empty(len(sizes), np.int64)
+    for cluster in order:
+        fold = int(np.argmin(filled))
+        fold_of_cluster[cluster] = fold
+        filled[fold] += sizes[cluster]
+    return fold_of_cluster[of_row]
+
+
+def random_folds(labels: np.ndarray[tuple[int], np.dtype[np.float64]], folds: int, seed: int) -> Int64Array:
+    """Each row's fold, (n,), whatever its sequence: rows in order of their label, ties by `seed`, are dealt in turn."""
+    order = np.random.default_rng(seed).permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]
+    fold = np.empty(len(labels), np.int64)
+    fold[order] = np.arange(len(labels)) % folds
+    return fold

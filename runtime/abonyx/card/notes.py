@@ -1,0 +1,89 @@
+"""What a reader must know of a card's numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from abonyx.card.calls import CallCounts
+from abonyx.card.charge import PKA_SOURCE
+from abonyx.card.clusters import Clusters
+
+# Below it percentile intervals over whole clusters are too narrow.
+_FEW_CLUSTERS = 20
+# Draws beyond a bound of an interval: with fewer, the bound is little more than the outermost draw.
+_FEW_BEYOND = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetFacts:
+    """What notes are of.
+
+    Attributes:
+        rows: that are judged, all_rows: that there were; flagged: of the rows, those without a call.
+        comparisons: that the first line's intervals are corrected for.
+        shared_known: whether the bundle records its training rows.
+    """
+
+    rows: int
+    all_rows: int
+    flagged: int
+    seed: int
+    draws: int
+    comparisons: int
+    shared_known: bool
+    clusters: Clusters
+
+
+def notes(facts: SetFacts, calls: CallCounts | None, *, fitted: bool) -> list[str]:
+    """The notes, in the order in which a page lists them."""
+    return [*_of_rows(facts, fitted), *_of_intervals(facts), *_of_calls(facts, calls), *_of_fits(fitted)]
+
+
+def _of_rows(facts: SetFacts, fitted: bool) -> list[str]:
+    found, without = [], facts.clusters.without_domain
+    if facts.clusters.note:
+        found.append(facts.clusters.note)
+    if facts.all_rows > facts.rows:
+        drawn = f"of {facts.all_rows:,} rows, {facts.rows:,} drawn with seed {facts.seed}"
+        found.append(f"{drawn}: all figures are of these")
+    if without:
+        found.append(f"{_rows(without)} without a domain that could be numbered: linked to equal ones alone")
+    if not facts.shared_known and not fitted:
+        found.append("the bundle does not record what its head was trained on: rows may be training rows")
+    return found
+
+
+def _of_intervals(facts: SetFacts) -> list[str]:
+    found, clusters = [], facts.clusters.level.clusters
+    if clusters < _FEW_CLUSTERS:
+        found.append(f"{clusters} clusters are few: the intervals are likely too narrow")
+    if facts.comparisons > 1:
+        found.append(
+            f"{facts.comparisons} sets were compared: of as many, one can look better by chance. The intervals of the "
+            "first line are wider for it (Bonferroni), those of the table are not"
+        )
+    if facts.draws * 0.025 / facts.comparisons < _FEW_BEYOND:
+        found.append(f"{facts.draws:,} draws are few for these intervals: their bounds are rough")
+    return found
+
+
+def _of_calls(facts: SetFacts, calls: CallCounts | None) -> list[str]:
+    found = []
+    if facts.flagged:
+        found.append(f"{_rows(facts.flagged)} flagged: without a call, and in all other figures")
+    if calls is not None and calls.against:
+        found.append(f"{_rows(calls.against)} called the other way by the threshold: `nonspecific` and `call` disagree")
+    return found
+
+
+def _of_fits(fitted: bool) -> list[str]:
+    if fitted:
+        learns = "the head and the baselines are fitted without the rows that they score; C or alpha likewise"
+    else:
+        learns = "the baselines learn from the labels of this set, in folds; the head does not"
+    charge = f"charge is at pH 7.4, with the pKa values of {PKA_SOURCE}; cysteines are taken as bonded"
+    return [learns, charge]
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} " + ("row is" if count == 1 else "rows are")

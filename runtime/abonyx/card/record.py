@@ -1,0 +1,119 @@
+"""The card as data: what metrics.json holds, and what card.md and card.html show."""
+
+from __future__ import annotations
+
+import msgspec
+
+from abonyx.card.calls import CallCounts
+from abonyx.card.statistics import Estimate
+
+SCHEMA_VERSION = 1
+# metrics.json's key -> as a page prints it, in the order of both; the first is what the first line is about.
+CLASS_STATISTICS = {"auc": "AUC", "balanced_accuracy": "balanced accuracy", "mcc": "MCC", "accuracy": "accuracy"}
+VALUE_STATISTICS = {"spearman": "Spearman", "r2": "R2", "mae": "mean absolute error"}
+STATISTICS = {"classes": CLASS_STATISTICS, "values": VALUE_STATISTICS}
+
+
+class LevelRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """Single linkage at one identity: fields as clusters.Level's."""
+
+    percent: int
+    clusters: int
+    largest: int
+
+
+class FoldsRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """How rows were put into folds.
+
+    Attributes:
+        folds: how many.
+        level: percent identity at which sequences are linked; 100: identical ones alone.
+        tried: the levels up to it.
+        seed: of the folds and of the draws.
+        draws: of whole clusters, for the intervals.
+        rows_of: rows that there were, where the card is of a sample; else None.
+    """
+
+    folds: int
+    level: int
+    tried: list[LevelRecord]
+    seed: int
+    draws: int
+    rows_of: int | None = None
+
+
+class PredictorRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One predictor's statistics.
+
+    Attributes:
+        clusters: statistic -> estimate, folds by sequence cluster.
+        random: statistic -> value, random folds; None for a head that was not fitted here: it has no folds.
+    """
+
+    name: str
+    clusters: dict[str, Estimate]
+    random: dict[str, float | None] | None
+
+
+class DifferenceRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The head minus the best baseline, paired on the same draws.
+
+    Attributes:
+        comparisons: made in all: the interval holds 95 % over them (Bonferroni).
+    """
+
+    baseline: str
+    statistic: str
+    estimate: Estimate
+    comparisons: int
+
+
+class SpreadRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """How far measured labels lie apart, in their unit: standard deviation, and 10th to 90th percentile."""
+
+    sd: float
+    p10: float
+    p90: float
+
+
+class Card(msgspec.Struct, frozen=True, kw_only=True):
+    """How far to trust one head on one set.
+
+    Attributes:
+        sentence: the first line.
+        name: of the set. head: of what is judged.
+        task: "classes" or "values".
+        fitted: the head was fitted on these rows and is judged out of fold; else it was fixed before.
+        rows: that the card is of. positives: of them labelled 1; None of values.
+        shared: rows whose sequence the head was trained on; None = not known.
+        folds, predictors, difference: None and empty if nothing could be judged; the head is the first predictor.
+        calls: of heads with a band.
+        spread: of values.
+        notes: what a reader must know of the numbers.
+    """
+
+    sentence: str
+    name: str
+    head: str
+    task: str
+    fitted: bool
+    rows: int
+    positives: int | None = None
+    shared: int | None = None
+    folds: FoldsRecord | None = None
+    predictors: list[PredictorRecord] = []
+    difference: DifferenceRecord | None = None
+    calls: CallCounts | None = None
+    spread: SpreadRecord | None = None
+    notes: list[str] = []
+
+
+class CardFile(msgspec.Struct, frozen=True, kw_only=True):
+    """metrics.json of a fitted bundle. What `evaluate` writes has the same two fields, and its own."""
+
+    schema_version: int = SCHEMA_VERSION
+    card: Card
+
+    def encode(self) -> bytes:
+        """Return the file's bytes."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"

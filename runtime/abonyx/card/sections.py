@@ -1,0 +1,117 @@
+"""What both pages of a card show: paragraphs and tables, as plain text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from abonyx.card.calls import CallCounts
+from abonyx.card.clusters import IDENTICAL
+from abonyx.card.record import STATISTICS, Card, FoldsRecord, PredictorRecord
+from abonyx.card.sentence import interval, number
+from abonyx.card.statistics import Estimate
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, and under it paragraphs and a table; the first cell of each row names it."""
+
+    title: str
+    paragraphs: list[str] = field(default_factory=list)
+    header: list[str] = field(default_factory=list)
+    rows: list[list[str]] = field(default_factory=list)
+
+
+def sections(card: Card) -> list[Section]:
+    """All of a card below its first line, in order; a section without content is left out."""
+    names = STATISTICS[card.task]
+    found = [Section("Notes", [*card.notes])] if card.notes else []
+    if card.predictors:
+        found.append(_clustered(card, names))
+        found.append(_random(card, names))
+    if card.calls is not None:
+        found.append(Section("Calls", _calls(card.calls)))
+    if card.folds is not None:
+        found.append(_folds(card.folds, card.rows))
+    return [*found, Section("Set", _set(card))]
+
+
+def percent(share: float) -> str:
+    """As `42 %`."""
+    return f"{100 * share:.0f} %"
+
+
+def _clustered(card: Card, names: dict[str, str]) -> Section:
+    rows = [[each.name, *(_cell(each.clusters[key]) for key in names)] for each in card.predictors]
+    paragraphs = []
+    if card.difference is not None:
+        statistic = names[card.difference.statistic]
+        text = f"The best baseline by {statistic} is {card.difference.baseline}. This head minus it"
+        paragraphs.append(
+            f"{text}, on the same draws: {interval(card.difference.estimate, card.difference.comparisons)}."
+        )
+    if card.spread is not None:
+        spread = card.spread
+        ends = f"80 % of the labels lie between {spread.p10:.4g} and {spread.p90:.4g}"
+        paragraphs.append(f"The labels' own spread: standard deviation {spread.sd:.4g}; {ends}.")
+    return Section("Folds by sequence cluster", paragraphs, ["", *names.values()], rows)
+
+
+def _random(card: Card, names: dict[str, str]) -> Section:
+    """The same without intervals, so that the difference that similar sequences make is seen."""
+
+    def row(each: PredictorRecord) -> list[str]:
+        values = ["fixed" for _ in names] if each.random is None else [number(each.random[key], 3) for key in names]
+        return [each.name, *values]
+
+    paragraph = "Similar sequences share folds here, so that these figures flatter."
+    return Section("Random folds", [paragraph], ["", *names.values()], [row(each) for each in card.predictors])
+
+
+def _cell(estimate: Estimate) -> str:
+    if estimate.value is None or estimate.low is None or estimate.high is None:
+        return number(estimate.value, 3)
+    return f"{number(estimate.value, 3)} [{number(estimate.low, 3)}, {number(estimate.high, 3)}]"
+
+
+def _calls(calls: CallCounts) -> list[str]:
+    right = "no call is made" if calls.right is None else f"of the calls made, {percent(calls.right)} were right"
+    flagged = f" Left out: {calls.flagged:,} of {calls.rows + calls.flagged:,} rows, which are flagged." * bool(
+        calls.flagged
+    )
+    if calls.confidence is None:
+        return [f"No row is uncertain: the calls are by the threshold. {right[0].upper()}{right[1:]}.{flagged}"]
+    counts = (
+        f"At confidence {percent(calls.confidence)}: {percent(calls.uncertain)} of the rows are uncertain, "
+        f"{percent(calls.covered)} are uncertain or called right, and {right}.{flagged}"
+    )
+    assert calls.band is not None  # it has a confidence
+    ends = f"p below {calls.band.low:.3f} is called specific, above {calls.band.high:.3f} non-specific."
+    if calls.by_fold:
+        return [
+            counts,
+            f"For these figures each fold's two quantiles are of the other folds' scores. In the bundle, {ends}",
+        ]
+    return [counts, ends]
+
+
+def _folds(folds: FoldsRecord, rows: int) -> Section:
+    kept = "identical sequences" if folds.level == IDENTICAL else f"sequences linked at {folds.level} % identity"
+    text = (
+        f"{folds.folds} folds keep {kept} together. Identity is over the IMGT positions that either sequence occupies; "
+        f"linkage is single. Intervals are 95 % percentiles of {folds.draws:,} draws of whole clusters, "
+        f"seed {folds.seed}. Scores are pooled over folds, each fold's less the mean score of its training rows."
+    )
+    table = [
+        [f"{each.percent} %", f"{each.clusters:,}", f"{each.largest:,} ({percent(each.largest / rows)})"]
+        for each in folds.tried
+    ]
+    return Section("Folds", [text], ["identity", "clusters", "rows of the largest"], table)
+
+
+def _set(card: Card) -> list[str]:
+    classes = (
+        "" if card.positives is None else f": {card.rows - card.positives:,} specific, {card.positives:,} non-specific"
+    )
+    shared = "not known" if card.shared is None else f"{card.shared:,}"
+    lines = [f"{card.name}, {card.rows:,} labelled rows{classes}.", f"Judged: {card.head}."]
+    return lines if card.fitted else [*lines, f"Rows whose sequence the head was trained on: {shared}."]

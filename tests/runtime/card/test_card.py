@@ -1,0 +1,231 @@
+"""Cards of made sets whose truth is known: charge only, noise, a real effect, one class that does better."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn")
+
+from abonyx.bundle.band import CallBand
+from abonyx.card import clusters
+from abonyx.card.card import LabelledSet, card_of_fit, card_of_scores
+from abonyx.card.charge import net_charge
+from abonyx.card.linear import GRIDS, Task, fit_standardised
+from abonyx.card.page import html, markdown
+from abonyx.card.record import Card, CardFile
+from abonyx.card.writing import write_pages
+
+from .made import mutants
+
+# Mutants of twelve antibodies that are still alike, and such as are not: a cluster each.
+FAMILIES, SEQUENCES = mutants(240, mutations=8), mutants(240, mutations=22)
+CHARGE = net_charge(SEQUENCES)
+NOISE = np.random.default_rng(0).normal(0, 1, (240, 4))
+HIDDEN = np.random.default_rng(1).normal(0, 1, 240)
+
+
+def labelled(labels: Any, task: Task = "classes", **more: Any) -> LabelledSet:
+    options: dict[str, Any] = {"folds": 3, "draws": 300, "chains": (SEQUENCES,)} | more
+    return LabelledSet(name="made.csv", head="a made head", labels=np.asarray(labels, float), task=task, **options)
+
+
+def fitted(labels: Any, embeddings: Any, task: Task = "classes", **more: Any) -> Card:
+    return card_of_fit(labelled(labels, task, **more), embeddings, GRIDS[task][1:3], fit_standardised(task))[0]
+
+
+def values(found: Card, name: str, statistic: str) -> float:
+    (each,) = [each for each in found.predictors if each.name == name]
+    value = each.clusters[statistic].value
+    assert value is not None
+    return value
+
+
+@pytest.mark.parametrize("task", ["classes", "values"])
+def test_labels_that_are_charge_are_not_distinguishable_from_it(task: Task) -> None:
+    labels = CHARGE + np.random.default_rng(3).normal(0, 2, 240)
+    labels = labels > np.median(labels) if task == "classes" else labels
+    found = fitted(labels, np.column_stack([CHARGE, NOISE[:, 0]]), task)
+    assert found.sentence.startswith("Not distinguishable from length and charge: difference in ")
+    assert found.difference is not None and found.difference.baseline == "length and charge"
+    assert values(found, "length and charge", found.difference.statistic) > (0.65 if task == "classes" else 0.3)
+
+
+@pytest.mark.parametrize("task", ["classes", "values"])
+def test_noise_is_no_signal(task: Task) -> None:
+    labels = np.random.default_rng(8).normal(0, 1, 240)
+    found = fitted(labels > 0 if task == "classes" else labels, NOISE, task)
+    assert found.sentence.startswith("No signal: ")
+    assert "which contains chance" in found.sentence or "which is not above chance" in found.sentence
+
+
+@pytest.mark.parametrize("task", ["classes", "values"])
+def test_an_effect_that_no_baseline_sees_is_better(task: Task) -> None:
+    labels = HIDDEN + np.random.default_rng(2).normal(0, 0.8, 240)
+    embeddings = np.column_stack([HIDDEN, NOISE])
+    found = fitted(labels > 0 if task == "classes" else labels, embeddings, task)
+    assert found.sentence.startswith("Better than ")
+    assert found.difference is not None and found.difference.estimate.low is not None
+    assert found.difference.estimate.low > 0.1
+    if task == "values":
+        assert found.spread is not None and found.calls is None
+        assert values(found, "this head", "mae") < values(found, "mean of the training rows", "mae") < found.spread.sd
+        assert values(found, "mean of the training rows", "r2") == 0
+    else:
+        assert found.calls is not None and abs(found.calls.covered - 0.8) < 0.1
+        assert found.calls.right is not None and found.calls.right > 0.75
+        assert found.calls.uncertain > 0
+
+
+def test_an_embedding_that_knows_the_cluster_shines_in_random_folds_alone() -> None:
+    """Labels that go with the antibody: its mutants in the training rows tell them, the antibody's own never."""
+    of_row = np.arange(240) % 12
+    labels = np.isin(of_row, [0, 2, 5, 7, 8, 11])
+    found = fitted(labels, np.eye(12)[of_row], chains=(FAMILIES,))
+    head = found.predictors[0]
+    assert head.random is not None and head.random["auc"] is not None
+    assert head.random["auc"] > 0.95
+    assert found.sentence.startswith("No signal: ")
+
+
+def test_one_class_for_all_is_better_on_a_lopsided_set() -> None:
+    labels = HIDDEN + np.random.default_rng(1).normal(0, 0.3, 240) > 1.5
+    p = 1 / (1 + np.exp(-HIDDEN))
+    found = card_of_scores(labelled(labels), p, p > 0.5)
+    assert found.sentence.startswith("Better than ")
+    assert "Calling every row specific is right more often: 0.9" in found.sentence
+
+
+def test_a_fixed_head_and_its_band() -> None:
+    labels = HIDDEN > 0
+    p = 1 / (1 + np.exp(-HIDDEN))
+    band = CallBand(confidence=0.8, low=0.4, high=0.6)
+    shared = np.arange(240) < 60
+    found = card_of_scores(labelled(labels, shared=shared), p, p > 0.5, band)
+    assert found.calls is not None and found.calls.right == 1 and found.calls.band == band
+    assert found.shared == 60
+    assert found.sentence.startswith("Trained on 60 of these 240 rows, so that the figures flatter. Better than ")
+    assert found.predictors[0].random is None
+    assert any("the baselines learn from the labels of this set" in note for note in found.notes)
+    unknown = card_of_scores(labelled(labels), p, p > 0.5)
+    assert unknown.calls is not None and unknown.calls.confidence is None and unknown.shared is None
+    said = "No row is uncertain: the calls are by the threshold. Of the calls made, 100 % were right."
+    assert said in markdown(unknown) and said in html(unknown)
+    assert any("does not record what its head was trained on" in note for note in unknown.notes)
+
+
+def test_flagged_rows_have_no_call() -> None:
+    labels, trusted = HIDDEN > 0, np.arange(240) >= 40
+    p = np.where(trusted, 1 / (1 + np.exp(-HIDDEN)), 1 - labels)  # wrong on the flagged ones alone
+    band = CallBand(confidence=0.8, low=0.4, high=0.6)
+    for used in (band, None):
+        found = card_of_scores(labelled(labels, trusted=trusted), p, p > 0.5, used)
+        assert found.calls is not None
+        assert (found.calls.rows, found.calls.flagged, found.calls.right) == (200, 40, 1)
+        assert "Left out: 40 of 240 rows, which are flagged." in markdown(found)
+        assert "40 rows are flagged: without a call, and in all other figures" in found.notes
+    none = card_of_scores(labelled(labels, trusted=np.zeros(240, bool)), p, p > 0.5, band)
+    assert none.calls is None
+
+
+def test_calls_against_the_threshold_are_named() -> None:
+    """Classes of very different size: the whole band lies below 0.5."""
+    p = 1 / (1 + np.exp(-HIDDEN))
+    found = card_of_scores(labelled(HIDDEN > 0), p, p > 0.5, CallBand(confidence=0.8, low=0.1, high=0.3))
+    against = int(((p > 0.3) & (p <= 0.5)).sum())
+    assert found.calls is not None and found.calls.against == against > 0
+    said = f"{against} rows are called the other way by the threshold: `nonspecific` and `call` disagree"
+    assert said in found.notes
+
+
+def test_several_comparisons_widen_the_first_lines_intervals() -> None:
+    """One better set of twenty is what chance gives: a difference clear of zero alone is not, over forty sets."""
+    p = 1 / (1 + np.exp(-(0.9 * (HIDDEN > 0) + np.random.default_rng(5).normal(0, 1.6, 240))))
+    alone = card_of_scores(labelled(HIDDEN > 0, draws=2_000), p, p > 0.5)
+    of_forty = card_of_scores(labelled(HIDDEN > 0, draws=2_000, comparisons=40), p, p > 0.5)
+    assert alone.sentence.startswith("Better than ") and "95 % interval" in alone.sentence
+    assert of_forty.sentence.startswith("Not distinguishable from ")
+    assert "(95 % over the 40 comparisons made)" in of_forty.sentence
+    assert of_forty.difference is not None and of_forty.difference.comparisons == 40
+    assert of_forty.predictors == alone.predictors, "the table's are not corrected"
+    assert any(note.startswith("40 sets were compared") for note in of_forty.notes)
+    assert "2,000 draws are few for these intervals: their bounds are rough" in of_forty.notes
+    assert "over the 40 comparisons made" in markdown(of_forty).split("## ")[2]
+
+
+@pytest.mark.parametrize(
+    ("rows", "labels", "expected"),
+    [
+        (slice(0, 40), np.zeros(40), "Not judged: all 40 labels are specific."),
+        (slice(0, 12), np.arange(12) % 2, "Not judged: 12 rows are too few, at least 20 are needed."),
+        (slice(0, 0), np.zeros(0), "Not judged: no row has a label."),
+    ],
+)
+def test_what_cannot_be_judged_says_why(rows: slice, labels: Any, expected: str) -> None:
+    small = LabelledSet(name="s", head="h", chains=(SEQUENCES[rows],), labels=np.asarray(labels, float))
+    found = card_of_scores(small, np.full(len(labels), 0.5), np.zeros(len(labels), bool))
+    assert found.sentence == expected
+    assert markdown(found).splitlines()[0] == expected
+    fit_found, band = card_of_fit(small, np.zeros((len(labels), 2)), (1.0,), fit_standardised("classes"))
+    assert (fit_found.sentence, band) == (expected, None)
+
+
+def test_too_few_different_sequences_are_not_judged() -> None:
+    repeated = LabelledSet(name="s", head="h", chains=(SEQUENCES[:4] * 6,), labels=np.arange(24) % 2 * 1.0)
+    found = card_of_scores(repeated, np.full(24, 0.5), np.zeros(24, bool))
+    assert found.sentence == "Not judged: 24 rows hold 4 different sequences, at least 10 are needed."
+
+
+def test_a_large_set_is_sampled_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clusters, "MAX_ROWS", 120)
+    p = 1 / (1 + np.exp(-HIDDEN))
+    found = card_of_scores(labelled(HIDDEN > 0), p, p > 0.5)
+    assert found.rows == 120 and found.folds is not None and found.folds.rows_of == 240
+    assert "of 240 rows, 120 drawn with seed 0: all figures are of these" in found.notes
+
+
+def test_pairs() -> None:
+    other = mutants(240, mutations=8, seed=9)
+    p = 1 / (1 + np.exp(-HIDDEN))
+    pairs = LabelledSet(name="s", head="h", chains=(SEQUENCES, other), labels=(HIDDEN > 0) * 1.0, folds=3, draws=100)
+    assert card_of_scores(pairs, p, p > 0.5).sentence.startswith("Better than ")
+
+
+def test_the_same_rows_give_the_same_bytes_and_another_seed_other_draws() -> None:
+    p = 1 / (1 + np.exp(-HIDDEN))
+
+    def encoded(seed: int) -> bytes:
+        return CardFile(card=card_of_scores(labelled(HIDDEN > 0.5, seed=seed, draws=50), p, p > 0.5)).encode()
+
+    assert encoded(0) == encoded(0) != encoded(1)
+    record = json.loads(encoded(0))
+    assert record["schema_version"] == 1
+    assert msgspec.json.decode(encoded(0), type=CardFile).card.rows == 240
+
+
+def test_pages_escape_everything_and_link_to_nothing(tmp_path: Path) -> None:
+    name = "a|b<script>alert(1)</script>\n*x*_[y](http://z).csv"
+    p = 1 / (1 + np.exp(-HIDDEN))
+    made = LabelledSet(name=name, head="<b>&\x1b[0m", chains=(SEQUENCES,), labels=(HIDDEN > 0) * 1.0, folds=3, draws=50)
+    found = card_of_scores(made, p, p > 0.5, CallBand(confidence=0.8, low=0.4, high=0.6))
+    write_pages(found, tmp_path)
+    page, text = (tmp_path / "card.html").read_text(), (tmp_path / "card.md").read_text()
+    assert "<script>" not in page + text and "\x1b" not in page + text
+    assert "&lt;script&gt;" in page and r"\[y\](http" in text and r"a\|b" in text
+    assert not [word for word in ("src=", "href=", "@import", "url(") if word in page]
+    assert text.splitlines()[0] == found.sentence  # nothing in it is markup
+    assert page == html(found)
+    for word in ("Folds by sequence cluster", "Random folds", "Calls", "<svg", "majority class"):
+        assert word in page
+    tables = [line for line in text.splitlines() if line.startswith("|")]
+    assert {line.replace(r"\|", "").count("|") for line in tables} == {4, 6}
+
+
+def test_no_word_promises_too_much(tmp_path: Path) -> None:
+    found = fitted(HIDDEN > 0, np.column_stack([HIDDEN, NOISE]), draws=50)
+    assert "guarantee" not in (markdown(found) + html(found)).lower()
