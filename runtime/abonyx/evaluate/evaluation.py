@@ -12,7 +12,7 @@ import numpy as np
 
 from abonyx.arrays import Float32Array, Int64Array, shortest_decimal
 from abonyx.bundle.bundle import Bundle
-from abonyx.bundle.threshold import choose_calls, choose_threshold, is_nonspecific, pooling_notes
+from abonyx.bundle.threshold import choose_threshold, is_nonspecific, pooling_notes, stored_band
 from abonyx.bundle.training_rows import training_rows
 from abonyx.card.card import LabelledSet, card_of_scores, unjudged
 from abonyx.card.record import SCHEMA_VERSION, Card
@@ -248,7 +248,7 @@ def _evaluated(bundle: Bundle) -> str:
 
 
 def _card(labelled: LabelledSet, rows: _Labelled, limit: float, request: EvaluationRequest, run: RunRequest) -> Card:
-    band = choose_calls(run.bundle, request.assay, request.threshold).band
+    band = stored_band(run.bundle.manifest.head) if request.threshold is None else None
     return card_of_scores(labelled, rows.p.astype(np.float64), is_nonspecific(rows.p, limit), band)
 
 
