@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 import abonyx
 from abonyx.bundle import open_bundle, tolerances
+from abonyx.bundle.manifest import ValueGate
 from abonyx.errors import BundleError, ChecksumMismatch, ConfigError, InputError, ParityError
 from abonyx_export.cli import fit
 from abonyx_export.export import export_bundle
@@ -290,3 +291,28 @@ def test_fit_judges_int8_by_the_new_heads_scores(
     assert after.gates["nonspecificity"].rows == before.gates["nonspecificity"].rows
     assert after.gates["nonspecificity"].p != before.gates["nonspecificity"].p
     assert (after.two_terms, after.float32) == (before.two_terms, before.float32)
+
+
+def test_fit_judges_int8_by_a_value_too(exported: Path, tmp_path: Path) -> None:
+    rows = "".join(f"{at},{row},{row.count('S') + row.count('G') / 7}\n" for at, row in enumerate(antibodies(40)))
+    (tmp_path / "labelled.csv").write_text("id,sequence,label\n" + rows)
+    arguments = [
+        "--task",
+        "regression",
+        "--unit",
+        "1",
+        "--direction",
+        "lower-is-worse",
+        "--head-name",
+        "count",
+        "--add",
+    ]
+    arguments += [str(tmp_path / "labelled.csv"), "-o", str(tmp_path / "fitted"), "--bundle", str(exported)]
+    CliRunner().invoke(fit, [*arguments, "--cv", "2", "--cv-seeds", "1"], catch_exceptions=False)
+    before, after = (
+        open_bundle(path).manifest.variants["int8"].quantization for path in (exported, tmp_path / "fitted")
+    )
+    assert before and after and list(after.gates) == ["nonspecificity", "count"]
+    assert after.gates["nonspecificity"] == before.gates["nonspecificity"]
+    gate = after.gates["count"]
+    assert isinstance(gate, ValueGate) and gate.value.max > 0 and not score_gate.faults(gate, tolerances.TINY_INT8_P)
