@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Literal
 
 import msgspec
 
-from abonyx import __version__
-from abonyx.arrays import Float32Array, shortest_decimal
 from abonyx.bundle.manifest import HeadTraining, Parity
-from abonyx.bundle.threshold import called
 from abonyx.domain import Check
-from abonyx.input.checked import Input
-from abonyx.input.records import RejectedRecord
 from abonyx.input.sequences import Gaps
-from abonyx.serve.scheduler import Model
-from abonyx.serve.settings import Settings
-from abonyx.wording import Interface, in_words
 
 OnInvalid = Literal["fail", "skip"]
 Trim = Literal["domain"]
@@ -65,10 +56,13 @@ class ScoreRequest(EmbedRequest, frozen=True, kw_only=True):
         domain: check flags a record that the head was not trained on, require rejects it, off does not look.
         trim: domain = score only the variable domain of a longer record; null = all of it.
         gaps: strip takes out gaps (- and .) and a final *, refuse makes a bad record of one that has them.
+        heads: names of the model's heads whose values are wanted, or "all"; null = the first. assay and threshold are
+            the first head's.
     """
 
     assay: str | None = None
     threshold: float | None = None
+    heads: Literal["all"] | list[str] | None = None
 
 
 class ModelName(_Out, frozen=True, kw_only=True):
@@ -88,36 +82,59 @@ class Rejected(_Out, frozen=True, kw_only=True):
     reason: str
 
 
+class HeadName(_Out, frozen=True, kw_only=True):
+    """One head.
+
+    Attributes:
+        kind: logistic, a probability; linear, a value in `unit`, which is null for a probability.
+        higher_is_worse: whether a higher value means a worse antibody.
+        threshold: of its calls; null = it makes none.
+    """
+
+    name: str
+    kind: str
+    unit: str | None
+    higher_is_worse: bool
+    threshold: float | None
+
+
 class Score(_Out, frozen=True, kw_only=True):
     """One score.
 
     Attributes:
         sequence: as the input has it, in capital letters; with trim too.
+        p_nonspecific: of the first head; null if that is linear, or not among the heads.
         nonspecific: 1 if p_nonspecific is strictly above the threshold, 0 if not; null for a flagged record, whose
-            score means nothing. A nanobody-like record without another flag has its 1 or 0.
+            score means nothing, and without p_nonspecific. A nanobody-like record without another flag has its 1 or 0.
         flag: why the score should not be trusted, several reasons joined by "; "; "" = nothing is wrong.
         domain: with trim alone: the residues that were scored, FIRST-LAST from 1; "" = no domain to trim to.
+        heads: the other heads and a linear first one, if any was wanted: NAME_p and NAME_nonspecific (1, 0 or null), or
+            NAME_value.
     """
 
     id: str
     sequence: str
-    p_nonspecific: float
+    p_nonspecific: float | None
     nonspecific: Literal[0, 1] | None
     flag: str
     domain: str | msgspec.UnsetType = msgspec.UNSET
+    heads: dict[str, float | None] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ScoreAnswer(_Out, frozen=True, kw_only=True):
     """Scores in input order.
 
     Attributes:
+        threshold: of the first head; null if it makes no calls, or is not among the heads.
+        heads: those whose values the results have.
         domain, trim: as the request has them.
         flags: reason -> results that have it, most first; the numbers that a flag begins with are left out.
     """
 
     model: ModelName
-    threshold: float
+    threshold: float | None
     assay: str | None
+    heads: list[HeadName]
     domain: Check
     trim: Trim | None
     flags: dict[str, int]
@@ -167,6 +184,7 @@ class ModelAnswer(_Out, frozen=True, kw_only=True):
         placement: execution provider -> nodes it runs.
         parity: the variant's differences from PyTorch, as its export measured them.
         chains: those that the head was trained on, H heavy and L light; records of others are flagged.
+        heads: all of them; the first is the default, and default_threshold, thresholds and training are its own.
         thresholds: assay -> threshold, those the head declares.
         model_card: the bundle's README.md.
     """
@@ -185,6 +203,7 @@ class ModelAnswer(_Out, frozen=True, kw_only=True):
     parity: Parity | None
     max_residues: int
     chains: list[str]
+    heads: list[HeadName]
     default_threshold: float | None
     thresholds: dict[str, float]
     training: HeadTraining | None
@@ -196,101 +215,3 @@ class Health(_Out, frozen=True, kw_only=True):
     """Said by /healthz and /readyz."""
 
     status: Literal["ok"] = "ok"
-
-
-def model_name(model: Model) -> ModelName:
-    """The model as every answer names it."""
-    return ModelName(
-        name=model.bundle.name,
-        sha256=model.bundle.sha256,
-        variant=model.variant_name,
-        provider=model.config.provider,
-    )
-
-
-def model_answer(model: Model, settings: Settings) -> ModelAnswer:
-    """GET /v1/model."""
-    manifest = model.bundle.manifest
-    return ModelAnswer(
-        abonyx=__version__,
-        ready=True,
-        name=model.bundle.name,
-        label=model.bundle.label(),
-        notice=manifest.notice,
-        licence=manifest.licence,
-        sha256=model.bundle.sha256,
-        variant=model.variant_name,
-        precision="bf16" if model.config.bf16 else model.variant.precision,
-        provider=model.config.provider,
-        placement=model.placement,
-        parity=model.variant.parity,
-        max_residues=model.limit.residues,
-        chains=manifest.head.chains,
-        default_threshold=manifest.head.default_threshold,
-        thresholds=manifest.head.thresholds,
-        training=manifest.head.training,
-        model_card=model.card,
-        limits=RequestLimits(
-            max_body_bytes=settings.max_body_bytes,
-            max_gzip_members=settings.max_gzip_members,
-            max_gzip_extra_bytes=settings.max_gzip_extra_bytes,
-            max_sequences=settings.max_sequences,
-            max_residues_per_request=settings.max_residues_per_request,
-            max_sequence_chars=settings.max_sequence_chars,
-            max_lines=settings.max_lines,
-            max_line_chars=settings.max_line_chars,
-            max_columns=settings.max_columns,
-            max_cells=settings.max_cells,
-        ),
-    )
-
-
-def score_answer(model: Model, records: Input, p: Float32Array, threshold: float, asked: ScoreRequest) -> ScoreAnswer:
-    """POST /v1/score: p is (n,) float32, finite."""
-    judgements = records.judgements
-    calls = called(p, threshold, [judgement.trusted for judgement in judgements])
-    places = records.places if asked.trim else [msgspec.UNSET] * len(judgements)
-    rows = zip(records.ids, records.shown, p, calls, judgements, places, strict=True)
-    return ScoreAnswer(
-        model=model_name(model),
-        threshold=threshold,
-        assay=asked.assay,
-        domain=asked.domain,
-        trim=asked.trim,
-        flags=dict(records.flag_counts()),
-        results=[
-            Score(
-                id=id_,
-                sequence=sequence,
-                p_nonspecific=float(shortest_decimal(value)),
-                nonspecific=None if call is None else 1 if call else 0,
-                flag=judgement.text,
-                domain=place,
-            )
-            for id_, sequence, value, call, judgement, place in rows
-        ],
-        rejected=rejected(records.rejected),
-    )
-
-
-def rejected(problems: list[RejectedRecord]) -> list[Rejected]:
-    """The records that were left out."""
-    return [Rejected(id=one.id, line=one.line, reason=in_words(one.reason, Interface.HTTP)) for one in problems]
-
-
-def embed_answer(model: Model, records: Input, embedding: Float32Array, asked: EmbedRequest) -> Iterator[bytes]:
-    """POST /v1/embed, an EmbedAnswer a row at a time: as one piece the numbers' text takes twenty times their room."""
-    head = EmbedAnswer(
-        model=model_name(model),
-        width=embedding.shape[1],
-        domain=asked.domain,
-        trim=asked.trim,
-        flags=dict(records.flag_counts()),
-        rejected=rejected(records.rejected),
-        results=[],
-    )
-    yield msgspec.json.encode(head).removesuffix(b"]}")
-    for at, (id_, row) in enumerate(zip(records.ids, embedding, strict=True)):
-        numbers = [float(shortest_decimal(value)) for value in row]
-        yield b"," * (at > 0) + msgspec.json.encode(Embedding(id=id_, embedding=numbers))
-    yield b"]}"
