@@ -8,6 +8,7 @@ import numpy as np
 
 from abonyx.arrays import BoolArray, Float32Array
 from abonyx.bundle.bundle import Bundle
+from abonyx.bundle.manifest import HeadSpec
 from abonyx.config import RuntimeConfig
 from abonyx.errors import BundleError, ConfigError, printable
 from abonyx.wording import option
@@ -27,15 +28,18 @@ def called(p: Float32Array, threshold: float, trusted: Sequence[bool]) -> list[i
     return [int(call) if trust else None for call, trust in zip(calls, trusted, strict=True)]
 
 
-def choose_threshold(bundle: Bundle, assay: str | None, threshold: float | None) -> float:
+def choose_threshold(bundle: Bundle, assay: str | None, threshold: float | None, head: HeadSpec | None = None) -> float:
     """The threshold above which p is called non-specific: given, the assay's that the head declares, or its default.
+
+    Args:
+        head: of the bundle; None = the first.
 
     Raises:
         BundleError: the bundle has no head yet.
         ConfigError: both given, an assay the head does not declare, a threshold outside [0, 1].
     """
     bundle.refuse_placeholder()
-    head = bundle.manifest.head
+    head = head or bundle.manifest.head
     if assay is not None and threshold is not None:
         raise ConfigError(
             f"{option('assay')} {printable(assay)} and {option('threshold')} {threshold} were both given",
@@ -46,7 +50,7 @@ def choose_threshold(bundle: Bundle, assay: str | None, threshold: float | None)
             raise ConfigError(f"{option('threshold')} is {threshold}", "Give a probability from 0 to 1.")
         return threshold
     if head.default_threshold is None:
-        what = f"{bundle.name}: its first head, {head.name}, gives a value in {head.unit}, and no probability"
+        what = f"{bundle.name}: its head {head.name} gives a value in {head.unit}, and no probability"
         raise BundleError(what, "Use a bundle whose first head is logistic.")
     if assay is None:
         return head.default_threshold
@@ -60,9 +64,9 @@ def choose_threshold(bundle: Bundle, assay: str | None, threshold: float | None)
     return head.thresholds[assay]
 
 
-def pooling_notes(bundle: Bundle, config: RuntimeConfig) -> list[str]:
-    """A line where scores are pooled otherwise than the head's training embeddings were."""
-    head = bundle.manifest.head
+def pooling_notes(bundle: Bundle, config: RuntimeConfig, head: HeadSpec | None = None) -> list[str]:
+    """A line where scores are pooled otherwise than the head's (None = the first one's) training embeddings were."""
+    head = head or bundle.manifest.head
     if head.pooling is None or (head.pooling, head.pooling_batch_size) == (config.pooling, config.batch_size):
         return []
     trained = head.pooling + (f" (batch {head.pooling_batch_size})" if head.pooling_batch_size else "")
