@@ -420,7 +420,7 @@ def test_thresholds(run: Any, tmp_path: Path, labelled: Path) -> None:
 
 
 def test_an_assay_is_recorded(run: Any, tmp_path: Path, labelled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("abonyx.evaluate.evaluation.choose_threshold", lambda bundle, assay, threshold: 0.5495)
+    monkeypatch.setattr("abonyx.evaluate.evaluation.choose_threshold", lambda bundle, assay, threshold, head: 0.5495)
     code, err = run("evaluate", labelled, "-o", tmp_path / "out", "--assay", "psr", "--bootstrap", 20)
     assert code == 0
     assert "threshold 0.5495 (psr)" in err
