@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from .conftest import MINI, REPOSITORY
+from .conftest import EXAMPLES, MINI, REPOSITORY
 
 PEERS = REPOSITORY / "benchmarks" / "peers"
 
@@ -43,6 +43,19 @@ def test_ratios_say_how_many_times_faster() -> None:
     times_faster = cpu.ratios({"old": 6.0, "abonyx-int8": 2.0})
     assert times_faster == {"abonyx-int8": {"old": 3.0}}
     assert cpu.targets(["abonyx-int8/old=4"], times_faster)["abonyx-int8/old"]["of_target"] == 0.75
+
+
+def test_heads_are_measured_with_their_parity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnx", reason="benchmarks/ needs the export extra")
+    import heads
+
+    record, repeats = tmp_path / "heads.json", ["--rows", "2", "--repeats", "1"]
+    monkeypatch.setattr(heads, "COUNTS", (1, 3))
+    monkeypatch.setattr(sys, "argv", ["heads.py", str(EXAMPLES), "-o", str(record), *repeats])
+    heads.main()
+    found = json.loads(record.read_text())
+    assert found["sequences"] == 2 and found["max_difference_between_bundles"] == 0
+    assert len(found["heads"]["3"]["parity"]["heads"]) == 3 and found["heads"]["1"]["ratio_to_one"] == 1
 
 
 def test_opening_is_measured_in_every_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

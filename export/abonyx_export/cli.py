@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -32,11 +32,11 @@ def _names(value: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
-def _numbers(value: str) -> tuple[float, ...]:
+def _numbers(value: str, flag: str, example: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in _names(value))
     except ValueError as error:
-        raise ConfigError(f"--C {value}: {error}", "Give numbers above 0, e.g. 0.01,0.1,1,10.") from error
+        raise ConfigError(f"{flag} {value}: {error}", f"Give numbers above 0, e.g. {example}.") from error
 
 
 @click.command()
@@ -126,12 +126,28 @@ def export(
 
 @click.command()
 @click.argument("source", metavar="INPUT", type=PATH_OR_DASH)
-@click.option("--label-column", default="label", show_default=True, help="Column of 0 specific, 1 non-specific.")
+@click.option("--label-column", default="label", show_default=True, help="Column of classes or measured values.")
 @click.option("-o", "--output", required=True, type=PATH, help="Bundle directory to write; must not exist.")
 @run_options
-@click.option("--chains", type=click.Choice(list(_CHAINS)), default="H", show_default=True, help=_CHAINS_HELP)
+@click.option(
+    "--task",
+    type=click.Choice(["classification", "regression"]),
+    default="classification",
+    show_default=True,
+    help="Labels are 0 specific, 1 non-specific; or measured values.",
+)
+@click.option("--add", is_flag=True, help="Put the head beside the bundle's heads, which keep their numbers.")
+@click.option("--head-name", metavar="NAME", help="What the head is called.  [default: nonspecificity]")
+@click.option("--unit", help="Of a regression's values, e.g. mg/mL.")
+@click.option("--direction", metavar="higher-is-worse|lower-is-worse", help="Of a regression's values.")
+@click.option("--positive-above", type=float, metavar="T", help="Classes of values: non-specific above T.")
+@click.option("--positive-below", type=float, metavar="T", help="Classes of values: non-specific below T.")
+@click.option(
+    "--chains", type=click.Choice(list(_CHAINS)), help=f"{_CHAINS_HELP}  [default: H; with --add the bundle's]"
+)
 @click.option("--drop-flagged", is_flag=True, help="Leave out rows that `score` would flag; nanobody-like rows stay.")
-@click.option("--C", "grid", default="0.01,0.1,1,10", show_default=True, help="Inverse regularisation, to choose from.")
+@click.option("--C", "grid", help="Inverse regularisation, to choose from.  [default: 0.01,0.1,1,10]")
+@click.option("--alpha", "alphas", help="A regression's regularisation, to choose from.  [default: 0.1,1,...,10000]")
 @click.option("--scale/--no-scale", default=False, show_default=True, help="Scale each column of the embedding first.")
 @click.option("--class-weight", type=click.Choice(["none", "balanced"]), default="none", show_default=True)
 @click.option("--cv", "folds", type=int, default=10, show_default=True, help="Folds of a cross-validation.")
@@ -149,14 +165,22 @@ def fit(
     source: Path,
     label_column: str,
     output: Path,
-    grid: str,
+    task: Literal["classification", "regression"],
+    add: bool,
+    head_name: str | None,
+    unit: str | None,
+    direction: str | None,
+    positive_above: float | None,
+    positive_below: float | None,
+    grid: str | None,
+    alphas: str | None,
     scale: bool,
     class_weight: str,
     folds: int,
     seeds: int,
     seed: int,
     confidence: float,
-    chains: str,
+    chains: str | None,
     drop_flagged: bool,
     name: str | None,
     notice: str | None,
@@ -175,14 +199,22 @@ def fit(
         source=None if str(source) == "-" else source,
         label_column=label_column,
         output=output,
-        grid=_numbers(grid),
+        task=task,
+        add=add,
+        head_name=head_name,
+        unit=unit,
+        direction=direction,
+        positive_above=positive_above,
+        positive_below=positive_below,
+        grid=None if grid is None else _numbers(grid, "--C", "0.01,0.1,1,10"),
+        alphas=None if alphas is None else _numbers(alphas, "--alpha", "1,10,100"),
         scale=scale,
         balanced=class_weight == "balanced",
         folds=folds,
         seeds=seeds,
         seed=seed,
         confidence=confidence,
-        chains=(chains,),
+        chains=None if chains is None else (chains,),
         drop_flagged=drop_flagged,
         name=name,
         notice=notice,
@@ -190,8 +222,10 @@ def fit(
         embedding_cache=embedding_cache,
         head_out=head_out,
     )
-    fit_bundle(request, LOGGER.info)
+    head = fit_bundle(request, LOGGER.info).heads[-1]
+    use = f"values in {head.unit}" if head.unit else f"threshold {head.default_threshold:g}"
     LOGGER.info(
-        f"wrote {output}; the head expects chain {chains}; threshold 0.5"
+        f"wrote {output}; the head expects chain {', '.join(head.chains)}; {use}"
+        + (f"; score it with --heads {head.name}" if add else "")
         + (f"; head also in {head_out}" if head_out else "")
     )

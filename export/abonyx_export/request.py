@@ -64,13 +64,13 @@ def named_head(text: str) -> tuple[str, Path]:
     return (name, Path(file)) if equals and is_head_name(name) else (DEFAULT_NAME, Path(text))
 
 
-def check_head_names(names: Sequence[str]) -> None:
-    """Raise a ConfigError for a name that no head can have, or that two heads would have."""
+def check_head_names(names: Sequence[str], argument: str = "head") -> None:
+    """Raise a ConfigError, about that argument, for a name that no head can have, or that two heads would have."""
     for at, name in enumerate(names):
         if not is_head_name(name):
-            raise ConfigError(f"{option('head')}: a head cannot be called {name!r}", HEAD_NAME_RULE)
+            raise ConfigError(f"{option(argument)}: a head cannot be called {name!r}", HEAD_NAME_RULE)
         if name.lower() in (other.lower() for other in names[:at]):  # a table's reader may take capitals for the same
-            what = f"{option('head')}: two heads are called {name}: {', '.join(names)}"
+            what = f"{option(argument)}: two heads are called {name}: {', '.join(names)}"
             raise ConfigError(what, "Give each a name of its own.")
 
 

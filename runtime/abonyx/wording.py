@@ -26,6 +26,7 @@ _MARK = re.compile(f"{_BEGIN}([a-z_]+){_END}")
 # Options whose word does not follow from their name. Values: "skip" leaves bad records out, "strip" takes gaps out.
 EXCEPTIONS: dict[Interface, dict[str, str]] = {
     Interface.COMMAND_LINE: {
+        "alphas": "--alpha",
         "folds": "--cv",
         "grid": "--C",
         "output": "-o",
@@ -35,6 +36,7 @@ EXCEPTIONS: dict[Interface, dict[str, str]] = {
     },
     Interface.HTTP: {"skip": "on_invalid skip", "strip": "gaps strip"},
     Interface.PYTHON: {
+        "add": "add=True",
         "allow_encoder_mismatch": "allow_encoder_mismatch=True",
         "ray": "abonyx.ray",
         "recentre_head": "recentre_head=True",

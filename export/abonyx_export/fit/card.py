@@ -2,57 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from abonyx.arrays import Float64Array
 from abonyx.bundle.band import CallBand
+from abonyx.bundle.bundle import Bundle
+from abonyx.bundle.listed import file_of_head
 from abonyx.bundle.training_rows import TRAINING_ROWS_NAME, write_training_rows
 from abonyx.card.card import LabelledSet, card_of_fit
-from abonyx.card.linear import Predict
+from abonyx.card.linear import Predict, Task
 from abonyx.card.record import Card, CardFile
 from abonyx.card.writing import CARD_HTML, CARD_MD, METRICS_JSON, write_pages
 from abonyx.input.checked import Input
-from abonyx_export.fit.cross_validation import Fitted, Labels
-from abonyx_export.fit.request import FitRequest
+from abonyx_export.fit.cross_validation import fit_once
+from abonyx_export.fit.labels import classes_of, values_of
+from abonyx_export.fit.request import DEFAULT_ALPHAS, DEFAULT_GRID, REGRESSION, FitRequest
+from abonyx_export.fit.ridge import fit_ridge
 
-# Of one head, so that a bundle fitted on this one does not take them over.
 FILES = (CARD_MD, CARD_HTML, METRICS_JSON, TRAINING_ROWS_NAME)
 
 
-def judge_fit(
-    request: FitRequest,
-    checked: Input,
-    rows: Float64Array,
-    labels: Labels,
-    fit: Callable[[Float64Array, Labels, float], Fitted],
-) -> tuple[Card, CallBand | None]:
-    """The card, by nested cross-validation over the request's grid, and the band for calls.
+def card_files(bundle: Bundle, head: str) -> list[str]:
+    """FILES of one of a bundle's heads, by their names in it; of a head that is to be added, too."""
+    return [file_of_head(name, head, bundle.manifest.head.name) for name in FILES]
+
+
+def judge_fit(request: FitRequest, checked: Input, rows: Float64Array) -> tuple[Card, CallBand | None]:
+    """The card, by nested cross-validation over the request's grid or alphas, and the band for calls.
 
     Args:
-        rows: (n, D) embeddings; labels: (n,).
-        fit: as cross_validation.fit_once.
+        rows: (n, D) embeddings.
     """
+    regression = request.task == REGRESSION
 
-    def decision(training: Float64Array, training_labels: Float64Array, c: float) -> Predict:
-        return fit(training, training_labels.astype(np.int64), c).decision
+    def classes(training: Float64Array, labels: Float64Array, c: float) -> Predict:
+        fitted = fit_once(training, labels.astype(np.int64), c, scale=request.scale, balanced=request.balanced)
+        return fitted.decision
 
+    def values(training: Float64Array, labels: Float64Array, alpha: float) -> Predict:
+        return fit_ridge(training, labels, (alpha,), scale=request.scale)[0].decision
+
+    if regression:
+        # From the most regularised on.
+        grid = sorted(DEFAULT_ALPHAS if request.alphas is None else request.alphas, reverse=True)
+    else:
+        grid = sorted(DEFAULT_GRID if request.grid is None else request.grid)
+    task: Task = "values" if regression else "classes"
+    labels = values_of(checked, request) if regression else classes_of(checked, request)
     labelled = LabelledSet(
         name=request.source_name,
         head=f"a new head on {request.run.bundle.name}",
         chains=(checked.sequences,),
         labels=labels.astype(np.float64),
+        task=task,
         trusted=np.array([judgement.trusted for judgement in checked.judgements], bool),
         folds=request.folds,
         seed=request.seed,
     )
-    return card_of_fit(labelled, rows, sorted(request.grid), decision, request.confidence)
+    return card_of_fit(labelled, rows, grid, values if regression else classes, request.confidence)
 
 
-def write_card(card: Card, checked: Input, directory: Path) -> None:
-    """Write FILES."""
-    write_pages(card, directory)
-    (directory / METRICS_JSON).write_bytes(CardFile(card=card).encode())
-    write_training_rows(checked.sequences, directory)
+def write_card(card: Card, checked: Input, directory: Path, request: FitRequest) -> None:
+    """Write FILES of the new head; with names of its own if it is not the first."""
+    md, page, metrics, known = card_files(request.run.bundle, request.name_of_head) if request.add else FILES
+    write_pages(card, directory, md=md, page=page)
+    (directory / metrics).write_bytes(CardFile(card=card).encode())
+    write_training_rows(checked.sequences, directory / known)

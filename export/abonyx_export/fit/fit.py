@@ -7,12 +7,10 @@ Over 300 lines: the steps of one command, in their order.
 from __future__ import annotations
 
 import errno
-import functools
-import hashlib
 import io
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,34 +22,23 @@ import sklearn
 
 import abonyx
 from abonyx import cache
-from abonyx.arrays import Float32Array, Float64Array
-from abonyx.bundle import GOLDEN_NAME, Bundle, Golden, check_files, check_quantization
-from abonyx.bundle.manifest import Candidate, HeadTraining, Manifest, Variant
+from abonyx.arrays import Float32Array
+from abonyx.bundle import GOLDEN_NAME, Golden, check_files, check_quantization
+from abonyx.bundle.manifest import HeadTraining, Manifest, Variant
 from abonyx.errors import ConfigError
-from abonyx.input.checked import Input
 from abonyx.output.directory import staged
 from abonyx.output.files import rejected_path, replacing
 from abonyx.output.formats import write_rejected
 from abonyx.wording import option
 from abonyx_export.bundle_writer import Reference, Report, check_variants
-from abonyx_export.fit.card import FILES as CARD_FILES
-from abonyx_export.fit.card import judge_fit, write_card
-from abonyx_export.fit.cross_validation import (
-    Fitted,
-    Labels,
-    choose,
-    count_scores,
-    cross_validate,
-    fit_once,
-    table,
-)
+from abonyx_export.fit.card import card_files, judge_fit, write_card
 from abonyx_export.fit.embeddings import embed
 from abonyx_export.fit.flagged import flag_lines, flagged_rows, without_flagged
-from abonyx_export.fit.int8_error import cell, choose_for_int8, int8_errors
-from abonyx_export.fit.request import FitRequest, check_labels, check_request
+from abonyx_export.fit.request import FitRequest, check_request
+from abonyx_export.fit.training import trainer
 from abonyx_export.head.graph import attach_head, check_heads, common_mean, head_model
 from abonyx_export.head.head import Head
-from abonyx_export.head.spec import golden_of, head_spec, sums_intercept
+from abonyx_export.head.spec import golden_of, head_spec, joined, stored_heads, sums_intercept
 from abonyx_export.int8 import score_gate
 from abonyx_export.int8.score_gate import GateRows
 from abonyx_export.variants import default_variants
@@ -81,33 +68,48 @@ def fit_bundle(request: FitRequest, report: Report = lambda line: None) -> Manif
     """
     check_request(request)
     run, bundle = request.run, request.run.bundle
-    checked = run.read(request.source, request.label_column, label_required=True, rule=request.rule)
+    checked = run.read(
+        request.source,
+        request.label_column,
+        label_required=True,
+        label_kind=request.label_kind,
+        rule=request.rule,
+    )
     for line in flag_lines(checked, request):
         report(line)
     flagged = len(flagged_rows(checked))
     if request.drop_flagged:
         checked = without_flagged(checked, request)
-    labels = np.array(check_labels(checked, request), np.int64)
-    check_files(bundle, _needed_files(bundle, request.kept))
+    train = trainer(request, checked)
+    check_files(bundle, _needed_files(request))
     golden = bundle.golden()
-    for note in checked.notes:
+    for note in [*checked.notes, *_left_out(request)]:
         report(note)
     if checked.rejected:
         report(f"{len(checked.rejected)} bad records left out")
     rows = embed(run, checked, _embedding_cache(request), report).astype(np.float64)
-    head, training, iterations = _fit(request, checked, rows, labels, report)
+    head, training, iterations = train(rows, report)
     report("judging it by folds that keep similar sequences together")
-    card, band = judge_fit(request, checked, rows, labels, _fit_once(request))
+    card, band = judge_fit(request, checked, rows)
     training = msgspec.structs.replace(training, band=band)
     if run.check != "off":
         training = msgspec.structs.replace(training, flagged=flagged, dropped=flagged if request.drop_flagged else 0)
     with _head_file(request.head_out, head, iterations), staged(request.output) as staging:
-        write_card(card, checked, staging)
+        write_card(card, checked, staging, request)
         manifest = _build(request, head, training, golden, staging, report)
         if run.skip:  # before the bundle takes its place: a fit that failed leaves none
             write_rejected(rejected_path(request.output), checked.rejected)
     report(f"card: {card.sentence}")
     return manifest
+
+
+def _left_out(request: FitRequest) -> list[str]:
+    """That the parent's heads are not in the new bundle, if it has several."""
+    heads = request.run.bundle.manifest.heads
+    if request.add or len(heads) == 1:
+        return []
+    names = ", ".join(head.name for head in heads)
+    return [f"the new bundle has the new head alone; {option('add')} keeps those of {request.run.bundle.name}: {names}"]
 
 
 def _embedding_cache(request: FitRequest) -> Path:
@@ -121,96 +123,12 @@ def _embedding_cache(request: FitRequest) -> Path:
     return kept / "embeddings"
 
 
-def _fit(
-    request: FitRequest, checked: Input, rows: Float64Array, labels: Labels, report: Report
-) -> tuple[Head, HeadTraining, int]:
-    """Cross-validate, choose C, and refit on all rows."""
-    positives, repeated = int(labels.sum()), len(checked.sequences) - len(set(checked.sequences))
-    report(
-        f"{len(labels)} rows, {positives} of them non-specific: {request.folds}-fold cross-validation, "
-        f"{request.seeds} seeds from {request.seed}; mean +- sd over folds (sd of the seeds' means)"
-    )
-    if repeated:
-        report(f"  {repeated} rows repeat an earlier row's sequence: folds may share it, and score too well")
-    fit = _fit_once(request)
-    seeds = range(request.seed, request.seed + request.seeds)
-    candidates = cross_validate(rows, labels, request.grid, folds=request.folds, seeds=seeds, fit=fit)
-    fitted, c = _chosen(request, checked, candidates, functools.partial(fit, rows, labels), report)
-    training = HeadTraining(
-        rows=len(labels),
-        positives=positives,
-        repeated_sequences=repeated,
-        c=c,
-        scaled=request.scale,
-        class_weight="balanced" if request.balanced else None,
-        seed=request.seed,
-        folds=request.folds,
-        seeds=request.seeds,
-        candidates=candidates,
-        sklearn=sklearn.__version__,
-        scores=count_scores(rows, labels, c, folds=request.folds, seed=request.seed, fit=fit),
-    )
-    return _head(request, checked, fitted), training, fitted.iterations
-
-
-def _fit_once(request: FitRequest) -> Callable[[Float64Array, Labels, float], Fitted]:
-    return functools.partial(fit_once, scale=request.scale, balanced=request.balanced)
-
-
-def _chosen(
-    request: FitRequest,
-    checked: Input,
-    candidates: list[Candidate],
-    refit: Callable[[float], Fitted],
-    report: Report,
-) -> tuple[Fitted, float]:
-    """The regression on all rows with the C that is chosen, and that C; the candidates are reported."""
-    lines = table(candidates)
-    if not any(request.run.bundle.manifest.variants[name].quantization for name in request.kept):
-        for line in lines:
-            report(line)
-        c = choose(candidates).c
-        report(f"refitting on all rows with C {c:g}, of the highest mean ROC AUC")
-        return refit(c), c
-    fitted = {each.c: refit(each.c) for each in candidates}
-    errors = int8_errors(request, {c: _head(request, checked, regression) for c, regression in fitted.items()})
-    report(lines[0])
-    for line, each in zip(lines[1:], candidates, strict=True):
-        report(f"{line}  {cell(errors[each.c])}")
-    c = choose_for_int8(candidates, errors, request.folds).c
-    report(
-        f"refitting on all rows with C {c:g}: of those as good as the best, int8 moves its scores least (docs/int8.md)"
-    )
-    return fitted[c], c
-
-
-def _head(request: FitRequest, checked: Input, fitted: Fitted) -> Head:
-    encoder, config = request.run.bundle.manifest.encoder, request.run.config
-    return Head(
-        coef=fitted.coef,
-        intercept=fitted.intercept,
-        mean=fitted.mean,
-        scale=fitted.scale,
-        classes=(0, 1),
-        source_name=request.source_name,
-        source_sha256=_rows_sha256(checked),
-        encoder=encoder.repo_id,
-        encoder_revision=encoder.revision,
-        pooling=config.pooling,
-        pooling_batch_size=config.batch_size,
-        sklearn_version=sklearn.__version__,
-    )
-
-
-def _rows_sha256(checked: Input) -> str:
-    """Hash of ids, sequences and labels in order: the same for a file, its gzip and standard input."""
-    return hashlib.sha256(msgspec.json.encode([checked.ids, checked.sequences, checked.labels])).hexdigest()
-
-
-def _needed_files(bundle: Bundle, kept: tuple[str, ...]) -> list[str]:
-    """What the new bundle is made of: the kept variants, and what is beside them; the head and its card are new."""
-    names = [name for variant in kept for name in bundle.files_of(bundle.manifest.variants[variant])]
-    beside = [name for name in bundle.manifest.files if "/" not in name and name not in (HEAD_NAME, *CARD_FILES)]
+def _needed_files(request: FitRequest) -> list[str]:
+    """What the new bundle is made of: the kept variants, and what is beside them; heads that are not kept have none."""
+    bundle = request.run.bundle
+    names = [name for variant in request.kept for name in bundle.files_of(bundle.manifest.variants[variant])]
+    dropped = [] if request.add else [name for head in bundle.manifest.heads for name in card_files(bundle, head.name)]
+    beside = [name for name in bundle.manifest.files if "/" not in name and name not in (HEAD_NAME, *dropped)]
     return list(dict.fromkeys([*names, *beside]))
 
 
@@ -218,9 +136,15 @@ def _build(
     request: FitRequest, head: Head, training: HeadTraining, golden: Golden, staging: Path, report: Report
 ) -> Manifest:
     parent = request.run.bundle.manifest
-    heads, mean = [head], common_mean([head], golden.embedding)
-    specs = [head_spec(head, request.chains, sums_intercept(head, mean), training)]
-    golden = golden_of(golden.input_ids, golden.lengths, golden.embedding, heads, mean)
+    mean = golden.head_mean if request.add else common_mean([head], golden.embedding)
+    spec = head_spec(head, request.trained_on, sums_intercept(head, mean), training)
+    new = golden_of(golden.input_ids, golden.lengths, golden.embedding, [head], mean)
+    heads, specs = [head], [spec]
+    if request.add:
+        # The parent's records and arrays as they are: made again they could differ in their last bits.
+        heads, specs = [*stored_heads(parent.heads, golden), head], [*parent.heads, spec]
+        new = joined(golden, new)
+    golden = new
     golden.save(staging)
     _write_graphs(request, heads, mean, staging, report)
     variants = {name: _judged(request, name, heads) for name in request.kept}
@@ -236,7 +160,7 @@ def _build(
         packages=parent.packages | now,
         files={},
     )
-    references = {name: _reference(parent, name, golden) for name in variants}
+    references = {name: _reference(parent, name, golden, same_head=request.add) for name in variants}
     # golden.check_discriminates is not asked again: it shows that the golden rows could tell a wrong encoder from a
     # right one, which was settled at export, and a user's head may well see them all alike. check_heads has proven this
     # head, on rows of its own.
@@ -256,7 +180,7 @@ def _judged(request: FitRequest, name: str, heads: list[Head]) -> Variant:
     return msgspec.structs.replace(variant, quantization=msgspec.structs.replace(variant.quantization, gates=gates))
 
 
-def _reference(parent: Manifest, name: str, golden: Golden) -> Reference:
+def _reference(parent: Manifest, name: str, golden: Golden, *, same_head: bool) -> Reference:
     record = parent.variants[name].parity
     assert record is not None  # check_request has refused it
     rounding = record.weight_rounding
@@ -264,8 +188,8 @@ def _reference(parent: Manifest, name: str, golden: Golden) -> Reference:
         golden=golden,
         torch=record.torch,
         transformers=record.transformers,
-        # What it cost p and the logit was another head's.
-        rounding=None if rounding is None else {"embedding": rounding["embedding"]},
+        # What it cost p and the logit was another head's, if the first is not the same.
+        rounding=rounding if rounding is None or same_head else {"embedding": rounding["embedding"]},
     )
 
 
@@ -276,7 +200,7 @@ def _write_graphs(request: FitRequest, heads: list[Head], mean: Float32Array, st
     check_heads(graph, heads, mean)
     onnx.save(graph, staging / HEAD_NAME)
     models = {bundle.manifest.variants[name].model for name in request.kept}
-    for name in _needed_files(bundle, request.kept):
+    for name in _needed_files(request):
         (staging / name).parent.mkdir(parents=True, exist_ok=True)
         if name in models:
             onnx.save(attach_head(onnx.load(bundle.path / name, load_external_data=False), graph), staging / name)

@@ -27,7 +27,7 @@ def flag_lines(checked: Input, request: FitRequest) -> list[str]:
         return [f"{option('domain')} off: chain and domain were not looked at; no row is flagged"]
     rows, count = flagged_rows(checked), len(checked.judgements)
     if not rows:
-        return [f"none of {count} rows is flagged (expected: chain {', '.join(request.chains)})"]
+        return [f"none of {count} rows is flagged (expected: chain {', '.join(request.trained_on)})"]
     fate = "left out" if request.drop_flagged else f"kept; {option('drop_flagged')} leaves them out"
     reasons = ", ".join(f"{name} {number}" for name, number in checked.flag_counts())
     lines = [f"{len(rows)} of {count} rows are flagged and {fate} (of all rows: {reasons})"]
@@ -61,6 +61,7 @@ def without_flagged(checked: Input, request: FitRequest) -> Input:
         ids=kept(checked.ids),
         sequences=kept(checked.sequences),
         labels=kept(checked.labels),
+        values=kept(checked.values),
         judgements=kept(checked.judgements),
         originals=kept(checked.originals),
         places=kept(checked.places),

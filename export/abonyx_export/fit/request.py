@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from abonyx.bundle.manifest import CHAINS
+from abonyx.bundle.manifest import CHAINS, ClassCut
 from abonyx.domain import DomainRule
-from abonyx.errors import BundleError, ConfigError, InputError
-from abonyx.input.checked import Input
+from abonyx.errors import BundleError, ConfigError
+from abonyx.input.labels import LabelKind
 from abonyx.output.directory import check_directory
 from abonyx.output.files import check_output, rejected_path
 from abonyx.run.request import RunRequest
 from abonyx.wording import option
+from abonyx_export.head.head import DEFAULT_NAME
+from abonyx_export.request import check_head_names
 
+Task = Literal["classification", "regression"]
+CLASSIFICATION, REGRESSION = "classification", "regression"
+# Whether a higher value means a worse antibody.
+DIRECTIONS = {"higher-is-worse": True, "lower-is-worse": False}
+DEFAULT_GRID = (0.01, 0.1, 1.0, 10.0)
+DEFAULT_ALPHAS = (0.1, 1.0, 10.0, 100.0, 1_000.0, 10_000.0)
+# A unit is shown beside every value.
+MAX_UNIT_CHARS = 40
 # Seeds are numpy's: 32 bits.
 MAX_SEED = 2**32 - 1
 
@@ -28,13 +39,20 @@ class FitRequest:
         run: the parent bundle, how it runs, and how the input is read.
         source: the labelled file; None = standard input.
         output: the new bundle's directory; must not exist.
-        grid: values of C, the inverse strength of regularisation.
+        task: "classification", a head that gives a probability; or "regression", one that gives the assay's value.
+        add: put the head beside the parent's, which keep their numbers; otherwise it takes their place.
+        head_name: None = nonspecificity, of a classification.
+        unit, direction: of a regression's values; direction: a key of DIRECTIONS.
+        positive_above, positive_below: a classification of measured values: non-specific is strictly beyond it.
+        grid: values of C, the inverse strength of regularisation; None = DEFAULT_GRID.
+        alphas: of a regression, values of its strength of regularisation; None = DEFAULT_ALPHAS.
         scale: put a StandardScaler before the regression.
         balanced: weigh the classes by the inverse of their frequency.
         folds, seeds, seed: so many stratified cross-validations, of which the first is shuffled by `seed`. The card has
             so many folds by sequence cluster, at least three.
-        confidence: share of each class that the band of uncertain calls keeps.
-        chains: of the labelled rows, keys of manifest.CHAINS: records of others are flagged when scored.
+        confidence: of a classification: share of each class that the band of uncertain calls keeps.
+        chains: of the labelled rows, keys of manifest.CHAINS: records of others are flagged when scored. None = the
+            parent's beside its heads, else H.
         drop_flagged: leave rows out that are flagged for anything but being nanobody-like.
         name: of the bundle; None = its directory's, wherever that is moved. notice: None = the parent's.
         variants: those to keep; None = all the parent's.
@@ -46,14 +64,22 @@ class FitRequest:
     source: Path | None
     label_column: str
     output: Path
-    grid: tuple[float, ...] = (0.01, 0.1, 1.0, 10.0)
+    task: Task = "classification"
+    add: bool = False
+    head_name: str | None = None
+    unit: str | None = None
+    direction: str | None = None
+    positive_above: float | None = None
+    positive_below: float | None = None
+    grid: tuple[float, ...] | None = None
+    alphas: tuple[float, ...] | None = None
     scale: bool = False
     balanced: bool = False
     folds: int = 10
     seeds: int = 5
     seed: int = 0
     confidence: float = 0.8
-    chains: tuple[str, ...] = ("H",)
+    chains: tuple[str, ...] | None = None
     drop_flagged: bool = False
     name: str | None = None
     notice: str | None = None
@@ -67,9 +93,33 @@ class FitRequest:
         return self.source.name if self.source else "standard input"
 
     @property
+    def name_of_head(self) -> str:
+        """The new head's name; check_request has refused a regression without one."""
+        return self.head_name or DEFAULT_NAME
+
+    @property
+    def cut(self) -> ClassCut | None:
+        """How measured values become classes; None if the labels are classes, or values to be predicted."""
+        if self.positive_above is not None:
+            return ClassCut(value=self.positive_above, above=True)
+        return None if self.positive_below is None else ClassCut(value=self.positive_below, above=False)
+
+    @property
+    def label_kind(self) -> LabelKind:
+        """What the label column holds."""
+        return "values" if self.task == REGRESSION or self.cut else "classes"
+
+    @property
+    def trained_on(self) -> tuple[str, ...]:
+        """The chains of the labelled rows."""
+        if self.chains is not None:
+            return self.chains
+        return tuple(self.run.bundle.manifest.head.chains) if self.add else ("H",)
+
+    @property
     def rule(self) -> DomainRule:
         """What is done with the labelled rows: the run's rule, with the new head's chains in place of the parent's."""
-        letters = tuple(letter for chain in self.chains for letter in CHAINS[chain])
+        letters = tuple(letter for chain in self.trained_on for letter in CHAINS[chain])
         return self.run.rule._replace(chains=letters)
 
     @property
@@ -85,11 +135,13 @@ def check_request(request: FitRequest) -> None:
         ConfigError: an option out of its range, an output that cannot be made.
         BundleError: a parent with a variant that was never checked.
     """
+    _check_task(request)
     _check_numbers(request)
     if request.drop_flagged and request.run.check == "off":
         what = f"{option('drop_flagged')} with {option('domain')} off: no row is flagged without a look at its domain"
         raise ConfigError(what, "Leave one of them out.")
     _check_parent(request)
+    _check_head(request)
     check_directory(request.output)
     if request.run.skip and request.output.absolute().parent.is_dir():  # else nothing can be in its place
         check_output(rejected_path(request.output), request.source)
@@ -103,17 +155,67 @@ def check_request(request: FitRequest) -> None:
         raise ConfigError(what, "Name a file elsewhere.")
 
 
+def _check_task(request: FitRequest) -> None:
+    """Refuse options of the other task, and a regression whose values nobody could read later."""
+    classes: dict[str, object] = {
+        "positive_above": request.positive_above,
+        "positive_below": request.positive_below,
+        "grid": request.grid,
+        "class_weight": request.balanced or None,
+        "head_out": request.head_out,
+    }
+    values: dict[str, object] = {"unit": request.unit, "direction": request.direction, "alphas": request.alphas}
+    regression = request.task == REGRESSION
+    if foreign := [name for name, value in (classes if regression else values).items() if value is not None]:
+        other = CLASSIFICATION if regression else REGRESSION
+        what = f"{option(foreign[0])} with {option('task')} {request.task}: it is of a {other}"
+        raise ConfigError(what, f"Leave it out, or give {option('task')} {other}.")
+    if request.positive_above is not None and request.positive_below is not None:
+        what = f"{option('positive_above')} {request.positive_above:g} and {option('positive_below')} "
+        raise ConfigError(f"{what}{request.positive_below:g}: one class would have two ends", "Give one of them.")
+    if request.cut and not math.isfinite(request.cut.value):
+        name = "positive_above" if request.cut.above else "positive_below"
+        raise ConfigError(f"{option(name)} is {request.cut.value}", "Give a finite number.")
+    if not regression:
+        return
+    needed = {
+        "unit": (request.unit and request.unit.strip(), "the unit of the values, e.g. mg/mL, or 1 for none"),
+        "direction": (request.direction, "higher-is-worse or lower-is-worse"),
+        "head_name": (request.head_name, "what the head and its column are to be called, e.g. hic"),
+    }
+    for name, (value, wanted) in needed.items():
+        if not value:
+            raise ConfigError(f"{option('task')} regression needs {option(name)}", f"Give {wanted}.")
+    assert request.unit and request.direction
+    if not (request.unit.isprintable() and len(request.unit) <= MAX_UNIT_CHARS):
+        raise ConfigError(f"{option('unit')} is {ascii(request.unit)[:60]}", "Give a short text, e.g. mg/mL.")
+    if request.direction not in DIRECTIONS:
+        raise ConfigError(f"{option('direction')} is {request.direction!r:.60}", f"Give {' or '.join(DIRECTIONS)}.")
+
+
+def _check_head(request: FitRequest) -> None:
+    """Refuse a head that cannot take its place in the new bundle."""
+    bundle, name = request.run.bundle, request.name_of_head
+    heads = {head.name: head for head in bundle.manifest.heads if not head.placeholder}
+    if request.add and not heads:
+        what = f"{option('add')}: {bundle.name} has no head yet"
+        raise ConfigError(what, f"Leave {option('add')} out: the new head is the first.")
+    check_head_names([*heads, name] if request.add else [name], "head_name")
+    chains = bundle.manifest.head.chains
+    if request.add and list(request.trained_on) != chains:
+        what = f"{option('chains')} {', '.join(request.trained_on)}: the heads of {bundle.name} expect chain "
+        raise ConfigError(f"{what}{', '.join(chains)}", "All heads of a bundle expect the same chain.")
+    old = heads.get(name)
+    if old is not None and old.unit != request.unit:
+        units = [f"values in {unit}" if unit else "a probability" for unit in (request.unit, old.unit)]
+        what = f"head {name} would give {units[0]}; the head of this name in {bundle.name} gives {units[1]}"
+        fix = f"Give the same {option('unit')} and {option('task')}, or another {option('head_name')}."
+        raise ConfigError(what, fix)
+
+
 def _check_numbers(request: FitRequest) -> None:
-    grid = request.grid
-    if not grid:
-        raise ConfigError(f"{option('grid')} names no value", "Give one or more, e.g. 0.01,0.1,1,10.")
-    for c in grid:
-        if not (math.isfinite(c) and c > 0):
-            raise ConfigError(f"{option('grid')} has {c:g}", "Give finite numbers above 0.")
-    if len(set(grid)) != len(grid):
-        raise ConfigError(
-            f"{option('grid')} {', '.join(f'{c:g}' for c in grid)}: one is named twice", "Name each once."
-        )
+    _check_strengths("grid", DEFAULT_GRID if request.grid is None else request.grid, "0.01,0.1,1,10")
+    _check_strengths("alphas", DEFAULT_ALPHAS if request.alphas is None else request.alphas, "1,10,100,1000")
     if request.folds < 2:
         raise ConfigError(f"{option('folds')} is {request.folds}", "Give 2 folds or more.")
     if request.seeds < 1:
@@ -143,31 +245,13 @@ def _check_parent(request: FitRequest) -> None:
         raise ConfigError(f"{option('variants')} {', '.join(request.kept)}: one is named twice", "Name each once.")
 
 
-def check_labels(checked: Input, request: FitRequest) -> list[int]:
-    """The labels, 0 or 1 each; refuses those that cannot be cross-validated.
-
-    Raises:
-        InputError: one class alone, or a class with fewer rows, or fewer different sequences, than there are folds.
-    """
-    # read_input(label_required=True) has made records of blank labels bad ones
-    labels = [label for label in checked.labels if label is not None]
-    counts = Counter(labels)
-    name, folds = request.source_name, request.folds
-    different = len(set(checked.sequences))
-    if len(counts) == 1:
-        what = f"{name}: all {len(labels)} labels are {labels[0]}"
-        raise InputError(what, "A head needs rows of both classes, 0 and 1.")
-    for label, count in sorted(counts.items(), key=lambda item: item[1]):
-        if count == 1:
-            fix = "Cross-validation needs each class in every fold: add rows of it."
-            raise InputError(f"{name}: class {label} has a single row of {len(labels)}", fix)
-        if count < folds:
-            fix = f"Add rows, or ask for fewer folds: {option('folds')} {count} is the most."
-            what = f"class {label} has {count} rows of {len(labels)}, {option('folds')} {folds} needs at least {folds}"
-            raise InputError(f"{name}: {what}", fix)
-    if different < folds:
-        what = (
-            f"{len(labels)} rows hold {different} different sequences, {option('folds')} {folds} needs at least {folds}"
-        )
-        raise InputError(f"{name}: {what}", f"Add rows with other sequences, or ask for {option('folds')} {different}.")
-    return labels
+def _check_strengths(name: str, values: Sequence[float], example: str) -> None:
+    """Refuse values to choose from that no regression takes."""
+    if not values:
+        raise ConfigError(f"{option(name)} names no value", f"Give one or more, e.g. {example}.")
+    for value in values:
+        if not (math.isfinite(value) and value > 0):
+            raise ConfigError(f"{option(name)} has {value:g}", "Give finite numbers above 0.")
+    if len(set(values)) != len(values):
+        shown = ", ".join(f"{value:g}" for value in values)
+        raise ConfigError(f"{option(name)} {shown}: one is named twice", "Name each once.")

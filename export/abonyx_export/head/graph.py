@@ -1,8 +1,10 @@
 """Write heads as one ONNX graph, and put it behind an encoder's.
 
-Sub, MatMul of the default domain, named "head/...": the embedding less one common mean, times a column of weights a
-head. Scalers are folded into the weights. The mean comes off first because float32 sums are the more accurate the
-smaller their terms are. Intercepts and the sigmoid are the runtime's (abonyx.bundle.heads).
+Sub, MatMul and Concat of the default domain, named "head/...": the embedding less one common mean, times the weights
+of each head. Each head has a product of its own: in one product of all weights, the last bits of a head's sum could
+depend on how many other heads there are. Scalers are folded into the weights. The mean comes off first because float32
+sums are the more accurate the smaller their terms are. Intercepts and the sigmoid are the runtime's
+(abonyx.bundle.heads).
 """
 
 from __future__ import annotations
@@ -47,13 +49,16 @@ def head_model(heads: Sequence[Head], mean: Float32Array) -> onnx.ModelProto:
     Args:
         mean: (D,) from `common_mean`.
     """
-    coef = np.stack([head.weights()[0] for head in heads], axis=1)  # (D, K)
-    arrays = {f"{PREFIX}mean": mean, f"{PREFIX}coef": coef.astype(np.float32)}
+    arrays, places = {f"{PREFIX}mean": mean}, [str(at) if at else "" for at in range(len(heads))]
+    nodes = [helper.make_node("Sub", [EMBEDDING, f"{PREFIX}mean"], [f"{PREFIX}sub"], f"{PREFIX}sub")]
+    sums = [HEAD_SUMS] if len(heads) == 1 else [f"{PREFIX}sums{at}" for at in places]
+    for head, at, name in zip(heads, places, sums, strict=True):
+        arrays[f"{PREFIX}coef{at}"] = head.weights()[0].astype(np.float32)[:, None]  # (D, 1)
+        nodes.append(helper.make_node("MatMul", [f"{PREFIX}sub", f"{PREFIX}coef{at}"], [name], f"{PREFIX}matmul{at}"))
+    if len(heads) > 1:
+        nodes.append(helper.make_node("Concat", sums, [HEAD_SUMS], f"{PREFIX}concat", axis=1))
     graph = helper.make_graph(
-        [
-            helper.make_node("Sub", [EMBEDDING, f"{PREFIX}mean"], [f"{PREFIX}sub"], f"{PREFIX}sub"),
-            helper.make_node("MatMul", [f"{PREFIX}sub", f"{PREFIX}coef"], [HEAD_SUMS], f"{PREFIX}matmul"),
-        ],
+        nodes,
         "abonyx-head",
         [helper.make_tensor_value_info(EMBEDDING, TensorProto.FLOAT, ["batch", len(mean)])],
         [helper.make_tensor_value_info(HEAD_SUMS, TensorProto.FLOAT, ["batch", len(heads)])],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -63,6 +64,17 @@ def golden_of(
         head_coef=np.stack([coef for coef, _ in weights]),
         head_intercept=np.array([intercept for _, intercept in weights]),
         head_mean=mean,
+    )
+
+
+def joined(golden: Golden, more: Golden) -> Golden:
+    """Give the golden rows with the heads of both; `more` has the same rows and mean."""
+    return dataclasses.replace(
+        golden,
+        value=np.concatenate([golden.value, more.value], axis=1),
+        head_names=golden.head_names + more.head_names,
+        head_coef=np.concatenate([golden.head_coef, more.head_coef]),
+        head_intercept=np.concatenate([golden.head_intercept, more.head_intercept]),
     )
 
 

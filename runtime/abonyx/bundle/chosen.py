@@ -10,7 +10,7 @@ from abonyx.arrays import Float32Array
 from abonyx.bundle.band import Word
 from abonyx.bundle.bundle import Bundle
 from abonyx.bundle.manifest import LOGISTIC, HeadSpec
-from abonyx.bundle.threshold import CALL, CALLED, CallRule, choose_calls, stored_band
+from abonyx.bundle.threshold import CALL, CALLED, CallRule, choose_calls, own_rule
 from abonyx.errors import ConfigError, first_line, printable
 from abonyx.wording import option
 
@@ -172,8 +172,7 @@ def choose_heads(
     chosen = []
     for name in wanted:
         head = known[name]
-        own = head.default_threshold
-        rule = None if own is None else CallRule(own, stored_band(head))
+        rule = own_rule(head)
         if head is first and rule is not None:
             rule = choose_calls(bundle, assay, threshold)
         chosen.append(ChosenHead(head, head is first, rule))

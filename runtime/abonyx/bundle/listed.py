@@ -43,16 +43,23 @@ def read_listed(bundle: Bundle, name: str) -> bytes | None:
     return data
 
 
-def card_sentence(bundle: Bundle) -> str | None:
-    """The first line of the card of the bundle's head; None if it has no card.
+def file_of_head(name: str, head: str, first: str) -> str:
+    """The name of a head's own file: of the bundle's first head the plain one, of another card.NAME.md."""
+    stem, _, suffix = name.rpartition(".")
+    return name if head == first else f"{stem}.{head}.{suffix}"
+
+
+def card_sentence(bundle: Bundle, head: str) -> str | None:
+    """The first line of the card of a bundle's head; None if it has no card.
 
     Raises:
         BundleError: as read_listed, or it holds no card.
     """
-    data = read_listed(bundle, METRICS_JSON)
+    name = file_of_head(METRICS_JSON, head, bundle.manifest.head.name)
+    data = read_listed(bundle, name)
     if data is None:
         return None
     try:
         return msgspec.json.decode(data, type=_CardFile).card.sentence
     except msgspec.DecodeError as error:
-        raise BundleError(f"{bundle.path / METRICS_JSON}: holds no card: {printable(str(error))}", FIX) from error
+        raise BundleError(f"{bundle.path / name}: holds no card: {printable(str(error))}", FIX) from error

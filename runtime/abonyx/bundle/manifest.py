@@ -101,30 +101,60 @@ class ScoreCounts(_Struct, frozen=True, kw_only=True):
     nonspecific: list[int]
 
 
-# omit_defaults: bundles fitted before `scores`, `flagged` and `band` were recorded do not mention them.
+class RidgeTraining(_Struct, frozen=True, kw_only=True):
+    """What `abonyx fit --task regression` measured on rows left out, alpha chosen from each fold's training rows.
+
+    Attributes:
+        alpha: of the head, the strength of regularisation, chosen from all rows; alphas: those to choose from.
+        alphas_of_folds: in how many folds, over all seeds, each of them was chosen.
+        spearman_mean, r2_mean: over the seeds, of all rows together, each less the mean of its fold's training rows.
+        spearman_seed_sd: of the seeds' values; None where there was one seed.
+        mae_mean, mae_of_mean: mean |error| of the head, and of that training mean, in the head's unit.
+    """
+
+    alpha: float
+    alphas: list[float]
+    alphas_of_folds: list[int]
+    spearman_mean: float
+    spearman_seed_sd: float | None
+    r2_mean: float
+    mae_mean: float
+    mae_of_mean: float
+
+
+class ClassCut(_Struct, frozen=True, kw_only=True):
+    """How measured values became classes: non-specific is strictly above, or strictly below, `value`."""
+
+    value: float
+    above: bool
+
+
+# omit_defaults: a bundle mentions only what its task has, and what was recorded when it was fitted.
 class HeadTraining(_Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How `abonyx fit` made a head.
 
     Attributes:
-        rows, positives: labelled rows, and those labelled 1.
+        rows, positives: labelled rows, and those labelled 1 (None for a regression).
         repeated_sequences: rows whose sequence stands in an earlier row too: folds may share them.
-        c: the candidate that was refitted on all rows.
+        c: the candidate that was refitted on all rows; None for a regression.
         scaled: whether a StandardScaler stands before the regression.
         class_weight: "balanced"; None = every row counts the same.
         seed: of the first cross-validation; the others count up from it.
-        folds, seeds: stratified folds of each of so many cross-validations.
+        folds, seeds: folds, stratified for classes, of each of so many cross-validations.
         sklearn: version.
         scores: out-of-fold p of the rows, in the first cross-validation of the chosen C; where a sequence is repeated
             its regression may have seen it in another row.
         flagged: labelled rows that were flagged for anything but being nanobody-like; None = not looked for.
         dropped: of these, rows that were left out, and are not in `rows`: all of them, or 0.
-        band: of the card's out-of-fold scores, folds by sequence cluster; None = nothing could be judged.
+        band: of the card's out-of-fold scores, folds by sequence cluster; None = nothing could be judged, or a linear
+            head.
+        ridge: of a regression alone. cut: if classes were made of measured values.
     """
 
     rows: int
-    positives: int
+    positives: int | None = None
     repeated_sequences: int
-    c: float = msgspec.field(name="C")
+    c: float | None = msgspec.field(name="C", default=None)
     scaled: bool
     class_weight: str | None
     seed: int
@@ -136,6 +166,8 @@ class HeadTraining(_Struct, frozen=True, kw_only=True, omit_defaults=True):
     flagged: int | None = None
     dropped: int = 0
     band: CallBand | None = None
+    ridge: RidgeTraining | None = None
+    cut: ClassCut | None = None
 
 
 # Chain of an antibody -> the letters that a numbering gives to its kinds. L: kappa and lambda.
@@ -529,6 +561,7 @@ def _check_values(manifest: Manifest, path: Path) -> None:
         "heads of parity or gates": any(each != names for each in (*gates, *records)),
         "variant limits": not all(0 < limit.p < 1 and limit.logit <= LOGIT_PER_P for limit in limits),
         "variants": not all(variant.providers for variant in variants) or not manifest.variants,
+        "head training": not all(map(_is_trained, heads)),
         "head training scores": not all(_are_counts(head.training) for head in heads),
         "head training band": not all(map(_has_band, heads)),
         "variant precision": not all(variant.precision in LIMITS for variant in variants),
@@ -546,6 +579,15 @@ def _is_whole_head(head: HeadSpec) -> bool:
         return head.unit is None and head.training_sd is None and head.higher_is_worse
     sd = head.training_sd or 0.0
     return head.kind == LINEAR and bool(head.unit) and 0 < sd < math.inf and not (head.classes or head.placeholder)
+
+
+def _is_trained(head: HeadSpec) -> bool:
+    """Whether the training, where it is recorded, is of the head's kind."""
+    training = head.training
+    if training is None:
+        return True
+    classes = training.positives is not None and training.c is not None
+    return classes == (head.kind == LOGISTIC) and (training.ridge is None) == classes
 
 
 def _has_thresholds(head: HeadSpec) -> bool:
@@ -570,6 +612,7 @@ def _are_counts(training: HeadTraining | None) -> bool:
     bins = len(edges) - 1
     return (
         bins > 0
+        and training.positives is not None
         and edges == [index / bins for index in range(bins + 1)]
         and all(len(each) == bins and min(each) >= 0 for each in counts)
         and [sum(each) for each in counts] == [training.rows - training.positives, training.positives]

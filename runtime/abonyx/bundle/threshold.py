@@ -90,15 +90,23 @@ def stored_band(head: HeadSpec) -> CallBand | None:
     return None if head.training is None else head.training.band
 
 
-def choose_threshold(bundle: Bundle, assay: str | None, threshold: float | None) -> float:
+def own_rule(head: HeadSpec) -> CallRule | None:
+    """A head's calls by its default threshold and its quantiles; None if it makes none."""
+    return None if head.default_threshold is None else CallRule(head.default_threshold, stored_band(head))
+
+
+def choose_threshold(bundle: Bundle, assay: str | None, threshold: float | None, head: HeadSpec | None = None) -> float:
     """The threshold above which p is called non-specific: given, the assay's that the head declares, or its default.
+
+    Args:
+        head: of the bundle; None = the first.
 
     Raises:
         BundleError: the bundle has no head yet.
         ConfigError: both given, an assay the head does not declare, a threshold outside [0, 1].
     """
     bundle.refuse_placeholder()
-    head = bundle.manifest.head
+    head = head or bundle.manifest.head
     if assay is not None and threshold is not None:
         raise ConfigError(
             f"{option('assay')} {printable(assay)} and {option('threshold')} {threshold} were both given",
@@ -109,7 +117,7 @@ def choose_threshold(bundle: Bundle, assay: str | None, threshold: float | None)
             raise ConfigError(f"{option('threshold')} is {threshold}", "Give a probability from 0 to 1.")
         return threshold
     if head.default_threshold is None:
-        what = f"{bundle.name}: its first head, {head.name}, gives a value in {head.unit}, and no probability"
+        what = f"{bundle.name}: its head {head.name} gives a value in {head.unit}, and no probability"
         raise BundleError(what, "Use a bundle whose first head is logistic.")
     if assay is None:
         return head.default_threshold
@@ -123,9 +131,9 @@ def choose_threshold(bundle: Bundle, assay: str | None, threshold: float | None)
     return head.thresholds[assay]
 
 
-def pooling_notes(bundle: Bundle, config: RuntimeConfig) -> list[str]:
-    """A line where scores are pooled otherwise than the head's training embeddings were."""
-    head = bundle.manifest.head
+def pooling_notes(bundle: Bundle, config: RuntimeConfig, head: HeadSpec | None = None) -> list[str]:
+    """A line where scores are pooled otherwise than the head's (None = the first one's) training embeddings were."""
+    head = head or bundle.manifest.head
     if head.pooling is None or (head.pooling, head.pooling_batch_size) == (config.pooling, config.batch_size):
         return []
     trained = head.pooling + (f" (batch {head.pooling_batch_size})" if head.pooling_batch_size else "")

@@ -11,30 +11,35 @@ import numpy as np
 
 from abonyx.arrays import BoolArray
 from abonyx.bundle.bundle import Bundle
-from abonyx.bundle.listed import FIX, read_listed
+from abonyx.bundle.listed import FIX, file_of_head, read_listed
 from abonyx.errors import BundleError
 
 TRAINING_ROWS_NAME = "training_rows.sha256"
 _LINES = re.compile(rb"(?:[0-9a-f]{64}\n)*")
 
 
-def write_training_rows(sequences: Iterable[str], directory: Path) -> None:
+def write_training_rows(sequences: Iterable[str], path: Path) -> None:
     """Write the sha256 of each different sequence, a line each, in order of the hashes and not of the rows."""
     lines = sorted({_hash(sequence) for sequence in sequences})
-    (directory / TRAINING_ROWS_NAME).write_bytes(b"".join(line + b"\n" for line in lines))
+    path.write_bytes(b"".join(line + b"\n" for line in lines))
 
 
-def training_rows(bundle: Bundle, sequences: Sequence[str]) -> BoolArray | None:
-    """Whether each of n cleaned sequences was a training row, (n,); None if the bundle does not record it.
+def training_rows(bundle: Bundle, sequences: Sequence[str], head: str | None = None) -> BoolArray | None:
+    """Whether each of n cleaned sequences was a training row of a head, (n,); None if the bundle does not record it.
+
+    Args:
+        head: its name; None = the first.
 
     Raises:
         BundleError: the file is missing or damaged.
     """
-    data = read_listed(bundle, TRAINING_ROWS_NAME)
+    first = bundle.manifest.head.name
+    name = file_of_head(TRAINING_ROWS_NAME, first if head is None else head, first)
+    data = read_listed(bundle, name)
     if data is None:
         return None
     if not _LINES.fullmatch(data):
-        raise BundleError(f"{bundle.path / TRAINING_ROWS_NAME}: does not hold one sha256 a line", FIX)
+        raise BundleError(f"{bundle.path / name}: does not hold one sha256 a line", FIX)
     known = set(data.splitlines())
     return np.array([_hash(sequence) in known for sequence in sequences], bool)
 

@@ -9,10 +9,10 @@ from abonyx.card.page import html, markdown
 from abonyx.card.record import Card
 
 
-def write_pages(card: Card, directory: Path) -> None:
-    """Write card.md and card.html; metrics.json is the caller's, who has more to put into it."""
-    (directory / CARD_MD).write_bytes(markdown(card).encode("utf-8", "backslashreplace"))
-    (directory / CARD_HTML).write_bytes(html(card).encode("utf-8", "backslashreplace"))
+def write_pages(card: Card, directory: Path, *, md: str = CARD_MD, page: str = CARD_HTML) -> None:
+    """Write card.md and card.html, by these names; metrics.json is the caller's, who has more to put into it."""
+    (directory / md).write_bytes(markdown(card).encode("utf-8", "backslashreplace"))
+    (directory / page).write_bytes(html(card).encode("utf-8", "backslashreplace"))
 
 
 __all__ = ["CARD_HTML", "CARD_MD", "METRICS_JSON", "write_pages"]

@@ -17,7 +17,7 @@ from abonyx.output.files import failing_as
 
 if TYPE_CHECKING:
     from abonyx.bundle import Bundle
-    from abonyx.bundle.manifest import Manifest, Parity, Variant
+    from abonyx.bundle.manifest import HeadSpec, HeadTraining, Manifest, Parity, Variant
     from abonyx.cli.doctor import Report
     from abonyx.first_open import EngineUse
     from abonyx.run.verification import Verification
@@ -222,7 +222,7 @@ def _print_bundle(bundle: Bundle) -> None:
     manifest, encoder, head = bundle.manifest, bundle.manifest.encoder, bundle.manifest.head
     origin = encoder.repo_id or "a local directory"
     pooling = head.pooling and head.pooling + (f" (batch {head.pooling_batch_size})" if head.pooling_batch_size else "")
-    training = head.training
+    training, several = head.training, len(manifest.heads) > 1
     band = training and training.band
     _print_rows(
         [
@@ -234,12 +234,15 @@ def _print_bundle(bundle: Bundle) -> None:
             ("weights sha256", encoder.weights_sha256),
             ("longest sequence", f"{manifest.max_residues} residues"),
             ("pooling", f"{manifest.pooling}, layers {', '.join(manifest.pooled_layers)}"),
-            ("head", f"{head.kind}, from {head.source_name}"),
+            ("first head" if several else "head", f"{head.name}: {head.kind}, from {head.source_name}"),
             ("head sha256", head.source_sha256),
             ("head's encoder", head.encoder),
             ("head's pooling", pooling),
-            ("thresholds", head.thresholds or f"none declared; default {head.default_threshold}"),
-            ("fitted on", training and f"{training.rows} rows ({training.positives} positive), C {training.c:g}"),
+            (
+                "thresholds",
+                None if head.unit else head.thresholds or f"none declared; default {head.default_threshold}",
+            ),
+            ("fitted on", training and _fitted_on(training)),
             ("cross-validation", training and f"{training.folds} folds, {training.seeds} seeds"),
             *_card_rows(bundle),
             ("uncertain calls", band and f"p from {band.low:.4g} to {band.high:.4g}, confidence {band.confidence:g}"),
@@ -247,6 +250,14 @@ def _print_bundle(bundle: Bundle) -> None:
             ("made with", manifest.packages),
         ]
     )
+    if several:
+        _print_columns(
+            ["head", "gives", "fitted on", "from"],
+            [
+                [each.name, _gives(each), each.training and _fitted_on(each.training), each.source_name]
+                for each in manifest.heads
+            ],
+        )
     _print_columns(
         ["variant", "precision", "size", "for (* default)", "max |dp|", "cosine", "flips", "compared on"],
         [
@@ -264,14 +275,38 @@ def _print_bundle(bundle: Bundle) -> None:
 
 
 def _card_rows(bundle: Bundle) -> list[tuple[str, object]]:
-    """What the card's first line says, and where the card is; or what is wrong with it: a look at the rest goes on."""
-    from abonyx.bundle.listed import CARD_HTML, card_sentence
+    """What each card's first line says, and where the card is; or what is wrong with it: a look at the rest goes on."""
+    from abonyx.bundle.listed import CARD_HTML, card_sentence, file_of_head
 
-    try:
-        sentence = card_sentence(bundle)
-    except BundleError as error:
-        return [("card", f"cannot be shown: {error.marked[0]}")]
-    return [] if sentence is None else [("card", sentence), ("all of the card", bundle.path / CARD_HTML)]
+    rows: list[tuple[str, object]] = []
+    heads, first = bundle.manifest.heads, bundle.manifest.head.name
+    for head in heads:
+        of = f" of {head.name}" if len(heads) > 1 else ""
+        try:
+            sentence = card_sentence(bundle, head.name)
+        except BundleError as error:
+            rows.append((f"card{of}", f"cannot be shown: {error.marked[0]}"))
+            continue
+        if sentence is not None:
+            page = bundle.path / file_of_head(CARD_HTML, head.name, first)
+            rows += [(f"card{of}", sentence), (f"all of the card{of}", page)]
+    return rows
+
+
+def _gives(head: HeadSpec) -> str:
+    """What a head's numbers are."""
+    if head.unit is None:
+        return f"probability, threshold {head.default_threshold}"
+    return f"value in {head.unit}, {'higher' if head.higher_is_worse else 'lower'} is worse"
+
+
+def _fitted_on(training: HeadTraining) -> str:
+    """The rows that a head was fitted on, and how strongly it was regularised."""
+    if training.ridge is not None:
+        return f"{training.rows} rows, alpha {training.ridge.alpha:g}, Spearman {training.ridge.spearman_mean:.2f}"
+    cut = training.cut
+    classes = f", {'above' if cut.above else 'below'} {cut.value:g}" if cut else ""
+    return f"{training.rows} rows ({training.positives} positive{classes}), C {training.c:g}"
 
 
 def _bytes_of(manifest: Manifest, variant: Variant) -> int:

@@ -241,6 +241,7 @@ def embed(source: Path, output: Path, restart: bool, **options: Any) -> None:
     "-o", "--output", required=True, type=PATH, help="Directory to make; with several INPUTs, one in it each."
 )
 @click.option("--label-column", default="label", show_default=True, help="Column of 0, 1 or blank (not labelled).")
+@click.option("--head", metavar="NAME", help="The head that is evaluated.  [default: the bundle's first]")
 @run_options
 @_ASSAY
 @_THRESHOLD
@@ -250,6 +251,7 @@ def evaluate(
     sources: tuple[Path, ...],
     output: Path,
     label_column: str,
+    head: str | None,
     assay: str | None,
     threshold: float | None,
     bootstrap: int,
@@ -260,7 +262,7 @@ def evaluate(
     require("evaluate")
     from abonyx.evaluate.evaluation import EvaluationRequest, check_request, evaluate_files
 
-    request = EvaluationRequest(sources, output, label_column, assay, threshold, bootstrap, seed)
+    request = EvaluationRequest(sources, output, label_column, assay, threshold, bootstrap, seed, head)
     check_request(request)
     for line in evaluate_files(request, prepare(options)):
         LOGGER.info(line)

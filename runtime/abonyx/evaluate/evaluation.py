@@ -12,6 +12,8 @@ import numpy as np
 
 from abonyx.arrays import Float32Array, Int64Array, shortest_decimal
 from abonyx.bundle.bundle import Bundle
+from abonyx.bundle.chosen import P
+from abonyx.bundle.manifest import LOGISTIC, HeadSpec
 from abonyx.bundle.threshold import choose_threshold, is_nonspecific, pooling_notes, stored_band
 from abonyx.bundle.training_rows import training_rows
 from abonyx.card.card import LabelledSet, card_of_scores, unjudged
@@ -45,6 +47,7 @@ class EvaluationRequest:
 
     Attributes:
         output: directory to make.
+        head: name of the head that is evaluated, None = the bundle's first; assay and threshold are its own.
         bootstrap, seed: resamples of the intervals, and their generator's seed.
     """
 
@@ -55,6 +58,7 @@ class EvaluationRequest:
     threshold: float | None
     bootstrap: int
     seed: int
+    head: str | None = None
 
 
 @dataclass(frozen=True)
@@ -123,14 +127,16 @@ def evaluate_files(request: EvaluationRequest, run: RunRequest) -> list[str]:
         The lines that the command line prints.
 
     Raises:
-        ConfigError: see check_request and choose_threshold; or the directory cannot be written.
+        ConfigError: see check_request and choose_threshold; a head that is not there, or gives values and no
+            probability; or the directory cannot be written.
         InputError: an input that cannot be read or has no label.
     """
-    limit = choose_threshold(run.bundle, request.assay, request.threshold)
+    head = _head(request, run)
+    limit = choose_threshold(run.bundle, request.assay, request.threshold, head)
     sets = [_read(source, request, run) for source in request.sources]
     with progress(sum(len(each.p) for each in sets)) as on_batch:
         jobs = [Job(each.checked, ArraySink(each.p[:, None])) for each in sets]
-        summary = run_windows(run.bundle, jobs, run.config, [run.bundle.manifest.head.name], on_batch)
+        summary = run_windows(run.bundle, jobs, run.config, [head.name], on_batch)
     lines = summary.lines()
     cards = [_labelled_set(each, request, run) for each in sets]
     comparisons = max(1, sum(not unjudged(each) for each in cards))
@@ -140,7 +146,22 @@ def evaluate_files(request: EvaluationRequest, run: RunRequest) -> list[str]:
             directory.mkdir(exist_ok=True)
             lines += _write(each, directory, limit, request, run, replace(labelled, comparisons=comparisons))
     used = f"threshold {limit:g}" + (f" ({request.assay})" if request.assay else "")
+    used += f"; head {head.name}" if len(run.bundle.manifest.heads) > 1 else ""
     return [*lines, f"wrote {request.output}; {used}"]
+
+
+def _head(request: EvaluationRequest, run: RunRequest) -> HeadSpec:
+    """The head that is evaluated."""
+    heads, bundle = {head.name: head for head in run.bundle.manifest.heads}, run.bundle
+    bundle.refuse_placeholder()
+    if request.head is not None and request.head not in heads:
+        what = f"{option('head')}: {bundle.name} has no head {printable(request.head)!r}"
+        raise ConfigError(what, f"It has: {', '.join(heads)}.")
+    head = bundle.manifest.head if request.head is None else heads[request.head]
+    if head.kind != LOGISTIC:
+        what = f"{option('head')}: {head.name} of {bundle.name} gives a value in {head.unit}, and no probability"
+        raise ConfigError(what, "Name a head that gives a probability: the labels are classes.")
+    return head
 
 
 def _read(source: Path, request: EvaluationRequest, run: RunRequest) -> _Set:
@@ -168,7 +189,8 @@ def _write(
     record = _record(each, both, limit, request, run, card)
     (directory / METRICS_JSON).write_bytes(record.encode())
     write_pages(record.card, directory)
-    _write_predictions(directory / "predictions.csv", each, limit, run)
+    head = _head(request, run)
+    _write_predictions(directory / "predictions.csv", each, limit, run, head)
     if run.skip:
         write_rejected(directory / "rejected.csv", checked.rejected)
     pictures = []
@@ -203,6 +225,7 @@ def _record(
     return EvaluationRecord(
         input=each.name,
         input_sha256=each.sha256,
+        head=_head(request, run).name,
         n=len(y),
         n_positive=int(y.sum()),
         n_negative=int(len(y) - y.sum()),
@@ -218,7 +241,7 @@ def _record(
         bootstrap=Bootstrap(resamples=request.bootstrap, seed=request.seed),
         pooling=f"{run.config.pooling}{batch}",
         domain=run.rule.facts(),
-        notes=[*_notes(each, both, run), *both.measured.notes],
+        notes=[*_notes(each, both, request, run), *both.measured.notes],
         card=card,
         schema_version=SCHEMA_VERSION,
         **metadata,
@@ -227,28 +250,27 @@ def _record(
 
 def _labelled_set(each: _Set, request: EvaluationRequest, run: RunRequest) -> LabelledSet:
     """What the card is of: all labelled rows, flagged or not, as `metrics` is."""
-    sequences = each.of_labelled(each.checked.sequences)
+    sequences, head = each.of_labelled(each.checked.sequences), _head(request, run)
     return LabelledSet(
         name=each.name,
-        head=_evaluated(run.bundle),
+        head=_evaluated(run.bundle, head),
         chains=(sequences,),
         labels=np.array(each.of_labelled(each.checked.labels), np.float64),
-        shared=training_rows(run.bundle, sequences),
+        shared=training_rows(run.bundle, sequences, head.name),
         trusted=np.array([judged.trusted for judged in each.of_labelled(each.checked.judgements)], bool),
         draws=request.bootstrap,
         seed=request.seed,
     )
 
 
-def _evaluated(bundle: Bundle) -> str:
+def _evaluated(bundle: Bundle, head: HeadSpec) -> str:
     """What the card is of: the bundle, and which of its heads if it has several."""
     named = f"{bundle.name} ({bundle.sha256[:12]})"
-    heads = bundle.manifest.heads
-    return named if len(heads) == 1 else f"head {heads[0].name} of {named}"
+    return named if len(bundle.manifest.heads) == 1 else f"head {head.name} of {named}"
 
 
 def _card(labelled: LabelledSet, rows: _Labelled, limit: float, request: EvaluationRequest, run: RunRequest) -> Card:
-    band = stored_band(run.bundle.manifest.head) if request.threshold is None else None
+    band = stored_band(_head(request, run)) if request.threshold is None else None
     return card_of_scores(labelled, rows.p.astype(np.float64), is_nonspecific(rows.p, limit), band)
 
 
@@ -260,10 +282,10 @@ def _unflagged(y: Int64Array, measured: Measured | None) -> Unflagged | None:
     return Unflagged(**counts, metrics=measured.metrics, confusion_matrix=measured.confusion)
 
 
-def _notes(each: _Set, both: _Both, run: RunRequest) -> list[str]:
+def _notes(each: _Set, both: _Both, request: EvaluationRequest, run: RunRequest) -> list[str]:
     """What a reader of the metrics must know of the rows and the bundle."""
     rows, labelled, rejected = len(each.p), len(both.rows.y), len(each.checked.rejected)
-    notes = run.bundle.notes() + pooling_notes(run.bundle, run.config)
+    notes = run.bundle.notes() + pooling_notes(run.bundle, run.config, _head(request, run))
     if labelled < rows:
         notes.append(f"{rows - labelled} of {rows} rows have no label: scored, and left out of the metrics")
     if rejected:
@@ -285,7 +307,7 @@ def _flagged_rows(each: _Set) -> list[FlaggedRow]:
     return [FlaggedRow(id_, y, shortest_decimal(p), judged.text) for id_, y, p, judged in rows if not judged.trusted]
 
 
-def _write_predictions(path: Path, each: _Set, limit: float, run: RunRequest) -> None:
+def _write_predictions(path: Path, each: _Set, limit: float, run: RunRequest, head: HeadSpec) -> None:
     checked = each.checked
     truth = ["" if label is None else label for label in checked.labels]
     called = is_nonspecific(each.p, limit).astype(np.int8).tolist()
@@ -294,4 +316,7 @@ def _write_predictions(path: Path, each: _Set, limit: float, run: RunRequest) ->
     columns: list[Iterable[object]] = [checked.ids, checked.shown, truth, called, map(shortest_decimal, each.p), flags]
     if run.trim:
         columns.append(checked.places)
-    write_table(path, TRIMMED_COLUMNS if run.trim else PREDICTION_COLUMNS, zip(*columns, strict=True))
+    names: tuple[str, ...] = TRIMMED_COLUMNS if run.trim else PREDICTION_COLUMNS
+    if head is not run.bundle.manifest.head:  # as in results
+        names = tuple(f"{head.name}_p" if name == P else name for name in names)
+    write_table(path, names, zip(*columns, strict=True))

@@ -35,6 +35,7 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         input: the file's name; input_sha256: of its bytes.
+        head: name of the head that was evaluated.
         n: labelled rows, which the metrics are of, flagged or not; n_positive, n_negative: those labelled 1 and 0.
         n_flagged: of n, those whose score has no call; None if flags were not looked for.
         flags: reason -> scored rows that have it, with a label or without; a row may have several.
@@ -51,6 +52,7 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     input: str
     input_sha256: str
+    head: str
     n: int
     n_positive: int
     n_negative: int
@@ -86,6 +88,7 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
         (tn, fp), (fn, tp) = self.confusion_matrix
         return [
             ("input", f"{self.input}, sha256 {self.input_sha256}"),
+            ("head", self.head),
             ("rows with a label", f"{self.n:,}: {self.n_negative:,} specific, {self.n_positive:,} non-specific"),
             ("rows without", f"{self.n_unlabelled:,}"),
             ("rows flagged", self._flags()),

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from abonyx.alphabet import SequenceLimit
 from abonyx.domain import NO_RULE, DomainRule, Judgement, part_problem, reason, scored_part
 from abonyx.errors import RecordsRejected, printable
-from abonyx.input.cells import MISSING
+from abonyx.input.labels import LabelKind, class_of, label_of, label_problem, refuse_other_kind, value_of
 from abonyx.input.limits import no_step
 from abonyx.input.records import Record, RejectedRecord, read_records
 from abonyx.input.sequences import Gaps, judge
@@ -21,9 +21,6 @@ from abonyx.wording import option
 # Problems shown in the error message; all of them go to OUT.rejected.csv where they are skipped.
 SHOWN_PROBLEMS = 10
 _HASHED_ROWS = 4_096
-# In any case: as text, as integers and as the floats that pandas writes once a column has a gap (the Boughter set).
-_SPECIFIC, _NONSPECIFIC = ("0", "0.0", "false", "no", "specific"), ("1", "1.0", "true", "yes", "non-specific")
-LABELS = dict.fromkeys(_SPECIFIC, 0) | dict.fromkeys((*_NONSPECIFIC, "nonspecific", "non specific"), 1)
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,8 @@ class Input:
         originals: the cleaned sequences before trimming; empty if nothing is trimmed.
         kept: name -> cells, of the columns that go to the output as they are.
         places: of each sequence in its original, "FIRST-LAST" from 1, "" = no domain to trim to; empty as originals.
-        labels: 0 specific, 1 non-specific, None not labelled, one a sequence; empty if no column was requested.
+        labels: 0 specific, 1 non-specific, None not labelled, one a sequence; empty if no classes were requested.
+        values: measured values, None not labelled, one a sequence; empty if none were requested.
         notes: what a user should know of how it was read, a line each.
     """
 
@@ -44,6 +42,7 @@ class Input:
     sequences: list[str] = field(default_factory=list)
     rejected: list[RejectedRecord] = field(default_factory=list)
     labels: list[int | None] = field(default_factory=list)
+    values: list[float | None] = field(default_factory=list)
     judgements: list[Judgement] = field(default_factory=list)
     originals: list[str] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
@@ -83,6 +82,7 @@ def read_input(
     sequence_column: str | None = None,
     label_column: str | None = None,
     label_required: bool = False,
+    label_kind: LabelKind = "classes",
     skip_invalid: bool = False,
     rule: DomainRule = NO_RULE,
     in_children: bool = True,
@@ -95,8 +95,9 @@ def read_input(
     Args:
         source: a file; None = standard input.
         limit: how long a sequence may be.
-        label_column: column of labels, each a word of LABELS or missing (not labelled); None = read none.
-        label_required: a blank label makes a bad record.
+        label_column: column of labels, each of label_kind or missing (not labelled); None = read none.
+        label_required: a blank label makes a bad record, and a column of the other kind is refused as a whole.
+        label_kind: "classes" = a word of labels.LABELS; "values" = a number.
         skip_invalid: collect bad records instead of refusing the input.
         rule: what is done with records that the head was not trained on.
         in_children: judge many records in other processes.
@@ -123,6 +124,7 @@ def read_input(
         limit,
         label_column=label_column,
         label_required=label_required,
+        label_kind=label_kind,
         skip_invalid=skip_invalid,
         rule=rule,
         in_children=in_children,
@@ -138,6 +140,7 @@ def check_records(
     *,
     label_column: str | None = None,
     label_required: bool = False,
+    label_kind: LabelKind = "classes",
     skip_invalid: bool = False,
     rule: DomainRule = NO_RULE,
     in_children: bool = False,
@@ -154,7 +157,9 @@ def check_records(
         notes: the list that the records' reader fills.
         step: called before each record is judged; may raise to end the checking.
     """
-    rows = [_row(record, label_required, gaps) for record in records]
+    rows = [_row(record, None if label_column is None else label_kind, label_required, gaps) for record in records]
+    if label_required:
+        refuse_other_kind([label_of(row.record) for row in rows], label_kind, name)
     readable = [row.sequence for row in rows if row.rejected is None]
     judgements = rule.judgements(readable, in_children=in_children)
     checked = Input(notes=[] if notes is None else notes)
@@ -178,8 +183,10 @@ def check_records(
             shown = _text(cell)
             escaped += shown != cell
             checked.kept.setdefault(column, []).append(shown)
-        if label_column is not None:
-            checked.labels.append(LABELS.get(_label(row.record)))
+        if label_column is not None and label_kind == "classes":
+            checked.labels.append(class_of(label_of(row.record)))
+        elif label_column is not None:
+            checked.values.append(value_of(label_of(row.record)))
     checked.notes.extend(_notes(checked, name, escaped))
     if checked.rejected and not (skip_invalid and checked.sequences):
         _refuse(checked, name, rule)
@@ -208,30 +215,22 @@ class _Row(NamedTuple):
     rejected: RejectedRecord | None = None
 
 
-def _row(record: Record | RejectedRecord, label_required: bool, gaps: Gaps | None) -> _Row:
+def _row(
+    record: Record | RejectedRecord, label_kind: LabelKind | None, label_required: bool, gaps: Gaps | None
+) -> _Row:
     if isinstance(record, RejectedRecord):
         return _Row(Record(record.id, "", record.line), "", record)
     sequence, why = judge(record.sequence, gaps)
-    why = why or _label_problem(_label(record), label_required)
+    if label_kind is not None:
+        if label_required and not sequence and not label_of(record):
+            why = "no sequence and no label, as in a footnote below the table: remove the line"
+        why = why or label_problem(label_of(record), label_kind, required=label_required)
     return _Row(record, sequence, RejectedRecord(record.id, record.line, why) if why else None)
 
 
 def _text(cell: str) -> str:
     """A cell as a file can hold it: bytes that are not UTF-8 as their escapes."""
     return cell if cell.isascii() else cell.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-def _label(record: Record) -> str:
-    return "" if record.label in MISSING else record.label.lower()
-
-
-def _label_problem(label: str, required: bool) -> str | None:
-    if not label:
-        return "no label" if required else None
-    if label in LABELS:
-        return None
-    words = "0 or 1" if required else "0, 1 or blank"
-    return f"the label is {printable(label)!r}, not {words}, true or false, yes or no, specific or non-specific"
 
 
 def _refuse(checked: Input, name: str, rule: DomainRule) -> None:

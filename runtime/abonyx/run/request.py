@@ -16,6 +16,7 @@ from abonyx.config import RuntimeConfig, load_config
 from abonyx.domain import Check, DomainRule, refuse_rule
 from abonyx.errors import ConfigError, first_line
 from abonyx.input.checked import Input, read_input
+from abonyx.input.labels import LabelKind
 from abonyx.input.sequences import Gaps
 from abonyx.output.files import check_output, ids_path, partial_paths, rejected_path
 from abonyx.output.journal import journal_path
@@ -56,12 +57,14 @@ class RunRequest:
         label_column: str | None = None,
         *,
         label_required: bool = False,
+        label_kind: LabelKind = "classes",
         rule: DomainRule | None = None,
         in_children: bool = True,
     ) -> Input:
         """A checked input; None = standard input. Raises as read_input.
 
         Args:
+            label_required, label_kind: see read_input.
             rule: in place of the run's own, whose chains are the bundle's.
             in_children: judge many records in other processes; not in a process that is one of many itself.
         """
@@ -70,6 +73,7 @@ class RunRequest:
             SequenceLimit.of(self.bundle.manifest, self.config),
             label_column=label_column,
             label_required=label_required,
+            label_kind=label_kind,
             skip_invalid=self.skip,
             rule=rule or self.rule,
             in_children=in_children,

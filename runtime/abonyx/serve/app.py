@@ -15,9 +15,9 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from abonyx.bundle.threshold import choose_calls
+from abonyx.bundle.chosen import choose_heads
 from abonyx.errors import EngineError, InputError, RequestRefused
-from abonyx.serve import answers, openapi
+from abonyx.serve import answers, bodies, openapi
 from abonyx.serve.gate import METRICS, RELOAD, Gate
 from abonyx.serve.metrics import Metrics
 from abonyx.serve.problems import problem, problem_response
@@ -26,7 +26,7 @@ from abonyx.serve.scheduler import DEAD, NO_MODEL
 from abonyx.serve.service import LOOK_S, FileQuery, FileScoreQuery, Service, Waiting
 
 NDJSON = "application/x-ndjson"
-_SCRIPTS = ("app", "card", "dom", "files", "histogram", "input", "pasted", "server", "table")
+_SCRIPTS = ("app", "card", "dom", "files", "histogram", "input", "pasted", "scores", "server", "table")
 PAGE = {"/": "index.html", "/page/style.css": "style.css"} | {f"/page/{name}.js": f"{name}.js" for name in _SCRIPTS}
 _PAGE_TYPES = {"html": "text/html; charset=utf-8", "js": "text/javascript; charset=utf-8", "css": "text/css"}
 
@@ -84,12 +84,11 @@ def _add_scoring(app: FastAPI, service: Service) -> None:
         """Score sequences: JSON, or FASTA, a table or one sequence a line (also its gzip) as the body itself."""
         model = service.scheduler.model()
         checked, asked, until = await service.checked(request, model, answers.ScoreRequest, query)
-        rule = choose_calls(model.bundle, asked.assay, asked.threshold)
-        waiting = Waiting(service, request, model, checked, (model.bundle.manifest.head.name,), until)
+        heads = choose_heads(model.bundle, asked.heads, asked.assay, asked.threshold)
+        waiting = Waiting(service, request, model, checked, heads.names, until)
 
         def answer() -> bytes:
-            found = answers.score_answer(model, checked, waiting.job.values[:, 0], rule, asked)
-            return msgspec.json.encode(found)
+            return msgspec.json.encode(bodies.score_answer(model, checked, waiting.job.values, heads, asked))
 
         if NDJSON in request.headers.get("accept", ""):
             return _Lines(waiting, answer, service.metrics)
@@ -103,7 +102,7 @@ def _add_scoring(app: FastAPI, service: Service) -> None:
         checked, asked, until = await service.checked(request, model, answers.EmbedRequest, query)
         waiting = Waiting(service, request, model, checked, None, until)
         await waiting.finished()
-        return StreamingResponse(answers.embed_answer(model, checked, waiting.job.values, asked), media_type=JSON)
+        return StreamingResponse(bodies.embed_answer(model, checked, waiting.job.values, asked), media_type=JSON)
 
 
 class _Lines(StreamingResponse):
@@ -136,7 +135,7 @@ async def _lines(waiting: Waiting, answer: Callable[[], bytes], metrics: Metrics
 
 
 def _described(service: Service) -> Response:
-    found = answers.model_answer(service.scheduler.model(), service.settings)
+    found = bodies.model_answer(service.scheduler.model(), service.settings)
     return Response(msgspec.json.encode(found), media_type=JSON)
 
 

@@ -110,8 +110,9 @@ def _allowed(what: str, kind: type[Asked]) -> str:
     words: list[str] = [
         word for part in (hint, *get_args(hint)) if get_origin(part) is Literal for word in get_args(part)
     ]
-    null: list[str] = ["null"] if type(None) in get_args(hint) else []
-    return f"; allowed: {', '.join([*map(repr, words), *null])}" if words else ""
+    parts = get_args(hint)
+    others: list[str] = ["a list"] * any(get_origin(part) is list for part in parts) + ["null"] * (type(None) in parts)
+    return f"; allowed: {', '.join([*map(repr, words), *others])}" if words else ""
 
 
 def check_json(asked: ScoreRequest | EmbedRequest, model: Model, settings: Settings, step: Step) -> Input:

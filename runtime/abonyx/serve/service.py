@@ -8,7 +8,7 @@ import functools
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict
@@ -44,12 +44,22 @@ class FileQuery(BaseModel):
     id_column: str | None = None
     sequence_column: str | None = None
 
+    def asked(self) -> dict[str, Any]:
+        """What a JSON request would say, but for its sequences."""
+        return self.model_dump(exclude={"id_column", "sequence_column"})
+
 
 class FileScoreQuery(FileQuery):
-    """As FileQuery, and the choice of the threshold."""
+    """As FileQuery, and the choice of the threshold and of the heads: names with commas between them, or `all`."""
 
     assay: str | None = None
     threshold: float | None = None
+    heads: str | None = None
+
+    def asked(self) -> dict[str, Any]:
+        """As FileQuery's."""
+        heads = None if self.heads is None else [name.strip() for name in self.heads.split(",")]
+        return super().asked() | {"heads": heads}
 
 
 class Service:
@@ -114,7 +124,7 @@ class Service:
             read = functools.partial(self._read_json, body, model, kind)
             checked, asked = await self._read(request, read, until)
         else:
-            asked = kind(sequences=[], **query.model_dump(exclude={"id_column", "sequence_column"}))
+            asked = kind(sequences=[], **query.asked())
             read_file = functools.partial(
                 check_file,
                 body,

@@ -734,7 +734,8 @@ def test_what_rounding_costs_is_kept_of_the_embedding_alone(parent: Path) -> Non
     record = msgspec.structs.replace(variant.parity, weight_rounding=dict.fromkeys(("embedding", "logit", "p"), cost))
     variants = {"fp16": msgspec.structs.replace(variant, parity=record), "fp32": variant}
     manifest = msgspec.structs.replace(bundle.manifest, variants=variants)
-    references = [fit_module._reference(manifest, name, bundle.golden()) for name in variants]
+    golden = bundle.golden()
+    references = [fit_module._reference(manifest, name, golden, same_head=False) for name in variants]
     assert [reference.rounding for reference in references] == [{"embedding": cost}, None]
 
 

@@ -428,7 +428,7 @@ def test_thresholds(run: Any, tmp_path: Path, labelled: Path) -> None:
 
 
 def test_an_assay_is_recorded(run: Any, tmp_path: Path, labelled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("abonyx.evaluate.evaluation.choose_threshold", lambda bundle, assay, threshold: 0.5495)
+    monkeypatch.setattr("abonyx.evaluate.evaluation.choose_threshold", lambda bundle, assay, threshold, head: 0.5495)
     code, err = run("evaluate", labelled, "-o", tmp_path / "out", "--assay", "psr", "--bootstrap", 20)
     assert code == 0
     assert "threshold 0.5495 (psr)" in err
@@ -536,7 +536,7 @@ def test_the_card_counts_training_rows(run: Any, tmp_path: Path) -> None:
     sequences = mutants(24)
     source = table(tmp_path / "made.csv", [(f"m{i}", each, str(i % 2)) for i, each in enumerate(sequences)])
     bundle = Path(shutil.copytree(MINI, tmp_path / "bundle"))
-    write_training_rows([*sequences[:9], *sequences[:3], sequences[20] + "A"], bundle)
+    write_training_rows([*sequences[:9], *sequences[:3], sequences[20] + "A"], bundle / TRAINING_ROWS_NAME)
     hashes = (bundle / TRAINING_ROWS_NAME).read_bytes()
     assert len(hashes.splitlines()) == 10 and sequences[0].encode() not in hashes
     manifest = json.loads((bundle / "manifest.json").read_text())

@@ -53,7 +53,7 @@ def isolated() -> None:
 
 
 def test_answers_are_those_of_the_session(shared: Running, sequences: list[str]) -> None:
-    expected = shared.session.score(sequences)
+    expected = shared.session.score(sequences)[:, 0]
     answer = shared.score(sequences)
     assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
     found = answer.json
@@ -159,7 +159,7 @@ def test_a_whole_file_is_scored_as_the_command_line_does(shared: Running, sequen
     found = shared.ask("POST", "/v1/score?threshold=0.4", EXAMPLES.read_bytes(), CSV).json
     rows = list(csv.DictReader(EXAMPLES.read_text(encoding="utf-8").splitlines()))
     assert [row["id"] for row in found["results"]] == [row["id"] for row in rows]
-    expected = shared.session.score(sequences)
+    expected = shared.session.score(sequences)[:, 0]
     p = [row["p_nonspecific"] for row in found["results"]]
     np.testing.assert_allclose(p, expected, rtol=0, atol=BATCH_NEIGHBOURS)
     assert found["threshold"] == 0.4
@@ -399,6 +399,7 @@ def test_the_model_and_what_it_takes(shared: Running) -> None:
             "parity",
             "max_residues",
             "chains",
+            "heads",
             "default_threshold",
             "thresholds",
             "training",
@@ -600,7 +601,7 @@ def test_broken_clients_hurt_nobody(shared: Running, sent: bytes) -> None:
 
 def test_many_clients_at_once_get_each_their_own(shared: Running) -> None:
     requests = [made_up(1 + seed % 5, seed) for seed in range(30)]
-    expected = [shared.session.score(one) for one in requests]
+    expected = [shared.session.score(one)[:, 0] for one in requests]
 
     def client(number: int) -> None:
         for turn in range(number, len(requests), 10):

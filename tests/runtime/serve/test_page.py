@@ -17,7 +17,7 @@ import pytest
 
 from abonyx.bundle import open_bundle
 from abonyx.domain import NANOBODY_LIKE, reason
-from abonyx.output.formats import rejected_bytes, results_format, score_columns
+from abonyx.output.formats import rejected_bytes, results_format, score_columns, value_columns
 
 from ...conftest import MINI, REPOSITORY
 
@@ -56,6 +56,11 @@ def model(**changes: Any) -> Answer:
         "parity": msgspec.to_builtins(variant.parity),
         "max_residues": manifest.max_residues,
         "chains": manifest.head.chains,
+        "heads": [
+            {"name": head.name, "kind": head.kind, "unit": head.unit, "higher_is_worse": True}
+            | {"threshold": 0.5, "band": None}
+            for head in manifest.heads
+        ],
         "default_threshold": 0.5,
         "thresholds": {},
         "training": msgspec.to_builtins(manifest.head.training),
@@ -94,6 +99,7 @@ def scored(
         "threshold": 0.5,
         "band": None,
         "assay": None,
+        "heads": model()["heads"],
         "domain": "check",
         "trim": "domain" if places else None,
         "flags": dict(counts.most_common()),
@@ -879,3 +885,31 @@ def test_the_page_names_nothing_outside() -> None:
         text = (FILES / name).read_text(encoding="utf-8")
         assert "//" not in text.replace("http://www.w3.org/2000/svg", "").replace("// ", "").replace("\n//", "")
         assert "innerHTML" not in text and " style=" not in text and "onclick" not in text
+
+
+HIC = {"name": "hic", "kind": "linear", "unit": "min", "higher_is_worse": False, "threshold": None, "band": None}
+
+
+def test_a_first_head_that_gives_values_has_no_calls(visit: Opener, site: Site) -> None:
+    site.models = [model(heads=[HIC], default_threshold=None)]
+    values = [-1.5e-7, 1e20, 9.25]
+    answer = scored(["a", "b", "c"], flags=["", "light chain (kappa)", ""]) | {"heads": [HIC], "threshold": None}
+    for row, value in zip(answer["results"], values, strict=True):
+        row.update(p_nonspecific=None, nonspecific=None, call=None, heads={"hic_value": value})
+    site.answer = [answer]
+    page = visit()
+    score(page)
+    page.wait_for_selector("#results:not([hidden])")
+    for hidden in ("#threshold-choice", "#call-choice", "#histogram", "#heads"):
+        assert not page.is_visible(hidden)
+    assert page.inner_text("#results-title") == "3 sequences scored, 1 flagged"
+    assert page.inner_text("#results-model").startswith("hic is in min; lower is worse. Scored by abonyx-mini")
+    assert texts(page, "#scores thead th") == ["No.", "Id", "hic (min)", "Flag", "Sequence"]
+    assert texts(page, "#scores td.id") == ["b", "c", "a"]
+    assert not page.locator("#scores tr.no-call").count()
+    kinds: Any = {"hic_value": "float"}
+    form = results_format("csv", {}, leading=kinds)
+    column = np.array(values, np.float32)
+    flags = [row["flag"] for row in answer["results"]]
+    (rows,) = form.encode(0, value_columns(["a", "b", "c"], [VH] * 3, {"hic_value": column}, flags, {}))
+    assert downloaded(page, "#download") == form.head[0] + rows

@@ -21,6 +21,7 @@ from abonyx.config import RuntimeConfig  # noqa: E402
 
 from ...conftest import EXAMPLES, MINI  # noqa: E402
 from ..domain.proteins import KAPPA, NANOBODY  # noqa: E402
+from ..several import make_several  # noqa: E402
 from .serving import ADMIN, TOKEN, Running, made_up, service  # noqa: E402
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def test_scores_and_refusals_are_the_services(new_page: Callable[[], Page]) -> N
         assert [row["flag"] for row in found] == [judgement.text for judgement in judgements]
         assert [judgement.trusted for judgement in judgements] == [row["id"] != "kappa" for row in given]
         assert page.locator("#scores tr.no-call").count() == 1
-        p = running.session.score([row["sequence"] for row in given])
+        p = running.session.score([row["sequence"] for row in given])[:, 0]
         assert [float(row["p_nonspecific"]) for row in found] == pytest.approx(p.tolist(), abs=BATCH_NEIGHBOURS, rel=0)
         calls = ["" if row["id"] == "kappa" else str(int(value > 0.5)) for row, value in zip(given, p, strict=True)]
         assert [row["nonspecific"] for row in found] == calls
@@ -70,6 +71,39 @@ def test_scores_and_refusals_are_the_services(new_page: Callable[[], Page]) -> N
         page.wait_for_selector("#problem:not([hidden])")
         assert page.inner_text("#problem-title") == "Nothing was scored (422 Unprocessable Entity)"
         assert "gap" in page.inner_text("#problem-detail")
+
+
+def test_columns_for_each_head(new_page: Callable[[], Page], tmp_path: Path) -> None:
+    given = list(csv.DictReader(io.StringIO(EXAMPLES.read_text(encoding="utf-8"))))
+    bundle = make_several(tmp_path / "several", ("nonspecificity", "hic", "psr"))
+    with service(RuntimeConfig(bundle=str(bundle))) as running:
+        page = visit(new_page, running)
+        page.wait_for_selector("#model-state.ready")
+        assert page.locator("#heads label").all_inner_texts() == ["hic (min)", "psr"]
+        page.check("#head-hic")
+        page.check("#head-psr")
+        page.set_input_files("#file", EXAMPLES)
+        page.click("#score")
+        page.wait_for_selector("#results:not([hidden])")
+        assert page.locator("#scores thead th").all_inner_texts() == [
+            *("No.", "Id", "p non-specific", "Called", "Flag", "hic (min)", "p psr", "psr: called", "Sequence")
+        ]
+        with page.expect_download() as waited:
+            page.click("#download")
+        found = list(csv.DictReader(io.StringIO(waited.value.path().read_text(encoding="utf-8"))))
+        assert list(found[0]) == [
+            *("id", "sequence", "p_nonspecific", "nonspecific", "call", "flag", "hic_value"),
+            *("psr_p", "psr_nonspecific", "psr_call"),
+        ]
+        values = running.session.score([row["sequence"] for row in given], ("nonspecificity", "hic", "psr"))
+        for at, column in enumerate(("p_nonspecific", "hic_value", "psr_p")):
+            shown = [float(row[column]) for row in found]
+            assert shown == pytest.approx(values[:, at].tolist(), abs=50 * BATCH_NEIGHBOURS, rel=0)
+        assert [row["psr_nonspecific"] for row in found] == [str(int(float(row["psr_p"]) > 0.5)) for row in found]
+        page.uncheck("#head-hic")
+        page.uncheck("#head-psr")
+        page.click("#score")
+        page.wait_for_selector("#scores thead th:nth-child(7)", state="detached")
 
 
 def test_progress_as_it_comes_and_cancelling(new_page: Callable[[], Page]) -> None:

@@ -1,16 +1,16 @@
 // The page of `abonyx serve`. Modules without a build, in the order data passes: model (card.js) -> input (pasted.js,
-// input.js) -> request and answer (server.js) -> histogram.js, table.js, files.js; dom.js is below all of them.
+// input.js) -> request and answer (server.js) -> histogram.js, scores.js, table.js, files.js; dom.js is below all of them.
 
 import { showFacts } from "./card.js";
 import { $, DECIMALS, make, plural, say, whole } from "./dom.js";
 import { downloadRejected, downloadScores } from "./files.js";
 import { drawHistogram } from "./histogram.js";
-import { chooseThreshold, isEmpty, listen, requestOf, showPicker, unclearProblem } from "./input.js";
+import { chooseThreshold, isEmpty, listen, offerHeads, requestOf, showPicker, unclearProblem } from "./input.js";
+import { called, hasCalls, isolated, tableOf } from "./scores.js";
 import { Refused, ask, lastLine, parsed, reached, useToken } from "./server.js";
 import { PagedTable } from "./table.js";
 
 const RETRY_S = 3;
-const NO_CALL = "No call: the model was not trained on such a record, so its score means nothing.";
 
 let model = null; // the answer of /v1/model; null = not ready
 let running = null; // the AbortController of the request in flight
@@ -61,7 +61,10 @@ function showModel() {
   const chosen = $("assay").value;
   const own = new Option("my own value", "own");
   const assays = Object.entries(model.thresholds).map(([assay, value]) => new Option(`${assay} (${value})`, assay));
-  $("assay").replaceChildren(new Option(`the model's own (${model.default_threshold})`, ""), ...assays, own);
+  const usual = hasCalls(model) ? [new Option(`the model's own (${model.default_threshold})`, ""), ...assays, own] : [];
+  $("assay").replaceChildren(...usual);
+  $("threshold-choice").hidden = !usual.length;
+  offerHeads(model.heads);
   if ([...$("assay").options].some((option) => option.value === chosen)) $("assay").value = chosen;
   chooseThreshold();
   const { max_body_bytes, max_sequences, max_residues_per_request } = model.limits;
@@ -170,7 +173,8 @@ function showAnswer(found) {
   if (answer.model.sha256 !== model?.sha256) loadModel().then(() => drawHistogram(answer, model)); // reloaded since
   $("results-title").textContent = resultsTitle();
   const { name, variant, provider, sha256 } = answer.model;
-  $("results-model").textContent = `${callWords()} `
+  const calls = hasCalls(answer) ? `${callWords()} ` : "";
+  $("results-model").textContent = `${calls}${headWords()}`
     + `Scored by ${name} (${sha256.slice(0, 12)}), ${variant} on ${provider}. Scores are shown with ${DECIMALS} decimals; the CSV has every digit.`;
   $("flagged").hidden = !flaggedRows().length;
   $("flagged").textContent = flagWords();
@@ -182,6 +186,7 @@ function showAnswer(found) {
   $("rejected").hidden = !answer.rejected.length;
   $("rejected-title").textContent = `${plural(answer.rejected.length, "record")} left out`;
   rejectedTable.show(answer.rejected);
+  scoresTable = tableOf(answer);
   for (const id of ["find", "call", "flag"]) $(id).value = "";
   filterScores();
   drawHistogram(answer, model);
@@ -189,7 +194,6 @@ function showAnswer(found) {
   $("results-title").focus();
 }
 
-const called = (row) => row.call !== null;
 const flaggedRows = () => answer.results.filter((row) => row.flag);
 
 /** Which scores are called what. */
@@ -210,7 +214,15 @@ function resultsTitle() {
   const flagged = flaggedRows().length ? `, ${whole(flaggedRows().length)} flagged` : "";
   const left = answer.rejected.length ? `, ${whole(answer.rejected.length)} left out` : "";
   const scored = `${plural(answer.results.length, "sequence")} scored`;
-  return `${scored}, ${counted("non-specific")} called non-specific${uncertain}${flagged}${left}`;
+  const calls = hasCalls(answer) ? `, ${counted("non-specific")} called non-specific${uncertain}` : "";
+  return `${scored}${calls}${flagged}${left}`;
+}
+
+/** What the columns of heads that give values mean; nothing without such a head. */
+function headWords() {
+  const words = answer.heads.filter(({ unit }) => unit).map(({ name, unit, higher_is_worse: higher }) =>
+    `${name} is in ${unit}; ${higher ? "higher" : "lower"} is worse. `);
+  return words.join("");
 }
 
 /** How many rows are flagged, for which reasons, and how many of them have no call. */
@@ -219,6 +231,7 @@ function flagWords() {
   const without = answer.results.filter((row) => !called(row)).length;
   const reasons = Object.entries(answer.flags).map(([reason, count]) => `${reason} ${whole(count)}`).join(", ");
   const text = `Flagged: ${whole(flagged)} of ${plural(answer.results.length, "record")} (${reasons}).`;
+  if (!hasCalls(answer)) return text;
   if (!without) return `${text} All of them keep their call.`;
   return `${text} ${whole(without)} of them ${without === 1 ? "has" : "have"} a score but no call: the model was not `
     + "trained on such records, and their scores mean nothing.";
@@ -234,43 +247,7 @@ function filterScores() {
   scoresTable.show(kept, answer.results.length);
 }
 
-/** Number, bar, and where the threshold lies on it. */
-function measure(row) {
-  const fill = make("div", { class: "fill" }), tick = make("div", { class: "tick" });
-  fill.style.width = `${100 * row.p_nonspecific}%`;
-  tick.style.left = `${100 * answer.threshold}%`;
-  const track = make("div", { class: "track", "aria-hidden": "true" }, fill, tick);
-  return make("div", { class: "measure" }, make("span", {}, row.p_nonspecific.toFixed(DECIMALS)), track);
-}
-
-const isolated = (text) => make("bdi", {}, text); // an id may turn the direction of what follows it
-
-/** The call in words; a dash for the eye and words for a screen reader if there is none. */
-function callOf(row) {
-  if (called(row)) return row.call;
-  const dash = make("span", { "aria-hidden": "true" }, "-");
-  return make("span", { title: NO_CALL }, dash, make("span", { class: "hidden-text" }, "no call"));
-}
-
-/** The flag, and of a trimmed record which residues were scored. */
-function flagOf(row) {
-  const trimmed = row.domain ? `residues ${row.domain} scored` : "";
-  return [row.flag, trimmed].filter(Boolean).join("; ");
-}
-
-const scoresTable = new PagedTable(
-  $("scores"),
-  "Scores",
-  [
-    { kind: "number", title: "No.", value: (row) => row.number, cell: (row) => whole(row.number) },
-    { kind: "id", title: "Id", value: (row) => row.id, cell: (row) => isolated(row.id) },
-    { kind: "score", title: "p non-specific", value: (row) => row.p_nonspecific, descending: true, cell: measure },
-    { kind: "call", title: "Called", cell: callOf },
-    { kind: "flag", title: "Flag", value: (row) => row.flag, descending: true, cell: flagOf },
-    { kind: "sequence", title: "Sequence", cell: (row) => row.sequence },
-  ],
-  { rowClass: (row) => (called(row) ? row.call.replace("-", "") : "no-call"), sorted: 2 },
-);
+let scoresTable = null; // its columns are those of the answer
 const rejectedTable = new PagedTable($("rejects"), "Records that were left out", [
   { kind: "number", title: "Line", cell: (row) => whole(row.line) },
   { kind: "id", title: "Id", cell: (row) => isolated(row.id) },

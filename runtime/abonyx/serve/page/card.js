@@ -13,10 +13,12 @@ export function repeats({ repeated_sequences: rows }, before) {
 export function showFacts(model) {
   const { training, parity } = model;
   const validated = training?.candidates.find((candidate) => candidate.C === training.C);
+  const off = Object.values(parity?.heads ?? {}).filter((head) => head.p).map((head) => head.p.max);
   const facts = {
     Model: [model.name, model.notice].filter(Boolean).join(": "),
     "Fitted on": training
-      && `${plural(training.rows, "row")}, ${whole(training.positives)} of them non-specific${repeats(training, ", ")}`,
+      && plural(training.rows, "row") + (training.ridge ? "" : `, ${whole(training.positives)} of them non-specific`)
+      + repeats(training, ", "),
     "How far to trust it": model.card && make("span", {}, ...inline(model.card.split("\n", 1)[0])),
     "Cross-validated": validated
       && `ROC AUC ${validated.roc_auc_mean.toFixed(DECIMALS)}, accuracy ${validated.accuracy_mean.toFixed(DECIMALS)}`
@@ -28,8 +30,8 @@ export function showFacts(model) {
     Licence: model.licence,
     Running: `variant ${model.variant} (${model.precision}) on ${model.provider}, abonyx ${model.abonyx}`,
     "Graph nodes": Object.entries(model.placement).map(([name, nodes]) => `${name} ${nodes}`).join(", "),
-    "Against PyTorch": parity
-      && `p differs by at most ${parity.p.max.toExponential(1)} on ${plural(parity.rows, "sequence")}`,
+    "Against PyTorch": off.length
+      && `p differs by at most ${Math.max(...off).toExponential(1)} on ${plural(parity.rows, "sequence")}`,
     "sha256 of its manifest": model.sha256,
   };
   const shown = Object.entries(facts).filter(([, value]) => value);

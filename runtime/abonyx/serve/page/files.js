@@ -2,13 +2,13 @@
 
 import { make } from "./dom.js";
 
-/** p as the command line writes it: the shortest decimal that reads back as the same float32, as Python spells it. */
-function decimal(p) {
-  const single = Math.fround(p);
+/** A value as the command line writes it: the shortest decimal that reads back as the same float32, as Python spells it. */
+function decimal(value) {
+  const single = Math.fround(value), size = Math.abs(single);
   let digits = 0;
   while (Math.fround(Number(single.toExponential(digits))) !== single) digits += 1;
-  const [mantissa, exponent] = single.toExponential(digits).split("e-");
-  if (single && single < 1e-4) return `${mantissa}e-${exponent.padStart(2, "0")}`;
+  const [mantissa, exponent] = single.toExponential(digits).split("e");
+  if (size && (size < 1e-4 || size >= 1e16)) return `${mantissa}e${exponent[0]}${exponent.slice(1).padStart(2, "0")}`;
   const text = String(Number(single.toExponential(digits)));
   return text.includes(".") ? text : `${text}.0`;
 }
@@ -27,10 +27,23 @@ function download(suffix, header, rows) {
   setTimeout(() => URL.revokeObjectURL(url), 60_000);
 }
 
+/** The names of a head's columns, as results have them. */
+function columnsOf({ name, kind, threshold }, first) {
+  if (kind !== "logistic") return [`${name}_value`];
+  const names = first ? ["p_nonspecific", "nonspecific", "call"] : [`${name}_p`, `${name}_nonspecific`, `${name}_call`];
+  return threshold === null ? names.slice(0, 1) : names;
+}
+
 export function downloadScores(answer) {
-  const names = ["id", "sequence", "p_nonspecific", "nonspecific", "call", "flag", ...(answer.trim ? ["domain"] : [])];
-  const cells = (row) => ({ ...row, p_nonspecific: decimal(row.p_nonspecific), nonspecific: row.nonspecific ?? "", call: row.call ?? "" });
-  download("", names, answer.results.map(cells).map((row) => names.map((name) => row[name])));
+  const columns = answer.heads.map((head, at) => columnsOf(head, at === 0));
+  const [leading, following] = [columns[0], columns.slice(1).flat()];
+  const names = ["id", "sequence", ...leading, "flag", ...following, ...(answer.trim ? ["domain"] : [])];
+  const numbers = ["p_nonspecific", ...columns.flat().filter((name) => /_(p|value)$/.test(name))];
+  const cells = (row) => {
+    const all = { ...row, ...row.heads };
+    return names.map((name) => (numbers.includes(name) ? decimal(all[name]) : all[name] ?? ""));
+  };
+  download("", names, answer.results.map(cells));
 }
 
 export function downloadRejected(answer) {

@@ -1,6 +1,6 @@
 // The input: a pasted text or a file, the columns of a table, and the request that they make.
 
-import { $, plural, say } from "./dom.js";
+import { $, make, plural, say } from "./dom.js";
 import { isSequence, itemsOf, likelyOf, placesOf, readPasted } from "./pasted.js";
 
 const EXAMPLE = `>trastuzumab
@@ -37,6 +37,20 @@ export function chooseThreshold() {
   $("threshold").disabled = !own;
 }
 
+/** A box for each head but the first, which is always shown; those that were ticked stay so. */
+export function offerHeads([first, ...others]) {
+  const ticked = [...$("heads").querySelectorAll(":checked")].map((box) => box.value);
+  const boxes = others.map(({ name, unit }) => {
+    const box = make("input", { type: "checkbox", id: `head-${name}`, value: name });
+    box.checked = ticked.includes(name);
+    const label = make("label", { for: box.id }, unit ? `${name} (${unit})` : name);
+    return make("div", { class: "check" }, box, label);
+  });
+  $("heads").replaceChildren($("heads").firstElementChild, ...boxes);
+  $("heads").dataset.first = first.name;
+  $("heads").hidden = !others.length;
+}
+
 function useExample() {
   $("text").value = EXAMPLE;
   $("text").focus();
@@ -52,6 +66,8 @@ function options() {
   if ($("gaps").checked) chosen.gaps = "strip";
   if ($("assay").value === "own") chosen.threshold = Number($("threshold").value);
   else if ($("assay").value) chosen.assay = $("assay").value;
+  const others = [...$("heads").querySelectorAll(":checked")].map((box) => box.value);
+  if (others.length) chosen.heads = [$("heads").dataset.first, ...others]; // in a query the names have commas between them
   return chosen;
 }
 

@@ -1,0 +1,155 @@
+"""The answers of the routes, made from what the model gave."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+import numpy as np
+
+from abonyx import __version__
+from abonyx.arrays import Float32Array, shortest_decimal
+from abonyx.bundle.chosen import ChosenHeads, P
+from abonyx.bundle.manifest import HeadSpec
+from abonyx.bundle.threshold import CALL, CALLED, CallRule, own_rule
+from abonyx.input.checked import Input
+from abonyx.input.records import RejectedRecord
+from abonyx.serve.answers import (
+    EmbedAnswer,
+    Embedding,
+    EmbedRequest,
+    HeadName,
+    ModelAnswer,
+    ModelName,
+    Rejected,
+    RequestLimits,
+    Score,
+    ScoreAnswer,
+    ScoreRequest,
+)
+from abonyx.serve.scheduler import Model
+from abonyx.serve.settings import Settings
+from abonyx.wording import Interface, in_words
+
+
+def model_name(model: Model) -> ModelName:
+    """The model as every answer names it."""
+    return ModelName(
+        name=model.bundle.name,
+        sha256=model.bundle.sha256,
+        variant=model.variant_name,
+        provider=model.config.provider,
+    )
+
+
+def model_answer(model: Model, settings: Settings) -> ModelAnswer:
+    """GET /v1/model."""
+    manifest = model.bundle.manifest
+    return ModelAnswer(
+        abonyx=__version__,
+        ready=True,
+        name=model.bundle.name,
+        label=model.bundle.label(),
+        notice=manifest.notice,
+        licence=manifest.licence,
+        sha256=model.bundle.sha256,
+        variant=model.variant_name,
+        precision="bf16" if model.config.bf16 else model.variant.precision,
+        provider=model.config.provider,
+        placement=model.placement,
+        parity=model.variant.parity,
+        max_residues=model.limit.residues,
+        chains=manifest.head.chains,
+        heads=[_head_name(head, own_rule(head)) for head in manifest.heads],
+        default_threshold=manifest.head.default_threshold,
+        thresholds=manifest.head.thresholds,
+        training=manifest.head.training,
+        model_card=model.card,
+        card=model.trust,
+        limits=RequestLimits(
+            max_body_bytes=settings.max_body_bytes,
+            max_gzip_members=settings.max_gzip_members,
+            max_gzip_extra_bytes=settings.max_gzip_extra_bytes,
+            max_sequences=settings.max_sequences,
+            max_residues_per_request=settings.max_residues_per_request,
+            max_sequence_chars=settings.max_sequence_chars,
+            max_lines=settings.max_lines,
+            max_line_chars=settings.max_line_chars,
+            max_columns=settings.max_columns,
+            max_cells=settings.max_cells,
+        ),
+    )
+
+
+def _head_name(head: HeadSpec, rule: CallRule | None) -> HeadName:
+    return HeadName(
+        name=head.name,
+        kind=head.kind,
+        unit=head.unit,
+        higher_is_worse=head.higher_is_worse,
+        threshold=None if rule is None else rule.threshold,
+        band=None if rule is None else rule.band,
+    )
+
+
+def score_answer(
+    model: Model, records: Input, values: Float32Array, heads: ChosenHeads, asked: ScoreRequest
+) -> ScoreAnswer:
+    """POST /v1/score: values is (n, len(heads.names)) float32, finite."""
+    rule, judgements, nothing = heads.rule, records.judgements, [None] * len(records.ids)
+    cells = {
+        name: [float(shortest_decimal(value)) for value in column] if isinstance(column, np.ndarray) else column
+        for name, column in heads.cells(values, [judgement.trusted for judgement in judgements]).items()
+    }
+    p, numbers, words = (cells.pop(name, nothing) for name in (P, CALLED, CALL))
+    others = [dict(zip(cells, row, strict=True)) for row in zip(*cells.values(), strict=True)] if cells else []
+    places = records.places if asked.trim else [msgspec.UNSET] * len(judgements)
+    more: list[dict[str, float | str | None] | msgspec.UnsetType] = [*others] or [msgspec.UNSET] * len(judgements)
+    rows = zip(records.ids, records.shown, p, numbers, words, judgements, places, more, strict=True)
+    return ScoreAnswer(
+        model=model_name(model),
+        threshold=None if rule is None else rule.threshold,
+        band=None if rule is None else rule.band,
+        assay=asked.assay,
+        heads=[_head_name(head.spec, head.rule) for head in heads.heads],
+        domain=asked.domain,
+        trim=asked.trim,
+        flags=dict(records.flag_counts()),
+        results=[
+            Score(
+                id=id_,
+                sequence=sequence,
+                p_nonspecific=value,
+                nonspecific=number,
+                call=word,
+                flag=judgement.text,
+                domain=place,
+                heads=of_heads,
+            )
+            for id_, sequence, value, number, word, judgement, place, of_heads in rows
+        ],
+        rejected=rejected(records.rejected),
+    )
+
+
+def rejected(problems: list[RejectedRecord]) -> list[Rejected]:
+    """The records that were left out."""
+    return [Rejected(id=one.id, line=one.line, reason=in_words(one.reason, Interface.HTTP)) for one in problems]
+
+
+def embed_answer(model: Model, records: Input, embedding: Float32Array, asked: EmbedRequest) -> Iterator[bytes]:
+    """POST /v1/embed, an EmbedAnswer a row at a time: as one piece the numbers' text takes twenty times their room."""
+    head = EmbedAnswer(
+        model=model_name(model),
+        width=embedding.shape[1],
+        domain=asked.domain,
+        trim=asked.trim,
+        flags=dict(records.flag_counts()),
+        rejected=rejected(records.rejected),
+        results=[],
+    )
+    yield msgspec.json.encode(head).removesuffix(b"]}")
+    for at, (id_, row) in enumerate(zip(records.ids, embedding, strict=True)):
+        numbers = [float(shortest_decimal(value)) for value in row]
+        yield b"," * (at > 0) + msgspec.json.encode(Embedding(id=id_, embedding=numbers))
+    yield b"]}"

@@ -1,0 +1,68 @@
+// The table of an answer: which columns it has, and what is in their cells.
+
+import { $, DECIMALS, make, whole } from "./dom.js";
+import { PagedTable } from "./table.js";
+
+const NO_CALL = "No call: the model was not trained on such a record, so its score means nothing.";
+
+// Of a model or an answer: whether its first head, the model's, makes calls.
+export const hasCalls = ({ heads }) => heads[0].kind === "logistic";
+export const called = (row) => row.call !== null;
+
+/** Number, bar, and where the threshold lies on it. */
+function measure(row, threshold) {
+  const fill = make("div", { class: "fill" }), tick = make("div", { class: "tick" });
+  fill.style.width = `${100 * row.p_nonspecific}%`;
+  tick.style.left = `${100 * threshold}%`;
+  const track = make("div", { class: "track", "aria-hidden": "true" }, fill, tick);
+  return make("div", { class: "measure" }, make("span", {}, row.p_nonspecific.toFixed(DECIMALS)), track);
+}
+
+export const isolated = (text) => make("bdi", {}, text); // an id may turn the direction of what follows it
+
+/** The call in words; a dash for the eye and words for a screen reader if there is none. */
+function callOf(row) {
+  if (called(row)) return row.call;
+  const dash = make("span", { "aria-hidden": "true" }, "-");
+  return make("span", { title: NO_CALL }, dash, make("span", { class: "hidden-text" }, "no call"));
+}
+
+/** The flag, and of a trimmed record which residues were scored. */
+function flagOf(row) {
+  const trimmed = row.domain ? `residues ${row.domain} scored` : "";
+  return [row.flag, trimmed].filter(Boolean).join("; ");
+}
+
+/** The columns of a head that is not the first, or gives values: its number, and its call if it makes one. */
+function columnsOf({ name, kind, unit, threshold }) {
+  const column = kind === "logistic" ? `${name}_p` : `${name}_value`;
+  const value = (row) => row.heads[column];
+  const cell = (row) => (kind === "logistic" ? value(row).toFixed(DECIMALS) : String(Number(value(row).toPrecision(4))));
+  const columns = [{ kind: "number", title: unit ? `${name} (${unit})` : `p ${name}`, value, descending: true, cell }];
+  if (threshold === null) return columns;
+  const callCell = (row) => callOf({ call: row.heads[`${name}_call`] });
+  return [...columns, { kind: "call", title: `${name}: called`, cell: callCell }];
+}
+
+const callClass = (row) => (called(row) ? row.call.replace("-", "") : "no-call");
+
+/** The table of an answer: the first head's columns before the flag, the others' behind it. */
+export function tableOf(found) {
+  const [first, ...others] = found.heads;
+  const bar = (row) => measure(row, found.threshold);
+  const usual = [
+    { kind: "score", title: "p non-specific", value: (row) => row.p_nonspecific, descending: true, cell: bar },
+    { kind: "call", title: "Called", cell: callOf },
+  ];
+  const columns = [
+    { kind: "number", title: "No.", value: (row) => row.number, cell: (row) => whole(row.number) },
+    { kind: "id", title: "Id", value: (row) => row.id, cell: (row) => isolated(row.id) },
+    ...(hasCalls(found) ? usual : columnsOf(first)),
+    { kind: "flag", title: "Flag", value: (row) => row.flag, descending: true, cell: flagOf },
+    ...others.flatMap(columnsOf),
+    { kind: "sequence", title: "Sequence", cell: (row) => row.sequence },
+  ];
+  $("call-choice").hidden = !hasCalls(found);
+  $("scores").replaceChildren();
+  return new PagedTable($("scores"), "Scores", columns, { rowClass: hasCalls(found) ? callClass : () => "", sorted: 2 });
+}
