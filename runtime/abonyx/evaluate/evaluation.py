@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from abonyx.arrays import Float32Array, Int64Array, shortest_decimal
-from abonyx.bundle.threshold import choose_calls, choose_threshold, is_nonspecific, pooling_notes
+from abonyx.bundle.threshold import CallRule, choose_calls, is_nonspecific, pooling_notes
 from abonyx.bundle.training_rows import training_rows
 from abonyx.card.card import card_of_scores
 from abonyx.card.labelled import LabelledSet, unjudged
@@ -123,10 +123,10 @@ def evaluate_files(request: EvaluationRequest, run: RunRequest) -> list[str]:
         The lines that the command line prints.
 
     Raises:
-        ConfigError: see check_request and choose_threshold; or the directory cannot be written.
+        ConfigError: see check_request and choose_calls; or the directory cannot be written.
         InputError: an input that cannot be read or has no label.
     """
-    limit = choose_threshold(run.bundle, request.assay, request.threshold)
+    rule = choose_calls(run.bundle, request.assay, request.threshold)
     sets = [_read(source, request, run) for source in request.sources]
     with progress(sum(len(each.p) for each in sets)) as on_batch:
         jobs = [Job(each.checked, ArraySink(each.p)) for each in sets]
@@ -138,8 +138,8 @@ def evaluate_files(request: EvaluationRequest, run: RunRequest) -> list[str]:
         for each, labelled in zip(sets, cards, strict=True):
             directory = staging / each.stem if len(sets) > 1 else staging
             directory.mkdir(exist_ok=True)
-            lines += _write(each, directory, limit, request, run, replace(labelled, comparisons=comparisons))
-    used = f"threshold {limit:g}" + (f" ({request.assay})" if request.assay else "")
+            lines += _write(each, directory, rule, request, run, replace(labelled, comparisons=comparisons))
+    used = f"threshold {rule.threshold:g}" + (f" ({request.assay})" if request.assay else "")
     return [*lines, f"wrote {request.output}; {used}"]
 
 
@@ -159,12 +159,12 @@ def _read(source: Path, request: EvaluationRequest, run: RunRequest) -> _Set:
 
 
 def _write(
-    each: _Set, directory: Path, limit: float, request: EvaluationRequest, run: RunRequest, labelled: LabelledSet
+    each: _Set, directory: Path, rule: CallRule, request: EvaluationRequest, run: RunRequest, labelled: LabelledSet
 ) -> list[str]:
     """Write one input's files, and return its lines of the summary."""
-    checked = each.checked
+    checked, limit = each.checked, rule.threshold
     both = _measure(each, limit, request, run)
-    card = _card(labelled, both.rows, limit, request, run)
+    card = _card(labelled, both.rows, rule)
     record = _record(each, both, limit, request, run, card)
     (directory / METRICS_JSON).write_bytes(record.encode())
     write_pages(record.card, directory)
@@ -240,9 +240,8 @@ def _labelled_set(each: _Set, request: EvaluationRequest, run: RunRequest) -> La
     )
 
 
-def _card(labelled: LabelledSet, rows: _Labelled, limit: float, request: EvaluationRequest, run: RunRequest) -> Card:
-    band = choose_calls(run.bundle, request.assay, request.threshold).band
-    return card_of_scores(labelled, rows.p.astype(np.float64), is_nonspecific(rows.p, limit), band)
+def _card(labelled: LabelledSet, rows: _Labelled, rule: CallRule) -> Card:
+    return card_of_scores(labelled, rows.p.astype(np.float64), is_nonspecific(rows.p, rule.threshold), rule.band)
 
 
 def _unflagged(y: Int64Array, measured: Measured | None) -> Unflagged | None:
