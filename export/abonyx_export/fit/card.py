@@ -11,7 +11,8 @@ from abonyx.bundle.band import CallBand
 from abonyx.bundle.bundle import Bundle
 from abonyx.bundle.listed import file_of_head
 from abonyx.bundle.training_rows import TRAINING_ROWS_NAME, write_training_rows
-from abonyx.card.card import LabelledSet, card_of_fit
+from abonyx.card.card import card_of_fit
+from abonyx.card.labelled import LabelledSet
 from abonyx.card.linear import Predict, Task
 from abonyx.card.record import Card, CardFile
 from abonyx.card.writing import CARD_HTML, CARD_MD, METRICS_JSON, write_pages

@@ -25,6 +25,7 @@ from abonyx import cache
 from abonyx.arrays import Float32Array
 from abonyx.bundle import GOLDEN_NAME, Golden, check_files, check_quantization
 from abonyx.bundle.manifest import HeadTraining, Manifest, Variant
+from abonyx.bundle.threshold import own_rule
 from abonyx.errors import ConfigError
 from abonyx.output.directory import staged
 from abonyx.output.files import rejected_path, replacing
@@ -100,6 +101,8 @@ def fit_bundle(request: FitRequest, report: Report = lambda line: None) -> Manif
         if run.skip:  # before the bundle takes its place: a fit that failed leaves none
             write_rejected(rejected_path(request.output), checked.rejected)
     report(f"card: {card.sentence}")
+    if rule := own_rule(next(spec for spec in manifest.heads if spec.name == head.name)):
+        report(f"calls: {rule.text}")
     return manifest
 
 

@@ -70,7 +70,8 @@ def _check_different(checked: Input, name: str, folds: int) -> None:
     rows, different = len(checked.sequences), len(set(checked.sequences))
     if different < folds:
         what = f"{rows} rows hold {different} different sequences, {option('folds')} {folds} needs at least {folds}"
-        raise InputError(f"{name}: {what}", f"Add rows with other sequences, or ask for {option('folds')} {different}.")
+        fewer = f", or ask for {option('folds')} {different}." if different > 1 else "."
+        raise InputError(f"{name}: {what}", f"Add rows with other sequences{fewer}")
 
 
 def _values(checked: Input) -> Float64Array:

@@ -75,14 +75,15 @@ class CallRule:
         return f"threshold {self.threshold:g}" + (f" ({assay})" if assay else "") + f"; {self.text}"
 
 
-def choose_calls(bundle: Bundle, assay: str | None, threshold: float | None) -> CallRule:
-    """The rule of the first head's calls. With a threshold of the caller's own the head's band is not used.
+def choose_calls(bundle: Bundle, assay: str | None, threshold: float | None, head: HeadSpec | None = None) -> CallRule:
+    """The rule of the calls of a head (None = the first). With a threshold of the caller's own its band is not used.
 
     Raises:
         BundleError, ConfigError: as choose_threshold.
     """
-    limit = choose_threshold(bundle, assay, threshold)
-    return CallRule(limit, None if threshold is not None else stored_band(bundle.manifest.head), threshold is not None)
+    limit = choose_threshold(bundle, assay, threshold, head)
+    band = stored_band(head or bundle.manifest.head) if threshold is None else None
+    return CallRule(limit, band, threshold is not None)
 
 
 def stored_band(head: HeadSpec) -> CallBand | None:

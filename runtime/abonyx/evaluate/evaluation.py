@@ -1,4 +1,7 @@
-"""From labelled files to a directory of metrics, a card, predictions, pictures and a report, or nothing at all."""
+"""From labelled files to a directory of metrics, a card, predictions, pictures and a report, or nothing at all.
+
+Over 300 lines: the steps of one command, in their order.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,10 @@ from abonyx.arrays import Float32Array, Int64Array, shortest_decimal
 from abonyx.bundle.bundle import Bundle
 from abonyx.bundle.chosen import P
 from abonyx.bundle.manifest import LOGISTIC, HeadSpec
-from abonyx.bundle.threshold import choose_threshold, is_nonspecific, pooling_notes, stored_band
+from abonyx.bundle.threshold import CallRule, choose_calls, is_nonspecific, pooling_notes
 from abonyx.bundle.training_rows import training_rows
-from abonyx.card.card import LabelledSet, card_of_scores, unjudged
+from abonyx.card.card import card_of_scores
+from abonyx.card.labelled import LabelledSet, unjudged
 from abonyx.card.record import SCHEMA_VERSION, Card
 from abonyx.card.writing import METRICS_JSON, write_pages
 from abonyx.errors import ConfigError, InputError, printable
@@ -127,12 +131,12 @@ def evaluate_files(request: EvaluationRequest, run: RunRequest) -> list[str]:
         The lines that the command line prints.
 
     Raises:
-        ConfigError: see check_request and choose_threshold; a head that is not there, or gives values and no
+        ConfigError: see check_request and choose_calls; a head that is not there, or gives values and no
             probability; or the directory cannot be written.
         InputError: an input that cannot be read or has no label.
     """
     head = _head(request, run)
-    limit = choose_threshold(run.bundle, request.assay, request.threshold, head)
+    rule = choose_calls(run.bundle, request.assay, request.threshold, head)
     sets = [_read(source, request, run) for source in request.sources]
     with progress(sum(len(each.p) for each in sets)) as on_batch:
         jobs = [Job(each.checked, ArraySink(each.p[:, None])) for each in sets]
@@ -144,8 +148,8 @@ def evaluate_files(request: EvaluationRequest, run: RunRequest) -> list[str]:
         for each, labelled in zip(sets, cards, strict=True):
             directory = staging / each.stem if len(sets) > 1 else staging
             directory.mkdir(exist_ok=True)
-            lines += _write(each, directory, limit, request, run, replace(labelled, comparisons=comparisons))
-    used = f"threshold {limit:g}" + (f" ({request.assay})" if request.assay else "")
+            lines += _write(each, directory, rule, request, run, replace(labelled, comparisons=comparisons))
+    used = f"threshold {rule.threshold:g}" + (f" ({request.assay})" if request.assay else "")
     used += f"; head {head.name}" if len(run.bundle.manifest.heads) > 1 else ""
     return [*lines, f"wrote {request.output}; {used}"]
 
@@ -180,12 +184,12 @@ def _read(source: Path, request: EvaluationRequest, run: RunRequest) -> _Set:
 
 
 def _write(
-    each: _Set, directory: Path, limit: float, request: EvaluationRequest, run: RunRequest, labelled: LabelledSet
+    each: _Set, directory: Path, rule: CallRule, request: EvaluationRequest, run: RunRequest, labelled: LabelledSet
 ) -> list[str]:
     """Write one input's files, and return its lines of the summary."""
-    checked = each.checked
+    checked, limit = each.checked, rule.threshold
     both = _measure(each, limit, request, run)
-    card = _card(labelled, both.rows, limit, request, run)
+    card = _card(labelled, both.rows, rule)
     record = _record(each, both, limit, request, run, card)
     (directory / METRICS_JSON).write_bytes(record.encode())
     write_pages(record.card, directory)
@@ -269,9 +273,8 @@ def _evaluated(bundle: Bundle, head: HeadSpec) -> str:
     return named if len(bundle.manifest.heads) == 1 else f"head {head.name} of {named}"
 
 
-def _card(labelled: LabelledSet, rows: _Labelled, limit: float, request: EvaluationRequest, run: RunRequest) -> Card:
-    band = stored_band(_head(request, run)) if request.threshold is None else None
-    return card_of_scores(labelled, rows.p.astype(np.float64), is_nonspecific(rows.p, limit), band)
+def _card(labelled: LabelledSet, rows: _Labelled, rule: CallRule) -> Card:
+    return card_of_scores(labelled, rows.p.astype(np.float64), is_nonspecific(rows.p, rule.threshold), rule.band)
 
 
 def _unflagged(y: Int64Array, measured: Measured | None) -> Unflagged | None:

@@ -19,6 +19,7 @@ pytest.importorskip("matplotlib")
 sk = pytest.importorskip("sklearn.metrics")
 
 from abonyx import model  # noqa: E402
+from abonyx.bundle.threshold import CallRule  # noqa: E402
 from abonyx.bundle.tolerances import RESAMPLED_METRIC  # noqa: E402
 from abonyx.bundle.training_rows import TRAINING_ROWS_NAME, write_training_rows  # noqa: E402
 from abonyx.evaluate import bootstrap, metrics, pictures  # noqa: E402
@@ -428,7 +429,9 @@ def test_thresholds(run: Any, tmp_path: Path, labelled: Path) -> None:
 
 
 def test_an_assay_is_recorded(run: Any, tmp_path: Path, labelled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("abonyx.evaluate.evaluation.choose_threshold", lambda bundle, assay, threshold, head: 0.5495)
+    monkeypatch.setattr(
+        "abonyx.evaluate.evaluation.choose_calls", lambda bundle, assay, threshold, head: CallRule(0.5495)
+    )
     code, err = run("evaluate", labelled, "-o", tmp_path / "out", "--assay", "psr", "--bootstrap", 20)
     assert code == 0
     assert "threshold 0.5495 (psr)" in err
