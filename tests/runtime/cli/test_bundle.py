@@ -106,7 +106,7 @@ def test_verify_reads_every_byte_and_runs_every_golden_row(run: Any, copy: Path)
     code, out, err = run("verify", copy, "--json")
     found = json.loads(out)
     assert (code, err) == (0, "")
-    assert found["files"] == 4 and found["golden_rows"] == 36 and found["schema_version"] == 1
+    assert found["files"] == 4 and found["golden_rows"] == 36 and found["schema_version"] == 2
     assert found["operators"][FOLDER]["LayerNormalization"] == 13
     assert set(found["differences"]) == set(found["limits"]) == {"p", "logit", "embedding"}
     assert all(0 < found["differences"][metric] < limit for metric, limit in found["limits"].items())
