@@ -154,7 +154,11 @@ def export(
 @click.option("--cv-seeds", "seeds", type=int, default=5, show_default=True, help="Cross-validations.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the first one's shuffle.")
 @click.option(
-    "--confidence", type=float, default=0.8, show_default=True, help="Share of each class outside wrong calls; stored."
+    "--confidence",
+    type=float,
+    default=0.8,
+    show_default=True,
+    help="Share of each class that is not called wrong, out of fold.",
 )
 @click.option("--name", help="Name of the new bundle.  [default: its directory's]")
 @click.option("--notice", help="One line shown wherever the bundle is named.  [default: the parent's]")

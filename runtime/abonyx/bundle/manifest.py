@@ -480,7 +480,8 @@ def parse_manifest(data: bytes, path: Path) -> Manifest:
         if schema != SCHEMA_VERSION:
             raise BundleError(
                 f"{path}: schema version {first_line(schema)}, this abonyx reads {SCHEMA_VERSION}",
-                "Export the bundle again, or install the abonyx version that wrote it.",
+                "Export the bundle again, fit its head again on a bundle of this schema, or install the abonyx version "
+                "that wrote it.",
             )
         try:
             manifest = msgspec.json.decode(data, type=Manifest)

@@ -35,12 +35,12 @@ class CallRule:
     Attributes:
         threshold: p strictly above it is `nonspecific`.
         band: p inside it is called `uncertain`; None = `call` has two values, by the threshold.
-        given: whether the threshold is the caller's own, and the head's band therefore not used.
+        given: the option that gave another threshold than the head's default, so that its band is not used; "" = none.
     """
 
     threshold: float
     band: CallBand | None = None
-    given: bool = False
+    given: Literal["", "assay", "threshold"] = ""
 
     def numbers(self, p: Float32Array, trusted: Sequence[bool]) -> list[Literal[0, 1] | None]:
         """The column `nonspecific` of n scores: None for one that is not to be trusted."""
@@ -57,7 +57,7 @@ class CallRule:
         """What `call` rests on."""
         if self.band is not None:
             return f"uncertain from {self.band.low:.4g} to {self.band.high:.4g}"
-        why = f"{option('threshold')} was given" if self.given else "the head has no stored quantiles"
+        why = f"{option(self.given)} was given" if self.given else "the head has no stored quantiles"
         return f"call is never uncertain: {why}"
 
     def facts(self) -> dict[str, str | float | None]:
@@ -76,14 +76,19 @@ class CallRule:
 
 
 def choose_calls(bundle: Bundle, assay: str | None, threshold: float | None, head: HeadSpec | None = None) -> CallRule:
-    """The rule of the calls of a head (None = the first). With a threshold of the caller's own its band is not used.
+    """The rule of the calls of a head (None = the first). Its band is used with its default threshold alone.
 
     Raises:
         BundleError, ConfigError: as choose_threshold.
     """
     limit = choose_threshold(bundle, assay, threshold, head)
-    band = stored_band(head or bundle.manifest.head) if threshold is None else None
-    return CallRule(limit, band, threshold is not None)
+    head = head or bundle.manifest.head
+    if threshold is not None:
+        return CallRule(limit, given="threshold")
+    # The quantiles are of the head's own classes: an assay's threshold makes others.
+    if assay is not None and limit != head.default_threshold:
+        return CallRule(limit, given="assay")
+    return CallRule(limit, stored_band(head))
 
 
 def stored_band(head: HeadSpec) -> CallBand | None:

@@ -14,7 +14,7 @@ from abonyx.card.calls import CONFIDENCE, CallCounts, choose_band, count_called,
 from abonyx.card.clusters import IDENTICAL, Clusters, cluster_folds, cluster_rows, random_folds, sample_rows
 from abonyx.card.folds import MIN_FOLDS, OutOfFold, cross_fit
 from abonyx.card.identity import number_rows
-from abonyx.card.labelled import CLASS_WORDS, LabelledSet, unjudged
+from abonyx.card.labelled import CLASS_WORDS, LabelledSet, related, unjudged
 from abonyx.card.linear import Fit, Task
 from abonyx.card.notes import SetFacts, notes
 from abonyx.card.record import (
@@ -88,6 +88,8 @@ def card_of_fit(
         return _without_judgement(labelled, why, fitted=True), None
     rows = sample_rows(len(labelled.labels), labelled.seed)
     judged, embeddings, task = _judge(labelled, rows), embeddings[rows], labelled.task
+    if why := related(judged.set, judged.clusters.of_row):
+        return _without_judgement(labelled, why, fitted=True), None
     labels = judged.set.labels
     own, own_random = (
         cross_fit(embeddings, labels, fold, grid, fit, task) for fold in (judged.by_cluster, judged.at_random)
@@ -114,6 +116,8 @@ def card_of_scores(labelled: LabelledSet, p: Float64Array, called: BoolArray, ba
         return _without_judgement(labelled, why, fitted=False)
     rows = sample_rows(len(labelled.labels), labelled.seed)
     judged, p, called = _judge(labelled, rows), p[rows], called[rows]
+    if why := related(judged.set, judged.clusters.of_row):
+        return _without_judgement(labelled, why, fitted=False)
     labels = judged.set.labels
     own: dict[str, Scores] = {HEAD: ClassScores(p, called)}
     scores = own | _scores(judged.baselines, labels, judged.by_cluster, labelled.task)

@@ -73,6 +73,23 @@ class LabelledSet:
         return np.ones(len(self.labels), bool) if self.trusted is None else self.trusted
 
 
+def related(labelled: LabelledSet, of_row: Int64Array) -> str:
+    """Why a class that is hardly more than one family says nothing, "" if both are more.
+
+    Args:
+        of_row: (n,) cluster of each row.
+    """
+    if labelled.task == "values":
+        return ""
+    for label, word in enumerate(CLASS_WORDS):
+        own = labelled.labels == label
+        count = len(np.unique(of_row[own]))
+        if count < MIN_OF_CLASS:
+            clusters = f"{count} cluster{'s' if count > 1 else ''} of similar sequences"
+            return f"the {int(own.sum())} {word} rows are {clusters}, at least {MIN_OF_CLASS} are needed"
+    return ""
+
+
 def unjudged(labelled: LabelledSet) -> str:
     """Why nothing can be said of a set, "" if something can."""
     count, different = len(labelled.labels), len(set(zip(*labelled.chains, strict=True)))

@@ -44,7 +44,9 @@ def sentence(
         parts.insert(0, "No folds could keep similar sequences apart, so that the figures flatter.")
     if accuracy is not None and accuracy[1] >= accuracy[0]:
         often = "more often" if accuracy[1] > accuracy[0] else "as often"
-        parts.append(f"Calling every row {accuracy[2]} is right {often}: {accuracy[1]:.2f} against {accuracy[0]:.2f}.")
+        alike = accuracy[1] > accuracy[0] and f"{accuracy[1]:.2f}" == f"{accuracy[0]:.2f}"
+        constant, own = (f"{value:.{4 if alike else 2}f}" for value in (accuracy[1], accuracy[0]))
+        parts.append(f"Calling every row {accuracy[2]} is right {often}: {constant} against {own}.")
     if shared is None and not fitted and verdict.startswith(_BETTER):
         parts.append("Whether it was trained on these rows is not recorded.")
     return " ".join(parts)

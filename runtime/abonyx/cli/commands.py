@@ -258,7 +258,7 @@ def evaluate(
     seed: int,
     **options: Any,
 ) -> None:
-    """Compare scores with labels: metrics, predictions, pictures and a report.  Needs the extra evaluate."""
+    """Compare scores with labels: a card, metrics, predictions, pictures and a report.  Needs the extra evaluate."""
     require("evaluate")
     from abonyx.evaluate.evaluation import EvaluationRequest, check_request, evaluate_files
 

@@ -49,7 +49,22 @@ def test_the_nearest_row_is_of_another_fold(task: Task, monkeypatch: pytest.Monk
     assert (apart.raw == labels - half).all()
     together = nearest_values(number_rows([sequences]), labels, np.tile(np.repeat([0, 1], 12), 2), task)
     assert (together.raw == 1 - labels - half).all()
-    assert (together.centre == 1 - labels - half).all()  # the training rows' mean
+    assert not together.centre.any()
+
+
+def test_the_nearest_row_knows_nothing_of_shuffled_labels() -> None:
+    """Few positives in unequal folds: a training mean would tell which folds hold them."""
+    rng = np.random.default_rng(3)
+    sequences = mutants(120, mutations=25)
+    numbered, fold = number_rows([sequences]), np.sort(rng.integers(0, 8, 120))
+    found = []
+    for _ in range(40):
+        labels = np.zeros(120)
+        labels[rng.permutation(120)[:6]] = 1.0
+        scores = nearest_values(numbered, labels, fold, "classes").pooled
+        above = scores[labels == 1][:, None] - scores[labels == 0]
+        found.append((above > 0).mean() + (above == 0).mean() / 2)
+    assert 0.42 < np.mean(found) < 0.58
 
 
 def test_rows_of_equal_identity_give_their_mean() -> None:

@@ -16,6 +16,7 @@ from abonyx.bundle.band import CallBand
 from abonyx.card import clusters
 from abonyx.card.card import card_of_fit, card_of_scores
 from abonyx.card.charge import net_charge
+from abonyx.card.identity import number_rows
 from abonyx.card.labelled import LabelledSet
 from abonyx.card.linear import GRIDS, Task, fit_standardised
 from abonyx.card.page import html, markdown
@@ -45,6 +46,18 @@ def values(found: Card, name: str, statistic: str) -> float:
     value = each.clusters[statistic].value
     assert value is not None
     return value
+
+
+def test_a_class_of_one_family_is_not_judged() -> None:
+    """FAMILIES are mutants of twelve antibodies: what tells one of them from the rest tells nothing of the class."""
+    labels = np.zeros(240)
+    labels[clusters.cluster_rows(number_rows([FAMILIES]), 3).of_row == 0] = 1
+    found = fitted(labels, np.column_stack([labels, NOISE[:, 0]]), chains=(FAMILIES,))
+    rows = int(labels.sum())
+    assert rows >= 5
+    assert found.sentence == (
+        f"Not judged: the {rows} non-specific rows are 1 cluster of similar sequences, at least 5 are needed."
+    )
 
 
 @pytest.mark.parametrize("task", ["classes", "values"])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -16,7 +18,7 @@ from abonyx.alphabet import SequenceLimit
 from abonyx.bundle import open_bundle
 from abonyx.bundle.band import CallBand
 from abonyx.bundle.chosen import choose_heads
-from abonyx.bundle.threshold import CallRule
+from abonyx.bundle.threshold import CallRule, choose_calls
 from abonyx.domain import DomainRule
 from abonyx.input.judged import judged
 from abonyx.output.columns import result_columns
@@ -92,6 +94,19 @@ def test_a_threshold_or_no_quantiles_give_two_values_and_say_so(
         found = rows(tmp_path / name)
         words = {"1": "non-specific", "0": "specific", "": ""}
         assert [row["call"] for row in found] == [words[row["nonspecific"]] for row in found]
+
+
+def test_the_quantiles_are_of_the_default_threshold_alone(banded: Path) -> None:
+    bundle = open_bundle(str(banded))
+    head = msgspec.structs.replace(bundle.manifest.head, thresholds={"psr": 0.97, "elisa": 0.5})
+    manifest = msgspec.structs.replace(bundle.manifest, heads=[head, *bundle.manifest.heads[1:]])
+    bundle = dataclasses.replace(bundle, manifest=manifest)
+    other, same = choose_calls(bundle, "psr", None), choose_calls(bundle, "elisa", None)
+    assert (other.threshold, other.band) == (0.97, None)
+    assert other.given == "assay" and other.text.endswith(" was given")
+    # else p = 0.7 would have nonspecific 0 and call non-specific
+    assert other.words(np.array([0.7, 0.98], np.float32), [True, True]) == ["specific", "non-specific"]
+    assert same.band is not None
 
 
 def test_a_directory_of_results(run: Any, banded: Path, mixed: Path, tmp_path: Path) -> None:
