@@ -787,7 +787,7 @@ def test_a_trimmed_dataset_names_the_residues_that_were_scored(sequences: list[s
 
     bundle = abonyx.bundle.open_bundle(None)
     whole = sequences[0]
-    scorer = Scorer(abonyx.RuntimeConfig(), bundle.sha256, 0.5, "vh", DomainRule("require", True))
+    scorer = Scorer(abonyx.RuntimeConfig(), bundle.sha256, USUAL, "vh", DomainRule("require", True))
     try:
         found = scorer(pa.table({"vh": [f"M{whole}HHHHHH", whole, whole[30:]]})).to_pydict()
     finally:
@@ -804,7 +804,7 @@ def test_a_dataset_without_a_threshold_and_one_that_does_not_fit() -> None:
     import pyarrow as pa
 
     bundle = abonyx.bundle.open_bundle(None)
-    scorer = Scorer(abonyx.RuntimeConfig(), bundle.sha256, None, "vh", DomainRule())
+    scorer = Scorer(abonyx.RuntimeConfig(), bundle.sha256, USUAL.without_calls(), "vh", DomainRule())
     try:
         found = scorer(pa.table({"vh": ["EVQLVESGGG", "1"]}))
         assert found.column_names == ["vh", "p_nonspecific", "flag", "rejected"]
