@@ -19,7 +19,7 @@ from abonyx.card.writing import CARD_HTML, CARD_MD, METRICS_JSON, write_pages
 from abonyx.input.checked import Input
 from abonyx_export.fit.cross_validation import fit_once
 from abonyx_export.fit.labels import classes_of, values_of
-from abonyx_export.fit.request import DEFAULT_ALPHAS, DEFAULT_GRID, REGRESSION, FitRequest
+from abonyx_export.fit.request import REGRESSION, FitRequest
 from abonyx_export.fit.ridge import fit_ridge
 
 FILES = (CARD_MD, CARD_HTML, METRICS_JSON, TRAINING_ROWS_NAME)
@@ -45,11 +45,7 @@ def judge_fit(request: FitRequest, checked: Input, rows: Float64Array) -> tuple[
     def values(training: Float64Array, labels: Float64Array, alpha: float) -> Predict:
         return fit_ridge(training, labels, (alpha,), scale=request.scale)[0].decision
 
-    if regression:
-        # From the most regularised on.
-        grid = sorted(DEFAULT_ALPHAS if request.alphas is None else request.alphas, reverse=True)
-    else:
-        grid = sorted(DEFAULT_GRID if request.grid is None else request.grid)
+    grid = sorted(request.strengths, reverse=regression)  # from the most regularised on
     task: Task = "values" if regression else "classes"
     labels = values_of(checked, request) if regression else classes_of(checked, request)
     labelled = LabelledSet(

@@ -98,6 +98,12 @@ class FitRequest:
         return self.head_name or DEFAULT_NAME
 
     @property
+    def strengths(self) -> tuple[float, ...]:
+        """What a fit chooses from: C of a classification, alpha of a regression."""
+        given, usual = (self.alphas, DEFAULT_ALPHAS) if self.task == REGRESSION else (self.grid, DEFAULT_GRID)
+        return usual if given is None else given
+
+    @property
     def cut(self) -> ClassCut | None:
         """How measured values become classes; None if the labels are classes, or values to be predicted."""
         if self.positive_above is not None:

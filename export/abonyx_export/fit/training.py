@@ -24,7 +24,7 @@ from abonyx_export.fit.cross_validation import (
 )
 from abonyx_export.fit.int8_error import cell, choose_for_int8, int8_errors
 from abonyx_export.fit.labels import classes_of, values_of
-from abonyx_export.fit.request import DEFAULT_ALPHAS, DEFAULT_GRID, DIRECTIONS, REGRESSION, FitRequest
+from abonyx_export.fit.request import DIRECTIONS, REGRESSION, FitRequest
 from abonyx_export.fit.ridge import cross_validate_ridge, fit_ridge, ridge_lines
 from abonyx_export.head.head import Head
 
@@ -54,8 +54,7 @@ def _train_classes(
     )
     _report_repeated(repeated, report)
     fit = functools.partial(fit_once, scale=request.scale, balanced=request.balanced)
-    grid = DEFAULT_GRID if request.grid is None else request.grid
-    candidates = cross_validate(rows, labels, grid, folds=request.folds, seeds=_seeds(request), fit=fit)
+    candidates = cross_validate(rows, labels, request.strengths, folds=request.folds, seeds=_seeds(request), fit=fit)
     fitted, c = _chosen(request, checked, candidates, functools.partial(fit, rows, labels), report)
     training = HeadTraining(
         rows=len(labels),
@@ -86,7 +85,7 @@ def _train_values(
         f"cross-validation, {request.seeds} seeds from {request.seed}; mean over seeds (sd over seeds)"
     )
     _report_repeated(repeated, report)
-    alphas = DEFAULT_ALPHAS if request.alphas is None else request.alphas
+    alphas = request.strengths
     ridge = cross_validate_ridge(rows, values, alphas, folds=request.folds, seeds=_seeds(request), scale=request.scale)
     for line in ridge_lines(ridge, unit):
         report(line)

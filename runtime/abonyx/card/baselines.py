@@ -8,7 +8,7 @@ import numpy as np
 
 from abonyx.arrays import Float64Array, Int64Array
 from abonyx.card.charge import isoelectric_point, net_charge
-from abonyx.card.folds import OutOfFold, cross_fit, log_odds
+from abonyx.card.folds import OutOfFold, cross_fit, log_odds, training_means
 from abonyx.card.identity import Numbered, identity_blocks
 from abonyx.card.linear import GRIDS, Task, fit_standardised, one_thread
 
@@ -63,12 +63,7 @@ def length_and_charge(chains: Sequence[Sequence[str]]) -> Float64Array:
 
 def constant(labels: Float64Array, fold: Int64Array, task: Task) -> OutOfFold:
     """The class that most of all rows have, those of the fold itself too; or the training rows' mean. Ranks nothing."""
-    if task == "classes":
-        raw = np.full(len(labels), log_odds(labels))
-    else:
-        raw = np.empty(len(labels))
-        for left_out in range(int(fold.max()) + 1):
-            raw[fold == left_out] = labels[fold != left_out].mean()
+    raw = np.full(len(labels), log_odds(labels)) if task == "classes" else training_means(labels, fold)
     return OutOfFold(raw, raw.copy())
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from abonyx.arrays import BoolArray, Float64Array, Int64Array
 from abonyx.bundle.band import CallBand
+from abonyx.bundle.heads import sigmoid
 from abonyx.card.baselines import MAJORITY, cross_validate_baselines
 from abonyx.card.calls import CONFIDENCE, CallCounts, choose_band, count_called, count_calls, count_calls_by_fold
 from abonyx.card.clusters import IDENTICAL, Clusters, cluster_folds, cluster_rows, random_folds, sample_rows
-from abonyx.card.folds import MIN_FOLDS, OutOfFold, cross_fit
+from abonyx.card.folds import MIN_FOLDS, OutOfFold, cross_fit, training_means
 from abonyx.card.identity import number_rows
 from abonyx.card.labelled import CLASS_WORDS, LabelledSet, related, unjudged
 from abonyx.card.linear import Fit, Task
@@ -98,7 +100,7 @@ def card_of_fit(
     random = _scores({HEAD: own_random} | judged.random_baselines, labels, judged.at_random, task)
     if task == "values":
         return _card(judged, scores, random, None, fitted=True), None
-    p = 1 / (1 + np.exp(-own.raw))
+    p = sigmoid(own.raw)
     band = choose_band(p, labels, confidence)
     calls = count_calls_by_fold(p, labels, judged.by_cluster, band, own.raw > 0, judged.set.has_call)
     return _card(judged, scores, random, calls, fitted=True), band
@@ -128,8 +130,13 @@ def card_of_scores(labelled: LabelledSet, p: Float64Array, called: BoolArray, ba
 
 
 def _without_judgement(labelled: LabelledSet, why: str, *, fitted: bool) -> Card:
+    return _first_line(labelled, f"Not judged: {why}.", fitted=fitted)
+
+
+def _first_line(labelled: LabelledSet, line: str, *, fitted: bool) -> Card:
+    """A card of the line and of what is known of a set before it is judged."""
     return Card(
-        sentence=f"Not judged: {why}.",
+        sentence=line,
         name=labelled.name,
         head=labelled.head,
         task=labelled.task,
@@ -160,9 +167,7 @@ def _scores(
 ) -> dict[str, Scores]:
     if task == "classes":
         return {name: ClassScores(each.pooled, each.raw > 0) for name, each in predictors.items()}
-    mean = np.empty(len(labels))
-    for left_out in range(int(fold.max()) + 1):
-        mean[fold == left_out] = labels[fold != left_out].mean()
+    mean = training_means(labels, fold)
     return {name: ValueScores(each.pooled, each.raw, mean) for name, each in predictors.items()}
 
 
@@ -182,26 +187,19 @@ def _card(
     best = max(judged.baselines, key=lambda name: measured.estimates[name][statistic].value or 0)
     comparisons = labelled.comparisons
     difference = measured.difference(HEAD, best, statistic, comparisons)
-    shared = None if labelled.shared is None else int(labelled.shared.sum())
-    return Card(
-        sentence=sentence(
-            statistic,
-            measured.estimate(HEAD, statistic, comparisons),
-            difference,
-            best,
-            _accuracy(measured, labelled),
-            None if shared is None or fitted else (shared, len(labelled.labels)),
-            fitted=fitted,
-            comparisons=comparisons,
-            apart=clusters.level.percent != IDENTICAL,
-        ),
-        name=labelled.name,
-        head=labelled.head,
-        task=labelled.task,
+    line = sentence(
+        statistic,
+        measured.estimate(HEAD, statistic, comparisons),
+        difference,
+        best,
+        _accuracy(measured, labelled),
+        None if labelled.shared is None or fitted else (int(labelled.shared.sum()), len(labelled.labels)),
         fitted=fitted,
-        rows=len(labelled.labels),
-        positives=int(labelled.labels.sum()) if labelled.task == "classes" else None,
-        shared=shared,
+        comparisons=comparisons,
+        apart=clusters.level.percent != IDENTICAL,
+    )
+    return msgspec.structs.replace(
+        _first_line(labelled, line, fitted=fitted),
         folds=_folds_record(judged),
         predictors=[
             PredictorRecord(

@@ -36,6 +36,14 @@ class OutOfFold:
         return self.raw - self.centre
 
 
+def training_means(labels: Float64Array, fold: Int64Array) -> Float64Array:
+    """(n,) mean label of the rows that are not in a row's fold."""
+    means = np.empty(len(labels))
+    for left_out in range(int(fold.max()) + 1):
+        means[fold == left_out] = labels[fold != left_out].mean()
+    return means
+
+
 def cross_fit(
     rows: Float64Array, labels: Float64Array, fold: Int64Array, grid: Sequence[float], fit: Fit, task: Task
 ) -> OutOfFold:
