@@ -1,7 +1,6 @@
 """Fit: a labelled file and a bundle in, a bundle with a new head on the same encoder out, or nothing at all.
 
 Nothing here imports PyTorch: the parent's golden embeddings are PyTorch's already, and only the head is new.
-Over 300 lines: the steps of one command, in their order.
 """
 
 from __future__ import annotations
@@ -35,7 +34,10 @@ from abonyx_export.head.graph import common_mean
 from abonyx_export.head.head import Head
 from abonyx_export.head.spec import golden_of, head_spec, joined, stored_heads, sums_intercept
 
-_FIX = f"Give a smaller {option('grid')}, add {option('scale')}, or leave the variant out with {option('variants')}."
+_FIX = (
+    f"Give a smaller {option('grid')} (of a regression, a larger {option('alphas')}), add {option('scale')}, "
+    f"or leave the variant out with {option('variants')}."
+)
 
 
 def fit_bundle(request: FitRequest, report: Report = lambda line: None) -> Manifest:
