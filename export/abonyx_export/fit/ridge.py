@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from abonyx.arrays import Float64Array
 from abonyx.bundle.manifest import RidgeTraining
+from abonyx.wording import option
 from abonyx_export.fit.cross_validation import Fitted
 
 
@@ -94,5 +95,5 @@ def ridge_lines(found: RidgeTraining, unit: str) -> list[str]:
         f"  alpha chosen inside the folds: {folds}",
     ]
     if len(found.alphas) > 1 and found.alpha in (found.alphas[0], found.alphas[-1]):
-        lines.append(f"  note: alpha {found.alpha:g} is at the end of those to choose from")
+        lines.append(f"  note: alpha {found.alpha:g} is at the end of its range; {option('alphas')} names another")
     return lines

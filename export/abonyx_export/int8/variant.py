@@ -122,7 +122,7 @@ def settle(
         of_head = f" of head {over[0].name}" if len(heads) > 1 else ""
         what = (
             f"int8 against PyTorch on the {len(golden.lengths)} golden rows{of_head}: "
-            f"{_worst_of(over[0], on_golden)}, limit {_limit_of(over[0], limits):g}"
+            f"{_worst_of(over[0], on_golden, '.4f')}, limit {_limit_of(over[0], limits):g}"
         )
         raise ParityError(what + detail, f"Nothing was written. {FIX}")
     both.save(staging / INT8)
@@ -191,7 +191,7 @@ def _limit_of(head: Head, limits: Limits) -> float:
     return limits.p if head.kind == LOGISTIC else limits.value
 
 
-def _worst_of(head: Head, on_golden: Mapping[str, float]) -> str:
+def _worst_of(head: Head, on_golden: Mapping[str, float], digits: str = ".2g") -> str:
     """A head's figure of _embedded, as a message has it."""
     metric, unit = ("|dp|", "") if head.kind == LOGISTIC else ("|dvalue|", " sds")
-    return f"max {metric} {on_golden[head.name]:.2g}{unit}"
+    return f"max {metric} {on_golden[head.name]:{digits}}{unit}"

@@ -200,7 +200,7 @@ def test_golden_rows_over_the_limit_with_every_plan_are_refused(
 ) -> None:
     monkeypatch.setattr(levels, "BUDGETS", (1.0,))
     embedded = int8._embedded
-    monkeypatch.setattr(int8, "_embedded", lambda *given: (embedded(*given)[0], 0.5))
+    monkeypatch.setattr(int8, "_embedded", lambda *given: (embedded(*given)[0], {"nonspecificity": 0.5}))
     make_checkpoint(SHAPES["esm1v"], tmp_path / "checkpoint", seed=5)
     head = write_spread_head(tmp_path / "checkpoint", tmp_path / "head.npz")
     ask = ExportRequest(

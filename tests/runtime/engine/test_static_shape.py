@@ -144,7 +144,7 @@ def test_a_token_budget_that_says_the_same_is_taken() -> None:
     assert token_budget(abonyx.RuntimeConfig(token_budget=7), bundle) == 7
 
 
-@pytest.mark.parametrize(("output", "by", "metric"), [(0, 0.06, "embedding"), (1, 0.01, "p")])
+@pytest.mark.parametrize(("output", "by", "metric"), [(0, 0.06, "embedding"), (1, 0.05, "logit")])
 def test_slightly_wrong_numbers_of_the_fixed_shape_are_refused(
     monkeypatch: pytest.MonkeyPatch, output: int, by: float, metric: str
 ) -> None:
@@ -171,13 +171,13 @@ def test_one_wrong_row_of_the_whole_set_is_found(monkeypatch: pytest.MonkeyPatch
     real = onnxruntime.InferenceSession.run
 
     def run(self: Any, outputs: list[str], feed: dict[str, Any], *args: Any) -> Any:
-        embedding, p = (np.array(value) for value in real(self, outputs, feed, *args))
-        p[7] += np.float32(0.02)  # a row that the quick test's pair does not fill
-        return embedding, p
+        embedding, sums = (np.array(value) for value in real(self, outputs, feed, *args))
+        sums[7] += np.float32(0.05)  # a row that the quick test's pair does not fill
+        return embedding, sums
 
     monkeypatch.setattr(onnxruntime.InferenceSession, "run", run)
     open_session(abonyx.RuntimeConfig(static_rows=8, static_tokens=128)).close()  # remembered: the quick test alone
-    with pytest.raises(SelfTestError, match=r"of p is 0\.02"):
+    with pytest.raises(SelfTestError, match=r"of logit is 0\.05"):
         open_session(abonyx.RuntimeConfig(static_rows=8, static_tokens=160))
 
 
