@@ -83,7 +83,7 @@ def assemble(made: Assembly, staging: Path, report: Report) -> Manifest:
         packages=parent.packages | now,
         files={},
     )
-    references = {name: _reference(made, name) for name in variants}
+    references = {name: _reference(parent, name, made.golden, same_first=made.same_first) for name in variants}
     # golden.check_discriminates is not asked again: it shows that the golden rows could tell a wrong encoder from a
     # right one, which was settled at export, and a user's head may well see them all alike. check_heads has proven this
     # head, on rows of its own.
@@ -103,16 +103,16 @@ def _judged(made: Assembly, name: str) -> Variant:
     return msgspec.structs.replace(variant, quantization=msgspec.structs.replace(variant.quantization, gates=gates))
 
 
-def _reference(made: Assembly, name: str) -> Reference:
-    record = made.parent.manifest.variants[name].parity
+def _reference(parent: Manifest, name: str, golden: Golden, *, same_first: bool) -> Reference:
+    record = parent.variants[name].parity
     assert record is not None  # the request's check has refused it
     rounding = record.weight_rounding
     return Reference(
-        golden=made.golden,
+        golden=golden,
         torch=record.torch,
         transformers=record.transformers,
         # What it cost p and the logit was another head's, if the first is not the same.
-        rounding=rounding if rounding is None or made.same_first else {"embedding": rounding["embedding"]},
+        rounding=rounding if rounding is None or same_first else {"embedding": rounding["embedding"]},
     )
 
 
