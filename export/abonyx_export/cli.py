@@ -1,4 +1,4 @@
-"""`abonyx export` and `abonyx fit`. Import nothing heavy until they run."""
+"""`abonyx export`, `abonyx fit` and `abonyx calibrate`. Import nothing heavy until they run."""
 
 from __future__ import annotations
 
@@ -233,3 +233,45 @@ def fit(
         + (f"; score it with --heads {head.name}" if add else "")
         + (f"; head also in {head_out}" if head_out else "")
     )
+
+
+@click.command()
+@click.argument("source_bundle", metavar="BUNDLE", type=PATH)
+@click.argument("source", metavar="CONTROLS", type=PATH_OR_DASH)
+@click.option("--label-column", default="label", show_default=True, help="Column of classes or measured values.")
+@click.option("-o", "--output", required=True, type=PATH, help="Bundle directory to write; must not exist.")
+@click.option("--head", help="Of the bundle's heads.  [default: the first]")
+@run_options
+@click.option("--name", help="Name of the new bundle.  [default: its directory's]")
+@click.option("--notice", help="One line shown wherever the bundle is named.  [default: the parent's]")
+@click.option("--embedding-cache", type=PATH, help="Directory.  [default: in the user's cache]")
+def calibrate(
+    source_bundle: Path,
+    source: Path,
+    label_column: str,
+    output: Path,
+    head: str | None,
+    name: str | None,
+    notice: str | None,
+    embedding_cache: Path | None,
+    **options: Any,
+) -> None:
+    """Fit one head of BUNDLE to 20 or more measured CONTROLS by a slope and an intercept; - is stdin."""
+    require("calibrate")
+    from abonyx_export.calibrate.calibrate import calibrate_bundle
+    from abonyx_export.calibrate.request import CalibrateRequest
+
+    if options["bundle"] is not None:
+        raise ConfigError(f"--bundle {options['bundle']}: BUNDLE {source_bundle} is given too", "Leave --bundle out.")
+    request = CalibrateRequest(
+        run=prepare(options | {"bundle": source_bundle}),
+        source=None if str(source) == "-" else source,
+        label_column=label_column,
+        output=output,
+        head=head,
+        name=name,
+        notice=notice,
+        embedding_cache=embedding_cache,
+    )
+    calibrate_bundle(request, LOGGER.info)
+    LOGGER.info(f"wrote {output}; head {request.spec.name} is calibrated with {request.source_name}")

@@ -7,6 +7,7 @@ EngineError                     1
  ├ InputError                   3  a file of sequences, labels or a head that cannot be used as given
  │  ├ RecordsRejected           3  records of an otherwise readable file
  │  ├ InputTooLarge             3  more bytes, records or residues than the reader was told to take
+ │  ├ LabelsOfOtherKind         3  a label column that holds values in place of classes, or classes in place of values
  │  ├ ColumnUnclear             3  which column of a table is meant: none has the name, or several could be meant
  │  └ HeadRefused               3  a classifier file that is not a plain logistic head, or is another encoder's
  ├ BundleError                  4  a bundle that is missing, damaged or of another schema
@@ -85,6 +86,10 @@ class InputError(EngineError):
     """A file that cannot be read as what it should be; names file and line."""
 
     exit_code = 3
+
+
+class LabelsOfOtherKind(InputError):
+    """A label column that holds measured values in place of classes, or classes in place of values."""
 
 
 class RecordsRejected(InputError):

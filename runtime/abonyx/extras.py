@@ -19,6 +19,7 @@ _NEEDED = {
     "scoring by Ray": ("ray", {"ray": "ray.data"}),
     "export": ("export", {"torch": "torch", "transformers": "transformers", **_TO_FIT}),
     "fit": ("export", _TO_FIT),
+    "calibrate": ("export", _TO_FIT),
 }
 
 

@@ -170,6 +170,27 @@ class HeadTraining(_Struct, frozen=True, kw_only=True, omit_defaults=True):
     cut: ClassCut | None = None
 
 
+class Calibration(_Struct, frozen=True, kw_only=True):
+    """How `abonyx calibrate` fitted a head to measured controls.
+
+    Attributes:
+        controls, positives: used, and those labelled 1 (None for a linear head).
+        source_name, source_sha256: the input's name and its rows' hash.
+        slope, intercept: from the logit or value of the head as it was fitted, earlier calibrations included.
+        before, after: metric -> value, before this calibration, and after it with each control left out: log_loss,
+            brier and ece; or, of a linear head, squared_error and mae in its unit.
+    """
+
+    controls: int
+    positives: int | None
+    source_name: str
+    source_sha256: str
+    slope: float
+    intercept: float
+    before: dict[str, float]
+    after: dict[str, float]
+
+
 # Chain of an antibody -> the letters that a numbering gives to its kinds. L: kappa and lambda.
 CHAINS = {"H": ("H",), "L": ("K", "L")}
 LOGISTIC, LINEAR = "logistic", "linear"
@@ -207,6 +228,7 @@ class HeadSpec(_Struct, frozen=True, kw_only=True, omit_defaults=True):
         intercept_shift: added to the intercept at export, 0.0 but for benchmark checkpoints.
         training: how `fit` made it; None for a head read from a file.
         placeholder: there is no head yet: the bundle embeds, and does not score.
+        calibration: how its numbers were fitted to controls; None = not at all.
     """
 
     name: str
@@ -227,6 +249,7 @@ class HeadSpec(_Struct, frozen=True, kw_only=True, omit_defaults=True):
     intercept_shift: float
     training: HeadTraining | None = None
     placeholder: bool = False
+    calibration: Calibration | None = None
 
     @property
     def domain_chains(self) -> tuple[str, ...]:
@@ -565,6 +588,7 @@ def _check_values(manifest: Manifest, path: Path) -> None:
         "head training": not all(map(_is_trained, heads)),
         "head training scores": not all(_are_counts(head.training) for head in heads),
         "head training band": not all(map(_has_band, heads)),
+        "head calibration": not all(map(_is_calibrated, heads)),
         "variant precision": not all(variant.precision in LIMITS for variant in variants),
     }
     wrong = [name for name, fault in faults.items() if fault]
@@ -603,6 +627,17 @@ def _has_band(head: HeadSpec) -> bool:
     """Whether the quantiles, where there are some, are probabilities; a linear head has none."""
     band = None if head.training is None else head.training.band
     return band is None or (head.kind == LOGISTIC and band.is_sound())
+
+
+def _is_calibrated(head: HeadSpec) -> bool:
+    """Whether a calibration, where there is one, has a slope above 0 and the metrics of the head's kind."""
+    found = head.calibration
+    if found is None:
+        return True
+    names = {"log_loss", "brier", "ece"} if head.kind == LOGISTIC else {"squared_error", "mae"}
+    numbers = [found.intercept, *found.before.values(), *found.after.values()]
+    whole = found.before.keys() == found.after.keys() == names and all(map(math.isfinite, numbers))
+    return whole and 0 < found.slope < math.inf
 
 
 def _are_counts(training: HeadTraining | None) -> bool:

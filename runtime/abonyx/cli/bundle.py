@@ -17,7 +17,7 @@ from abonyx.output.files import failing_as
 
 if TYPE_CHECKING:
     from abonyx.bundle import Bundle
-    from abonyx.bundle.manifest import HeadSpec, HeadTraining, Manifest, Parity, Variant
+    from abonyx.bundle.manifest import Calibration, HeadSpec, HeadTraining, Manifest, Parity, Variant
     from abonyx.cli.doctor import Report
     from abonyx.first_open import EngineUse
     from abonyx.run.verification import Verification
@@ -243,6 +243,7 @@ def _print_bundle(bundle: Bundle) -> None:
                 None if head.unit else head.thresholds or f"none declared; default {head.default_threshold}",
             ),
             ("fitted on", training and _fitted_on(training)),
+            *_calibrated_rows(manifest),
             ("cross-validation", training and f"{training.folds} folds, {training.seeds} seeds"),
             *_card_rows(bundle),
             ("uncertain calls", band and f"p from {band.low:.4g} to {band.high:.4g}, confidence {band.confidence:g}"),
@@ -307,6 +308,23 @@ def _fitted_on(training: HeadTraining) -> str:
     cut = training.cut
     classes = f", {'above' if cut.above else 'below'} {cut.value:g}" if cut else ""
     return f"{training.rows} rows ({training.positives} positive{classes}), C {training.c:g}"
+
+
+def _calibrated_rows(manifest: Manifest) -> list[tuple[str, object]]:
+    return [
+        ("calibrated" + (f", {head.name}" if len(manifest.heads) > 1 else ""), _calibrated(head.calibration))
+        for head in manifest.heads
+        if head.calibration is not None
+    ]
+
+
+def _calibrated(found: Calibration) -> str:
+    """The slope and intercept of a calibration, and the first of its metrics before and after."""
+    metric = "brier" if "brier" in found.before else "mae"
+    word = metric.upper() if metric == "mae" else "Brier"
+    change = f"{word} {found.before[metric]:.4g} to {found.after[metric]:.4g}"
+    line = f"slope {found.slope:.4g}, intercept {found.intercept:.4g}"
+    return f"{found.controls} controls of {found.source_name}: {line}, {change}"
 
 
 def _bytes_of(manifest: Manifest, variant: Variant) -> int:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-from abonyx.errors import InputError, printable
+from abonyx.errors import LabelsOfOtherKind, printable
 from abonyx.input.cells import MISSING, Record
 from abonyx.wording import option
 
@@ -67,14 +67,14 @@ def refuse_other_kind(labels: Sequence[str], kind: LabelKind, where: str) -> Non
         where: what messages call the source.
 
     Raises:
-        InputError: names the options that take these labels.
+        LabelsOfOtherKind: names the options that take these labels.
     """
     given = [label for label in labels if label]
     classes = sum(class_of(label) is not None for label in given)
     if kind == "values" and given and classes == len(given):
         what = f"{where}: all {len(given)} labels are classes, e.g. {printable(given[0])!r}, not measured values"
         fix = f"Leave out {option('task')} regression, {option('positive_above')} and {option('positive_below')}."
-        raise InputError(what, fix)
+        raise LabelsOfOtherKind(what, fix)
     measured = {label for label in given if class_of(label) is None and value_of(label) is not None}
     if kind == "classes" and len(measured) >= _MEASURED:
         example = next(label for label in given if label in measured)
@@ -83,4 +83,4 @@ def refuse_other_kind(labels: Sequence[str], kind: LabelKind, where: str) -> Non
             f"For measured values give {option('task')} regression; to make classes of them, {option('positive_above')}"
             f" or {option('positive_below')} with a value."
         )
-        raise InputError(what, fix)
+        raise LabelsOfOtherKind(what, fix)

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -49,7 +48,7 @@ from abonyx.model import OpenModel
 from abonyx.wording import Interface
 from abonyx_export import cli
 from abonyx_export.export import export_bundle
-from abonyx_export.fit import cross_validation
+from abonyx_export.fit import assembly, cross_validation
 from abonyx_export.fit import fit as fit_module
 from abonyx_export.fit.card import FILES as CARD_FILES
 from abonyx_export.head.head import read_head
@@ -750,7 +749,7 @@ def test_what_rounding_costs_is_kept_of_the_embedding_alone(parent: Path) -> Non
     variants = {"fp16": msgspec.structs.replace(variant, parity=record), "fp32": variant}
     manifest = msgspec.structs.replace(bundle.manifest, variants=variants)
     golden = bundle.golden()
-    references = [fit_module._reference(manifest, name, golden, same_head=False) for name in variants]
+    references = [assembly._reference(manifest, name, golden, same_first=False) for name in variants]
     assert [reference.rounding for reference in references] == [{"embedding": cost}, None]
 
 
@@ -869,6 +868,5 @@ def test_the_cache_is_of_the_content_not_of_the_bundles_path(
 def test_a_user_without_a_home_names_where_embeddings_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("abonyx.cache.cache_dir", lambda: None)
     with pytest.raises(ConfigError, match=r"(?s)HOME is not set.*embedding_cache"):
-        fit_module._embedding_cache(SimpleNamespace(embedding_cache=None))  # type: ignore[arg-type]  # all that is read of it
-    given = SimpleNamespace(embedding_cache=tmp_path)
-    assert fit_module._embedding_cache(given) == tmp_path  # type: ignore[arg-type]
+        fit_module.embedding_cache(None)
+    assert fit_module.embedding_cache(tmp_path) == tmp_path

@@ -14,9 +14,11 @@ from click.testing import CliRunner
 
 import abonyx
 from abonyx.bundle import open_bundle, tolerances
+from abonyx.bundle.heads import sigmoid
 from abonyx.bundle.manifest import ValueGate
+from abonyx.config import RuntimeConfig
 from abonyx.errors import BundleError, ChecksumMismatch, ConfigError, InputError, ParityError
-from abonyx_export.cli import fit
+from abonyx_export.cli import calibrate, fit
 from abonyx_export.export import export_bundle
 from abonyx_export.int8 import calibration, levels, score_gate
 from abonyx_export.int8 import variant as int8
@@ -350,3 +352,40 @@ def test_fit_judges_int8_by_a_value_too(exported: Path, tmp_path: Path) -> None:
     assert after.gates["nonspecificity"] == before.gates["nonspecificity"]
     gate = after.gates["count"]
     assert isinstance(gate, ValueGate) and gate.value.max > 0 and not score_gate.faults(gate, tolerances.TINY_INT8_P)
+
+
+@pytest.mark.parametrize("over", [False, True])
+def test_calibrate_judges_every_variant_again(
+    over: bool, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = antibodies(160)
+    with abonyx.open_session(RuntimeConfig(bundle=str(exported))) as session:
+        logit = np.log(1 / session.score(rows).astype(np.float64) - 1) * -1
+    # moved, too, so that the head as it is is far from its controls
+    p = sigmoid(0.5 * (logit - np.quantile(logit, 0.9)))
+    labels = (np.random.default_rng(3).random(len(p)) < p).astype(int)
+    lines = "".join(f"{at},{row},{label}\n" for at, (row, label) in enumerate(zip(rows, labels, strict=True)))
+    (tmp_path / "controls.csv").write_text("id,sequence,label\n" + lines)
+    output = tmp_path / "new"
+    arguments = [str(exported), str(tmp_path / "controls.csv"), "-o", str(output), "--domain", "off"]
+    if over:
+        monkeypatch.setattr(score_gate, "faults", lambda gate, allowed: ["much"])
+    result = CliRunner().invoke(calibrate, arguments)
+    if over:
+        assert isinstance(result.exception, ParityError), result.output
+        assert "with the new head" in result.exception.what and "steep" in result.exception.fix
+        assert not output.exists()
+        return
+    assert result.exception is None, result.exception
+    before, after = (open_bundle(path).manifest for path in (exported, output))
+    found = after.head.calibration
+    assert found is not None and 0 < found.slope < 3
+    for name, variant in after.variants.items():
+        old, new = before.variants[name].parity, variant.parity
+        assert old is not None and new is not None and new.heads != old.heads
+    gates = [manifest.variants["int8"].quantization.gates["nonspecificity"] for manifest in (before, after)]
+    assert gates[0].rows == gates[1].rows and gates[1].p != gates[0].p
+    for name in after.variants:
+        with abonyx.open_session(RuntimeConfig(bundle=str(output), variant=name)) as session:
+            expected = sigmoid(found.slope * logit + found.intercept)
+            np.testing.assert_allclose(session.score(rows), expected, atol=1e-5 if name == "fp32" else 0.1)
