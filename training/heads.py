@@ -27,7 +27,7 @@ COPIES = {
 WHOLE = "whole"
 # All that an encoder embeds of each row; a name that both have is the same change.
 CHANGES = {WHOLE: lambda sequence: sequence} | COPIES | VARIATIONS
-C_GRID = (0.001, 0.003, 0.01, 0.03)
+C_GRID = (0.001, 0.003, 0.01, 0.03, 0.1)
 SETTINGS = [(copies, c) for copies in (False, True) for c in C_GRID]
 MAX_STEPS = 50
 # Of the gradient's largest entry, of a sum over some hundred rows: the decision then moves by less than 1e-8.
