@@ -86,7 +86,7 @@ def train(recipe: Recipe, corpus: list[str], seed: int, device: str, directory: 
     record: dict[str, Any] | None = {"history": []}
     if recipe.steps:
         if device == "cuda":
-            torch._dynamo.reset()  # type: ignore[no-untyped-call]  # it compiles one code for eight models at most
+            torch._dynamo.reset()  # it compiles one code for eight models at most
             run.model.compile()
         record = pretrain(run, directory, lambda line: sys.stderr.write(f"{directory.name}: {line}\n"))
     run.model.eval()
@@ -192,15 +192,16 @@ def write(output: Path, runs: dict[str, dict[str, Any]], given: dict[str, Any] |
     """choice.json with the rule's choice; or seeds.json with the median seed."""
     means = summarise(runs)
     if given is None:
-        record = {"chosen": choose(means), "means": means, "runs": runs}
-        (output / "choice.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        print("chosen:", json.dumps(record["chosen"]))
+        found = {"chosen": choose(means), "means": means, "runs": runs}
+        (output / "choice.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        print("chosen:", json.dumps(found["chosen"]))
         return
     areas = {name: setting_of(run, given)["roc_auc"] for name, run in runs.items()}
     ranked = sorted(areas, key=lambda name: float(areas[name]))
-    record = {"chosen": given, "median": ranked[len(ranked) // 2], "runs": runs}
+    median = ranked[len(ranked) // 2]
+    record = {"chosen": given, "median": median, "runs": runs}
     (output / "seeds.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    print("median:", record["median"], json.dumps(setting_of(runs[record["median"]], given)))
+    print("median:", median, json.dumps(setting_of(runs[median], given)))
 
 
 def setting_of(run: dict[str, Any], chosen: dict[str, Any]) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def main() -> None:
     judged = judge(read.sequences)
     reasons = [[flag for flag in each.flags if not flag.endswith(KEPT)] for each in judged]
     rows = [pair for *pair, why in zip(read.sequences, read.labels, reasons, strict=True) if not why]
-    sequences, labels = [sequence for sequence, _ in rows], [label for _, label in rows]
+    sequences, labels = [str(sequence) for sequence, _ in rows], [label for _, label in rows]
     clusters = cluster_rows(number_rows([sequences]), FOLDS)
     folds = np.stack([cluster_folds(clusters.of_row, FOLDS, seed) for seed in range(ASSIGNMENTS)])
     out = io.StringIO()

@@ -6,6 +6,7 @@ seconds what scikit-learn does in minutes. A row's changed copies stay in the ro
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from abonyx.evaluate.stability import VARIATIONS
+from abonyx.evaluate.variations import VARIATIONS
 
 # What the head is fitted on besides the rows as they are. Nothing changes the other end, and nothing puts in X.
-COPIES = {
+COPIES: dict[str, Callable[[str], str]] = {
     "1 cut": lambda sequence: sequence[1:],
     "2 cut": lambda sequence: sequence[2:],
     "3 cut": lambda sequence: sequence[3:],
@@ -26,7 +27,7 @@ COPIES = {
 }
 WHOLE = "whole"
 # All that an encoder embeds of each row; a name that both have is the same change.
-CHANGES = {WHOLE: lambda sequence: sequence} | COPIES | VARIATIONS
+CHANGES: dict[str, Callable[[str], str]] = {WHOLE: lambda sequence: sequence} | COPIES | VARIATIONS
 C_GRID = (0.001, 0.003, 0.01, 0.03, 0.1)
 SETTINGS = [(copies, c) for copies in (False, True) for c in C_GRID]
 MAX_STEPS = 50

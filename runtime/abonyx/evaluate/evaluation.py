@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from abonyx.alphabet import SequenceLimit
 from abonyx.arrays import Float32Array, Int64Array, shortest_decimal
 from abonyx.bundle.threshold import choose_calls, choose_threshold, is_nonspecific, pooling_notes
 from abonyx.bundle.training_rows import training_rows
@@ -21,6 +22,7 @@ from abonyx.evaluate.metrics import Measured, measure
 from abonyx.evaluate.pictures import Subject, draw
 from abonyx.evaluate.record import Bootstrap, EvaluationRecord, Unflagged
 from abonyx.evaluate.report import FlaggedRow, report
+from abonyx.evaluate.stability import Varied
 from abonyx.hashing import file_sha256
 from abonyx.input.checked import Input
 from abonyx.output.directory import check_directory, staged
@@ -45,6 +47,7 @@ class EvaluationRequest:
     Attributes:
         output: directory to make.
         bootstrap, seed: resamples of the intervals, and their generator's seed.
+        stability: score changed sequences, too, and say how many calls flip.
     """
 
     sources: tuple[Path, ...]
@@ -54,17 +57,19 @@ class EvaluationRequest:
     threshold: float | None
     bootstrap: int
     seed: int
+    stability: bool = False
 
 
 @dataclass(frozen=True)
 class _Set:
-    """One input, read; `p` is filled while scoring."""
+    """One input, read; `p` is filled while scoring. `varied`: its changed rows, if they are scored, too."""
 
     name: str
     stem: str
     sha256: str
     checked: Input
     p: Float32Array
+    varied: Varied | None
 
     def of_labelled(self, column: Sequence[Value]) -> list[Value]:
         """Of a column of all rows, the cells of the labelled ones."""
@@ -127,8 +132,9 @@ def evaluate_files(request: EvaluationRequest, run: RunRequest) -> list[str]:
     """
     limit = choose_threshold(run.bundle, request.assay, request.threshold)
     sets = [_read(source, request, run) for source in request.sources]
-    with progress(sum(len(each.p) for each in sets)) as on_batch:
-        jobs = [Job(each.checked, ArraySink(each.p)) for each in sets]
+    jobs = [Job(each.checked, ArraySink(each.p)) for each in sets]
+    jobs += [job for each in sets if each.varied for job in each.varied.jobs()]
+    with progress(sum(len(job.checked.sequences) for job in jobs)) as on_batch:
         summary = run_windows(run.bundle, jobs, run.config, "p_nonspecific", on_batch)
     lines = summary.lines()
     cards = [_labelled_set(each, request, run) for each in sets]
@@ -154,7 +160,9 @@ def _read(source: Path, request: EvaluationRequest, run: RunRequest) -> _Set:
             what, f"Name the column of labels 0 and 1 with {option('label_column')}, or use `abonyx score`."
         )
     name = source.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")  # as JSON can hold it
-    return _Set(name, input_stem(source), file_sha256(source), checked, np.empty(len(checked.ids), np.float32))
+    limit = SequenceLimit.of(run.bundle.manifest, run.config)
+    varied = Varied.of(checked, limit, name) if request.stability else None
+    return _Set(name, input_stem(source), file_sha256(source), checked, np.empty(len(checked.ids), np.float32), varied)
 
 
 def _write(
@@ -219,6 +227,7 @@ def _record(
         domain=run.rule.facts(),
         notes=[*_notes(each, both, run), *both.measured.notes],
         card=card,
+        stability=each.varied.measure(each.p, limit) if each.varied else None,
         schema_version=SCHEMA_VERSION,
         **metadata,
     )
