@@ -35,7 +35,7 @@ from abonyx_export.variants import INT8, VARIANTS, default_variants
 
 # Licence of Meta's ESM weights, as their model cards state it; of others the exporter must say.
 KNOWN_LICENCES = {"facebook/esm": "MIT (ESM weights, Meta)"}
-MODULES = ("abonyx", "torch", "transformers", "onnx", "skl2onnx", "sklearn", "numpy")
+MODULES = ("abonyx", "torch", "transformers", "onnx", "skl2onnx", "sklearn", "scipy", "numpy")
 
 
 def export_bundle(

@@ -7,6 +7,7 @@ the error that a product puts into the residual stream, as a share of the stream
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -60,7 +61,8 @@ def written(candidates: Candidates, index: int, name: str, level: int) -> float:
         return 0.0
     layer = candidates.layers[index]
     power = layer[_BLOCK_END[name]][1].power
-    return layer[name][level].error * power / float(candidates.residual_power[index])
+    # A residual stream that is the same for every token (weights of zero) has no variance to take a share of.
+    return layer[name][level].error * power / max(float(candidates.residual_power[index]), sys.float_info.min)
 
 
 def worst_products(candidates: Candidates) -> list[tuple[str, float]]:

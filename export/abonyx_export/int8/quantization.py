@@ -48,6 +48,9 @@ _TRIAL_TOKENS = 256
 _DAMPING = 0.01
 _BLOCK = 128
 _SMALLEST = np.float32(1e-12)
+# A bias is int32 in units of both scales: a column of weights near 0 has a scale that leaves room for its bias, and for
+# what the mean error and the context's shift add to it.
+_LARGEST_BIAS = 2**29
 # An Add behind GELU must be worth its pass: the squared error with it, at most this share of the error without.
 _SHIFT_WORTH = 0.5
 
@@ -164,14 +167,20 @@ def _quantize(
     centred: Float32Array = seen.sample - shift  # (T, in)
     scale = chosen.scale
     scaled = weight * scale[:, None]
-    weight_scale = _weight_scale(scaled)
+    margins = {1: margin, 2: _TWO_TERM_MARGIN}
+    ranges = {
+        terms: _input_range((seen.low - shift) / scale, (seen.high - shift) / scale, wider)
+        for terms, wider in margins.items()
+    }
+    offset = bias + shift @ weight
+    least = np.abs(offset) / (np.float32(_LARGEST_BIAS) * min(input_scale for input_scale, _ in ranges.values()))
+    weight_scale: Float32Array = np.maximum(_weight_scale(scaled), least)
     inputs = centred / scale
     rounded = _round(scaled / weight_scale) if plain else _gptq(scaled, weight_scale, inputs)
     exact = centred @ weight  # (T, out)
     power = float(exact.var(axis=0, dtype=np.float64).sum())
     found, weight8 = {}, rounded.astype(np.int8)
-    for terms, wider in ((1, margin), (2, _TWO_TERM_MARGIN)):
-        input_scale, zero_point = _input_range((seen.low - shift) / scale, (seen.high - shift) / scale, wider)
+    for terms, (input_scale, zero_point) in ranges.items():
         error = exact - _restored(inputs, input_scale, zero_point, terms) @ (rounded * weight_scale)
         mean_error: Float32Array = np.zeros(error.shape[1], np.float32) if plain else error.mean(axis=0)
         found[terms] = Product(
@@ -181,7 +190,7 @@ def _quantize(
             input_zero_point=zero_point,
             weight=weight8,
             weight_scale=weight_scale,
-            bias=bias + shift @ weight + mean_error,
+            bias=offset + mean_error,
             terms=terms,
             error=float(np.square(error - mean_error).sum(axis=1, dtype=np.float64).mean())
             / max(power, float(_SMALLEST)),

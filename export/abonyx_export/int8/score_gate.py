@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,13 +59,18 @@ class GateRows:
         return rows
 
 
-def embed_rows(bundle: Path, variant: str, rows: Tokens) -> Float32Array:
-    """Embeddings (n, D) of token rows by one variant of a bundle, on the CPU."""
+@contextmanager
+def embedder(bundle: Path, variant: str) -> Iterator[Callable[[Tokens], Float32Array]]:
+    """The call from token rows to embeddings (n, D) by one variant of a bundle, on the CPU; the model stays open."""
     with open_model(RuntimeConfig(bundle=str(bundle), variant=variant), self_test="off") as session:
-        found = np.empty((len(rows), session.manifest.embedding_width), np.float32)
-        for batch in plan_batches(np.array([len(row) for row in rows], np.int64), session.budget.tokens):
-            found[batch] = session.run_batch([rows[index] for index in batch], outputs=["embedding"])[0]
-    return found
+
+        def embed(rows: Tokens) -> Float32Array:
+            found = np.empty((len(rows), session.manifest.embedding_width), np.float32)
+            for batch in plan_batches(np.array([len(row) for row in rows], np.int64), session.budget.tokens):
+                found[batch] = session.run_batch([rows[index] for index in batch], outputs=["embedding"])[0]
+            return found
+
+        yield embed
 
 
 def judge(rows: GateRows, head: Head, thresholds: Sequence[float]) -> ScoreGate:

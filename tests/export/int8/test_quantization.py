@@ -13,7 +13,7 @@ from abonyx.bundle import tolerances
 from abonyx_export.encoder.checkpoint import Checkpoint, load_checkpoint
 from abonyx_export.int8 import calibration, quantization
 from abonyx_export.int8.quantization import quantize_encoder
-from make_checkpoint import make_checkpoint
+from make_checkpoint import Shape, make_checkpoint
 
 from .graphs import SHAPES, graph_embeddings
 
@@ -85,6 +85,28 @@ def test_a_constant_behind_gelu_is_shifted_out(tmp_path: Path, monkeypatch: pyte
         assert all(product.shift.any() == (name == "shifted") for product in narrow)
         error[name] = np.abs(graph_embeddings(loaded, plan, rows, tmp_path / f"{name}.onnx") - exact).mean()
     assert error["shifted"] < error["never"] / 2
+
+
+def test_a_unit_without_weights_keeps_its_bias(tmp_path: Path) -> None:
+    import torch
+
+    make_checkpoint(Shape(1, 64, 4), tmp_path / "checkpoint", seed=5)
+    loaded = load_checkpoint(str(tmp_path / "checkpoint"))
+    with torch.no_grad():
+        for layer in loaded.model.encoder.layer:
+            # int32 in units of the smallest scale would wrap: 3 is some 1e13 of them
+            layer.intermediate.dense.weight[:8] = 0.0
+            layer.intermediate.dense.bias[:8] = 3.0
+            layer.output.dense.weight[:, :8] *= 20
+    encode = Alphabet(loaded.alphabet).encode
+    sequences = calibration.calibration_sequences(None, 1022)
+    plan = quantize_encoder(
+        loaded.config, loaded.tensor, calibration.observe(loaded, encode(sequences.calibration[:32]))
+    ).plan()
+    rows = encode(sequences.gate[:8])
+    exact = graph_embeddings(loaded, None, rows, tmp_path / "fp32.onnx")
+    found = graph_embeddings(loaded, plan, rows, tmp_path / "int8.onnx")
+    assert np.abs(found - exact).max() < 0.1 * exact.std()
 
 
 def test_the_context_has_more_range_than_was_seen(tmp_path: Path) -> None:

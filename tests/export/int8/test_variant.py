@@ -144,30 +144,59 @@ def test_over_the_gate_nothing_is_written_and_the_worst_products_are_named(
     assert not (tmp_path / "bundle").exists()
 
 
-def test_the_gate_gives_products_more_than_one_term_only_where_it_must(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("over", ["gate", "golden rows"])
+def test_products_get_more_than_one_term_only_where_the_gate_or_the_golden_rows_ask(
+    over: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_checkpoint(SHAPES["esm1v"], tmp_path / "checkpoint", seed=5)
     head = write_spread_head(tmp_path / "checkpoint", tmp_path / "head.npz")
-    faults, asked = score_gate.faults, []
+    faults, embedded, asked = score_gate.faults, int8._embedded, []
+    said: list[str] = []
 
     def fails_once(gate: Any, allowed_p: float) -> list[str]:
         asked.append(gate)
-        return ["once"] if len(asked) == 1 else faults(gate, allowed_p)
+        return ["once"] if len(asked) == 1 and over == "gate" else faults(gate, allowed_p)
+
+    def over_once(*given: Any) -> tuple[GateRows, float]:
+        both, on_golden = embedded(*given)
+        return both, 1.0 if not asked and over == "golden rows" and asked.append(None) is None else on_golden
 
     monkeypatch.setattr(score_gate, "faults", fails_once)
+    monkeypatch.setattr(int8, "_embedded", over_once)
     ask = ExportRequest(
         encoder=str(tmp_path / "checkpoint"), head=head, output=tmp_path / "bundle", variants=("int8",), max_dp=WIDE
     )
-    quantization = export_bundle(ask).variants["int8"].quantization
+    variant = export_bundle(ask, said.append).variants["int8"]
+    quantization = variant.quantization
     assert quantization is not None
     assert quantization.two_terms and 1 < quantization.cost <= levels.BUDGETS[1]
-    assert quantization.gate.p.mean < asked[0].p.mean
+    if over == "gate":
+        assert quantization.gate.p.mean < asked[0].p.mean
+    # the figure is the one that the export checks at its end
+    assert variant.parity is not None
+    plans = [line for line in said if "golden rows: max" in line]
+    assert len(plans) == 2 and plans[1].endswith(f"golden rows: max |dp| {variant.parity.p.max:.2g}")
     graph = onnx.load(tmp_path / "bundle" / "int8" / "model.onnx", load_external_data=False).graph
     two = {node.name for node in graph.node if node.op_type == "Gemm" and node.name.endswith("/rest")}
     assert {name.removeprefix("encoder.layer.").split("/")[0] for name in two} >= {
         name for name in quantization.two_terms if not name.endswith(calibration.QKV)
     }
+
+
+def test_golden_rows_over_the_limit_with_every_plan_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(levels, "BUDGETS", (1.0,))
+    embedded = int8._embedded
+    monkeypatch.setattr(int8, "_embedded", lambda *given: (embedded(*given)[0], 0.5))
+    make_checkpoint(SHAPES["esm1v"], tmp_path / "checkpoint", seed=5)
+    head = write_spread_head(tmp_path / "checkpoint", tmp_path / "head.npz")
+    ask = ExportRequest(
+        encoder=str(tmp_path / "checkpoint"), head=head, output=tmp_path / "bundle", variants=("int8",), max_dp=WIDE
+    )
+    with pytest.raises(ParityError, match=r"int8 against PyTorch on the \d+ golden rows: max \|dp\| 0\.5000, limit"):
+        export_bundle(ask)
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_sequences_that_score_alike_cannot_judge(tmp_path: Path) -> None:
