@@ -10,7 +10,8 @@ import numpy as np
 from abonyx.arrays import Float64Array
 from abonyx.bundle.band import CallBand
 from abonyx.bundle.training_rows import TRAINING_ROWS_NAME, write_training_rows
-from abonyx.card.card import LabelledSet, card_of_fit
+from abonyx.card.card import card_of_fit
+from abonyx.card.labelled import LabelledSet
 from abonyx.card.linear import Predict
 from abonyx.card.record import Card, CardFile
 from abonyx.card.writing import CARD_HTML, CARD_MD, METRICS_JSON, write_pages

@@ -28,6 +28,7 @@ from abonyx import cache
 from abonyx.arrays import Float64Array
 from abonyx.bundle import GOLDEN_NAME, Bundle, Golden, check_files, check_quantization
 from abonyx.bundle.manifest import Candidate, HeadTraining, Manifest, Variant
+from abonyx.bundle.threshold import CallRule
 from abonyx.errors import ConfigError
 from abonyx.input.checked import Input
 from abonyx.output.directory import staged
@@ -107,6 +108,7 @@ def fit_bundle(request: FitRequest, report: Report = lambda line: None) -> Manif
         if run.skip:  # before the bundle takes its place: a fit that failed leaves none
             write_rejected(rejected_path(request.output), checked.rejected)
     report(f"card: {card.sentence}")
+    report(f"calls: {CallRule(DEFAULT_THRESHOLD, band).text}")
     return manifest
 
 

@@ -173,5 +173,8 @@ def check_labels(checked: Input, request: FitRequest) -> list[int]:
         what = (
             f"{len(labels)} rows hold {different} different sequences, {option('folds')} {folds} needs at least {folds}"
         )
-        raise InputError(f"{name}: {what}", f"Add rows with other sequences, or ask for {option('folds')} {different}.")
+        fix = "Add rows with other sequences" + (
+            f", or ask for {option('folds')} {different}." if different > 1 else "."
+        )
+        raise InputError(f"{name}: {what}", fix)
     return labels

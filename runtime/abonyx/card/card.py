@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,9 +11,10 @@ from abonyx.arrays import BoolArray, Float64Array, Int64Array
 from abonyx.bundle.band import CallBand
 from abonyx.card.baselines import MAJORITY, cross_validate_baselines
 from abonyx.card.calls import CONFIDENCE, CallCounts, choose_band, count_called, count_calls, count_calls_by_fold
-from abonyx.card.clusters import Clusters, cluster_folds, cluster_rows, random_folds, sample_rows
+from abonyx.card.clusters import IDENTICAL, Clusters, cluster_folds, cluster_rows, random_folds, sample_rows
 from abonyx.card.folds import MIN_FOLDS, OutOfFold, cross_fit
 from abonyx.card.identity import number_rows
+from abonyx.card.labelled import CLASS_WORDS, LabelledSet, unjudged
 from abonyx.card.linear import Fit, Task
 from abonyx.card.notes import SetFacts, notes
 from abonyx.card.record import (
@@ -28,49 +29,7 @@ from abonyx.card.record import (
 from abonyx.card.sentence import sentence
 from abonyx.card.statistics import ClassScores, Measurement, Scores, ValueScores, measure
 
-FOLDS = 10
-# With fewer rows every interval contains everything.
-MIN_ROWS = 20
-CLASS_WORDS = ("specific", "non-specific")
 HEAD = "this head"
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelledSet:
-    """The rows that a card is of.
-
-    Attributes:
-        name: of the set; head: of what is judged.
-        chains: for each chain, n cleaned sequences; one chain, or heavy and light of pairs.
-        labels: (n,) float64: 0 and 1, or measured values.
-        shared: (n,) bool, rows whose sequence the head was trained on; None = not known.
-        trusted: (n,) bool, rows that are not flagged, and so have a call; None = all.
-        comparisons: made in all, this set's among them: intervals of the first line are corrected for them.
-        folds, draws, seed: folds by cluster, draws of clusters, and the seed of both.
-    """
-
-    name: str
-    head: str
-    chains: tuple[Sequence[str], ...]
-    labels: Float64Array
-    task: Task = "classes"
-    shared: BoolArray | None = None
-    trusted: BoolArray | None = None
-    comparisons: int = 1
-    folds: int = FOLDS
-    draws: int = 2_000
-    seed: int = 0
-
-    def sample(self, rows: Int64Array) -> LabelledSet:
-        """The set of these rows alone."""
-        chains = tuple([chain[row] for row in rows] for chain in self.chains)
-        shared = None if self.shared is None else self.shared[rows]
-        return replace(self, chains=chains, labels=self.labels[rows], shared=shared, trusted=self.has_call[rows])
-
-    @property
-    def has_call(self) -> BoolArray:
-        """(n,) bool, rows that have a call."""
-        return np.ones(len(self.labels), bool) if self.trusted is None else self.trusted
 
 
 @dataclass(frozen=True)
@@ -98,6 +57,8 @@ class _Judged:
             rows=len(self.set.labels),
             all_rows=self.all_rows,
             flagged=int((~self.set.has_call).sum()),
+            fewest=self.set.fewest if self.set.task == "classes" else None,
+            contradicted=self.set.contradicted,
             seed=self.set.seed,
             draws=self.set.draws,
             comparisons=self.set.comparisons,
@@ -160,22 +121,6 @@ def card_of_scores(labelled: LabelledSet, p: Float64Array, called: BoolArray, ba
     trusted = judged.set.has_call
     calls = count_called(called, labels, trusted) if band is None else count_calls(p, labels, band, called, trusted)
     return _card(judged, scores, random, calls, fitted=False)
-
-
-def unjudged(labelled: LabelledSet) -> str:
-    """Why nothing can be said of a set, "" if something can."""
-    count, different = len(labelled.labels), len(set(zip(*labelled.chains, strict=True)))
-    if not count:
-        return "no row has a label"
-    if (labelled.labels == labelled.labels[0]).all():
-        shown = CLASS_WORDS[int(labelled.labels[0])] if labelled.task == "classes" else f"{labelled.labels[0]:g}"
-        return f"all {count:,} labels are {shown}"
-    if count < MIN_ROWS:
-        return f"{count} rows are too few, at least {MIN_ROWS} are needed"
-    if different < max(labelled.folds, MIN_FOLDS):
-        needed = max(labelled.folds, MIN_FOLDS)
-        return f"{count} rows hold {different} different sequences, at least {needed} are needed"
-    return ""
 
 
 def _without_judgement(labelled: LabelledSet, why: str, *, fitted: bool) -> Card:
@@ -244,6 +189,7 @@ def _card(
             None if shared is None or fitted else (shared, len(labelled.labels)),
             fitted=fitted,
             comparisons=comparisons,
+            apart=clusters.level.percent != IDENTICAL,
         ),
         name=labelled.name,
         head=labelled.head,

@@ -97,7 +97,7 @@ def cluster_rows(numbered: Numbered, folds: int, levels: Sequence[int] = LEVELS)
 def _note(tried: Sequence[Level], folds: int, rows: int) -> str:
     """Why the first level is not used."""
     reasons = [
-        f"at {each.percent} % there are {each.clusters} clusters for {folds} folds"
+        f"at {each.percent} % there {_clusters(each.clusters)} for {folds} folds"
         if each.clusters < folds
         else f"at {each.percent} % the largest cluster holds {100 * each.largest / rows:.0f} % of the rows"
         for each in tried[:-1]
@@ -110,6 +110,10 @@ def _note(tried: Sequence[Level], folds: int, rows: int) -> str:
     else:
         end = f"sequences are linked at {used} %"
     return f"{'; '.join(reasons)}: {end}"
+
+
+def _clusters(count: int) -> str:
+    return "is 1 cluster" if count == 1 else f"are {count} clusters"
 
 
 def _linked(numbered: Numbered, levels: Sequence[int]) -> list[Int64Array]:

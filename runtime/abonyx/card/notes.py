@@ -10,6 +10,8 @@ from abonyx.card.clusters import Clusters
 
 # Below it percentile intervals over whole clusters are too narrow.
 _FEW_CLUSTERS = 20
+# Rows of the smaller class.
+_FEW_OF_CLASS = 20
 # Draws beyond a bound of an interval: with fewer, the bound is little more than the outermost draw.
 _FEW_BEYOND = 5
 
@@ -20,6 +22,7 @@ class SetFacts:
 
     Attributes:
         rows: that are judged, all_rows: that there were; flagged: of the rows, those without a call.
+        fewest: rows of the smaller class; None of values. contradicted: sequences with both labels.
         comparisons: that the first line's intervals are corrected for.
         shared_known: whether the bundle records its training rows.
     """
@@ -27,6 +30,8 @@ class SetFacts:
     rows: int
     all_rows: int
     flagged: int
+    fewest: int | None
+    contradicted: int
     seed: int
     draws: int
     comparisons: int
@@ -46,6 +51,11 @@ def _of_rows(facts: SetFacts, fitted: bool) -> list[str]:
     if facts.all_rows > facts.rows:
         drawn = f"of {facts.all_rows:,} rows, {facts.rows:,} drawn with seed {facts.seed}"
         found.append(f"{drawn}: all figures are of these")
+    if facts.contradicted:
+        both = "1 sequence has" if facts.contradicted == 1 else f"{facts.contradicted:,} sequences have"
+        found.append(f"{both} both labels: no predictor is right on all of their rows")
+    if facts.fewest is not None and facts.fewest < _FEW_OF_CLASS:
+        found.append(f"{facts.fewest} rows of one class are few: one row more or less moves every figure")
     if without:
         found.append(f"{_rows(without)} without a domain that could be numbered: linked to equal ones alone")
     if not facts.shared_known and not fitted:

@@ -21,6 +21,7 @@ def sentence(
     *,
     fitted: bool,
     comparisons: int = 1,
+    apart: bool = True,
 ) -> str:
     """The line.
 
@@ -32,12 +33,15 @@ def sentence(
         shared: rows that the head was trained on, and all rows; None = not known.
         fitted: the head was fitted to these labels, whichever way they run.
         comparisons: that head and difference are corrected for.
+        apart: folds keep similar sequences apart, not only identical ones.
     """
     verdict = _verdict(statistic, head, difference, baseline, fitted, comparisons)
     parts = [verdict]
     if shared is not None and shared[0]:
         # First of all: a head is better on its own training rows whatever it is worth.
         parts.insert(0, f"Trained on {shared[0]:,} of these {shared[1]:,} rows, so that the figures flatter.")
+    elif not apart and verdict.startswith(_BETTER):
+        parts.insert(0, "No folds could keep similar sequences apart, so that the figures flatter.")
     if accuracy is not None and accuracy[1] >= accuracy[0]:
         often = "more often" if accuracy[1] > accuracy[0] else "as often"
         parts.append(f"Calling every row {accuracy[2]} is right {often}: {accuracy[1]:.2f} against {accuracy[0]:.2f}.")

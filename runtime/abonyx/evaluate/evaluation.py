@@ -14,7 +14,8 @@ from abonyx.alphabet import SequenceLimit
 from abonyx.arrays import Float32Array, Int64Array, shortest_decimal
 from abonyx.bundle.threshold import choose_calls, choose_threshold, is_nonspecific, pooling_notes
 from abonyx.bundle.training_rows import training_rows
-from abonyx.card.card import LabelledSet, card_of_scores, unjudged
+from abonyx.card.card import card_of_scores
+from abonyx.card.labelled import LabelledSet, unjudged
 from abonyx.card.record import SCHEMA_VERSION, Card
 from abonyx.card.writing import METRICS_JSON, write_pages
 from abonyx.errors import ConfigError, InputError, printable

@@ -26,9 +26,12 @@ from sklearn.preprocessing import StandardScaler
 import abonyx
 from abonyx import extras
 from abonyx.bundle import check_files, open_bundle, tolerances
+from abonyx.bundle.listed import card_sentence, read_listed
 from abonyx.bundle.manifest import Difference
 from abonyx.bundle.selftest import sigmoid
+from abonyx.bundle.threshold import choose_calls
 from abonyx.bundle.training_rows import training_rows
+from abonyx.card.page import markdown
 from abonyx.card.record import CardFile
 from abonyx.cli import main
 from abonyx.errors import (
@@ -262,8 +265,17 @@ def test_the_card_and_what_a_bundle_keeps_of_its_rows(parent: Path, labelled: Pa
     assert f"card: {record.card.sentence}" in said
     assert (bundle.path / "card.md").read_text().splitlines()[0] == record.card.sentence
     assert record.card.folds is not None and record.card.folds.folds == 3
+    assert card_sentence(bundle) == record.card.sentence  # as inspect shows it
+    shown = read_listed(bundle, "card.md")
+    assert shown is not None and shown.decode() == markdown(record.card)  # as /v1/model has it
     training = bundle.manifest.head.training
     assert training is not None and training.band is not None and training.band.confidence == 0.7
+    assert (
+        record.card.calls is None
+        and "48 rows are flagged: without a call, and in all other figures" in record.card.notes
+    )
+    rule = choose_calls(bundle, None, None)
+    assert rule.band == training.band and f"calls: {rule.text}" in said
     sequences = [sequence for _, sequence, _ in made_rows()]
     assert training_rows(bundle, [*sequences, "EVQLVESGG"]).tolist() == [True] * 48 + [False]  # type: ignore[union-attr]
     stored = b"".join(data for data, _ in everything(bundle.path).values())
@@ -282,8 +294,11 @@ def test_a_confidence_is_between_0_and_1(parent: Path, labelled: Path, tmp_path:
 
 def test_fewer_different_sequences_than_folds(parent: Path, tmp_path: Path) -> None:
     rows = [(f"r{index}", made_rows(2)[index % 2][1], str(index % 2)) for index in range(24)]
-    with pytest.raises(InputError, match="24 rows hold 2 different sequences"):
+    with pytest.raises(InputError, match=r"24 rows hold 2 different sequences[^\n]*\n.*or ask for folds 2\.$"):
         fit(write(rows, tmp_path / "rows.csv"), parent, tmp_path / "new")
+    same = [(f"r{index}", made_rows(2)[0][1], str(index % 2)) for index in range(24)]
+    with pytest.raises(InputError, match=r"24 rows hold 1 different sequences[^\n]*\nAdd rows with other sequences\.$"):
+        fit(write(same, tmp_path / "same.csv"), parent, tmp_path / "new")
 
 
 def test_no_assay_is_declared_and_pooling_is_noted(parent: Path, labelled: Path, tmp_path: Path) -> None:

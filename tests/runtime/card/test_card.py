@@ -14,8 +14,9 @@ pytest.importorskip("sklearn")
 
 from abonyx.bundle.band import CallBand
 from abonyx.card import clusters
-from abonyx.card.card import LabelledSet, card_of_fit, card_of_scores
+from abonyx.card.card import card_of_fit, card_of_scores
 from abonyx.card.charge import net_charge
+from abonyx.card.labelled import LabelledSet
 from abonyx.card.linear import GRIDS, Task, fit_standardised
 from abonyx.card.page import html, markdown
 from abonyx.card.record import Card, CardFile
@@ -119,6 +120,44 @@ def test_a_fixed_head_and_its_band() -> None:
     assert any("does not record what its head was trained on" in note for note in unknown.notes)
 
 
+def test_a_fitted_heads_calls_are_by_fold_and_its_band_is_printed() -> None:
+    labels = (HIDDEN + NOISE[:, 0] > 0) * 1.0
+    task, grid = fit_standardised("classes"), GRIDS["classes"][1:3]
+    found, band = card_of_fit(labelled(labels), np.column_stack([HIDDEN, NOISE[:, 1]]), grid, task, 0.7)
+    assert band is not None and found.calls is not None
+    assert (found.calls.by_fold, found.calls.band, band.confidence) == (True, band, 0.7)
+    said = f"In the bundle, p below {band.low:.3f} is called specific, above {band.high:.3f} non-specific."
+    assert said in markdown(found) and said in html(found)
+
+
+def test_few_rows_of_one_class_are_named() -> None:
+    p = 1 / (1 + np.exp(-HIDDEN))
+    rare = np.sort(HIDDEN)[-8] < HIDDEN
+    found = card_of_scores(labelled(rare), p, p > 0.5)
+    assert "7 rows of one class are few: one row more or less moves every figure" in found.notes
+    assert not any("are few: one row" in note for note in card_of_scores(labelled(HIDDEN > 0), p, p > 0.5).notes)
+
+
+def test_contradictory_labels_are_counted() -> None:
+    labels = np.tile([0.0, 1.0], 60)
+    twice = [each for each in SEQUENCES[:60] for _ in range(2)]
+    p = np.linspace(0, 1, 120)
+    found = card_of_scores(labelled(labels, chains=(twice,)), p, p > 0.5)
+    assert "60 sequences have both labels: no predictor is right on all of their rows" in found.notes
+    one = card_of_scores(labelled(labels, chains=(SEQUENCES[:119] + SEQUENCES[:1],)), p, p > 0.5)
+    assert "1 sequence has both labels: no predictor is right on all of their rows" in one.notes
+
+
+def test_without_folds_that_keep_families_apart_better_is_said_to_flatter() -> None:
+    """Mutants of one antibody: whatever is held out has relatives among the rest."""
+    family, p = mutants(12 * 240)[::12], 1 / (1 + np.exp(-HIDDEN))
+    found = card_of_scores(labelled(HIDDEN > 0, chains=(family,)), p, p > 0.5)
+    assert found.folds is not None and found.folds.level == 100
+    said = "No folds could keep similar sequences apart, so that the figures flatter. Better than "
+    assert found.sentence.startswith(said)
+    assert found.notes[0].startswith("at 80 % there is 1 cluster for 3 folds")
+
+
 def test_flagged_rows_have_no_call() -> None:
     labels, trusted = HIDDEN > 0, np.arange(240) >= 40
     p = np.where(trusted, 1 / (1 + np.exp(-HIDDEN)), 1 - labels)  # wrong on the flagged ones alone
@@ -164,6 +203,8 @@ def test_several_comparisons_widen_the_first_lines_intervals() -> None:
         (slice(0, 40), np.zeros(40), "Not judged: all 40 labels are specific."),
         (slice(0, 12), np.arange(12) % 2, "Not judged: 12 rows are too few, at least 20 are needed."),
         (slice(0, 0), np.zeros(0), "Not judged: no row has a label."),
+        (slice(0, 40), np.arange(40) < 3, "Not judged: 3 of 40 rows are non-specific, at least 5 are needed."),
+        (slice(0, 40), np.arange(40) > 0, "Not judged: 1 of 40 rows is specific, at least 5 are needed."),
     ],
 )
 def test_what_cannot_be_judged_says_why(rows: slice, labels: Any, expected: str) -> None:

@@ -93,7 +93,7 @@ def test_too_few_clusters_step_the_level_up_to_identical_sequences() -> None:
     assert [level.percent for level in found.tried] == [80, 85, 90, 100]
     assert found.level.clusters == 8
     assert (found.of_row[:8] == found.of_row[8:]).all()
-    assert "at 90 % there are 1 clusters for 5 folds" in found.note
+    assert "at 90 % there is 1 cluster for 5 folds" in found.note
     assert found.note.endswith("the figures flatter")
 
 

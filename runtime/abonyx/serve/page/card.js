@@ -20,7 +20,7 @@ export function showFacts(model) {
     "How far to trust it": model.card && make("span", {}, ...inline(model.card.split("\n", 1)[0])),
     "Cross-validated": validated
       && `ROC AUC ${validated.roc_auc_mean.toFixed(DECIMALS)}, accuracy ${validated.accuracy_mean.toFixed(DECIMALS)}`
-      + ` (${training.folds} folds, ${plural(training.seeds, "time")})`,
+      + ` (${training.folds} random folds, ${plural(training.seeds, "time")})`,
     Thresholds: [`its own ${model.default_threshold}`,
       ...Object.entries(model.thresholds).map(([assay, value]) => `${assay} ${value}`)].join(", "),
     Chains: model.chains.map((chain) => CHAINS[chain] ?? chain).join(", "),

@@ -1,0 +1,92 @@
+"""The labelled rows that a card is of, and why they may be too few for one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from abonyx.arrays import BoolArray, Float64Array, Int64Array
+from abonyx.card.folds import MIN_FOLDS
+from abonyx.card.linear import Task
+
+FOLDS = 10
+# With fewer rows every interval contains everything.
+MIN_ROWS = 20
+# With fewer rows of a class an interval over draws says nothing: a draw only repeats those few.
+MIN_OF_CLASS = 5
+CLASS_WORDS = ("specific", "non-specific")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledSet:
+    """The rows that a card is of.
+
+    Attributes:
+        name: of the set; head: of what is judged.
+        chains: for each chain, n cleaned sequences; one chain, or heavy and light of pairs.
+        labels: (n,) float64: 0 and 1, or measured values.
+        shared: (n,) bool, rows whose sequence the head was trained on; None = not known.
+        trusted: (n,) bool, rows that are not flagged, and so have a call; None = all.
+        comparisons: made in all, this set's among them: intervals of the first line are corrected for them.
+        folds, draws, seed: folds by cluster, draws of clusters, and the seed of both.
+    """
+
+    name: str
+    head: str
+    chains: tuple[Sequence[str], ...]
+    labels: Float64Array
+    task: Task = "classes"
+    shared: BoolArray | None = None
+    trusted: BoolArray | None = None
+    comparisons: int = 1
+    folds: int = FOLDS
+    draws: int = 2_000
+    seed: int = 0
+
+    def sample(self, rows: Int64Array) -> LabelledSet:
+        """The set of these rows alone."""
+        chains = tuple([chain[row] for row in rows] for chain in self.chains)
+        shared = None if self.shared is None else self.shared[rows]
+        return replace(self, chains=chains, labels=self.labels[rows], shared=shared, trusted=self.has_call[rows])
+
+    @property
+    def fewest(self) -> int:
+        """Rows of the smaller class."""
+        positives = int(self.labels.sum())
+        return min(positives, len(self.labels) - positives)
+
+    @property
+    def contradicted(self) -> int:
+        """Sequences, or pairs, that have both labels; 0 of values."""
+        if self.task == "values":
+            return 0
+        labels: dict[tuple[str, ...], set[float]] = {}
+        for record, label in zip(zip(*self.chains, strict=True), self.labels.tolist(), strict=True):
+            labels.setdefault(record, set()).add(label)
+        return sum(len(each) > 1 for each in labels.values())
+
+    @property
+    def has_call(self) -> BoolArray:
+        """(n,) bool, rows that have a call."""
+        return np.ones(len(self.labels), bool) if self.trusted is None else self.trusted
+
+
+def unjudged(labelled: LabelledSet) -> str:
+    """Why nothing can be said of a set, "" if something can."""
+    count, different = len(labelled.labels), len(set(zip(*labelled.chains, strict=True)))
+    if not count:
+        return "no row has a label"
+    if (labelled.labels == labelled.labels[0]).all():
+        shown = CLASS_WORDS[int(labelled.labels[0])] if labelled.task == "classes" else f"{labelled.labels[0]:g}"
+        return f"all {count:,} labels are {shown}"
+    if count < MIN_ROWS:
+        return f"{count} rows are too few, at least {MIN_ROWS} are needed"
+    if labelled.task == "classes" and (fewest := labelled.fewest) < MIN_OF_CLASS:
+        word = CLASS_WORDS[int(labelled.labels.mean() < 0.5)]
+        return f"{fewest} of {count:,} rows {'is' if fewest == 1 else 'are'} {word}, at least {MIN_OF_CLASS} are needed"
+    if different < max(labelled.folds, MIN_FOLDS):
+        needed = max(labelled.folds, MIN_FOLDS)
+        return f"{count} rows hold {different} different sequences, at least {needed} are needed"
+    return ""
