@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +20,10 @@ import abonyx
 from abonyx.alphabet import SequenceLimit
 from abonyx.bundle import open_bundle
 from abonyx.bundle.threshold import choose_threshold, is_nonspecific
+from abonyx.evaluate.variations import VARIATIONS
 from abonyx.hashing import file_sha256
 from abonyx.input.checked import read_input
 from commands import machine
-
-VARIATIONS: dict[str, Callable[[str], str]] = {
-    "first residue cut": lambda sequence: sequence[1:],
-    "three first residues cut": lambda sequence: sequence[3:],
-    "last residue cut": lambda sequence: sequence[:-1],
-    "M in front": lambda sequence: "M" + sequence,
-    "GGS in front": lambda sequence: "GGS" + sequence,
-    "AAA and a His tag at the end": lambda sequence: sequence + "AAAHHHHHH",
-    "X in the middle": lambda sequence: sequence[: len(sequence) // 2] + "X" + sequence[len(sequence) // 2 + 1 :],
-}
 
 
 def measure(source: Path, bundle: Path | None) -> dict[str, Any]:

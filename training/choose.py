@@ -15,15 +15,11 @@ mean) of the best, the most strongly regularised. No test set is opened: --table
 from __future__ import annotations
 
 import argparse
-import csv
 import functools
-import gzip
 import json
 import math
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,42 +27,13 @@ import numpy as np
 import torch
 
 from abonyx_export.fit.cross_validation import cross_validate, fit_once
-from pretrain import FIRST_RESIDUE, PretrainedEncoder, Recipe, TrainingRun, encode, pretrain, read_corpus, read_recipe
+from encoders import RECIPE, changed, pooled, read_column
+from pretrain import Recipe, TrainingRun, pretrain, read_corpus, read_recipe
 
-RECIPE = Path(__file__).resolve().parent / "recipe.toml"
 FOLDS, CV_SEEDS = 10, range(5)
 C_RAW = (0.01, 0.1, 1.0, 10.0)
 C_SCALED = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 SETTINGS = [(False, C) for C in C_RAW] + [(True, C) for C in C_SCALED]
-
-
-def read_column(spec: str, column: str = "sequence") -> list[str]:
-    """A column of PATH, or of PATH:COLUMN."""
-    name, _, given = spec.partition(":")
-    path = Path(name)
-    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
-        return [row[given or column] for row in csv.DictReader(line for line in file if not line.startswith("#"))]
-
-
-def changed(recipe: Recipe, change: str) -> Recipe:
-    """The recipe with KEY=VALUE,... replaced; "base" changes nothing."""
-    kinds = {field.name: float if field.type == "float" else int for field in fields(Recipe)}
-    pairs = [pair.split("=") for pair in change.split(",")] if change != "base" else []
-    values: dict[str, Any] = {key: kinds[key](value) for key, value in pairs}
-    return replace(recipe, **values)
-
-
-def pooled(model: PretrainedEncoder, sequences: Sequence[str], device: str) -> np.ndarray:
-    """Residue means of the embedding layer and the last, float32 arithmetic: (n, 2H) float32."""
-    width = max(map(len, sequences)) + 2
-    parts = []
-    with torch.inference_mode():
-        for ids in torch.split(encode(sequences, width), 128):
-            layers = model.forward(ids.to(device))
-            weights = (ids >= FIRST_RESIDUE).to(device).float()  # (B, L): CLS, PAD and EOS are below it
-            means = [torch.einsum("bl,blh->bh", weights, layer) / weights.sum(1, keepdim=True) for layer in layers]
-            parts.append(torch.cat(means, 1).cpu())
-    return torch.cat(parts).numpy()
 
 
 def validate(features: np.ndarray, labels: np.ndarray, scaled: bool, inverse_strength: float) -> dict[str, Any]:

@@ -47,6 +47,10 @@ class Recipe:
         batch_size: sequences a step; steps: of the optimiser; warmup_steps: of linear rise, then a cosine to 0.
         max_gradient_norm: gradients are clipped to it.
         report_steps: steps between two lines of the training record.
+        position_offsets: each row's positions are moved by 0 to this many, drawn again every step, so that the model
+            cannot learn what stands at a position; the checkpoint holds the middle of the table. 0: as ESM-1v.
+        cut_residues, extra_residues: half of the rows lose 1 to cut_residues first residues, or get 1 to
+            extra_residues drawn ones in front. The other end is left as it is.
     """
 
     layers: int
@@ -64,6 +68,9 @@ class Recipe:
     max_gradient_norm: float
     held_out_share: float
     report_steps: int
+    position_offsets: int
+    cut_residues: int
+    extra_residues: int
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -113,9 +120,12 @@ class PretrainedLayer(nn.Module):
 class PretrainedEncoder(nn.Module):
     """ESM-1v's encoder with its masked-language head: absolute positions, token dropout, a norm at the end."""
 
-    def __init__(self, recipe: Recipe, positions: int) -> None:
+    def __init__(self, recipe: Recipe, longest: int) -> None:
         super().__init__()
         hidden = recipe.hidden
+        self.middle, self.longest = recipe.position_offsets // 2, longest
+        # PAD + 1 ids before the first position, then CLS, the longest row and EOS: no position is left untrained.
+        positions = PAD + 1 + longest + recipe.extra_residues + 2 + recipe.position_offsets
         self.embeddings = nn.ModuleDict(
             {
                 "word_embeddings": nn.Embedding(len(VOCABULARY), hidden, padding_idx=PAD),
@@ -138,10 +148,11 @@ class PretrainedEncoder(nn.Module):
             for table in tables.values():
                 table.weight[PAD] = 0
 
-    def embed(self, ids: Tensor) -> Tensor:
+    def embed(self, ids: Tensor, offsets: Tensor | None) -> Tensor:
         """Tokens (B, L) -> what the first layer sees (B, L, H), padding rows zero."""
         is_token = ids.ne(PAD)
-        position_ids = torch.cumsum(is_token, 1) * is_token + PAD
+        moved = self.middle if offsets is None else offsets[:, None]
+        position_ids = (torch.cumsum(is_token, 1) + moved) * is_token + PAD
         masked = ids.eq(MASK)
         words = self.embeddings["word_embeddings"](ids).masked_fill(masked[..., None], 0.0)
         unmasked_share = 1 - masked.sum(1) / is_token.sum(1)  # (B,)
@@ -149,9 +160,14 @@ class PretrainedEncoder(nn.Module):
         positions = self.embeddings["position_embeddings"](position_ids)
         return (words + positions) * is_token[..., None]  # type: ignore[no-any-return]
 
-    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens (B, L) -> the embedding layer and the last layer after its norm, (B, L, H) each."""
-        first = x = self.embed(ids)
+    def forward(self, ids: Tensor, offsets: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Tokens (B, L) -> the embedding layer and the last layer after its norm, (B, L, H) each.
+
+        Args:
+            ids: (B, L) of VOCABULARY.
+            offsets: (B,) int64, by which each row's positions are moved; None = the middle, as in the checkpoint.
+        """
+        first = x = self.embed(ids, offsets)
         may_attend = ids.ne(PAD)[:, None, None, :]  # (B, 1, 1, L)
         encoder: Any = self.encoder
         for layer in encoder["layer"]:
@@ -164,12 +180,18 @@ class PretrainedEncoder(nn.Module):
         return functional.linear(hidden, self.embeddings["word_embeddings"].weight, self.lm_bias)  # type: ignore[arg-type]
 
     def checkpoint(self) -> dict[str, Tensor]:
-        """Float32 tensors by transformers' names, rounded to float16 values so that half storage loses nothing."""
+        """Float32 tensors by transformers' names, rounded to float16 values so that half storage loses nothing.
+
+        Of the positions those that the longest sequence has at the middle offset: a plain ESM reads from its first.
+        """
         names = {"lm_bias": "lm_head.bias"}
         tensors = {}
         for name, parameter in self.named_parameters():
             known = names.get(name, name if name.startswith("lm_head.") else f"esm.{name}")
             tensors[known] = parameter.detach().half().float().cpu().contiguous()
+        name = "esm.embeddings.position_embeddings.weight"
+        first = PAD + 1 + self.middle
+        tensors[name] = torch.cat([tensors[name][: PAD + 1], tensors[name][first : first + self.longest + 2]])
         return tensors
 
 
@@ -195,6 +217,22 @@ def mask_tokens(ids: Tensor, share: float, generator: torch.Generator) -> tuple[
     return hidden, torch.where(chosen, ids, IGNORED)
 
 
+def vary_starts(ids: Tensor, cut: int, extra: int, generator: torch.Generator) -> Tensor:
+    """Half of the rows of a batch without 1 to `cut` first residues, or with 1 to `extra` drawn ones in front."""
+
+    def draw(low: int, high: int, *shape: int) -> Tensor:
+        return torch.randint(low, high, shape, device=ids.device, generator=generator)
+
+    rows, width = ids.shape
+    moved = draw(-extra, cut, rows)
+    moved = torch.where(moved >= 0, moved + 1, moved) * draw(0, 2, rows)  # -extra to cut, 0 for half of them
+    column = torch.arange(width, device=ids.device).expand(rows, width)
+    source = column + moved[:, None]
+    others = draw(FIRST_RESIDUE, LAST_RESIDUE + 1, rows, width)
+    residues = torch.where(source < 1, others, ids.gather(1, source.clamp(0, width - 1)))
+    return torch.where(column == 0, ids, torch.where(source >= width, PAD, residues))
+
+
 @dataclass
 class TrainingRun:
     """One pretraining run: what it trains on, its model and where it stands."""
@@ -215,12 +253,11 @@ class TrainingRun:
     def begin(cls, recipe: Recipe, sequences: Sequence[str], seed: int, device: str) -> TrainingRun:
         """A run at step 0. The split into trained and held-out sequences is the same for every seed."""
         longest = max(map(len, sequences))
-        tokens = encode(sequences, 8 * math.ceil((longest + 2) / 8))
+        tokens = encode(sequences, 8 * math.ceil((longest + recipe.extra_residues + 2) / 8))
         order = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(0))
         held_out = round(recipe.held_out_share * len(tokens))
         torch.manual_seed(seed)
-        # PAD + 1 ids before the first position, then CLS, the longest sequence and EOS: no row is left untrained.
-        model = PretrainedEncoder(recipe, PAD + 1 + longest + 2).to(device)
+        model = PretrainedEncoder(recipe, longest).to(device)
         tables = {id(table) for table in model.embeddings.parameters()}
         decayed = [p for p in model.parameters() if p.ndim == 2 and id(p) not in tables]
         others = [p for p in model.parameters() if p.ndim != 2 or id(p) in tables]
@@ -261,11 +298,27 @@ class TrainingRun:
         rows = order[at * self.recipe.batch_size : (at + 1) * self.recipe.batch_size]
         return self.train[rows.to(self.device)]
 
-    def loss(self, encoder: Callable[[Tensor], tuple[Tensor, Tensor]], ids: Tensor, draws: torch.Generator) -> Tensor:
+    def varied(self) -> tuple[Tensor, Tensor | None]:
+        """The step's rows with their starts varied and their offsets drawn; the recipe without either draws nothing."""
+        recipe, ids = self.recipe, self.batch()
+        if recipe.cut_residues or recipe.extra_residues:
+            ids = vary_starts(ids, recipe.cut_residues, recipe.extra_residues, self.generator)
+        if not recipe.position_offsets:
+            return ids, None
+        high, draws = recipe.position_offsets + 1, self.generator
+        return ids, torch.randint(0, high, (len(ids),), device=ids.device, generator=draws)
+
+    def loss(
+        self,
+        encoder: Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]],
+        ids: Tensor,
+        offsets: Tensor | None,
+        draws: torch.Generator,
+    ) -> Tensor:
         """Cross-entropy of the hidden residues of a batch."""
         hidden, target = mask_tokens(ids, self.recipe.mask_share, draws)
         with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
-            _, last = encoder(hidden)
+            _, last = encoder(hidden, offsets)
             logits = self.model.predict(last)
         return functional.cross_entropy(logits.float().flatten(0, 1), target.flatten(), ignore_index=IGNORED)
 
@@ -273,7 +326,7 @@ class TrainingRun:
         """One optimiser step; its loss, not yet waited for."""
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate()
-        loss = self.loss(self.model, self.batch(), self.generator)
+        loss = self.loss(self.model, *self.varied(), self.generator)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.max_gradient_norm)
         self.optimiser.step()
@@ -288,7 +341,10 @@ class TrainingRun:
         with torch.no_grad():
             parts = torch.split(self.held_out, self.recipe.batch_size)
             # forward, not the compiled module: the last part's shape would have it compiled again
-            losses = [(self.loss(self.model.forward, p.to(self.device), generator).item(), len(p)) for p in parts]
+            losses = [
+                (self.loss(self.model.forward, part.to(self.device), None, generator).item(), len(part))
+                for part in parts
+            ]
         self.model.train()
         return sum(loss * rows for loss, rows in losses) / max(1, len(self.held_out))
 
@@ -383,7 +439,7 @@ def write_checkpoint(run: TrainingRun, directory: Path) -> dict[str, Any]:
         "hidden_size": recipe.hidden,
         "num_attention_heads": recipe.attention_heads,
         "intermediate_size": 4 * recipe.hidden,
-        "max_position_embeddings": run.model.embeddings["position_embeddings"].num_embeddings,
+        "max_position_embeddings": PAD + 1 + run.model.longest + 2,
         "position_embedding_type": "absolute",
         "layer_norm_eps": 1e-5,
         "hidden_act": "gelu",

@@ -27,6 +27,7 @@ from pretrain import (
     mask_tokens,
     pretrain,
     read_recipe,
+    vary_starts,
 )
 
 from ..conftest import REPOSITORY
@@ -45,6 +46,8 @@ RECIPE = replace(
     dropout=0.1,
 )
 
+VARIED = replace(RECIPE, position_offsets=6, cut_residues=3, extra_residues=2)
+
 
 def weights(directory: Path) -> dict[str, np.ndarray]:
     from safetensors.numpy import load_file
@@ -60,11 +63,12 @@ def train(sequences: list[str], directory: Path, seed: int = 1, **options: int) 
         torch.use_deterministic_algorithms(False)
 
 
-def test_is_the_model_of_transformers(tmp_path: Path, sequences: list[str]) -> None:
+@pytest.mark.parametrize("recipe", [RECIPE, VARIED])
+def test_is_the_model_of_transformers(tmp_path: Path, sequences: list[str], recipe: Recipe) -> None:
     from transformers import EsmForMaskedLM
 
     torch.manual_seed(3)
-    run = TrainingRun.begin(RECIPE, sequences, 1, "cpu")
+    run = TrainingRun.begin(recipe, sequences, 1, "cpu")
     with torch.no_grad():
         for parameter in run.model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter)).copy_(parameter.half())
@@ -107,6 +111,52 @@ def test_interrupted_runs_end_with_the_same_bytes(tmp_path: Path, sequences: lis
     assert other["weights_sha256"] != record["weights_sha256"]
 
 
+def test_half_of_the_starts_are_varied_and_the_ends_are_left() -> None:
+    length, width = 20, 30
+    rows = torch.full((2000, width), PAD)
+    rows[:, 0] = 0
+    rows[:, 1 : length + 1] = torch.arange(4, 4 + length)
+    rows[:, length + 1] = 2  # EOS
+    lengths = []
+    for row in vary_starts(rows, 3, 2, torch.Generator().manual_seed(0)):
+        tokens = int(row.ne(PAD).sum()) - 2
+        assert row[0] == 0 and row[tokens + 1] == 2
+        assert row[tokens + 2 :].eq(PAD).all()
+        kept = min(tokens, length)
+        assert row[tokens + 1 - kept : tokens + 1].tolist() == list(range(24 - kept, 24))
+        extra = row[1 : tokens + 1 - kept]
+        assert ((extra >= module.FIRST_RESIDUE) & (extra <= module.LAST_RESIDUE)).all()
+        lengths.append(tokens - length)
+    shares = np.bincount(np.array(lengths) + 3, minlength=6) / 2000
+    assert 0.46 < shares[3] < 0.54
+    assert all(0.07 < share < 0.13 for share in shares[[0, 1, 2, 4, 5]])
+
+
+def test_offsets_are_drawn_for_each_row_and_move_its_positions(sequences: list[str]) -> None:
+    run = TrainingRun.begin(VARIED, sequences * 40, 1, "cpu")
+    run.recipe = replace(VARIED, batch_size=300)
+    _, offsets = run.varied()
+    assert offsets is not None
+    assert sorted(set(offsets.tolist())) == list(range(7))
+    ids = encode(sequences[:2], 160)
+    table = run.model.embeddings["position_embeddings"].weight
+    moved, middle = (run.model.embed(ids, each) for each in (torch.tensor([0, 6]), None))
+    lengths = ids.ne(PAD).sum(1)
+    for row, first in ((0, 0), (1, 6)):
+        places = torch.arange(PAD + 1, PAD + 1 + int(lengths[row]))
+        difference = (moved - middle)[row, : lengths[row]]
+        assert torch.allclose(difference, table[places + first] - table[places + 3], atol=1e-6)
+
+
+def test_the_recipe_without_variations_draws_nothing(sequences: list[str]) -> None:
+    run = TrainingRun.begin(RECIPE, sequences, 1, "cpu")
+    before = run.generator.get_state()
+    ids, offsets = run.varied()
+    assert offsets is None
+    assert torch.equal(ids, run.batch())
+    assert torch.equal(run.generator.get_state(), before)
+
+
 def test_a_state_of_another_seed_is_refused(tmp_path: Path, sequences: list[str]) -> None:
     train(sequences, tmp_path, stop_after=4)
     with pytest.raises(SystemExit, match=r"another seed: 1, now 2"):
@@ -123,8 +173,11 @@ def test_learns(tmp_path: Path, sequences: list[str]) -> None:
     assert losses[-1] < 2.6 < np.log(20)  # residue frequencies alone are nearly there; uniform is 3.0
 
 
-def test_the_checkpoint_exports_and_stores_in_half_without_loss(tmp_path: Path, sequences: list[str]) -> None:
-    assert train(sequences, tmp_path) is not None
+@pytest.mark.parametrize("recipe", [RECIPE, VARIED])
+def test_the_checkpoint_exports_and_stores_in_half_without_loss(
+    tmp_path: Path, sequences: list[str], recipe: Recipe
+) -> None:
+    assert pretrain(TrainingRun.begin(recipe, sequences, 1, "cpu"), tmp_path, lambda line: None) is not None
     checkpoint = load_checkpoint(str(tmp_path), pooled_layers=("embedding", "last"))
     assert checkpoint.config.max_residues == max(map(len, sequences))
     assert checkpoint.config.embedding_width == 2 * RECIPE.hidden

@@ -247,6 +247,7 @@ def embed(source: Path, output: Path, restart: bool, **options: Any) -> None:
 @_THRESHOLD
 @click.option("--bootstrap", type=click.IntRange(min=1), default=2000, show_default=True, help="Resamples.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the resampling.")
+@click.option("--stability", is_flag=True, help="Score changed sequences, too: how many calls flip (8 times the work).")
 def evaluate(
     sources: tuple[Path, ...],
     output: Path,
@@ -256,13 +257,14 @@ def evaluate(
     threshold: float | None,
     bootstrap: int,
     seed: int,
+    stability: bool,
     **options: Any,
 ) -> None:
     """Compare scores with labels: a card, metrics, predictions, pictures and a report.  Needs the extra evaluate."""
     require("evaluate")
     from abonyx.evaluate.evaluation import EvaluationRequest, check_request, evaluate_files
 
-    request = EvaluationRequest(sources, output, label_column, assay, threshold, bootstrap, seed, head)
+    request = EvaluationRequest(sources, output, label_column, assay, threshold, bootstrap, seed, head, stability)
     check_request(request)
     for line in evaluate_files(request, prepare(options)):
         LOGGER.info(line)

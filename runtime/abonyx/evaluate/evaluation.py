@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from abonyx.alphabet import SequenceLimit
 from abonyx.arrays import Float32Array, Int64Array, shortest_decimal
 from abonyx.bundle.bundle import Bundle
 from abonyx.bundle.chosen import P
@@ -28,6 +29,7 @@ from abonyx.evaluate.metrics import Measured, measure
 from abonyx.evaluate.pictures import Subject, draw
 from abonyx.evaluate.record import Bootstrap, EvaluationRecord, Unflagged
 from abonyx.evaluate.report import FlaggedRow, report
+from abonyx.evaluate.stability import Varied
 from abonyx.hashing import file_sha256
 from abonyx.input.checked import Input
 from abonyx.output.directory import check_directory, staged
@@ -53,6 +55,7 @@ class EvaluationRequest:
         output: directory to make.
         head: name of the head that is evaluated, None = the bundle's first; assay and threshold are its own.
         bootstrap, seed: resamples of the intervals, and their generator's seed.
+        stability: score changed sequences, too, and say how many calls flip.
     """
 
     sources: tuple[Path, ...]
@@ -63,17 +66,19 @@ class EvaluationRequest:
     bootstrap: int
     seed: int
     head: str | None = None
+    stability: bool = False
 
 
 @dataclass(frozen=True)
 class _Set:
-    """One input, read; `p` is filled while scoring."""
+    """One input, read; `p` is filled while scoring. `varied`: its changed rows, if they are scored, too."""
 
     name: str
     stem: str
     sha256: str
     checked: Input
     p: Float32Array
+    varied: Varied | None
 
     def of_labelled(self, column: Sequence[Value]) -> list[Value]:
         """Of a column of all rows, the cells of the labelled ones."""
@@ -138,8 +143,9 @@ def evaluate_files(request: EvaluationRequest, run: RunRequest) -> list[str]:
     head = _head(request, run)
     rule = choose_calls(run.bundle, request.assay, request.threshold, head)
     sets = [_read(source, request, run) for source in request.sources]
-    with progress(sum(len(each.p) for each in sets)) as on_batch:
-        jobs = [Job(each.checked, ArraySink(each.p[:, None])) for each in sets]
+    jobs = [Job(each.checked, ArraySink(each.p[:, None])) for each in sets]
+    jobs += [job for each in sets if each.varied for job in each.varied.jobs()]
+    with progress(sum(len(job.checked.sequences) for job in jobs)) as on_batch:
         summary = run_windows(run.bundle, jobs, run.config, [head.name], on_batch)
     lines = summary.lines()
     cards = [_labelled_set(each, request, run) for each in sets]
@@ -180,7 +186,9 @@ def _read(source: Path, request: EvaluationRequest, run: RunRequest) -> _Set:
             what, f"Name the column of labels 0 and 1 with {option('label_column')}, or use `abonyx score`."
         )
     name = source.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")  # as JSON can hold it
-    return _Set(name, input_stem(source), file_sha256(source), checked, np.empty(len(checked.ids), np.float32))
+    limit = SequenceLimit.of(run.bundle.manifest, run.config)
+    varied = Varied.of(checked, limit, name) if request.stability else None
+    return _Set(name, input_stem(source), file_sha256(source), checked, np.empty(len(checked.ids), np.float32), varied)
 
 
 def _write(
@@ -247,6 +255,7 @@ def _record(
         domain=run.rule.facts(),
         notes=[*_notes(each, both, request, run), *both.measured.notes],
         card=card,
+        stability=each.varied.measure(each.p, limit) if each.varied else None,
         schema_version=SCHEMA_VERSION,
         **metadata,
     )

@@ -6,6 +6,7 @@ import msgspec
 
 from abonyx.card.record import Card
 from abonyx.evaluate.metrics import Metric
+from abonyx.evaluate.stability import Stability
 
 # What decides the domain's flags -> value, as domain.DomainRule.facts has it.
 DomainFacts = dict[str, str | bool | None]
@@ -47,6 +48,7 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
         confusion_matrix: [[TN, FP], [FN, TP]].
         notes: what a reader must know of the numbers, such as why one is null.
         card: how far to trust the head on this set.
+        stability: how many calls flip if sequences are changed; None if that was not asked for.
         schema_version: of the card, and of where it is.
     """
 
@@ -77,6 +79,7 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str]
     version: str
     card: Card
+    stability: Stability | None
     schema_version: int
 
     def encode(self) -> bytes:
@@ -109,9 +112,10 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
         ]
 
     def lines(self, name: str) -> list[str]:
-        """Return the summary's lines: n, accuracy and AUC, of all labelled rows and without flags; then the card's."""
+        """Return the summary's lines: n, accuracy, AUC, of all labelled rows and without flags; the card's; flips."""
         unflagged = f"{name}, flagged rows left out: {self._unflagged_line()}"
-        return [self._line(name), unflagged, f"{name}: {self.card.sentence}"]
+        stability = [f"{name}: {self.stability.line()}"] if self.stability else []
+        return [self._line(name), unflagged, f"{name}: {self.card.sentence}", *stability]
 
     def _line(self, name: str) -> str:
         aside = [f"{self.n_unlabelled} not labelled"] if self.n_unlabelled else []

@@ -82,7 +82,7 @@ def report(
 <section><h2>Metrics</h2>{_metrics(record.metrics)}{_unflagged(record)}</section>
 <section><h2>Run</h2>{_facts(record.facts())}</section>
 </div>
-<h2>Pictures</h2>
+{_stability(record)}<h2>Pictures</h2>
 <div class="pictures">{images}</div>
 {_flagged(flagged)}</body>
 </html>
@@ -105,6 +105,22 @@ def _unflagged(record: EvaluationRecord) -> str:
         return ""
     counts = f"{record.unflagged.n:,} of {record.n:,} rows with a label"
     return f"<h2>Metrics without flagged rows ({counts})</h2>{_metrics(record.unflagged.metrics)}"
+
+
+def _stability(record: EvaluationRecord) -> str:
+    """What changed sequences do to the calls, if that was measured."""
+    if record.stability is None:
+        return ""
+    rows = "".join(
+        f'<tr><th scope="row">{escape(name)}</th><td>{100 * each.flips:.1f} %</td><td>{each.mean_dp:.4f}</td></tr>'
+        for name, each in record.stability.variations.items()
+    )
+    head = '<th scope="col">change</th><th scope="col">calls that flip</th><th scope="col">mean difference of p</th>'
+    out = f", {record.stability.left_out:,} left out" if record.stability.left_out else ""
+    return (
+        f"<h2>How stable a call is ({record.stability.rows:,} rows{out})</h2>\n"
+        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>\n"
+    )
 
 
 def _flagged(rows: Sequence[FlaggedRow]) -> str:
