@@ -15,16 +15,8 @@ import torch
 from torch import Tensor
 
 from abonyx.evaluate.variations import VARIATIONS
+from abonyx_export.fit.copies import COPIES
 
-# What the head is fitted on besides the rows as they are. Nothing changes the other end, and nothing puts in X.
-COPIES: dict[str, Callable[[str], str]] = {
-    "1 cut": lambda sequence: sequence[1:],
-    "2 cut": lambda sequence: sequence[2:],
-    "3 cut": lambda sequence: sequence[3:],
-    "M": lambda sequence: "M" + sequence,
-    "G": lambda sequence: "G" + sequence,
-    "S": lambda sequence: "S" + sequence,
-}
 WHOLE = "whole"
 # All that an encoder embeds of each row; a name that both have is the same change.
 CHANGES: dict[str, Callable[[str], str]] = {WHOLE: lambda sequence: sequence} | COPIES | VARIATIONS

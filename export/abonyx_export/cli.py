@@ -145,6 +145,7 @@ def export(
 @click.option(
     "--chains", type=click.Choice(list(_CHAINS)), help=f"{_CHAINS_HELP}  [default: H; with --add the bundle's]"
 )
+@click.option("--vary-ends", is_flag=True, help="Fit on copies with a cut or longer start, too: steadier calls.")
 @click.option("--drop-flagged", is_flag=True, help="Leave out rows that `score` would flag; nanobody-like rows stay.")
 @click.option("--C", "grid", help="Inverse regularisation, to choose from.  [default: 0.01,0.1,1,10]")
 @click.option("--alpha", "alphas", help="A regression's regularisation, to choose from.  [default: 0.1,1,...,10000]")
@@ -185,6 +186,7 @@ def fit(
     seed: int,
     confidence: float,
     chains: str | None,
+    vary_ends: bool,
     drop_flagged: bool,
     name: str | None,
     notice: str | None,
@@ -219,6 +221,7 @@ def fit(
         seed=seed,
         confidence=confidence,
         chains=None if chains is None else (chains,),
+        vary_ends=vary_ends,
         drop_flagged=drop_flagged,
         name=name,
         notice=notice,

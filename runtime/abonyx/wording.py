@@ -44,6 +44,7 @@ EXCEPTIONS: dict[Interface, dict[str, str]] = {
         "scale": "scale=True",
         "skip": "skip_invalid=True",
         "strip": 'gaps="strip"',
+        "vary_ends": "vary_ends=True",
     },
 }
 

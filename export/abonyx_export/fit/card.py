@@ -34,7 +34,7 @@ def judge_fit(request: FitRequest, checked: Input, rows: Float64Array) -> tuple[
     """The card, by nested cross-validation over the request's grid or alphas, and the band for calls.
 
     Args:
-        rows: (n, D) embeddings.
+        rows: embeddings (n, D), or with copies (n, copies, D); only the rows as they are count.
     """
     regression = request.task == REGRESSION
 

@@ -19,6 +19,7 @@ from abonyx.bundle.heads import sigmoid
 from abonyx.bundle.manifest import Candidate, ScoreCounts
 from abonyx.errors import ConfigError
 from abonyx.wording import option
+from abonyx_export.fit.copies import flattened, whole
 
 # lbfgs takes up to some hundreds of iterations on 914 unscaled embeddings at C = 10.
 MAX_ITERATIONS = 5_000
@@ -44,7 +45,8 @@ class Fitted:
     iterations: int
 
     def decision(self, rows: Float64Array) -> Float64Array:
-        """Log-odds (n,) of rows (n, D)."""
+        """Log-odds (n,) of rows (n, D); of rows with copies (n, copies, D), those of the rows as they are."""
+        rows = whole(rows)
         scaled = rows if self.mean is None or self.scale is None else (rows - self.mean) / self.scale
         return scaled @ self.coef + self.intercept
 
@@ -52,11 +54,16 @@ class Fitted:
 def fit_once(rows: Float64Array, labels: Labels, c: float, *, scale: bool, balanced: bool) -> Fitted:
     """One regression, by lbfgs.
 
+    Args:
+        rows: (n, D); or (n, copies, D), which weigh as n rows.
+        labels: (n,).
+
     Raises:
         ConfigError: it does not converge.
     """
+    rows, labels, copies = flattened(rows, labels)
     scaler = StandardScaler().fit(rows) if scale else None
-    estimator = LogisticRegression(C=c, max_iter=MAX_ITERATIONS, class_weight="balanced" if balanced else None)
+    estimator = LogisticRegression(C=c / copies, max_iter=MAX_ITERATIONS, class_weight="balanced" if balanced else None)
     # One thread: sums then add in one order, so that the same rows give the same bytes on any number of cores. Rows
     # are few enough that more threads gain nothing.
     with warnings.catch_warnings(), threadpool_limits(1):
@@ -91,14 +98,14 @@ def cross_validate(
     """Each C by stratified k-fold cross-validation, the same folds for all; in ascending order of C.
 
     Args:
-        rows: (n, D); labels: (n,) 0 or 1.
+        rows: (n, D), or (n, copies, D); labels: (n,) 0 or 1.
         seeds: one shuffled cross-validation each.
         fit: as fit_once; fits everything, the scaler too, on the training folds alone.
 
     Returns:
         One candidate a C.
     """
-    splits = [list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(rows, labels)) for seed in seeds]
+    splits = [list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(labels, labels)) for seed in seeds]
     candidates = []
     for c in sorted(grid):
         accuracy, area = np.empty((2, len(seeds), folds))
@@ -140,7 +147,7 @@ def count_scores(
 ) -> ScoreCounts:
     """Each row's p by a regression fitted without its fold, counted by class; arguments as in cross_validate."""
     decision = np.empty(len(labels))
-    for training, test in StratifiedKFold(folds, shuffle=True, random_state=seed).split(rows, labels):
+    for training, test in StratifiedKFold(folds, shuffle=True, random_state=seed).split(labels, labels):
         decision[test] = fit(rows[training], labels[training], c).decision(rows[test])
     edges = [index / BINS for index in range(BINS + 1)]
     counts = [np.histogram(sigmoid(decision[labels == label]), edges)[0].tolist() for label in (0, 1)]

@@ -26,6 +26,7 @@ from abonyx.wording import option
 from abonyx_export.bundle_writer import Report
 from abonyx_export.fit.assembly import Assembly, assemble, files_beside
 from abonyx_export.fit.card import card_files, judge_fit, write_card
+from abonyx_export.fit.copies import by_row, with_copies
 from abonyx_export.fit.embeddings import embed
 from abonyx_export.fit.flagged import flag_lines, flagged_rows, without_flagged
 from abonyx_export.fit.request import FitRequest, check_request
@@ -78,7 +79,8 @@ def fit_bundle(request: FitRequest, report: Report = lambda line: None) -> Manif
         report(note)
     if checked.rejected:
         report(f"{len(checked.rejected)} bad records left out")
-    rows = embed(run, checked, embedding_cache(request.embedding_cache), report).astype(np.float64)
+    varied = with_copies(request, checked)
+    rows = by_row(request, embed(run, varied, embedding_cache(request.embedding_cache), report).astype(np.float64))
     head, training, iterations = train(rows, report)
     report("judging it by folds that keep similar sequences together")
     card, band = judge_fit(request, checked, rows)

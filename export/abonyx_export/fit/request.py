@@ -53,6 +53,8 @@ class FitRequest:
         confidence: of a classification: share of each class that the band of uncertain calls keeps.
         chains: of the labelled rows, keys of manifest.CHAINS: records of others are flagged when scored. None = the
             parent's beside its heads, else H.
+        vary_ends: of a classification: fit on changed copies of the rows, too (copies.COPIES), so that calls hold if
+            the start of a sequence is cut or longer.
         drop_flagged: leave rows out that are flagged for anything but being nanobody-like.
         name: of the bundle; None = its directory's, wherever that is moved. notice: None = the parent's.
         variants: those to keep; None = all the parent's.
@@ -80,6 +82,7 @@ class FitRequest:
     seed: int = 0
     confidence: float = 0.8
     chains: tuple[str, ...] | None = None
+    vary_ends: bool = False
     drop_flagged: bool = False
     name: str | None = None
     notice: str | None = None
@@ -169,6 +172,8 @@ def _check_task(request: FitRequest) -> None:
         "grid": request.grid,
         "class_weight": request.balanced or None,
         "head_out": request.head_out,
+        # A ridge's alpha is chosen by leaving one row out: its copies would stay and give the row away.
+        "vary_ends": request.vary_ends or None,
     }
     values: dict[str, object] = {"unit": request.unit, "direction": request.direction, "alphas": request.alphas}
     regression = request.task == REGRESSION

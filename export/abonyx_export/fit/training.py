@@ -13,6 +13,7 @@ from abonyx.arrays import Float64Array
 from abonyx.bundle.manifest import Candidate, HeadTraining
 from abonyx.input.checked import Input
 from abonyx_export.bundle_writer import Report
+from abonyx_export.fit.copies import COPIES
 from abonyx_export.fit.cross_validation import (
     Fitted,
     Labels,
@@ -53,6 +54,8 @@ def _train_classes(
         f"cross-validation, {request.seeds} seeds from {request.seed}; mean +- sd over folds (sd of the seeds' means)"
     )
     _report_repeated(repeated, report)
+    if request.vary_ends:
+        report(f"  each row with {len(COPIES)} changed copies, which weigh as one row: {', '.join(COPIES)}")
     fit = functools.partial(fit_once, scale=request.scale, balanced=request.balanced)
     candidates = cross_validate(rows, labels, request.strengths, folds=request.folds, seeds=_seeds(request), fit=fit)
     fitted, c = _chosen(request, checked, candidates, functools.partial(fit, rows, labels), report)
@@ -62,6 +65,7 @@ def _train_classes(
         repeated_sequences=repeated,
         c=c,
         scaled=request.scale,
+        copies=list(COPIES) if request.vary_ends else None,
         class_weight="balanced" if request.balanced else None,
         seed=request.seed,
         folds=request.folds,

@@ -148,6 +148,7 @@ class HeadTraining(_Struct, frozen=True, kw_only=True, omit_defaults=True):
         dropped: of these, rows that were left out, and are not in `rows`: all of them, or 0.
         band: of the card's out-of-fold scores, folds by sequence cluster; None = nothing could be judged, or a linear
             head.
+        copies: changed copies of each row that the head was fitted on, too, by name; None = none.
         ridge: of a regression alone. cut: if classes were made of measured values.
     """
 
@@ -166,6 +167,7 @@ class HeadTraining(_Struct, frozen=True, kw_only=True, omit_defaults=True):
     flagged: int | None = None
     dropped: int = 0
     band: CallBand | None = None
+    copies: list[str] | None = None
     ridge: RidgeTraining | None = None
     cut: ClassCut | None = None
 

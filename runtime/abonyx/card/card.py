@@ -75,7 +75,7 @@ def card_of_fit(
     """The card of a head that is fitted on these rows, judged out of fold, and the band for its calls.
 
     Args:
-        labelled: the rows. embeddings: (n, D).
+        labelled: the rows. embeddings: (n, D), or any (n, ...) that `fit` takes.
         grid: C or alpha to choose from inside the folds, from the most regularised on.
         fit: of the head.
         confidence: of the band.

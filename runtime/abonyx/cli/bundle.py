@@ -307,7 +307,8 @@ def _fitted_on(training: HeadTraining) -> str:
         return f"{training.rows} rows, alpha {training.ridge.alpha:g}, Spearman {training.ridge.spearman_mean:.2f}"
     cut = training.cut
     classes = f", {'above' if cut.above else 'below'} {cut.value:g}" if cut else ""
-    return f"{training.rows} rows ({training.positives} positive{classes}), C {training.c:g}"
+    copies = f", each with {len(training.copies)} copies (start cut or longer)" if training.copies else ""
+    return f"{training.rows} rows ({training.positives} positive{classes}){copies}, C {training.c:g}"
 
 
 def _calibrated_rows(manifest: Manifest) -> list[tuple[str, object]]:
