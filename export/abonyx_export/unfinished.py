@@ -206,11 +206,11 @@ def resumable(output: Path, inputs: Mapping[str, str], report: Callable[[str], N
     A block that is interrupted leaves what is finished, for the next call; one that fails leaves nothing.
 
     Args:
-        inputs: what everything depends on, name -> value. If the earlier call had others, nothing of it is used.
+        inputs: what everything depends on, name -> value.
         report: called with a line on what is reused and what is not.
 
     Raises:
-        ConfigError: OUT.partial is not an unfinished export, or cannot be written.
+        ConfigError: OUT.partial is not an unfinished export, is of one with other inputs, or cannot be written.
         OutputInUse: another process exports to OUT.
     """
     check_directory(output)
@@ -270,9 +270,12 @@ def _open(directory: Path, inputs: dict[str, str], report: Callable[[str], None]
     else:
         unfinished = Unfinished(directory, _read(directory))
         changed = differences(dict(unfinished.inputs), dict(inputs))
-        if changed:
+        if changed and unfinished.steps:  # minutes of work: a mistyped option does not throw it away
             shown = "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")
-            report(f"{directory}: from other inputs, so nothing of it is used ({shown})")
+            what = f"{directory}: an export with other inputs is unfinished there ({shown})"
+            fix = "Give its inputs again to resume it, or remove the directory to begin again."
+            raise ConfigError(what, fix)
+        if changed:
             unfinished.begin(inputs)
         for step, file in unfinished.drop_damaged().items():
             report(f"{directory / file}: not as it was written, so made again: {step}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -92,7 +93,9 @@ def test_a_stopped_export_gives_the_same_bytes(
     assert not partial_directory(ask.output).exists()
 
 
-def test_another_head_begins_again(ask: ExportRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_head_is_refused_and_keeps_what_is_finished(
+    ask: ExportRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as stopped:
         stop_at(stopped, bundle_writer, "_checked", "fp16-weights")
         with pytest.raises(KeyboardInterrupt):
@@ -100,12 +103,14 @@ def test_another_head_begins_again(ask: ExportRequest, tmp_path: Path, monkeypat
     ((_, file),) = ask.heads
     with np.load(file) as arrays:
         np.savez(file, coef=-arrays["coef"], intercept=-arrays["intercept"], classes=arrays["classes"])
-    lines: list[str] = []
-    export_bundle(ask, lines.append)
-    said = [line for line in lines if "from other inputs" in line]
-    assert len(said) == 1
-    assert "bundle.partial: from other inputs, so nothing of it is used (heads: '" in said[0]
-    assert not [line for line in lines if line.startswith("resumed")]
+    partial = partial_directory(ask.output)
+    kept = contents(partial)
+    with pytest.raises(ConfigError, match="an export with other inputs is unfinished there \\(heads: '") as caught:
+        export_bundle(ask)
+    assert "remove the directory to begin again" in str(caught.value.fix)
+    assert contents(partial) == kept and kept
+    shutil.rmtree(partial)
+    export_bundle(ask)
     export_bundle(dataclasses.replace(ask, output=tmp_path / "undisturbed"))
     assert contents(ask.output) == contents(tmp_path / "undisturbed")
 
