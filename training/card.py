@@ -1,10 +1,11 @@
 """The figures of artifacts/mini/README.md: the shipped bundle on the test sets, beside what it has to beat.
 
-    python training/card.py DATA --seeds SEEDS --untrained UNTRAINED --record training/records/card.json
+    python training/card.py DATA --rows rows.csv --seeds seeds/seeds.json --untrained untrained/seeds.json \
+        --record training/records/card.json
 
-DATA is the folder with the published tables; SEEDS and UNTRAINED are choose.py's outputs for the five pretraining seeds
-and for the same seeds with --try steps=0, made with --tables of the three test sets. Settings of composition and of the
-untrained encoders are those of the highest cross-validated AUC on Boughter. Nothing here chooses by a test set.
+DATA is the folder with the published tables, rows.csv is folds.py's. seeds.json is choose.py's for the five pretraining
+seeds, the other one for the same seeds with --try steps=0. Composition takes the C of its highest cross-validated AUC;
+nothing here chooses by a test set. "First" is the mini before this one: records/card_first.json.
 """
 
 from __future__ import annotations
@@ -18,39 +19,43 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import torch
 
 import abonyx
 from abonyx.alphabet import SequenceLimit
 from abonyx.bundle.manifest import RESIDUES
+from abonyx.bundle.threshold import is_nonspecific
 from abonyx.evaluate.metrics import measure
+from abonyx.evaluate.variations import VARIATIONS
 from abonyx.input.checked import Input, read_input
 from abonyx.model import open_model
-from abonyx_export.fit.cross_validation import fit_once
-from choose import CV_SEEDS, FOLDS, SETTINGS, validate_all
+from choose import setting_of
+from encoders import read_column
+from stable_head import CHANGES, fit_head, judge_setting
 
-BOUGHTER = "boughter/VH_only_boughter_training.csv"
 TESTS = {
     "jain": ("jain/VH_only_jain_test_PARITY_86.csv", "sequence"),
     "shehata": ("shehata/VH_only_shehata.csv", "sequence"),
     "harvey": ("harvey/harvey_1000_labelled.csv.gz", "heavy_seq"),
 }
-# The 86 that carried the same name on 2025-11-06, which the archived ESM-1v predictions are of.
-OLDER_JAIN = ("jain/VH_only_jain_test_PARITY_86_as_of_2025-11-06.csv", "sequence")
+# The 137 clinical antibodies, whose calls are changed.
+CLINICAL = "jain/VH_only_jain.csv"
 ARCHIVED = {
-    "jain_2025_11_06": "predictions_boughter_vh_esm1v_logreg_VH_only_jain_test_PARITY_86_20251106_211815.csv",
+    "jain": None,  # of another 86
     "shehata": "predictions_boughter_vh_esm1v_logreg_VH_only_shehata_20251106_212500.csv",
-    "harvey_141021": "predictions_boughter_vh_esm1v_logreg_VHH_only_harvey_20251106_223905.csv.gz",
+    "harvey": "predictions_boughter_vh_esm1v_logreg_VHH_only_harvey_20251106_223905.csv.gz",
 }
 LONGEST = 10**6
 THRESHOLD, RESAMPLES, SEED = 0.5, 2000, 0
-SHIPPED = (True, 0.01)  # training/records/choice.json, by the rule in choose.py
-Features = dict[str, np.ndarray]
+COMPOSITION_GRID = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+FIRST = Path(__file__).resolve().parent / "records"
 
 
-def composition(sequences: list[str]) -> np.ndarray:
-    """Shares of the 20 residues: (n, 20)."""
+def composition(sequences: list[str]) -> torch.Tensor:
+    """Shares of the 20 residues: (n, 20) float64."""
     letters = RESIDUES.replace("X", "")
-    return np.array([[sequence.count(letter) / len(sequence) for letter in letters] for sequence in sequences])
+    shares = [[sequence.count(letter) / len(sequence) for letter in letters] for sequence in sequences]
+    return torch.tensor(shares, dtype=torch.float64)
 
 
 def metrics_of(labels: np.ndarray, p: np.ndarray) -> dict[str, Any]:
@@ -60,58 +65,45 @@ def metrics_of(labels: np.ndarray, p: np.ndarray) -> dict[str, Any]:
     return {name: [float(value) for value in values if value is not None] for name, values in named.items()}
 
 
-def head_scores(features: Features, labels: np.ndarray, setting: tuple[bool, float]) -> dict[str, np.ndarray]:
-    """P on each test set of a head fitted on all of Boughter."""
-    head = fit_once(features["boughter"], labels, setting[1], scale=setting[0], balanced=False)
-    return {name: 1 / (1 + np.exp(-head.decision(rows))) for name, rows in features.items()}
-
-
-def best_setting(settings: list[list[dict[str, Any]]]) -> int:
-    """Number of the setting with the highest cross-validated AUC, mean over runs."""
-    return int(np.argmax(np.mean([[row["roc_auc"] for row in rows] for rows in settings], axis=0)))
-
-
-def of_encoders(folder: Path, labels: np.ndarray, tests: dict[str, np.ndarray], setting: int | None) -> dict[str, Any]:
-    """Five seeds of one recipe: their cross-validation, the median seed's test figures, the seeds' ranges."""
-    runs = sorted(folder.glob("*.npz"))
-    stems = {"boughter": Path(BOUGHTER).stem} | {name: Path(path).stem for name, (path, _) in TESTS.items()}
-    features = {}
-    for path in runs:
-        arrays = np.load(path)
-        features[path.stem] = {name: arrays[stem].astype(np.float64) for name, stem in stems.items()}
-    validated = validate_all({name: rows["boughter"] for name, rows in features.items()}, labels, jobs=2)
-    chosen = best_setting(list(validated.values())) if setting is None else setting
-    by_seed = {name: validated[name][chosen] for name in features}
-    ranked = sorted(by_seed, key=lambda name: float(by_seed[name]["roc_auc"]))
-    median = ranked[len(ranked) // 2]
-    scored = {name: head_scores(rows, labels, SETTINGS[chosen]) for name, rows in features.items()}
-    areas = {
-        test: {name: metrics_of(truth, scored[name][test])["roc_auc"][0] for name in features}
-        for test, truth in tests.items()
+def of_encoders(path: Path, tests: dict[str, np.ndarray], tables: dict[str, str]) -> dict[str, Any]:
+    """Five seeds of one recipe: cross-validation by cluster folds, the median's test figures, the seeds' ranges."""
+    found = json.loads(path.read_text())
+    by_seed = {name: setting_of(run, found["chosen"]) for name, run in found["runs"].items()}
+    scored = {name: run["scores"] for name, run in found["runs"].items()}
+    figures = {
+        name: {test: metrics_of(truth, np.array(scores[tables[test]])) for test, truth in tests.items()}
+        for name, scores in scored.items()
     }
     return {
-        "setting": dict(zip(("scaled", "C"), SETTINGS[chosen], strict=True)),
+        "chosen": found["chosen"],
         "cross_validation_by_seed": by_seed,
-        "median_seed": median,
-        "tests_of_median": {test: metrics_of(truth, scored[median][test]) for test, truth in tests.items()},
-        "test_roc_auc_of_seeds": areas,
+        "median_seed": found["median"],
+        "tests_of_median": figures[found["median"]],
+        "test_roc_auc_of_seeds": {
+            test: {name: each[test]["roc_auc"][0] for name, each in figures.items()} for test in tests
+        },
     }
 
 
-def of_composition(inputs: dict[str, Input], labels: np.ndarray, tests: dict[str, np.ndarray]) -> dict[str, Any]:
-    """The 20 residue shares as features."""
-    features = {name: composition(checked.sequences) for name, checked in inputs.items()}
-    validated = validate_all({"composition": features["boughter"]}, labels, jobs=2)["composition"]
-    chosen = best_setting([validated])
-    scored = head_scores(features, labels, SETTINGS[chosen])
-    figures = {name: metrics_of(truth, scored[name]) for name, truth in tests.items()}
-    return {"cross_validation": validated[chosen], "tests": figures}
+def of_composition(rows: Path, inputs: dict[str, Input], tests: dict[str, np.ndarray]) -> dict[str, Any]:
+    """The 20 residue shares as features, same rows and folds."""
+    sequences = read_column(str(rows))
+    labels = torch.tensor(list(map(float, read_column(str(rows), "label"))), dtype=torch.float64)
+    folds = np.array([list(map(int, read_column(str(rows), f"fold_{number}"))) for number in range(5)])
+    features = {name: composition([change(each) for each in sequences]) for name, change in CHANGES.items()}
+    settings = [judge_setting(features, labels, folds, False, c) for c in COMPOSITION_GRID]
+    best = max(settings, key=lambda setting: float(setting["roc_auc"]))
+    head = fit_head(composition(sequences), labels, 1, float(best["C"]))
+    scored = {name: head.decision(composition(inputs[name].sequences)).sigmoid().numpy() for name in tests}
+    return {"cross_validation": best, "tests": {name: metrics_of(tests[name], p) for name, p in scored.items()}}
 
 
 def of_esm1v(folder: Path) -> dict[str, Any]:
     """The old pipeline's own archived ESM-1v predictions."""
     figures = {}
     for name, file in ARCHIVED.items():
+        if file is None:
+            continue
         with gzip.open(folder / file, "rt") if file.endswith(".gz") else (folder / file).open() as lines:
             rows = list(csv.DictReader(lines))
         labels = np.array([int(float(row["y_true"])) for row in rows])
@@ -119,11 +111,13 @@ def of_esm1v(folder: Path) -> dict[str, Any]:
     return figures
 
 
-def of_mini(inputs: dict[str, Input], tests: dict[str, np.ndarray]) -> dict[str, Any]:
-    """The shipped bundle, as `abonyx score` runs it."""
+def of_mini(inputs: dict[str, Input], tests: dict[str, np.ndarray], clinical: list[str]) -> dict[str, Any]:
+    """The shipped bundle, as `abonyx score` runs it, and how many of its calls of changed sequences flip."""
     with open_model(abonyx.RuntimeConfig()) as session:
         manifest, bundle = session.manifest, session.bundle
         scored = {name: session.score(inputs[name].sequences)[:, 0] for name in tests}
+        calls = is_nonspecific(session.score(clinical)[:, 0], THRESHOLD)
+        changed = {name: session.score([vary(each) for each in clinical])[:, 0] for name, vary in VARIATIONS.items()}
     training = manifest.head.training
     if training is None:
         raise SystemExit(f"{bundle.name}: its manifest has no training record")
@@ -133,47 +127,54 @@ def of_mini(inputs: dict[str, Input], tests: dict[str, np.ndarray]) -> dict[str,
         "bundle_sha256": bundle.sha256,
         "training": msgspec.to_builtins(training),
         "tests": {name: metrics_of(tests[name], scored[name]) for name in tests},
+        "flips": {name: float((is_nonspecific(p, THRESHOLD) != calls).mean()) for name, p in changed.items()},
+    }
+
+
+def of_first() -> dict[str, Any]:
+    """The mini before this one: its own record, by the same rows and folds, and its flips."""
+    tests = json.loads((FIRST / "card_first.json").read_text())["mini"]["tests"]
+    stability = json.loads((FIRST / "stability_first.json").read_text())["variations"]
+    return {
+        "cross_validation": json.loads((FIRST / "first_on_folds.json").read_text()),
+        "tests": {name: tests[name] for name in TESTS},
+        "flips": {name: each["flips"] for name, each in stability.items()},
     }
 
 
 def table(record: dict[str, Any]) -> str:
-    """The card's table, in Markdown; a test holds artifacts/mini/README.md to it."""
-    seeds, untrained, archived = record["trained"], record["untrained"], record["esm1v_archived"]
-    (candidate,) = record["mini"]["training"]["candidates"]
-    validated = {
-        "composition": record["composition"]["cross_validation"],
-        "untrained": untrained["cross_validation_by_seed"][untrained["median_seed"]],
-        "mini": {"accuracy": candidate["accuracy_mean"], "roc_auc": candidate["roc_auc_mean"]},
-        # the old pipeline's documents: 67.5 % and 0.741
-        "ESM-1v": {"accuracy": 0.675, "roc_auc": 0.741},
-    }
-    first = [f"{row['accuracy']:.3f} / {row['roc_auc']:.3f}" for row in validated.values()]
-    lines = ["| set | composition | untrained | **mini** | ESM-1v, published |", "| --- | --- | --- | --- | --- |"]
-    lines.append(" | ".join(["| Boughter 914, 10-fold x 5", *first]) + " |")
-    names = {
-        "jain": ("Jain 86, present set", None),
-        "jain_2025_11_06": ("Jain 86, set of 2025-11-06", "jain_2025_11_06"),
-        "shehata": ("Shehata 398", "shehata"),
-        "harvey": ("Harvey 1,000 (ESM-1v: 141,021)", "harvey_141021"),
-    }
-    for key, (title, published) in names.items():
-        found = [record["composition"]["tests"], untrained["tests_of_median"], record["mini"]["tests"]]
-        cells = [_cell(figures.get(key)) for figures in found]
-        # the present Jain set's accuracy is from the old pipeline's documents, without an AUC
-        cells.append(_cell(archived[published]) if published else "0.663 / not published")
-        lines.append(" | ".join([f"| {title}", *cells]) + " |")
-    areas = sorted(row["roc_auc"] for row in seeds["cross_validation_by_seed"].values())
+    """The card's tables, in Markdown; a test holds artifacts/mini/README.md to them."""
+    trained, untrained = record["trained"], record["untrained"]
+    validated = [
+        record["composition"]["cross_validation"],
+        untrained["cross_validation_by_seed"][untrained["median_seed"]],
+        record["first"]["cross_validation"],
+        trained["cross_validation_by_seed"][trained["median_seed"]],
+    ]
+    cells = [f"{row['accuracy']:.3f} / {row['roc_auc']:.3f}" for row in validated]
+    lines = ["| set | composition | untrained | first mini | **mini** | ESM-1v, published |", "| --- " * 6 + "|"]
+    lines.append(" | ".join(["| Boughter 908, cluster folds x 5", *cells, "not run |"]))
+    names = {"jain": "Jain 86", "shehata": "Shehata 398", "harvey": "Harvey 1,000 (ESM-1v: 141,021)"}
+    columns = [record["composition"]["tests"], untrained["tests_of_median"], record["first"]["tests"]]
+    columns += [record["mini"]["tests"], record["esm1v_archived"]]
+    for key, title in names.items():
+        # of the present Jain set the old pipeline's documents have an accuracy, without an AUC
+        row = [_cell(figures[key]) if key in figures else "0.663 / not published" for figures in columns]
+        lines.append(" | ".join([f"| {title}", *row]) + " |")
+    areas = sorted(row["roc_auc"] for row in trained["cross_validation_by_seed"].values())
     spread = ", ".join(f"{area:.3f}" for area in areas)
     ranges = ", ".join(
         f"{name} {min(values.values()):.3f} to {max(values.values()):.3f}"
-        for name, values in seeds["test_roc_auc_of_seeds"].items()
+        for name, values in trained["test_roc_auc_of_seeds"].items()
     )
-    return "\n".join([*lines, "", f"ROC AUC of the five seeds: cross-validated {spread}; {ranges}."]) + "\n"
+    lines += ["", f"ROC AUC of the five seeds: cross-validated {spread}; {ranges}.", ""]
+    lines += ["| changed in the 137 clinical antibodies | first mini | **mini** |", "| --- | --- | --- |"]
+    for name, share in record["mini"]["flips"].items():
+        lines.append(f"| {name} | {record['first']['flips'][name]:.0%} | {share:.0%} |".replace("%", " %"))
+    return "\n".join(lines) + "\n"
 
 
-def _cell(figures: dict[str, list[float]] | None) -> str:
-    if figures is None:
-        return "not run"
+def _cell(figures: dict[str, list[float]]) -> str:
     parts = (figures["accuracy"], figures["roc_auc"])
     return " / ".join(f"{value:.3f} [{low:.2f}, {high:.2f}]" for value, low, high in parts)
 
@@ -182,27 +183,27 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
+    parser.add_argument("--rows", type=Path, required=True)
     parser.add_argument("--seeds", type=Path, required=True)
     parser.add_argument("--untrained", type=Path, required=True)
     parser.add_argument("--record", type=Path, required=True)
     arguments = parser.parse_args()
-    tables = {"boughter": (BOUGHTER, "sequence"), **TESTS, "jain_2025_11_06": OLDER_JAIN}
     inputs = {
         name: read_input(arguments.data / path, SequenceLimit(LONGEST), sequence_column=column, label_column="label")
-        for name, (path, column) in tables.items()
+        for name, (path, column) in TESTS.items()
     }
-    truth = {name: np.array(checked.labels, np.int64) for name, checked in inputs.items()}
-    labels, tests = truth["boughter"], {name: truth[name] for name in TESTS}
-    every = {name: values for name, values in truth.items() if name != "boughter"}
+    tests = {name: np.array(checked.labels, np.int64) for name, checked in inputs.items()}
+    names = {"jain": "jain86.csv", "shehata": "shehata.csv", "harvey": "harvey1000.csv"}
+    clinical = read_input(arguments.data / CLINICAL, SequenceLimit(LONGEST), sequence_column="sequence").sequences
     record = {
         "threshold": THRESHOLD,
         "bootstrap": {"resamples": RESAMPLES, "seed": SEED, "interval": "95 % percentile"},
-        "cross_validation": {"folds": FOLDS, "seeds": len(CV_SEEDS)},
-        "rows": {name: len(checked.sequences) for name, checked in inputs.items()},
-        "composition": of_composition(inputs, labels, every),
-        "untrained": of_encoders(arguments.untrained, labels, tests, None),
-        "trained": of_encoders(arguments.seeds, labels, tests, SETTINGS.index(SHIPPED)),
-        "mini": of_mini(inputs, every),
+        "rows": {name: len(checked.sequences) for name, checked in inputs.items()} | {"clinical": len(clinical)},
+        "composition": of_composition(arguments.rows, inputs, tests),
+        "untrained": of_encoders(arguments.untrained, tests, names),
+        "trained": of_encoders(arguments.seeds, tests, names),
+        "first": of_first(),
+        "mini": of_mini(inputs, tests, clinical),
         "esm1v_archived": of_esm1v(arguments.data / "upstream_predictions" / "esm1v"),
     }
     arguments.record.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

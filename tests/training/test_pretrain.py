@@ -44,6 +44,9 @@ RECIPE = replace(
     report_steps=4,
     held_out_share=0.2,
     dropout=0.1,
+    position_offsets=0,
+    cut_residues=0,
+    extra_residues=0,
 )
 
 VARIED = replace(RECIPE, position_offsets=6, cut_residues=3, extra_residues=2)

@@ -13,7 +13,7 @@ metrics = pytest.importorskip("sklearn.metrics")
 
 import torch  # noqa: E402
 
-import choose_stable  # noqa: E402
+import choose  # noqa: E402
 import stable_head  # noqa: E402
 from abonyx_export.fit.cross_validation import fit_once  # noqa: E402
 
@@ -21,7 +21,7 @@ from ..conftest import REPOSITORY  # noqa: E402
 
 # Of corpus.txt without its last line end; records/corpus.json has the file's.
 CORPUS_SHA256 = "b326f01da2f31b459f3ba46295020d21359e7b0f831a14fbf46cf4714e88dcae"
-RECORD = REPOSITORY / "training" / "records" / "choice_stable.json"
+RECORD = REPOSITORY / "training" / "records" / "choice.json"
 
 
 def made(rows: int, columns: int) -> tuple[Any, Any]:
@@ -84,12 +84,12 @@ def row(area: float, flips: float, c: float = 0.01) -> dict[str, Any]:
     ],
 )
 def test_the_rule(means: list[dict[str, Any]], chosen: int | None) -> None:
-    assert choose_stable.choose(means) == (None if chosen is None else means[chosen])
+    assert choose.choose(means) == (None if chosen is None else means[chosen])
 
 
 def test_the_record_was_chosen_by_the_rule() -> None:
     record = json.loads(RECORD.read_text())
-    means = choose_stable.summarise(record["runs"])
+    means = choose.summarise(record["runs"])
     assert means == record["means"]
-    assert choose_stable.choose(means) == record["chosen"]
+    assert choose.choose(means) == record["chosen"]
     assert {run["training"]["corpus_sha256"] for run in record["runs"].values()} == {CORPUS_SHA256}
