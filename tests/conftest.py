@@ -10,12 +10,15 @@ from pathlib import Path
 
 import pytest
 
+# Before NumPy and PyTorch are imported, here and in the processes that tests start: the tests' encoders are so small
+# that two threads of one product mostly wait for each other, and the more so with two tests at a time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Some tests import ONNX Runtime before abonyx does, which abonyx would note.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
 from abonyx.bundle.manifest import RESIDUES
 from abonyx.engine import slot
 from abonyx.model import OpenModel
-
-# Some tests import ONNX Runtime before abonyx does, which abonyx would note.
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 MINI = REPOSITORY / "artifacts" / "mini"
