@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from abonyx.arrays import BoolArray, Float64Array, Int64Array
+from abonyx.bundle.tolerances import CARD_MIN_DRAWS
 from abonyx.card.folds import MIN_FOLDS
 from abonyx.card.linear import Task
 
@@ -106,4 +107,6 @@ def unjudged(labelled: LabelledSet) -> str:
     if different < max(labelled.folds, MIN_FOLDS):
         needed = max(labelled.folds, MIN_FOLDS)
         return f"{count} rows hold {different} different sequences, at least {needed} are needed"
+    if labelled.draws < CARD_MIN_DRAWS:
+        return f"{labelled.draws} draws are too few for a 95 % interval, at least {CARD_MIN_DRAWS} are needed"
     return ""

@@ -565,7 +565,7 @@ def test_the_card_counts_training_rows(run: Any, tmp_path: Path, three_folds: No
     manifest["files"][TRAINING_ROWS_NAME] = entry
     manifest["heads"][0]["training"]["band"] = {"confidence": 0.8, "low": 0.4, "high": 0.6}
     (bundle / "manifest.json").write_text(json.dumps(manifest))
-    more = ("--bundle", bundle, "--bootstrap", 20)
+    more = ("--bundle", bundle, "--bootstrap", 200)
     assert run("evaluate", source, "-o", tmp_path / "out", *more)[0] == 0
     found = json.loads((tmp_path / "out" / "metrics.json").read_text())["card"]
     assert found["shared"] == 9
@@ -585,7 +585,7 @@ def test_several_sets_are_so_many_comparisons(run: Any, tmp_path: Path, three_fo
     for name, count in (("one", 24), ("two", 24), ("few", 6)):
         made = mutants(count, seed=count + len(name))
         sources.append(table(tmp_path / f"{name}.csv", [(f"m{i}", each, str(i % 2)) for i, each in enumerate(made)]))
-    code, err = run("evaluate", *sources, "-o", tmp_path / "out", "--bootstrap", 20)
+    code, err = run("evaluate", *sources, "-o", tmp_path / "out", "--bootstrap", 200)
     assert code == 0
     found = {
         name: json.loads((tmp_path / "out" / name / "metrics.json").read_text())["card"] for name in ("one", "few")
