@@ -30,6 +30,7 @@ class LabelledSet:
         labels: (n,) float64: 0 and 1, or measured values.
         shared: (n,) bool, rows whose sequence the head was trained on; None = not known.
         trusted: (n,) bool, rows that are not flagged, and so have a call; None = all.
+        left_out: a note on records that are not among the rows: how many, and why.
         comparisons: made in all, this set's among them: intervals of the first line are corrected for them.
         folds, draws, seed: folds by cluster, draws of clusters, and the seed of both.
     """
@@ -41,6 +42,7 @@ class LabelledSet:
     task: Task = "classes"
     shared: BoolArray | None = None
     trusted: BoolArray | None = None
+    left_out: tuple[str, ...] = ()
     comparisons: int = 1
     folds: int = FOLDS
     draws: int = 2_000

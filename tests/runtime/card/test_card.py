@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -258,6 +259,16 @@ def test_a_handful_of_draws_is_no_interval() -> None:
     assert not card_of_scores(labelled(HIDDEN > 0, draws=200), p, p > 0.5).sentence.startswith("Not judged")
 
 
+@pytest.mark.parametrize("rows", [240, 10])
+def test_rows_that_were_left_out_are_noted_judged_or_not(rows: int) -> None:
+    note = "3 of 243 records were rejected"
+    p = 1 / (1 + np.exp(-HIDDEN[:rows]))
+    made = labelled(HIDDEN[:rows] > 0, chains=(SEQUENCES[:rows],), draws=200, left_out=(note,))
+    found = card_of_scores(made, p, p > 0.5)
+    assert found.notes[0] == note and found.sentence.startswith("Not judged") == (rows == 10)
+    assert note in markdown(found) and note in html(found)
+
+
 def test_the_same_rows_give_the_same_bytes_and_another_seed_other_draws() -> None:
     p = 1 / (1 + np.exp(-HIDDEN))
 
@@ -273,7 +284,7 @@ def test_the_same_rows_give_the_same_bytes_and_another_seed_other_draws() -> Non
 def test_pages_escape_everything_and_link_to_nothing(tmp_path: Path) -> None:
     name = "a|b<script>alert(1)</script>\n*x*_[y](http://z).csv"
     p = 1 / (1 + np.exp(-HIDDEN))
-    made = LabelledSet(name=name, head="<b>&\x1b[0m", chains=(SEQUENCES,), labels=(HIDDEN > 0) * 1.0, folds=3, draws=200)
+    made = replace(labelled(HIDDEN > 0, draws=200), name=name, head="<b>&\x1b[0m")
     found = card_of_scores(made, p, p > 0.5, CallBand(confidence=0.8, low=0.4, high=0.6))
     write_pages(found, tmp_path)
     page, text = (tmp_path / "card.html").read_text(), (tmp_path / "card.md").read_text()

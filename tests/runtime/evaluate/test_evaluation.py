@@ -471,7 +471,8 @@ def test_a_label_that_is_none_names_its_row(run: Any, tmp_path: Path, sequences:
     assert [(row["id"], row["line"]) for row in rows(output / "rejected.csv")] == [("b", "3"), ("d", "5")]
     record = json.loads((output / "metrics.json").read_text())
     assert (record["n"], record["n_rejected"]) == (2, 2)
-    assert any("2 of 4 records were rejected" in note for note in record["notes"])
+    note = "2 of 4 records were rejected and not scored: see rejected.csv"
+    assert note in record["notes"] and record["card"]["notes"] == [note] and note in (output / "card.md").read_text()
 
 
 def test_what_is_refused_before_the_model_is_opened(
