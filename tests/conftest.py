@@ -10,12 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from abonyx.bundle.manifest import RESIDUES
-from abonyx.engine import slot
-from abonyx.model import OpenModel
-
+# Before NumPy and PyTorch are imported, here and in the processes that tests start: the tests' encoders are so small
+# that two threads of one product mostly wait for each other, and the more so with two tests at a time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Some tests import ONNX Runtime before abonyx does, which abonyx would note.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+from abonyx.bundle.manifest import RESIDUES
+from abonyx.engine import onnx, process, slot
+from abonyx.model import OpenModel
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 MINI = REPOSITORY / "artifacts" / "mini"
@@ -26,10 +29,21 @@ SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 _TRY_FIRST = OpenModel._try_first
 
 
+def _one_thread(asked: int | None, key: str) -> int:
+    """Threads of ONNX Runtime by default: for these few sequences a second one costs half as much processor again."""
+    return process.thread_count(1 if asked is None else asked, key)
+
+
 @pytest.fixture
 def child_first(isolated: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bundles that never passed here are opened by a child first, as they are outside the tests."""
     monkeypatch.setattr(OpenModel, "_try_first", _TRY_FIRST)
+
+
+@pytest.fixture
+def all_threads(isolated: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime's threads are as many as they are outside the tests."""
+    monkeypatch.setattr(onnx, "thread_count", process.thread_count)
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +53,7 @@ def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathF
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     # A first open's child takes half a second, and hundreds of tests open a bundle of their own.
     monkeypatch.setattr(OpenModel, "_try_first", lambda self, fact: False)
+    monkeypatch.setattr(onnx, "thread_count", _one_thread)
     yield
     left = slot.holder()
     if left is not None:

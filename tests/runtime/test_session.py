@@ -92,10 +92,10 @@ def test_no_sequences_give_no_scores() -> None:
         assert session.embed([]).shape == (0, 640)
 
 
-@pytest.mark.parametrize("budget", [1, 130, 500, 5_000, 100_000])
+@pytest.mark.parametrize("budget", [1, 130, 500, 1_500, 100_000])
 def test_a_score_does_not_depend_on_its_batch(budget: int, sequences: list[str]) -> None:
-    # very different lengths, so that the plans pad differently
-    mixed = [sequence[: 20 + 9 * index] for index, sequence in enumerate(sequences)] + sequences * 3
+    # very different lengths, so that the plans pad differently; in one batch, two, and more
+    mixed = [sequence[: 20 + 9 * index] for index, sequence in enumerate(sequences)] + sequences[:6]
     with open_session(abonyx.RuntimeConfig(token_budget=budget)) as session:
         p, embedding = session.score(mixed), session.embed(mixed)
         alone = np.concatenate([session.embed([sequence]) for sequence in mixed])
@@ -456,6 +456,14 @@ def test_more_threads_than_processors_are_refused_before_anything_is_read(
     )
     with pytest.raises(ConfigError, match=r"cpu\.threads is 4, this process may use 3.*\n?.*never more"):
         open_session(config)
+
+
+def test_the_processors_this_process_may_use_are_the_default(
+    monkeypatch: pytest.MonkeyPatch, opened: list[Any], all_threads: None
+) -> None:
+    monkeypatch.setattr("abonyx.engine.process.usable_processors", lambda: 3)
+    with open_session():
+        assert opened[0][0][1].intra_op_num_threads == 3
 
 
 def test_not_finite_names_the_records(monkeypatch: pytest.MonkeyPatch, sequences: list[str]) -> None:

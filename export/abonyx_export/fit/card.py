@@ -30,11 +30,14 @@ def card_files(bundle: Bundle, head: str) -> list[str]:
     return [file_of_head(name, head, bundle.manifest.head.name) for name in FILES]
 
 
-def judge_fit(request: FitRequest, checked: Input, rows: Float64Array) -> tuple[Card, CallBand | None]:
+def judge_fit(
+    request: FitRequest, checked: Input, rows: Float64Array, left_out: tuple[str, ...]
+) -> tuple[Card, CallBand | None]:
     """The card, by nested cross-validation over the request's grid or alphas, and the band for calls.
 
     Args:
         rows: embeddings (n, D), or with copies (n, copies, D); only the rows as they are count.
+        left_out: notes on the records that are not among the rows.
     """
     regression = request.task == REGRESSION
 
@@ -55,6 +58,7 @@ def judge_fit(request: FitRequest, checked: Input, rows: Float64Array) -> tuple[
         labels=labels.astype(np.float64),
         task=task,
         trusted=np.array([judgement.trusted for judgement in checked.judgements], bool),
+        left_out=left_out,
         folds=request.folds,
         seed=request.seed,
     )

@@ -28,7 +28,7 @@ from abonyx_export.fit.assembly import Assembly, assemble, files_beside
 from abonyx_export.fit.card import card_files, judge_fit, write_card
 from abonyx_export.fit.copies import by_row, with_copies
 from abonyx_export.fit.embeddings import embed
-from abonyx_export.fit.flagged import flag_lines, flagged_rows, without_flagged
+from abonyx_export.fit.flagged import flag_lines, flagged_rows, left_out_notes, without_flagged
 from abonyx_export.fit.request import FitRequest, check_request
 from abonyx_export.fit.training import trainer
 from abonyx_export.head.graph import common_mean
@@ -70,6 +70,7 @@ def fit_bundle(request: FitRequest, report: Report = lambda line: None) -> Manif
     for line in flag_lines(checked, request):
         report(line)
     flagged = len(flagged_rows(checked))
+    left_out = left_out_notes(checked, request)
     if request.drop_flagged:
         checked = without_flagged(checked, request)
     train = trainer(request, checked)
@@ -83,7 +84,7 @@ def fit_bundle(request: FitRequest, report: Report = lambda line: None) -> Manif
     rows = by_row(request, embed(run, varied, embedding_cache(request.embedding_cache), report).astype(np.float64))
     head, training, iterations = train(rows, report)
     report("judging it by folds that keep similar sequences together")
-    card, band = judge_fit(request, checked, rows)
+    card, band = judge_fit(request, checked, rows, left_out)
     training = msgspec.structs.replace(training, band=band)
     if run.check != "off":
         training = msgspec.structs.replace(training, flagged=flagged, dropped=flagged if request.drop_flagged else 0)

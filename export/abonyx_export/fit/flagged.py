@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from typing import TypeVar
 
+from abonyx.domain.flags import reason
 from abonyx.errors import InputError, printable
 from abonyx.input.checked import Input
 from abonyx.wording import option
@@ -34,6 +36,19 @@ def flag_lines(checked: Input, request: FitRequest) -> list[str]:
     for row in rows[:SHOWN_ROWS]:
         lines.append(f"  row {row + 1}, id {printable(checked.ids[row])}: {checked.judgements[row].text}")
     return lines + ([f"  ... and {len(rows) - SHOWN_ROWS} more"] if len(rows) > SHOWN_ROWS else [])
+
+
+def left_out_notes(checked: Input, request: FitRequest) -> tuple[str, ...]:
+    """What the card says of records that the head is not fitted to: how many, and why; of the input with all rows."""
+    rejected, rows, notes = len(checked.rejected), flagged_rows(checked), []
+    if rejected:
+        total = rejected + len(checked.ids)
+        notes.append(f"{rejected} of {total} records were rejected and left out: the list of rejected records says why")
+    if rows and request.drop_flagged:
+        counts = Counter(reason(flag) for row in rows for flag in checked.judgements[row].flags)
+        reasons = ", ".join(f"{name} {number}" for name, number in counts.most_common())
+        notes.append(f"{len(rows)} of {len(checked.ids)} rows were flagged and left out ({reasons})")
+    return tuple(notes)
 
 
 def without_flagged(checked: Input, request: FitRequest) -> Input:

@@ -97,6 +97,10 @@ HEAD_P = 4e-6
 # A metric of a bootstrap resample against scikit-learn's on the same rows: the same float64 sums in another order.
 RESAMPLED_METRIC = 1e-12
 
+# Draws of clusters below which a card says nothing: beyond each end of a 95 % interval lie 2.5 % of them, of 200 five.
+# With twenty, the interval's end is the largest draw, whatever it is.
+CARD_MIN_DRAWS = 200
+
 # Resident memory after five open-score-close cycles against that after the first close; MEMORY_BYTES also holds any
 # reload against the second one (benchmarks/soak.py).
 MEMORY_RATIO = 1.10

@@ -61,6 +61,7 @@ class _Judged:
             flagged=int((~self.set.has_call).sum()),
             fewest=self.set.fewest if self.set.task == "classes" else None,
             contradicted=self.set.contradicted,
+            left_out=self.set.left_out,
             seed=self.set.seed,
             draws=self.set.draws,
             comparisons=self.set.comparisons,
@@ -144,6 +145,7 @@ def _first_line(labelled: LabelledSet, line: str, *, fitted: bool) -> Card:
         rows=len(labelled.labels),
         positives=int(labelled.labels.sum()) if labelled.task == "classes" else None,
         shared=None if labelled.shared is None else int(labelled.shared.sum()),
+        notes=list(labelled.left_out),
     )
 
 

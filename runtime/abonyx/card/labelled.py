@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from abonyx.arrays import BoolArray, Float64Array, Int64Array
+from abonyx.bundle.tolerances import CARD_MIN_DRAWS
 from abonyx.card.folds import MIN_FOLDS
 from abonyx.card.linear import Task
 
@@ -29,6 +30,7 @@ class LabelledSet:
         labels: (n,) float64: 0 and 1, or measured values.
         shared: (n,) bool, rows whose sequence the head was trained on; None = not known.
         trusted: (n,) bool, rows that are not flagged, and so have a call; None = all.
+        left_out: a note on records that are not among the rows: how many, and why.
         comparisons: made in all, this set's among them: intervals of the first line are corrected for them.
         folds, draws, seed: folds by cluster, draws of clusters, and the seed of both.
     """
@@ -40,6 +42,7 @@ class LabelledSet:
     task: Task = "classes"
     shared: BoolArray | None = None
     trusted: BoolArray | None = None
+    left_out: tuple[str, ...] = ()
     comparisons: int = 1
     folds: int = FOLDS
     draws: int = 2_000
@@ -106,4 +109,6 @@ def unjudged(labelled: LabelledSet) -> str:
     if different < max(labelled.folds, MIN_FOLDS):
         needed = max(labelled.folds, MIN_FOLDS)
         return f"{count} rows hold {different} different sequences, at least {needed} are needed"
+    if labelled.draws < CARD_MIN_DRAWS:
+        return f"{labelled.draws} draws are too few for a 95 % interval, at least {CARD_MIN_DRAWS} are needed"
     return ""

@@ -23,6 +23,7 @@ class SetFacts:
     Attributes:
         rows: that are judged, all_rows: that there were; flagged: of the rows, those without a call.
         fewest: rows of the smaller class; None of values. contradicted: sequences with both labels.
+        left_out: notes on records that are not among the rows.
         comparisons: that the first line's intervals are corrected for.
         shared_known: whether the bundle records its training rows.
     """
@@ -32,6 +33,7 @@ class SetFacts:
     flagged: int
     fewest: int | None
     contradicted: int
+    left_out: tuple[str, ...]
     seed: int
     draws: int
     comparisons: int
@@ -45,7 +47,7 @@ def notes(facts: SetFacts, calls: CallCounts | None, *, fitted: bool) -> list[st
 
 
 def _of_rows(facts: SetFacts, fitted: bool) -> list[str]:
-    found, without = [], facts.clusters.without_domain
+    found, without = list(facts.left_out), facts.clusters.without_domain
     if facts.clusters.note:
         found.append(facts.clusters.note)
     if facts.all_rows > facts.rows:

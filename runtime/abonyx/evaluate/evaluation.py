@@ -271,6 +271,7 @@ def _labelled_set(each: _Set, request: EvaluationRequest, run: RunRequest) -> La
         labels=np.array(each.of_labelled(each.checked.labels), np.float64),
         shared=training_rows(run.bundle, sequences, head.name),
         trusted=np.array([judged.trusted for judged in each.of_labelled(each.checked.judgements)], bool),
+        left_out=tuple(_rejected(each)),
         draws=request.bootstrap,
         seed=request.seed,
     )
@@ -296,12 +297,11 @@ def _unflagged(y: Int64Array, measured: Measured | None) -> Unflagged | None:
 
 def _notes(each: _Set, both: _Both, request: EvaluationRequest, run: RunRequest) -> list[str]:
     """What a reader of the metrics must know of the rows and the bundle."""
-    rows, labelled, rejected = len(each.p), len(both.rows.y), len(each.checked.rejected)
+    rows, labelled = len(each.p), len(both.rows.y)
     notes = run.bundle.notes() + pooling_notes(run.bundle, run.config, _head(request, run))
     if labelled < rows:
         notes.append(f"{rows - labelled} of {rows} rows have no label: scored, and left out of the metrics")
-    if rejected:
-        notes.append(f"{rejected} of {rows + rejected} records were rejected and not scored: see rejected.csv")
+    notes += _rejected(each)
     if run.check == "off":
         notes.append("chain and domain were not looked at: no row is flagged")
     elif flagged := labelled - len(both.unflagged.y):
@@ -309,6 +309,12 @@ def _notes(each: _Set, both: _Both, request: EvaluationRequest, run: RunRequest)
         others = both.measured_unflagged.notes if both.measured_unflagged else []
         notes += [f"without flagged rows: {note}" for note in others if note not in both.measured.notes]
     return notes
+
+
+def _rejected(each: _Set) -> list[str]:
+    """That records were rejected, if any were."""
+    rejected, total = len(each.checked.rejected), len(each.checked.rejected) + len(each.p)
+    return [f"{rejected} of {total} records were rejected and not scored: see rejected.csv"] if rejected else []
 
 
 def _flagged_rows(each: _Set) -> list[FlaggedRow]:

@@ -6,6 +6,7 @@ import csv
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -397,6 +398,8 @@ def test_skip_leaves_bad_rows_out_and_lists_them(parent: Path, tmp_path: Path) -
     assert listed[2] == "5,6,no label"  # nan is how pandas writes a missing value: of an id too
     assert listed[3].startswith("gap,7,")
     assert len(listed) == 4
+    left_out = "3 of 52 records were rejected and left out: the list of rejected records says why"
+    assert left_out in (tmp_path / "new" / "card.md").read_text()
 
 
 def whole_rows(count: int = 24) -> Rows:
@@ -442,6 +445,9 @@ def test_flagged_rows_are_listed_and_kept_or_left_out(parent: Path, tmp_path: Pa
     assert "3 of 27 rows are flagged and left out" in said and "row 12, id light" in said
     training = open_bundle(tmp_path / "dropped").manifest.head.training
     assert training is not None and (training.rows, training.flagged, training.dropped) == (24, 3, 3)
+    card = (tmp_path / "dropped" / "card.md").read_text()
+    assert re.search(r"3 of 27 rows were flagged and left out \(.*light chain.* 1.*\)", card)
+    assert "left out" not in (tmp_path / "all" / "card.md").read_text()
     # The head is that of a file without those rows: no label has moved to another row.
     said = fit(write(good, tmp_path / "rows2.csv"), parent, tmp_path / "good", "--name", "same")
     assert "none of 24 rows is flagged" in said

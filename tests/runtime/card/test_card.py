@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -246,15 +247,33 @@ def test_a_large_set_is_sampled_and_says_so(monkeypatch: pytest.MonkeyPatch) -> 
 def test_pairs() -> None:
     other = mutants(240, mutations=8, seed=9)
     p = 1 / (1 + np.exp(-HIDDEN))
-    pairs = LabelledSet(name="s", head="h", chains=(SEQUENCES, other), labels=(HIDDEN > 0) * 1.0, folds=3, draws=100)
+    pairs = LabelledSet(name="s", head="h", chains=(SEQUENCES, other), labels=(HIDDEN > 0) * 1.0, folds=3, draws=200)
     assert card_of_scores(pairs, p, p > 0.5).sentence.startswith("Better than ")
+
+
+def test_a_handful_of_draws_is_no_interval() -> None:
+    p = 1 / (1 + np.exp(-HIDDEN))
+    found = card_of_scores(labelled(HIDDEN > 0, draws=199), p, p > 0.5)
+    assert found.sentence == "Not judged: 199 draws are too few for a 95 % interval, at least 200 are needed."
+    assert not found.predictors
+    assert not card_of_scores(labelled(HIDDEN > 0, draws=200), p, p > 0.5).sentence.startswith("Not judged")
+
+
+@pytest.mark.parametrize("rows", [240, 10])
+def test_rows_that_were_left_out_are_noted_judged_or_not(rows: int) -> None:
+    note = "3 of 243 records were rejected"
+    p = 1 / (1 + np.exp(-HIDDEN[:rows]))
+    made = labelled(HIDDEN[:rows] > 0, chains=(SEQUENCES[:rows],), draws=200, left_out=(note,))
+    found = card_of_scores(made, p, p > 0.5)
+    assert found.notes[0] == note and found.sentence.startswith("Not judged") == (rows == 10)
+    assert note in markdown(found) and note in html(found)
 
 
 def test_the_same_rows_give_the_same_bytes_and_another_seed_other_draws() -> None:
     p = 1 / (1 + np.exp(-HIDDEN))
 
     def encoded(seed: int) -> bytes:
-        return CardFile(card=card_of_scores(labelled(HIDDEN > 0.5, seed=seed, draws=50), p, p > 0.5)).encode()
+        return CardFile(card=card_of_scores(labelled(HIDDEN > 0.5, seed=seed, draws=200), p, p > 0.5)).encode()
 
     assert encoded(0) == encoded(0) != encoded(1)
     record = json.loads(encoded(0))
@@ -265,7 +284,7 @@ def test_the_same_rows_give_the_same_bytes_and_another_seed_other_draws() -> Non
 def test_pages_escape_everything_and_link_to_nothing(tmp_path: Path) -> None:
     name = "a|b<script>alert(1)</script>\n*x*_[y](http://z).csv"
     p = 1 / (1 + np.exp(-HIDDEN))
-    made = LabelledSet(name=name, head="<b>&\x1b[0m", chains=(SEQUENCES,), labels=(HIDDEN > 0) * 1.0, folds=3, draws=50)
+    made = replace(labelled(HIDDEN > 0, draws=200), name=name, head="<b>&\x1b[0m")
     found = card_of_scores(made, p, p > 0.5, CallBand(confidence=0.8, low=0.4, high=0.6))
     write_pages(found, tmp_path)
     page, text = (tmp_path / "card.html").read_text(), (tmp_path / "card.md").read_text()
@@ -281,5 +300,5 @@ def test_pages_escape_everything_and_link_to_nothing(tmp_path: Path) -> None:
 
 
 def test_no_word_promises_too_much(tmp_path: Path) -> None:
-    found = fitted(HIDDEN > 0, np.column_stack([HIDDEN, NOISE]), draws=50)
+    found = fitted(HIDDEN > 0, np.column_stack([HIDDEN, NOISE]), draws=200)
     assert "guarantee" not in (markdown(found) + html(found)).lower()

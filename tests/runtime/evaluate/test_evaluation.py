@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import functools
+import gzip
 import hashlib
 import json
 import math
@@ -22,7 +24,8 @@ from abonyx import model  # noqa: E402
 from abonyx.bundle.threshold import CallRule  # noqa: E402
 from abonyx.bundle.tolerances import RESAMPLED_METRIC  # noqa: E402
 from abonyx.bundle.training_rows import TRAINING_ROWS_NAME, write_training_rows  # noqa: E402
-from abonyx.evaluate import bootstrap, metrics, pictures  # noqa: E402
+from abonyx.card.labelled import LabelledSet  # noqa: E402
+from abonyx.evaluate import bootstrap, evaluation, metrics, pictures  # noqa: E402
 
 from ...conftest import MINI  # noqa: E402
 from ..card.made import mutants  # noqa: E402
@@ -49,6 +52,12 @@ def run(run: Any) -> Any:
         return code, err
 
     return call
+
+
+@pytest.fixture
+def three_folds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cards whose baselines are fitted some 60 times, not 760; test_card.py has them with ten folds."""
+    monkeypatch.setattr("abonyx.evaluate.evaluation.LabelledSet", functools.partial(LabelledSet, folds=3))
 
 
 @pytest.fixture
@@ -115,8 +124,8 @@ def test_resampled_metrics_equal_scikit_learn_on_the_same_rows(seed: int, decima
     y = (rng.random(17) < 0.4).astype(np.int64)
     p = np.sort(np.round(rng.random(17), decimals).astype(np.float32))[::-1]
     calls = (p > np.float32(threshold)).astype(int)
-    drawn = bootstrap.resampled_metrics(y, p, int(calls.sum()), 300, seed)
-    weights = np.concatenate(list(bootstrap._weights(17, 300, seed)))
+    drawn = bootstrap.resampled_metrics(y, p, int(calls.sum()), 60, seed)
+    weights = np.concatenate(list(bootstrap._weights(17, 60, seed)))
     assert (weights.sum(axis=1) == 17).all()
     for index, times in enumerate(weights):
         labels, called, scores = (np.repeat(values, times) for values in (y, calls, p.astype(np.float64)))
@@ -361,13 +370,22 @@ def test_sets_without_any_flag_and_with_nothing_else(run: Any, tmp_path: Path, s
     assert "Flagged rows" not in (tmp_path / "out" / "good" / "report.html").read_text()
 
 
+def excerpt(source: Path, path: Path, count: int, every: int = 1) -> Path:
+    """So many rows of a real table, one of each `every`, under its own header."""
+    with (gzip.open if source.suffix == ".gz" else open)(source, "rt", encoding="utf-8", newline="") as file:
+        header, *lines = list(file)
+    path.write_text("".join([header, *lines[::every][:count]]), encoding="utf-8")
+    return path
+
+
 def test_nanobodies_keep_their_place(run: Any, tmp_path: Path, shared_data: Path) -> None:
-    source, output = shared_data / "harvey" / "harvey_1000_labelled.csv.gz", tmp_path / "out"
+    source = excerpt(shared_data / "harvey" / "harvey_1000_labelled.csv.gz", tmp_path / "in.csv", 12, 80)
+    output = tmp_path / "out"
     code, err = run("evaluate", source, "-o", output, "--bootstrap", 10, "--sequence-column", "heavy_seq")
     assert code == 0, err
     record = json.loads((output / "metrics.json").read_text())
-    assert record["flags"]["nanobody-like"] > 900
-    assert record["unflagged"]["n"] == record["n"] - record["n_flagged"] > 900
+    assert record["flags"]["nanobody-like"] > 10
+    assert record["unflagged"]["n"] == record["n"] - record["n_flagged"] > 10
 
 
 def test_several_inputs_open_the_model_once(
@@ -453,7 +471,8 @@ def test_a_label_that_is_none_names_its_row(run: Any, tmp_path: Path, sequences:
     assert [(row["id"], row["line"]) for row in rows(output / "rejected.csv")] == [("b", "3"), ("d", "5")]
     record = json.loads((output / "metrics.json").read_text())
     assert (record["n"], record["n_rejected"]) == (2, 2)
-    assert any("2 of 4 records were rejected" in note for note in record["notes"])
+    note = "2 of 4 records were rejected and not scored: see rejected.csv"
+    assert note in record["notes"] and record["card"]["notes"] == [note] and note in (output / "card.md").read_text()
 
 
 def test_what_is_refused_before_the_model_is_opened(
@@ -534,7 +553,7 @@ def test_a_failure_midway_leaves_nothing(
 # ---- the card
 
 
-def test_the_card_counts_training_rows(run: Any, tmp_path: Path) -> None:
+def test_the_card_counts_training_rows(run: Any, tmp_path: Path, three_folds: None) -> None:
     """The bundle holds hashes; the same threshold as the head's keeps its band, another asks for two calls."""
     sequences = mutants(24)
     source = table(tmp_path / "made.csv", [(f"m{i}", each, str(i % 2)) for i, each in enumerate(sequences)])
@@ -547,7 +566,7 @@ def test_the_card_counts_training_rows(run: Any, tmp_path: Path) -> None:
     manifest["files"][TRAINING_ROWS_NAME] = entry
     manifest["heads"][0]["training"]["band"] = {"confidence": 0.8, "low": 0.4, "high": 0.6}
     (bundle / "manifest.json").write_text(json.dumps(manifest))
-    more = ("--bundle", bundle, "--bootstrap", 20)
+    more = ("--bundle", bundle, "--bootstrap", 200)
     assert run("evaluate", source, "-o", tmp_path / "out", *more)[0] == 0
     found = json.loads((tmp_path / "out" / "metrics.json").read_text())["card"]
     assert found["shared"] == 9
@@ -561,13 +580,13 @@ def test_the_card_counts_training_rows(run: Any, tmp_path: Path) -> None:
         assert code == 4 and f"{TRAINING_ROWS_NAME}: {said}" in err and not (tmp_path / "damaged").exists()
 
 
-def test_several_sets_are_so_many_comparisons(run: Any, tmp_path: Path) -> None:
+def test_several_sets_are_so_many_comparisons(run: Any, tmp_path: Path, three_folds: None) -> None:
     """A set that cannot be judged is none."""
     sources = []
     for name, count in (("one", 24), ("two", 24), ("few", 6)):
         made = mutants(count, seed=count + len(name))
         sources.append(table(tmp_path / f"{name}.csv", [(f"m{i}", each, str(i % 2)) for i, each in enumerate(made)]))
-    code, err = run("evaluate", *sources, "-o", tmp_path / "out", "--bootstrap", 20)
+    code, err = run("evaluate", *sources, "-o", tmp_path / "out", "--bootstrap", 200)
     assert code == 0
     found = {
         name: json.loads((tmp_path / "out" / name / "metrics.json").read_text())["card"] for name in ("one", "few")
@@ -608,7 +627,11 @@ def test_no_table_is_missing_here(shared_data: Path) -> None:
     assert there == {name for _, tables in TABLES for name in tables}
 
 
-@pytest.mark.parametrize(("options", "tables"), TABLES, ids=["sequence", "vh_sequence", "heavy_seq", "alignment"])
+IDS = ["sequence", "vh_sequence", "heavy_seq", "alignment"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("options", "tables"), TABLES, ids=IDS)
 def test_real_tables_go_through(
     run: Any, tmp_path: Path, shared_data: Path, options: list[str], tables: dict[str, tuple[int, int, int]]
 ) -> None:
@@ -622,6 +645,42 @@ def test_real_tables_go_through(
         curves = set() if record["n_negative"] else CURVES
         assert set(files(directory)) == set(FILES) - curves
         assert len(rows(directory / "predictions.csv")) == record["n"] + record["n_unlabelled"]
+
+
+class _Read(Exception):
+    """Ends a command once all inputs are read and judged."""
+
+
+@pytest.mark.parametrize(("options", "tables"), TABLES, ids=IDS)
+def test_real_tables_are_read_whole(
+    run: Any,
+    tmp_path: Path,
+    shared_data: Path,
+    options: list[str],
+    tables: dict[str, tuple[int, int, int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The short form of test_real_tables_go_through: every row is read and judged, a few of one file are scored."""
+    found, read = {}, evaluation._read
+
+    def counted(source: Path, *arguments: Any) -> Any:
+        each = read(source, *arguments)
+        labels = each.checked.labels
+        known = [label for label in labels if label is not None]
+        found[source.relative_to(shared_data).as_posix()] = (len(known), sum(known), len(labels) - len(known))
+        assert not each.checked.rejected and len(each.checked.judgements) == len(labels)
+        if len(found) == len(tables):
+            raise _Read
+        return each
+
+    with monkeypatch.context() as patch, pytest.raises(_Read):
+        patch.setattr(evaluation, "_read", counted)
+        run("evaluate", *(shared_data / name for name in tables), "-o", tmp_path / "out", *options)
+    assert found == tables
+    few = excerpt(shared_data / next(iter(tables)), tmp_path / "few.csv", 6, 5)
+    assert run("evaluate", few, "-o", tmp_path / "out", "--bootstrap", 10, *options)[0] == 0
+    record = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert record["n"] + record["n_unlabelled"] == len(rows(tmp_path / "out" / "predictions.csv")) == 6
 
 
 def test_a_head_of_another_encoder_is_said_in_every_file(run: Any, tmp_path: Path, labelled: Path) -> None:
