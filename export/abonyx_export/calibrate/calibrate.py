@@ -13,7 +13,7 @@ import numpy as np
 from abonyx.arrays import Float64Array
 from abonyx.bundle import Bundle, Golden, check_files
 from abonyx.bundle.band import CallBand
-from abonyx.bundle.heads import sigmoid
+from abonyx.bundle.heads import column_places, sigmoid
 from abonyx.bundle.listed import FIX, METRICS_JSON, file_of_head, read_listed
 from abonyx.bundle.manifest import Calibration, HeadSpec, Manifest
 from abonyx.bundle.threshold import pooling_notes
@@ -193,7 +193,8 @@ def _assembly(
     specs[at] = _spec(specs[at], scaling, record, head, golden)
     own = golden_of(golden.input_ids, golden.lengths, golden.embedding, [head], golden.head_mean)
     value, coef, intercept = golden.value.copy(), golden.head_coef.copy(), golden.head_intercept.copy()
-    value[:, at], coef[at], intercept[at] = own.value[:, 0], own.head_coef[0], own.head_intercept[0]
+    columns = list(column_places(specs)[head.name])
+    value[:, columns], coef[columns], intercept[columns] = own.value, own.head_coef, own.head_intercept
     return Assembly(
         parent=bundle,
         variants=list(bundle.manifest.variants),
