@@ -69,9 +69,6 @@ def check_request(request: CalibrateRequest) -> None:
     if request.head is not None and request.head not in names:
         what = f"{option('head')}: {bundle.name} has no head {printable(request.head)!r}"
         raise ConfigError(what, f"It has: {', '.join(names)}.")
-    if len(request.spec.chains) > 1:
-        what = f"{option('head')}: head {request.spec.name} of {bundle.name} expects both chains of a pair"
-        raise ConfigError(what, "Only heads of one chain are calibrated: choose another, or fit this one again.")
     for name, variant in bundle.manifest.variants.items():
         if variant.parity is None:
             raise BundleError(f"{bundle.path}: variant {name} was never checked", "Export the bundle again.")

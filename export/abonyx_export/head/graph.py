@@ -37,7 +37,7 @@ def common_mean(heads: Sequence[Head], embedding: npt.NDArray[np.floating]) -> F
     Args:
         embedding: (n, D) of the golden rows.
     """
-    mean = heads[0].mean
+    mean = heads[0].parts()[0].mean
     return (embedding.astype(np.float64).mean(axis=0) if mean is None else mean).astype(np.float32)
 
 

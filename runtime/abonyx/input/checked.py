@@ -61,6 +61,11 @@ class Input:
         return (self.sequences, self.light) if self.light else (self.sequences,)
 
     @property
+    def records(self) -> list[str]:
+        """What is scored of each record as one text: a pair's chains are joined by a bar, which is no residue."""
+        return ["|".join(record) for record in zip(*self.chains, strict=True)] if self.light else self.sequences
+
+    @property
     def shown(self) -> list[str]:
         """The sequences as results show them: as the input has them, whatever part of them is scored."""
         return self.originals or self.sequences
