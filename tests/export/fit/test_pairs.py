@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -121,8 +122,6 @@ def test_the_card_is_of_pairs(fitted: Path, tmp_path: Path) -> None:
     assert known is not None and known.tolist() == [True] * len(PAIRS) + [False, False]
     card = (fitted / "card.md").read_text()
     assert "length and charge" in card and "residue composition" in card
-    import msgspec
-
     # With the light chains of other rows the same heavy chains have other baselines and another card.
     shuffled = [(heavy, PAIRS[-1 - at][1]) for at, (heavy, _) in enumerate(PAIRS)]
     fit(write(tmp_path / "other.csv", CLASSES, shuffled), tmp_path / "other", *BOTH, "--C", "0.1,1")
@@ -148,9 +147,8 @@ def test_beside_a_head_of_one_chain(classes: Path, tmp_path: Path) -> None:
             session.score(heavy, heads="both")
     # and a light one beside both, whose default would be the first head's chains
     light = tmp_path / "light.csv"
-    light.write_text(
-        "id,VL,label\n" + "".join(f"{at},{p[1]},{c}\n" for at, (p, c) in enumerate(zip(PAIRS, CLASSES, strict=True)))
-    )
+    rows = enumerate(zip(PAIRS, CLASSES, strict=True))
+    light.write_text("id,VL,label\n" + "".join(f"{at},{pair[1]},{label}\n" for at, (pair, label) in rows))
     more = ("--add", "--head-name", "light", "--chains", "L", "--C", "1", "--domain", "off")
     fit(light, tmp_path / "three", *more, bundle=tmp_path / "two")
     with abonyx.open_session(tmp_path / "three", self_test="full") as session:
@@ -197,9 +195,8 @@ def test_pairs_calibrate_a_head(fitted: Path, tmp_path: Path) -> None:
     with abonyx.open_session(fitted) as session:
         before = session.score(PAIRS).astype(np.float64)
     chance = 1 / (1 + np.exp(-3 * np.log(before / (1 - before))))
-    controls = write(
-        tmp_path / "controls.csv", (np.random.default_rng(2).random(len(PAIRS)) < chance).astype(int).tolist()
-    )
+    labels = (np.random.default_rng(2).random(len(PAIRS)) < chance).astype(int).tolist()
+    controls = write(tmp_path / "controls.csv", labels)
     more = ("--domain", "off", "--embedding-cache", tmp_path / "cache")
     run(cli.calibrate, fitted, controls, "-o", tmp_path / "new", *more)
     scaling = open_bundle(tmp_path / "new").manifest.head.calibration
