@@ -7,7 +7,36 @@ from collections.abc import Sequence
 from abonyx.alphabet import SequenceLimit
 from abonyx.bundle.manifest import chain_letters
 from abonyx.domain import PAIR_WORDS, DomainRule, Part, judgement_of_pair, part_problem
+from abonyx.errors import ConfigError, printable
 from abonyx.input.sequences import Gaps, judge
+from abonyx.wording import option
+
+
+def columns_of(
+    chains: Sequence[str], sequence: str | None, heavy: str | None, light: str | None
+) -> tuple[str | None, str | None]:
+    """The sequence_column and light_column that read_records is to take.
+
+    Args:
+        chains: that a record needs.
+        sequence, heavy, light: names of columns as the user gives them; None = not given.
+
+    Raises:
+        ConfigError: a column of sequences beside a chain's, or of pairs.
+    """
+    if sequence is None:
+        if len(chains) > 1:
+            return heavy, light
+        return heavy if tuple(chains) == ("H",) else light, None
+    what = f"{option('sequence_column')} {printable(sequence)}"
+    if (other := heavy or light) is not None:
+        named = "light_column" if heavy is None else "heavy_column"
+        fix = "Give one of them, or the columns of both chains."
+        raise ConfigError(f"{what} and {option(named)} {printable(other)} were both given", fix)
+    if len(chains) > 1:
+        fix = f"Name a column for each: {option('heavy_column')} and {option('light_column')}."
+        raise ConfigError(f"{what}: the heads need both chains", fix)
+    return sequence, None
 
 
 def judge_pair(heavy: str, light: str | None, gaps: Gaps | None) -> tuple[str, str, str | None]:

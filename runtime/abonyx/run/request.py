@@ -16,9 +16,10 @@ from abonyx.bundle import Bundle, open_bundle
 from abonyx.bundle.manifest import chain_letters
 from abonyx.config import RuntimeConfig, load_config
 from abonyx.domain import Check, DomainRule, refuse_rule
-from abonyx.errors import ConfigError, first_line, printable
+from abonyx.errors import ConfigError, first_line
 from abonyx.input.checked import Input, read_input
 from abonyx.input.labels import LabelKind
+from abonyx.input.pairs import columns_of
 from abonyx.input.sequences import Gaps
 from abonyx.output.files import check_output, ids_path, partial_paths, rejected_path
 from abonyx.output.journal import journal_path
@@ -72,18 +73,12 @@ class RunRequest:
         """
         if len(chains) > 1:
             refuse_batches(self.config.batch_size)
-            if self.sequence_column is not None:
-                what = f"{option('sequence_column')} {printable(self.sequence_column)}: the heads need both chains"
-                fix = f"Name a column for each: {option('heavy_column')} and {option('light_column')}."
-                raise ConfigError(what, fix)
-        return dataclasses.replace(self, chains=tuple(chains))
+        run = dataclasses.replace(self, chains=tuple(chains))
+        run._columns(run.record_chains)  # for what it raises
+        return run
 
-    def _columns(self, chains: tuple[str, ...]) -> dict[str, str | None]:
-        """The columns of sequences that read_input is to take."""
-        if len(chains) > 1:
-            return {"sequence_column": self.heavy_column, "light_column": self.light_column}
-        own = self.heavy_column if chains == ("H",) else self.light_column
-        return {"sequence_column": own if self.sequence_column is None else self.sequence_column}
+    def _columns(self, chains: tuple[str, ...]) -> tuple[str | None, str | None]:
+        return columns_of(chains, self.sequence_column, self.heavy_column, self.light_column)
 
     def read(
         self,
@@ -105,6 +100,7 @@ class RunRequest:
             single: take one sequence of each record, whatever the heads need.
         """
         chains = self.record_chains[:1] if single else self.record_chains
+        sequence_column, light_column = self._columns(chains)
         return read_input(
             source,
             SequenceLimit.of(self.bundle.manifest, self.config),
@@ -116,7 +112,8 @@ class RunRequest:
             in_children=in_children,
             chains=chains,
             id_column=self.id_column,
-            **self._columns(chains),
+            sequence_column=sequence_column,
+            light_column=light_column,
             sheet=self.sheet,
             gaps=self.gaps,
             keep=self.keep,
@@ -177,13 +174,8 @@ def prepare(
             them.
 
     Raises:
-        ConfigError, BundleError: see load_config, open_bundle, Bundle.variant and refuse_rule; or unknown gaps, or a
-            column of sequences beside a chain's.
+        ConfigError, BundleError: see load_config, open_bundle, Bundle.variant and refuse_rule; or unknown gaps.
     """
-    if sequence_column is not None and (other := heavy_column or light_column) is not None:
-        named = "light_column" if heavy_column is None else "heavy_column"
-        what = f"{option('sequence_column')} {printable(sequence_column)} and {option(named)} {printable(other)}"
-        raise ConfigError(f"{what} were both given", "Give one of them, or the columns of both chains.")
     refuse_rule(check, "domain" if trim else None)
     if gaps not in get_args(Gaps):
         known = ", ".join(map(repr, get_args(Gaps)))
