@@ -155,6 +155,7 @@ class ScoreAnswer(_Out, frozen=True, kw_only=True):
         chains: what was scored of each record: H the heavy chain, L the light one, or both.
         domain, trim: as the request has them.
         flags: reason -> results that have it, most first; the numbers that a flag begins with are left out.
+        notes: how the input was read: columns that were chosen by their names, chains that are not scored.
     """
 
     model: ModelName
@@ -168,6 +169,7 @@ class ScoreAnswer(_Out, frozen=True, kw_only=True):
     flags: dict[str, int]
     results: list[Score]
     rejected: list[Rejected]
+    notes: list[str]
 
 
 class Embedding(_Out, frozen=True, kw_only=True):

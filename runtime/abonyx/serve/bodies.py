@@ -135,6 +135,7 @@ def score_answer(
             for id_, sequences, value, number, word, judgement, place, of_heads in rows
         ],
         rejected=rejected(records.rejected),
+        notes=[in_words(note, Interface.HTTP) for note in records.notes],
     )
 
 

@@ -125,7 +125,13 @@ def check_json(asked: ScoreRequest | EmbedRequest, model: Model, settings: Setti
         raise InputError(f"{NAME}: no sequences", "Send one at least.")
     chains = _chains(asked, model)
     records = (_record(item, number, chains) for number, item in enumerate(asked.sequences, 1))
-    return _check(records, asked, model, settings, step, chains)
+    checked = _check(records, asked, model, settings, step, chains)
+    if len(chains) == 1:
+        other = "light" if chains == ("H",) else "heavy"
+        pairs = sum(isinstance(item, Sequence) and bool(getattr(item, other)) for item in asked.sequences)
+        if pairs:
+            checked.notes.append(f"{NAME}: {pairs} records have a {other} chain, which is not scored")
+    return checked
 
 
 def _chains(asked: ScoreRequest | EmbedRequest, model: Model) -> tuple[str, ...]:
@@ -183,6 +189,7 @@ def check_file(
     """
     chains = _chains(asked, model)
     sequence, light = columns_of(chains, sequence_column, heavy_column, light_column)
+    notes: list[str] = []
     records = read_records(
         None,
         stdin=io.BytesIO(body),
@@ -193,8 +200,9 @@ def check_file(
         chains=chains,
         limits=_limits(settings, step),
         plain=plain,
+        notes=notes,
     )
-    return _check(records, asked, model, settings, step, chains)
+    return _check(records, asked, model, settings, step, chains, notes)
 
 
 def _limits(settings: Settings, step: Step) -> ReadLimits:
@@ -217,6 +225,7 @@ def _check(
     settings: Settings,
     step: Step,
     chains: tuple[str, ...],
+    notes: list[str] | None = None,
 ) -> Input:
     if asked.trim and asked.domain == "off":
         what = "trim is domain and domain is off: without looking for the domain there is nothing to trim to"
@@ -230,6 +239,7 @@ def _check(
         chains=chains,
         rule=DomainRule(asked.domain, asked.trim is not None, letters),
         gaps=asked.gaps,
+        notes=notes,
         step=step,
     )
 
