@@ -14,6 +14,7 @@ from abonyx.logs import LOGGER
 
 # As manifest.CHAINS, which would import numpy here.
 _CHAINS = ("H", "L")
+_BOTH = "H,L"
 _CHAINS_HELP = "Chain of the head's training set, H or L: records of others are flagged when scored."
 
 
@@ -143,7 +144,9 @@ def export(
 @click.option("--positive-above", type=float, metavar="T", help="Classes of values: non-specific above T.")
 @click.option("--positive-below", type=float, metavar="T", help="Classes of values: non-specific below T.")
 @click.option(
-    "--chains", type=click.Choice(list(_CHAINS)), help=f"{_CHAINS_HELP}  [default: H; with --add the bundle's]"
+    "--chains",
+    type=click.Choice([*_CHAINS, _BOTH]),
+    help=f"{_CHAINS_HELP} H,L: each row is a pair.  [default: H; with --add the bundle's]",
 )
 @click.option("--vary-ends", is_flag=True, help="Fit on copies with a cut or longer start, too: steadier calls.")
 @click.option("--drop-flagged", is_flag=True, help="Leave out rows that `score` would flag; nanobody-like rows stay.")
@@ -198,7 +201,7 @@ def fit(
     """Fit a new head on INPUT's labelled sequences and write a bundle with it; - is stdin. Needs no PyTorch."""
     require("fit")
     from abonyx_export.fit.fit import fit_bundle
-    from abonyx_export.fit.request import FitRequest
+    from abonyx_export.fit.request import FitRequest, chain_words
 
     request = FitRequest(
         run=prepare(options),
@@ -220,7 +223,7 @@ def fit(
         seeds=seeds,
         seed=seed,
         confidence=confidence,
-        chains=None if chains is None else (chains,),
+        chains=None if chains is None else tuple(chains.split(",")),
         vary_ends=vary_ends,
         drop_flagged=drop_flagged,
         name=name,
@@ -232,7 +235,7 @@ def fit(
     head = fit_bundle(request, LOGGER.info).heads[-1]
     use = f"values in {head.unit}" if head.unit else f"threshold {head.default_threshold:g}"
     LOGGER.info(
-        f"wrote {output}; the head expects chain {', '.join(head.chains)}; {use}"
+        f"wrote {output}; the head expects {chain_words(head.chains)}; {use}"
         + (f"; score it with --heads {head.name}" if add else "")
         + (f"; head also in {head_out}" if head_out else "")
     )

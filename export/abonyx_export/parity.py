@@ -10,7 +10,7 @@ import numpy as np
 
 from abonyx.arrays import Float32Array, Float64Array, Int64Array
 from abonyx.bundle import Golden, selftest
-from abonyx.bundle.heads import EMBEDDING, head_total, head_value, sigmoid
+from abonyx.bundle.heads import EMBEDDING, column_places, head_total, head_value, sigmoid
 from abonyx.bundle.manifest import LOGISTIC, Difference, HeadSpec, LinearParity, LogisticParity, Parity
 from abonyx.bundle.tolerances import FP16_LARGEST_ACTIVATION, HEAD_MIN_SPREAD, Limits
 from abonyx.engine.onnx import import_engine
@@ -136,12 +136,13 @@ def measure(
     compared = selftest.compare(golden, heads, np.arange(len(sums)), embedding, sums)
     found = {(each.metric, each.head): each.difference for each in compared}
     exact, measured = golden.embedding.astype(np.float64), embedding.astype(np.float64)
+    places = column_places(heads)
     norms = np.linalg.norm(measured, axis=1) * np.linalg.norm(exact, axis=1)
     return Parity(
         rows=len(sums),
         embedding=summarise(found[EMBEDDING, None]),
         min_cosine=float(((measured * exact).sum(axis=1) / norms).min()),
-        heads={head.name: _of_head(head, found, golden.value[:, at], sums[:, at]) for at, head in enumerate(heads)},
+        heads={head.name: _of_head(head, found, golden, list(places[head.name]), sums) for head in heads},
         weight_rounding=weight_rounding,
         provider=provider,
         onnxruntime=import_engine().__version__,
@@ -151,12 +152,18 @@ def measure(
 
 
 def _of_head(
-    head: HeadSpec, found: dict[tuple[str, str | None], Float64Array], expected: Float64Array, sums: Float32Array
+    head: HeadSpec,
+    found: dict[tuple[str, str | None], Float64Array],
+    golden: Golden,
+    places: Sequence[int],
+    sums: Float32Array,
 ) -> LogisticParity | LinearParity:
-    """One head's record; expected and sums are its columns, (n,)."""
+    """One head's record; places are its columns of sums (n, K)."""
     from scipy.stats import spearmanr
 
-    total = head_total(head, sums)
+    expected = selftest.expected_total(golden, np.arange(len(sums)), places)
+    parts = selftest.as_pairs([sums[:, place] for place in places])
+    total = head_total(head, *parts)
     if min(np.ptp(expected), np.ptp(total)) < HEAD_MIN_SPREAD * (head.training_sd or 1.0):
         kind = "logit" if head.kind == LOGISTIC else "value"
         what = f"head {head.name} gives every one of {len(total)} golden rows the {kind} {total[0]:.6g}"
@@ -167,7 +174,7 @@ def _of_head(
     spearman = float(spearmanr(expected, total).statistic)
     if head.kind != LOGISTIC:
         return LinearParity(value=summarise(found["value", head.name]), spearman=spearman)
-    p, expected_p = head_value(head, sums), sigmoid(expected)
+    p, expected_p = head_value(head, *parts), sigmoid(expected)
     assert head.default_threshold is not None  # parse_manifest has refused it
     thresholds = {head.default_threshold, *head.thresholds.values()}
     return LogisticParity(

@@ -86,6 +86,8 @@ def score_frame(
     with chosen_model(session, config) as chosen:
         run = prepare(config=chosen.config, bundle=chosen.bundle, check=domain, trim=trim is not None, gaps=gaps)
         wanted = choose_heads(run.bundle, heads, assay, threshold)
+        wanted.refuse_pairs(_WHERE)
+        run = run.of_chains(wanted.chains)
         refuse_results(table.columns, _WHERE, run.trim, wanted)
         longest = SequenceLimit.of(run.bundle.manifest, run.config)
         rows = judged(values, run.rule, longest, gaps=gaps, in_children=True)

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
 from types import ModuleType, TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from abonyx.arrays import BoolArray, Float32Array, Int64Array
 from abonyx.batching import make_inputs
 from abonyx.bundle import Bundle, check_files, check_graph, open_bundle, refuse_changed, selftest
 from abonyx.bundle.graph_file import GraphFile
-from abonyx.bundle.heads import EMBEDDING, HEAD_SUMS
+from abonyx.bundle.heads import EMBEDDING, HEAD_SUMS, column_names, record_chains
 from abonyx.bundle.manifest import Manifest, Variant
 from abonyx.bundle.tolerances import BF16, looser
 from abonyx.config import RuntimeConfig
@@ -262,13 +262,14 @@ class OpenModel:
             finally:
                 self._reloading = False
 
-    def score(self, sequences: Sequence[str], heads: Sequence[str] = ()) -> Float32Array:
+    def score(self, sequences: Sequence[str] | Sequence[tuple[str, str]], heads: Sequence[str] = ()) -> Float32Array:
         """Each sequence's values by some of the heads, by the config's pooling rule.
 
         Threads may share the session: a call waits for those of other threads.
 
         Args:
-            sequences: n antibody sequences (20 residues and X; spaces and case do not matter).
+            sequences: n antibody sequences (20 residues and X; spaces and case do not matter); (heavy, light) of each
+                if the heads need both chains.
             heads: names of the bundle's; () = the first.
 
         Returns:
@@ -286,11 +287,15 @@ class OpenModel:
         """Pooled embedding of each sequence: (n, D) float32, in input order. Raises as score does."""
         return self._run(sequences, None)
 
-    def _run(self, sequences: Sequence[str], heads: Sequence[str] | None) -> Float32Array:
+    def _run(self, sequences: Sequence[Any], heads: Sequence[str] | None) -> Float32Array:
         with self.turn():
             if heads is not None:
                 self.bundle.refuse_placeholder()
                 heads = heads or [self.manifest.head.name]
+                if len(record_chains([head for head in self.manifest.heads if head.name in heads])) > 1:
+                    scoring.refuse_batches(self.config.batch_size)
+                    pairs = scoring.tokenize(self.manifest, *scoring.prepare_pairs(sequences, self.limit))
+                    return scoring.run_sequences(self, pairs, heads, self.budget)
             cleaned = scoring.prepare(sequences, self.limit)
             flags = scoring.pooled_eos(cleaned, self.config.batch_size)
             tokens = scoring.tokenize(self.manifest, cleaned, distinct=flags is None)
@@ -345,7 +350,8 @@ class OpenModel:
     def _refuse_shape(self, name: str, values: Float32Array, rows: int, batch: str) -> None:
         # In every batch: a graph can be right for the golden rows and wrong for more of them, and NumPy would spread
         # one value over all rows.
-        width = self.manifest.embedding_width if name == EMBEDDING else len(self.manifest.heads)
+        manifest = self.manifest
+        width = manifest.embedding_width if name == EMBEDDING else len(column_names(manifest.heads))
         expected = (rows, width)
         if values.shape != expected or values.dtype != np.float32:
             what = f"{self.bundle.path}: of {batch}, the graph gives {name} as {values.dtype} {values.shape}"

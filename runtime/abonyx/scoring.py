@@ -13,11 +13,11 @@ import numpy as np
 from abonyx import alphabet
 from abonyx.arrays import BoolArray, Float32Array, Int64Array
 from abonyx.batching import eos_in_mean, plan_batches
-from abonyx.bundle.heads import EMBEDDING, HEAD_SUMS, chosen_values
+from abonyx.bundle.heads import EMBEDDING, HEAD_SUMS, chosen_values, column_names
 from abonyx.bundle.manifest import Manifest
 from abonyx.domain import refusal
-from abonyx.errors import InputError, OutOfDeviceMemory, ScoreNotFinite, printable
-from abonyx.texts import as_texts
+from abonyx.errors import ConfigError, InputError, OutOfDeviceMemory, ScoreNotFinite, printable
+from abonyx.texts import as_pairs, as_texts
 from abonyx.wording import option
 
 Tokens = Sequence[Int64Array]
@@ -78,12 +78,33 @@ def prepare(sequences: Sequence[str], limit: alphabet.SequenceLimit) -> list[str
     Raises:
         InputError: names the first sequence (counted from 0) that cannot be scored, and why.
     """
-    cleaned = [alphabet.clean(sequence) for sequence in as_texts(sequences)]
+    return _prepared(as_texts(sequences), limit, "sequences[{}]")
+
+
+def prepare_pairs(pairs: Sequence[Sequence[str]], limit: alphabet.SequenceLimit) -> tuple[list[str], list[str]]:
+    """Cleaned heavy and light chains of n pairs.
+
+    Raises:
+        InputError: names the first pair (counted from 0) that is none, or whose chain cannot be scored, and why.
+    """
+    heavy, light = as_pairs(pairs)
+    return _prepared(heavy, limit, "sequences[{}], heavy chain"), _prepared(light, limit, "sequences[{}], light chain")
+
+
+def _prepared(sequences: list[str], limit: alphabet.SequenceLimit, place: str) -> list[str]:
+    cleaned = [alphabet.clean(sequence) for sequence in sequences]
     for index, sequence in enumerate(cleaned):
         reason = refusal(sequence) or alphabet.problem(sequence, limit)
         if reason:
-            raise InputError(f"sequences[{index}]: {reason}", "Remove or correct it; nothing was scored.")
+            raise InputError(f"{place.format(index)}: {reason}", "Remove or correct it; nothing was scored.")
     return cleaned
+
+
+def refuse_batches(batch_size: int | None) -> None:
+    """Refuse, by a ConfigError, to pool pairs by the old pipeline's rule, whose batches are of a file's sequences."""
+    if batch_size is not None:
+        what = f"{option('pooling')} upstream-batch, {option('batch_size')} {batch_size}: pairs have no such batches"
+        raise ConfigError(what, f"Use {option('pooling')} residues, or heads of one chain.")
 
 
 def pooled_eos(sequences: Sequence[str], batch_size: int | None) -> BoolArray | None:
@@ -94,30 +115,31 @@ def pooled_eos(sequences: Sequence[str], batch_size: int | None) -> BoolArray | 
 
 
 class Tokenized(NamedTuple):
-    """Sequences as an engine takes them: a sequence that comes again stands once.
+    """Records as an engine takes them, each chain a row of its own: a sequence that comes again stands once.
 
     Attributes:
         rows: k token rows, CLS and EOS included.
-        place: (n,) int64, the row of each sequence.
+        place: (chains, n) int64, the row of each record's chains: one chain, or heavy and light.
     """
 
     rows: list[Int64Array]
     place: Int64Array
 
 
-def tokenize(manifest: Manifest, sequences: Sequence[str], *, distinct: bool = True) -> Tokenized:
+def tokenize(manifest: Manifest, *chains: Sequence[str], distinct: bool = True) -> Tokenized:
     """Token rows of cleaned, valid sequences.
 
     Args:
         manifest: of the bundle that will score them.
-        sequences: n sequences.
+        chains: n sequences; of pairs n heavy chains and n light ones.
         distinct: whether one that comes again has the first one's row; not where its place in the file matters.
     """
+    sequences = [sequence for chain in chains for sequence in chain]
     if distinct:
         once, place = find_distinct(sequences)
     else:
-        once, place = list(sequences), np.arange(len(sequences))
-    return Tokenized(alphabet.Alphabet(manifest.alphabet).encode(once), place)
+        once, place = sequences, np.arange(len(sequences))
+    return Tokenized(alphabet.Alphabet(manifest.alphabet).encode(once), place.reshape(len(chains), -1))
 
 
 def run_sequences(
@@ -130,29 +152,30 @@ def run_sequences(
     eos_pooled: BoolArray | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> Float32Array:
-    """Values of some heads, or the embedding, of n tokenized sequences, in their order.
+    """Values of some heads, or the embedding, of n tokenized records, in their order.
 
     Args:
         engine: an open session.
-        tokens: of tokenize; every sequence with a row of its own where eos_pooled is given.
+        tokens: of tokenize, with the chains that the heads need (heads.record_chains), or one for the embedding; every
+            sequence with a row of its own where eos_pooled is given.
         heads: names of the bundle's heads; None = the embedding.
         budget: of the batches.
         ids: names for error messages; None = positions.
         eos_pooled: (n,) rows with EOS in the mean; None = none.
-        on_batch: called with the number of sequences done (copies included), after each batch.
+        on_batch: called with the number of records whose first chain is done (copies included), after each batch.
 
     Returns:
         (n, len(heads)) float32, whose column i is of heads[i]; or (n, D) float32.
 
     Raises:
-        ScoreNotFinite: names the sequences whose values are.
+        ScoreNotFinite: names the records whose values are.
         OutOfDeviceMemory: for a single sequence or a fixed shape; else the budget is halved and the batch is run
             again.
     """
     manifest, output = engine.manifest, EMBEDDING if heads is None else HEAD_SUMS
-    width = manifest.embedding_width if heads is None else len(heads)
+    width = manifest.embedding_width if heads is None else len(column_names(manifest.heads))
     rows, place = tokens
-    copies = np.bincount(place, minlength=len(rows))
+    copies = np.bincount(place[0], minlength=len(rows))
     shape = engine.static_shape
     lengths = np.array([len(row) if shape is None else shape[1] for row in rows], np.int64)  # tokens each row takes
     planned = budget.tokens
@@ -160,27 +183,39 @@ def run_sequences(
 
     def run(batch: Int64Array) -> Float32Array:
         flags = None if eos_pooled is None else eos_pooled[batch]
-        found = run_rows(engine, [rows[index] for index in batch], flags, [output], budget, planned)[0]
-        return found if heads is None else chosen_values(manifest.heads, heads, found)
+        return run_rows(engine, [rows[index] for index in batch], flags, [output], budget, planned)[0]
 
-    values = np.empty((len(rows), width), np.float32)
+    found = np.empty((len(rows), width), np.float32)
     with engine.turn(), _mapping(engine.streams) as mapped:
-        for batch, value in zip(plan, mapped(run, plan), strict=True):
-            values[batch] = value
+        for batch, part in zip(plan, mapped(run, plan), strict=True):
+            found[batch] = part
             if on_batch:
                 on_batch(int(copies[batch].sum()))
-    if len(rows) < len(place):
-        values = values[place]
-    finite = np.isfinite(values.sum(axis=1)) if heads is None else np.isfinite(values).all(axis=1)
-    if not finite.all():
-        bad = [printable(ids[index]) if ids else f"sequences[{index}]" for index in np.flatnonzero(~finite).tolist()]
-        shown = ", ".join(bad[:10]) + (f" and {len(bad) - 10} more" if len(bad) > 10 else "")
-        raise ScoreNotFinite(
-            f"{'the embedding' if heads is None else 'a score'} is not finite for {len(bad)} of {len(place)} "
-            f"sequences: {shown}",
-            f"Use a variant of higher precision ({option('variant')} fp32).",
-        )
+    # Values of distinct rows only, before they are spread over copies, where each record is one row.
+    if heads is None:
+        values = found
+    elif len(place) == 1:
+        values = chosen_values(manifest.heads, heads, [found])
+    else:
+        values = chosen_values(manifest.heads, heads, [found[of_chain] for of_chain in place])
+    if len(place) == 1 and len(rows) < place.shape[1]:
+        values = values[place[0]]
+    _refuse_not_finite(values, heads, ids)
     return values
+
+
+def _refuse_not_finite(values: Float32Array, heads: Sequence[str] | None, ids: Sequence[str] | None) -> None:
+    """Raise a ScoreNotFinite that names the rows with a value that is not finite."""
+    finite = np.isfinite(values.sum(axis=1)) if heads is None else np.isfinite(values).all(axis=1)
+    if finite.all():
+        return
+    bad = [printable(ids[index]) if ids else f"sequences[{index}]" for index in np.flatnonzero(~finite).tolist()]
+    shown = ", ".join(bad[:10]) + (f" and {len(bad) - 10} more" if len(bad) > 10 else "")
+    raise ScoreNotFinite(
+        f"{'the embedding' if heads is None else 'a score'} is not finite for {len(bad)} of {len(values)} "
+        f"sequences: {shown}",
+        f"Use a variant of higher precision ({option('variant')} fp32).",
+    )
 
 
 def run_rows(

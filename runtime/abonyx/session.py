@@ -117,18 +117,21 @@ class Session:
         return tuple(head.name for head in self._model.manifest.heads)
 
     @overload
-    def score(self, sequences: Sequence[str]) -> Float32Array: ...
+    def score(self, sequences: Sequence[str] | Sequence[tuple[str, str]]) -> Float32Array: ...
     @overload
-    def score(self, sequences: Sequence[str], *, heads: Sequence[str] | str) -> dict[str, Float32Array]: ...
     def score(
-        self, sequences: Sequence[str], *, heads: Sequence[str] | str | None = None
+        self, sequences: Sequence[str] | Sequence[tuple[str, str]], *, heads: Sequence[str] | str
+    ) -> dict[str, Float32Array]: ...
+    def score(
+        self, sequences: Sequence[str] | Sequence[tuple[str, str]], *, heads: Sequence[str] | str | None = None
     ) -> Float32Array | dict[str, Float32Array]:
         """Probability of non-specificity of each sequence, by the config's pooling rule.
 
         Threads may share the session: a call waits for those of other threads.
 
         Args:
-            sequences: n antibody sequences (20 residues and X; spaces and case do not matter).
+            sequences: n antibody sequences (20 residues and X; spaces and case do not matter); if the heads need both
+                chains, (heavy, light) of each antibody.
             heads: names of the bundle's heads, or "all"; None = the first.
 
         Returns:
@@ -136,7 +139,8 @@ class Session:
             `heads`, name -> such an array for each of them.
 
         Raises:
-            InputError: a sequence that cannot be scored; nothing was scored.
+            InputError: a sequence that cannot be scored, one in the place of a pair, or a pair in the place of one;
+                nothing was scored.
             ConfigError: a name that no head has, or twice.
             BundleError: the bundle has no head yet.
             SessionClosed: the session is not open, or another thread closes or reloads it meanwhile.

@@ -37,6 +37,33 @@ def as_texts(sequences: Iterable[object]) -> list[str]:
     return texts
 
 
+def as_pairs(pairs: Iterable[object]) -> tuple[list[str], list[str]]:
+    """Heavy and light chains of a list of pairs.
+
+    Raises:
+        InputError: as as_texts, of the list; or an item is not (heavy, light), two texts.
+    """
+    fix = "Give (heavy, light) for each record: the heads need both chains."
+    if refused := _refusal(pairs):
+        raise InputError(refused[0], fix)
+    try:
+        items = list(pairs)
+    except TypeError:
+        raise InputError(f"sequences is one {type_name(pairs)}", fix) from None
+    for index, item in enumerate(items):
+        if isinstance(item, str):
+            raise InputError(f"sequences[{index}] is one sequence, {first_line(repr(item), 60)}", fix)
+        if not (isinstance(item, tuple | list) and len(item) == 2):
+            what = f"sequences[{index}] is {first_line(repr(item), 60)} ({type(item).__name__}), not a pair"
+            raise InputError(what, fix)
+        for chain, text in zip(("heavy", "light"), item, strict=True):
+            if not isinstance(text, str):
+                missing = ", a missing value" if _missing(text) else ""
+                what = f"sequences[{index}]: the {chain} chain is {first_line(repr(text), 60)}{missing}, not text"
+                raise InputError(what, fix)
+    return [item[0] for item in items], [item[1] for item in items]  # type: ignore[index]
+
+
 def _refusal(sequences: object) -> tuple[str, str] | None:
     """What is given in place of a list, and what to write; None = it can be a list."""
     what = f"sequences is {type_name(sequences)}"
@@ -72,6 +99,8 @@ def _item_refusal(sequences: object, index: int, item: object) -> tuple[str, str
         return f"{what}, a missing value, not text", fix
     if hasattr(item, "decode"):
         return f"{what}, not text", "Give str: item.decode()."
+    if isinstance(item, tuple) and len(item) == 2:
+        return f"{what}, a pair of chains", "The heads expect one chain: give that chain of each record as str."
     return f"{what}, not text", "Give sequences.to_pylist()." if hasattr(sequences, "to_pylist") else "Give str."
 
 

@@ -77,7 +77,7 @@ def test_each_distinct_sequence_runs_once_and_every_row_gets_its_value() -> None
 
 def test_each_column_is_of_the_head_that_was_named() -> None:
     rows = tokenize(Recorder.manifest, SEQUENCES).rows
-    place = tokenize(Recorder.manifest, SEQUENCES).place
+    place = tokenize(Recorder.manifest, SEQUENCES).place[0]
     sums, firsts = [int(rows[at].sum()) for at in place], [100 + int(rows[at][1]) for at in place]
     expected = {"sum": sums, "first": firsts}
     for names in (["sum"], ["first"], ["sum", "first"], ["first", "sum"]):

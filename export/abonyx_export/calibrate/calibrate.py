@@ -13,7 +13,7 @@ import numpy as np
 from abonyx.arrays import Float64Array
 from abonyx.bundle import Bundle, Golden, check_files
 from abonyx.bundle.band import CallBand
-from abonyx.bundle.heads import sigmoid
+from abonyx.bundle.heads import column_places, sigmoid
 from abonyx.bundle.listed import FIX, METRICS_JSON, file_of_head, read_listed
 from abonyx.bundle.manifest import Calibration, HeadSpec, Manifest
 from abonyx.bundle.threshold import pooling_notes
@@ -31,7 +31,7 @@ from abonyx_export.calibrate.request import CalibrateRequest, check_request
 from abonyx_export.calibrate.scaling import METRICS, Scaling, fit_scaling, left_out, measure
 from abonyx_export.fit.assembly import Assembly, assemble, files_beside
 from abonyx_export.fit.card import card_files
-from abonyx_export.fit.embeddings import embed
+from abonyx_export.fit.embeddings import embed_records
 from abonyx_export.fit.fit import embedding_cache
 from abonyx_export.head.head import Head
 from abonyx_export.head.spec import golden_of, stored_heads, sums_intercept
@@ -64,6 +64,7 @@ def calibrate_bundle(request: CalibrateRequest, report: Report = lambda line: No
         ParityError: a variant with the new head over its limit.
     """
     check_request(request)
+    request = dataclasses.replace(request, run=request.run.of_chains(request.spec.chains))
     bundle = request.run.bundle
     checked = _read(request, report)
     files = files_beside(bundle, list(bundle.manifest.variants))
@@ -109,9 +110,9 @@ def _controls(request: CalibrateRequest, checked: Input, golden: Golden, report:
         report(f"{left} of {len(checked.judgements)} controls are flagged and left out: their scores mean nothing")
     cells = checked.labels if request.logistic else checked.values
     labels = np.array([cells[row] for row in kept], np.float64)
-    sequences = [checked.sequences[row] for row in kept]
+    sequences = [checked.records[row] for row in kept]
     _check_labels(request, labels, len(set(sequences)))
-    rows = embed(request.run, checked, embedding_cache(request.embedding_cache), report)[kept]
+    rows = embed_records(request.run, checked, embedding_cache(request.embedding_cache), report)[kept]
     old = stored_heads(request.run.bundle.manifest.heads, golden)[request.at].logit(rows.astype(np.float64))
     if np.ptp(old) < 1e-6 * max(1.0, float(np.abs(old).max())):
         what = f"{request.source_name}: head {request.spec.name} gives all {len(old)} controls the same"
@@ -178,7 +179,7 @@ def _shift(scaling: Scaling, request: CalibrateRequest) -> str:
 
 def _rows_sha256(checked: Input) -> str:
     """Hash of ids, sequences and labels in order: the same for a file, its gzip and standard input."""
-    rows = [checked.ids, checked.sequences, checked.labels or checked.values]
+    rows = [checked.ids, checked.records, checked.labels or checked.values]
     return hashlib.sha256(msgspec.json.encode(rows)).hexdigest()
 
 
@@ -193,7 +194,8 @@ def _assembly(
     specs[at] = _spec(specs[at], scaling, record, head, golden)
     own = golden_of(golden.input_ids, golden.lengths, golden.embedding, [head], golden.head_mean)
     value, coef, intercept = golden.value.copy(), golden.head_coef.copy(), golden.head_intercept.copy()
-    value[:, at], coef[at], intercept[at] = own.value[:, 0], own.head_coef[0], own.head_intercept[0]
+    columns = list(column_places(specs)[head.name])
+    value[:, columns], coef[columns], intercept[columns] = own.value, own.head_coef, own.head_intercept
     return Assembly(
         parent=bundle,
         variants=list(bundle.manifest.variants),

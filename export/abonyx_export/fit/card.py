@@ -54,7 +54,7 @@ def judge_fit(
     labelled = LabelledSet(
         name=request.source_name,
         head=f"a new head on {request.run.bundle.name}",
-        chains=(checked.sequences,),
+        chains=checked.chains,
         labels=labels.astype(np.float64),
         task=task,
         trusted=np.array([judgement.trusted for judgement in checked.judgements], bool),
@@ -70,4 +70,4 @@ def write_card(card: Card, checked: Input, directory: Path, request: FitRequest)
     md, page, metrics, known = card_files(request.run.bundle, request.name_of_head) if request.add else FILES
     write_pages(card, directory, md=md, page=page)
     (directory / metrics).write_bytes(CardFile(card=card).encode())
-    write_training_rows(checked.sequences, directory / known)
+    write_training_rows(checked.records, directory / known)

@@ -83,6 +83,14 @@ def embed(run: RunRequest, checked: Input, directory: Path, report: Report) -> F
     return embedding
 
 
+def embed_records(run: RunRequest, checked: Input, directory: Path, report: Report) -> Float32Array:
+    """As embed, (n, D); of pairs (n, 2 D), the heavy chain's first."""
+    if not checked.light:
+        return embed(run, checked, directory, report)
+    chains = Input(ids=checked.ids * 2, sequences=checked.sequences + checked.light)
+    return np.hstack(np.split(embed(run, chains, directory, report), 2))  # (2 n, D) -> (n, 2 D)
+
+
 def _identity(run: RunRequest, checked: Input) -> _Identity:
     variant, _ = run.bundle.variant(run.config.provider, run.config.variant)
     return _Identity(

@@ -27,7 +27,7 @@ from abonyx_export.bundle_writer import Report
 from abonyx_export.fit.assembly import Assembly, assemble, files_beside
 from abonyx_export.fit.card import card_files, judge_fit, write_card
 from abonyx_export.fit.copies import by_row, with_copies
-from abonyx_export.fit.embeddings import embed
+from abonyx_export.fit.embeddings import embed_records
 from abonyx_export.fit.flagged import flag_lines, flagged_rows, left_out_notes, without_flagged
 from abonyx_export.fit.request import FitRequest, check_request
 from abonyx_export.fit.training import trainer
@@ -59,7 +59,7 @@ def fit_bundle(request: FitRequest, report: Report = lambda line: None) -> Manif
         SessionInUse: this process has a session open.
     """
     check_request(request)
-    run, bundle = request.run, request.run.bundle
+    run, bundle = request.run.of_chains(request.trained_on), request.run.bundle
     checked = run.read(
         request.source,
         request.label_column,
@@ -81,7 +81,8 @@ def fit_bundle(request: FitRequest, report: Report = lambda line: None) -> Manif
     if checked.rejected:
         report(f"{len(checked.rejected)} bad records left out")
     varied = with_copies(request, checked)
-    rows = by_row(request, embed(run, varied, embedding_cache(request.embedding_cache), report).astype(np.float64))
+    embedding = embed_records(run, varied, embedding_cache(request.embedding_cache), report)
+    rows = by_row(request, embedding.astype(np.float64))
     head, training, iterations = train(rows, report)
     report("judging it by folds that keep similar sequences together")
     card, band = judge_fit(request, checked, rows, left_out)

@@ -11,7 +11,7 @@ from abonyx.domain.flags import reason
 from abonyx.errors import InputError, printable
 from abonyx.input.checked import Input
 from abonyx.wording import option
-from abonyx_export.fit.request import FitRequest
+from abonyx_export.fit.request import FitRequest, chain_words
 
 # Flagged rows that are listed one by one.
 SHOWN_ROWS = 20
@@ -29,7 +29,7 @@ def flag_lines(checked: Input, request: FitRequest) -> list[str]:
         return [f"{option('domain')} off: chain and domain were not looked at; no row is flagged"]
     rows, count = flagged_rows(checked), len(checked.judgements)
     if not rows:
-        return [f"none of {count} rows is flagged (expected: chain {', '.join(request.trained_on)})"]
+        return [f"none of {count} rows is flagged (expected: {chain_words(request.trained_on)})"]
     fate = "left out" if request.drop_flagged else f"kept; {option('drop_flagged')} leaves them out"
     reasons = ", ".join(f"{name} {number}" for name, number in checked.flag_counts())
     lines = [f"{len(rows)} of {count} rows are flagged and {fate} (of all rows: {reasons})"]
@@ -80,4 +80,6 @@ def without_flagged(checked: Input, request: FitRequest) -> Input:
         judgements=kept(checked.judgements),
         originals=kept(checked.originals),
         places=kept(checked.places),
+        light=kept(checked.light),
+        light_originals=kept(checked.light_originals),
     )

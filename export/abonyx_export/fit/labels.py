@@ -67,7 +67,7 @@ def values_of(checked: Input, request: FitRequest) -> Float64Array:
 
 def _check_different(checked: Input, name: str, folds: int) -> None:
     """Refuse rows of fewer different sequences than folds: the card's folds never split a sequence."""
-    rows, different = len(checked.sequences), len(set(checked.sequences))
+    rows, different = len(checked.records), len(set(checked.records))
     if different < folds:
         what = f"{rows} rows hold {different} different sequences, {option('folds')} {folds} needs at least {folds}"
         fewer = f", or ask for {option('folds')} {different}." if different > 1 else "."

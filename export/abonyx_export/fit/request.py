@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from abonyx.bundle.manifest import CHAINS, ClassCut
+from abonyx.bundle.manifest import ClassCut, chain_letters
 from abonyx.domain import DomainRule
 from abonyx.errors import BundleError, ConfigError
 from abonyx.input.labels import LabelKind
@@ -51,10 +51,10 @@ class FitRequest:
         folds, seeds, seed: so many stratified cross-validations, of which the first is shuffled by `seed`. The card has
             so many folds by sequence cluster, at least three.
         confidence: of a classification: share of each class that the band of uncertain calls keeps.
-        chains: of the labelled rows, keys of manifest.CHAINS: records of others are flagged when scored. None = the
-            parent's beside its heads, else H.
-        vary_ends: of a classification: fit on changed copies of the rows, too (copies.COPIES), so that calls hold if
-            the start of a sequence is cut or longer.
+        chains: of the labelled rows, one of manifest.CHAIN_SETS: records of others are flagged when scored. With both,
+            each row is a pair. None = those of the parent's first head beside its heads, else H.
+        vary_ends: of a classification, and of heads of one chain: fit on changed copies of the rows, too
+            (copies.COPIES), so that calls hold if the start of a sequence is cut or longer.
         drop_flagged: leave rows out that are flagged for anything but being nanobody-like.
         name: of the bundle; None = its directory's, wherever that is moved. notice: None = the parent's.
         variants: those to keep; None = all the parent's.
@@ -128,8 +128,7 @@ class FitRequest:
     @property
     def rule(self) -> DomainRule:
         """What is done with the labelled rows: the run's rule, with the new head's chains in place of the parent's."""
-        letters = tuple(letter for chain in self.trained_on for letter in CHAINS[chain])
-        return self.run.rule._replace(chains=letters)
+        return self.run.rule._replace(chains=chain_letters(self.trained_on))
 
     @property
     def kept(self) -> tuple[str, ...]:
@@ -151,6 +150,7 @@ def check_request(request: FitRequest) -> None:
         raise ConfigError(what, "Leave one of them out.")
     _check_parent(request)
     _check_head(request)
+    _check_pairs(request)
     check_directory(request.output)
     if request.run.skip and request.output.absolute().parent.is_dir():  # else nothing can be in its place
         check_output(rejected_path(request.output), request.source)
@@ -204,6 +204,21 @@ def _check_task(request: FitRequest) -> None:
         raise ConfigError(f"{option('direction')} is {request.direction!r:.60}", f"Give {' or '.join(DIRECTIONS)}.")
 
 
+def chain_words(chains: Sequence[str]) -> str:
+    """What a head expects, in words."""
+    return f"chain{'s' * (len(chains) > 1)} {' and '.join(chains)}"
+
+
+def _check_pairs(request: FitRequest) -> None:
+    """Refuse options that heads of one chain have."""
+    if len(request.trained_on) == 1:
+        return
+    given = {"vary_ends": request.vary_ends, "head_out": request.head_out is not None}
+    for name in (name for name, value in given.items() if value):
+        what = f"{option(name)} with {option('chains')} {','.join(request.trained_on)}: it is of heads of one chain"
+        raise ConfigError(what, "Leave it out.")
+
+
 def _check_head(request: FitRequest) -> None:
     """Refuse a head that cannot take its place in the new bundle."""
     bundle, name = request.run.bundle, request.name_of_head
@@ -212,10 +227,6 @@ def _check_head(request: FitRequest) -> None:
         what = f"{option('add')}: {bundle.name} has no head yet"
         raise ConfigError(what, f"Leave {option('add')} out: the new head is the first.")
     check_head_names([*heads, name] if request.add else [name], "head_name")
-    chains = bundle.manifest.head.chains
-    if request.add and list(request.trained_on) != chains:
-        what = f"{option('chains')} {', '.join(request.trained_on)}: the heads of {bundle.name} expect chain "
-        raise ConfigError(f"{what}{', '.join(chains)}", "All heads of a bundle expect the same chain.")
     old = heads.get(name)
     if old is not None and old.unit != request.unit:
         units = [f"values in {unit}" if unit else "a probability" for unit in (request.unit, old.unit)]

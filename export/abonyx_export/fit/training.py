@@ -115,7 +115,7 @@ def _seeds(request: FitRequest) -> range:
 
 
 def _repeated(checked: Input) -> int:
-    return len(checked.sequences) - len(set(checked.sequences))
+    return len(checked.records) - len(set(checked.records))
 
 
 def _report_repeated(repeated: int, report: Report) -> None:
@@ -175,11 +175,12 @@ def head_of(request: FitRequest, checked: Input, fitted: Fitted, training_sd: fl
         unit=request.unit.strip() if request.task == REGRESSION and request.unit else None,
         higher_is_worse=DIRECTIONS[request.direction] if request.direction else True,
         training_sd=training_sd,
+        chain_count=len(request.trained_on),
     )
 
 
 def _rows_sha256(checked: Input) -> str:
     """Hash of ids, sequences and labels in order: the same for a file, its gzip and standard input."""
     return hashlib.sha256(
-        msgspec.json.encode([checked.ids, checked.sequences, checked.labels or checked.values])
+        msgspec.json.encode([checked.ids, checked.records, checked.labels or checked.values])
     ).hexdigest()

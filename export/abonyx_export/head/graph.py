@@ -1,9 +1,9 @@
 """Write heads as one ONNX graph, and put it behind an encoder's.
 
 Sub, MatMul and Concat of the default domain, named "head/...": the embedding less one common mean, times the weights
-of each head. Each head has a product of its own: in one product of all weights, the last bits of a head's sum could
-depend on how many other heads there are. Scalers are folded into the weights. The mean comes off first because float32
-sums are the more accurate the smaller their terms are. Intercepts and the sigmoid are the runtime's
+of each head, a column a chain. Each column has a product of its own: in one product of all weights, the last bits of a
+head's sum could depend on how many other heads there are. Scalers are folded into the weights. The mean comes off first
+because float32 sums are the more accurate the smaller their terms are. Intercepts and the sigmoid are the runtime's
 (abonyx.bundle.heads).
 """
 
@@ -17,7 +17,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from abonyx.arrays import Float32Array, Float64Array
-from abonyx.bundle.heads import EMBEDDING, HEAD_SUMS, head_total, head_value, sigmoid
+from abonyx.bundle.heads import EMBEDDING, HEAD_SUMS, PAIR, head_total, head_value, sigmoid
 from abonyx.bundle.manifest import LOGISTIC
 from abonyx.bundle.tolerances import FP32, HEAD_P
 from abonyx.engine.onnx import import_engine
@@ -37,31 +37,32 @@ def common_mean(heads: Sequence[Head], embedding: npt.NDArray[np.floating]) -> F
     Args:
         embedding: (n, D) of the golden rows.
     """
-    mean = heads[0].mean
+    mean = heads[0].parts()[0].mean
     return (embedding.astype(np.float64).mean(axis=0) if mean is None else mean).astype(np.float32)
 
 
 def head_model(heads: Sequence[Head], mean: Float32Array) -> onnx.ModelProto:
-    """Give heads as a model: `embedding` (batch, D) float32 to `head_sums` (batch, K) float32.
+    """Give heads as a model: `embedding` (batch, D) float32 to `head_sums` (batch, K) float32, a column a chain.
 
     Heads with the same numbers have the same graph; where they come from is in the metadata alone.
 
     Args:
         mean: (D,) from `common_mean`.
     """
-    arrays, places = {f"{PREFIX}mean": mean}, [str(at) if at else "" for at in range(len(heads))]
+    columns = [part for head in heads for part in head.parts()]
+    arrays, places = {f"{PREFIX}mean": mean}, [str(at) if at else "" for at in range(len(columns))]
     nodes = [helper.make_node("Sub", [EMBEDDING, f"{PREFIX}mean"], [f"{PREFIX}sub"], f"{PREFIX}sub")]
-    sums = [HEAD_SUMS] if len(heads) == 1 else [f"{PREFIX}sums{at}" for at in places]
-    for head, at, name in zip(heads, places, sums, strict=True):
-        arrays[f"{PREFIX}coef{at}"] = head.weights()[0].astype(np.float32)[:, None]  # (D, 1)
+    sums = [HEAD_SUMS] if len(columns) == 1 else [f"{PREFIX}sums{at}" for at in places]
+    for column, at, name in zip(columns, places, sums, strict=True):
+        arrays[f"{PREFIX}coef{at}"] = column.weights()[0].astype(np.float32)[:, None]  # (D, 1)
         nodes.append(helper.make_node("MatMul", [f"{PREFIX}sub", f"{PREFIX}coef{at}"], [name], f"{PREFIX}matmul{at}"))
-    if len(heads) > 1:
+    if len(columns) > 1:
         nodes.append(helper.make_node("Concat", sums, [HEAD_SUMS], f"{PREFIX}concat", axis=1))
     graph = helper.make_graph(
         nodes,
         "abonyx-head",
         [helper.make_tensor_value_info(EMBEDDING, TensorProto.FLOAT, ["batch", len(mean)])],
-        [helper.make_tensor_value_info(HEAD_SUMS, TensorProto.FLOAT, ["batch", len(heads)])],
+        [helper.make_tensor_value_info(HEAD_SUMS, TensorProto.FLOAT, ["batch", len(columns)])],
         [numpy_helper.from_array(values, name) for name, values in arrays.items()],
     )
     model = helper.make_model(
@@ -82,16 +83,20 @@ def check_heads(model: onnx.ModelProto, heads: Sequence[Head], mean: Float32Arra
     engine = import_engine()
     options = engine.SessionOptions()
     session = engine.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    largest = 0.0
-    for at, head in enumerate(heads):
-        rows = _probe_rows(head, mean)
-        sums = session.run([HEAD_SUMS], {EMBEDDING: rows})[0][:, at]
-        spec = head_spec(head, ("H",), sums_intercept(head, mean))
+    largest, first = 0.0, 0
+    for head in heads:
+        rows = _probe_rows(head, np.tile(mean, head.chain_count))
+        sums = [
+            session.run([HEAD_SUMS], {EMBEDDING: chain})[0][:, first + at]
+            for at, chain in enumerate(np.split(rows, head.chain_count, axis=1))
+        ]
+        first += head.chain_count
+        spec = head_spec(head, PAIR[: head.chain_count], sums_intercept(head, mean))
         logistic, total = spec.kind == LOGISTIC, head.logit(rows)
         if logistic:
-            found, expected, allowed = head_value(spec, sums).astype(np.float64), sigmoid(total), limit
+            found, expected, allowed = head_value(spec, *sums).astype(np.float64), sigmoid(total), limit
         else:
-            found, expected, allowed = head_total(spec, sums), total, FP32.value
+            found, expected, allowed = head_total(spec, *sums), total, FP32.value
         difference = np.abs(found - expected) / (head.training_sd or 1.0)
         worst = int(np.argmax(difference))  # a NaN counts as the largest
         if not difference[worst] <= allowed:

@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from abonyx.arrays import Float64Array
 from abonyx.bundle.manifest import LINEAR, LOGISTIC
+from abonyx.bundle.selftest import as_pairs
 from abonyx.errors import HeadRefused, first_line
 from abonyx_export.head.advice import LOGISTIC as LOGISTIC_CLASSES
 from abonyx_export.head.advice import REFIT, SAVE_AGAIN, SAVE_ALONE
@@ -56,7 +57,7 @@ class Head:
     """A logistic head, p = sigmoid(((x - mean) / scale) . coef + intercept), or a linear one, without the sigmoid.
 
     Attributes:
-        coef: (D,) float64.
+        coef: (D,) float64; of a head on two chains (2 D,), the heavy chain's first, and so mean and scale.
         intercept: added to the product.
         mean: (D,) float64 of the StandardScaler before it, None where nothing is subtracted.
         scale: (D,) float64 of the StandardScaler before it, above 0, None where nothing is divided.
@@ -69,6 +70,7 @@ class Head:
         pooling_batch_size: sequences a batch in that pooling.
         thresholds: assay to threshold on p, as declared by the head.
         name, unit, higher_is_worse, training_sd: see manifest.HeadSpec.
+        chain_count: chains whose embeddings it takes side by side.
         sklearn_version: that it was fitted with, where the file says so.
         intercept_shift: what `recentred` added to the file's own intercept.
         placeholder: of `placeholder_head`, to be replaced by `fit`.
@@ -94,6 +96,7 @@ class Head:
     unit: str | None = None
     higher_is_worse: bool = True
     training_sd: float | None = None
+    chain_count: int = 1
 
     @property
     def kind(self) -> str:
@@ -125,6 +128,25 @@ class Head:
         """Give the log-odds of a logistic head, the value of a linear one, (n,) float64, of embeddings (n, D)."""
         weights, intercept = self.weights()
         return embedding.astype(np.float64) @ weights + intercept
+
+    def parts(self) -> list[Head]:
+        """Give what each chain adds, as a head of its own on (n, D); the intercept is the first one's."""
+        if self.chain_count == 1:
+            return [self]
+
+        def split(values: Float64Array | None) -> list[Float64Array] | list[None]:
+            return [None] * self.chain_count if values is None else np.split(values, self.chain_count)
+
+        columns = zip(np.split(self.coef, self.chain_count), split(self.mean), split(self.scale), strict=True)
+        return [
+            replace(self, coef=coef, mean=mean, scale=scale, intercept=0.0 if at else self.intercept, chain_count=1)
+            for at, (coef, mean, scale) in enumerate(columns)
+        ]
+
+    def logit_of_rows(self, embedding: npt.NDArray[np.floating]) -> Float64Array:
+        """As logit, (n,), of embeddings (n, D) of single chains: those of selftest.as_pairs if it takes two."""
+        total: Float64Array = np.sum(as_pairs([part.logit(embedding) for part in self.parts()]), axis=0)
+        return total
 
     def recentred(self, shift: float) -> Head:
         """Give the same head with `shift` added to every logit."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from abonyx.arrays import Float32Array, Int64Array
 from abonyx.bundle import Golden
+from abonyx.bundle.heads import column_places
 from abonyx.bundle.manifest import LOGISTIC, HeadSpec, HeadTraining
 from abonyx_export.head.head import Head
 
@@ -18,7 +19,7 @@ DEFAULT_THRESHOLD = 0.5  # scikit-learn's own rule for a binary logistic regress
 def sums_intercept(head: Head, mean: Float32Array) -> float:
     """Give what the runtime adds to the head's sum: its intercept, and what the common mean (D,) took away."""
     weights, intercept = head.weights()
-    return intercept + float(mean.astype(np.float64) @ weights)
+    return intercept + float(np.tile(mean, head.chain_count).astype(np.float64) @ weights)
 
 
 def head_spec(head: Head, chains: Sequence[str], intercept: float, training: HeadTraining | None = None) -> HeadSpec:
@@ -54,13 +55,14 @@ def golden_of(
     input_ids: Int64Array, lengths: Int64Array, embedding: Float32Array, heads: Sequence[Head], mean: Float32Array
 ) -> Golden:
     """Give golden rows for these heads, whose graph subtracts `mean` (D,) first; see Golden."""
-    weights = [head.weights() for head in heads]
+    columns = [part for head in heads for part in head.parts()]
+    weights = [column.weights() for column in columns]
     return Golden(
         input_ids=input_ids,
         lengths=lengths,
         embedding=embedding,
-        value=np.stack([head.logit(embedding) for head in heads], axis=1),
-        head_names=tuple(head.name for head in heads),
+        value=np.stack([column.logit(embedding) for column in columns], axis=1),
+        head_names=tuple(column.name for column in columns),
         head_coef=np.stack([coef for coef, _ in weights]),
         head_intercept=np.array([intercept for _, intercept in weights]),
         head_mean=mean,
@@ -80,10 +82,11 @@ def joined(golden: Golden, more: Golden) -> Golden:
 
 def stored_heads(specs: Sequence[HeadSpec], golden: Golden) -> list[Head]:
     """Give a bundle's own heads, of its manifest and its golden rows; a scaler is folded into the weights."""
+    places = column_places(specs)
     return [
         Head(
-            coef=golden.head_coef[at],
-            intercept=float(golden.head_intercept[at]),
+            coef=golden.head_coef[list(places[spec.name])].ravel(),  # (chains, D) -> (chains * D,)
+            intercept=float(golden.head_intercept[list(places[spec.name])].sum()),
             mean=None,
             scale=None,
             classes=tuple(int(label) for label in spec.classes),
@@ -99,6 +102,7 @@ def stored_heads(specs: Sequence[HeadSpec], golden: Golden) -> list[Head]:
             unit=spec.unit,
             higher_is_worse=spec.higher_is_worse,
             training_sd=spec.training_sd,
+            chain_count=len(spec.chains),
         )
-        for at, spec in enumerate(specs)
+        for spec in specs
     ]

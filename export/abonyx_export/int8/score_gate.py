@@ -88,7 +88,7 @@ def judge_all(rows: GateRows, heads: Sequence[Head]) -> dict[str, ScoreGate | Va
 
 def judge(rows: GateRows, head: Head) -> ScoreGate:
     """The record of a logistic head: both variants' scores, in float64; flips at each of its thresholds."""
-    exact, found = head.logit(rows.fp32), head.logit(rows.int8)
+    exact, found = head.logit_of_rows(rows.fp32), head.logit_of_rows(rows.int8)
     p, p_found = sigmoid(exact), sigmoid(found)
     thresholds = dict.fromkeys((DEFAULT_THRESHOLD, *head.thresholds.values()))
     return ScoreGate(
@@ -102,7 +102,7 @@ def judge(rows: GateRows, head: Head) -> ScoreGate:
 
 def judge_values(rows: GateRows, head: Head) -> ValueGate:
     """The record of a linear head: both variants' values, in float64."""
-    exact, found = head.logit(rows.fp32), head.logit(rows.int8)
+    exact, found = head.logit_of_rows(rows.fp32), head.logit_of_rows(rows.int8)
     value = summarise(np.abs(found - exact) / (head.training_sd or 1.0))
     return ValueGate(rows=len(exact), value=value, spearman=_spearman(exact, found))
 

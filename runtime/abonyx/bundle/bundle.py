@@ -17,6 +17,7 @@ import numpy as np
 
 from abonyx.arrays import Float32Array, Float64Array, Int64Array
 from abonyx.bundle.graph_file import GraphFile, check_graph_file
+from abonyx.bundle.heads import column_names
 from abonyx.bundle.manifest import (
     QUANTIZATION_SCHEMA,
     Manifest,
@@ -47,14 +48,15 @@ _NPZ_ERRORS = (
 
 @dataclass(frozen=True)
 class Golden:
-    """The self-test's rows, as PyTorch float32 saw them, and the K heads in float64.
+    """The self-test's rows, as PyTorch float32 saw them, and the heads' K columns in float64.
 
     Attributes:
         input_ids: (n, L) int64, CLS and EOS included, right-padded.
         lengths: (n,) int64 tokens a row, CLS and EOS included.
         embedding: (n, D) float32, residue mean.
-        value: (n, K) float64, embedding . head_coef + head_intercept: logits, or values of linear heads.
-        head_names: K names, the manifest's in its order.
+        value: (n, K) float64, embedding . head_coef + head_intercept: logits, or values of linear heads; of a head on
+            two chains what each of them adds, the intercept with the first.
+        head_names: K names, a head's for each of its columns of head_sums; the manifest's in its order.
         head_coef: (K, D) float64; head_intercept: (K,) float64.
         head_mean: (D,) float32 that the graph subtracts first; the manifest's intercepts have it added back.
     """
@@ -171,7 +173,7 @@ class Bundle:
         listed = self.manifest.files.get(GOLDEN_NAME)  # none while export writes the bundle
         if listed is not None and (found_hash := hashlib.sha256(data).hexdigest()) != listed.sha256:
             raise ChecksumMismatch(f"{path}: sha256 {found_hash}, manifest says {listed.sha256}", fix)
-        heads = [head.name for head in self.manifest.heads]
+        heads = column_names(self.manifest.heads)
         if names != heads:
             raise BundleError(f"{path}: is of heads {ascii(names)[:200]}, the manifest has {heads}", fix)
         rows, width, count = values["lengths"].size, self.manifest.embedding_width, len(heads)

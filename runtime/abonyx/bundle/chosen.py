@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from abonyx.arrays import Float32Array
 from abonyx.bundle.band import Word
 from abonyx.bundle.bundle import Bundle
+from abonyx.bundle.heads import record_chains
 from abonyx.bundle.manifest import LOGISTIC, HeadSpec
 from abonyx.bundle.threshold import CALL, CALLED, CallRule, choose_calls, own_rule
 from abonyx.errors import ConfigError, first_line, printable
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 P = "p_nonspecific"
 ALL = "all"
+_PAIR_FIX = "Choose heads of one chain, or score a file with a column for each chain: docs/pairs.md."
 # What a column holds: float32; 1, 0 and None; or a word of band.CALL_WORDS and None.
 ColumnKind = Literal["float", "call", "word"]
 
@@ -71,6 +73,18 @@ class ChosenHeads:
     def names(self) -> tuple[str, ...]:
         """Their names; values come with a column for each, in this order."""
         return tuple(head.spec.name for head in self.heads)
+
+    @property
+    def chains(self) -> tuple[str, ...]:
+        """The chains that a record needs for these heads: one, or both."""
+        return record_chains([head.spec for head in self.heads])
+
+    def refuse_pairs(self, where: str) -> None:
+        """Raise a ConfigError if these heads need both chains of a record, where records are single sequences."""
+        if len(self.chains) > 1:
+            both = ", ".join(head.spec.name for head in self.heads if len(head.spec.chains) > 1) or "together"
+            what = f"{option('heads')}: {both} of heads {', '.join(self.names)}: they need both chains of a record"
+            raise ConfigError(f"{what}; {where} has one sequence a record", _PAIR_FIX)
 
     @property
     def first(self) -> ChosenHead | None:

@@ -1,7 +1,7 @@
 """What a graph's `head_sums` mean: the one place where chains are added, and the intercept and the sigmoid come in.
 
-A head has one column of head_sums a chain that it expects, in the order of the manifest: each row of a batch is one
-chain, and its column holds the part of the logit, or of the value, that this chain adds.
+A head has one column of head_sums a chain that it expects, in the order of the manifest's heads and of their chains:
+each row of a batch is one chain, and a column holds the part of the logit, or of the value, that this chain adds.
 """
 
 from __future__ import annotations
@@ -20,6 +20,31 @@ if TYPE_CHECKING:
 # The graph's outputs.
 EMBEDDING = "embedding"
 HEAD_SUMS = "head_sums"
+# Chains of an antibody, in the order in which a pair gives them.
+PAIR = ("H", "L")
+
+
+def column_places(heads: Sequence[HeadSpec]) -> dict[str, range]:
+    """Name of a head -> its columns of head_sums, one a chain.
+
+    Args:
+        heads: all of the bundle's, in the order of the manifest.
+    """
+    places, first = {}, 0
+    for head in heads:
+        places[head.name] = range(first, first + len(head.chains))
+        first += len(head.chains)
+    return places
+
+
+def column_names(heads: Sequence[HeadSpec]) -> list[str]:
+    """The head's name of each column of head_sums."""
+    return [head.name for head in heads for _ in head.chains]
+
+
+def record_chains(heads: Sequence[HeadSpec]) -> tuple[str, ...]:
+    """The chains that a record needs for all of these heads: one of PAIR, or both in this order."""
+    return tuple(chain for chain in PAIR if any(chain in head.chains for head in heads))
 
 
 def head_total(head: HeadSpec, *sums: Float32Array) -> Float64Array:
@@ -40,22 +65,33 @@ def head_value(head: HeadSpec, *sums: Float32Array) -> Float32Array:
     return (sigmoid(total) if head.kind == "logistic" else total).astype(np.float32)
 
 
-def chosen_values(heads: Sequence[HeadSpec], names: Sequence[str], sums: Float32Array) -> Float32Array:
+def chosen_values(heads: Sequence[HeadSpec], names: Sequence[str], sums: Sequence[Float32Array]) -> Float32Array:
     """The values of some heads, (n, len(names)) float32: column i is of head names[i].
 
     Args:
-        heads: all of the bundle's, in the order of the manifest; of one chain each.
+        heads: all of the bundle's, in the order of the manifest.
         names: of those wanted.
-        sums: (n, len(heads)) float32, the graph's head_sums.
+        sums: for each chain of record_chains of those heads, the graph's head_sums of n records, (n, columns) float32.
 
     Raises:
         BundleError: the graph gave something else.
     """
-    if sums.ndim != 2 or sums.shape[1] != len(heads):
-        what = f"the graph gives {HEAD_SUMS} of shape {sums.shape}, the manifest has {len(heads)} heads"
-        raise BundleError(what, "Export the bundle again.")
-    at = {head.name: place for place, head in enumerate(heads)}
-    return np.stack([head_value(heads[at[name]], sums[:, at[name]]) for name in names], axis=1)
+    places, by_name = column_places(heads), {head.name: head for head in heads}
+    wanted = [by_name[name] for name in names]
+    chains = record_chains(wanted)
+    count = len(column_names(heads))
+    for part in sums:
+        if part.ndim != 2 or part.shape[1] != count:
+            what = f"the graph gives {HEAD_SUMS} of shape {part.shape}, the manifest's heads have {count} columns"
+            raise BundleError(what, "Export the bundle again.")
+    if len(sums) != len(chains):
+        raise ValueError(f"heads {', '.join(names)} need the chains {', '.join(chains)}, not {len(sums)} of them")
+    of_chain = dict(zip(chains, sums, strict=True))
+    values = []
+    for head in wanted:
+        parts = [of_chain[chain][:, at] for chain, at in zip(head.chains, places[head.name], strict=True)]
+        values.append(head_value(head, *parts))
+    return np.stack(values, axis=1)
 
 
 def sigmoid(logit: Float64Array) -> Float64Array:

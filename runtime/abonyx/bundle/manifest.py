@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import stat
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -195,7 +196,16 @@ class Calibration(_Struct, frozen=True, kw_only=True):
 
 # Chain of an antibody -> the letters that a numbering gives to its kinds. L: kappa and lambda.
 CHAINS = {"H": ("H",), "L": ("K", "L")}
+# What a head may expect of a record: one chain, or both chains of an antibody.
+CHAIN_SETS = (["H"], ["L"], ["H", "L"])
 LOGISTIC, LINEAR = "logistic", "linear"
+
+
+def chain_letters(chains: Iterable[str]) -> tuple[str, ...]:
+    """The letters that a numbering gives to these keys of CHAINS."""
+    return tuple(letter for chain in chains for letter in CHAINS[chain])
+
+
 # Columns of results are called by it. `p` is reserved: its columns would be p_p and p_nonspecific.
 _HEAD_NAME = re.compile("[A-Za-z][A-Za-z0-9_-]{0,39}")
 RESERVED_HEAD_NAMES = ("all", "p")
@@ -221,7 +231,8 @@ class HeadSpec(_Struct, frozen=True, kw_only=True, omit_defaults=True):
         training_sd: standard deviation of a linear head's training values, in its unit; None for a logistic head.
         intercept: what is added to the sum of its columns of head_sums.
         classes: [specific, non-specific], as trained; of a linear head [].
-        chains: keys of CHAINS, those of its training set: other records are flagged. [H] or [L].
+        chains: keys of CHAINS, those of its training set: other records are flagged. One of CHAIN_SETS. The head has a
+            column of head_sums for each.
         source_name, source_sha256: the file it was read from; after `fit` the input's name and its rows' hash.
         encoder: hub id of the encoder it was trained with, as it records it.
         pooling, pooling_batch_size: the pooling rule of its training embeddings; None = not recorded.
@@ -256,7 +267,7 @@ class HeadSpec(_Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def domain_chains(self) -> tuple[str, ...]:
         """The letters that a numbering gives to these chains."""
-        return tuple(letter for chain in self.chains for letter in CHAINS[chain])
+        return chain_letters(self.chains)
 
 
 class Difference(_Struct, frozen=True, kw_only=True):
@@ -421,7 +432,8 @@ class Manifest(_Struct, frozen=True, kw_only=True):
         notice: one line shown wherever the bundle is named, e.g. that its encoder is untrained; "" = none.
         pooling: the default pooling rule.
         pooled_layers: of "embedding", "last" and numbers of layers before the last; concatenated in this order.
-        heads: in the order of head_sums' columns; the first is the default, and all expect the same chains.
+        heads: in the order of head_sums' columns; the first is the default. Chains may differ: a record's heavy chain
+            serves every head that expects it.
         default_variant: provider -> variant.
         golden_source: what the golden set was made from.
         files: path in the bundle -> entry, for every file but the manifest.
@@ -581,8 +593,7 @@ def _check_values(manifest: Manifest, path: Path) -> None:
         "pooling": manifest.pooling != "residues",
         "heads": not heads or not all(map(is_head_name, names)) or len({name.lower() for name in names}) < len(names),
         "head kind, unit or training_sd": not all(map(_is_whole_head, heads)),
-        "head chains": not all(sorted(head.chains) in ([chain] for chain in CHAINS) for head in heads)
-        or any(head.chains != heads[0].chains for head in heads),
+        "head chains": not all(head.chains in CHAIN_SETS for head in heads),
         "head thresholds": not all(map(_has_thresholds, heads)),
         "heads of parity or gates": any(each != names for each in (*gates, *records)),
         "variant limits": not all(0 < limit.p < 1 and limit.logit <= LOGIT_PER_P for limit in limits),

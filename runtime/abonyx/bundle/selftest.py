@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from abonyx.arrays import Float32Array, Float64Array, Int64Array
 from abonyx.batching import plan_batches
 from abonyx.bundle import Golden
-from abonyx.bundle.heads import EMBEDDING, head_total, head_value, sigmoid
+from abonyx.bundle.heads import EMBEDDING, column_places, head_total, head_value, sigmoid
 from abonyx.bundle.manifest import LOGISTIC, HeadSpec
 from abonyx.bundle.tolerances import FP32, Limits
 from abonyx.errors import ConfigError, ProviderUnavailable, SelfTestError
 from abonyx.wording import option
 
+Number = TypeVar("Number", np.float32, np.float64)
 # Token rows of one batch -> embedding (B, D) float32, head_sums (B, K) float32.
 RunRows = Callable[[Sequence[Int64Array]], tuple[Float32Array, Float32Array]]
 
@@ -53,21 +55,46 @@ def compare(
 ) -> list[Compared]:
     """What run_golden gave against PyTorch's, of every head; p as a user is given it.
 
-    A logit or value is held to what the graph sums up, and to what the embedding alone gives: users take that too.
+    A logit or value is held to what the graph sums up, and to what the embedding alone gives: users take that too. Of
+    heads on two chains records are made as as_pairs makes them.
     """
     exact = embedding.astype(np.float64) @ golden.head_coef.T + golden.head_intercept  # (k, K)
     found = [Compared(EMBEDDING, None, np.abs(embedding - golden.embedding[rows].astype(np.float64)))]
-    for at, head in enumerate(heads):
-        expected, part = golden.value[rows, at], sums[:, at]
-        off = np.maximum(np.abs(head_total(head, part) - expected), np.abs(exact[:, at] - expected))
+    places = column_places(heads)
+    for head in heads:
+        at = list(places[head.name])
+        expected, part = expected_total(golden, rows, at), as_pairs([sums[:, place] for place in at])
+        from_embedding = np.sum(as_pairs([exact[:, place] for place in at]), axis=0)
+        off = np.maximum(np.abs(head_total(head, *part) - expected), np.abs(from_embedding - expected))
         if head.kind == LOGISTIC:
             # A saturated p hides an error that the logit shows.
             found.append(Compared("logit", head.name, off))
-            found.append(Compared("p", head.name, np.abs(head_value(head, part) - sigmoid(expected))))
+            found.append(Compared("p", head.name, np.abs(head_value(head, *part) - sigmoid(expected))))
         else:
             assert head.training_sd is not None  # parse_manifest has refused it
             found.append(Compared("value", head.name, off / head.training_sd))
     return found
+
+
+def as_pairs(parts: Sequence[npt.NDArray[Number]]) -> list[npt.NDArray[Number]]:
+    """Rows of one chain as records of several: chain i of a record is the row i places before its own, in a circle.
+
+    Golden rows are single chains: so each of them is the heavy chain of one record, and the light one of the next.
+
+    Args:
+        parts: (k, ...) for each chain.
+    """
+    return [np.roll(part, at, axis=0) for at, part in enumerate(parts)]
+
+
+def expected_total(golden: Golden, rows: Int64Array, places: Sequence[int]) -> Float64Array:
+    """What PyTorch gave the records of as_pairs, made of those rows: logits or values, (k,) float64.
+
+    Args:
+        places: the head's columns.
+    """
+    total: Float64Array = np.sum(as_pairs([golden.value[rows, place] for place in places]), axis=0)
+    return total
 
 
 def metric_name(compared: Compared, heads: Sequence[HeadSpec]) -> str:

@@ -19,7 +19,11 @@ _LINES = re.compile(rb"(?:[0-9a-f]{64}\n)*")
 
 
 def write_training_rows(sequences: Iterable[str], path: Path) -> None:
-    """Write the sha256 of each different sequence, a line each, in order of the hashes and not of the rows."""
+    """Write the sha256 of each different sequence, a line each, in order of the hashes and not of the rows.
+
+    Args:
+        sequences: Input.records: of pairs both chains in one text.
+    """
     lines = sorted({_hash(sequence) for sequence in sequences})
     path.write_bytes(b"".join(line + b"\n" for line in lines))
 
@@ -28,6 +32,7 @@ def training_rows(bundle: Bundle, sequences: Sequence[str], head: str | None = N
     """Whether each of n cleaned sequences was a training row of a head, (n,); None if the bundle does not record it.
 
     Args:
+        sequences: as write_training_rows has them.
         head: its name; None = the first.
 
     Raises:

@@ -172,12 +172,15 @@ def score(
         _check_directory_run(sources, output, table)
         kind = kind or ("csv" if ray is None else "parquet")
         wanted = choose_heads(run.bundle, names_of("heads", heads), assay, threshold)
+        run = run.of_chains(wanted.chains)
         _score_directory(DirectoryRequest(run, output.absolute(), kind, wanted), sources, ray, restart)
         return
     target = _target(output)
     chosen = score_kind(target, kind)
-    run, checked = _prepare(sources[0], target, options)
+    run = prepare(options)
     wanted = choose_heads(run.bundle, names_of("heads", heads), assay, threshold)
+    run = run.of_chains(wanted.chains)
+    checked = _read(run, sources[0], target)
     first = FirstRows(len(checked.ids), wanted) if table else None
     file_run = score_run(run, checked, target, chosen, wanted, first.add if first else None)
     if run.check == "off":
@@ -231,7 +234,8 @@ def embed(source: Path, output: Path, restart: bool, **options: Any) -> None:
     if target is None:
         raise ConfigError("embed -o -: embeddings are not text", "Give a .npy or .parquet file.")
     kind: Any = named_kind(output, ("npy", "parquet"))
-    run, checked = _prepare(source, target, options)
+    run = prepare(options)
+    checked = _read(run, source, target, single=True)
     _go(embed_run(run, checked, target, kind), restart, f"{run.bundle.manifest.embedding_width} columns")
 
 
@@ -270,14 +274,13 @@ def evaluate(
         LOGGER.info(line)
 
 
-def _prepare(source: Path, target: Path | None, options: dict[str, Any]) -> tuple[RunRequest, Input]:
-    """Everything that can go wrong before the model is opened."""
+def _read(run: RunRequest, source: Path, target: Path | None, *, single: bool = False) -> Input:
+    """Everything that can go wrong with the files before the model is opened."""
     source_file = _target(source)
-    run = prepare(options)
     run.check_outputs(target, source_file)
-    checked = run.read(source_file)
+    checked = run.read(source_file, single=single)
     LOGGER.debug(f"read {source}: {len(checked.ids)} records to score, {len(checked.rejected)} rejected")
-    return run, checked
+    return checked
 
 
 def _go(

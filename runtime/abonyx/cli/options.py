@@ -31,6 +31,8 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
             "--sequence-column",
             help="Column of a table, or FIRST:LAST of an alignment's columns.  [default: sequence, VH, ...]",
         ),
+        click.option("--heavy-column", help="Of pairs: column of the heavy chains.  [default: heavy, VH, ...]"),
+        click.option("--light-column", help="Of pairs: column of the light chains.  [default: light, VL, ...]"),
         click.option("--sheet", help="Sheet of an Excel workbook; needed if several have cells."),
         click.option(
             "--gaps",
@@ -79,6 +81,8 @@ def prepare(options: dict[str, Any]) -> RunRequest:
         config_file=flags.pop("config_file"),
         id_column=flags.pop("id_column"),
         sequence_column=flags.pop("sequence_column"),
+        heavy_column=flags.pop("heavy_column", None),
+        light_column=flags.pop("light_column", None),
         sheet=flags.pop("sheet"),
         gaps=flags.pop("gaps"),
         skip=flags.pop("on_invalid") == "skip",

@@ -26,6 +26,9 @@ CHAIN_NAMES = {
 NANOBODY_LIKE = "nanobody-like"
 # Of the four framework-2 hallmarks: 99.9 % of Harvey's nanobodies have two, and 2 of the repertoire's 15,293 human VH.
 MIN_HALLMARKS = 2
+# What the flags of a pair begin with, by the chain that has them.
+PAIR_WORDS = ("heavy", "light")
+_OF_CHAIN = tuple(f"{word}: " for word in PAIR_WORDS)
 # A whole domain starts at IMGT 1 to 3 and ends at 126 to 128. Inside it, natural deletions leave up to three framework
 # positions of an antibody empty; T-cell receptors lack more of them.
 LATEST_START = 3
@@ -59,7 +62,7 @@ class Judgement(msgspec.Struct, frozen=True, array_like=True, gc=False):
     @property
     def trusted(self) -> bool:
         """The score can be called specific or non-specific. A nanobody-like domain is noted, not distrusted."""
-        return self.refusal is None and all(flag == NANOBODY_LIKE for flag in self.flags)
+        return self.refusal is None and all(_without_chain(flag)[1] == NANOBODY_LIKE for flag in self.flags)
 
 
 class Trimmed(msgspec.Struct, frozen=True):
@@ -123,8 +126,20 @@ def trimmed(sequence: str, judgement: Judgement) -> Trimmed | None:
 
 def reason(flag: str) -> str:
     """A flag without its count, for a summary: "6 residues outside the domain" is "residues outside the domain"."""
-    words = flag.lstrip("0123456789 ")
-    return words.replace("residue ", "residues ", 1)
+    chain, words = _without_chain(flag)
+    return chain + words.lstrip("0123456789 ").replace("residue ", "residues ", 1)
+
+
+def judgement_of_pair(heavy: Judgement, light: Judgement) -> Judgement:
+    """What a pair is: the flags of both chains, each with the chain that has it."""
+    both = zip(_OF_CHAIN, (heavy, light), strict=True)
+    return Judgement(tuple(word + flag for word, judgement in both for flag in judgement.flags))
+
+
+def _without_chain(flag: str) -> tuple[str, str]:
+    """What a flag of a pair begins with, "" of any other; and the rest of it."""
+    chain = next((word for word in _OF_CHAIN if flag.startswith(word)), "")
+    return chain, flag[len(chain) :]
 
 
 def _judge(sequence: str, chains: frozenset[str]) -> Judgement:

@@ -34,7 +34,7 @@ from abonyx.hashing import file_sha256
 from abonyx.input.checked import Input
 from abonyx.output.directory import check_directory, staged
 from abonyx.output.files import input_stem
-from abonyx.output.formats import write_rejected, write_table
+from abonyx.output.formats import PAIR_COLUMNS, write_rejected, write_table
 from abonyx.run.progress import progress
 from abonyx.run.request import RunRequest
 from abonyx.run.windows import ArraySink, Job, run_windows
@@ -141,6 +141,10 @@ def evaluate_files(request: EvaluationRequest, run: RunRequest) -> list[str]:
         InputError: an input that cannot be read or has no label.
     """
     head = _head(request, run)
+    run = run.of_chains(head.chains)
+    if request.stability and len(head.chains) > 1:
+        what = f"{option('stability')}: head {head.name} expects both chains of a record"
+        raise ConfigError(what, f"Leave {option('stability')} out: it changes the one sequence of a record.")
     rule = choose_calls(run.bundle, request.assay, request.threshold, head)
     sets = [_read(source, request, run) for source in request.sources]
     jobs = [Job(each.checked, ArraySink(each.p[:, None])) for each in sets]
@@ -263,14 +267,14 @@ def _record(
 
 def _labelled_set(each: _Set, request: EvaluationRequest, run: RunRequest) -> LabelledSet:
     """What the card is of: all labelled rows, flagged or not, as `metrics` is."""
-    sequences, head = each.of_labelled(each.checked.sequences), _head(request, run)
+    checked, head = each.checked, _head(request, run)
     return LabelledSet(
         name=each.name,
         head=_evaluated(run.bundle, head),
-        chains=(sequences,),
-        labels=np.array(each.of_labelled(each.checked.labels), np.float64),
-        shared=training_rows(run.bundle, sequences, head.name),
-        trusted=np.array([judged.trusted for judged in each.of_labelled(each.checked.judgements)], bool),
+        chains=tuple(each.of_labelled(chain) for chain in checked.chains),
+        labels=np.array(each.of_labelled(checked.labels), np.float64),
+        shared=training_rows(run.bundle, each.of_labelled(checked.records), head.name),
+        trusted=np.array([judged.trusted for judged in each.of_labelled(checked.judgements)], bool),
         left_out=tuple(_rejected(each)),
         draws=request.bootstrap,
         seed=request.seed,
@@ -331,10 +335,13 @@ def _write_predictions(path: Path, each: _Set, limit: float, run: RunRequest, he
     called = is_nonspecific(each.p, limit).astype(np.int8).tolist()
     flags = [judgement.text for judgement in checked.judgements]
     # str of a numpy float32 is the shortest decimal that reads back as it, and what score writes.
-    columns: list[Iterable[object]] = [checked.ids, checked.shown, truth, called, map(shortest_decimal, each.p), flags]
+    shown: list[Iterable[object]] = [checked.shown, checked.shown_light] if checked.light else [checked.shown]
+    columns: list[Iterable[object]] = [checked.ids, *shown, truth, called, map(shortest_decimal, each.p), flags]
     if run.trim:
         columns.append(checked.places)
     names: tuple[str, ...] = TRIMMED_COLUMNS if run.trim else PREDICTION_COLUMNS
+    if checked.light:
+        names = (names[0], *PAIR_COLUMNS, *names[2:])
     if head is not run.bundle.manifest.head:  # as in results
         names = tuple(f"{head.name}_p" if name == P else name for name in names)
     write_table(path, names, zip(*columns, strict=True))

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import msgspec
 
 NO_CELLS: Mapping[str, str] = {}
+# In the place of a light chain's cell, of a row that is read as one sequence.
+NO_LIGHT = object()
 # How tables write "no value". Spelled out: an antibody may be called Nan, but not nan.
 MISSING = frozenset(
     {*("", "NA", "na", "N/A", "n/a", "#N/A", "#n/a", "<NA>", "NaN", "nan", "NAN", "-")}
@@ -18,12 +20,14 @@ _EXACT_BELOW = 10**15
 
 
 class Record(NamedTuple):
-    """One sequence as found.
+    """One sequence, or one pair of chains, as found.
 
     Attributes:
+        sequence: of a pair the heavy chain's.
         line: of the file, 1-based; in Parquet the number of the data row.
         label: the cell's text.
         kept: column's name -> text, of the cells that go to the output as they are.
+        light: a pair's light chain; None of a record that is read as one sequence.
     """
 
     id: str
@@ -31,6 +35,7 @@ class Record(NamedTuple):
     line: int
     label: str = ""
     kept: Mapping[str, str] = NO_CELLS
+    light: str | None = None
 
 
 class Cells(NamedTuple):
@@ -40,6 +45,7 @@ class Cells(NamedTuple):
     sequence: object
     label: object
     kept: Mapping[str, object] = NO_CELLS
+    light: object = NO_LIGHT
 
 
 class RejectedRecord(NamedTuple):
@@ -60,22 +66,33 @@ class ExcelDate(NamedTuple):
 
 
 def identified(
-    id_: str, ordinal: int, sequence: str, line: int, label: str = "", kept: Mapping[str, str] = NO_CELLS
+    id_: str,
+    ordinal: int,
+    sequence: str,
+    line: int,
+    label: str = "",
+    kept: Mapping[str, str] = NO_CELLS,
+    light: str | None = None,
 ) -> Record | RejectedRecord:
     """The record of a table's row; its number is its id if the id is missing."""
     if id_.strip() in MISSING:
-        return Record(str(ordinal), sequence, line, label, kept)
-    return named(id_, sequence, line, label, kept)
+        return Record(str(ordinal), sequence, line, label, kept, light)
+    return named(id_, sequence, line, label, kept, light)
 
 
 def named(
-    id_: str, sequence: str, line: int, label: str = "", kept: Mapping[str, str] = NO_CELLS
+    id_: str,
+    sequence: str,
+    line: int,
+    label: str = "",
+    kept: Mapping[str, str] = NO_CELLS,
+    light: str | None = None,
 ) -> Record | RejectedRecord:
     """The record of this name; rejected if no file could hold it."""
     if not id_.isascii() and any("\ud800" <= char <= "\udfff" for char in id_):
         shown = id_.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
         return RejectedRecord(shown, line, "the id is not valid UTF-8")
-    return Record(id_, sequence, line, label, kept)
+    return Record(id_, sequence, line, label, kept, light)
 
 
 def typed(cells: Cells, ordinal: int, line: int) -> Record | RejectedRecord:
@@ -84,9 +101,15 @@ def typed(cells: Cells, ordinal: int, line: int) -> Record | RejectedRecord:
     name = id_ if isinstance(id_, str) else whole_number(id_)
     if name is None:
         return RejectedRecord(str(ordinal), line, f"the id is {_unfit(id_)}; store ids as text")
+    shown = identified(name, ordinal, "", line).id
+    if cells.light is not NO_LIGHT:
+        for chain, cell in (("heavy", sequence), ("light", cells.light)):
+            if not (isinstance(cell, str) or is_missing(cell)):
+                return RejectedRecord(shown, line, f"the {chain} chain is {_type(cell)}, not text")
+        heavy, light = (cell if isinstance(cell, str) else "" for cell in (sequence, cells.light))
+        return identified(name, ordinal, heavy, line, text(cells.label), _plain(cells.kept), light)
     if isinstance(sequence, str):
         return identified(name, ordinal, sequence, line, text(cells.label), _plain(cells.kept))
-    shown = identified(name, ordinal, "", line).id
     if sequence is None or sequence != sequence:
         return RejectedRecord(shown, line, f"the sequence is {'null' if sequence is None else 'NaN'}, not text")
     return RejectedRecord(shown, line, f"the sequence is {_type(sequence)}, not text")

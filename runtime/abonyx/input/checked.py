@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from abonyx.alphabet import SequenceLimit
-from abonyx.domain import NO_RULE, DomainRule, Judgement, part_problem, reason, scored_part
+from abonyx.domain import NO_RULE, DomainRule, Judgement, reason, scored_part
 from abonyx.errors import RecordsRejected, printable
 from abonyx.input.labels import LabelKind, class_of, label_of, label_problem, refuse_other_kind, value_of
 from abonyx.input.limits import no_step
+from abonyx.input.pairs import judge_pair, part_of_record, record_problem, rules_of_chains
 from abonyx.input.records import Record, RejectedRecord, read_records
 from abonyx.input.sequences import Gaps, judge
 from abonyx.wording import option
@@ -28,11 +29,14 @@ class Input:
     """A checked input: what can be scored, in file order, and what cannot.
 
     Attributes:
-        sequences: what is scored: cleaned, and trimmed to the variable domain if the rule says so.
-        judgements: what each sequence is, one a sequence.
-        originals: the cleaned sequences before trimming; empty if nothing is trimmed.
+        sequences: what is scored: cleaned, and trimmed to the variable domain if the rule says so; of pairs the heavy
+            chains.
+        light: of pairs the light chains, one a sequence; else empty.
+        judgements: what each record is, one a sequence.
+        originals: the cleaned sequences before trimming; empty if nothing is trimmed. light_originals: of light.
         kept: name -> cells, of the columns that go to the output as they are.
-        places: of each sequence in its original, "FIRST-LAST" from 1, "" = no domain to trim to; empty as originals.
+        places: of each sequence in its original, "FIRST-LAST" from 1, "" = no domain to trim to; empty as originals. Of
+            a pair "heavy FIRST-LAST; light FIRST-LAST", of those that have one.
         labels: 0 specific, 1 non-specific, None not labelled, one a sequence; empty if no classes were requested.
         values: measured values, None not labelled, one a sequence; empty if none were requested.
         notes: what a user should know of how it was read, a line each.
@@ -48,11 +52,28 @@ class Input:
     places: list[str] = field(default_factory=list)
     kept: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    light: list[str] = field(default_factory=list)
+    light_originals: list[str] = field(default_factory=list)
+
+    @property
+    def chains(self) -> tuple[list[str], ...]:
+        """What is scored, a list for each chain of a record."""
+        return (self.sequences, self.light) if self.light else (self.sequences,)
+
+    @property
+    def records(self) -> list[str]:
+        """What is scored of each record as one text: a pair's chains are joined by a bar, which is no residue."""
+        return ["|".join(record) for record in zip(*self.chains, strict=True)] if self.light else self.sequences
 
     @property
     def shown(self) -> list[str]:
         """The sequences as results show them: as the input has them, whatever part of them is scored."""
         return self.originals or self.sequences
+
+    @property
+    def shown_light(self) -> list[str]:
+        """As shown, of pairs' light chains."""
+        return self.light_originals or self.light
 
     def flag_counts(self) -> list[tuple[str, int]]:
         """How many records have each flag, most first, without the counts inside a flag."""
@@ -68,6 +89,9 @@ class Input:
             digest.update(ascii(rows).encode())
         if self.originals:
             digest.update(ascii(self.originals).encode())
+        for part in (self.light, self.light_originals):
+            if part:
+                digest.update(ascii(part).encode())
         for column in self.kept.items():
             digest.update(ascii(column).encode())
         digest.update(ascii([tuple(problem) for problem in self.rejected]).encode())
@@ -80,6 +104,8 @@ def read_input(
     *,
     id_column: str | None = None,
     sequence_column: str | None = None,
+    light_column: str | None = None,
+    chains: tuple[str, ...] = ("H",),
     label_column: str | None = None,
     label_required: bool = False,
     label_kind: LabelKind = "classes",
@@ -102,7 +128,7 @@ def read_input(
         rule: what is done with records that the head was not trained on.
         in_children: judge many records in other processes.
         gaps: what happens to gaps and a final stop.
-        sheet, keep: as read_records has them.
+        light_column, chains, sheet, keep: as read_records has them.
 
     Raises:
         InputError: the file cannot be read as records, or none of them can be scored.
@@ -113,6 +139,8 @@ def read_input(
         source,
         id_column=id_column,
         sequence_column=sequence_column,
+        light_column=light_column,
+        chains=chains,
         label_column=label_column,
         sheet=sheet,
         keep=keep,
@@ -122,6 +150,7 @@ def read_input(
         records,
         str(source) if source else "standard input",
         limit,
+        chains=chains,
         label_column=label_column,
         label_required=label_required,
         label_kind=label_kind,
@@ -138,6 +167,7 @@ def check_records(
     name: str,
     limit: SequenceLimit,
     *,
+    chains: tuple[str, ...] = ("H",),
     label_column: str | None = None,
     label_required: bool = False,
     label_kind: LabelKind = "classes",
@@ -157,11 +187,15 @@ def check_records(
         notes: the list that the records' reader fills.
         step: called before each record is judged; may raise to end the checking.
     """
-    rows = [_row(record, None if label_column is None else label_kind, label_required, gaps) for record in records]
+    kind = None if label_column is None else label_kind
+    rows = [_row(record, kind, label_required, gaps, paired=len(chains) > 1) for record in records]
     if label_required:
         refuse_other_kind([label_of(row.record) for row in rows], label_kind, name)
-    readable = [row.sequence for row in rows if row.rejected is None]
-    judgements = rule.judgements(readable, in_children=in_children)
+    rules = rules_of_chains(rule, chains)
+    judgements = [
+        of_chain.judgements([row.chains[at] for row in rows if row.rejected is None], in_children=in_children)
+        for at, of_chain in enumerate(rules)
+    ]
     checked = Input(notes=[] if notes is None else notes)
     escaped = 0
     for row in rows:
@@ -169,16 +203,20 @@ def check_records(
             checked.rejected.append(row.rejected)
             continue
         step()
-        part = scored_part(row.sequence, next(judgements), rule)
-        if why := part_problem(part, rule, limit):
+        each = zip(row.chains, judgements, rules, strict=True)
+        parts = [scored_part(sequence, next(judged), of_chain) for sequence, judged, of_chain in each]
+        if why := record_problem(parts, rule, limit):
             checked.rejected.append(RejectedRecord(row.record.id, row.record.line, why))
             continue
         checked.ids.append(row.record.id)
-        checked.sequences.append(part.sequence)
-        checked.judgements.append(part.judgement)
+        whole = part_of_record(parts)
+        checked.sequences.append(whole.sequence)
+        checked.light.extend(part.sequence for part in parts[1:])
+        checked.judgements.append(whole.judgement)
         if rule.trim:
-            checked.originals.append(row.sequence)
-            checked.places.append(part.place)
+            checked.originals.append(row.chains[0])
+            checked.light_originals.extend(row.chains[1:])
+            checked.places.append(whole.place)
         for column, cell in row.record.kept.items():
             shown = _text(cell)
             escaped += shown != cell
@@ -195,9 +233,12 @@ def check_records(
 
 def _notes(checked: Input, name: str, escaped: int) -> Iterator[str]:
     """What happened to records, a line each."""
-    shorter = sum(
-        len(original) > len(part) for original, part in zip(checked.originals, checked.sequences, strict=False)
-    )
+    originals, parts = (checked.originals, checked.light_originals), (checked.sequences, checked.light)
+    cut = [
+        [len(original) > len(part) for original, part in zip(*chain, strict=False)]
+        for chain in zip(originals, parts, strict=True)
+    ]
+    shorter = sum(map(any, zip(*(chain for chain in cut if chain), strict=True)))
     if shorter:
         yield f"{name}: trimmed to the variable domain: {shorter} of {len(checked.ids)} records"
     if escaped:
@@ -208,24 +249,27 @@ def _notes(checked: Input, name: str, escaped: int) -> Iterator[str]:
 
 
 class _Row(NamedTuple):
-    """A record with its cleaned sequence, or why it is rejected whatever its chain and length."""
+    """A record with its cleaned sequence, or both chains, or why it is rejected whatever its chain and length."""
 
     record: Record
-    sequence: str
+    chains: tuple[str, ...]
     rejected: RejectedRecord | None = None
 
 
 def _row(
-    record: Record | RejectedRecord, label_kind: LabelKind | None, label_required: bool, gaps: Gaps | None
+    record: Record | RejectedRecord, label_kind: LabelKind | None, label_required: bool, gaps: Gaps | None, paired: bool
 ) -> _Row:
     if isinstance(record, RejectedRecord):
-        return _Row(Record(record.id, "", record.line), "", record)
-    sequence, why = judge(record.sequence, gaps)
+        return _Row(Record(record.id, "", record.line), (), record)
+    if paired:
+        *chains, why = judge_pair(record.sequence, record.light, gaps)
+    else:
+        *chains, why = judge(record.sequence, gaps)
     if label_kind is not None:
-        if label_required and not sequence and not label_of(record):
+        if label_required and not any(chains) and not label_of(record):
             why = "no sequence and no label, as in a footnote below the table: remove the line"
         why = why or label_problem(label_of(record), label_kind, required=label_required)
-    return _Row(record, sequence, RejectedRecord(record.id, record.line, why) if why else None)
+    return _Row(record, tuple(chains), RejectedRecord(record.id, record.line, why) if why else None)
 
 
 def _text(cell: str) -> str:

@@ -1,4 +1,4 @@
-"""Which columns of a table hold the ids, the sequences and the labels."""
+"""Which columns of a table hold the ids, the sequences and the labels. Over 300 lines: every known name is here."""
 
 from __future__ import annotations
 
@@ -7,18 +7,23 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from abonyx.errors import ColumnUnclear, InputError, printable
-from abonyx.input.cells import NO_CELLS, Cells, is_missing, text
+from abonyx.input.cells import NO_CELLS, NO_LIGHT, Cells, is_missing, text
 from abonyx.input.limits import check_width
 from abonyx.wording import option
 
 # Names by which a column is recognised, in any case, without spaces, `_` and `-`; of the ids in this order.
 _ID_NAMES = ("id", "sequenceid", "antibodyid", "name", "antibody", "clone", "sequenceidheavy")
-_SEQUENCE_NAMES = frozenset(
-    {*("sequenceaa", "sequencealignmentaa", "sequenceaaheavy", "sequencealignmentaaheavy", "aasequence")}
-    | {*("vh", "vhseq", "vhsequence", "vhproteinsequence", "vhaa", "sequencevh", "vhh", "vhhsequence")}
+_HEAVY_NAMES = frozenset(
+    {*("sequenceaaheavy", "sequencealignmentaaheavy", "sequenceheavy")}
+    | {*("vh", "vhseq", "vhsequence", "vhproteinsequence", "vhaa", "sequencevh")}
     | {*("heavy", "heavyseq", "heavysequence", "heavychain", "heavychainsequence")}
-    | {*("proteinsequence", "aminoacidsequence")}
 )
+_LIGHT_NAMES = frozenset(name.replace("heavy", "light").replace("vh", "vl") for name in _HEAVY_NAMES)
+_ANY_NAMES = frozenset(
+    {*("sequenceaa", "sequencealignmentaa", "aasequence", "proteinsequence", "aminoacidsequence")}
+    | {*("vhh", "vhhsequence")}
+)
+_SEQUENCE_NAMES = _ANY_NAMES | _HEAVY_NAMES
 # AIRR's amino acids, the better one first: an alignment ends where the variable domain does.
 _AIRR_RESIDUES = ("sequencealignmentaa", "sequenceaa")
 _AIRR_MARKS = frozenset(
@@ -41,6 +46,8 @@ class Wanted(NamedTuple):
     Attributes:
         keep: columns that go to the output as they are; ALL of them.
         max_columns: the widest header that is looked at; None = any.
+        light: of pairs, whose `sequence` is the heavy chain's.
+        chains: what a record needs: ("H",), ("L",), or a pair.
     """
 
     id: str | None
@@ -49,6 +56,13 @@ class Wanted(NamedTuple):
     sheet: str | None = None
     keep: tuple[str, ...] = ()
     max_columns: int | None = None
+    light: str | None = None
+    chains: tuple[str, ...] = ("H",)
+
+    @property
+    def paired(self) -> bool:
+        """Whether a record has both chains."""
+        return len(self.chains) > 1
 
 
 class Columns(NamedTuple):
@@ -59,6 +73,8 @@ class Columns(NamedTuple):
         sequence: one column, or several of one residue each, aligned.
         gapped: the one column is an alignment, too.
         kept: place and name of those that go to the output as they are.
+        light: of pairs the light chain's, whose heavy chain is `sequence`; None: a record is one sequence.
+        light_gapped: that is an alignment.
     """
 
     id: int | None
@@ -66,19 +82,19 @@ class Columns(NamedTuple):
     label: int | None
     gapped: bool = False
     kept: tuple[tuple[int, str], ...] = ()
+    light: int | None = None
+    light_gapped: bool = False
 
     @property
     def used(self) -> list[int]:
         """The positions, each once."""
-        named = {place for place in (self.id, self.label) if place is not None}
+        named = {place for place in (self.id, self.label, self.light) if place is not None}
         return sorted({*self.sequence} | named | {place for place, _ in self.kept})
 
     def cells(self, row: Sequence[object] | Mapping[int, object]) -> Cells:
         """The used cells of a row, by column position; an alignment's gaps are left out."""
         if len(self.sequence) == 1:
-            sequence = row[self.sequence.start]
-            if self.gapped and isinstance(sequence, str) and not is_missing(sequence):
-                sequence = sequence.replace("-", "").replace(".", "")
+            sequence = _chain(row[self.sequence.start], self.gapped)
         else:
             residues = (row[place] for place in self.sequence)
             sequence = "".join(text(cell) for cell in residues if not is_missing(cell) and text(cell) != ".")
@@ -87,7 +103,15 @@ class Columns(NamedTuple):
             sequence,
             "" if self.label is None else row[self.label],
             {name: row[place] for place, name in self.kept} if self.kept else NO_CELLS,
+            NO_LIGHT if self.light is None else _chain(row[self.light], self.light_gapped),
         )
+
+
+def _chain(cell: object, gapped: bool) -> object:
+    """The cell of one column of sequences, without the gaps of an alignment."""
+    if gapped and isinstance(cell, str) and not is_missing(cell):
+        return cell.replace("-", "").replace(".", "")
+    return cell
 
 
 def find_columns(
@@ -109,11 +133,23 @@ def find_columns(
     """
     check_width(len(header), where, wanted.max_columns)
     table = _Header([column.strip() for column in header], where, in_text)
-    sequence = table.sequence() if wanted.sequence is None else table.named_range(wanted.sequence.strip())
+    argument = "heavy_column" if wanted.paired else "sequence_column"
+    if wanted.sequence is not None:
+        sequence = table.named_range(wanted.sequence.strip(), argument)
+    elif wanted.paired:
+        sequence = table.chain(0)
+    else:
+        sequence = table.light() if wanted.chains == ("L",) else table.sequence()
+    light = None
+    if wanted.paired:
+        light = table.chain(1).start if wanted.light is None else table.named(wanted.light.strip(), "light_column")
     id_ = table.id() if wanted.id is None else table.named(wanted.id.strip(), "id_column")
     label = None if wanted.label is None else table.named(wanted.label.strip(), "label_column")
-    gapped = len(sequence) == 1 and table.keys[sequence.start].removesuffix("heavy") == _AIRR_RESIDUES[0]
-    columns = Columns(id_, sequence, label, gapped)
+    gapped = len(sequence) == 1 and table.is_alignment(sequence.start)
+    columns = Columns(id_, sequence, label, gapped, (), light, light is not None and table.is_alignment(light))
+    if light is not None and light in sequence:
+        what = f"{where}: column {printable(table.names[light])!r} would be both chains"
+        raise InputError(what, f"Name another with {option('light_column')}.")
     columns = columns._replace(kept=table.kept(wanted.keep, columns.used))
     for place in columns.used:
         table.check_once(place)
@@ -154,10 +190,10 @@ class _Header:
             fix = f"Name one of them with {option(argument)}."
         raise self._unclear(f"no column {printable(name)!r}; columns: {self.shown()}", fix)
 
-    def named_range(self, name: str) -> range:
+    def named_range(self, name: str, argument: str = "sequence_column") -> range:
         """The places of the sequences: a column, or FIRST:LAST."""
         ends = [name] if name in self.names else name.split(":", 1)
-        first, last = (self.named(end.strip(), "sequence_column") for end in (ends[0], ends[-1]))
+        first, last = (self.named(end.strip(), argument) for end in (ends[0], ends[-1]))
         if first > last:
             what = f"{self.where}: column {printable(ends[0])!r} comes after {printable(ends[-1])!r}"
             raise InputError(what, "Name the first column first.")
@@ -188,6 +224,34 @@ class _Header:
             raise self._unclear(f"several columns could hold the sequences: {candidates}", _NAME_IT)
         at = places[0] if places else self.named("sequence", "sequence_column")
         return range(at, at + 1)
+
+    def is_alignment(self, place: int) -> bool:
+        """Whether a column has AIRR's name of an alignment, of either chain."""
+        return self.keys[place].removesuffix("heavy").removesuffix("light") == _AIRR_RESIDUES[0]
+
+    def chain(self, at: int) -> range:
+        """The place of a pair's heavy (0) or light (1) chains, by name."""
+        word, argument = (("heavy", "heavy_column"), ("light", "light_column"))[at]
+        # AIRR's `sequence_heavy` holds nucleotides if there are amino acids beside it.
+        known = [place for name in _AIRR_RESIDUES if (place := self._places(name + word))][:1]
+        names = (_HEAVY_NAMES, _LIGHT_NAMES)[at]
+        places = known[0] if known else [place for place, key_ in enumerate(self.keys) if key_ in names]
+        if len(places) > 1:
+            candidates = _shown([self.names[place] for place in places])
+            what = f"several columns could hold the {word} chains: {candidates}"
+            raise self._unclear(what, f"Name one of them with {option(argument)}.")
+        if not places:
+            what = f"no column was recognised as the {word} chains; columns: {self.shown()}"
+            fix = f"The heads need both chains of a record. Name the column with {option(argument)}."
+            raise self._unclear(what, fix)
+        return range(places[0], places[0] + 1)
+
+    def light(self) -> range:
+        """The place of the sequences of heads that expect light chains alone, by name."""
+        exact = [at for at, name in enumerate(self.names) if name == "sequence"]
+        if exact and not any(key_ in _LIGHT_NAMES for key_ in self.keys):
+            return range(exact[0], exact[0] + 1)
+        return self.chain(1)
 
     def _airr(self) -> list[int] | None:
         """The amino acids' place in an AIRR table; None: it is not one."""
@@ -229,9 +293,14 @@ class _Header:
         """What was chosen by name, if it is not plainly `id` and `sequence`."""
         lines = []
         place = columns.sequence.start
-        if wanted.sequence is None and self.names[place] != "sequence":
+        if columns.light is not None and (wanted.sequence is None or wanted.light is None):
+            heavy, light = (printable(self.names[at]) for at in (place, columns.light))
+            lines.append(f"{self.where}: the heavy chains are column {heavy!r}, the light chains {light!r}")
+        elif wanted.sequence is None and self.names[place] != "sequence":
             gaps = ", without its gaps" if columns.gapped else ""
             lines.append(f"{self.where}: the sequences are column {printable(self.names[place])!r}{gaps}")
+        if wanted.sequence is None and not wanted.paired:
+            lines += self._left_out(place, wanted.chains)
         if wanted.id is None and columns.id is not None and not self.names[columns.id]:
             lines.append(f"{self.where}: the ids are the first column, which has no name")
         unnamed = sum(not name and at not in columns.used for at, name in enumerate(self.names))
@@ -244,6 +313,16 @@ class _Header:
                 f"{option('id_column')} can name one of these: {_shown(others)}"
             )
         return lines
+
+    def _left_out(self, place: int, chains: tuple[str, ...]) -> list[str]:
+        """That the other chains of pairs are not scored, if the sequences are one chain's by their name."""
+        words = (("heavy", _HEAVY_NAMES), ("light", _LIGHT_NAMES))
+        (own, own_names), (other, other_names) = words if chains == ("H",) else words[::-1]
+        left = [name for name, key_ in zip(self.names, self.keys, strict=True) if key_ in other_names]
+        if not left or self.keys[place] not in own_names:
+            return []
+        what = f"{self.where}: the {other} chains ({_shown(left)}) are not scored"
+        return [f"{what}: the heads expect the {own} chain alone"]
 
     def _places(self, known: str) -> list[int]:
         return [at for at, name in enumerate(self.keys) if name == known]

@@ -81,8 +81,9 @@ def _records(
         used = at.cells(cells)
         sequence = "" if used.sequence is None else used.sequence
         label = "" if is_missing(used.label) else used.label
+        light = "" if used.light is None else used.light
         kept = {name: whole_number(cell) or cell for name, cell in used.kept.items()}
-        yield typed(used._replace(sequence=sequence, label=label, kept=kept), ordinal, number)
+        yield typed(used._replace(sequence=sequence, label=label, kept=kept, light=light), ordinal, number)
         last_row = number
     if not ordinal:
         raise InputError(f"{name}:{header_row}: a header, but no records below it", "Give at least one record.")

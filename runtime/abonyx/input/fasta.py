@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import zlib
 from array import array
 from collections.abc import Generator, Iterable
@@ -17,15 +18,20 @@ from abonyx.wording import option
 DESCRIPTION = "description"
 # First characters of lines that hold nothing: comments, and "" of a blank one.
 _SKIPPED = frozenset(("", "#", ";"))
+# A first word that names the chain of a pair: mab1|H, mab1|L, mab1:H.
+_OF_CHAIN = re.compile(r"(.+)[|:]([HL])")
+_WORDS = {"H": "heavy", "L": "light"}
 
 
 def read_fasta(
-    lines: Iterable[str], name: str, keep: tuple[str, ...], notes: list[str]
+    lines: Iterable[str], name: str, keep: tuple[str, ...], notes: list[str], chains: tuple[str, ...] = ("H",)
 ) -> Generator[Record | RejectedRecord]:
     """Yield the records. The id is the first word, or in the whole file the whole header if first words collide.
 
     Args:
-        keep: ("description",) or ALL: the header after its first word is kept.
+        keep: ("description",) or ALL: the header after its first word is kept; of a pair that of its first chain.
+        chains: what a record needs. Of a pair, or if the file has both chains of a record, first words end in |H or |L
+            (or :H, :L), and the id is what stands before.
     """
     if keep not in ((), (ALL,), (DESCRIPTION,)):
         what = f"{name}: is FASTA, which has no column {printable(next(key for key in keep if key != DESCRIPTION))!r}"
@@ -36,6 +42,13 @@ def read_fasta(
     except (InputError, OSError, EOFError, gzip.BadGzipFile, zlib.error):
         yield from entries.records(whole=False, keep=bool(keep))  # what was read before, for the message to say how far
         raise
+    if len(chains) > 1:
+        yield from entries.pairs(keep=bool(keep))
+        return
+    if others := entries.take_chain(chains[0]):
+        other = _WORDS["L" if chains[0] == "H" else "H"]
+        what = f"{name}: {others} records have both chains: the {other} chains are not scored"
+        notes.append(f"{what}, the heads expect the {_WORDS[chains[0]]} chain alone")
     whole = entries.collide()
     if whole:
         notes.append(f"{name}: first words of headers collide, so every id is its whole header")
@@ -76,6 +89,52 @@ class _Entries:
         self.headers.append(header)
         self.sequences.append("".join(parts))
         self.lines.append(line)
+
+    def take_chain(self, chain: str) -> int:
+        """Keep that chain alone of the records that have both, under the name of the pair; returns how many have both.
+
+        Nothing is done if a chain of a record comes twice: then the names are not those of pairs.
+        """
+        places: dict[tuple[str, str], int] = {}
+        for at, header in enumerate(self.headers):
+            if found := _OF_CHAIN.fullmatch(header.split(maxsplit=1)[0] if header else ""):
+                if (found[1], found[2]) in places:
+                    return 0
+                places[found[1], found[2]] = at
+        both = {name for name, _ in places if (name, "H") in places and (name, "L") in places}
+        for name in both:
+            _, space, rest = self.headers[places[name, chain]].partition(" ")
+            self.headers[places[name, chain]] = name + space + rest
+        left_out = {places[name, "L" if chain == "H" else "H"] for name in both}
+        kept = [at for at in range(len(self.headers)) if at not in left_out]
+        self.headers, self.sequences = [self.headers[at] for at in kept], [self.sequences[at] for at in kept]
+        self.lines = array("Q", [self.lines[at] for at in kept])
+        return len(both)
+
+    def pairs(self, *, keep: bool) -> Generator[Record | RejectedRecord]:
+        """The pairs, in the order of their first chains; a chain that no pair can have is a rejected record."""
+        of_pair: dict[str, dict[str, int]] = {}
+        unpaired: dict[int, tuple[str, str]] = {}  # place -> id and reason
+        for at, header in enumerate(self.headers):
+            word = header.split(maxsplit=1)[0] if header else ""
+            found = _OF_CHAIN.fullmatch(word)
+            if found is None:
+                why = f"the header names no chain: the heads need both, >{word or 'ID'}|H and >{word or 'ID'}|L"
+                unpaired[at] = (word or str(at + 1), why)
+            elif found[2] in of_pair.setdefault(found[1], {}):
+                unpaired[at] = (word, f"a second {_WORDS[found[2]]} chain of {printable(found[1])}")
+            else:
+                of_pair[found[1]][found[2]] = at
+        first = {min(chains.values()): name for name, chains in of_pair.items()}
+        for at in sorted([*first, *unpaired]):
+            if at in unpaired:
+                yield RejectedRecord(printable(unpaired[at][0]), self.lines[at], unpaired[at][1])
+                continue
+            chains = of_pair[first[at]]
+            heavy, light = (self.sequences[chains[chain]] if chain in chains else "" for chain in "HL")
+            words = self.headers[at].split(maxsplit=1)
+            kept = {DESCRIPTION: words[1] if len(words) == 2 else ""} if keep else NO_CELLS
+            yield named(first[at], heavy, self.lines[at], "", kept, light)
 
     def collide(self) -> bool:
         """Whether two records have the same first word, and whole headers are more than that."""

@@ -39,6 +39,8 @@ def read_records(
     *,
     id_column: str | None = None,
     sequence_column: str | None = None,
+    light_column: str | None = None,
+    chains: tuple[str, ...] = ("H",),
     label_column: str | None = None,
     sheet: str | None = None,
     keep: tuple[str, ...] = (),
@@ -57,6 +59,8 @@ def read_records(
             uses neither this nor the next one.
         sequence_column: column of the sequences; by default `sequence` or another known name. FIRST:LAST is a range of
             columns, one a position of an alignment (ANARCI's tables, 1:128); gaps are left out.
+        light_column: of pairs, whose heavy chains are in sequence_column; by default a known name.
+        chains: what a record needs: ("H",), ("L",), or both, a pair. FASTA has a pair as >ID|H and >ID|L.
         label_column: column of the labels; by default none is read. FASTA has none: an InputError.
         sheet: of a workbook; needed if several have cells.
         keep: columns whose cells go to the output as they are, or ("all",); of FASTA ("description",).
@@ -73,7 +77,8 @@ def read_records(
 
     """
     name = name or ("standard input" if source is None else str(source))
-    wanted = Wanted(id_column, sequence_column, label_column, sheet, keep, limits and limits.columns)
+    most = limits and limits.columns
+    wanted = Wanted(id_column, sequence_column, label_column, sheet, keep, most, light_column, chains)
     reading = _Reading(name, wanted, limits, [] if notes is None else notes, plain)
     line = 0
     try:
@@ -146,7 +151,10 @@ def _read_text(text: io.TextIOWrapper, kind: str, reading: _Reading) -> Iterator
         raise InputError(what, "Give a table (CSV, TSV, Parquet, xlsx) with labels.")
     lines = text if limits is None else limited_lines(text, name, limits)
     if kind == "fasta":
-        return read_fasta(lines, name, wanted.keep, notes)
+        return read_fasta(lines, name, wanted.keep, notes, wanted.chains)
+    if kind == "lines" and wanted.paired:
+        what = f"{name}: is one sequence a line, and the heads need both chains of a record"
+        raise InputError(what, "Send a table with a column for each chain, or FASTA with >ID|H and >ID|L.")
     if kind == "lines":
         return read_lines(lines, name, wanted)
     if kind == "jsonl":

@@ -193,7 +193,7 @@ def _records(
 ) -> Generator[Record | RejectedRecord]:
     """The records below the header."""
     width, ordinal, in_r = len(header), 0, False
-    plain = len(at.sequence) == 1 and not at.gapped and at.label is None and not at.kept
+    plain = len(at.sequence) == 1 and not at.gapped and at.label is None and not at.kept and at.light is None
     sequence_at = at.sequence.start if plain else None
     for line, row in _data_rows(rows, width, where, notes):
         ordinal += 1
@@ -207,7 +207,8 @@ def _records(
         else:
             cells = at.cells(row)
             kept = {name: str(cell) for name, cell in cells.kept.items()}
-            yield identified(str(cells.id), ordinal, str(cells.sequence), line, str(cells.label).strip(), kept)
+            light = None if at.light is None else str(cells.light)
+            yield identified(str(cells.id), ordinal, str(cells.sequence), line, str(cells.label).strip(), kept, light)
     if not ordinal:
         raise InputError(f"{where}: a header, but no records below it", "Give at least one record.")
 

@@ -39,6 +39,8 @@ Cells = Any
 _NO_COLUMNS: Mapping[str, ColumnKind] = {}
 # Of a file with the first head's scores alone.
 _SCORES: Mapping[str, ColumnKind] = {P: "float", CALLED: "call", CALL: "word"}
+# Of pairs, in the place of `sequence`: names that are found again if the file is read.
+PAIR_COLUMNS = ("heavy", "light")
 # With --trim domain: which residues of the record were scored, FIRST-LAST from 1; empty = no domain to trim to.
 PLACE_COLUMN = "domain"
 # What a TSV file, which knows no quotes across lines, cannot hold in a cell.
@@ -92,15 +94,19 @@ def value_columns(
     flags: Sequence[str],
     following: Mapping[str, Cells],
     extra: Sequence[Sequence[str]] = (),
+    light: Sequence[str] | None = None,
 ) -> Columns:
     """A window of k records with the columns of some heads: float32 and finite values, and calls.
 
     Args:
         leading, following: name -> column of k cells, those before and behind the flags.
         flags, extra: as score_columns has them.
+        light: of pairs the light chains, whose heavy chains are `sequences`.
     """
+    chains = [sequences] if light is None else [sequences, light]
     scores = dict(leading) | dict(following)
-    counts = {"ids": len(ids), "sequences": len(sequences)} | {name: len(column) for name, column in scores.items()}
+    counts = {"ids": len(ids), "sequences": len(sequences)} | ({} if light is None else {"light": len(light)})
+    counts |= {name: len(column) for name, column in scores.items()}
     counts |= {"flags": len(flags)} | {f"extra {at}": len(column) for at, column in enumerate(extra)}
     numbers = {name: column for name, column in scores.items() if isinstance(column, np.ndarray)}
     if any(column.dtype != np.float32 for column in numbers.values()) or len(set(counts.values())) > 1:
@@ -109,7 +115,7 @@ def value_columns(
     for name, column in numbers.items():
         for at in np.flatnonzero(~np.isfinite(column)).tolist():
             raise ValueError(f"{name} of {ids[at]!r} is {column[at]}, which is not finite")
-    return (ids, sequences, *leading.values(), flags, *following.values(), *extra)
+    return (ids, *chains, *leading.values(), flags, *following.values(), *extra)
 
 
 def embedding_columns(
@@ -128,6 +134,7 @@ def results_format(
     extra: Sequence[str] = (),
     leading: Mapping[str, ColumnKind] = _SCORES,
     following: Mapping[str, ColumnKind] = _NO_COLUMNS,
+    chains: tuple[str, ...] = ("sequence",),
 ) -> Format:
     """The format of a file of scores, whose columns come as value_columns gives them.
 
@@ -136,11 +143,12 @@ def results_format(
         metadata: stored in Parquet's schema under keys `abonyx.KEY`; the others have no place for it.
         extra: names of the columns behind all others.
         leading, following: the heads' columns before and behind `flag`.
+        chains: names of the columns of sequences; of pairs PAIR_COLUMNS.
 
     Raises:
         ConfigError: Parquet without pyarrow, or two columns of one name.
     """
-    names = _distinct(("id", "sequence", *leading, "flag", *following), extra)
+    names = _distinct(("id", *chains, *leading, "flag", *following), extra)
     kinds = dict(leading) | dict(following)
     if kind == "parquet":
         return _parquet(names, metadata, kinds=kinds)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from abonyx.bundle import open_bundle
 from abonyx.bundle.chosen import ChosenHeads, choose_heads
+from abonyx.bundle.manifest import chain_letters
 from abonyx.config import RuntimeConfig
 from abonyx.domain import Check, DomainRule, refuse_rule
 from abonyx.engine.providers import window_size
@@ -74,7 +75,8 @@ def score(
     bundle.variant(config.provider, config.variant)
     chosen = choose_heads(bundle, heads, None, threshold)
     chosen = chosen if threshold is not None else chosen.without_numbers()
-    rule = DomainRule(domain, trim is not None, bundle.manifest.head.domain_chains)
+    chosen.refuse_pairs("the dataset")
+    rule = DomainRule(domain, trim is not None, chain_letters(chosen.chains))
     return dataset.map_batches(
         Scorer,
         fn_constructor_args=(config, bundle.sha256, chosen, sequence_column, rule),

@@ -39,7 +39,7 @@ class ScoreRow(NamedTuple):
     """One scored record, as a line of a result file.
 
     Attributes:
-        sequence: as the input has it, cleaned.
+        sequence: as the input has it, cleaned; of a pair the heavy chain.
         p_nonspecific: a float32's value, of the first head; None if that is linear or not among `heads`.
         nonspecific: 1 or 0; None for a score that has a flag and no call, or without p_nonspecific.
         call: "specific", "non-specific" or "uncertain"; None as in `nonspecific`.
@@ -48,6 +48,7 @@ class ScoreRow(NamedTuple):
         kept: name -> text of the columns that were to be kept.
         heads: the columns of other heads, and of a linear first one, by name: float32's values, and calls as
             nonspecific and call have them.
+        light: of a pair the light chain; "" of a record that is one sequence.
     """
 
     id: str
@@ -59,6 +60,7 @@ class ScoreRow(NamedTuple):
     domain: str = ""
     kept: Mapping[str, str] = NO_CELLS
     heads: Mapping[str, float | int | str | None] = MappingProxyType({})
+    light: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,8 @@ def score_file(
     format: ScoreKind | None = None,
     id_column: str | None = None,
     sequence_column: str | None = None,
+    heavy_column: str | None = None,
+    light_column: str | None = None,
     sheet: str | None = None,
     gaps: Gaps = "refuse",
     keep: Sequence[str] | Literal["all"] = (),
@@ -126,6 +130,7 @@ def score_file(
         heads: names of the bundle's heads, or "all"; None = the first. threshold and assay are the first head's.
         format: of the output; None = what its suffix names.
         id_column, sequence_column: columns of a table; None = those with a known name.
+        heavy_column, light_column: of heads that need both chains, columns of a table; None = those with a known name.
         sheet: of an Excel workbook.
         gaps: "strip" takes `-`, `.` and a final `*` out of the sequences.
         keep: columns of the input that go to the output, or to the rows' `kept`, as they are; of FASTA ["description"].
@@ -154,6 +159,8 @@ def score_file(
             bundle=chosen.bundle,
             id_column=id_column,
             sequence_column=sequence_column,
+            heavy_column=heavy_column,
+            light_column=light_column,
             skip=skip_invalid,
             check=domain,
             trim=trim is not None,
@@ -162,6 +169,7 @@ def score_file(
             keep=(keep,) if isinstance(keep, str) else tuple(keep),
         )
         wanted = choose_heads(run.bundle, heads, assay, threshold)
+        run = run.of_chains(wanted.chains)
         if target is None:
             return _in_memory(run, run.read(source), wanted, chosen, progress)
         kind = score_kind(target, format)
@@ -193,6 +201,7 @@ def _in_memory(
         [dict(zip(scores, row, strict=True)) for row in zip(*scores.values(), strict=True)]
         if scores
         else [MappingProxyType({})] * len(judgements),
+        checked.shown_light or [""] * len(judgements),
     ]
     rows = [ScoreRow(*row) for row in zip(*columns, strict=True)]
     return _summary(checked, None, heads.rule, 0, summary.notes, rows)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -12,14 +13,17 @@ import msgspec
 from abonyx import __version__
 from abonyx.alphabet import SequenceLimit
 from abonyx.bundle import Bundle, open_bundle
+from abonyx.bundle.manifest import chain_letters
 from abonyx.config import RuntimeConfig, load_config
 from abonyx.domain import Check, DomainRule, refuse_rule
 from abonyx.errors import ConfigError, first_line
 from abonyx.input.checked import Input, read_input
 from abonyx.input.labels import LabelKind
+from abonyx.input.pairs import columns_of
 from abonyx.input.sequences import Gaps
 from abonyx.output.files import check_output, ids_path, partial_paths, rejected_path
 from abonyx.output.journal import journal_path
+from abonyx.scoring import refuse_batches
 from abonyx.wording import option
 
 
@@ -30,6 +34,8 @@ class RunRequest:
     Attributes:
         skip: leave bad records out instead of refusing the input.
         id_column, sequence_column, sheet, keep: what of a table is read; see input.records.read_records.
+        heavy_column, light_column: of pairs; of heads of one chain, the same as sequence_column for that chain.
+        chains: that a record needs for the heads that are wanted; None = the first head's.
         check: what happens to records that the head was not trained on; see domain.DomainRule.
         trim: score the variable domain inside a longer record.
         gaps: what happens to gaps and a final stop.
@@ -45,11 +51,34 @@ class RunRequest:
     trim: bool = False
     gaps: Gaps = "refuse"
     keep: tuple[str, ...] = ()
+    heavy_column: str | None = None
+    light_column: str | None = None
+    chains: tuple[str, ...] | None = None
+
+    @property
+    def record_chains(self) -> tuple[str, ...]:
+        """The chains that a record needs: ("H",), ("L",), or both."""
+        return tuple(self.bundle.manifest.head.chains) if self.chains is None else self.chains
 
     @property
     def rule(self) -> DomainRule:
-        """What is done with records that the head was not trained on."""
-        return DomainRule(self.check, self.trim, self.bundle.manifest.head.domain_chains)
+        """What is done with records that the heads were not trained on."""
+        return DomainRule(self.check, self.trim, chain_letters(self.record_chains))
+
+    def of_chains(self, chains: Sequence[str]) -> RunRequest:
+        """The run of heads that need these chains of a record.
+
+        Raises:
+            ConfigError: pairs with upstream's batches, or with a column of single sequences.
+        """
+        if len(chains) > 1:
+            refuse_batches(self.config.batch_size)
+        run = dataclasses.replace(self, chains=tuple(chains))
+        run._columns(run.record_chains)  # for what it raises
+        return run
+
+    def _columns(self, chains: tuple[str, ...]) -> tuple[str | None, str | None]:
+        return columns_of(chains, self.sequence_column, self.heavy_column, self.light_column)
 
     def read(
         self,
@@ -60,6 +89,7 @@ class RunRequest:
         label_kind: LabelKind = "classes",
         rule: DomainRule | None = None,
         in_children: bool = True,
+        single: bool = False,
     ) -> Input:
         """A checked input; None = standard input. Raises as read_input.
 
@@ -67,7 +97,10 @@ class RunRequest:
             label_required, label_kind: see read_input.
             rule: in place of the run's own, whose chains are the bundle's.
             in_children: judge many records in other processes; not in a process that is one of many itself.
+            single: take one sequence of each record, whatever the heads need.
         """
+        chains = self.record_chains[:1] if single else self.record_chains
+        sequence_column, light_column = self._columns(chains)
         return read_input(
             source,
             SequenceLimit.of(self.bundle.manifest, self.config),
@@ -77,8 +110,10 @@ class RunRequest:
             skip_invalid=self.skip,
             rule=rule or self.rule,
             in_children=in_children,
+            chains=chains,
             id_column=self.id_column,
-            sequence_column=self.sequence_column,
+            sequence_column=sequence_column,
+            light_column=light_column,
             sheet=self.sheet,
             gaps=self.gaps,
             keep=self.keep,
@@ -119,6 +154,8 @@ def prepare(
     flags: Mapping[str, object] | None = None,
     id_column: str | None = None,
     sequence_column: str | None = None,
+    heavy_column: str | None = None,
+    light_column: str | None = None,
     skip: bool = False,
     check: Check = "check",
     trim: bool = False,
@@ -133,7 +170,8 @@ def prepare(
         bundle: the one that the config names, if the caller has it open.
         config_file: a TOML file.
         flags: fields of the config that override file and environment; None values are not set.
-        id_column, sequence_column, sheet, skip, check, trim, gaps, keep: as RunRequest has them.
+        id_column, sequence_column, heavy_column, light_column, sheet, skip, check, trim, gaps, keep: as RunRequest has
+            them.
 
     Raises:
         ConfigError, BundleError: see load_config, open_bundle, Bundle.variant and refuse_rule; or unknown gaps.
@@ -145,4 +183,6 @@ def prepare(
     config = config or load_config(config_file, flags=flags)
     bundle = bundle or open_bundle(config.bundle)
     bundle.variant(config.provider, config.variant)
-    return RunRequest(config, bundle, skip, id_column, sequence_column, sheet, check, trim, gaps, keep)
+    return RunRequest(
+        config, bundle, skip, id_column, sequence_column, sheet, check, trim, gaps, keep, heavy_column, light_column
+    )

@@ -80,11 +80,14 @@ def score_run(
             seen(records.ids[window], found, flags)
         extra = [cells[window] for _, cells in added]
         leading, following = ({name: found[name] for name in names} for names in (heads.leading, heads.following))
-        return formats.value_columns(records.ids[window], records.shown[window], leading, flags, following, extra)
+        light = records.shown_light[window] if paired else None
+        shown = records.shown[window]
+        return formats.value_columns(records.ids[window], shown, leading, flags, following, extra, light)
 
-    added = _added(run, records)
+    added, paired = _added(run, records), len(heads.chains) > 1
     metadata = run.metadata() | heads.metadata()
-    format_ = formats.results_format(kind, metadata, _names(added), heads.leading, heads.following)
+    chains = formats.PAIR_COLUMNS if paired else ("sequence",)
+    format_ = formats.results_format(kind, metadata, _names(added), heads.leading, heads.following, chains)
     formats.refuse_line_ends(kind, {"id": records.ids} | dict(added))
     return FileRun(run, records, target, format_, heads.names, columns, score_facts(kind, heads))
 

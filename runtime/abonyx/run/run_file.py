@@ -219,6 +219,7 @@ def open_run_file(directory: Path, *, restart: bool) -> Iterator[RunFile]:
 def run_facts(run: RunRequest, kind: ScoreKind, heads: ChosenHeads) -> dict[str, Fact]:
     """What a run's results depend on beside the files, on this node."""
     columns = {"--id-column": run.id_column, "--sequence-column": run.sequence_column, "--sheet": run.sheet}
+    columns |= {"--heavy-column": run.heavy_column, "--light-column": run.light_column}
     return score_facts(kind, heads) | columns | identity(run)
 
 

@@ -18,7 +18,7 @@ from abonyx.config import RuntimeConfig
 from abonyx.engine.providers import window_size
 from abonyx.input.checked import Input
 from abonyx.logs import LOGGER
-from abonyx.scoring import TokenBudget, Tokenized, pooled_eos, run_sequences, tokenize
+from abonyx.scoring import TokenBudget, Tokenized, pooled_eos, refuse_batches, run_sequences, tokenize
 
 if TYPE_CHECKING:
     from abonyx.model import OpenModel
@@ -32,6 +32,7 @@ class RunSummary:
         records: scored now; earlier: before, where an interrupted run was resumed.
         open_seconds: hashing, loading and self-test; run_seconds: scoring and writing.
         bf16: whether the arithmetic was bfloat16.
+        pairs: whether records are both chains.
     """
 
     records: int
@@ -45,16 +46,18 @@ class RunSummary:
     variant: str
     bundle: str
     notes: list[str]
+    pairs: bool = False
 
     def lines(self) -> list[str]:
         """The summary as the command line prints it."""
         rate = self.records / self.run_seconds if self.run_seconds else 0.0
+        scored, unit = ("pairs", "pairs") if self.pairs else ("sequences", "seq")
         nodes = ", ".join(f"{name} {count}" for name, count in self.placement.items())
         provider = self.provider + (" (bf16)" if self.bf16 else "")
         earlier = f" after {self.earlier} of an interrupted run" if self.earlier else ""
         return [
-            f"{self.records} sequences scored{earlier}, {self.rejected} rejected; {self.run_seconds:.2f} s "
-            f"({rate:.1f} seq/s), opening took {self.open_seconds:.2f} s",
+            f"{self.records} {scored} scored{earlier}, {self.rejected} rejected; {self.run_seconds:.2f} s "
+            f"({rate:.1f} {unit}/s), opening took {self.open_seconds:.2f} s",
             f"bundle {self.bundle}; variant {self.variant} on {provider} (nodes: {nodes})",
             *self.notes,
         ]
@@ -146,6 +149,8 @@ def run_windows(
     """
     from abonyx.model import open_model  # not before the input was found good
 
+    if any(job.checked.light for job in jobs):
+        refuse_batches(config.batch_size)
     started = time.perf_counter()
     with (opening or open_model)(config) as model:
         opened = time.perf_counter()
@@ -170,6 +175,7 @@ def run_windows(
             placement=model.placement,
             variant=model.variant_name,
             bundle=model.bundle.label(),
+            pairs=any(job.checked.light for job in jobs),
             notes=[
                 *reading,
                 *(note for job in jobs for note in flag_notes(job.checked, scored=heads is not None)),
@@ -213,7 +219,7 @@ class _Windows:
         self._heads, self._budget, self._notes = heads, budget, notes
         self._size = window_size(config)
         # The old pipeline's batches are of the whole file, wherever a window ends.
-        self._flags = pooled_eos(job.checked.sequences, config.batch_size)
+        self._flags = None if job.checked.light else pooled_eos(job.checked.sequences, config.batch_size)
 
     def run(self, on_batch: OnBatch | None) -> None:
         """While the device scores a window, the one before is written and the tokens of the next are made."""
@@ -232,8 +238,9 @@ class _Windows:
                 writing.result()  # what was scored is written, however this ends; a failure to write is raised
 
     def _tokens(self, start: int) -> Tokenized:
-        rows = self._checked.sequences[start : start + self._size]
-        return tokenize(self._model.manifest, rows, distinct=self._flags is None)
+        window = slice(start, start + self._size)
+        chains = [chain[window] for chain in self._checked.chains]
+        return tokenize(self._model.manifest, *chains, distinct=self._flags is None)
 
     def _write(self, start: int, stop: int, values: Float32Array) -> None:
         self._sink.write(start, stop, values)

@@ -24,10 +24,23 @@ class _Out(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sequence(_In, frozen=True, kw_only=True):
-    """One sequence; ids may repeat."""
+    """One record; ids may repeat. It is one sequence, or the chains of a pair: heads that need both refuse one alone.
+
+    Attributes:
+        heavy, light: in place of `sequence`. A head that needs one of them takes that one.
+    """
 
     id: str
-    sequence: str
+    sequence: str | msgspec.UnsetType = msgspec.UNSET
+    heavy: str | msgspec.UnsetType = msgspec.UNSET
+    light: str | msgspec.UnsetType = msgspec.UNSET
+
+    def __post_init__(self) -> None:
+        paired = (self.heavy, self.light) != (msgspec.UNSET, msgspec.UNSET)
+        if self.sequence is msgspec.UNSET and not paired:
+            raise ValueError("Object missing required field `sequence`")
+        if self.sequence is not msgspec.UNSET and paired:
+            raise ValueError("Object has `sequence`, and `heavy` or `light`: give one of them")
 
 
 # A sequence without an id has the number of its item, from 1.
@@ -91,6 +104,7 @@ class HeadName(_Out, frozen=True, kw_only=True):
         higher_is_worse: whether a higher value means a worse antibody.
         threshold: of its calls; null = it makes none.
         band: quantiles between which a call is uncertain; null = calls have two values, by the threshold.
+        chains: that it expects of a record, H heavy and L light.
     """
 
     name: str
@@ -99,13 +113,15 @@ class HeadName(_Out, frozen=True, kw_only=True):
     higher_is_worse: bool
     threshold: float | None
     band: CallBand | None
+    chains: list[str]
 
 
 class Score(_Out, frozen=True, kw_only=True):
     """One score.
 
     Attributes:
-        sequence: as the input has it, in capital letters; with trim too.
+        sequence: as the input has it, in capital letters; with trim too. Of a pair it is left out: heavy and light are
+            in its place.
         p_nonspecific: of the first head; null if that is linear, or not among the heads.
         nonspecific: 1 if p_nonspecific is strictly above the threshold, 0 if not; null for a flagged record, whose
             score means nothing, and without p_nonspecific. A nanobody-like record without another flag has its 1 or 0.
@@ -117,7 +133,9 @@ class Score(_Out, frozen=True, kw_only=True):
     """
 
     id: str
-    sequence: str
+    sequence: str | msgspec.UnsetType = msgspec.UNSET
+    heavy: str | msgspec.UnsetType = msgspec.UNSET
+    light: str | msgspec.UnsetType = msgspec.UNSET
     p_nonspecific: float | None
     nonspecific: Literal[0, 1] | None
     call: Word | None
@@ -134,8 +152,10 @@ class ScoreAnswer(_Out, frozen=True, kw_only=True):
         band: the first head's quantiles, between which a call is uncertain; null where the request has a threshold, or
             the head has none: calls have two values then, by the threshold.
         heads: those whose values the results have.
+        chains: what was scored of each record: H the heavy chain, L the light one, or both.
         domain, trim: as the request has them.
         flags: reason -> results that have it, most first; the numbers that a flag begins with are left out.
+        notes: how the input was read: columns that were chosen by their names, chains that are not scored.
     """
 
     model: ModelName
@@ -143,11 +163,13 @@ class ScoreAnswer(_Out, frozen=True, kw_only=True):
     band: CallBand | None
     assay: str | None
     heads: list[HeadName]
+    chains: list[str]
     domain: Check
     trim: Trim | None
     flags: dict[str, int]
     results: list[Score]
     rejected: list[Rejected]
+    notes: list[str]
 
 
 class Embedding(_Out, frozen=True, kw_only=True):
@@ -191,7 +213,7 @@ class ModelAnswer(_Out, frozen=True, kw_only=True):
         abonyx: its version.
         placement: execution provider -> nodes it runs.
         parity: the variant's differences from PyTorch, as its export measured them.
-        chains: those that the head was trained on, H heavy and L light; records of others are flagged.
+        chains: those that the first head was trained on, H heavy and L light; records of others are flagged.
         heads: all of them; the first is the default, and default_threshold, thresholds and training are its own.
         thresholds: assay -> threshold, those the head declares.
         model_card: the bundle's README.md.

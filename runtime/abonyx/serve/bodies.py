@@ -14,6 +14,7 @@ from abonyx.bundle.manifest import HeadSpec
 from abonyx.bundle.threshold import CALL, CALLED, CallRule, own_rule
 from abonyx.input.checked import Input
 from abonyx.input.records import RejectedRecord
+from abonyx.output.formats import PAIR_COLUMNS
 from abonyx.serve.answers import (
     EmbedAnswer,
     Embedding,
@@ -89,6 +90,7 @@ def _head_name(head: HeadSpec, rule: CallRule | None) -> HeadName:
         higher_is_worse=head.higher_is_worse,
         threshold=None if rule is None else rule.threshold,
         band=None if rule is None else rule.band,
+        chains=head.chains,
     )
 
 
@@ -105,20 +107,24 @@ def score_answer(
     others = [dict(zip(cells, row, strict=True)) for row in zip(*cells.values(), strict=True)] if cells else []
     places = records.places if asked.trim else [msgspec.UNSET] * len(judgements)
     more: list[dict[str, float | str | None] | msgspec.UnsetType] = [*others] or [msgspec.UNSET] * len(judgements)
-    rows = zip(records.ids, records.shown, p, numbers, words, judgements, places, more, strict=True)
+    names = PAIR_COLUMNS if records.light else ("sequence",)
+    chains = [records.shown, records.shown_light] if records.light else [records.shown]
+    shown = [dict(zip(names, record, strict=True)) for record in zip(*chains, strict=True)]
+    rows = zip(records.ids, shown, p, numbers, words, judgements, places, more, strict=True)
     return ScoreAnswer(
         model=model_name(model),
         threshold=None if rule is None else rule.threshold,
         band=None if rule is None else rule.band,
         assay=asked.assay,
         heads=[_head_name(head.spec, head.rule) for head in heads.heads],
+        chains=list(heads.chains),
         domain=asked.domain,
         trim=asked.trim,
         flags=dict(records.flag_counts()),
         results=[
             Score(
                 id=id_,
-                sequence=sequence,
+                **sequences,
                 p_nonspecific=value,
                 nonspecific=number,
                 call=word,
@@ -126,9 +132,10 @@ def score_answer(
                 domain=place,
                 heads=of_heads,
             )
-            for id_, sequence, value, number, word, judgement, place, of_heads in rows
+            for id_, sequences, value, number, word, judgement, place, of_heads in rows
         ],
         rejected=rejected(records.rejected),
+        notes=[in_words(note, Interface.HTTP) for note in records.notes],
     )
 
 

@@ -10,14 +10,18 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
+from msgspec import UNSET
 from starlette.requests import ClientDisconnect, Request
 
+from abonyx.bundle.chosen import choose_heads
+from abonyx.bundle.manifest import chain_letters
 from abonyx.domain import DomainRule
 from abonyx.errors import InputError, InputTooLarge, RequestRefused, first_line
 from abonyx.input.checked import Input, check_records
 from abonyx.input.limits import ReadLimits
+from abonyx.input.pairs import columns_of
 from abonyx.input.records import Record, RejectedRecord, read_records
-from abonyx.serve.answers import EmbedRequest, Items, ScoreRequest
+from abonyx.serve.answers import EmbedRequest, Items, ScoreRequest, Sequence
 from abonyx.serve.problems import CLIENT_LEFT
 from abonyx.serve.scheduler import Model
 from abonyx.serve.settings import Settings
@@ -29,7 +33,7 @@ PLAIN = "text/plain"
 FILES = ("text/csv", "text/tab-separated-values", "text/x-fasta", PLAIN, "application/octet-stream")
 NAME = "request"
 # Quotes of an item of JSON, and of all that is not one.
-_ITEM_QUOTES, _OTHER_QUOTES = 8, 100
+_ITEM_QUOTES, _OTHER_QUOTES = 12, 100
 
 Step = Callable[[], None]
 Asked = TypeVar("Asked", ScoreRequest, EmbedRequest)
@@ -88,8 +92,8 @@ def decode(body: bytes, kind: type[Asked], settings: Settings) -> Asked:
         InputTooLarge: more items than max_sequences.
         InputError: not JSON, or not of this type.
     """
-    # Counted before it is decoded, in one piece that no other thread interrupts. An item has two names and two texts at
-    # most, and so eight quotes; a quote inside a text is escaped.
+    # Counted before it is decoded, in one piece that no other thread interrupts. An item has three names and three
+    # texts at most, and so twelve quotes; a quote inside a text is escaped.
     most = settings.max_sequences
     if body.count(b'"') - body.count(b'\\"') > _ITEM_QUOTES * most + _OTHER_QUOTES:
         raise _too_large(f"more than {most} sequences", "max_sequences", most)
@@ -119,11 +123,45 @@ def check_json(asked: ScoreRequest | EmbedRequest, model: Model, settings: Setti
     """The sequences of a JSON request; as check_file. A record's line is the number of its item, from 1."""
     if not asked.sequences:
         raise InputError(f"{NAME}: no sequences", "Send one at least.")
-    records = (
-        Record(str(number), item, number) if isinstance(item, str) else Record(item.id, item.sequence, number)
-        for number, item in enumerate(asked.sequences, 1)
-    )
-    return _check(records, asked, model, settings, step)
+    chains = _chains(asked, model)
+    records = (_record(item, number, chains) for number, item in enumerate(asked.sequences, 1))
+    checked = _check(records, asked, model, settings, step, chains)
+    if len(chains) == 1:
+        other = "light" if chains == ("H",) else "heavy"
+        pairs = sum(isinstance(item, Sequence) and bool(getattr(item, other)) for item in asked.sequences)
+        if pairs:
+            checked.notes.append(f"{NAME}: {pairs} records have a {other} chain, which is not scored")
+    return checked
+
+
+def _chains(asked: ScoreRequest | EmbedRequest, model: Model) -> tuple[str, ...]:
+    """The chains that a record needs: of what is embedded one, whatever the heads need."""
+    if isinstance(asked, ScoreRequest):
+        return choose_heads(model.bundle, asked.heads, asked.assay, asked.threshold).chains
+    return ("H",)
+
+
+def _record(item: Sequence | str, number: int, chains: tuple[str, ...]) -> Record:
+    """A record of a JSON request.
+
+    Raises:
+        InputError: one sequence, and the heads need both chains; or a pair without the chain that they need.
+    """
+    if isinstance(item, str):
+        item = Sequence(id=str(number), sequence=item)
+    if len(chains) > 1:
+        if item.sequence is not UNSET:
+            what = f"{NAME}:{number}: is one sequence, and the heads need both chains of a record"
+            raise InputError(what, 'Send {"id": "...", "heavy": "...", "light": "..."}.')
+        return Record(item.id, item.heavy or "", number, light=item.light or "")
+    if item.sequence is not UNSET:
+        return Record(item.id, item.sequence, number)
+    word = "heavy" if chains == ("H",) else "light"
+    own = item.heavy if word == "heavy" else item.light
+    if own is UNSET:
+        what = f"{NAME}:{number}: has no {word} chain, the one that is scored"
+        raise InputError(what, f"Send it as {word}, or one sequence a record as sequence.")
+    return Record(item.id, own, number)
 
 
 def check_file(
@@ -135,6 +173,8 @@ def check_file(
     settings: Settings,
     id_column: str | None,
     sequence_column: str | None,
+    heavy_column: str | None,
+    light_column: str | None,
     plain: bool,
 ) -> Input:
     """The sequences of a FASTA, CSV or TSV file, or of its gzip; what is asked for them is all but its own sequences.
@@ -147,16 +187,22 @@ def check_file(
         InputError, RecordsRejected: as of the same file on the command line; trim with domain off.
         InputTooLarge: over a limit; seen while it is unpacked and read.
     """
+    chains = _chains(asked, model)
+    sequence, light = columns_of(chains, sequence_column, heavy_column, light_column)
+    notes: list[str] = []
     records = read_records(
         None,
         stdin=io.BytesIO(body),
         name=NAME,
         id_column=id_column,
-        sequence_column=sequence_column,
+        sequence_column=sequence,
+        light_column=light,
+        chains=chains,
         limits=_limits(settings, step),
         plain=plain,
+        notes=notes,
     )
-    return _check(records, asked, model, settings, step)
+    return _check(records, asked, model, settings, step, chains, notes)
 
 
 def _limits(settings: Settings, step: Step) -> ReadLimits:
@@ -178,17 +224,22 @@ def _check(
     model: Model,
     settings: Settings,
     step: Step,
+    chains: tuple[str, ...],
+    notes: list[str] | None = None,
 ) -> Input:
     if asked.trim and asked.domain == "off":
         what = "trim is domain and domain is off: without looking for the domain there is nothing to trim to"
         raise InputError(f"{NAME}: {what}", "Leave one of them out.")
+    letters = chain_letters(chains) if isinstance(asked, ScoreRequest) else model.chains
     return check_records(
         _counted(records, settings, step),
         NAME,
         model.limit,
         skip_invalid=asked.on_invalid == "skip",
-        rule=DomainRule(asked.domain, asked.trim is not None, model.chains),
+        chains=chains,
+        rule=DomainRule(asked.domain, asked.trim is not None, letters),
         gaps=asked.gaps,
+        notes=notes,
         step=step,
     )
 
@@ -202,12 +253,12 @@ def _counted(
         step()
         if number > settings.max_sequences:
             raise _too_large(f"more than {settings.max_sequences} records", "max_sequences", settings.max_sequences)
-        length = len(record.sequence) if isinstance(record, Record) else 0
-        residues += length
+        lengths = [len(record.sequence), len(record.light or "")] if isinstance(record, Record) else [0]
+        residues += sum(lengths)
         if residues > settings.max_residues_per_request:
             most = settings.max_residues_per_request
             raise _too_large(f"more than {most} residues", "max_residues_per_request", most)
-        if length > settings.max_sequence_chars:  # it would be judged in one piece
-            what = f"{NAME}:{record.line}: a sequence of {length} characters; max_sequence_chars is "
+        if max(lengths) > settings.max_sequence_chars:  # it would be judged in one piece
+            what = f"{NAME}:{record.line}: a sequence of {max(lengths)} characters; max_sequence_chars is "
             raise InputTooLarge(f"{what}{settings.max_sequence_chars}", "Leave it out: no antibody is so long.")
         yield record

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ import numpy as np
 from abonyx.alphabet import SequenceLimit
 from abonyx.arrays import Float32Array
 from abonyx.bundle import README_NAME, Bundle
+from abonyx.bundle.heads import record_chains
 from abonyx.bundle.listed import CARD_MD, read_listed
 from abonyx.bundle.manifest import Variant
 from abonyx.bundle.threshold import pooling_notes, shipped_note
@@ -126,7 +127,9 @@ class QueuedJob:
     """One request's sequences on their way through the queue.
 
     Attributes:
+        light: of pairs the light chains, whose heavy chains are `sequences`; else empty.
         heads: names of the heads whose values are wanted; None = the embedding.
+        chains: that these heads need; () of embeddings. Jobs of one round need the same.
         changed: called by the scoring thread after each round that had some of them, and at the end.
         values: (n, heads) or (n, D) float32, in the order of `sequences`; complete once `settled` and without an error.
     """
@@ -136,6 +139,8 @@ class QueuedJob:
     heads: tuple[str, ...] | None
     values: Float32Array
     changed: Callable[[], object]
+    light: list[str] = field(default_factory=list)
+    chains: tuple[str, ...] = ()
     done: int = 0
     error: EngineError | None = None
     queued_at: float = field(default_factory=time.monotonic)
@@ -144,7 +149,11 @@ class QueuedJob:
 
     def __post_init__(self) -> None:
         rows = range(len(self.sequences))
-        self.left = deque(sorted(rows, key=lambda row: len(self.sequences[row]), reverse=True))
+        self.left = deque(sorted(rows, key=lambda row: max(map(len, self.of_row(row))), reverse=True))
+
+    def of_row(self, row: int) -> tuple[str, ...]:
+        """The chains of one record."""
+        return (self.sequences[row], self.light[row]) if self.light else (self.sequences[row],)
 
     @property
     def settled(self) -> bool:
@@ -252,18 +261,22 @@ class Scheduler:
         sequences: list[str],
         heads: tuple[str, ...] | None,
         changed: Callable[[], object],
+        light: Sequence[str] = (),
     ) -> QueuedJob:
         """Queue cleaned, valid sequences (one at least).
 
         Args:
             checked_for: the model they were checked against.
             heads: names of its heads whose values are wanted; None = the embedding.
+            light: of pairs the light chains, if these heads need both chains.
 
         Raises:
             RequestRefused: requests are not taken, the model is another by now, or the queue is full.
         """
         width = checked_for.bundle.manifest.embedding_width if heads is None else len(heads)
-        job = QueuedJob(ids, sequences, heads, np.empty((len(sequences), width), np.float32), changed)
+        values = np.empty((len(sequences), width), np.float32)
+        chains = record_chains([head for head in checked_for.bundle.manifest.heads if head.name in (heads or ())])
+        job = QueuedJob(ids, sequences, heads, values, changed, list(light), chains)
         with self._changed:
             if self.model() is not checked_for:
                 raise RequestRefused(
@@ -379,7 +392,8 @@ class Scheduler:
 
     def _tokens(self, job: QueuedJob, rows: Iterable[int]) -> int:
         fixed = self._model.limit.static_tokens
-        return sum(len(job.sequences[row]) + 2 if fixed is None else fixed for row in rows)
+        chains = (chain for row in rows for chain in job.of_row(row))
+        return sum(len(chain) + 2 if fixed is None else fixed for chain in chains)
 
     def _count(self, job: QueuedJob, rows: Collection[int], sign: int) -> None:
         self._queued_sequences += sign * len(rows)
@@ -390,9 +404,9 @@ class Scheduler:
         with self._changed:
             if not self._waiting:
                 return []
-            scored = self._waiting[0].heads is not None
-            turns = deque(job for job in self._waiting if (job.heads is not None) == scored)
-            others = [job for job in self._waiting if (job.heads is not None) != scored]
+            chains = self._waiting[0].chains
+            turns = deque(job for job in self._waiting if job.chains == chains)
+            others = [job for job in self._waiting if job.chains != chains]
             room = ROUND_BATCHES * self._session.budget.tokens
             taken: dict[QueuedJob, list[int]] = {}
             while turns and room > 0:
@@ -420,10 +434,10 @@ class Scheduler:
         """Run a round, and give each job its values; where it fails, each job alone, so that each has its own error."""
         started = time.monotonic()
         heads = _heads_of(shares)
-        sequences = [job.sequences[row] for job, rows in shares for row in rows]
+        records = [job.of_row(row) for job, rows in shares for row in rows]
         ids = [job.ids[row] for job, rows in shares for row in rows]
         try:
-            tokens = tokenize(self._session.manifest, sequences)
+            tokens = tokenize(self._session.manifest, *zip(*records, strict=True))
             values = run_sequences(
                 self._session,
                 tokens,
@@ -440,7 +454,7 @@ class Scheduler:
             with self._changed:
                 known = _known(error)
                 if not shares[0].job.settled:  # its client is still there
-                    _log_failure(known, len(sequences))
+                    _log_failure(known, len(records))
                 self._fail(shares[0].job, known)
             return
         self._metrics.inference_seconds.observe(time.monotonic() - started)

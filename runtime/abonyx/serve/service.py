@@ -43,10 +43,12 @@ class FileQuery(BaseModel):
     gaps: Gaps = "refuse"
     id_column: str | None = None
     sequence_column: str | None = None
+    heavy_column: str | None = None
+    light_column: str | None = None
 
     def asked(self) -> dict[str, Any]:
         """What a JSON request would say, but for its sequences."""
-        return self.model_dump(exclude={"id_column", "sequence_column"})
+        return self.model_dump(exclude={"id_column", "sequence_column", "heavy_column", "light_column"})
 
 
 class FileScoreQuery(FileQuery):
@@ -133,6 +135,8 @@ class Service:
                 settings=self.settings,
                 id_column=query.id_column,
                 sequence_column=query.sequence_column,
+                heavy_column=query.heavy_column,
+                light_column=query.light_column,
                 plain=media_type == PLAIN,
             )
             checked = await self._read(request, read_file, until)
@@ -210,7 +214,8 @@ class Waiting:
         self._settings = service.settings
         self._until = until
         self._changed = asyncio.Event()
-        self.job = self._scheduler.submit(model, checked.ids, checked.sequences, heads, _setting(self._changed))
+        changed = _setting(self._changed)
+        self.job = self._scheduler.submit(model, checked.ids, checked.sequences, heads, changed, checked.light)
 
     async def change(self) -> bool:
         """Wait until more is done, at most LOOK_S; False once all is.

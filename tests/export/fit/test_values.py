@@ -190,8 +190,6 @@ def test_a_third_head_and_names_that_are_taken(
             fit(measured, tmp_path / "twice", *more, "--head-name", name, bundle=parent, cache=cache)
     with pytest.raises(ConfigError, match="two heads are called nonspecificity"):
         fit(measured, tmp_path / "twice", *more, bundle=parent, cache=cache)
-    with pytest.raises(ConfigError, match="heads of bundle expect chain H"):
-        fit(measured, tmp_path / "twice", *more, "--head-name", "x", "--chains", "L", bundle=parent, cache=cache)
     said = fit(measured, tmp_path / "alone", "--positive-above", "12", "--C", "1", bundle=parent, cache=cache)
     assert "the new bundle has the new head alone; --add keeps those of bundle: nonspecificity, hic" in said
     assert [head.name for head in open_bundle(tmp_path / "alone").manifest.heads] == ["nonspecificity"]

@@ -11,7 +11,7 @@ import pytest
 
 import abonyx
 from abonyx.bundle import open_bundle
-from abonyx.bundle.heads import chosen_values, head_total, head_value
+from abonyx.bundle.heads import chosen_values, head_total, head_value, record_chains
 from abonyx.bundle.manifest import HeadSpec
 from abonyx.errors import BundleError, SelfTestError
 
@@ -59,10 +59,25 @@ def test_a_saturated_logit_is_no_overflow() -> None:
 def test_columns_are_chosen_by_name() -> None:
     heads = [spec(name=name, intercept=0.0, **LINEAR) for name in ("a", "b", "c")]
     sums = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
-    assert chosen_values(heads, ["c", "a"], sums).tolist() == [[3, 1], [6, 4]]
+    assert chosen_values(heads, ["c", "a"], [sums]).tolist() == [[3, 1], [6, 4]]
     for wrong in (sums[:, :2], sums[0], np.zeros((2, 4), np.float32)):
-        with pytest.raises(BundleError, match="the manifest has 3 heads"):
-            chosen_values(heads, ["a"], wrong)
+        with pytest.raises(BundleError, match="the manifest's heads have 3 columns"):
+            chosen_values(heads, ["a"], [wrong])
+
+
+def test_each_head_takes_the_chains_that_it_expects() -> None:
+    heads = [
+        spec(name=name, intercept=0.0, chains=chains, **LINEAR)
+        for name, chains in (("heavy", ["H"]), ("both", ["H", "L"]), ("light", ["L"]))
+    ]
+    heavy, light = np.array([[1, 10, 20, 3]], np.float32), np.array([[4, 30, 50, 7]], np.float32)
+    assert chosen_values(heads, ["both", "light", "heavy"], [heavy, light]).tolist() == [[60, 7, 1]]
+    assert chosen_values(heads, ["light"], [light]).tolist() == [[7]]
+    assert chosen_values(heads, ["heavy"], [heavy]).tolist() == [[1]]
+    assert [record_chains([head]) for head in heads] == [("H",), ("H", "L"), ("L",)]
+    assert record_chains([heads[2], heads[0]]) == ("H", "L")
+    with pytest.raises(ValueError, match="need the chains H, L, not 1"):
+        chosen_values(heads, ["both"], [heavy])
 
 
 @pytest.mark.parametrize("order", [tuple(KINDS), ("elisa", "ac-sins", "nonspecificity", "psr", "hic")])

@@ -284,7 +284,7 @@ BLANK_LINES = b"sequence\n" + b"\n" * 90_000 + b"EVQL\n"
         (b'"sequence\n"' + b'",\n",' * 4_096, "csv", 413, "columns; max_columns is 4096"),
         (b"id,sequence\na,EVQL\n" + (b"#" + b";" * 4_000 + b"\n") * 500, "csv", 413, "max_cells is 2000000"),
         (b'{"sequence": "EVQL"}\n' * 3 + b"\n" * 100_000, "csv", 413, "more than 100000 lines"),
-        (b"[" + b'"",""' * 700 + b"]", "json", 413, "more than 300 sequences"),
+        (b"[" + b'"",""' * 1_000 + b"]", "json", 413, "more than 300 sequences"),
         (b"\x00\x01\x02" * 100, "csv", 422, "binary"),
         (b"PAR1" + bytes(100), "csv", 422, "Parquet, which is not taken here"),
         (b"sequence\nEVQL\xff\n", "csv", 422, "is not a residue"),

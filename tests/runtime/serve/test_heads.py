@@ -77,7 +77,7 @@ def test_results_have_the_heads_that_are_named(case: str, shared: Running, seque
     facts = {each["name"]: each for each in answer["heads"]}
     if "hic_value" in columns:
         wanted = {"name": "hic", "kind": "linear", "unit": "min", "higher_is_worse": True}
-        assert facts["hic"] == wanted | {"threshold": None, "band": None}
+        assert facts["hic"] == wanted | {"threshold": None, "band": None, "chains": ["H"]}
 
 
 def test_a_file_names_them_in_its_query(shared: Running) -> None:

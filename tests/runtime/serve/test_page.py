@@ -58,7 +58,7 @@ def model(**changes: Any) -> Answer:
         "chains": manifest.head.chains,
         "heads": [
             {"name": head.name, "kind": head.kind, "unit": head.unit, "higher_is_worse": True}
-            | {"threshold": 0.5, "band": None}
+            | {"threshold": 0.5, "band": None, "chains": head.chains}
             for head in manifest.heads
         ],
         "default_threshold": 0.5,
@@ -100,6 +100,8 @@ def scored(
         "band": None,
         "assay": None,
         "heads": model()["heads"],
+        "chains": ["H"],
+        "notes": [],
         "domain": "check",
         "trim": "domain" if places else None,
         "flags": dict(counts.most_common()),

@@ -5,8 +5,8 @@ import { showFacts } from "./card.js";
 import { $, DECIMALS, make, plural, say, whole } from "./dom.js";
 import { downloadRejected, downloadScores } from "./files.js";
 import { drawHistogram } from "./histogram.js";
-import { chooseThreshold, isEmpty, listen, offerHeads, requestOf, showPicker, unclearProblem } from "./input.js";
-import { called, hasCalls, isolated, tableOf } from "./scores.js";
+import { chooseThreshold, isEmpty, listen, offerHeads, paired, requestOf, showPicker, unclearProblem } from "./input.js";
+import { called, hasCalls, isolated, sequencesOf, tableOf } from "./scores.js";
 import { Refused, ask, lastLine, parsed, reached, useToken } from "./server.js";
 import { PagedTable } from "./table.js";
 
@@ -145,7 +145,7 @@ function showRunning(on) {
 function showProgress({ done, total }) {
   $("bar").max = Math.max(total, 1);
   $("bar").value = done;
-  $("counted").textContent = `${whole(done)} of ${plural(total, "sequence")}`;
+  $("counted").textContent = `${whole(done)} of ${plural(total, paired() ? "pair" : "sequence")}`;
 }
 
 function refuse({ problem, status, wait }) {
@@ -176,6 +176,8 @@ function showAnswer(found) {
   const calls = hasCalls(answer) ? `${callWords()} ` : "";
   $("results-model").textContent = `${calls}${headWords()}`
     + `Scored by ${name} (${sha256.slice(0, 12)}), ${variant} on ${provider}. Scores are shown with ${DECIMALS} decimals; the CSV has every digit.`;
+  $("reading").hidden = !answer.notes.length;
+  $("reading").textContent = answer.notes.join("\n");
   $("flagged").hidden = !flaggedRows().length;
   $("flagged").textContent = flagWords();
   const formulas = [...answer.results, ...answer.rejected].filter((row) => /^[=+\-@\t\r]/.test(row.id)).length;
@@ -213,7 +215,7 @@ function resultsTitle() {
   const uncertain = answer.band ? `, ${counted("uncertain")} uncertain` : "";
   const flagged = flaggedRows().length ? `, ${whole(flaggedRows().length)} flagged` : "";
   const left = answer.rejected.length ? `, ${whole(answer.rejected.length)} left out` : "";
-  const scored = `${plural(answer.results.length, "sequence")} scored`;
+  const scored = `${plural(answer.results.length, answer.chains.length > 1 ? "pair" : "sequence")} scored`;
   const calls = hasCalls(answer) ? `, ${counted("non-specific")} called non-specific${uncertain}` : "";
   return `${scored}${calls}${flagged}${left}`;
 }
@@ -243,7 +245,7 @@ function filterScores() {
   const kept = answer.results.filter((row) =>
     (!call || (row.call ?? "-") === call)
     && (!flag || Boolean(row.flag) === (flag === "flagged"))
-    && (!text || row.id.toLowerCase().includes(text) || row.sequence.toLowerCase().includes(text)));
+    && (!text || [row.id, ...sequencesOf(row)].some((each) => each.toLowerCase().includes(text))));
   scoresTable.show(kept, answer.results.length);
 }
 

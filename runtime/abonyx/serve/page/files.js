@@ -37,7 +37,8 @@ function columnsOf({ name, kind, threshold }, first) {
 export function downloadScores(answer) {
   const columns = answer.heads.map((head, at) => columnsOf(head, at === 0));
   const [leading, following] = [columns[0], columns.slice(1).flat()];
-  const names = ["id", "sequence", ...leading, "flag", ...following, ...(answer.trim ? ["domain"] : [])];
+  const chains = answer.chains.length > 1 ? ["heavy", "light"] : ["sequence"];
+  const names = ["id", ...chains, ...leading, "flag", ...following, ...(answer.trim ? ["domain"] : [])];
   const numbers = ["p_nonspecific", ...columns.flat().filter((name) => /_(p|value)$/.test(name))];
   const cells = (row) => {
     const all = { ...row, ...row.heads };

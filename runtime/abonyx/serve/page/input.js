@@ -1,7 +1,7 @@
 // The input: a pasted text or a file, the columns of a table, and the request that they make.
 
 import { $, make, plural, say } from "./dom.js";
-import { isSequence, itemsOf, likelyOf, placesOf, readPasted } from "./pasted.js";
+import { isSequence, itemsOf, likelyOf, placesOf, placesOfPairs, readPasted } from "./pasted.js";
 
 const EXAMPLE = `>trastuzumab
 EVQLVESGGGLVQPGGSLRLSCAASGFNIKDTYIHWVRQAPGKGLEWVARIYPTNGYTRYADSVKGRFTISADTSKNTAYLQMNSLRAEDTAVYYCSRWGGDGFYAMDYWGQGTLVTVSS
@@ -11,10 +11,14 @@ EVQLVESGGGLVQPGRSLRLSCAASGFTFDDYAMHWVRQAPGKGLEWVSAITWNSGHIDYADSVEGRFTISRDNAKNSLY
 EVQLVESGGGLVQPGGSLRLSCAASGYTFTNYGMNWVRQAPGKGLEWVGWINTYTGEPTYAADFKRRFTFSLDTSKSTAYLQMNSLRAEDTAVYYCAKYPHYYGSSHWYFDVWGQGTLVTVSS
 `;
 const LONGEST_EXAMPLE = 24; // of a cell, in the name of a column without one
-const COLUMNS = ["sequence-column", "id-column"];
+const EXAMPLE_LIGHT = `DIQMTQSPSSLSASVGDRVTITCRASQDVNTAVAWYQQKPGKAPKLLIYSASFLYSGVPSRFSGSRSGTDFTLTISSLQPEDFATYYCQQHYTTPPTFGQGTKVEIK
+DIQMTQSPSSLSASVGDRVTITCRASQGIRNYLAWYQQKPGKAPKLLIYAASTLQSGVPSRFSGSGSGTDFTLTISSLQPEDVATYYCQRYNRAPYTFGQGTKVEIK
+DIQMTQSPSSLSASVGDRVTITCSASQDISNYLNWYQQKPGKAPKVLIYFTSSLHSGVPSRFSGSGSGTDFTLTISSLQPEDFATYYCQQYSTVPWTFGQGTKVEIK`;
+const COLUMNS = ["sequence-column", "id-column", "heavy-column", "light-column"];
 
 let file = null;
 let picked = false; // the picker named the columns, for this input alone
+let offered = []; // the model's heads
 
 /** Whether there is neither a file nor a text. */
 export const isEmpty = () => !file && !$("text").value.trim();
@@ -37,9 +41,26 @@ export function chooseThreshold() {
   $("threshold").disabled = !own;
 }
 
+const tickedHeads = () => [...$("heads").querySelectorAll(":checked")].map((box) => box.value);
+
+/** Whether the heads that are asked for need both chains of a record. */
+export function paired() {
+  const wanted = offered.filter(({ name }, at) => at === 0 || tickedHeads().includes(name));
+  return new Set(wanted.flatMap(({ chains }) => chains)).size > 1;
+}
+
+/** Show the names of columns that records of these heads have, and what to give. */
+function showChains() {
+  const both = paired();
+  $("sequence-column").parentElement.hidden = both;
+  for (const name of ["heavy-column", "light-column"]) $(name).parentElement.hidden = !both;
+  noteText();
+}
+
 /** A box for each head but the first, which is always shown; those that were ticked stay so. */
-export function offerHeads([first, ...others]) {
-  const ticked = [...$("heads").querySelectorAll(":checked")].map((box) => box.value);
+export function offerHeads(heads) {
+  const [first, ...others] = offered = heads;
+  const ticked = tickedHeads();
   const boxes = others.map(({ name, unit }) => {
     const box = make("input", { type: "checkbox", id: `head-${name}`, value: name });
     box.checked = ticked.includes(name);
@@ -49,10 +70,17 @@ export function offerHeads([first, ...others]) {
   $("heads").replaceChildren($("heads").firstElementChild, ...boxes);
   $("heads").dataset.first = first.name;
   $("heads").hidden = !others.length;
+  showChains();
+}
+
+/** The example with both chains, as FASTA has pairs. */
+function exampleOfPairs() {
+  const light = EXAMPLE_LIGHT.split("\n");
+  return EXAMPLE.replaceAll(/>(.*)\n(.*)\n/g, (_, id, heavy) => `>${id}|H\n${heavy}\n>${id}|L\n${light.shift()}\n`);
 }
 
 function useExample() {
-  $("text").value = EXAMPLE;
+  $("text").value = paired() ? exampleOfPairs() : EXAMPLE;
   $("text").focus();
   forgetPicked();
   noteText();
@@ -66,7 +94,7 @@ function options() {
   if ($("gaps").checked) chosen.gaps = "strip";
   if ($("assay").value === "own") chosen.threshold = Number($("threshold").value);
   else if ($("assay").value) chosen.assay = $("assay").value;
-  const others = [...$("heads").querySelectorAll(":checked")].map((box) => box.value);
+  const others = tickedHeads();
   if (others.length) chosen.heads = [$("heads").dataset.first, ...others]; // in a query the names have commas between them
   return chosen;
 }
@@ -77,18 +105,22 @@ function options() {
  */
 export function requestOf() {
   const query = options();
-  const [sequence, id] = COLUMNS.map((name) => $(name).value);
+  const both = paired();
+  const [single, id, heavy, light] = COLUMNS.map((name) => $(name).value);
+  const sequence = both ? "" : single;
   const pasted = file ? { kind: "file" } : readPasted($("text").value);
   if (pasted.kind === "lines" && !sequence && !id) {
     return { path: `v1/score?${new URLSearchParams(query)}`, type: "text/plain", body: new Blob([$("text").value]) };
   }
   if (pasted.kind === "rows") {
-    const places = placesOf(pasted, sequence, id);
+    const places = both ? placesOfPairs(pasted, heavy, light, id) : placesOf(pasted, sequence, id);
     if (!places) return { unclear: unclearRows(pasted) };
     const body = new Blob([JSON.stringify({ sequences: itemsOf(pasted, places), ...query })]);
     return { path: "v1/score", type: "application/json", body, lines: pasted.rows.map(({ line }) => line) };
   }
   if (sequence) query.sequence_column = sequence;
+  if (both && heavy) query.heavy_column = heavy;
+  if (both && light) query.light_column = light;
   if (id) query.id_column = id;
   const body = file ?? new Blob([pasted.text ?? $("text").value]);
   return { path: `v1/score?${new URLSearchParams(query)}`, type: "application/octet-stream", body };
@@ -103,8 +135,8 @@ function unclearRows({ names, rows }) {
     return `${name}: ${cell.slice(0, LONGEST_EXAMPLE)}${cell.length > LONGEST_EXAMPLE ? "..." : ""}`;
   };
   const detail = "The first row holds a sequence, so the table has no header. Its columns are shown with their first cells.";
-  const sequence = likely.length === 1 ? likely[0] : "";
-  return { detail, columns: names, labels: names.map(label), sequence, without: "none: row numbers" };
+  const [sequence, light] = paired() ? likely : [likely.length === 1 ? likely[0] : ""];
+  return { detail, columns: names, labels: names.map(label), sequence, light, without: "none: row numbers" };
 }
 
 /** What the picker shows of a problem of the service; null if there is nothing to pick. */
@@ -119,13 +151,21 @@ export function unclearProblem(problem) {
 }
 
 /** Have the user pick the columns; the next request names them. */
-export function showPicker({ detail, columns, labels, sequence, without }) {
+export function showPicker({ detail, columns, labels, sequence = "", light = "", without }) {
   const choices = () => columns.map((column, at) => new Option(labels[at], column));
+  const both = paired();
   $("picker-detail").textContent = detail;
+  $("picker-title").textContent = both ? "Which columns hold the chains?" : "Which column holds the sequences?";
+  $("picked-sequence-label").textContent = `Column of the ${both ? "heavy chains" : "sequences"}`;
+  $("picked-light").parentElement.hidden = !both;
+  $("picked-light").required = both;
+  $("picked-light").replaceChildren(new Option("choose a column", ""), ...choices());
   $("picked-sequence").replaceChildren(new Option("choose a column", ""), ...choices());
   $("picked-id").replaceChildren(new Option(without, ""), ...choices());
-  const [named, id] = COLUMNS.map((name) => $(name).value);
+  const [single, id, namedHeavy, namedLight] = COLUMNS.map((name) => $(name).value);
+  const named = both ? namedHeavy : single;
   $("picked-sequence").value = columns.includes(named) ? named : sequence;
+  $("picked-light").value = columns.includes(namedLight) ? namedLight : light;
   $("picked-id").value = columns.includes(id) ? id : "";
   $("picker").hidden = false;
   say("");
@@ -134,7 +174,9 @@ export function showPicker({ detail, columns, labels, sequence, without }) {
 
 function pick(event) {
   event.preventDefault();
-  $("sequence-column").value = $("picked-sequence").value;
+  const both = paired();
+  $(both ? "heavy-column" : "sequence-column").value = $("picked-sequence").value;
+  if (both) $("light-column").value = $("picked-light").value;
   $("id-column").value = $("picked-id").value;
   $("columns").open = true; // what is used is seen
   $("picker").hidden = true;
@@ -151,6 +193,8 @@ function forgetPicked() {
 }
 
 const usualNote = $("text-note").textContent;
+const PAIRED_NOTE = "Both chains of a record: a table has a column for each, such as \"heavy\" and \"light\" or \"VH\" and "
+  + "\"VL\", and \"id\" if there are ids; FASTA has >ID|H and >ID|L.";
 
 /** Say how the text is taken if it has no header. */
 function noteText() {
@@ -160,7 +204,7 @@ function noteText() {
     lines: named ? null : `each line is taken for a whole sequence, ${plural(pasted.count, "sequence")}`,
     rows: `each row is taken for a record, ${plural(pasted.rows?.length ?? 0, "row")}`,
   }[pasted.kind];
-  $("text-note").textContent = taken ? `No header: ${taken}.` : usualNote;
+  $("text-note").textContent = taken ? `No header: ${taken}.` : paired() ? PAIRED_NOTE : usualNote;
 }
 
 const hasFiles = (event) => event.dataTransfer?.types.includes("Files");
@@ -192,6 +236,7 @@ export function listen(refuse) {
   $("example").addEventListener("click", useExample);
   $("assay").addEventListener("change", chooseThreshold);
   $("picker").addEventListener("submit", pick);
+  $("heads").addEventListener("change", showChains);
   $("text").addEventListener("input", () => { forgetPicked(); noteText(); });
   for (const name of COLUMNS) $(name).addEventListener("input", () => { picked = false; noteText(); });
   listenToDrops(refuse);

@@ -73,10 +73,17 @@ export function placesOf({ names, rows }, sequenceName, idName) {
   return sequence < 0 || (idName && id < 0) ? null : { sequence, id };
 }
 
+/** As placesOf, of pairs: {heavy, light, id}. Nothing says which of two columns is which: both have to be named. */
+export function placesOfPairs({ names }, heavyName, lightName, idName) {
+  const [heavy, light, id] = [heavyName, lightName, idName].map((name) => names.indexOf(name));
+  return heavy < 0 || light < 0 || (idName && id < 0) ? null : { heavy, light, id };
+}
+
 /** The items of a headerless table, as JSON has them; an id that is missing is the number of its row. */
-export function itemsOf({ rows }, { sequence, id }) {
+export function itemsOf({ rows }, { id, ...chains }) {
   return rows.map(({ cells }, at) => {
     const name = cells[id] ?? "";
-    return { id: MISSING.has(name.trim().toLowerCase()) ? String(at + 1) : name, sequence: cells[sequence] ?? "" };
+    const texts = Object.entries(chains).map(([chain, place]) => [chain, cells[place] ?? ""]);
+    return { id: MISSING.has(name.trim().toLowerCase()) ? String(at + 1) : name, ...Object.fromEntries(texts) };
   });
 }

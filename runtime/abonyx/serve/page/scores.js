@@ -44,6 +44,16 @@ function columnsOf({ name, kind, unit, threshold }) {
   return [...columns, { kind: "call", title: `${name}: called`, cell: callCell }];
 }
 
+/** The sequence of a row, or both chains of a pair. */
+export const sequencesOf = ({ sequence, heavy, light }) => (sequence === undefined ? [heavy, light] : [sequence]);
+
+const chainsOf = ({ chains }) => (chains.length > 1
+  ? [
+    { kind: "sequence", title: "Heavy chain", cell: (row) => row.heavy },
+    { kind: "sequence", title: "Light chain", cell: (row) => row.light },
+  ]
+  : [{ kind: "sequence", title: "Sequence", cell: (row) => row.sequence }]);
+
 const callClass = (row) => (called(row) ? row.call.replace("-", "") : "no-call");
 
 /** The table of an answer: the first head's columns before the flag, the others' behind it. */
@@ -60,7 +70,7 @@ export function tableOf(found) {
     ...(hasCalls(found) ? usual : columnsOf(first)),
     { kind: "flag", title: "Flag", value: (row) => row.flag, descending: true, cell: flagOf },
     ...others.flatMap(columnsOf),
-    { kind: "sequence", title: "Sequence", cell: (row) => row.sequence },
+    ...chainsOf(found),
   ];
   $("call-choice").hidden = !hasCalls(found);
   $("scores").replaceChildren();
