@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 P = "p_nonspecific"
 ALL = "all"
-# What a column holds: float32; 1, 0 and None; or a word of band.CALL_WORDS and None.
-ColumnKind = Literal["float", "call", "word"]
+# What a column holds: float32; 1, 0 and None; a text and None; a number of few decimals and None; a count and None.
+ColumnKind = Literal["float", "call", "word", "number", "count"]
 
 
 @dataclass(frozen=True)

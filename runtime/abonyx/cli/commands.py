@@ -116,6 +116,12 @@ _KEEP = click.option(
     metavar="COLUMN,...|all",
     help="Columns of INPUT that go to the output as they are; of FASTA: description.",
 )
+_WITH = click.option(
+    "--with",
+    "with_columns",
+    metavar="NAME,...",
+    help="Columns beside the score, of the domain: charge, pI, length, cdr3.",
+)
 _ASSAY = click.option("--assay", help="Use the threshold that the head declares for this assay, e.g. elisa, psr.")
 _HEADS = click.option(
     "--heads",
@@ -136,6 +142,7 @@ _THRESHOLD = click.option("--threshold", type=float, help="Call p strictly above
 @_THRESHOLD
 @_HEADS
 @_KEEP
+@_WITH
 @click.option(
     "--format",
     "kind",

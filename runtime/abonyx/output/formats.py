@@ -135,7 +135,7 @@ def results_format(
         kind: Parquet holds values as float32, the others as the shortest decimal that reads back as the same float32.
         metadata: stored in Parquet's schema under keys `abonyx.KEY`; the others have no place for it.
         extra: names of the columns behind all others.
-        leading, following: the heads' columns before and behind `flag`.
+        leading, following: the heads' columns before and behind `flag`; behind it also those on request.
 
     Raises:
         ConfigError: Parquet without pyarrow, or two columns of one name.
@@ -256,7 +256,7 @@ def _parquet(
 ) -> Format:
     """Parquet keeps its index at its end, so windows are gathered as an Arrow stream; each becomes one row group."""
     pa, pq = load("Parquet", "pyarrow"), load("Parquet", "pyarrow.parquet")
-    types = {"float": pa.float32(), "call": pa.int8(), "word": pa.string()}
+    types = {"float": pa.float32(), "call": pa.int8(), "word": pa.string(), "number": pa.float32(), "count": pa.int32()}
     stored = {name: types[kind] for name, kind in kinds.items()}
     stored["embedding"] = pa.list_(pa.float32(), width)
     fields = [(name, stored.get(name, pa.string())) for name in names]

@@ -12,6 +12,7 @@ from abonyx.domain import Check, DomainRule, refuse_rule
 from abonyx.engine.providers import window_size
 from abonyx.errors import ConfigError, InputError, printable
 from abonyx.input.judged import judged
+from abonyx.output.beside import column_kinds, refuse_columns
 from abonyx.output.columns import refuse_results, result_columns
 from abonyx.ray.cluster import for_worker, load_ray, needs, worker_count
 
@@ -26,6 +27,7 @@ def score(
     workers: int | None = None,
     domain: Check = "check",
     trim: Literal["domain"] | None = None,
+    with_columns: Sequence[str] = (),
 ) -> Any:
     """The dataset with a score for each row, lazily.
 
@@ -49,6 +51,7 @@ def score(
         domain: "check" flags rows that the head was not trained on, "require" rejects them, "off" does not look.
         trim: "domain" scores the variable domain inside a longer sequence; the column domain names its residues,
             FIRST-LAST from 1, "" = all.
+        with_columns: of "charge", "pI", "length" and "cdr3", of the variable domain: docs/files.md.
 
     Returns:
         A ray.data.Dataset with the columns of `dataset` and p_nonspecific (float32), nonspecific, call, flag, domain
@@ -66,6 +69,7 @@ def score(
     if workers is not None and workers < 1:
         raise ConfigError(f"workers is {workers}", "Give 1 or more, or None for as many as there is room for.")
     refuse_rule(domain, trim)
+    beside = refuse_columns(with_columns, domain)
     config = for_worker(config or RuntimeConfig())
     if config.pooling == "upstream-batch":
         fix = "Score files with `abonyx score --ray`, or use pooling residues."
@@ -77,7 +81,7 @@ def score(
     rule = DomainRule(domain, trim is not None, bundle.manifest.head.domain_chains)
     return dataset.map_batches(
         Scorer,
-        fn_constructor_args=(config, bundle.sha256, chosen, sequence_column, rule),
+        fn_constructor_args=(config, bundle.sha256, chosen, sequence_column, rule, beside),
         batch_format="pyarrow",
         batch_size=window_size(config),
         compute=data.ActorPoolStrategy(min_size=1, max_size=workers or worker_count(config)),
@@ -89,12 +93,18 @@ class Scorer:
     """The actor of score()."""
 
     def __init__(
-        self, config: RuntimeConfig, bundle_sha256: str, heads: ChosenHeads, column: str, rule: DomainRule
+        self,
+        config: RuntimeConfig,
+        bundle_sha256: str,
+        heads: ChosenHeads,
+        column: str,
+        rule: DomainRule,
+        with_columns: tuple[str, ...] = (),
     ) -> None:
         from abonyx.ray.worker import open_checked
 
         self._model = open_checked(config, bundle_sha256)
-        self._heads, self._column, self._rule = heads, column, rule
+        self._heads, self._column, self._rule, self._beside = heads, column, rule, with_columns
 
     def __call__(self, table: Any) -> Any:
         """A pyarrow.Table with the columns added."""
@@ -105,11 +115,12 @@ class Scorer:
             raise InputError(
                 f"the dataset has no column {printable(self._column)!r}; columns: {names}", "Give sequence_column."
             )
-        refuse_results(names, "the dataset", self._rule.trim, self._heads)
+        refuse_results(names, "the dataset", self._rule.trim, self._heads, self._beside)
         rows = judged(table.column(self._column).to_pylist(), self._rule, self._model.limit)
         wanted = [row.part.sequence for row in rows if row.rejected is None]
         scores = self._model.score(wanted, self._heads.names)
-        stored = {"float": pa.float32(), "call": pa.int8(), "word": pa.string(), None: pa.string()}
-        for name, cells in result_columns(rows, scores, self._heads, self._rule.trim).items():
-            table = table.append_column(name, pa.array(cells, stored[self._heads.kinds.get(name)]))
+        stored = {"float": pa.float32(), "call": pa.int8(), "number": pa.float32(), "count": pa.int32()}
+        kinds = self._heads.kinds | column_kinds(self._beside)
+        for name, cells in result_columns(rows, scores, self._heads, self._rule.trim, self._beside).items():
+            table = table.append_column(name, pa.array(cells, stored.get(kinds.get(name, "word"), pa.string())))
         return table

@@ -19,6 +19,7 @@ from abonyx.domain import Check, refuse_rule
 from abonyx.errors import ConfigError
 from abonyx.input.cells import NO_CELLS, RejectedRecord
 from abonyx.input.sequences import Gaps
+from abonyx.output.beside import column_cells
 from abonyx.output.kinds import ScoreKind, score_kind
 from abonyx.run.opening import ChosenModel, chosen_model
 from abonyx.run.progress import Bar
@@ -48,6 +49,7 @@ class ScoreRow(NamedTuple):
         kept: name -> text of the columns that were to be kept.
         heads: the columns of other heads, and of a linear first one, by name: float32's values, and calls as
             nonspecific and call have them.
+        added: the columns that `with_columns` names, by name.
     """
 
     id: str
@@ -59,6 +61,7 @@ class ScoreRow(NamedTuple):
     domain: str = ""
     kept: Mapping[str, str] = NO_CELLS
     heads: Mapping[str, float | int | str | None] = MappingProxyType({})
+    added: Mapping[str, float | int | str | None] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,7 @@ def score_file(
     sheet: str | None = None,
     gaps: Gaps = "refuse",
     keep: Sequence[str] | Literal["all"] = (),
+    with_columns: Sequence[str] = (),
     skip_invalid: bool = False,
     domain: Check = "check",
     trim: Literal["domain"] | None = None,
@@ -129,6 +133,7 @@ def score_file(
         sheet: of an Excel workbook.
         gaps: "strip" takes `-`, `.` and a final `*` out of the sequences.
         keep: columns of the input that go to the output, or to the rows' `kept`, as they are; of FASTA ["description"].
+        with_columns: of "charge", "pI", "length" and "cdr3", of the variable domain: docs/files.md.
         skip_invalid: score the rest if records cannot be scored; they are in `problems`, and with an output in
             OUTPUT.rejected.csv.
         domain: "check" flags records that the head was not trained on, "require" rejects them, "off" does not look.
@@ -160,6 +165,7 @@ def score_file(
             gaps=gaps,
             sheet=sheet,
             keep=(keep,) if isinstance(keep, str) else tuple(keep),
+            with_columns=with_columns,
         )
         wanted = choose_heads(run.bundle, heads, assay, threshold)
         if target is None:
@@ -190,12 +196,18 @@ def _in_memory(
         [dict(zip(checked.kept, cells, strict=True)) for cells in zip(*checked.kept.values(), strict=True)]
         if checked.kept
         else [NO_CELLS] * len(judgements),
-        [dict(zip(scores, row, strict=True)) for row in zip(*scores.values(), strict=True)]
-        if scores
-        else [MappingProxyType({})] * len(judgements),
+        _by_row(scores, len(judgements)),
+        _by_row(column_cells(run.with_columns, checked.sequences, judgements), len(judgements)),
     ]
     rows = [ScoreRow(*row) for row in zip(*columns, strict=True)]
     return _summary(checked, None, heads.rule, 0, summary.notes, rows)
+
+
+def _by_row(columns: Mapping[str, Sequence[Any]], count: int) -> list[Mapping[str, Any]]:
+    """Columns of as many cells by name, as a mapping a row."""
+    if not columns:
+        return [MappingProxyType({})] * count
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def _summary(

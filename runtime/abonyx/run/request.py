@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -18,6 +18,7 @@ from abonyx.errors import ConfigError, first_line
 from abonyx.input.checked import Input, read_input
 from abonyx.input.labels import LabelKind
 from abonyx.input.sequences import Gaps
+from abonyx.output.beside import refuse_columns
 from abonyx.output.files import check_output, ids_path, partial_paths, rejected_path
 from abonyx.output.journal import journal_path
 from abonyx.wording import option
@@ -33,6 +34,7 @@ class RunRequest:
         check: what happens to records that the head was not trained on; see domain.DomainRule.
         trim: score the variable domain inside a longer record.
         gaps: what happens to gaps and a final stop.
+        with_columns: what stands beside a score; see output.beside.
     """
 
     config: RuntimeConfig
@@ -45,6 +47,7 @@ class RunRequest:
     trim: bool = False
     gaps: Gaps = "refuse"
     keep: tuple[str, ...] = ()
+    with_columns: tuple[str, ...] = ()
 
     @property
     def rule(self) -> DomainRule:
@@ -125,6 +128,7 @@ def prepare(
     gaps: Gaps = "refuse",
     sheet: str | None = None,
     keep: tuple[str, ...] = (),
+    with_columns: Sequence[str] | None = None,
 ) -> RunRequest:
     """Load the config, and the manifest of the bundle that it names; nothing is hashed or opened.
 
@@ -133,16 +137,18 @@ def prepare(
         bundle: the one that the config names, if the caller has it open.
         config_file: a TOML file.
         flags: fields of the config that override file and environment; None values are not set.
-        id_column, sequence_column, sheet, skip, check, trim, gaps, keep: as RunRequest has them.
+        id_column, sequence_column, sheet, skip, check, trim, gaps, keep, with_columns: as RunRequest has them.
 
     Raises:
-        ConfigError, BundleError: see load_config, open_bundle, Bundle.variant and refuse_rule; or unknown gaps.
+        ConfigError, BundleError: see load_config, open_bundle, Bundle.variant, refuse_rule and refuse_columns; or
+            unknown gaps.
     """
     refuse_rule(check, "domain" if trim else None)
     if gaps not in get_args(Gaps):
         known = ", ".join(map(repr, get_args(Gaps)))
         raise ConfigError(f"{option('gaps')} is {first_line(repr(gaps))}", f"Give one of {known}.")
+    columns = refuse_columns(with_columns, check)
     config = config or load_config(config_file, flags=flags)
     bundle = bundle or open_bundle(config.bundle)
     bundle.variant(config.provider, config.variant)
-    return RunRequest(config, bundle, skip, id_column, sequence_column, sheet, check, trim, gaps, keep)
+    return RunRequest(config, bundle, skip, id_column, sequence_column, sheet, check, trim, gaps, keep, columns)

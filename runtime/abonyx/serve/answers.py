@@ -59,11 +59,13 @@ class ScoreRequest(EmbedRequest, frozen=True, kw_only=True):
         gaps: strip takes out gaps (- and .) and a final *, refuse makes a bad record of one that has them.
         heads: names of the model's heads whose values are wanted, or "all"; null = the first. assay and threshold are
             the first head's.
+        with: columns beside the score, of the domain: charge, pI, length, cdr3; null = none. Not with domain off.
     """
 
     assay: str | None = None
     threshold: float | None = None
     heads: Literal["all"] | list[str] | None = None
+    with_columns: list[str] | None = msgspec.field(name="with", default=None)
 
 
 class ModelName(_Out, frozen=True, kw_only=True):
@@ -114,6 +116,7 @@ class Score(_Out, frozen=True, kw_only=True):
         domain: with trim alone: the residues that were scored, FIRST-LAST from 1; "" = no domain to trim to.
         heads: the other heads and a linear first one, if any was wanted: NAME_p, NAME_nonspecific (1, 0 or null) and
             NAME_call, or NAME_value.
+        added: the columns that `with` names, by name; null for a record without a single domain.
     """
 
     id: str
@@ -124,6 +127,7 @@ class Score(_Out, frozen=True, kw_only=True):
     flag: str
     domain: str | msgspec.UnsetType = msgspec.UNSET
     heads: dict[str, float | str | None] | msgspec.UnsetType = msgspec.UNSET
+    added: dict[str, float | int | str | None] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ScoreAnswer(_Out, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ from abonyx.bundle.manifest import HeadSpec
 from abonyx.bundle.threshold import CALL, CALLED, CallRule, own_rule
 from abonyx.input.checked import Input
 from abonyx.input.records import RejectedRecord
+from abonyx.output.beside import column_cells
 from abonyx.serve.answers import (
     EmbedAnswer,
     Embedding,
@@ -105,7 +106,11 @@ def score_answer(
     others = [dict(zip(cells, row, strict=True)) for row in zip(*cells.values(), strict=True)] if cells else []
     places = records.places if asked.trim else [msgspec.UNSET] * len(judgements)
     more: list[dict[str, float | str | None] | msgspec.UnsetType] = [*others] or [msgspec.UNSET] * len(judgements)
-    rows = zip(records.ids, records.shown, p, numbers, words, judgements, places, more, strict=True)
+    added = column_cells(asked.with_columns or (), records.sequences, judgements)
+    beside: list[dict[str, float | int | str | None] | msgspec.UnsetType] = [
+        *(dict(zip(added, row, strict=True)) for row in zip(*added.values(), strict=True))
+    ] or [msgspec.UNSET] * len(judgements)
+    rows = zip(records.ids, records.shown, p, numbers, words, judgements, places, more, beside, strict=True)
     return ScoreAnswer(
         model=model_name(model),
         threshold=None if rule is None else rule.threshold,
@@ -125,8 +130,9 @@ def score_answer(
                 flag=judgement.text,
                 domain=place,
                 heads=of_heads,
+                added=of_domain,
             )
-            for id_, sequence, value, number, word, judgement, place, of_heads in rows
+            for id_, sequence, value, number, word, judgement, place, of_heads, of_domain in rows
         ],
         rejected=rejected(records.rejected),
     )

@@ -759,6 +759,8 @@ def test_a_dataset_gets_a_score_or_a_reason_for_each_row(two_workers: None, sequ
         score(dataset, trim=True)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="trim domain with domain off"):
         score(dataset, domain="off", trim="domain")
+    with pytest.raises(ConfigError, match="with_columns: no column 'x'"):
+        score(dataset, with_columns=["x"])
 
 
 @pytest.mark.parametrize(
@@ -793,14 +795,18 @@ def test_a_trimmed_dataset_names_the_residues_that_were_scored(sequences: list[s
         choose_heads(bundle, None, threshold=0.5),
         "vh",
         DomainRule("require", True),
+        ("length", "cdr3"),
     )
     try:
-        found = scorer(pa.table({"vh": [f"M{whole}HHHHHH", whole, whole[30:]]})).to_pydict()
+        table = scorer(pa.table({"vh": [f"M{whole}HHHHHH", whole, whole[30:]]}))
+        assert str(table.schema.field("length").type) == "int32"
+        found = table.to_pydict()
     finally:
         scorer._model.close()
     assert found["domain"] == [f"2-{len(whole) + 1}", f"1-{len(whole)}", None]
     assert found["flag"] == ["", "", None]
     assert found["rejected"] == [None, None, "fragment"]
+    assert (found["length"], found["cdr3"]) == ([len(whole)] * 2 + [None], ["AKVSYLSTASSLDY"] * 2 + [None])
     assert found["vh"][0] == f"M{whole}HHHHHH"
     assert found["p_nonspecific"][0] == pytest.approx(found["p_nonspecific"][1], abs=BATCH_NEIGHBOURS)
     assert found["nonspecific"][0] in (0, 1) and found["nonspecific"][2] is None
