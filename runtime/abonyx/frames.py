@@ -42,6 +42,7 @@ def score_frame(
     threshold: float | None = None,
     assay: str | None = None,
     heads: Sequence[str] | str | None = None,
+    panel: str | None = None,
     gaps: Gaps = "refuse",
     domain: Check = "check",
     trim: Literal["domain"] | None = None,
@@ -54,9 +55,11 @@ def score_frame(
     - p_nonspecific: float32;
     - nonspecific: 1 or 0, 8 bits; null for a row with a flag and no call;
     - call: "specific", "non-specific", or, if the head has stored quantiles, "uncertain"; null as in nonspecific;
+    - percentile: interval of the share of the panel that scores lower, in percent, "FIRST-LAST": docs/percentile.md;
+      null as in nonspecific, or without a panel;
     - flag: why the score should not be trusted, "" = nothing is wrong;
     - domain, with trim: the residues that were scored, FIRST-LAST from 1, "" = no domain to trim to;
-    - NAME_p, NAME_nonspecific and NAME_call, or NAME_value, of each other head that `heads` names;
+    - NAME_p, NAME_nonspecific and NAME_call, or NAME_value, and NAME_percentile, of each other head that `heads` names;
     - charge (32 bits), pI (32 bits), length (32 bits) and cdr3, those that `with_columns` names;
     - rejected: why the row has no score; null if it has one. The other new columns are null then.
 
@@ -72,6 +75,7 @@ def score_frame(
             default.
         assay: use the threshold that the head declares for it.
         heads: names of the bundle's heads, or "all"; None = the first. threshold and assay are the first head's.
+        panel: whose percentiles are given; None = the bundle's first.
         gaps: "strip" takes `-`, `.` and a final `*` out of the sequences.
         domain: "check" flags rows that the head was not trained on, "require" rejects them, "off" does not look.
         trim: "domain" scores the variable domain inside a longer sequence.
@@ -96,7 +100,7 @@ def score_frame(
             gaps=gaps,
             with_columns=with_columns,
         )
-        wanted = choose_heads(run.bundle, heads, assay, threshold)
+        wanted = choose_heads(run.bundle, heads, assay, threshold, config=run.config, panel=panel)
         refuse_results(table.columns, _WHERE, run.trim, wanted, run.with_columns)
         longest = SequenceLimit.of(run.bundle.manifest, run.config)
         rows = judged(values, run.rule, longest, gaps=gaps, in_children=True)

@@ -17,6 +17,7 @@ import numpy as np
 from abonyx import cache
 from abonyx.bundle import Golden, check_files
 from abonyx.bundle.manifest import HeadTraining, Manifest
+from abonyx.bundle.panel import Panel, kept_panels, panel_file
 from abonyx.bundle.threshold import own_rule
 from abonyx.errors import ConfigError
 from abonyx.output.directory import staged
@@ -120,7 +121,15 @@ def _needed_files(request: FitRequest) -> list[str]:
     """What the new bundle is made of: the kept variants, and what is beside them; heads that are not kept have none."""
     bundle = request.run.bundle
     dropped = [] if request.add else [name for head in bundle.manifest.heads for name in card_files(bundle, head.name)]
+    kept = [panel.name for panel in _kept_panels(request)]
+    dropped += [panel_file(panel.name) for panel in bundle.manifest.panels if panel.name not in kept]
     return files_beside(bundle, request.kept, dropped)
+
+
+def _kept_panels(request: FitRequest) -> list[Panel]:
+    """The parent's panels, with the scores of its heads if these stay; a new head's scores are not in any panel."""
+    parent = request.run.bundle.manifest
+    return kept_panels(parent.panels, [head.name for head in parent.heads] if request.add else [], request.kept)
 
 
 def _build(
@@ -147,6 +156,7 @@ def _build(
         name=request.name or "",
         notice=request.notice,
         fix=_FIX,
+        panels=_kept_panels(request),
     )
     return assemble(made, staging, report)
 

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 import msgspec
 
 from abonyx.bundle.band import CallBand
+from abonyx.bundle.panel import Panel, are_sound
 from abonyx.bundle.tolerances import LIMITS, LOGIT_PER_P, Limits
 from abonyx.errors import BundleError, first_line
 
@@ -411,7 +412,8 @@ class FileEntry(_Struct, frozen=True, kw_only=True):
     size_bytes: int
 
 
-class Manifest(_Struct, frozen=True, kw_only=True):
+# omit_defaults: a bundle without panels does not mention them.
+class Manifest(_Struct, frozen=True, kw_only=True, omit_defaults=True):
     """All of manifest.json.
 
     Attributes:
@@ -423,6 +425,7 @@ class Manifest(_Struct, frozen=True, kw_only=True):
         default_variant: provider -> variant.
         golden_source: what the golden set was made from.
         files: path in the bundle -> entry, for every file but the manifest.
+        panels: whose percentiles scores are given in; the first is the default.
     """
 
     schema_version: int
@@ -441,6 +444,7 @@ class Manifest(_Struct, frozen=True, kw_only=True):
     golden_source: str
     packages: dict[str, str]
     files: dict[str, FileEntry]
+    panels: list[Panel] = []
 
     @property
     def head(self) -> HeadSpec:
@@ -589,8 +593,14 @@ def _check_values(manifest: Manifest, path: Path) -> None:
         "head training scores": not all(_are_counts(head.training) for head in heads),
         "head training band": not all(map(_has_band, heads)),
         "head calibration": not all(map(_is_calibrated, heads)),
+        "panels": not are_sound(manifest.panels, names, manifest.variants, manifest.files),
         "variant precision": not all(variant.precision in LIMITS for variant in variants),
     }
+    other = next((panel for panel in manifest.panels if panel.encoder_sha256 != manifest.encoder.weights_sha256), None)
+    if other is not None:
+        found = f"sha256 {other.encoder_sha256}; this bundle's is {manifest.encoder.weights_sha256}"
+        what = f"{path}: panel {other.name} was scored with another encoder, {found}"
+        raise BundleError(what, "Add the panel to this bundle with `abonyx reference`.")
     wrong = [name for name, fault in faults.items() if fault]
     if wrong:
         raise BundleError(f"{path}: {', '.join(wrong)}: not what an export writes", "Export the bundle again.")

@@ -18,6 +18,7 @@ from abonyx.output.files import failing_as
 if TYPE_CHECKING:
     from abonyx.bundle import Bundle
     from abonyx.bundle.manifest import Calibration, HeadSpec, HeadTraining, Manifest, Parity, Variant
+    from abonyx.bundle.panel import Panel
     from abonyx.cli.doctor import Report
     from abonyx.first_open import EngineUse
     from abonyx.run.verification import Verification
@@ -247,6 +248,7 @@ def _print_bundle(bundle: Bundle) -> None:
             ("cross-validation", training and f"{training.folds} folds, {training.seeds} seeds"),
             *_card_rows(bundle),
             ("uncertain calls", band and f"p from {band.low:.4g} to {band.high:.4g}, confidence {band.confidence:g}"),
+            *(("panel", _panel(panel)) for panel in manifest.panels),
             ("golden rows", manifest.golden_source),
             ("made with", manifest.packages),
         ]
@@ -273,6 +275,12 @@ def _print_bundle(bundle: Bundle) -> None:
         ],
     )
     _print_text("From the manifest; `abonyx verify` checks the files against it.")
+
+
+def _panel(panel: Panel) -> str:
+    """What a panel is, and what it can be compared with."""
+    rules = dict.fromkeys(f"{each.variant} with {each.pooling}" for each in panel.scores)
+    return f"{panel.name}: {panel.rows} rows of {panel.source}; scores by {', '.join(rules)}"
 
 
 def _card_rows(bundle: Bundle) -> list[tuple[str, object]]:

@@ -12,6 +12,7 @@ import click
 
 from abonyx import __version__
 from abonyx.cli import bundle as cli_bundle
+from abonyx.cli import reference as cli_reference
 from abonyx.cli import serve as cli_serve
 from abonyx.cli.options import PATH, PATH_OR_DASH, names_of, prepare, run_options
 from abonyx.cli.table import TABLE_ROWS, FirstRows
@@ -76,7 +77,7 @@ def cli(debug: bool) -> None:
     """Score antibody sequences for non-specificity (polyreactivity), without PyTorch."""
 
 
-for _command in (cli_bundle.doctor, cli_bundle.verify, cli_bundle.inspect, cli_serve.serve):
+for _command in (cli_bundle.doctor, cli_bundle.verify, cli_bundle.inspect, cli_serve.serve, cli_reference.reference):
     cli.add_command(_command)
 
 
@@ -128,6 +129,7 @@ _HEADS = click.option(
     metavar="NAME,...|all",
     help="Heads of the bundle, each with columns of its own.  [default: the first]",
 )
+_PANEL = click.option("--panel", metavar="NAME", help="Panel of the percentiles.  [default: the bundle's first]")
 _THRESHOLD = click.option("--threshold", type=float, help="Call p strictly above this non-specific.")
 
 
@@ -141,6 +143,7 @@ _THRESHOLD = click.option("--threshold", type=float, help="Call p strictly above
 @_ASSAY
 @_THRESHOLD
 @_HEADS
+@_PANEL
 @_KEEP
 @_WITH
 @click.option(
@@ -160,6 +163,7 @@ def score(
     assay: str | None,
     threshold: float | None,
     heads: str | None,
+    panel: str | None,
     kind: Any,
     table: bool,
     ray: str | None,
@@ -174,17 +178,18 @@ def score(
     from abonyx.run.resumed import score_run
     from abonyx.run.scorer import DirectoryRequest
 
+    names = names_of("heads", heads)
     if ray is not None or _is_directory_run(sources, output):
         run = prepare(options)
         _check_directory_run(sources, output, table)
         kind = kind or ("csv" if ray is None else "parquet")
-        wanted = choose_heads(run.bundle, names_of("heads", heads), assay, threshold)
+        wanted = choose_heads(run.bundle, names, assay, threshold, config=run.config, panel=panel)
         _score_directory(DirectoryRequest(run, output.absolute(), kind, wanted), sources, ray, restart)
         return
     target = _target(output)
     chosen = score_kind(target, kind)
     run, checked = _prepare(sources[0], target, options)
-    wanted = choose_heads(run.bundle, names_of("heads", heads), assay, threshold)
+    wanted = choose_heads(run.bundle, names, assay, threshold, config=run.config, panel=panel)
     first = FirstRows(len(checked.ids), wanted) if table else None
     file_run = score_run(run, checked, target, chosen, wanted, first.add if first else None)
     if run.check == "off":

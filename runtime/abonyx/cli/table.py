@@ -57,9 +57,22 @@ class FirstRows:
 
 
 def _titles(head: ChosenHead) -> dict[str, str]:
-    """A head's columns that are shown -> their titles. Calls are shown in words alone."""
-    rule = head.rule
-    titles = {name: name for name, kind in head.kinds.items() if kind != "call"}
-    if rule is not None and rule.band is None:
-        titles |= {name: f"> {rule.threshold:g}" for name, kind in head.kinds.items() if kind == "word"}
+    """A head's columns that are shown -> their titles: what it is called first, then the number it rests on.
+
+    Calls are shown in words alone. The columns of another head than the first are called by its name.
+    """
+    from abonyx.bundle.panel import PERCENTILE  # loads numpy
+
+    rule, panel, of = head.rule, head.panel, "" if head.first else f"{head.spec.name} "
+    kinds = {name: kind for name, kind in head.kinds.items() if kind != "call"}
+    titles: dict[str, str] = {}
+    for name in sorted(kinds, key=lambda name: (kinds[name] == "float", not name.endswith(PERCENTILE))):
+        titles[name] = name
+        if name.endswith(PERCENTILE):
+            if panel is None:
+                del titles[name]  # an empty column
+            else:
+                titles[name] = f"{of}% of {panel.name}"
+        elif kinds[name] == "word" and rule is not None and rule.band is None:
+            titles[name] = f"{of}> {rule.threshold:g}"
     return titles

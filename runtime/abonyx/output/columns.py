@@ -8,6 +8,7 @@ import numpy as np
 
 from abonyx.arrays import Float32Array
 from abonyx.bundle.chosen import ChosenHeads, P
+from abonyx.bundle.panel import PERCENTILE
 from abonyx.bundle.threshold import CALL, CALLED
 from abonyx.errors import InputError
 from abonyx.input.judged import JudgedValue
@@ -32,7 +33,17 @@ def refuse_results(
     Raises:
         InputError: names those columns.
     """
-    if there := {P, CALLED, CALL, *heads.kinds, *with_columns, FLAG, REASON, *([PLACE] if trim else [])} & set(names):
+    if there := {
+        P,
+        CALLED,
+        CALL,
+        PERCENTILE,
+        *heads.kinds,
+        *with_columns,
+        FLAG,
+        REASON,
+        *([PLACE] if trim else []),
+    } & set(names):
         raise InputError(f"{where} has columns {sorted(there)} already", "Rename or drop them.")
 
 
@@ -53,7 +64,7 @@ def result_columns(
         with_columns: those on request, as column_cells has them.
     """
     parts = [row.part for row in rows if row.rejected is None]
-    cells = heads.cells(values, [part.judgement.trusted for part in parts])
+    cells = heads.cells(values, [part.judgement.trusted for part in parts], [part.sequence for part in parts])
     of_heads = {name: column.tolist() if isinstance(column, np.ndarray) else column for name, column in cells.items()}
     scored: dict[str, Sequence[float | int | str | None]] = {name: of_heads[name] for name in heads.leading}
     scored[FLAG] = [part.judgement.text for part in parts]

@@ -15,6 +15,7 @@ import numpy as np
 
 from abonyx.arrays import shortest_decimal
 from abonyx.bundle.chosen import P
+from abonyx.bundle.panel import PERCENTILE
 from abonyx.bundle.threshold import CALL, CALLED
 from abonyx.errors import ConfigError, printable
 from abonyx.extras import load
@@ -38,7 +39,7 @@ Cells = Any
 
 _NO_COLUMNS: Mapping[str, ColumnKind] = {}
 # Of a file with the first head's scores alone.
-_SCORES: Mapping[str, ColumnKind] = {P: "float", CALLED: "call", CALL: "word"}
+_SCORES: Mapping[str, ColumnKind] = {P: "float", CALLED: "call", CALL: "word", PERCENTILE: "word"}
 # With --trim domain: which residues of the record were scored, FIRST-LAST from 1; empty = no domain to trim to.
 PLACE_COLUMN = "domain"
 # What a TSV file, which knows no quotes across lines, cannot hold in a cell.
@@ -72,6 +73,7 @@ def score_columns(
     call: Sequence[str | None],
     flags: Sequence[str],
     extra: Sequence[Sequence[str]] = (),
+    percentile: Sequence[str | None] | None = None,
 ) -> Columns:
     """A window of k scores.
 
@@ -81,8 +83,11 @@ def score_columns(
         call: a word of band.CALL_WORDS, None as in `nonspecific`.
         flags: why a score should not be trusted, "" = nothing is wrong.
         extra: the columns that results_format has besides, of k cells each.
+        percentile: intervals, None as in `nonspecific`; None = no panel.
     """
-    return value_columns(ids, sequences, {P: p, CALLED: nonspecific, CALL: call}, flags, {}, extra)
+    percentiles = [None] * len(ids) if percentile is None else percentile
+    leading = {P: p, CALLED: nonspecific, CALL: call, PERCENTILE: percentiles}
+    return value_columns(ids, sequences, leading, flags, {}, extra)
 
 
 def value_columns(

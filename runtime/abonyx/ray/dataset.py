@@ -23,6 +23,7 @@ def score(
     *,
     threshold: float | None = None,
     heads: Sequence[str] | str | None = None,
+    panel: str | None = None,
     sequence_column: str = "sequence",
     workers: int | None = None,
     domain: Check = "check",
@@ -44,7 +45,8 @@ def score(
             column nonspecific, of no head, and call, with "uncertain" as third value, only of a head that has stored
             quantiles. Other heads' calls are by their own thresholds and quantiles.
         heads: names of the bundle's heads, or "all"; None = the first. Others have NAME_p, NAME_nonspecific and
-            NAME_call, or NAME_value, behind flag.
+            NAME_call, or NAME_value, and NAME_percentile, behind flag.
+        panel: whose percentiles are given; None = the bundle's first.
         sequence_column: the column of sequences.
         workers: most workers; None = as many as the cluster's nodes have room for. Each is one actor with one session,
             and, on cuda, one card. Reading needs a CPU too.
@@ -54,8 +56,8 @@ def score(
         with_columns: of "charge", "pI", "length" and "cdr3", of the variable domain: docs/files.md.
 
     Returns:
-        A ray.data.Dataset with the columns of `dataset` and p_nonspecific (float32), nonspecific, call, flag, domain
-        (if trimmed) and rejected (strings).
+        A ray.data.Dataset with the columns of `dataset` and p_nonspecific (float32), nonspecific, call, percentile,
+        flag, domain (if trimmed) and rejected (strings).
         Scores are those of Session.score within tolerances.BATCH_NEIGHBOURS (float32): batches differ.
 
     Raises:
@@ -76,7 +78,7 @@ def score(
         raise ConfigError("config: pooling is 'upstream-batch', which needs the rows of a whole file in order", fix)
     bundle = open_bundle(config.bundle)
     bundle.variant(config.provider, config.variant)
-    chosen = choose_heads(bundle, heads, None, threshold)
+    chosen = choose_heads(bundle, heads, None, threshold, config=config, panel=panel)
     chosen = chosen if threshold is not None else chosen.without_numbers()
     rule = DomainRule(domain, trim is not None, bundle.manifest.head.domain_chains)
     return dataset.map_batches(

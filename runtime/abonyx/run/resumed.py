@@ -75,7 +75,9 @@ def score_run(
     def columns(start: int, stop: int, values: Float32Array) -> Columns:
         window = slice(start, stop)
         judgements = records.judgements[window]
-        found: dict[str, Any] = heads.cells(values, [judgement.trusted for judgement in judgements])
+        found: dict[str, Any] = heads.cells(
+            values, [judgement.trusted for judgement in judgements], records.sequences[window]
+        )
         flags = [judgement.text for judgement in judgements]
         if seen:
             seen(records.ids[window], found, flags)

@@ -86,7 +86,9 @@ def _add_scoring(app: FastAPI, service: Service) -> None:
         model = service.scheduler.model()
         checked, asked, until = await service.checked(request, model, answers.ScoreRequest, query)
         refuse_columns(asked.with_columns, asked.domain)
-        heads = choose_heads(model.bundle, asked.heads, asked.assay, asked.threshold)
+        heads = choose_heads(
+            model.bundle, asked.heads, asked.assay, asked.threshold, config=model.config, panel=asked.panel
+        )
         waiting = Waiting(service, request, model, checked, heads.names, until)
 
         def answer() -> bytes:

@@ -55,6 +55,7 @@ class FileScoreQuery(FileQuery):
     assay: str | None = None
     threshold: float | None = None
     heads: str | None = None
+    panel: str | None = None
     with_columns: str | None = Field(None, alias="with")
 
     def asked(self) -> dict[str, Any]:

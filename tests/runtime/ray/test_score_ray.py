@@ -734,7 +734,16 @@ def test_a_dataset_gets_a_score_or_a_reason_for_each_row(two_workers: None, sequ
     given: list[Any] = [*sequences, "EVQLB", None, "", "evql vesggg"]
     dataset = ray.data.from_items([{"id": at, "sequence": each} for at, each in enumerate(given)])
     found = sorted(score(dataset, threshold=0.5).take_all(), key=lambda row: row["id"])
-    assert list(found[0]) == ["id", "sequence", "p_nonspecific", "nonspecific", "call", "flag", "rejected"]
+    assert list(found[0]) == [
+        "id",
+        "sequence",
+        "p_nonspecific",
+        "nonspecific",
+        "call",
+        "percentile",
+        "flag",
+        "rejected",
+    ]
     assert [row["sequence"] for row in found] == given
     with abonyx.open_session() as session:
         expected = session.score([*sequences, given[-1]])
@@ -819,11 +828,11 @@ def test_a_dataset_without_a_threshold_and_one_that_does_not_fit() -> None:
     scorer = Scorer(abonyx.RuntimeConfig(), bundle.sha256, USUAL.without_numbers(), "vh", DomainRule())
     try:
         found = scorer(pa.table({"vh": ["EVQLVESGGG", "1"]}))
-        assert found.column_names == ["vh", "p_nonspecific", "flag", "rejected"]
+        assert found.column_names == ["vh", "p_nonspecific", "percentile", "flag", "rejected"]
         assert found.column("p_nonspecific").null_count == 1
         with pytest.raises(InputError, match=r"no column 'vh'; columns: \['sequence'\]"):
             scorer(pa.table({"sequence": ["EVQL"]}))
-        with pytest.raises(InputError, match=r"columns \['flag', 'p_nonspecific', 'rejected'\] already"):
+        with pytest.raises(InputError, match=r"columns \['flag', 'p_nonspecific', 'percentile', 'rejected'\] already"):
             scorer(found)
     finally:
         scorer._model.close()

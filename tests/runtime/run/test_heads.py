@@ -23,10 +23,11 @@ from ..several import KINDS, expected_values, make_several
 # Not the order that they are asked for in.
 ORDER = ("nonspecificity", "elisa", "hic", "psr", "ac-sins")
 ALL_COLUMNS = [
-    *("id", "sequence", "p_nonspecific", "nonspecific", "call", "flag", "elisa_p", "elisa_nonspecific", "elisa_call"),
-    *("hic_value", "psr_p", "psr_nonspecific", "psr_call", "ac-sins_value"),
+    *("id", "sequence", "p_nonspecific", "nonspecific", "call", "percentile", "flag"),
+    *("elisa_p", "elisa_nonspecific", "elisa_call", "elisa_percentile", "hic_value", "hic_percentile"),
+    *("psr_p", "psr_nonspecific", "psr_call", "psr_percentile", "ac-sins_value", "ac-sins_percentile"),
 ]
-USUAL = ALL_COLUMNS[:6]
+USUAL = ALL_COLUMNS[:7]
 Expected = dict[str, Any]
 
 
@@ -74,8 +75,8 @@ def test_the_heads_tell_themselves_apart(expected: Expected) -> None:
     ("heads", "columns"),
     [
         ("all", ALL_COLUMNS),
-        ("psr,nonspecificity,hic", [*USUAL, "psr_p", "psr_nonspecific", "psr_call", "hic_value"]),
-        ("hic,elisa", ["id", "sequence", "flag", "hic_value", "elisa_p", "elisa_nonspecific", "elisa_call"]),
+        ("psr,nonspecificity,hic", [*USUAL, *ALL_COLUMNS[13:17], *ALL_COLUMNS[11:13]]),
+        ("hic,elisa", ["id", "sequence", "flag", *ALL_COLUMNS[11:13], *ALL_COLUMNS[7:11]]),
     ],
 )
 def test_files(
@@ -119,8 +120,12 @@ def test_trim_and_kept_columns_come_last(run: Any, several: Path, tmp_path: Path
     done = run("score", EXAMPLES, "-o", out, "--bundle", several, *options)
     assert done.code == 0, done.err
     header = out.read_text().splitlines()[0].split(",")
-    assert header[:8] == [*USUAL, "hic_value", "domain"]
+    assert header[:10] == [*USUAL, "hic_value", "hic_percentile", "domain"]
     assert "hic_value" in done.err and "> 0.5" in done.err
+    both = run("score", EXAMPLES, "-o", out, "--bundle", several, "--heads", "nonspecificity,psr", "--table")
+    assert "psr > 0.5" in both.err and both.err.count("> 0.5") == 2
+    words = "heads nonspecificity, psr; nonspecificity: threshold 0.5; call is never uncertain"
+    assert words in both.err and "; psr: threshold 0.5; call is never uncertain" in both.err
 
 
 @pytest.mark.parametrize("threshold", [None, 0.3])
@@ -170,7 +175,8 @@ def test_a_flagged_record_has_values_and_no_call(run: Any, several: Path, tmp_pa
     assert row["flag"]
     calls = {"nonspecific", "call"}
     of_heads = {f"{name}_{column}" for name in ("elisa", "psr") for column in calls}
-    assert {name for name, cell in row.items() if not cell} == calls | of_heads
+    percentiles = {name for name in row if name.endswith("percentile")}
+    assert {name for name, cell in row.items() if not cell} == calls | of_heads | percentiles
 
 
 def test_python(several: Path, sequences: list[str], expected: Expected) -> None:
@@ -208,7 +214,8 @@ def test_frames(several: Path, sequences: list[str], expected: Expected, library
         "VH",
         "flag",
         "ac-sins_value",
-        *(f"elisa_{each}" for each in ("p", "nonspecific", "call")),
+        "ac-sins_percentile",
+        *(f"elisa_{each}" for each in ("p", "nonspecific", "call", "percentile")),
         "rejected",
     ]
     rows = scored.to_dict("records") if library == "pandas" else scored.to_dicts()
@@ -258,7 +265,7 @@ def test_a_linear_first_head(tmp_path: Path, sequences: list[str]) -> None:
     summary = abonyx.score_file(EXAMPLES, tmp_path / "out.csv", config=bundle)
     assert summary.threshold is None
     header, first, *_ = (tmp_path / "out.csv").read_text().splitlines()
-    assert header == "id,sequence,hic_value,flag"
+    assert header == "id,sequence,hic_value,hic_percentile,flag"
     with abonyx.open_session(bundle) as session:
         value = session.score(sequences)
         assert session.thresholds == {}
@@ -270,7 +277,8 @@ def test_a_linear_first_head(tmp_path: Path, sequences: list[str]) -> None:
 def test_another_choice_of_heads_does_not_resume_a_run(several: Path) -> None:
     bundle = open_bundle(several)
     facts = [choose_heads(bundle, names).facts() for names in (None, ["nonspecificity"], "all", ["hic"], ["psr"])]
-    assert facts[0] == facts[1] == {"threshold": 0.5, "band of uncertain calls": None, "--heads": None}
+    usual = {"threshold": 0.5, "band of uncertain calls": None, "--heads": None, "--panel": None}
+    assert facts[0] == facts[1] == usual
     assert len({tuple(each.items()) for each in facts}) == 4
 
 
