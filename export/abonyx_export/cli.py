@@ -158,7 +158,7 @@ def export(
     type=float,
     default=0.8,
     show_default=True,
-    help="Share of each class that is not called wrong, out of fold.",
+    help="Share of each class that is not called wrong, or of rows in the interval of a value, out of fold.",
 )
 @click.option("--name", help="Name of the new bundle.  [default: its directory's]")
 @click.option("--notice", help="One line shown wherever the bundle is named.  [default: the parent's]")

@@ -10,7 +10,7 @@ import numpy as np
 
 from abonyx.alphabet import SequenceLimit
 from abonyx.arrays import Float32Array
-from abonyx.bundle.chosen import ChosenHeads, ColumnKind, choose_heads
+from abonyx.bundle.chosen import ChosenHeads, ColumnKind
 from abonyx.config import RuntimeConfig
 from abonyx.domain import Check, refuse_rule
 from abonyx.errors import InputError, first_line, printable
@@ -79,7 +79,7 @@ def score_frame(
         gaps: "strip" takes `-`, `.` and a final `*` out of the sequences.
         domain: "check" flags rows that the head was not trained on, "require" rejects them, "off" does not look.
         trim: "domain" scores the variable domain inside a longer sequence.
-        with_columns: of "charge", "pI", "length" and "cdr3", of the variable domain: docs/files.md.
+        with_columns: of "charge", "pI", "length", "cdr3" and "interval": docs/files.md.
 
     Raises:
         InputError: not a DataFrame, or a lazy one; no such column, or several that could be meant; two columns of one
@@ -100,7 +100,7 @@ def score_frame(
             gaps=gaps,
             with_columns=with_columns,
         )
-        wanted = choose_heads(run.bundle, heads, assay, threshold, config=run.config, panel=panel)
+        wanted = run.choose_heads(heads, assay, threshold, panel)
         refuse_results(table.columns, _WHERE, run.trim, wanted, run.with_columns)
         longest = SequenceLimit.of(run.bundle.manifest, run.config)
         rows = judged(values, run.rule, longest, gaps=gaps, in_children=True)

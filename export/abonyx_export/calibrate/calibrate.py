@@ -12,7 +12,7 @@ import numpy as np
 
 from abonyx.arrays import Float64Array
 from abonyx.bundle import Bundle, Golden, check_files
-from abonyx.bundle.band import CallBand
+from abonyx.bundle.band import CallBand, ValueBand
 from abonyx.bundle.heads import sigmoid
 from abonyx.bundle.listed import FIX, METRICS_JSON, file_of_head, read_listed
 from abonyx.bundle.manifest import LOGISTIC, Calibration, HeadSpec, Manifest
@@ -227,7 +227,8 @@ def _spec(spec: HeadSpec, scaling: Scaling, record: Calibration, head: Head, gol
     if training is not None:
         band = training.band and _moved_band(training.band, scaling)
         # Out-of-fold scores are of the head as it was.
-        training = msgspec.structs.replace(training, band=band, scores=None)
+        interval = training.interval and _scaled_interval(training.interval, scaling)
+        training = msgspec.structs.replace(training, band=band, interval=interval, scores=None)
     if (earlier := spec.calibration) is not None:
         whole = Scaling(earlier.slope * scaling.slope, scaling.slope * earlier.intercept + scaling.intercept)
         record = msgspec.structs.replace(record, slope=whole.slope, intercept=whole.intercept)
@@ -250,6 +251,11 @@ def _moved(p: float, scaling: Scaling) -> float:
 
 def _moved_band(band: CallBand, scaling: Scaling) -> CallBand:
     return CallBand(confidence=band.confidence, low=_moved(band.low, scaling), high=_moved(band.high, scaling))
+
+
+def _scaled_interval(interval: ValueBand, scaling: Scaling) -> ValueBand:
+    """Its ends are differences of values: the slope alone moves them."""
+    return msgspec.structs.replace(interval, low=interval.low * scaling.slope, high=interval.high * scaling.slope)
 
 
 def _moved_panels(bundle: Bundle, head: HeadSpec, scaling: Scaling) -> list[Panel]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from abonyx.arrays import Float64Array
-from abonyx.bundle.band import CallBand
+from abonyx.bundle.band import CallBand, ValueBand
 from abonyx.bundle.bundle import Bundle
 from abonyx.bundle.listed import file_of_head
 from abonyx.bundle.training_rows import TRAINING_ROWS_NAME, write_training_rows
@@ -30,8 +30,8 @@ def card_files(bundle: Bundle, head: str) -> list[str]:
     return [file_of_head(name, head, bundle.manifest.head.name) for name in FILES]
 
 
-def judge_fit(request: FitRequest, checked: Input, rows: Float64Array) -> tuple[Card, CallBand | None]:
-    """The card, by nested cross-validation over the request's grid or alphas, and the band for calls.
+def judge_fit(request: FitRequest, checked: Input, rows: Float64Array) -> tuple[Card, CallBand | ValueBand | None]:
+    """The card, by nested cross-validation over the request's grid or alphas, and the band or interval that it gives.
 
     Args:
         rows: (n, D) embeddings.

@@ -16,6 +16,7 @@ import numpy as np
 
 from abonyx import cache
 from abonyx.bundle import Golden, check_files
+from abonyx.bundle.band import ValueBand
 from abonyx.bundle.manifest import HeadTraining, Manifest
 from abonyx.bundle.panel import Panel, kept_panels, panel_file
 from abonyx.bundle.threshold import own_rule
@@ -83,7 +84,10 @@ def fit_bundle(request: FitRequest, report: Report = lambda line: None) -> Manif
     head, training, iterations = train(rows, report)
     report("judging it by folds that keep similar sequences together")
     card, band = judge_fit(request, checked, rows)
-    training = msgspec.structs.replace(training, band=band)
+    if isinstance(band, ValueBand):
+        training = msgspec.structs.replace(training, interval=band)
+    else:
+        training = msgspec.structs.replace(training, band=band)
     if run.check != "off":
         training = msgspec.structs.replace(training, flagged=flagged, dropped=flagged if request.drop_flagged else 0)
     with _head_file(request.head_out, head, iterations), staged(request.output) as staging:

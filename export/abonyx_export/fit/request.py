@@ -50,7 +50,8 @@ class FitRequest:
         balanced: weigh the classes by the inverse of their frequency.
         folds, seeds, seed: so many stratified cross-validations, of which the first is shuffled by `seed`. The card has
             so many folds by sequence cluster, at least three.
-        confidence: of a classification: share of each class that the band of uncertain calls keeps.
+        confidence: share of each class that the band of uncertain calls keeps; of a regression, share of rows in the
+            interval around a value.
         chains: of the labelled rows, keys of manifest.CHAINS: records of others are flagged when scored. None = the
             parent's beside its heads, else H.
         drop_flagged: leave rows out that are flagged for anything but being nanobody-like.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from abonyx.arrays import Float32Array
-from abonyx.bundle.band import Word
+from abonyx.bundle.band import ValueBand, Word
 from abonyx.bundle.bundle import Bundle
 from abonyx.bundle.manifest import LOGISTIC, HeadSpec
 from abonyx.bundle.panel import PERCENTILE, HeadPanel, Panel
@@ -18,7 +18,7 @@ from abonyx.errors import ConfigError, first_line, printable
 from abonyx.wording import option
 
 if TYPE_CHECKING:
-    Cells = Float32Array | list[Literal[0, 1] | None] | list[Word | None] | list[str | None]
+    Cells = Float32Array | list[Literal[0, 1] | None] | list[Word | None] | list[str | None] | list[float | None]
 
 P = "p_nonspecific"
 ALL = "all"
@@ -34,6 +34,7 @@ class ChosenHead:
         first: whether it is the bundle's first, whose columns have no name of a head if it is logistic.
         rule: of its calls; None = it makes none.
         panel: whose percentiles its values are given in; None = the column is empty.
+        interval: around its values, if columns for its ends were asked for.
         numbers: whether it has a column of 0 and 1; without it, it has calls in words only if it has stored quantiles.
     """
 
@@ -41,6 +42,7 @@ class ChosenHead:
     first: bool
     rule: CallRule | None
     panel: HeadPanel | None = None
+    interval: ValueBand | None = None
     numbers: bool = True
 
     @property
@@ -48,7 +50,9 @@ class ChosenHead:
         """Its columns, by name."""
         name = self.spec.name
         if self.rule is None:
-            return {f"{name}_value": "float", f"{name}_{PERCENTILE}": "word"}
+            ends: dict[str, ColumnKind] = {} if self.interval is None else dict.fromkeys(self._ends, "number")
+            value: dict[str, ColumnKind] = {f"{name}_value": "float", f"{name}_{PERCENTILE}": "word"}
+            return value | ends
         usual = (P, CALLED, CALL, PERCENTILE)
         columns = usual if self.first else (f"{name}_p", *(f"{name}_{column}" for column in usual[1:]))
         kinds: dict[str, ColumnKind] = dict(zip(columns, ("float", "call", "word", "word"), strict=True))
@@ -70,7 +74,13 @@ class ChosenHead:
                 found[column] = self._percentiles(values, trusted, sequences)
             elif rule is not None:
                 found[column] = rule.numbers(values, trusted) if kind == "call" else rule.words(values, trusted)
+        if self.interval is not None:
+            found |= dict(zip(self._ends, self.interval.ends(values, trusted), strict=True))
         return found
+
+    @property
+    def _ends(self) -> tuple[str, str]:
+        return f"{self.spec.name}_low", f"{self.spec.name}_high"
 
     def _percentiles(self, values: Float32Array, trusted: Sequence[bool], sequences: Sequence[str]) -> list[str | None]:
         nothing: list[str | None] = [None] * len(values)
@@ -176,8 +186,13 @@ class ChosenHeads:
 def _summary(head: ChosenHead, assay: str | None) -> str:
     """What a summary says of one head among others."""
     if head.rule is None:
-        return f"{head.spec.name}: value in {head.spec.unit}"
+        around = "" if head.interval is None else f", {100 * head.interval.confidence:g} % interval"
+        return f"{head.spec.name}: value in {head.spec.unit}{around}"
     return f"{head.spec.name}: {head.rule.summary(assay if head.first else None)}"
+
+
+def _interval(head: HeadSpec) -> ValueBand | None:
+    return None if head.training is None else head.training.interval
 
 
 def choose_heads(
@@ -188,6 +203,7 @@ def choose_heads(
     *,
     config: RuntimeConfig | None = None,
     panel: str | None = None,
+    interval: bool = False,
 ) -> ChosenHeads:
     """The heads of a run.
 
@@ -196,11 +212,12 @@ def choose_heads(
         assay, threshold: of the first head's calls; see choose_threshold. Other heads have their own default.
         config: of the run, which decides whether a panel fits it; None = no percentiles.
         panel: whose percentiles are given; None = the bundle's first.
+        interval: whether linear heads have columns for the interval around a value.
 
     Raises:
         BundleError: the bundle has no head yet.
         ConfigError: a name that no head has, or twice; an assay or a threshold for a head that is not among them or
-            makes no calls; see choose_threshold and choose_panel.
+            makes no calls; an interval, and no head that stores one; see choose_threshold and choose_panel.
     """
     bundle.refuse_placeholder()
     known = {head.name: head for head in bundle.manifest.heads}
@@ -217,7 +234,10 @@ def choose_heads(
         rule = own_rule(head)
         if head is first and rule is not None:
             rule = choose_calls(bundle, assay, threshold)
-        chosen.append(ChosenHead(head, head is first, rule))
+        chosen.append(ChosenHead(head, head is first, rule, interval=_interval(head) if interval else None))
+    if interval and not any(head.interval for head in chosen):
+        what = f"{option('with_columns')} interval: no head of {', '.join(wanted)} stores an interval around its values"
+        raise ConfigError(what, "`abonyx fit --task regression` stores one; leave it out for other heads.")
     if config is None:
         return ChosenHeads(tuple(chosen))
     found = choose_panel(bundle, config, panel, wanted)

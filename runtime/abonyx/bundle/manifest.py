@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from abonyx.bundle.band import CallBand
+from abonyx.bundle.band import CallBand, ValueBand
 from abonyx.bundle.panel import Panel, are_sound
 from abonyx.bundle.tolerances import LIMITS, LOGIT_PER_P, Limits
 from abonyx.errors import BundleError, first_line
@@ -149,6 +149,7 @@ class HeadTraining(_Struct, frozen=True, kw_only=True, omit_defaults=True):
         dropped: of these, rows that were left out, and are not in `rows`: all of them, or 0.
         band: of the card's out-of-fold scores, folds by sequence cluster; None = nothing could be judged, or a linear
             head.
+        interval: of a regression's residuals, out of the card's folds; None = nothing could be judged, or too few rows.
         ridge: of a regression alone. cut: if classes were made of measured values.
     """
 
@@ -167,6 +168,7 @@ class HeadTraining(_Struct, frozen=True, kw_only=True, omit_defaults=True):
     flagged: int | None = None
     dropped: int = 0
     band: CallBand | None = None
+    interval: ValueBand | None = None
     ridge: RidgeTraining | None = None
     cut: ClassCut | None = None
 
@@ -634,9 +636,12 @@ def _has_thresholds(head: HeadSpec) -> bool:
 
 
 def _has_band(head: HeadSpec) -> bool:
-    """Whether the quantiles, where there are some, are probabilities; a linear head has none."""
-    band = None if head.training is None else head.training.band
-    return band is None or (head.kind == LOGISTIC and band.is_sound())
+    """Whether the quantiles, where there are some, are of the head's kind: probabilities, or around a value."""
+    if head.training is None:
+        return True
+    band, interval = head.training.band, head.training.interval
+    of_calls = band is None or (head.kind == LOGISTIC and band.is_sound())
+    return of_calls and (interval is None or (head.kind == LINEAR and interval.is_sound()))
 
 
 def _is_calibrated(head: HeadSpec) -> bool:

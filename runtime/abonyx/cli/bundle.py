@@ -247,6 +247,7 @@ def _print_bundle(bundle: Bundle) -> None:
             *_calibrated_rows(manifest),
             ("cross-validation", training and f"{training.folds} folds, {training.seeds} seeds"),
             *_card_rows(bundle),
+            *(("interval" + (f", {each.name}" if several else ""), _around(each)) for each in manifest.heads),
             ("uncertain calls", band and f"p from {band.low:.4g} to {band.high:.4g}, confidence {band.confidence:g}"),
             *(("panel", _panel(panel)) for panel in manifest.panels),
             ("golden rows", manifest.golden_source),
@@ -300,6 +301,14 @@ def _card_rows(bundle: Bundle) -> list[tuple[str, object]]:
             page = bundle.path / file_of_head(CARD_HTML, head.name, first)
             rows += [(f"card{of}", sentence), (f"all of the card{of}", page)]
     return rows
+
+
+def _around(head: HeadSpec) -> str | None:
+    """The interval that is stored of a head's values."""
+    found = head.training and head.training.interval
+    if not found:
+        return None
+    return f"value {found.low:+.4g} to {found.high:+.4g} {head.unit}, confidence {found.confidence:g}"
 
 
 def _gives(head: HeadSpec) -> str:

@@ -121,7 +121,7 @@ _WITH = click.option(
     "--with",
     "with_columns",
     metavar="NAME,...",
-    help="Columns beside the score, of the domain: charge, pI, length, cdr3.",
+    help="Columns beside the score: charge, pI, length, cdr3 of the domain; interval of a value.",
 )
 _ASSAY = click.option("--assay", help="Use the threshold that the head declares for this assay, e.g. elisa, psr.")
 _HEADS = click.option(
@@ -173,7 +173,6 @@ def score(
 
     Several INPUTs, a directory, or a quoted pattern of files give a file each in the directory OUTPUT.
     """
-    from abonyx.bundle.chosen import choose_heads
     from abonyx.output.kinds import score_kind
     from abonyx.run.resumed import score_run
     from abonyx.run.scorer import DirectoryRequest
@@ -183,13 +182,13 @@ def score(
         run = prepare(options)
         _check_directory_run(sources, output, table)
         kind = kind or ("csv" if ray is None else "parquet")
-        wanted = choose_heads(run.bundle, names, assay, threshold, config=run.config, panel=panel)
+        wanted = run.choose_heads(names, assay, threshold, panel)
         _score_directory(DirectoryRequest(run, output.absolute(), kind, wanted), sources, ray, restart)
         return
     target = _target(output)
     chosen = score_kind(target, kind)
     run, checked = _prepare(sources[0], target, options)
-    wanted = choose_heads(run.bundle, names, assay, threshold, config=run.config, panel=panel)
+    wanted = run.choose_heads(names, assay, threshold, panel)
     first = FirstRows(len(checked.ids), wanted) if table else None
     file_run = score_run(run, checked, target, chosen, wanted, first.add if first else None)
     if run.check == "off":

@@ -40,6 +40,8 @@ _OF_DOMAINS: dict[str, Callable[[Sequence[str]], Cells]] = {
     "length": _lengths,
     "cdr3": _cdr3s,
 }
+# Not of the domain: columns of heads that give values.
+INTERVAL = "interval"
 COLUMN_KINDS: dict[str, ColumnKind] = {"charge": "number", "pI": "number", "length": "count", "cdr3": "word"}
 
 
@@ -47,37 +49,39 @@ def refuse_columns(names: object, check: Check) -> tuple[str, ...]:
     """The names of columns on request, as a tuple.
 
     Args:
-        names: a list of keys of COLUMN_KINDS, or one of them; None = none.
+        names: a list of keys of COLUMN_KINDS and INTERVAL, or one of them; None = none.
         check: what happens to records that the head was not trained on.
 
     Raises:
         ConfigError: an unknown name, a name twice, or records whose domain is not looked for.
     """
     wanted = () if names is None else (names,) if isinstance(names, str) else names
-    known = ", ".join(COLUMN_KINDS)
+    names_known = (*COLUMN_KINDS, INTERVAL)
+    known = ", ".join(names_known)
     if not isinstance(wanted, list | tuple):
         raise ConfigError(f"{option('with_columns')} is {first_line(repr(names))}", f"Give names of: {known}.")
     for at, name in enumerate(wanted):
-        if not isinstance(name, str) or name not in COLUMN_KINDS:
+        if name not in names_known:
             raise ConfigError(f"{option('with_columns')}: no column {first_line(repr(name))}", f"There are: {known}.")
         if name in wanted[:at]:
             raise ConfigError(f"{option('with_columns')}: {name} is named twice", "Name each column once.")
-    if wanted and check == "off":
-        what = f"{option('with_columns')} {', '.join(wanted)} with {option('domain')} off"
+    of_domain = [name for name in wanted if name != INTERVAL]
+    if of_domain and check == "off":
+        what = f"{option('with_columns')} {', '.join(of_domain)} with {option('domain')} off"
         raise ConfigError(f"{what}: nothing looks for the domain that they describe", "Leave one of them out.")
     return tuple(wanted)
 
 
 def column_kinds(names: Sequence[str]) -> dict[str, ColumnKind]:
-    """The columns of these names, in their order."""
-    return {name: COLUMN_KINDS[name] for name in names}
+    """The columns of these names, in their order; INTERVAL is of heads."""
+    return {name: COLUMN_KINDS[name] for name in names if name != INTERVAL}
 
 
 def column_cells(names: Sequence[str], sequences: Sequence[str], judgements: Sequence[Judgement]) -> dict[str, Cells]:
     """The columns of n records by name; None for a record without a single domain, which is flagged.
 
     Args:
-        names: keys of COLUMN_KINDS.
+        names: as refuse_columns gives them.
         sequences: n cleaned sequences, as scored.
         judgements: of these.
     """
@@ -87,7 +91,7 @@ def column_cells(names: Sequence[str], sequences: Sequence[str], judgements: Seq
     ]
     once = list(dict.fromkeys(domain for domain in domains if domain))
     found: dict[str, Cells] = {}
-    for name in names:
+    for name in column_kinds(names):
         of_domain = dict(zip(once, _OF_DOMAINS[name](once), strict=True))
         found[name] = [of_domain.get(domain) for domain in domains]
     return found

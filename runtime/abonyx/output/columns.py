@@ -12,7 +12,7 @@ from abonyx.bundle.panel import PERCENTILE
 from abonyx.bundle.threshold import CALL, CALLED
 from abonyx.errors import InputError
 from abonyx.input.judged import JudgedValue
-from abonyx.output.beside import column_cells
+from abonyx.output.beside import column_cells, column_kinds
 from abonyx.wording import Interface, in_words
 
 FLAG, PLACE, REASON = "flag", "domain", "rejected"
@@ -33,17 +33,8 @@ def refuse_results(
     Raises:
         InputError: names those columns.
     """
-    if there := {
-        P,
-        CALLED,
-        CALL,
-        PERCENTILE,
-        *heads.kinds,
-        *with_columns,
-        FLAG,
-        REASON,
-        *([PLACE] if trim else []),
-    } & set(names):
+    added = {*heads.kinds, *column_kinds(with_columns), FLAG, REASON, *([PLACE] if trim else [])}
+    if there := ({P, CALLED, CALL, PERCENTILE} | added) & set(names):
         raise InputError(f"{where} has columns {sorted(there)} already", "Rename or drop them.")
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from abonyx.bundle.band import CallBand
-from abonyx.bundle.chosen import ChosenHeads, P, choose_heads
+from abonyx.bundle.chosen import ChosenHeads, P
 from abonyx.bundle.panel import PERCENTILE
 from abonyx.bundle.threshold import CALL, CALLED
 from abonyx.config import RuntimeConfig
@@ -141,7 +141,7 @@ def score_file(
         sheet: of an Excel workbook.
         gaps: "strip" takes `-`, `.` and a final `*` out of the sequences.
         keep: columns of the input that go to the output, or to the rows' `kept`, as they are; of FASTA ["description"].
-        with_columns: of "charge", "pI", "length" and "cdr3", of the variable domain: docs/files.md.
+        with_columns: of "charge", "pI", "length", "cdr3" and "interval": docs/files.md.
         skip_invalid: score the rest if records cannot be scored; they are in `problems`, and with an output in
             OUTPUT.rejected.csv.
         domain: "check" flags records that the head was not trained on, "require" rejects them, "off" does not look.
@@ -175,7 +175,7 @@ def score_file(
             keep=(keep,) if isinstance(keep, str) else tuple(keep),
             with_columns=with_columns,
         )
-        wanted = choose_heads(run.bundle, heads, assay, threshold, config=run.config, panel=panel)
+        wanted = run.choose_heads(heads, assay, threshold, panel)
         if target is None:
             return _in_memory(run, run.read(source), wanted, chosen, progress)
         kind = score_kind(target, format)

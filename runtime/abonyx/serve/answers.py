@@ -60,7 +60,8 @@ class ScoreRequest(EmbedRequest, frozen=True, kw_only=True):
         heads: names of the model's heads whose values are wanted, or "all"; null = the first. assay and threshold are
             the first head's.
         panel: name of the model's panel whose percentiles are wanted; null = the first.
-        with: columns beside the score, of the domain: charge, pI, length, cdr3; null = none. Not with domain off.
+        with: columns beside the score: charge, pI, length, cdr3 of the domain, not with domain off; interval of heads
+            that give values; null = none.
     """
 
     assay: str | None = None
@@ -127,7 +128,7 @@ class Score(_Out, frozen=True, kw_only=True):
         flag: why the score should not be trusted, several reasons joined by "; "; "" = nothing is wrong.
         domain: with trim alone: the residues that were scored, FIRST-LAST from 1; "" = no domain to trim to.
         heads: the other heads and a linear first one, if any was wanted: NAME_p, NAME_nonspecific (1, 0 or null) and
-            NAME_call, or NAME_value; and NAME_percentile.
+            NAME_call, or NAME_value; and NAME_percentile; with interval NAME_low and NAME_high.
         added: the columns that `with` names, by name; null for a record without a single domain.
     """
 

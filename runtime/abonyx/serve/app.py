@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from abonyx.bundle.chosen import choose_heads
 from abonyx.errors import EngineError, InputError, RequestRefused
-from abonyx.output.beside import refuse_columns
+from abonyx.output.beside import INTERVAL, refuse_columns
 from abonyx.serve import answers, bodies, openapi
 from abonyx.serve.gate import METRICS, RELOAD, Gate
 from abonyx.serve.metrics import Metrics
@@ -85,9 +85,15 @@ def _add_scoring(app: FastAPI, service: Service) -> None:
         """Score sequences: JSON, or FASTA, a table or one sequence a line (also its gzip) as the body itself."""
         model = service.scheduler.model()
         checked, asked, until = await service.checked(request, model, answers.ScoreRequest, query)
-        refuse_columns(asked.with_columns, asked.domain)
+        beside = refuse_columns(asked.with_columns, asked.domain)
         heads = choose_heads(
-            model.bundle, asked.heads, asked.assay, asked.threshold, config=model.config, panel=asked.panel
+            model.bundle,
+            asked.heads,
+            asked.assay,
+            asked.threshold,
+            config=model.config,
+            panel=asked.panel,
+            interval=INTERVAL in beside,
         )
         waiting = Waiting(service, request, model, checked, heads.names, until)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,18 @@ def test_a_regression_beside_the_parents_head(regression: tuple[Path, str]) -> N
         record = variant.parity.heads["hic"]
         assert isinstance(record, LinearParity)
         assert 0 < record.value.max <= variant.limits.value
+    # The card's folds and alphas, and so its residuals, are tested in test_card; the interval is stored as it is there.
+    card = json.loads((output / "metrics.hic.json").read_text())["card"]
+    assert training.interval is not None and training.band is None
+    assert (training.interval.low, training.interval.high) == (card["interval"]["low"], card["interval"]["high"])
+    assert "times the" in (output / "card.hic.md").read_text()
+    rows_of = abonyx.score_file(EXAMPLES, config=output, heads="hic", with_columns="interval").rows
+    for row in rows_of:
+        ends = [row.heads[name] for name in ("hic_low", "hic_high")]
+        value = row.heads["hic_value"]
+        assert isinstance(value, float)
+        expected = [value + training.interval.low, value + training.interval.high]
+        assert ends == pytest.approx(expected, rel=1e-5)
     assert "score it with --heads hic" in said and "the training mean alone" in said
 
 

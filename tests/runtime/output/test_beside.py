@@ -135,7 +135,10 @@ def test_http() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--with", "hydrophobicity"), "--with: no column 'hydrophobicity'\nThere are: charge, pI, length, cdr3"),
+        (
+            ("--with", "hydrophobicity"),
+            "--with: no column 'hydrophobicity'\nThere are: charge, pI, length,",
+        ),
         (("--with", "pI,pI"), "--with: pI is named twice"),
         (("--with", "pI,"), "a name is empty"),
         (("--with", "pI", "--domain", "off"), "--with pI with --domain off: nothing looks for the domain"),

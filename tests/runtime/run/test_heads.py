@@ -167,6 +167,71 @@ def test_a_linear_head_has_no_band(several: Path, tmp_path: Path) -> None:
         open_bundle(bundle)
 
 
+RIDGE = {
+    **{"alpha": 1.0, "alphas": [1.0], "alphas_of_folds": [3], "spearman_mean": 0.0, "spearman_seed_sd": None},
+    **{"r2_mean": 0.0, "mae_mean": 1.0, "mae_of_mean": 1.0},
+}
+REGRESSION: dict[str, Any] = {
+    **{"rows": 36, "repeated_sequences": 0, "scaled": False, "class_weight": None, "seed": 0, "folds": 3, "seeds": 1},
+    **{"candidates": [], "sklearn": "1", "ridge": RIDGE},
+}
+
+
+@pytest.fixture
+def around(several: Path, tmp_path: Path) -> Path:
+    """The bundle, with an interval of hic's."""
+    bundle = Path(shutil.copytree(several, tmp_path / "around"))
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    interval = {"confidence": 0.8, "low": -1.5, "high": 2.25}
+    manifest["heads"][ORDER.index("hic")]["training"] = REGRESSION | {"interval": interval}
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    return bundle
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_an_interval_on_request(run: Any, around: Path, tmp_path: Path, suffix: str, sequences: list[str]) -> None:
+    source, out = tmp_path / "in.csv", tmp_path / f"out.{suffix}"
+    source.write_text(f"id,sequence\na,{sequences[0]}\nb,{sequences[1][:60]}\n")
+    options = ("--bundle", around, "--heads", "all", "--with", "interval,length", "--table")
+    done = run("score", source, "-o", out, *options)
+    assert done.code == 0, done.err
+    assert "hic: value in min, 80 % interval" in done.err
+    if suffix == "parquet":
+        table = pytest.importorskip("pyarrow.parquet").read_table(out)
+        assert str(table.schema.field("hic_low").type) == "float"
+        whole, fragment = table.to_pylist()
+    elif suffix == "jsonl":
+        whole, fragment = (json.loads(line) for line in out.read_text().splitlines())
+    else:
+        whole, fragment = read(out)
+    names = list(whole)
+    assert names[names.index("hic_percentile") + 1 :][:2] == ["hic_low", "hic_high"] and names[-1] == "length"
+    assert "ac-sins_low" not in names, "this head stores none"
+    value, low, high = (float(whole[f"hic_{name}"]) for name in ("value", "low", "high"))
+    assert (low, high) == pytest.approx((value - 1.5, value + 2.25), abs=1e-5)
+    assert fragment["flag"] and not fragment["hic_low"] and fragment["hic_value"]
+    usual = run("score", source, "-o", tmp_path / "usual.csv", "--bundle", around, "--heads", "hic")
+    assert usual.code == 0 and "hic_low" not in (tmp_path / "usual.csv").read_text()
+
+
+def test_an_interval_that_no_head_stores_is_refused(run: Any, several: Path, around: Path, tmp_path: Path) -> None:
+    for bundle, heads in ((several, "hic"), (around, "psr,ac-sins")):
+        options = ("--bundle", bundle, "--heads", heads, "--with", "interval")
+        done = run("score", EXAMPLES, "-o", tmp_path / "out.csv", *options)
+        assert done.code == 2
+        assert f"--with interval: no head of {heads.replace(',', ', ')} stores an interval" in done.err
+    options = ("--bundle", around, "--heads", "hic", "--with", "interval", "--domain", "off")
+    assert run("score", EXAMPLES, "-o", tmp_path / "out.csv", *options).code == 0, "it needs no domain"
+
+
+def test_an_interval_is_of_a_linear_head(around: Path) -> None:
+    manifest = json.loads((around / "manifest.json").read_text())
+    manifest["heads"][ORDER.index("hic")]["training"]["interval"]["low"] = 3
+    (around / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="head training band"):
+        open_bundle(around)
+
+
 def test_a_flagged_record_has_values_and_no_call(run: Any, several: Path, tmp_path: Path) -> None:
     source, out = tmp_path / "in.csv", tmp_path / "out.csv"
     source.write_text(f"id,sequence\na,{'EVQLVESGGGLVQPGGSLRLSCAAS'}\n")
