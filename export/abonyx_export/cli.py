@@ -165,6 +165,9 @@ def export(
 @click.option("--variants", help="Those to keep, of the bundle's.  [default: all]")
 @click.option("--embedding-cache", type=PATH, help="Directory.  [default: in the user's cache]")
 @click.option("--head-out", type=PATH, help="Also write the head as .npz, in the old pipeline's layout.")
+@click.option(
+    "--store-sequences", is_flag=True, help="Keep the training sequences in the bundle, for nearest_identity."
+)
 def fit(
     source: Path,
     label_column: str,
@@ -191,6 +194,7 @@ def fit(
     variants: str | None,
     embedding_cache: Path | None,
     head_out: Path | None,
+    store_sequences: bool,
     **options: Any,
 ) -> None:
     """Fit a new head on INPUT's labelled sequences and write a bundle with it; - is stdin. Needs no PyTorch."""
@@ -225,6 +229,7 @@ def fit(
         variants=None if variants is None else _names(variants),
         embedding_cache=embedding_cache,
         head_out=head_out,
+        store_sequences=store_sequences,
     )
     head = fit_bundle(request, LOGGER.info).heads[-1]
     use = f"values in {head.unit}" if head.unit else f"threshold {head.default_threshold:g}"

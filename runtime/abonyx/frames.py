@@ -79,7 +79,8 @@ def score_frame(
         gaps: "strip" takes `-`, `.` and a final `*` out of the sequences.
         domain: "check" flags rows that the head was not trained on, "require" rejects them, "off" does not look.
         trim: "domain" scores the variable domain inside a longer sequence.
-        with_columns: of "charge", "pI", "length", "cdr3" and "interval": docs/files.md.
+        with_columns: of "charge", "pI", "length", "cdr3", "nearest_identity" and "interval":
+            docs/files.md.
 
     Raises:
         InputError: not a DataFrame, or a lazy one; no such column, or several that could be meant; two columns of one
@@ -106,7 +107,7 @@ def score_frame(
         rows = judged(values, run.rule, longest, gaps=gaps, in_children=True)
         scores = _score(rows, wanted, chosen)
     columns = result_columns(rows, scores, wanted, run.trim, run.with_columns)
-    kinds = wanted.kinds | column_kinds(run.with_columns)
+    kinds = wanted.kinds | column_kinds(run.with_columns, wanted)
     series = [_series(nw, table, name, cells, kinds.get(name)) for name, cells in columns.items()]
     scored: Frame = table.with_columns(*series).to_native()
     return scored

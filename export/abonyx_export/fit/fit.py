@@ -27,7 +27,7 @@ from abonyx.output.formats import write_rejected
 from abonyx.wording import option
 from abonyx_export.bundle_writer import Report
 from abonyx_export.fit.assembly import Assembly, assemble, files_beside
-from abonyx_export.fit.card import card_files, judge_fit, write_card
+from abonyx_export.fit.card import head_files, judge_fit, write_card
 from abonyx_export.fit.embeddings import embed
 from abonyx_export.fit.flagged import flag_lines, flagged_rows, without_flagged
 from abonyx_export.fit.request import FitRequest, check_request
@@ -124,7 +124,7 @@ def embedding_cache(given: Path | None) -> Path:
 def _needed_files(request: FitRequest) -> list[str]:
     """What the new bundle is made of: the kept variants, and what is beside them; heads that are not kept have none."""
     bundle = request.run.bundle
-    dropped = [] if request.add else [name for head in bundle.manifest.heads for name in card_files(bundle, head.name)]
+    dropped = [] if request.add else [name for head in bundle.manifest.heads for name in head_files(bundle, head.name)]
     kept = [panel.name for panel in _kept_panels(request)]
     dropped += [panel_file(panel.name) for panel in bundle.manifest.panels if panel.name not in kept]
     return files_beside(bundle, request.kept, dropped)

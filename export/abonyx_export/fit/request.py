@@ -59,6 +59,7 @@ class FitRequest:
         variants: those to keep; None = all the parent's.
         embedding_cache: directory; None = in the user's cache.
         head_out: .npz file for the head, in the old pipeline's layout; None = none.
+        store_sequences: keep the training sequences in the bundle, beside their hashes.
     """
 
     run: RunRequest
@@ -87,6 +88,7 @@ class FitRequest:
     variants: tuple[str, ...] | None = None
     embedding_cache: Path | None = None
     head_out: Path | None = None
+    store_sequences: bool = False
 
     @property
     def source_name(self) -> str:

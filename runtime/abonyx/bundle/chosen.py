@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -13,6 +13,7 @@ from abonyx.bundle.manifest import LOGISTIC, HeadSpec
 from abonyx.bundle.panel import PERCENTILE, HeadPanel, Panel
 from abonyx.bundle.panel_choice import choose_panel
 from abonyx.bundle.threshold import CALL, CALLED, CallRule, choose_calls, own_rule
+from abonyx.bundle.training_rows import training_sequences
 from abonyx.config import RuntimeConfig
 from abonyx.errors import ConfigError, first_line, printable
 from abonyx.wording import option
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     Cells = Float32Array | list[Literal[0, 1] | None] | list[Word | None] | list[str | None] | list[float | None]
 
 P = "p_nonspecific"
+# Columns on request that are of heads.
+INTERVAL, NEAREST = "interval", "nearest_identity"
 ALL = "all"
 # What a column holds: float32; 1, 0 and None; a text and None; a number of few decimals and None; a count and None.
 ColumnKind = Literal["float", "call", "word", "number", "count"]
@@ -35,6 +38,7 @@ class ChosenHead:
         rule: of its calls; None = it makes none.
         panel: whose percentiles its values are given in; None = the column is empty.
         interval: around its values, if columns for its ends were asked for.
+        training: its training sequences, if the nearest one was asked for.
         numbers: whether it has a column of 0 and 1; without it, it has calls in words only if it has stored quantiles.
     """
 
@@ -43,6 +47,7 @@ class ChosenHead:
     rule: CallRule | None
     panel: HeadPanel | None = None
     interval: ValueBand | None = None
+    training: tuple[str, ...] = ()
     numbers: bool = True
 
     @property
@@ -195,6 +200,15 @@ def _interval(head: HeadSpec) -> ValueBand | None:
     return None if head.training is None else head.training.interval
 
 
+def _training(bundle: Bundle, head: HeadSpec) -> tuple[str, ...]:
+    found = training_sequences(bundle, head.name)
+    if found is None:
+        what = f"{option('with_columns')} {NEAREST}: {bundle.name} does not store the training sequences of head "
+        fix = f"They may be confidential, so `abonyx fit` stores them only with {option('store_sequences')}."
+        raise ConfigError(f"{what}{head.name}", fix)
+    return found
+
+
 def choose_heads(
     bundle: Bundle,
     names: Sequence[str] | str | None,
@@ -203,7 +217,7 @@ def choose_heads(
     *,
     config: RuntimeConfig | None = None,
     panel: str | None = None,
-    interval: bool = False,
+    with_columns: Collection[str] = (),
 ) -> ChosenHeads:
     """The heads of a run.
 
@@ -212,12 +226,14 @@ def choose_heads(
         assay, threshold: of the first head's calls; see choose_threshold. Other heads have their own default.
         config: of the run, which decides whether a panel fits it; None = no percentiles.
         panel: whose percentiles are given; None = the bundle's first.
-        interval: whether linear heads have columns for the interval around a value.
+        with_columns: with INTERVAL, linear heads have columns for the interval around a value; with NEAREST, heads have
+            their training sequences.
 
     Raises:
         BundleError: the bundle has no head yet.
         ConfigError: a name that no head has, or twice; an assay or a threshold for a head that is not among them or
-            makes no calls; an interval, and no head that stores one; see choose_threshold and choose_panel.
+            makes no calls; an interval, and no head that stores one;
+            a head that does not store its training sequences; see choose_threshold and choose_panel.
     """
     bundle.refuse_placeholder()
     known = {head.name: head for head in bundle.manifest.heads}
@@ -234,8 +250,10 @@ def choose_heads(
         rule = own_rule(head)
         if head is first and rule is not None:
             rule = choose_calls(bundle, assay, threshold)
-        chosen.append(ChosenHead(head, head is first, rule, interval=_interval(head) if interval else None))
-    if interval and not any(head.interval for head in chosen):
+        interval = _interval(head) if INTERVAL in with_columns else None
+        training = _training(bundle, head) if NEAREST in with_columns else ()
+        chosen.append(ChosenHead(head, head is first, rule, interval=interval, training=training))
+    if INTERVAL in with_columns and not any(head.interval for head in chosen):
         what = f"{option('with_columns')} interval: no head of {', '.join(wanted)} stores an interval around its values"
         raise ConfigError(what, "`abonyx fit --task regression` stores one; leave it out for other heads.")
     if config is None:

@@ -244,6 +244,7 @@ def _print_bundle(bundle: Bundle) -> None:
                 None if head.unit else head.thresholds or f"none declared; default {head.default_threshold}",
             ),
             ("fitted on", training and _fitted_on(training)),
+            *_stored_rows(manifest),
             *_calibrated_rows(manifest),
             ("cross-validation", training and f"{training.folds} folds, {training.seeds} seeds"),
             *_card_rows(bundle),
@@ -325,6 +326,17 @@ def _fitted_on(training: HeadTraining) -> str:
     cut = training.cut
     classes = f", {'above' if cut.above else 'below'} {cut.value:g}" if cut else ""
     return f"{training.rows} rows ({training.positives} positive{classes}), C {training.c:g}"
+
+
+def _stored_rows(manifest: Manifest) -> list[tuple[str, object]]:
+    """Whose training sequences lie in the bundle: who shares it shares them."""
+    from abonyx.bundle.listed import file_of_head
+    from abonyx.bundle.training_rows import TRAINING_SEQUENCES_NAME
+
+    first = manifest.head.name
+    files = {head.name: file_of_head(TRAINING_SEQUENCES_NAME, head.name, first) for head in manifest.heads}
+    stored = [f"of head {head} in {file}" for head, file in files.items() if file in manifest.files]
+    return [("training sequences", stored)]
 
 
 def _calibrated_rows(manifest: Manifest) -> list[tuple[str, object]]:

@@ -121,7 +121,7 @@ _WITH = click.option(
     "--with",
     "with_columns",
     metavar="NAME,...",
-    help="Columns beside the score: charge, pI, length, cdr3 of the domain; interval of a value.",
+    help="Columns beside the score: charge, pI, length, cdr3, nearest_identity (of training rows); interval.",
 )
 _ASSAY = click.option("--assay", help="Use the threshold that the head declares for this assay, e.g. elisa, psr.")
 _HEADS = click.option(

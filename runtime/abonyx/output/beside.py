@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 from abonyx.arrays import Float64Array
-from abonyx.bundle.chosen import ColumnKind
+from abonyx.bundle.chosen import INTERVAL, NEAREST, ChosenHead, ChosenHeads, ColumnKind
 from abonyx.card.charge import isoelectric_point, net_charge
+from abonyx.card.identity import identity_with
 from abonyx.domain import Check, Judgement
 from abonyx.domain.numbering import imgt_positions
 from abonyx.errors import ConfigError, first_line
@@ -40,8 +42,6 @@ _OF_DOMAINS: dict[str, Callable[[Sequence[str]], Cells]] = {
     "length": _lengths,
     "cdr3": _cdr3s,
 }
-# Not of the domain: columns of heads that give values.
-INTERVAL = "interval"
 COLUMN_KINDS: dict[str, ColumnKind] = {"charge": "number", "pI": "number", "length": "count", "cdr3": "word"}
 
 
@@ -49,14 +49,14 @@ def refuse_columns(names: object, check: Check) -> tuple[str, ...]:
     """The names of columns on request, as a tuple.
 
     Args:
-        names: a list of keys of COLUMN_KINDS and INTERVAL, or one of them; None = none.
+        names: a list of keys of COLUMN_KINDS, NEAREST and INTERVAL, or one of them; None = none.
         check: what happens to records that the head was not trained on.
 
     Raises:
         ConfigError: an unknown name, a name twice, or records whose domain is not looked for.
     """
     wanted = () if names is None else (names,) if isinstance(names, str) else names
-    names_known = (*COLUMN_KINDS, INTERVAL)
+    names_known = (*COLUMN_KINDS, NEAREST, INTERVAL)
     known = ", ".join(names_known)
     if not isinstance(wanted, list | tuple):
         raise ConfigError(f"{option('with_columns')} is {first_line(repr(names))}", f"Give names of: {known}.")
@@ -72,18 +72,27 @@ def refuse_columns(names: object, check: Check) -> tuple[str, ...]:
     return tuple(wanted)
 
 
-def column_kinds(names: Sequence[str]) -> dict[str, ColumnKind]:
-    """The columns of these names, in their order; INTERVAL is of heads."""
-    return {name: COLUMN_KINDS[name] for name in names if name != INTERVAL}
+def column_kinds(names: Sequence[str], heads: ChosenHeads) -> dict[str, ColumnKind]:
+    """The columns of these names, in their order. NEAREST has one a head; INTERVAL is part of the heads' own."""
+    kinds: dict[str, ColumnKind] = {}
+    for name in names:
+        if name == NEAREST:
+            kinds |= {_nearest_column(head): "number" for head in heads.of_columns}
+        elif name != INTERVAL:
+            kinds[name] = COLUMN_KINDS[name]
+    return kinds
 
 
-def column_cells(names: Sequence[str], sequences: Sequence[str], judgements: Sequence[Judgement]) -> dict[str, Cells]:
+def column_cells(
+    names: Sequence[str], sequences: Sequence[str], judgements: Sequence[Judgement], heads: ChosenHeads
+) -> dict[str, Cells]:
     """The columns of n records by name; None for a record without a single domain, which is flagged.
 
     Args:
         names: as refuse_columns gives them.
         sequences: n cleaned sequences, as scored.
         judgements: of these.
+        heads: with their training sequences, if NEAREST is among the names.
     """
     domains = [
         "" if judgement.start is None else sequence[judgement.start : judgement.end]
@@ -91,10 +100,38 @@ def column_cells(names: Sequence[str], sequences: Sequence[str], judgements: Seq
     ]
     once = list(dict.fromkeys(domain for domain in domains if domain))
     found: dict[str, Cells] = {}
-    for name in column_kinds(names):
-        of_domain = dict(zip(once, _OF_DOMAINS[name](once), strict=True))
-        found[name] = [of_domain.get(domain) for domain in domains]
+    for name in names:
+        columns = {name: _OF_DOMAINS[name]} if name in _OF_DOMAINS else {}
+        if name == NEAREST:
+            columns = {_nearest_column(head): _nearest(head.training) for head in heads.of_columns}
+        for column, cells in columns.items():
+            of_domain = dict(zip(once, cells(once), strict=True))
+            found[column] = [of_domain.get(domain) for domain in domains]
     return found
+
+
+def _nearest_column(head: ChosenHead) -> str:
+    return NEAREST if head.first else f"{head.spec.name}_{NEAREST}"
+
+
+def _nearest(training: tuple[str, ...]) -> Callable[[Sequence[str]], Cells]:
+    """The identity of domains with the nearest of some training sequences, in percent."""
+
+    def cells(domains: Sequence[str]) -> Cells:
+        if not domains:
+            return []
+        best = identity_with([imgt_positions(domain) for domain in domains], _numbered(training)).max(axis=1)
+        same = set(training)  # an X equals nothing, not even itself
+        return [
+            100.0 if domain in same else round(float(percent), 1) for domain, percent in zip(domains, best, strict=True)
+        ]
+
+    return cells
+
+
+@lru_cache(maxsize=16)
+def _numbered(training: tuple[str, ...]) -> list[dict[str, str]]:
+    return [imgt_positions(sequence) for sequence in training]
 
 
 def _cdr3(domain: str) -> str | None:

@@ -33,7 +33,7 @@ def refuse_results(
     Raises:
         InputError: names those columns.
     """
-    added = {*heads.kinds, *column_kinds(with_columns), FLAG, REASON, *([PLACE] if trim else [])}
+    added = {*heads.kinds, *column_kinds(with_columns, heads), FLAG, REASON, *([PLACE] if trim else [])}
     if there := ({P, CALLED, CALL, PERCENTILE} | added) & set(names):
         raise InputError(f"{where} has columns {sorted(there)} already", "Rename or drop them.")
 
@@ -60,7 +60,7 @@ def result_columns(
     scored: dict[str, Sequence[float | int | str | None]] = {name: of_heads[name] for name in heads.leading}
     scored[FLAG] = [part.judgement.text for part in parts]
     scored |= {name: of_heads[name] for name in heads.following}
-    scored |= column_cells(with_columns, [part.sequence for part in parts], [part.judgement for part in parts])
+    scored |= column_cells(with_columns, [part.sequence for part in parts], [part.judgement for part in parts], heads)
     if trim:
         scored[PLACE] = [part.place for part in parts]
     columns: dict[str, list[float | int | str | None]] = {}

@@ -12,7 +12,7 @@ from abonyx.domain import Check, DomainRule, refuse_rule
 from abonyx.engine.providers import window_size
 from abonyx.errors import ConfigError, InputError, printable
 from abonyx.input.judged import judged
-from abonyx.output.beside import INTERVAL, column_kinds, refuse_columns
+from abonyx.output.beside import column_kinds, refuse_columns
 from abonyx.output.columns import refuse_results, result_columns
 from abonyx.ray.cluster import for_worker, load_ray, needs, worker_count
 
@@ -53,7 +53,8 @@ def score(
         domain: "check" flags rows that the head was not trained on, "require" rejects them, "off" does not look.
         trim: "domain" scores the variable domain inside a longer sequence; the column domain names its residues,
             FIRST-LAST from 1, "" = all.
-        with_columns: of "charge", "pI", "length", "cdr3" and "interval": docs/files.md.
+        with_columns: of "charge", "pI", "length", "cdr3", "nearest_identity" and "interval":
+            docs/files.md.
 
     Returns:
         A ray.data.Dataset with the columns of `dataset` and p_nonspecific (float32), nonspecific, call, percentile,
@@ -78,7 +79,7 @@ def score(
         raise ConfigError("config: pooling is 'upstream-batch', which needs the rows of a whole file in order", fix)
     bundle = open_bundle(config.bundle)
     bundle.variant(config.provider, config.variant)
-    chosen = choose_heads(bundle, heads, None, threshold, config=config, panel=panel, interval=INTERVAL in beside)
+    chosen = choose_heads(bundle, heads, None, threshold, config=config, panel=panel, with_columns=beside)
     chosen = chosen if threshold is not None else chosen.without_numbers()
     rule = DomainRule(domain, trim is not None, bundle.manifest.head.domain_chains)
     return dataset.map_batches(
@@ -122,7 +123,7 @@ class Scorer:
         wanted = [row.part.sequence for row in rows if row.rejected is None]
         scores = self._model.score(wanted, self._heads.names)
         stored = {"float": pa.float32(), "call": pa.int8(), "number": pa.float32(), "count": pa.int32()}
-        kinds = self._heads.kinds | column_kinds(self._beside)
+        kinds = self._heads.kinds | column_kinds(self._beside, self._heads)
         for name, cells in result_columns(rows, scores, self._heads, self._rule.trim, self._beside).items():
             table = table.append_column(name, pa.array(cells, stored.get(kinds.get(name, "word"), pa.string())))
         return table

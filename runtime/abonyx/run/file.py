@@ -141,7 +141,8 @@ def score_file(
         sheet: of an Excel workbook.
         gaps: "strip" takes `-`, `.` and a final `*` out of the sequences.
         keep: columns of the input that go to the output, or to the rows' `kept`, as they are; of FASTA ["description"].
-        with_columns: of "charge", "pI", "length", "cdr3" and "interval": docs/files.md.
+        with_columns: of "charge", "pI", "length", "cdr3", "nearest_identity" and "interval":
+            docs/files.md.
         skip_invalid: score the rest if records cannot be scored; they are in `problems`, and with an output in
             OUTPUT.rejected.csv.
         domain: "check" flags records that the head was not trained on, "require" rejects them, "off" does not look.
@@ -205,7 +206,7 @@ def _in_memory(
         if checked.kept
         else [NO_CELLS] * len(judgements),
         _by_row(scores, len(judgements)),
-        _by_row(column_cells(run.with_columns, checked.sequences, judgements), len(judgements)),
+        _by_row(column_cells(run.with_columns, checked.sequences, judgements, heads), len(judgements)),
     ]
     rows = [ScoreRow(*row) for row in zip(*columns, strict=True)]
     return _summary(checked, None, heads, 0, summary.notes, rows)

@@ -19,7 +19,7 @@ from abonyx.errors import ConfigError, first_line
 from abonyx.input.checked import Input, read_input
 from abonyx.input.labels import LabelKind
 from abonyx.input.sequences import Gaps
-from abonyx.output.beside import INTERVAL, refuse_columns
+from abonyx.output.beside import refuse_columns
 from abonyx.output.files import check_output, ids_path, partial_paths, rejected_path
 from abonyx.output.journal import journal_path
 from abonyx.wording import option
@@ -92,8 +92,8 @@ class RunRequest:
         self, names: Sequence[str] | str | None, assay: str | None, threshold: float | None, panel: str | None
     ) -> ChosenHeads:
         """The heads of the run and their columns; see chosen.choose_heads."""
-        interval = INTERVAL in self.with_columns
-        return choose_heads(self.bundle, names, assay, threshold, config=self.config, panel=panel, interval=interval)
+        beside = self.with_columns
+        return choose_heads(self.bundle, names, assay, threshold, config=self.config, panel=panel, with_columns=beside)
 
     def check_outputs(self, target: Path | None, source: Path | None) -> None:
         """Raise ConfigError if the target or a file beside it cannot be written, or is the input.

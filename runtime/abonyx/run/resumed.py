@@ -83,10 +83,10 @@ def score_run(
             seen(records.ids[window], found, flags)
         extra = [cells[window] for _, cells in added]
         leading, behind = ({name: found[name] for name in names} for names in (heads.leading, heads.following))
-        behind |= column_cells(run.with_columns, records.sequences[window], judgements)
+        behind |= column_cells(run.with_columns, records.sequences[window], judgements, heads)
         return formats.value_columns(records.ids[window], records.shown[window], leading, flags, behind, extra)
 
-    following = heads.following | column_kinds(run.with_columns)
+    following = heads.following | column_kinds(run.with_columns, heads)
     added = _added(run, records)
     metadata = run.metadata() | heads.metadata()
     format_ = formats.results_format(kind, metadata, _names(added), heads.leading, following)

@@ -60,8 +60,8 @@ class ScoreRequest(EmbedRequest, frozen=True, kw_only=True):
         heads: names of the model's heads whose values are wanted, or "all"; null = the first. assay and threshold are
             the first head's.
         panel: name of the model's panel whose percentiles are wanted; null = the first.
-        with: columns beside the score: charge, pI, length, cdr3 of the domain, not with domain off; interval of heads
-            that give values; null = none.
+        with: columns beside the score: charge, pI, length, cdr3 and nearest_identity of the domain, not with domain
+            off; interval of heads that give values; null = none.
     """
 
     assay: str | None = None

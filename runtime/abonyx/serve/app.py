@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from abonyx.bundle.chosen import choose_heads
 from abonyx.errors import EngineError, InputError, RequestRefused
-from abonyx.output.beside import INTERVAL, refuse_columns
+from abonyx.output.beside import refuse_columns
 from abonyx.serve import answers, bodies, openapi
 from abonyx.serve.gate import METRICS, RELOAD, Gate
 from abonyx.serve.metrics import Metrics
@@ -93,7 +93,7 @@ def _add_scoring(app: FastAPI, service: Service) -> None:
             asked.threshold,
             config=model.config,
             panel=asked.panel,
-            interval=INTERVAL in beside,
+            with_columns=beside,
         )
         waiting = Waiting(service, request, model, checked, heads.names, until)
 

@@ -115,7 +115,7 @@ def score_answer(
     others = [dict(zip(cells, row, strict=True)) for row in zip(*cells.values(), strict=True)] if cells else []
     places = records.places if asked.trim else [msgspec.UNSET] * len(judgements)
     more: list[dict[str, float | str | None] | msgspec.UnsetType] = [*others] or [msgspec.UNSET] * len(judgements)
-    added = column_cells(asked.with_columns or (), records.sequences, judgements)
+    added = column_cells(asked.with_columns or (), records.sequences, judgements, heads)
     beside: list[dict[str, float | int | str | None] | msgspec.UnsetType] = [
         *(dict(zip(added, row, strict=True)) for row in zip(*added.values(), strict=True))
     ] or [msgspec.UNSET] * len(judgements)

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 import abonyx
+from abonyx.bundle import open_bundle
+from abonyx.bundle.chosen import choose_heads
 from abonyx.domain import judge
 from abonyx.errors import ConfigError
 from abonyx.output.beside import column_cells, refuse_columns
@@ -32,7 +34,7 @@ def charge(ph: float) -> float:
 
 
 def cells(*sequences: str) -> list[tuple[Any, ...]]:
-    found = column_cells(ALL, sequences, judge(sequences))
+    found = column_cells(ALL, sequences, judge(sequences), choose_heads(open_bundle(MINI), None))
     assert tuple(found) == ALL
     return list(zip(*found.values(), strict=True))
 
