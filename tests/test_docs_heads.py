@@ -33,5 +33,15 @@ def test_every_command_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert result.exit_code == 0, (line, result.output)
     with (tmp_path / "scores.csv").open(newline="") as file:
         found = list(csv.DictReader(file))
-    assert list(found[0]) == ["id", "sequence", "p_nonspecific", "nonspecific", "call", "flag", "hic_value"]
+    assert list(found[0]) == [
+        "id",
+        "sequence",
+        "p_nonspecific",
+        "nonspecific",
+        "call",
+        "percentile",
+        "flag",
+        "hic_value",
+        "hic_percentile",
+    ]
     assert len({row["hic_value"] for row in found}) > 30

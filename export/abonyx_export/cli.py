@@ -162,13 +162,16 @@ def export(
     type=float,
     default=0.8,
     show_default=True,
-    help="Share of each class that is not called wrong, out of fold.",
+    help="Share of each class that is not called wrong, or of rows in the interval of a value, out of fold.",
 )
 @click.option("--name", help="Name of the new bundle.  [default: its directory's]")
 @click.option("--notice", help="One line shown wherever the bundle is named.  [default: the parent's]")
 @click.option("--variants", help="Those to keep, of the bundle's.  [default: all]")
 @click.option("--embedding-cache", type=PATH, help="Directory.  [default: in the user's cache]")
 @click.option("--head-out", type=PATH, help="Also write the head as .npz, in the old pipeline's layout.")
+@click.option(
+    "--store-sequences", is_flag=True, help="Keep the training sequences in the bundle, for nearest_identity."
+)
 def fit(
     source: Path,
     label_column: str,
@@ -196,6 +199,7 @@ def fit(
     variants: str | None,
     embedding_cache: Path | None,
     head_out: Path | None,
+    store_sequences: bool,
     **options: Any,
 ) -> None:
     """Fit a new head on INPUT's labelled sequences and write a bundle with it; - is stdin. Needs no PyTorch."""
@@ -231,6 +235,7 @@ def fit(
         variants=None if variants is None else _names(variants),
         embedding_cache=embedding_cache,
         head_out=head_out,
+        store_sequences=store_sequences,
     )
     head = fit_bundle(request, LOGGER.info).heads[-1]
     use = f"values in {head.unit}" if head.unit else f"threshold {head.default_threshold:g}"

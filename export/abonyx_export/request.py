@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from abonyx.bundle.manifest import HEAD_NAME_RULE, is_head_name
 from abonyx.bundle.tolerances import LIMITS, LOGIT_PER_P, Limits
-from abonyx.errors import ConfigError
+from abonyx.errors import ConfigError, printable
 from abonyx.output.directory import check_directory
 from abonyx.wording import option
 from abonyx_export.head.head import DEFAULT_NAME
@@ -58,10 +59,19 @@ class ExportRequest:
 def named_head(text: str) -> tuple[str, Path]:
     """Name and file of a head given as NAME=FILE or FILE, which is called DEFAULT_NAME.
 
-    What stands before `=` is a path if no head can be called so: a file a=b.npz is given as ./a=b.npz.
+    If no head can be called what is before `=`, all of it is a path: a file a=b.npz is given as ./a=b.npz.
+
+    Raises:
+        ConfigError: no head can be called that, and there is no such file.
     """
     name, equals, file = text.partition("=")
-    return (name, Path(file)) if equals and is_head_name(name) else (DEFAULT_NAME, Path(text))
+    if equals and is_head_name(name):
+        return name, Path(file)
+    # os.path's: Path's own raises for a name that is too long for a file.
+    if equals and not os.path.exists(text):  # noqa: PTH110
+        what = f"{option('head')} {printable(text)!r}: a head cannot be called {printable(name)!r}"
+        raise ConfigError(f"{what}, and there is no file of the whole name", HEAD_NAME_RULE)
+    return DEFAULT_NAME, Path(text)
 
 
 def check_head_names(names: Sequence[str], argument: str = "head") -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from abonyx.alphabet import SequenceLimit
 from abonyx.arrays import Float32Array
-from abonyx.bundle.chosen import ChosenHeads, ColumnKind, choose_heads
+from abonyx.bundle.chosen import ChosenHeads, ColumnKind
 from abonyx.config import RuntimeConfig
 from abonyx.domain import Check, refuse_rule
 from abonyx.errors import InputError, first_line, printable
@@ -20,6 +20,7 @@ from abonyx.input.columns import Wanted, find_columns
 from abonyx.input.judged import JudgedValue, judged
 from abonyx.input.sequences import Gaps
 from abonyx.logs import LOGGER
+from abonyx.output.beside import column_kinds
 from abonyx.output.columns import refuse_results, result_columns
 from abonyx.run.opening import ChosenModel, chosen_model
 from abonyx.run.request import prepare
@@ -41,9 +42,11 @@ def score_frame(
     threshold: float | None = None,
     assay: str | None = None,
     heads: Sequence[str] | str | None = None,
+    panel: str | None = None,
     gaps: Gaps = "refuse",
     domain: Check = "check",
     trim: Literal["domain"] | None = None,
+    with_columns: Sequence[str] = (),
 ) -> Frame:
     """A frame of the same kind with a score for each row, by the rules of `abonyx score`.
 
@@ -52,9 +55,12 @@ def score_frame(
     - p_nonspecific: float32;
     - nonspecific: 1 or 0, 8 bits; null for a row with a flag and no call;
     - call: "specific", "non-specific", or, if the head has stored quantiles, "uncertain"; null as in nonspecific;
+    - percentile: interval of the share of the panel that scores lower, in percent, "FIRST-LAST": docs/percentile.md;
+      null as in nonspecific, or without a panel;
     - flag: why the score should not be trusted, "" = nothing is wrong;
     - domain, with trim: the residues that were scored, FIRST-LAST from 1, "" = no domain to trim to;
-    - NAME_p, NAME_nonspecific and NAME_call, or NAME_value, of each other head that `heads` names;
+    - NAME_p, NAME_nonspecific and NAME_call, or NAME_value, and NAME_percentile, of each other head that `heads` names;
+    - charge (32 bits), pI (32 bits), length (32 bits) and cdr3, those that `with_columns` names;
     - rejected: why the row has no score; null if it has one. The other new columns are null then.
 
     A missing value (None, NaN, NA, NaT, or a word for it like "NA") is a rejected row.
@@ -69,9 +75,12 @@ def score_frame(
             default.
         assay: use the threshold that the head declares for it.
         heads: names of the bundle's heads, or "all"; None = the first. threshold and assay are the first head's.
+        panel: whose percentiles are given; None = the bundle's first.
         gaps: "strip" takes `-`, `.` and a final `*` out of the sequences.
         domain: "check" flags rows that the head was not trained on, "require" rejects them, "off" does not look.
         trim: "domain" scores the variable domain inside a longer sequence.
+        with_columns: of "charge", "pI", "length", "cdr3", "nearest_identity" and "interval":
+            docs/files.md.
 
     Raises:
         InputError: not a DataFrame, or a lazy one; no such column, or several that could be meant; two columns of one
@@ -84,16 +93,24 @@ def score_frame(
     table = _eager(nw, frame)
     values = _sequences(nw, table, sequence_column)
     with chosen_model(session, config) as chosen:
-        run = prepare(config=chosen.config, bundle=chosen.bundle, check=domain, trim=trim is not None, gaps=gaps)
-        wanted = choose_heads(run.bundle, heads, assay, threshold)
+        run = prepare(
+            config=chosen.config,
+            bundle=chosen.bundle,
+            check=domain,
+            trim=trim is not None,
+            gaps=gaps,
+            with_columns=with_columns,
+        )
+        wanted = run.choose_heads(heads, assay, threshold, panel)
         wanted.refuse_pairs(_WHERE)
         run = run.of_chains(wanted.chains)
-        refuse_results(table.columns, _WHERE, run.trim, wanted)
+        refuse_results(table.columns, _WHERE, run.trim, wanted, run.with_columns)
         longest = SequenceLimit.of(run.bundle.manifest, run.config)
         rows = judged(values, run.rule, longest, gaps=gaps, in_children=True)
         scores = _score(rows, wanted, chosen)
-    columns = result_columns(rows, scores, wanted, run.trim)
-    series = [_series(nw, table, name, cells, wanted.kinds.get(name)) for name, cells in columns.items()]
+    columns = result_columns(rows, scores, wanted, run.trim, run.with_columns)
+    kinds = wanted.kinds | column_kinds(run.with_columns, wanted)
+    series = [_series(nw, table, name, cells, kinds.get(name)) for name, cells in columns.items()]
     scored: Frame = table.with_columns(*series).to_native()
     return scored
 
@@ -157,9 +174,11 @@ def _score(rows: Sequence[JudgedValue], heads: ChosenHeads, chosen: ChosenModel)
 
 def _series(nw: Any, table: Any, name: str, values: Sequence[object], kind: ColumnKind | None) -> Any:
     """A new column, of text if it has no kind; its nulls are those of the frame's library."""
-    if kind == "call" and table.implementation.is_pandas_like():
+    if kind in ("call", "count") and table.implementation.is_pandas_like():
         # pandas' own integers have no null; with capitals they do.
-        native = table.implementation.to_native_namespace().Series(values, index=table.to_native().index, dtype="Int8")
+        dtype = "Int8" if kind == "call" else "Int32"
+        native = table.implementation.to_native_namespace().Series(values, index=table.to_native().index, dtype=dtype)
         return nw.from_native(native, series_only=True).alias(name)
-    stored = {"float": nw.Float32, "call": nw.Int8, "word": nw.String, None: nw.String}[kind]
+    numbers = {"float": nw.Float32, "call": nw.Int8, "number": nw.Float32, "count": nw.Int32}
+    stored = nw.String if kind is None else numbers.get(kind, nw.String)
     return nw.new_series(name, values, stored, backend=table.implementation)

@@ -33,8 +33,9 @@ EXCEPTIONS: dict[Interface, dict[str, str]] = {
         "seeds": "--cv-seeds",
         "skip": "--on-invalid skip",
         "strip": "--gaps strip",
+        "with_columns": "--with",
     },
-    Interface.HTTP: {"skip": "on_invalid skip", "strip": "gaps strip"},
+    Interface.HTTP: {"skip": "on_invalid skip", "strip": "gaps strip", "with_columns": "with"},
     Interface.PYTHON: {
         "add": "add=True",
         "allow_encoder_mismatch": "allow_encoder_mismatch=True",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -81,3 +82,31 @@ def test_the_corpus_holds_no_row_of_the_non_commercial_sets() -> None:
     assert isinstance(kept, dict)
     assert not [source for source in kept if source.startswith(("avida", "vhhcorpus"))]
     assert record("corpus")["longest_residues"] == open_bundle(MINI).manifest.max_residues
+
+
+def test_the_panels_are_of_whole_human_domains_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import gzip
+    import sys
+
+    import panels
+
+    examples = (REPOSITORY / "examples" / "therapeutic_vh.csv").read_text(encoding="utf-8").splitlines()[1:]
+    sequences = [line.split(",")[1] for line in examples]
+    sequences += [sequence[:9] + "T" + sequence[10:] for sequence in sequences]
+    data = tmp_path / "data"
+    (data / "jain").mkdir(parents=True)
+    (data / "repertoire").mkdir()
+    rows = "".join(f"r{at},{sequence}\n" for at, sequence in enumerate(sequences))
+    (data / panels.CLINICAL).write_text(f"id,sequence\n{rows}", encoding="utf-8")
+    wanted = [f"{at},{each[:4]}I{each[5:]},VH,{panels.STUDY}" for at, each in enumerate(sequences)]
+    others = [f"x,{sequences[0]},VHH,tnp_vhh_oas", f"y,{sequences[1][15:]},VH,oas_briney2019_igm"]
+    table = "\n".join(["id,sequence,domain,source", *others, *wanted])
+    (data / panels.REPERTOIRE).write_bytes(gzip.compress(table.encode()))
+    assert {id_ for id_, _ in panels.repertoire_sample(data / panels.REPERTOIRE)} == {str(at) for at in range(24)}
+    output = tmp_path / "new"
+    monkeypatch.setattr(sys, "argv", ["panels.py", str(MINI), str(data), "-o", str(output)])
+    panels.main()
+    assert [(each.name, each.rows) for each in open_bundle(output).manifest.panels] == [
+        ("clinical", 24),
+        ("repertoire", 24),
+    ]

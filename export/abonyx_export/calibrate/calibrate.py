@@ -12,10 +12,11 @@ import numpy as np
 
 from abonyx.arrays import Float64Array
 from abonyx.bundle import Bundle, Golden, check_files
-from abonyx.bundle.band import CallBand
+from abonyx.bundle.band import CallBand, ValueBand
 from abonyx.bundle.heads import column_places, sigmoid
 from abonyx.bundle.listed import FIX, METRICS_JSON, file_of_head, read_listed
-from abonyx.bundle.manifest import Calibration, HeadSpec, Manifest
+from abonyx.bundle.manifest import LOGISTIC, Calibration, HeadSpec, Manifest
+from abonyx.bundle.panel import Panel, PanelScores
 from abonyx.bundle.threshold import pooling_notes
 from abonyx.card.record import CardFile
 from abonyx.card.writing import write_pages
@@ -207,6 +208,7 @@ def _assembly(
         name=request.name or "",
         notice=request.notice,
         fix=_FIX,
+        panels=_moved_panels(bundle, specs[at], scaling),
     )
 
 
@@ -227,7 +229,8 @@ def _spec(spec: HeadSpec, scaling: Scaling, record: Calibration, head: Head, gol
     if training is not None:
         band = training.band and _moved_band(training.band, scaling)
         # Out-of-fold scores are of the head as it was.
-        training = msgspec.structs.replace(training, band=band, scores=None)
+        interval = training.interval and _scaled_interval(training.interval, scaling)
+        training = msgspec.structs.replace(training, band=band, interval=interval, scores=None)
     if (earlier := spec.calibration) is not None:
         whole = Scaling(earlier.slope * scaling.slope, scaling.slope * earlier.intercept + scaling.intercept)
         record = msgspec.structs.replace(record, slope=whole.slope, intercept=whole.intercept)
@@ -250,6 +253,27 @@ def _moved(p: float, scaling: Scaling) -> float:
 
 def _moved_band(band: CallBand, scaling: Scaling) -> CallBand:
     return CallBand(confidence=band.confidence, low=_moved(band.low, scaling), high=_moved(band.high, scaling))
+
+
+def _scaled_interval(interval: ValueBand, scaling: Scaling) -> ValueBand:
+    """Its ends are differences of values: the slope alone moves them."""
+    return msgspec.structs.replace(interval, low=interval.low * scaling.slope, high=interval.high * scaling.slope)
+
+
+def _moved_panels(bundle: Bundle, head: HeadSpec, scaling: Scaling) -> list[Panel]:
+    """The panels with the head's quantiles where the scaling puts them; ranks stay the same."""
+
+    def moved(value: float) -> float:
+        there = _moved(value, scaling) if head.kind == LOGISTIC else float(scaling.apply(np.array(value)))
+        return float(np.float32(there))
+
+    def of_head(scores: PanelScores) -> PanelScores:
+        if scores.head != head.name:
+            return scores
+        return msgspec.structs.replace(scores, quantiles=list(map(moved, scores.quantiles)))
+
+    panels = bundle.manifest.panels
+    return [msgspec.structs.replace(panel, scores=list(map(of_head, panel.scores))) for panel in panels]
 
 
 def _write_card(bundle: Bundle, head: str, record: Calibration, scaling: Scaling, staging: Path) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +12,9 @@ import sklearn
 
 import abonyx
 from abonyx.bundle import GOLDEN_NAME, Bundle, Golden, check_quantization
+from abonyx.bundle.files import link_or_copy
 from abonyx.bundle.manifest import HeadSpec, Manifest, Variant
+from abonyx.bundle.panel import Panel
 from abonyx_export.bundle_writer import Reference, Report, check_variants
 from abonyx_export.head.graph import attach_head, check_heads, head_model
 from abonyx_export.head.head import Head
@@ -24,8 +23,6 @@ from abonyx_export.int8.score_gate import GateRows
 from abonyx_export.variants import default_variants
 
 HEAD_NAME = "head.onnx"
-# Where a file cannot be linked and can still be copied: another file system, or one (or a rule) without hard links.
-_NO_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +37,7 @@ class Assembly:
         same_first: whether the first head is the parent's.
         name: of the bundle, "" = its directory's. notice: None = the parent's.
         fix: what to do about a variant over its limit.
+        panels: those that are right of the new heads.
     """
 
     parent: Bundle
@@ -52,6 +50,7 @@ class Assembly:
     name: str
     notice: str | None
     fix: str
+    panels: list[Panel]
 
 
 def files_beside(bundle: Bundle, variants: Sequence[str], dropped: Sequence[str] = ()) -> list[str]:
@@ -81,6 +80,7 @@ def assemble(made: Assembly, staging: Path, report: Report) -> Manifest:
         variants=variants,
         default_variant=default_variants(list(variants)) | inherited,
         packages=parent.packages | now,
+        panels=made.panels,
         files={},
     )
     references = {name: _reference(parent, name, made.golden, same_first=made.same_first) for name in variants}
@@ -128,15 +128,4 @@ def _write_graphs(made: Assembly, staging: Path, report: Report) -> None:
         if name in models:
             onnx.save(attach_head(onnx.load(bundle.path / name, load_external_data=False), graph), staging / name)
         elif name != GOLDEN_NAME:
-            _link(bundle.path / name, staging / name, report)
-
-
-def _link(source: Path, target: Path, report: Report) -> None:
-    """A hard link: one copy on the disk, which outlives either bundle. check_files has seen that it is a plain file."""
-    try:
-        os.link(source, target, follow_symlinks=False)
-    except OSError as error:
-        if error.errno not in _NO_LINK:
-            raise
-        report(f"  {source} is copied: it cannot be linked ({error.strerror})")
-        shutil.copy2(source, target, follow_symlinks=False)
+            link_or_copy(bundle.path / name, staging / name, report)

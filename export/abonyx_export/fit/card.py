@@ -7,10 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from abonyx.arrays import Float64Array
-from abonyx.bundle.band import CallBand
+from abonyx.bundle.band import CallBand, ValueBand
 from abonyx.bundle.bundle import Bundle
 from abonyx.bundle.listed import file_of_head
-from abonyx.bundle.training_rows import TRAINING_ROWS_NAME, write_training_rows
+from abonyx.bundle.training_rows import (
+    TRAINING_ROWS_NAME,
+    TRAINING_SEQUENCES_NAME,
+    write_training_rows,
+    write_training_sequences,
+)
 from abonyx.card.card import card_of_fit
 from abonyx.card.labelled import LabelledSet
 from abonyx.card.linear import Predict, Task
@@ -30,10 +35,15 @@ def card_files(bundle: Bundle, head: str) -> list[str]:
     return [file_of_head(name, head, bundle.manifest.head.name) for name in FILES]
 
 
+def head_files(bundle: Bundle, head: str) -> list[str]:
+    """All files of one of a bundle's heads: card_files, and its training sequences, which most bundles do not have."""
+    return [*card_files(bundle, head), file_of_head(TRAINING_SEQUENCES_NAME, head, bundle.manifest.head.name)]
+
+
 def judge_fit(
     request: FitRequest, checked: Input, rows: Float64Array, left_out: tuple[str, ...]
-) -> tuple[Card, CallBand | None]:
-    """The card, by nested cross-validation over the request's grid or alphas, and the band for calls.
+) -> tuple[Card, CallBand | ValueBand | None]:
+    """The card, by nested cross-validation over the request's grid or alphas, and the band or interval that it gives.
 
     Args:
         rows: embeddings (n, D), or with copies (n, copies, D); only the rows as they are count.
@@ -66,8 +76,13 @@ def judge_fit(
 
 
 def write_card(card: Card, checked: Input, directory: Path, request: FitRequest) -> None:
-    """Write FILES of the new head; with names of its own if it is not the first."""
+    """Write FILES of the new head, and its sequences on request; with names of its own if it is not the first."""
     md, page, metrics, known = card_files(request.run.bundle, request.name_of_head) if request.add else FILES
     write_pages(card, directory, md=md, page=page)
     (directory / metrics).write_bytes(CardFile(card=card).encode())
     write_training_rows(checked.records, directory / known)
+    if request.store_sequences:
+        first = request.run.bundle.manifest.head.name if request.add else request.name_of_head
+        write_training_sequences(
+            checked.sequences, directory / file_of_head(TRAINING_SEQUENCES_NAME, request.name_of_head, first)
+        )

@@ -16,7 +16,9 @@ import numpy as np
 
 from abonyx import cache
 from abonyx.bundle import Golden, check_files
+from abonyx.bundle.band import ValueBand
 from abonyx.bundle.manifest import HeadTraining, Manifest
+from abonyx.bundle.panel import Panel, kept_panels, panel_file
 from abonyx.bundle.threshold import own_rule
 from abonyx.errors import ConfigError
 from abonyx.output.directory import staged
@@ -25,7 +27,7 @@ from abonyx.output.formats import write_rejected
 from abonyx.wording import option
 from abonyx_export.bundle_writer import Report
 from abonyx_export.fit.assembly import Assembly, assemble, files_beside
-from abonyx_export.fit.card import card_files, judge_fit, write_card
+from abonyx_export.fit.card import head_files, judge_fit, write_card
 from abonyx_export.fit.copies import by_row, with_copies
 from abonyx_export.fit.embeddings import embed_records
 from abonyx_export.fit.flagged import flag_lines, flagged_rows, left_out_notes, without_flagged
@@ -86,7 +88,10 @@ def fit_bundle(request: FitRequest, report: Report = lambda line: None) -> Manif
     head, training, iterations = train(rows, report)
     report("judging it by folds that keep similar sequences together")
     card, band = judge_fit(request, checked, rows, left_out)
-    training = msgspec.structs.replace(training, band=band)
+    if isinstance(band, ValueBand):
+        training = msgspec.structs.replace(training, interval=band)
+    else:
+        training = msgspec.structs.replace(training, band=band)
     if run.check != "off":
         training = msgspec.structs.replace(training, flagged=flagged, dropped=flagged if request.drop_flagged else 0)
     with _head_file(request.head_out, head, iterations), staged(request.output) as staging:
@@ -123,8 +128,16 @@ def embedding_cache(given: Path | None) -> Path:
 def _needed_files(request: FitRequest) -> list[str]:
     """What the new bundle is made of: the kept variants, and what is beside them; heads that are not kept have none."""
     bundle = request.run.bundle
-    dropped = [] if request.add else [name for head in bundle.manifest.heads for name in card_files(bundle, head.name)]
+    dropped = [] if request.add else [name for head in bundle.manifest.heads for name in head_files(bundle, head.name)]
+    kept = [panel.name for panel in _kept_panels(request)]
+    dropped += [panel_file(panel.name) for panel in bundle.manifest.panels if panel.name not in kept]
     return files_beside(bundle, request.kept, dropped)
+
+
+def _kept_panels(request: FitRequest) -> list[Panel]:
+    """The parent's panels, with the scores of its heads if these stay; a new head's scores are not in any panel."""
+    parent = request.run.bundle.manifest
+    return kept_panels(parent.panels, [head.name for head in parent.heads] if request.add else [], request.kept)
 
 
 def _build(
@@ -151,6 +164,7 @@ def _build(
         name=request.name or "",
         notice=request.notice,
         fix=_FIX,
+        panels=_kept_panels(request),
     )
     return assemble(made, staging, report)
 

@@ -50,7 +50,8 @@ class FitRequest:
         balanced: weigh the classes by the inverse of their frequency.
         folds, seeds, seed: so many stratified cross-validations, of which the first is shuffled by `seed`. The card has
             so many folds by sequence cluster, at least three.
-        confidence: of a classification: share of each class that the band of uncertain calls keeps.
+        confidence: share of each class that the band of uncertain calls keeps; of a regression, share of rows in the
+            interval around a value.
         chains: of the labelled rows, one of manifest.CHAIN_SETS: records of others are flagged when scored. With both,
             each row is a pair. None = those of the parent's first head beside its heads, else H.
         vary_ends: of a classification, and of heads of one chain: fit on changed copies of the rows, too
@@ -60,6 +61,7 @@ class FitRequest:
         variants: those to keep; None = all the parent's.
         embedding_cache: directory; None = in the user's cache.
         head_out: .npz file for the head, in the old pipeline's layout; None = none.
+        store_sequences: keep the training sequences in the bundle, beside their hashes.
     """
 
     run: RunRequest
@@ -89,6 +91,7 @@ class FitRequest:
     variants: tuple[str, ...] | None = None
     embedding_cache: Path | None = None
     head_out: Path | None = None
+    store_sequences: bool = False
 
     @property
     def source_name(self) -> str:
@@ -213,7 +216,11 @@ def _check_pairs(request: FitRequest) -> None:
     """Refuse options that heads of one chain have."""
     if len(request.trained_on) == 1:
         return
-    given = {"vary_ends": request.vary_ends, "head_out": request.head_out is not None}
+    given = {
+        "vary_ends": request.vary_ends,
+        "head_out": request.head_out is not None,
+        "store_sequences": request.store_sequences,
+    }
     for name in (name for name, value in given.items() if value):
         what = f"{option(name)} with {option('chains')} {','.join(request.trained_on)}: it is of heads of one chain"
         raise ConfigError(what, "Leave it out.")

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from abonyx.arrays import Float32Array
-from abonyx.bundle.band import Word
+from abonyx.bundle.band import ValueBand, Word
 from abonyx.bundle.bundle import Bundle
 from abonyx.bundle.heads import record_chains
 from abonyx.bundle.manifest import LOGISTIC, HeadSpec
+from abonyx.bundle.panel import PERCENTILE, HeadPanel, Panel
+from abonyx.bundle.panel_choice import choose_panel
 from abonyx.bundle.threshold import CALL, CALLED, CallRule, choose_calls, own_rule
+from abonyx.bundle.training_rows import training_sequences
+from abonyx.config import RuntimeConfig
 from abonyx.errors import ConfigError, first_line, printable
 from abonyx.wording import option
 
 if TYPE_CHECKING:
-    Cells = Float32Array | list[Literal[0, 1] | None] | list[Word | None]
+    Cells = Float32Array | list[Literal[0, 1] | None] | list[Word | None] | list[str | None] | list[float | None]
 
 P = "p_nonspecific"
+# Columns on request that are of heads.
+INTERVAL, NEAREST = "interval", "nearest_identity"
 ALL = "all"
 _PAIR_FIX = "Choose heads of one chain, or score a file with a column for each chain: docs/pairs.md."
-# What a column holds: float32; 1, 0 and None; or a word of band.CALL_WORDS and None.
-ColumnKind = Literal["float", "call", "word"]
+# What a column holds: float32; 1, 0 and None; a text and None; a number of few decimals and None; a count and None.
+ColumnKind = Literal["float", "call", "word", "number", "count"]
 
 
 @dataclass(frozen=True)
@@ -32,12 +38,18 @@ class ChosenHead:
     Attributes:
         first: whether it is the bundle's first, whose columns have no name of a head if it is logistic.
         rule: of its calls; None = it makes none.
+        panel: whose percentiles its values are given in; None = the column is empty.
+        interval: around its values, if columns for its ends were asked for.
+        training: its training sequences, if the nearest one was asked for.
         numbers: whether it has a column of 0 and 1; without it, it has calls in words only if it has stored quantiles.
     """
 
     spec: HeadSpec
     first: bool
     rule: CallRule | None
+    panel: HeadPanel | None = None
+    interval: ValueBand | None = None
+    training: tuple[str, ...] = ()
     numbers: bool = True
 
     @property
@@ -45,29 +57,55 @@ class ChosenHead:
         """Its columns, by name."""
         name = self.spec.name
         if self.rule is None:
-            return {f"{name}_value": "float"}
-        columns = (P, CALLED, CALL) if self.first else (f"{name}_p", f"{name}_{CALLED}", f"{name}_{CALL}")
-        kinds: dict[str, ColumnKind] = dict(zip(columns, ("float", "call", "word"), strict=True))
+            ends: dict[str, ColumnKind] = {} if self.interval is None else dict.fromkeys(self._ends, "number")
+            value: dict[str, ColumnKind] = {f"{name}_value": "float", f"{name}_{PERCENTILE}": "word"}
+            return value | ends
+        usual = (P, CALLED, CALL, PERCENTILE)
+        columns = usual if self.first else (f"{name}_p", *(f"{name}_{column}" for column in usual[1:]))
+        kinds: dict[str, ColumnKind] = dict(zip(columns, ("float", "call", "word", "word"), strict=True))
         left_out = {} if self.numbers else {columns[1], *([columns[2]] if self.rule.band is None else [])}
         return {column: kind for column, kind in kinds.items() if column not in left_out}
 
-    def cells(self, values: Float32Array, trusted: Sequence[bool]) -> dict[str, Cells]:
-        """Its columns of n rows: the values (n,), and the calls of those to be trusted."""
+    def cells(self, values: Float32Array, trusted: Sequence[bool], sequences: Sequence[str]) -> dict[str, Cells]:
+        """Its columns of n rows: the values (n,), and calls and percentiles of those to be trusted.
+
+        Args:
+            sequences: n, that were scored; of pairs both chains in one text, as Input.records has them.
+        """
         rule = self.rule
         found: dict[str, Cells] = {}
         for column, kind in self.kinds.items():
-            if kind == "float" or rule is None:
+            if kind == "float":
                 found[column] = values
-            else:
+            elif column.endswith(PERCENTILE):
+                found[column] = self._percentiles(values, trusted, sequences)
+            elif rule is not None:
                 found[column] = rule.numbers(values, trusted) if kind == "call" else rule.words(values, trusted)
+        if self.interval is not None:
+            found |= dict(zip(self._ends, self.interval.ends(values, trusted), strict=True))
         return found
+
+    @property
+    def _ends(self) -> tuple[str, str]:
+        return f"{self.spec.name}_low", f"{self.spec.name}_high"
+
+    def _percentiles(self, values: Float32Array, trusted: Sequence[bool], sequences: Sequence[str]) -> list[str | None]:
+        nothing: list[str | None] = [None] * len(values)
+        return nothing if self.panel is None else self.panel.cells(values, trusted, sequences)
 
 
 @dataclass(frozen=True)
 class ChosenHeads:
-    """The heads of a run, in the order of their columns. Make it with choose_heads."""
+    """The heads of a run, in the order of their columns. Make it with choose_heads.
+
+    Attributes:
+        panel: whose percentiles values are given in; None = none are given.
+        percentiles: which panel that is, or why there is none; "" = no config was given.
+    """
 
     heads: tuple[ChosenHead, ...]
+    panel: Panel | None = None
+    percentiles: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -121,25 +159,28 @@ class ChosenHeads:
         """All columns."""
         return self.leading | self.following
 
-    def cells(self, values: Float32Array, trusted: Sequence[bool]) -> dict[str, Cells]:
-        """All columns of n rows by name. values: (n, len(names)), column i of names[i]."""
+    def cells(self, values: Float32Array, trusted: Sequence[bool], sequences: Sequence[str]) -> dict[str, Cells]:
+        """All columns of n rows by name. values: (n, len(names)), column i of names[i]; others as of one head."""
         found: dict[str, Cells] = {}
         for head, column in zip(self.heads, values.T, strict=True):
-            found |= head.cells(column, trusted)
+            found |= head.cells(column, trusted, sequences)
         return found
 
     def without_numbers(self) -> ChosenHeads:
         """The same heads, without columns of 0 and 1."""
-        return ChosenHeads(tuple(replace(head, numbers=False) for head in self.heads))
+        return replace(self, heads=tuple(replace(head, numbers=False) for head in self.heads))
 
     def facts(self) -> dict[str, str | float | None]:
         """What results depend on, for a journal."""
         calls: dict[str, str | float | None] = {"threshold": None} if self.rule is None else self.rule.facts()
-        return calls | {"--heads": None if self._is_usual() else ", ".join(self.names)}
+        panel = None if self.panel is None else self.panel.name
+        return calls | {"--heads": None if self._is_usual() else ", ".join(self.names), "--panel": panel}
 
     def metadata(self) -> dict[str, str]:
         """What a result file says of them: nothing new of the first alone."""
         stated = {} if self.rule is None else self.rule.metadata()
+        if self.panel is not None:
+            stated[PERCENTILE] = f"{self.percentiles}; 95 % interval"
         if self._is_usual():
             return stated
         for head in self.heads:
@@ -151,28 +192,62 @@ class ChosenHeads:
 
     def summary(self, assay: str | None = None) -> str:
         """The end of a command's last line."""
-        used = [] if self.rule is None else [self.rule.summary(assay)]
-        if not self._is_usual():
-            used.append(f"heads {', '.join(self.names)}")
-        return "; ".join(used)
+        if self._is_usual():
+            used = [] if self.rule is None else [self.rule.summary(assay)]
+        else:
+            used = [f"heads {', '.join(self.names)}", *(_summary(head, assay) for head in self.heads)]
+        return "; ".join([*used, *([self.percentiles] if self.percentiles else [])])
 
     def _is_usual(self) -> bool:
         return len(self.heads) == 1 and self.first is not None and self.first.spec.kind == LOGISTIC
 
 
+def _summary(head: ChosenHead, assay: str | None) -> str:
+    """What a summary says of one head among others."""
+    if head.rule is None:
+        around = "" if head.interval is None else f", {100 * head.interval.confidence:g} % interval"
+        return f"{head.spec.name}: value in {head.spec.unit}{around}"
+    return f"{head.spec.name}: {head.rule.summary(assay if head.first else None)}"
+
+
+def _interval(head: HeadSpec) -> ValueBand | None:
+    return None if head.training is None else head.training.interval
+
+
+def _training(bundle: Bundle, head: HeadSpec) -> tuple[str, ...]:
+    found = training_sequences(bundle, head.name)
+    if found is None:
+        what = f"{option('with_columns')} {NEAREST}: {bundle.name} does not store the training sequences of head "
+        fix = f"They may be confidential, so `abonyx fit` stores them only with {option('store_sequences')}."
+        raise ConfigError(f"{what}{head.name}", fix)
+    return found
+
+
 def choose_heads(
-    bundle: Bundle, names: Sequence[str] | str | None, assay: str | None = None, threshold: float | None = None
+    bundle: Bundle,
+    names: Sequence[str] | str | None,
+    assay: str | None = None,
+    threshold: float | None = None,
+    *,
+    config: RuntimeConfig | None = None,
+    panel: str | None = None,
+    with_columns: Collection[str] = (),
 ) -> ChosenHeads:
     """The heads of a run.
 
     Args:
         names: of the bundle's heads, "all", or None = the first one.
         assay, threshold: of the first head's calls; see choose_threshold. Other heads have their own default.
+        config: of the run, which decides whether a panel fits it; None = no percentiles.
+        panel: whose percentiles are given; None = the bundle's first.
+        with_columns: with INTERVAL, linear heads have columns for the interval around a value; with NEAREST, heads have
+            their training sequences.
 
     Raises:
         BundleError: the bundle has no head yet.
         ConfigError: a name that no head has, or twice; an assay or a threshold for a head that is not among them or
-            makes no calls; see choose_threshold.
+            makes no calls; an interval, and no head that stores one;
+            a head that does not store its training sequences; see choose_threshold and choose_panel.
     """
     bundle.refuse_placeholder()
     known = {head.name: head for head in bundle.manifest.heads}
@@ -189,8 +264,17 @@ def choose_heads(
         rule = own_rule(head)
         if head is first and rule is not None:
             rule = choose_calls(bundle, assay, threshold)
-        chosen.append(ChosenHead(head, head is first, rule))
-    return ChosenHeads(tuple(chosen))
+        interval = _interval(head) if INTERVAL in with_columns else None
+        training = _training(bundle, head) if NEAREST in with_columns else ()
+        chosen.append(ChosenHead(head, head is first, rule, interval=interval, training=training))
+    if INTERVAL in with_columns and not any(head.interval for head in chosen):
+        what = f"{option('with_columns')} interval: no head of {', '.join(wanted)} stores an interval around its values"
+        raise ConfigError(what, "`abonyx fit --task regression` stores one; leave it out for other heads.")
+    if config is None:
+        return ChosenHeads(tuple(chosen))
+    found = choose_panel(bundle, config, panel, wanted)
+    with_panels = tuple(replace(head, panel=found.heads.get(head.spec.name)) for head in chosen)
+    return ChosenHeads(with_panels, found.panel, found.text)
 
 
 def _names(names: Sequence[str] | str | None, bundle: Bundle) -> list[str]:

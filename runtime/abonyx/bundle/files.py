@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import stat
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from abonyx import cache
@@ -16,6 +18,8 @@ from abonyx.hashing import file_sha256
 
 # What a download from the Hugging Face hub into a folder leaves there; nothing of a bundle is read from it.
 _HUB_FILE, _HUB_FOLDER = ".gitattributes", ".cache/huggingface/"
+# Where a file cannot be linked and can still be copied: another file system, or one (or a rule) without hard links.
+_NO_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 # Two writes within one tick of the system's clock have one time stamp; Linux ticks every 1 to 10 ms.
 _TICK_NS = 20_000_000
 
@@ -112,3 +116,14 @@ def unlisted_files(bundle: Bundle) -> list[str]:
     ]
     unlisted = set(paths) - {*bundle.manifest.files, MANIFEST_NAME, README_NAME}
     return sorted(path for path in unlisted if path != _HUB_FILE and not path.startswith(_HUB_FOLDER))
+
+
+def link_or_copy(source: Path, target: Path, report: Callable[[str], None]) -> None:
+    """A hard link: one copy on the disk, which outlives either bundle. check_files has seen that it is a plain file."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _NO_LINK:
+            raise
+        report(f"  {source} is copied: it cannot be linked ({error.strerror})")
+        shutil.copy2(source, target, follow_symlinks=False)

@@ -10,7 +10,8 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from abonyx.bundle.band import CallBand
+from abonyx.bundle.band import CallBand, ValueBand
+from abonyx.bundle.panel import Panel, are_sound
 from abonyx.bundle.tolerances import LIMITS, LOGIT_PER_P, Limits
 from abonyx.errors import BundleError, first_line
 
@@ -150,6 +151,7 @@ class HeadTraining(_Struct, frozen=True, kw_only=True, omit_defaults=True):
         band: of the card's out-of-fold scores, folds by sequence cluster; None = nothing could be judged, or a linear
             head.
         copies: changed copies of each row that the head was fitted on, too, by name; None = none.
+        interval: of a regression's residuals, out of the card's folds; None = nothing could be judged, or too few rows.
         ridge: of a regression alone. cut: if classes were made of measured values.
     """
 
@@ -169,6 +171,7 @@ class HeadTraining(_Struct, frozen=True, kw_only=True, omit_defaults=True):
     dropped: int = 0
     band: CallBand | None = None
     copies: list[str] | None = None
+    interval: ValueBand | None = None
     ridge: RidgeTraining | None = None
     cut: ClassCut | None = None
 
@@ -424,7 +427,8 @@ class FileEntry(_Struct, frozen=True, kw_only=True):
     size_bytes: int
 
 
-class Manifest(_Struct, frozen=True, kw_only=True):
+# omit_defaults: a bundle without panels does not mention them.
+class Manifest(_Struct, frozen=True, kw_only=True, omit_defaults=True):
     """All of manifest.json.
 
     Attributes:
@@ -437,6 +441,7 @@ class Manifest(_Struct, frozen=True, kw_only=True):
         default_variant: provider -> variant.
         golden_source: what the golden set was made from.
         files: path in the bundle -> entry, for every file but the manifest.
+        panels: whose percentiles scores are given in; the first is the default.
     """
 
     schema_version: int
@@ -455,6 +460,7 @@ class Manifest(_Struct, frozen=True, kw_only=True):
     golden_source: str
     packages: dict[str, str]
     files: dict[str, FileEntry]
+    panels: list[Panel] = []
 
     @property
     def head(self) -> HeadSpec:
@@ -602,8 +608,14 @@ def _check_values(manifest: Manifest, path: Path) -> None:
         "head training scores": not all(_are_counts(head.training) for head in heads),
         "head training band": not all(map(_has_band, heads)),
         "head calibration": not all(map(_is_calibrated, heads)),
+        "panels": not are_sound(manifest.panels, names, manifest.variants, manifest.files),
         "variant precision": not all(variant.precision in LIMITS for variant in variants),
     }
+    other = next((panel for panel in manifest.panels if panel.encoder_sha256 != manifest.encoder.weights_sha256), None)
+    if other is not None:
+        found = f"sha256 {other.encoder_sha256}; this bundle's is {manifest.encoder.weights_sha256}"
+        what = f"{path}: panel {other.name} was scored with another encoder, {found}"
+        raise BundleError(what, "Add the panel to this bundle with `abonyx reference`.")
     wrong = [name for name, fault in faults.items() if fault]
     if wrong:
         raise BundleError(f"{path}: {', '.join(wrong)}: not what an export writes", "Export the bundle again.")
@@ -637,9 +649,12 @@ def _has_thresholds(head: HeadSpec) -> bool:
 
 
 def _has_band(head: HeadSpec) -> bool:
-    """Whether the quantiles, where there are some, are probabilities; a linear head has none."""
-    band = None if head.training is None else head.training.band
-    return band is None or (head.kind == LOGISTIC and band.is_sound())
+    """Whether the quantiles, where there are some, are of the head's kind: probabilities, or around a value."""
+    if head.training is None:
+        return True
+    band, interval = head.training.band, head.training.interval
+    of_calls = band is None or (head.kind == LOGISTIC and band.is_sound())
+    return of_calls and (interval is None or (head.kind == LINEAR and interval.is_sound()))
 
 
 def _is_calibrated(head: HeadSpec) -> bool:

@@ -56,7 +56,11 @@ class CallRule:
     def text(self) -> str:
         """What `call` rests on."""
         if self.band is not None:
-            return f"uncertain from {self.band.low:.4g} to {self.band.high:.4g}"
+            text = f"uncertain from {self.band.low:.4g} to {self.band.high:.4g}"
+            if self.band.low <= self.threshold <= self.band.high:
+                return text
+            # Then a call in words can be another one than nonspecific.
+            return f"{text}: threshold {self.threshold:g} lies outside, so call and nonspecific may disagree"
         why = f"{option(self.given)} was given" if self.given else "the head has no stored quantiles"
         return f"call is never uncertain: {why}"
 

@@ -1,4 +1,4 @@
-"""Which sequences a head was trained on, as hashes: enough to recognise one, and never the sequences."""
+"""Which sequences a head was trained on: as hashes, enough to recognise one; as sequences only on request."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from abonyx.bundle.listed import FIX, file_of_head, read_listed
 from abonyx.errors import BundleError
 
 TRAINING_ROWS_NAME = "training_rows.sha256"
+TRAINING_SEQUENCES_NAME = "training_sequences.txt"
+_SEQUENCES = re.compile(rb"(?:[A-Z]+\n)*")
 _LINES = re.compile(rb"(?:[0-9a-f]{64}\n)*")
 
 
@@ -47,6 +49,26 @@ def training_rows(bundle: Bundle, sequences: Sequence[str], head: str | None = N
         raise BundleError(f"{bundle.path / name}: does not hold one sha256 a line", FIX)
     known = set(data.splitlines())
     return np.array([_hash(sequence) in known for sequence in sequences], bool)
+
+
+def write_training_sequences(sequences: Iterable[str], path: Path) -> None:
+    """Write each different cleaned sequence, a line each, in alphabetical order and not in that of the rows."""
+    path.write_text("".join(f"{sequence}\n" for sequence in sorted(set(sequences))), encoding="ascii")
+
+
+def training_sequences(bundle: Bundle, head: str) -> tuple[str, ...] | None:
+    """The different training sequences of a head; None if the bundle does not store them.
+
+    Raises:
+        BundleError: the file is missing or damaged.
+    """
+    name = file_of_head(TRAINING_SEQUENCES_NAME, head, bundle.manifest.head.name)
+    data = read_listed(bundle, name)
+    if data is None:
+        return None
+    if not _SEQUENCES.fullmatch(data):
+        raise BundleError(f"{bundle.path / name}: does not hold one sequence a line", FIX)
+    return tuple(data.decode("ascii").splitlines())
 
 
 def _hash(sequence: str) -> bytes:

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from abonyx.arrays import BoolArray, Float64Array, Int64Array
-from abonyx.bundle.band import UNCERTAIN, CallBand
+from abonyx.bundle.band import UNCERTAIN, CallBand, ValueBand
 
 CONFIDENCE = 0.8
 
@@ -56,6 +56,18 @@ def choose_band(p: Float64Array, labels: Float64Array, confidence: float = CONFI
     if low > high:  # the classes hardly overlap: any threshold between the two keeps both shares
         low = high = (low + high) / 2
     return CallBand(confidence=confidence, low=low, high=high)
+
+
+def choose_interval(residuals: Float64Array, confidence: float = CONFIDENCE) -> ValueBand | None:
+    """The interval around a value of which (n,) out-of-fold residuals, measured minus predicted, hold that share.
+
+    As much lies beyond either end, one future row counted in. None if the rows are too few for that.
+    """
+    beyond = math.floor((len(residuals) + 1) * (1 - confidence) / 2 + 1e-9)
+    if beyond < 1:
+        return None
+    ordered = np.sort(residuals)
+    return ValueBand(confidence=confidence, low=float(ordered[beyond - 1]), high=float(ordered[-beyond]))
 
 
 def _upper_quantile(scores: Float64Array, confidence: float) -> float:

@@ -9,10 +9,18 @@ import msgspec
 import numpy as np
 
 from abonyx.arrays import BoolArray, Float64Array, Int64Array
-from abonyx.bundle.band import CallBand
+from abonyx.bundle.band import CallBand, ValueBand
 from abonyx.bundle.heads import sigmoid
 from abonyx.card.baselines import MAJORITY, cross_validate_baselines
-from abonyx.card.calls import CONFIDENCE, CallCounts, choose_band, count_called, count_calls, count_calls_by_fold
+from abonyx.card.calls import (
+    CONFIDENCE,
+    CallCounts,
+    choose_band,
+    choose_interval,
+    count_called,
+    count_calls,
+    count_calls_by_fold,
+)
 from abonyx.card.clusters import IDENTICAL, Clusters, cluster_folds, cluster_rows, random_folds, sample_rows
 from abonyx.card.folds import MIN_FOLDS, OutOfFold, cross_fit, training_means
 from abonyx.card.identity import number_rows
@@ -24,6 +32,7 @@ from abonyx.card.record import (
     Card,
     DifferenceRecord,
     FoldsRecord,
+    IntervalRecord,
     LevelRecord,
     PredictorRecord,
     SpreadRecord,
@@ -72,17 +81,18 @@ class _Judged:
 
 def card_of_fit(
     labelled: LabelledSet, embeddings: Float64Array, grid: Sequence[float], fit: Fit, confidence: float = CONFIDENCE
-) -> tuple[Card, CallBand | None]:
+) -> tuple[Card, CallBand | ValueBand | None]:
     """The card of a head that is fitted on these rows, judged out of fold, and the band for its calls.
 
     Args:
         labelled: the rows. embeddings: (n, D), or any (n, ...) that `fit` takes.
         grid: C or alpha to choose from inside the folds, from the most regularised on.
         fit: of the head.
-        confidence: of the band.
+        confidence: of the band or interval.
 
     Returns:
-        The card, and the band of the out-of-fold scores; None of values, or if nothing could be judged.
+        The card, and the band of the out-of-fold scores, or the interval around values; None if nothing could be
+        judged, or rows are too few for an interval.
 
     Raises:
         InputError: fewer different sequences than folds.
@@ -100,7 +110,9 @@ def card_of_fit(
     scores = _scores({HEAD: own} | judged.baselines, labels, judged.by_cluster, task)
     random = _scores({HEAD: own_random} | judged.random_baselines, labels, judged.at_random, task)
     if task == "values":
-        return _card(judged, scores, random, None, fitted=True), None
+        interval = choose_interval(labels - own.raw, confidence)
+        card = _card(judged, scores, random, None, fitted=True)
+        return msgspec.structs.replace(card, interval=_interval_record(interval, labels)), interval
     p = sigmoid(own.raw)
     band = choose_band(p, labels, confidence)
     calls = count_calls_by_fold(p, labels, judged.by_cluster, band, own.raw > 0, judged.set.has_call)
@@ -239,6 +251,18 @@ def _folds_record(judged: _Judged) -> FoldsRecord:
         seed=judged.set.seed,
         draws=judged.set.draws,
         rows_of=total if total > rows else None,
+    )
+
+
+def _interval_record(interval: ValueBand | None, labels: Float64Array) -> IntervalRecord | None:
+    if interval is None:
+        return None
+    tail = 50 * (1 - interval.confidence)
+    low, high = np.percentile(labels, (tail, 100 - tail))
+    if not high > low:  # nearly all labels are equal
+        return None
+    return IntervalRecord(
+        confidence=interval.confidence, low=interval.low, high=interval.high, spread=float(high - low)
     )
 
 

@@ -86,6 +86,21 @@ def _ones(cells: list[tuple[int, int]], shape: tuple[int, int]) -> Float32Array:
     return matrix
 
 
+def identity_with(queries: Sequence[dict[str, str]], reference: Sequence[dict[str, str]]) -> Float32Array:
+    """The identity of n numbered domains with m others: (n, m) float32 percent; 0 where either has no position.
+
+    Args:
+        queries, reference: of imgt_positions; m is at least 1.
+    """
+    both, count = _matrix([*queries, *reference]), len(queries)
+    same = both.residues[:count] @ both.residues[count:].T
+    common = both.occupied[:count] @ both.occupied[count:].T
+    sizes = both.occupied.sum(axis=1)
+    either = sizes[:count, None] + sizes[None, count:] - common
+    percent: Float32Array = np.divide(100 * same, either, out=np.zeros_like(same), where=either > 0)
+    return percent
+
+
 def identity_blocks(numbered: Numbered) -> Iterator[tuple[slice, Float32Array]]:
     """The identity of all u records with each other, block by block: of pairs the lower one of their chains'.
 

@@ -76,6 +76,25 @@ class SpreadRecord(msgspec.Struct, frozen=True, kw_only=True):
     p90: float
 
 
+class IntervalRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The interval around a value, beside not predicting.
+
+    Attributes:
+        confidence: share of rows whose measured value lies in it. low, high: what is added to a value.
+        spread: width of the interval that holds the same share of the labels, in their unit.
+    """
+
+    confidence: float
+    low: float
+    high: float
+    spread: float
+
+    @property
+    def ratio(self) -> float:
+        """The interval's width over the labels' own; 1 and more: a prediction narrows nothing."""
+        return (self.high - self.low) / self.spread
+
+
 class Card(msgspec.Struct, frozen=True, kw_only=True):
     """How far to trust one head on one set.
 
@@ -88,7 +107,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
         shared: rows whose sequence the head was trained on; None = not known.
         folds, predictors, difference: None and empty if nothing could be judged; the head is the first predictor.
         calls: of heads with a band.
-        spread: of values.
+        spread: of values. interval: of a head of values that was fitted here, out of fold.
         notes: what a reader must know of the numbers.
     """
 
@@ -105,6 +124,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     difference: DifferenceRecord | None = None
     calls: CallCounts | None = None
     spread: SpreadRecord | None = None
+    interval: IntervalRecord | None = None
     notes: list[str] = []
 
 

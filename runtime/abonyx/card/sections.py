@@ -6,9 +6,12 @@ from dataclasses import dataclass, field
 
 from abonyx.card.calls import CallCounts
 from abonyx.card.clusters import IDENTICAL
-from abonyx.card.record import STATISTICS, Card, FoldsRecord, PredictorRecord
+from abonyx.card.record import STATISTICS, Card, FoldsRecord, IntervalRecord, PredictorRecord
 from abonyx.card.sentence import interval, number
 from abonyx.card.statistics import Estimate
+
+# Of the labels' own spread: an interval so wide says no more than the labels without a prediction.
+_NO_NARROWER = 0.9
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,8 @@ def sections(card: Card) -> list[Section]:
         found.append(_random(card, names))
     if card.calls is not None:
         found.append(Section("Calls", _calls(card.calls)))
+    if card.interval is not None:
+        found.append(Section("Intervals", [_interval(card.interval)]))
     if card.folds is not None:
         found.append(_folds(card.folds, card.rows))
     return [*found, Section("Set", _set(card))]
@@ -92,6 +97,14 @@ def _calls(calls: CallCounts) -> list[str]:
             f"For these figures each fold's two quantiles are of the other folds' scores. In the bundle, {ends}",
         ]
     return [counts, ends]
+
+
+def _interval(interval: IntervalRecord) -> str:
+    share = percent(interval.confidence)
+    ends = f"{share} of the measured values lie between the predicted one {interval.low:+.4g} and {interval.high:+.4g}"
+    width = f"that is {interval.high - interval.low:.4g} wide, {interval.ratio:.2f} times the {interval.spread:.4g}"
+    verdict = ": no narrower than not predicting" if interval.ratio > _NO_NARROWER else ""
+    return f"Out of fold, {ends}; {width} that {share} of the labels span{verdict}."
 
 
 def _folds(folds: FoldsRecord, rows: int) -> Section:

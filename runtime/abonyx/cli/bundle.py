@@ -18,6 +18,7 @@ from abonyx.output.files import failing_as
 if TYPE_CHECKING:
     from abonyx.bundle import Bundle
     from abonyx.bundle.manifest import Calibration, HeadSpec, HeadTraining, Manifest, Parity, Variant
+    from abonyx.bundle.panel import Panel
     from abonyx.cli.doctor import Report
     from abonyx.first_open import EngineUse
     from abonyx.run.verification import Verification
@@ -243,10 +244,13 @@ def _print_bundle(bundle: Bundle) -> None:
                 None if head.unit else head.thresholds or f"none declared; default {head.default_threshold}",
             ),
             ("fitted on", training and _fitted_on(training)),
+            *_stored_rows(manifest),
             *_calibrated_rows(manifest),
             ("cross-validation", training and f"{training.folds} folds, {training.seeds} seeds"),
             *_card_rows(bundle),
+            *(("interval" + (f", {each.name}" if several else ""), _around(each)) for each in manifest.heads),
             ("uncertain calls", band and f"p from {band.low:.4g} to {band.high:.4g}, confidence {band.confidence:g}"),
+            *(("panel", _panel(panel)) for panel in manifest.panels),
             ("golden rows", manifest.golden_source),
             ("made with", manifest.packages),
         ]
@@ -275,6 +279,12 @@ def _print_bundle(bundle: Bundle) -> None:
     _print_text("From the manifest; `abonyx verify` checks the files against it.")
 
 
+def _panel(panel: Panel) -> str:
+    """What a panel is, and what it can be compared with."""
+    rules = dict.fromkeys(f"{each.variant} with {each.pooling}" for each in panel.scores)
+    return f"{panel.name}: {panel.rows} rows of {panel.source}; scores by {', '.join(rules)}"
+
+
 def _card_rows(bundle: Bundle) -> list[tuple[str, object]]:
     """What each card's first line says, and where the card is; or what is wrong with it: a look at the rest goes on."""
     from abonyx.bundle.listed import CARD_HTML, card_sentence, file_of_head
@@ -294,6 +304,14 @@ def _card_rows(bundle: Bundle) -> list[tuple[str, object]]:
     return rows
 
 
+def _around(head: HeadSpec) -> str | None:
+    """The interval that is stored of a head's values."""
+    found = head.training and head.training.interval
+    if not found:
+        return None
+    return f"value {found.low:+.4g} to {found.high:+.4g} {head.unit}, confidence {found.confidence:g}"
+
+
 def _gives(head: HeadSpec) -> str:
     """What a head's numbers are."""
     if head.unit is None:
@@ -309,6 +327,17 @@ def _fitted_on(training: HeadTraining) -> str:
     classes = f", {'above' if cut.above else 'below'} {cut.value:g}" if cut else ""
     copies = f", each with {len(training.copies)} copies (start cut or longer)" if training.copies else ""
     return f"{training.rows} rows ({training.positives} positive{classes}){copies}, C {training.c:g}"
+
+
+def _stored_rows(manifest: Manifest) -> list[tuple[str, object]]:
+    """Whose training sequences lie in the bundle: who shares it shares them."""
+    from abonyx.bundle.listed import file_of_head
+    from abonyx.bundle.training_rows import TRAINING_SEQUENCES_NAME
+
+    first = manifest.head.name
+    files = {head.name: file_of_head(TRAINING_SEQUENCES_NAME, head.name, first) for head in manifest.heads}
+    stored = [f"of head {head} in {file}" for head, file in files.items() if file in manifest.files]
+    return [("training sequences", stored)]
 
 
 def _calibrated_rows(manifest: Manifest) -> list[tuple[str, object]]:

@@ -12,6 +12,7 @@ import click
 
 from abonyx import __version__
 from abonyx.cli import bundle as cli_bundle
+from abonyx.cli import reference as cli_reference
 from abonyx.cli import serve as cli_serve
 from abonyx.cli.options import PATH, PATH_OR_DASH, names_of, prepare, run_options
 from abonyx.cli.table import TABLE_ROWS, FirstRows
@@ -76,7 +77,7 @@ def cli(debug: bool) -> None:
     """Score antibody sequences for non-specificity (polyreactivity), without PyTorch."""
 
 
-for _command in (cli_bundle.doctor, cli_bundle.verify, cli_bundle.inspect, cli_serve.serve):
+for _command in (cli_bundle.doctor, cli_bundle.verify, cli_bundle.inspect, cli_serve.serve, cli_reference.reference):
     cli.add_command(_command)
 
 
@@ -116,12 +117,19 @@ _KEEP = click.option(
     metavar="COLUMN,...|all",
     help="Columns of INPUT that go to the output as they are; of FASTA: description.",
 )
+_WITH = click.option(
+    "--with",
+    "with_columns",
+    metavar="NAME,...",
+    help="Columns beside the score: charge, pI, length, cdr3, nearest_identity (of training rows); interval.",
+)
 _ASSAY = click.option("--assay", help="Use the threshold that the head declares for this assay, e.g. elisa, psr.")
 _HEADS = click.option(
     "--heads",
     metavar="NAME,...|all",
     help="Heads of the bundle, each with columns of its own.  [default: the first]",
 )
+_PANEL = click.option("--panel", metavar="NAME", help="Panel of the percentiles.  [default: the bundle's first]")
 _THRESHOLD = click.option("--threshold", type=float, help="Call p strictly above this non-specific.")
 
 
@@ -135,7 +143,9 @@ _THRESHOLD = click.option("--threshold", type=float, help="Call p strictly above
 @_ASSAY
 @_THRESHOLD
 @_HEADS
+@_PANEL
 @_KEEP
+@_WITH
 @click.option(
     "--format",
     "kind",
@@ -153,6 +163,7 @@ def score(
     assay: str | None,
     threshold: float | None,
     heads: str | None,
+    panel: str | None,
     kind: Any,
     table: bool,
     ray: str | None,
@@ -162,24 +173,20 @@ def score(
 
     Several INPUTs, a directory, or a quoted pattern of files give a file each in the directory OUTPUT.
     """
-    from abonyx.bundle.chosen import choose_heads
     from abonyx.output.kinds import score_kind
     from abonyx.run.resumed import score_run
     from abonyx.run.scorer import DirectoryRequest
 
+    run = prepare(options)
+    wanted = run.choose_heads(names_of("heads", heads), assay, threshold, panel)
+    run = run.of_chains(wanted.chains)
     if ray is not None or _is_directory_run(sources, output):
-        run = prepare(options)
         _check_directory_run(sources, output, table)
         kind = kind or ("csv" if ray is None else "parquet")
-        wanted = choose_heads(run.bundle, names_of("heads", heads), assay, threshold)
-        run = run.of_chains(wanted.chains)
         _score_directory(DirectoryRequest(run, output.absolute(), kind, wanted), sources, ray, restart)
         return
     target = _target(output)
     chosen = score_kind(target, kind)
-    run = prepare(options)
-    wanted = choose_heads(run.bundle, names_of("heads", heads), assay, threshold)
-    run = run.of_chains(wanted.chains)
     checked = _read(run, sources[0], target)
     first = FirstRows(len(checked.ids), wanted) if table else None
     file_run = score_run(run, checked, target, chosen, wanted, first.add if first else None)

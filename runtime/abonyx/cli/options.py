@@ -63,12 +63,12 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def names_of(option: str, text: str | None) -> tuple[str, ...] | None:
-    """The names of --keep or --heads; click gives none of an empty text, which names nothing. None = not given."""
+    """The names of --keep, --with or --heads; None = not given."""
     if text is None:
         return None
     names = tuple(name.strip() for name in text.split(","))
     if "" in names:
-        raise ConfigError(f"--{option} {printable(text)!r}: a name is empty", "Give NAME,NAME,... or all.")
+        raise ConfigError(f"--{option} {printable(text)!r}: a name is empty", "Give NAME,NAME,...")
     return names
 
 
@@ -89,5 +89,6 @@ def prepare(options: dict[str, Any]) -> RunRequest:
         check=flags.pop("domain"),
         trim=flags.pop("trim") == "domain",
         keep=names_of("keep", flags.pop("keep", None)) or (),
+        with_columns=names_of("with", flags.pop("with_columns", None)),
         flags={key: str(value) if isinstance(value, Path) else value for key, value in flags.items()},
     )

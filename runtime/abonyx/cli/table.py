@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 # Rows --table prints; the file has them all.
 TABLE_ROWS = 40
+_NUMBERS = ("float", "number")
 
 
 class FirstRows:
@@ -42,11 +43,14 @@ class FirstRows:
         table = Table()
         table.add_column("id")
         for name, title in self._titles.items():
-            table.add_column(title, justify="right" if self._kinds[name] == "float" else "left")
+            table.add_column(title, justify="right" if self._kinds[name] in _NUMBERS else "left")
         table.add_column("flag")
         for name, *cells, flags in self._rows:
             each = zip(self._titles, cells, strict=True)
-            shown = [f"{cell:.4f}" if self._kinds[column] == "float" else cell or "-" for column, cell in each]
+            shown = [
+                f"{cell:.4f}" if self._kinds[column] in _NUMBERS and cell is not None else cell or "-"
+                for column, cell in each
+            ]
             # Grey: the heads were not trained on such a record.
             style = "dim" if None in cells else None
             table.add_row(Text(printable(name)), *shown, flags, style=style)
@@ -57,9 +61,22 @@ class FirstRows:
 
 
 def _titles(head: ChosenHead) -> dict[str, str]:
-    """A head's columns that are shown -> their titles. Calls are shown in words alone."""
-    rule = head.rule
-    titles = {name: name for name, kind in head.kinds.items() if kind != "call"}
-    if rule is not None and rule.band is None:
-        titles |= {name: f"> {rule.threshold:g}" for name, kind in head.kinds.items() if kind == "word"}
+    """A head's columns that are shown -> their titles: what it is called first, then the number it rests on.
+
+    Calls are shown in words alone. The columns of another head than the first are called by its name.
+    """
+    from abonyx.bundle.panel import PERCENTILE  # loads numpy
+
+    rule, panel, of = head.rule, head.panel, "" if head.first else f"{head.spec.name} "
+    kinds = {name: kind for name, kind in head.kinds.items() if kind != "call"}
+    titles: dict[str, str] = {}
+    for name in sorted(kinds, key=lambda name: (kinds[name] in _NUMBERS, not name.endswith(PERCENTILE))):
+        titles[name] = name
+        if name.endswith(PERCENTILE):
+            if panel is None:
+                del titles[name]  # an empty column
+            else:
+                titles[name] = f"{of}% of {panel.name}"
+        elif kinds[name] == "word" and rule is not None and rule.band is None:
+            titles[name] = f"{of}> {rule.threshold:g}"
     return titles

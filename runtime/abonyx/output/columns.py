@@ -8,15 +8,19 @@ import numpy as np
 
 from abonyx.arrays import Float32Array
 from abonyx.bundle.chosen import ChosenHeads, P
+from abonyx.bundle.panel import PERCENTILE
 from abonyx.bundle.threshold import CALL, CALLED
 from abonyx.errors import InputError
 from abonyx.input.judged import JudgedValue
+from abonyx.output.beside import column_cells, column_kinds
 from abonyx.wording import Interface, in_words
 
 FLAG, PLACE, REASON = "flag", "domain", "rejected"
 
 
-def refuse_results(names: Collection[str], where: str, trim: bool, heads: ChosenHeads) -> None:
+def refuse_results(
+    names: Collection[str], where: str, trim: bool, heads: ChosenHeads, with_columns: Sequence[str] = ()
+) -> None:
     """Refuse a table that has result columns already.
 
     Args:
@@ -24,16 +28,22 @@ def refuse_results(names: Collection[str], where: str, trim: bool, heads: Chosen
         where: what messages call it.
         trim: whether PLACE is added, too.
         heads: whose columns are added. Those of the usual one are refused always: they would be taken for results.
+        with_columns: those on request.
 
     Raises:
         InputError: names those columns.
     """
-    if there := {P, CALLED, CALL, *heads.kinds, FLAG, REASON, *([PLACE] if trim else [])} & set(names):
+    added = {*heads.kinds, *column_kinds(with_columns, heads), FLAG, REASON, *([PLACE] if trim else [])}
+    if there := ({P, CALLED, CALL, PERCENTILE} | added) & set(names):
         raise InputError(f"{where} has columns {sorted(there)} already", "Rename or drop them.")
 
 
 def result_columns(
-    rows: Sequence[JudgedValue], values: Float32Array, heads: ChosenHeads, trim: bool
+    rows: Sequence[JudgedValue],
+    values: Float32Array,
+    heads: ChosenHeads,
+    trim: bool,
+    with_columns: Sequence[str] = (),
 ) -> dict[str, list[float | int | str | None]]:
     """The new columns by name, of all rows; None in the place of what a rejected row does not have.
 
@@ -42,13 +52,15 @@ def result_columns(
         values: (k, len(heads.names)) float32, of those that are not rejected.
         heads: whose values these are.
         trim: whether to name, in PLACE, which residues were scored.
+        with_columns: those on request, as column_cells has them.
     """
     parts = [row.part for row in rows if row.rejected is None]
-    cells = heads.cells(values, [part.judgement.trusted for part in parts])
+    cells = heads.cells(values, [part.judgement.trusted for part in parts], [part.sequence for part in parts])
     of_heads = {name: column.tolist() if isinstance(column, np.ndarray) else column for name, column in cells.items()}
     scored: dict[str, Sequence[float | int | str | None]] = {name: of_heads[name] for name in heads.leading}
     scored[FLAG] = [part.judgement.text for part in parts]
     scored |= {name: of_heads[name] for name in heads.following}
+    scored |= column_cells(with_columns, [part.sequence for part in parts], [part.judgement for part in parts], heads)
     if trim:
         scored[PLACE] = [part.place for part in parts]
     columns: dict[str, list[float | int | str | None]] = {}

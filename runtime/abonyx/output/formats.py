@@ -15,6 +15,7 @@ import numpy as np
 
 from abonyx.arrays import shortest_decimal
 from abonyx.bundle.chosen import P
+from abonyx.bundle.panel import PERCENTILE
 from abonyx.bundle.threshold import CALL, CALLED
 from abonyx.errors import ConfigError, printable
 from abonyx.extras import load
@@ -38,7 +39,7 @@ Cells = Any
 
 _NO_COLUMNS: Mapping[str, ColumnKind] = {}
 # Of a file with the first head's scores alone.
-_SCORES: Mapping[str, ColumnKind] = {P: "float", CALLED: "call", CALL: "word"}
+_SCORES: Mapping[str, ColumnKind] = {P: "float", CALLED: "call", CALL: "word", PERCENTILE: "word"}
 # Of pairs, in the place of `sequence`: names that are found again if the file is read.
 PAIR_COLUMNS = ("heavy", "light")
 # With --trim domain: which residues of the record were scored, FIRST-LAST from 1; empty = no domain to trim to.
@@ -74,6 +75,7 @@ def score_columns(
     call: Sequence[str | None],
     flags: Sequence[str],
     extra: Sequence[Sequence[str]] = (),
+    percentile: Sequence[str | None] | None = None,
 ) -> Columns:
     """A window of k scores.
 
@@ -83,8 +85,11 @@ def score_columns(
         call: a word of band.CALL_WORDS, None as in `nonspecific`.
         flags: why a score should not be trusted, "" = nothing is wrong.
         extra: the columns that results_format has besides, of k cells each.
+        percentile: intervals, None as in `nonspecific`; None = no panel.
     """
-    return value_columns(ids, sequences, {P: p, CALLED: nonspecific, CALL: call}, flags, {}, extra)
+    percentiles = [None] * len(ids) if percentile is None else percentile
+    leading = {P: p, CALLED: nonspecific, CALL: call, PERCENTILE: percentiles}
+    return value_columns(ids, sequences, leading, flags, {}, extra)
 
 
 def value_columns(
@@ -142,7 +147,7 @@ def results_format(
         kind: Parquet holds values as float32, the others as the shortest decimal that reads back as the same float32.
         metadata: stored in Parquet's schema under keys `abonyx.KEY`; the others have no place for it.
         extra: names of the columns behind all others.
-        leading, following: the heads' columns before and behind `flag`.
+        leading, following: the heads' columns before and behind `flag`; behind it also those on request.
         chains: names of the columns of sequences; of pairs PAIR_COLUMNS.
 
     Raises:
@@ -264,7 +269,7 @@ def _parquet(
 ) -> Format:
     """Parquet keeps its index at its end, so windows are gathered as an Arrow stream; each becomes one row group."""
     pa, pq = load("Parquet", "pyarrow"), load("Parquet", "pyarrow.parquet")
-    types = {"float": pa.float32(), "call": pa.int8(), "word": pa.string()}
+    types = {"float": pa.float32(), "call": pa.int8(), "word": pa.string(), "number": pa.float32(), "count": pa.int32()}
     stored = {name: types[kind] for name, kind in kinds.items()}
     stored["embedding"] = pa.list_(pa.float32(), width)
     fields = [(name, stored.get(name, pa.string())) for name in names]

@@ -13,6 +13,7 @@ from abonyx.domain import Check, DomainRule, refuse_rule
 from abonyx.engine.providers import window_size
 from abonyx.errors import ConfigError, InputError, printable
 from abonyx.input.judged import judged
+from abonyx.output.beside import column_kinds, refuse_columns
 from abonyx.output.columns import refuse_results, result_columns
 from abonyx.ray.cluster import for_worker, load_ray, needs, worker_count
 
@@ -23,10 +24,12 @@ def score(
     *,
     threshold: float | None = None,
     heads: Sequence[str] | str | None = None,
+    panel: str | None = None,
     sequence_column: str = "sequence",
     workers: int | None = None,
     domain: Check = "check",
     trim: Literal["domain"] | None = None,
+    with_columns: Sequence[str] = (),
 ) -> Any:
     """The dataset with a score for each row, lazily.
 
@@ -43,17 +46,20 @@ def score(
             column nonspecific, of no head, and call, with "uncertain" as third value, only of a head that has stored
             quantiles. Other heads' calls are by their own thresholds and quantiles.
         heads: names of the bundle's heads, or "all"; None = the first. Others have NAME_p, NAME_nonspecific and
-            NAME_call, or NAME_value, behind flag.
+            NAME_call, or NAME_value, and NAME_percentile, behind flag.
+        panel: whose percentiles are given; None = the bundle's first.
         sequence_column: the column of sequences.
         workers: most workers; None = as many as the cluster's nodes have room for. Each is one actor with one session,
             and, on cuda, one card. Reading needs a CPU too.
         domain: "check" flags rows that the head was not trained on, "require" rejects them, "off" does not look.
         trim: "domain" scores the variable domain inside a longer sequence; the column domain names its residues,
             FIRST-LAST from 1, "" = all.
+        with_columns: of "charge", "pI", "length", "cdr3", "nearest_identity" and "interval":
+            docs/files.md.
 
     Returns:
-        A ray.data.Dataset with the columns of `dataset` and p_nonspecific (float32), nonspecific, call, flag, domain
-        (if trimmed) and rejected (strings).
+        A ray.data.Dataset with the columns of `dataset` and p_nonspecific (float32), nonspecific, call, percentile,
+        flag, domain (if trimmed) and rejected (strings).
         Scores are those of Session.score within tolerances.BATCH_NEIGHBOURS (float32): batches differ.
 
     Raises:
@@ -67,19 +73,20 @@ def score(
     if workers is not None and workers < 1:
         raise ConfigError(f"workers is {workers}", "Give 1 or more, or None for as many as there is room for.")
     refuse_rule(domain, trim)
+    beside = refuse_columns(with_columns, domain)
     config = for_worker(config or RuntimeConfig())
     if config.pooling == "upstream-batch":
         fix = "Score files with `abonyx score --ray`, or use pooling residues."
         raise ConfigError("config: pooling is 'upstream-batch', which needs the rows of a whole file in order", fix)
     bundle = open_bundle(config.bundle)
     bundle.variant(config.provider, config.variant)
-    chosen = choose_heads(bundle, heads, None, threshold)
+    chosen = choose_heads(bundle, heads, None, threshold, config=config, panel=panel, with_columns=beside)
     chosen = chosen if threshold is not None else chosen.without_numbers()
     chosen.refuse_pairs("the dataset")
     rule = DomainRule(domain, trim is not None, chain_letters(chosen.chains))
     return dataset.map_batches(
         Scorer,
-        fn_constructor_args=(config, bundle.sha256, chosen, sequence_column, rule),
+        fn_constructor_args=(config, bundle.sha256, chosen, sequence_column, rule, beside),
         batch_format="pyarrow",
         batch_size=window_size(config),
         compute=data.ActorPoolStrategy(min_size=1, max_size=workers or worker_count(config)),
@@ -91,12 +98,18 @@ class Scorer:
     """The actor of score()."""
 
     def __init__(
-        self, config: RuntimeConfig, bundle_sha256: str, heads: ChosenHeads, column: str, rule: DomainRule
+        self,
+        config: RuntimeConfig,
+        bundle_sha256: str,
+        heads: ChosenHeads,
+        column: str,
+        rule: DomainRule,
+        with_columns: tuple[str, ...] = (),
     ) -> None:
         from abonyx.ray.worker import open_checked
 
         self._model = open_checked(config, bundle_sha256)
-        self._heads, self._column, self._rule = heads, column, rule
+        self._heads, self._column, self._rule, self._beside = heads, column, rule, with_columns
 
     def __call__(self, table: Any) -> Any:
         """A pyarrow.Table with the columns added."""
@@ -107,11 +120,12 @@ class Scorer:
             raise InputError(
                 f"the dataset has no column {printable(self._column)!r}; columns: {names}", "Give sequence_column."
             )
-        refuse_results(names, "the dataset", self._rule.trim, self._heads)
+        refuse_results(names, "the dataset", self._rule.trim, self._heads, self._beside)
         rows = judged(table.column(self._column).to_pylist(), self._rule, self._model.limit)
         wanted = [row.part.sequence for row in rows if row.rejected is None]
         scores = self._model.score(wanted, self._heads.names)
-        stored = {"float": pa.float32(), "call": pa.int8(), "word": pa.string(), None: pa.string()}
-        for name, cells in result_columns(rows, scores, self._heads, self._rule.trim).items():
-            table = table.append_column(name, pa.array(cells, stored[self._heads.kinds.get(name)]))
+        stored = {"float": pa.float32(), "call": pa.int8(), "number": pa.float32(), "count": pa.int32()}
+        kinds = self._heads.kinds | column_kinds(self._beside, self._heads)
+        for name, cells in result_columns(rows, scores, self._heads, self._rule.trim, self._beside).items():
+            table = table.append_column(name, pa.array(cells, stored.get(kinds.get(name, "word"), pa.string())))
         return table

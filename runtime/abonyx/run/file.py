@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from abonyx.bundle.band import CallBand
-from abonyx.bundle.chosen import ChosenHeads, P, choose_heads
-from abonyx.bundle.threshold import CALL, CALLED, CallRule
+from abonyx.bundle.chosen import ChosenHeads, P
+from abonyx.bundle.panel import PERCENTILE
+from abonyx.bundle.threshold import CALL, CALLED
 from abonyx.config import RuntimeConfig
 from abonyx.domain import Check, refuse_rule
 from abonyx.errors import ConfigError
 from abonyx.input.cells import NO_CELLS, RejectedRecord
 from abonyx.input.sequences import Gaps
+from abonyx.output.beside import column_cells
 from abonyx.output.kinds import ScoreKind, score_kind
 from abonyx.run.opening import ChosenModel, chosen_model
 from abonyx.run.progress import Bar
@@ -43,11 +45,14 @@ class ScoreRow(NamedTuple):
         p_nonspecific: a float32's value, of the first head; None if that is linear or not among `heads`.
         nonspecific: 1 or 0; None for a score that has a flag and no call, or without p_nonspecific.
         call: "specific", "non-specific" or "uncertain"; None as in `nonspecific`.
+        percentile: interval of the share of a panel that scores lower, in percent, "FIRST-LAST"; followed by
+            " (in panel)" if the record is in the panel itself; None as in `nonspecific`, or without a panel.
         flag: why the score should not be trusted, "" = nothing is wrong.
         domain: of a trimmed record, the residues that were scored, FIRST-LAST from 1; "" = no domain to trim to.
         kept: name -> text of the columns that were to be kept.
-        heads: the columns of other heads, and of a linear first one, by name: float32's values, and calls as
-            nonspecific and call have them.
+        heads: the columns of other heads, and of a linear first one, by name: float32's values, calls and
+            percentiles.
+        added: the columns that `with_columns` names, by name.
         light: of a pair the light chain; "" of a record that is one sequence.
     """
 
@@ -56,10 +61,12 @@ class ScoreRow(NamedTuple):
     p_nonspecific: float | None
     nonspecific: int | None
     call: str | None
+    percentile: str | None
     flag: str
     domain: str = ""
     kept: Mapping[str, str] = NO_CELLS
     heads: Mapping[str, float | int | str | None] = MappingProxyType({})
+    added: Mapping[str, float | int | str | None] = MappingProxyType({})
     light: str = ""
 
 
@@ -76,6 +83,7 @@ class ScoreSummary:
         flags: why scores should not be trusted -> records that have this reason.
         threshold: p strictly above it is called non-specific; None if the first head makes no calls.
         band: the head's quantiles, between which `call` is "uncertain"; None = it has two values, by the threshold.
+        panel: of the percentiles; None = there are none.
         notes: what else the caller should know, a line each.
         rows: the scores in file order if no output was given; else empty.
     """
@@ -88,6 +96,7 @@ class ScoreSummary:
     flags: dict[str, int]
     threshold: float | None
     band: CallBand | None
+    panel: str | None
     notes: list[str]
     rows: list[ScoreRow]
 
@@ -101,6 +110,7 @@ def score_file(
     threshold: float | None = None,
     assay: str | None = None,
     heads: Sequence[str] | str | None = None,
+    panel: str | None = None,
     format: ScoreKind | None = None,
     id_column: str | None = None,
     sequence_column: str | None = None,
@@ -109,6 +119,7 @@ def score_file(
     sheet: str | None = None,
     gaps: Gaps = "refuse",
     keep: Sequence[str] | Literal["all"] = (),
+    with_columns: Sequence[str] = (),
     skip_invalid: bool = False,
     domain: Check = "check",
     trim: Literal["domain"] | None = None,
@@ -128,12 +139,15 @@ def score_file(
             default.
         assay: use the threshold that the head declares for it.
         heads: names of the bundle's heads, or "all"; None = the first. threshold and assay are the first head's.
+        panel: whose percentiles are given; None = the bundle's first.
         format: of the output; None = what its suffix names.
         id_column, sequence_column: columns of a table; None = those with a known name.
         heavy_column, light_column: of heads that need both chains, columns of a table; None = those with a known name.
         sheet: of an Excel workbook.
         gaps: "strip" takes `-`, `.` and a final `*` out of the sequences.
         keep: columns of the input that go to the output, or to the rows' `kept`, as they are; of FASTA ["description"].
+        with_columns: of "charge", "pI", "length", "cdr3", "nearest_identity" and "interval":
+            docs/files.md.
         skip_invalid: score the rest if records cannot be scored; they are in `problems`, and with an output in
             OUTPUT.rejected.csv.
         domain: "check" flags records that the head was not trained on, "require" rejects them, "off" does not look.
@@ -167,8 +181,9 @@ def score_file(
             gaps=gaps,
             sheet=sheet,
             keep=(keep,) if isinstance(keep, str) else tuple(keep),
+            with_columns=with_columns,
         )
-        wanted = choose_heads(run.bundle, heads, assay, threshold)
+        wanted = run.choose_heads(heads, assay, threshold, panel)
         run = run.of_chains(wanted.chains)
         if target is None:
             return _in_memory(run, run.read(source), wanted, chosen, progress)
@@ -178,7 +193,7 @@ def score_file(
         shown, checked = _told(progress), file_run.records
         summary = run_file(file_run, restart=restart, opening=chosen.opening, budget=chosen.budget, shown=shown)
         earlier = summary.earlier if summary else len(checked.ids)
-        return _summary(checked, target, wanted.rule, earlier, summary.notes if summary else checked.notes)
+        return _summary(checked, target, wanted, earlier, summary.notes if summary else checked.notes)
 
 
 def _in_memory(
@@ -187,10 +202,10 @@ def _in_memory(
     with _told(progress)(len(checked.ids), 0) as on_batch:
         values, summary = score_input(run.bundle, checked, run.config, heads.names, on_batch, chosen.opening)
     judgements = checked.judgements
-    cells = heads.cells(values, [judgement.trusted for judgement in judgements])
+    cells = heads.cells(values, [judgement.trusted for judgement in judgements], checked.records)
     scores = {name: column.tolist() if isinstance(column, np.ndarray) else column for name, column in cells.items()}
     empty: list[None] = [None] * len(judgements)
-    usual = [scores.pop(name, empty) for name in (P, CALLED, CALL)]
+    usual = [scores.pop(name, empty) for name in (P, CALLED, CALL, PERCENTILE)]
     columns: list[Sequence[Any]] = [
         *(checked.ids, checked.shown, *usual),
         [judgement.text for judgement in judgements],
@@ -198,23 +213,30 @@ def _in_memory(
         [dict(zip(checked.kept, cells, strict=True)) for cells in zip(*checked.kept.values(), strict=True)]
         if checked.kept
         else [NO_CELLS] * len(judgements),
-        [dict(zip(scores, row, strict=True)) for row in zip(*scores.values(), strict=True)]
-        if scores
-        else [MappingProxyType({})] * len(judgements),
+        _by_row(scores, len(judgements)),
+        _by_row(column_cells(run.with_columns, checked.sequences, judgements, heads), len(judgements)),
         checked.shown_light or [""] * len(judgements),
     ]
     rows = [ScoreRow(*row) for row in zip(*columns, strict=True)]
-    return _summary(checked, None, heads.rule, 0, summary.notes, rows)
+    return _summary(checked, None, heads, 0, summary.notes, rows)
+
+
+def _by_row(columns: Mapping[str, Sequence[Any]], count: int) -> list[Mapping[str, Any]]:
+    """Columns of as many cells by name, as a mapping a row."""
+    if not columns:
+        return [MappingProxyType({})] * count
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def _summary(
     checked: Input,
     output: Path | None,
-    rule: CallRule | None,
+    heads: ChosenHeads,
     earlier: int,
     notes: Sequence[str],
     rows: Sequence[ScoreRow] = (),
 ) -> ScoreSummary:
+    rule = heads.rule
     return ScoreSummary(
         output=output,
         records=len(checked.ids),
@@ -224,6 +246,7 @@ def _summary(
         flags=dict(checked.flag_counts()),
         threshold=None if rule is None else rule.threshold,
         band=None if rule is None else rule.band,
+        panel=None if heads.panel is None else heads.panel.name,
         notes=[in_words(note, Interface.PYTHON) for note in notes],
         rows=list(rows),
     )

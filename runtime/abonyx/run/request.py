@@ -13,6 +13,7 @@ import msgspec
 from abonyx import __version__
 from abonyx.alphabet import SequenceLimit
 from abonyx.bundle import Bundle, open_bundle
+from abonyx.bundle.chosen import ChosenHeads, choose_heads
 from abonyx.bundle.manifest import chain_letters
 from abonyx.config import RuntimeConfig, load_config
 from abonyx.domain import Check, DomainRule, refuse_rule
@@ -21,6 +22,7 @@ from abonyx.input.checked import Input, read_input
 from abonyx.input.labels import LabelKind
 from abonyx.input.pairs import columns_of
 from abonyx.input.sequences import Gaps
+from abonyx.output.beside import refuse_columns, refuse_pair_columns
 from abonyx.output.files import check_output, ids_path, partial_paths, rejected_path
 from abonyx.output.journal import journal_path
 from abonyx.scoring import refuse_batches
@@ -39,6 +41,7 @@ class RunRequest:
         check: what happens to records that the head was not trained on; see domain.DomainRule.
         trim: score the variable domain inside a longer record.
         gaps: what happens to gaps and a final stop.
+        with_columns: what stands beside a score; see output.beside.
     """
 
     config: RuntimeConfig
@@ -51,6 +54,7 @@ class RunRequest:
     trim: bool = False
     gaps: Gaps = "refuse"
     keep: tuple[str, ...] = ()
+    with_columns: tuple[str, ...] = ()
     heavy_column: str | None = None
     light_column: str | None = None
     chains: tuple[str, ...] | None = None
@@ -69,8 +73,9 @@ class RunRequest:
         """The run of heads that need these chains of a record.
 
         Raises:
-            ConfigError: pairs with upstream's batches, or with a column of single sequences.
+            ConfigError: pairs with upstream's batches, a column of single sequences, or columns of one domain.
         """
+        refuse_pair_columns(self.with_columns, chains)
         if len(chains) > 1:
             refuse_batches(self.config.batch_size)
         run = dataclasses.replace(self, chains=tuple(chains))
@@ -119,6 +124,13 @@ class RunRequest:
             keep=self.keep,
         )
 
+    def choose_heads(
+        self, names: Sequence[str] | str | None, assay: str | None, threshold: float | None, panel: str | None
+    ) -> ChosenHeads:
+        """The heads of the run and their columns; see chosen.choose_heads."""
+        beside = self.with_columns
+        return choose_heads(self.bundle, names, assay, threshold, config=self.config, panel=panel, with_columns=beside)
+
     def check_outputs(self, target: Path | None, source: Path | None) -> None:
         """Raise ConfigError if the target or a file beside it cannot be written, or is the input.
 
@@ -162,6 +174,7 @@ def prepare(
     gaps: Gaps = "refuse",
     sheet: str | None = None,
     keep: tuple[str, ...] = (),
+    with_columns: Sequence[str] | None = None,
 ) -> RunRequest:
     """Load the config, and the manifest of the bundle that it names; nothing is hashed or opened.
 
@@ -170,19 +183,33 @@ def prepare(
         bundle: the one that the config names, if the caller has it open.
         config_file: a TOML file.
         flags: fields of the config that override file and environment; None values are not set.
-        id_column, sequence_column, heavy_column, light_column, sheet, skip, check, trim, gaps, keep: as RunRequest has
-            them.
+        id_column, sequence_column, heavy_column, light_column, sheet, skip, check, trim, gaps, keep, with_columns: as
+            RunRequest has them.
 
     Raises:
-        ConfigError, BundleError: see load_config, open_bundle, Bundle.variant and refuse_rule; or unknown gaps.
+        ConfigError, BundleError: see load_config, open_bundle, Bundle.variant, refuse_rule and refuse_columns; or
+            unknown gaps.
     """
     refuse_rule(check, "domain" if trim else None)
     if gaps not in get_args(Gaps):
         known = ", ".join(map(repr, get_args(Gaps)))
         raise ConfigError(f"{option('gaps')} is {first_line(repr(gaps))}", f"Give one of {known}.")
+    columns = refuse_columns(with_columns, check)
     config = config or load_config(config_file, flags=flags)
     bundle = bundle or open_bundle(config.bundle)
     bundle.variant(config.provider, config.variant)
     return RunRequest(
-        config, bundle, skip, id_column, sequence_column, sheet, check, trim, gaps, keep, heavy_column, light_column
+        config=config,
+        bundle=bundle,
+        skip=skip,
+        id_column=id_column,
+        sequence_column=sequence_column,
+        sheet=sheet,
+        check=check,
+        trim=trim,
+        gaps=gaps,
+        keep=keep,
+        with_columns=columns,
+        heavy_column=heavy_column,
+        light_column=light_column,
     )

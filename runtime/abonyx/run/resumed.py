@@ -17,6 +17,7 @@ from abonyx.errors import RunInterrupted
 from abonyx.input.checked import Input
 from abonyx.logs import LOGGER
 from abonyx.output import formats
+from abonyx.output.beside import column_cells, column_kinds
 from abonyx.output.files import ids_path, rejected_path
 from abonyx.output.formats import Columns, Format, rejected_bytes
 from abonyx.output.journal import Fact, Header
@@ -74,20 +75,22 @@ def score_run(
     def columns(start: int, stop: int, values: Float32Array) -> Columns:
         window = slice(start, stop)
         judgements = records.judgements[window]
-        found = heads.cells(values, [judgement.trusted for judgement in judgements])
+        found: dict[str, Any] = heads.cells(values, [judgement.trusted for judgement in judgements], scored[window])
         flags = [judgement.text for judgement in judgements]
         if seen:
             seen(records.ids[window], found, flags)
         extra = [cells[window] for _, cells in added]
-        leading, following = ({name: found[name] for name in names} for names in (heads.leading, heads.following))
+        leading, behind = ({name: found[name] for name in names} for names in (heads.leading, heads.following))
+        behind |= column_cells(run.with_columns, records.sequences[window], judgements, heads)
         light = records.shown_light[window] if paired else None
         shown = records.shown[window]
-        return formats.value_columns(records.ids[window], shown, leading, flags, following, extra, light)
+        return formats.value_columns(records.ids[window], shown, leading, flags, behind, extra, light)
 
-    added, paired = _added(run, records), len(heads.chains) > 1
+    following = heads.following | column_kinds(run.with_columns, heads)
+    added, paired, scored = _added(run, records), len(heads.chains) > 1, records.records
     metadata = run.metadata() | heads.metadata()
     chains = formats.PAIR_COLUMNS if paired else ("sequence",)
-    format_ = formats.results_format(kind, metadata, _names(added), heads.leading, heads.following, chains)
+    format_ = formats.results_format(kind, metadata, _names(added), heads.leading, following, chains)
     formats.refuse_line_ends(kind, {"id": records.ids} | dict(added))
     return FileRun(run, records, target, format_, heads.names, columns, score_facts(kind, heads))
 
@@ -263,6 +266,7 @@ def identity(run: RunRequest) -> dict[str, Fact]:
         **run.rule.facts(),
         "--gaps": run.gaps,
         "--keep": ", ".join(run.keep) or None,
+        "--with": ", ".join(run.with_columns) or None,
         "bundle, sha256": run.bundle.sha256,
         **dict(_flat("", dataclasses.asdict(dataclasses.replace(run.config, bundle=None)))),
         "abonyx": __version__,

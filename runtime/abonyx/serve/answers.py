@@ -72,11 +72,16 @@ class ScoreRequest(EmbedRequest, frozen=True, kw_only=True):
         gaps: strip takes out gaps (- and .) and a final *, refuse makes a bad record of one that has them.
         heads: names of the model's heads whose values are wanted, or "all"; null = the first. assay and threshold are
             the first head's.
+        panel: name of the model's panel whose percentiles are wanted; null = the first.
+        with: columns beside the score: charge, pI, length, cdr3 and nearest_identity of the domain, not with domain
+            off; interval of heads that give values; null = none.
     """
 
     assay: str | None = None
     threshold: float | None = None
     heads: Literal["all"] | list[str] | None = None
+    panel: str | None = None
+    with_columns: list[str] | None = msgspec.field(name="with", default=None)
 
 
 class ModelName(_Out, frozen=True, kw_only=True):
@@ -116,6 +121,14 @@ class HeadName(_Out, frozen=True, kw_only=True):
     chains: list[str]
 
 
+class PanelName(_Out, frozen=True, kw_only=True):
+    """One panel: how many rows it has, and where they are from."""
+
+    name: str
+    rows: int
+    source: str
+
+
 class Score(_Out, frozen=True, kw_only=True):
     """One score.
 
@@ -126,10 +139,13 @@ class Score(_Out, frozen=True, kw_only=True):
         nonspecific: 1 if p_nonspecific is strictly above the threshold, 0 if not; null for a flagged record, whose
             score means nothing, and without p_nonspecific. A nanobody-like record without another flag has its 1 or 0.
         call: specific, non-specific, or, where the answer has a band, uncertain; null as in nonspecific.
+        percentile: 95 % interval of the share of the panel that scores lower, in percent, FIRST-LAST; followed by
+            " (in panel)" if the sequence is in the panel itself; null as in nonspecific, or without a panel.
         flag: why the score should not be trusted, several reasons joined by "; "; "" = nothing is wrong.
         domain: with trim alone: the residues that were scored, FIRST-LAST from 1; "" = no domain to trim to.
         heads: the other heads and a linear first one, if any was wanted: NAME_p, NAME_nonspecific (1, 0 or null) and
-            NAME_call, or NAME_value.
+            NAME_call, or NAME_value; and NAME_percentile; with interval NAME_low and NAME_high.
+        added: the columns that `with` names, by name; null for a record without a single domain.
     """
 
     id: str
@@ -139,9 +155,11 @@ class Score(_Out, frozen=True, kw_only=True):
     p_nonspecific: float | None
     nonspecific: Literal[0, 1] | None
     call: Word | None
+    percentile: str | None
     flag: str
     domain: str | msgspec.UnsetType = msgspec.UNSET
     heads: dict[str, float | str | None] | msgspec.UnsetType = msgspec.UNSET
+    added: dict[str, float | int | str | None] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ScoreAnswer(_Out, frozen=True, kw_only=True):
@@ -151,6 +169,7 @@ class ScoreAnswer(_Out, frozen=True, kw_only=True):
         threshold: of the first head; null if it makes no calls, or is not among the heads.
         band: the first head's quantiles, between which a call is uncertain; null where the request has a threshold, or
             the head has none: calls have two values then, by the threshold.
+        panel: whose percentiles the results have; null = they have none.
         heads: those whose values the results have.
         chains: what was scored of each record: H the heavy chain, L the light one, or both.
         domain, trim: as the request has them.
@@ -162,6 +181,7 @@ class ScoreAnswer(_Out, frozen=True, kw_only=True):
     threshold: float | None
     band: CallBand | None
     assay: str | None
+    panel: PanelName | None
     heads: list[HeadName]
     chains: list[str]
     domain: Check
@@ -216,6 +236,7 @@ class ModelAnswer(_Out, frozen=True, kw_only=True):
         chains: those that the first head was trained on, H heavy and L light; records of others are flagged.
         heads: all of them; the first is the default, and default_threshold, thresholds and training are its own.
         thresholds: assay -> threshold, those the head declares.
+        panels: those that percentiles can be of; the first is the default.
         model_card: the bundle's README.md.
         card: how far to trust the head, as `abonyx fit` found: Markdown, a sentence on its first line.
     """
@@ -238,6 +259,7 @@ class ModelAnswer(_Out, frozen=True, kw_only=True):
     default_threshold: float | None
     thresholds: dict[str, float]
     training: HeadTraining | None
+    panels: list[PanelName]
     model_card: str | None
     card: str | None
     limits: RequestLimits

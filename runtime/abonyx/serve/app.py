@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from abonyx.bundle.chosen import choose_heads
 from abonyx.errors import EngineError, InputError, RequestRefused
+from abonyx.output.beside import refuse_columns, refuse_pair_columns
 from abonyx.serve import answers, bodies, openapi
 from abonyx.serve.gate import METRICS, RELOAD, Gate
 from abonyx.serve.metrics import Metrics
@@ -84,7 +85,17 @@ def _add_scoring(app: FastAPI, service: Service) -> None:
         """Score sequences: JSON, or FASTA, a table or one sequence a line (also its gzip) as the body itself."""
         model = service.scheduler.model()
         checked, asked, until = await service.checked(request, model, answers.ScoreRequest, query)
-        heads = choose_heads(model.bundle, asked.heads, asked.assay, asked.threshold)
+        beside = refuse_columns(asked.with_columns, asked.domain)
+        heads = choose_heads(
+            model.bundle,
+            asked.heads,
+            asked.assay,
+            asked.threshold,
+            config=model.config,
+            panel=asked.panel,
+            with_columns=beside,
+        )
+        refuse_pair_columns(beside, heads.chains)
         waiting = Waiting(service, request, model, checked, heads.names, until)
 
         def answer() -> bytes:

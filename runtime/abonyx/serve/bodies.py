@@ -11,9 +11,11 @@ from abonyx import __version__
 from abonyx.arrays import Float32Array, shortest_decimal
 from abonyx.bundle.chosen import ChosenHeads, P
 from abonyx.bundle.manifest import HeadSpec
+from abonyx.bundle.panel import PERCENTILE, Panel
 from abonyx.bundle.threshold import CALL, CALLED, CallRule, own_rule
 from abonyx.input.checked import Input
 from abonyx.input.records import RejectedRecord
+from abonyx.output.beside import column_cells
 from abonyx.output.formats import PAIR_COLUMNS
 from abonyx.serve.answers import (
     EmbedAnswer,
@@ -22,6 +24,7 @@ from abonyx.serve.answers import (
     HeadName,
     ModelAnswer,
     ModelName,
+    PanelName,
     Rejected,
     RequestLimits,
     Score,
@@ -65,6 +68,7 @@ def model_answer(model: Model, settings: Settings) -> ModelAnswer:
         default_threshold=manifest.head.default_threshold,
         thresholds=manifest.head.thresholds,
         training=manifest.head.training,
+        panels=[_panel_name(panel) for panel in manifest.panels],
         model_card=model.card,
         card=model.trust,
         limits=RequestLimits(
@@ -94,6 +98,10 @@ def _head_name(head: HeadSpec, rule: CallRule | None) -> HeadName:
     )
 
 
+def _panel_name(panel: Panel) -> PanelName:
+    return PanelName(name=panel.name, rows=panel.rows, source=panel.source)
+
+
 def score_answer(
     model: Model, records: Input, values: Float32Array, heads: ChosenHeads, asked: ScoreRequest
 ) -> ScoreAnswer:
@@ -101,21 +109,28 @@ def score_answer(
     rule, judgements, nothing = heads.rule, records.judgements, [None] * len(records.ids)
     cells = {
         name: [float(shortest_decimal(value)) for value in column] if isinstance(column, np.ndarray) else column
-        for name, column in heads.cells(values, [judgement.trusted for judgement in judgements]).items()
+        for name, column in heads.cells(
+            values, [judgement.trusted for judgement in judgements], records.records
+        ).items()
     }
-    p, numbers, words = (cells.pop(name, nothing) for name in (P, CALLED, CALL))
+    p, numbers, words, bands = (cells.pop(name, nothing) for name in (P, CALLED, CALL, PERCENTILE))
     others = [dict(zip(cells, row, strict=True)) for row in zip(*cells.values(), strict=True)] if cells else []
     places = records.places if asked.trim else [msgspec.UNSET] * len(judgements)
     more: list[dict[str, float | str | None] | msgspec.UnsetType] = [*others] or [msgspec.UNSET] * len(judgements)
     names = PAIR_COLUMNS if records.light else ("sequence",)
     chains = [records.shown, records.shown_light] if records.light else [records.shown]
     shown = [dict(zip(names, record, strict=True)) for record in zip(*chains, strict=True)]
-    rows = zip(records.ids, shown, p, numbers, words, judgements, places, more, strict=True)
+    added = column_cells(asked.with_columns or (), records.sequences, judgements, heads)
+    beside: list[dict[str, float | int | str | None] | msgspec.UnsetType] = [
+        *(dict(zip(added, row, strict=True)) for row in zip(*added.values(), strict=True))
+    ] or [msgspec.UNSET] * len(judgements)
+    rows = zip(records.ids, shown, p, numbers, words, bands, judgements, places, more, beside, strict=True)
     return ScoreAnswer(
         model=model_name(model),
         threshold=None if rule is None else rule.threshold,
         band=None if rule is None else rule.band,
         assay=asked.assay,
+        panel=None if heads.panel is None else _panel_name(heads.panel),
         heads=[_head_name(head.spec, head.rule) for head in heads.heads],
         chains=list(heads.chains),
         domain=asked.domain,
@@ -128,11 +143,13 @@ def score_answer(
                 p_nonspecific=value,
                 nonspecific=number,
                 call=word,
+                percentile=band,
                 flag=judgement.text,
                 domain=place,
                 heads=of_heads,
+                added=of_domain,
             )
-            for id_, sequences, value, number, word, judgement, place, of_heads in rows
+            for id_, sequences, value, number, word, band, judgement, place, of_heads, of_domain in rows
         ],
         rejected=rejected(records.rejected),
         notes=[in_words(note, Interface.HTTP) for note in records.notes],

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from abonyx.config import RuntimeConfig
 from abonyx.domain import Check
@@ -52,16 +52,22 @@ class FileQuery(BaseModel):
 
 
 class FileScoreQuery(FileQuery):
-    """As FileQuery, and the choice of the threshold and of the heads: names with commas between them, or `all`."""
+    """As FileQuery, the choice of the threshold, and names of heads (or `all`) and of columns, with commas between."""
 
     assay: str | None = None
     threshold: float | None = None
     heads: str | None = None
+    panel: str | None = None
+    with_columns: str | None = Field(None, alias="with")
 
     def asked(self) -> dict[str, Any]:
         """As FileQuery's."""
-        heads = None if self.heads is None else [name.strip() for name in self.heads.split(",")]
-        return super().asked() | {"heads": heads}
+        return super().asked() | {"heads": _names(self.heads), "with_columns": _names(self.with_columns)}
+
+
+def _names(text: str | None) -> list[str] | None:
+    """Names with commas between them."""
+    return None if text is None else [name.strip() for name in text.split(",")]
 
 
 class Service:

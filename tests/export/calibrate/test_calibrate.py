@@ -29,7 +29,7 @@ from abonyx_export.calibrate.scaling import Scaling, fit_scaling, left_out, meas
 
 from ...conftest import MINI
 from ...runtime.several import make_several
-from ..fit.test_values import fit, made_rows, write
+from ..fit.test_values import REGRESSION, fit, made_rows, write
 
 Floats = npt.NDArray[np.float64]
 SEQUENCES = [sequence for _, sequence, _ in made_rows(40)]
@@ -96,6 +96,19 @@ def test_values_of_one_head_among_several(several: Path, cache: Path, tmp_path: 
     assert found.before["mae"] == pytest.approx(np.abs(before["hic"] - values).mean(), rel=1e-4)
     assert [head for head in bundle.manifest.heads if head.calibration] == [spec]
     check_files(bundle, list(bundle.manifest.files))
+
+
+def test_the_interval_of_a_value_is_scaled(cache: Path, tmp_path: Path) -> None:
+    source = write(made_rows(), tmp_path / "rows.csv")
+    parent = tmp_path / "fitted"
+    fit(source, parent, *REGRESSION, "--alpha", "10", cache=cache)
+    values = (3 * scored(parent)["hic"] + 1 + _noise(40)).tolist()
+    calibrate(parent, values, tmp_path / "new", "--embedding-cache", str(cache))
+    old, new = (open_bundle(bundle).manifest.heads[0] for bundle in (parent, tmp_path / "new"))
+    assert old.training and old.training.interval and new.training and new.training.interval and new.calibration
+    before, after, slope = old.training.interval, new.training.interval, new.calibration.slope
+    assert slope == pytest.approx(3, rel=0.2)
+    assert (after.low, after.high) == pytest.approx((slope * before.low, slope * before.high))
 
 
 def _noise(count: int) -> Floats:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from abonyx.bundle import check_files, open_bundle
 from abonyx.bundle.listed import card_sentence
 from abonyx.bundle.manifest import LinearParity
 from abonyx.bundle.tolerances import FP32
-from abonyx.bundle.training_rows import training_rows
+from abonyx.bundle.training_rows import training_rows, training_sequences
 from abonyx.card.record import CardFile
 from abonyx.cli import cli as abonyx_cli
 from abonyx.errors import ConfigError, EngineError, InputError, RecordsRejected
@@ -125,6 +126,18 @@ def test_a_regression_beside_the_parents_head(regression: tuple[Path, str]) -> N
         record = variant.parity.heads["hic"]
         assert isinstance(record, LinearParity)
         assert 0 < record.value.max <= variant.limits.value
+    # The card's folds and alphas, and so its residuals, are tested in test_card; the interval is stored as it is there.
+    card = json.loads((output / "metrics.hic.json").read_text())["card"]
+    assert training.interval is not None and training.band is None
+    assert (training.interval.low, training.interval.high) == (card["interval"]["low"], card["interval"]["high"])
+    assert "times the" in (output / "card.hic.md").read_text()
+    rows_of = abonyx.score_file(EXAMPLES, config=output, heads="hic", with_columns="interval").rows
+    for row in rows_of:
+        ends = [row.heads[name] for name in ("hic_low", "hic_high")]
+        value = row.heads["hic_value"]
+        assert isinstance(value, float)
+        expected = [value + training.interval.low, value + training.interval.high]
+        assert ends == pytest.approx(expected, rel=1e-5)
     assert "score it with --heads hic" in said and "the training mean alone" in said
 
 
@@ -152,6 +165,26 @@ def test_each_head_has_a_card_and_rows_of_its_own(
     own = {"card.md", "card.html", "metrics.json", "training_rows.sha256"}
     assert {path.name for path in (tmp_path / "one").glob("*.*")} & own == own
     assert not [path.name for path in (tmp_path / "one").iterdir() if "hic" in path.name or "sticky" in path.name]
+
+
+def test_training_sequences_are_stored_on_request_alone(
+    regression: tuple[Path, str], measured: Path, cache: Path, tmp_path: Path
+) -> None:
+    sequences = {sequence for _, sequence, _ in made_rows()}
+    plain, _ = regression
+    assert not list(plain.glob("training_sequences*"))
+    fit(measured, tmp_path / "first", *REGRESSION, "--alpha", "10", "--store-sequences", cache=cache)
+    first = open_bundle(tmp_path / "first")
+    assert set(training_sequences(first, "hic") or ()) == sequences
+    assert "training_sequences.txt" in first.manifest.files
+    more = ("--positive-above", "12", "--head-name", "cut", "--C", "1")
+    fit(measured, tmp_path / "add", "--add", *more, "--store-sequences", bundle=tmp_path / "first", cache=cache)
+    added = open_bundle(tmp_path / "add")
+    assert set(training_sequences(added, "cut") or ()) == set(training_sequences(added, "hic") or ()) == sequences
+    fit(measured, tmp_path / "alone", *more, bundle=tmp_path / "add", cache=cache)
+    assert not list((tmp_path / "alone").glob("training_sequences*")), "a new head alone does not inherit them"
+    rows = abonyx.score_file(measured, config=tmp_path / "add", heads="all", with_columns=["nearest_identity"]).rows
+    assert {tuple(row.added.values()) for row in rows if not row.flag} <= {(100.0, 100.0)}
 
 
 def test_inspect_names_every_head(regression: tuple[Path, str]) -> None:

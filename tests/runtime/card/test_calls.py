@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from abonyx.bundle.band import NONSPECIFIC, SPECIFIC, UNCERTAIN, CallBand
-from abonyx.card.calls import CallCounts, choose_band, count_calls, count_calls_by_fold
+from abonyx.card.calls import CallCounts, choose_band, choose_interval, count_calls, count_calls_by_fold
 
 
 def test_quantiles_counted_by_hand() -> None:
@@ -72,3 +72,22 @@ def test_a_fold_is_called_by_the_band_of_the_others() -> None:
     counts = count_calls_by_fold(p, labels, fold, choose_band(p, labels), p > 0.5, np.ones(80, bool))
     assert counts is not None and counts.by_fold
     assert counts.right == pytest.approx(0.5)
+
+
+def test_an_interval_leaves_a_tenth_of_the_residuals_on_either_side() -> None:
+    residuals = np.arange(-9.0, 10.0)  # 19 of them: with one future row counted in, two lie beyond either end
+    found = choose_interval(residuals, 0.8)
+    assert found is not None and (found.confidence, found.low, found.high) == (0.8, -8.0, 8.0)
+    nine = choose_interval(np.arange(9.0), 0.8)
+    assert nine is not None and (nine.low, nine.high) == (0.0, 8.0)
+    assert choose_interval(np.arange(8.0), 0.8) is None, "too few rows"
+
+
+def test_an_interval_holds_its_share_of_rows_to_come() -> None:
+    random = np.random.default_rng(3)
+    inside = []
+    for _ in range(400):
+        found, new = choose_interval(random.standard_normal(50), 0.8), random.standard_normal(50)
+        assert found is not None
+        inside.append(np.mean((new > found.low) & (new < found.high)))
+    assert 0.78 < np.mean(inside) < 0.86

@@ -22,6 +22,7 @@ from abonyx.card.labelled import LabelledSet
 from abonyx.card.linear import GRIDS, Task, fit_standardised
 from abonyx.card.page import html, markdown
 from abonyx.card.record import Card, CardFile
+from abonyx.card.sections import sections
 from abonyx.card.writing import write_pages
 
 from .made import mutants
@@ -91,10 +92,23 @@ def test_an_effect_that_no_baseline_sees_is_better(task: Task) -> None:
         assert found.spread is not None and found.calls is None
         assert values(found, "this head", "mae") < values(found, "mean of the training rows", "mae") < found.spread.sd
         assert values(found, "mean of the training rows", "r2") == 0
+        assert found.interval is not None and found.interval.confidence == 0.8
+        p10, p90 = np.percentile(labels, (10, 90))
+        assert found.interval.spread == pytest.approx(p90 - p10) and found.interval.ratio < 0.9
+        text = next(each for each in sections(found) if each.title == "Intervals").paragraphs[0]
+        assert f"{found.interval.ratio:.2f} times" in text and "no narrower" not in text
     else:
         assert found.calls is not None and abs(found.calls.covered - 0.8) < 0.1
         assert found.calls.right is not None and found.calls.right > 0.75
         assert found.calls.uncertain > 0
+
+
+def test_an_interval_that_is_no_narrower_than_the_labels_says_so() -> None:
+    labels = np.random.default_rng(2).normal(0, 1, 240)
+    found = fitted(labels, NOISE, "values")
+    assert found.interval is not None and found.interval.ratio > 0.9
+    text = next(each for each in sections(found) if each.title == "Intervals").paragraphs[0]
+    assert text.endswith("80 % of the labels span: no narrower than not predicting.")
 
 
 def test_an_embedding_that_knows_the_cluster_shines_in_random_folds_alone() -> None:

@@ -38,7 +38,7 @@ def test_csv_to_csv(run: Any, tmp_path: Path, expected: np.ndarray, sequences: l
     done = run("score", EXAMPLES, "-o", output, "--table")
     assert done.code == 0
     found = rows(output)
-    assert list(found[0]) == ["id", "sequence", "p_nonspecific", "nonspecific", "call", "flag"]
+    assert list(found[0]) == ["id", "sequence", "p_nonspecific", "nonspecific", "call", "percentile", "flag"]
     assert [row["sequence"] for row in found] == sequences
     assert found[0]["id"] == "adalimumab"
     assert [np.float32(row["p_nonspecific"]) for row in found] == expected.tolist()

@@ -33,7 +33,7 @@ def rows(path: Path, delimiter: str = ",") -> list[dict[str, str]]:
 def test_named_columns_go_to_the_output_as_they_are(run: Any, table: Path, tmp_path: Path) -> None:
     assert run("score", table, "-o", tmp_path / "out.csv", "--keep", "comment, PSR").code == 0
     found = rows(tmp_path / "out.csv")
-    assert list(found[0])[5:] == ["flag", "comment", "PSR"]
+    assert list(found[0])[6:] == ["flag", "comment", "PSR"]
     assert [(row["id"], row["comment"], row["PSR"]) for row in found] == [
         ("ab1", "x, y", "0.27"),
         ("ab2", 'a "b"', "NA"),
@@ -45,7 +45,7 @@ def test_all_is_every_column_that_the_output_does_not_have_anyway(run: Any, tabl
     expected = {"PSR": ["0.27", "NA"], "comment": ["x, y", 'a "b"'], "PSR 2": ["", "7"]}
     assert run("score", table, "-o", tmp_path / "out.jsonl", "--keep", "all").code == 0
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert list(lines[0])[6:] == list(expected)
+    assert list(lines[0])[7:] == list(expected)
     assert {name: [line[name] for line in lines] for name in expected} == expected
     for command in ("score", "embed"):
         assert run(command, table, "-o", tmp_path / "out.parquet", "--keep", "all").code == 0
@@ -58,7 +58,7 @@ def test_typed_cells_keep_their_text(run: Any, tmp_path: Path) -> None:
     columns = {"id": ["a", "b"], "sequence": [HEAVY] * 2, "n": [1, None], "x": [0.1, float("nan")], "ok": [True, False]}
     pq.write_table(pa.table(columns | {"list": [[1, 2], []]}), tmp_path / "in.parquet")
     assert run("score", tmp_path / "in.parquet", "-o", tmp_path / "out.csv", "--keep", "all").code == 0
-    kept = [tuple(row.values())[6:] for row in rows(tmp_path / "out.csv")]
+    kept = [tuple(row.values())[7:] for row in rows(tmp_path / "out.csv")]
     assert kept == [("1", "0.1", "true", "[1,2]"), ("", "", "false", "[]")]
     lines = [json.dumps({"sequence": HEAVY, "note": note}) for note in ({"a": 1}, 3, None)]
     (tmp_path / "in.jsonl").write_text("\n".join(lines), encoding="utf-8")

@@ -42,16 +42,16 @@ SHORTEST = ["0.1", "1e-05", "0.54950005", "0.0", "1.0", "1e-45", "0.33333334"]
 
 # Contents
 
-HEADER = ("id", "sequence", "p_nonspecific", "nonspecific", "call", "flag")
+HEADER = ("id", "sequence", "p_nonspecific", "nonspecific", "call", "percentile", "flag")
 
 
 def test_csv_bytes(tmp_path: Path) -> None:
     write_all(tmp_path / "out.csv", "csv")
     lines = (tmp_path / "out.csv").read_bytes().split(b"\n")
-    assert lines[0] == b"id,sequence,p_nonspecific,nonspecific,call,flag"
-    assert lines[1] == b"a,EVQL,0.1,0,specific,"
-    assert lines[2] == b'"with, comma and ""quote""",EVQLQA,1e-05,0,specific,'
-    assert b"=1+1,EVQLQAQAQAQA,1.0,1,non-specific," in lines, "ids are not altered for spreadsheets"
+    assert lines[0] == b"id,sequence,p_nonspecific,nonspecific,call,percentile,flag"
+    assert lines[1] == b"a,EVQL,0.1,0,specific,,"
+    assert lines[2] == b'"with, comma and ""quote""",EVQLQA,1e-05,0,specific,,'
+    assert b"=1+1,EVQLQAQAQAQA,1.0,1,non-specific,," in lines, "ids are not altered for spreadsheets"
     assert lines[-1] == b""
 
 
@@ -66,7 +66,8 @@ def test_csv_reads_back(tmp_path: Path) -> None:
     assert [row[2] for row in rows] == SHORTEST
     assert [row[3] for row in rows] == ["0", "0", "1", "", "1", "0", "0"]
     assert [row[4] for row in rows] == [word or "" for word in WORDS]
-    assert [row[5] for row in rows] == FLAGS
+    assert {row[5] for row in rows} == {""}
+    assert [row[6] for row in rows] == FLAGS
     assert [record.id for record in read_records(path)] == IDS
 
 
@@ -82,7 +83,10 @@ def test_jsonl(tmp_path: Path) -> None:
     assert [row["nonspecific"] for row in rows] == CALLS
     assert [row["call"] for row in rows] == WORDS
     assert [row["flag"] for row in rows] == FLAGS
-    assert '"p_nonspecific":0.54950005,"nonspecific":1,"call":"uncertain","flag":"nanobody-like"}' in text
+    assert (
+        '"p_nonspecific":0.54950005,"nonspecific":1,"call":"uncertain","percentile":null,"flag":"nanobody-like"}'
+        in text
+    )
 
 
 @pytest.mark.parametrize("format", ["csv", "jsonl"])
@@ -106,8 +110,8 @@ def test_parquet(tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
     table = pq.read_table(path)
-    assert table.column_names == ["id", "sequence", "p_nonspecific", "nonspecific", "call", "flag"]
-    assert [str(kind) for kind in table.schema.types] == ["string", "string", "float", "int8", "string", "string"]
+    assert table.column_names == ["id", "sequence", "p_nonspecific", "nonspecific", "call", "percentile", "flag"]
+    assert [str(kind) for kind in table.schema.types] == ["string", "string", "float", "int8", *["string"] * 3]
     assert table.schema.metadata == {b"abonyx.bundle": b"mini", b"abonyx.threshold": b"0.5"}
     assert table["id"].to_pylist() == IDS
     assert table["sequence"].to_pylist() == SEQUENCES
@@ -126,7 +130,7 @@ def test_no_rows(tmp_path: Path, format: Format) -> None:
     if format == "parquet":
         assert pq.read_table(tmp_path / "out").num_rows == 0
     else:
-        header = b"id,sequence,p_nonspecific,nonspecific,call,flag\n"
+        header = b"id,sequence,p_nonspecific,nonspecific,call,percentile,flag\n"
         assert (tmp_path / "out").read_bytes() == (header if format == "csv" else b"")
 
 

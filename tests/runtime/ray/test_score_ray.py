@@ -734,7 +734,16 @@ def test_a_dataset_gets_a_score_or_a_reason_for_each_row(two_workers: None, sequ
     given: list[Any] = [*sequences, "EVQLB", None, "", "evql vesggg"]
     dataset = ray.data.from_items([{"id": at, "sequence": each} for at, each in enumerate(given)])
     found = sorted(score(dataset, threshold=0.5).take_all(), key=lambda row: row["id"])
-    assert list(found[0]) == ["id", "sequence", "p_nonspecific", "nonspecific", "call", "flag", "rejected"]
+    assert list(found[0]) == [
+        "id",
+        "sequence",
+        "p_nonspecific",
+        "nonspecific",
+        "call",
+        "percentile",
+        "flag",
+        "rejected",
+    ]
     assert [row["sequence"] for row in found] == given
     with abonyx.open_session() as session:
         expected = session.score([*sequences, given[-1]])
@@ -759,6 +768,8 @@ def test_a_dataset_gets_a_score_or_a_reason_for_each_row(two_workers: None, sequ
         score(dataset, trim=True)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="trim domain with domain off"):
         score(dataset, domain="off", trim="domain")
+    with pytest.raises(ConfigError, match="with_columns: no column 'x'"):
+        score(dataset, with_columns=["x"])
 
 
 @pytest.mark.parametrize(
@@ -793,14 +804,18 @@ def test_a_trimmed_dataset_names_the_residues_that_were_scored(sequences: list[s
         choose_heads(bundle, None, threshold=0.5),
         "vh",
         DomainRule("require", True),
+        ("length", "cdr3"),
     )
     try:
-        found = scorer(pa.table({"vh": [f"M{whole}HHHHHH", whole, whole[30:]]})).to_pydict()
+        table = scorer(pa.table({"vh": [f"M{whole}HHHHHH", whole, whole[30:]]}))
+        assert str(table.schema.field("length").type) == "int32"
+        found = table.to_pydict()
     finally:
         scorer._model.close()
     assert found["domain"] == [f"2-{len(whole) + 1}", f"1-{len(whole)}", None]
     assert found["flag"] == ["", "", None]
     assert found["rejected"] == [None, None, "fragment"]
+    assert (found["length"], found["cdr3"]) == ([len(whole)] * 2 + [None], ["AKVSYLSTASSLDY"] * 2 + [None])
     assert found["vh"][0] == f"M{whole}HHHHHH"
     assert found["p_nonspecific"][0] == pytest.approx(found["p_nonspecific"][1], abs=BATCH_NEIGHBOURS)
     assert found["nonspecific"][0] in (0, 1) and found["nonspecific"][2] is None
@@ -813,11 +828,11 @@ def test_a_dataset_without_a_threshold_and_one_that_does_not_fit() -> None:
     scorer = Scorer(abonyx.RuntimeConfig(), bundle.sha256, USUAL.without_numbers(), "vh", DomainRule())
     try:
         found = scorer(pa.table({"vh": ["EVQLVESGGG", "1"]}))
-        assert found.column_names == ["vh", "p_nonspecific", "flag", "rejected"]
+        assert found.column_names == ["vh", "p_nonspecific", "percentile", "flag", "rejected"]
         assert found.column("p_nonspecific").null_count == 1
         with pytest.raises(InputError, match=r"no column 'vh'; columns: \['sequence'\]"):
             scorer(pa.table({"sequence": ["EVQL"]}))
-        with pytest.raises(InputError, match=r"columns \['flag', 'p_nonspecific', 'rejected'\] already"):
+        with pytest.raises(InputError, match=r"columns \['flag', 'p_nonspecific', 'percentile', 'rejected'\] already"):
             scorer(found)
     finally:
         scorer._model.close()

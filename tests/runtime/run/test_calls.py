@@ -74,7 +74,7 @@ def test_every_format_has_the_call_behind_nonspecific(
         found = pytest.importorskip("pyarrow.parquet").read_table(output).to_pylist()
     else:
         found = rows(output)
-    assert list(found[0]) == ["id", "sequence", "p_nonspecific", "nonspecific", "call", "flag"]
+    assert list(found[0]) == ["id", "sequence", "p_nonspecific", "nonspecific", "call", "percentile", "flag"]
     assert [row["call"] or "" for row in found] == [expected(row) for row in found]
     assert {row["call"] or "" for row in found} == {"specific", "uncertain", "non-specific", ""}
     light, vhh = found[-2:]
@@ -109,6 +109,16 @@ def test_the_quantiles_are_of_the_default_threshold_alone(banded: Path) -> None:
     assert same.band is not None
 
 
+@pytest.mark.parametrize(("threshold", "apart"), [(0.5, False), (0.4, False), (0.7, True), (0.3, True)])
+def test_a_threshold_outside_the_quantiles_is_named(threshold: float, apart: bool) -> None:
+    rule = CallRule(threshold, CallBand(**BAND))
+    assert ("may disagree" in rule.summary()) is apart
+    p = np.linspace(0, 1, 101, dtype=np.float32)
+    trusted = [True] * 101
+    pairs = set(zip(rule.numbers(p, trusted), rule.words(p, trusted), strict=True))
+    assert bool(pairs & {(0, "non-specific"), (1, "specific")}) is apart
+
+
 def test_a_directory_of_results(run: Any, banded: Path, mixed: Path, tmp_path: Path) -> None:
     folder = tmp_path / "results"
     folder.mkdir()
@@ -136,7 +146,15 @@ def test_a_frame_has_it(banded: Path) -> None:
     pd = pytest.importorskip("pandas")
     frame = pd.DataFrame({"sequence": [HEAVY, LIGHT, "!"]})
     scored = abonyx.score_frame(frame, config=abonyx.RuntimeConfig(bundle=str(banded)))
-    assert list(scored.columns) == ["sequence", "p_nonspecific", "nonspecific", "call", "flag", "rejected"]
+    assert list(scored.columns) == [
+        "sequence",
+        "p_nonspecific",
+        "nonspecific",
+        "call",
+        "percentile",
+        "flag",
+        "rejected",
+    ]
     low, high = BAND["low"], BAND["high"]
     p = scored["p_nonspecific"][0]
     assert scored["call"][0] == ("specific" if p < low else "non-specific" if p > high else "uncertain")
@@ -168,7 +186,7 @@ def test_http_has_it(banded: Path) -> None:
     with service(abonyx.RuntimeConfig(bundle=str(banded))) as running:
         found = running.score(sequences).json
         assert found["band"] == BAND
-        assert list(found["results"][0])[2:6] == ["p_nonspecific", "nonspecific", "call", "flag"]
+        assert list(found["results"][0])[2:7] == ["p_nonspecific", "nonspecific", "call", "percentile", "flag"]
         assert [row["call"] or "" for row in found["results"]] == [expected(row) for row in found["results"]]
         given = running.score(sequences, threshold=0.5).json
         assert given["band"] is None

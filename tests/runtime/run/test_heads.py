@@ -23,10 +23,11 @@ from ..several import KINDS, expected_values, make_several
 # Not the order that they are asked for in.
 ORDER = ("nonspecificity", "elisa", "hic", "psr", "ac-sins")
 ALL_COLUMNS = [
-    *("id", "sequence", "p_nonspecific", "nonspecific", "call", "flag", "elisa_p", "elisa_nonspecific", "elisa_call"),
-    *("hic_value", "psr_p", "psr_nonspecific", "psr_call", "ac-sins_value"),
+    *("id", "sequence", "p_nonspecific", "nonspecific", "call", "percentile", "flag"),
+    *("elisa_p", "elisa_nonspecific", "elisa_call", "elisa_percentile", "hic_value", "hic_percentile"),
+    *("psr_p", "psr_nonspecific", "psr_call", "psr_percentile", "ac-sins_value", "ac-sins_percentile"),
 ]
-USUAL = ALL_COLUMNS[:6]
+USUAL = ALL_COLUMNS[:7]
 Expected = dict[str, Any]
 
 
@@ -74,8 +75,8 @@ def test_the_heads_tell_themselves_apart(expected: Expected) -> None:
     ("heads", "columns"),
     [
         ("all", ALL_COLUMNS),
-        ("psr,nonspecificity,hic", [*USUAL, "psr_p", "psr_nonspecific", "psr_call", "hic_value"]),
-        ("hic,elisa", ["id", "sequence", "flag", "hic_value", "elisa_p", "elisa_nonspecific", "elisa_call"]),
+        ("psr,nonspecificity,hic", [*USUAL, *ALL_COLUMNS[13:17], *ALL_COLUMNS[11:13]]),
+        ("hic,elisa", ["id", "sequence", "flag", *ALL_COLUMNS[11:13], *ALL_COLUMNS[7:11]]),
     ],
 )
 def test_files(
@@ -119,8 +120,12 @@ def test_trim_and_kept_columns_come_last(run: Any, several: Path, tmp_path: Path
     done = run("score", EXAMPLES, "-o", out, "--bundle", several, *options)
     assert done.code == 0, done.err
     header = out.read_text().splitlines()[0].split(",")
-    assert header[:8] == [*USUAL, "hic_value", "domain"]
+    assert header[:10] == [*USUAL, "hic_value", "hic_percentile", "domain"]
     assert "hic_value" in done.err and "> 0.5" in done.err
+    both = run("score", EXAMPLES, "-o", out, "--bundle", several, "--heads", "nonspecificity,psr", "--table")
+    assert "psr > 0.5" in both.err and both.err.count("> 0.5") == 2
+    words = "heads nonspecificity, psr; nonspecificity: threshold 0.5; call is never uncertain"
+    assert words in both.err and "; psr: threshold 0.5; call is never uncertain" in both.err
 
 
 @pytest.mark.parametrize("threshold", [None, 0.3])
@@ -162,6 +167,71 @@ def test_a_linear_head_has_no_band(several: Path, tmp_path: Path) -> None:
         open_bundle(bundle)
 
 
+RIDGE = {
+    **{"alpha": 1.0, "alphas": [1.0], "alphas_of_folds": [3], "spearman_mean": 0.0, "spearman_seed_sd": None},
+    **{"r2_mean": 0.0, "mae_mean": 1.0, "mae_of_mean": 1.0},
+}
+REGRESSION: dict[str, Any] = {
+    **{"rows": 36, "repeated_sequences": 0, "scaled": False, "class_weight": None, "seed": 0, "folds": 3, "seeds": 1},
+    **{"candidates": [], "sklearn": "1", "ridge": RIDGE},
+}
+
+
+@pytest.fixture
+def around(several: Path, tmp_path: Path) -> Path:
+    """The bundle, with an interval of hic's."""
+    bundle = Path(shutil.copytree(several, tmp_path / "around"))
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    interval = {"confidence": 0.8, "low": -1.5, "high": 2.25}
+    manifest["heads"][ORDER.index("hic")]["training"] = REGRESSION | {"interval": interval}
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    return bundle
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_an_interval_on_request(run: Any, around: Path, tmp_path: Path, suffix: str, sequences: list[str]) -> None:
+    source, out = tmp_path / "in.csv", tmp_path / f"out.{suffix}"
+    source.write_text(f"id,sequence\na,{sequences[0]}\nb,{sequences[1][:60]}\n")
+    options = ("--bundle", around, "--heads", "all", "--with", "interval,length", "--table")
+    done = run("score", source, "-o", out, *options)
+    assert done.code == 0, done.err
+    assert "hic: value in min, 80 % interval" in done.err
+    if suffix == "parquet":
+        table = pytest.importorskip("pyarrow.parquet").read_table(out)
+        assert str(table.schema.field("hic_low").type) == "float"
+        whole, fragment = table.to_pylist()
+    elif suffix == "jsonl":
+        whole, fragment = (json.loads(line) for line in out.read_text().splitlines())
+    else:
+        whole, fragment = read(out)
+    names = list(whole)
+    assert names[names.index("hic_percentile") + 1 :][:2] == ["hic_low", "hic_high"] and names[-1] == "length"
+    assert "ac-sins_low" not in names, "this head stores none"
+    value, low, high = (float(whole[f"hic_{name}"]) for name in ("value", "low", "high"))
+    assert (low, high) == pytest.approx((value - 1.5, value + 2.25), abs=1e-5)
+    assert fragment["flag"] and not fragment["hic_low"] and fragment["hic_value"]
+    usual = run("score", source, "-o", tmp_path / "usual.csv", "--bundle", around, "--heads", "hic")
+    assert usual.code == 0 and "hic_low" not in (tmp_path / "usual.csv").read_text()
+
+
+def test_an_interval_that_no_head_stores_is_refused(run: Any, several: Path, around: Path, tmp_path: Path) -> None:
+    for bundle, heads in ((several, "hic"), (around, "psr,ac-sins")):
+        options = ("--bundle", bundle, "--heads", heads, "--with", "interval")
+        done = run("score", EXAMPLES, "-o", tmp_path / "out.csv", *options)
+        assert done.code == 2
+        assert f"--with interval: no head of {heads.replace(',', ', ')} stores an interval" in done.err
+    options = ("--bundle", around, "--heads", "hic", "--with", "interval", "--domain", "off")
+    assert run("score", EXAMPLES, "-o", tmp_path / "out.csv", *options).code == 0, "it needs no domain"
+
+
+def test_an_interval_is_of_a_linear_head(around: Path) -> None:
+    manifest = json.loads((around / "manifest.json").read_text())
+    manifest["heads"][ORDER.index("hic")]["training"]["interval"]["low"] = 3
+    (around / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="head training band"):
+        open_bundle(around)
+
+
 def test_a_flagged_record_has_values_and_no_call(run: Any, several: Path, tmp_path: Path) -> None:
     source, out = tmp_path / "in.csv", tmp_path / "out.csv"
     source.write_text(f"id,sequence\na,{'EVQLVESGGGLVQPGGSLRLSCAAS'}\n")
@@ -170,7 +240,8 @@ def test_a_flagged_record_has_values_and_no_call(run: Any, several: Path, tmp_pa
     assert row["flag"]
     calls = {"nonspecific", "call"}
     of_heads = {f"{name}_{column}" for name in ("elisa", "psr") for column in calls}
-    assert {name for name, cell in row.items() if not cell} == calls | of_heads
+    percentiles = {name for name in row if name.endswith("percentile")}
+    assert {name for name, cell in row.items() if not cell} == calls | of_heads | percentiles
 
 
 def test_python(several: Path, sequences: list[str], expected: Expected) -> None:
@@ -208,7 +279,8 @@ def test_frames(several: Path, sequences: list[str], expected: Expected, library
         "VH",
         "flag",
         "ac-sins_value",
-        *(f"elisa_{each}" for each in ("p", "nonspecific", "call")),
+        "ac-sins_percentile",
+        *(f"elisa_{each}" for each in ("p", "nonspecific", "call", "percentile")),
         "rejected",
     ]
     rows = scored.to_dict("records") if library == "pandas" else scored.to_dicts()
@@ -258,7 +330,7 @@ def test_a_linear_first_head(tmp_path: Path, sequences: list[str]) -> None:
     summary = abonyx.score_file(EXAMPLES, tmp_path / "out.csv", config=bundle)
     assert summary.threshold is None
     header, first, *_ = (tmp_path / "out.csv").read_text().splitlines()
-    assert header == "id,sequence,hic_value,flag"
+    assert header == "id,sequence,hic_value,hic_percentile,flag"
     with abonyx.open_session(bundle) as session:
         value = session.score(sequences)
         assert session.thresholds == {}
@@ -270,7 +342,8 @@ def test_a_linear_first_head(tmp_path: Path, sequences: list[str]) -> None:
 def test_another_choice_of_heads_does_not_resume_a_run(several: Path) -> None:
     bundle = open_bundle(several)
     facts = [choose_heads(bundle, names).facts() for names in (None, ["nonspecificity"], "all", ["hic"], ["psr"])]
-    assert facts[0] == facts[1] == {"threshold": 0.5, "band of uncertain calls": None, "--heads": None}
+    usual = {"threshold": 0.5, "band of uncertain calls": None, "--heads": None, "--panel": None}
+    assert facts[0] == facts[1] == usual
     assert len({tuple(each.items()) for each in facts}) == 4
 
 

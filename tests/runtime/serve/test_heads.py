@@ -22,7 +22,8 @@ from .serving import CSV, Running, at_once, refused, service  # noqa: E402
 ORDER = ("nonspecificity", "hic", "psr")
 # Of values of "hic", whose sd is some minutes.
 CLOSE = {"rtol": 0, "atol": 50 * BATCH_NEIGHBOURS}
-PSR = ["psr_p", "psr_nonspecific", "psr_call"]
+PSR = ["psr_p", "psr_nonspecific", "psr_call", "psr_percentile"]
+HIC = ["hic_value", "hic_percentile"]
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +47,10 @@ def isolated() -> None:
 CHOICES: dict[str, tuple[Any, list[str]]] = {
     "the first": (None, []),
     "the first by name": (["nonspecificity"], []),
-    "all": ("all", ["hic_value", *PSR]),
-    "all in a list": (["all"], ["hic_value", *PSR]),
+    "all": ("all", [*HIC, *PSR]),
+    "all in a list": (["all"], [*HIC, *PSR]),
     "in another order": (["psr", "nonspecificity"], PSR),
-    "others alone": (["psr", "hic"], [*PSR, "hic_value"]),
+    "others alone": (["psr", "hic"], [*PSR, *HIC]),
 }
 
 
@@ -69,6 +70,8 @@ def test_results_have_the_heads_that_are_named(case: str, shared: Running, seque
         for column in columns:
             if column == "psr_nonspecific":
                 assert row["heads"][column] == int(row["heads"]["psr_p"] > 0.5)
+            elif column.endswith("percentile"):
+                assert row["heads"][column] is None, "there is no panel"
             elif column == "psr_call":
                 assert row["heads"][column] == ("non-specific" if row["heads"]["psr_p"] > 0.5 else "specific")
             else:
@@ -83,7 +86,7 @@ def test_results_have_the_heads_that_are_named(case: str, shared: Running, seque
 def test_a_file_names_them_in_its_query(shared: Running) -> None:
     body = f"id,sequence\na,{VH}\nb,{KAPPA}\n".encode()
     (heavy, light) = shared.ask("POST", "/v1/score?heads=hic,%20psr", body, CSV).json["results"]
-    assert list(heavy["heads"]) == ["hic_value", *PSR]
+    assert list(heavy["heads"]) == [*HIC, *PSR]
     assert heavy["heads"]["psr_nonspecific"] in (0, 1)
     assert light["flag"] and light["heads"]["psr_nonspecific"] is None and light["heads"]["psr_p"] > 0
     assert light["heads"]["psr_call"] is None

@@ -91,8 +91,8 @@ def test_the_document_names_every_route_body_answer_and_error(served: Running) -
     assert either[0] == {"$ref": "#/components/schemas/ScoreRequest"} and either[1]["type"] == "array"
     assert "columns" not in document["components"]["schemas"]["Problem"]["required"]
     assert {one["name"] for one in score["parameters"]} == {
-        *("assay", "threshold", "heads", "on_invalid", "domain", "trim", "gaps", "id_column"),
-        *("sequence_column", "heavy_column", "light_column"),
+        *("assay", "threshold", "heads", "panel", "with", "on_invalid", "domain", "trim", "gaps"),
+        *("id_column", "sequence_column", "heavy_column", "light_column"),
     }
     fields = document["components"]["schemas"]["Score"]
     assert {"nonspecific", "flag"} <= set(fields["required"]) and "domain" not in fields["required"]

@@ -87,6 +87,7 @@ def scored(
             "p_nonspecific": float(str(value)),
             "nonspecific": int(value > 0.5) if flag in ("", NANOBODY_LIKE) else None,
             "call": ("non-specific" if value > 0.5 else "specific") if flag in ("", NANOBODY_LIKE) else None,
+            "percentile": None,
             "flag": flag,
         }
         for id_, value, flag in zip(ids, values, flags, strict=True)
@@ -99,6 +100,7 @@ def scored(
         "threshold": 0.5,
         "band": None,
         "assay": None,
+        "panel": None,
         "heads": model()["heads"],
         "chains": ["H"],
         "notes": [],
@@ -897,7 +899,7 @@ def test_a_first_head_that_gives_values_has_no_calls(visit: Opener, site: Site) 
     values = [-1.5e-7, 1e20, 9.25]
     answer = scored(["a", "b", "c"], flags=["", "light chain (kappa)", ""]) | {"heads": [HIC], "threshold": None}
     for row, value in zip(answer["results"], values, strict=True):
-        row.update(p_nonspecific=None, nonspecific=None, call=None, heads={"hic_value": value})
+        row.update(p_nonspecific=None, nonspecific=None, call=None, heads={"hic_value": value, "hic_percentile": None})
     site.answer = [answer]
     page = visit()
     score(page)
@@ -909,9 +911,36 @@ def test_a_first_head_that_gives_values_has_no_calls(visit: Opener, site: Site) 
     assert texts(page, "#scores thead th") == ["No.", "Id", "hic (min)", "Flag", "Sequence"]
     assert texts(page, "#scores td.id") == ["b", "c", "a"]
     assert not page.locator("#scores tr.no-call").count()
-    kinds: Any = {"hic_value": "float"}
+    kinds: Any = {"hic_value": "float", "hic_percentile": "word"}
     form = results_format("csv", {}, leading=kinds)
     column = np.array(values, np.float32)
     flags = [row["flag"] for row in answer["results"]]
-    (rows,) = form.encode(0, value_columns(["a", "b", "c"], [VH] * 3, {"hic_value": column}, flags, {}))
+    cells: Any = {"hic_value": column, "hic_percentile": [None] * 3}
+    (rows,) = form.encode(0, value_columns(["a", "b", "c"], [VH] * 3, cells, flags, {}))
+    assert downloaded(page, "#download") == form.head[0] + rows
+
+
+PANEL = {"name": "clinical", "rows": 137, "source": "Jain et al. 2017"}
+
+
+def test_the_table_leads_with_percentile_and_call(visit: Opener, site: Site) -> None:
+    answer = scored(["a", "b", "c"], flags=["", "light chain (kappa)", ""]) | {"panel": PANEL}
+    for row, band in zip(answer["results"], ["2-9", None, "90-98 (in panel)"], strict=True):
+        row["percentile"] = band
+    site.answer = [answer]
+    page = visit()
+    score(page)
+    page.wait_for_selector("#results:not([hidden])")
+    titles = ["No.", "Id", "Percentile", "Called", "p non-specific", "Flag", "Sequence"]
+    assert texts(page, "#scores thead th") == titles
+    assert texts(page, "#scores td.id") == ["c", "b", "a"], "the highest score first"
+    assert texts(page, "#scores td.percentile") == ["90-98 (in panel)", "-", "2-9"]
+    words = page.inner_text("#results-model")
+    assert "the panel clinical" in words and "137 rows allow (Jain et al. 2017)" in words
+    p = np.linspace(0.05, 0.95, 3).astype(np.float32)
+    calls: list[Any] = [[row[name] for row in answer["results"]] for name in ("nonspecific", "call")]
+    flags = [row["flag"] for row in answer["results"]]
+    bands = [row["percentile"] for row in answer["results"]]
+    form = results_format("csv", {})
+    (rows,) = form.encode(0, score_columns(["a", "b", "c"], [VH] * 3, p, *calls, flags, percentile=bands))
     assert downloaded(page, "#download") == form.head[0] + rows

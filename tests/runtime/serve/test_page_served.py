@@ -86,14 +86,14 @@ def test_columns_for_each_head(new_page: Callable[[], Page], tmp_path: Path) -> 
         page.click("#score")
         page.wait_for_selector("#results:not([hidden])")
         assert page.locator("#scores thead th").all_inner_texts() == [
-            *("No.", "Id", "p non-specific", "Called", "Flag", "hic (min)", "p psr", "psr: called", "Sequence")
+            *("No.", "Id", "Called", "p non-specific", "Flag", "hic (min)", "psr: called", "p psr", "Sequence")
         ]
         with page.expect_download() as waited:
             page.click("#download")
         found = list(csv.DictReader(io.StringIO(waited.value.path().read_text(encoding="utf-8"))))
         assert list(found[0]) == [
-            *("id", "sequence", "p_nonspecific", "nonspecific", "call", "flag", "hic_value"),
-            *("psr_p", "psr_nonspecific", "psr_call"),
+            *("id", "sequence", "p_nonspecific", "nonspecific", "call", "percentile", "flag", "hic_value"),
+            *("hic_percentile", "psr_p", "psr_nonspecific", "psr_call", "psr_percentile"),
         ]
         values = running.session.score([row["sequence"] for row in given], ("nonspecificity", "hic", "psr"))
         for at, column in enumerate(("p_nonspecific", "hic_value", "psr_p")):

@@ -174,7 +174,7 @@ function showAnswer(found) {
   $("results-title").textContent = resultsTitle();
   const { name, variant, provider, sha256 } = answer.model;
   const calls = hasCalls(answer) ? `${callWords()} ` : "";
-  $("results-model").textContent = `${calls}${headWords()}`
+  $("results-model").textContent = `${calls}${headWords()}${panelWords()}`
     + `Scored by ${name} (${sha256.slice(0, 12)}), ${variant} on ${provider}. Scores are shown with ${DECIMALS} decimals; the CSV has every digit.`;
   $("reading").hidden = !answer.notes.length;
   $("reading").textContent = answer.notes.join("\n");
@@ -225,6 +225,14 @@ function headWords() {
   const words = answer.heads.filter(({ unit }) => unit).map(({ name, unit, higher_is_worse: higher }) =>
     `${name} is in ${unit}; ${higher ? "higher" : "lower"} is worse. `);
   return words.join("");
+}
+
+/** What the column of percentiles means; nothing without a panel. */
+function panelWords() {
+  if (!answer.panel) return "";
+  const { name, rows, source } = answer.panel;
+  return `A percentile is the share of the panel ${name} that scores lower, in percent, as the 95 % interval that `
+    + `${plural(rows, "row")} allow (${source}); "in panel" marks a sequence of the panel itself. `;
 }
 
 /** How many rows are flagged, for which reasons, and how many of them have no call. */

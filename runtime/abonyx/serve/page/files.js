@@ -28,10 +28,10 @@ function download(suffix, header, rows) {
 }
 
 /** The names of a head's columns, as results have them. */
-function columnsOf({ name, kind, threshold }, first) {
-  if (kind !== "logistic") return [`${name}_value`];
-  const names = first ? ["p_nonspecific", "nonspecific", "call"] : [`${name}_p`, `${name}_nonspecific`, `${name}_call`];
-  return threshold === null ? names.slice(0, 1) : names;
+function columnsOf({ name, kind }, first) {
+  if (kind !== "logistic") return [`${name}_value`, `${name}_percentile`];
+  const rest = ["nonspecific", "call", "percentile"];
+  return first ? ["p_nonspecific", ...rest] : [`${name}_p`, ...rest.map((column) => `${name}_${column}`)];
 }
 
 export function downloadScores(answer) {

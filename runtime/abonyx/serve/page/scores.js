@@ -33,15 +33,20 @@ function flagOf(row) {
   return [row.flag, trimmed].filter(Boolean).join("; ");
 }
 
-/** The columns of a head that is not the first, or gives values: its number, and its call if it makes one. */
-function columnsOf({ name, kind, unit, threshold }) {
+/** The column of percentiles in the answer's panel, none without one; they sort as the numbers do that they are of. */
+function percentilesOf({ panel }, title, cell, value) {
+  return panel ? [{ kind: "percentile", title, value, descending: true, cell: (row) => cell(row) ?? "-" }] : [];
+}
+
+/** The columns of a head that is not the first, or gives values: percentile, its call if it makes one, its number. */
+function columnsOf({ name, kind, unit, threshold }, found) {
   const column = kind === "logistic" ? `${name}_p` : `${name}_value`;
   const value = (row) => row.heads[column];
   const cell = (row) => (kind === "logistic" ? value(row).toFixed(DECIMALS) : String(Number(value(row).toPrecision(4))));
-  const columns = [{ kind: "number", title: unit ? `${name} (${unit})` : `p ${name}`, value, descending: true, cell }];
-  if (threshold === null) return columns;
+  const number = { kind: "number", title: unit ? `${name} (${unit})` : `p ${name}`, value, descending: true, cell };
   const callCell = (row) => callOf({ call: row.heads[`${name}_call`] });
-  return [...columns, { kind: "call", title: `${name}: called`, cell: callCell }];
+  const calls = threshold === null ? [] : [{ kind: "call", title: `${name}: called`, cell: callCell }];
+  return [...percentilesOf(found, `${name}: percentile`, (row) => row.heads[`${name}_percentile`], value), ...calls, number];
 }
 
 /** The sequence of a row, or both chains of a pair. */
@@ -60,19 +65,23 @@ const callClass = (row) => (called(row) ? row.call.replace("-", "") : "no-call")
 export function tableOf(found) {
   const [first, ...others] = found.heads;
   const bar = (row) => measure(row, found.threshold);
+  const p = (row) => row.p_nonspecific;
   const usual = [
-    { kind: "score", title: "p non-specific", value: (row) => row.p_nonspecific, descending: true, cell: bar },
+    ...percentilesOf(found, "Percentile", (row) => row.percentile, p),
     { kind: "call", title: "Called", cell: callOf },
+    { kind: "score", title: "p non-specific", value: p, descending: true, cell: bar },
   ];
+  const leading = hasCalls(found) ? usual : columnsOf(first, found);
   const columns = [
     { kind: "number", title: "No.", value: (row) => row.number, cell: (row) => whole(row.number) },
     { kind: "id", title: "Id", value: (row) => row.id, cell: (row) => isolated(row.id) },
-    ...(hasCalls(found) ? usual : columnsOf(first)),
+    ...leading,
     { kind: "flag", title: "Flag", value: (row) => row.flag, descending: true, cell: flagOf },
-    ...others.flatMap(columnsOf),
+    ...others.flatMap((head) => columnsOf(head, found)),
     ...chainsOf(found),
   ];
   $("call-choice").hidden = !hasCalls(found);
   $("scores").replaceChildren();
-  return new PagedTable($("scores"), "Scores", columns, { rowClass: hasCalls(found) ? callClass : () => "", sorted: 2 });
+  const sorted = columns.indexOf(leading.at(-1));
+  return new PagedTable($("scores"), "Scores", columns, { rowClass: hasCalls(found) ? callClass : () => "", sorted });
 }

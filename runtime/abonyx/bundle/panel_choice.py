@@ -1,0 +1,93 @@
+"""Which panel a run's percentiles are of, or why there are none: decided once, before a model is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from abonyx.bundle.bundle import Bundle
+from abonyx.bundle.listed import FIX, read_listed
+from abonyx.bundle.panel import HeadPanel, Panel, PanelScores, panel_file
+from abonyx.config import RuntimeConfig
+from abonyx.errors import BundleError, ConfigError, first_line
+from abonyx.wording import option
+
+
+@dataclass(frozen=True)
+class PanelChoice:
+    """The panel of a run. Make it with choose_panel.
+
+    Attributes:
+        panel: None = no percentiles.
+        heads: name of a head -> the panel's scores by it; heads without any have no percentiles.
+        text: what a summary says of them.
+    """
+
+    panel: Panel | None
+    heads: dict[str, HeadPanel]
+    text: str
+
+
+def choose_panel(bundle: Bundle, config: RuntimeConfig, name: str | None, heads: Sequence[str]) -> PanelChoice:
+    """The panel of this name (None = the bundle's first), as this config's variant and pooling rule see it.
+
+    Args:
+        heads: names of those that are scored.
+
+    Raises:
+        ConfigError: a name was given, and there is no such panel, or none of the heads' scores by this variant and
+            pooling rule.
+        BundleError: the panel's file is missing or damaged.
+    """
+    panel = _named(bundle, name)
+    if panel is None:
+        return PanelChoice(None, {}, "no percentile: the bundle has no panel")
+    variant, _ = bundle.variant(config.provider, config.variant)
+    run = (variant, config.pooling, config.batch_size)
+    found = {scores.head: scores for scores in panel.scores if scores.key[1:] == run and scores.head in heads}
+    if not found:
+        missing = f"panel {panel.name} has no scores of {_shown(heads)} {_rule(*run)}"
+        if name is not None:
+            there = dict.fromkeys(f"head {each.head} {_rule(*each.key[1:])}" for each in panel.scores)
+            raise ConfigError(f"{option('panel')}: {missing}", f"It has: {'; '.join(there)}.")
+        return PanelChoice(None, {}, f"no percentile: {missing}")
+    members = _members(bundle, panel)
+    chosen = {head: _head_panel(panel, scores, members) for head, scores in found.items()}
+    without = [head for head in heads if head not in found]
+    text = f"percentile in panel {panel.name} ({panel.rows} rows: {panel.source})"
+    return PanelChoice(panel, chosen, f"{text}, none of {_shown(without)}" if without else text)
+
+
+def _named(bundle: Bundle, name: str | None) -> Panel | None:
+    panels = bundle.manifest.panels
+    if name is None:
+        return panels[0] if panels else None
+    found = next((panel for panel in panels if panel.name == name), None)
+    if found is None:
+        known = ", ".join(panel.name for panel in panels)
+        fix = f"It has: {known}." if known else "Add one with `abonyx reference`."
+        raise ConfigError(f"{option('panel')}: {bundle.name} has no panel {first_line(repr(name))}", fix)
+    return found
+
+
+def _shown(heads: Sequence[str]) -> str:
+    return f"head{'s' * (len(heads) > 1)} {', '.join(heads)}"
+
+
+def _rule(variant: str, pooling: str, batch_size: int | None) -> str:
+    size = f" (batch {batch_size})" if batch_size else ""
+    return f"by variant {variant} with pooling {pooling}{size}"
+
+
+def _members(bundle: Bundle, panel: Panel) -> frozenset[bytes]:
+    name = panel_file(panel.name)
+    data = read_listed(bundle, name)
+    if data is None:
+        raise BundleError(f"{bundle.path}: {name}: not listed in the manifest", FIX)
+    return frozenset(data.splitlines())
+
+
+def _head_panel(panel: Panel, scores: PanelScores, members: frozenset[bytes]) -> HeadPanel:
+    return HeadPanel(panel.name, panel.rows, panel.source, np.array(scores.quantiles, np.float32), members)

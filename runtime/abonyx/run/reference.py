@@ -1,0 +1,200 @@
+"""Reference: a bundle and a file of known antibodies in, a bundle with their scores as a named panel out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from abonyx.arrays import Float32Array
+from abonyx.bundle import README_NAME, Bundle, check_files
+from abonyx.bundle.files import link_or_copy
+from abonyx.bundle.heads import record_chains
+from abonyx.bundle.manifest import MAX_TEXT_CHARS, FileEntry, Manifest, read_manifest, write_manifest
+from abonyx.bundle.panel import (
+    MIN_PANEL_ROWS,
+    PANEL_NAME_RULE,
+    Panel,
+    PanelScores,
+    is_panel_name,
+    member_lines,
+    panel_file,
+    quantiles_of,
+)
+from abonyx.errors import ConfigError, InputError, first_line
+from abonyx.output.directory import check_directory, staged
+from abonyx.output.files import check_output, rejected_path
+from abonyx.output.formats import write_rejected
+from abonyx.run.progress import progress
+from abonyx.run.request import RunRequest
+from abonyx.run.windows import score_input
+from abonyx.wording import option
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceRequest:
+    """What to add to which bundle.
+
+    Attributes:
+        run: the parent bundle, and how it scores the panel.
+        source: the file of antibodies; None = standard input.
+        output: the new bundle's directory; must not exist.
+        name: of the panel. origin: where its rows are from, for a reader; None = the file's name.
+    """
+
+    run: RunRequest
+    source: Path | None
+    output: Path
+    name: str
+    origin: str | None = None
+
+
+def add_panel(request: ReferenceRequest, report: Report) -> Panel:
+    """Write the new bundle, or raise and leave nothing behind.
+
+    A panel that the bundle has already gets the scores that it lacks, if the rows are the same: of another variant or
+    pooling rule, or of a head that was added.
+
+    Returns:
+        The panel as the new bundle has it.
+
+    Raises:
+        ConfigError: the name, its source, or an output that cannot be made; the bundle has this panel.
+        InputError: the file cannot be used, or has too few rows without a flag.
+        BundleError: the parent is damaged, or has no head.
+    """
+    _check_request(request)
+    bundle = request.run.bundle
+    run = request.run.of_chains(record_chains(bundle.manifest.heads))
+    checked = run.read(request.source)
+    kept = [row for row, judgement in enumerate(checked.judgements) if judgement.trusted]
+    if left := len(checked.judgements) - len(kept):
+        report(f"{left} of {len(checked.judgements)} records are flagged and left out: their scores mean nothing")
+    every = checked.records
+    sequences = [every[row] for row in kept]
+    if len(sequences) < MIN_PANEL_ROWS:
+        name = request.source.name if request.source else "standard input"
+        what = f"{name}: {len(sequences)} records without a flag, a panel has at least {MIN_PANEL_ROWS}"
+        raise InputError(what, "Give more antibodies of the head's chain.")
+    earlier = _earlier(request, sequences)
+    check_files(bundle, bundle.manifest.files)
+    panel = _panel(request, sequences) if earlier is None else earlier
+    names = _missing(request, panel)
+    with progress(len(checked.ids), 0) as on_batch:
+        values, summary = score_input(bundle, checked, run.config, names, on_batch, None)
+    for note in summary.notes:
+        report(note)
+    scores = _scores(request, names, values[kept])
+    panel = msgspec.structs.replace(panel, scores=[*panel.scores, *scores])
+    with staged(request.output) as staging:
+        # Of pairs, heavy chains too: heads of one chain may score them alone.
+        heavy = [checked.sequences[row] for row in kept]
+        _write(bundle, panel, member_lines([*sequences, *heavy]), staging, report)
+        if run.skip:
+            write_rejected(rejected_path(request.output), checked.rejected)
+    return panel
+
+
+def _check_request(request: ReferenceRequest) -> None:
+    request.run.bundle.refuse_placeholder()
+    if not is_panel_name(request.name):
+        raise ConfigError(f"{option('name')} is {first_line(repr(request.name))}", PANEL_NAME_RULE)
+    origin = request.origin
+    if origin is not None and not (origin.isprintable() and 0 < len(origin) <= MAX_TEXT_CHARS):
+        what = f"{option('origin')} is {first_line(repr(origin))}"
+        raise ConfigError(what, f"Give one line of 1 to {MAX_TEXT_CHARS} characters.")
+    check_directory(request.output)
+    if request.run.skip:
+        check_output(rejected_path(request.output), request.source)
+
+
+def _key(request: ReferenceRequest) -> tuple[str, str, int | None]:
+    config = request.run.config
+    variant, _ = request.run.bundle.variant(config.provider, config.variant)
+    return variant, config.pooling, config.batch_size
+
+
+def _earlier(request: ReferenceRequest, sequences: list[str]) -> Panel | None:
+    """The bundle's panel of this name, if these are its rows and it lacks such scores; None = there is none."""
+    panels = request.run.bundle.manifest.panels
+    panel = next((each for each in panels if each.name.lower() == request.name.lower()), None)
+    if panel is None:
+        return None
+    has = f"{option('name')}: {request.run.bundle.name} has a panel {panel.name}"
+    if panel.name != request.name:
+        raise ConfigError(f"{has}, and {request.name} differs from it in case alone", "Give another name.")
+    if panel.rows_sha256 != _rows_sha256(sequences):
+        raise ConfigError(f"{has} of {panel.rows} other rows ({panel.source})", "Give another name.")
+    if not _missing(request, panel):
+        variant, pooling, _ = _key(request)
+        what = f"{has} of these rows, by variant {variant} with pooling {pooling}"
+        raise ConfigError(what, f"Give another name, or other scores of them with {option('variant')}.")
+    return panel
+
+
+def _missing(request: ReferenceRequest, panel: Panel) -> list[str]:
+    """The heads that the panel has no scores of, by the run's variant and pooling rule."""
+    there = {scores.key for scores in panel.scores}
+    return [head.name for head in request.run.bundle.manifest.heads if (head.name, *_key(request)) not in there]
+
+
+def _rows_sha256(sequences: list[str]) -> str:
+    return hashlib.sha256("\n".join(sequences).encode()).hexdigest()
+
+
+def _panel(request: ReferenceRequest, sequences: list[str]) -> Panel:
+    """The panel, without scores."""
+    source = request.origin or (request.source.name if request.source else "standard input")
+    return Panel(
+        name=request.name,
+        rows=len(sequences),
+        source=source if source.isprintable() else ascii(source),
+        rows_sha256=_rows_sha256(sequences),
+        encoder_sha256=request.run.bundle.manifest.encoder.weights_sha256,
+        scores=[],
+    )
+
+
+def _scores(request: ReferenceRequest, heads: list[str], values: Float32Array) -> list[PanelScores]:
+    """What is stored of values (n, heads).
+
+    Raises:
+        InputError: a head that gives all rows the same value.
+    """
+    variant, pooling, size = _key(request)
+    for name, column in zip(heads, values.T, strict=True):
+        if np.ptp(column) == 0:
+            what = f"head {name} gives all {len(column)} rows {column[0]:g}"
+            raise InputError(what, "Give a panel whose scores differ.")
+    return [
+        PanelScores(
+            head=name, variant=variant, pooling=pooling, pooling_batch_size=size, quantiles=quantiles_of(column)
+        )
+        for name, column in zip(heads, values.T, strict=True)
+    ]
+
+
+def _write(bundle: Bundle, panel: Panel, members: bytes, staging: Path, report: Report) -> Manifest:
+    """The parent's files, linked, with the panel in the manifest and its hashes beside it."""
+    parent, own = bundle.manifest, panel_file(panel.name)
+    beside = [README_NAME] if (bundle.path / README_NAME).is_file() else []
+    for name in [*(name for name in parent.files if name != own), *beside]:
+        (staging / name).parent.mkdir(parents=True, exist_ok=True)
+        link_or_copy(bundle.path / name, staging / name, report)
+    (staging / own).write_bytes(members)
+    entry = FileEntry(sha256=hashlib.sha256(members).hexdigest(), size_bytes=len(members))
+    names = [each.name for each in parent.panels]
+    panels = [panel if each.name == panel.name else each for each in parent.panels]
+    manifest = msgspec.structs.replace(
+        parent,
+        panels=panels if panel.name in names else [*panels, panel],
+        files=dict(sorted((parent.files | {own: entry}).items())),
+    )
+    write_manifest(manifest, staging)
+    return read_manifest(staging)[0]  # what cannot be read back must not be given a name
