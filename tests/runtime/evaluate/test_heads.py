@@ -20,7 +20,12 @@ from ..several import make_several  # noqa: E402
 
 @pytest.fixture(scope="module")
 def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_several(tmp_path_factory.mktemp("heads") / "several", ("nonspecificity", "hic", "psr"))
+    """Its head psr was trained on another pooling than the first."""
+    bundle = make_several(tmp_path_factory.mktemp("heads") / "several", ("nonspecificity", "hic", "psr"))
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["heads"][2] |= {"pooling": "upstream-batch", "pooling_batch_size": 8}
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    return bundle
 
 
 @pytest.fixture
@@ -43,6 +48,8 @@ def test_the_head_that_is_named(run: Any, several: Path, labelled: Path, tmp_pat
     for folder, head, column in (("psr", "psr", "psr_p"), ("first", "nonspecificity", "p_nonspecific")):
         record = json.loads((tmp_path / folder / "metrics.json").read_text())
         assert record["head"] == head and record["threshold"] == (threshold if folder == "psr" else 0.5)
+        pooled = any("the head was trained on upstream-batch (batch 8) pooling" in note for note in record["notes"])
+        assert pooled == (folder == "psr"), "the note is of the head that is evaluated"
         assert record["metrics"]["roc_auc"]["value"] == pytest.approx(sk.roc_auc_score(y, p[head]))
         with (tmp_path / folder / "predictions.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
