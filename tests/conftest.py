@@ -34,6 +34,14 @@ def _one_thread(asked: int | None, key: str) -> int:
     return process.thread_count(1 if asked is None else asked, key)
 
 
+@pytest.fixture(scope="session")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """abonyx-mini without stored quantiles, panels, card and training rows; not to be changed."""
+    from .bare import bare_mini
+
+    return bare_mini(tmp_path_factory.mktemp("bare") / "mini")
+
+
 @pytest.fixture
 def child_first(isolated: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bundles that never passed here are opened by a child first, as they are outside the tests."""

@@ -106,7 +106,11 @@ def test_verify_reads_every_byte_and_runs_every_golden_row(run: Any, copy: Path)
     code, out, err = run("verify", copy, "--json")
     found = json.loads(out)
     assert (code, err) == (0, "")
-    assert found["files"] == 4 and found["golden_rows"] == 36 and found["schema_version"] == 2
+    assert (
+        found["files"] == len(open_bundle(copy).manifest.files)
+        and found["golden_rows"] == 44
+        and found["schema_version"] == 2
+    )
     assert found["operators"][FOLDER]["LayerNormalization"] == 13
     assert set(found["differences"]) == set(found["limits"]) == {"p", "logit", "embedding"}
     assert all(0 < found["differences"][metric] < limit for metric, limit in found["limits"].items())
@@ -180,8 +184,8 @@ def test_inspect_reads_the_manifest_alone(run: Any, copy: Path, monkeypatch: pyt
     assert run("inspect", copy)[0] == 4
 
 
-def test_inspect_shows_the_card_and_where_it_is(run: Any, copy: Path) -> None:
-    assert "all of the card" not in run("inspect", copy).out
+def test_inspect_shows_the_card_and_where_it_is(run: Any, copy: Path, bare: Path) -> None:
+    assert "all of the card" not in run("inspect", bare).out
     (copy / "metrics.json").write_text(
         json.dumps({"schema_version": 1, "card": {"sentence": "No signal: [red]x[/red]."}})
     )

@@ -84,11 +84,11 @@ def test_every_format_has_the_call_behind_nonspecific(
 
 
 def test_a_threshold_or_no_quantiles_give_two_values_and_say_so(
-    run: Any, banded: Path, mixed: Path, tmp_path: Path
+    run: Any, banded: Path, bare: Path, mixed: Path, tmp_path: Path
 ) -> None:
     given = run("score", mixed, "-o", tmp_path / "given.csv", "--bundle", banded, "--threshold", 0.5)
     assert "threshold 0.5; call is never uncertain: --threshold was given" in given.err
-    without = run("score", mixed, "-o", tmp_path / "without.csv", "--bundle", MINI)
+    without = run("score", mixed, "-o", tmp_path / "without.csv", "--bundle", bare)
     assert "threshold 0.5; call is never uncertain: the head has no stored quantiles" in without.err
     for name in ("given.csv", "without.csv"):
         found = rows(tmp_path / name)
@@ -161,14 +161,14 @@ def test_a_frame_has_it(banded: Path) -> None:
     assert scored["call"].isna().tolist() == [False, True, True]
 
 
-def test_without_a_threshold_ray_gives_the_call_of_a_head_with_quantiles_alone(banded: Path) -> None:
+def test_without_a_threshold_ray_gives_the_call_of_a_head_with_quantiles_alone(banded: Path, bare: Path) -> None:
     """What abonyx.ray.score adds: its default is no column `nonspecific`."""
     rows, p = judged([HEAVY], DomainRule("off", False, ("H",)), SequenceLimit(148)), np.full((1, 1), 0.5, np.float32)
-    of_band, of_mini = (choose_heads(open_bundle(str(bundle)), None) for bundle in (banded, MINI))
+    of_band, of_bare = (choose_heads(open_bundle(str(bundle)), None) for bundle in (banded, bare))
     found = result_columns(rows, p, of_band.without_numbers(), False)
     assert (list(found)[:2], found["call"]) == (["p_nonspecific", "call"], ["uncertain"])
-    assert "call" not in result_columns(rows, p, of_mini.without_numbers(), False)
-    assert list(result_columns(rows, p, of_mini, False))[:3] == ["p_nonspecific", "nonspecific", "call"]
+    assert "call" not in result_columns(rows, p, of_bare.without_numbers(), False)
+    assert list(result_columns(rows, p, of_bare, False))[:3] == ["p_nonspecific", "nonspecific", "call"]
 
 
 def test_a_bound_is_not_outside_as_every_output_shows_it() -> None:

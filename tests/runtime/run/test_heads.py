@@ -102,11 +102,11 @@ def test_files(
     assert f"heads {', '.join(ORDER) if heads == 'all' else heads.replace(',', ', ')}" in done.err
 
 
-def test_the_first_head_alone_looks_as_one_head_does(run: Any, several: Path, tmp_path: Path) -> None:
-    for bundle in (MINI, several):
+def test_the_first_head_alone_looks_as_one_head_does(run: Any, several: Path, bare: Path, tmp_path: Path) -> None:
+    for bundle in (bare, several):
         out = tmp_path / f"{bundle.name}.csv"
         assert run("score", EXAMPLES, "-o", out, "--bundle", bundle).code == 0
-    one, other = (read(tmp_path / f"{name}.csv") for name in (MINI.name, several.name))
+    one, other = (read(tmp_path / f"{name}.csv") for name in (bare.name, several.name))
     assert list(one[0]) == list(other[0]) == USUAL
     for mine, its in zip(one, other, strict=True):
         # five columns are summed in another order than one

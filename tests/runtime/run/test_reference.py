@@ -18,7 +18,7 @@ from abonyx.bundle.chosen import choose_heads
 from abonyx.bundle.panel import panel_file
 from abonyx.errors import BundleError, ConfigError
 
-from ...conftest import EXAMPLES, MINI
+from ...conftest import EXAMPLES
 from ..domain.proteins import KAPPA, VH
 from ..input.test_judged import HEAVY
 
@@ -43,14 +43,14 @@ def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def with_panel(tmp_path_factory: pytest.TempPathFactory, rows_file: Path) -> Path:
+def with_panel(tmp_path_factory: pytest.TempPathFactory, rows_file: Path, bare: Path) -> Path:
     """The shipped bundle with a panel of 24 rows: the light chain among them is left out."""
     from click.testing import CliRunner
 
     from abonyx.cli.commands import cli
 
     bundle = tmp_path_factory.mktemp("with_panel") / "bundle"
-    done = CliRunner().invoke(cli, ["reference", str(MINI), str(rows_file), "--name", "known", "-o", str(bundle)])
+    done = CliRunner().invoke(cli, ["reference", str(bare), str(rows_file), "--name", "known", "-o", str(bundle)])
     assert done.exit_code == 0, done.output
     return bundle
 
@@ -60,29 +60,29 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_what_the_bundle_holds(with_panel: Path, rows_file: Path) -> None:
+def test_what_the_bundle_holds(with_panel: Path, rows_file: Path, bare: Path) -> None:
     bundle = open_bundle(with_panel)
     (panel,) = bundle.manifest.panels
     assert (panel.name, panel.rows, panel.source) == ("known", 24, "known.csv")
     assert [(each.head, each.variant, each.pooling) for each in panel.scores] == [
         (bundle.manifest.head.name, VARIANT, "residues")
     ]
-    scored = abonyx.score_file(rows_file, config=MINI).rows[:24]
+    scored = abonyx.score_file(rows_file, config=bare).rows[:24]
     expected = sorted(float(np.float32(row.p_nonspecific)) for row in scored if row.p_nonspecific is not None)
     assert panel.scores[0].quantiles == pytest.approx(expected, abs=1e-6)
     hashes = (with_panel / panel_file("known")).read_bytes()
     assert len(hashes.splitlines()) == 24 and HEAVY.encode() not in hashes
     model = f"{VARIANT}/model.onnx"
-    assert (with_panel / model).samefile(MINI / model), "linked"
-    assert (with_panel / "README.md").read_bytes() == (MINI / "README.md").read_bytes()
+    assert (with_panel / model).samefile(bare / model), "linked"
+    assert (with_panel / "README.md").read_bytes() == (bare / "README.md").read_bytes()
 
 
-def test_scores_are_the_same_and_have_percentiles(run: Any, with_panel: Path, tmp_path: Path) -> None:
+def test_scores_are_the_same_and_have_percentiles(run: Any, with_panel: Path, tmp_path: Path, bare: Path) -> None:
     source = write(tmp_path / "in.csv", [HEAVY, VH[:60] + "S" + VH[61:], KAPPA])
     done = run("score", source, "-o", tmp_path / "out.csv", "--bundle", with_panel, "--table")
     assert done.code == 0, done.err
     assert "percentile in panel known (24 rows: known.csv)" in done.err
-    plain = run("score", source, "-o", tmp_path / "plain.csv", "--bundle", MINI)
+    plain = run("score", source, "-o", tmp_path / "plain.csv", "--bundle", bare)
     assert "no percentile: the bundle has no panel" in plain.err
     found, without = read(tmp_path / "out.csv"), read(tmp_path / "plain.csv")
     assert [row.pop("percentile") for row in without] == [""] * 3
@@ -142,7 +142,7 @@ def test_another_pooling_has_no_percentiles_and_says_why(with_panel: Path) -> No
 
 
 def test_the_same_rows_by_another_rule_extend_a_panel(
-    run: Any, with_panel: Path, rows_file: Path, tmp_path: Path
+    run: Any, with_panel: Path, rows_file: Path, tmp_path: Path, bare: Path
 ) -> None:
     options = ("--name", "known", "--pooling", "upstream-batch", "--batch-size", 8, "-o", tmp_path / "new")
     done = run("reference", with_panel, rows_file, *options)
@@ -152,7 +152,7 @@ def test_the_same_rows_by_another_rule_extend_a_panel(
         ("residues", None),
         ("upstream-batch", 8),
     ]
-    assert "% of" not in run("score", EXAMPLES, "-o", tmp_path / "a.csv", "--bundle", MINI, "--table").err
+    assert "% of" not in run("score", EXAMPLES, "-o", tmp_path / "a.csv", "--bundle", bare, "--table").err
 
 
 def test_a_second_panel_is_chosen_by_its_name(run: Any, with_panel: Path, rows_file: Path, tmp_path: Path) -> None:
@@ -181,12 +181,14 @@ def test_names_that_are_refused(
     assert not (tmp_path / "new").exists()
 
 
-def test_other_rows_and_too_few_are_refused(run: Any, with_panel: Path, tmp_path: Path, sequences: list[str]) -> None:
+def test_other_rows_and_too_few_are_refused(
+    run: Any, with_panel: Path, tmp_path: Path, sequences: list[str], bare: Path
+) -> None:
     other = write(tmp_path / "other.csv", [*changed(sequences)[::-1]])
     done = run("reference", with_panel, other, "--name", "known", "-o", tmp_path / "new")
     assert done.code == 2 and "of 24 other rows (known.csv)\nGive another name." in done.err
     few = write(tmp_path / "few.csv", [*sequences, *[KAPPA] * 10])
-    done = run("reference", MINI, few, "--name", "few", "-o", tmp_path / "new")
+    done = run("reference", bare, few, "--name", "few", "-o", tmp_path / "new")
     assert done.code == 3
     assert "few.csv: 12 records without a flag, a panel has at least 20" in done.err
     assert not (tmp_path / "new").exists()
