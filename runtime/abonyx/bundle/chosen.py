@@ -269,7 +269,7 @@ def choose_heads(
         chosen.append(ChosenHead(head, head is first, rule, interval=interval, training=training))
     if INTERVAL in with_columns and not any(head.interval for head in chosen):
         what = f"{option('with_columns')} interval: no head of {', '.join(wanted)} stores an interval around its values"
-        raise ConfigError(what, "`abonyx fit --task regression` stores one; leave it out for other heads.")
+        raise ConfigError(what, "A regression of `abonyx fit` stores one. Leave it out for other heads.")
     if config is None:
         return ChosenHeads(tuple(chosen))
     found = choose_panel(bundle, config, panel, wanted)

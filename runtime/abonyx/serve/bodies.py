@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -114,16 +115,12 @@ def score_answer(
         ).items()
     }
     p, numbers, words, bands = (cells.pop(name, nothing) for name in (P, CALLED, CALL, PERCENTILE))
-    others = [dict(zip(cells, row, strict=True)) for row in zip(*cells.values(), strict=True)] if cells else []
     places = records.places if asked.trim else [msgspec.UNSET] * len(judgements)
-    more: list[dict[str, float | str | None] | msgspec.UnsetType] = [*others] or [msgspec.UNSET] * len(judgements)
     names = PAIR_COLUMNS if records.light else ("sequence",)
     chains = [records.shown, records.shown_light] if records.light else [records.shown]
     shown = [dict(zip(names, record, strict=True)) for record in zip(*chains, strict=True)]
-    added = column_cells(asked.with_columns or (), records.sequences, judgements, heads)
-    beside: list[dict[str, float | int | str | None] | msgspec.UnsetType] = [
-        *(dict(zip(added, row, strict=True)) for row in zip(*added.values(), strict=True))
-    ] or [msgspec.UNSET] * len(judgements)
+    more = _by_row(cells, len(judgements))
+    beside = _by_row(column_cells(asked.with_columns or (), records.sequences, judgements, heads), len(judgements))
     rows = zip(records.ids, shown, p, numbers, words, bands, judgements, places, more, beside, strict=True)
     return ScoreAnswer(
         model=model_name(model),
@@ -154,6 +151,13 @@ def score_answer(
         rejected=rejected(records.rejected),
         notes=[in_words(note, Interface.HTTP) for note in records.notes],
     )
+
+
+def _by_row(columns: Mapping[str, Sequence[Any]], count: int) -> list[dict[str, Any] | msgspec.UnsetType]:
+    """Columns of as many cells by name, as an object a row; unset without any."""
+    if not columns:
+        return [msgspec.UNSET] * count
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def rejected(problems: list[RejectedRecord]) -> list[Rejected]:

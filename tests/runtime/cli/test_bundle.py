@@ -14,6 +14,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from abonyx.bundle import open_bundle
 from abonyx.cli import doctor
 from abonyx.engine import onnx as onnx_module
 from abonyx.engine import process, providers
@@ -106,11 +107,8 @@ def test_verify_reads_every_byte_and_runs_every_golden_row(run: Any, copy: Path)
     code, out, err = run("verify", copy, "--json")
     found = json.loads(out)
     assert (code, err) == (0, "")
-    assert (
-        found["files"] == len(open_bundle(copy).manifest.files)
-        and found["golden_rows"] == 44
-        and found["schema_version"] == 2
-    )
+    assert found["files"] == len(open_bundle(copy).manifest.files)
+    assert found["golden_rows"] == 44 and found["schema_version"] == 2
     assert found["operators"][FOLDER]["LayerNormalization"] == 13
     assert set(found["differences"]) == set(found["limits"]) == {"p", "logit", "embedding"}
     assert all(0 < found["differences"][metric] < limit for metric, limit in found["limits"].items())

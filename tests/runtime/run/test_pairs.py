@@ -51,7 +51,8 @@ def test_scores_are_the_sessions(run: Any, paired: Path, table: Path, tmp_path: 
     assert "7 pairs scored, 0 rejected" in done.err
     assert "the heavy chains are column 'VH', the light chains 'VL'" in done.err
     rows = rows_of(tmp_path / "out.csv")
-    assert list(rows[0])[:7] == ["id", "heavy", "light", "p_nonspecific", "nonspecific", "call", "flag"]
+    usual = ["p_nonspecific", "nonspecific", "call", "percentile", "flag"]
+    assert list(rows[0])[:8] == ["id", "heavy", "light", *usual]
     assert [(row["heavy"], row["light"]) for row in rows] == pairs()
     with abonyx.open_session(paired) as session:
         expected = session.score(pairs(), heads="all")
@@ -143,7 +144,7 @@ def test_rows_in_memory(paired: Path, table: Path) -> None:
     summary = abonyx.score_file(table, config=paired, trim="domain", heads=["psr", "hic"])
     assert [(row.sequence, row.light) for row in summary.rows] == pairs()
     assert summary.rows[0].domain.startswith("heavy 1-") and "; light 1-" in summary.rows[0].domain
-    assert summary.rows[0].heads.keys() == {"hic_value"}
+    assert summary.rows[0].heads.keys() == {"hic_value", "hic_percentile"}
     single = abonyx.score_file(table, config=paired, heads="nonspecificity")
     assert {row.light for row in single.rows} == {""}
 
