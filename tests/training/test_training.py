@@ -84,7 +84,9 @@ def test_the_corpus_holds_no_row_of_the_non_commercial_sets() -> None:
     assert record("corpus")["longest_residues"] == open_bundle(MINI).manifest.max_residues
 
 
-def test_the_panels_are_of_whole_human_domains_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_panels_are_of_whole_human_domains_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bare: Path
+) -> None:
     import gzip
     import sys
 
@@ -104,7 +106,7 @@ def test_the_panels_are_of_whole_human_domains_alone(tmp_path: Path, monkeypatch
     (data / panels.REPERTOIRE).write_bytes(gzip.compress(table.encode()))
     assert {id_ for id_, _ in panels.repertoire_sample(data / panels.REPERTOIRE)} == {str(at) for at in range(24)}
     output = tmp_path / "new"
-    monkeypatch.setattr(sys, "argv", ["panels.py", str(MINI), str(data), "-o", str(output)])
+    monkeypatch.setattr(sys, "argv", ["panels.py", str(bare), str(data), "-o", str(output)])
     panels.main()
     assert [(each.name, each.rows) for each in open_bundle(output).manifest.panels] == [
         ("clinical", 24),
