@@ -31,7 +31,7 @@ from abonyx.bundle import open_bundle, tolerances
 from abonyx.bundle.threshold import choose_threshold
 from abonyx.engine.process import usable_processors
 from commands import REPOSITORY, machine
-from preparation import Prepared, digest, prepare, read_sequences, sample
+from preparation import Prepared, digest, prepare, read_sequences, trusted_sample
 from profile_cpu import show
 
 DATA = REPOSITORY.parent / "shared" / "data"
@@ -193,7 +193,7 @@ def parse() -> argparse.Namespace:
     add("--only", help=f"of {','.join(ENGINES)}; old is always run, as the reference")
     add("--variants", default="fp32,int8", help="to export; engines of others are left out")
     add("--sequences", type=Path, default=DATA / "repertoire" / "vh_vhh_repertoire.csv.gz")
-    add("--count", type=int, default=SEQUENCES, help="sequences to sample from it")
+    add("--count", type=int, default=SEQUENCES, help="sequences to sample from it, of those that have a call")
     add("--shehata", type=Path, default=DATA / "shehata" / "VH_only_shehata.csv", help="scored once by abonyx alone")
     add("--no-shehata", action="store_true")
     add("--head", type=Path, default=DATA / "heads" / "esm1v_logreg" / "boughter_vh_esm1v_logreg.npz")
@@ -249,7 +249,7 @@ class Benchmark:
             if not set(text.partition("=")[0].split("/")) <= set(self.engines):
                 raise SystemExit(f"--target {text}: not two engines of this run")
         self.esmcpp_fp32: dict[str, Any] | None = None
-        self.sequences = sample(read_sequences(arguments.sequences), arguments.count)
+        self.sequences = trusted_sample(read_sequences(arguments.sequences), arguments.count)
         self.shehata = [] if arguments.no_shehata else read_sequences(arguments.shehata)
         self.prepared = self._prepare()
         self.prepared_s = time.perf_counter() - self.started

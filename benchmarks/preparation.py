@@ -16,6 +16,7 @@ from pathlib import Path
 
 import abonyx_export
 from abonyx.bundle.manifest import RESIDUES
+from abonyx.domain import judge
 
 SAMPLE_SEED = 20261124
 MODELS = ("esm1v", "esm2")
@@ -60,6 +61,19 @@ def read_sequences(file: Path) -> list[str]:
 def sample(sequences: list[str], count: int) -> list[str]:
     """`count` of them, drawn with a fixed seed, in the order drawn: the file's own mix of lengths."""
     return random.Random(SAMPLE_SEED).sample(sequences, count)
+
+
+def trusted_sample(sequences: list[str], count: int) -> list[str]:
+    """`count` of those that `abonyx score` gives a call to, or notes as nanobody-like; drawn with a fixed seed.
+
+    int8 is judged on whole domains. The repertoire also has pieces and what is no antibody: flagged, without a call.
+    """
+    found: list[str] = []
+    for sequence in random.Random(SAMPLE_SEED).sample(sequences, len(sequences)):
+        if len(found) == count:
+            break
+        found += [sequence] * judge([sequence])[0].trusted
+    return found
 
 
 def digest(sequences: list[str]) -> str:
