@@ -176,6 +176,11 @@ def test_a_frame(paired: Path, table: Path) -> None:
     assert len(abonyx.score_frame(frame, config=paired, heads="nonspecificity")) == 8
 
 
+def test_inspect_says_what_each_head_expects(run: Any, paired: Path) -> None:
+    shown = run("inspect", paired).out
+    assert "head expects" in shown and shown.count("chains H and L") == 3 and "chain L" in shown
+
+
 def test_what_has_no_pairs_is_refused(paired: Path, table: Path, tmp_path: Path) -> None:
     config = dataclasses.replace(abonyx.RuntimeConfig(bundle=str(paired)), pooling="upstream-batch", batch_size=4)
     with pytest.raises(ConfigError, match="pairs have no such batches"):
