@@ -299,7 +299,7 @@ def _card_rows(bundle: Bundle) -> list[tuple[str, object]]:
 
 def _fitted(head: HeadSpec) -> str | None:
     """What it was fitted on, if it was."""
-    return head.training and _fitted_on(head.training)
+    return None if head.training is None else _fitted_on(head.training)
 
 
 def _gives(head: HeadSpec) -> str:
