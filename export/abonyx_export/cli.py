@@ -204,8 +204,9 @@ def fit(
 ) -> None:
     """Fit a new head on INPUT's labelled sequences and write a bundle with it; - is stdin. Needs no PyTorch."""
     require("fit")
+    from abonyx.bundle.heads import chain_words
     from abonyx_export.fit.fit import fit_bundle
-    from abonyx_export.fit.request import FitRequest, chain_words
+    from abonyx_export.fit.request import FitRequest
 
     request = FitRequest(
         run=prepare(options),

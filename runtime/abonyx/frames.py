@@ -17,7 +17,8 @@ from abonyx.errors import InputError, first_line, printable
 from abonyx.extras import load
 from abonyx.input.checked import Input
 from abonyx.input.columns import Wanted, find_columns
-from abonyx.input.judged import JudgedValue, judged
+from abonyx.input.judged import JudgedValue, judged, judged_pairs
+from abonyx.input.pairs import columns_of
 from abonyx.input.sequences import Gaps
 from abonyx.logs import LOGGER
 from abonyx.output.beside import column_kinds
@@ -39,6 +40,8 @@ def score_frame(
     session: Session | None = None,
     config: RuntimeConfig | str | Path | None = None,
     sequence_column: str | None = None,
+    heavy_column: str | None = None,
+    light_column: str | None = None,
     threshold: float | None = None,
     assay: str | None = None,
     heads: Sequence[str] | str | None = None,
@@ -71,6 +74,7 @@ def score_frame(
         config: as open_session takes it.
         sequence_column: the column of sequences, or FIRST:LAST of an alignment's columns; None = `sequence` or another
             known name, of an AIRR table its amino acids: docs/files.md.
+        heavy_column, light_column: of heads that need both chains, their columns; None = those with a known name.
         threshold: call p strictly above it non-specific, and nothing uncertain; None = the assay's, or the head's
             default.
         assay: use the threshold that the head declares for it.
@@ -91,7 +95,6 @@ def score_frame(
     refuse_rule(domain, trim)
     nw = load("score_frame", "narwhals")
     table = _eager(nw, frame)
-    values = _sequences(nw, table, sequence_column)
     with chosen_model(session, config) as chosen:
         run = prepare(
             config=chosen.config,
@@ -102,11 +105,15 @@ def score_frame(
             with_columns=with_columns,
         )
         wanted = run.choose_heads(heads, assay, threshold, panel)
-        wanted.refuse_pairs(_WHERE)
         run = run.of_chains(wanted.chains)
+        names = columns_of(wanted.chains, sequence_column, heavy_column, light_column)
+        chains = _sequences(nw, table, wanted.chains, *names)
         refuse_results(table.columns, _WHERE, run.trim, wanted, run.with_columns)
         longest = SequenceLimit.of(run.bundle.manifest, run.config)
-        rows = judged(values, run.rule, longest, gaps=gaps, in_children=True)
+        if len(chains) == 1:
+            rows = judged(chains[0], run.rule, longest, gaps=gaps, in_children=True)
+        else:
+            rows = judged_pairs(chains, run.rule, longest, gaps=gaps, in_children=True)
         scores = _score(rows, wanted, chosen)
     columns = result_columns(rows, scores, wanted, run.trim, run.with_columns)
     kinds = wanted.kinds | column_kinds(run.with_columns, wanted)
@@ -132,12 +139,14 @@ def _eager(nw: Any, frame: object) -> Any:
     return table
 
 
-def _sequences(nw: Any, table: Any, sequence_column: str | None) -> list[object]:
-    """The sequence of each row; None = missing."""
+def _sequences(
+    nw: Any, table: Any, chains: tuple[str, ...], sequence_column: str | None, light_column: str | None
+) -> list[list[object]]:
+    """The sequence of each row, in a list for each chain that a row needs; None = missing."""
     header = [str(name) for name in table.columns]
-    at = find_columns(header, _WHERE, Wanted(None, sequence_column, None))
+    at = find_columns(header, _WHERE, Wanted(None, sequence_column, None, light=light_column, chains=chains))
     cells: dict[int, list[object]] = {}
-    for place in at.sequence:
+    for place in [*at.sequence, *([] if at.light is None else [at.light])]:
         column = table[:, place]
         missing = column.is_null() | column.is_nan() if column.dtype.is_float() else column.is_null()
         if column.dtype not in (nw.String, nw.Object, nw.Categorical, nw.Enum) and not missing.all():
@@ -147,7 +156,9 @@ def _sequences(nw: Any, table: Any, sequence_column: str | None) -> list[object]
         cells[place] = [None if absent else value for value, absent in pairs]
     LOGGER.debug(f"{_WHERE}: sequences of {header[at.sequence.start]!r}")
     rows = ({place: column[row] for place, column in cells.items()} for row in range(len(table)))
-    return [at._replace(id=None, label=None).cells(row)[1] for row in rows]
+    used = [at._replace(id=None, label=None).cells(row) for row in rows]
+    columns = [[row.sequence for row in used]]
+    return columns if at.light is None else [*columns, [row.light for row in used]]
 
 
 def _score(rows: Sequence[JudgedValue], heads: ChosenHeads, chosen: ChosenModel) -> Float32Array:
@@ -155,17 +166,17 @@ def _score(rows: Sequence[JudgedValue], heads: ChosenHeads, chosen: ChosenModel)
 
     A sequence is scored once, unless pooling goes by its place in the frame.
     """
-    parts = {f"row {number}": row.part for number, row in enumerate(rows) if row.rejected is None}
-    if not parts:
+    kept = {f"row {number}": row for number, row in enumerate(rows) if row.rejected is None}
+    if not kept:
         return np.empty((0, len(heads.names)), np.float32)
-    sequences = [part.sequence for part in parts.values()]
-    ids, place = list(parts), np.arange(len(parts))
+    ids, place = list(kept), np.arange(len(kept))
     if chosen.config.batch_size is None:
-        sequences, place = find_distinct(sequences)
+        _, place = find_distinct([f"{row.part.sequence}|{row.light}" for row in kept.values()])
         ids = [ids[first] for first in np.unique(place, return_index=True)[1]]
-    once = Input(ids, sequences)
+    light = [kept[id_].light for id_ in ids] if len(heads.chains) > 1 else []
+    once = Input(ids, [kept[id_].part.sequence for id_ in ids], light=light)
     values, summary = score_input(chosen.bundle, once, chosen.config, heads.names, None, chosen.opening)
-    of_all_rows = Input(judgements=[part.judgement for part in parts.values()])
+    of_all_rows = Input(judgements=[row.part.judgement for row in kept.values()])
     for note in [*flag_notes(of_all_rows, scored=True), *summary.notes]:
         LOGGER.info(note)
     of_all: Float32Array = values[place]

@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TypeVar
 
+from abonyx.bundle.heads import chain_words
 from abonyx.domain.flags import reason
 from abonyx.errors import InputError, printable
 from abonyx.input.checked import Input
 from abonyx.wording import option
-from abonyx_export.fit.request import FitRequest, chain_words
+from abonyx_export.fit.request import FitRequest
 
 # Flagged rows that are listed one by one.
 SHOWN_ROWS = 20

@@ -207,11 +207,6 @@ def _check_task(request: FitRequest) -> None:
         raise ConfigError(f"{option('direction')} is {request.direction!r:.60}", f"Give {' or '.join(DIRECTIONS)}.")
 
 
-def chain_words(chains: Sequence[str]) -> str:
-    """What a head expects, in words."""
-    return f"chain{'s' * (len(chains) > 1)} {' and '.join(chains)}"
-
-
 def _check_pairs(request: FitRequest) -> None:
     """Refuse options that heads of one chain have."""
     if len(request.trained_on) == 1:

@@ -26,7 +26,6 @@ P = "p_nonspecific"
 # Columns on request that are of heads.
 INTERVAL, NEAREST = "interval", "nearest_identity"
 ALL = "all"
-_PAIR_FIX = "Choose heads of one chain, or score a file with a column for each chain: docs/pairs.md."
 # What a column holds: float32; 1, 0 and None; a text and None; a number of few decimals and None; a count and None.
 ColumnKind = Literal["float", "call", "word", "number", "count"]
 
@@ -116,13 +115,6 @@ class ChosenHeads:
     def chains(self) -> tuple[str, ...]:
         """The chains that a record needs for these heads: one, or both."""
         return record_chains([head.spec for head in self.heads])
-
-    def refuse_pairs(self, where: str) -> None:
-        """Raise a ConfigError if these heads need both chains of a record, where records are single sequences."""
-        if len(self.chains) > 1:
-            both = ", ".join(head.spec.name for head in self.heads if len(head.spec.chains) > 1) or "together"
-            what = f"{option('heads')}: {both} of heads {', '.join(self.names)}: they need both chains of a record"
-            raise ConfigError(f"{what}; {where} has one sequence a record", _PAIR_FIX)
 
     @property
     def first(self) -> ChosenHead | None:

@@ -42,6 +42,11 @@ def column_names(heads: Sequence[HeadSpec]) -> list[str]:
     return [head.name for head in heads for _ in head.chains]
 
 
+def chain_words(chains: Sequence[str]) -> str:
+    """What a head expects of a record, in words: chain H, chains H and L."""
+    return f"chain{'s' * (len(chains) > 1)} {' and '.join(chains)}"
+
+
 def record_chains(heads: Sequence[HeadSpec]) -> tuple[str, ...]:
     """The chains that a record needs for all of these heads: one of PAIR, or both in this order."""
     return tuple(chain for chain in PAIR if any(chain in head.chains for head in heads))

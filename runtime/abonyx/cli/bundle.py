@@ -220,6 +220,8 @@ def _held_rows(use: EngineUse | None) -> list[tuple[str, object]]:
 
 
 def _print_bundle(bundle: Bundle) -> None:
+    from abonyx.bundle.heads import chain_words
+
     manifest, encoder, head = bundle.manifest, bundle.manifest.encoder, bundle.manifest.head
     origin = encoder.repo_id or "a local directory"
     pooling = head.pooling and head.pooling + (f" (batch {head.pooling_batch_size})" if head.pooling_batch_size else "")
@@ -236,6 +238,7 @@ def _print_bundle(bundle: Bundle) -> None:
             ("longest sequence", f"{manifest.max_residues} residues"),
             ("pooling", f"{manifest.pooling}, layers {', '.join(manifest.pooled_layers)}"),
             ("first head" if several else "head", f"{head.name}: {head.kind}, from {head.source_name}"),
+            ("head expects", chain_words(head.chains)),
             ("head sha256", head.source_sha256),
             ("head's encoder", head.encoder),
             ("head's pooling", pooling),
@@ -257,9 +260,9 @@ def _print_bundle(bundle: Bundle) -> None:
     )
     if several:
         _print_columns(
-            ["head", "gives", "fitted on", "from"],
+            ["head", "gives", "expects", "fitted on", "from"],
             [
-                [each.name, _gives(each), each.training and _fitted_on(each.training), each.source_name]
+                [each.name, _gives(each), chain_words(each.chains), _fitted(each), each.source_name]
                 for each in manifest.heads
             ],
         )
@@ -310,6 +313,11 @@ def _around(head: HeadSpec) -> str | None:
     if not found:
         return None
     return f"value {found.low:+.4g} to {found.high:+.4g} {head.unit}, confidence {found.confidence:g}"
+
+
+def _fitted(head: HeadSpec) -> str | None:
+    """What it was fitted on, if it was."""
+    return None if head.training is None else _fitted_on(head.training)
 
 
 def _gives(head: HeadSpec) -> str:

@@ -6,15 +6,29 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from abonyx.alphabet import SequenceLimit
-from abonyx.domain import DomainRule, Judgement, Part, part_problem, scored_part
+from abonyx.bundle.heads import PAIR
+from abonyx.domain import PAIR_WORDS, DomainRule, Judgement, Part, part_problem, scored_part
+from abonyx.input.cells import is_missing
+from abonyx.input.pairs import missing_chain, part_of_record, rules_of_chains
 from abonyx.input.sequences import Gaps, judge
 
 
 class JudgedValue(NamedTuple):
-    """What is scored of a value, or why nothing is."""
+    """What is scored of a value, or of the two values of a pair, or why nothing is.
+
+    Attributes:
+        part: of a pair the heavy chain's, with what is known of both.
+        light: of a pair the light chain's residues.
+    """
 
     part: Part
     rejected: str | None
+    light: str = ""
+
+    @property
+    def record(self) -> str:
+        """What is scored as one text, as Input.records has it."""
+        return f"{self.part.sequence}|{self.light}" if self.light else self.part.sequence
 
 
 _NOTHING = Part("", Judgement())
@@ -43,6 +57,38 @@ def judged(
     for sequence, why in cleaned:
         part = _NOTHING if why else parts[sequence]
         rows.append(JudgedValue(part, why or part_problem(part, rule, limit)))
+    return rows
+
+
+def judged_pairs(
+    pairs: Sequence[Sequence[object]],
+    rule: DomainRule,
+    limit: SequenceLimit,
+    *,
+    gaps: Gaps | None = None,
+    in_children: bool = False,
+) -> list[JudgedValue]:
+    """As judged, of two columns: each chain by its own rule, and the record by both.
+
+    Args:
+        pairs: heavy and light chains, a column each.
+    """
+    rules = rules_of_chains(rule, PAIR)
+    columns = [
+        judged(values, of_chain, limit, gaps=gaps, in_children=in_children)
+        for values, of_chain in zip(pairs, rules, strict=True)
+    ]
+    rows = []
+    for values, chains in zip(zip(*pairs, strict=True), zip(*columns, strict=True), strict=True):
+        reasons = [
+            missing_chain(word) if is_missing(value) else f"{word} chain: {chain.rejected}"
+            for word, value, chain in zip(PAIR_WORDS, values, chains, strict=True)
+            if chain.rejected
+        ]
+        if reasons:
+            rows.append(JudgedValue(_NOTHING, "; ".join(reasons)))
+        else:
+            rows.append(JudgedValue(part_of_record([chain.part for chain in chains]), None, chains[1].part.sequence))
     return rows
 
 

@@ -46,10 +46,15 @@ def judge_pair(heavy: str, light: str | None, gaps: Gaps | None) -> tuple[str, s
         found, why = judge(sequence, gaps)
         cleaned.append(found)
         if why and not found:
-            reasons.append(f"no {word} chain: the heads need both chains of a record")
+            reasons.append(missing_chain(word))
         elif why:
             reasons.append(f"{word} chain: {why}")
     return cleaned[0], cleaned[1], "; ".join(reasons) or None
+
+
+def missing_chain(word: str) -> str:
+    """Why a record without its heavy or light chain is not scored."""
+    return f"no {word} chain: the heads need both chains of a record"
 
 
 def rules_of_chains(rule: DomainRule, chains: Sequence[str]) -> list[DomainRule]:

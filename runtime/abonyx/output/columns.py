@@ -55,7 +55,8 @@ def result_columns(
         with_columns: those on request, as column_cells has them.
     """
     parts = [row.part for row in rows if row.rejected is None]
-    cells = heads.cells(values, [part.judgement.trusted for part in parts], [part.sequence for part in parts])
+    records = [row.record for row in rows if row.rejected is None]
+    cells = heads.cells(values, [part.judgement.trusted for part in parts], records)
     of_heads = {name: column.tolist() if isinstance(column, np.ndarray) else column for name, column in cells.items()}
     scored: dict[str, Sequence[float | int | str | None]] = {name: of_heads[name] for name in heads.leading}
     scored[FLAG] = [part.judgement.text for part in parts]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from abonyx.arrays import Float32Array
 from abonyx.bundle import open_bundle
 from abonyx.bundle.chosen import ChosenHeads, choose_heads
 from abonyx.bundle.manifest import chain_letters
@@ -12,8 +13,8 @@ from abonyx.config import RuntimeConfig
 from abonyx.domain import Check, DomainRule, refuse_rule
 from abonyx.engine.providers import window_size
 from abonyx.errors import ConfigError, InputError, printable
-from abonyx.input.judged import judged
-from abonyx.output.beside import column_kinds, refuse_columns
+from abonyx.input.judged import JudgedValue, judged, judged_pairs
+from abonyx.output.beside import column_kinds, refuse_columns, refuse_pair_columns
 from abonyx.output.columns import refuse_results, result_columns
 from abonyx.ray.cluster import for_worker, load_ray, needs, worker_count
 
@@ -26,6 +27,8 @@ def score(
     heads: Sequence[str] | str | None = None,
     panel: str | None = None,
     sequence_column: str = "sequence",
+    heavy_column: str = "heavy",
+    light_column: str = "light",
     workers: int | None = None,
     domain: Check = "check",
     trim: Literal["domain"] | None = None,
@@ -49,6 +52,7 @@ def score(
             NAME_call, or NAME_value, and NAME_percentile, behind flag.
         panel: whose percentiles are given; None = the bundle's first.
         sequence_column: the column of sequences.
+        heavy_column, light_column: the columns of both chains, in place of that one if the heads need both.
         workers: most workers; None = as many as the cluster's nodes have room for. Each is one actor with one session,
             and, on cuda, one card. Reading needs a CPU too.
         domain: "check" flags rows that the head was not trained on, "require" rejects them, "off" does not look.
@@ -81,12 +85,13 @@ def score(
     bundle = open_bundle(config.bundle)
     bundle.variant(config.provider, config.variant)
     chosen = choose_heads(bundle, heads, None, threshold, config=config, panel=panel, with_columns=beside)
+    refuse_pair_columns(beside, chosen.chains)
     chosen = chosen if threshold is not None else chosen.without_numbers()
-    chosen.refuse_pairs("the dataset")
     rule = DomainRule(domain, trim is not None, chain_letters(chosen.chains))
+    columns = (heavy_column, light_column) if len(chosen.chains) > 1 else (sequence_column,)
     return dataset.map_batches(
         Scorer,
-        fn_constructor_args=(config, bundle.sha256, chosen, sequence_column, rule, beside),
+        fn_constructor_args=(config, bundle.sha256, chosen, columns, rule, beside),
         batch_format="pyarrow",
         batch_size=window_size(config),
         compute=data.ActorPoolStrategy(min_size=1, max_size=workers or worker_count(config)),
@@ -102,30 +107,38 @@ class Scorer:
         config: RuntimeConfig,
         bundle_sha256: str,
         heads: ChosenHeads,
-        column: str,
+        columns: tuple[str, ...],
         rule: DomainRule,
         with_columns: tuple[str, ...] = (),
     ) -> None:
         from abonyx.ray.worker import open_checked
 
         self._model = open_checked(config, bundle_sha256)
-        self._heads, self._column, self._rule, self._beside = heads, column, rule, with_columns
+        self._heads, self._columns, self._rule, self._beside = heads, columns, rule, with_columns
 
     def __call__(self, table: Any) -> Any:
         """A pyarrow.Table with the columns added."""
         import pyarrow as pa
 
         names = table.column_names
-        if self._column not in names:
-            raise InputError(
-                f"the dataset has no column {printable(self._column)!r}; columns: {names}", "Give sequence_column."
-            )
+        for column in self._columns:
+            if column not in names:
+                fix = "Give heavy_column and light_column." if len(self._columns) > 1 else "Give sequence_column."
+                raise InputError(f"the dataset has no column {printable(column)!r}; columns: {names}", fix)
         refuse_results(names, "the dataset", self._rule.trim, self._heads, self._beside)
-        rows = judged(table.column(self._column).to_pylist(), self._rule, self._model.limit)
-        wanted = [row.part.sequence for row in rows if row.rejected is None]
-        scores = self._model.score(wanted, self._heads.names)
+        rows, scores = self._scored([table.column(column).to_pylist() for column in self._columns])
         stored = {"float": pa.float32(), "call": pa.int8(), "number": pa.float32(), "count": pa.int32()}
         kinds = self._heads.kinds | column_kinds(self._beside, self._heads)
         for name, cells in result_columns(rows, scores, self._heads, self._rule.trim, self._beside).items():
             table = table.append_column(name, pa.array(cells, stored.get(kinds.get(name, "word"), pa.string())))
         return table
+
+    def _scored(self, chains: list[list[object]]) -> tuple[list[JudgedValue], Float32Array]:
+        """The rows of one column of sequences, or of both chains; and the values of those that are not rejected."""
+        if len(chains) == 1:
+            rows = judged(chains[0], self._rule, self._model.limit)
+            wanted = [row.part.sequence for row in rows if row.rejected is None]
+            return rows, self._model.score(wanted, self._heads.names)
+        rows = judged_pairs(chains, self._rule, self._model.limit)
+        pairs = [(row.part.sequence, row.light) for row in rows if row.rejected is None]
+        return rows, self._model.score(pairs, self._heads.names)

@@ -208,7 +208,7 @@ def test_controls_that_do_not_support_it(several: Path, cache: Path, tmp_path: P
 
 def test_controls_of_one_score_are_refused(several: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     width = open_bundle(several).manifest.embedding_width
-    monkeypatch.setattr("abonyx_export.calibrate.calibrate.embed", lambda *_: np.ones((40, width), np.float32))
+    monkeypatch.setattr("abonyx_export.calibrate.calibrate.embed_records", lambda *_: np.ones((40, width), np.float32))
     with pytest.raises(InputError, match="head nonspecificity gives all 40 controls the same"):
         calibrate(several, [0, 1] * 20, tmp_path / "new")
 

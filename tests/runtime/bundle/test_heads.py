@@ -13,6 +13,7 @@ import abonyx
 from abonyx.bundle import open_bundle
 from abonyx.bundle.heads import chosen_values, head_total, head_value, record_chains
 from abonyx.bundle.manifest import HeadSpec
+from abonyx.bundle.selftest import as_pairs
 from abonyx.errors import BundleError, SelfTestError
 
 from ...conftest import MINI
@@ -108,3 +109,10 @@ def test_heads_in_another_order_than_the_graphs_are_found(tmp_path: Path) -> Non
     relist(bundle)
     with pytest.raises(BundleError, match=r"is of heads \['psr', 'elisa'\], the manifest has \['elisa', 'psr'\]"):
         abonyx.open_session(bundle)
+
+
+def test_golden_rows_make_pairs_of_different_rows() -> None:
+    """Each golden row is the heavy chain of one record and the light chain of the next."""
+    heavy, light = np.array([1.0, 2.0, 3.0]), np.array([10.0, 20.0, 30.0])
+    assert np.sum(as_pairs([heavy, light]), axis=0).tolist() == [31.0, 12.0, 23.0]
+    assert as_pairs([heavy])[0].tolist() == heavy.tolist()

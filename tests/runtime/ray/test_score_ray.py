@@ -40,7 +40,7 @@ from abonyx.errors import (
     RunInterrupted,
 )
 from abonyx.input.checked import check_records
-from abonyx.input.judged import judged
+from abonyx.input.judged import judged, judged_pairs
 from abonyx.input.records import Record
 from abonyx.model import OpenModel, State
 from abonyx.ray import cluster, score
@@ -56,7 +56,9 @@ from abonyx.run.scorer import DirectoryRequest
 
 from ..cli.test_commands import rows
 from ..conftest import Done
+from ..input.test_pairs import LIGHT, heavy_chains
 from ..output.written import contents
+from ..paired import make_paired
 
 ray = pytest.importorskip("ray", reason="the ray extra is not installed")
 pytest.importorskip("ray.data", reason="the ray extra is not installed")
@@ -802,7 +804,7 @@ def test_a_trimmed_dataset_names_the_residues_that_were_scored(sequences: list[s
         abonyx.RuntimeConfig(),
         bundle.sha256,
         choose_heads(bundle, None, threshold=0.5),
-        "vh",
+        ("vh",),
         DomainRule("require", True),
         ("length", "cdr3"),
     )
@@ -825,7 +827,7 @@ def test_a_dataset_without_a_threshold_and_one_that_does_not_fit() -> None:
     import pyarrow as pa
 
     bundle = abonyx.bundle.open_bundle(None)
-    scorer = Scorer(abonyx.RuntimeConfig(), bundle.sha256, USUAL.without_numbers(), "vh", DomainRule())
+    scorer = Scorer(abonyx.RuntimeConfig(), bundle.sha256, USUAL.without_numbers(), ("vh",), DomainRule())
     try:
         found = scorer(pa.table({"vh": ["EVQLVESGGG", "1"]}))
         assert found.column_names == ["vh", "p_nonspecific", "percentile", "flag", "rejected"]
@@ -836,3 +838,51 @@ def test_a_dataset_without_a_threshold_and_one_that_does_not_fit() -> None:
             scorer(found)
     finally:
         scorer._model.close()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray", "ignore::FutureWarning:ray")
+def test_pairs_in_files_and_in_a_dataset(two_workers: None, run: Call, tmp_path: Path) -> None:
+    """Parquet with two columns gives the bytes of the single-file command; a dataset has a reason for each bad row."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    bundle = make_paired(tmp_path / "paired", {"psr": ("H", "L"), "nonspecificity": ("H",)})
+    pairs = [(heavy, LIGHT if at % 2 else LIGHT[:-1] + "R") for at, heavy in enumerate(heavy_chains())]
+    columns = {"id": [f"m{at}" for at in range(len(pairs))], "VH": [a for a, _ in pairs], "VL": [b for _, b in pairs]}
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    for name, part in (("a", slice(0, 6)), ("b", slice(6, None))):
+        pq.write_table(pa.table({key: cells[part] for key, cells in columns.items()}), folder / f"{name}.parquet")
+    options = ["--bundle", str(bundle), "--heads", "all"]
+    expected = without_ray(run, folder, tmp_path / "single", *options, suffix="parquet")
+    done = run("score", folder, "-o", tmp_path / "out", *options, "--ray")
+    assert done.code == 0, done.err
+    assert results(tmp_path / "out") == expected
+    assert pq.read_table(tmp_path / "out" / "a.parquet").column_names[:4] == ["id", "heavy", "light", "p_nonspecific"]
+
+    given = [*({"n": at, "heavy": a, "light": b} for at, (a, b) in enumerate(pairs)), {"n": 99, "heavy": LIGHT}]
+    given += [{"n": 100, "heavy": pairs[0][0], "light": pairs[0][0]}]
+    dataset = ray.data.from_items([{"light": None} | row for row in given])
+    found = sorted(score(dataset, abonyx.RuntimeConfig(bundle=str(bundle))).take_all(), key=lambda row: row["n"])
+    with abonyx.open_session(bundle) as session:
+        p = session.score(pairs)
+    assert np.abs(np.array([row["p_nonspecific"] for row in found[:12]]) - p).max() <= BATCH_NEIGHBOURS
+    assert found[12]["rejected"] == "no light chain: the heads need both chains of a record"
+    assert found[13]["flag"] == "light: heavy chain" and found[13]["rejected"] is None
+
+
+def test_pairs_are_judged_as_records_of_a_file() -> None:
+    heavy, limit = heavy_chains()[0], abonyx.alphabet.SequenceLimit(130)
+    given = [(heavy, LIGHT), (LIGHT, heavy), (heavy, ""), ("", LIGHT), ("M" + heavy, LIGHT + "GG"), (heavy, LIGHT * 2)]
+    given += [(heavy + "1", LIGHT), (heavy, "na"), (heavy[30:], LIGHT[:60])]
+    for rule in (DomainRule(), DomainRule("require"), DomainRule(trim=True), DomainRule("off")):
+        both = rule._replace(chains=("H", "K", "L"))
+        records = [Record(str(at), a, at, light=b) for at, (a, b) in enumerate(given)]
+        checked = check_records(records, "file", limit, skip_invalid=True, rule=both, chains=("H", "L"))
+        found = judged_pairs([[a for a, _ in given], [b for _, b in given]], both, limit)
+        refused = {int(each.id): each.reason for each in checked.rejected}
+        assert {at: row.rejected for at, row in enumerate(found) if row.rejected} == refused
+        kept = [row for row in found if row.rejected is None]
+        assert [(row.part.sequence, row.light) for row in kept] == list(zip(*checked.chains, strict=True))
+        assert [row.part.judgement for row in kept] == checked.judgements
+        assert [row.part.place for row in kept] == (checked.places or [""] * len(kept))

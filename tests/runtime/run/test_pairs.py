@@ -158,13 +158,31 @@ def test_embed_takes_one_sequence_a_record(run: Any, paired: Path, table: Path, 
         assert len(np.load(output)) == 7
 
 
-def test_what_has_one_sequence_a_record_is_refused(paired: Path, table: Path, tmp_path: Path) -> None:
+def test_a_frame(paired: Path, table: Path) -> None:
     pd = pytest.importorskip("pandas")
     pytest.importorskip("narwhals")
-    with pytest.raises(ConfigError, match="psr of heads psr: they need both chains of a record; the frame has one"):
-        abonyx.score_frame(pd.read_csv(table), config=paired)
-    frame = pd.read_csv(table)
-    assert len(abonyx.score_frame(frame, config=paired, heads="nonspecificity")) == 7
+    frame = pd.concat([pd.read_csv(table), pd.DataFrame({"id": ["alone"], "VH": [pairs()[0][0]], "VL": [None]})])
+    found = abonyx.score_frame(frame, config=paired, heads="all")
+    with abonyx.open_session(paired) as session:
+        expected = session.score(pairs(), heads="all")
+    for head, column in (("psr", "p_nonspecific"), ("light", "light_p")):
+        np.testing.assert_allclose(found[column][:7].to_numpy(), expected[head], atol=BATCH_NEIGHBOURS)
+    assert found["rejected"].tolist()[-1] == "no light chain: the heads need both chains of a record"
+    assert found["rejected"][:7].isna().all() and found["p_nonspecific"].isna().tolist() == [False] * 7 + [True]
+    named = frame.rename(columns={"VH": "one", "VL": "two"})
+    again = abonyx.score_frame(named, config=paired, heavy_column="one", light_column="two")
+    np.testing.assert_array_equal(again["p_nonspecific"][:7].to_numpy(), found["p_nonspecific"][:7].to_numpy())
+    with pytest.raises(InputError, match="no column was recognised as the heavy chains"):
+        abonyx.score_frame(named, config=paired)
+    assert len(abonyx.score_frame(frame, config=paired, heads="nonspecificity")) == 8
+
+
+def test_inspect_says_what_each_head_expects(run: Any, paired: Path) -> None:
+    shown = run("inspect", paired).out
+    assert "head expects" in shown and shown.count("chains H and L") == 3 and "chain L" in shown
+
+
+def test_what_has_no_pairs_is_refused(paired: Path, table: Path, tmp_path: Path) -> None:
     config = dataclasses.replace(abonyx.RuntimeConfig(bundle=str(paired)), pooling="upstream-batch", batch_size=4)
     with pytest.raises(ConfigError, match="pairs have no such batches"):
         abonyx.score_file(table, config=config)
