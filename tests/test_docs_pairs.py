@@ -41,8 +41,8 @@ def test_every_command_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         with (tmp_path / f"{name}.csv").open(newline="") as file:
             headers[name] = next(csv.reader(file))
     assert headers["scores"] == [
-        *("id", "heavy", "light", "p_nonspecific", "nonspecific", "call", "flag"),
-        *("both_p", "both_nonspecific", "both_call"),
+        *("id", "heavy", "light", "p_nonspecific", "nonspecific", "call", "percentile", "flag"),
+        *("both_p", "both_nonspecific", "both_call", "both_percentile"),
     ]
     assert headers["heavy"][:2] == ["id", "sequence"]
     (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
