@@ -16,18 +16,35 @@ from click.testing import CliRunner
 
 from abonyx.cli import cli
 
+from .conftest import EXAMPLES
 from .export.fit.test_values import made_rows, write
 
 PAGE = Path(__file__).parents[1] / "docs" / "heads.md"
 
 
+def write_assays(folder: Path) -> None:
+    """assays.csv and candidates.csv of the page's first part: whole domains, values of no meaning."""
+    with EXAMPLES.open(newline="") as file:
+        examples = [(row["id"], row["sequence"]) for row in csv.DictReader(file)]
+    changed = [
+        (f"{name}{at}", sequence[:at] + "ST"[at % 2] + sequence[at + 1 :])
+        for at in (6, 9, 14)
+        for name, sequence in examples
+    ]
+    with (folder / "assays.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["id", "sequence", "psr", "hic"])
+        table.writerows((*row, at * 7 % 10 / 10, 9 + at * 3 % 11 / 5) for at, row in enumerate(changed))
+    (folder / "candidates.csv").write_text(EXAMPLES.read_text(encoding="utf-8"), encoding="utf-8")
+
+
 def test_every_command_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write(made_rows(), tmp_path / "hic.csv")
-    lines = [
-        line for block in re.findall(r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL) for line in block.splitlines()
-    ]
-    assert len(lines) == 4 and all(line.startswith("abonyx ") for line in lines)
+    write_assays(tmp_path)
+    blocks = re.findall(r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    lines = [line.strip() for block in blocks for line in block.splitlines() if line.strip()]
+    assert len(lines) == 9 and all(line.startswith("abonyx ") for line in lines)
     for line in lines:
         result = CliRunner().invoke(cli, [*shlex.split(line)[1:]], catch_exceptions=False)
         assert result.exit_code == 0, (line, result.output)
