@@ -20,6 +20,7 @@ import abonyx
 from abonyx.cli import cli
 
 from .export.fit.test_pairs import CLASSES, write
+from .test_docs_heads import quick
 
 PAGE = Path(__file__).parents[1] / "docs" / "pairs.md"
 
@@ -33,7 +34,7 @@ def test_every_command_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(lines) == 4 and all(line.startswith("abonyx ") for line in lines)
     outputs = []
     for line in lines:
-        result = CliRunner().invoke(cli, shlex.split(line)[1:], catch_exceptions=False)
+        result = CliRunner().invoke(cli, quick(shlex.split(line)[1:]), catch_exceptions=False)
         assert result.exit_code == 0, (line, result.output)
         outputs.append(result.output)
     headers = {}

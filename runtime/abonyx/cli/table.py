@@ -41,10 +41,11 @@ class FirstRows:
         from rich.text import Text
 
         table = Table()
-        table.add_column("id")
+        # Nothing is cut: a narrow terminal gets lines, a file a table as wide as its text.
+        table.add_column("id", overflow="fold")
         for name, title in self._titles.items():
-            table.add_column(title, justify="right" if self._kinds[name] in _NUMBERS else "left")
-        table.add_column("flag")
+            table.add_column(title, overflow="fold", justify="right" if self._kinds[name] in _NUMBERS else "left")
+        table.add_column("flag", overflow="fold")
         for name, *cells, flags in self._rows:
             each = zip(self._titles, cells, strict=True)
             shown = [
@@ -55,6 +56,13 @@ class FirstRows:
             style = "dim" if None in cells else None
             table.add_row(Text(printable(name)), *shown, flags, style=style)
         console = Console(stderr=True)
+        if not console.is_terminal:
+            console = Console(
+                stderr=True,
+                width=max(
+                    console.width, console.measure(table, options=console.options.update(max_width=10_000)).maximum
+                ),
+            )
         console.print(table)
         if more := self._count - len(self._rows):
             console.print(f"... and {more} more")
