@@ -405,13 +405,14 @@ def test_the_model_and_what_it_takes(shared: Running) -> None:
             "training",
             "model_card",
             "card",
+            "panels",
             "limits",
         ),
     }
     assert (found["abonyx"], found["ready"], found["name"]) == (__version__, True, "abonyx-mini")
     assert found["chains"] == shared.session.manifest.head.chains == ["H"]
     assert found["placement"] == shared.session.placement
-    assert found["training"]["rows"] == 914 and found["parity"]["rows"] == 36
+    assert found["training"]["rows"] == 908 and found["parity"]["rows"] == 44
     assert found["model_card"].startswith("# abonyx-mini: model card")
     assert found["limits"] == {key: getattr(Settings(**LIMITS), key) for key in found["limits"]}
     assert len(found["limits"]) == 10

@@ -289,7 +289,7 @@ def test_calls_by_a_band(visit: Opener, site: Site) -> None:
 
 def test_calls_of_two_values_say_why(visit: Opener, site: Site) -> None:
     band = {"confidence": 0.8, "low": 0.4, "high": 0.6}
-    for training, why in (({"band": band}, "a threshold was chosen"), ({}, "the model has no stored quantiles")):
+    for training, why in (({"band": band}, "a threshold was chosen"), ({"band": None}, "the model has no stored quantiles")):
         site.models = [model(training=model()["training"] | training)]
         site.answer = [scored(["a"])]
         page = visit()
@@ -597,7 +597,7 @@ def test_histogram_counts_and_words(visit: Opener, site: Site) -> None:
     score(page)
     page.wait_for_selector("#results:not([hidden])")
     counts = model()["training"]["scores"]
-    assert texts(page, "#legend li") == ["training: specific (443)", "training: non-specific (471)", "this set (4)"]
+    assert texts(page, "#legend li") == ["training: specific (442)", "training: non-specific (466)", "this set (4)"]
     page.click("#histogram summary")
     rows = [row.split("\t") for row in texts(page, "#histogram-table tbody tr")]
     assert [[int(cell) for cell in row[2:4]] for row in rows] == [
@@ -878,7 +878,7 @@ def test_the_card_is_text(visit: Opener, site: Site) -> None:
     site.models = [model()]
     page.reload()
     page.click("#card summary")
-    assert page.locator("#card-text table").count() == 2
+    assert page.locator("#card-text table").count() == 3
     card = (MINI / "README.md").read_text(encoding="utf-8")
     for word in ("cross-validation", "What it is not for", "Architecture: Meier et al. 2021"):
         assert word in card and word in page.inner_text("#card-text")
