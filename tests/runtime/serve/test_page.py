@@ -609,7 +609,7 @@ def test_histogram_counts_and_words(visit: Opener, site: Site) -> None:
     assert {at: row[4] for at, row in enumerate(rows) if row[4] != "0"} == {0: "1", 1: "1", 10: "1", 19: "1"}
     words = page.inner_text("#histogram-words")
     assert "2 sequences of 4 with a call (50 %) above the threshold 0.5; their median is 0.285." in words
-    assert "specific between 0.4 and 0.45, non-specific between 0.6 and 0.65" in words
+    assert "specific between 0.35 and 0.4, non-specific between 0.6 and 0.65" in words
     picture = page.locator("#plot svg")
     assert picture.get_attribute("aria-describedby") == "histogram-words"
     assert picture.get_attribute("role") == "img"
