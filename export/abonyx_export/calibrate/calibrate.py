@@ -18,6 +18,7 @@ from abonyx.bundle.listed import FIX, METRICS_JSON, file_of_head, read_listed
 from abonyx.bundle.manifest import LOGISTIC, Calibration, HeadSpec, Manifest
 from abonyx.bundle.panel import Panel, PanelScores
 from abonyx.bundle.threshold import pooling_notes
+from abonyx.bundle.training_rows import training_rows
 from abonyx.card.record import CardFile
 from abonyx.card.writing import write_pages
 from abonyx.errors import BundleError, InputError, LabelsOfOtherKind, printable
@@ -97,6 +98,10 @@ def _read(request: CalibrateRequest, report: Report) -> Input:
         raise InputError(error.marked[0], fix) from error
     if checked.rejected:
         report(f"{len(checked.rejected)} bad records left out")
+    known = training_rows(request.run.bundle, checked.records, request.spec.name)
+    if known is not None and (count := int(known.sum())):
+        total = len(checked.records)
+        report(f"note: {count} of {total} controls are training rows of the head: measure others, these flatter it")
     return checked
 
 

@@ -41,13 +41,13 @@ def head_files(bundle: Bundle, head: str) -> list[str]:
 
 
 def judge_fit(
-    request: FitRequest, checked: Input, rows: Float64Array, left_out: tuple[str, ...]
+    request: FitRequest, checked: Input, rows: Float64Array, strength: float, left_out: tuple[str, ...]
 ) -> tuple[Card, CallBand | ValueBand | None]:
     """The card, by nested cross-validation over the request's grid or alphas, and the band or interval that it gives.
 
     Args:
         rows: embeddings (n, D), or with copies (n, copies, D); only the rows as they are count.
-        left_out: notes on the records that are not among the rows.
+        strength: C or alpha of the head itself. left_out: notes on the records that are not among the rows.
     """
     regression = request.task == REGRESSION
 
@@ -72,7 +72,7 @@ def judge_fit(
         folds=request.folds,
         seed=request.seed,
     )
-    return card_of_fit(labelled, rows, grid, values if regression else classes, request.confidence)
+    return card_of_fit(labelled, rows, grid, values if regression else classes, request.confidence, strength)
 
 
 def write_card(card: Card, checked: Input, directory: Path, request: FitRequest) -> None:

@@ -87,7 +87,9 @@ def fit_bundle(request: FitRequest, report: Report = lambda line: None) -> Manif
     rows = by_row(request, embedding.astype(np.float64))
     head, training, iterations = train(rows, report)
     report("judging it by folds that keep similar sequences together")
-    card, band = judge_fit(request, checked, rows, left_out)
+    strength = training.c if training.ridge is None else training.ridge.alpha
+    assert strength is not None  # every training has one of them
+    card, band = judge_fit(request, checked, rows, strength, left_out)
     if isinstance(band, ValueBand):
         training = msgspec.structs.replace(training, interval=band)
     else:

@@ -90,8 +90,8 @@ def ridge_lines(found: RidgeTraining, unit: str) -> list[str]:
     sd = "" if found.spearman_seed_sd is None else f" ({found.spearman_seed_sd:.4f})"
     folds = ", ".join(f"{a:g} in {n}" for a, n in zip(found.alphas, found.alphas_of_folds, strict=True) if n)
     lines = [
-        f"  rows left out: Spearman {found.spearman_mean:.4f}{sd}, R2 {found.r2_mean:.4f}, mean |error| "
-        f"{found.mae_mean:.4g} {unit}; the training mean alone: {found.mae_of_mean:.4g} {unit}",
+        f"  rows left out by random folds: Spearman {found.spearman_mean:.4f}{sd}, R2 {found.r2_mean:.4f}, "
+        f"mean |error| {found.mae_mean:.4g} {unit}; the training mean alone: {found.mae_of_mean:.4g} {unit}",
         f"  alpha chosen inside the folds: {folds}",
     ]
     if len(found.alphas) > 1 and found.alpha in (found.alphas[0], found.alphas[-1]):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from abonyx.arrays import Float32Array
 from abonyx.bundle.band import ValueBand, Word
 from abonyx.bundle.bundle import Bundle
-from abonyx.bundle.heads import record_chains
+from abonyx.bundle.heads import PAIR, record_chains
 from abonyx.bundle.manifest import LOGISTIC, HeadSpec
 from abonyx.bundle.panel import PERCENTILE, HeadPanel, Panel
 from abonyx.bundle.panel_choice import choose_panel
@@ -90,7 +90,12 @@ class ChosenHead:
 
     def _percentiles(self, values: Float32Array, trusted: Sequence[bool], sequences: Sequence[str]) -> list[str | None]:
         nothing: list[str | None] = [None] * len(values)
-        return nothing if self.panel is None else self.panel.cells(values, trusted, sequences)
+        if self.panel is None:
+            return nothing
+        if len(self.spec.chains) == 1:  # of a pair it scores one chain, and a panel knows that one
+            at = PAIR.index(self.spec.chains[0])
+            sequences = [each.split("|")[at] if "|" in each else each for each in sequences]
+        return self.panel.cells(values, trusted, sequences)
 
 
 @dataclass(frozen=True)

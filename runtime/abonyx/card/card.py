@@ -80,7 +80,12 @@ class _Judged:
 
 
 def card_of_fit(
-    labelled: LabelledSet, embeddings: Float64Array, grid: Sequence[float], fit: Fit, confidence: float = CONFIDENCE
+    labelled: LabelledSet,
+    embeddings: Float64Array,
+    grid: Sequence[float],
+    fit: Fit,
+    confidence: float = CONFIDENCE,
+    strength: float | None = None,
 ) -> tuple[Card, CallBand | ValueBand | None]:
     """The card of a head that is fitted on these rows, judged out of fold, and the band for its calls.
 
@@ -89,6 +94,8 @@ def card_of_fit(
         grid: C or alpha to choose from inside the folds, from the most regularised on.
         fit: of the head.
         confidence: of the band or interval.
+        strength: C or alpha of the head itself, by which the band, the calls and the interval are; None = those that
+            the folds choose.
 
     Returns:
         The card, and the band of the out-of-fold scores, or the interval around values; None if nothing could be
@@ -109,14 +116,24 @@ def card_of_fit(
     )
     scores = _scores({HEAD: own} | judged.baselines, labels, judged.by_cluster, task)
     random = _scores({HEAD: own_random} | judged.random_baselines, labels, judged.at_random, task)
+    # The calls of the head that is shipped: another strength has other scores.
+    shipped, said = own, []
+    if strength is not None and list(grid) != [strength]:
+        shipped = cross_fit(embeddings, labels, judged.by_cluster, [strength], fit, task)
+        name, of = ("alpha", "the interval is") if task == "values" else ("C", "calls are")
+        said = [f"{of} of folds with the head's own {name}, {strength:g}; the other figures choose it inside each fold"]
     if task == "values":
-        interval = choose_interval(labels - own.raw, confidence)
-        card = _card(judged, scores, random, None, fitted=True)
+        interval = choose_interval(labels - shipped.raw, confidence)
+        card = _noted(_card(judged, scores, random, None, fitted=True), said)
         return msgspec.structs.replace(card, interval=_interval_record(interval, labels)), interval
-    p = sigmoid(own.raw)
+    p = sigmoid(shipped.raw)
     band = choose_band(p, labels, confidence)
-    calls = count_calls_by_fold(p, labels, judged.by_cluster, band, own.raw > 0, judged.set.has_call)
-    return _card(judged, scores, random, calls, fitted=True), band
+    calls = count_calls_by_fold(p, labels, judged.by_cluster, band, shipped.raw > 0, judged.set.has_call)
+    return _noted(_card(judged, scores, random, calls, fitted=True), said), band
+
+
+def _noted(card: Card, more: list[str]) -> Card:
+    return msgspec.structs.replace(card, notes=[*card.notes, *more])
 
 
 def card_of_scores(labelled: LabelledSet, p: Float64Array, called: BoolArray, band: CallBand | None = None) -> Card:

@@ -330,7 +330,8 @@ def _gives(head: HeadSpec) -> str:
 def _fitted_on(training: HeadTraining) -> str:
     """The rows that a head was fitted on, and how strongly it was regularised."""
     if training.ridge is not None:
-        return f"{training.rows} rows, alpha {training.ridge.alpha:g}, Spearman {training.ridge.spearman_mean:.2f}"
+        ridge = training.ridge
+        return f"{training.rows} rows, alpha {ridge.alpha:g}, Spearman {ridge.spearman_mean:.2f} by random folds"
     cut = training.cut
     classes = f", {'above' if cut.above else 'below'} {cut.value:g}" if cut else ""
     copies = f", each with {len(training.copies)} copies (start cut or longer)" if training.copies else ""

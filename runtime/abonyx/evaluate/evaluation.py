@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+import msgspec
 import numpy as np
 
 from abonyx.alphabet import SequenceLimit
@@ -29,7 +30,7 @@ from abonyx.evaluate.metrics import Measured, measure
 from abonyx.evaluate.pictures import Subject, draw
 from abonyx.evaluate.record import Bootstrap, EvaluationRecord, Unflagged
 from abonyx.evaluate.report import FlaggedRow, report
-from abonyx.evaluate.stability import Varied
+from abonyx.evaluate.stability import Stability, Varied
 from abonyx.hashing import file_sha256
 from abonyx.input.checked import Input
 from abonyx.output.directory import check_directory, staged
@@ -201,8 +202,9 @@ def _write(
     """Write one input's files, and return its lines of the summary."""
     checked, limit = each.checked, rule.threshold
     both = _measure(each, limit, request, run)
-    card = _card(labelled, both.rows, rule)
-    record = _record(each, both, limit, request, run, card)
+    stability = each.varied.measure(each.p, limit) if each.varied else None
+    card = _card(labelled, both.rows, rule, stability)
+    record = _record(each, both, limit, request, run, card, stability)
     (directory / METRICS_JSON).write_bytes(record.encode())
     write_pages(record.card, directory)
     head = _head(request, run)
@@ -233,7 +235,13 @@ def _measure(each: _Set, limit: float, request: EvaluationRequest, run: RunReque
 
 
 def _record(
-    each: _Set, both: _Both, limit: float, request: EvaluationRequest, run: RunRequest, card: Card
+    each: _Set,
+    both: _Both,
+    limit: float,
+    request: EvaluationRequest,
+    run: RunRequest,
+    card: Card,
+    stability: Stability | None,
 ) -> EvaluationRecord:
     batch = f" (batch {run.config.batch_size})" if run.config.batch_size else ""
     y, without, metadata = both.rows.y, both.unflagged.y, run.metadata()
@@ -259,7 +267,7 @@ def _record(
         domain=run.rule.facts(),
         notes=[*_notes(each, both, request, run), *both.measured.notes],
         card=card,
-        stability=each.varied.measure(each.p, limit) if each.varied else None,
+        stability=stability,
         schema_version=SCHEMA_VERSION,
         **metadata,
     )
@@ -287,8 +295,9 @@ def _evaluated(bundle: Bundle, head: HeadSpec) -> str:
     return named if len(bundle.manifest.heads) == 1 else f"head {head.name} of {named}"
 
 
-def _card(labelled: LabelledSet, rows: _Labelled, rule: CallRule) -> Card:
-    return card_of_scores(labelled, rows.p.astype(np.float64), is_nonspecific(rows.p, rule.threshold), rule.band)
+def _card(labelled: LabelledSet, rows: _Labelled, rule: CallRule, stability: Stability | None) -> Card:
+    card = card_of_scores(labelled, rows.p.astype(np.float64), is_nonspecific(rows.p, rule.threshold), rule.band)
+    return card if stability is None else msgspec.structs.replace(card, notes=[*card.notes, stability.line()])
 
 
 def _unflagged(y: Int64Array, measured: Measured | None) -> Unflagged | None:

@@ -49,6 +49,7 @@ def read_fasta(
         other = _WORDS["L" if chains[0] == "H" else "H"]
         what = f"{name}: {others} records have both chains: the {other} chains are not scored"
         notes.append(f"{what}, the heads expect the {_WORDS[chains[0]]} chain alone")
+    yield from entries.rejected
     whole = entries.collide()
     if whole:
         notes.append(f"{name}: first words of headers collide, so every id is its whole header")
@@ -62,6 +63,7 @@ class _Entries:
     headers: list[str] = field(default_factory=list)
     sequences: list[str] = field(default_factory=list)
     lines: array[int] = field(default_factory=lambda: array("Q"))
+    rejected: list[RejectedRecord] = field(default_factory=list)
 
     def read(self, lines: Iterable[str], name: str) -> None:
         """Read to the end."""
@@ -91,25 +93,34 @@ class _Entries:
         self.lines.append(line)
 
     def take_chain(self, chain: str) -> int:
-        """Keep that chain alone of the records that have both, under the name of the pair; returns how many have both.
+        """Keep that chain alone if some records have both, under the name of the pair; returns how many have both.
 
-        Nothing is done if a chain of a record comes twice: then the names are not those of pairs.
+        In such a file, a record without that chain, or with a second one of it, goes to `rejected`.
         """
-        places: dict[tuple[str, str], int] = {}
-        for at, header in enumerate(self.headers):
-            if found := _OF_CHAIN.fullmatch(header.split(maxsplit=1)[0] if header else ""):
-                if (found[1], found[2]) in places:
-                    return 0
-                places[found[1], found[2]] = at
-        both = {name for name, _ in places if (name, "H") in places and (name, "L") in places}
-        for name in both:
-            _, space, rest = self.headers[places[name, chain]].partition(" ")
-            self.headers[places[name, chain]] = name + space + rest
-        left_out = {places[name, "L" if chain == "H" else "H"] for name in both}
-        kept = [at for at in range(len(self.headers)) if at not in left_out]
+        named = [_OF_CHAIN.fullmatch(header.split(maxsplit=1)[0] if header else "") for header in self.headers]
+        chains = {(found[1], found[2]) for found in named if found}
+        both = {name for name, _ in chains if (name, "H") in chains and (name, "L") in chains}
+        if not both:
+            return 0
+        kept, taken = [], set[str]()
+        for at, found in enumerate(named):
+            if found is None:
+                kept.append(at)
+            elif found[2] == chain and found[1] not in taken:
+                taken.add(found[1])
+                kept.append(at)
+                _, space, rest = self.headers[at].partition(" ")
+                self.headers[at] = found[1] + space + rest
+            elif found[2] == chain:
+                self._reject(at, found[0], f"a second {_WORDS[chain]} chain of {printable(found[1])}")
+            elif (found[1], chain) not in chains:
+                self._reject(at, found[0], f"no {_WORDS[chain]} chain: the heads expect it")
         self.headers, self.sequences = [self.headers[at] for at in kept], [self.sequences[at] for at in kept]
         self.lines = array("Q", [self.lines[at] for at in kept])
         return len(both)
+
+    def _reject(self, at: int, id_: str, why: str) -> None:
+        self.rejected.append(RejectedRecord(printable(id_), self.lines[at], why))
 
     def pairs(self, *, keep: bool) -> Generator[Record | RejectedRecord]:
         """The pairs, in the order of their first chains; a chain that no pair can have is a rejected record."""

@@ -73,10 +73,13 @@ def add_panel(request: ReferenceRequest, report: Report) -> Panel:
     bundle = request.run.bundle
     run = request.run.of_chains(record_chains(bundle.manifest.heads))
     checked = run.read(request.source)
-    kept = [row for row, judgement in enumerate(checked.judgements) if judgement.trusted]
-    if left := len(checked.judgements) - len(kept):
-        report(f"{left} of {len(checked.judgements)} records are flagged and left out: their scores mean nothing")
-    every = checked.records
+    every, trusted = checked.records, [judgement.trusted for judgement in checked.judgements]
+    first = {record: row for row, record in reversed(list(enumerate(every))) if trusted[row]}
+    kept = sorted(first.values())
+    if flagged := trusted.count(False):
+        report(f"{flagged} of {len(trusted)} records are flagged and left out: their scores mean nothing")
+    if repeated := trusted.count(True) - len(kept):
+        report(f"{repeated} records repeat an earlier one and are left out: a panel has each sequence once")
     sequences = [every[row] for row in kept]
     if len(sequences) < MIN_PANEL_ROWS:
         name = request.source.name if request.source else "standard input"

@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from abonyx.bundle.chosen import choose_heads
 from abonyx.bundle.manifest import chain_letters
 from abonyx.domain import DomainRule
-from abonyx.errors import InputError, InputTooLarge, RequestRefused, first_line
+from abonyx.errors import InputError, InputTooLarge, RequestRefused, first_line, printable
 from abonyx.input.checked import Input, check_records
 from abonyx.input.limits import ReadLimits
 from abonyx.input.pairs import columns_of
@@ -141,26 +141,22 @@ def _chains(asked: ScoreRequest | EmbedRequest, model: Model) -> tuple[str, ...]
     return ("H",)
 
 
-def _record(item: Sequence | str, number: int, chains: tuple[str, ...]) -> Record:
-    """A record of a JSON request.
-
-    Raises:
-        InputError: one sequence, and the heads need both chains; or a pair without the chain that they need.
-    """
+def _record(item: Sequence | str, number: int, chains: tuple[str, ...]) -> Record | RejectedRecord:
+    """A record of a JSON request; rejected without the chains that the heads need."""
     if isinstance(item, str):
         item = Sequence(id=str(number), sequence=item)
     if len(chains) > 1:
         if item.sequence is not UNSET:
-            what = f"{NAME}:{number}: is one sequence, and the heads need both chains of a record"
-            raise InputError(what, 'Send {"id": "...", "heavy": "...", "light": "..."}.')
+            why = "is one sequence, and the heads need both chains of a record: send heavy and light"
+            return RejectedRecord(printable(item.id), number, why)
         return Record(item.id, item.heavy or "", number, light=item.light or "")
     if item.sequence is not UNSET:
         return Record(item.id, item.sequence, number)
     word = "heavy" if chains == ("H",) else "light"
     own = item.heavy if word == "heavy" else item.light
     if own is UNSET:
-        what = f"{NAME}:{number}: has no {word} chain, the one that is scored"
-        raise InputError(what, f"Send it as {word}, or one sequence a record as sequence.")
+        why = f"has no {word} chain, the one that is scored: send it as {word}, or as sequence"
+        return RejectedRecord(printable(item.id), number, why)
     return Record(item.id, own, number)
 
 

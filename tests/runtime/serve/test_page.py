@@ -289,7 +289,10 @@ def test_calls_by_a_band(visit: Opener, site: Site) -> None:
 
 def test_calls_of_two_values_say_why(visit: Opener, site: Site) -> None:
     band = {"confidence": 0.8, "low": 0.4, "high": 0.6}
-    for training, why in (({"band": band}, "a threshold was chosen"), ({"band": None}, "the model has no stored quantiles")):
+    for training, why in (
+        ({"band": band}, "a threshold was chosen"),
+        ({"band": None}, "the model has no stored quantiles"),
+    ):
         site.models = [model(training=model()["training"] | training)]
         site.answer = [scored(["a"])]
         page = visit()
