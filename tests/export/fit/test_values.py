@@ -100,10 +100,10 @@ def scored(bundle: Path, rows: Rows) -> dict[str, npt.NDArray[np.float32]]:
 
 
 @pytest.fixture(scope="module")
-def regression(measured: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def regression(measured: Path, cache: Path, bare: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A bundle with a regression beside mini's head, and what the command wrote."""
     output = tmp_path_factory.mktemp("fitted") / "bundle"
-    return output, fit(measured, output, "--add", *REGRESSION, "--alpha", "0.1,10,1000", cache=cache)
+    return output, fit(measured, output, "--add", *REGRESSION, "--alpha", "0.1,10,1000", bundle=bare, cache=cache)
 
 
 def test_a_regression_beside_the_parents_head(regression: tuple[Path, str]) -> None:
@@ -153,7 +153,7 @@ def test_each_head_has_a_card_and_rows_of_its_own(
     assert card_sentence(bundle, "hic") == record.sentence and card_sentence(bundle, "nonspecificity") is None
     known = training_rows(bundle, [*sequences, "EVQL"], "hic")
     assert known is not None and known.tolist() == [True] * 36 + [False]
-    assert training_rows(bundle, sequences) is None, "mini has no such file"
+    assert training_rows(bundle, sequences) is None, "the parent has no such file"
     assert bundle.manifest.heads[1].training.band is None  # type: ignore[union-attr]
     more = ("--add", "--positive-above", "12", "--head-name", "sticky", "--C", "1")
     fit(measured, tmp_path / "three", *more, bundle=output, cache=cache)

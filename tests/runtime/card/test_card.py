@@ -158,6 +158,19 @@ def test_a_fitted_heads_calls_are_by_fold_and_its_band_is_printed() -> None:
     assert said in markdown(found) and said in html(found)
 
 
+def test_the_band_is_of_the_heads_own_strength() -> None:
+    """Not of those that the folds choose: the head that is shipped has one strength."""
+    labels = (HIDDEN + NOISE[:, 0] > 0).astype(np.float64)
+    rows, fit = np.column_stack([HIDDEN, NOISE[:, 1]]), fit_standardised("classes")
+    of_one, band_of_one = card_of_fit(labelled(labels), rows, (10.0,), fit)
+    of_grid, band = card_of_fit(labelled(labels), rows, (1e-4, 10.0), fit, strength=10.0)
+    _, band_of_other = card_of_fit(labelled(labels), rows, (1e-4, 10.0), fit, strength=1e-4)
+    assert band == band_of_one != band_of_other
+    assert of_grid.calls == of_one.calls
+    assert any("the head's own C, 10" in note for note in of_grid.notes)
+    assert not any("own C" in note for note in of_one.notes)
+
+
 def test_few_rows_of_one_class_are_named() -> None:
     p = 1 / (1 + np.exp(-HIDDEN))
     rare = np.sort(HIDDEN)[-8] < HIDDEN

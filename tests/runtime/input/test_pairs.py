@@ -173,11 +173,22 @@ def test_heads_of_one_chain_take_it_of_a_pair_and_say_so(tmp_path: Path, chain: 
         assert any(f"the {other} chains" in note and "not scored" in note for note in found.notes)
 
 
+def test_in_a_file_of_pairs_each_record_is_known_by_its_chains(tmp_path: Path) -> None:
+    """One header that is wrong does not change what the others are."""
+    headers = ("a|H", "a|L", "b|H", "a|H", "a|L", "c|L", "d")
+    text = "".join(f">{header}\n{LIGHT if 'L' in header else HEAVY}\n" for header in headers)
+    found = read(text, tmp_path, ".fasta", chains=("H",), rule=DomainRule("check"))
+    assert found.ids == ["a", "b", "d"] and set(found.sequences) == {HEAVY}
+    assert [(problem.id, problem.line, problem.reason) for problem in found.rejected] == [
+        ("a|H", 7, "a second heavy chain of a"),
+        ("c|L", 11, "no heavy chain: the heads expect it"),
+    ]
+
+
 def test_fasta_names_that_are_no_pairs_stay(tmp_path: Path) -> None:
     for text, ids in (
         (f">a|H\n{HEAVY}\n>b|H\n{HEAVY}\n", ["a|H", "b|H"]),
-        (f">a|H\n{HEAVY}\n>a|H\n{HEAVY}\n>a|L\n{LIGHT}\n", ["a|H", "a|H", "a|L"]),
-        (f">a|H\n{HEAVY}\n>b|L\n{LIGHT}\n>b|H\n{HEAVY}\n", ["a|H", "b"]),
+        (f">a|L\n{LIGHT}\n>b|H\n{HEAVY}\n", ["a|L", "b|H"]),
     ):
         assert read(text, tmp_path, ".fasta", chains=("H",), rule=DomainRule("check")).ids == ids
 

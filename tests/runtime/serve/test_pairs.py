@@ -79,6 +79,14 @@ def test_a_missing_chain(shared: Running) -> None:
     assert answer["rejected"][1]["reason"].startswith("no heavy chain")
 
 
+def test_a_record_without_the_chain_is_left_out_alone(shared: Running) -> None:
+    given = [*items()[:2], {"id": "heavy", "heavy": PAIRS[0][0]}, {"id": "one", "sequence": LIGHT}]
+    answer = post(shared, given, heads=["light"], on_invalid="skip").json
+    assert [row["id"] for row in answer["results"]] == [items()[0]["id"], items()[1]["id"], "one"]
+    (only,) = answer["rejected"]
+    assert (only["id"], only["line"]) == ("heavy", 3) and only["reason"].startswith("has no light chain")
+
+
 def test_heads_of_one_chain_take_it(shared: Running) -> None:
     for head, chain in (("nonspecificity", 0), ("light", 1)):
         own = [pair[chain] for pair in PAIRS]
@@ -94,11 +102,11 @@ def test_heads_of_one_chain_take_it(shared: Running) -> None:
 @pytest.mark.parametrize(
     ("given", "more", "part"),
     [
-        ([PAIRS[0][0]], {}, "request:1: is one sequence, and the heads need both chains"),
-        ([{"id": "a", "sequence": PAIRS[0][0]}], {}, "request:1: is one sequence"),
+        ([PAIRS[0][0]], {}, "is one sequence, and the heads need both chains"),
+        ([{"id": "a", "sequence": PAIRS[0][0]}], {}, "is one sequence"),
         ([{"id": "a"}], {}, "missing required field `sequence`"),
         ([{"id": "a", "sequence": LIGHT, "light": LIGHT}], {}, "give one of them"),
-        ([{"id": "a", "heavy": PAIRS[0][0]}], {"heads": ["light"]}, "request:1: has no light chain"),
+        ([{"id": "a", "heavy": PAIRS[0][0]}], {"heads": ["light"]}, "has no light chain"),
         ([{"id": "a", "heavy": 1}], {}, "$.sequences[0].heavy"),
     ],
 )
