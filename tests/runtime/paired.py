@@ -13,7 +13,7 @@ import pytest
 from abonyx.bundle import open_bundle
 from abonyx.bundle.heads import sigmoid
 
-from ..conftest import MINI
+from ..bare import bare_mini
 
 # Name -> chains; the first is the default.
 CHAINS: dict[str, tuple[str, ...]] = {"psr": ("H", "L"), "hic": ("H", "L"), "nonspecificity": ("H",), "light": ("L",)}
@@ -21,13 +21,14 @@ LINEAR = ("hic",)
 TRAINING_SD = 2.0
 
 
-def make_paired(directory: Path, heads: Mapping[str, tuple[str, ...]] = CHAINS, parent: Path = MINI) -> Path:
+def make_paired(directory: Path, heads: Mapping[str, tuple[str, ...]] = CHAINS, parent: Path | None = None) -> Path:
     """Write the bundle, with these heads."""
     pytest.importorskip("onnx", reason="the export extra is not installed")
     from abonyx_export.fit.assembly import Assembly, assemble, files_beside
     from abonyx_export.head.spec import golden_of, head_spec, stored_heads, sums_intercept
 
-    bundle = open_bundle(parent)
+    # Files are linked: a test that wrote into this bundle would write into the one that ships.
+    bundle = open_bundle(parent or bare_mini(directory.with_name(f"{directory.name}-parent")))
     golden = bundle.golden()
     own = stored_heads(bundle.manifest.heads, golden)[0]
     made = []

@@ -335,7 +335,7 @@ def test_whole_golden_set_once_then_two_rows(monkeypatch: pytest.MonkeyPatch, tm
 
     monkeypatch.setattr(OpenModel, "run_batch", counting)
     open_session().close()
-    assert sum(rows) == 2 + 36
+    assert sum(rows) == 2 + 44
     rows.clear()
     open_session().close()
     assert rows == [2]

@@ -172,7 +172,7 @@ def test_a_bundle(
 
 
 def test_x_is_refused_in_a_file_with_its_place(tmp_path: Path) -> None:
-    from abonyx.cli.commands import score
+    from abonyx.cli.commands import embed
 
     make(tmp_path / "checkpoint")
     CliRunner().invoke(
@@ -181,8 +181,8 @@ def test_x_is_refused_in_a_file_with_its_place(tmp_path: Path) -> None:
         catch_exceptions=False,
     )
     (tmp_path / "in.csv").write_text("id,sequence\na,EVQLVESGG\nb,EVQLVXSGG\n")
-    arguments = [str(tmp_path / "in.csv"), "--bundle", str(tmp_path / "bundle"), "-o", str(tmp_path / "out.csv")]
-    result = CliRunner().invoke(score, arguments)
+    arguments = [str(tmp_path / "in.csv"), "--bundle", str(tmp_path / "bundle"), "-o", str(tmp_path / "out.npy")]
+    result = CliRunner().invoke(embed, arguments)
     assert "in.csv:3: b: X (unknown residue) at position 6: this bundle's encoder has no token for X" in str(
         result.exception
     )

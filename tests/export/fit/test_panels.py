@@ -16,7 +16,7 @@ from abonyx.bundle.panel import panel_file
 from abonyx.run.reference import ReferenceRequest, add_panel
 from abonyx.run.request import prepare
 
-from ...conftest import EXAMPLES, MINI
+from ...conftest import EXAMPLES
 from ...runtime.run.test_reference import changed
 from ...runtime.run.test_reference import write as write_panel
 from ..calibrate.test_calibrate import SEQUENCES, calibrate, classes
@@ -24,12 +24,12 @@ from .test_values import REGRESSION, fit, made_rows, write
 
 
 @pytest.fixture(scope="module")
-def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def parent(tmp_path_factory: pytest.TempPathFactory, bare: Path) -> Path:
     """The shipped bundle with a panel of 24 rows."""
     folder = tmp_path_factory.mktemp("panel")
     lines = EXAMPLES.read_text(encoding="utf-8").splitlines()[1:]
     rows = write_panel(folder / "known.csv", changed([line.split(",")[1] for line in lines]))
-    run = prepare(flags={"bundle": str(MINI)})
+    run = prepare(flags={"bundle": str(bare)})
     add_panel(ReferenceRequest(run=run, source=rows, output=folder / "parent", name="known"), lambda line: None)
     return folder / "parent"
 

@@ -40,7 +40,7 @@ def labelled(tmp_path: Path) -> Path:
 
 
 def test_metrics_are_of_pairs(run: Any, paired: Path, labelled: Path, tmp_path: Path) -> None:
-    usual = ("evaluate", labelled, "--bundle", paired, "--bootstrap", "20", "--on-invalid", "skip")
+    usual = ("evaluate", labelled, "--bundle", paired, "--bootstrap", "200", "--on-invalid", "skip")
     code, _, err = run(*usual, "-o", tmp_path / "out")
     assert code == 0, err
     assert f"{len(PAIRS)} pairs scored, 1 rejected" in err

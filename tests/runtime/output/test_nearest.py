@@ -83,8 +83,8 @@ def test_python_frames_and_http(bundle: Path) -> None:
         assert row["added"] == {"nearest_identity": NEAREST}
 
 
-def test_without_the_sequences_it_is_refused_with_the_reason(run: Any, tmp_path: Path) -> None:
-    options = ("--bundle", MINI, "--with", "nearest_identity")
+def test_without_the_sequences_it_is_refused_with_the_reason(run: Any, bare: Path, tmp_path: Path) -> None:
+    options = ("--bundle", bare, "--with", "nearest_identity")
     done = run("score", EXAMPLES, "-o", tmp_path / "out.csv", *options)
     assert done.code == 2
     assert "--with nearest_identity: abonyx-mini does not store the training sequences of head nonspec" in done.err

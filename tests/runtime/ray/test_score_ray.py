@@ -830,11 +830,13 @@ def test_a_dataset_without_a_threshold_and_one_that_does_not_fit() -> None:
     scorer = Scorer(abonyx.RuntimeConfig(), bundle.sha256, USUAL.without_numbers(), ("vh",), DomainRule())
     try:
         found = scorer(pa.table({"vh": ["EVQLVESGGG", "1"]}))
-        assert found.column_names == ["vh", "p_nonspecific", "percentile", "flag", "rejected"]
+        assert found.column_names == ["vh", "p_nonspecific", "call", "percentile", "flag", "rejected"]
         assert found.column("p_nonspecific").null_count == 1
         with pytest.raises(InputError, match=r"no column 'vh'; columns: \['sequence'\]"):
             scorer(pa.table({"sequence": ["EVQL"]}))
-        with pytest.raises(InputError, match=r"columns \['flag', 'p_nonspecific', 'percentile', 'rejected'\] already"):
+        with pytest.raises(
+            InputError, match=r"columns \['call', 'flag', 'p_nonspecific', 'percentile', 'rejected'\] already"
+        ):
             scorer(found)
     finally:
         scorer._model.close()
