@@ -235,6 +235,10 @@ def _check_head(request: FitRequest) -> None:
         what = f"head {name} would give {units[0]}; the head of this name in {bundle.name} gives {units[1]}"
         fix = f"Give the same {option('unit')} and {option('task')}, or another {option('head_name')}."
         raise ConfigError(what, fix)
+    if old is not None and request.direction and DIRECTIONS[request.direction] != old.higher_is_worse:
+        other = next(name for name, worse in DIRECTIONS.items() if worse == old.higher_is_worse)
+        what = f"{option('direction')} {request.direction}: head {name} of {bundle.name} has {other}"
+        raise ConfigError(what, f"Give the same {option('direction')}, or another {option('head_name')}.")
 
 
 def _check_numbers(request: FitRequest) -> None:

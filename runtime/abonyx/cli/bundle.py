@@ -226,7 +226,6 @@ def _print_bundle(bundle: Bundle) -> None:
     origin = encoder.repo_id or "a local directory"
     pooling = head.pooling and head.pooling + (f" (batch {head.pooling_batch_size})" if head.pooling_batch_size else "")
     training, several = head.training, len(manifest.heads) > 1
-    band = training and training.band
     _print_rows(
         [
             ("bundle", bundle.label()),
@@ -252,7 +251,7 @@ def _print_bundle(bundle: Bundle) -> None:
             ("cross-validation", training and f"{training.folds} folds, {training.seeds} seeds"),
             *_card_rows(bundle),
             *(("interval" + (f", {each.name}" if several else ""), _around(each)) for each in manifest.heads),
-            ("uncertain calls", band and f"p from {band.low:.4g} to {band.high:.4g}, confidence {band.confidence:g}"),
+            *(("uncertain calls" + (f", {each.name}" if several else ""), _uncertain(each)) for each in manifest.heads),
             *(("panel", _panel(panel)) for panel in manifest.panels),
             ("golden rows", manifest.golden_source),
             ("made with", manifest.packages),
@@ -305,6 +304,12 @@ def _card_rows(bundle: Bundle) -> list[tuple[str, object]]:
             page = bundle.path / file_of_head(CARD_HTML, head.name, first)
             rows += [(f"card{of}", sentence), (f"all of the card{of}", page)]
     return rows
+
+
+def _uncertain(head: HeadSpec) -> str | None:
+    """Which scores get no call but `uncertain`."""
+    band = head.training and head.training.band
+    return f"p from {band.low:.4g} to {band.high:.4g}, confidence {band.confidence:g}" if band else None
 
 
 def _around(head: HeadSpec) -> str | None:

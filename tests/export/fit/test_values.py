@@ -410,6 +410,16 @@ def test_a_unit_that_differs_from_the_parents(regression: tuple[Path, str], meas
         fit(measured, tmp_path / "new", "--head-name", "hic", "--positive-above", "9", bundle=parent)
 
 
+def test_a_direction_that_differs_from_the_parents(
+    regression: tuple[Path, str], measured: Path, tmp_path: Path
+) -> None:
+    parent, _ = regression
+    other = [*REGRESSION]
+    other[other.index("higher-is-worse")] = "lower-is-worse"
+    with pytest.raises(ConfigError, match="lower-is-worse: head hic of bundle has higher-is-worse"):
+        fit(measured, tmp_path / "new", *other, bundle=parent)
+
+
 def test_a_footnote_in_a_workbook(tmp_path: Path) -> None:
     openpyxl = pytest.importorskip("openpyxl")
     book = openpyxl.Workbook()
