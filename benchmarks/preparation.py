@@ -66,7 +66,7 @@ def sample(sequences: list[str], count: int) -> list[str]:
 def trusted_sample(sequences: list[str], count: int) -> list[str]:
     """`count` of those that `abonyx score` gives a call to, or notes as nanobody-like; drawn with a fixed seed.
 
-    int8 is judged on whole domains. The repertoire also has pieces and what is no antibody: flagged, without a call.
+    int8 is judged on whole domains. The repertoire also holds pieces of domains and other proteins, which get no call.
     """
     found: list[str] = []
     for sequence in random.Random(SAMPLE_SEED).sample(sequences, len(sequences)):

@@ -48,7 +48,8 @@ class Recipe:
         max_gradient_norm: gradients are clipped to it.
         report_steps: steps between two lines of the training record.
         position_offsets: each row's positions are moved by 0 to this many, drawn again every step, so that the model
-            cannot learn what stands at a position; the checkpoint holds the middle of the table. 0: as ESM-1v.
+            cannot learn which residue is usual at a position. The checkpoint holds the middle of the table.
+            0: as ESM-1v.
         cut_residues, extra_residues: half of the rows lose 1 to cut_residues first residues, or get 1 to
             extra_residues drawn ones in front. The other end is left as it is.
     """

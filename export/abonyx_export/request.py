@@ -70,7 +70,7 @@ def named_head(text: str) -> tuple[str, Path]:
     # os.path's: Path's own raises for a name that is too long for a file.
     if equals and not os.path.exists(text):  # noqa: PTH110
         what = f"{option('head')} {printable(text)!r}: a head cannot be called {printable(name)!r}"
-        raise ConfigError(f"{what}, and there is no file of the whole name", HEAD_NAME_RULE)
+        raise ConfigError(f"{what}, and no file has the whole text as its name", HEAD_NAME_RULE)
     return DEFAULT_NAME, Path(text)
 
 

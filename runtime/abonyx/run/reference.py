@@ -96,9 +96,9 @@ def add_panel(request: ReferenceRequest, report: Report) -> Panel:
     scores = _scores(request, names, values[kept])
     panel = msgspec.structs.replace(panel, scores=[*panel.scores, *scores])
     with staged(request.output) as staging:
-        # Of pairs, heavy chains too: heads of one chain may score them alone.
-        heavy = [checked.sequences[row] for row in kept]
-        _write(bundle, panel, member_lines([*sequences, *heavy]), staging, report)
+        # Of pairs, each chain too: heads of one chain score it alone.
+        alone = [chain[row] for chain in checked.chains for row in kept]
+        _write(bundle, panel, member_lines([*sequences, *alone]), staging, report)
         if run.skip:
             write_rejected(rejected_path(request.output), checked.rejected)
     return panel
