@@ -12,6 +12,7 @@ import numpy as np
 
 from abonyx.arrays import Float32Array
 from abonyx.bundle import Golden, selftest
+from abonyx.bundle.heads import CONTRIBUTIONS, EMBEDDING, HEAD_SUMS
 from abonyx.bundle.manifest import (
     MANIFEST_NAME,
     Difference,
@@ -25,6 +26,7 @@ from abonyx.bundle.manifest import (
     write_manifest,
 )
 from abonyx.config import RuntimeConfig
+from abonyx.contributions import check_sums
 from abonyx.hashing import file_sha256
 from abonyx.model import open_model
 from abonyx_export import parity
@@ -82,6 +84,7 @@ def check_variants(
 
     Raises:
         ParityError: a variant over its limit.
+        SelfTestError: one whose contributions do not sum to its heads' sums.
     """
     # The CPU runs every graph here, also those that are for a card: there the self-test runs the golden rows again.
     variants = manifest.variants
@@ -143,7 +146,8 @@ def _checked(
     with open_model(RuntimeConfig(bundle=str(staging), variant=name), self_test="off") as session:
 
         def run(tokens: parity.Tokens) -> tuple[Float32Array, Float32Array]:
-            embedding, sums = session.run_batch(tokens)
+            embedding, sums, parts = session.run_batch(tokens, None, (EMBEDDING, HEAD_SUMS, CONTRIBUTIONS))
+            check_sums([part[: len(row)] for part, row in zip(parts, tokens, strict=True)], sums, heads)
             return embedding, sums
 
         rows, everything = reference.golden, np.arange(len(reference.golden.lengths))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from abonyx import errors
     from abonyx.config import RuntimeConfig, load_config
+    from abonyx.contributions import Contributions
     from abonyx.domain import judge
     from abonyx.frames import score_frame
     from abonyx.run.file import ScoreRow, ScoreSummary, score_file
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "Contributions",
     "RuntimeConfig",
     "ScoreRow",
     "ScoreSummary",
@@ -37,6 +39,7 @@ __all__ = [
 
 _HOMES = {
     **dict.fromkeys(("RuntimeConfig", "load_config"), "config"),
+    "Contributions": "contributions",
     "judge": "domain",
     "score_frame": "frames",
     **dict.fromkeys(("ScoreRow", "ScoreSummary", "score_file"), "run.file"),

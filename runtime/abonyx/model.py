@@ -20,13 +20,13 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
-from abonyx import cache, scoring
+from abonyx import cache, contributions, scoring
 from abonyx.alphabet import SequenceLimit
 from abonyx.arrays import BoolArray, Float32Array, Int64Array
 from abonyx.batching import make_inputs
 from abonyx.bundle import Bundle, check_files, check_graph, open_bundle, refuse_changed, selftest
 from abonyx.bundle.graph_file import GraphFile
-from abonyx.bundle.heads import EMBEDDING, HEAD_SUMS, column_names, record_chains
+from abonyx.bundle.heads import CONTRIBUTIONS, EMBEDDING, HEAD_SUMS, column_names, record_chains
 from abonyx.bundle.manifest import Manifest, Variant
 from abonyx.bundle.tolerances import BF16, looser
 from abonyx.config import RuntimeConfig
@@ -84,6 +84,7 @@ class OpenModel:
         halved_to: tokens a batch that the self-test left, if the device ran out of memory in it; else None.
         static_shape: rows and tokens a row of every batch where they are fixed; None = as they come.
         streams: batches in flight at a time.
+        gives_contributions: whether the graph has the output `contributions`.
         differences: max |difference| from PyTorch by metric, of the whole golden set; empty where it was not run.
         opening_notes: lines for a summary: what happened at the open that the caller should know.
         opened_at: file and line that opened it; process_id: the process.
@@ -110,6 +111,7 @@ class OpenModel:
         self.halved_to: int | None = None
         self.static_shape: tuple[int, int] | None = None
         self.streams = 1
+        self.gives_contributions = False
         self.differences: dict[str, float] = {}
         self.opening_notes: list[str] = []
 
@@ -172,6 +174,7 @@ class OpenModel:
             passed, self_test = True, "auto"  # just now
         self._native = self._load_unchanged(engine, real, graph, stamps)
         self.placement = onnx.placement(engine, self._native, self.config)
+        self.gives_contributions = CONTRIBUTIONS in onnx.output_names(self._native)
         if self_test != "off":
             self._self_test(whole=self_test == "full" or not passed)
             cache.remember("self_tests", {fact: "passed"})
@@ -287,19 +290,42 @@ class OpenModel:
         """Pooled embedding of each sequence: (n, D) float32, in input order. Raises as score does."""
         return self._run(sequences, None)
 
+    def contributions(
+        self, sequences: Sequence[str] | Sequence[tuple[str, str]], heads: Sequence[str] = ()
+    ) -> list[contributions.Contributions]:
+        """What each residue adds to some heads' logit or value. Args as score.
+
+        Returns:
+            One a sequence, in input order.
+
+        Raises:
+            BundleError: the graph does not give them.
+            SelfTestError: they do not sum to the head's sum.
+            The others of score.
+        """
+        with self.turn():
+            self.bundle.refuse_placeholder()
+            contributions.refuse_without(self, self.bundle.path)
+            heads = heads or [self.manifest.head.name]
+            tokens, flags = self._tokenized(sequences, heads)
+            return contributions.run_contributions(self, tokens, heads, self.budget, eos_pooled=flags)
+
     def _run(self, sequences: Sequence[Any], heads: Sequence[str] | None) -> Float32Array:
         with self.turn():
             if heads is not None:
                 self.bundle.refuse_placeholder()
                 heads = heads or [self.manifest.head.name]
-                if len(record_chains([head for head in self.manifest.heads if head.name in heads])) > 1:
-                    scoring.refuse_batches(self.config.batch_size)
-                    pairs = scoring.tokenize(self.manifest, *scoring.prepare_pairs(sequences, self.limit))
-                    return scoring.run_sequences(self, pairs, heads, self.budget)
-            cleaned = scoring.prepare(sequences, self.limit)
-            flags = scoring.pooled_eos(cleaned, self.config.batch_size)
-            tokens = scoring.tokenize(self.manifest, cleaned, distinct=flags is None)
+            tokens, flags = self._tokenized(sequences, heads or ())
             return scoring.run_sequences(self, tokens, heads, self.budget, eos_pooled=flags)
+
+    def _tokenized(self, sequences: Sequence[Any], heads: Sequence[str]) -> tuple[scoring.Tokenized, BoolArray | None]:
+        """What a user gave as the engine takes it, with the chains that these heads need, and eos_in_mean of it."""
+        if len(record_chains([head for head in self.manifest.heads if head.name in heads])) > 1:
+            scoring.refuse_batches(self.config.batch_size)
+            return scoring.tokenize(self.manifest, *scoring.prepare_pairs(sequences, self.limit)), None
+        cleaned = scoring.prepare(sequences, self.limit)
+        flags = scoring.pooled_eos(cleaned, self.config.batch_size)
+        return scoring.tokenize(self.manifest, cleaned, distinct=flags is None), flags
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
@@ -331,7 +357,7 @@ class OpenModel:
         Args:
             rows: B token rows, CLS and EOS included; B and their length at most those of static_shape.
             eos_pooled: (B,) rows with EOS in the mean; None = none.
-            outputs: of "embedding" (B, D) and "head_sums" (B, K), float32.
+            outputs: of "embedding" (B, D), "head_sums" (B, K) and "contributions" (B, L, K), float32.
 
         Raises:
             BundleError: the graph gives another shape or type, in this batch.
@@ -343,16 +369,17 @@ class OpenModel:
         feed = make_inputs(rows, self.variant.inputs, pad_id, eos_pooled, self.static_shape)
         batch = f"{len(rows)} rows, longest {max(map(len, rows))} tokens"
         found = onnx.run(native, outputs, feed, self.config, batch)
+        shape = self.static_shape or (len(rows), max(map(len, rows)))
         for name, values in zip(outputs, found, strict=True):
-            self._refuse_shape(name, values, len(rows) if self.static_shape is None else self.static_shape[0], batch)
+            self._refuse_shape(name, values, shape, batch)
         return [values[: len(rows)] for values in found]
 
-    def _refuse_shape(self, name: str, values: Float32Array, rows: int, batch: str) -> None:
+    def _refuse_shape(self, name: str, values: Float32Array, shape: tuple[int, int], batch: str) -> None:
         # In every batch: a graph can be right for the golden rows and wrong for more of them, and NumPy would spread
         # one value over all rows.
         manifest = self.manifest
         width = manifest.embedding_width if name == EMBEDDING else len(column_names(manifest.heads))
-        expected = (rows, width)
+        expected = (*(shape if name == CONTRIBUTIONS else shape[:1]), width)
         if values.shape != expected or values.dtype != np.float32:
             what = f"{self.bundle.path}: of {batch}, the graph gives {name} as {values.dtype} {values.shape}"
             raise BundleError(f"{what}; the manifest says float32 {expected}", "Export the bundle again.")

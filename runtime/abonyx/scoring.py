@@ -252,7 +252,15 @@ def run_rows(
     flags = [None if eos_pooled is None else eos_pooled[part] for part in parts]
     chosen = [[rows[index] for index in part] for part in parts]
     found = [run_rows(engine, part, flag, outputs, budget, tokens) for part, flag in zip(chosen, flags, strict=True)]
-    return [np.concatenate(values) for values in zip(*found, strict=True)]
+    return [_joined(values) for values in zip(*found, strict=True)]
+
+
+def _joined(parts: Sequence[Float32Array]) -> Float32Array:
+    """Parts (B, ...) of a batch one behind the other; of contributions (B, L, K), padded to the longest."""
+    if parts[0].ndim < 3:
+        return np.concatenate(parts)
+    longest = max(part.shape[1] for part in parts)
+    return np.concatenate([np.pad(part, ((0, 0), (0, longest - part.shape[1]), (0, 0))) for part in parts])
 
 
 def find_distinct(sequences: Sequence[str]) -> tuple[list[str], Int64Array]:

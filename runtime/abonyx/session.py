@@ -10,6 +10,7 @@ from typing import Literal, Self, overload
 from abonyx.arrays import Float32Array
 from abonyx.bundle.chosen import choose_heads
 from abonyx.config import RuntimeConfig
+from abonyx.contributions import Contributions
 from abonyx.engine import slot
 from abonyx.errors import ConfigError
 from abonyx.model import OpenModel, State, open_model
@@ -152,6 +153,30 @@ class Session:
             names = choose_heads(model.bundle, heads).names
             values = model.score(sequences, names)
         return values[:, 0] if heads is None else dict(zip(names, values.T, strict=True))
+
+    def contributions(
+        self, sequences: Sequence[str] | Sequence[tuple[str, str]], *, heads: Sequence[str] | str | None = None
+    ) -> list[Contributions]:
+        """What each residue adds to the logit of a logistic head, or to the value of a linear one.
+
+        Of each record `baseline` and all contributions sum to `total`, which `score` turns into its number. The share
+        of a residue is what its final state adds to the sum; that state sees the whole sequence. It is not the effect
+        of a mutation.
+
+        Args:
+            sequences, heads: as of `score`.
+
+        Returns:
+            One Contributions a sequence, in input order.
+
+        Raises:
+            BundleError: the bundle has no head yet, or was exported by a version without contributions.
+            SelfTestError: they do not sum to the head's own sum here.
+            The others of `score`.
+        """
+        model = self._model
+        with model.turn():
+            return model.contributions(sequences, choose_heads(model.bundle, heads).names)
 
     def embed(self, sequences: Sequence[str]) -> Float32Array:
         """Pooled embedding of each sequence: (n, D) float32, in input order. Raises as score does."""

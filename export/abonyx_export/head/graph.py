@@ -5,6 +5,9 @@ of each head, a column a chain. Each column has a product of its own: in one pro
 head's sum could depend on how many other heads there are. Scalers are folded into the weights. The mean comes off first
 because float32 sums are the more accurate the smaller their terms are. Intercepts and the sigmoid are the runtime's
 (abonyx.bundle.heads).
+
+Behind an encoder the same weights also meet the states before they are pooled: `contributions`, whose sum over a row's
+tokens is its head_sums, because pooling is a weighted mean and the weights of a row sum to 1.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from abonyx.arrays import Float32Array, Float64Array
-from abonyx.bundle.heads import EMBEDDING, HEAD_SUMS, PAIR, head_total, head_value, sigmoid
+from abonyx.bundle.heads import CONTRIBUTIONS, EMBEDDING, HEAD_SUMS, PAIR, head_total, head_value, sigmoid
 from abonyx.bundle.manifest import LOGISTIC
 from abonyx.bundle.tolerances import FP32, HEAD_P
 from abonyx.engine.onnx import import_engine
@@ -113,13 +116,15 @@ def check_heads(model: onnx.ModelProto, heads: Sequence[Head], mean: Float32Arra
 def attach_head(encoder: onnx.ModelProto, head: onnx.ModelProto) -> onnx.ModelProto:
     """Put heads behind an encoder, in place of those it has; edits `encoder` and gives it back.
 
+    The encoder gets the outputs `head_sums` (batch, K) and `contributions` (batch, length, K), float32.
+
     Args:
         encoder: loaded with load_external_data=False, so that its weights stay where they are.
         head: from `head_model`, or a bundle's head.onnx.
 
     Raises:
         HeadRefused: where the two do not fit, by width or by operator set.
-        BundleError: where `encoder` has no `embedding` output.
+        BundleError: where `encoder` has no `embedding` output, or another pooling than encoder.graph.pool writes.
 
     """
     _check_fit(encoder, head)
@@ -128,14 +133,67 @@ def attach_head(encoder: onnx.ModelProto, head: onnx.ModelProto) -> onnx.ModelPr
         kept = [value for value in values if not value.name.startswith(PREFIX)]
         del values[:]
         values.extend(kept)
-    outputs = [output for output in graph.output if output.name != HEAD_SUMS]
+    outputs = [output for output in graph.output if output.name not in (HEAD_SUMS, CONTRIBUTIONS)]
     del graph.output[:]
     graph.output.extend([*outputs, *head.graph.output])
     graph.node.extend(head.graph.node)
     graph.initializer.extend(head.graph.initializer)
-    if sum(HEAD_SUMS in node.output for node in graph.node) != 1:
-        raise BundleError(f"the encoder graph makes {HEAD_SUMS} itself", "Export the encoder again.")
+    _add_contributions(graph, head)
+    for name in (HEAD_SUMS, CONTRIBUTIONS):
+        if sum(name in node.output for node in graph.node) != 1:
+            raise BundleError(f"the encoder graph makes {name} itself", "Export the encoder again.")
     return encoder
+
+
+def _add_contributions(graph: onnx.GraphProto, head: onnx.ModelProto) -> None:
+    """Add the output `contributions`: each token's pooling weight times its states, less the mean, times the weights.
+
+    Nothing of it runs, but for what engines do not leave out, unless it is asked for.
+    """
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in head.graph.initializer}
+    columns = [node.input[1] for node in head.graph.node if node.op_type == "MatMul"]  # in head_sums' order
+    weights = np.concatenate([values[name] for name in columns], axis=1)  # (D, K)
+    states = _pooled_states(graph)
+    arrays = {f"{PREFIX}token_axis": np.array([2], np.int64)}
+    parts = []
+    for at, (state, mean, weight) in enumerate(
+        zip(states, np.split(values[f"{PREFIX}mean"], len(states)), np.split(weights, len(states)), strict=True)
+    ):
+        name = f"{PREFIX}token_{{}}_{at}"
+        arrays |= {name.format("mean"): mean, name.format("coef"): weight}  # (H,), (H, K)
+        off, product = name.format("sub"), name.format("matmul")
+        graph.node.append(helper.make_node("Sub", [state, name.format("mean")], [off], off))  # (B, L, H)
+        graph.node.append(helper.make_node("MatMul", [off, name.format("coef")], [product], product))  # (B, L, K)
+        parts.append(product)
+    total, share = parts[0], f"{PREFIX}token_share"
+    for at, part in enumerate(parts[1:], 1):
+        added = f"{PREFIX}token_sum_{at}"
+        graph.node.append(helper.make_node("Add", [total, part], [added], added))
+        total = added
+    graph.node.append(helper.make_node("Unsqueeze", ["pool_weights", f"{PREFIX}token_axis"], [share], share))
+    graph.node.append(helper.make_node("Mul", [total, share], [CONTRIBUTIONS], f"{PREFIX}{CONTRIBUTIONS}"))
+    graph.initializer.extend(numpy_helper.from_array(np.ascontiguousarray(each), name) for name, each in arrays.items())
+    shape = ["batch", "length", weights.shape[1]]
+    graph.output.append(helper.make_tensor_value_info(CONTRIBUTIONS, TensorProto.FLOAT, shape))
+
+
+def _pooled_states(graph: onnx.GraphProto) -> list[str]:
+    """Names of the float32 states (B, L, H) that make up the embedding, in its order: what encoder.graph.pool takes."""
+    makers = {output: node for node in graph.node for output in node.output}
+
+    def made(name: str, operator: str) -> onnx.NodeProto | None:
+        node = makers.get(name)
+        return node if node is not None and node.op_type == operator else None
+
+    squeeze = made(EMBEDDING, "Squeeze")
+    if squeeze is not None:
+        joined = made(squeeze.input[0], "Concat")
+        means = [made(name, "MatMul") for name in (joined.input if joined else squeeze.input[:1])]
+        rows = [made(mean.input[0], "Unsqueeze") for mean in means if mean]
+        if all(means) and all(row and row.input[0] == "pool_weights" for row in rows):
+            return [mean.input[1] for mean in means if mean]
+    what = f"{EMBEDDING} is not the mean of token states by pool_weights that this version writes"
+    raise BundleError(f"the encoder graph's {what}", "Export the encoder again.")
 
 
 def _metadata(heads: Sequence[Head]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 A head has one column of head_sums a chain that it expects, in the order of the manifest's heads and of their chains:
 each row of a batch is one chain, and a column holds the part of the logit, or of the value, that this chain adds.
+`contributions` is the same number token by token: over a row's tokens it sums to its head_sums.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 # The graph's outputs.
 EMBEDDING = "embedding"
 HEAD_SUMS = "head_sums"
+CONTRIBUTIONS = "contributions"
 # Chains of an antibody, in the order in which a pair gives them.
 PAIR = ("H", "L")
 

@@ -19,7 +19,7 @@ from abonyx.arrays import Float32Array
 from abonyx.batching import GRAPH_INPUTS, make_inputs
 from abonyx.bundle import Bundle, refuse_changed
 from abonyx.bundle.graph_file import GraphFile
-from abonyx.bundle.heads import EMBEDDING, HEAD_SUMS
+from abonyx.bundle.heads import CONTRIBUTIONS, EMBEDDING, HEAD_SUMS
 from abonyx.bundle.manifest import Variant
 from abonyx.config import RuntimeConfig
 from abonyx.engine.cuda_driver import CudaDevice, chosen_device
@@ -225,8 +225,9 @@ def _check_signature(
     types = {node.name: node.type for node in native.get_outputs()}
     if inputs != sorted(variant.inputs) or not set(inputs) <= set(GRAPH_INPUTS):
         raise BundleError(f"{path}: graph inputs {inputs}, manifest says {variant.inputs}", "Export the bundle again.")
-    if outputs != [EMBEDDING, HEAD_SUMS]:
-        raise BundleError(f"{path}: graph outputs {outputs}", f"It should have {EMBEDDING} and {HEAD_SUMS}.")
+    if outputs not in ([EMBEDDING, HEAD_SUMS], [CONTRIBUTIONS, EMBEDDING, HEAD_SUMS]):
+        what = f"It should have {EMBEDDING} and {HEAD_SUMS}, and may have {CONTRIBUTIONS}."
+        raise BundleError(f"{path}: graph outputs {outputs}", what)
     if set(types.values()) != {"tensor(float)"}:
         raise BundleError(f"{path}: the graph's outputs are {types}, not float32", "Export the bundle again.")
     if shape is None:
@@ -241,6 +242,11 @@ def _check_signature(
             f"{expected}: its dimensions are not named batch and length",
             "Export the bundle again, or leave static_rows and static_tokens out.",
         )
+
+
+def output_names(native: onnxruntime.InferenceSession) -> list[str]:
+    """Names of the graph's outputs. Only names are kept: a NodeArg pins the session."""
+    return [node.name for node in native.get_outputs()]
 
 
 def placement(ort: ModuleType, native: onnxruntime.InferenceSession, config: RuntimeConfig) -> dict[str, int]:

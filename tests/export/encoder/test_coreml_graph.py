@@ -173,7 +173,7 @@ def _check(found: dict[str, object], layers: int) -> None:
         "pool_weights": [4, 40],
         "position_ids": [4, 40],
     }
-    assert found["outputs"] == ["embedding", "head_sums"]
+    assert found["outputs"] == ["contributions", "embedding", "head_sums"]
     assert found["layers"] == layers
     assert {"gather", "linear", "matmul", "layer_norm", "gelu"} <= set(found["operations"])  # type: ignore[call-overload]
 

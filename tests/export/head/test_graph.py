@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from abonyx.bundle.heads import head_value
-from abonyx.bundle.tolerances import FP32, HEAD_P
+from abonyx.bundle.tolerances import CONTRIBUTION_SUM, FP32, HEAD_P
 from abonyx.errors import BundleError, HeadRefused, ParityError
 from abonyx_export.encoder.writing import IR_VERSION, OPSET
 from abonyx_export.head import graph as head_graph
@@ -69,7 +69,7 @@ def _head(width: int = WIDTH, seed: int = 0, *, mean: bool = False, scale: bool 
 
 
 def _encoder(folder: Path, width: int = WIDTH, opset: int = OPSET) -> Path:
-    """Write ids (batch, 5) x table (20, D) -> mean -> embedding, with the table in model.onnx.data."""
+    """Write ids (batch, length) x table (20, D) -> mean -> embedding, with the table in model.onnx.data."""
     table = np.random.default_rng(9).standard_normal((20, width)).astype(np.float32)
     (folder / "model.onnx.data").write_bytes(table.tobytes())
     weights = TensorProto(name="table", data_type=TensorProto.FLOAT, dims=table.shape)
@@ -78,12 +78,17 @@ def _encoder(folder: Path, width: int = WIDTH, opset: int = OPSET) -> Path:
         weights.external_data.add(key=key, value=str(value))
     nodes = [
         helper.make_node("Gather", ["table", "input_ids"], ["rows"], "rows"),
-        helper.make_node("ReduceMean", ["rows", "axes"], ["embedding"], "embedding", keepdims=0),
+        helper.make_node("Unsqueeze", ["pool_weights", "axes"], ["row"], "row"),
+        helper.make_node("MatMul", ["row", "rows"], ["mean"], "mean"),
+        helper.make_node("Squeeze", ["mean", "axes"], ["embedding"], "embedding"),
     ]
     graph = helper.make_graph(
         nodes,
         "encoder",
-        [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", 5])],
+        [
+            helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "length"]),
+            helper.make_tensor_value_info("pool_weights", TensorProto.FLOAT, ["batch", "length"]),
+        ],
         [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", width])],
         [weights, numpy_helper.from_array(np.array([1], np.int64), "axes")],
     )
@@ -206,7 +211,7 @@ def test_attach_and_swap_leave_the_encoder_alone(tmp_path: Path) -> None:
     path = _encoder(tmp_path)
     weights = (tmp_path / "model.onnx.data").read_bytes()
     before = _load(path)
-    ids = np.arange(15).reshape(3, 5) % 20
+    feed = {"input_ids": np.arange(15).reshape(3, 5) % 20, "pool_weights": np.full((3, 5), 0.2, np.float32)}
     first, second = _head(mean=True, scale=True), _head(seed=1)
     saved = []
     for head in (first, second, first):
@@ -214,14 +219,21 @@ def test_attach_and_swap_leave_the_encoder_alone(tmp_path: Path) -> None:
         onnx.save(merged, path)
         saved.append(path.read_bytes())
         session = onnxruntime.InferenceSession(path)
-        assert [output.name for output in session.get_outputs()] == ["embedding", "head_sums"]
-        embedding, sums = session.run(None, {"input_ids": ids})
+        assert [output.name for output in session.get_outputs()] == ["embedding", "head_sums", "contributions"]
+        embedding, sums, contributions = session.run(None, feed)
+        np.testing.assert_allclose(contributions.sum(axis=1), sums, atol=CONTRIBUTION_SUM)
+        states = (
+            np.frombuffer(weights, np.float32).reshape(20, WIDTH)[feed["input_ids"]].astype(np.float64)
+        )  # (B, L, D)
+        centre = CENTRE.mean(axis=0) if head.mean is None else head.mean
+        expected = 0.2 * (states.astype(np.float64) - centre) @ head.weights()[0]  # (B, L)
+        np.testing.assert_allclose(contributions[:, :, 0], expected, atol=CONTRIBUTION_SUM)
         np.testing.assert_allclose(_p(head, sums), _sigmoid(head.logit(embedding)), atol=HEAD_P)
         assert sums.shape == (3, 1) and sums.dtype == np.float32
         assert (tmp_path / "model.onnx.data").read_bytes() == weights
     assert saved[0] == saved[2] != saved[1]
     graph = _load(path).graph
-    assert list(graph.node[:2]) == list(before.graph.node)
+    assert list(graph.node[:4]) == list(before.graph.node)
     assert list(graph.initializer[:2]) == list(before.graph.initializer)
     assert graph.initializer[0].data_location == TensorProto.EXTERNAL and not graph.initializer[0].raw_data
     assert all(tensor.data_location != TensorProto.EXTERNAL for tensor in graph.initializer[2:])
@@ -238,7 +250,7 @@ def test_attach_takes_away_value_infos_of_the_old_head(tmp_path: Path) -> None:
     encoder.graph.value_info.append(helper.make_tensor_value_info("head/sub", TensorProto.FLOAT, ["batch", WIDTH]))
     attach_head(encoder, head_model(_head()))
     assert not encoder.graph.value_info
-    assert sum(node.op_type == "Sub" for node in encoder.graph.node) == 1
+    assert sum(node.op_type == "Sub" for node in encoder.graph.node) == 2  # of the sums and of contributions
 
 
 def test_attach_refuses_what_does_not_fit(tmp_path: Path) -> None:
@@ -253,10 +265,15 @@ def test_attach_refuses_what_does_not_fit(tmp_path: Path) -> None:
     del bare.graph.output[:]
     with pytest.raises(BundleError, match="embedding is missing"):
         attach_head(bare, head_model(_head()))
-    taken = _load(path)
-    taken.graph.node.append(helper.make_node("Identity", ["embedding"], ["head_sums"], "other"))
-    with pytest.raises(BundleError, match="makes head_sums itself"):
-        attach_head(taken, head_model(_head()))
+    for name in ("head_sums", "contributions"):
+        taken = _load(path)
+        taken.graph.node.append(helper.make_node("Identity", ["embedding"], [name], "other"))
+        with pytest.raises(BundleError, match=f"makes {name} itself"):
+            attach_head(taken, head_model(_head()))
+    other = _load(path)
+    other.graph.node[1].input[0] = "attention_bias"  # weights of something else
+    with pytest.raises(BundleError, match="not the mean of token states by pool_weights"):
+        attach_head(other, head_model(_head()))
 
 
 def test_npz_of_a_head_gives_its_graph(tmp_path: Path) -> None:
