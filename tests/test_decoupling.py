@@ -107,6 +107,7 @@ def test_modules_that_are_imported_by_name_are_few_and_listed() -> None:
 
 def test_public_names() -> None:
     assert set(abonyx.__all__) == {
+        "Contributions",
         "RuntimeConfig",
         "ScoreRow",
         "ScoreSummary",

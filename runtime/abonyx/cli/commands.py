@@ -281,6 +281,23 @@ def evaluate(
         LOGGER.info(line)
 
 
+@cli.command()
+@_SOURCE
+@click.option("-o", "--output", required=True, type=PATH, help="Directory to make.")
+@_HEADS
+@click.option("--no-pictures", is_flag=True, help="Tables only; they need no extra.")
+@run_options
+def explain(source: Path, output: Path, heads: str | None, no_pictures: bool, **options: Any) -> None:
+    """Write what each residue adds to the score of each of INPUT's records.  Pictures need the extra explain."""
+    from abonyx.explain.explanation import ExplanationRequest, explain_file
+
+    wanted = names_of("heads", heads)
+    chosen = "all" if wanted == ("all",) else wanted
+    request = ExplanationRequest(_target(source), output, chosen, not no_pictures)
+    for line in explain_file(request, prepare(options)):
+        LOGGER.info(line)
+
+
 def _read(run: RunRequest, source: Path, target: Path | None, *, single: bool = False) -> Input:
     """Everything that can go wrong with the files before the model is opened."""
     source_file = _target(source)

@@ -1,0 +1,99 @@
+"""The picture of one record: a bar for what each residue adds, over IMGT positions. Needs the extra explain."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from abonyx.bundle.heads import sigmoid
+from abonyx.bundle.manifest import LOGISTIC, HeadSpec
+from abonyx.explain.drawing import BLUE, GREY, SHADE, VERMILLION, Picture, drawable, encode, style
+from abonyx.explain.explained import Explained, ExplainedChain
+from abonyx.explain.places import CDRS, REGIONS, Place
+
+CHAIN_TITLES = {"H": "heavy chain", "L": "light chain"}
+_WIDTH_INCHES, _PANEL_INCHES, _MARGIN_INCHES = 14.0, 2.7, 0.9
+_ID_LENGTH = 60
+# An IMGT number is written at every residue whose position is a multiple of it.
+_NUMBER_STEP = 5
+# Residues between two numbers: nearer ones would overlap where positions are left out.
+_NUMBER_GAP = 3
+_NOTE = "A bar is the share of the sum that passes through the residue's final state, not the effect of a mutation."
+
+
+def draw_record(record: Explained, heads: list[HeadSpec]) -> Picture:
+    """Draw a panel for each head and each chain that it expects.
+
+    Args:
+        heads: of the record's columns, in their order.
+    """
+    panels = [
+        (column, head, chain)
+        for column, head in enumerate(heads)
+        for chain in record.chains
+        if chain.part.chain in head.chains
+    ]
+    with style():
+        size = (_WIDTH_INCHES, _MARGIN_INCHES + _PANEL_INCHES * len(panels))
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots(len(panels), squeeze=False)[:, 0]
+        figure.suptitle(drawable(record.id, _ID_LENGTH), x=0.01, ha="left", weight="bold", parse_math=False)
+        for each, (column, head, chain) in zip(axes, panels, strict=True):
+            _paint(each, chain, column, head)
+            each.set_title(_title(record, chain, column, head), loc="left", parse_math=False)
+        figure.supxlabel(_NOTE, fontsize=9, color=GREY)
+        return encode(figure)
+
+
+def _title(record: Explained, chain: ExplainedChain, column: int, head: HeadSpec) -> str:
+    """The head, the chain, and the sum in numbers."""
+    found = record.contributions
+    total, baseline = found.total[column], found.baseline[column]
+    of_chain = f", {CHAIN_TITLES[chain.part.chain]}" if len(record.chains) > 1 else ""
+    added = f"{total - baseline:+.3g} of residues"
+    if head.kind == LOGISTIC:
+        return f"{head.name}{of_chain}: logit {total:.3g} = baseline {baseline:.3g} {added}; p = {sigmoid(total):.3f}"
+    return f"{head.name}{of_chain}: {total:.4g} {head.unit} = baseline {baseline:.4g} {added}"
+
+
+def _paint(axes: Axes, chain: ExplainedChain, column: int, head: HeadSpec) -> None:
+    values = chain.part.residues[:, column].astype(np.float64)
+    at = np.arange(len(values))
+    axes.bar(at, values, width=0.8, color=np.where(values > 0, VERMILLION, BLUE))
+    axes.axhline(0, color=GREY, linewidth=0.8)
+    axes.set_xlim(-1, len(values))
+    largest = max(float(np.abs(values).max(initial=0)), 1e-12)
+    axes.set_ylim(-1.25 * largest, 1.45 * largest)
+    for region in REGIONS:
+        inside = [place.index for place in chain.places if place.region == region]
+        if not inside:
+            continue
+        if region in CDRS:
+            axes.axvspan(inside[0] - 0.5, inside[-1] + 0.5, color=SHADE, zorder=0)
+        middle = (inside[0] + inside[-1]) / 2
+        axes.text(middle, 1.4 * largest, region, ha="center", va="top", fontsize=9, color=GREY)
+    for place, value in zip(chain.places, values, strict=True):
+        above = value > 0
+        axes.annotate(
+            place.residue,
+            (place.index, value),
+            (0, 2 if above else -2),
+            textcoords="offset points",
+            ha="center",
+            va="bottom" if above else "top",
+            fontsize=6.5,
+        )
+    shown: list[Place] = []
+    for place in chain.places:
+        numbered = place.imgt.isdigit() and int(place.imgt) % _NUMBER_STEP == 0
+        if numbered and (not shown or place.index - shown[-1].index >= _NUMBER_GAP):
+            shown.append(place)
+    if shown:
+        axes.set_xticks([place.index for place in shown], [place.imgt for place in shown], fontsize=8)
+        axes.set_xlabel("IMGT position", fontsize=9)
+    else:
+        axes.set_xlabel("residue, from 0: the chain has no domain to number", fontsize=9)
+    upwards = "non-specific" if head.kind == LOGISTIC else f"more {head.unit}"
+    unit = "logits" if head.kind == LOGISTIC else head.unit
+    axes.set_ylabel(f"adds ({unit})\nup: {upwards}", fontsize=9, parse_math=False)

@@ -1,0 +1,213 @@
+"""`abonyx explain`: tables and pictures of what each residue adds to a score."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from abonyx import scoring
+from abonyx.arrays import shortest_decimal
+from abonyx.bundle.chosen import choose_heads
+from abonyx.bundle.heads import record_chains, sigmoid
+from abonyx.bundle.manifest import LOGISTIC, HeadSpec
+from abonyx.contributions import refuse_without, run_contributions
+from abonyx.errors import ConfigError
+from abonyx.explain.explained import END, Explained, explain_record
+from abonyx.extras import require
+from abonyx.input.checked import Input
+from abonyx.output.directory import check_directory, staged
+from abonyx.output.formats import write_rejected
+from abonyx.run.progress import progress
+from abonyx.run.request import RunRequest
+from abonyx.run.windows import flag_notes
+from abonyx.wording import option
+
+CONTRIBUTIONS_CSV, REGIONS_CSV, RECORDS_CSV, FACTS_JSON = (
+    "contributions.csv",
+    "regions.csv",
+    "records.csv",
+    "explanation.json",
+)
+PICTURES = "pictures"
+# Two files each, half a second each on one core: more of them are a mistake more often than a wish.
+MOST_PICTURES = 200
+# Records whose contributions are in memory at a time.
+_WINDOW = 256
+WHAT_IT_IS = (
+    "Each number is the share of a head's sum that passes through one residue's final state, less the mean that the "
+    "graph subtracts. With the baseline they sum to the logit or value. They are not the effect of a mutation: the "
+    "final state of a residue sees the whole sequence."
+)
+_CHAIN_NAMES = {"H": "heavy", "L": "light"}
+
+
+@dataclass(frozen=True)
+class ExplanationRequest:
+    """What the command was asked, run_options apart.
+
+    Attributes:
+        output: directory to make.
+        heads: names of heads, or "all"; None = the first.
+        pictures: whether pictures are wanted.
+    """
+
+    source: Path | None
+    output: Path
+    heads: Sequence[str] | str | None
+    pictures: bool
+
+
+def explain_file(request: ExplanationRequest, run: RunRequest) -> list[str]:
+    """Read the input, open the model once, and write the directory.
+
+    Returns:
+        The lines that the command line prints.
+
+    Raises:
+        ConfigError: the output is there already, an unknown head, matplotlib is missing, or too many pictures.
+        InputError: see read_input.
+        BundleError: the bundle's graph gives no contributions.
+    """
+    check_directory(request.output)
+    if request.pictures:
+        _require_drawing()
+    names = choose_heads(run.bundle, request.heads, config=run.config).names
+    by_name = {head.name: head for head in run.bundle.manifest.heads}
+    heads = [by_name[name] for name in names]
+    run = run.of_chains(record_chains(heads))
+    checked = run.read(request.source)
+    count = len(checked.ids)
+    if request.pictures and count > MOST_PICTURES:
+        what = f"{count} records: more than the {MOST_PICTURES} that are drawn"
+        raise ConfigError(what, f"Give fewer records, or {option('no_pictures')}: the tables have all of them.")
+    with staged(request.output) as staging, progress(count) as on_batch:
+        with closing(_explained(checked, run, names, on_batch)) as records:  # and with it the model, however this ends
+            _write(staging, records, heads, pictures=request.pictures)
+        (staging / FACTS_JSON).write_bytes(msgspec.json.format(msgspec.json.encode(_facts(run, heads)), indent=2))
+        if run.skip:
+            write_rejected(staging / "rejected.csv", checked.rejected)
+    notes = [*checked.notes, *flag_notes(checked, scored=False)]
+    lines = [f"{count} records explained, {len(checked.rejected)} rejected", *notes]
+    return [*lines, f"wrote {request.output}; head{'s' * (len(names) > 1)} {', '.join(names)}"]
+
+
+def _require_drawing() -> None:
+    try:
+        require("drawing contributions")
+    except ConfigError as error:
+        what, fix = error.marked
+        raise ConfigError(what, f"{fix} Or give {option('no_pictures')}: the tables need no extra.") from None
+
+
+def _facts(run: RunRequest, heads: Sequence[HeadSpec]) -> dict[str, Any]:
+    """What explanation.json says."""
+    units = {head.name: "logits" if head.kind == LOGISTIC else head.unit for head in heads}
+    return {"what": WHAT_IT_IS, "units": units, **run.metadata()}
+
+
+def _explained(
+    checked: Input, run: RunRequest, names: Sequence[str], on_batch: Callable[[int], None] | None
+) -> Generator[Explained, None, None]:
+    """Each record's, in file order; the model is open as long as they are asked for."""
+    from abonyx.model import open_model  # not before the input was found good
+
+    # the old pipeline's batches are of the whole file
+    flags = None if checked.light else scoring.pooled_eos(checked.sequences, run.config.batch_size)
+    with open_model(run.config) as model:
+        model.bundle.refuse_placeholder()
+        refuse_without(model, model.bundle.path)
+        for start in range(0, len(checked.ids), _WINDOW):
+            window = slice(start, start + _WINDOW)
+            chains = [chain[window] for chain in checked.chains]
+            tokens = scoring.tokenize(model.manifest, *chains, distinct=flags is None)
+            pooled = None if flags is None else flags[window]
+            found = run_contributions(model, tokens, names, model.budget, eos_pooled=pooled, on_batch=on_batch)
+            judged = [judgement.text for judgement in checked.judgements[window]]
+            for record in zip(checked.ids[window], found, zip(*chains, strict=True), judged, strict=True):
+                yield explain_record(*record)
+
+
+def _write(directory: Path, records: Iterator[Explained], heads: list[HeadSpec], *, pictures: bool) -> None:
+    """Write the tables row by row, and the pictures."""
+    names = [head.name for head in heads]
+    with ExitStack() as stack:
+
+        def table(name: str, header: Sequence[str]) -> Any:
+            file = (directory / name).open("w", encoding="utf-8", errors="backslashreplace", newline="")
+            writer = csv.writer(stack.enter_context(file), lineterminator="\n")
+            writer.writerow(header)
+            return writer
+
+        residues = table(CONTRIBUTIONS_CSV, ("id", "chain", "position", "imgt", "region", "residue", *names))
+        regions = table(REGIONS_CSV, ("id", "chain", "region", "residues", *names))
+        summary = None
+        for number, record in enumerate(records, 1):
+            if summary is None:
+                summary = table(RECORDS_CSV, _summary_header(record, heads))
+            residues.writerows(_residue_rows(record))
+            regions.writerows(_region_rows(record))
+            summary.writerow(_summary_row(record, heads))
+            if pictures:
+                _draw(directory / PICTURES, number, record, heads)
+        if summary is None:
+            raise AssertionError("an input without records was refused when it was read")
+
+
+def _draw(directory: Path, number: int, record: Explained, heads: list[HeadSpec]) -> None:
+    from abonyx.explain.bars import draw_record
+
+    directory.mkdir(exist_ok=True)
+    stem = f"{number:03d}-{re.sub(r'[^A-Za-z0-9._-]+', '_', record.id)[:60]}"  # ids need not differ, nor be names
+    picture = draw_record(record, heads)
+    (directory / f"{stem}.png").write_bytes(picture.png)
+    (directory / f"{stem}.svg").write_bytes(picture.svg)
+
+
+def _residue_rows(record: Explained) -> Iterator[tuple[object, ...]]:
+    for chain in record.chains:
+        for place, values in zip(chain.places, chain.part.residues, strict=True):
+            cells = (place.index + 1, place.imgt, place.region, place.residue)
+            yield (record.id, chain.part.chain, *cells, *map(shortest_decimal, values))
+        if chain.part.end.any():
+            yield (record.id, chain.part.chain, "", "", END, "", *map(shortest_decimal, chain.part.end))
+
+
+def _region_rows(record: Explained) -> Iterator[tuple[object, ...]]:
+    for chain in record.chains:
+        for region, (count, sums) in chain.regions().items():
+            yield (record.id, chain.part.chain, region, count, *sums.tolist())
+
+
+def _summary_header(record: Explained, heads: Sequence[HeadSpec]) -> list[str]:
+    of_heads = [
+        f"{head.name}_{part}"
+        for head in heads
+        for part in ("baseline", "contributions", *(("logit", "p") if head.kind == LOGISTIC else ("value",)))
+    ]
+    charges = [f"{prefix}{name}" for prefix in _prefixes(record) for name in ("charge", "pI")]
+    return ["id", *of_heads, *charges, "flag"]
+
+
+def _summary_row(record: Explained, heads: Sequence[HeadSpec]) -> list[object]:
+    found, cells = record.contributions, list[object]()
+    for column, head in enumerate(heads):
+        total, baseline = float(found.total[column]), float(found.baseline[column])
+        cells += [baseline, total - baseline, total]
+        cells += [float(sigmoid(found.total[column]))] if head.kind == LOGISTIC else []
+    for chain in record.chains:
+        cells += ["" if value is None else round(value, 2) + 0.0 for value in (chain.charge, chain.pi)]
+    return [record.id, *cells, record.flag]
+
+
+def _prefixes(record: Explained) -> list[str]:
+    """What the columns of each chain begin with."""
+    if len(record.chains) == 1:
+        return [""]
+    return [f"{_CHAIN_NAMES[chain.part.chain]}_" for chain in record.chains]
