@@ -1,0 +1,109 @@
+"""Variants of parents: figures of labels whose answer is known."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+from sklearn.metrics import roc_auc_score
+
+from abonyx.errors import InputError
+from abonyx.evaluate.parents import ByParent, formal_charge, measure_by_parent
+
+RESIDUES = "ADEFGKLNQRSTVWY"
+
+
+class _Made:
+    """Variants of some parents: sequences, formal charges, and an effect that is not charge's (tryptophans)."""
+
+    def __init__(self, parents: int = 3, variants: int = 300, seed: int = 0) -> None:
+        self.generator = np.random.default_rng(seed)
+        letters = self.generator.choice(list(RESIDUES), (parents * variants, 20))
+        self.sequences = ["".join(row) for row in letters]
+        self.parents = [f"parent {row // variants}" for row in range(parents * variants)]
+        self.charge = formal_charge(self.sequences).astype(np.float64)
+        self.effect = np.array([sequence.count("W") for sequence in self.sequences], np.float64)
+        self.noise = self.generator.standard_normal(len(self.sequences))
+
+    def measure(self, measured: np.ndarray, scores: np.ndarray, *, classes: bool = True) -> ByParent:
+        labels = (measured > np.median(measured)).astype(np.float64) if classes else measured
+        return measure_by_parent(
+            "parent", self.parents, self.sequences, labels, scores, classes=classes, resamples=200, seed=0
+        )
+
+
+@pytest.mark.parametrize("classes", [True, False])
+def test_charge_only(classes: bool) -> None:
+    made = _Made()
+    found = made.measure(made.charge + 0.3 * made.noise, made.charge + 0.01 * made.effect, classes=classes)
+    chance = 0.5 if classes else 0.0
+    assert found.charge.value is not None and found.charge.value > 0.9
+    assert found.model.value == pytest.approx(found.charge.value, abs=0.05)
+    assert found.model_at_equal_charge.value == pytest.approx(chance, abs=0.1)
+    assert "not distinguishable from chance" in found.verdict()
+
+
+@pytest.mark.parametrize("classes", [True, False])
+def test_charge_and_a_residue(classes: bool) -> None:
+    made = _Made()
+    truth = made.charge + 1.5 * made.effect
+    found = made.measure(truth + 0.3 * made.noise, truth, classes=classes)
+    assert found.model_at_equal_charge.low is not None
+    assert found.model_at_equal_charge.low > (0.6 if classes else 0.3)
+    assert "better than chance" in found.verdict()
+    opposed = made.measure(truth + 0.3 * made.noise, made.charge - 1.5 * made.effect, classes=classes)
+    assert "worse than chance" in opposed.verdict()
+
+
+@pytest.mark.parametrize("classes", [True, False])
+@pytest.mark.parametrize("parents", [1, 30])
+def test_noise(classes: bool, parents: int) -> None:
+    made = _Made(parents=parents, variants=900 // parents)
+    found = made.measure(made.noise, made.charge + made.effect, classes=classes)
+    chance = 0.5 if classes else 0.0
+    for metric in (found.model, found.charge, found.model_at_equal_charge):
+        assert metric.low is not None and metric.high is not None
+        assert metric.low < chance < metric.high
+    assert found.drawn == ("parents" if parents == 30 else "rows of each parent")
+
+
+def test_telling_parents_apart_counts_for_nothing() -> None:
+    made = _Made()
+    between = np.array([int(parent[-1]) for parent in made.parents], np.float64)
+    found = made.measure(10 * between + made.noise, 10 * between)
+    assert found.model.value is None or found.model.value == pytest.approx(0.5)
+
+
+def test_one_parent_is_what_scikit_learn_and_scipy_give() -> None:
+    made = _Made(parents=1)
+    measured, scores = made.charge + made.noise, np.round(made.charge + made.effect)
+    labels = (measured > np.median(measured)).astype(int)
+    found = made.measure(measured, scores)
+    assert found.model.value == pytest.approx(roc_auc_score(labels, scores))
+    assert found.charge.value == pytest.approx(roc_auc_score(labels, made.charge))
+    pairs = [
+        (scores[a] > scores[b]) + 0.5 * (scores[a] == scores[b])
+        for a, b in itertools.product(np.flatnonzero(labels == 1), np.flatnonzero(labels == 0))
+        if made.charge[a] == made.charge[b]
+    ]
+    assert found.model_at_equal_charge.value == pytest.approx(np.mean(pairs))
+    values = made.measure(measured, scores, classes=False)
+    assert values.model.value == pytest.approx(spearmanr(measured, scores).statistic)
+
+
+def test_rows_without_a_parent_are_left_out_and_parents_listed() -> None:
+    made = _Made(parents=2, variants=50)
+    made.parents[0] = ""
+    found = made.measure(made.charge + made.noise, made.charge)
+    assert (found.rows, found.left_out) == (99, 1)
+    assert [(each.parent, each.rows) for each in found.parents] == [("parent 0", 49), ("parent 1", 50)]
+    assert all(each.charges > 1 and each.model is not None for each in found.parents)
+
+
+def test_a_column_that_names_each_row_differently_is_refused() -> None:
+    made = _Made(parents=1, variants=20)
+    made.parents = [f"variant {row}" for row in range(20)]
+    with pytest.raises(InputError, match="none of 20 parents has rows of both classes"):
+        made.measure(made.charge, made.charge)
