@@ -71,7 +71,7 @@ def test_rows_that_cannot_be_changed_in_every_way_are_left_out(sequences: list[s
     rows = Input(ids=["a", "b", "c"], sequences=[sequences[0], sequences[0][:3], sequences[0] + "S"])
     varied = Varied.of(rows, SequenceLimit(len(sequences[0]) + 9), "rows.csv")
     assert varied.kept.tolist() == [True, False, False]
-    varied.p[:] = 0.75
+    varied.scores[:] = 0.75
     measured = varied.measure(np.array([0.25, 0.5, 0.5], np.float32), 0.5)
     assert (measured.rows, measured.left_out) == (1, 2)
     assert all((each.flips, each.mean_dp) == (1.0, 0.5) for each in measured.variations.values())
