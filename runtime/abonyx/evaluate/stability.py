@@ -130,7 +130,7 @@ class Varied:
     def jobs(self) -> list[Job]:
         """One a variation."""
         each = zip(self.inputs, self.scores, strict=True)
-        return [Job(changed, ArraySink(row[:, None])) for changed, row in each]
+        return [Job(changed, ArraySink(row[:, None]), altered=True) for changed, row in each]
 
     def measure(self, p: Float32Array, threshold: float) -> Stability:
         """Compare with probabilities (n,) of the input's rows as they are."""
