@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -32,12 +32,11 @@ from abonyx.card.record import (
     Card,
     DifferenceRecord,
     FoldsRecord,
-    IntervalRecord,
     LevelRecord,
     PredictorRecord,
-    SpreadRecord,
 )
 from abonyx.card.sentence import sentence
+from abonyx.card.spread import interval_record, share_covered, spread_record
 from abonyx.card.statistics import ClassScores, Measurement, Scores, ValueScores, measure
 
 HEAD = "this head"
@@ -125,7 +124,7 @@ def card_of_fit(
     if task == "values":
         interval = choose_interval(labels - shipped.raw, confidence)
         card = _noted(_card(judged, scores, random, None, fitted=True), said)
-        return msgspec.structs.replace(card, interval=_interval_record(interval, labels)), interval
+        return msgspec.structs.replace(card, interval=interval_record(interval, labels)), interval
     p = sigmoid(shipped.raw)
     band = choose_band(p, labels, confidence)
     calls = count_calls_by_fold(p, labels, judged.by_cluster, band, shipped.raw > 0, judged.set.has_call)
@@ -144,18 +143,53 @@ def card_of_scores(labelled: LabelledSet, p: Float64Array, called: BoolArray, ba
         called: (n,) whether the head calls a row 1.
         band: the head's; None = it has none.
     """
+
+    def judge(judged: _Judged, rows: Int64Array) -> Card:
+        labels, trusted = judged.set.labels, judged.set.has_call
+        own = ClassScores(p[rows], called[rows])
+        if band is None:
+            return _fixed_card(judged, own, count_called(own.called, labels, trusted))
+        return _fixed_card(judged, own, count_calls(own.ranked, labels, band, own.called, trusted))
+
+    return _card_of_fixed(labelled, judge)
+
+
+def card_of_values(labelled: LabelledSet, values: Float64Array, interval: ValueBand | None = None) -> Card:
+    """The same of a head of values.
+
+    Args:
+        labelled: the rows, of values. values: (n,) predicted, in the labels' unit.
+        interval: the head's, around a value; None = it has none.
+    """
+
+    def judge(judged: _Judged, rows: Int64Array) -> Card:
+        labels, own = judged.set.labels, values[rows]
+        # As the baselines': R2 is beside the mean of the rows outside the fold.
+        card = _fixed_card(judged, ValueScores(own, own, training_means(labels, judged.by_cluster)), None)
+        if interval is None:
+            return card
+        covered = share_covered(interval, labels, own, judged.set.has_call)
+        return msgspec.structs.replace(card, interval=interval_record(interval, labels, covered))
+
+    return _card_of_fixed(labelled, judge)
+
+
+def _card_of_fixed(labelled: LabelledSet, judge: Callable[[_Judged, Int64Array], Card]) -> Card:
+    """The card that `judge` makes of the rows that it is given, unless nothing can be said of them."""
     if why := unjudged(labelled):
         return _without_judgement(labelled, why, fitted=False)
     rows = sample_rows(len(labelled.labels), labelled.seed)
-    judged, p, called = _judge(labelled, rows), p[rows], called[rows]
+    judged = _judge(labelled, rows)
     if why := related(judged.set, judged.clusters.of_row):
         return _without_judgement(labelled, why, fitted=False)
-    labels = judged.set.labels
-    own: dict[str, Scores] = {HEAD: ClassScores(p, called)}
-    scores = own | _scores(judged.baselines, labels, judged.by_cluster, labelled.task)
-    random = _scores(judged.random_baselines, labels, judged.at_random, labelled.task)
-    trusted = judged.set.has_call
-    calls = count_called(called, labels, trusted) if band is None else count_calls(p, labels, band, called, trusted)
+    return judge(judged, rows)
+
+
+def _fixed_card(judged: _Judged, own: Scores, calls: CallCounts | None) -> Card:
+    labels, task = judged.set.labels, judged.set.task
+    scores: dict[str, Scores] = {HEAD: own}
+    scores |= _scores(judged.baselines, labels, judged.by_cluster, task)
+    random = _scores(judged.random_baselines, labels, judged.at_random, task)
     return _card(judged, scores, random, calls, fitted=False)
 
 
@@ -242,7 +276,7 @@ def _card(
         ],
         difference=DifferenceRecord(baseline=best, statistic=statistic, estimate=difference, comparisons=comparisons),
         calls=calls,
-        spread=_spread(labelled),
+        spread=spread_record(labelled.labels) if labelled.task == "values" else None,
         notes=notes(judged.facts, calls, fitted=fitted),
     )
 
@@ -269,22 +303,3 @@ def _folds_record(judged: _Judged) -> FoldsRecord:
         draws=judged.set.draws,
         rows_of=total if total > rows else None,
     )
-
-
-def _interval_record(interval: ValueBand | None, labels: Float64Array) -> IntervalRecord | None:
-    if interval is None:
-        return None
-    tail = 50 * (1 - interval.confidence)
-    low, high = np.percentile(labels, (tail, 100 - tail))
-    if not high > low:  # nearly all labels are equal
-        return None
-    return IntervalRecord(
-        confidence=interval.confidence, low=interval.low, high=interval.high, spread=float(high - low)
-    )
-
-
-def _spread(labelled: LabelledSet) -> SpreadRecord | None:
-    if labelled.task == "classes":
-        return None
-    p10, p90 = np.percentile(labelled.labels, (10, 90))
-    return SpreadRecord(sd=float(labelled.labels.std(ddof=1)), p10=float(p10), p90=float(p90))

@@ -43,7 +43,7 @@ class SetFacts:
 
 def notes(facts: SetFacts, calls: CallCounts | None, *, fitted: bool) -> list[str]:
     """The notes, in the order in which a page lists them."""
-    return [*_of_rows(facts, fitted), *_of_intervals(facts), *_of_calls(facts, calls), *_of_fits(fitted)]
+    return [*_of_rows(facts, fitted), *_of_intervals(facts), *_of_calls(facts, calls, fitted), *_of_fits(facts, fitted)]
 
 
 def _of_rows(facts: SetFacts, fitted: bool) -> list[str]:
@@ -79,22 +79,26 @@ def _of_intervals(facts: SetFacts) -> list[str]:
     return found
 
 
-def _of_calls(facts: SetFacts, calls: CallCounts | None) -> list[str]:
+def _of_calls(facts: SetFacts, calls: CallCounts | None, fitted: bool) -> list[str]:
     found = []
     if facts.flagged:
-        found.append(f"{_rows(facts.flagged)} flagged: without a call, and in all other figures")
+        values = "in all figures" if fitted else "without an interval, and in all other figures"
+        where = values if facts.fewest is None else "without a call, and in all other figures"
+        found.append(f"{_rows(facts.flagged)} flagged: {where}")
     if calls is not None and calls.against:
         found.append(f"{_rows(calls.against)} called the other way by the threshold: `nonspecific` and `call` disagree")
     return found
 
 
-def _of_fits(fitted: bool) -> list[str]:
+def _of_fits(facts: SetFacts, fitted: bool) -> list[str]:
     if fitted:
         learns = "the head and the baselines are fitted without the rows that they score; C or alpha likewise"
     else:
         learns = "the baselines learn from the labels of this set, in folds; the head does not"
     charge = f"charge is at pH 7.4, with the pKa values of {PKA_SOURCE}; cysteines are taken as bonded"
-    return [learns, charge]
+    # Else the head's R2 here and the same head's R2 over the whole set would look like a contradiction.
+    beside = "R2 compares the head, too, with the mean of the rows outside each fold; of all rows at once it differs"
+    return [learns, charge, *([beside] if facts.fewest is None and not fitted else [])]
 
 
 def _rows(count: int) -> str:

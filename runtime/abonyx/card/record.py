@@ -82,12 +82,14 @@ class IntervalRecord(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         confidence: share of rows whose measured value lies in it. low, high: what is added to a value.
         spread: width of the interval that holds the same share of the labels, in their unit.
+        covered: of a head that was fixed before: share of the rows without a flag whose label lies in the interval.
     """
 
     confidence: float
     low: float
     high: float
     spread: float
+    covered: float | None = None
 
     @property
     def ratio(self) -> float:
@@ -107,7 +109,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
         shared: rows whose sequence the head was trained on; None = not known.
         folds, predictors, difference: None and empty if nothing could be judged; the head is the first predictor.
         calls: of heads with a band.
-        spread: of values. interval: of a head of values that was fitted here, out of fold.
+        spread: of values. interval: of a head of values that stores one, or was fitted here, out of fold.
         notes: what a reader must know of the numbers.
     """
 

@@ -34,7 +34,7 @@ def sections(card: Card) -> list[Section]:
     if card.calls is not None:
         found.append(Section("Calls", _calls(card.calls)))
     if card.interval is not None:
-        found.append(Section("Intervals", [_interval(card.interval)]))
+        found.append(Section("Intervals", [_interval(card.interval, fitted=card.fitted)]))
     if card.folds is not None:
         found.append(_folds(card.folds, card.rows))
     return [*found, Section("Set", _set(card))]
@@ -99,12 +99,16 @@ def _calls(calls: CallCounts) -> list[str]:
     return [counts, ends]
 
 
-def _interval(interval: IntervalRecord) -> str:
+def _interval(interval: IntervalRecord, *, fitted: bool) -> str:
     share = percent(interval.confidence)
-    ends = f"{share} of the measured values lie between the predicted one {interval.low:+.4g} and {interval.high:+.4g}"
-    width = f"that is {interval.high - interval.low:.4g} wide, {interval.ratio:.2f} times the {interval.spread:.4g}"
+    wide = f"{interval.high - interval.low:.4g} wide, {interval.ratio:.2f} times the {interval.spread:.4g} that {share}"
     verdict = ": no narrower than not predicting" if interval.ratio > _NO_NARROWER else ""
-    return f"Out of fold, {ends}; {width} that {share} of the labels span{verdict}."
+    if fitted:
+        ends = f"between the predicted one {interval.low:+.4g} and {interval.high:+.4g}"
+        return f"Out of fold, {share} of the measured values lie {ends}; that is {wide} of the labels span{verdict}."
+    held = f"from the predicted value {interval.low:+.4g} to {interval.high:+.4g}, made to hold {share}"
+    holds = "" if interval.covered is None else f" It holds {percent(interval.covered)} of the rows without a flag."
+    return f"The head's interval goes {held}.{holds} It is {wide} of these labels span{verdict}."
 
 
 def _folds(folds: FoldsRecord, rows: int) -> Section:

@@ -81,7 +81,7 @@ class ValueScores:
             left = weights @ (labels - self.predicted) ** 2
             nothing = weights @ (labels - self.mean) ** 2
             return {
-                "spearman": _rank_correlation(self.ranked, labels, weights),
+                "spearman": rank_correlation(self.ranked, labels, weights),
                 "r2": 1 - left / nothing,
                 "mae": weights @ np.abs(labels - self.predicted) / weights.sum(axis=1),
             }
@@ -200,7 +200,7 @@ def _ranks(values: Float64Array, weights: Float64Array) -> Float64Array:
     return ranks
 
 
-def _rank_correlation(ranked: Float64Array, labels: Float64Array, weights: Float64Array) -> Float64Array:
+def rank_correlation(ranked: Float64Array, labels: Float64Array, weights: Float64Array) -> Float64Array:
     """Spearman's (draws,); 0 of scores that are all one, NaN of labels that are."""
     one, other = _ranks(ranked, weights), _ranks(labels, weights)
     total = weights.sum(axis=1, keepdims=True)

@@ -251,14 +251,21 @@ def embed(source: Path, output: Path, restart: bool, **options: Any) -> None:
 @click.option(
     "-o", "--output", required=True, type=PATH, help="Directory to make; with several INPUTs, one in it each."
 )
-@click.option("--label-column", default="label", show_default=True, help="Column of 0, 1 or blank (not labelled).")
+@click.option(
+    "--label-column",
+    default="label",
+    show_default=True,
+    help="Column of labels: 0 and 1, or measured values; blank = not labelled.",
+)
 @click.option("--head", metavar="NAME", help="The head that is evaluated.  [default: the bundle's first]")
 @run_options
 @_ASSAY
 @_THRESHOLD
 @click.option("--bootstrap", type=click.IntRange(min=1), default=2000, show_default=True, help="Resamples.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the resampling.")
-@click.option("--stability", is_flag=True, help="Score changed sequences, too: how many calls flip (8 times the work).")
+@click.option(
+    "--stability", is_flag=True, help="Score changed sequences, too: do calls flip, values move? (8 times the work)"
+)
 def evaluate(
     sources: tuple[Path, ...],
     output: Path,
@@ -271,7 +278,10 @@ def evaluate(
     stability: bool,
     **options: Any,
 ) -> None:
-    """Compare scores with labels: a card, metrics, predictions, pictures and a report.  Needs the extra evaluate."""
+    """Compare a head's scores with labels, or its values with measured ones.  Needs the extra evaluate.
+
+    Writes a card, metrics, predictions, pictures and a report.
+    """
     require("evaluate")
     from abonyx.evaluate.evaluation import EvaluationRequest, check_request, evaluate_files
 

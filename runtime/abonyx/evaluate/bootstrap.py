@@ -35,7 +35,7 @@ def resampled_metrics(y: Ints, p: Float32Array, called: int, resamples: int, see
     blocks: list[dict[str, Float64Array]] = []
     # Quotients without a denominator come out as the NaN that they are meant to be.
     with np.errstate(divide="ignore", invalid="ignore"):
-        for weights in _weights(len(y), resamples, seed):
+        for weights in row_weights(len(y), resamples, seed):
             below, positives = np.cumsum(weights, axis=1), np.cumsum(weights * y, axis=1)
             found = _confusion_metrics(below, positives, called)
             found |= _ranking_metrics(positives[:, ends], below[:, ends] - positives[:, ends])
@@ -53,7 +53,7 @@ def interval(values: Float64Array) -> tuple[float, float, int]:
     return float(low), float(high), len(values) - len(defined)
 
 
-def _weights(n: int, resamples: int, seed: int) -> Iterator[Ints]:
+def row_weights(n: int, resamples: int, seed: int) -> Iterator[Ints]:
     """How often each of n rows is drawn, by blocks of resamples."""
     generator = np.random.default_rng(seed)
     size = max(1, _BLOCK_CELLS // n)

@@ -1,9 +1,9 @@
-"""The metrics of one labelled set, by scikit-learn, with bootstrap intervals."""
+"""The metrics of one labelled set of classes, by scikit-learn, with bootstrap intervals."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -36,13 +36,13 @@ class Metric(msgspec.Struct, frozen=True):
     low: float | None
     high: float | None
 
-    def text(self) -> str:
-        """As `0.663 [0.570, 0.756]`, or that it is undefined."""
+    def text(self, form: str = ".3f") -> str:
+        """As `0.663 [0.570, 0.756]`, each number in that format, or that it is undefined."""
         if self.value is None:
             return "undefined"
         if self.low is None or self.high is None:
-            return f"{self.value:.3f} [no interval]"
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+            return f"{self.value:{form}} [no interval]"
+        return f"{self.value:{form}} [{self.low:{form}}, {self.high:{form}}]"
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,23 @@ class Measured:
     """What was measured on the labelled rows.
 
     Attributes:
-        confusion: [[TN, FP], [FN, TP]].
         notes: why a metric is None, and which resamples were left out.
+        confusion: [[TN, FP], [FN, TP]]; None of values.
     """
 
     metrics: dict[str, Metric]
-    confusion: list[list[int]]
     notes: list[str]
+    confusion: list[list[int]] | None = None
 
 
-def measure(y: Ints, p: Float32Array, threshold: float, resamples: int, seed: int) -> Measured:
+@dataclass(frozen=True)
+class MeasuredClasses(Measured):
+    """The same of classes, which have a confusion matrix."""
+
+    confusion: list[list[int]]
+
+
+def measure(y: Ints, p: Float32Array, threshold: float, resamples: int, seed: int) -> MeasuredClasses:
     """Measure p against labels.
 
     Args:
@@ -75,14 +82,28 @@ def measure(y: Ints, p: Float32Array, threshold: float, resamples: int, seed: in
     exact = p.astype(np.float64)
     order = np.argsort(-exact, kind="stable")
     drawn = resampled_metrics(y[order], p[order], int(calls.sum()), resamples, seed)
+    values = {name: None if name in reasons else compute(y, calls, exact) for name, compute in _METRICS.items()}
+    found = with_intervals(values, drawn, reasons, resamples)
+    return MeasuredClasses(found.metrics, found.notes, confusion)
+
+
+def with_intervals(
+    values: Mapping[str, float | None], drawn: Mapping[str, Float64Array], reasons: dict[str, str], resamples: int
+) -> Measured:
+    """Metrics with their intervals, and the notes on what is undefined.
+
+    Args:
+        values: name -> value of the rows as they are; None = undefined, and `reasons` has why.
+        drawn: name -> (resamples,) values; NaN = undefined.
+    """
     metrics: dict[str, Metric] = {}
     left_out: dict[int, list[str]] = {}
-    for name, compute in _METRICS.items():
-        if name in reasons:
+    for name, value in values.items():
+        if value is None:
             metrics[name] = Metric(None, None, None)
             continue
         low, high, undefined = interval(drawn[name])
-        metrics[name] = Metric(float(compute(y, calls, exact)), _finite(low), _finite(high))
+        metrics[name] = Metric(float(value), _finite(low), _finite(high))
         if undefined:
             left_out.setdefault(undefined, []).append(name)
     notes = _grouped(reasons)
@@ -90,7 +111,7 @@ def measure(y: Ints, p: Float32Array, threshold: float, resamples: int, seed: in
         f"{', '.join(names)}: undefined on {count} of {resamples} resamples, which are left out of the interval"
         for count, names in left_out.items()
     ]
-    return Measured(metrics, confusion, notes)
+    return Measured(metrics, notes)
 
 
 Compute = Callable[[Ints, Ints, Float64Array], float]

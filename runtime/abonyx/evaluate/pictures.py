@@ -1,39 +1,21 @@
-"""The pictures of one labelled set, by matplotlib: readable at 600 pixels, and without telling colours apart."""
+"""The pictures of one labelled set of classes; see drawing.py for their looks."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from abonyx.arrays import Float32Array, Int64Array
-from abonyx.evaluate.metrics import Measured
+from abonyx.evaluate.drawing import BLUE, GREY, VERMILLION, Picture, add_legend, render, titled
+from abonyx.evaluate.metrics import MeasuredClasses
 
-# Of Okabe and Ito's palette, which every kind of colour vision tells apart; line styles and hatches say it again.
-BLUE, VERMILLION, GREY = "#0072B2", "#D55E00", "#595959"
 CLASSES = ("specific (0)", "non-specific (1)")
-# Over matplotlib's own defaults, so that a user's matplotlibrc changes nothing. The salt fixes the SVG's ids.
-_STYLE = {
-    "font.size": 11,
-    "axes.titlesize": 11,
-    "legend.fontsize": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "hatch.linewidth": 0.6,
-    "svg.hashsalt": "abonyx",
-}
-_SIZE_INCHES, _DPI = (6.0, 4.8), 150
-_NAME_LENGTH = 36
 _MOST_BINS = 40
-# The bundled font draws the letters before this one; others would be empty boxes and a warning each.
-_FIRST_UNDRAWN = "\u0250"
 
 
 @dataclass(frozen=True)
@@ -49,14 +31,7 @@ class Subject:
     y: Int64Array
     p: Float32Array
     threshold: float
-    measured: Measured
-
-    @property
-    def title(self) -> str:
-        """The input's name, as far as the font and the width go, and its rows."""
-        drawn = "".join(char if char.isprintable() and char < _FIRST_UNDRAWN else "?" for char in self.name)
-        short = drawn if len(drawn) <= _NAME_LENGTH else f"{drawn[: _NAME_LENGTH - 3]}..."
-        return f"{short}, n = {len(self.y):,}"
+    measured: MeasuredClasses
 
     @property
     def ranked(self) -> bool:
@@ -64,31 +39,16 @@ class Subject:
         return self.measured.metrics["roc_auc"].value is not None
 
 
-def draw(subject: Subject) -> Iterator[tuple[str, str, bytes, bytes]]:
-    """Give the name, alternative text, PNG and SVG of each picture that the rows allow."""
+def draw(subject: Subject) -> Iterator[Picture]:
+    """Give each picture that the rows allow."""
     for name, (describe, paint, needs_both) in _PICTURES.items():
         if needs_both and not subject.ranked:
             continue
-        with _style():
-            figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
-            axes = figure.add_subplot()
-            paint(axes, subject)
-            png, svg = io.BytesIO(), io.BytesIO()
-            figure.savefig(png, format="png", dpi=_DPI, metadata={"Software": None})
-            figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-        yield name, describe(subject), png.getvalue(), svg.getvalue()
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        mpl.rcParams.update(_STYLE)
-        yield
+        yield render(name, describe(subject), partial(paint, subject=subject))
 
 
 def _set_title(axes: Axes, what: str, subject: Subject) -> None:
-    axes.set_title(f"{what}\n{subject.title}", parse_math=False)  # a $ in a file's name is no formula
+    titled(axes, what, subject.name, len(subject.y))
 
 
 def _paint_confusion(axes: Axes, subject: Subject) -> None:
@@ -166,8 +126,7 @@ def _unit_square(axes: Axes, across: str, up: str) -> None:
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel=across, ylabel=up)
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
-    # Below the axes: there is no corner that no curve passes.
-    axes.figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9, columnspacing=1.2)
+    add_legend(axes)
 
 
 def _paint_scores(axes: Axes, subject: Subject) -> None:
@@ -191,7 +150,7 @@ def _paint_scores(axes: Axes, subject: Subject) -> None:
         )
     axes.axvline(subject.threshold, color="black", linestyle=":", linewidth=2, label=f"threshold {subject.threshold:g}")
     axes.set(xlim=(-0.02, 1.02), xlabel="p_nonspecific", ylabel="share of the class")
-    axes.figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9, columnspacing=1.2)
+    add_legend(axes)
     _set_title(axes, "Scores by label", subject)
 
 
@@ -217,7 +176,7 @@ def _describe_scores(subject: Subject) -> str:
     return f"Histogram of p_nonspecific by label: {', '.join(medians)}; the threshold is {subject.threshold:g}."
 
 
-_PICTURES: dict[str, tuple[Callable[[Subject], str], Callable[[Axes, Subject], None], bool]] = {
+_PICTURES: dict[str, tuple[Callable[[Subject], str], Callable[..., None], bool]] = {
     "confusion_matrix": (_describe_confusion, _paint_confusion, False),
     "roc": (_describe_roc, _paint_roc, True),
     "precision_recall": (_describe_precision_recall, _paint_precision_recall, True),

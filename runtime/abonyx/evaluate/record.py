@@ -6,7 +6,7 @@ import msgspec
 
 from abonyx.card.record import Card
 from abonyx.evaluate.metrics import Metric
-from abonyx.evaluate.stability import Stability
+from abonyx.evaluate.stability import Stability, ValueStability
 
 # What decides the domain's flags -> value, as domain.DomainRule.facts has it.
 DomainFacts = dict[str, str | bool | None]
@@ -25,10 +25,28 @@ class Unflagged(msgspec.Struct, frozen=True, kw_only=True):
     """The metrics without the flagged rows; fields as EvaluationRecord's."""
 
     n: int
-    n_positive: int
-    n_negative: int
+    n_positive: int | None
+    n_negative: int | None
     metrics: dict[str, Metric]
-    confusion_matrix: list[list[int]]
+    confusion_matrix: list[list[int]] | None
+
+
+class ValueFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What the values of a linear head are.
+
+    Attributes:
+        lowest, highest: of the measured values.
+    """
+
+    unit: str
+    higher_is_worse: bool
+    lowest: float
+    highest: float
+
+    @property
+    def words(self) -> str:
+        """As a reader needs it beside the head's name."""
+        return f"value in {self.unit}, {'higher' if self.higher_is_worse else 'lower'} is worse"
 
 
 class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,35 +55,38 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         input: the file's name; input_sha256: of its bytes.
         head: name of the head that was evaluated.
-        n: labelled rows, which the metrics are of, flagged or not; n_positive, n_negative: those labelled 1 and 0.
+        values: of a head that gives values; None of one that gives a probability.
+        n: labelled rows, which the metrics are of, flagged or not; n_positive, n_negative: those labelled 1 and 0, None
+            of values.
         n_flagged: of n, those whose score has no call; None if flags were not looked for.
         flags: reason -> scored rows that have it, with a label or without; a row may have several.
         unflagged: the metrics without the n_flagged rows; None if no row is left, or flags were not looked for.
         domain: how chain and domain were judged.
         n_unlabelled: rows scored and left out of the metrics; n_rejected: records not scored.
-        threshold: p strictly above it is called 1; assay: whose it is, None where none was asked for.
+        threshold: p strictly above it is called 1, None of values; assay: whose it is, None where none was asked for.
         precision: the variant's, or bf16 where the arithmetic was that.
-        confusion_matrix: [[TN, FP], [FN, TP]].
+        confusion_matrix: [[TN, FP], [FN, TP]]; None of values.
         notes: what a reader must know of the numbers, such as why one is null.
         card: how far to trust the head on this set.
-        stability: how many calls flip if sequences are changed; None if that was not asked for.
+        stability: how many calls flip, or how far values move, if sequences are changed; None if not requested.
         schema_version: of the card, and of where it is.
     """
 
     input: str
     input_sha256: str
     head: str
+    values: ValueFacts | None
     n: int
-    n_positive: int
-    n_negative: int
+    n_positive: int | None
+    n_negative: int | None
     n_unlabelled: int
     n_rejected: int
     n_flagged: int | None
     flags: dict[str, int]
-    threshold: float
+    threshold: float | None
     assay: str | None
     metrics: dict[str, Metric]
-    confusion_matrix: list[list[int]]
+    confusion_matrix: list[list[int]] | None
     unflagged: Unflagged | None
     bootstrap: Bootstrap
     bundle: str
@@ -79,7 +100,7 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str]
     version: str
     card: Card
-    stability: Stability | None
+    stability: Stability | ValueStability | None
     schema_version: int
 
     def encode(self) -> bytes:
@@ -88,16 +109,15 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     def facts(self) -> list[tuple[str, str]]:
         """Return name and value of each row of the report's table."""
-        (tn, fp), (fn, tp) = self.confusion_matrix
+        values = self.values
         return [
             ("input", f"{self.input}, sha256 {self.input_sha256}"),
-            ("head", self.head),
-            ("rows with a label", f"{self.n:,}: {self.n_negative:,} specific, {self.n_positive:,} non-specific"),
+            ("head", self.head if values is None else f"{self.head}, {values.words}"),
+            ("rows with a label", self._labelled()),
             ("rows without", f"{self.n_unlabelled:,}"),
             ("rows flagged", self._flags()),
             ("records rejected", f"{self.n_rejected:,}"),
-            ("threshold", f"p > {self.threshold:g}" + (f" ({self.assay})" if self.assay else "")),
-            ("confusion", f"TN {tn:,}, FP {fp:,}, FN {fn:,}, TP {tp:,}"),
+            *self._calls(),
             (
                 "intervals",
                 f"{self.bootstrap.interval}, {self.bootstrap.resamples:,} bootstrap resamples of rows, "
@@ -111,8 +131,23 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
             ("abonyx", self.version),
         ]
 
+    def _labelled(self) -> str:
+        if self.values is not None:
+            return f"{self.n:,}: {self.values.lowest:.4g} to {self.values.highest:.4g} {self.values.unit}"
+        return f"{self.n:,}: {self.n_negative:,} specific, {self.n_positive:,} non-specific"
+
+    def _calls(self) -> list[tuple[str, str]]:
+        """The rows that are of calls; values have none."""
+        if self.threshold is None or self.confusion_matrix is None:
+            return []
+        (tn, fp), (fn, tp) = self.confusion_matrix
+        return [
+            ("threshold", f"p > {self.threshold:g}" + (f" ({self.assay})" if self.assay else "")),
+            ("confusion", f"TN {tn:,}, FP {fp:,}, FN {fn:,}, TP {tp:,}"),
+        ]
+
     def lines(self, name: str) -> list[str]:
-        """Return the summary's lines: n, accuracy, AUC, of all labelled rows and without flags; the card's; flips."""
+        """Return the summary's lines: n and metrics, of all labelled rows and without flags; the card's; stability."""
         unflagged = f"{name}, flagged rows left out: {self._unflagged_line()}"
         stability = [f"{name}: {self.stability.line()}"] if self.stability else []
         return [self._line(name), unflagged, f"{name}: {self.card.sentence}", *stability]
@@ -122,7 +157,7 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
         aside += [f"{self.n_rejected} rejected"] if self.n_rejected else []
         total = self.n + self.n_unlabelled + self.n_rejected
         rows = f"{self.n} labelled of {total}" + (f" ({', '.join(aside)})" if aside else "")
-        return f"{name}: {rows}, {_shown(self.metrics)}"
+        return f"{name}: {rows}, {self._shown(self.metrics)}"
 
     def _unflagged_line(self) -> str:
         if self.n_flagged is None:
@@ -131,17 +166,19 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
             return f"the same {self.n} labelled, none is flagged"
         if self.unflagged is None:
             return f"none is left, all {self.n} labelled rows are flagged"
-        return f"{self.unflagged.n} labelled, {_shown(self.unflagged.metrics)}"
+        return f"{self.unflagged.n} labelled, {self._shown(self.unflagged.metrics)}"
+
+    def _shown(self, metrics: dict[str, Metric]) -> str:
+        if self.values is not None:
+            error = f"mean absolute error {metrics['mae'].text('.4g')} {self.values.unit}"
+            return f"Spearman {metrics['spearman'].text()}, R2 {metrics['r2'].text()}, {error}"
+        return f"accuracy {metrics['accuracy'].text()}, ROC AUC {metrics['roc_auc'].text()}"
 
     def _flags(self) -> str:
         if self.n_flagged is None:
             return "not looked for"
         counts = ", ".join(f"{name} {count:,}" for name, count in self.flags.items())
         return f"{self.n_flagged:,} of those with a label" + (f"; of all rows: {counts}" if counts else "")
-
-
-def _shown(metrics: dict[str, Metric]) -> str:
-    return f"accuracy {metrics['accuracy'].text()}, ROC AUC {metrics['roc_auc'].text()}"
 
 
 def _word(value: str | bool | None) -> str:

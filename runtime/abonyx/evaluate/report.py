@@ -8,6 +8,7 @@ from html import escape
 from typing import NamedTuple
 
 from abonyx.errors import printable
+from abonyx.evaluate import value_metrics
 from abonyx.evaluate.metrics import NAMES, Metric
 from abonyx.evaluate.record import EvaluationRecord
 
@@ -45,23 +46,28 @@ figure { margin: 0; }
 
 
 class FlaggedRow(NamedTuple):
-    """A row whose score has no call, as the page shows it."""
+    """A row whose score should not be trusted, as the page shows it."""
 
     id: str
     label: str
-    p: str
+    score: str
     flag: str
 
 
 def report(
-    title: str, record: EvaluationRecord, flagged: Sequence[FlaggedRow], pictures: Iterable[tuple[str, bytes]]
+    title: str,
+    record: EvaluationRecord,
+    column: str,
+    flagged: Sequence[FlaggedRow],
+    pictures: Iterable[tuple[str, bytes]],
 ) -> str:
     """Return the page.
 
     Args:
         title: the input's name.
         record: what metrics.json has.
-        flagged: the rows whose scores have no call, with a label or without.
+        column: name of the scores' column in predictions.csv.
+        flagged: the rows whose scores should not be trusted, with a label or without.
         pictures: alternative text and SVG of each.
     """
     listed = "".join(f"<li>{escape(note)}</li>" for note in record.notes)
@@ -79,22 +85,24 @@ def report(
 <p class="verdict">{escape(record.card.sentence)}</p>
 {f"<ul>{listed}</ul>" if listed else ""}
 <div class="columns">
-<section><h2>Metrics</h2>{_metrics(record.metrics)}{_unflagged(record)}</section>
+<section><h2>Metrics</h2>{_metrics(record, record.metrics)}{_unflagged(record)}</section>
 <section><h2>Run</h2>{_facts(record.facts())}</section>
 </div>
 {_stability(record)}<h2>Pictures</h2>
 <div class="pictures">{images}</div>
-{_flagged(flagged)}</body>
+{_flagged(flagged, column, record)}</body>
 </html>
 """
 
 
-def _metrics(metrics: dict[str, Metric]) -> str:
-    rows = "".join(
-        f'<tr><th scope="row">{escape(NAMES[name])}</th><td>{_number(metric.value)}</td>'
-        f"<td>{_number(metric.low)}</td><td>{_number(metric.high)}</td></tr>"
-        for name, metric in metrics.items()
-    )
+def _metrics(record: EvaluationRecord, metrics: dict[str, Metric]) -> str:
+    rows = ""
+    for name, metric in metrics.items():
+        word, form = (NAMES | value_metrics.NAMES)[name], ".4f"
+        if record.values is not None and name in value_metrics.OF_UNIT:
+            word, form = f"{word} ({record.values.unit})", ".4g"
+        cells = "".join(f"<td>{_number(each, form)}</td>" for each in (metric.value, metric.low, metric.high))
+        rows += f'<tr><th scope="row">{escape(word)}</th>{cells}</tr>'
     head = '<th scope="col">metric</th><th scope="col">value</th><th scope="col">2.5 %</th><th scope="col">97.5 %</th>'
     return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
@@ -104,37 +112,39 @@ def _unflagged(record: EvaluationRecord) -> str:
     if record.unflagged is None or not record.n_flagged:
         return ""
     counts = f"{record.unflagged.n:,} of {record.n:,} rows with a label"
-    return f"<h2>Metrics without flagged rows ({counts})</h2>{_metrics(record.unflagged.metrics)}"
+    return f"<h2>Metrics without flagged rows ({counts})</h2>{_metrics(record, record.unflagged.metrics)}"
 
 
 def _stability(record: EvaluationRecord) -> str:
-    """What changed sequences do to the calls, if that was measured."""
+    """What changed sequences do to the scores, if that was measured."""
     if record.stability is None:
         return ""
+    title, (header, *table) = record.stability.table()
     rows = "".join(
-        f'<tr><th scope="row">{escape(name)}</th><td>{100 * each.flips:.1f} %</td><td>{each.mean_dp:.4f}</td></tr>'
-        for name, each in record.stability.variations.items()
+        f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in cells)}</tr>'
+        for name, *cells in table
     )
-    head = '<th scope="col">change</th><th scope="col">calls that flip</th><th scope="col">mean difference of p</th>'
+    head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in header)
     out = f", {record.stability.left_out:,} left out" if record.stability.left_out else ""
     return (
-        f"<h2>How stable a call is ({record.stability.rows:,} rows{out})</h2>\n"
+        f"<h2>{title} ({record.stability.rows:,} rows{out})</h2>\n"
         f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>\n"
     )
 
 
-def _flagged(rows: Sequence[FlaggedRow]) -> str:
+def _flagged(rows: Sequence[FlaggedRow], column: str, record: EvaluationRecord) -> str:
     """The flagged rows, in grey, the first LISTED_ROWS of them."""
     if not rows:
         return ""
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("id", "label", "p_nonspecific", "flag"))
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in ("id", "label", column, "flag"))
     body = "".join(
         "<tr>" + "".join(f"<td>{escape(printable(cell))}</td>" for cell in row) + "</tr>" for row in rows[:LISTED_ROWS]
     )
     more = f"<p>... and {len(rows) - LISTED_ROWS:,} more: see predictions.csv</p>" if len(rows) > LISTED_ROWS else ""
-    said = "The head was not trained on such records: their scores have no call, and should not be trusted."
+    what = "scores have no call, and" if record.values is None else "values"
     return (
-        f"<h2>Flagged rows ({len(rows):,})</h2>\n<p>{said}</p>\n"
+        f"<h2>Flagged rows ({len(rows):,})</h2>\n"
+        f"<p>The head was not trained on such records: their {what} should not be trusted.</p>\n"
         f'<table class="flagged"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}\n'
     )
 
@@ -144,8 +154,8 @@ def _facts(facts: Sequence[tuple[str, str]]) -> str:
     return f"<table><tbody>{rows}</tbody></table>"
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else f"{value:{form}}"
 
 
 def _image(text: str, svg: bytes) -> str:

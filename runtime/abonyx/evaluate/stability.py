@@ -1,4 +1,4 @@
-"""How stable a call is: the share of calls that flip if a sequence is changed at its ends, or has one X."""
+"""How stable a score is if a sequence is changed at its ends, or has one X: calls that flip, or how far values move."""
 
 from __future__ import annotations
 
@@ -47,20 +47,65 @@ class Stability(msgspec.Struct, frozen=True):
         shares = ", ".join(f"{name} {each.flips:.1%}" for name, each in self.variations.items())
         return f"calls of {self.rows} rows that flip: {shares}"
 
+    def table(self) -> tuple[str, list[list[str]]]:
+        """What the report shows: a heading; the header, then a row a variation."""
+        rows = [[name, f"{100 * each.flips:.1f} %", f"{each.mean_dp:.4f}"] for name, each in self.variations.items()]
+        return "How stable a call is", [["change", "calls that flip", "mean difference of p"], *rows]
+
+
+class MovedValue(msgspec.Struct, frozen=True):
+    """What one change does to a head's values.
+
+    Attributes:
+        mean_change: mean absolute difference, in the head's unit.
+        training_sds: the same over the standard deviation of the head's training values.
+    """
+
+    mean_change: float
+    training_sds: float
+
+
+class ValueStability(msgspec.Struct, frozen=True):
+    """How far values move, whatever was measured.
+
+    Attributes:
+        rows, left_out: as Stability's.
+        unit: of the values. training_sd: standard deviation of the head's training values, in the unit.
+        variations: by the names of VARIATIONS.
+    """
+
+    rows: int
+    left_out: int
+    unit: str
+    training_sd: float
+    variations: dict[str, MovedValue]
+
+    def line(self) -> str:
+        """What the summary says."""
+        moved = ", ".join(f"{name} {each.training_sds:.2f}" for name, each in self.variations.items())
+        sd = f"the training values' standard deviation, {self.training_sd:.4g} {self.unit}"
+        return f"mean change of {self.rows} values, in units of {sd}: {moved}"
+
+    def table(self) -> tuple[str, list[list[str]]]:
+        """As Stability's."""
+        rows = [[name, f"{each.mean_change:.4g}", f"{each.training_sds:.2f}"] for name, each in self.variations.items()]
+        header = ["change", f"mean change ({self.unit})", f"in training standard deviations ({self.training_sd:.4g})"]
+        return "How stable a value is", [header, *rows]
+
 
 @dataclass(frozen=True)
 class Varied:
-    """The variations of one input's rows; `p` is filled while scoring.
+    """The variations of one input's rows; `scores` is filled while scoring.
 
     Attributes:
         kept: (n,) which of the input's rows are changed, k of them.
         inputs: one a variation, k rows each.
-        p: (variations, k).
+        scores: (variations, k), probabilities or values.
     """
 
     kept: BoolArray
     inputs: tuple[Input, ...]
-    p: Float32Array
+    scores: Float32Array
 
     @classmethod
     def of(cls, checked: Input, limit: SequenceLimit, name: str) -> Varied:
@@ -84,13 +129,28 @@ class Varied:
 
     def jobs(self) -> list[Job]:
         """One a variation."""
-        return [Job(each, ArraySink(p[:, None])) for each, p in zip(self.inputs, self.p, strict=True)]
+        each = zip(self.inputs, self.scores, strict=True)
+        return [Job(changed, ArraySink(row[:, None]), altered=True) for changed, row in each]
 
     def measure(self, p: Float32Array, threshold: float) -> Stability:
-        """Compare with p (n,) of the input's rows as they are."""
-        whole = p[self.kept]
-        flips = is_nonspecific(self.p, threshold) != is_nonspecific(whole, threshold)
-        moved = np.abs(self.p.astype(np.float64) - whole.astype(np.float64))
-        found = zip(VARIATIONS, flips.mean(axis=1).tolist(), moved.mean(axis=1).tolist(), strict=True)
-        variations = {name: Variation(share, mean) for name, share, mean in found}
-        return Stability(len(whole), len(self.kept) - len(whole), variations)
+        """Compare with probabilities (n,) of the input's rows as they are."""
+        flips = is_nonspecific(self.scores, threshold) != is_nonspecific(p[self.kept], threshold)
+        found = zip(VARIATIONS, flips.mean(axis=1).tolist(), self._moved(p), strict=True)
+        return Stability(*self._counts, {name: Variation(share, mean) for name, share, mean in found})
+
+    def measure_values(self, values: Float32Array, training_sd: float, unit: str) -> ValueStability:
+        """Compare with values (n,) of the input's rows as they are."""
+        found = zip(VARIATIONS, self._moved(values), strict=True)
+        variations = {name: MovedValue(mean, mean / training_sd) for name, mean in found}
+        return ValueStability(*self._counts, unit, training_sd, variations)
+
+    @property
+    def _counts(self) -> tuple[int, int]:
+        """Rows that were changed, and rows left out."""
+        return int(self.kept.sum()), int((~self.kept).sum())
+
+    def _moved(self, scores: Float32Array) -> list[float]:
+        """The mean absolute difference of each variation."""
+        moved = np.abs(self.scores.astype(np.float64) - scores[self.kept].astype(np.float64))
+        found: list[float] = moved.mean(axis=1).tolist()
+        return found

@@ -122,8 +122,9 @@ def read_input(
         source: a file; None = standard input.
         limit: how long a sequence may be.
         label_column: column of labels, each of label_kind or missing (not labelled); None = read none.
-        label_required: a blank label makes a bad record, and a column of the other kind is refused as a whole.
-        label_kind: "classes" = a word of labels.LABELS; "values" = a number.
+        label_required: a blank label makes a bad record.
+        label_kind: "classes" = a word of labels.LABELS; "values" = a number. A column of the other kind is refused as a
+            whole.
         skip_invalid: collect bad records instead of refusing the input.
         rule: what is done with records that the head was not trained on.
         in_children: judge many records in other processes.
@@ -132,6 +133,7 @@ def read_input(
 
     Raises:
         InputError: the file cannot be read as records, or none of them can be scored.
+        LabelsOfOtherKind: see label_kind.
         RecordsRejected: bad records, and not skip_invalid; shows the first ten.
     """
     notes: list[str] = []
@@ -189,7 +191,7 @@ def check_records(
     """
     kind = None if label_column is None else label_kind
     rows = [_row(record, kind, label_required, gaps, paired=len(chains) > 1) for record in records]
-    if label_required:
+    if label_column is not None:
         refuse_other_kind([label_of(row.record) for row in rows], label_kind, name)
     rules = rules_of_chains(rule, chains)
     judgements = [

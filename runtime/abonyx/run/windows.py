@@ -29,7 +29,7 @@ class RunSummary:
     """What a run did.
 
     Attributes:
-        records: scored now; earlier: before, where an interrupted run was resumed.
+        records: scored now; earlier: before, where an interrupted run was resumed. altered: copies scored beside them.
         open_seconds: hashing, loading and self-test; run_seconds: scoring and writing.
         bf16: whether the arithmetic was bfloat16.
         pairs: whether records are both chains.
@@ -47,16 +47,18 @@ class RunSummary:
     bundle: str
     notes: list[str]
     pairs: bool = False
+    altered: int = 0
 
     def lines(self) -> list[str]:
         """The summary as the command line prints it."""
-        rate = self.records / self.run_seconds if self.run_seconds else 0.0
+        rate = (self.records + self.altered) / self.run_seconds if self.run_seconds else 0.0
         scored, unit = ("pairs", "pairs") if self.pairs else ("sequences", "seq")
         nodes = ", ".join(f"{name} {count}" for name, count in self.placement.items())
         provider = self.provider + (" (bf16)" if self.bf16 else "")
         earlier = f" after {self.earlier} of an interrupted run" if self.earlier else ""
+        altered = f", and {self.altered} altered copies of them" if self.altered else ""
         return [
-            f"{self.records} {scored} scored{earlier}, {self.rejected} rejected; {self.run_seconds:.2f} s "
+            f"{self.records} {scored} scored{earlier}{altered}, {self.rejected} rejected; {self.run_seconds:.2f} s "
             f"({rate:.1f} {unit}/s), opening took {self.open_seconds:.2f} s",
             f"bundle {self.bundle}; variant {self.variant} on {provider} (nodes: {nodes})",
             *self.notes,
@@ -124,10 +126,11 @@ class ArraySink:
 
 
 class Job(NamedTuple):
-    """One input, and where its values go."""
+    """One input, and where its values go. altered: it holds changed copies of another input's records."""
 
     checked: Input
     sink: WindowSink
+    altered: bool = False
 
 
 def run_windows(
@@ -165,7 +168,8 @@ def run_windows(
         finished = time.perf_counter()
         reading = [note for job in jobs for note in job.checked.notes]
         return RunSummary(
-            records=sum(len(job.checked.sequences) - job.sink.first_row for job in jobs),
+            records=sum(len(job.checked.sequences) - job.sink.first_row for job in jobs if not job.altered),
+            altered=sum(len(job.checked.sequences) for job in jobs if job.altered),
             earlier=sum(job.sink.first_row for job in jobs),
             rejected=sum(len(job.checked.rejected) for job in jobs),
             open_seconds=opened - started,

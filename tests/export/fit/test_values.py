@@ -187,6 +187,21 @@ def test_training_sequences_are_stored_on_request_alone(
     assert {tuple(row.added.values()) for row in rows if not row.flag} <= {(100.0, 100.0)}
 
 
+def test_evaluate_on_the_training_rows_says_so(regression: tuple[Path, str], measured: Path, tmp_path: Path) -> None:
+    """The card counts them, and says how many of them the stored interval holds."""
+    pytest.importorskip("matplotlib", reason="the extra evaluate is not installed")
+    bundle = open_bundle(regression[0])
+    command = ["evaluate", str(measured), "--bundle", str(bundle.path), "--head", "hic", "-o", str(tmp_path / "out")]
+    result = CliRunner().invoke(abonyx_cli, [*command, "--bootstrap", "200"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    card = json.loads((tmp_path / "out" / "metrics.json").read_text())["card"]
+    assert card["shared"] == 36 and card["sentence"].startswith("Trained on 36 of these 36 rows")
+    band = bundle.manifest.heads[1].training.interval  # type: ignore[union-attr]
+    assert band is not None
+    off = values_of(made_rows()) - scored(bundle.path, made_rows())["hic"]
+    assert card["interval"]["covered"] == pytest.approx(((band.low <= off) & (off <= band.high)).mean())
+
+
 def test_inspect_names_every_head(regression: tuple[Path, str]) -> None:
     output, _ = regression
     found = CliRunner().invoke(abonyx_cli, ["inspect", str(output)]).stdout

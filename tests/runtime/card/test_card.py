@@ -13,9 +13,9 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-from abonyx.bundle.band import CallBand
+from abonyx.bundle.band import CallBand, ValueBand
 from abonyx.card import clusters
-from abonyx.card.card import card_of_fit, card_of_scores
+from abonyx.card.card import card_of_fit, card_of_scores, card_of_values
 from abonyx.card.charge import net_charge
 from abonyx.card.identity import number_rows
 from abonyx.card.labelled import LabelledSet
@@ -128,6 +128,33 @@ def test_one_class_for_all_is_better_on_a_lopsided_set() -> None:
     found = card_of_scores(labelled(labels), p, p > 0.5)
     assert found.sentence.startswith("Better than ")
     assert "Calling every row specific is right more often: 0.9" in found.sentence
+
+
+def test_a_fixed_head_of_values() -> None:
+    """The labels and noise of half their spread: the head ranks, and its interval holds what is counted."""
+    predicted = HIDDEN + 3 + np.random.default_rng(2).normal(0, 0.5, 240)
+    labels, trusted = HIDDEN + 3, np.arange(240) >= 20
+    band = ValueBand(confidence=0.8, low=-0.5, high=0.25)
+    made = labelled(labels, "values", shared=np.arange(240) < 60, trusted=trusted)
+    found = card_of_values(made, predicted, band)
+    assert found.sentence.startswith("Trained on 60 of these 240 rows, so that the figures flatter. Better than ")
+    assert found.difference is not None and found.difference.statistic == "spearman"
+    assert (found.task, found.fitted, found.positives, found.calls) == ("values", False, None, None)
+    assert values(found, "this head", "mae") == pytest.approx(np.abs(labels - predicted).mean())
+    assert found.predictors[0].random is None and found.spread is not None
+    off = (labels - predicted)[20:]
+    assert found.interval is not None
+    assert found.interval.covered == pytest.approx(((off >= -0.5) & (off <= 0.25)).mean())
+    share = f"It holds {100 * found.interval.covered:.0f} % of the rows without a flag. It is 0.75 wide, "
+    assert share in markdown(found) and share in html(found)
+    assert "20 rows are flagged: without an interval, and in all other figures" in found.notes
+    assert any(note.startswith("R2 compares the head, too") for note in found.notes)
+    none = card_of_values(labelled(labels, "values"), np.full(240, 3.0))
+    assert none.sentence.startswith("No signal: Spearman 0.00") and none.interval is None
+    reverse = card_of_values(labelled(labels, "values"), -predicted)
+    assert reverse.sentence.startswith("Worse than chance: Spearman -0.")
+    same = card_of_values(labelled(np.full(240, 2.5), "values"), predicted)
+    assert same.sentence == "Not judged: all 240 labels are 2.5."
 
 
 def test_a_fixed_head_and_its_band() -> None:

@@ -88,7 +88,7 @@ def files(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
 
 
-def measure(y: list[int], p: list[float], threshold: float = 0.5, resamples: int = 200) -> metrics.Measured:
+def measure(y: list[int], p: list[float], threshold: float = 0.5, resamples: int = 200) -> metrics.MeasuredClasses:
     return metrics.measure(np.array(y), np.array(p, np.float32), threshold, resamples, 0)
 
 
@@ -125,7 +125,7 @@ def test_resampled_metrics_equal_scikit_learn_on_the_same_rows(seed: int, decima
     p = np.sort(np.round(rng.random(17), decimals).astype(np.float32))[::-1]
     calls = (p > np.float32(threshold)).astype(int)
     drawn = bootstrap.resampled_metrics(y, p, int(calls.sum()), 60, seed)
-    weights = np.concatenate(list(bootstrap._weights(17, 60, seed)))
+    weights = np.concatenate(list(bootstrap.row_weights(17, 60, seed)))
     assert (weights.sum(axis=1) == 17).all()
     for index, times in enumerate(weights):
         labels, called, scores = (np.repeat(values, times) for values in (y, calls, p.astype(np.float64)))
@@ -447,9 +447,7 @@ def test_thresholds(run: Any, tmp_path: Path, labelled: Path) -> None:
 
 
 def test_an_assay_is_recorded(run: Any, tmp_path: Path, labelled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "abonyx.evaluate.evaluation.choose_calls", lambda bundle, assay, threshold, head: CallRule(0.5495)
-    )
+    monkeypatch.setattr("abonyx.evaluate.heads.choose_calls", lambda bundle, assay, threshold, head: CallRule(0.5495))
     code, err = run("evaluate", labelled, "-o", tmp_path / "out", "--assay", "psr", "--bootstrap", 20)
     assert code == 0
     assert "threshold 0.5495 (psr)" in err
@@ -543,7 +541,7 @@ def test_a_failure_midway_leaves_nothing(
             raise failure
         return draw(subject)
 
-    monkeypatch.setattr("abonyx.evaluate.evaluation.draw", failing)
+    monkeypatch.setattr("abonyx.evaluate.heads.draw", failing)
     code, err = run("evaluate", labelled, tmp_path / "zweite.csv", "-o", tmp_path / "out", "--bootstrap", 20)
     assert code == expected
     assert ("No space left" in err) == (expected == 2)
@@ -661,7 +659,7 @@ def test_real_tables_are_read_whole(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The short form of test_real_tables_go_through: every row is read and judged, a few of one file are scored."""
-    found, read = {}, evaluation._read
+    found, read = {}, evaluation.read_set
 
     def counted(source: Path, *arguments: Any) -> Any:
         each = read(source, *arguments)
@@ -674,7 +672,7 @@ def test_real_tables_are_read_whole(
         return each
 
     with monkeypatch.context() as patch, pytest.raises(_Read):
-        patch.setattr(evaluation, "_read", counted)
+        patch.setattr(evaluation, "read_set", counted)
         run("evaluate", *(shared_data / name for name in tables), "-o", tmp_path / "out", *options)
     assert found == tables
     few = excerpt(shared_data / next(iter(tables)), tmp_path / "few.csv", 6, 5)

@@ -63,7 +63,6 @@ def test_the_head_that_is_named(run: Any, several: Path, labelled: Path, tmp_pat
     [
         ("binding", "--head: several has no head 'binding'"),
         ("all", "--head: several has no head 'all'"),
-        ("hic", "--head: hic of several gives a value in min, and no probability"),
     ],
 )
 def test_heads_that_cannot_be_evaluated(

@@ -58,6 +58,24 @@ def test_metrics_are_of_pairs(run: Any, paired: Path, labelled: Path, tmp_path: 
     assert "Trained on 3 of these 24 rows" in (tmp_path / "out" / "card.md").read_text()
 
 
+def test_values_of_pairs(run: Any, paired: Path, tmp_path: Path) -> None:
+    path = tmp_path / "assay.csv"
+    path.write_text(
+        "id,VH,VL,label\n" + "".join(f"ab{at},{','.join(pair)},{at / 4}\n" for at, pair in enumerate(PAIRS))
+    )
+    code, _, err = run(
+        "evaluate", path, "--bundle", paired, "--head", "hic", "--bootstrap", "20", "-o", tmp_path / "out"
+    )
+    assert code == 0 and f"{len(PAIRS)} pairs scored" in err
+    with abonyx.open_session(paired) as session:
+        values = session.score(PAIRS, heads="hic")["hic"]
+    record = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    measured = [at / 4 for at in range(len(PAIRS))]
+    assert record["metrics"]["mae"]["value"] == pytest.approx(sk.mean_absolute_error(measured, values), rel=1e-5)
+    with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
+        assert list(csv.DictReader(file).fieldnames or ()) == ["id", "heavy", "light", "y_true", "hic_value", "flag"]
+
+
 def test_stability_is_of_single_sequences(run: Any, paired: Path, labelled: Path, tmp_path: Path) -> None:
     usual = ("evaluate", labelled, "--bundle", paired, "-o", tmp_path / "out", "--stability")
     code, _, err = run(*usual)

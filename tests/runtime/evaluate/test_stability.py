@@ -55,6 +55,7 @@ def test_flips_and_differences_are_those_of_the_changed_sequences(
             assert shown["mean_dp"] == pytest.approx(np.abs(moved - p).mean(), abs=1e-6), name
     flips = found["variations"]["M in front"]["flips"]
     assert f"M in front {flips:.1%}" in err
+    assert "5 sequences scored, and 35 altered copies of them, 0 rejected" in err
     page = (tmp_path / "out" / "report.html").read_text()
     assert "How stable a call is (5 rows)" in page and "AAA and a His tag at the end" in page
 
@@ -63,7 +64,7 @@ def test_is_not_measured_unless_asked_for(run: Any, tmp_path: Path, sequences: l
     table(tmp_path / "rows.csv", sequences[:4])
     record, err = evaluated(run, tmp_path)
     assert record["stability"] is None
-    assert "flip" not in err
+    assert "flip" not in err and "altered" not in err
     assert "How stable" not in (tmp_path / "out" / "report.html").read_text()
 
 
@@ -71,7 +72,7 @@ def test_rows_that_cannot_be_changed_in_every_way_are_left_out(sequences: list[s
     rows = Input(ids=["a", "b", "c"], sequences=[sequences[0], sequences[0][:3], sequences[0] + "S"])
     varied = Varied.of(rows, SequenceLimit(len(sequences[0]) + 9), "rows.csv")
     assert varied.kept.tolist() == [True, False, False]
-    varied.p[:] = 0.75
+    varied.scores[:] = 0.75
     measured = varied.measure(np.array([0.25, 0.5, 0.5], np.float32), 0.5)
     assert (measured.rows, measured.left_out) == (1, 2)
     assert all((each.flips, each.mean_dp) == (1.0, 0.5) for each in measured.variations.values())

@@ -1,0 +1,42 @@
+"""How far measured values lie apart, and an interval around predicted ones beside that."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from abonyx.arrays import BoolArray, Float64Array
+from abonyx.bundle.band import ValueBand
+from abonyx.card.record import IntervalRecord, SpreadRecord
+
+
+def spread_record(labels: Float64Array) -> SpreadRecord:
+    """Of measured labels (n,)."""
+    p10, p90 = np.percentile(labels, (10, 90))
+    return SpreadRecord(sd=float(labels.std(ddof=1)), p10=float(p10), p90=float(p90))
+
+
+def interval_record(
+    interval: ValueBand | None, labels: Float64Array, covered: float | None = None
+) -> IntervalRecord | None:
+    """An interval beside the one that holds the same share of labels (n,); None if nearly all of them are equal."""
+    if interval is None:
+        return None
+    tail = 50 * (1 - interval.confidence)
+    low, high = np.percentile(labels, (tail, 100 - tail))
+    if not high > low:
+        return None
+    return IntervalRecord(
+        confidence=interval.confidence,
+        low=interval.low,
+        high=interval.high,
+        spread=float(high - low),
+        covered=covered,
+    )
+
+
+def share_covered(interval: ValueBand, labels: Float64Array, values: Float64Array, trusted: BoolArray) -> float | None:
+    """The share of measured labels (n,) inside the interval around values (n,), of trusted rows; None if none is."""
+    if not trusted.any():
+        return None
+    off = (labels - values)[trusted]
+    return float(((interval.low <= off) & (off <= interval.high)).mean())

@@ -1,0 +1,76 @@
+"""What an evaluation is asked to do, and what can be refused before anything is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from abonyx.bundle.bundle import Bundle
+from abonyx.bundle.manifest import HeadSpec
+from abonyx.errors import ConfigError, printable
+from abonyx.output.directory import check_directory
+from abonyx.output.files import input_stem
+from abonyx.wording import option
+
+
+@dataclass(frozen=True)
+class EvaluationRequest:
+    """What the command was asked, run_options apart.
+
+    Attributes:
+        output: directory to make.
+        label_column: of classes, or of measured values if the head gives values.
+        head: name of the head that is evaluated, None = the bundle's first; assay and threshold are its own.
+        bootstrap, seed: resamples of the intervals, and their generator's seed.
+        stability: score changed sequences, too, and say how many calls flip, or how far values move.
+    """
+
+    sources: tuple[Path, ...]
+    output: Path
+    label_column: str
+    assay: str | None
+    threshold: float | None
+    bootstrap: int
+    seed: int
+    head: str | None = None
+    stability: bool = False
+
+
+def check_request(request: EvaluationRequest) -> None:
+    """Refuse what can be refused before anything is read.
+
+    Raises:
+        ConfigError: an output that cannot be made, or two inputs whose files would be in one place.
+    """
+    output = request.output
+    if Path("-") in request.sources:
+        raise ConfigError(
+            "evaluate -: standard input cannot be evaluated", "Give a file: its name and hash are recorded."
+        )
+    check_directory(output)
+    seen: dict[str, Path] = {}
+    for source in request.sources:
+        key = input_stem(source).casefold()  # some file systems hold only one of A and a
+        if key in seen:
+            what = f"{seen[key]} and {source}: both would be written to {output / input_stem(source)}"
+            raise ConfigError(what, "Rename one of them, or evaluate it in a call of its own.")
+        seen[key] = source
+
+
+def choose_head(request: EvaluationRequest, bundle: Bundle) -> HeadSpec:
+    """The head that is evaluated.
+
+    Raises:
+        BundleError: the bundle has no head yet.
+        ConfigError: a head that is not there, or stability of a head on both chains.
+    """
+    bundle.refuse_placeholder()
+    heads = {head.name: head for head in bundle.manifest.heads}
+    if request.head is not None and request.head not in heads:
+        what = f"{option('head')}: {bundle.name} has no head {printable(request.head)!r}"
+        raise ConfigError(what, f"It has: {', '.join(heads)}.")
+    head = bundle.manifest.head if request.head is None else heads[request.head]
+    if request.stability and len(head.chains) > 1:
+        what = f"{option('stability')}: head {head.name} expects both chains of a record"
+        raise ConfigError(what, f"Leave {option('stability')} out: it changes the one sequence of a record.")
+    return head
