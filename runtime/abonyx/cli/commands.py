@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import importlib.metadata
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -266,6 +267,7 @@ def embed(source: Path, output: Path, restart: bool, **options: Any) -> None:
 @click.option(
     "--stability", is_flag=True, help="Score changed sequences, too: do calls flip, values move? (8 times the work)"
 )
+@click.option("--by", metavar="COLUMN", help="Column that names each variant's parent: compare those of one parent.")
 def evaluate(
     sources: tuple[Path, ...],
     output: Path,
@@ -276,6 +278,7 @@ def evaluate(
     bootstrap: int,
     seed: int,
     stability: bool,
+    by: str | None,
     **options: Any,
 ) -> None:
     """Compare a head's scores with labels, or its values with measured ones.  Needs the extra evaluate.
@@ -285,7 +288,10 @@ def evaluate(
     require("evaluate")
     from abonyx.evaluate.evaluation import EvaluationRequest, check_request, evaluate_files
 
-    request = EvaluationRequest(sources, output, label_column, assay, threshold, bootstrap, seed, head, stability)
+    typed = shlex.join(["abonyx", *sys.argv[1:]])
+    request = EvaluationRequest(
+        sources, output, label_column, assay, threshold, bootstrap, seed, head, stability, by, typed
+    )
     check_request(request)
     for line in evaluate_files(request, prepare(options)):
         LOGGER.info(line)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
@@ -20,9 +21,11 @@ from abonyx.card.record import SCHEMA_VERSION, Card
 from abonyx.card.writing import METRICS_JSON, write_pages
 from abonyx.errors import printable
 from abonyx.evaluate.heads import EvaluatedHead, evaluated_head
+from abonyx.evaluate.lists import SHORTLIST_CSV, Table, shortlist, wrong_rows
 from abonyx.evaluate.metrics import Measured
+from abonyx.evaluate.parents import PARENTS_CSV, ByParent, Parent, measure_by_parent
 from abonyx.evaluate.record import Bootstrap, EvaluationRecord, Unflagged
-from abonyx.evaluate.report import FlaggedRow, report
+from abonyx.evaluate.report import Lists, report
 from abonyx.evaluate.request import EvaluationRequest, check_request
 from abonyx.evaluate.sets import EvaluatedSet, LabelledRows, read_set
 from abonyx.evaluate.stability import Stability, ValueStability
@@ -63,7 +66,7 @@ def evaluate_files(request: EvaluationRequest, run: RunRequest) -> list[str]:
         InputError: an input that cannot be read, has no label, or labels of the other kind than the head's.
     """
     head = evaluated_head(request, run)
-    run = run.of_chains(head.spec.chains)
+    run = replace(run.of_chains(head.spec.chains), keep=() if request.by is None else (request.by,))
     each_input = _Evaluation(request, run, head)
     sets = [read_set(source, request, run, head.spec) for source in request.sources]
     jobs = [Job(each.checked, ArraySink(each.scores[:, None])) for each in sets]
@@ -88,12 +91,15 @@ def _write(each: EvaluatedSet, directory: Path, evaluation: _Evaluation, labelle
     both = _measure(each, evaluation)
     stability = head.stability(each.varied, each.scores) if each.varied else None
     card = head.card(labelled, both.rows)
-    if stability is not None:
-        card = msgspec.structs.replace(card, notes=[*card.notes, stability.line()])
-    record = _record(each, both, evaluation, card, stability)
+    by_parent = _by_parent(each, both.rows, evaluation)
+    notes = [measured.line() for measured in (stability, by_parent) if measured is not None]
+    card = msgspec.structs.replace(card, notes=[*card.notes, *notes])
+    record = _record(each, both, evaluation, card, stability, by_parent)
     (directory / METRICS_JSON).write_bytes(record.encode())
     write_pages(record.card, directory)
     _write_predictions(directory / "predictions.csv", each, run, head)
+    if by_parent is not None:
+        write_table(directory / PARENTS_CSV, Parent.__struct_fields__, map(msgspec.structs.astuple, by_parent.parents))
     if run.skip:
         write_rejected(directory / "rejected.csv", each.checked.rejected)
     pictures = []
@@ -101,9 +107,29 @@ def _write(each: EvaluatedSet, directory: Path, evaluation: _Evaluation, labelle
         (directory / f"{name}.png").write_bytes(png)
         (directory / f"{name}.svg").write_bytes(svg)
         pictures.append((text, svg))
-    page = report(each.name, record, head.column, _flagged_rows(each), pictures)
+    best = shortlist(each, run, head)
+    write_table(directory / SHORTLIST_CSV, best.header, best.rows)
+    lists = Lists(best, wrong_rows(each, head), _flagged_rows(each, head))
+    page = report(f"{run.bundle.name} on {each.name}", record, lists, pictures)
     (directory / "report.html").write_bytes(page.encode("utf-8", "backslashreplace"))
     return record.lines(printable(each.stem))
+
+
+def _by_parent(each: EvaluatedSet, rows: LabelledRows, evaluation: _Evaluation) -> ByParent | None:
+    """The agreement among variants of one parent, if it was asked for."""
+    request = evaluation.request
+    if request.by is None:
+        return None
+    return measure_by_parent(
+        request.by,
+        each.of_labelled(each.checked.kept[request.by]),
+        each.of_labelled(each.checked.records),
+        rows.y,
+        rows.scores.astype(np.float64),
+        classes=evaluation.head.task == "classes",
+        resamples=request.bootstrap,
+        seed=request.seed,
+    )
 
 
 def _measure(each: EvaluatedSet, evaluation: _Evaluation) -> _Both:
@@ -126,6 +152,7 @@ def _record(
     evaluation: _Evaluation,
     card: Card,
     stability: Stability | ValueStability | None,
+    by_parent: ByParent | None,
 ) -> EvaluationRecord:
     request, run, head = evaluation
     batch = f" (batch {run.config.batch_size})" if run.config.batch_size else ""
@@ -152,7 +179,10 @@ def _record(
         notes=[*_notes(each, both, run, head.spec), *both.measured.notes],
         card=card,
         stability=stability,
+        by_parent=by_parent,
         schema_version=SCHEMA_VERSION,
+        date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        command=request.command,
         **metadata,
     )
 
@@ -224,12 +254,13 @@ def _rejected(each: EvaluatedSet) -> list[str]:
     return [f"{rejected} of {total} records were rejected and not scored: see rejected.csv"] if rejected else []
 
 
-def _flagged_rows(each: EvaluatedSet) -> list[FlaggedRow]:
+def _flagged_rows(each: EvaluatedSet, head: EvaluatedHead) -> Table:
     """The rows whose score should not be trusted, in file order."""
     checked = each.checked
     labels = ["" if label is None else str(label) for label in each.labels]
     rows = zip(checked.ids, labels, each.scores, checked.judgements, strict=True)
-    return [FlaggedRow(id_, y, shortest_decimal(p), judged.text) for id_, y, p, judged in rows if not judged.trusted]
+    flagged = [(id_, y, shortest_decimal(score), each.text) for id_, y, score, each in rows if not each.trusted]
+    return Table(("id", "label", head.column, "flag"), flagged)
 
 
 def _write_predictions(path: Path, each: EvaluatedSet, run: RunRequest, head: EvaluatedHead) -> None:

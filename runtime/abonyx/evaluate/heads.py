@@ -36,6 +36,7 @@ class EvaluatedHead(Protocol):
 
     Attributes:
         first: whether it is the bundle's first.
+        rule: of its calls; None = it makes none.
         task: what its labels are. threshold: of its calls; None = it makes none.
         column: name of its scores' column in predictions.csv, as results have it.
         used: what the summary's last line says was used.
@@ -45,6 +46,8 @@ class EvaluatedHead(Protocol):
     def spec(self) -> HeadSpec: ...
     @property
     def first(self) -> bool: ...
+    @property
+    def rule(self) -> CallRule | None: ...
     @property
     def task(self) -> Task: ...
     @property
@@ -135,6 +138,7 @@ class ValueHead:
 
     task: Task = "values"
     threshold: None = None
+    rule: None = None
 
     @property
     def column(self) -> str:

@@ -19,6 +19,7 @@ from abonyx.wording import option
 
 # From this many parents on, parents are drawn for the intervals; of fewer, rows of each parent.
 PARENTS_TO_DRAW = 20
+PARENTS_CSV = "parents.csv"
 AUC, SPEARMAN = "ROC AUC", "Spearman"
 CHANCE = {AUC: 0.5, SPEARMAN: 0.0}
 # Cells of (resample, row) held at a time, as in bootstrap.
@@ -38,6 +39,11 @@ class Parent(msgspec.Struct, frozen=True):
     model: float | None
     charge: float | None
     model_at_equal_charge: float | None
+
+    @property
+    def figures(self) -> tuple[float | None, float | None, float | None]:
+        """Of the model, of charge alone, and of the model at equal charge."""
+        return self.model, self.charge, self.model_at_equal_charge
 
 
 class ByParent(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from abonyx.arrays import Float32Array, Int64Array
@@ -16,6 +17,8 @@ from abonyx.evaluate.metrics import MeasuredClasses
 
 CLASSES = ("specific (0)", "non-specific (1)")
 _MOST_BINS = 40
+# Up to this many rows each has a dot, in bins of 1 / _DOT_BINS.
+_MOST_DOTS, _DOT_BINS = 200, 40
 
 
 @dataclass(frozen=True)
@@ -55,21 +58,18 @@ def _paint_confusion(axes: Axes, subject: Subject) -> None:
     counts = np.array(subject.measured.confusion)
     totals = counts.sum(axis=1, keepdims=True)
     shares = counts / np.maximum(totals, 1)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.axhline(0.5, color="white", linewidth=3)  # cells of one shade stay cells
-    axes.axvline(0.5, color="white", linewidth=3)
+    axes.set(xlim=(-0.5, 1.5), ylim=(1.5, -0.5), aspect="equal")
     for (row, column), count in np.ndenumerate(counts):
+        # Errors have a colour, a hatch and a word of their own; the deeper the colour, the larger the share of the row.
+        right = row == column
+        colour, depth = BLUE if right else VERMILLION, 0.12 + 0.5 * float(shares[row, column])
+        cell = Rectangle((column - 0.48, row - 0.48), 0.96, 0.96, facecolor=(colour, depth), edgecolor=(colour, 0.6))
+        cell.set(hatch=None if right else "//", linewidth=1)
+        axes.add_patch(cell)
         share = f"{shares[row, column]:.1%} of the row" if totals[row, 0] else "no such label"
-        dark = shares[row, column] > 0.7  # where white on the map's blue has more contrast than black
-        axes.text(
-            column,
-            row,
-            f"{count:,}\n{share}",
-            ha="center",
-            va="center",
-            color="white" if dark else "black",
-            fontsize=13,
-        )
+        text = f"{'right' if right else 'wrong'}\n{count:,}\n{share}"
+        label = axes.text(column, row, text, ha="center", va="center", color="black", fontsize=13)
+        label.set_bbox({"facecolor": (1, 1, 1, 0.7), "edgecolor": "none", "pad": 2})
     axes.set_xticks([0, 1], CLASSES)
     axes.set_yticks([0, 1], CLASSES, rotation=90, va="center")
     axes.set_xlabel("called")
@@ -130,6 +130,47 @@ def _unit_square(axes: Axes, across: str, up: str) -> None:
 
 
 def _paint_scores(axes: Axes, subject: Subject) -> None:
+    """A dot for each row if there are few, else a histogram of each class."""
+    few = len(subject.y) <= _MOST_DOTS
+    (_paint_dots if few else _paint_histograms)(axes, subject)
+    axes.axvline(subject.threshold, color="black", linestyle=":", linewidth=2, label=f"threshold {subject.threshold:g}")
+    axes.set(xlim=(-0.02, 1.02), xlabel="p_nonspecific")
+    add_legend(axes)
+    _set_title(axes, "Scores by label", subject)
+
+
+def _paint_dots(axes: Axes, subject: Subject) -> None:
+    """Dots of one bin stand on each other: specific below the line upside down, non-specific above it."""
+    highest = 0
+    for value, (colour, marker) in enumerate(((BLUE, "o"), (VERMILLION, "^"))):
+        scores = np.sort(subject.p[subject.y == value].astype(np.float64))
+        bins = np.minimum((scores * _DOT_BINS).astype(np.int64), _DOT_BINS - 1)
+        height = np.arange(len(bins)) - np.searchsorted(bins, bins) + 1
+        highest = max(highest, int(height.max(initial=0)))
+        label = f"{CLASSES[value]}, n = {len(scores):,}"
+        up = 1 if value else -1
+        places, heights = (bins + 0.5) / _DOT_BINS, up * (height - 0.4)
+        axes.plot(
+            places,
+            heights,
+            marker,
+            color=colour,
+            markersize=_dot_size(len(subject.y)),
+            markeredgecolor="white",
+            label=label,
+        )
+    axes.axhline(0, color=GREY, linewidth=0.8)
+    axes.set(ylim=(-highest - 1, highest + 1), ylabel=f"rows in steps of {1 / _DOT_BINS:g}")
+    ticks = axes.get_yticks()
+    axes.set_yticks(ticks, [f"{abs(tick):.0f}" if tick == round(tick) else "" for tick in ticks])
+    axes.set_ylim(-highest - 1, highest + 1)
+
+
+def _dot_size(rows: int) -> float:
+    return 9.0 if rows <= _MOST_DOTS // 4 else 6.0
+
+
+def _paint_histograms(axes: Axes, subject: Subject) -> None:
     bins = np.linspace(0, 1, int(np.clip(2 * np.sqrt(len(subject.y)), 10, _MOST_BINS)) + 1).tolist()
     looks = ((BLUE, "-", "///"), (VERMILLION, "--", "\\\\\\"))
     for value, (colour, line, hatch) in enumerate(looks):
@@ -148,10 +189,7 @@ def _paint_scores(axes: Axes, subject: Subject) -> None:
             hatch=hatch,
             label=f"{CLASSES[value]}, n = {len(scores):,}",
         )
-    axes.axvline(subject.threshold, color="black", linestyle=":", linewidth=2, label=f"threshold {subject.threshold:g}")
-    axes.set(xlim=(-0.02, 1.02), xlabel="p_nonspecific", ylabel="share of the class")
-    add_legend(axes)
-    _set_title(axes, "Scores by label", subject)
+    axes.set_ylabel("share of the class")
 
 
 def _describe_confusion(subject: Subject) -> str:
@@ -173,7 +211,7 @@ def _describe_scores(subject: Subject) -> str:
         for value in (0, 1)
         if (subject.y == value).any()
     ]
-    return f"Histogram of p_nonspecific by label: {', '.join(medians)}; the threshold is {subject.threshold:g}."
+    return f"Distribution of p_nonspecific by label: {', '.join(medians)}; the threshold is {subject.threshold:g}."
 
 
 _PICTURES: dict[str, tuple[Callable[[Subject], str], Callable[..., None], bool]] = {

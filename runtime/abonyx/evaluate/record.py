@@ -6,6 +6,7 @@ import msgspec
 
 from abonyx.card.record import Card
 from abonyx.evaluate.metrics import Metric
+from abonyx.evaluate.parents import ByParent
 from abonyx.evaluate.stability import Stability, ValueStability
 
 # What decides the domain's flags -> value, as domain.DomainRule.facts has it.
@@ -69,7 +70,9 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
         notes: what a reader must know of the numbers, such as why one is null.
         card: how far to trust the head on this set.
         stability: how many calls flip, or how far values move, if sequences are changed; None if not requested.
+        by_parent: agreement among variants of one parent; None if not requested.
         schema_version: of the card, and of where it is.
+        date: UTC. command: as it was typed; None if a program called.
     """
 
     input: str
@@ -101,7 +104,10 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     card: Card
     stability: Stability | ValueStability | None
+    by_parent: ByParent | None
     schema_version: int
+    date: str
+    command: str | None
 
     def encode(self) -> bytes:
         """Return the file's bytes."""
@@ -111,6 +117,8 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
         """Return name and value of each row of the report's table."""
         values = self.values
         return [
+            ("date", self.date),
+            *([("command", self.command)] if self.command else []),
             ("input", f"{self.input}, sha256 {self.input_sha256}"),
             ("head", self.head if values is None else f"{self.head}, {values.words}"),
             ("rows with a label", self._labelled()),
@@ -131,6 +139,11 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
             ("abonyx", self.version),
         ]
 
+    def rows_line(self) -> str:
+        """What was compared, for a reader of the conclusion."""
+        kind = f"head {self.head}" if self.values is None else f"head {self.head} ({self.values.words})"
+        return f"{kind}; rows with a label: {self._labelled()}; {self.date}"
+
     def _labelled(self) -> str:
         if self.values is not None:
             return f"{self.n:,}: {self.values.lowest:.4g} to {self.values.highest:.4g} {self.values.unit}"
@@ -149,8 +162,8 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
     def lines(self, name: str) -> list[str]:
         """Return the summary's lines: n and metrics, of all labelled rows and without flags; the card's; stability."""
         unflagged = f"{name}, flagged rows left out: {self._unflagged_line()}"
-        stability = [f"{name}: {self.stability.line()}"] if self.stability else []
-        return [self._line(name), unflagged, f"{name}: {self.card.sentence}", *stability]
+        more = [f"{name}: {measured.line()}" for measured in (self.stability, self.by_parent) if measured]
+        return [self._line(name), unflagged, f"{name}: {self.card.sentence}", *more]
 
     def _line(self, name: str) -> str:
         aside = [f"{self.n_unlabelled} not labelled"] if self.n_unlabelled else []

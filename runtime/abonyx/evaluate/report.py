@@ -9,88 +9,89 @@ from typing import NamedTuple
 
 from abonyx.errors import printable
 from abonyx.evaluate import value_metrics
+from abonyx.evaluate.lists import Table
 from abonyx.evaluate.metrics import NAMES, Metric
 from abonyx.evaluate.record import EvaluationRecord
 
-# Flagged rows that the page lists; predictions.csv has them all.
-LISTED_ROWS = 200
+# Rows that the page lists; the CSV files have them all.
+LISTED_ROWS, LISTED_WRONG, LISTED_BEST, LISTED_PARENTS = 200, 50, 20, 50
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1a1a1a; --paper: #ffffff; --rule: #c9c9c9; --soft: #f3f3f3;
-  --grey: #6b6b6b; }
+  --grey: #5f5f5f; --mark: #0072b2; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e8e8e8; --paper: #16181b; --rule: #4a4d52; --soft: #23262b;
-  --grey: #9a9da2; } }
+  --grey: #a3a6ab; --mark: #56b4e9; } }
 body { font: 15px/1.45 system-ui, sans-serif; color: var(--ink); background: var(--paper);
   max-width: 72rem; margin: 1.5rem auto; padding: 0 1rem; }
 h1 { font-size: 1.4rem; margin: 0 0 .3rem; overflow-wrap: anywhere; }
-.verdict { font-size: 1.15rem; margin: .3rem 0 .8rem; }
+.verdict { font-size: 1.3rem; line-height: 1.35; background: var(--soft); border-left: .3rem solid var(--mark);
+  margin: .6rem 0; padding: .7rem 1rem; }
 h2 { font-size: 1.1rem; margin: 1.4rem 0 .5rem; }
-.columns { display: flex; flex-wrap: wrap; gap: 1rem 2.5rem; align-items: flex-start; }
-.columns > section { flex: 1 1 26rem; min-width: 0; }
-table { border-collapse: collapse; width: 100%; }
-th, td { text-align: left; padding: .2rem .6rem .2rem 0; border-bottom: 1px solid var(--rule); vertical-align: top; }
+.rows { color: var(--grey); margin: 0; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; max-width: 100%; }
+th, td { text-align: left; padding: .2rem 1.2rem .2rem 0; border-bottom: 1px solid var(--rule); vertical-align: top; }
 td { font-variant-numeric: tabular-nums; }
-section + section td { overflow-wrap: anywhere; }
+details { margin-top: 1.6rem; } details td { overflow-wrap: anywhere; }
 thead th { border-bottom-width: 2px; }
 .flagged tbody { color: var(--grey); } .flagged td { overflow-wrap: anywhere; }
 ul { background: var(--soft); padding: .6rem 1rem .6rem 2rem; margin: .8rem 0; border-radius: .3rem; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); gap: 1rem; }
 figure { margin: 0; }
 .pictures img { width: 100%; height: auto; background: #ffffff; border: 1px solid var(--rule); border-radius: .3rem; }
+/* A picture has one set of colours. Inverted with its hues turned back, it is dark, and blue stays blue. */
+@media (prefers-color-scheme: dark) { .pictures img { filter: invert(1) hue-rotate(180deg); border-color: #b6b6b6; } }
 @page { margin: 10mm; }
 @media print {
   html { font-size: 9px; } body { font-size: 9px; margin: 0; padding: 0; }
-  .columns > section { flex-basis: 16rem; } .pictures { grid-template-columns: 1fr 1fr; }
+  .pictures { grid-template-columns: 1fr 1fr; } figure, tr { break-inside: avoid; } h2 { break-after: avoid; }
+  details > :not(summary) { display: block; }
 }
 """
 
 
-class FlaggedRow(NamedTuple):
-    """A row whose score should not be trusted, as the page shows it."""
+class Lists(NamedTuple):
+    """Rows that the page lists.
 
-    id: str
-    label: str
-    score: str
-    flag: str
+    Attributes:
+        shortlist: all scored rows, the best first. wrong: those called wrong, the furthest off first. flagged: those
+            whose score should not be trusted, with a label or without.
+    """
+
+    shortlist: Table
+    wrong: Table
+    flagged: Table
 
 
-def report(
-    title: str,
-    record: EvaluationRecord,
-    column: str,
-    flagged: Sequence[FlaggedRow],
-    pictures: Iterable[tuple[str, bytes]],
-) -> str:
-    """Return the page.
+def report(title: str, record: EvaluationRecord, lists: Lists, pictures: Iterable[tuple[str, bytes]]) -> str:
+    """Return the page: the conclusion first, how it was made last.
 
     Args:
-        title: the input's name.
+        title: names the model and the data.
         record: what metrics.json has.
-        column: name of the scores' column in predictions.csv.
-        flagged: the rows whose scores should not be trusted, with a label or without.
         pictures: alternative text and SVG of each.
     """
-    listed = "".join(f"<li>{escape(note)}</li>" for note in record.notes)
+    notes = "".join(f"<li>{escape(note)}</li>" for note in record.notes)
     images = "".join(_image(text, svg) for text, svg in pictures)
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>abonyx evaluate: {escape(title)}</title>
+<title>{escape(title)}</title>
 <style>{_STYLE}</style>
 </head>
 <body>
 <h1>{escape(title)}</h1>
 <p class="verdict">{escape(record.card.sentence)}</p>
-{f"<ul>{listed}</ul>" if listed else ""}
-<div class="columns">
-<section><h2>Metrics</h2>{_metrics(record, record.metrics)}{_unflagged(record)}</section>
-<section><h2>Run</h2>{_facts(record.facts())}</section>
-</div>
-{_stability(record)}<h2>Pictures</h2>
+<p class="rows">{escape(record.rows_line())}</p>
+{f"<ul>{notes}</ul>" if notes else ""}
+<h2>Metrics</h2>{_metrics(record, record.metrics)}{_unflagged(record)}
+{_by_parent(record)}{_stability(record)}<h2>Pictures</h2>
 <div class="pictures">{images}</div>
-{_flagged(flagged, column, record)}</body>
+{_wrong(lists.wrong, record)}{_shortlist(lists.shortlist)}{_flagged(lists.flagged, record)}
+<details><summary>How this was made: command, bundle, settings</summary>{_facts(record.facts())}</details>
+</body>
 </html>
 """
 
@@ -132,21 +133,68 @@ def _stability(record: EvaluationRecord) -> str:
     )
 
 
-def _flagged(rows: Sequence[FlaggedRow], column: str, record: EvaluationRecord) -> str:
-    """The flagged rows, in grey, the first LISTED_ROWS of them."""
-    if not rows:
+def _by_parent(record: EvaluationRecord) -> str:
+    """How well variants of one parent are ranked, if that was measured."""
+    found = record.by_parent
+    if found is None:
         return ""
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in ("id", "label", column, "flag"))
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(printable(cell))}</td>" for cell in row) + "</tr>" for row in rows[:LISTED_ROWS]
+    rows = [
+        (each.parent, f"{each.rows:,}", *(_number(figure, ".3f") for figure in each.figures))
+        for each in found.parents[:LISTED_PARENTS]
+    ]
+    header = (found.column, "rows", "model", "net charge alone", "model at equal charge")
+    more = _more(len(found.parents), LISTED_PARENTS, "parents.csv")
+    return (
+        f"<h2>Variants of one parent ({found.metric})</h2>\n<p>{escape(_sentence(found.line()))}</p>\n"
+        f"{_table(Table(header, rows))}{more}\n"
     )
-    more = f"<p>... and {len(rows) - LISTED_ROWS:,} more: see predictions.csv</p>" if len(rows) > LISTED_ROWS else ""
+
+
+def _wrong(table: Table, record: EvaluationRecord) -> str:
+    """The rows that were called wrong, or whose values are furthest off."""
+    if not table.rows:
+        return ""
+    title = f"Rows called wrong ({len(table.rows):,})" if record.values is None else "Largest errors"
+    more = _more(len(table.rows), LISTED_WRONG, "predictions.csv")
+    return f"<h2>{title}</h2>\n{_table(table, LISTED_WRONG)}{more}\n"
+
+
+def _shortlist(table: Table) -> str:
+    """The best rows by the head's own order."""
+    more = _more(len(table.rows), LISTED_BEST, "shortlist.csv")
+    return (
+        f"<h2>Shortlist</h2>\n<p>The order of the scores and nothing else: read the first sentence of this page before "
+        f"you use it. Rows without a call come last.</p>\n{_table(table, LISTED_BEST)}{more}\n"
+    )
+
+
+def _flagged(table: Table, record: EvaluationRecord) -> str:
+    """The flagged rows, in grey."""
+    if not table.rows:
+        return ""
     what = "scores have no call, and" if record.values is None else "values"
     return (
-        f"<h2>Flagged rows ({len(rows):,})</h2>\n"
+        f"<h2>Flagged rows ({len(table.rows):,})</h2>\n"
         f"<p>The head was not trained on such records: their {what} should not be trusted.</p>\n"
-        f'<table class="flagged"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}\n'
+        f"{_table(table, LISTED_ROWS, 'flagged')}{_more(len(table.rows), LISTED_ROWS, 'predictions.csv')}\n"
     )
+
+
+def _table(table: Table, most: int | None = None, style: str = "") -> str:
+    head = "".join(f'<th scope="col">{escape(printable(name))}</th>' for name in table.header)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escape(printable(cell))}</td>" for cell in row) + "</tr>" for row in table.rows[:most]
+    )
+    of_style = f' class="{style}"' if style else ""
+    return f'<div class="wide"><table{of_style}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _more(count: int, listed: int, file: str) -> str:
+    return f"<p>... and {count - listed:,} more: see {file}</p>" if count > listed else ""
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _facts(facts: Sequence[tuple[str, str]]) -> str:

@@ -23,6 +23,8 @@ class EvaluationRequest:
         head: name of the head that is evaluated, None = the bundle's first; assay and threshold are its own.
         bootstrap, seed: resamples of the intervals, and their generator's seed.
         stability: score changed sequences, too, and say how many calls flip, or how far values move.
+        by: column that names the parent of a variant: variants of one parent are compared among themselves; None = no.
+        command: as it was typed, for the report; None if a program called.
     """
 
     sources: tuple[Path, ...]
@@ -34,6 +36,8 @@ class EvaluationRequest:
     seed: int
     head: str | None = None
     stability: bool = False
+    by: str | None = None
+    command: str | None = None
 
 
 def check_request(request: EvaluationRequest) -> None:

@@ -38,6 +38,7 @@ FILES = sorted(
         "metrics.json",
         "predictions.csv",
         "report.html",
+        "shortlist.csv",
         *(f"{name}.{kind}" for name in PICTURES for kind in ("png", "svg")),
     ]
 )
@@ -309,7 +310,7 @@ def test_metrics_with_and_without_flagged_rows(run: Any, tmp_path: Path, sequenc
     page = (output / "report.html").read_text()
     assert "Metrics without flagged rows (5 of 8 rows with a label)" in page
     assert "Flagged rows (4)" in page
-    listed = page.partition('<table class="flagged">')[2]
+    listed = page.partition('<table class="flagged">')[2].partition("</table>")[0]
     assert [listed.count(part) for part in ("<tr>", "fragment", "&lt;b&gt;last", "<b>")] == [5, 2, 1, 0]
     assert "3 of those with a label; of all rows: fragment 2," in page
 
@@ -322,7 +323,7 @@ def test_a_long_list_of_flagged_rows_is_cut(
     assert run("evaluate", with_flags(tmp_path, sequences), "-o", output, "--bootstrap", 10)[0] == 0
     page = (output / "report.html").read_text()
     assert "... and 3 more: see predictions.csv" in page
-    assert page.partition('<table class="flagged">')[2].count("<tr>") == 2
+    assert page.partition('<table class="flagged">')[2].partition("</table>")[0].count("<tr>") == 2
 
 
 def test_trimmed_rows_show_the_original_and_the_range(run: Any, tmp_path: Path, sequences: list[str]) -> None:
@@ -413,8 +414,12 @@ def test_several_inputs_open_the_model_once(
     assert page.count("<img") == 2
     # What comes of an input does not depend on the others of the call.
     assert run("evaluate", labelled, "-o", tmp_path / "alone", "--bootstrap", 20)[0] == 0
-    for name in ("metrics.json", "predictions.csv", "report.html", "roc.svg", "roc.png"):
+    for name in ("predictions.csv", "shortlist.csv", "roc.svg", "roc.png"):
         assert (tmp_path / "alone" / name).read_bytes() == (output / "labelled" / name).read_bytes(), name
+    alone, beside = (
+        json.loads((path / "metrics.json").read_text()) for path in (tmp_path / "alone", output / "labelled")
+    )
+    assert {key for key in alone if alone[key] != beside[key]} <= {"date", "command"}
 
 
 def test_the_report_holds_all_and_links_to_nothing(run: Any, tmp_path: Path, sequences: list[str]) -> None:

@@ -40,6 +40,7 @@ FILES = [
     "report.html",
     "residuals.png",
     "residuals.svg",
+    "shortlist.csv",
 ]
 
 
