@@ -209,17 +209,17 @@ def test_controls_that_do_not_support_it(several: Path, cache: Path, tmp_path: P
     assert not (tmp_path / "new").exists()
 
 
-def test_controls_that_are_training_rows_are_counted(several: Path, cache: Path, tmp_path: Path) -> None:
-    """The note is of the head that is calibrated: the bundle's first records no rows."""
+def test_controls_that_are_training_rows_are_counted(
+    several: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the head that is calibrated: the bundle's first records none. A tag does not hide the seventh."""
     bundle = Path(shutil.copytree(several, tmp_path / "bundle"))
     write_training_rows(SEQUENCES[:7], bundle / "training_rows.hic.sha256")
     relist(bundle)
+    monkeypatch.setattr(f"{__name__}.SEQUENCES", [*SEQUENCES[:6], f"{SEQUENCES[6]}HHHHHH", *SEQUENCES[7:]])
     values = [float(2.5 * value - 3 + noise) for value, noise in zip(scored(bundle)["hic"], _noise(40), strict=True)]
     said = calibrate(bundle, values, tmp_path / "new", "--head", "hic", "--embedding-cache", str(cache))
     assert "note: 7 of 40 controls are training rows of the head: measure others, these flatter it" in said
-    labels = classes(bundle, "psr", 1.0, 2.0)
-    said = calibrate(bundle, labels, tmp_path / "psr", "--head", "psr", "--embedding-cache", str(cache))
-    assert "training rows" not in said
 
 
 def test_controls_of_one_score_are_refused(several: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
