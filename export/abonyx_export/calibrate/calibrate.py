@@ -98,7 +98,7 @@ def _read(request: CalibrateRequest, report: Report) -> Input:
         raise InputError(error.marked[0], fix) from error
     if checked.rejected:
         report(f"{len(checked.rejected)} bad records left out")
-    known = training_rows(request.run.bundle, checked.records, request.spec.name)
+    known = training_rows(request.run.bundle, checked.records, request.spec.name, checked.domains)
     if known is not None and (count := int(known.sum())):
         total = len(checked.records)
         report(f"note: {count} of {total} controls are training rows of the head: measure others, these flatter it")

@@ -80,7 +80,7 @@ def write_card(card: Card, checked: Input, directory: Path, request: FitRequest)
     md, page, metrics, known = card_files(request.run.bundle, request.name_of_head) if request.add else FILES
     write_pages(card, directory, md=md, page=page)
     (directory / metrics).write_bytes(CardFile(card=card).encode())
-    write_training_rows(checked.records, directory / known)
+    write_training_rows(checked.records, directory / known, checked.domains)
     if request.store_sequences:
         first = request.run.bundle.manifest.head.name if request.add else request.name_of_head
         write_training_sequences(

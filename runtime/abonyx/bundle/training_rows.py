@@ -20,22 +20,27 @@ _SEQUENCES = re.compile(rb"(?:[A-Z]+\n)*")
 _LINES = re.compile(rb"(?:[0-9a-f]{64}\n)*")
 
 
-def write_training_rows(sequences: Iterable[str], path: Path) -> None:
-    """Write the sha256 of each different sequence, a line each, in order of the hashes and not of the rows.
+def write_training_rows(sequences: Iterable[str], path: Path, domains: Iterable[str] = ()) -> None:
+    """Write the sha256 of each different sequence and domain, a line each, in order of the hashes and not of the rows.
 
     Args:
         sequences: Input.records: of pairs both chains in one text.
+        domains: Input.domains.
     """
-    lines = sorted({_hash(sequence) for sequence in sequences})
+    lines = sorted({_hash(sequence) for sequence in (*sequences, *filter(None, domains))})
     path.write_bytes(b"".join(line + b"\n" for line in lines))
 
 
-def training_rows(bundle: Bundle, sequences: Sequence[str], head: str | None = None) -> BoolArray | None:
-    """Whether each of n cleaned sequences was a training row of a head, (n,); None if the bundle does not record it.
+def training_rows(
+    bundle: Bundle, sequences: Sequence[str], head: str | None = None, domains: Sequence[str] | None = None
+) -> BoolArray | None:
+    """Whether each of n records was a training row of a head, (n,); None if the bundle does not record it.
 
     Args:
-        sequences: as write_training_rows has them.
+        sequences: n, as write_training_rows has them.
         head: its name; None = the first.
+        domains: n, likewise: a record is known, too, whose domain is a training row or the domain of one. A tag on
+            either of them then hides nothing.
 
     Raises:
         BundleError: the file is missing or damaged.
@@ -48,7 +53,8 @@ def training_rows(bundle: Bundle, sequences: Sequence[str], head: str | None = N
     if not _LINES.fullmatch(data):
         raise BundleError(f"{bundle.path / name}: does not hold one sha256 a line", FIX)
     known = set(data.splitlines())
-    return np.array([_hash(sequence) in known for sequence in sequences], bool)
+    found = zip(sequences, domains or [""] * len(sequences), strict=True)
+    return np.array([any(each and _hash(each) in known for each in record) for record in found], bool)
 
 
 def write_training_sequences(sequences: Iterable[str], path: Path) -> None:

@@ -28,7 +28,7 @@ class LabelledSet:
         name: of the set; head: of what is judged.
         chains: for each chain, n cleaned sequences; one chain, or heavy and light of pairs.
         labels: (n,) float64: 0 and 1, or measured values.
-        shared: (n,) bool, rows whose sequence the head was trained on; None = not known.
+        shared: (n,) bool, rows whose sequence, or its domain, the head was trained on; None = not known.
         trusted: (n,) bool, rows that are not flagged, and so have a call; None = all.
         left_out: a note on records that are not among the rows: how many, and why.
         comparisons: made in all, this set's among them: intervals of the first line are corrected for them.

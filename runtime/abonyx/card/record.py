@@ -106,7 +106,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
         task: "classes" or "values".
         fitted: the head was fitted on these rows and is judged out of fold; else it was fixed before.
         rows: that the card is of. positives: of them labelled 1; None of values.
-        shared: rows whose sequence the head was trained on; None = not known.
+        shared: rows whose sequence, or its domain, the head was trained on; None = not known.
         folds, predictors, difference: None and empty if nothing could be judged; the head is the first predictor.
         calls: of heads with a band.
         spread: of values. interval: of a head of values that stores one, or was fitted here, out of fold.

@@ -131,4 +131,4 @@ def _set(card: Card) -> list[str]:
     )
     shared = "not known" if card.shared is None else f"{card.shared:,}"
     lines = [f"{card.name}, {card.rows:,} labelled rows{classes}.", f"Judged: {card.head}."]
-    return lines if card.fitted else [*lines, f"Rows whose sequence the head was trained on: {shared}."]
+    return lines if card.fitted else [*lines, f"Rows whose sequence or domain the head was trained on: {shared}."]

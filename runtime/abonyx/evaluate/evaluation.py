@@ -212,7 +212,9 @@ def _labelled_set(each: EvaluatedSet, evaluation: _Evaluation) -> LabelledSet:
         chains=tuple(each.of_labelled(chain) for chain in checked.chains),
         labels=np.array(each.of_labelled(each.labels), np.float64),
         task=head.task,
-        shared=training_rows(run.bundle, each.of_labelled(checked.records), head.spec.name),
+        shared=training_rows(
+            run.bundle, each.of_labelled(checked.records), head.spec.name, each.of_labelled(checked.domains)
+        ),
         trusted=np.array([judged.trusted for judged in each.of_labelled(checked.judgements)], bool),
         left_out=tuple(_rejected(each)),
         draws=request.bootstrap,

@@ -66,6 +66,14 @@ class Input:
         return ["|".join(record) for record in zip(*self.chains, strict=True)] if self.light else self.sequences
 
     @property
+    def domains(self) -> list[str]:
+        """The variable domain in what is scored of each record; "" of a pair, and if it was not looked for or found."""
+        if self.light or not self.judgements:
+            return [""] * len(self.sequences)
+        found = zip(self.sequences, self.judgements, strict=True)
+        return ["" if judged.start is None else sequence[judged.start : judged.end] for sequence, judged in found]
+
+    @property
     def shown(self) -> list[str]:
         """The sequences as results show them: as the input has them, whatever part of them is scored."""
         return self.originals or self.sequences

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import abonyx
 from abonyx.bundle import check_files, open_bundle
 from abonyx.bundle.heads import sigmoid
 from abonyx.bundle.listed import card_sentence
+from abonyx.bundle.training_rows import write_training_rows
 from abonyx.card.record import CardFile
 from abonyx.cli import cli as abonyx_cli
 from abonyx.errors import BundleError, ConfigError, InputError
@@ -28,6 +30,7 @@ from abonyx_export import cli
 from abonyx_export.calibrate.scaling import Scaling, fit_scaling, left_out, measure
 
 from ...conftest import MINI
+from ...runtime.hostile import relist
 from ...runtime.several import make_several
 from ..fit.test_values import REGRESSION, fit, made_rows, write
 
@@ -204,6 +207,19 @@ def test_controls_that_do_not_support_it(several: Path, cache: Path, tmp_path: P
     with pytest.raises(ConfigError, match="--bundle"):
         calibrate(several, [0, 1] * 20, tmp_path / "new", "--bundle", str(MINI))
     assert not (tmp_path / "new").exists()
+
+
+def test_controls_that_are_training_rows_are_counted(
+    several: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the head that is calibrated: the bundle's first records none. A tag does not hide the seventh."""
+    bundle = Path(shutil.copytree(several, tmp_path / "bundle"))
+    write_training_rows(SEQUENCES[:7], bundle / "training_rows.hic.sha256")
+    relist(bundle)
+    monkeypatch.setattr(f"{__name__}.SEQUENCES", [*SEQUENCES[:6], f"{SEQUENCES[6]}HHHHHH", *SEQUENCES[7:]])
+    values = [float(2.5 * value - 3 + noise) for value, noise in zip(scored(bundle)["hic"], _noise(40), strict=True)]
+    said = calibrate(bundle, values, tmp_path / "new", "--head", "hic", "--embedding-cache", str(cache))
+    assert "note: 7 of 40 controls are training rows of the head: measure others, these flatter it" in said
 
 
 def test_controls_of_one_score_are_refused(several: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -457,6 +457,15 @@ def test_flagged_rows_are_listed_and_kept_or_left_out(parent: Path, tmp_path: Pa
     assert hashes[0] == hashes[1] != hashes[2]
 
 
+def test_a_training_row_with_a_tag_is_known_without_it(parent: Path, tmp_path: Path) -> None:
+    rows = whole_rows()
+    tagged = [(id_, sequence + "HHHHHH" * (at == 4), label) for at, (id_, sequence, label) in enumerate(rows)]
+    fit(write(tagged, tmp_path / "rows.csv"), parent, tmp_path / "new")
+    known = training_rows(open_bundle(tmp_path / "new"), [sequence for _, sequence, _ in (*rows, tagged[4])])
+    assert known is not None and known.all()
+    assert len((tmp_path / "new" / "training_rows.sha256").read_bytes().splitlines()) == len(rows) + 1
+
+
 def test_rows_are_judged_for_the_new_heads_chains(parent: Path, tmp_path: Path) -> None:
     source = write(with_flags()[0], tmp_path / "rows.csv")
     said = fit(source, parent, tmp_path / "light", "--chains", "L")

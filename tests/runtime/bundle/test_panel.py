@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 
+from abonyx.bundle import open_bundle
+from abonyx.bundle.chosen import ChosenHead
 from abonyx.bundle.panel import (
     HeadPanel,
     Panel,
@@ -18,6 +21,9 @@ from abonyx.bundle.panel import (
     quantiles_of,
     share_below,
 )
+from abonyx.bundle.threshold import own_rule
+
+from ...conftest import MINI
 
 FEW = np.array([1, 2, 2, 4], np.float32)
 
@@ -61,6 +67,26 @@ def test_cells() -> None:
     panel = HeadPanel("known", 137, "here", np.array(quantiles_of(scores), np.float32), frozenset([member_hash("ACD")]))
     found = panel.cells(np.array([0.48, 0, 1, 0.5], np.float32), [True, True, True, False], ["A", "ACD", "C", "D"])
     assert found == ["40-56", "0-3 (in panel)", "97-100", None]
+
+
+@pytest.mark.parametrize(
+    ("chains", "member", "expected"),
+    [
+        (["H"], "EVQ", ["EVQ|DIQ", "EVQ|SYV", "EVQ"]),
+        (["L"], "DIQ", ["EVQ|DIQ", "QVQ|DIQ", "DIQ"]),
+        (["H", "L"], "EVQ|DIQ", ["EVQ|DIQ"]),
+    ],
+)
+def test_of_a_pair_a_panel_knows_what_the_head_scores(chains: list[str], member: str, expected: list[str]) -> None:
+    """A head on one chain compares that chain of a pair, a head on both the pair."""
+    head = msgspec.structs.replace(open_bundle(MINI).manifest.head, chains=chains)
+    panel = HeadPanel("known", 137, "here", FEW, frozenset([member_hash(member)]))
+    records = ["EVQ|DIQ", "EVQ|SYV", "QVQ|DIQ", "EVQ", "DIQ", "DIQ|EVQ"]
+    chosen = ChosenHead(head, True, own_rule(head), panel)
+    cells = chosen.cells(np.zeros(6, np.float32), [True] * 6, records)["percentile"]
+    assert [
+        record for record, cell in zip(records, cells, strict=True) if str(cell).endswith(" (in panel)")
+    ] == expected
 
 
 def test_the_hashes_are_short_sorted_and_distinct() -> None:

@@ -21,14 +21,18 @@ pytest.importorskip("matplotlib")
 sk = pytest.importorskip("sklearn.metrics")
 
 from abonyx import model  # noqa: E402
+from abonyx.alphabet import SequenceLimit  # noqa: E402
 from abonyx.bundle.threshold import CallRule  # noqa: E402
 from abonyx.bundle.tolerances import RESAMPLED_METRIC  # noqa: E402
 from abonyx.bundle.training_rows import TRAINING_ROWS_NAME, write_training_rows  # noqa: E402
 from abonyx.card.labelled import LabelledSet  # noqa: E402
+from abonyx.domain import DomainRule  # noqa: E402
 from abonyx.evaluate import bootstrap, evaluation, metrics, pictures  # noqa: E402
+from abonyx.input.checked import read_input  # noqa: E402
 
 from ...conftest import MINI  # noqa: E402
 from ..card.made import mutants  # noqa: E402
+from ..hostile import relist  # noqa: E402
 
 PICTURES = ("confusion_matrix", "roc", "precision_recall", "score_distribution")
 FILES = sorted(
@@ -581,6 +585,25 @@ def test_the_card_counts_training_rows(run: Any, tmp_path: Path, three_folds: No
         (bundle / TRAINING_ROWS_NAME).write_bytes(damaged)
         code, err = run("evaluate", source, "-o", tmp_path / "damaged", *more)
         assert code == 4 and f"{TRAINING_ROWS_NAME}: {said}" in err and not (tmp_path / "damaged").exists()
+
+
+def test_a_tag_hides_no_training_row(run: Any, tmp_path: Path, sequences: list[str], bare: Path) -> None:
+    """On the labelled row, on the training row, or on both; a residue less is another sequence."""
+    trained = [sequences[0], sequences[1] + "HHHHHH", sequences[2] + "GSHHHHHH", sequences[3], sequences[4]]
+    rows = [sequences[0] + "HHHHHH", sequences[1], "M" + sequences[2], sequences[3], sequences[4][1:], sequences[5]]
+    bundle = Path(shutil.copytree(bare, tmp_path / "bundle"))
+    fitted = tmp_path / "fitted.csv"
+    table(fitted, [(f"m{at}", each, str(at % 2)) for at, each in enumerate(trained)])
+    checked = read_input(fitted, SequenceLimit(500), rule=DomainRule())
+    write_training_rows(checked.records, bundle / TRAINING_ROWS_NAME, checked.domains)
+    relist(bundle)
+    assert len((bundle / TRAINING_ROWS_NAME).read_bytes().splitlines()) == 7, "two domains are shorter than their rows"
+    source = table(tmp_path / "made.csv", [(f"m{at}", each, str(at % 2)) for at, each in enumerate(rows)])
+    usual = ("evaluate", source, "--bundle", bundle, "--bootstrap", 10)
+    for options, expected in (((), 4), (("--trim", "domain"), 4), (("--domain", "off"), 2)):
+        output = tmp_path / f"out{len(list(tmp_path.iterdir()))}"
+        assert run(*usual, "-o", output, *options)[0] == 0
+        assert json.loads((output / "metrics.json").read_text())["card"]["shared"] == expected, options
 
 
 def test_several_sets_are_so_many_comparisons(run: Any, tmp_path: Path, three_folds: None) -> None:

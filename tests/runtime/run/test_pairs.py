@@ -66,6 +66,28 @@ def test_scores_are_the_sessions(run: Any, paired: Path, table: Path, tmp_path: 
     assert [row["p_nonspecific"] for row in rows_of(tmp_path / "again.csv")] == [row["p_nonspecific"] for row in rows]
 
 
+def test_a_panel_of_pairs_knows_the_pair_and_each_chain(run: Any, paired: Path, tmp_path: Path) -> None:
+    members = [(heavy, LIGHT[:at] + "A" + LIGHT[at + 1 :]) for at, heavy in enumerate(heavy_chains() * 2, 30)]
+    panel, mixed = tmp_path / "panel.csv", tmp_path / "mixed.csv"
+    own, other = members[0], (heavy_chains()[0][:-1] + "A", members[1][1])
+    for path, rows in ((panel, members), (mixed, [own, other, (members[1][0], members[0][1])])):
+        path.write_text("id,VH,VL\n" + "".join(f"m{at},{','.join(pair)}\n" for at, pair in enumerate(rows)))
+    done = run("reference", paired, panel, "--name", "known", "--domain", "off", "-o", tmp_path / "new")
+    assert done.code == 0, done.err
+    options = ("--bundle", tmp_path / "new", "--heads", "all", "--domain", "off")
+    assert run("score", mixed, "-o", tmp_path / "out.csv", *options).code == 0
+    known = {
+        column: [row[column].endswith(" (in panel)") for row in rows_of(tmp_path / "out.csv")]
+        for column in ("percentile", "nonspecificity_percentile", "light_percentile")
+    }
+    # Of the pair, of its heavy chain, of its light chain: the last record mixes two members.
+    assert known == {
+        "percentile": [True, False, False],
+        "nonspecificity_percentile": [True, False, True],
+        "light_percentile": [True, True, True],
+    }
+
+
 def test_every_format(run: Any, paired: Path, table: Path, tmp_path: Path) -> None:
     pq = pytest.importorskip("pyarrow.parquet")
     for suffix in ("jsonl", "tsv", "parquet"):

@@ -155,6 +155,23 @@ def test_the_same_rows_by_another_rule_extend_a_panel(
     assert "% of" not in run("score", EXAMPLES, "-o", tmp_path / "a.csv", "--bundle", bare, "--table").err
 
 
+def test_a_record_that_repeats_another_counts_once(
+    run: Any, with_panel: Path, tmp_path: Path, sequences: list[str], bare: Path
+) -> None:
+    """Also if the repeat is the first record of all, and by whatever id."""
+    rows = changed(sequences)
+    source = write(tmp_path / "known.csv", [rows[0], rows[0], *rows[1:], rows[3], KAPPA, KAPPA])
+    done = run("reference", bare, source, "--name", "known", "-o", tmp_path / "new")
+    assert done.code == 0, done.err
+    assert "2 records repeat an earlier one and are left out: a panel has each sequence once" in done.err
+    assert "2 of 28 records are flagged and left out" in done.err
+    assert "panel known: 24 rows of known.csv" in done.err
+    (panel,), (once,) = (open_bundle(each).manifest.panels for each in (tmp_path / "new", with_panel))
+    assert (panel.rows, panel.rows_sha256) == (once.rows, once.rows_sha256)
+    assert panel.scores[0].quantiles == pytest.approx(once.scores[0].quantiles, abs=1e-6)
+    assert (tmp_path / "new" / panel_file("known")).read_bytes() == (with_panel / panel_file("known")).read_bytes()
+
+
 def test_a_second_panel_is_chosen_by_its_name(run: Any, with_panel: Path, rows_file: Path, tmp_path: Path) -> None:
     options = ("--name", "second", "--origin", "two words", "-o", tmp_path / "new")
     assert run("reference", with_panel, rows_file, *options).code == 0
