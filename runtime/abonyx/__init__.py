@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from abonyx import errors
     from abonyx.config import RuntimeConfig, load_config
     from abonyx.domain import judge
+    from abonyx.explain.scan import scan
     from abonyx.frames import score_frame
     from abonyx.run.file import ScoreRow, ScoreSummary, score_file
     from abonyx.session import Session, close_session, open_session
@@ -31,6 +32,7 @@ __all__ = [
     "judge",
     "load_config",
     "open_session",
+    "scan",
     "score_file",
     "score_frame",
 ]
@@ -38,6 +40,7 @@ __all__ = [
 _HOMES = {
     **dict.fromkeys(("RuntimeConfig", "load_config"), "config"),
     "judge": "domain",
+    "scan": "explain.scan",
     "score_frame": "frames",
     **dict.fromkeys(("ScoreRow", "ScoreSummary", "score_file"), "run.file"),
     **dict.fromkeys(("Session", "close_session", "open_session"), "session"),

@@ -12,6 +12,7 @@ _TO_FIT = {"onnx": "onnx", "scikit-learn": "sklearn", "scipy": "scipy"}
 # What needs something -> the extra that brings it, and distribution -> the module that is imported.
 _NEEDED = {
     "evaluate": ("evaluate", {"scikit-learn": "sklearn.metrics", "matplotlib": "matplotlib.figure"}),
+    "drawing a scan": ("explain", {"matplotlib": "matplotlib.figure"}),
     "serve": ("serve", {"fastapi": "fastapi", "uvicorn": "uvicorn", "prometheus-client": "prometheus_client"}),
     "Parquet": ("parquet", {"pyarrow": "pyarrow.parquet"}),
     "Excel": ("excel", {"python-calamine": "python_calamine"}),

@@ -13,6 +13,7 @@ import click
 from abonyx import __version__
 from abonyx.cli import bundle as cli_bundle
 from abonyx.cli import reference as cli_reference
+from abonyx.cli import scan as cli_scan
 from abonyx.cli import serve as cli_serve
 from abonyx.cli.options import PATH, PATH_OR_DASH, names_of, prepare, run_options
 from abonyx.cli.table import TABLE_ROWS, FirstRows
@@ -77,7 +78,10 @@ def cli(debug: bool) -> None:
     """Score antibody sequences for non-specificity (polyreactivity), without PyTorch."""
 
 
-for _command in (cli_bundle.doctor, cli_bundle.verify, cli_bundle.inspect, cli_serve.serve, cli_reference.reference):
+for _command in (
+    *(cli_bundle.doctor, cli_bundle.verify, cli_bundle.inspect),
+    *(cli_serve.serve, cli_reference.reference, cli_scan.scan),
+):
     cli.add_command(_command)
 
 
