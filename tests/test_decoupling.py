@@ -16,7 +16,7 @@ HEAVY = (
     *("torch", "transformers", "sklearn", "onnx", "optimum", "scipy", "matplotlib"),
     *("ray", "abonyx_export"),
 )
-# What runtime/abonyx/evaluate/ alone may import, and only once its command runs.
+# What runtime/abonyx/evaluate/ may import, and explain/ of it matplotlib, and only once their commands run.
 EVALUATE_ONLY = ("sklearn", "matplotlib")
 # The same of runtime/abonyx/serve/.
 SERVE_ONLY = ("fastapi", "starlette", "pydantic", "uvicorn", "prometheus_client")
@@ -68,7 +68,9 @@ def test_evaluates_in_a_process_where_only_its_own_extra_can_be_imported(tmp_pat
     assert (output / "report.html").is_file()
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["evaluate", "--help"], ["score", "--help"], ["serve", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["evaluate", "--help"], ["scan", "--help"], ["score", "--help"], ["serve", "--help"]]
+)
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     code = LOADED.format(
         arguments=arguments, heavy=(*HEAVY[:-1], *SERVE_ONLY)
@@ -118,6 +120,7 @@ def test_public_names() -> None:
         "judge",
         "load_config",
         "open_session",
+        "scan",
         "score_file",
         "score_frame",
     }

@@ -23,7 +23,7 @@ def test_wheel_holds_the_model_and_scores_outside_the_clone(tmp_path: Path) -> N
     names = zipfile.ZipFile(wheel).namelist()
     assert "abonyx/mini/manifest.json" in names
     assert {f"abonyx_export/{name}" for name in ("therapeutic_vh.csv", "antibodies.csv", "antibodies.md")} <= set(names)
-    assert "abonyx/py.typed" in names
+    assert {"abonyx/py.typed", "abonyx/explain/repertoire.json"} <= set(names)
     assert {f"abonyx/serve/page/{name}" for name in ("index.html", "app.js", "pasted.js", "style.css")} <= set(names)
     assert wheel.stat().st_size < 17 * 2**20
     site = tmp_path / "site"

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from abonyx.config import RuntimeConfig, load_config
     from abonyx.contributions import Contributions
     from abonyx.domain import judge
+    from abonyx.explain.scan import scan
     from abonyx.frames import score_frame
     from abonyx.run.file import ScoreRow, ScoreSummary, score_file
     from abonyx.session import Session, close_session, open_session
@@ -33,6 +34,7 @@ __all__ = [
     "judge",
     "load_config",
     "open_session",
+    "scan",
     "score_file",
     "score_frame",
 ]
@@ -41,6 +43,7 @@ _HOMES = {
     **dict.fromkeys(("RuntimeConfig", "load_config"), "config"),
     "Contributions": "contributions",
     "judge": "domain",
+    "scan": "explain.scan",
     "score_frame": "frames",
     **dict.fromkeys(("ScoreRow", "ScoreSummary", "score_file"), "run.file"),
     **dict.fromkeys(("Session", "close_session", "open_session"), "session"),

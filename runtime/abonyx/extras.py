@@ -13,6 +13,7 @@ _TO_FIT = {"onnx": "onnx", "scikit-learn": "sklearn", "scipy": "scipy"}
 _NEEDED = {
     "evaluate": ("evaluate", {"scikit-learn": "sklearn.metrics", "matplotlib": "matplotlib.figure"}),
     "drawing contributions": ("explain", {"matplotlib": "matplotlib.figure"}),
+    "drawing a scan": ("explain", {"matplotlib": "matplotlib.figure"}),
     "serve": ("serve", {"fastapi": "fastapi", "uvicorn": "uvicorn", "prometheus-client": "prometheus_client"}),
     "Parquet": ("parquet", {"pyarrow": "pyarrow.parquet"}),
     "Excel": ("excel", {"python-calamine": "python_calamine"}),

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from abonyx import alphabet
-from abonyx.arrays import BoolArray, Float32Array, Int64Array
+from abonyx.arrays import BoolArray, Float32Array, Float64Array, Int64Array
 from abonyx.batching import eos_in_mean, plan_batches
 from abonyx.bundle.heads import EMBEDDING, HEAD_SUMS, chosen_values, column_names
 from abonyx.bundle.manifest import Manifest
@@ -172,8 +172,33 @@ def run_sequences(
         OutOfDeviceMemory: for a single sequence or a fixed shape; else the budget is halved and the batch is run
             again.
     """
-    manifest, output = engine.manifest, EMBEDDING if heads is None else HEAD_SUMS
-    width = manifest.embedding_width if heads is None else len(column_names(manifest.heads))
+    manifest, place = engine.manifest, tokens.place
+    output = EMBEDDING if heads is None else HEAD_SUMS
+    found = run_distinct(engine, tokens, output, budget, eos_pooled, on_batch)
+    # Values of distinct rows only, before they are spread over copies, where each record is one row.
+    if heads is None:
+        values = found
+    elif len(place) == 1:
+        values = chosen_values(manifest.heads, heads, [found])
+    else:
+        values = chosen_values(manifest.heads, heads, [found[of_chain] for of_chain in place])
+    if len(place) == 1 and len(found) < place.shape[1]:
+        values = values[place[0]]
+    refuse_not_finite(values, heads, ids)
+    return values
+
+
+def run_distinct(
+    engine: BatchEngine,
+    tokens: Tokenized,
+    output: str,
+    budget: TokenBudget,
+    eos_pooled: BoolArray | None = None,
+    on_batch: Callable[[int], None] | None = None,
+) -> Float32Array:
+    """One output of the graph for each of the k token rows, (k, D) or (k, columns). Arguments as run_sequences'."""
+    manifest = engine.manifest
+    width = manifest.embedding_width if output == EMBEDDING else len(column_names(manifest.heads))
     rows, place = tokens
     copies = np.bincount(place[0], minlength=len(rows))
     shape = engine.static_shape
@@ -191,20 +216,12 @@ def run_sequences(
             found[batch] = part
             if on_batch:
                 on_batch(int(copies[batch].sum()))
-    # Values of distinct rows only, before they are spread over copies, where each record is one row.
-    if heads is None:
-        values = found
-    elif len(place) == 1:
-        values = chosen_values(manifest.heads, heads, [found])
-    else:
-        values = chosen_values(manifest.heads, heads, [found[of_chain] for of_chain in place])
-    if len(place) == 1 and len(rows) < place.shape[1]:
-        values = values[place[0]]
-    _refuse_not_finite(values, heads, ids)
-    return values
+    return found
 
 
-def _refuse_not_finite(values: Float32Array, heads: Sequence[str] | None, ids: Sequence[str] | None) -> None:
+def refuse_not_finite(
+    values: Float32Array | Float64Array, heads: Sequence[str] | None, ids: Sequence[str] | None
+) -> None:
     """Raise a ScoreNotFinite that names the rows with a value that is not finite."""
     finite = np.isfinite(values.sum(axis=1)) if heads is None else np.isfinite(values).all(axis=1)
     if finite.all():

@@ -68,12 +68,22 @@ def head_total(head: HeadSpec, *sums: Float32Array) -> Float64Array:
 
 def head_value(head: HeadSpec, *sums: Float32Array) -> Float32Array:
     """The probability of a logistic head, the value of a linear one in its unit: (n,) float32. Args as head_total."""
-    total = head_total(head, *sums)
+    return value_of_total(head, head_total(head, *sums))
+
+
+def value_of_total(head: HeadSpec, total: Float64Array) -> Float32Array:
+    """The probability of a logistic head's logits (n,), the values of a linear head as float32."""
     return (sigmoid(total) if head.kind == "logistic" else total).astype(np.float32)
 
 
 def chosen_values(heads: Sequence[HeadSpec], names: Sequence[str], sums: Sequence[Float32Array]) -> Float32Array:
-    """The values of some heads, (n, len(names)) float32: column i is of head names[i].
+    """The values of some heads, (n, len(names)) float32: column i is of head names[i]. Arguments as chosen_totals'."""
+    by_name = {head.name: head for head in heads}
+    return total_values([by_name[name] for name in names], chosen_totals(heads, names, sums))
+
+
+def chosen_totals(heads: Sequence[HeadSpec], names: Sequence[str], sums: Sequence[Float32Array]) -> Float64Array:
+    """The logits, or of linear heads the values, of some heads, (n, len(names)): column i is of head names[i].
 
     Args:
         heads: all of the bundle's, in the order of the manifest.
@@ -94,11 +104,17 @@ def chosen_values(heads: Sequence[HeadSpec], names: Sequence[str], sums: Sequenc
     if len(sums) != len(chains):
         raise ValueError(f"heads {', '.join(names)} need the chains {', '.join(chains)}, not {len(sums)} of them")
     of_chain = dict(zip(chains, sums, strict=True))
-    values = []
+    totals = []
     for head in wanted:
         parts = [of_chain[chain][:, at] for chain, at in zip(head.chains, places[head.name], strict=True)]
-        values.append(head_value(head, *parts))
-    return np.stack(values, axis=1)
+        totals.append(head_total(head, *parts))
+    return np.stack(totals, axis=1)
+
+
+def total_values(heads: Sequence[HeadSpec], totals: Float64Array) -> Float32Array:
+    """What heads give for their totals, (n, len(heads)): column i is of heads[i], a probability or a value."""
+    columns = [value_of_total(head, column) for head, column in zip(heads, totals.T, strict=True)]
+    return np.stack(columns, axis=1)
 
 
 def sigmoid(logit: Float64Array) -> Float64Array:

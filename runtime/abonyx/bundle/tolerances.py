@@ -32,11 +32,15 @@ LOGIT_PER_P = 4.0
 FP32 = Limits(p=1e-4, logit=LOGIT_PER_P * 1e-4, embedding=1e-4, value=2e-5)
 FP32_GOAL_P = 1e-5
 
-# Contributions of a row's tokens against the head's own sum (issue 20), in logits, and in sds of a linear head's
-# training values: two orders of adding the same float32 numbers. Seen: 4.7e-6 (mini, 300 antibodies, logits to
-# 9.4) and 1.6e-6 (trained ESM-2 8M, C = 10). The limit grows with a sum above 1, as float32's steps do.
-CONTRIBUTION_SUM = 1e-5
-CONTRIBUTION_SUM_VALUE = 2e-5
+# Contributions of a row's tokens against the head's own sum, in logits, and in sds of a linear head's training values: two
+# orders of adding the same float32 numbers, of which the head's is the less exact (against float64 3.8e-6, contributions
+# 9e-7). Seen at most: 4.7e-6 (mini, 300 antibodies, logits to 9.4), 1.6e-6 (trained ESM-2 8M, C = 10), 1.03e-5 (1,280
+# random units, the published ESM-1v head). The goal (issue 20) is what the tests hold mini to. A run is refused at ten
+# times that; the limit grows with a sum above 1, as float32's steps do. A wrong sum is off by far more.
+CONTRIBUTION_SUM_GOAL = 1e-5
+CONTRIBUTION_SUM = 10 * CONTRIBUTION_SUM_GOAL
+CONTRIBUTION_SUM_VALUE_GOAL = 2e-5
+CONTRIBUTION_SUM_VALUE = 10 * CONTRIBUTION_SUM_VALUE_GOAL
 
 # Rounding the weights alone to float16 moves p by up to 3e-3 (33 layers, ESM-1v head, p near 0.5), so no float16
 # arithmetic can be held below that; 0.0066 is what float16 arithmetic moved an element of the embedding on a GPU.

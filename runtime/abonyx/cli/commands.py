@@ -14,8 +14,9 @@ import click
 from abonyx import __version__
 from abonyx.cli import bundle as cli_bundle
 from abonyx.cli import reference as cli_reference
+from abonyx.cli import scan as cli_scan
 from abonyx.cli import serve as cli_serve
-from abonyx.cli.options import PATH, PATH_OR_DASH, names_of, prepare, run_options
+from abonyx.cli.options import PATH, PATH_OR_DASH, can_draw, names_of, prepare, run_options
 from abonyx.cli.table import TABLE_ROWS, FirstRows
 from abonyx.errors import ConfigError, EngineError, printable
 from abonyx.extras import require
@@ -78,7 +79,10 @@ def cli(debug: bool) -> None:
     """Score antibody sequences for non-specificity (polyreactivity), without PyTorch."""
 
 
-for _command in (cli_bundle.doctor, cli_bundle.verify, cli_bundle.inspect, cli_serve.serve, cli_reference.reference):
+for _command in (
+    *(cli_bundle.doctor, cli_bundle.verify, cli_bundle.inspect),
+    *(cli_serve.serve, cli_reference.reference, cli_scan.scan),
+):
     cli.add_command(_command)
 
 
@@ -309,7 +313,8 @@ def explain(source: Path, output: Path, heads: str | None, no_pictures: bool, **
 
     wanted = names_of("heads", heads)
     chosen = "all" if wanted == ("all",) else wanted
-    request = ExplanationRequest(_target(source), output, chosen, not no_pictures)
+    pictures = not no_pictures and can_draw("drawing contributions")
+    request = ExplanationRequest(_target(source), output, chosen, pictures)
     for line in explain_file(request, prepare(options)):
         LOGGER.info(line)
 

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from abonyx.errors import ConfigError, printable
+from abonyx.extras import require
+from abonyx.logs import LOGGER
+from abonyx.wording import Interface
 
 if TYPE_CHECKING:
     from abonyx.run.request import RunRequest
@@ -70,6 +73,17 @@ def names_of(option: str, text: str | None) -> tuple[str, ...] | None:
     if "" in names:
         raise ConfigError(f"--{option} {printable(text)!r}: a name is empty", "Give NAME,NAME,...")
     return names
+
+
+def can_draw(what: str) -> bool:
+    """Whether matplotlib is installed for `what`, a key of extras; if not, say what is left out and how to get it."""
+    try:
+        require(what)
+    except ConfigError as error:
+        reason, fix = error.worded(Interface.COMMAND_LINE)
+        LOGGER.info(f"note: no pictures, the tables are complete: {reason}. For pictures: {fix}")
+        return False
+    return True
 
 
 def prepare(options: dict[str, Any]) -> RunRequest:

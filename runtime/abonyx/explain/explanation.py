@@ -20,7 +20,6 @@ from abonyx.bundle.manifest import LOGISTIC, HeadSpec
 from abonyx.contributions import refuse_without, run_contributions
 from abonyx.errors import ConfigError
 from abonyx.explain.explained import END, Explained, explain_record
-from abonyx.extras import require
 from abonyx.input.checked import Input
 from abonyx.output.directory import check_directory, staged
 from abonyx.output.formats import write_rejected
@@ -55,7 +54,7 @@ class ExplanationRequest:
     Attributes:
         output: directory to make.
         heads: names of heads, or "all"; None = the first.
-        pictures: whether pictures are wanted.
+        pictures: whether pictures are wanted; they need matplotlib.
     """
 
     source: Path | None
@@ -71,13 +70,11 @@ def explain_file(request: ExplanationRequest, run: RunRequest) -> list[str]:
         The lines that the command line prints.
 
     Raises:
-        ConfigError: the output is there already, an unknown head, matplotlib is missing, or too many pictures.
+        ConfigError: the output is there already, an unknown head, or too many pictures.
         InputError: see read_input.
         BundleError: the bundle's graph gives no contributions.
     """
     check_directory(request.output)
-    if request.pictures:
-        _require_drawing()
     names = choose_heads(run.bundle, request.heads, config=run.config).names
     by_name = {head.name: head for head in run.bundle.manifest.heads}
     heads = [by_name[name] for name in names]
@@ -96,14 +93,6 @@ def explain_file(request: ExplanationRequest, run: RunRequest) -> list[str]:
     notes = [*checked.notes, *flag_notes(checked, scored=False)]
     lines = [f"{count} records explained, {len(checked.rejected)} rejected", *notes]
     return [*lines, f"wrote {request.output}; head{'s' * (len(names) > 1)} {', '.join(names)}"]
-
-
-def _require_drawing() -> None:
-    try:
-        require("drawing contributions")
-    except ConfigError as error:
-        what, fix = error.marked
-        raise ConfigError(what, f"{fix} Or give {option('no_pictures')}: the tables need no extra.") from None
 
 
 def _facts(run: RunRequest, heads: Sequence[HeadSpec]) -> dict[str, Any]:

@@ -168,9 +168,9 @@ def results_format(
             # msgspec writes a float64; the one nearest to the float32's shortest decimal prints as that decimal.
             cells = [map(float, each) if at in at_numbers else each for at, each in enumerate(cells)]
         rows = zip(*cells, strict=True)
-        return (packed(_json_lines(rows, names) if kind == "jsonl" else _csv_bytes(rows, delimiter)),)
+        return (packed(_json_lines(rows, names) if kind == "jsonl" else csv_bytes(rows, delimiter)),)
 
-    return Format((b"" if kind == "jsonl" else packed(_csv_bytes([names], delimiter)),), text)
+    return Format((b"" if kind == "jsonl" else packed(csv_bytes([names], delimiter)),), text)
 
 
 def refuse_line_ends(kind: ScoreKind, columns: Mapping[str, Sequence[str]]) -> None:
@@ -208,15 +208,15 @@ def embeddings_format(
     def encode(start: int, columns: Columns) -> tuple[bytes, bytes]:
         ids, embedding, *rest = columns
         rows = zip(range(start, start + len(ids)), ids, *rest, strict=True)
-        return _csv_bytes(rows), embedding.astype("<f4", copy=False).tobytes()
+        return csv_bytes(rows), embedding.astype("<f4", copy=False).tobytes()
 
-    return Format((_csv_bytes([names]), header.getvalue()), encode)
+    return Format((csv_bytes([names]), header.getvalue()), encode)
 
 
 def rejected_bytes(problems: Iterable[RejectedRecord]) -> bytes:
     """The records that were not scored as CSV with the columns id, line, reason; options in the command's words."""
     worded = ((id_, line, in_words(reason, Interface.COMMAND_LINE)) for id_, line, reason in problems)
-    return _csv_bytes([("id", "line", "reason"), *worded])
+    return csv_bytes([("id", "line", "reason"), *worded])
 
 
 def write_rejected(path: Path, problems: Iterable[RejectedRecord]) -> None:
@@ -228,7 +228,7 @@ def write_rejected(path: Path, problems: Iterable[RejectedRecord]) -> None:
 def write_table(path: Path, header: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> None:
     """Write a CSV file."""
     with replacing(path) as sink:
-        sink.write(_csv_bytes([header, *rows]))
+        sink.write(csv_bytes([header, *rows]))
 
 
 def _distinct(columns: tuple[str, ...], extra: Sequence[str]) -> tuple[str, ...]:
@@ -241,7 +241,8 @@ def _distinct(columns: tuple[str, ...], extra: Sequence[str]) -> tuple[str, ...]
     return names
 
 
-def _csv_bytes(rows: Iterable[tuple[object, ...]], delimiter: str = ",") -> bytes:
+def csv_bytes(rows: Iterable[tuple[object, ...]], delimiter: str = ",") -> bytes:
+    """Rows as CSV, without a header of its own; None is an empty cell."""
     table = list(rows)
     lines = _csv_lines(table, delimiter)
     # Before CPython 3.11.9 and 3.12.3 a lone \r is left unquoted (gh-67044), and its row would not read back.

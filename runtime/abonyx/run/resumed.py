@@ -232,7 +232,7 @@ def _kept(out: ResumableOutput | Stream) -> str:
 def _opened(file_run: FileRun, restart: bool, budget: int | None) -> Iterator[ResumableOutput | Stream]:
     run, records, target, format = file_run.run, file_run.records, file_run.target, file_run.format
     header = Header(
-        identity=file_run.facts | _of_input(records) | identity(run),
+        identity=file_run.facts | input_facts(records) | identity(run),
         config_sha256=run.config.sha256(),
         rows=len(records.sequences),
         rejected=len(records.rejected),
@@ -251,7 +251,8 @@ def _opened(file_run: FileRun, restart: bool, budget: int | None) -> Iterator[Re
         yield output
 
 
-def _of_input(checked: Input) -> dict[str, Fact]:
+def input_facts(checked: Input) -> dict[str, Fact]:
+    """What rows depend on of the input."""
     return {
         "input, sha256 of its records": checked.sha256(),
         "records to score": len(checked.sequences),

@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from abonyx.bundle.heads import head_value
-from abonyx.bundle.tolerances import CONTRIBUTION_SUM, FP32, HEAD_P
+from abonyx.bundle.tolerances import CONTRIBUTION_SUM_GOAL, FP32, HEAD_P
 from abonyx.errors import BundleError, HeadRefused, ParityError
 from abonyx_export.encoder.writing import IR_VERSION, OPSET
 from abonyx_export.head import graph as head_graph
@@ -221,13 +221,13 @@ def test_attach_and_swap_leave_the_encoder_alone(tmp_path: Path) -> None:
         session = onnxruntime.InferenceSession(path)
         assert [output.name for output in session.get_outputs()] == ["embedding", "head_sums", "contributions"]
         embedding, sums, contributions = session.run(None, feed)
-        np.testing.assert_allclose(contributions.sum(axis=1), sums, atol=CONTRIBUTION_SUM)
+        np.testing.assert_allclose(contributions.sum(axis=1), sums, atol=CONTRIBUTION_SUM_GOAL)
         states = (
             np.frombuffer(weights, np.float32).reshape(20, WIDTH)[feed["input_ids"]].astype(np.float64)
         )  # (B, L, D)
         centre = CENTRE.mean(axis=0) if head.mean is None else head.mean
         expected = 0.2 * (states.astype(np.float64) - centre) @ head.weights()[0]  # (B, L)
-        np.testing.assert_allclose(contributions[:, :, 0], expected, atol=CONTRIBUTION_SUM)
+        np.testing.assert_allclose(contributions[:, :, 0], expected, atol=CONTRIBUTION_SUM_GOAL)
         np.testing.assert_allclose(_p(head, sums), _sigmoid(head.logit(embedding)), atol=HEAD_P)
         assert sums.shape == (3, 1) and sums.dtype == np.float32
         assert (tmp_path / "model.onnx.data").read_bytes() == weights

@@ -1,0 +1,61 @@
+"""`abonyx scan`: its options, and what it says before any model is opened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from abonyx.cli.options import PATH, PATH_OR_DASH, can_draw, names_of, prepare, run_options
+from abonyx.logs import LOGGER
+
+
+@click.command()
+@click.argument("source", metavar="INPUT", type=PATH_OR_DASH)
+@click.option("-o", "--output", required=True, type=PATH, help="Directory to make.")
+@click.option("--id", "id_", metavar="ID", help="Scan this record alone.  [default: every record]")
+@click.option(
+    "--positions",
+    metavar="cdr|framework|all|LIST",
+    default="cdr",
+    show_default=True,
+    help="What is changed; LIST: IMGT positions, e.g. 27,57,105-117.",
+)
+@click.option("--exclude", metavar="C,M", default="", help="Residues that no mutant is to have.")
+@click.option(
+    "--heads",
+    metavar="NAME,...|all",
+    help="Heads of the bundle, each with columns of its own.  [default: the first]",
+)
+@click.option("--rank", is_flag=True, help="Also order the CDRs' mutants within equal charge: see docs/scan.md.")
+@click.option("--no-pictures", is_flag=True, help="Write the tables alone.")
+@click.option("--yes", is_flag=True, help="Scan more than 20,000 mutants without being asked how long that takes.")
+@click.option("--restart", is_flag=True, help="Drop what an interrupted scan left, and start again.")
+@run_options
+def scan(
+    source: Path,
+    output: Path,
+    id_: str | None,
+    positions: str,
+    exclude: str,
+    heads: str | None,
+    rank: bool,
+    no_pictures: bool,
+    yes: bool,
+    restart: bool,
+    **options: Any,
+) -> None:
+    """Show what each single mutation of INPUT's sequences does to the scores, and to charge.  It recommends none."""
+    from abonyx.explain.scan import scan_options
+    from abonyx.explain.scan_files import ScanRequest, refuse_output, scan_records
+
+    run = prepare(options)
+    chosen = scan_options(run.bundle, run.config, names_of("heads", heads), positions, exclude, run.check)
+    run = run.of_chains(tuple(chosen.heads[0].chains))
+    refuse_output(output)
+    pictures = not no_pictures and can_draw("drawing a scan")
+    checked = run.read(None if str(source) == "-" else source)
+    request = ScanRequest(run, chosen, output, id_, rank, pictures, yes, restart)
+    for line in scan_records(request, checked):
+        LOGGER.info(line)

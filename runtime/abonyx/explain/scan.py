@@ -1,0 +1,219 @@
+"""All single mutants of one parent: what the model says of each, beside what charge says. It recommends none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from abonyx import alphabet
+from abonyx.bundle import Bundle
+from abonyx.bundle.chosen import choose_heads
+from abonyx.bundle.heads import HEAD_SUMS, chosen_totals, record_chains, total_values
+from abonyx.bundle.manifest import HeadSpec, chain_letters
+from abonyx.card.charge import isoelectric_point, net_charge
+from abonyx.config import RuntimeConfig
+from abonyx.domain import Check, Judgement, judge, judge_in_children, refusal, refuse_rule
+from abonyx.errors import ConfigError, InputError
+from abonyx.explain.places import Place, places
+from abonyx.explain.scan_charge import fit_charge
+from abonyx.explain.scan_mutants import Mutant, excluded_residues, mutants_of
+from abonyx.explain.scan_positions import choose_places, positions_text
+from abonyx.explain.scan_result import HeadScan, Scan, ScoredHead
+from abonyx.scoring import refuse_not_finite, run_distinct, tokenize
+from abonyx.session import model_of
+from abonyx.texts import type_name
+from abonyx.wording import option
+
+if TYPE_CHECKING:
+    from abonyx.model import OpenModel
+    from abonyx.session import Session
+
+OnBatch = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class ScanOptions:
+    """What is scanned, of any parent. Make it with scan_options.
+
+    Attributes:
+        heads: those whose changes are wanted; first: the bundle's first head's name, whose column has none.
+        letters: of the chains that the heads were trained on, as a numbering gives them.
+        positions: of positions_text; excluded: residues that no mutant has.
+        check: "off" = neither parent nor mutants are judged.
+    """
+
+    heads: tuple[HeadSpec, ...]
+    first: str
+    letters: tuple[str, ...]
+    positions: str
+    excluded: str
+    check: Check
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The heads' names."""
+        return tuple(head.name for head in self.heads)
+
+
+class ScanPlan(NamedTuple):
+    """What is to be scored of one parent.
+
+    Attributes:
+        sequence: cleaned; name: for messages.
+        judgement: of the parent, flags included.
+        places: of every residue; mutants: in their order.
+    """
+
+    sequence: str
+    name: str
+    judgement: Judgement
+    places: list[Place]
+    mutants: list[Mutant]
+
+
+def scan(
+    session: Session,
+    sequence: str,
+    *,
+    positions: str | Sequence[str | int] = "cdr",
+    exclude: str | Sequence[str] = (),
+    heads: Sequence[str] | str | None = None,
+    domain: Check = "check",
+    on_batch: OnBatch | None = None,
+) -> Scan:
+    """All single mutants of one sequence: the change of each head, of charge, and what charge does not explain.
+
+    A scan shows what the model says; it recommends no mutant. See docs/scan.md for what is known of that.
+
+    Args:
+        session: of abonyx.open_session.
+        sequence: the parent: one chain, as the heads need it.
+        positions: "cdr", "framework", "all", or IMGT positions, such as "27,57,105-117" or [27, 57].
+        exclude: residues that no mutant is to have, such as "C,M".
+        heads: names of the bundle's heads, or "all"; None = the first.
+        domain: "check" refuses a parent that the heads were not trained on, and flags mutants; "off" does not look.
+        on_batch: called with the number of sequences that were scored, after each batch.
+
+    Returns:
+        arrays with a value for each mutant, and `table()`, its columns.
+
+    Raises:
+        InputError: a sequence that cannot be scored, or has a flag.
+        ConfigError: positions, exclude or heads that cannot be used; upstream-batch pooling.
+        BundleError, SessionClosed, SessionForked, ScoreNotFinite: as Session.score.
+    """
+    if not isinstance(sequence, str):
+        what = f"sequence is {type_name(sequence)}, not a text"
+        raise InputError(what, "Give the one chain whose mutants are wanted; call scan again for another.")
+    refuse_rule(domain, None)
+    model = model_of(session)
+    with model.turn():  # no reload between the plan and the scores
+        options = scan_options(model.bundle, model.config, heads, positions, exclude, domain)
+        cleaned = alphabet.clean(sequence)
+        why = refusal(cleaned) or alphabet.problem(cleaned, model.limit)
+        if why:
+            raise InputError(f"sequence: {why}", "Correct it; nothing was scored.")
+        return run_scan(model, plan_scan(cleaned, options, "sequence"), options, on_batch)
+
+
+def scan_options(
+    bundle: Bundle,
+    config: RuntimeConfig,
+    heads: Sequence[str] | str | None,
+    positions: object,
+    exclude: Sequence[str] | str,
+    check: Check,
+) -> ScanOptions:
+    """The options of a scan, refused before anything is scored.
+
+    Raises:
+        ConfigError: see scan. BundleError: the bundle has no head yet.
+    """
+    if config.batch_size is not None:
+        what = f"{option('pooling')} upstream-batch: there, a score depends on the sequences beside it in a file"
+        raise ConfigError(what, f"Use {option('pooling')} residues: a scan has no such file.")
+    chosen = [head.spec for head in choose_heads(bundle, heads).heads]
+    single = ", ".join(head.name for head in bundle.manifest.heads if len(head.chains) == 1) or "none"
+    paired = [head.name for head in chosen if len(head.chains) > 1]
+    if paired:
+        what = f"{option('heads')}: {', '.join(paired)} expects both chains of a record, and a scan changes one"
+        raise ConfigError(what, f"Heads of {bundle.name} that score one chain: {single}.")
+    if len(record_chains(chosen)) > 1:
+        told = ", ".join(f"{head.name} ({head.chains[0]})" for head in chosen)
+        what = f"{option('heads')} of different chains: {told}"
+        raise ConfigError(what, "Scan each chain by the heads that score it.")
+    letters = chain_letters(chosen[0].chains)
+    return ScanOptions(
+        heads=tuple(chosen),
+        first=bundle.manifest.head.name,
+        letters=letters,
+        positions=positions_text(positions),
+        excluded=excluded_residues(exclude),
+        check=check,
+    )
+
+
+def plan_scan(sequence: str, options: ScanOptions, name: str) -> ScanPlan:
+    """The mutants of one cleaned sequence that can be scored.
+
+    Args:
+        name: of the parent, for messages.
+
+    Raises:
+        InputError: the parent has a flag.
+        ConfigError: positions that it does not have, or no mutant is left.
+    """
+    (judgement,) = judge([sequence], options.letters)
+    if options.check != "off" and not judgement.trusted:
+        fix = "Scan a whole variable domain of the heads' chains: docs/domain.md says what a flag means."
+        raise InputError(f"{name}: is flagged: {judgement.text}; its mutants would have no scores to trust", fix)
+    where = places(sequence)
+    mutants = mutants_of(choose_places(where, options.positions, name), options.excluded)
+    if not mutants:
+        what = f"{name}: {option('exclude')} {','.join(options.excluded)} leaves no mutant at {options.positions}"
+        raise ConfigError(what, "Exclude fewer residues.")
+    return ScanPlan(sequence, name, judgement, where, mutants)
+
+
+def run_scan(model: OpenModel, plan: ScanPlan, options: ScanOptions, on_batch: OnBatch | None = None) -> Scan:
+    """Score a parent and its mutants, each distinct sequence once.
+
+    Raises:
+        ScoreNotFinite, OutOfDeviceMemory, SessionClosed: as Session.score.
+    """
+    changed = [mutant.of(plan.sequence) for mutant in plan.mutants]
+    sequences = [plan.sequence, *changed]
+    with model.turn():
+        tokens = tokenize(model.manifest, sequences)
+        sums = run_distinct(model, tokens, HEAD_SUMS, model.budget, on_batch=on_batch)
+        totals = chosen_totals(model.manifest.heads, options.names, [sums])[tokens.place[0]]
+    refuse_not_finite(totals, options.names, [plan.name, *_names(plan)])
+    values = total_values(options.heads, totals)
+    charge, pi = net_charge(sequences), isoelectric_point(sequences)
+    charge_change = charge[1:] - charge[0]
+    scored = []
+    for at, head in enumerate(options.heads):
+        change = totals[1:, at] - totals[0, at]
+        first = head.name == options.first
+        known = ScoredHead(head.name, head.kind, head.unit, head.higher_is_worse, head.training_sd, first)
+        fit = fit_charge(change, charge_change)
+        scored.append(HeadScan(known, float(str(values[0, at])), change, values[1:, at], fit))
+    judgements = None if options.check == "off" else judge_in_children(changed, options.letters)
+    return Scan(
+        sequence=plan.sequence,
+        chain=plan.judgement.chain,
+        places=tuple(plan.places),
+        mutants=tuple(plan.mutants),
+        heads=tuple(scored),
+        charge=float(charge[0]),
+        pi=float(pi[0]),
+        charge_change=charge_change,
+        pi_change=pi[1:] - pi[0],
+        judgements=None if judgements is None else tuple(judgements),
+    )
+
+
+def _names(plan: ScanPlan) -> list[str]:
+    """A name of each mutant, for messages."""
+    return [f"{plan.name} {at.residue}{at.imgt or at.index + 1}{residue}" for at, residue in plan.mutants]

@@ -1,0 +1,271 @@
+"""`abonyx scan`: the parents of a file to a directory of tables and pictures, parent after parent.
+
+A parent's rows and pictures are written once all of its mutants are scored; the same command resumes behind the last
+parent that is whole.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from abonyx.bundle.threshold import shipped_note
+from abonyx.engine.providers import token_budget, window_size
+from abonyx.errors import ConfigError, RunInterrupted
+from abonyx.explain.scan import ScanOptions, run_scan
+from abonyx.explain.scan_parents import Parent, choose_parents, last_rows, plan_parents
+from abonyx.explain.scan_result import NOT_VALIDATED, Scan, refuse_ranks
+from abonyx.input.checked import Input
+from abonyx.logs import LOGGER
+from abonyx.output.files import replacing
+from abonyx.output.formats import Columns, Format, csv_bytes, rejected_bytes
+from abonyx.output.journal import Header, journal_path
+from abonyx.output.resumable import ResumableOutput, open_resumable
+from abonyx.run.interrupts import Stop, handled
+from abonyx.run.progress import progress
+from abonyx.run.request import RunRequest
+from abonyx.run.resumed import identity, input_facts
+from abonyx.wording import option
+
+if TYPE_CHECKING:
+    from abonyx.model import OpenModel
+
+SCAN_CSV, PARENTS_CSV, REJECTED_CSV = "scan.csv", "parents.csv", "rejected.csv"
+# More mutants than so many are scored only if that was confirmed: ten VH, or half an hour of a large model's on a CPU.
+MOST_UNASKED = 20_000
+# Mutants whose scoring is timed to say how long all of them take.
+_TIMED = 64
+# Parents whose charge fit the summary tells; parents.csv has all.
+_SHOWN = 5
+_PARENT_COLUMNS = (
+    *("id", "chain", "sequence", "charge", "pI", "mutants", "head", "unit", "score"),
+    *("charge_slope", "charge_intercept", "charge_r2", "charge_n", "statement"),
+)
+
+
+@dataclass(frozen=True)
+class ScanRequest:
+    """What the command was asked.
+
+    Attributes:
+        run: how the input was read, and the config.
+        options: what is scanned.
+        output: the directory.
+        id: of the one parent that is scanned; None = all of the input.
+        rank: with ranks within equal charge.
+        pictures: with a picture of each parent and head.
+        confirmed: scan even if there are more than MOST_UNASKED mutants.
+        restart: drop what an interrupted scan left.
+    """
+
+    run: RunRequest
+    options: ScanOptions
+    output: Path
+    id: str | None = None
+    rank: bool = False
+    pictures: bool = True
+    confirmed: bool = False
+    restart: bool = False
+
+
+def scan_records(request: ScanRequest, checked: Input) -> list[str]:
+    """Scan the parents of a checked input.
+
+    Returns:
+        The lines that the command line prints.
+
+    Raises:
+        InputError: an id that is missing or comes twice; a flagged parent.
+        ConfigError: positions that a parent lacks; too many mutants that were not confirmed; the output.
+        RunInterrupted: by a signal; finished parents are kept.
+    """
+    chosen = choose_parents(checked, request.id)
+    refuse_output(request.output)
+    parents = plan_parents(chosen, request.options)
+    _refuse_ranks(request, parents)
+    mutants = sum(len(parent.plan.mutants) for parent in parents)
+    if mutants > MOST_UNASKED and not request.confirmed:
+        raise _unconfirmed(request, parents, mutants)
+    stop = Stop()
+    with handled(stop):
+        try:
+            return _run(request, chosen, parents, stop)
+        except KeyboardInterrupt:
+            raise RunInterrupted(f"{stop.asked or 'interrupted'}: ended at once") from None
+
+
+def refuse_output(output: Path) -> None:
+    """Refuse, by a ConfigError, a directory that holds something and no interrupted scan."""
+    if output.is_dir():
+        if any(output.iterdir()) and not journal_path(output / SCAN_CSV).exists():
+            raise ConfigError(f"output {output}: is not empty", "Name a new directory, or remove this one.")
+        return
+    if output.exists() or output.is_symlink():
+        raise ConfigError(f"output {output}: is not a directory", "A scan writes a directory: name a new one.")
+
+
+def _refuse_ranks(request: ScanRequest, parents: Sequence[Parent]) -> None:
+    """Refuse, by a ConfigError, ranks that a parent cannot have, before anything is scored."""
+    for parent in parents if request.rank else ():
+        refuse_ranks(parent.plan.judgement.chain, parent.plan.mutants, parent.plan.name)
+
+
+def _unconfirmed(request: ScanRequest, parents: Sequence[Parent], mutants: int) -> ConfigError:
+    """The error about a scan that is too large to begin unasked: how long it would take."""
+    from abonyx.model import open_model
+
+    plan = parents[0].plan
+    few = plan._replace(mutants=plan.mutants[:_TIMED])
+    with open_model(request.run.config) as model:
+        run_scan(model, few, request.options)  # the first batch is slower
+        started = time.perf_counter()
+        run_scan(model, few, request.options)
+        seconds = (time.perf_counter() - started) * mutants / len(few.mutants)
+    what = f"{len(parents):,} parents have {mutants:,} mutants: about {_duration(seconds)} on this machine"
+    fix = f"Give {option('yes')} to scan them all, or choose fewer with {option('id')} and {option('positions')}."
+    return ConfigError(what, fix)
+
+
+def _duration(seconds: float) -> str:
+    """A time to one figure that a person plans with."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _run(request: ScanRequest, chosen: Input, parents: list[Parent], stop: Stop) -> list[str]:
+    from abonyx.model import open_model  # not before the input was found good
+
+    started = time.perf_counter()
+    told: list[str] = []
+    pictures = 0
+    with _opened(request, chosen, parents) as out:
+        ends = last_rows(parents)
+        done = ends.index(out.rows_done) + 1 if out.rows_done else 0
+        if done:
+            LOGGER.info(f"resuming after {done} of {len(parents)} parents, which an interrupted scan left")
+        if done == len(parents):
+            return ["every parent was scanned by an interrupted run; its files are in place", NOT_VALIDATED]
+        config = dataclasses.replace(request.run.config, token_budget=out.token_budget)
+        with open_model(config) as model, progress(out.rows + len(parents), out.rows_done + done) as bar:
+            opened = time.perf_counter()
+            rest = parents[done:]
+            for parent, end in zip(rest, ends[done:], strict=True):
+                kept = f"{done} of {len(parents)} parents are kept" if done else "no parent was done"
+                found = run_scan(model, parent.plan, request.options, _watch(stop, bar, kept))
+                pictures += _draw(request, parent, found)
+                if model.budget.tokens != out.token_budget:
+                    out.token_budget = model.budget.tokens
+                    out.halved(model.budget.tokens, "the device ran out of memory")
+                out.append(end, (parent.id, found))
+                done += 1
+                told += found.notes[1:-1] if len(parents) == 1 else [f"{parent.plan.name}: {found.notes[1]}"]
+            lines = _summary(request, model, rest, opened - started, time.perf_counter() - opened)
+    more = [f"... and {len(told) - _SHOWN} more: parents.csv"] if len(told) > _SHOWN else []
+    drawn = f", {pictures} picture{'s' * (pictures > 1)}, each as SVG and PNG" if pictures else ""
+    wrote = f"wrote {request.output}: {SCAN_CSV}, {PARENTS_CSV}{drawn}"
+    return [*lines, *chosen.notes, *shipped_note(request.run.config), *told[:_SHOWN], *more, NOT_VALIDATED, wrote]
+
+
+def _watch(stop: Stop, bar: Callable[[int], None] | None, kept: str) -> Callable[[int], None]:
+    """End after the batch in which a signal came; and move the bar."""
+
+    def on_batch(sequences: int) -> None:
+        if stop.asked:
+            raise RunInterrupted(
+                f"{stop.asked}: {kept}", "The same command resumes behind the last parent that is whole."
+            )
+        if bar:
+            bar(sequences)
+
+    return on_batch
+
+
+def _summary(
+    request: ScanRequest, model: OpenModel, scanned: Sequence[Parent], opening: float, seconds: float
+) -> list[str]:
+    mutants = sum(len(parent.plan.mutants) for parent in scanned)
+    return [
+        f"{len(scanned)} parent{'s' * (len(scanned) > 1)} scanned, {mutants:,} mutants; {seconds:.2f} s, opening took "
+        f"{opening:.2f} s",
+        f"bundle {model.bundle.label()}; variant {model.variant_name} on {request.run.config.provider}",
+        *model.opening_notes,
+    ]
+
+
+def _draw(request: ScanRequest, parent: Parent, found: Scan) -> int:
+    """Write the pictures of a parent; how many."""
+    if not request.pictures:
+        return 0
+    from abonyx.explain.heat_map import draw
+
+    for each in found.heads:
+        name = parent.stem if len(found.heads) == 1 else f"{parent.stem}.{each.head.name}"
+        picture = draw(found, parent.id, each.head.name)
+        for suffix, data in ((".scan.png", picture.png), (".scan.svg", picture.svg)):
+            with replacing(request.output / f"{name}{suffix}") as sink:
+                sink.write(data)
+    return len(found.heads)
+
+
+@contextmanager
+def _opened(request: ScanRequest, chosen: Input, parents: Sequence[Parent]) -> Iterator[ResumableOutput]:
+    run, output = request.run, request.output
+    facts = {
+        "command": "scan",
+        "--heads": ", ".join(request.options.names),
+        "--positions": request.options.positions,
+        "--exclude": request.options.excluded or None,
+        "--rank": request.rank,
+        "pictures": request.pictures,
+    }
+    header = Header(
+        identity=facts | input_facts(chosen) | identity(run),
+        config_sha256=run.config.sha256(),
+        rows=sum(len(parent.plan.mutants) for parent in parents),
+        rejected=len(chosen.rejected),
+        token_budget=token_budget(run.config, run.bundle),
+        window_size=window_size(run.config),
+    )
+    targets, format = [output / PARENTS_CSV, output / SCAN_CSV], _format(request.rank)
+    if run.skip:
+        targets, format = [output / REJECTED_CSV, *targets], format.beside(rejected_bytes(chosen.rejected))
+    made = not output.exists()
+    try:
+        output.mkdir(exist_ok=True)
+    except OSError as error:
+        what = f"output {output}: cannot be made: {error.strerror}"
+        raise ConfigError(what, "Name a new directory in one that is there.") from error
+    try:
+        with open_resumable(targets, format, header, restart=request.restart) as out:
+            yield out
+    except BaseException:
+        if made and not any(output.iterdir()):
+            output.rmdir()
+        raise
+
+
+def _format(rank: bool) -> Format:
+    """A parent and its scan as rows of both tables; the first parent's behind the names of the columns."""
+
+    def encode(start: int, window: Columns) -> tuple[bytes, bytes]:
+        id_, found = window
+        table = found.table(rank=rank)
+        rows = [(id_, *row) for row in zip(*table.values(), strict=True)]
+        names: list[tuple[tuple[str, ...], ...]] = [(_PARENT_COLUMNS,), (("id", *table),)] if start == 0 else [(), ()]
+        return csv_bytes([*names[0], *_parent_rows(id_, found)]), csv_bytes([*names[1], *rows])
+
+    return Format((b"", b""), encode)
+
+
+def _parent_rows(id_: str, found: Scan) -> Iterator[tuple[object, ...]]:
+    """A row for each head: the parent, its score, and what charge explains of the changes."""
+    of_parent = (id_, found.chain or "", found.sequence, round(found.charge, 4), round(found.pi, 4), len(found.mutants))
+    for each in found.heads:
+        fit = ["", "", "", ""] if each.fit is None else [*(round(number, 6) for number in each.fit[:3]), each.fit.n]
+        yield (*of_parent, each.head.name, each.head.unit or "", each.parent, *fit, found.statement)

@@ -1,0 +1,84 @@
+"""Single mutants of a parent, and what can be known of each without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from abonyx.errors import ConfigError, first_line
+from abonyx.explain.places import Place
+from abonyx.wording import option
+
+# By kind, as the heat map has them from the top: basic, acidic, polar, special, hydrophobic.
+AMINO_ACIDS = "KRHDENQSTGPCAVILMFWY"
+# The two cysteines, and what the framework around them is built on: Trp 41, the hydrophobic residue 89, Trp or Phe 118.
+CYSTEINES = ("23", "104")
+CONSERVED = (*CYSTEINES, "41", "89", "118")
+
+
+class Mutant(NamedTuple):
+    """One changed residue.
+
+    Attributes:
+        place: where, with the parent's residue.
+        residue: the new one.
+    """
+
+    place: Place
+    residue: str
+
+    def of(self, parent: str) -> str:
+        """The mutant's sequence."""
+        return parent[: self.place.index] + self.residue + parent[self.place.index + 1 :]
+
+    @property
+    def is_conserved(self) -> bool:
+        """Whether it changes a position that nearly all domains have in common."""
+        return self.place.imgt in CONSERVED
+
+
+def excluded_residues(exclude: Sequence[str] | str) -> str:
+    """Residues that no mutant is to have, as one text in the order of AMINO_ACIDS.
+
+    Args:
+        exclude: letters, as "C,M" or a list of them.
+
+    Raises:
+        ConfigError: something else than the 20 residues, or all of them.
+    """
+    letters = exclude.replace(",", " ").split() if isinstance(exclude, str) else list(exclude)
+    for letter in letters:
+        if not isinstance(letter, str) or len(letter) != 1 or letter.upper() not in AMINO_ACIDS:
+            what = f"{option('exclude')}: {first_line(repr(letter), 60)} is not one of the 20 residues"
+            raise ConfigError(what, "Give letters with commas between them, such as C,M.")
+    left = {letter.upper() for letter in letters}
+    if len(left) == len(AMINO_ACIDS):
+        raise ConfigError(f"{option('exclude')} names all 20 residues", "Leave at least one of them out of the list.")
+    return "".join(residue for residue in AMINO_ACIDS if residue in left)
+
+
+def mutants_of(places: Sequence[Place], excluded: str) -> list[Mutant]:
+    """Every other residue at each place, but the excluded ones; in the order of the places, then of the alphabet."""
+    residues = [residue for residue in sorted(AMINO_ACIDS) if residue not in excluded]
+    return [Mutant(place, residue) for place in places for residue in residues if residue != place.residue]
+
+
+def makes_glycosylation_motif(parent: str, mutant: Mutant) -> bool:
+    """Whether the mutant has a motif of N-glycosylation, N-X-S or N-X-T with X not P, where the parent has none."""
+    changed, at = mutant.of(parent), mutant.place.index
+    starts = range(max(0, at - 2), at + 1)
+    return any(_is_motif(changed, start) and not _is_motif(parent, start) for start in starts)
+
+
+def _is_motif(sequence: str, start: int) -> bool:
+    motif = sequence[start : start + 3]
+    return len(motif) == 3 and motif[0] == "N" and motif[1] != "P" and motif[2] in "ST"
+
+
+def unpairs_cysteine(parent: str, mutant: Mutant) -> bool:
+    """Whether it adds or removes a cysteine and leaves an odd number, or removes one of the domain's own two."""
+    old, new = mutant.place.residue, mutant.residue
+    if "C" not in (old, new):
+        return False
+    own = old == "C" and mutant.place.imgt in CYSTEINES
+    return own or mutant.of(parent).count("C") % 2 == 1

@@ -1,0 +1,74 @@
+"""The parents of a scan: which records of an input they are, and what their files are called."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from abonyx.errors import InputError, printable
+from abonyx.explain.scan import ScanOptions, ScanPlan, plan_scan
+from abonyx.input.checked import Input
+from abonyx.wording import option
+
+
+@dataclass(frozen=True)
+class Parent:
+    """One parent: its id, what the pictures' names begin with, and its plan."""
+
+    id: str
+    stem: str
+    plan: ScanPlan
+
+
+def choose_parents(checked: Input, id_: str | None) -> Input:
+    """The parents that are scanned: all, or the one of an id. Raises InputError."""
+    counts = Counter(checked.ids)
+    if id_ is None:
+        twice = [name for name, count in counts.items() if count > 1]
+        if twice:
+            what = f"{len(twice)} ids come more than once, such as {printable(twice[0])!r}: {counts[twice[0]]} times"
+            raise InputError(what, f"Give each parent an id of its own; {option('id_column')} names their column.")
+        return checked
+    found = [at for at, name in enumerate(checked.ids) if name == id_]
+    if len(found) != 1:
+        if not found:
+            some = ", ".join(printable(name) for name in checked.ids[:5]) + ", ..." * (len(checked.ids) > 5)
+            fix = f"Its ids are {some}; {option('id_column')} names another column."
+            raise InputError(f"{option('id')} {printable(id_)!r}: no record has this id", fix)
+        what = f"{option('id')} {printable(id_)!r}: {len(found)} records have this id"
+        raise InputError(what, "Give each parent an id of its own.")
+    (at,) = found
+    return Input(
+        [id_], [checked.sequences[at]], checked.rejected, judgements=[checked.judgements[at]], notes=checked.notes
+    )
+
+
+def plan_parents(chosen: Input, options: ScanOptions) -> list[Parent]:
+    """The plans of the parents. Raises as plan_scan, of the first that cannot be scanned."""
+    stems: set[str] = set()
+    parents = []
+    for id_, sequence in zip(chosen.ids, chosen.sequences, strict=True):
+        stem = _stem(id_, stems)
+        stems.add(stem.casefold())
+        parents.append(Parent(id_, stem, plan_scan(sequence, options, printable(id_))))
+    return parents
+
+
+def _stem(id_: str, taken: set[str]) -> str:
+    """A file's name for an id, another than those taken: some file systems hold only one of A and a."""
+    plain = re.sub("[^A-Za-z0-9._-]+", "_", id_)[:60].lstrip(".-") or "parent"
+    stem, number = plain, 2
+    while stem.casefold() in taken:
+        stem, number = f"{plain}_{number}", number + 1
+    return stem
+
+
+def last_rows(parents: Sequence[Parent]) -> list[int]:
+    """Rows of scan.csv up to each parent's last."""
+    ends, total = [], 0
+    for parent in parents:
+        total += len(parent.plan.mutants)
+        ends.append(total)
+    return ends

@@ -1,0 +1,259 @@
+"""What a scan found: arrays with a value for each mutant, and the same as columns of a table."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from abonyx.arrays import BoolArray, Float32Array, Float64Array
+from abonyx.bundle.chosen import P
+from abonyx.bundle.manifest import LOGISTIC
+from abonyx.domain import Judgement
+from abonyx.errors import ConfigError
+from abonyx.explain.places import CDRS, Place
+from abonyx.explain.repertoire import SEEN, repertoire
+from abonyx.explain.scan_charge import ChargeFit
+from abonyx.explain.scan_mutants import AMINO_ACIDS, Mutant, makes_glycosylation_motif, unpairs_cysteine
+from abonyx.wording import option
+
+NOT_VALIDATED = "Ranking of mutants at equal charge has not been validated for this bundle."
+HEAVY = "H"
+Cells = list[str] | list[int] | list[float] | list[float | None] | list[int | None] | list[str | None]
+
+
+class ScoredHead(NamedTuple):
+    """Which head it is.
+
+    Attributes:
+        name, kind, unit, higher_is_worse: as the bundle has them; unit is None for a probability.
+        sd: standard deviation of a linear head's training values; None for a probability.
+        first: whether it is the bundle's first.
+    """
+
+    name: str
+    kind: str
+    unit: str | None
+    higher_is_worse: bool
+    sd: float | None
+    first: bool
+
+    @property
+    def score_column(self) -> str:
+        """The name of its values, as results of `abonyx score` have it."""
+        if self.kind != LOGISTIC:
+            return f"{self.name}_value"
+        return P if self.first else f"{self.name}_p"
+
+    @property
+    def change_unit(self) -> str:
+        """What its changes are measured in."""
+        return self.unit or "logits"
+
+
+@dataclass(frozen=True)
+class HeadScan:
+    """One head over a scan of n mutants.
+
+    Attributes:
+        head: which.
+        parent: its probability or value of the parent.
+        change: (n,) float64, mutant less parent: of the logit, or of a linear head's value in its unit.
+        score: (n,) float32, the mutant's probability or value.
+        fit: the line of the changes over those of net charge; None if charge cannot be taken out of this scan.
+    """
+
+    head: ScoredHead
+    parent: float
+    change: Float64Array
+    score: Float32Array
+    fit: ChargeFit | None
+
+    def sentence(self) -> str:
+        """What charge explains of the changes."""
+        name, unit = self.head.name, self.head.change_unit
+        if self.fit is None:
+            return f"{name}: the mutants do not differ enough in charge to take it out"
+        slope, intercept, r2, n = self.fit
+        line = f"{intercept:.3f} {'+-'[slope < 0]} {abs(slope):.3f} x change of net charge ({unit})"
+        return f"{name}: over {n:,} mutants, change = {line}; charge explains {r2:.0%} of the variance"
+
+
+@dataclass(frozen=True)
+class Scan:
+    """The n single mutants of one parent. It recommends none: see `statement`.
+
+    Attributes:
+        sequence: the parent; chain: its letter, None if it has no single domain.
+        places: of each of the parent's residues.
+        mutants: by place, then by the new residue's letter.
+        heads: their changes, in the order in which they were named.
+        charge, pi: of the parent: net charge at pH 7.4 in elementary charges, isoelectric point.
+        charge_change, pi_change: (n,) float64, mutant less parent.
+        judgements: of the mutants, n; None if they were not judged.
+    """
+
+    sequence: str
+    chain: str | None
+    places: tuple[Place, ...]
+    mutants: tuple[Mutant, ...]
+    heads: tuple[HeadScan, ...]
+    charge: float
+    pi: float
+    charge_change: Float64Array
+    pi_change: Float64Array
+    judgements: tuple[Judgement, ...] | None
+
+    @property
+    def statement(self) -> str:
+        """How far the order of mutants can be trusted."""
+        return NOT_VALIDATED
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the numbers must know, a line each."""
+        known = f"seen_in_repertoire: at least {SEEN:.0%} of {repertoire().source()} have the residue at that position"
+        if self.chain != HEAVY:
+            known = "seen_in_repertoire is empty: the repertoire is of heavy chains"
+        return (self.statement, *(each.sentence() for each in self.heads), known)
+
+    def head(self, name: str | None = None) -> HeadScan:
+        """One head's changes; None = the first that was named. Raises KeyError."""
+        return self.heads[0] if name is None else {each.head.name: each for each in self.heads}[name]
+
+    def without_charge(self, name: str | None = None) -> Float64Array:
+        """The part (n,) of a head's changes that the change of charge does not explain; NaN if it cannot be told."""
+        head = self.head(name)
+        if head.fit is None:
+            return np.full(len(self.mutants), np.nan)
+        return head.fit.rest(head.change, self.charge_change)
+
+    @cached_property
+    def glycosylation(self) -> BoolArray:
+        """(n,) whether the mutant has a motif of N-glycosylation where the parent has none."""
+        return np.array([makes_glycosylation_motif(self.sequence, mutant) for mutant in self.mutants], bool)
+
+    @cached_property
+    def unpaired_cysteine(self) -> BoolArray:
+        """(n,) whether the mutant leaves a cysteine without a partner."""
+        return np.array([unpairs_cysteine(self.sequence, mutant) for mutant in self.mutants], bool)
+
+    @cached_property
+    def conserved(self) -> BoolArray:
+        """(n,) whether a position is changed that nearly all domains have in common: IMGT 23, 41, 89, 104, 118."""
+        return np.array([mutant.is_conserved for mutant in self.mutants], bool)
+
+    @cached_property
+    def repertoire_share(self) -> list[float | None]:
+        """The share (n), 0 to 1, of human VH with that position that have the residue there.
+
+        None of a light chain, and of a position that fewer than 100 of them have.
+        """
+        if self.chain != HEAVY:
+            return [None] * len(self.mutants)
+        table = repertoire()
+        return [table.share(mutant.place.imgt, mutant.residue) for mutant in self.mutants]
+
+    @property
+    def flags(self) -> list[str]:
+        """Why the score of each mutant should not be trusted; "" = nothing is wrong, or it was not judged."""
+        if self.judgements is None:
+            return [""] * len(self.mutants)
+        return [judgement.text for judgement in self.judgements]
+
+    def strata(self) -> list[int]:
+        """The change of net charge of each mutant, to the nearest elementary charge."""
+        return [round(change) for change in self.charge_change.tolist()]
+
+    def ranks(self, name: str | None = None) -> list[int | None]:
+        """Places of some mutants in the order of a head's change, each within its stratum of equal charge; 1 = first.
+
+        The order is that of the head's changes: lowest first, or highest first if lower values are worse. Ranked are
+        mutants of the CDRs whose residue is seen in the repertoire at that position; not those that are flagged or
+        change a conserved position. The others have None. No rank is a recommendation.
+
+        Raises:
+            ConfigError: the parent is no heavy chain, or no mutant is of a CDR.
+        """
+        refuse_ranks(self.chain, self.mutants, "the parent")
+        head, flags = self.head(name), self.judgements
+        order = head.change if head.head.higher_is_worse else -head.change
+        members: dict[int, list[int]] = defaultdict(list)
+        for at, (mutant, share, stratum) in enumerate(
+            zip(self.mutants, self.repertoire_share, self.strata(), strict=True)
+        ):
+            seen = share is not None and share >= SEEN
+            trusted = flags is None or flags[at].trusted
+            if seen and trusted and mutant.place.region in CDRS and not mutant.is_conserved:
+                members[stratum].append(at)
+        ranks: list[int | None] = [None] * len(self.mutants)
+        for mutants in members.values():
+            for rank, at in enumerate(sorted(mutants, key=lambda at: (order[at], at)), 1):
+                ranks[at] = rank
+        return ranks
+
+    def grid(self, values: Float64Array) -> Float64Array:
+        """Values (n,) as (20, scanned positions): a row for each of AMINO_ACIDS; NaN for the parent's own residue.
+
+        Excluded residues are NaN, too.
+        """
+        columns = {place.index: at for at, place in enumerate(self.scanned)}
+        found = np.full((len(AMINO_ACIDS), len(columns)), np.nan)
+        for mutant, value in zip(self.mutants, values, strict=True):
+            found[AMINO_ACIDS.index(mutant.residue), columns[mutant.place.index]] = value
+        return found
+
+    @property
+    def scanned(self) -> list[Place]:
+        """The places that have a mutant, in their order."""
+        return list(dict.fromkeys(mutant.place for mutant in self.mutants))
+
+    def table(self, *, rank: bool = False) -> dict[str, Cells]:
+        """Name -> column of n cells, as docs/scan.md describes them; None is an empty cell.
+
+        Args:
+            rank: with the columns charge_stratum, and NAME_rank of each head. Raises as ranks.
+        """
+        at = [mutant.place for mutant in self.mutants]
+        found: dict[str, Cells] = {
+            "chain": [self.chain or ""] * len(at),
+            "position": [place.index + 1 for place in at],
+            "imgt": [place.imgt for place in at],
+            "region": [place.region for place in at],
+            "wild_type": [place.residue for place in at],
+            "mutant": [mutant.residue for mutant in self.mutants],
+        }
+        for each in self.heads:
+            name = each.head.name
+            found[each.head.score_column] = [float(str(value)) for value in each.score]
+            found[f"{name}_change"] = [round(value, 6) for value in each.change.tolist()]
+            rest = self.without_charge(name).tolist() if each.fit else [None] * len(at)
+            found[f"{name}_without_charge"] = [None if value is None else round(value, 6) for value in rest]
+        found["charge_change"] = [round(value, 4) + 0.0 for value in self.charge_change.tolist()]
+        found["pI_change"] = [round(value, 4) + 0.0 for value in self.pi_change.tolist()]
+        found["flag"] = self.flags
+        found["new_glycosylation_motif"] = self.glycosylation.astype(int).tolist()
+        found["unpaired_cysteine"] = self.unpaired_cysteine.astype(int).tolist()
+        found["conserved_position"] = self.conserved.astype(int).tolist()
+        shares = self.repertoire_share
+        found["repertoire_share"] = [None if share is None else round(share, 4) for share in shares]
+        found["seen_in_repertoire"] = [None if share is None else int(share >= SEEN) for share in shares]
+        if rank:
+            found["charge_stratum"] = self.strata()
+            for each in self.heads:
+                found[f"{each.head.name}_rank"] = self.ranks(each.head.name)
+        return found
+
+
+def refuse_ranks(chain: str | None, mutants: Sequence[Mutant], name: str) -> None:
+    """Refuse, by a ConfigError, ranks of a parent whose mutants have none."""
+    if chain != HEAVY:
+        what = f"{option('rank')}: {name} is not a heavy chain, and the repertoire is of heavy chains"
+        raise ConfigError(what, f"Leave {option('rank')} out.")
+    if not any(mutant.place.region in CDRS for mutant in mutants):
+        what = f"{option('rank')}: no mutant of {name} is in a CDR, and only those are ranked"
+        raise ConfigError(what, f"Leave {option('rank')} out, or scan the CDRs.")

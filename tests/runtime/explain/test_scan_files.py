@@ -1,0 +1,227 @@
+"""`abonyx scan`: tables and pictures in a directory, whole or resumable; and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from abonyx.bundle import open_bundle
+from abonyx.config import RuntimeConfig
+from abonyx.explain import scan_files
+from abonyx.explain.scan import scan_options
+from abonyx.explain.scan_parents import plan_parents
+from abonyx.explain.scan_result import NOT_VALIDATED
+from abonyx.input.checked import Input
+
+from ...conftest import MINI
+from ..domain.proteins import GFP, KAPPA, VH
+
+OTHER = VH[:25] + "S" + VH[26:]
+NAMES = {"scan.csv", "parents.csv"}
+# Five residues are left: four or five mutants a position.
+FEW = ("--exclude", "A,F,G,H,I,L,M,N,P,Q,S,T,V,W,Y")
+
+
+@pytest.fixture
+def parents(tmp_path: Path) -> Path:
+    return write(tmp_path, [("first", VH), ("second/one", OTHER)])
+
+
+def write(tmp_path: Path, rows: list[tuple[str, str]]) -> Path:
+    path = tmp_path / "parents.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([("id", "sequence"), *rows])
+    return path
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def test_tables_and_pictures_of_every_parent(run: Any, parents: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the explain extra is not installed")
+    done = run("scan", parents, "-o", tmp_path / "out", "--positions", "28,105-106", "--exclude", "C", "--rank")
+    assert done.code == 0, done.err
+    assert done.out == ""
+    assert "2 parents scanned, 108 mutants" in done.err and NOT_VALIDATED in done.err
+    assert "first: nonspecificity: over 54 mutants, change = " in done.err
+    assert "2 pictures, each as SVG and PNG" in done.err
+    pictures = {f"{stem}.scan.{suffix}" for stem in ("first", "second_one") for suffix in ("svg", "png")}
+    assert set(files(tmp_path / "out")) == NAMES | pictures
+    rows = read(tmp_path / "out" / "scan.csv")
+    assert [row["id"] for row in rows] == ["first"] * 54 + ["second/one"] * 54
+    assert {row["imgt"] for row in rows} == {"28", "105", "106"} and "C" not in {row["mutant"] for row in rows}
+    assert {row["nonspecificity_rank"] for row in rows if row["seen_in_repertoire"] == "0"} == {""}
+    assert "1" in {row["nonspecificity_rank"] for row in rows}
+    (first, second) = read(tmp_path / "out" / "parents.csv")
+    assert (first["id"], first["chain"], first["sequence"], first["mutants"]) == ("first", "H", VH, "54")
+    assert second["id"] == "second/one" and float(second["charge_slope"]) > 0
+    assert first["statement"] == second["statement"] == NOT_VALIDATED
+    assert ET.fromstring((tmp_path / "out" / "first.scan.svg").read_bytes()).tag.endswith("svg")
+    # Once more into it would mix two scans.
+    again = run("scan", parents, "-o", tmp_path / "out")
+    assert again.code == 2 and "is not empty" in again.err
+
+
+def test_one_record_of_a_file_by_its_id(run: Any, parents: Path, tmp_path: Path) -> None:
+    done = run(
+        "scan", parents, "--id", "second/one", "-o", tmp_path / "out", "--positions", "28", "--no-pictures", *FEW
+    )
+    assert done.code == 0, done.err
+    assert set(files(tmp_path / "out")) == NAMES
+    assert {row["id"] for row in read(tmp_path / "out" / "scan.csv")} == {"second/one"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "code", "message"),
+    [
+        ([("a", VH)], ["--id", "b"], 3, "--id 'b': no record has this id\nIts ids are a; --id-column names"),
+        ([("a", VH), ("a", OTHER)], ["--id", "a"], 3, "--id 'a': 2 records have this id"),
+        ([("a", VH), ("a", OTHER)], [], 3, "1 ids come more than once, such as 'a': 2 times"),
+        ([("a", VH), ("b", KAPPA)], [], 3, "b: is flagged: light chain (kappa)"),
+        ([("a", GFP[:100])], ["--domain", "off"], 2, "a: no antibody domain was found"),
+        ([("a", GFP[:100])], ["--domain", "require"], 3, "no antibody domain"),
+        ([("a", VH)], ["--positions", "33"], 2, "--positions 33: a has no residue there"),
+        ([("a", VH)], ["--positions", "129"], 2, "--positions: 129 lies outside a domain"),
+        ([("a", VH)], ["--positions", "loops"], 2, "--positions: 'LOOPS' is not an IMGT position"),
+        ([("a", VH)], ["--exclude", "c,X"], 2, "--exclude: 'X' is not one of the 20 residues"),
+        ([("a", VH)], ["--heads", "hic"], 2, "--heads: abonyx-mini has no head 'hic'"),
+        ([("a", VH)], ["--rank", "--positions", "104"], 2, "--rank: no mutant of a is in a CDR"),
+        ([("a", VH)], ["--pooling", "upstream-batch", "--batch-size", "8"], 2, "--pooling upstream-batch: there"),
+    ],
+)
+def test_what_cannot_be_scanned_is_refused_and_leaves_nothing(
+    run: Any, tmp_path: Path, rows: list[tuple[str, str]], options: list[str], code: int, message: str
+) -> None:
+    done = run("scan", write(tmp_path, rows), "-o", tmp_path / "out", *options)
+    assert (done.code, done.out) == (code, "") and message in done.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_is_something_else_is_refused(run: Any, parents: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    done = run("scan", parents, "-o", tmp_path / "file")
+    assert done.code == 2 and "file: is not a directory" in done.err
+    done = run("scan", parents, "-o", tmp_path / "missing" / "out", "--positions", "28")
+    assert done.code == 2 and "cannot be made" in done.err
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_records_that_are_skipped_are_listed(run: Any, tmp_path: Path) -> None:
+    source = write(tmp_path, [("a", VH), ("b", "EVQL*"), ("c", KAPPA)])
+    options = ["--positions", "28", *FEW, "--no-pictures", "--on-invalid", "skip", "--domain", "require"]
+    done = run("scan", source, "-o", tmp_path / "out", *options)
+    assert done.code == 0, done.err
+    assert [row["id"] for row in read(tmp_path / "out" / "rejected.csv")] == ["b", "c"]
+    assert {row["id"] for row in read(tmp_path / "out" / "scan.csv")} == {"a"}
+
+
+def test_a_large_scan_says_how_long_it_takes_and_wants_a_yes(
+    run: Any, parents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scan_files, "MOST_UNASKED", 9)
+    monkeypatch.setattr(scan_files, "_TIMED", 3)
+    command = ["scan", parents, "--positions", "28", "--no-pictures", *FEW, "-o"]
+    done = run(*command, tmp_path / "out")
+    assert done.code == 2
+    assert "2 parents have 10 mutants: about " in done.err and "Give --yes to scan them all" in done.err
+    assert not (tmp_path / "out").exists()
+    assert run(*command, tmp_path / "out", "--yes").code == 0
+    assert run(*command, tmp_path / "one", "--id", "first").code == 0
+
+
+def stop_before(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C as the scan of a parent, counted from 1, begins."""
+    begun, usual = [], scan_files.run_scan
+
+    def run_scan(*arguments: Any) -> Any:
+        begun.append(1)
+        if len(begun) == number:
+            os.kill(os.getpid(), signal.SIGINT)
+        return usual(*arguments)
+
+    monkeypatch.setattr(scan_files, "run_scan", run_scan)
+
+
+def test_an_interrupted_scan_is_resumed_to_the_same_bytes(
+    run: Any, parents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["scan", parents, "--positions", "28", "--no-pictures", *FEW, "-o"]
+    assert run(*command, tmp_path / "whole").code == 0
+    with monkeypatch.context() as patched:
+        stop_before(2, patched)
+        done = run(*command, tmp_path / "out")
+    assert done.code == 130
+    assert "SIGINT: 1 of 2 parents are kept" in done.err and "The same command resumes" in done.err
+    assert set(files(tmp_path / "out")) == {"scan.csv.partial", "parents.csv.partial", "scan.csv.journal"}
+    other = run(*command, tmp_path / "out", "--positions", "29")
+    assert other.code == 2 and "--positions: '28' then, '29' now" in other.err
+    resumed = run(*command, tmp_path / "out")
+    assert resumed.code == 0 and "resuming after 1 of 2 parents" in resumed.err
+    assert "1 parent scanned, 5 mutants" in resumed.err
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
+
+
+def test_a_scan_that_is_stopped_before_a_parent_is_done_leaves_nothing(
+    run: Any, parents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_before(1, monkeypatch)
+    done = run("scan", parents, "--positions", "28", "-o", tmp_path / "out")
+    assert done.code == 130 and "SIGINT: no parent was done" in done.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_restart_drops_what_an_interrupted_scan_left(
+    run: Any, parents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["scan", parents, "-o", tmp_path / "out", "--no-pictures", *FEW, "--positions"]
+    with monkeypatch.context() as patched:
+        stop_before(2, patched)
+        assert run(*command, "28").code == 130
+    done = run(*command, "29", "--restart")
+    assert done.code == 0 and "2 parents scanned" in done.err
+    assert {row["imgt"] for row in read(tmp_path / "out" / "scan.csv")} == {"29"}
+
+
+def test_without_matplotlib_the_tables_are_written_and_the_extra_is_named(
+    run: Any, parents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    done = run("scan", parents, "--id", "first", "-o", tmp_path / "out", "--positions", "28", *FEW)
+    assert done.code == 0, done.err
+    assert "note: no pictures, the tables are complete: drawing a scan needs matplotlib" in done.err
+    assert "abonyx[cpu,explain]" in done.err
+    assert set(files(tmp_path / "out")) == NAMES
+
+
+def test_names_of_pictures_are_safe_and_distinct() -> None:
+    ids = ["../up", "a b", "A_b", "\u03b1", "-", "n" * 300]
+    options = scan_options(open_bundle(MINI), RuntimeConfig(), None, "28", "", "check")
+    planned = plan_parents(Input(ids, [VH] * len(ids)), options)
+    assert [each.stem for each in planned] == ["_up", "a_b", "A_b_2", "_", "parent", "n" * 60]
+    assert [each.id for each in planned] == ids
+
+
+def test_several_heads_have_a_picture_each(run: Any, heads: Path, parents: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the explain extra is not installed")
+    options = ["--bundle", heads, "--heads", "nonspecificity,hic", "--id", "first", "--positions", "28", *FEW]
+    done = run("scan", parents, "-o", tmp_path / "out", *options)
+    assert done.code == 0, done.err
+    names = {f"first.{head}.scan.{suffix}" for head in ("nonspecificity", "hic") for suffix in ("svg", "png")}
+    assert set(files(tmp_path / "out")) == NAMES | names
+    assert [row["head"] for row in read(tmp_path / "out" / "parents.csv")] == ["nonspecificity", "hic"]
+    assert [row["unit"] for row in read(tmp_path / "out" / "parents.csv")] == ["", "min"]
+    refused = run("scan", parents, "-o", tmp_path / "paired", "--bundle", heads, "--heads", "psr")
+    assert refused.code == 2 and "--heads: psr expects both chains of a record" in refused.err
