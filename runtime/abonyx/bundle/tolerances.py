@@ -32,11 +32,12 @@ LOGIT_PER_P = 4.0
 FP32 = Limits(p=1e-4, logit=LOGIT_PER_P * 1e-4, embedding=1e-4, value=2e-5)
 FP32_GOAL_P = 1e-5
 
-# Contributions of a row's tokens against the head's own sum, in logits, and in sds of a linear head's training values:
-# two orders of adding the same float32 numbers, of which the head's is the less exact (3.8e-6 off float64 on mini, where
-# contributions are 9e-7 off). Seen at most: 4.7e-6 (mini, 300 antibodies, logits to 9.4), 1.6e-6 (trained ESM-2 8M,
-# C = 10), 1.03e-5 (1,280 random units, the published ESM-1v head). The goal (issue 20) is what the tests hold mini to. A
-# run is refused at ten times that; the limit grows with a sum above 1, as float32's steps do. A wrong sum is off by more.
+# Contributions of a row's tokens against the head's own sum, in logits, and in sds of a linear head's training
+# values: two orders of adding the same float32 numbers, of which the head's is the less exact (3.8e-6 off float64 on
+# mini, where contributions are 9e-7 off). Seen at most: 4.7e-6 (mini, 300 antibodies, logits to 9.4), 1.6e-6 (trained
+# ESM-2 8M, C = 10), 1.03e-5 (1,280 random units, the published ESM-1v head). The goal (issue 20) is what the tests
+# hold mini to. A run is refused at ten times that; the limit grows with a sum above 1, as float32's steps do. A wrong
+# sum is off by more.
 CONTRIBUTION_SUM_GOAL = 1e-5
 CONTRIBUTION_SUM = 10 * CONTRIBUTION_SUM_GOAL
 CONTRIBUTION_SUM_VALUE_GOAL = 2e-5
