@@ -30,6 +30,7 @@ h2 { font-size: 1.1rem; margin: 1.4rem 0 .5rem; }
 table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; padding: .2rem .6rem .2rem 0; border-bottom: 1px solid var(--rule); vertical-align: top; }
 td { font-variant-numeric: tabular-nums; }
+section:first-child td { white-space: nowrap; }
 section + section td { overflow-wrap: anywhere; }
 thead th { border-bottom-width: 2px; }
 .flagged tbody { color: var(--grey); } .flagged td { overflow-wrap: anywhere; }
