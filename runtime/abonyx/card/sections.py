@@ -46,7 +46,7 @@ def percent(share: float) -> str:
 
 
 def _clustered(card: Card, names: dict[str, str]) -> Section:
-    rows = [[each.name, *(_cell(each.clusters[key]) for key in names)] for each in card.predictors]
+    rows = [[each.name, *(_cell(key, each.clusters[key]) for key in names)] for each in card.predictors]
     paragraphs = []
     if card.difference is not None:
         statistic = names[card.difference.statistic]
@@ -65,17 +65,23 @@ def _random(card: Card, names: dict[str, str]) -> Section:
     """The same without intervals, so that the difference that similar sequences make is seen."""
 
     def row(each: PredictorRecord) -> list[str]:
-        values = ["fixed" for _ in names] if each.random is None else [number(each.random[key], 3) for key in names]
+        values = ["fixed" for _ in names] if each.random is None else [_figure(key, each.random[key]) for key in names]
         return [each.name, *values]
 
     paragraph = "Similar sequences share folds here, so that these figures flatter."
     return Section("Random folds", [paragraph], ["", *names.values()], [row(each) for each in card.predictors])
 
 
-def _cell(estimate: Estimate) -> str:
+def _cell(statistic: str, estimate: Estimate) -> str:
+    value, low, high = (_figure(statistic, each) for each in (estimate.value, estimate.low, estimate.high))
     if estimate.value is None or estimate.low is None or estimate.high is None:
-        return number(estimate.value, 3)
-    return f"{number(estimate.value, 3)} [{number(estimate.low, 3)}, {number(estimate.high, 3)}]"
+        return value
+    return f"{value} [{low}, {high}]"
+
+
+def _figure(statistic: str, value: float | None) -> str:
+    """With three decimals; an error, which has the labels' unit and may be of any size, with four digits."""
+    return number(value, 3) if statistic != "mae" or value is None else f"{value:.4g}"
 
 
 def _calls(calls: CallCounts) -> list[str]:

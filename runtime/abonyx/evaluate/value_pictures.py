@@ -81,6 +81,7 @@ def _paint_scatter(axes: Axes, subject: ValueSubject) -> None:
     subject.name_axis(axes.set_xlabel, "measured")
     subject.name_axis(axes.set_ylabel, "predicted")
     axes.set_aspect("equal", adjustable="box")
+    axes.ticklabel_format(scilimits=(-3, 4))  # longer numbers below the axis would touch
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     add_legend(axes)

@@ -149,6 +149,9 @@ def test_a_fixed_head_of_values() -> None:
     assert share in markdown(found) and share in html(found)
     assert "20 rows are flagged: without an interval, and in all other figures" in found.notes
     assert any(note.startswith("R2 compares the head, too") for note in found.notes)
+    small = card_of_values(labelled(labels * 1e-5, "values"), predicted * 1e-5)
+    error = f"{np.abs(labels - predicted).mean() * 1e-5:.4g}"
+    assert "e-06" in error and f"| {error} \\[" in markdown(small), "of any size"
     none = card_of_values(labelled(labels, "values"), np.full(240, 3.0))
     assert none.sentence.startswith("No signal: Spearman 0.00") and none.interval is None
     reverse = card_of_values(labelled(labels, "values"), -predicted)
