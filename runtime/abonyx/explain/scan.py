@@ -15,9 +15,9 @@ from abonyx.card.charge import isoelectric_point, net_charge
 from abonyx.config import RuntimeConfig
 from abonyx.domain import Check, Judgement, judge, judge_in_children, refusal, refuse_rule
 from abonyx.errors import ConfigError, InputError
-from abonyx.explain.places import Place, places
+from abonyx.explain.places import CDRS, Place, places
 from abonyx.explain.scan_charge import fit_charge
-from abonyx.explain.scan_mutants import Mutant, excluded_residues, mutants_of
+from abonyx.explain.scan_mutants import Mutant, count_mutants, excluded_residues, mutants_of
 from abonyx.explain.scan_positions import choose_places, positions_text
 from abonyx.explain.scan_result import HeadScan, Scan, ScoredHead
 from abonyx.scoring import refuse_not_finite, run_distinct, tokenize
@@ -57,19 +57,24 @@ class ScanOptions:
 
 
 class ScanPlan(NamedTuple):
-    """What is to be scored of one parent.
+    """What is to be scored of one parent; its mutants are made when they are scored, since there can be many parents.
 
     Attributes:
         sequence: cleaned; name: for messages.
         judgement: of the parent, flags included.
-        places: of every residue; mutants: in their order.
+        n_mutants: how many; in_cdrs: whether a position of a CDR is scanned.
     """
 
     sequence: str
     name: str
     judgement: Judgement
-    places: list[Place]
-    mutants: list[Mutant]
+    n_mutants: int
+    in_cdrs: bool
+
+    def make_mutants(self, options: ScanOptions) -> tuple[list[Place], list[Mutant]]:
+        """The place of every residue, and the mutants in their order."""
+        where = places(self.sequence)
+        return where, mutants_of(choose_places(where, options.positions, self.name), options.excluded)
 
 
 def scan(
@@ -154,26 +159,28 @@ def scan_options(
     )
 
 
-def plan_scan(sequence: str, options: ScanOptions, name: str) -> ScanPlan:
-    """The mutants of one cleaned sequence that can be scored.
+def plan_scan(sequence: str, options: ScanOptions, name: str, judgement: Judgement | None = None) -> ScanPlan:
+    """How many mutants of one cleaned sequence are to be scored.
 
     Args:
         name: of the parent, for messages.
+        judgement: of the sequence, if it was judged by the options' letters; None = it is judged here.
 
     Raises:
         InputError: the parent has a flag.
         ConfigError: positions that it does not have, or no mutant is left.
     """
-    (judgement,) = judge([sequence], options.letters)
+    if judgement is None:
+        (judgement,) = judge([sequence], options.letters)
     if options.check != "off" and not judgement.trusted:
         fix = "Scan a whole variable domain of the heads' chains: docs/domain.md says what a flag means."
         raise InputError(f"{name}: is flagged: {judgement.text}; its mutants would have no scores to trust", fix)
-    where = places(sequence)
-    mutants = mutants_of(choose_places(where, options.positions, name), options.excluded)
-    if not mutants:
+    chosen = choose_places(places(sequence), options.positions, name)
+    n_mutants = count_mutants(chosen, options.excluded)
+    if not n_mutants:
         what = f"{name}: {option('exclude')} {','.join(options.excluded)} leaves no mutant at {options.positions}"
         raise ConfigError(what, "Exclude fewer residues.")
-    return ScanPlan(sequence, name, judgement, where, mutants)
+    return ScanPlan(sequence, name, judgement, n_mutants, any(place.region in CDRS for place in chosen))
 
 
 def run_scan(model: OpenModel, plan: ScanPlan, options: ScanOptions, on_batch: OnBatch | None = None) -> Scan:
@@ -182,13 +189,14 @@ def run_scan(model: OpenModel, plan: ScanPlan, options: ScanOptions, on_batch: O
     Raises:
         ScoreNotFinite, OutOfDeviceMemory, SessionClosed: as Session.score.
     """
-    changed = [mutant.of(plan.sequence) for mutant in plan.mutants]
+    where, mutants = plan.make_mutants(options)
+    changed = [mutant.of(plan.sequence) for mutant in mutants]
     sequences = [plan.sequence, *changed]
     with model.turn():
         tokens = tokenize(model.manifest, sequences)
         sums = run_distinct(model, tokens, HEAD_SUMS, model.budget, on_batch=on_batch)
         totals = chosen_totals(model.manifest.heads, options.names, [sums])[tokens.place[0]]
-    refuse_not_finite(totals, options.names, [plan.name, *_names(plan)])
+    refuse_not_finite(totals, options.names, [plan.name, *(_named(plan.name, mutant) for mutant in mutants)])
     values = total_values(options.heads, totals)
     charge, pi = net_charge(sequences), isoelectric_point(sequences)
     charge_change = charge[1:] - charge[0]
@@ -203,8 +211,8 @@ def run_scan(model: OpenModel, plan: ScanPlan, options: ScanOptions, on_batch: O
     return Scan(
         sequence=plan.sequence,
         chain=plan.judgement.chain,
-        places=tuple(plan.places),
-        mutants=tuple(plan.mutants),
+        places=tuple(where),
+        mutants=tuple(mutants),
         heads=tuple(scored),
         charge=float(charge[0]),
         pi=float(pi[0]),
@@ -214,6 +222,7 @@ def run_scan(model: OpenModel, plan: ScanPlan, options: ScanOptions, on_batch: O
     )
 
 
-def _names(plan: ScanPlan) -> list[str]:
-    """A name of each mutant, for messages."""
-    return [f"{plan.name} {at.residue}{at.imgt or at.index + 1}{residue}" for at, residue in plan.mutants]
+def _named(parent: str, mutant: Mutant) -> str:
+    """A mutant's name, for messages."""
+    place = mutant.place
+    return f"{parent} {place.residue}{place.imgt or place.index + 1}{mutant.residue}"

@@ -88,7 +88,7 @@ def scan_records(request: ScanRequest, checked: Input) -> list[str]:
     refuse_output(request.output)
     parents = plan_parents(chosen, request.options)
     _refuse_ranks(request, parents)
-    mutants = sum(len(parent.plan.mutants) for parent in parents)
+    mutants = sum(parent.plan.n_mutants for parent in parents)
     if mutants > MOST_UNASKED and not request.confirmed:
         raise _unconfirmed(request, parents, mutants)
     stop = Stop()
@@ -112,20 +112,20 @@ def refuse_output(output: Path) -> None:
 def _refuse_ranks(request: ScanRequest, parents: Sequence[Parent]) -> None:
     """Refuse, by a ConfigError, ranks that a parent cannot have, before anything is scored."""
     for parent in parents if request.rank else ():
-        refuse_ranks(parent.plan.judgement.chain, parent.plan.mutants, parent.plan.name)
+        refuse_ranks(parent.plan.judgement.chain, parent.plan.in_cdrs, parent.plan.name)
 
 
 def _unconfirmed(request: ScanRequest, parents: Sequence[Parent], mutants: int) -> ConfigError:
     """The error about a scan that is too large to begin unasked: how long it would take."""
     from abonyx.model import open_model
 
-    plan = parents[0].plan
-    few = plan._replace(mutants=plan.mutants[:_TIMED])
+    plan, options = parents[0].plan, request.options
+    few = [mutant.of(plan.sequence) for mutant in plan.make_mutants(options)[1][:_TIMED]]
     with open_model(request.run.config) as model:
-        run_scan(model, few, request.options)  # the first batch is slower
+        model.score(few, options.names)  # the first batch is slower
         started = time.perf_counter()
-        run_scan(model, few, request.options)
-        seconds = (time.perf_counter() - started) * mutants / len(few.mutants)
+        model.score(few, options.names)
+        seconds = (time.perf_counter() - started) * mutants / len(few)
     what = f"{len(parents):,} parents have {mutants:,} mutants: about {_duration(seconds)} on this machine"
     fix = f"Give {option('yes')} to scan them all, or choose fewer with {option('id')} and {option('positions')}."
     return ConfigError(what, fix)
@@ -189,7 +189,7 @@ def _watch(stop: Stop, bar: Callable[[int], None] | None, kept: str) -> Callable
 def _summary(
     request: ScanRequest, model: OpenModel, scanned: Sequence[Parent], opening: float, seconds: float
 ) -> list[str]:
-    mutants = sum(len(parent.plan.mutants) for parent in scanned)
+    mutants = sum(parent.plan.n_mutants for parent in scanned)
     return [
         f"{len(scanned)} parent{'s' * (len(scanned) > 1)} scanned, {mutants:,} mutants; {seconds:.2f} s, opening took "
         f"{opening:.2f} s",
@@ -227,7 +227,7 @@ def _opened(request: ScanRequest, chosen: Input, parents: Sequence[Parent]) -> I
     header = Header(
         identity=facts | input_facts(chosen) | identity(run),
         config_sha256=run.config.sha256(),
-        rows=sum(len(parent.plan.mutants) for parent in parents),
+        rows=sum(parent.plan.n_mutants for parent in parents),
         rejected=len(chosen.rejected),
         token_budget=token_budget(run.config, run.bundle),
         window_size=window_size(run.config),

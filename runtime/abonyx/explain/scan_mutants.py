@@ -63,6 +63,12 @@ def mutants_of(places: Sequence[Place], excluded: str) -> list[Mutant]:
     return [Mutant(place, residue) for place in places for residue in residues if residue != place.residue]
 
 
+def count_mutants(places: Sequence[Place], excluded: str) -> int:
+    """How many mutants_of gives."""
+    left = len(AMINO_ACIDS) - len(excluded)
+    return sum(left - (place.residue in AMINO_ACIDS and place.residue not in excluded) for place in places)
+
+
 def makes_glycosylation_motif(parent: str, mutant: Mutant) -> bool:
     """Whether the mutant has a motif of N-glycosylation, N-X-S or N-X-T with X not P, where the parent has none."""
     changed, at = mutant.of(parent), mutant.place.index

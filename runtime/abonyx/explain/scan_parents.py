@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from abonyx.errors import InputError, printable
@@ -47,28 +47,32 @@ def choose_parents(checked: Input, id_: str | None) -> Input:
 
 def plan_parents(chosen: Input, options: ScanOptions) -> list[Parent]:
     """The plans of the parents. Raises as plan_scan, of the first that cannot be scanned."""
-    stems: set[str] = set()
-    parents = []
-    for id_, sequence in zip(chosen.ids, chosen.sequences, strict=True):
-        stem = _stem(id_, stems)
-        stems.add(stem.casefold())
-        parents.append(Parent(id_, stem, plan_scan(sequence, options, printable(id_))))
-    return parents
+    judgements = [None] * len(chosen.ids) if options.check == "off" else chosen.judgements
+    rows = zip(chosen.ids, _stems(chosen.ids), chosen.sequences, judgements, strict=True)
+    return [
+        Parent(id_, stem, plan_scan(sequence, options, printable(id_), judgement))
+        for id_, stem, sequence, judgement in rows
+    ]
 
 
-def _stem(id_: str, taken: set[str]) -> str:
-    """A file's name for an id, another than those taken: some file systems hold only one of A and a."""
-    plain = re.sub("[^A-Za-z0-9._-]+", "_", id_)[:60].lstrip(".-") or "parent"
-    stem, number = plain, 2
-    while stem.casefold() in taken:
-        stem, number = f"{plain}_{number}", number + 1
-    return stem
+def _stems(ids: Sequence[str]) -> Iterator[str]:
+    """A file's name for each id, each another one: some file systems hold only one of A and a."""
+    taken: set[str] = set()
+    numbers: Counter[str] = Counter()
+    for id_ in ids:
+        plain = re.sub("[^A-Za-z0-9._-]+", "_", id_)[:60].lstrip(".-") or "parent"
+        key, stem = plain.casefold(), plain
+        while stem.casefold() in taken:
+            numbers[key] += 1
+            stem = f"{plain}_{numbers[key] + 1}"
+        taken.add(stem.casefold())
+        yield stem
 
 
 def last_rows(parents: Sequence[Parent]) -> list[int]:
     """Rows of scan.csv up to each parent's last."""
     ends, total = [], 0
     for parent in parents:
-        total += len(parent.plan.mutants)
+        total += parent.plan.n_mutants
         ends.append(total)
     return ends

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -179,7 +178,7 @@ class Scan:
         Raises:
             ConfigError: the parent is no heavy chain, or no mutant is of a CDR.
         """
-        refuse_ranks(self.chain, self.mutants, "the parent")
+        refuse_ranks(self.chain, any(mutant.place.region in CDRS for mutant in self.mutants), "the parent")
         head, flags = self.head(name), self.judgements
         order = head.change if head.head.higher_is_worse else -head.change
         members: dict[int, list[int]] = defaultdict(list)
@@ -249,11 +248,11 @@ class Scan:
         return found
 
 
-def refuse_ranks(chain: str | None, mutants: Sequence[Mutant], name: str) -> None:
+def refuse_ranks(chain: str | None, in_cdrs: bool, name: str) -> None:
     """Refuse, by a ConfigError, ranks of a parent whose mutants have none."""
     if chain != HEAVY:
         what = f"{option('rank')}: {name} is not a heavy chain, and the repertoire is of heavy chains"
         raise ConfigError(what, f"Leave {option('rank')} out.")
-    if not any(mutant.place.region in CDRS for mutant in mutants):
+    if not in_cdrs:
         what = f"{option('rank')}: no mutant of {name} is in a CDR, and only those are ranked"
         raise ConfigError(what, f"Leave {option('rank')} out, or scan the CDRs.")

@@ -14,6 +14,7 @@ import pytest
 
 from abonyx.bundle import open_bundle
 from abonyx.config import RuntimeConfig
+from abonyx.domain import judge
 from abonyx.explain import scan_files
 from abonyx.explain.scan import scan_options
 from abonyx.explain.scan_parents import plan_parents
@@ -207,10 +208,10 @@ def test_without_matplotlib_the_tables_are_written_and_the_extra_is_named(
 
 
 def test_names_of_pictures_are_safe_and_distinct() -> None:
-    ids = ["../up", "a b", "A_b", "\u03b1", "-", "n" * 300]
+    ids = ["../up", "a b", "A_b", "\u03b1", "-", "n" * 300, "a/b", "a_b_2"]
     options = scan_options(open_bundle(MINI), RuntimeConfig(), None, "28", "", "check")
-    planned = plan_parents(Input(ids, [VH] * len(ids)), options)
-    assert [each.stem for each in planned] == ["_up", "a_b", "A_b_2", "_", "parent", "n" * 60]
+    planned = plan_parents(Input(ids, [VH] * len(ids), judgements=judge([VH] * len(ids))), options)
+    assert [each.stem for each in planned] == ["_up", "a_b", "A_b_2", "_", "parent", "n" * 60, "a_b_3", "a_b_2_2"]
     assert [each.id for each in planned] == ids
 
 

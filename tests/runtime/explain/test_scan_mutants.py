@@ -9,6 +9,7 @@ from abonyx.explain.places import Place, places
 from abonyx.explain.scan_mutants import (
     AMINO_ACIDS,
     Mutant,
+    count_mutants,
     excluded_residues,
     makes_glycosylation_motif,
     mutants_of,
@@ -30,6 +31,8 @@ def test_every_other_residue_once() -> None:
     found = mutants_of(places(VH), "")
     assert len(found) == len({each.of(VH) for each in found}) == 19 * len(VH) == 2280
     assert VH not in {each.of(VH) for each in found}
+    odd = [*places(VH), Place(0, "X", "", "")]
+    assert [count_mutants(odd, left) for left in ("", "CM")] == [len(mutants_of(odd, left)) for left in ("", "CM")]
     assert "C" not in {each.residue for each in mutants_of(places(VH), "CM")}
     assert [each.residue for each in mutants_of([at("27")], "")] == sorted(set(AMINO_ACIDS) - {"G"})
 
