@@ -6,11 +6,13 @@ import csv
 import functools
 import gzip
 import hashlib
+import itertools
 import json
 import math
 import re
 import shutil
 import sys
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -717,3 +719,63 @@ def test_a_head_of_another_encoder_is_said_in_every_file(run: Any, tmp_path: Pat
     assert run("evaluate", labelled, "-o", tmp_path / "out", "--bundle", bundle, "--bootstrap", 10)[0] == 0
     for name in ("metrics.json", "report.html"):
         assert "scores mean nothing" in (tmp_path / "out" / name).read_text()
+
+
+@pytest.fixture
+def variants(tmp_path: Path, sequences: list[str]) -> Path:
+    """Two parents of 12 variants, which differ in charge at one place and in nothing else at another."""
+    rows = []
+    for parent in (0, 1):
+        for place, residue in itertools.product((10, 40, 60), "KDSA"):
+            sequence = sequences[parent][:place] + residue + sequences[parent][place + 1 :]
+            rows.append((f"{parent}-{place}{residue}", sequence, str(int(residue in "KS")), f"parent {parent}"))
+    source = tmp_path / "variants.csv"
+    lines = [",".join(row) for row in [("id", "sequence", "label", "family"), *rows, ("x", sequences[2], "1", "")]]
+    source.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return source
+
+
+def test_variants_of_one_parent(run: Any, tmp_path: Path, variants: Path, three_folds: None) -> None:
+    output = tmp_path / "out"
+    code, err = run("evaluate", variants, "-o", output, "--by", "family", "--bootstrap", 50)
+    assert code == 0, err
+    record = json.loads((output / "metrics.json").read_text())
+    found = record["by_parent"]
+    assert (found["column"], found["metric"], found["rows"], found["left_out"]) == ("family", "ROC AUC", 24, 1)
+    assert found["charge"]["value"] == pytest.approx(3.5 / 4)  # K above D, K above A, S above D, S and A alike
+    assert re.search(r"among the variants of each of 2 parents: ROC AUC .* of the model at equal charge", err)
+    assert [row["parent"] for row in rows(output / "parents.csv")] == ["parent 0", "parent 1"]
+    page, card = ((output / name).read_text() for name in ("report.html", "card.md"))
+    assert "Variants of one parent (ROC AUC)" in page and "among the variants of each of 2 parents" in card
+
+
+def test_a_column_of_parents_that_cannot_be_used(run: Any, tmp_path: Path, variants: Path, three_folds: None) -> None:
+    code, err = run("evaluate", variants, "-o", tmp_path / "out", "--by", "clone")
+    assert code != 0 and "clone" in err
+    code, err = run("evaluate", variants, "-o", tmp_path / "out", "--by", "id", "--bootstrap", 10)
+    assert code != 0 and "--by id: none of 25 parents has rows of both classes" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_report_leads_with_the_conclusion(run: Any, tmp_path: Path, labelled: Path, three_folds: None) -> None:
+    output = tmp_path / "out"
+    assert run("evaluate", labelled, "-o", output, "--bootstrap", 20)[0] == 0
+    page, record = (output / "report.html").read_text(), json.loads((output / "metrics.json").read_text())
+    body = page.partition("<body>")[2]
+    places = [
+        body.index(text) for text in (f"abonyx-mini on {labelled.name}", escape(record["card"]["sentence"]), "Metrics")
+    ]
+    assert places == sorted(places)
+    visible, _, folded = body.partition("<details>")
+    assert record["bundle_sha256"] not in visible and record["bundle_sha256"] in folded
+    assert record["command"].startswith("abonyx evaluate ") and escape(record["command"]) in folded
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", record["date"])
+    predictions = rows(output / "predictions.csv")
+    wrong = [row["id"] for row in predictions if row["y_true"] and row["y_true"] != row["y_pred"]]
+    listed = visible.partition("Rows called wrong")[2].partition("</table>")[0]
+    assert f"({len(wrong)})" in visible.partition("Rows called wrong")[2][:6]
+    assert all(f"<td>{name}</td>" in listed for name in wrong)
+    best = rows(output / "shortlist.csv")
+    assert [row["rank"] for row in best] == [str(rank) for rank in range(1, len(predictions) + 1)]
+    trusted = [float(row["p_nonspecific"]) for row in best if row["call"]]
+    assert trusted == sorted(trusted) and all(row["flag"] for row in best[len(trusted) :])
