@@ -1,4 +1,4 @@
-"""How pictures look, by matplotlib: readable at 600 pixels, and without telling colours apart."""
+"""How pictures look, explain's too, by matplotlib: readable at 600 pixels, and without telling colours apart."""
 
 from __future__ import annotations
 
@@ -40,17 +40,23 @@ class Picture(NamedTuple):
 
 def render(name: str, text: str, paint: Callable[[Axes], None]) -> Picture:
     """What `paint` puts on empty axes, the same bytes each time."""
-    with _style():
+    with style():
         figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
         paint(figure.add_subplot())
-        png, svg = io.BytesIO(), io.BytesIO()
-        figure.savefig(png, format="png", dpi=_DPI, metadata={"Software": None})
-        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-    return Picture(name, text, png.getvalue(), svg.getvalue())
+        return Picture(name, text, *encode(figure))
+
+
+def encode(figure: Figure) -> tuple[bytes, bytes]:
+    """A figure as PNG and SVG: the same bytes each time."""
+    png, svg = io.BytesIO(), io.BytesIO()
+    figure.savefig(png, format="png", dpi=_DPI, metadata={"Software": None})
+    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+    return png.getvalue(), svg.getvalue()
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def style() -> Iterator[None]:
+    """Within it, figures look alike, whatever the user's matplotlibrc has."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(_STYLE)
@@ -59,8 +65,13 @@ def _style() -> Iterator[None]:
 
 def titled(axes: Axes, what: str, name: str, rows: int) -> None:
     """What is drawn; below it the input's name, as far as the font and the width go, and its rows."""
-    short = name if len(name) <= _NAME_LENGTH else f"{name[: _NAME_LENGTH - 3]}..."
-    axes.set_title(f"{what}\n{drawn(short)}, n = {rows:,}", parse_math=False)  # a $ in a file's name is no formula
+    # a $ in a file's name is no formula
+    axes.set_title(f"{what}\n{drawn(shortened(name, _NAME_LENGTH))}, n = {rows:,}", parse_math=False)
+
+
+def shortened(text: str, most: int) -> str:
+    """Text of at most so many characters, ... at its end if it was longer."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def drawn(text: str) -> str:

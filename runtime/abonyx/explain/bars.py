@@ -8,13 +8,14 @@ from matplotlib.figure import Figure
 
 from abonyx.bundle.heads import sigmoid
 from abonyx.bundle.manifest import LOGISTIC, HeadSpec
-from abonyx.explain.drawing import BLUE, GREY, SHADE, VERMILLION, Picture, drawable, encode, style
+from abonyx.evaluate.drawing import BLUE, GREY, VERMILLION, drawn, encode, shortened, style
 from abonyx.explain.explained import Explained, ExplainedChain
 from abonyx.explain.places import CDRS, REGIONS, Place
 
 CHAIN_TITLES = {"H": "heavy chain", "L": "light chain"}
 _WIDTH_INCHES, _PANEL_INCHES, _MARGIN_INCHES = 14.0, 2.7, 0.9
 _ID_LENGTH = 60
+_SHADE = "#EFEFEF"
 # An IMGT number is written at every residue whose position is a multiple of it.
 _NUMBER_STEP = 5
 # Residues between two numbers: nearer ones would overlap where positions are left out.
@@ -22,8 +23,8 @@ _NUMBER_GAP = 3
 _NOTE = "A bar is the share of the sum that passes through the residue's final state, not the effect of a mutation."
 
 
-def draw_record(record: Explained, heads: list[HeadSpec]) -> Picture:
-    """Draw a panel for each head and each chain that it expects.
+def draw_record(record: Explained, heads: list[HeadSpec]) -> tuple[bytes, bytes]:
+    """PNG and SVG with a panel for each head and each chain that it expects.
 
     Args:
         heads: of the record's columns, in their order.
@@ -38,7 +39,7 @@ def draw_record(record: Explained, heads: list[HeadSpec]) -> Picture:
         size = (_WIDTH_INCHES, _MARGIN_INCHES + _PANEL_INCHES * len(panels))
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(len(panels), squeeze=False)[:, 0]
-        figure.suptitle(drawable(record.id, _ID_LENGTH), x=0.01, ha="left", weight="bold", parse_math=False)
+        figure.suptitle(drawn(shortened(record.id, _ID_LENGTH)), x=0.01, ha="left", weight="bold", parse_math=False)
         for each, (column, head, chain) in zip(axes, panels, strict=True):
             _paint(each, chain, column, head)
             each.set_title(_title(record, chain, column, head), loc="left", parse_math=False)
@@ -70,7 +71,7 @@ def _paint(axes: Axes, chain: ExplainedChain, column: int, head: HeadSpec) -> No
         if not inside:
             continue
         if region in CDRS:
-            axes.axvspan(inside[0] - 0.5, inside[-1] + 0.5, color=SHADE, zorder=0)
+            axes.axvspan(inside[0] - 0.5, inside[-1] + 0.5, color=_SHADE, zorder=0)
         middle = (inside[0] + inside[-1]) / 2
         axes.text(middle, 1.4 * largest, region, ha="center", va="top", fontsize=9, color=GREY)
     for place, value in zip(chain.places, values, strict=True):

@@ -154,9 +154,8 @@ def _draw(directory: Path, number: int, record: Explained, heads: list[HeadSpec]
 
     directory.mkdir(exist_ok=True)
     stem = f"{number:03d}-{re.sub(r'[^A-Za-z0-9._-]+', '_', record.id)[:60]}"  # ids need not differ, nor be names
-    picture = draw_record(record, heads)
-    (directory / f"{stem}.png").write_bytes(picture.png)
-    (directory / f"{stem}.svg").write_bytes(picture.svg)
+    for kind, data in zip(("png", "svg"), draw_record(record, heads), strict=True):
+        (directory / f"{stem}.{kind}").write_bytes(data)
 
 
 def _residue_rows(record: Explained) -> Iterator[tuple[object, ...]]:
