@@ -180,7 +180,7 @@ def test_a_scan_that_is_stopped_before_a_parent_is_done_leaves_nothing(
 ) -> None:
     stop_before(1, monkeypatch)
     done = run("scan", parents, "--positions", "28", "-o", tmp_path / "out")
-    assert done.code == 130 and "SIGINT: no parent was done" in done.err
+    assert done.code == 130 and "SIGINT: no parent was done; nothing is left behind" in done.err
     assert not (tmp_path / "out").exists()
 
 
