@@ -156,8 +156,7 @@ def _run(request: ScanRequest, chosen: Input, parents: list[Parent], stop: Stop)
             opened = time.perf_counter()
             rest = parents[done:]
             for parent, end in zip(rest, ends[done:], strict=True):
-                kept = f"{done} of {len(parents)} parents are kept" if done else "no parent was done"
-                found = run_scan(model, parent.plan, request.options, _watch(stop, bar, kept))
+                found = run_scan(model, parent.plan, request.options, _watch(stop, bar, done, len(parents)))
                 pictures += _draw(request, parent, found)
                 if model.budget.tokens != out.token_budget:
                     out.token_budget = model.budget.tokens
@@ -172,14 +171,15 @@ def _run(request: ScanRequest, chosen: Input, parents: list[Parent], stop: Stop)
     return [*lines, *chosen.notes, *shipped_note(request.run.config), *told[:_SHOWN], *more, NOT_VALIDATED, wrote]
 
 
-def _watch(stop: Stop, bar: Callable[[int], None] | None, kept: str) -> Callable[[int], None]:
+def _watch(stop: Stop, bar: Callable[[int], None] | None, done: int, parents: int) -> Callable[[int], None]:
     """End after the batch in which a signal came; and move the bar."""
 
     def on_batch(sequences: int) -> None:
         if stop.asked:
-            raise RunInterrupted(
-                f"{stop.asked}: {kept}", "The same command resumes behind the last parent that is whole."
-            )
+            if done:
+                what = f"{stop.asked}: {done} of {parents} parents are kept"
+                raise RunInterrupted(what, f"The same command resumes from there, {option('restart')} starts again.")
+            raise RunInterrupted(f"{stop.asked}: no parent was done; nothing is left behind")
         if bar:
             bar(sequences)
 

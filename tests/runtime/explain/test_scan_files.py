@@ -53,21 +53,21 @@ def files(directory: Path) -> dict[str, bytes]:
 
 def test_tables_and_pictures_of_every_parent(run: Any, parents: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="the explain extra is not installed")
-    done = run("scan", parents, "-o", tmp_path / "out", "--positions", "28,105-106", "--exclude", "C", "--rank")
+    done = run("scan", parents, "-o", tmp_path / "out", "--positions", "28,57", *FEW, "--rank")
     assert done.code == 0, done.err
     assert done.out == ""
-    assert "2 parents scanned, 108 mutants" in done.err and NOT_VALIDATED in done.err
-    assert "first: nonspecificity: over 54 mutants, change = " in done.err
+    assert "2 parents scanned, 20 mutants" in done.err and NOT_VALIDATED in done.err
+    assert "first: nonspecificity: over 10 mutants, change = " in done.err
     assert "2 pictures, each as SVG and PNG" in done.err
     pictures = {f"{stem}.scan.{suffix}" for stem in ("first", "second_one") for suffix in ("svg", "png")}
     assert set(files(tmp_path / "out")) == NAMES | pictures
     rows = read(tmp_path / "out" / "scan.csv")
-    assert [row["id"] for row in rows] == ["first"] * 54 + ["second/one"] * 54
-    assert {row["imgt"] for row in rows} == {"28", "105", "106"} and "C" not in {row["mutant"] for row in rows}
+    assert [row["id"] for row in rows] == ["first"] * 10 + ["second/one"] * 10
+    assert {row["imgt"] for row in rows} == {"28", "57"} and "A" not in {row["mutant"] for row in rows}
     assert {row["nonspecificity_rank"] for row in rows if row["seen_in_repertoire"] == "0"} == {""}
     assert "1" in {row["nonspecificity_rank"] for row in rows}
     (first, second) = read(tmp_path / "out" / "parents.csv")
-    assert (first["id"], first["chain"], first["sequence"], first["mutants"]) == ("first", "H", VH, "54")
+    assert (first["id"], first["chain"], first["sequence"], first["mutants"]) == ("first", "H", VH, "10")
     assert second["id"] == "second/one" and float(second["charge_slope"]) > 0
     assert first["statement"] == second["statement"] == NOT_VALIDATED
     assert ET.fromstring((tmp_path / "out" / "first.scan.svg").read_bytes()).tag.endswith("svg")
@@ -83,6 +83,16 @@ def test_one_record_of_a_file_by_its_id(run: Any, parents: Path, tmp_path: Path)
     assert done.code == 0, done.err
     assert set(files(tmp_path / "out")) == NAMES
     assert {row["id"] for row in read(tmp_path / "out" / "scan.csv")} == {"second/one"}
+
+
+def test_a_longer_record_is_scanned_in_its_domain(run: Any, tmp_path: Path) -> None:
+    source = write(tmp_path, [("tagged", "M" + VH + "HHHHHH")])
+    refused = run("scan", source, "-o", tmp_path / "out")
+    assert refused.code == 3 and "tagged: is flagged: 7 residues outside the domain" in refused.err
+    options = ["--trim", "domain", "--positions", "28", "--no-pictures", *FEW]
+    assert run("scan", source, "-o", tmp_path / "out", *options).code == 0
+    assert {row["position"] for row in read(tmp_path / "out" / "scan.csv")} == {str(VH.index("FN") + 1)}
+    assert [row["sequence"] for row in read(tmp_path / "out" / "parents.csv")] == [VH]
 
 
 @pytest.mark.parametrize(
@@ -180,7 +190,7 @@ def test_a_scan_that_is_stopped_before_a_parent_is_done_leaves_nothing(
 ) -> None:
     stop_before(1, monkeypatch)
     done = run("scan", parents, "--positions", "28", "-o", tmp_path / "out")
-    assert done.code == 130 and "SIGINT: no parent was done" in done.err
+    assert done.code == 130 and "SIGINT: no parent was done; nothing is left behind" in done.err
     assert not (tmp_path / "out").exists()
 
 
