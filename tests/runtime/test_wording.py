@@ -27,10 +27,10 @@ from ..conftest import EXAMPLES, REPOSITORY
 
 FLAG = re.compile(r"(?<![\\w-])--[A-Za-z]")
 # Commands to type in a shell, the same for everyone; and the keys of journals, which are data.
-COMMANDS = ("abonyx export", "--encoder facebook", "abonyx score", "ray start")
+COMMANDS = ("abonyx export", "abonyx evaluate", "--encoder facebook", "abonyx score", "ray start")
 JOURNAL_KEYS = {"--format", "--on-invalid", "--domain", "--trim domain", "--gaps", "--keep", "--with", "--panel", "--"}
 JOURNAL_KEYS |= {"--heads", "--id-column", "--sequence-column", "--heavy-column", "--light-column", "--sheet"}
-JOURNAL_KEYS |= {"--positions", "--exclude", "--rank"}
+JOURNAL_KEYS |= {"--positions", "--exclude", "--rank", "--validated"}
 CORE = [
     path
     for folder in ("runtime/abonyx", "export/abonyx_export")

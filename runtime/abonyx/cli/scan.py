@@ -29,6 +29,12 @@ from abonyx.logs import LOGGER
     help="Heads of the bundle, each with columns of its own.  [default: the first]",
 )
 @click.option("--rank", is_flag=True, help="Also order the CDRs' mutants within equal charge: see docs/scan.md.")
+@click.option(
+    "--validated",
+    metavar="METRICS.JSON",
+    type=PATH,
+    help='Of `evaluate --by COLUMN` for this bundle: carry its figure in place of "has not been validated".',
+)
 @click.option("--no-pictures", is_flag=True, help="Write the tables alone.")
 @click.option("--yes", is_flag=True, help="Scan more than 20,000 mutants without being asked how long that takes.")
 @click.option("--restart", is_flag=True, help="Drop what an interrupted scan left, and start again.")
@@ -41,6 +47,7 @@ def scan(
     exclude: str,
     heads: str | None,
     rank: bool,
+    validated: Path | None,
     no_pictures: bool,
     yes: bool,
     restart: bool,
@@ -51,7 +58,7 @@ def scan(
     from abonyx.explain.scan_files import ScanRequest, refuse_output, scan_records
 
     run = prepare(options)
-    chosen = scan_options(run.bundle, run.config, names_of("heads", heads), positions, exclude, run.check)
+    chosen = scan_options(run.bundle, run.config, names_of("heads", heads), positions, exclude, run.check, validated)
     run = run.of_chains(tuple(chosen.heads[0].chains))
     refuse_output(output)
     pictures = not no_pictures and can_draw("drawing a scan")

@@ -56,6 +56,7 @@ class ByParent(msgspec.Struct, frozen=True, kw_only=True):
         model: of the head's score. charge: of the formal charge alone (K and R less D and E). model_at_equal_charge: of
             the score among rows of one parent and one formal charge.
         drawn: what the intervals' resamples draw.
+        sentence: what is known of the ranking at equal charge; `abonyx scan --validated` shows it.
         parents: one each, in the order of their first row.
     """
 
@@ -67,6 +68,7 @@ class ByParent(msgspec.Struct, frozen=True, kw_only=True):
     charge: Metric
     model_at_equal_charge: Metric
     drawn: str
+    sentence: str
     parents: list[Parent]
 
     def line(self) -> str:
@@ -74,19 +76,18 @@ class ByParent(msgspec.Struct, frozen=True, kw_only=True):
         count = len(self.parents)
         within = f"among the variants of {'one parent' if count == 1 else f'each of {count:,} parents'}"
         figures = f"{self.metric} {self.model.text()} of the model, {self.charge.text()} of net charge alone"
-        return (
-            f"{within}: {figures}, {self.model_at_equal_charge.text()} of the model at equal charge. {self.verdict()}"
-        )
+        return f"{within}: {figures}, {self.model_at_equal_charge.text()} of the model at equal charge. {self.sentence}"
 
-    def verdict(self) -> str:
-        """The sentence that a scan's result carries in place of its own."""
-        found, chance = self.model_at_equal_charge, CHANCE[self.metric]
-        if found.low is None or found.high is None:
-            return "Whether the model ranks variants at equal charge cannot be told from these rows."
-        if found.low <= chance <= found.high:
-            return f"At equal charge the model's ranking here is not distinguishable from chance ({found.text()})."
-        better = "better" if found.low > chance else "worse"
-        return f"At equal charge the model ranks these variants {better} than chance ({found.text()})."
+
+def _sentence(metric: str, found: Metric) -> str:
+    """Whether variants of one parent and one charge are ranked better than by chance."""
+    chance = CHANCE[metric]
+    if found.low is None or found.high is None:
+        return "Whether the model ranks variants at equal charge cannot be told from these rows."
+    if found.low <= chance <= found.high:
+        return f"At equal charge the model's ranking here is not distinguishable from chance ({found.text()})."
+    better = "better" if found.low > chance else "worse"
+    return f"At equal charge the model ranks these variants {better} than chance ({found.text()})."
 
 
 class _Question(NamedTuple):
@@ -155,9 +156,11 @@ def measure_by_parent(
         low, high, _ = interval(np.concatenate(drawn))
         metrics[name] = Metric(values[name], _number(low), _number(high))
     rows = [_of_parent(name, group == number, y, questions, charge, statistic) for name, number in numbers.items()]
+    metric = AUC if classes else SPEARMAN
     return ByParent(
         column=column,
-        metric=AUC if classes else SPEARMAN,
+        metric=metric,
+        sentence=_sentence(metric, metrics["model_at_equal_charge"]),
         rows=len(kept),
         left_out=len(parents) - len(kept),
         drawn="parents" if by_parents else "rows of each parent",

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from abonyx.arrays import Float64Array
 from abonyx.explain.places import CDRS
 from abonyx.explain.scan_mutants import AMINO_ACIDS
-from abonyx.explain.scan_result import HeadScan, Scan
+from abonyx.explain.scan_result import HeadScan, Scan, statement_of
 
 # Red and blue with white between them, which every kind of colour vision tells apart; also lighter and darker in print.
 _COLOURS = "RdBu_r"
@@ -156,4 +156,4 @@ def _heading(each: HeadScan, name: str) -> str:
 def _lines(scan: Scan, each: HeadScan) -> list[str]:
     """What a reader of the picture must know."""
     dot = "Black dot: the parent's residue, which the axis names behind its IMGT position."
-    return [f"{scan.statement} A scan recommends no mutant.", f"{each.sentence()}.", dot]
+    return [f"{statement_of(scan.validated, each.head.name)} A scan recommends no mutant.", f"{each.sentence()}.", dot]

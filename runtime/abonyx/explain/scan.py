@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from abonyx import alphabet
@@ -20,6 +21,7 @@ from abonyx.explain.scan_charge import fit_charge
 from abonyx.explain.scan_mutants import Mutant, count_mutants, excluded_residues, mutants_of
 from abonyx.explain.scan_positions import choose_places, positions_text
 from abonyx.explain.scan_result import HeadScan, Scan, ScoredHead
+from abonyx.explain.validated import Validated, read_validated
 from abonyx.scoring import refuse_not_finite, run_distinct, tokenize
 from abonyx.session import model_of
 from abonyx.texts import type_name
@@ -41,6 +43,7 @@ class ScanOptions:
         letters: of the chains that the heads were trained on, as a numbering gives them.
         positions: of positions_text; excluded: residues that no mutant has.
         check: "off" = neither parent nor mutants are judged.
+        validated: what a user measured of a head's ranking at equal charge; None = nothing.
     """
 
     heads: tuple[HeadSpec, ...]
@@ -49,6 +52,7 @@ class ScanOptions:
     positions: str
     excluded: str
     check: Check
+    validated: Validated | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -85,6 +89,7 @@ def scan(
     exclude: str | Sequence[str] = (),
     heads: Sequence[str] | str | None = None,
     domain: Check = "check",
+    validated: str | Path | None = None,
     on_batch: OnBatch | None = None,
 ) -> Scan:
     """All single mutants of one sequence: the change of each head, of charge, and what charge does not explain.
@@ -98,6 +103,7 @@ def scan(
         exclude: residues that no mutant is to have, such as "C,M".
         heads: names of the bundle's heads, or "all"; None = the first.
         domain: "check" refuses a parent that the heads were not trained on, and flags mutants; "off" does not look.
+        validated: metrics.json of `abonyx evaluate --by COLUMN` for this bundle: the result carries its sentence.
         on_batch: called with the number of sequences that were scored, after each batch.
 
     Returns:
@@ -114,7 +120,7 @@ def scan(
     refuse_rule(domain, None)
     model = model_of(session)
     with model.turn():  # no reload between the plan and the scores
-        options = scan_options(model.bundle, model.config, heads, positions, exclude, domain)
+        options = scan_options(model.bundle, model.config, heads, positions, exclude, domain, validated)
         cleaned = alphabet.clean(sequence)
         why = refusal(cleaned) or alphabet.problem(cleaned, model.limit)
         if why:
@@ -129,6 +135,7 @@ def scan_options(
     positions: object,
     exclude: Sequence[str] | str,
     check: Check,
+    validated: str | Path | None = None,
 ) -> ScanOptions:
     """The options of a scan, refused before anything is scored.
 
@@ -156,6 +163,7 @@ def scan_options(
         positions=positions_text(positions),
         excluded=excluded_residues(exclude),
         check=check,
+        validated=None if validated is None else read_validated(Path(validated), bundle),
     )
 
 
@@ -219,6 +227,7 @@ def run_scan(model: OpenModel, plan: ScanPlan, options: ScanOptions, on_batch: O
         charge_change=charge_change,
         pi_change=pi[1:] - pi[0],
         judgements=None if judgements is None else tuple(judgements),
+        validated=options.validated,
     )
 
 

@@ -19,7 +19,7 @@ from abonyx.engine.providers import token_budget, window_size
 from abonyx.errors import ConfigError, RunInterrupted
 from abonyx.explain.scan import ScanOptions, run_scan
 from abonyx.explain.scan_parents import Parent, choose_parents, last_rows, plan_parents
-from abonyx.explain.scan_result import NOT_VALIDATED, Scan, refuse_ranks
+from abonyx.explain.scan_result import Scan, refuse_ranks, statement_of
 from abonyx.input.checked import Input
 from abonyx.logs import LOGGER
 from abonyx.output.files import replacing
@@ -150,7 +150,7 @@ def _run(request: ScanRequest, chosen: Input, parents: list[Parent], stop: Stop)
         if done:
             LOGGER.info(f"resuming after {done} of {len(parents)} parents, which an interrupted scan left")
         if done == len(parents):
-            return ["every parent was scanned by an interrupted run; its files are in place", NOT_VALIDATED]
+            return ["every parent was scanned by an interrupted run; its files are in place", *_statements(request)]
         config = dataclasses.replace(request.run.config, token_budget=out.token_budget)
         with open_model(config) as model, progress(out.rows + len(parents), out.rows_done + done) as bar:
             opened = time.perf_counter()
@@ -168,7 +168,21 @@ def _run(request: ScanRequest, chosen: Input, parents: list[Parent], stop: Stop)
     more = [f"... and {len(told) - _SHOWN} more: parents.csv"] if len(told) > _SHOWN else []
     drawn = f", {pictures} picture{'s' * (pictures > 1)}, each as SVG and PNG" if pictures else ""
     wrote = f"wrote {request.output}: {SCAN_CSV}, {PARENTS_CSV}{drawn}"
-    return [*lines, *chosen.notes, *shipped_note(request.run.config), *told[:_SHOWN], *more, NOT_VALIDATED, wrote]
+    return [
+        *lines,
+        *chosen.notes,
+        *shipped_note(request.run.config),
+        *told[:_SHOWN],
+        *more,
+        *_statements(request),
+        wrote,
+    ]
+
+
+def _statements(request: ScanRequest) -> list[str]:
+    """How far the order of mutants can be trusted, by any of the heads."""
+    options = request.options
+    return list(dict.fromkeys(statement_of(options.validated, name) for name in options.names))
 
 
 def _watch(stop: Stop, bar: Callable[[int], None] | None, done: int, parents: int) -> Callable[[int], None]:
@@ -223,6 +237,7 @@ def _opened(request: ScanRequest, chosen: Input, parents: Sequence[Parent]) -> I
         "--exclude": request.options.excluded or None,
         "--rank": request.rank,
         "pictures": request.pictures,
+        "--validated": None if request.options.validated is None else request.options.validated.sentence,
     }
     header = Header(
         identity=facts | input_facts(chosen) | identity(run),
@@ -268,4 +283,11 @@ def _parent_rows(id_: str, found: Scan) -> Iterator[tuple[object, ...]]:
     of_parent = (id_, found.chain or "", found.sequence, round(found.charge, 4), round(found.pi, 4), len(found.mutants))
     for each in found.heads:
         fit = ["", "", "", ""] if each.fit is None else [*(round(number, 6) for number in each.fit[:3]), each.fit.n]
-        yield (*of_parent, each.head.name, each.head.unit or "", each.parent, *fit, found.statement)
+        yield (
+            *of_parent,
+            each.head.name,
+            each.head.unit or "",
+            each.parent,
+            *fit,
+            statement_of(found.validated, each.head.name),
+        )

@@ -18,6 +18,7 @@ from abonyx.explain.places import CDRS, Place
 from abonyx.explain.repertoire import SEEN, repertoire
 from abonyx.explain.scan_charge import ChargeFit
 from abonyx.explain.scan_mutants import AMINO_ACIDS, Mutant, makes_glycosylation_motif, unpairs_cysteine
+from abonyx.explain.validated import Validated
 from abonyx.wording import option
 
 NOT_VALIDATED = "Ranking of mutants at equal charge has not been validated for this bundle."
@@ -82,6 +83,11 @@ class HeadScan:
         return f"{name}: over {n:,} mutants, change = {line}; charge explains {r2:.0%} of the variance"
 
 
+def statement_of(validated: Validated | None, head: str) -> str:
+    """How far the order of mutants by a head can be trusted."""
+    return validated.sentence if validated is not None and validated.head == head else NOT_VALIDATED
+
+
 @dataclass(frozen=True)
 class Scan:
     """The n single mutants of one parent. It recommends none: see `statement`.
@@ -94,6 +100,7 @@ class Scan:
         charge, pi: of the parent: net charge at pH 7.4 in elementary charges, isoelectric point.
         charge_change, pi_change: (n,) float64, mutant less parent.
         judgements: of the mutants, n; None if they were not judged.
+        validated: what a user measured of one head's ranking at equal charge; None = nothing.
     """
 
     sequence: str
@@ -106,11 +113,12 @@ class Scan:
     charge_change: Float64Array
     pi_change: Float64Array
     judgements: tuple[Judgement, ...] | None
+    validated: Validated | None = None
 
     @property
     def statement(self) -> str:
-        """How far the order of mutants can be trusted."""
-        return NOT_VALIDATED
+        """How far the order of mutants by the head that was named first can be trusted."""
+        return statement_of(self.validated, self.heads[0].head.name)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -42,7 +42,7 @@ def test_charge_only(classes: bool) -> None:
     assert found.charge.value is not None and found.charge.value > 0.9
     assert found.model.value == pytest.approx(found.charge.value, abs=0.05)
     assert found.model_at_equal_charge.value == pytest.approx(chance, abs=0.1)
-    assert "not distinguishable from chance" in found.verdict()
+    assert "not distinguishable from chance" in found.sentence
 
 
 @pytest.mark.parametrize("classes", [True, False])
@@ -52,9 +52,9 @@ def test_charge_and_a_residue(classes: bool) -> None:
     found = made.measure(truth + 0.3 * made.noise, truth, classes=classes)
     assert found.model_at_equal_charge.low is not None
     assert found.model_at_equal_charge.low > (0.6 if classes else 0.3)
-    assert "better than chance" in found.verdict()
+    assert "better than chance" in found.sentence
     opposed = made.measure(truth + 0.3 * made.noise, made.charge - 1.5 * made.effect, classes=classes)
-    assert "worse than chance" in opposed.verdict()
+    assert "worse than chance" in opposed.sentence
 
 
 @pytest.mark.parametrize("classes", [True, False])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
 import sys
@@ -236,3 +237,44 @@ def test_several_heads_have_a_picture_each(run: Any, heads: Path, parents: Path,
     assert [row["unit"] for row in read(tmp_path / "out" / "parents.csv")] == ["", "min"]
     refused = run("scan", parents, "-o", tmp_path / "paired", "--bundle", heads, "--heads", "psr")
     assert refused.code == 2 and "--heads: psr expects both chains of a record" in refused.err
+
+
+def test_a_figure_of_ones_own_is_carried(run: Any, parents: Path, tmp_path: Path) -> None:
+    sentence = "At equal charge the model ranks these variants worse than chance (0.4)."
+    found = {
+        "bundle_sha256": open_bundle(MINI).sha256,
+        "head": "nonspecificity",
+        "input": "variants.csv",
+        "by_parent": {"sentence": sentence},
+    }
+    metrics, command = tmp_path / "metrics.json", ("scan", parents, "--positions", "28", *FEW, "--id", "first")
+    metrics.write_text(json.dumps(found), encoding="utf-8")
+    done = run(*command, "-o", tmp_path / "out", "--validated", metrics, "--no-pictures")
+    assert done.code == 0, done.err
+    said = f"{sentence} Measured on variants.csv."
+    assert said in done.err and NOT_VALIDATED not in done.err
+    assert [row["statement"] for row in read(tmp_path / "out" / "parents.csv")] == [said]
+    metrics.write_text(json.dumps(found | {"head": "hic"}), encoding="utf-8")
+    done = run(*command, "-o", tmp_path / "other", "--validated", metrics, "--no-pictures")
+    assert done.code == 0 and NOT_VALIDATED in done.err  # of another head
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"by_parent": None}, "did not compare variants of one parent"),
+        ({"bundle_sha256": "0" * 64}, "is of bundle 000000000000, and abonyx-mini is"),
+        ({"input": 3}, "is not the metrics.json of an evaluation"),
+        (None, "cannot be read: No such file"),
+    ],
+)
+def test_a_figure_of_something_else_is_refused(
+    run: Any, parents: Path, tmp_path: Path, change: dict[str, Any] | None, said: str
+) -> None:
+    metrics = tmp_path / "metrics.json"
+    if change is not None:
+        known = {"bundle_sha256": open_bundle(MINI).sha256, "head": "x", "input": "y", "by_parent": {"sentence": "z"}}
+        metrics.write_text(json.dumps(known | change), encoding="utf-8")
+    done = run("scan", parents, "-o", tmp_path / "out", "--validated", metrics)
+    assert done.code == 2 and f"--validated {metrics}: " in done.err and said in done.err
+    assert not (tmp_path / "out").exists()
