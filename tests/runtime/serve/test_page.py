@@ -203,7 +203,7 @@ def test_paste_scores_bars_and_the_command_lines_csv(visit: Opener, site: Site) 
 
     (request,) = site.asked
     assert request.post_data_buffer == pasted.encode()
-    assert request.url.endswith("/v1/score?on_invalid=skip")
+    assert request.url.endswith("/v1/score?on_invalid=skip&with=charge")
     assert request.headers["content-type"] == "application/octet-stream"
     assert request.headers["accept"] == "application/x-ndjson"
     assert page.inner_text("#results-title") == "10 sequences scored, 4 called non-specific, 2 left out"
@@ -346,7 +346,7 @@ def test_trimmed_records_name_their_residues(visit: Opener, site: Site) -> None:
     page.check("#trim")
     score(page)
     page.wait_for_selector("#results:not([hidden])")
-    assert site.asked[0].url.endswith("/v1/score?on_invalid=skip&trim=domain")
+    assert site.asked[0].url.endswith("/v1/score?on_invalid=skip&trim=domain&with=charge")
     assert texts(page, "#scores td.flag") == ["no antibody domain", "", "residues 1-120 scored"]
     form = results_format("csv", {}, ("domain",))
     p = np.linspace(0.05, 0.95, 3).astype(np.float32)
@@ -359,7 +359,7 @@ def test_trimmed_records_name_their_residues(visit: Opener, site: Site) -> None:
     page.click("#score")
     page.wait_for_selector("#results-title:focus")
     sent = json.loads(site.asked[1].post_data or "")
-    assert (sent["trim"], sent["gaps"]) == ("domain", "strip")
+    assert (sent["trim"], sent["gaps"], sent["with"]) == ("domain", "strip", ["charge"])
 
 
 def test_any_float32_is_written_as_the_command_line_writes_it(visit: Opener, site: Site) -> None:
@@ -388,7 +388,7 @@ def test_upload_drop_and_remove(visit: Opener, site: Site, tmp_path: Path) -> No
     page.click("#score")
     page.wait_for_selector("#results:not([hidden])")
     assert site.asked[0].post_data_buffer == packed
-    assert site.asked[0].url.endswith("?on_invalid=fail&sequence_column=heavy+%26+light")
+    assert site.asked[0].url.endswith("?on_invalid=fail&with=charge&sequence_column=heavy+%26+light")
     page.click("#remove")
     assert page.is_visible("#text")
 
@@ -416,7 +416,7 @@ def test_one_sequence_a_line(visit: Opener, site: Site) -> None:
     page.click("#score")
     page.wait_for_selector("#rejected:not([hidden])")
     assert (site.asked[0].post_data, site.asked[0].headers["content-type"]) == (text, "text/plain")
-    assert site.asked[0].url.endswith("/v1/score?on_invalid=skip")
+    assert site.asked[0].url.endswith("/v1/score?on_invalid=skip&with=charge")
     assert texts(page, "#rejects td.number") == ["4"]
     for table in (f"sequence\n{VH}", f"id,sequence\na,{VH}", f">a\n{VH}", f"HeavyChainVariableDomainSequence\n{VH}"):
         page.fill("#text", table)
@@ -498,7 +498,7 @@ def test_the_columns_are_picked_if_they_are_not_clear(visit: Opener, site: Site)
     page.select_option("#picked-id", "mab")
     page.click("#picker button")
     page.wait_for_selector("#results-title:focus")
-    assert site.asked[1].url.endswith("?on_invalid=skip&sequence_column=heavy+%26+light&id_column=mab")
+    assert site.asked[1].url.endswith("?on_invalid=skip&with=charge&sequence_column=heavy+%26+light&id_column=mab")
     assert site.asked[1].post_data == table
     assert page.is_hidden("#picker") and page.input_value("#sequence-column") == "heavy & light"
     page.fill("#text", f">a\n{VH}")  # another input has other columns
@@ -546,7 +546,7 @@ def test_thresholds(visit: Opener, site: Site) -> None:
         with page.expect_response("**/v1/score*"):
             score(page)
         page.wait_for_selector("#results-title:focus")
-        assert site.asked[-1].url.endswith(f"?on_invalid=skip&{expected}")
+        assert site.asked[-1].url.endswith(f"?on_invalid=skip&{expected}&with=charge")
     page.fill("#threshold", "1.5")  # the browser's own word, and nothing is sent
     page.click("#score")
     assert len(site.asked) == 2
@@ -684,7 +684,7 @@ def test_refusals_are_the_servers_own_words(visit: Opener, site: Site) -> None:
     assert page.inner_text("#problem-title") == "There is nothing to score"
     page.fill("#text", ">a\n" + "A" * 1_000_000)
     page.click("#score")
-    assert "1,000,003 bytes; this server takes 1,000,000" in page.inner_text("#problem-detail")
+    assert "977 KiB, 3 bytes more than the 977 KiB that this server takes" in page.inner_text("#problem-detail")
     assert len(site.asked) == 3
 
 
@@ -946,4 +946,30 @@ def test_the_table_leads_with_percentile_and_call(visit: Opener, site: Site) -> 
     bands = [row["percentile"] for row in answer["results"]]
     form = results_format("csv", {})
     (rows,) = form.encode(0, score_columns(["a", "b", "c"], [VH] * 3, p, *calls, flags, percentile=bands))
+    assert downloaded(page, "#download") == form.head[0] + rows
+
+
+def test_net_charge_in_the_table_and_the_csv_and_engine_facts_are_folded(visit: Opener, site: Site) -> None:
+    answer = scored(["a", "b", "c"])
+    charges = [3.0, -0.96, None]
+    for row, charge in zip(answer["results"], charges, strict=True):
+        row["added"] = {"charge": charge}
+    site.models = [model(limits=model()["limits"] | {"max_body_bytes": 16 * 2**20})]
+    site.answer = [answer]
+    page = visit()
+    score(page)
+    page.wait_for_selector("#results:not([hidden])")
+    assert texts(page, "#scores td.charge") == ["-", "-1.0", "+3.0"]
+    page.click("#scores th.charge button")
+    assert texts(page, "#scores td.id") == ["a", "b", "c"]
+    assert "at pH 7.4" in page.inner_text("#results-model")
+    assert "2,000,000 residues and 16 MiB;" in page.inner_text("#limits")
+    for hidden in ("#engine-facts", "#results-engine-text"):
+        assert not page.is_visible(hidden) and model()["sha256"] in (page.text_content(hidden) or "")
+    assert model()["sha256"][:12] not in page.inner_text("#results") + page.inner_text("#about")
+    p = np.linspace(0.05, 0.95, 3).astype(np.float32)
+    calls: list[Any] = [[row[name] for row in answer["results"]] for name in ("nonspecific", "call")]
+    form = results_format("csv", {}, following={"charge": "number"})
+    columns = score_columns(["a", "b", "c"], [VH] * 3, p, *calls, [""] * 3)
+    (rows,) = form.encode(0, [*columns, charges])
     assert downloaded(page, "#download") == form.head[0] + rows

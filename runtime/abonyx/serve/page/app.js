@@ -3,7 +3,7 @@
 // is below all of them.
 
 import { showFacts } from "./card.js";
-import { $, plural, say, whole } from "./dom.js";
+import { $, plural, say, size, whole } from "./dom.js";
 import { chooseThreshold, isEmpty, listen, offerHeads, paired, requestOf, showPicker, unclearProblem } from "./input.js";
 import { isOf, listenToResults, markEarlier, showAnswer, useModel } from "./results.js";
 import { hasCalls } from "./scores.js";
@@ -67,7 +67,7 @@ function showModel() {
   chooseThreshold();
   const { max_body_bytes, max_sequences, max_residues_per_request } = model.limits;
   $("limits").textContent = `At once: up to ${plural(max_sequences, "sequence")}, `
-    + `${whole(max_residues_per_request)} residues and ${whole(max_body_bytes)} bytes; `
+    + `${whole(max_residues_per_request)} residues and ${size(max_body_bytes)}; `
     + `a sequence has at most ${whole(model.max_residues)} residues.`;
   showFacts(model);
 }
@@ -78,7 +78,8 @@ function showModel() {
 function unusable(body) {
   if (isEmpty()) return { title: "There is nothing to score", fix: "Paste sequences, choose a file, or use the example." };
   if (body.size <= model.limits.max_body_bytes) return null;
-  const detail = `It has ${whole(body.size)} bytes; this server takes ${whole(model.limits.max_body_bytes)} at once.`;
+  const most = model.limits.max_body_bytes;
+  const detail = `It has ${size(body.size)}, ${size(body.size - most)} more than the ${size(most)} that this server takes at once.`;
   return { title: "The input is too large", detail, fix: "Give it in parts, or use the command line: abonyx score." };
 }
 

@@ -24,7 +24,8 @@ export function showAnswer(found, known) {
   const { name, variant, provider, sha256 } = answer.model;
   const calls = hasCalls(answer) ? `${callWords()} ` : "";
   $("results-model").textContent = `${calls}${headWords()}${panelWords()}`
-    + `Scored by ${name} (${sha256.slice(0, 12)}), ${variant} on ${provider}. Scores are shown with ${DECIMALS} decimals; the CSV has every digit.`;
+    + `Scored by ${name}. Scores are shown with ${DECIMALS} decimals; the CSV has every digit.${chargeWords()}`;
+  $("results-engine-text").textContent = `Bundle ${sha256}, variant ${variant}, provider ${provider}.`;
   $("reading").hidden = !answer.notes.length;
   $("reading").textContent = answer.notes.join("\n");
   $("flagged").hidden = !flaggedRows().length;
@@ -75,6 +76,10 @@ function headWords() {
     `${name} is in ${unit}; ${higher ? "higher" : "lower"} is worse. `);
   return words.join("");
 }
+
+/** What the column of net charges means; nothing without it. */
+const chargeWords = () => (answer.results.some((row) => row.added)
+  ? " Net charge is that of the domain at pH 7.4, in elementary charges." : "");
 
 /** What the column of percentiles means; nothing without a panel. */
 function panelWords() {
