@@ -146,6 +146,7 @@ class Score(_Out, frozen=True, kw_only=True):
         heads: the other heads and a linear first one, if any was wanted: NAME_p, NAME_nonspecific (1, 0 or null) and
             NAME_call, or NAME_value; and NAME_percentile; with interval NAME_low and NAME_high.
         added: the columns that `with` names, by name; null for a record without a single domain.
+        label: with labels read alone: 0 specific, 1 non-specific, null not labelled.
     """
 
     id: str
@@ -160,6 +161,7 @@ class Score(_Out, frozen=True, kw_only=True):
     domain: str | msgspec.UnsetType = msgspec.UNSET
     heads: dict[str, float | str | None] | msgspec.UnsetType = msgspec.UNSET
     added: dict[str, float | int | str | None] | msgspec.UnsetType = msgspec.UNSET
+    label: Literal[0, 1] | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class ScoreAnswer(_Out, frozen=True, kw_only=True):
@@ -174,6 +176,7 @@ class ScoreAnswer(_Out, frozen=True, kw_only=True):
         chains: what was scored of each record: H the heavy chain, L the light one, or both.
         domain, trim: as the request has them.
         flags: reason -> results that have it, most first; the numbers that a flag begins with are left out.
+        labels: the column of the file whose classes the results have; null = none was asked for, or found.
         notes: how the input was read: columns that were chosen by their names, chains that are not scored.
     """
 
@@ -184,6 +187,7 @@ class ScoreAnswer(_Out, frozen=True, kw_only=True):
     panel: PanelName | None
     heads: list[HeadName]
     chains: list[str]
+    labels: str | None
     domain: Check
     trim: Trim | None
     flags: dict[str, int]

@@ -27,7 +27,10 @@ from abonyx.serve.scheduler import DEAD, NO_MODEL
 from abonyx.serve.service import LOOK_S, FileQuery, FileScoreQuery, Service, Waiting
 
 NDJSON = "application/x-ndjson"
-_SCRIPTS = ("app", "card", "dom", "files", "histogram", "input", "pasted", "results", "scores", "server", "table")
+_SCRIPTS = (
+    *("app", "assessment", "card", "dom", "files", "histogram", "input", "pasted", "results", "scores", "server"),
+    "table",
+)
 PAGE = {"/": "index.html", "/page/style.css": "style.css"} | {f"/page/{name}.js": f"{name}.js" for name in _SCRIPTS}
 _PAGE_TYPES = {"html": "text/html; charset=utf-8", "js": "text/javascript; charset=utf-8", "css": "text/css"}
 

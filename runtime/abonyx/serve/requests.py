@@ -18,6 +18,7 @@ from abonyx.bundle.manifest import chain_letters
 from abonyx.domain import DomainRule
 from abonyx.errors import InputError, InputTooLarge, RequestRefused, first_line, printable
 from abonyx.input.checked import Input, check_records
+from abonyx.input.labels import classes_of
 from abonyx.input.limits import ReadLimits
 from abonyx.input.pairs import columns_of
 from abonyx.input.records import Record, RejectedRecord, read_records
@@ -172,12 +173,14 @@ def check_file(
     heavy_column: str | None,
     light_column: str | None,
     plain: bool,
+    find_label: bool = False,
 ) -> Input:
     """The sequences of a FASTA, CSV or TSV file, or of its gzip; what is asked for them is all but its own sequences.
 
     Args:
         step: called between lines and between records; may raise to end the reading.
         plain: it is FASTA or one sequence a line, and no table.
+        find_label: read the classes of a column with a usual name of labels; one that holds something else is noted.
 
     Raises:
         InputError, RecordsRejected: as of the same file on the command line; trim with domain off.
@@ -196,9 +199,16 @@ def check_file(
         chains=chains,
         limits=_limits(settings, step),
         plain=plain,
+        find_label=find_label,
         notes=notes,
     )
-    return _check(records, asked, model, settings, step, chains, notes)
+    checked = _check(records, asked, model, settings, step, chains, notes)
+    for column, cells in checked.kept.items():  # nothing else is kept
+        classes, why = classes_of(cells)
+        checked.labels.extend(classes)
+        if why:
+            checked.notes.append(f"{NAME}: column {printable(column)!r} is not read as labels: {why}")
+    return checked
 
 
 def _limits(settings: Settings, step: Step) -> ReadLimits:

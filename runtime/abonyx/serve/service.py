@@ -8,7 +8,7 @@ import functools
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -48,21 +48,35 @@ class FileQuery(BaseModel):
 
     def asked(self) -> dict[str, Any]:
         """What a JSON request would say, but for its sequences."""
-        return self.model_dump(exclude={"id_column", "sequence_column", "heavy_column", "light_column"})
+        return self.model_dump(exclude={"id_column", "sequence_column", "heavy_column", "light_column", "labels"})
+
+    @property
+    def finds_labels(self) -> bool:
+        """Whether a column of labels is looked for."""
+        return False
 
 
 class FileScoreQuery(FileQuery):
-    """As FileQuery, the choice of the threshold, and names of heads (or `all`) and of columns, with commas between."""
+    """As FileQuery, the choice of the threshold, and names of heads (or `all`) and of columns, with commas between.
+
+    labels: find = read the classes in a column called label, labels, y or class, and return them.
+    """
 
     assay: str | None = None
     threshold: float | None = None
     heads: str | None = None
     panel: str | None = None
     with_columns: str | None = Field(None, alias="with")
+    labels: Literal["find", "off"] = "off"
 
     def asked(self) -> dict[str, Any]:
         """As FileQuery's."""
         return super().asked() | {"heads": _names(self.heads), "with_columns": _names(self.with_columns)}
+
+    @property
+    def finds_labels(self) -> bool:
+        """As FileQuery's."""
+        return self.labels == "find"
 
 
 def _names(text: str | None) -> list[str] | None:
@@ -144,6 +158,7 @@ class Service:
                 heavy_column=query.heavy_column,
                 light_column=query.light_column,
                 plain=media_type == PLAIN,
+                find_label=query.finds_labels,
             )
             checked = await self._read(request, read_file, until)
         self.metrics.rejected_records.inc(len(checked.rejected))

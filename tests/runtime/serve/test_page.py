@@ -103,6 +103,7 @@ def scored(
         "panel": None,
         "heads": model()["heads"],
         "chains": ["H"],
+        "labels": None,
         "notes": [],
         "domain": "check",
         "trim": "domain" if places else None,
@@ -203,7 +204,7 @@ def test_paste_scores_bars_and_the_command_lines_csv(visit: Opener, site: Site) 
 
     (request,) = site.asked
     assert request.post_data_buffer == pasted.encode()
-    assert request.url.endswith("/v1/score?on_invalid=skip&with=charge")
+    assert request.url.endswith("/v1/score?on_invalid=skip&with=charge&labels=find")
     assert request.headers["content-type"] == "application/octet-stream"
     assert request.headers["accept"] == "application/x-ndjson"
     assert page.inner_text("#results-title") == "10 sequences scored, 4 called non-specific, 2 left out"
@@ -346,7 +347,7 @@ def test_trimmed_records_name_their_residues(visit: Opener, site: Site) -> None:
     page.check("#trim")
     score(page)
     page.wait_for_selector("#results:not([hidden])")
-    assert site.asked[0].url.endswith("/v1/score?on_invalid=skip&trim=domain&with=charge")
+    assert site.asked[0].url.endswith("/v1/score?on_invalid=skip&trim=domain&with=charge&labels=find")
     assert texts(page, "#scores td.flag") == ["no antibody domain", "", "residues 1-120 scored"]
     form = results_format("csv", {}, ("domain",))
     p = np.linspace(0.05, 0.95, 3).astype(np.float32)
@@ -388,7 +389,7 @@ def test_upload_drop_and_remove(visit: Opener, site: Site, tmp_path: Path) -> No
     page.click("#score")
     page.wait_for_selector("#results:not([hidden])")
     assert site.asked[0].post_data_buffer == packed
-    assert site.asked[0].url.endswith("?on_invalid=fail&with=charge&sequence_column=heavy+%26+light")
+    assert site.asked[0].url.endswith("?on_invalid=fail&with=charge&sequence_column=heavy+%26+light&labels=find")
     page.click("#remove")
     assert page.is_visible("#text")
 
@@ -498,7 +499,9 @@ def test_the_columns_are_picked_if_they_are_not_clear(visit: Opener, site: Site)
     page.select_option("#picked-id", "mab")
     page.click("#picker button")
     page.wait_for_selector("#results-title:focus")
-    assert site.asked[1].url.endswith("?on_invalid=skip&with=charge&sequence_column=heavy+%26+light&id_column=mab")
+    assert site.asked[1].url.endswith(
+        "?on_invalid=skip&with=charge&sequence_column=heavy+%26+light&id_column=mab&labels=find"
+    )
     assert site.asked[1].post_data == table
     assert page.is_hidden("#picker") and page.input_value("#sequence-column") == "heavy & light"
     page.fill("#text", f">a\n{VH}")  # another input has other columns
@@ -546,7 +549,7 @@ def test_thresholds(visit: Opener, site: Site) -> None:
         with page.expect_response("**/v1/score*"):
             score(page)
         page.wait_for_selector("#results-title:focus")
-        assert site.asked[-1].url.endswith(f"?on_invalid=skip&{expected}&with=charge")
+        assert site.asked[-1].url.endswith(f"?on_invalid=skip&{expected}&with=charge&labels=find")
     page.fill("#threshold", "1.5")  # the browser's own word, and nothing is sent
     page.click("#score")
     assert len(site.asked) == 2
@@ -752,6 +755,9 @@ def test_cancel(visit: Opener, site: Site) -> None:
 
 def test_keyboard_alone(visit: Opener, site: Site) -> None:
     site.answer = [scored([f"m{number}" for number in range(120)], rejected=[("bad", 3, "a gap")])]
+    site.answer[0] |= {"labels": "label"}
+    for at, row in enumerate(site.answer[0]["results"]):
+        row["label"] = at % 2
     page = visit()
     page.wait_for_selector("#model-state.ready")
 
@@ -770,6 +776,10 @@ def test_keyboard_alone(visit: Opener, site: Site) -> None:
     page.keyboard.press("Enter")
     page.wait_for_selector("#results-title:focus")
     assert "Done: 120 sequences scored" in (page.text_content("#status") or "")
+    tab_to("#slider")
+    page.keyboard.press("ArrowRight")
+    assert page.is_enabled("#back")
+    tab_to("#back")
     tab_to("#find")
     tab_to(".pager button:last-of-type")
     page.keyboard.press("Enter")
@@ -817,7 +827,10 @@ def test_any_width_and_scheme_is_readable(visit: Opener, site: Site, width: int,
     rejected = [("bad", 3, "a gap"), ("x" * 200, 4, "y" * 300)]
     flags = [["", NANOBODY_LIKE, "light chain (kappa); 2 unknown residues (X)"][number % 3] for number in range(61)]
     ids = [*(f"m{number}" for number in range(60)), "=" + "i" * 150]
-    site.answer = [scored(ids, rejected=rejected, flags=flags)]
+    answer = scored(ids, rejected=rejected, flags=flags) | {"labels": "label"}
+    for at, row in enumerate(answer["results"]):
+        row |= {"label": at % 2, "added": {"charge": at / 10}}
+    site.answer = [answer]
     page = visit(viewport={"width": width, "height": 740}, color_scheme=scheme)
     score(page)
     page.wait_for_selector("#results:not([hidden])")
@@ -973,3 +986,78 @@ def test_net_charge_in_the_table_and_the_csv_and_engine_facts_are_folded(visit: 
     columns = score_columns(["a", "b", "c"], [VH] * 3, p, *calls, [""] * 3)
     (rows,) = form.encode(0, [*columns, charges])
     assert downloaded(page, "#download") == form.head[0] + rows
+
+
+def labelled(p: list[float], labels: list[int | None], flags: list[str] | None = None) -> Answer:
+    """An answer of a file with a column `label`."""
+    answer = scored([f"m{at}" for at in range(len(p))], np.array(p, np.float32), flags=flags) | {"labels": "label"}
+    for row, label in zip(answer["results"], labels, strict=True):
+        row["label"] = label
+    return answer
+
+
+def auc(p: list[float], labels: list[int]) -> float:
+    """How often a non-specific row scores higher than a specific one; equal scores count half."""
+    pairs = [(a, b) for a, y in zip(p, labels, strict=True) for b, z in zip(p, labels, strict=True) if y and not z]
+    return float(np.mean([(a > b) + (a == b) / 2 for a, b in pairs]))
+
+
+def test_labels_give_a_roc_and_calls_at_a_threshold_that_moves(visit: Opener, site: Site) -> None:
+    rng = np.random.default_rng(3)
+    labels = [int(each) for each in rng.random(40) < 0.4]
+    p = [round(float(each), 1) for each in np.clip(rng.normal(0.4 + 0.25 * np.array(labels), 0.2), 0, 1)]  # with ties
+    answer = labelled([*p, 0.9, 0.9, 0.1], [*labels, 1, None, None], [""] * 40 + ["light chain (kappa)", "", ""])
+    answer["rejected"] = [{"id": "gap", "line": 9, "reason": "a gap"}]
+    site.answer = [answer]
+    page = visit()
+    score(page)
+    page.wait_for_selector("#assessment:not([hidden])")
+    assert page.inner_text("#roc-title") == f"ROC AUC {auc(p, labels):.3f} (n = 40)"
+    words = page.inner_text("#assessment-words")
+    assert f'column "label" (1 non-specific, 0 specific). 40 rows are used: {sum(labels)} non-specific' in words
+    assert "1 labelled row has no call, because it is flagged; 2 rows have no label; 1 record could not" in words
+    cells = ("found", "missed", "alarms", "clear")
+
+    def counts(threshold: float) -> list[int]:
+        above = np.array(p, np.float32) > np.float32(threshold)
+        ones = np.array(labels) == 1
+        return [int(each.sum()) for each in (above & ones, ~above & ones, above & ~ones, ~above & ~ones)]
+
+    def shown() -> list[int]:
+        return [int(page.inner_text(f"#cell-{cell} strong")) for cell in cells]
+
+    assert shown() == counts(0.5) and page.is_disabled("#back")
+    page.fill("#moved", "0.6")  # strictly above, as a float32
+    assert shown() == counts(0.6)
+    assert float(page.input_value("#slider")) == pytest.approx(0.6)
+    page.fill("#moved", "7")
+    assert shown() == counts(0.6)
+    page.focus("#slider")
+    page.keyboard.press("Home")
+    assert shown() == counts(0) and page.input_value("#moved") == "0"
+    assert len(site.asked) == 1
+    page.click("#back")
+    assert shown() == counts(0.5) and page.evaluate("document.activeElement.id") == "slider"
+    point = page.locator("#roc-point")
+    found, missed, alarms, clear = counts(0.5)
+    box, places = (
+        page.locator("#roc-plot svg").get_attribute("width"),
+        [float(point.get_attribute(c) or 0) for c in ("cx", "cy")],
+    )
+    side = float(box or 0)
+    assert places[0] == pytest.approx(60 + alarms / (alarms + clear) * (side - 70))
+    assert places[1] == pytest.approx(side - 40 - found / (found + missed) * (side - 50))
+
+
+def test_labels_of_one_class_have_no_roc_and_say_why(visit: Opener, site: Site) -> None:
+    for labels, flags, why in (
+        ([1, 1, None], None, "No ROC: all 2 used rows are labelled non-specific"),
+        ([0, 0, 0], None, "No ROC: all 3 used rows are labelled specific"),
+        ([1, 0, None], ["fragment", "fragment", ""], "No ROC: no row has a label and a call."),
+    ):
+        site.answer = [labelled([0.2, 0.6, 0.9], labels, flags)]
+        page = visit()
+        score(page)
+        page.wait_for_selector("#assessment:not([hidden])")
+        assert why in page.inner_text("#roc-missing") and page.is_hidden("#roc")
+        assert page.is_visible("#cell-found") == (flags is None)

@@ -123,6 +123,7 @@ export function requestOf() {
   if (both && heavy) query.heavy_column = heavy;
   if (both && light) query.light_column = light;
   if (id) query.id_column = id;
+  query.labels = "find";
   const body = file ?? new Blob([pasted.text ?? $("text").value]);
   return { path: `v1/score?${new URLSearchParams(query)}`, type: "application/octet-stream", body };
 }

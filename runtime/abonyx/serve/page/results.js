@@ -1,5 +1,6 @@
 // The answer on the page: its title and words, its table, and what the user does with them.
 
+import { drawAssessment, listenToAssessment, showAssessment } from "./assessment.js";
 import { $, DECIMALS, plural, say, whole } from "./dom.js";
 import { downloadRejected, downloadScores } from "./files.js";
 import { drawHistogram } from "./histogram.js";
@@ -42,6 +43,7 @@ export function showAnswer(found, known) {
   for (const id of ["find", "call", "flag"]) $(id).value = "";
   filterScores();
   drawHistogram(answer, model);
+  showAssessment(answer);
   say(`Done: ${resultsTitle()}.`);
   $("results-title").focus();
 }
@@ -135,7 +137,11 @@ export function listenToResults() {
   $("download-rejected").addEventListener("click", () => downloadRejected(answer));
   let drawnWidth = 0;
   new ResizeObserver(([{ contentRect }]) => {
-    if (answer && contentRect.width !== drawnWidth) drawHistogram(answer, model);
+    if (answer && contentRect.width !== drawnWidth) {
+      drawHistogram(answer, model);
+      drawAssessment();
+    }
     drawnWidth = contentRect.width;
-  }).observe($("plot"));
+  }).observe($("results"));
+  listenToAssessment();
 }
