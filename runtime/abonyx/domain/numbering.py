@@ -13,15 +13,23 @@ def imgt_positions(sequence: str) -> dict[str, str]:
     Empty if there is none: see chain.search_domains for what is not searched. Of a record with two domains, one is
     numbered: the heavy one if it is found with confidence.
     """
+    return numbered_domain(sequence)[1]
+
+
+def numbered_domain(sequence: str) -> tuple[int, dict[str, str]]:
+    """Where the domain of imgt_positions begins in the sequence, from 0, and its positions; (0, {}) if there is none.
+
+    The domain's residues follow one another in the sequence, in the order of the positions.
+    """
     if not MIN_DOMAIN <= len(sequence) <= MAX_RESIDUES or not (sequence.isascii() and sequence.isalpha()):
-        return {}
+        return 0, {}
     heavy = annotate(sequence, "H")
-    if (heavy.confidence or 0) >= HEAVY_CONFIDENCE and (positions := _positions(heavy)):
-        return positions
-    return _positions(annotate(sequence, "all"))
+    if (heavy.confidence or 0) >= HEAVY_CONFIDENCE and (found := _numbered(heavy))[1]:
+        return found
+    return _numbered(annotate(sequence, "all"))
 
 
-def _positions(result: NumberingResult) -> dict[str, str]:
-    """The numbering, or nothing: an alignment of three residues can be confident, and is not a domain."""
-    numbering = result.numbering or {}
-    return dict(numbering) if len(numbering) >= MIN_DOMAIN else {}
+def _numbered(result: NumberingResult) -> tuple[int, dict[str, str]]:
+    """Start and numbering, or nothing: an alignment of three residues can be confident, and is not a domain."""
+    numbering, start = result.numbering or {}, result.query_start
+    return (start, dict(numbering)) if start is not None and len(numbering) >= MIN_DOMAIN else (0, {})

@@ -65,7 +65,7 @@ def model_answer(model: Model, settings: Settings) -> ModelAnswer:
         parity=model.variant.parity,
         max_residues=model.limit.residues,
         chains=manifest.head.chains,
-        heads=[_head_name(head, own_rule(head)) for head in manifest.heads],
+        heads=[head_name(head, own_rule(head)) for head in manifest.heads],
         default_threshold=manifest.head.default_threshold,
         thresholds=manifest.head.thresholds,
         training=manifest.head.training,
@@ -87,7 +87,8 @@ def model_answer(model: Model, settings: Settings) -> ModelAnswer:
     )
 
 
-def _head_name(head: HeadSpec, rule: CallRule | None) -> HeadName:
+def head_name(head: HeadSpec, rule: CallRule | None) -> HeadName:
+    """One head, as every answer has it."""
     return HeadName(
         name=head.name,
         kind=head.kind,
@@ -129,7 +130,7 @@ def score_answer(
         band=None if rule is None else rule.band,
         assay=asked.assay,
         panel=None if heads.panel is None else _panel_name(heads.panel),
-        heads=[_head_name(head.spec, head.rule) for head in heads.heads],
+        heads=[head_name(head.spec, head.rule) for head in heads.heads],
         chains=list(heads.chains),
         labels=next(iter(records.kept)) if records.labels else None,
         domain=asked.domain,

@@ -56,22 +56,31 @@ class FileQuery(BaseModel):
         return False
 
 
-class FileScoreQuery(FileQuery):
-    """As FileQuery, the choice of the threshold, and names of heads (or `all`) and of columns, with commas between.
+class FileExplainQuery(FileQuery):
+    """As FileQuery, and names of heads with commas between, or `all`."""
+
+    heads: str | None = None
+
+    def asked(self) -> dict[str, Any]:
+        """As FileQuery's."""
+        return super().asked() | {"heads": _names(self.heads)}
+
+
+class FileScoreQuery(FileExplainQuery):
+    """As FileExplainQuery, the choice of the threshold, and names of columns with commas between.
 
     labels: find = read the classes in a column called label, labels, y or class, and return them.
     """
 
     assay: str | None = None
     threshold: float | None = None
-    heads: str | None = None
     panel: str | None = None
     with_columns: str | None = Field(None, alias="with")
     labels: Literal["find", "off"] = "off"
 
     def asked(self) -> dict[str, Any]:
         """As FileQuery's."""
-        return super().asked() | {"heads": _names(self.heads), "with_columns": _names(self.with_columns)}
+        return super().asked() | {"with_columns": _names(self.with_columns)}
 
     @property
     def finds_labels(self) -> bool:
@@ -229,6 +238,7 @@ class Waiting:
         checked: Input,
         heads: tuple[str, ...] | None,
         until: float,
+        explain: bool = False,
     ) -> None:
         self._request = request
         self._scheduler = service.scheduler
@@ -236,7 +246,9 @@ class Waiting:
         self._until = until
         self._changed = asyncio.Event()
         changed = _setting(self._changed)
-        self.job = self._scheduler.submit(model, checked.ids, checked.sequences, heads, changed, checked.light)
+        self.job = self._scheduler.submit(
+            model, checked.ids, checked.sequences, heads, changed, checked.light, explain=explain
+        )
 
     async def change(self) -> bool:
         """Wait until more is done, at most LOOK_S; False once all is.

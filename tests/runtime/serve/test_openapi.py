@@ -79,7 +79,7 @@ def test_the_document_names_every_route_body_answer_and_error(served: Running) -
         for method, operation in item.items()
     }
     assert set(operations) == {
-        *("POST /v1/score", "POST /v1/embed", "GET /v1/model", "POST /v1/reload"),
+        *("POST /v1/score", "POST /v1/embed", "POST /v1/explain", "GET /v1/model", "POST /v1/reload"),
         *("GET /healthz", "GET /readyz", "GET /metrics"),
     }
     score = operations["POST /v1/score"]
