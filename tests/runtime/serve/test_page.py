@@ -17,6 +17,7 @@ import pytest
 
 from abonyx.bundle import open_bundle
 from abonyx.domain import NANOBODY_LIKE, reason
+from abonyx.explain.places import REGIONS, places
 from abonyx.output.formats import rejected_bytes, results_format, score_columns, value_columns
 
 from ...conftest import MINI, REPOSITORY
@@ -113,6 +114,29 @@ def scored(
     }
 
 
+def explained(ids: list[str], heads: list[Answer] | None = None, chains: str = "H") -> Answer:
+    """What /v1/explain says of the first id: residue i of n adds (i - n / 2) / 100 to the first head, 1 to others."""
+    heads = heads or model()["heads"]
+    found = []
+    for chain in chains:
+        residues: list[Answer] = [
+            {"position": place.index + 1, "imgt": place.imgt, "region": place.region, "residue": place.residue}
+            | {"contributions": [(place.index - len(VH) / 2) / 100, *[1.0] * (len(heads) - 1)]}
+            for place in places(VH)
+        ]
+        sums = {
+            region: np.sum([each["contributions"] for each in residues if each["region"] == region], axis=0).tolist()
+            for region in REGIONS
+        }
+        found.append({"chain": chain, "net_charge": 2.96, "pI": 8.94, "residues": residues, "regions": sums})
+        found[-1]["end"] = [0.0] * len(heads)
+    contributed = np.sum([list(each["regions"].values()) for each in found], axis=(0, 1))
+    record = {"id": ids[0], "flag": "", "heads": [head["name"] for head in heads], "chains": found}
+    record |= {"baseline": [0.25] * len(heads), "total": (0.25 + contributed).tolist()}
+    answer = {name: scored(ids[:1])[name] for name in ("model", "domain", "trim", "flags", "rejected")}
+    return answer | {"heads": heads, "results": [record]}
+
+
 def problem(status: int, title: str, detail: str, fix: str) -> Answer:
     return {"type": "urn:abonyx:Any", "title": title, "status": status, "detail": detail, "fix": fix}
 
@@ -124,10 +148,12 @@ class Site:
     Attributes:
         models: answers of /v1/model in turn, the last one for good: a problem with its status, or the model.
         answer: of /v1/score, as lines of a stream; a problem where it has a status.
+        explained: of /v1/explain; a problem likewise.
     """
 
     models: list[Answer] = field(default_factory=lambda: [model()])
     answer: list[Answer] = field(default_factory=list)
+    explained: Answer = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
     asked: list[Request] = field(default_factory=list)
 
@@ -143,6 +169,9 @@ class Site:
         elif path == "/v1/score":
             self.asked.append(route.request)
             self._send(route, self.answer)
+        elif path == "/v1/explain":
+            self.asked.append(route.request)
+            self._send(route, [self.explained])
         else:
             route.abort()
             pytest.fail(f"the page asked for {route.request.url}")
@@ -762,7 +791,7 @@ def test_keyboard_alone(visit: Opener, site: Site) -> None:
     page.wait_for_selector("#model-state.ready")
 
     def tab_to(selector: str) -> None:
-        for _ in range(40):
+        for _ in range(80):  # each row has a button
             page.keyboard.press("Tab")
             if page.evaluate("selector => document.activeElement.matches(selector)", selector):
                 style = "getComputedStyle(document.activeElement).outlineStyle"
@@ -792,6 +821,13 @@ def test_keyboard_alone(visit: Opener, site: Site) -> None:
     page.keyboard.press("Space")
     assert page.get_attribute("#scores th.score", "aria-sort") == "ascending"
     assert texts(page, "#scores td.id")[0] == "m0"
+    site.explained = explained(["m0"])
+    tab_to("#scores button.why")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".explained h3")
+    tab_to(".explained summary")
+    page.keyboard.press("Enter")
+    tab_to(".explained .scroll")
     tab_to("#download-rejected")
 
 
@@ -837,6 +873,9 @@ def test_any_width_and_scheme_is_readable(visit: Opener, site: Site, width: int,
     page.click("#card summary")
     page.click("#histogram summary")
     page.check("#whole")
+    site.explained = explained([*ids, "m59"])
+    page.locator("#scores button.why").first.click()
+    page.click(".explained summary")
     site.answer = [problem(422, "Unprocessable Entity", "z" * 300, "Correct it.")]
     page.click("#score")
     page.wait_for_selector("#problem:not([hidden])")
@@ -924,7 +963,7 @@ def test_a_first_head_that_gives_values_has_no_calls(visit: Opener, site: Site) 
         assert not page.is_visible(hidden)
     assert page.inner_text("#results-title") == "3 sequences scored, 1 flagged"
     assert page.inner_text("#results-model").startswith("hic is in min; lower is worse. Scored by abonyx-mini")
-    assert texts(page, "#scores thead th") == ["No.", "Id", "hic (min)", "Flag", "Sequence"]
+    assert texts(page, "#scores thead th") == ["No.", "Id", "hic (min)", "Flag", "Why", "Sequence"]
     assert texts(page, "#scores td.id") == ["b", "c", "a"]
     assert not page.locator("#scores tr.no-call").count()
     kinds: Any = {"hic_value": "float", "hic_percentile": "word"}
@@ -947,7 +986,7 @@ def test_the_table_leads_with_percentile_and_call(visit: Opener, site: Site) -> 
     page = visit()
     score(page)
     page.wait_for_selector("#results:not([hidden])")
-    titles = ["No.", "Id", "Percentile", "Called", "p non-specific", "Flag", "Sequence"]
+    titles = ["No.", "Id", "Percentile", "Called", "p non-specific", "Flag", "Why", "Sequence"]
     assert texts(page, "#scores thead th") == titles
     assert texts(page, "#scores td.id") == ["c", "b", "a"], "the highest score first"
     assert texts(page, "#scores td.percentile") == ["90-98 (in panel)", "-", "2-9"]
@@ -1061,3 +1100,97 @@ def test_labels_of_one_class_have_no_roc_and_say_why(visit: Opener, site: Site) 
         page.wait_for_selector("#assessment:not([hidden])")
         assert why in page.inner_text("#roc-missing") and page.is_hidden("#roc")
         assert page.is_visible("#cell-found") == (flags is None)
+
+
+def test_a_row_opens_what_its_residues_add(visit: Opener, site: Site) -> None:
+    site.answer = [scored(["a", "b"], flags=["", "fragment"])]
+    site.explained = explained(["a"])
+    page = visit()
+    score(page)
+    page.wait_for_selector("#results:not([hidden])")
+    button = page.get_by_role("button", name="Explain a", exact=True)
+    assert button.get_attribute("aria-expanded") == "false"
+    button.click()
+    page.wait_for_selector(".explained svg")
+    sent = json.loads(site.asked[-1].post_data or "")
+    assert sent == {
+        "sequences": [{"id": "a", "sequence": VH}],
+        "heads": ["nonspecificity"],
+        "domain": "check",
+        "trim": None,
+    }
+    section = page.get_by_role("region", name="Why a has its score")
+    assert button.get_attribute("aria-controls") == section.get_attribute("id")
+    total = site.explained["results"][0]["total"][0]
+    words = section.inner_text()
+    p = 1 / (1 + np.exp(-total))
+    adds = f"{total - 0.25:+.3f}"
+    assert f"p {p:.3f}, a logit of {total:+.3f} = +0.250, the baseline at the training mean, and {adds}" in words
+    assert f"{VH[-1]}{len(VH)} (FR4) {(len(VH) / 2 - 1) / 100:+.3f}" in words
+    assert "It is not the effect of a mutation, and no advice to change a residue." in words
+    assert "Net charge +3.0 at pH 7.4, pI 8.9" in words
+    named = page.locator(".strip text").all_text_contents()
+    assert {each for each in named if each.startswith("CDR")} == {"CDR1", "CDR2"}  # CDR3 has two residues: no room
+    shaded = page.locator(".strip rect.cdr").evaluate_all("boxes => boxes.map((box) => box.getBBox().width)")
+    bar = page.locator(".strip .raises").first.evaluate("bar => bar.getBBox().width")
+    assert sum(shaded) * 0.7 == pytest.approx(
+        bar * sum(place.region.startswith("CDR") for place in places(VH)), rel=0.01
+    )
+    assert page.locator(".strip rect.raises").count() == sum(2 * at > len(VH) for at in range(len(VH)))
+    assert page.locator(".strip .raises, .strip .lowers").count() == len(VH)
+    tip = page.locator(".strip title").nth(30)
+    assert tip.text_content() == f"{VH[30]}31, IMGT {places(VH)[30].imgt}, CDR1: {(30 - len(VH) / 2) / 100:+.3f}"
+    page.click(".explained summary")
+    by_region, by_residue = section.locator("table").all()
+    assert by_region.locator("tbody tr").all_inner_texts()[0].split() == ["FR1", f"{regions_of(site, 'FR1'):+.3f}"]
+    assert by_residue.locator("tbody tr").count() == len(VH)
+    assert by_residue.locator("tbody tr").first.inner_text().split() == [
+        "1",
+        VH[0],
+        "1",
+        "FR1",
+        f"{-len(VH) / 200:+.4f}",
+    ]
+    button.click()
+    assert not page.locator(".explained").count() and button.get_attribute("aria-expanded") == "false"
+    page.get_by_role("button", name="Explain b", exact=True).click()
+    page.wait_for_selector(".explained svg")
+    assert "This record is flagged (fragment)" in page.inner_text(".explained")
+    page.click("#scores th.id button")  # what is sorted is drawn again, closed
+    assert not page.locator(".explained").count()
+
+
+def regions_of(site: Site, region: str) -> float:
+    return float(site.explained["results"][0]["chains"][0]["regions"][region][0])
+
+
+def test_a_row_of_several_heads_and_chains(visit: Opener, site: Site) -> None:
+    heads = [head | {"chains": ["H", "L"]} for head in model()["heads"]] + [HIC | {"chains": ["L"]}]
+    site.models = [model(heads=heads)]
+    answer = scored(["a"]) | {"heads": heads, "chains": ["H", "L"]}
+    (row,) = answer["results"]
+    row |= {"heavy": row.pop("sequence"), "light": VL, "heads": {"hic_value": 9.25, "hic_percentile": None}}
+    site.answer, site.explained = [answer], explained(["a"], heads, "HL")
+    page = visit()
+    page.wait_for_selector("#model-state.ready")
+    score(page)
+    page.click("#scores button.why")
+    page.wait_for_selector(".explained svg")
+    assert json.loads(site.asked[-1].post_data or "")["sequences"] == [{"id": "a", "heavy": VH, "light": VL}]
+    assert [each.split(":")[0] for each in texts(page, ".explained figcaption")] == ["Heavy chain", "Light chain"]
+    half = (site.explained["results"][0]["total"][0] - 0.25) / 2
+    assert f"(heavy chain {half:+.3f}, light chain {half:+.3f})" in page.inner_text(".explained")
+    page.get_by_label("Head", exact=True).select_option("hic")
+    assert page.locator(".explained svg").count() == 1
+    assert f"hic: {0.25 + 2 * len(VH):+.3f} min = +0.250 min" in page.inner_text(".explained")
+
+
+def test_a_row_without_contributions_says_what_to_do(visit: Opener, site: Site) -> None:
+    site.answer = [scored(["a"])]
+    site.explained = problem(501, "Not Implemented", "mini: its graph gives no contributions", "Export it again.")
+    page = visit()
+    score(page)
+    page.click("#scores button.why")
+    page.wait_for_selector(".explained [role=alert]")
+    assert "its graph gives no contributions" in page.inner_text(".explained")
+    assert "Export it again." in page.inner_text(".explained")

@@ -61,6 +61,11 @@ def test_scores_and_refusals_are_the_services(new_page: Callable[[], Page]) -> N
         assert [float(row["p_nonspecific"]) for row in found] == pytest.approx(p.tolist(), abs=BATCH_NEIGHBOURS, rel=0)
         calls = ["" if row["id"] == "kappa" else str(int(value > 0.5)) for row, value in zip(given, p, strict=True)]
         assert [row["nonspecific"] for row in found] == calls
+        page.get_by_role("button", name=f"Explain {given[0]['id']}", exact=True).click()
+        page.wait_for_selector(".explained svg")
+        bars = page.locator(".strip .raises, .strip .lowers")
+        assert bars.count() == len(given[0]["sequence"])
+        assert f"p {p[0]:.3f}, a logit of" in page.inner_text(".explained")
         assert page.locator("#rejects tbody tr").count() == 1
         assert page.inner_text("#rejects td.number") == str(len(given) + 2 - len(OTHERS))
         assert page.locator("#legend li").count() == 3  # the shipped model has its training scores
@@ -86,7 +91,18 @@ def test_columns_for_each_head(new_page: Callable[[], Page], tmp_path: Path) -> 
         page.click("#score")
         page.wait_for_selector("#results:not([hidden])")
         assert page.locator("#scores thead th").all_inner_texts() == [
-            *("No.", "Id", "Called", "p non-specific", "Flag", "Net charge", "hic (min)", "psr: called", "p psr"),
+            *(
+                "No.",
+                "Id",
+                "Called",
+                "p non-specific",
+                "Flag",
+                "Net charge",
+                "Why",
+                "hic (min)",
+                "psr: called",
+                "p psr",
+            ),
             "Sequence",
         ]
         with page.expect_download() as waited:
@@ -104,7 +120,7 @@ def test_columns_for_each_head(new_page: Callable[[], Page], tmp_path: Path) -> 
         page.uncheck("#head-hic")
         page.uncheck("#head-psr")
         page.click("#score")
-        page.wait_for_selector("#scores thead th:nth-child(8)", state="detached")
+        page.wait_for_selector("#scores thead th:nth-child(9)", state="detached")
 
 
 def test_progress_as_it_comes_and_cancelling(new_page: Callable[[], Page]) -> None:

@@ -1,6 +1,7 @@
 // The table of an answer: which columns it has, and what is in their cells.
 
 import { $, DECIMALS, make, signed, whole } from "./dom.js";
+import { whyColumn } from "./explanation.js";
 import { PagedTable } from "./table.js";
 
 const NO_CALL = "No call: the model was not trained on such a record, so its score means nothing.";
@@ -86,6 +87,7 @@ export function tableOf(found) {
     ...leading,
     { kind: "flag", title: "Flag", value: (row) => row.flag, descending: true, cell: flagOf },
     ...chargeOf(found),
+    whyColumn(found),
     ...others.flatMap((head) => columnsOf(head, found)),
     ...chainsOf(found),
   ];
