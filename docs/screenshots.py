@@ -29,11 +29,13 @@ OTHERS = (
     "ubiquitin,MQIFVKTLTGKTITLEVEPSDTIENVKAKIQDKEGIPPDQQRLIFAGKQLEDGRTLSDYNIQKESTLHLVLRLRGG\n"
     "with-a-gap,EVQLVE--GGLVQPGGSLRLSCAAS\n"
 )
+# The row that is opened.
+OPENED = "bevacizumab"
 # name, colours, width and height in CSS pixels
 PICTURES: tuple[tuple[str, Scheme, int, int], ...] = (
-    ("page-light", "light", 1100, 2250),
-    ("page-dark", "dark", 1100, 2250),
-    ("page-phone", "light", 360, 3200),
+    ("page-light", "light", 1100, 2900),
+    ("page-dark", "dark", 1100, 2900),
+    ("page-phone", "light", 360, 4600),
 )
 
 
@@ -44,6 +46,8 @@ def take(browser: Browser, address: str, name: str, scheme: Scheme, width: int, 
     page.fill("#text", EXAMPLES.read_text(encoding="utf-8") + OTHERS)
     page.click("#score:enabled")
     page.wait_for_selector("#results:not([hidden])")
+    page.get_by_role("button", name=f"Explain {OPENED}", exact=True).click()
+    page.wait_for_selector(".explained svg")
     page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
     page.mouse.move(0, 0)
     picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")

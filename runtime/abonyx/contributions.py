@@ -55,16 +55,20 @@ class Contributions:
     chains: tuple[ChainContributions, ...]
 
 
-class ContributionEngine(BatchEngine, Protocol):
-    """What contributions need of a session."""
+class ContributionSource(Protocol):
+    """What says whether its graph gives contributions."""
 
     @property
     def gives_contributions(self) -> bool: ...
 
 
-def refuse_without(engine: ContributionEngine, place: object) -> None:
+class ContributionEngine(ContributionSource, BatchEngine, Protocol):
+    """What contributions need of a session."""
+
+
+def refuse_without(source: ContributionSource, place: object) -> None:
     """Refuse a graph that gives no contributions by a BundleError; place is the bundle's."""
-    if not engine.gives_contributions:
+    if not source.gives_contributions:
         raise BundleError(
             f"{place}: its graph gives no contributions: an earlier version of abonyx wrote it",
             "Export it again with this version, or fit a head on it: both write a graph that gives them.",

@@ -24,6 +24,8 @@ _ANY_NAMES = frozenset(
     | {*("vhh", "vhhsequence")}
 )
 _SEQUENCE_NAMES = _ANY_NAMES | _HEAVY_NAMES
+# Of a column that may hold classes; the first of them that is there.
+_LABEL_NAMES = ("label", "labels", "y", "class")
 # AIRR's amino acids, the better one first: an alignment ends where the variable domain does.
 _AIRR_RESIDUES = ("sequencealignmentaa", "sequenceaa")
 _AIRR_MARKS = frozenset(
@@ -48,6 +50,7 @@ class Wanted(NamedTuple):
         max_columns: the widest header that is looked at; None = any.
         light: of pairs, whose `sequence` is the heavy chain's.
         chains: what a record needs: ("H",), ("L",), or a pair.
+        find_label: whether a column that has a usual name of labels goes to the output, too.
     """
 
     id: str | None
@@ -58,6 +61,7 @@ class Wanted(NamedTuple):
     max_columns: int | None = None
     light: str | None = None
     chains: tuple[str, ...] = ("H",)
+    find_label: bool = False
 
     @property
     def paired(self) -> bool:
@@ -75,6 +79,7 @@ class Columns(NamedTuple):
         kept: place and name of those that go to the output as they are.
         light: of pairs the light chain's, whose heavy chain is `sequence`; None: a record is one sequence.
         light_gapped: that is an alignment.
+        optional: the one of `kept` whose cell a short row may lack.
     """
 
     id: int | None
@@ -84,6 +89,12 @@ class Columns(NamedTuple):
     kept: tuple[tuple[int, str], ...] = ()
     light: int | None = None
     light_gapped: bool = False
+    optional: int | None = None
+
+    @property
+    def needed(self) -> list[int]:
+        """The positions that a row must have, each once."""
+        return [place for place in self.used if place != self.optional]
 
     @property
     def used(self) -> list[int]:
@@ -151,6 +162,10 @@ def find_columns(
         what = f"{where}: column {printable(table.names[light])!r} would be both chains"
         raise InputError(what, f"Name another with {option('light_column')}.")
     columns = columns._replace(kept=table.kept(wanted.keep, columns.used))
+    if wanted.find_label:
+        label = table.possible_label(columns.used)
+        if label is not None:
+            columns = columns._replace(kept=(*columns.kept, (label, table.names[label])), optional=label)
     for place in columns.used:
         table.check_once(place)
     if notes is not None:
@@ -275,6 +290,11 @@ class _Header:
             return tuple((at, name) for at, name in enumerate(self.names) if name and at not in used)
         places = dict.fromkeys(self.named(name.strip(), "keep") for name in names)
         return tuple((place, self.names[place]) for place in places)
+
+    def possible_label(self, used: list[int]) -> int | None:
+        """The place of the column with a usual name of labels; None if none has one, or two have the same."""
+        found = (self._places(known) for known in _LABEL_NAMES)
+        return next((places[0] for places in found if len(places) == 1 and places[0] not in used), None)
 
     def _unclear(self, what: str, fix: str) -> ColumnUnclear:
         """The error, with the names that may be chosen: those that appear once and are valid text."""

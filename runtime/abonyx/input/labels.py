@@ -31,6 +31,22 @@ def class_of(label: str) -> int | None:
     return LABELS.get(label.lower())
 
 
+def classes_of(cells: Sequence[str]) -> tuple[list[int | None], str | None]:
+    """The classes of a column that may hold labels, and why it holds none.
+
+    Args:
+        cells: n texts.
+
+    Returns:
+        (n,) 0 specific, 1 non-specific, None not labelled, and None; or no classes and the reason.
+    """
+    labels = ["" if cell.strip() in MISSING else cell.strip() for cell in cells]
+    others = [label for label in labels if label and class_of(label) is None]
+    if others:
+        return [], f"{len(others)} of {len(labels)} cells are not 0 or 1, e.g. {printable(others[0])!r}"
+    return ([class_of(label) for label in labels], None) if any(labels) else ([], "all of its cells are blank")
+
+
 def value_of(label: str) -> float | None:
     """The number, None if the label is not a finite one."""
     value = float(label) if _NUMBER.fullmatch(label) else math.nan

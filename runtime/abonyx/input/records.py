@@ -44,6 +44,7 @@ def read_records(
     label_column: str | None = None,
     sheet: str | None = None,
     keep: tuple[str, ...] = (),
+    find_label: bool = False,
     stdin: BinaryIO | None = None,
     name: str | None = None,
     limits: ReadLimits | None = None,
@@ -64,6 +65,7 @@ def read_records(
         label_column: column of the labels; by default none is read. FASTA has none: an InputError.
         sheet: of a workbook; needed if several have cells.
         keep: columns whose cells go to the output as they are, or ("all",); of FASTA ("description",).
+        find_label: also keep the cells of a column called label, labels, y or class.
         stdin: read in place of sys.stdin.buffer; left open.
         name: what messages call the source; None = its path, or "standard input".
         limits: of a source that is not trusted; None = read all of it. Parquet and Excel, whose unpacked size nothing
@@ -78,7 +80,7 @@ def read_records(
     """
     name = name or ("standard input" if source is None else str(source))
     most = limits and limits.columns
-    wanted = Wanted(id_column, sequence_column, label_column, sheet, keep, most, light_column, chains)
+    wanted = Wanted(id_column, sequence_column, label_column, sheet, keep, most, light_column, chains, find_label)
     reading = _Reading(name, wanted, limits, [] if notes is None else notes, plain)
     line = 0
     try:

@@ -205,7 +205,7 @@ def _records(
         elif sequence_at is not None:
             yield identified("" if at.id is None else row[at.id], ordinal, row[sequence_at], line)
         else:
-            cells = at.cells(row)
+            cells = at.cells(row + [""] * (width - len(row)))  # what is padded is not needed
             kept = {name: str(cell) for name, cell in cells.kept.items()}
             light = None if at.light is None else str(cells.light)
             yield identified(str(cells.id), ordinal, str(cells.sequence), line, str(cells.label).strip(), kept, light)
@@ -216,7 +216,7 @@ def _records(
 def _width_problem(row: list[str], width: int, at: Columns) -> str | None:
     """Why a row of another width than the header's cannot be used: it lacks a used cell, or has one too many."""
     count = len(row)
-    if count <= at.used[-1] or any(map(str.strip, row[width:])):
+    if count <= at.needed[-1] or any(map(str.strip, row[width:])):
         return f"the row has {count} columns, the header {width}"
     return None
 

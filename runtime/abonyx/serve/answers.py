@@ -19,8 +19,8 @@ class _In(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     pass
 
 
-class _Out(msgspec.Struct, frozen=True, kw_only=True):
-    pass
+class Answered(msgspec.Struct, frozen=True, kw_only=True):
+    """What all parts of answers are."""
 
 
 class Sequence(_In, frozen=True, kw_only=True):
@@ -63,7 +63,17 @@ class EmbedRequest(_In, frozen=True, kw_only=True):
     gaps: Gaps = "refuse"
 
 
-class ScoreRequest(EmbedRequest, frozen=True, kw_only=True):
+class HeadsRequest(EmbedRequest, frozen=True, kw_only=True):
+    """Sequences, and the heads whose numbers are wanted.
+
+    Attributes:
+        heads: names of the model's heads, or "all"; null = the first.
+    """
+
+    heads: Literal["all"] | list[str] | None = None
+
+
+class ScoreRequest(HeadsRequest, frozen=True, kw_only=True):
     """Sequences to score, and the threshold: the assay's that the head declares, one given, or the head's default.
 
     Attributes:
@@ -79,12 +89,11 @@ class ScoreRequest(EmbedRequest, frozen=True, kw_only=True):
 
     assay: str | None = None
     threshold: float | None = None
-    heads: Literal["all"] | list[str] | None = None
     panel: str | None = None
     with_columns: list[str] | None = msgspec.field(name="with", default=None)
 
 
-class ModelName(_Out, frozen=True, kw_only=True):
+class ModelName(Answered, frozen=True, kw_only=True):
     """Which model gave the numbers."""
 
     name: str
@@ -93,7 +102,7 @@ class ModelName(_Out, frozen=True, kw_only=True):
     provider: str
 
 
-class Rejected(_Out, frozen=True, kw_only=True):
+class Rejected(Answered, frozen=True, kw_only=True):
     """A record that was left out; line is the file's, or the number of the item, from 1."""
 
     id: str
@@ -101,7 +110,7 @@ class Rejected(_Out, frozen=True, kw_only=True):
     reason: str
 
 
-class HeadName(_Out, frozen=True, kw_only=True):
+class HeadName(Answered, frozen=True, kw_only=True):
     """One head.
 
     Attributes:
@@ -121,7 +130,7 @@ class HeadName(_Out, frozen=True, kw_only=True):
     chains: list[str]
 
 
-class PanelName(_Out, frozen=True, kw_only=True):
+class PanelName(Answered, frozen=True, kw_only=True):
     """One panel: how many rows it has, and where they are from."""
 
     name: str
@@ -129,7 +138,7 @@ class PanelName(_Out, frozen=True, kw_only=True):
     source: str
 
 
-class Score(_Out, frozen=True, kw_only=True):
+class Score(Answered, frozen=True, kw_only=True):
     """One score.
 
     Attributes:
@@ -146,6 +155,7 @@ class Score(_Out, frozen=True, kw_only=True):
         heads: the other heads and a linear first one, if any was wanted: NAME_p, NAME_nonspecific (1, 0 or null) and
             NAME_call, or NAME_value; and NAME_percentile; with interval NAME_low and NAME_high.
         added: the columns that `with` names, by name; null for a record without a single domain.
+        label: with labels read alone: 0 specific, 1 non-specific, null not labelled.
     """
 
     id: str
@@ -160,9 +170,10 @@ class Score(_Out, frozen=True, kw_only=True):
     domain: str | msgspec.UnsetType = msgspec.UNSET
     heads: dict[str, float | str | None] | msgspec.UnsetType = msgspec.UNSET
     added: dict[str, float | int | str | None] | msgspec.UnsetType = msgspec.UNSET
+    label: Literal[0, 1] | msgspec.UnsetType | None = msgspec.UNSET
 
 
-class ScoreAnswer(_Out, frozen=True, kw_only=True):
+class ScoreAnswer(Answered, frozen=True, kw_only=True):
     """Scores in input order.
 
     Attributes:
@@ -174,6 +185,7 @@ class ScoreAnswer(_Out, frozen=True, kw_only=True):
         chains: what was scored of each record: H the heavy chain, L the light one, or both.
         domain, trim: as the request has them.
         flags: reason -> results that have it, most first; the numbers that a flag begins with are left out.
+        labels: the column of the file whose classes the results have; null = none was asked for, or found.
         notes: how the input was read: columns that were chosen by their names, chains that are not scored.
     """
 
@@ -184,6 +196,7 @@ class ScoreAnswer(_Out, frozen=True, kw_only=True):
     panel: PanelName | None
     heads: list[HeadName]
     chains: list[str]
+    labels: str | None
     domain: Check
     trim: Trim | None
     flags: dict[str, int]
@@ -192,14 +205,14 @@ class ScoreAnswer(_Out, frozen=True, kw_only=True):
     notes: list[str]
 
 
-class Embedding(_Out, frozen=True, kw_only=True):
+class Embedding(Answered, frozen=True, kw_only=True):
     """One pooled embedding, `width` numbers."""
 
     id: str
     embedding: list[float]
 
 
-class EmbedAnswer(_Out, frozen=True, kw_only=True):
+class EmbedAnswer(Answered, frozen=True, kw_only=True):
     """Embeddings in input order; domain, trim and flags are as in ScoreAnswer."""
 
     model: ModelName
@@ -211,7 +224,7 @@ class EmbedAnswer(_Out, frozen=True, kw_only=True):
     results: list[Embedding]
 
 
-class RequestLimits(_Out, frozen=True, kw_only=True):
+class RequestLimits(Answered, frozen=True, kw_only=True):
     """The most of one request."""
 
     max_body_bytes: int
@@ -226,7 +239,7 @@ class RequestLimits(_Out, frozen=True, kw_only=True):
     max_cells: int
 
 
-class ModelAnswer(_Out, frozen=True, kw_only=True):
+class ModelAnswer(Answered, frozen=True, kw_only=True):
     """The open model and what it takes.
 
     Attributes:
@@ -265,7 +278,7 @@ class ModelAnswer(_Out, frozen=True, kw_only=True):
     limits: RequestLimits
 
 
-class Health(_Out, frozen=True, kw_only=True):
+class Health(Answered, frozen=True, kw_only=True):
     """Said by /healthz and /readyz."""
 
     status: Literal["ok"] = "ok"

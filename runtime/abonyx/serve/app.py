@@ -16,18 +16,23 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from abonyx.bundle.chosen import choose_heads
+from abonyx.contributions import refuse_without
 from abonyx.errors import EngineError, InputError, RequestRefused
 from abonyx.output.beside import refuse_columns, refuse_pair_columns
 from abonyx.serve import answers, bodies, openapi
+from abonyx.serve.explanations import ExplainRequest, explain_answer
 from abonyx.serve.gate import METRICS, RELOAD, Gate
 from abonyx.serve.metrics import Metrics
 from abonyx.serve.problems import problem, problem_response
 from abonyx.serve.requests import JSON
 from abonyx.serve.scheduler import DEAD, NO_MODEL
-from abonyx.serve.service import LOOK_S, FileQuery, FileScoreQuery, Service, Waiting
+from abonyx.serve.service import LOOK_S, FileExplainQuery, FileQuery, FileScoreQuery, Service, Waiting
 
 NDJSON = "application/x-ndjson"
-_SCRIPTS = ("app", "card", "dom", "files", "histogram", "input", "pasted", "scores", "server", "table")
+_SCRIPTS = (
+    *("app", "assessment", "card", "contributions", "dom", "explanation", "files", "histogram", "input", "pasted"),
+    *("results", "scores", "server", "table"),
+)
 PAGE = {"/": "index.html", "/page/style.css": "style.css"} | {f"/page/{name}.js": f"{name}.js" for name in _SCRIPTS}
 _PAGE_TYPES = {"html": "text/html; charset=utf-8", "js": "text/javascript; charset=utf-8", "css": "text/css"}
 
@@ -114,6 +119,18 @@ def _add_scoring(app: FastAPI, service: Service) -> None:
         waiting = Waiting(service, request, model, checked, None, until)
         await waiting.finished()
         return StreamingResponse(bodies.embed_answer(model, checked, waiting.job.values, asked), media_type=JSON)
+
+    @app.post("/v1/explain", **openapi.EXPLAIN)
+    async def explain(request: Request, query: Annotated[FileExplainQuery, Query()]) -> Response:
+        """What each residue of a few sequences adds to a score, sent as to /v1/score."""
+        model = service.scheduler.model()
+        refuse_without(model, model.bundle.name)
+        checked, asked, until = await service.checked(request, model, ExplainRequest, query)
+        heads = choose_heads(model.bundle, asked.heads)
+        waiting = Waiting(service, request, model, checked, heads.names, until, explain=True)
+        await waiting.finished()
+        found = [each for _, each in sorted((waiting.job.explained or {}).items())]
+        return StreamingResponse(explain_answer(model, checked, found, heads, asked), media_type=JSON)
 
 
 class _Lines(StreamingResponse):

@@ -65,7 +65,7 @@ def model_answer(model: Model, settings: Settings) -> ModelAnswer:
         parity=model.variant.parity,
         max_residues=model.limit.residues,
         chains=manifest.head.chains,
-        heads=[_head_name(head, own_rule(head)) for head in manifest.heads],
+        heads=[head_name(head, own_rule(head)) for head in manifest.heads],
         default_threshold=manifest.head.default_threshold,
         thresholds=manifest.head.thresholds,
         training=manifest.head.training,
@@ -87,7 +87,8 @@ def model_answer(model: Model, settings: Settings) -> ModelAnswer:
     )
 
 
-def _head_name(head: HeadSpec, rule: CallRule | None) -> HeadName:
+def head_name(head: HeadSpec, rule: CallRule | None) -> HeadName:
+    """One head, as every answer has it."""
     return HeadName(
         name=head.name,
         kind=head.kind,
@@ -121,15 +122,17 @@ def score_answer(
     shown = [dict(zip(names, record, strict=True)) for record in zip(*chains, strict=True)]
     more = _by_row(cells, len(judgements))
     beside = _by_row(column_cells(asked.with_columns or (), records.sequences, judgements, heads), len(judgements))
-    rows = zip(records.ids, shown, p, numbers, words, bands, judgements, places, more, beside, strict=True)
+    labels: Sequence[Any] = records.labels or [msgspec.UNSET] * len(judgements)
+    rows = zip(records.ids, shown, p, numbers, words, bands, judgements, places, more, beside, labels, strict=True)
     return ScoreAnswer(
         model=model_name(model),
         threshold=None if rule is None else rule.threshold,
         band=None if rule is None else rule.band,
         assay=asked.assay,
         panel=None if heads.panel is None else _panel_name(heads.panel),
-        heads=[_head_name(head.spec, head.rule) for head in heads.heads],
+        heads=[head_name(head.spec, head.rule) for head in heads.heads],
         chains=list(heads.chains),
+        labels=next(iter(records.kept)) if records.labels else None,
         domain=asked.domain,
         trim=asked.trim,
         flags=dict(records.flag_counts()),
@@ -145,8 +148,9 @@ def score_answer(
                 domain=place,
                 heads=of_heads,
                 added=of_domain,
+                label=label,
             )
-            for id_, sequences, value, number, word, band, judgement, place, of_heads, of_domain in rows
+            for id_, sequences, value, number, word, band, judgement, place, of_heads, of_domain, label in rows
         ],
         rejected=rejected(records.rejected),
         notes=[in_words(note, Interface.HTTP) for note in records.notes],

@@ -10,11 +10,12 @@ from fastapi.openapi.utils import get_openapi
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from abonyx import __version__
-from abonyx.serve import answers, problems
+from abonyx.serve import answers, explanations, problems
 from abonyx.serve.requests import FILES, JSON, PLAIN
 
 _TYPES = (
     *(answers.ScoreRequest, answers.EmbedRequest, answers.ScoreAnswer, answers.EmbedAnswer),
+    *(explanations.ExplainRequest, explanations.ExplainAnswer),
     *(answers.ModelAnswer, answers.Health, problems.Problem),
 )
 _REASONS = {
@@ -27,7 +28,7 @@ _REASONS = {
     422: "A body or a query that cannot be used as it is",
     429: "Too many requests of one client in hand",
     500: "The service failed",
-    501: "The bundle has no head to score with",
+    501: "The bundle has no head to score with, or its graph gives no contributions",
     503: "Not ready, full, or out of time",
 }
 _REFERENCE = "#/components/schemas/{name}"
@@ -68,6 +69,9 @@ SCORE = _answers({JSON: _schema(answers.ScoreAnswer), **_LINES}, *_TAKEN, 501) |
     "openapi_extra": _body(answers.ScoreRequest)
 }
 EMBED = _answers({JSON: _schema(answers.EmbedAnswer)}, *_TAKEN) | {"openapi_extra": _body(answers.EmbedRequest)}
+EXPLAIN = _answers({JSON: _schema(explanations.ExplainAnswer)}, *_TAKEN, 501) | {
+    "openapi_extra": _body(explanations.ExplainRequest)
+}
 MODEL = _answers({JSON: _schema(answers.ModelAnswer)}, 401, 500, 503)
 RELOAD = _answers({JSON: _schema(answers.ModelAnswer)}, 401, 403, 500, 503)
 HEALTH = _answers({JSON: _schema(answers.Health)}, 500)

@@ -18,10 +18,12 @@ from abonyx.bundle.manifest import chain_letters
 from abonyx.domain import DomainRule
 from abonyx.errors import InputError, InputTooLarge, RequestRefused, first_line, printable
 from abonyx.input.checked import Input, check_records
+from abonyx.input.labels import classes_of
 from abonyx.input.limits import ReadLimits
 from abonyx.input.pairs import columns_of
 from abonyx.input.records import Record, RejectedRecord, read_records
-from abonyx.serve.answers import EmbedRequest, Items, ScoreRequest, Sequence
+from abonyx.serve.answers import EmbedRequest, HeadsRequest, Items, ScoreRequest, Sequence
+from abonyx.serve.explanations import ExplainRequest
 from abonyx.serve.problems import CLIENT_LEFT
 from abonyx.serve.scheduler import Model
 from abonyx.serve.settings import Settings
@@ -36,7 +38,7 @@ NAME = "request"
 _ITEM_QUOTES, _OTHER_QUOTES = 12, 100
 
 Step = Callable[[], None]
-Asked = TypeVar("Asked", ScoreRequest, EmbedRequest)
+Asked = TypeVar("Asked", ScoreRequest, EmbedRequest, ExplainRequest)
 
 
 def content_type(request: Request) -> str:
@@ -85,18 +87,24 @@ def _too_large(found: str, limit: str, most: int) -> InputTooLarge:
     return InputTooLarge(f"{NAME}: {found}, {limit} is {most}", "Send fewer at a time.")
 
 
+def _most_sequences(kind: type[EmbedRequest], settings: Settings) -> tuple[int, str]:
+    """The most sequences of a request, and the setting that says so."""
+    limits = ["max_sequences", *(["max_explained_sequences"] if kind is ExplainRequest else [])]
+    return min((int(getattr(settings, limit)), limit) for limit in limits)
+
+
 def decode(body: bytes, kind: type[Asked], settings: Settings) -> Asked:
     """A JSON body, with or without a byte-order mark: an object, or the list of its sequences alone.
 
     Raises:
-        InputTooLarge: more items than max_sequences.
+        InputTooLarge: more items than max_sequences, or max_explained_sequences.
         InputError: not JSON, or not of this type.
     """
     # Counted before it is decoded, in one piece that no other thread interrupts. An item has three names and three
     # texts at most, and so twelve quotes; a quote inside a text is escaped.
-    most = settings.max_sequences
+    most, limit = _most_sequences(kind, settings)
     if body.count(b'"') - body.count(b'\\"') > _ITEM_QUOTES * most + _OTHER_QUOTES:
-        raise _too_large(f"more than {most} sequences", "max_sequences", most)
+        raise _too_large(f"more than {most} sequences", limit, most)
     body = body.removeprefix(codecs.BOM_UTF8)
     try:
         if body.lstrip(b" \t\r\n").startswith(b"["):
@@ -119,7 +127,7 @@ def _allowed(what: str, kind: type[Asked]) -> str:
     return f"; allowed: {', '.join([*map(repr, words), *others])}" if words else ""
 
 
-def check_json(asked: ScoreRequest | EmbedRequest, model: Model, settings: Settings, step: Step) -> Input:
+def check_json(asked: EmbedRequest, model: Model, settings: Settings, step: Step) -> Input:
     """The sequences of a JSON request; as check_file. A record's line is the number of its item, from 1."""
     if not asked.sequences:
         raise InputError(f"{NAME}: no sequences", "Send one at least.")
@@ -134,11 +142,11 @@ def check_json(asked: ScoreRequest | EmbedRequest, model: Model, settings: Setti
     return checked
 
 
-def _chains(asked: ScoreRequest | EmbedRequest, model: Model) -> tuple[str, ...]:
+def _chains(asked: EmbedRequest, model: Model) -> tuple[str, ...]:
     """The chains that a record needs: of what is embedded one, whatever the heads need."""
     if isinstance(asked, ScoreRequest):
         return choose_heads(model.bundle, asked.heads, asked.assay, asked.threshold).chains
-    return ("H",)
+    return choose_heads(model.bundle, asked.heads).chains if isinstance(asked, HeadsRequest) else ("H",)
 
 
 def _record(item: Sequence | str, number: int, chains: tuple[str, ...]) -> Record | RejectedRecord:
@@ -162,7 +170,7 @@ def _record(item: Sequence | str, number: int, chains: tuple[str, ...]) -> Recor
 
 def check_file(
     body: bytes,
-    asked: ScoreRequest | EmbedRequest,
+    asked: EmbedRequest,
     step: Step,
     *,
     model: Model,
@@ -172,12 +180,14 @@ def check_file(
     heavy_column: str | None,
     light_column: str | None,
     plain: bool,
+    find_label: bool = False,
 ) -> Input:
     """The sequences of a FASTA, CSV or TSV file, or of its gzip; what is asked for them is all but its own sequences.
 
     Args:
         step: called between lines and between records; may raise to end the reading.
         plain: it is FASTA or one sequence a line, and no table.
+        find_label: read the classes of a column with a usual name of labels; one that holds something else is noted.
 
     Raises:
         InputError, RecordsRejected: as of the same file on the command line; trim with domain off.
@@ -196,9 +206,16 @@ def check_file(
         chains=chains,
         limits=_limits(settings, step),
         plain=plain,
+        find_label=find_label,
         notes=notes,
     )
-    return _check(records, asked, model, settings, step, chains, notes)
+    checked = _check(records, asked, model, settings, step, chains, notes)
+    for column, cells in checked.kept.items():  # nothing else is kept
+        classes, why = classes_of(cells)
+        checked.labels.extend(classes)
+        if why:
+            checked.notes.append(f"{NAME}: column {printable(column)!r} is not read as labels: {why}")
+    return checked
 
 
 def _limits(settings: Settings, step: Step) -> ReadLimits:
@@ -216,7 +233,7 @@ def _limits(settings: Settings, step: Step) -> ReadLimits:
 
 def _check(
     records: Iterable[Record | RejectedRecord],
-    asked: ScoreRequest | EmbedRequest,
+    asked: EmbedRequest,
     model: Model,
     settings: Settings,
     step: Step,
@@ -226,9 +243,9 @@ def _check(
     if asked.trim and asked.domain == "off":
         what = "trim is domain and domain is off: without looking for the domain there is nothing to trim to"
         raise InputError(f"{NAME}: {what}", "Leave one of them out.")
-    letters = chain_letters(chains) if isinstance(asked, ScoreRequest) else model.chains
+    letters = chain_letters(chains) if isinstance(asked, HeadsRequest) else model.chains
     return check_records(
-        _counted(records, settings, step),
+        _counted(records, settings, step, *_most_sequences(type(asked), settings)),
         NAME,
         model.limit,
         skip_invalid=asked.on_invalid == "skip",
@@ -241,14 +258,14 @@ def _check(
 
 
 def _counted(
-    records: Iterable[Record | RejectedRecord], settings: Settings, step: Step
+    records: Iterable[Record | RejectedRecord], settings: Settings, step: Step, most_records: int, limit: str
 ) -> Iterator[Record | RejectedRecord]:
     """The records, up to the limits: unusable ones count too."""
     residues = 0
     for number, record in enumerate(records, 1):
         step()
-        if number > settings.max_sequences:
-            raise _too_large(f"more than {settings.max_sequences} records", "max_sequences", settings.max_sequences)
+        if number > most_records:
+            raise _too_large(f"more than {most_records} records", limit, most_records)
         lengths = [len(record.sequence), len(record.light or "")] if isinstance(record, Record) else [0]
         residues += sum(lengths)
         if residues > settings.max_residues_per_request:

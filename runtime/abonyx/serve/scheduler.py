@@ -24,6 +24,7 @@ from abonyx.bundle.listed import CARD_MD, read_listed
 from abonyx.bundle.manifest import Variant
 from abonyx.bundle.threshold import pooling_notes, shipped_note
 from abonyx.config import RuntimeConfig
+from abonyx.contributions import Contributions, run_contributions
 from abonyx.errors import BundleError, ConfigError, EngineError, RequestRefused, ScoreNotFinite, first_line
 from abonyx.logs import LOGGER
 from abonyx.model import OpenModel
@@ -50,6 +51,7 @@ class Model:
         placement: execution provider -> nodes it runs.
         card: the bundle's README.md; None where it has none.
         trust: the card that `fit` wrote, Markdown whose first line is its sentence; None where it has none.
+        gives_contributions: whether the graph has the output `contributions`.
     """
 
     config: RuntimeConfig
@@ -59,6 +61,7 @@ class Model:
     placement: dict[str, int]
     card: str | None
     trust: str | None
+    gives_contributions: bool
 
     @classmethod
     def of(cls, session: OpenModel) -> Model:
@@ -77,7 +80,8 @@ class Model:
         written = read_listed(session.bundle, CARD_MD)
         trust = None if written is None else written[:_MAX_CARD_CHARS].decode("utf-8", "replace")
         placement = dict(session.placement)
-        return cls(session.config, session.bundle, session.variant_name, session.variant, placement, card, trust)
+        gives = session.gives_contributions
+        return cls(session.config, session.bundle, session.variant_name, session.variant, placement, card, trust, gives)
 
     @property
     def limit(self) -> SequenceLimit:
@@ -129,7 +133,8 @@ class QueuedJob:
     Attributes:
         light: of pairs the light chains, whose heavy chains are `sequences`; else empty.
         heads: names of the heads whose values are wanted; None = the embedding.
-        chains: that these heads need; () of embeddings. Jobs of one round need the same.
+        chains: that these heads need; () of embeddings.
+        explained: row -> its contributions; None = the job wants values.
         changed: called by the scoring thread after each round that had some of them, and at the end.
         values: (n, heads) or (n, D) float32, in the order of `sequences`; complete once `settled` and without an error.
     """
@@ -141,6 +146,7 @@ class QueuedJob:
     changed: Callable[[], object]
     light: list[str] = field(default_factory=list)
     chains: tuple[str, ...] = ()
+    explained: dict[int, Contributions] | None = None
     done: int = 0
     error: EngineError | None = None
     queued_at: float = field(default_factory=time.monotonic)
@@ -154,6 +160,11 @@ class QueuedJob:
     def of_row(self, row: int) -> tuple[str, ...]:
         """The chains of one record."""
         return (self.sequences[row], self.light[row]) if self.light else (self.sequences[row],)
+
+    @property
+    def company(self) -> tuple[object, ...]:
+        """What jobs of one round have in common: their chains, and of contributions the heads."""
+        return (self.chains, None if self.explained is None else self.heads)
 
     @property
     def settled(self) -> bool:
@@ -262,6 +273,8 @@ class Scheduler:
         heads: tuple[str, ...] | None,
         changed: Callable[[], object],
         light: Sequence[str] = (),
+        *,
+        explain: bool = False,
     ) -> QueuedJob:
         """Queue cleaned, valid sequences (one at least).
 
@@ -269,14 +282,15 @@ class Scheduler:
             checked_for: the model they were checked against.
             heads: names of its heads whose values are wanted; None = the embedding.
             light: of pairs the light chains, if these heads need both chains.
+            explain: contributions to these heads are wanted, in place of their values.
 
         Raises:
             RequestRefused: requests are not taken, the model is another by now, or the queue is full.
         """
-        width = checked_for.bundle.manifest.embedding_width if heads is None else len(heads)
+        width = 0 if explain else checked_for.bundle.manifest.embedding_width if heads is None else len(heads)
         values = np.empty((len(sequences), width), np.float32)
         chains = record_chains([head for head in checked_for.bundle.manifest.heads if head.name in (heads or ())])
-        job = QueuedJob(ids, sequences, heads, values, changed, list(light), chains)
+        job = QueuedJob(ids, sequences, heads, values, changed, list(light), chains, {} if explain else None)
         with self._changed:
             if self.model() is not checked_for:
                 raise RequestRefused(
@@ -404,9 +418,9 @@ class Scheduler:
         with self._changed:
             if not self._waiting:
                 return []
-            chains = self._waiting[0].chains
-            turns = deque(job for job in self._waiting if job.chains == chains)
-            others = [job for job in self._waiting if job.chains != chains]
+            company = self._waiting[0].company
+            turns = deque(job for job in self._waiting if job.company == company)
+            others = [job for job in self._waiting if job.company != company]
             room = ROUND_BATCHES * self._session.budget.tokens
             taken: dict[QueuedJob, list[int]] = {}
             while turns and room > 0:
@@ -436,16 +450,15 @@ class Scheduler:
         heads = _heads_of(shares)
         records = [job.of_row(row) for job, rows in shares for row in rows]
         ids = [job.ids[row] for job, rows in shares for row in rows]
+        session, on_batch = self._session, self._metrics.batch_sequences.observe
+        explain = shares[0].job.explained is not None
+        found: Float32Array | list[Contributions]
         try:
-            tokens = tokenize(self._session.manifest, *zip(*records, strict=True))
-            values = run_sequences(
-                self._session,
-                tokens,
-                heads,
-                self._session.budget,
-                ids=ids,
-                on_batch=self._metrics.batch_sequences.observe,
-            )
+            tokens = tokenize(session.manifest, *zip(*records, strict=True))
+            if explain:
+                found = run_contributions(session, tokens, heads or [], session.budget, on_batch=on_batch)
+            else:
+                found = run_sequences(session, tokens, heads, session.budget, ids=ids, on_batch=on_batch)
         except Exception as error:
             if len(shares) > 1:
                 for share in shares:
@@ -458,19 +471,25 @@ class Scheduler:
                 self._fail(shares[0].job, known)
             return
         self._metrics.inference_seconds.observe(time.monotonic() - started)
-        self._metrics.sequences.labels("embedding" if heads is None else "p_nonspecific").inc(len(tokens.rows))
+        output = "contributions" if explain else "embedding" if heads is None else "p_nonspecific"
+        self._metrics.sequences.labels(output).inc(len(tokens.rows))
         self._metrics.tokens.inc(sum(map(len, tokens.rows)))
-        self._hand_back(shares, heads, values)
+        self._hand_back(shares, heads, found)
 
-    def _hand_back(self, shares: list[Share], heads: list[str] | None, values: Float32Array) -> None:
-        """Give each job its rows, and of them its own heads' columns."""
+    def _hand_back(
+        self, shares: list[Share], heads: list[str] | None, found: Float32Array | list[Contributions]
+    ) -> None:
+        """Give each job its rows, and of values its own heads' columns."""
         start = 0
         with self._changed:
             for job, rows in shares:
                 if job.error is None:
-                    own = values[start : start + len(rows)]
-                    columns = None if heads is None or job.heads is None else [heads.index(name) for name in job.heads]
-                    job.values[rows] = own if columns is None else own[:, columns]
+                    own = found[start : start + len(rows)]
+                    if isinstance(own, np.ndarray):
+                        columns = None if heads is None else [heads.index(name) for name in job.heads or ()]
+                        job.values[rows] = own if columns is None else own[:, columns]
+                    elif job.explained is not None:
+                        job.explained.update(zip(rows, own, strict=True))
                     job.done += len(rows)
                     if job.settled:
                         self._unsettled.discard(job)

@@ -8,7 +8,7 @@ import functools
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -48,21 +48,44 @@ class FileQuery(BaseModel):
 
     def asked(self) -> dict[str, Any]:
         """What a JSON request would say, but for its sequences."""
-        return self.model_dump(exclude={"id_column", "sequence_column", "heavy_column", "light_column"})
+        return self.model_dump(exclude={"id_column", "sequence_column", "heavy_column", "light_column", "labels"})
+
+    @property
+    def finds_labels(self) -> bool:
+        """Whether a column of labels is looked for."""
+        return False
 
 
-class FileScoreQuery(FileQuery):
-    """As FileQuery, the choice of the threshold, and names of heads (or `all`) and of columns, with commas between."""
+class FileExplainQuery(FileQuery):
+    """As FileQuery, and names of heads with commas between, or `all`."""
 
-    assay: str | None = None
-    threshold: float | None = None
     heads: str | None = None
-    panel: str | None = None
-    with_columns: str | None = Field(None, alias="with")
 
     def asked(self) -> dict[str, Any]:
         """As FileQuery's."""
-        return super().asked() | {"heads": _names(self.heads), "with_columns": _names(self.with_columns)}
+        return super().asked() | {"heads": _names(self.heads)}
+
+
+class FileScoreQuery(FileExplainQuery):
+    """As FileExplainQuery, the choice of the threshold, and names of columns with commas between.
+
+    labels: find = read the classes in a column called label, labels, y or class, and return them.
+    """
+
+    assay: str | None = None
+    threshold: float | None = None
+    panel: str | None = None
+    with_columns: str | None = Field(None, alias="with")
+    labels: Literal["find", "off"] = "off"
+
+    def asked(self) -> dict[str, Any]:
+        """As FileQuery's."""
+        return super().asked() | {"with_columns": _names(self.with_columns)}
+
+    @property
+    def finds_labels(self) -> bool:
+        """As FileQuery's."""
+        return self.labels == "find"
 
 
 def _names(text: str | None) -> list[str] | None:
@@ -144,6 +167,7 @@ class Service:
                 heavy_column=query.heavy_column,
                 light_column=query.light_column,
                 plain=media_type == PLAIN,
+                find_label=query.finds_labels,
             )
             checked = await self._read(request, read_file, until)
         self.metrics.rejected_records.inc(len(checked.rejected))
@@ -214,6 +238,7 @@ class Waiting:
         checked: Input,
         heads: tuple[str, ...] | None,
         until: float,
+        explain: bool = False,
     ) -> None:
         self._request = request
         self._scheduler = service.scheduler
@@ -221,7 +246,9 @@ class Waiting:
         self._until = until
         self._changed = asyncio.Event()
         changed = _setting(self._changed)
-        self.job = self._scheduler.submit(model, checked.ids, checked.sequences, heads, changed, checked.light)
+        self.job = self._scheduler.submit(
+            model, checked.ids, checked.sequences, heads, changed, checked.light, explain=explain
+        )
 
     async def change(self) -> bool:
         """Wait until more is done, at most LOOK_S; False once all is.

@@ -35,6 +35,8 @@ class Settings:
     max_gzip_members: int = _flag(1_000, "Most gzip files, one after another, that a gzip body may be (413).")
     max_gzip_extra_bytes: int = _flag(2**20, "Most bytes of a gzip body's headers and zero padding (413).")
     max_sequences: int = _flag(10_000, "Most sequences of a request (413).")
+    # Some hundred bytes a residue: the answer for 300 pairs and five heads has 10 MB. It is for a shortlist.
+    max_explained_sequences: int = _flag(300, "Most sequences of a request to /v1/explain (413).")
     max_residues_per_request: int = _flag(2_000_000, "Most residues of a request (413).")
     max_sequence_chars: int = _flag(100_000, "Most characters of one sequence (413).")
     max_lines: int = _flag(100_000, "Most lines of a file, blank lines and comments too (413).")

@@ -58,7 +58,7 @@ def test_every_answer_is_one_that_the_document_says(served: Running, mode: Gener
         if mode.is_negative and not takes_a_body:
             continue  # nothing is sent that could be wrong
         limits = settings(
-            max_examples=40 if takes_a_body else 1,
+            max_examples=60 if takes_a_body else 1,
             deadline=None,
             suppress_health_check=list(HealthCheck),
             database=None,
@@ -79,7 +79,7 @@ def test_the_document_names_every_route_body_answer_and_error(served: Running) -
         for method, operation in item.items()
     }
     assert set(operations) == {
-        *("POST /v1/score", "POST /v1/embed", "GET /v1/model", "POST /v1/reload"),
+        *("POST /v1/score", "POST /v1/embed", "POST /v1/explain", "GET /v1/model", "POST /v1/reload"),
         *("GET /healthz", "GET /readyz", "GET /metrics"),
     }
     score = operations["POST /v1/score"]
@@ -92,6 +92,7 @@ def test_the_document_names_every_route_body_answer_and_error(served: Running) -
     assert "columns" not in document["components"]["schemas"]["Problem"]["required"]
     assert {one["name"] for one in score["parameters"]} == {
         *("assay", "threshold", "heads", "panel", "with", "on_invalid", "domain", "trim", "gaps"),
+        "labels",
         *("id_column", "sequence_column", "heavy_column", "light_column"),
     }
     fields = document["components"]["schemas"]["Score"]

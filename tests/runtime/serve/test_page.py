@@ -17,6 +17,7 @@ import pytest
 
 from abonyx.bundle import open_bundle
 from abonyx.domain import NANOBODY_LIKE, reason
+from abonyx.explain.places import REGIONS, places
 from abonyx.output.formats import rejected_bytes, results_format, score_columns, value_columns
 
 from ...conftest import MINI, REPOSITORY
@@ -103,6 +104,7 @@ def scored(
         "panel": None,
         "heads": model()["heads"],
         "chains": ["H"],
+        "labels": None,
         "notes": [],
         "domain": "check",
         "trim": "domain" if places else None,
@@ -110,6 +112,29 @@ def scored(
         "results": rows,
         "rejected": [dict(zip(("id", "line", "reason"), each, strict=True)) for each in rejected or []],
     }
+
+
+def explained(ids: list[str], heads: list[Answer] | None = None, chains: str = "H") -> Answer:
+    """What /v1/explain says of the first id: residue i of n adds (i - n / 2) / 100 to the first head, 1 to others."""
+    heads = heads or model()["heads"]
+    found = []
+    for chain in chains:
+        residues: list[Answer] = [
+            {"position": place.index + 1, "imgt": place.imgt, "region": place.region, "residue": place.residue}
+            | {"contributions": [(place.index - len(VH) / 2) / 100, *[1.0] * (len(heads) - 1)]}
+            for place in places(VH)
+        ]
+        sums = {
+            region: np.sum([each["contributions"] for each in residues if each["region"] == region], axis=0).tolist()
+            for region in REGIONS
+        }
+        found.append({"chain": chain, "net_charge": 2.96, "pI": 8.94, "residues": residues, "regions": sums})
+        found[-1]["end"] = [0.0] * len(heads)
+    contributed = np.sum([list(each["regions"].values()) for each in found], axis=(0, 1))
+    record = {"id": ids[0], "flag": "", "heads": [head["name"] for head in heads], "chains": found}
+    record |= {"baseline": [0.25] * len(heads), "total": (0.25 + contributed).tolist()}
+    answer = {name: scored(ids[:1])[name] for name in ("model", "domain", "trim", "flags", "rejected")}
+    return answer | {"heads": heads, "results": [record]}
 
 
 def problem(status: int, title: str, detail: str, fix: str) -> Answer:
@@ -123,10 +148,12 @@ class Site:
     Attributes:
         models: answers of /v1/model in turn, the last one for good: a problem with its status, or the model.
         answer: of /v1/score, as lines of a stream; a problem where it has a status.
+        explained: of /v1/explain; a problem likewise.
     """
 
     models: list[Answer] = field(default_factory=lambda: [model()])
     answer: list[Answer] = field(default_factory=list)
+    explained: Answer = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
     asked: list[Request] = field(default_factory=list)
 
@@ -142,6 +169,9 @@ class Site:
         elif path == "/v1/score":
             self.asked.append(route.request)
             self._send(route, self.answer)
+        elif path == "/v1/explain":
+            self.asked.append(route.request)
+            self._send(route, [self.explained])
         else:
             route.abort()
             pytest.fail(f"the page asked for {route.request.url}")
@@ -203,7 +233,7 @@ def test_paste_scores_bars_and_the_command_lines_csv(visit: Opener, site: Site) 
 
     (request,) = site.asked
     assert request.post_data_buffer == pasted.encode()
-    assert request.url.endswith("/v1/score?on_invalid=skip")
+    assert request.url.endswith("/v1/score?on_invalid=skip&with=charge&labels=find")
     assert request.headers["content-type"] == "application/octet-stream"
     assert request.headers["accept"] == "application/x-ndjson"
     assert page.inner_text("#results-title") == "10 sequences scored, 4 called non-specific, 2 left out"
@@ -346,7 +376,7 @@ def test_trimmed_records_name_their_residues(visit: Opener, site: Site) -> None:
     page.check("#trim")
     score(page)
     page.wait_for_selector("#results:not([hidden])")
-    assert site.asked[0].url.endswith("/v1/score?on_invalid=skip&trim=domain")
+    assert site.asked[0].url.endswith("/v1/score?on_invalid=skip&trim=domain&with=charge&labels=find")
     assert texts(page, "#scores td.flag") == ["no antibody domain", "", "residues 1-120 scored"]
     form = results_format("csv", {}, ("domain",))
     p = np.linspace(0.05, 0.95, 3).astype(np.float32)
@@ -359,7 +389,7 @@ def test_trimmed_records_name_their_residues(visit: Opener, site: Site) -> None:
     page.click("#score")
     page.wait_for_selector("#results-title:focus")
     sent = json.loads(site.asked[1].post_data or "")
-    assert (sent["trim"], sent["gaps"]) == ("domain", "strip")
+    assert (sent["trim"], sent["gaps"], sent["with"]) == ("domain", "strip", ["charge"])
 
 
 def test_any_float32_is_written_as_the_command_line_writes_it(visit: Opener, site: Site) -> None:
@@ -388,7 +418,7 @@ def test_upload_drop_and_remove(visit: Opener, site: Site, tmp_path: Path) -> No
     page.click("#score")
     page.wait_for_selector("#results:not([hidden])")
     assert site.asked[0].post_data_buffer == packed
-    assert site.asked[0].url.endswith("?on_invalid=fail&sequence_column=heavy+%26+light")
+    assert site.asked[0].url.endswith("?on_invalid=fail&with=charge&sequence_column=heavy+%26+light&labels=find")
     page.click("#remove")
     assert page.is_visible("#text")
 
@@ -416,7 +446,7 @@ def test_one_sequence_a_line(visit: Opener, site: Site) -> None:
     page.click("#score")
     page.wait_for_selector("#rejected:not([hidden])")
     assert (site.asked[0].post_data, site.asked[0].headers["content-type"]) == (text, "text/plain")
-    assert site.asked[0].url.endswith("/v1/score?on_invalid=skip")
+    assert site.asked[0].url.endswith("/v1/score?on_invalid=skip&with=charge")
     assert texts(page, "#rejects td.number") == ["4"]
     for table in (f"sequence\n{VH}", f"id,sequence\na,{VH}", f">a\n{VH}", f"HeavyChainVariableDomainSequence\n{VH}"):
         page.fill("#text", table)
@@ -498,7 +528,9 @@ def test_the_columns_are_picked_if_they_are_not_clear(visit: Opener, site: Site)
     page.select_option("#picked-id", "mab")
     page.click("#picker button")
     page.wait_for_selector("#results-title:focus")
-    assert site.asked[1].url.endswith("?on_invalid=skip&sequence_column=heavy+%26+light&id_column=mab")
+    assert site.asked[1].url.endswith(
+        "?on_invalid=skip&with=charge&sequence_column=heavy+%26+light&id_column=mab&labels=find"
+    )
     assert site.asked[1].post_data == table
     assert page.is_hidden("#picker") and page.input_value("#sequence-column") == "heavy & light"
     page.fill("#text", f">a\n{VH}")  # another input has other columns
@@ -546,7 +578,7 @@ def test_thresholds(visit: Opener, site: Site) -> None:
         with page.expect_response("**/v1/score*"):
             score(page)
         page.wait_for_selector("#results-title:focus")
-        assert site.asked[-1].url.endswith(f"?on_invalid=skip&{expected}")
+        assert site.asked[-1].url.endswith(f"?on_invalid=skip&{expected}&with=charge&labels=find")
     page.fill("#threshold", "1.5")  # the browser's own word, and nothing is sent
     page.click("#score")
     assert len(site.asked) == 2
@@ -684,7 +716,7 @@ def test_refusals_are_the_servers_own_words(visit: Opener, site: Site) -> None:
     assert page.inner_text("#problem-title") == "There is nothing to score"
     page.fill("#text", ">a\n" + "A" * 1_000_000)
     page.click("#score")
-    assert "1,000,003 bytes; this server takes 1,000,000" in page.inner_text("#problem-detail")
+    assert "977 KiB, 3 bytes more than the 977 KiB that this server takes" in page.inner_text("#problem-detail")
     assert len(site.asked) == 3
 
 
@@ -752,11 +784,14 @@ def test_cancel(visit: Opener, site: Site) -> None:
 
 def test_keyboard_alone(visit: Opener, site: Site) -> None:
     site.answer = [scored([f"m{number}" for number in range(120)], rejected=[("bad", 3, "a gap")])]
+    site.answer[0] |= {"labels": "label"}
+    for at, row in enumerate(site.answer[0]["results"]):
+        row["label"] = at % 2
     page = visit()
     page.wait_for_selector("#model-state.ready")
 
     def tab_to(selector: str) -> None:
-        for _ in range(40):
+        for _ in range(80):  # each row has a button
             page.keyboard.press("Tab")
             if page.evaluate("selector => document.activeElement.matches(selector)", selector):
                 style = "getComputedStyle(document.activeElement).outlineStyle"
@@ -770,6 +805,10 @@ def test_keyboard_alone(visit: Opener, site: Site) -> None:
     page.keyboard.press("Enter")
     page.wait_for_selector("#results-title:focus")
     assert "Done: 120 sequences scored" in (page.text_content("#status") or "")
+    tab_to("#slider")
+    page.keyboard.press("ArrowRight")
+    assert page.is_enabled("#back")
+    tab_to("#back")
     tab_to("#find")
     tab_to(".pager button:last-of-type")
     page.keyboard.press("Enter")
@@ -782,6 +821,13 @@ def test_keyboard_alone(visit: Opener, site: Site) -> None:
     page.keyboard.press("Space")
     assert page.get_attribute("#scores th.score", "aria-sort") == "ascending"
     assert texts(page, "#scores td.id")[0] == "m0"
+    site.explained = explained(["m0"])
+    tab_to("#scores button.why")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".explained h3")
+    tab_to(".explained summary")
+    page.keyboard.press("Enter")
+    tab_to(".explained .scroll")
     tab_to("#download-rejected")
 
 
@@ -817,13 +863,19 @@ def test_any_width_and_scheme_is_readable(visit: Opener, site: Site, width: int,
     rejected = [("bad", 3, "a gap"), ("x" * 200, 4, "y" * 300)]
     flags = [["", NANOBODY_LIKE, "light chain (kappa); 2 unknown residues (X)"][number % 3] for number in range(61)]
     ids = [*(f"m{number}" for number in range(60)), "=" + "i" * 150]
-    site.answer = [scored(ids, rejected=rejected, flags=flags)]
+    answer = scored(ids, rejected=rejected, flags=flags) | {"labels": "label"}
+    for at, row in enumerate(answer["results"]):
+        row |= {"label": at % 2, "added": {"charge": at / 10}}
+    site.answer = [answer]
     page = visit(viewport={"width": width, "height": 740}, color_scheme=scheme)
     score(page)
     page.wait_for_selector("#results:not([hidden])")
     page.click("#card summary")
     page.click("#histogram summary")
     page.check("#whole")
+    site.explained = explained([*ids, "m59"])
+    page.locator("#scores button.why").first.click()
+    page.click(".explained summary")
     site.answer = [problem(422, "Unprocessable Entity", "z" * 300, "Correct it.")]
     page.click("#score")
     page.wait_for_selector("#problem:not([hidden])")
@@ -911,7 +963,7 @@ def test_a_first_head_that_gives_values_has_no_calls(visit: Opener, site: Site) 
         assert not page.is_visible(hidden)
     assert page.inner_text("#results-title") == "3 sequences scored, 1 flagged"
     assert page.inner_text("#results-model").startswith("hic is in min; lower is worse. Scored by abonyx-mini")
-    assert texts(page, "#scores thead th") == ["No.", "Id", "hic (min)", "Flag", "Sequence"]
+    assert texts(page, "#scores thead th") == ["No.", "Id", "hic (min)", "Flag", "Why", "Sequence"]
     assert texts(page, "#scores td.id") == ["b", "c", "a"]
     assert not page.locator("#scores tr.no-call").count()
     kinds: Any = {"hic_value": "float", "hic_percentile": "word"}
@@ -934,7 +986,7 @@ def test_the_table_leads_with_percentile_and_call(visit: Opener, site: Site) -> 
     page = visit()
     score(page)
     page.wait_for_selector("#results:not([hidden])")
-    titles = ["No.", "Id", "Percentile", "Called", "p non-specific", "Flag", "Sequence"]
+    titles = ["No.", "Id", "Percentile", "Called", "p non-specific", "Flag", "Why", "Sequence"]
     assert texts(page, "#scores thead th") == titles
     assert texts(page, "#scores td.id") == ["c", "b", "a"], "the highest score first"
     assert texts(page, "#scores td.percentile") == ["90-98 (in panel)", "-", "2-9"]
@@ -947,3 +999,198 @@ def test_the_table_leads_with_percentile_and_call(visit: Opener, site: Site) -> 
     form = results_format("csv", {})
     (rows,) = form.encode(0, score_columns(["a", "b", "c"], [VH] * 3, p, *calls, flags, percentile=bands))
     assert downloaded(page, "#download") == form.head[0] + rows
+
+
+def test_net_charge_in_the_table_and_the_csv_and_engine_facts_are_folded(visit: Opener, site: Site) -> None:
+    answer = scored(["a", "b", "c"])
+    charges = [3.0, -0.96, None]
+    for row, charge in zip(answer["results"], charges, strict=True):
+        row["added"] = {"charge": charge}
+    site.models = [model(limits=model()["limits"] | {"max_body_bytes": 16 * 2**20})]
+    site.answer = [answer]
+    page = visit()
+    score(page)
+    page.wait_for_selector("#results:not([hidden])")
+    assert texts(page, "#scores td.charge") == ["-", "-1.0", "+3.0"]
+    page.click("#scores th.charge button")
+    assert texts(page, "#scores td.id") == ["a", "b", "c"]
+    assert "at pH 7.4" in page.inner_text("#results-model")
+    assert "2,000,000 residues and 16 MiB;" in page.inner_text("#limits")
+    for hidden in ("#engine-facts", "#results-engine-text"):
+        assert not page.is_visible(hidden) and model()["sha256"] in (page.text_content(hidden) or "")
+    assert model()["sha256"][:12] not in page.inner_text("#results") + page.inner_text("#about")
+    p = np.linspace(0.05, 0.95, 3).astype(np.float32)
+    calls: list[Any] = [[row[name] for row in answer["results"]] for name in ("nonspecific", "call")]
+    form = results_format("csv", {}, following={"charge": "number"})
+    columns = score_columns(["a", "b", "c"], [VH] * 3, p, *calls, [""] * 3)
+    (rows,) = form.encode(0, [*columns, charges])
+    assert downloaded(page, "#download") == form.head[0] + rows
+
+
+def labelled(p: list[float], labels: list[int | None], flags: list[str] | None = None) -> Answer:
+    """An answer of a file with a column `label`."""
+    answer = scored([f"m{at}" for at in range(len(p))], np.array(p, np.float32), flags=flags) | {"labels": "label"}
+    for row, label in zip(answer["results"], labels, strict=True):
+        row["label"] = label
+    return answer
+
+
+def auc(p: list[float], labels: list[int]) -> float:
+    """How often a non-specific row scores higher than a specific one; equal scores count half."""
+    pairs = [(a, b) for a, y in zip(p, labels, strict=True) for b, z in zip(p, labels, strict=True) if y and not z]
+    return float(np.mean([(a > b) + (a == b) / 2 for a, b in pairs]))
+
+
+def test_labels_give_a_roc_and_calls_at_a_threshold_that_moves(visit: Opener, site: Site) -> None:
+    rng = np.random.default_rng(3)
+    labels = [int(each) for each in rng.random(40) < 0.4]
+    p = [round(float(each), 1) for each in np.clip(rng.normal(0.4 + 0.25 * np.array(labels), 0.2), 0, 1)]  # with ties
+    answer = labelled([*p, 0.9, 0.9, 0.1], [*labels, 1, None, None], [""] * 40 + ["light chain (kappa)", "", ""])
+    answer["rejected"] = [{"id": "gap", "line": 9, "reason": "a gap"}]
+    site.answer = [answer]
+    page = visit()
+    score(page)
+    page.wait_for_selector("#assessment:not([hidden])")
+    assert page.inner_text("#roc-title") == f"ROC AUC {auc(p, labels):.3f} (n = 40)"
+    words = page.inner_text("#assessment-words")
+    assert f'column "label" (1 non-specific, 0 specific). 40 rows are used: {sum(labels)} non-specific' in words
+    assert "1 labelled row has no call, because it is flagged; 2 rows have no label; 1 record could not" in words
+    cells = ("found", "missed", "alarms", "clear")
+
+    def counts(threshold: float) -> list[int]:
+        above = np.array(p, np.float32) > np.float32(threshold)
+        ones = np.array(labels) == 1
+        return [int(each.sum()) for each in (above & ones, ~above & ones, above & ~ones, ~above & ~ones)]
+
+    def shown() -> list[int]:
+        return [int(page.inner_text(f"#cell-{cell} strong")) for cell in cells]
+
+    assert shown() == counts(0.5) and page.is_disabled("#back")
+    page.fill("#moved", "0.6")  # strictly above, as a float32
+    assert shown() == counts(0.6)
+    assert float(page.input_value("#slider")) == pytest.approx(0.6)
+    page.fill("#moved", "7")
+    assert shown() == counts(0.6)
+    page.focus("#slider")
+    page.keyboard.press("Home")
+    assert shown() == counts(0) and page.input_value("#moved") == "0"
+    assert len(site.asked) == 1
+    page.click("#back")
+    assert shown() == counts(0.5) and page.evaluate("document.activeElement.id") == "slider"
+    point = page.locator("#roc-point")
+    found, missed, alarms, clear = counts(0.5)
+    box, places = (
+        page.locator("#roc-plot svg").get_attribute("width"),
+        [float(point.get_attribute(c) or 0) for c in ("cx", "cy")],
+    )
+    side = float(box or 0)
+    assert places[0] == pytest.approx(60 + alarms / (alarms + clear) * (side - 70))
+    assert places[1] == pytest.approx(side - 40 - found / (found + missed) * (side - 50))
+
+
+def test_labels_of_one_class_have_no_roc_and_say_why(visit: Opener, site: Site) -> None:
+    for labels, flags, why in (
+        ([1, 1, None], None, "No ROC: all 2 used rows are labelled non-specific"),
+        ([0, 0, 0], None, "No ROC: all 3 used rows are labelled specific"),
+        ([1, 0, None], ["fragment", "fragment", ""], "No ROC: no row has a label and a call."),
+    ):
+        site.answer = [labelled([0.2, 0.6, 0.9], labels, flags)]
+        page = visit()
+        score(page)
+        page.wait_for_selector("#assessment:not([hidden])")
+        assert why in page.inner_text("#roc-missing") and page.is_hidden("#roc")
+        assert page.is_visible("#cell-found") == (flags is None)
+
+
+def test_a_row_opens_what_its_residues_add(visit: Opener, site: Site) -> None:
+    site.answer = [scored(["a", "b"], flags=["", "fragment"])]
+    site.explained = explained(["a"])
+    page = visit()
+    score(page)
+    page.wait_for_selector("#results:not([hidden])")
+    button = page.get_by_role("button", name="Explain a", exact=True)
+    assert button.get_attribute("aria-expanded") == "false"
+    button.click()
+    page.wait_for_selector(".explained svg")
+    sent = json.loads(site.asked[-1].post_data or "")
+    assert sent == {
+        "sequences": [{"id": "a", "sequence": VH}],
+        "heads": ["nonspecificity"],
+        "domain": "check",
+        "trim": None,
+    }
+    section = page.get_by_role("region", name="Why a has its score")
+    assert button.get_attribute("aria-controls") == section.get_attribute("id")
+    total = site.explained["results"][0]["total"][0]
+    words = section.inner_text()
+    p = 1 / (1 + np.exp(-total))
+    adds = f"{total - 0.25:+.3f}"
+    assert f"p {p:.3f}, a logit of {total:+.3f} = +0.250, the baseline at the training mean, and {adds}" in words
+    assert f"{VH[-1]}{len(VH)} (FR4) {(len(VH) / 2 - 1) / 100:+.3f}" in words
+    assert "It is not the effect of a mutation, and no advice to change a residue." in words
+    assert "Net charge +3.0 at pH 7.4, pI 8.9" in words
+    named = page.locator(".strip text").all_text_contents()
+    assert {each for each in named if each.startswith("CDR")} == {"CDR1", "CDR2"}  # CDR3 has two residues: no room
+    shaded = page.locator(".strip rect.cdr").evaluate_all("boxes => boxes.map((box) => box.getBBox().width)")
+    bar = page.locator(".strip .raises").first.evaluate("bar => bar.getBBox().width")
+    assert sum(shaded) * 0.7 == pytest.approx(
+        bar * sum(place.region.startswith("CDR") for place in places(VH)), rel=0.01
+    )
+    assert page.locator(".strip rect.raises").count() == sum(2 * at > len(VH) for at in range(len(VH)))
+    assert page.locator(".strip .raises, .strip .lowers").count() == len(VH)
+    tip = page.locator(".strip title").nth(30)
+    assert tip.text_content() == f"{VH[30]}31, IMGT {places(VH)[30].imgt}, CDR1: {(30 - len(VH) / 2) / 100:+.3f}"
+    page.click(".explained summary")
+    by_region, by_residue = section.locator("table").all()
+    assert by_region.locator("tbody tr").all_inner_texts()[0].split() == ["FR1", f"{regions_of(site, 'FR1'):+.3f}"]
+    assert by_residue.locator("tbody tr").count() == len(VH)
+    assert by_residue.locator("tbody tr").first.inner_text().split() == [
+        "1",
+        VH[0],
+        "1",
+        "FR1",
+        f"{-len(VH) / 200:+.4f}",
+    ]
+    button.click()
+    assert not page.locator(".explained").count() and button.get_attribute("aria-expanded") == "false"
+    page.get_by_role("button", name="Explain b", exact=True).click()
+    page.wait_for_selector(".explained svg")
+    assert "This record is flagged (fragment)" in page.inner_text(".explained")
+    page.click("#scores th.id button")  # what is sorted is drawn again, closed
+    assert not page.locator(".explained").count()
+
+
+def regions_of(site: Site, region: str) -> float:
+    return float(site.explained["results"][0]["chains"][0]["regions"][region][0])
+
+
+def test_a_row_of_several_heads_and_chains(visit: Opener, site: Site) -> None:
+    heads = [head | {"chains": ["H", "L"]} for head in model()["heads"]] + [HIC | {"chains": ["L"]}]
+    site.models = [model(heads=heads)]
+    answer = scored(["a"]) | {"heads": heads, "chains": ["H", "L"]}
+    (row,) = answer["results"]
+    row |= {"heavy": row.pop("sequence"), "light": VL, "heads": {"hic_value": 9.25, "hic_percentile": None}}
+    site.answer, site.explained = [answer], explained(["a"], heads, "HL")
+    page = visit()
+    page.wait_for_selector("#model-state.ready")
+    score(page)
+    page.click("#scores button.why")
+    page.wait_for_selector(".explained svg")
+    assert json.loads(site.asked[-1].post_data or "")["sequences"] == [{"id": "a", "heavy": VH, "light": VL}]
+    assert [each.split(":")[0] for each in texts(page, ".explained figcaption")] == ["Heavy chain", "Light chain"]
+    half = (site.explained["results"][0]["total"][0] - 0.25) / 2
+    assert f"(heavy chain {half:+.3f}, light chain {half:+.3f})" in page.inner_text(".explained")
+    page.get_by_label("Head", exact=True).select_option("hic")
+    assert page.locator(".explained svg").count() == 1
+    assert f"hic: {0.25 + 2 * len(VH):+.3f} min = +0.250 min" in page.inner_text(".explained")
+
+
+def test_a_row_without_contributions_says_what_to_do(visit: Opener, site: Site) -> None:
+    site.answer = [scored(["a"])]
+    site.explained = problem(501, "Not Implemented", "mini: its graph gives no contributions", "Export it again.")
+    page = visit()
+    score(page)
+    page.click("#scores button.why")
+    page.wait_for_selector(".explained [role=alert]")
+    assert "its graph gives no contributions" in page.inner_text(".explained")
+    assert "Export it again." in page.inner_text(".explained")

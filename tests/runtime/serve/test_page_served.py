@@ -61,10 +61,15 @@ def test_scores_and_refusals_are_the_services(new_page: Callable[[], Page]) -> N
         assert [float(row["p_nonspecific"]) for row in found] == pytest.approx(p.tolist(), abs=BATCH_NEIGHBOURS, rel=0)
         calls = ["" if row["id"] == "kappa" else str(int(value > 0.5)) for row, value in zip(given, p, strict=True)]
         assert [row["nonspecific"] for row in found] == calls
+        page.get_by_role("button", name=f"Explain {given[0]['id']}", exact=True).click()
+        page.wait_for_selector(".explained svg")
+        bars = page.locator(".strip .raises, .strip .lowers")
+        assert bars.count() == len(given[0]["sequence"])
+        assert f"p {p[0]:.3f}, a logit of" in page.inner_text(".explained")
         assert page.locator("#rejects tbody tr").count() == 1
         assert page.inner_text("#rejects td.number") == str(len(given) + 2 - len(OTHERS))
         assert page.locator("#legend li").count() == 3  # the shipped model has its training scores
-        assert running.session.bundle.sha256 in page.inner_text("#facts")
+        assert running.session.bundle.sha256 in (page.text_content("#engine-facts") or "")
 
         page.uncheck("#skip")
         page.click("#score")
@@ -86,14 +91,26 @@ def test_columns_for_each_head(new_page: Callable[[], Page], tmp_path: Path) -> 
         page.click("#score")
         page.wait_for_selector("#results:not([hidden])")
         assert page.locator("#scores thead th").all_inner_texts() == [
-            *("No.", "Id", "Called", "p non-specific", "Flag", "hic (min)", "psr: called", "p psr", "Sequence")
+            *(
+                "No.",
+                "Id",
+                "Called",
+                "p non-specific",
+                "Flag",
+                "Net charge",
+                "Why",
+                "hic (min)",
+                "psr: called",
+                "p psr",
+            ),
+            "Sequence",
         ]
         with page.expect_download() as waited:
             page.click("#download")
         found = list(csv.DictReader(io.StringIO(waited.value.path().read_text(encoding="utf-8"))))
         assert list(found[0]) == [
             *("id", "sequence", "p_nonspecific", "nonspecific", "call", "percentile", "flag", "hic_value"),
-            *("hic_percentile", "psr_p", "psr_nonspecific", "psr_call", "psr_percentile"),
+            *("hic_percentile", "psr_p", "psr_nonspecific", "psr_call", "psr_percentile", "charge"),
         ]
         values = running.session.score([row["sequence"] for row in given], ("nonspecificity", "hic", "psr"))
         for at, column in enumerate(("p_nonspecific", "hic_value", "psr_p")):
@@ -103,7 +120,7 @@ def test_columns_for_each_head(new_page: Callable[[], Page], tmp_path: Path) -> 
         page.uncheck("#head-hic")
         page.uncheck("#head-psr")
         page.click("#score")
-        page.wait_for_selector("#scores thead th:nth-child(7)", state="detached")
+        page.wait_for_selector("#scores thead th:nth-child(9)", state="detached")
 
 
 def test_progress_as_it_comes_and_cancelling(new_page: Callable[[], Page]) -> None:

@@ -12,7 +12,7 @@ import pytest
 for _name in ("fastapi", "uvicorn", "prometheus_client"):
     pytest.importorskip(_name, reason="the serve extra is not installed")
 
-from abonyx.bundle.tolerances import BATCH_NEIGHBOURS  # noqa: E402
+from abonyx.bundle.tolerances import BATCH_NEIGHBOURS, CONTRIBUTION_SUM  # noqa: E402
 from abonyx.config import RuntimeConfig  # noqa: E402
 
 from ..input.test_pairs import LIGHT, heavy_chains  # noqa: E402
@@ -54,6 +54,21 @@ def test_pairs_in_json(shared: Running) -> None:
     np.testing.assert_allclose([row["p_nonspecific"] for row in answer["results"]], expected["psr"], **CLOSE)
     np.testing.assert_allclose([row["heads"]["hic_value"] for row in answer["results"]], expected["hic"], **CLOSE)
     assert {row["flag"] for row in answer["results"]} == {""}
+
+
+def test_contributions_of_both_chains(shared: Running) -> None:
+    names = ["psr", "hic", "light"]
+    answer = shared.ask("POST", "/v1/explain", {"sequences": items(PAIRS[:1]), "heads": names}).json
+    (row,) = answer["results"]
+    assert [chain["chain"] for chain in row["chains"]] == ["H", "L"]
+    heavy, light = (
+        np.array([residue["contributions"] for residue in chain["residues"]]).sum(axis=0) for chain in row["chains"]
+    )
+    assert [len(chain["residues"]) for chain in row["chains"]] == [len(chain) for chain in PAIRS[0]]
+    assert heavy[2] == 0 and light[2] != 0
+    np.testing.assert_allclose(np.array(row["baseline"]) + heavy + light, row["total"], rtol=0, atol=CONTRIBUTION_SUM)
+    hic = shared.session.score(PAIRS[:1], ("hic",))[0, 0]
+    np.testing.assert_allclose(row["total"][1], hic, **CLOSE)
 
 
 def test_a_table_and_fasta(shared: Running) -> None:

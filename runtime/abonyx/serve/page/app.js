@@ -1,20 +1,18 @@
 // The page of `abonyx serve`. Modules without a build, in the order data passes: model (card.js) -> input (pasted.js,
-// input.js) -> request and answer (server.js) -> histogram.js, scores.js, table.js, files.js; dom.js is below all of them.
+// input.js) -> request and answer (server.js) -> results.js, with histogram.js, assessment.js, scores.js, table.js and
+// files.js -> a row that is opened (explanation.js, contributions.js); dom.js is below all of them.
 
 import { showFacts } from "./card.js";
-import { $, DECIMALS, make, plural, say, whole } from "./dom.js";
-import { downloadRejected, downloadScores } from "./files.js";
-import { drawHistogram } from "./histogram.js";
+import { $, plural, say, size, whole } from "./dom.js";
 import { chooseThreshold, isEmpty, listen, offerHeads, paired, requestOf, showPicker, unclearProblem } from "./input.js";
-import { called, hasCalls, isolated, sequencesOf, tableOf } from "./scores.js";
+import { isOf, listenToResults, markEarlier, showAnswer, useModel } from "./results.js";
+import { hasCalls } from "./scores.js";
 import { Refused, ask, lastLine, parsed, reached, useToken } from "./server.js";
-import { PagedTable } from "./table.js";
 
 const RETRY_S = 3;
 
 let model = null; // the answer of /v1/model; null = not ready
 let running = null; // the AbortController of the request in flight
-let answer = null; // of the last request that ended well
 let retry = 0;
 
 // --- the model
@@ -69,7 +67,7 @@ function showModel() {
   chooseThreshold();
   const { max_body_bytes, max_sequences, max_residues_per_request } = model.limits;
   $("limits").textContent = `At once: up to ${plural(max_sequences, "sequence")}, `
-    + `${whole(max_residues_per_request)} residues and ${whole(max_body_bytes)} bytes; `
+    + `${whole(max_residues_per_request)} residues and ${size(max_body_bytes)}; `
     + `a sequence has at most ${whole(model.max_residues)} residues.`;
   showFacts(model);
 }
@@ -80,7 +78,8 @@ function showModel() {
 function unusable(body) {
   if (isEmpty()) return { title: "There is nothing to score", fix: "Paste sequences, choose a file, or use the example." };
   if (body.size <= model.limits.max_body_bytes) return null;
-  const detail = `It has ${whole(body.size)} bytes; this server takes ${whole(model.limits.max_body_bytes)} at once.`;
+  const most = model.limits.max_body_bytes;
+  const detail = `It has ${size(body.size)}, ${size(body.size - most)} more than the ${size(most)} that this server takes at once.`;
   return { title: "The input is too large", detail, fix: "Give it in parts, or use the command line: abonyx score." };
 }
 
@@ -102,7 +101,8 @@ async function score(event) {
   showRunning(true);
   say("Scoring.");
   try {
-    showAnswer(await answerOf(request));
+    showAnswer(await answerOf(request), model);
+    if (!isOf(model)) loadModel().then(() => useModel(model)); // it was reloaded since
   } catch (error) {
     if (error instanceof Refused) refuse(error);
     else if (error.name === "AbortError") say("Cancelled: nothing was scored.");
@@ -139,7 +139,7 @@ function showRunning(on) {
   $("counted").textContent = "sending";
   if (!on) return;
   $("cancel").focus();
-  if (answer) $("results-title").textContent = `Earlier: ${resultsTitle()}`;
+  markEarlier();
 }
 
 function showProgress({ done, total }) {
@@ -165,125 +165,16 @@ function showProblem({ title, status, detail = "", fix = "" }, wait = 0) {
   $("problem").focus();
 }
 
-// --- the answer
-
-function showAnswer(found) {
-  answer = found;
-  answer.results.forEach((row, at) => { row.number = at + 1; });
-  if (answer.model.sha256 !== model?.sha256) loadModel().then(() => drawHistogram(answer, model)); // reloaded since
-  $("results-title").textContent = resultsTitle();
-  const { name, variant, provider, sha256 } = answer.model;
-  const calls = hasCalls(answer) ? `${callWords()} ` : "";
-  $("results-model").textContent = `${calls}${headWords()}${panelWords()}`
-    + `Scored by ${name} (${sha256.slice(0, 12)}), ${variant} on ${provider}. Scores are shown with ${DECIMALS} decimals; the CSV has every digit.`;
-  $("reading").hidden = !answer.notes.length;
-  $("reading").textContent = answer.notes.join("\n");
-  $("flagged").hidden = !flaggedRows().length;
-  $("flagged").textContent = flagWords();
-  const formulas = [...answer.results, ...answer.rejected].filter((row) => /^[=+\-@\t\r]/.test(row.id)).length;
-  $("formulas").hidden = !formulas;
-  $("formulas").textContent = `${plural(formulas, "id begins", "ids begin")} with =, +, - or @, `
-    + "which a spreadsheet may run as a formula. The CSV has ids as they were given: import its columns as text.";
-  $("results").hidden = false;
-  $("rejected").hidden = !answer.rejected.length;
-  $("rejected-title").textContent = `${plural(answer.rejected.length, "record")} left out`;
-  rejectedTable.show(answer.rejected);
-  scoresTable = tableOf(answer);
-  for (const id of ["find", "call", "flag"]) $(id).value = "";
-  filterScores();
-  drawHistogram(answer, model);
-  say(`Done: ${resultsTitle()}.`);
-  $("results-title").focus();
-}
-
-const flaggedRows = () => answer.results.filter((row) => row.flag);
-
-/** Which scores are called what. */
-function callWords() {
-  const threshold = answer.threshold + (answer.assay ? ` (${answer.assay})` : "");
-  if (!answer.band) return `Called non-specific above ${threshold}, and never uncertain: ${whyTwo()}.`;
-  const [low, high] = [answer.band.low, answer.band.high].map((p) => p.toFixed(DECIMALS));
-  return `Called specific below ${low}, non-specific above ${high}, and uncertain from one to the other. The column `
-    + `nonspecific of the CSV is 1 above ${threshold}.`;
-}
-
-const whyTwo = () => (model?.sha256 === answer.model.sha256 && model?.training?.band
-  ? "a threshold was chosen" : "the model has no stored quantiles");
-
-function resultsTitle() {
-  const counted = (call) => whole(answer.results.filter((row) => row.call === call).length);
-  const uncertain = answer.band ? `, ${counted("uncertain")} uncertain` : "";
-  const flagged = flaggedRows().length ? `, ${whole(flaggedRows().length)} flagged` : "";
-  const left = answer.rejected.length ? `, ${whole(answer.rejected.length)} left out` : "";
-  const scored = `${plural(answer.results.length, answer.chains.length > 1 ? "pair" : "sequence")} scored`;
-  const calls = hasCalls(answer) ? `, ${counted("non-specific")} called non-specific${uncertain}` : "";
-  return `${scored}${calls}${flagged}${left}`;
-}
-
-/** What the columns of heads that give values mean; nothing without such a head. */
-function headWords() {
-  const words = answer.heads.filter(({ unit }) => unit).map(({ name, unit, higher_is_worse: higher }) =>
-    `${name} is in ${unit}; ${higher ? "higher" : "lower"} is worse. `);
-  return words.join("");
-}
-
-/** What the column of percentiles means; nothing without a panel. */
-function panelWords() {
-  if (!answer.panel) return "";
-  const { name, rows, source } = answer.panel;
-  return `A percentile is the share of the panel ${name} that scores lower, in percent, as the 95 % interval that `
-    + `${plural(rows, "row")} allow (${source}); "in panel" marks a sequence of the panel itself. `;
-}
-
-/** How many rows are flagged, for which reasons, and how many of them have no call. */
-function flagWords() {
-  const flagged = flaggedRows().length;
-  const without = answer.results.filter((row) => !called(row)).length;
-  const reasons = Object.entries(answer.flags).map(([reason, count]) => `${reason} ${whole(count)}`).join(", ");
-  const text = `Flagged: ${whole(flagged)} of ${plural(answer.results.length, "record")} (${reasons}).`;
-  if (!hasCalls(answer)) return text;
-  if (!without) return `${text} All of them keep their call.`;
-  return `${text} ${whole(without)} of them ${without === 1 ? "has" : "have"} a score but no call: the model was not `
-    + "trained on such records, and their scores mean nothing.";
-}
-
-function filterScores() {
-  const text = $("find").value.trim().toLowerCase();
-  const call = $("call").value, flag = $("flag").value;
-  const kept = answer.results.filter((row) =>
-    (!call || (row.call ?? "-") === call)
-    && (!flag || Boolean(row.flag) === (flag === "flagged"))
-    && (!text || [row.id, ...sequencesOf(row)].some((each) => each.toLowerCase().includes(text))));
-  scoresTable.show(kept, answer.results.length);
-}
-
-let scoresTable = null; // its columns are those of the answer
-const rejectedTable = new PagedTable($("rejects"), "Records that were left out", [
-  { kind: "number", title: "Line", cell: (row) => whole(row.line) },
-  { kind: "id", title: "Id", cell: (row) => isolated(row.id) },
-  { kind: "reason", title: "Reason", cell: (row) => row.reason },
-]);
-
 // --- what the user does
 
 listen(showProblem);
 $("input").addEventListener("submit", score);
 $("cancel").addEventListener("click", () => running?.abort());
-$("find").addEventListener("input", filterScores);
-$("call").addEventListener("change", filterScores);
-$("flag").addEventListener("change", filterScores);
-$("whole").addEventListener("change", () => $("scores").classList.toggle("whole", $("whole").checked));
-$("download").addEventListener("click", () => downloadScores(answer));
-$("download-rejected").addEventListener("click", () => downloadRejected(answer));
+listenToResults();
 $("token-form").addEventListener("submit", (event) => {
   event.preventDefault();
   useToken($("token").value);
   loadModel();
 });
 
-let drawnWidth = 0;
-new ResizeObserver(([{ contentRect }]) => {
-  if (answer && contentRect.width !== drawnWidth) drawHistogram(answer, model);
-  drawnWidth = contentRect.width;
-}).observe($("plot"));
 loadModel();

@@ -28,18 +28,26 @@ export function showFacts(model) {
     Chains: model.chains.map((chain) => CHAINS[chain] ?? chain).join(", "),
     "Longest sequence": plural(model.max_residues, "residue"),
     Licence: model.licence,
+  };
+  const engine = {
     Running: `variant ${model.variant} (${model.precision}) on ${model.provider}, abonyx ${model.abonyx}`,
     "Graph nodes": Object.entries(model.placement).map(([name, nodes]) => `${name} ${nodes}`).join(", "),
     "Against PyTorch": off.length
       && `p differs by at most ${Math.max(...off).toExponential(1)} on ${plural(parity.rows, "sequence")}`,
     "sha256 of its manifest": model.sha256,
   };
-  const shown = Object.entries(facts).filter(([, value]) => value);
-  $("facts").replaceChildren(...shown.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]));
+  showList($("facts"), facts);
+  showList($("engine-facts"), engine);
   $("card").hidden = !model.model_card;
   $("card-text").replaceChildren(...markdown(model.model_card ?? ""));
   $("trust").hidden = !model.card;
   $("trust-text").replaceChildren(...markdown(model.card ?? ""));
+}
+
+/** Names and values in a list; those without a value are left out. */
+function showList(list, facts) {
+  const shown = Object.entries(facts).filter(([, value]) => value);
+  list.replaceChildren(...shown.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]));
 }
 
 /**

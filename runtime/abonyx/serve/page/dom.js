@@ -6,7 +6,17 @@ export const DECIMALS = 3; // of a score on the page; the CSV has them all
 export const $ = (id) => document.getElementById(id);
 export const whole = new Intl.NumberFormat("en").format;
 export const percent = (share) => `${(100 * share).toFixed(0)} %`;
+export const signed = (value, decimals) => `${value > 0 ? "+" : ""}${value.toFixed(decimals)}`;
 export const plural = (n, one, more = `${one}s`) => `${whole(n)} ${n === 1 ? one : more}`;
+
+const UNITS = ["KiB", "MiB", "GiB"];
+
+/** A size in the largest unit that it fills, with three digits: "16 MiB", "1.5 KiB", "123 bytes". */
+export function size(bytes) {
+  if (bytes < 1024) return plural(bytes, "byte");
+  const power = Math.min(Math.floor(Math.log2(bytes) / 10), UNITS.length);
+  return `${Number((bytes / 1024 ** power).toPrecision(3)).toLocaleString("en")} ${UNITS[power - 1]}`;
+}
 
 /** An element with attributes and children; a string becomes text. */
 export function make(tag, attributes = {}, ...children) {

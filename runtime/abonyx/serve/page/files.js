@@ -38,11 +38,12 @@ export function downloadScores(answer) {
   const columns = answer.heads.map((head, at) => columnsOf(head, at === 0));
   const [leading, following] = [columns[0], columns.slice(1).flat()];
   const chains = answer.chains.length > 1 ? ["heavy", "light"] : ["sequence"];
-  const names = ["id", ...chains, ...leading, "flag", ...following, ...(answer.trim ? ["domain"] : [])];
-  const numbers = ["p_nonspecific", ...columns.flat().filter((name) => /_(p|value)$/.test(name))];
+  const added = Object.keys(answer.results[0]?.added ?? {});
+  const names = ["id", ...chains, ...leading, "flag", ...following, ...added, ...(answer.trim ? ["domain"] : [])];
+  const numbers = ["p_nonspecific", "charge", ...columns.flat().filter((name) => /_(p|value)$/.test(name))];
   const cells = (row) => {
-    const all = { ...row, ...row.heads };
-    return names.map((name) => (numbers.includes(name) ? decimal(all[name]) : all[name] ?? ""));
+    const all = { ...row, ...row.heads, ...row.added };
+    return names.map((name) => (numbers.includes(name) && all[name] !== null ? decimal(all[name]) : all[name] ?? ""));
   };
   download("", names, answer.results.map(cells));
 }

@@ -1,6 +1,6 @@
 // The input: a pasted text or a file, the columns of a table, and the request that they make.
 
-import { $, make, plural, say } from "./dom.js";
+import { $, make, plural, say, size } from "./dom.js";
 import { isSequence, itemsOf, likelyOf, placesOf, placesOfPairs, readPasted } from "./pasted.js";
 
 const EXAMPLE = `>trastuzumab
@@ -28,7 +28,7 @@ export function chooseFile(chosen) {
   $("file").value = "";
   $("chosen").hidden = !file;
   for (const id of ["paste", "choose", "example", "drop-hint"]) $(id).hidden = Boolean(file);
-  if (file) $("chosen-name").textContent = `${file.name}, ${plural(file.size, "byte")}`;
+  if (file) $("chosen-name").textContent = `${file.name}, ${size(file.size)}`;
   forgetPicked();
   noteText();
   say(file ? `Chosen: ${file.name}` : "The file was removed.");
@@ -96,6 +96,7 @@ function options() {
   else if ($("assay").value) chosen.assay = $("assay").value;
   const others = tickedHeads();
   if (others.length) chosen.heads = [$("heads").dataset.first, ...others]; // in a query the names have commas between them
+  if (!paired()) chosen.with = ["charge"]; // the service has it of one domain only
   return chosen;
 }
 
@@ -122,6 +123,7 @@ export function requestOf() {
   if (both && heavy) query.heavy_column = heavy;
   if (both && light) query.light_column = light;
   if (id) query.id_column = id;
+  query.labels = "find";
   const body = file ?? new Blob([pasted.text ?? $("text").value]);
   return { path: `v1/score?${new URLSearchParams(query)}`, type: "application/octet-stream", body };
 }

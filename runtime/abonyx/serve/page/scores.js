@@ -1,6 +1,7 @@
 // The table of an answer: which columns it has, and what is in their cells.
 
-import { $, DECIMALS, make, whole } from "./dom.js";
+import { $, DECIMALS, make, signed, whole } from "./dom.js";
+import { whyColumn } from "./explanation.js";
 import { PagedTable } from "./table.js";
 
 const NO_CALL = "No call: the model was not trained on such a record, so its score means nothing.";
@@ -52,6 +53,14 @@ function columnsOf({ name, kind, unit, threshold }, found) {
 /** The sequence of a row, or both chains of a pair. */
 export const sequencesOf = ({ sequence, heavy, light }) => (sequence === undefined ? [heavy, light] : [sequence]);
 
+/** The net charge of the domain, if the answer has it; a record without a domain has none. */
+function chargeOf({ results }) {
+  if (!results.some(({ added }) => added && "charge" in added)) return [];
+  const value = (row) => row.added.charge ?? Number.NEGATIVE_INFINITY;
+  const cell = ({ added: { charge } }) => (charge === null ? "-" : signed(charge, 1));
+  return [{ kind: "charge", title: "Net charge", value, descending: true, cell }];
+}
+
 const chainsOf = ({ chains }) => (chains.length > 1
   ? [
     { kind: "sequence", title: "Heavy chain", cell: (row) => row.heavy },
@@ -77,6 +86,8 @@ export function tableOf(found) {
     { kind: "id", title: "Id", value: (row) => row.id, cell: (row) => isolated(row.id) },
     ...leading,
     { kind: "flag", title: "Flag", value: (row) => row.flag, descending: true, cell: flagOf },
+    ...chargeOf(found),
+    whyColumn(found),
     ...others.flatMap((head) => columnsOf(head, found)),
     ...chainsOf(found),
   ];

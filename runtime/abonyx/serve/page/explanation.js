@@ -1,0 +1,172 @@
+// Why a row has its score: its contributions, asked for when the row is opened.
+
+import { chart } from "./contributions.js";
+import { DECIMALS, make, say, signed } from "./dom.js";
+import { Refused, ask, parsed, reached } from "./server.js";
+
+const CHAINS = { H: "Heavy chain", L: "Light chain" };
+const STRONGEST = 3;
+const NOT_A_MUTATION = "A contribution is the share of the sum that passes through a residue's final state, and that state sees "
+  + "the whole sequence. It is not the effect of a mutation, and no advice to change a residue.";
+
+let opened = 0; // names each opened row
+
+/** The column whose buttons open a row. */
+export const whyColumn = (answer) => ({ kind: "why", title: "Why", cell: (row) => opener(row, answer) });
+
+function opener(row, answer) {
+  const button = make("button", { type: "button", class: "why", "aria-expanded": "false" }, "Explain",
+    make("span", { class: "hidden-text" }, ` ${row.id}`));
+  let close = null;
+  button.addEventListener("click", () => {
+    close = close ? close() : open(button, row, answer);
+    button.setAttribute("aria-expanded", String(Boolean(close)));
+  });
+  return button;
+}
+
+/** Show what a row's residues add, below it; returns what closes it again. */
+function open(button, row, answer) {
+  const line = button.closest("tr");
+  const host = make("section", { class: "explained", id: `explained-${opened += 1}`, "aria-label": `Why ${row.id} has its score` });
+  button.setAttribute("aria-controls", host.id);
+  const detail = make("tr", { class: "detail", role: "row" }, make("td", { role: "cell", colspan: line.cells.length }, host));
+  line.after(detail);
+  const asking = new AbortController();
+  const observer = new ResizeObserver(() => host.redraw?.());
+  host.replaceChildren(make("p", {}, "Asking for the contributions."));
+  say(`Asking for the contributions of ${row.id}.`);
+  explain(row, answer, asking.signal).then((found) => {
+    show(host, found, row, answer);
+    observer.observe(host);
+    say(`The contributions of ${row.id} are shown below its row.`);
+  }).catch((error) => {
+    if (error.name === "AbortError") return;
+    if (!(error instanceof Refused)) throw error;
+    const { title, detail: what = "", fix = "" } = error.problem;
+    host.replaceChildren(make("div", { class: "note", role: "alert" }, make("strong", {}, `No contributions: ${title}`),
+      make("p", {}, what), make("p", {}, fix)));
+  });
+  return () => {
+    asking.abort();
+    observer.disconnect();
+    detail.remove();
+    button.removeAttribute("aria-controls");
+    return null;
+  };
+}
+
+async function explain(row, answer, signal) {
+  const { id, sequence, heavy, light } = row;
+  const record = sequence === undefined ? { id, heavy, light } : { id, sequence };
+  const { domain, trim } = answer;
+  const body = JSON.stringify({ sequences: [record], heads: answer.heads.map(({ name }) => name), domain, trim });
+  const headers = { "Content-Type": "application/json" };
+  return parsed(await reached((await ask("v1/explain", { method: "POST", headers, body, signal })).text()));
+}
+
+/** Fill a row's section; a record with several heads has a choice of one. */
+function show(host, found, row, answer) {
+  const [record] = found.results;
+  const body = make("div", { class: "inner" });
+  const select = make("select", { id: `${host.id}-head` }, ...found.heads.map(({ name }, at) => new Option(name, at)));
+  const choice = make("div", {}, make("label", { for: select.id }, "Head"), select);
+  const parts = found.heads.length > 1 ? [choice, body] : [body];
+  if (found.model.sha256 !== answer.model.sha256) {
+    const other = `The server has another model by now, ${found.model.name}: score again before you compare.`;
+    parts.unshift(make("p", { class: "note" }, other));
+  }
+  if (row.flag) {
+    const untrusted = `This record is flagged (${row.flag}): read its contributions with the same caution as its score.`;
+    parts.unshift(make("p", { class: "note" }, untrusted));
+  }
+  host.replaceChildren(make("h3", {}, `What each residue of ${row.id} adds`), ...parts);
+  const fill = () => showHead(host, body, record, found.heads, Number(select.value || 0));
+  select.addEventListener("change", fill);
+  fill();
+}
+
+/** Words, pictures and tables of one head. */
+function showHead(host, body, record, heads, at) {
+  const head = heads[at];
+  const chains = record.chains.filter(({ chain }) => head.chains.includes(chain));
+  const valued = chains.map((chain) => ({
+    ...chain,
+    name: chains.length > 1 ? CHAINS[chain.chain] : "", // of one, a flagged record's may be another than the head expects
+    residues: chain.residues.map((residue) => ({ ...residue, adds: residue.contributions[at] })),
+  }));
+  const highest = Math.max(...valued.flatMap(({ residues }) => residues.map(({ adds }) => Math.abs(adds))), 1e-9);
+  const figures = valued.map((chain, order) => figureOf(chain, `${host.id}-${order}`, highest));
+  body.replaceChildren(
+    make("p", {}, sumWords(record, head, at, valued)),
+    make("p", {}, strongestWords(valued)),
+    ...figures.map(({ figure }) => figure),
+    make("p", { class: "note" }, NOT_A_MUTATION),
+    make("details", {}, make("summary", {}, "The same in numbers"), ...valued.map((chain) => tables(chain, at))),
+  );
+  host.redraw = () => figures.forEach(({ redraw }) => redraw());
+  host.redraw();
+}
+
+const inUnit = (value, unit) => `${signed(value, DECIMALS)}${unit}`;
+
+/** The baseline, the sum of the contributions, and what they make. */
+function sumWords(record, head, at, chains) {
+  const [baseline, total] = [record.baseline[at], record.total[at]];
+  const parts = chains.length > 1
+    ? ` (${chains.map(({ name, regions }) => `${name.toLowerCase()} ${signed(sum(regions, at), DECIMALS)}`).join(", ")})` : "";
+  const adds = signed(total - baseline, DECIMALS);
+  if (head.kind !== "logistic") {
+    const unit = ` ${head.unit}`;
+    return `${head.name}: ${inUnit(total, unit)} = ${inUnit(baseline, unit)}, the baseline at the training mean, and ${adds}${unit} `
+      + `from the residues${parts}.`;
+  }
+  const p = 1 / (1 + Math.exp(-total));
+  return `${head.name}: p ${p.toFixed(DECIMALS)}, a logit of ${signed(total, DECIMALS)} = ${signed(baseline, DECIMALS)}, the `
+    + `baseline at the training mean, and ${adds} from the residues${parts}. Above 0 raises p, below 0 lowers it.`;
+}
+
+const sum = (regions, at) => Object.values(regions).reduce((all, sums) => all + sums[at], 0);
+
+/** The residues that add most, upwards and downwards. */
+function strongestWords(chains) {
+  const residues = chains.flatMap((chain) => chain.residues.map((residue) => ({ ...residue, of: chains.length > 1 ? `${chain.chain} ` : "" })));
+  const named = ({ of, residue, position, region, adds }) =>
+    `${of}${residue}${position}${region && ` (${region})`} ${signed(adds, DECIMALS)}`;
+  const sorted = residues.sort((a, b) => b.adds - a.adds);
+  const up = sorted.filter(({ adds }) => adds > 0).slice(0, STRONGEST).map(named);
+  const down = sorted.filter(({ adds }) => adds < 0).slice(-STRONGEST).reverse().map(named);
+  return `Most upwards, by position in the sequence: ${up.join(", ") || "none"}. Most downwards: ${down.join(", ") || "none"}.`;
+}
+
+/** A chain's picture; redraw() fits it to the width of the page. */
+function figureOf(chain, id, highest) {
+  const charged = chain.net_charge === null ? "No antibody domain was found"
+    : `Net charge ${signed(chain.net_charge, 1)} at pH 7.4, pI ${chain.pI.toFixed(1)}`;
+  const caption = make("figcaption", { id }, [chain.name, charged].filter(Boolean).join(": "));
+  const legend = make("p", { class: "hint" }, "Bars upwards raise, bars downwards lower; shaded: CDRs. Numbers below the residues are IMGT positions.");
+  const plot = make("div", { class: "strip" });
+  let width = 0;
+  const redraw = () => {
+    if (!plot.clientWidth || plot.clientWidth === width) return; // 0: it was taken off the page
+    width = plot.clientWidth;
+    plot.replaceChildren(chart(chain.residues, width, highest, id));
+  };
+  return { figure: make("figure", {}, caption, legend, plot), redraw };
+}
+
+/** A chain's sums by region, and its residues, as tables. */
+function tables({ name, regions, residues }, at) {
+  const table = (caption, titles, rows) => {
+    const line = (cells, tag, scope) => make("tr", {}, ...cells.map((cell) => make(tag, scope, String(cell))));
+    const head = make("thead", {}, line(titles, "th", { scope: "col" }));
+    const all = make("table", {}, make("caption", {}, caption), head, make("tbody", {}, ...rows.map((cells) => line(cells, "td", {}))));
+    return make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption }, all);
+  };
+  const sums = Object.entries(regions).map(([region, values]) => [region, signed(values[at], DECIMALS)]);
+  const each = residues.map(({ position, imgt, region, residue, adds }) =>
+    [position, residue, imgt || "-", region || "outside", signed(adds, 4)]);
+  return make("div", { class: "columns" },
+    table(name ? `${name}, by region` : "By region", ["Region", "Sum"], sums),
+    table(name ? `${name}, by residue` : "By residue", ["Position", "Residue", "IMGT", "Region", "Adds"], each));
+}
