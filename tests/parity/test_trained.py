@@ -94,6 +94,16 @@ def test_every_variant_is_near_transformers_in_float64(encoder: Path, bundle: Pa
 
 
 @pytest.mark.parity
+def test_contributions_sum_to_the_score_of_every_variant(bundle: Path, sequences: list[str]) -> None:
+    for variant in VARIANTS.split(","):
+        with abonyx.open_session(abonyx.RuntimeConfig(bundle=str(bundle), variant=variant)) as session:
+            for found, score in zip(session.contributions(sequences), session.score(sequences), strict=True):
+                total = found.baseline + found.chains[0].residues.sum(axis=0, dtype=np.float64)
+                assert np.abs(total - found.total).max() <= tolerances.CONTRIBUTION_SUM_GOAL, variant
+                assert sigmoid(total)[0] == pytest.approx(score, abs=tolerances.CONTRIBUTION_SUM_GOAL)
+
+
+@pytest.mark.parity
 def test_the_record_of_the_export(bundle: Path) -> None:
     for name, variant in open_bundle(bundle).manifest.variants.items():
         record = variant.parity

@@ -185,3 +185,12 @@ def test_what_cannot_be_scored_has_none(sequences: list[str]) -> None:
         with pytest.raises(ConfigError, match="no head"):
             session.contributions(sequences, heads=["hic"])
         assert session.contributions([]) == []
+
+
+def test_a_graph_of_other_states_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """abonyx-mini pools two layers: their states the wrong way round give other sums, which export and fit refuse."""
+    graph = pytest.importorskip("abonyx_export.head.graph", reason="the export extra is not installed")
+    right = graph._pooled_states
+    monkeypatch.setattr(graph, "_pooled_states", lambda encoder: right(encoder)[::-1])
+    with pytest.raises(SelfTestError, match="contributions to head nonspecificity sum to a number"):
+        make_several(tmp_path / "several", ("nonspecificity", "hic"))
