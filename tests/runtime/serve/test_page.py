@@ -955,6 +955,7 @@ def test_a_first_head_that_gives_values_has_no_calls(visit: Opener, site: Site) 
     answer = scored(["a", "b", "c"], flags=["", "light chain (kappa)", ""]) | {"heads": [HIC], "threshold": None}
     for row, value in zip(answer["results"], values, strict=True):
         row.update(p_nonspecific=None, nonspecific=None, call=None, heads={"hic_value": value, "hic_percentile": None})
+    answer["labels"] = "y"
     site.answer = [answer]
     page = visit()
     score(page)
@@ -962,6 +963,8 @@ def test_a_first_head_that_gives_values_has_no_calls(visit: Opener, site: Site) 
     for hidden in ("#threshold-choice", "#call-choice", "#histogram", "#heads"):
         assert not page.is_visible(hidden)
     assert page.inner_text("#results-title") == "3 sequences scored, 1 flagged"
+    assert "the first head gives values: it makes no calls" in page.inner_text("#assessment")
+    assert page.is_hidden("#assessment-body") and page.is_hidden("#roc-missing")
     assert page.inner_text("#results-model").startswith("hic is in min; lower is worse. Scored by abonyx-mini")
     assert texts(page, "#scores thead th") == ["No.", "Id", "hic (min)", "Flag", "Why", "Sequence"]
     assert texts(page, "#scores td.id") == ["b", "c", "a"]
@@ -1138,6 +1141,10 @@ def test_a_row_opens_what_its_residues_add(visit: Opener, site: Site) -> None:
     )
     assert page.locator(".strip rect.raises").count() == sum(2 * at > len(VH) for at in range(len(VH)))
     assert page.locator(".strip .raises, .strip .lowers").count() == len(VH)
+    places_of = "bars => bars.map((bar) => bar.getBBox()).map((box) => [box.y, box.y + box.height])"
+    raised, lowered = (page.locator(f".strip .{kind}").evaluate_all(places_of) for kind in ("raises", "lowers"))
+    axes = {round(bottom) for _, bottom in raised} | {round(top) for top, _ in lowered}
+    assert len(axes) < 4, "bars stand on their line's axis, or hang from it"
     tip = page.locator(".strip title").nth(30)
     assert tip.text_content() == f"{VH[30]}31, IMGT {places(VH)[30].imgt}, CDR1: {(30 - len(VH) / 2) / 100:+.3f}"
     page.click(".explained summary")

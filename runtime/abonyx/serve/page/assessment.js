@@ -8,9 +8,15 @@ let usual = 0; // the threshold of the answer
 
 /** Show the assessment of an answer; nothing without labels. */
 export function showAssessment(answer) {
-  const shown = answer.labels !== null && answer.labels !== undefined && hasCalls(answer);
-  $("assessment").hidden = !shown;
-  if (!shown) return;
+  rows = [];
+  $("assessment").hidden = answer.labels === null;
+  if ($("assessment").hidden) return;
+  for (const id of ["assessment-body", "roc-missing"]) $(id).hidden = true;
+  if (!hasCalls(answer)) {
+    $("assessment-words").textContent = `Column "${answer.labels}" has labels of 0 and 1, and the first head gives values: it makes no `
+      + "calls, so there is nothing to compare.";
+    return;
+  }
   const labelled = answer.results.filter(({ label }) => label !== null);
   const used = labelled.filter(called);
   rows = used.map(({ p_nonspecific: p, label }) => ({ p, label }));
@@ -25,6 +31,7 @@ export function showAssessment(answer) {
     + `${whole(positives())} non-specific, ${whole(rows.length - positives())} specific. `
     + (words.length ? `Left out: ${words.join("; ")}.` : "No row is left out.");
   $("assessment-body").hidden = !rows.length;
+  showMissing();
   drawAssessment();
   setThreshold(usual);
 }
@@ -51,19 +58,24 @@ function corners() {
 const areaOf = (found) => found.slice(1).reduce(
   (sum, [x, y], at) => sum + (x - found[at][0]) * (y + found[at][1]) / 2, 0);
 
-/** Draw the ROC curve again, as wide as the page leaves it; or say why there is none. */
-export function drawAssessment() {
-  if ($("assessment").hidden) return;
-  const ones = positives();
-  const single = !ones || ones === rows.length;
-  $("roc").hidden = single;
-  const found = single ? [] : corners();
-  $("roc-title").textContent = `ROC AUC ${areaOf(found).toFixed(DECIMALS)} (n = ${whole(rows.length)})`;
-  $("roc-missing").hidden = !single;
+/** Whether all rows are of one class, or there are none. */
+const single = () => !positives() || positives() === rows.length;
+
+/** Say why there is no ROC. */
+function showMissing() {
+  $("roc-missing").hidden = !single();
   $("roc-missing").textContent = rows.length
-    ? `No ROC: all ${whole(rows.length)} used rows are labelled ${ones ? "non-specific" : "specific"}, and a curve needs both classes.`
+    ? `No ROC: all ${plural(rows.length, "used row is", "used rows are")} labelled ${positives() ? "non-specific" : "specific"}, and a curve needs both classes.`
     : "No ROC: no row has a label and a call.";
-  if (single) return;
+}
+
+/** Draw the ROC curve again, as wide as the page leaves it. */
+export function drawAssessment() {
+  if ($("assessment-body").hidden) return;
+  $("roc").hidden = single();
+  if (single()) return;
+  const found = corners();
+  $("roc-title").textContent = `ROC AUC ${areaOf(found).toFixed(DECIMALS)} (n = ${whole(rows.length)})`;
   const side = Math.max(200, Math.min($("roc").clientWidth || 300, 320)), left = 60, edge = 40;
   const x = (rate) => left + rate * (side - left - 10), y = (rate) => side - edge - rate * (side - edge - 10);
   const svg = draw("svg", { viewBox: `0 0 ${side} ${side}`, width: side, role: "img", "aria-labelledby": "roc-title" });

@@ -26,6 +26,8 @@ export function make(tag, attributes = {}, ...children) {
   return element;
 }
 
+export const isolated = (text) => make("bdi", {}, text); // an id may turn the direction of what follows it
+
 export function draw(tag, attributes = {}, text = "") {
   const element = document.createElementNS(SVG, tag);
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);

@@ -1,7 +1,7 @@
 // Why a row has its score: its contributions, asked for when the row is opened.
 
 import { chart } from "./contributions.js";
-import { DECIMALS, make, say, signed } from "./dom.js";
+import { DECIMALS, isolated, make, say, signed } from "./dom.js";
 import { Refused, ask, parsed, reached } from "./server.js";
 
 const CHAINS = { H: "Heavy chain", L: "Light chain" };
@@ -80,7 +80,7 @@ function show(host, found, row, answer) {
     const untrusted = `This record is flagged (${row.flag}): read its contributions with the same caution as its score.`;
     parts.unshift(make("p", { class: "note" }, untrusted));
   }
-  host.replaceChildren(make("h3", {}, `What each residue of ${row.id} adds`), ...parts);
+  host.replaceChildren(make("h3", {}, "What each residue of ", isolated(row.id), " adds"), ...parts);
   const fill = () => showHead(host, body, record, found.heads, Number(select.value || 0));
   select.addEventListener("change", fill);
   fill();

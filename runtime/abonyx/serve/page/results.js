@@ -1,10 +1,10 @@
 // The answer on the page: its title and words, its table, and what the user does with them.
 
 import { drawAssessment, listenToAssessment, showAssessment } from "./assessment.js";
-import { $, DECIMALS, plural, say, whole } from "./dom.js";
+import { $, DECIMALS, isolated, plural, say, whole } from "./dom.js";
 import { downloadRejected, downloadScores } from "./files.js";
 import { drawHistogram } from "./histogram.js";
-import { called, hasCalls, isolated, sequencesOf, tableOf } from "./scores.js";
+import { called, hasCalls, sequencesOf, tableOf } from "./scores.js";
 import { PagedTable } from "./table.js";
 
 let answer = null; // of the last request that ended well

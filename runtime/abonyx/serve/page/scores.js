@@ -1,6 +1,6 @@
 // The table of an answer: which columns it has, and what is in their cells.
 
-import { $, DECIMALS, make, signed, whole } from "./dom.js";
+import { $, DECIMALS, isolated, make, signed, whole } from "./dom.js";
 import { whyColumn } from "./explanation.js";
 import { PagedTable } from "./table.js";
 
@@ -18,8 +18,6 @@ function measure(row, threshold) {
   const track = make("div", { class: "track", "aria-hidden": "true" }, fill, tick);
   return make("div", { class: "measure" }, make("span", {}, row.p_nonspecific.toFixed(DECIMALS)), track);
 }
-
-export const isolated = (text) => make("bdi", {}, text); // an id may turn the direction of what follows it
 
 /** The call in words; a dash for the eye and words for a screen reader if there is none. */
 function callOf(row) {
