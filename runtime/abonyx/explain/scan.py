@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -200,10 +201,14 @@ def run_scan(model: OpenModel, plan: ScanPlan, options: ScanOptions, on_batch: O
     where, mutants = plan.make_mutants(options)
     changed = [mutant.of(plan.sequence) for mutant in mutants]
     sequences = [plan.sequence, *changed]
-    with model.turn():
+    judged = options.check != "off"
+    # mutants are judged while the device scores them
+    with ThreadPoolExecutor(1) as aside, model.turn():
+        judging = aside.submit(judge_in_children, changed if judged else [], options.letters)
         tokens = tokenize(model.manifest, sequences)
         sums = run_distinct(model, tokens, HEAD_SUMS, model.budget, on_batch=on_batch)
         totals = chosen_totals(model.manifest.heads, options.names, [sums])[tokens.place[0]]
+        judgements = judging.result()
     refuse_not_finite(totals, options.names, [plan.name, *(_named(plan.name, mutant) for mutant in mutants)])
     values = total_values(options.heads, totals)
     charge, pi = net_charge(sequences), isoelectric_point(sequences)
@@ -215,7 +220,6 @@ def run_scan(model: OpenModel, plan: ScanPlan, options: ScanOptions, on_batch: O
         known = ScoredHead(head.name, head.kind, head.unit, head.higher_is_worse, head.training_sd, first)
         fit = fit_charge(change, charge_change)
         scored.append(HeadScan(known, float(str(values[0, at])), change, values[1:, at], fit))
-    judgements = None if options.check == "off" else judge_in_children(changed, options.letters)
     return Scan(
         sequence=plan.sequence,
         chain=plan.judgement.chain,
@@ -226,7 +230,7 @@ def run_scan(model: OpenModel, plan: ScanPlan, options: ScanOptions, on_batch: O
         pi=float(pi[0]),
         charge_change=charge_change,
         pi_change=pi[1:] - pi[0],
-        judgements=None if judgements is None else tuple(judgements),
+        judgements=tuple(judgements) if judged else None,
         validated=options.validated,
     )
 
