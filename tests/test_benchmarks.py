@@ -58,6 +58,18 @@ def test_heads_are_measured_with_their_parity(tmp_path: Path, monkeypatch: pytes
     assert len(found["heads"]["3"]["parity"]["heads"]) == 3 and found["heads"]["1"]["ratio_to_one"] == 1
 
 
+def test_a_scan_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import scan
+
+    monkeypatch.setattr(scan, "SEQUENCE", EXAMPLES.read_text(encoding="utf-8").splitlines()[1].split(",")[1])
+    monkeypatch.setattr(scan, "POSITIONS", "28")
+    command = ["scan.py", "-o", str(tmp_path / "scan.json"), "--weights", "trained", "--repeats", "1"]
+    monkeypatch.setattr(sys, "argv", command)
+    scan.main()
+    found = json.loads((tmp_path / "scan.json").read_text())
+    assert (found["mutants"], found["variant"], len(found["runs"])) == (19, "fp16-weights", 1)
+
+
 def test_opening_is_measured_in_every_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import opening
 
