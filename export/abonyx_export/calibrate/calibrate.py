@@ -12,7 +12,7 @@ import numpy as np
 
 from abonyx.arrays import Float64Array
 from abonyx.bundle import Bundle, Golden, check_files
-from abonyx.bundle.band import CallBand, ValueBand
+from abonyx.bundle.band import CallBand
 from abonyx.bundle.heads import column_places, sigmoid
 from abonyx.bundle.listed import FIX, METRICS_JSON, file_of_head, read_listed
 from abonyx.bundle.manifest import LOGISTIC, Calibration, HeadSpec, Manifest
@@ -166,6 +166,9 @@ def _calibration(
         report(
             f"note: one number for all controls does as well ({_WORDS[first]} {mean:.4g}): the head ranks them badly"
         )
+    training = request.spec.training
+    if training is not None and training.interval is not None:
+        report("note: the interval around its values is left out: it was measured on other values than the controls'")
     return scaling, Calibration(
         controls=len(labels),
         positives=int(labels.sum()) if logistic else None,
@@ -229,13 +232,15 @@ def _scaled(head: Head, scaling: Scaling) -> Head:
 
 
 def _spec(spec: HeadSpec, scaling: Scaling, record: Calibration, head: Head, golden: Golden) -> HeadSpec:
-    """The head's description: quantiles and declared thresholds move with its scores, so that they divide as before."""
+    """The head's description: quantiles and declared thresholds move with its scores, so that they divide as before.
+
+    An interval around its values is left out: the residuals that made it are of other values than the controls'.
+    """
     training = spec.training
     if training is not None:
         band = training.band and _moved_band(training.band, scaling)
         # Out-of-fold scores are of the head as it was.
-        interval = training.interval and _scaled_interval(training.interval, scaling)
-        training = msgspec.structs.replace(training, band=band, interval=interval, scores=None)
+        training = msgspec.structs.replace(training, band=band, interval=None, scores=None)
     if (earlier := spec.calibration) is not None:
         whole = Scaling(earlier.slope * scaling.slope, scaling.slope * earlier.intercept + scaling.intercept)
         record = msgspec.structs.replace(record, slope=whole.slope, intercept=whole.intercept)
@@ -258,11 +263,6 @@ def _moved(p: float, scaling: Scaling) -> float:
 
 def _moved_band(band: CallBand, scaling: Scaling) -> CallBand:
     return CallBand(confidence=band.confidence, low=_moved(band.low, scaling), high=_moved(band.high, scaling))
-
-
-def _scaled_interval(interval: ValueBand, scaling: Scaling) -> ValueBand:
-    """Its ends are differences of values: the slope alone moves them."""
-    return msgspec.structs.replace(interval, low=interval.low * scaling.slope, high=interval.high * scaling.slope)
 
 
 def _moved_panels(bundle: Bundle, head: HeadSpec, scaling: Scaling) -> list[Panel]:

@@ -8,7 +8,7 @@ from abonyx.card.statistics import Estimate
 # statistic -> its value for a predictor that knows nothing.
 CHANCE = {"auc": 0.5, "spearman": 0.0}
 
-_BETTER = "Better than"
+_BETTER, _WORSE = "Better than", "Worse than"
 
 
 def sentence(
@@ -40,8 +40,10 @@ def sentence(
     if shared is not None and shared[0]:
         # First of all: a head is better on its own training rows whatever it is worth.
         parts.insert(0, f"Trained on {shared[0]:,} of these {shared[1]:,} rows, so that the figures flatter.")
-    elif not apart and verdict.startswith(_BETTER):
-        parts.insert(0, "No folds could keep similar sequences apart, so that the figures flatter.")
+    elif not apart and verdict.startswith((_BETTER, _WORSE)):
+        parts.insert(
+            0, "No folds could keep similar sequences apart: the figures may flatter, the interval is too narrow."
+        )
     if accuracy is not None and accuracy[1] >= accuracy[0]:
         often = "more often" if accuracy[1] > accuracy[0] else "as often"
         alike = accuracy[1] > accuracy[0] and f"{accuracy[1]:.2f}" == f"{accuracy[0]:.2f}"
@@ -64,12 +66,12 @@ def _verdict(
     if head.high < chance and fitted:
         return f"No signal: {word} {interval(head, comparisons)}, which is not above chance ({chance:g})."
     if head.high < chance:
-        return f"Worse than chance: {word} {interval(head, comparisons)}. Check which way the labels run."
+        return f"{_WORSE} chance: {word} {interval(head, comparisons)}. Check which way the labels run."
     text = f"difference in {word} {interval(difference, comparisons)}"
     if difference.low is None or difference.high is None or difference.low <= 0 <= difference.high:
         return f"Not distinguishable from {baseline}: {text}."
     if difference.high < 0:
-        return f"Worse than {baseline}: {text}."
+        return f"{_WORSE} {baseline}: {text}."
     return f"{_BETTER} {baseline}, the best baseline: {text}; {word} {number(head.value)}."
 
 

@@ -93,6 +93,8 @@ def _write(each: EvaluatedSet, directory: Path, evaluation: _Evaluation, labelle
     card = head.card(labelled, both.rows)
     by_parent = _by_parent(each, both.rows, evaluation)
     notes = [measured.line() for measured in (stability, by_parent) if measured is not None]
+    if run.check == "off" and labelled.shared is not None:
+        notes.append("domains were not looked for: a training row with a tag is not recognised")
     card = msgspec.structs.replace(card, notes=[*card.notes, *notes])
     record = _record(each, both, evaluation, card, stability, by_parent)
     (directory / METRICS_JSON).write_bytes(record.encode())
@@ -241,6 +243,11 @@ def _notes(each: EvaluatedSet, both: _Both, run: RunRequest, head: HeadSpec) -> 
     if labelled < rows:
         notes.append(f"{rows - labelled} of {rows} rows have no label: scored, and left out of the metrics")
     notes += _rejected(each)
+    if head.calibration is not None:
+        controls = f"{head.calibration.controls} controls of {head.calibration.source_name}"
+        notes.append(
+            f"head {head.name} was calibrated to {controls}: if they are among these rows, the figures flatter"
+        )
     if run.check == "off":
         notes.append("chain and domain were not looked at: no row is flagged")
     elif flagged := labelled - len(both.unflagged.y):

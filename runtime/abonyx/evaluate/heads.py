@@ -30,6 +30,10 @@ from abonyx.evaluate.value_pictures import ValueSubject, draw_values
 from abonyx.run.request import RunRequest
 from abonyx.wording import option
 
+# Below this share of labels in the head's interval, another unit is likelier than a bad head: of random labels it holds
+# several times as many.
+_FEW_COVERED = 0.1
+
 
 class EvaluatedHead(Protocol):
     """A head as an evaluation uses it.
@@ -163,7 +167,14 @@ class ValueHead:
         training = self.spec.training
         interval = None if training is None else training.interval
         card = card_of_values(labelled, rows.scores.astype(np.float64), interval)
-        return msgspec.structs.replace(card, notes=[*card.notes, f"the head gives a {self.facts(rows).words}"])
+        notes = [f"the head gives a {self.facts(rows).words}"]
+        covered = None if card.interval is None else card.interval.covered
+        if covered is not None and covered < _FEW_COVERED:
+            notes.append(
+                f"only {covered:.0%} of the labels lie in the head's {card.interval.confidence:.0%} interval: check that "
+                f"they are in {self._unit}"
+            )
+        return msgspec.structs.replace(card, notes=[*card.notes, *notes])
 
     def stability(self, varied: Varied, scores: Float32Array) -> ValueStability:
         """See EvaluatedHead."""

@@ -20,6 +20,8 @@ from abonyx.wording import option
 # From this many parents on, parents are drawn for the intervals; of fewer, rows of each parent.
 PARENTS_TO_DRAW = 20
 PARENTS_CSV = "parents.csv"
+# Rows of one parent and one charge with labels that differ, and draws, below which nothing is concluded; as the card.
+FEWEST_ROWS, FEWEST_DRAWS = 20, 200
 AUC, SPEARMAN = "ROC AUC", "Spearman"
 CHANCE = {AUC: 0.5, SPEARMAN: 0.0}
 # Cells of (resample, row) held at a time, as in bootstrap.
@@ -56,6 +58,7 @@ class ByParent(msgspec.Struct, frozen=True, kw_only=True):
         model: of the head's score. charge: of the formal charge alone (K and R less D and E). model_at_equal_charge: of
             the score among rows of one parent and one formal charge.
         drawn: what the intervals' resamples draw.
+        compared: parents with rows that can be compared.
         sentence: what is known of the ranking at equal charge; `abonyx scan --validated` shows it.
         parents: one each, in the order of their first row.
     """
@@ -69,20 +72,29 @@ class ByParent(msgspec.Struct, frozen=True, kw_only=True):
     model_at_equal_charge: Metric
     drawn: str
     sentence: str
+    compared: int
     parents: list[Parent]
 
     def line(self) -> str:
         """What the summary, the card and the report say."""
-        count = len(self.parents)
-        within = f"among the variants of {'one parent' if count == 1 else f'each of {count:,} parents'}"
+        count, out = self.compared, f" ({self.left_out:,} rows without a parent left out)" if self.left_out else ""
+        within = f"among the variants of {'one parent' if count == 1 else f'each of {count:,} parents'}{out}"
         figures = f"{self.metric} {self.model.text()} of the model, {self.charge.text()} of net charge alone"
         return f"{within}: {figures}, {self.model_at_equal_charge.text()} of the model at equal charge. {self.sentence}"
 
 
-def _sentence(metric: str, found: Metric) -> str:
+def _comparable(y: Float64Array, strata: Int64Array) -> int:
+    """Rows that share their group with a row of another label."""
+    lowest, highest = np.full(strata.max() + 1, np.inf), np.full(strata.max() + 1, -np.inf)
+    np.minimum.at(lowest, strata, y)
+    np.maximum.at(highest, strata, y)
+    return int((lowest < highest)[strata].sum())
+
+
+def _sentence(metric: str, found: Metric, *, enough: bool) -> str:
     """Whether variants of one parent and one charge are ranked better than by chance."""
     chance = CHANCE[metric]
-    if found.low is None or found.high is None:
+    if found.low is None or found.high is None or not enough:
         return "Whether the model ranks variants at equal charge cannot be told from these rows."
     if found.low <= chance <= found.high:
         return f"At equal charge the model's ranking here is not distinguishable from chance ({found.text()})."
@@ -127,6 +139,7 @@ def measure_by_parent(
     Raises:
         InputError: no parent has rows that could be told apart.
     """
+    parents = [parent.strip() for parent in parents]
     kept = [index for index, parent in enumerate(parents) if parent]
     names = list(dict.fromkeys(parents[index] for index in kept))
     numbers = {name: number for number, name in enumerate(names)}
@@ -148,19 +161,22 @@ def measure_by_parent(
             f"{option('by')} {printable(column)}: none of {len(names)} parents has {what}",
             "Name the column in which the variants of one parent have the same cell.",
         )
-    by_parents = len(names) >= PARENTS_TO_DRAW
+    rows = [_of_parent(name, group == number, y, questions, charge, statistic) for name, number in numbers.items()]
+    compared = [parent for parent in rows if parent.model is not None]
+    by_parents = len(compared) >= PARENTS_TO_DRAW
     metrics = {}
     for name, asked in questions.items():
         compute = statistic(y, asked)
         drawn = [compute(weights) for weights in _weights(group, len(names), resamples, seed, by_parents=by_parents)]
         low, high, _ = interval(np.concatenate(drawn))
         metrics[name] = Metric(values[name], _number(low), _number(high))
-    rows = [_of_parent(name, group == number, y, questions, charge, statistic) for name, number in numbers.items()]
     metric = AUC if classes else SPEARMAN
+    enough = resamples >= FEWEST_DRAWS and _comparable(y, strata) >= FEWEST_ROWS
     return ByParent(
         column=column,
         metric=metric,
-        sentence=_sentence(metric, metrics["model_at_equal_charge"]),
+        sentence=_sentence(metric, metrics["model_at_equal_charge"], enough=enough),
+        compared=len(compared),
         rows=len(kept),
         left_out=len(parents) - len(kept),
         drawn="parents" if by_parents else "rows of each parent",

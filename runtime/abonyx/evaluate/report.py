@@ -164,7 +164,7 @@ def _shortlist(table: Table) -> str:
     more = _more(len(table.rows), LISTED_BEST, "shortlist.csv")
     return (
         f"<h2>Shortlist</h2>\n<p>The order of the scores and nothing else: read the first sentence of this page before "
-        f"you use it. Rows without a call come last.</p>\n{_table(table, LISTED_BEST)}{more}\n"
+        f"you use it. Flagged rows come last.</p>\n{_table(table, LISTED_BEST)}{more}\n"
     )
 
 

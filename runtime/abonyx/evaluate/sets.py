@@ -77,6 +77,12 @@ def read_set(source: Path, request: EvaluationRequest, run: RunRequest, head: He
         checked = run.read(source, request.label_column, label_kind=kind)
     except LabelsOfOtherKind as error:
         raise InputError(error.marked[0], _other_kind(head, run.bundle)) from error
+    except InputError as error:
+        what, fix = error.marked
+        if option("keep") not in fix:
+            raise
+        # the one column that is kept is the parents'
+        raise type(error)(what, fix.replace(option("keep"), option("by"))) from error
     labels = checked.labels or checked.values
     if all(label is None for label in labels):
         what = f"{source}: none of {len(labels)} rows has a label in column {printable(request.label_column)!r}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from abonyx.arrays import Float32Array, Float64Array
 from abonyx.evaluate.drawing import BLUE, GREY, VERMILLION, Picture, add_legend, drawn, render, titled
@@ -94,5 +95,6 @@ def _paint_residuals(axes: Axes, subject: ValueSubject) -> None:
     axes.axvline(0, color="black", linestyle=":", linewidth=2, label="predicted = measured")
     subject.name_axis(axes.set_xlabel, "measured minus predicted")
     axes.set_ylabel("rows")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     add_legend(axes)
     titled(axes, f"{subject.head}, errors", subject.name, len(subject.y))

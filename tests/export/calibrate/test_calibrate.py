@@ -101,17 +101,17 @@ def test_values_of_one_head_among_several(several: Path, cache: Path, tmp_path: 
     check_files(bundle, list(bundle.manifest.files))
 
 
-def test_the_interval_of_a_value_is_scaled(cache: Path, tmp_path: Path) -> None:
+def test_the_interval_of_a_value_is_left_out(cache: Path, tmp_path: Path) -> None:
+    """Its residuals are of other values: scaled, it holds any share of the controls."""
     source = write(made_rows(), tmp_path / "rows.csv")
     parent = tmp_path / "fitted"
     fit(source, parent, *REGRESSION, "--alpha", "10", cache=cache)
     values = (3 * scored(parent)["hic"] + 1 + _noise(40)).tolist()
-    calibrate(parent, values, tmp_path / "new", "--embedding-cache", str(cache))
+    said = calibrate(parent, values, tmp_path / "new", "--embedding-cache", str(cache))
     old, new = (open_bundle(bundle).manifest.heads[0] for bundle in (parent, tmp_path / "new"))
-    assert old.training and old.training.interval and new.training and new.training.interval and new.calibration
-    before, after, slope = old.training.interval, new.training.interval, new.calibration.slope
-    assert slope == pytest.approx(3, rel=0.2)
-    assert (after.low, after.high) == pytest.approx((slope * before.low, slope * before.high))
+    assert old.training and old.training.interval and new.training
+    assert new.training.interval is None
+    assert "note: the interval around its values is left out" in said
 
 
 def _noise(count: int) -> Floats:

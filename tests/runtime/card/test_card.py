@@ -224,7 +224,9 @@ def test_without_folds_that_keep_families_apart_better_is_said_to_flatter() -> N
     family, p = mutants(12 * 240)[::12], 1 / (1 + np.exp(-HIDDEN))
     found = card_of_scores(labelled(HIDDEN > 0, chains=(family,)), p, p > 0.5)
     assert found.folds is not None and found.folds.level == 100
-    said = "No folds could keep similar sequences apart, so that the figures flatter. Better than "
+    said = (
+        "No folds could keep similar sequences apart: the figures may flatter, the interval is too narrow. Better than "
+    )
     assert found.sentence.startswith(said)
     assert found.notes[0].startswith("at 80 % there is 1 cluster for 3 folds")
 

@@ -743,7 +743,9 @@ def test_variants_of_one_parent(run: Any, tmp_path: Path, variants: Path, three_
     found = record["by_parent"]
     assert (found["column"], found["metric"], found["rows"], found["left_out"]) == ("family", "ROC AUC", 24, 1)
     assert found["charge"]["value"] == pytest.approx(3.5 / 4)  # K above D, K above A, S above D, S and A alike
-    assert re.search(r"among the variants of each of 2 parents: ROC AUC .* of the model at equal charge", err)
+    assert re.search(
+        r"among the variants of each of 2 parents \(1 rows? .* left out\): ROC AUC .* of the model at equal charge", err
+    )
     assert [row["parent"] for row in rows(output / "parents.csv")] == ["parent 0", "parent 1"]
     page, card = ((output / name).read_text() for name in ("report.html", "card.md"))
     assert "Variants of one parent (ROC AUC)" in page and "among the variants of each of 2 parents" in card

@@ -107,3 +107,18 @@ def test_a_column_that_names_each_row_differently_is_refused() -> None:
     made.parents = [f"variant {row}" for row in range(20)]
     with pytest.raises(InputError, match="none of 20 parents has rows of both classes"):
         made.measure(made.charge, made.charge)
+
+
+def test_few_rows_or_draws_conclude_nothing() -> None:
+    made = _Made(parents=30, variants=1)
+    made.parents[1] = f" {made.parents[0]} "  # one parent of two rows; a cell's spaces do not make another
+    measured = np.arange(30.0)
+    found = made.measure(measured, measured, classes=False)
+    assert (len(found.parents), found.compared, found.drawn) == (29, 1, "rows of each parent")
+    assert "among the variants of one parent" in found.line()
+    assert found.sentence == "Whether the model ranks variants at equal charge cannot be told from these rows."
+    made = _Made()
+    few = measure_by_parent(
+        "parent", made.parents, made.sequences, made.noise, made.noise, classes=False, resamples=199, seed=0
+    )
+    assert "cannot be told" in few.sentence
