@@ -245,9 +245,7 @@ def _notes(each: EvaluatedSet, both: _Both, run: RunRequest, head: HeadSpec) -> 
     notes += _rejected(each)
     if head.calibration is not None:
         controls = f"{head.calibration.controls} controls of {head.calibration.source_name}"
-        notes.append(
-            f"head {head.name} was calibrated to {controls}: if they are among these rows, the figures flatter"
-        )
+        notes.append(f"head {head.name} was calibrated to {controls}: among these rows, they flatter the figures")
     if run.check == "off":
         notes.append("chain and domain were not looked at: no row is flagged")
     elif flagged := labelled - len(both.unflagged.y):

@@ -168,12 +168,10 @@ class ValueHead:
         interval = None if training is None else training.interval
         card = card_of_values(labelled, rows.scores.astype(np.float64), interval)
         notes = [f"the head gives a {self.facts(rows).words}"]
-        covered = None if card.interval is None else card.interval.covered
-        if covered is not None and covered < _FEW_COVERED:
-            notes.append(
-                f"only {covered:.0%} of the labels lie in the head's {card.interval.confidence:.0%} interval: check that "
-                f"they are in {self._unit}"
-            )
+        found = card.interval
+        if found is not None and found.covered is not None and found.covered < _FEW_COVERED:
+            held = f"only {found.covered:.0%} of the labels lie in the head's {found.confidence:.0%} interval"
+            notes.append(f"{held}: check that they are in {self._unit}")
         return msgspec.structs.replace(card, notes=[*card.notes, *notes])
 
     def stability(self, varied: Varied, scores: Float32Array) -> ValueStability:

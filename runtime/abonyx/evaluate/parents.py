@@ -77,7 +77,8 @@ class ByParent(msgspec.Struct, frozen=True, kw_only=True):
 
     def line(self) -> str:
         """What the summary, the card and the report say."""
-        count, out = self.compared, f" ({self.left_out:,} rows without a parent left out)" if self.left_out else ""
+        rows = f"{self.left_out:,} row{'s' * (self.left_out > 1)} without a parent"
+        count, out = self.compared, f" ({rows} left out)" if self.left_out else ""
         within = f"among the variants of {'one parent' if count == 1 else f'each of {count:,} parents'}{out}"
         figures = f"{self.metric} {self.model.text()} of the model, {self.charge.text()} of net charge alone"
         return f"{within}: {figures}, {self.model_at_equal_charge.text()} of the model at equal charge. {self.sentence}"
