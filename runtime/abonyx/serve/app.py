@@ -32,8 +32,8 @@ from abonyx.serve.service import LOOK_S, FileExplainQuery, FileQuery, FileScoreQ
 
 NDJSON = "application/x-ndjson"
 _SCRIPTS = (
-    *("app", "assessment", "card", "contributions", "dom", "explanation", "files", "histogram", "input", "pasted"),
-    *("results", "scores", "server", "table"),
+    *("app", "assessment", "card", "contributions", "dom", "explanation", "files", "heatmap", "histogram"),
+    *("input", "pasted", "results", "scan", "scores", "server", "table"),
 )
 PAGE = {"/": "index.html", "/page/style.css": "style.css"} | {f"/page/{name}.js": f"{name}.js" for name in _SCRIPTS}
 _PAGE_TYPES = {"html": "text/html; charset=utf-8", "js": "text/javascript; charset=utf-8", "css": "text/css"}
