@@ -33,10 +33,13 @@ OTHERS = (
 OPENED = "bevacizumab"
 # name, colours, width and height in CSS pixels
 PICTURES: tuple[tuple[str, Scheme, int, int], ...] = (
-    ("page-light", "light", 1100, 2900),
-    ("page-dark", "dark", 1100, 2900),
-    ("page-phone", "light", 360, 4600),
+    ("page-light", "light", 1100, 3050),
+    ("page-dark", "dark", 1100, 3050),
+    ("page-phone", "light", 360, 4800),
 )
+# A row and what is scanned of it, in a picture of its own.
+SCANNED, SCAN_PICTURE = "trastuzumab", "page-scan"
+SCAN_MS = 300_000
 
 
 def take(browser: Browser, address: str, name: str, scheme: Scheme, width: int, height: int) -> None:
@@ -50,9 +53,28 @@ def take(browser: Browser, address: str, name: str, scheme: Scheme, width: int, 
     page.wait_for_selector(".explained svg")
     page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
     page.mouse.move(0, 0)
-    picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-    picture.quantize(128, dither=Image.Dither.NONE).save(FOLDER / f"{name}.png", optimize=True)
+    save(page.screenshot(), name)
     page.close()
+
+
+def take_scan(browser: Browser, address: str) -> None:
+    """The picture of a scan alone."""
+    page = browser.new_page(viewport={"width": 1100, "height": 1000})
+    page.goto(address)
+    page.fill("#text", EXAMPLES.read_text(encoding="utf-8"))
+    page.click("#score:enabled")
+    page.get_by_role("button", name=f"Explain {SCANNED}", exact=True).click()
+    page.get_by_role("button", name="Scan mutants").click()
+    page.wait_for_selector(".map svg", timeout=SCAN_MS)
+    page.evaluate("document.activeElement.blur()")
+    save(page.locator(".scan").screenshot(), SCAN_PICTURE)
+    page.close()
+
+
+def save(png: bytes, name: str) -> None:
+    """Write a picture with few colours."""
+    picture = Image.open(io.BytesIO(png)).convert("RGB")
+    picture.quantize(128, dither=Image.Dither.NONE).save(FOLDER / f"{name}.png", optimize=True)
 
 
 def main() -> None:
@@ -66,6 +88,7 @@ def main() -> None:
         browser = driver.chromium.launch(executable_path=chromium)
         for picture in PICTURES:
             take(browser, address, *picture)
+        take_scan(browser, address)
         browser.close()
         service.terminate()
 

@@ -13,7 +13,7 @@ import numpy as np
 from abonyx import alphabet
 from abonyx.arrays import BoolArray, Float32Array, Float64Array, Int64Array
 from abonyx.batching import eos_in_mean, plan_batches
-from abonyx.bundle.heads import EMBEDDING, HEAD_SUMS, chosen_values, column_names
+from abonyx.bundle.heads import EMBEDDING, HEAD_SUMS, chosen_totals, chosen_values, column_names
 from abonyx.bundle.manifest import Manifest
 from abonyx.domain import refusal
 from abonyx.errors import ConfigError, InputError, OutOfDeviceMemory, ScoreNotFinite, printable
@@ -186,6 +186,28 @@ def run_sequences(
         values = values[place[0]]
     refuse_not_finite(values, heads, ids)
     return values
+
+
+def run_totals(
+    engine: BatchEngine,
+    tokens: Tokenized,
+    heads: Sequence[str],
+    budget: TokenBudget,
+    *,
+    ids: Sequence[str] | None = None,
+    on_batch: Callable[[int], None] | None = None,
+) -> Float64Array:
+    """The logits of logistic heads, the values of linear ones: of n tokenized records of one chain, in their order.
+
+    Probabilities near 0 and 1 no longer differ where logits do. Arguments and errors as run_sequences'.
+
+    Returns:
+        (n, len(heads)) float64, whose column i is of heads[i].
+    """
+    sums = run_distinct(engine, tokens, HEAD_SUMS, budget, on_batch=on_batch)
+    totals: Float64Array = chosen_totals(engine.manifest.heads, heads, [sums])[tokens.place[0]]
+    refuse_not_finite(totals, heads, ids)
+    return totals
 
 
 def run_distinct(

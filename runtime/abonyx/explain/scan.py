@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from abonyx import alphabet
+from abonyx.arrays import Float64Array
 from abonyx.bundle import Bundle
 from abonyx.bundle.chosen import choose_heads
-from abonyx.bundle.heads import HEAD_SUMS, chosen_totals, record_chains, total_values
+from abonyx.bundle.heads import record_chains, total_values
 from abonyx.bundle.manifest import HeadSpec, chain_letters
 from abonyx.card.charge import isoelectric_point, net_charge
 from abonyx.config import RuntimeConfig
@@ -23,7 +24,7 @@ from abonyx.explain.scan_mutants import Mutant, count_mutants, excluded_residues
 from abonyx.explain.scan_positions import choose_places, positions_text
 from abonyx.explain.scan_result import HeadScan, Scan, ScoredHead
 from abonyx.explain.validated import Validated, read_validated
-from abonyx.scoring import refuse_not_finite, run_distinct, tokenize
+from abonyx.scoring import run_totals, tokenize
 from abonyx.session import model_of
 from abonyx.texts import type_name
 from abonyx.wording import option
@@ -80,6 +81,10 @@ class ScanPlan(NamedTuple):
         """The place of every residue, and the mutants in their order."""
         where = places(self.sequence)
         return where, mutants_of(choose_places(where, options.positions, self.name), options.excluded)
+
+    def names(self, mutants: Sequence[Mutant]) -> list[str]:
+        """Of the parent and its mutants, for messages."""
+        return [self.name, *(f"{self.name} {mutant.label}" for mutant in mutants)]
 
 
 def scan(
@@ -200,6 +205,7 @@ def run_scan(model: OpenModel, plan: ScanPlan, options: ScanOptions, on_batch: O
     """
     where, mutants = plan.make_mutants(options)
     changed = [mutant.of(plan.sequence) for mutant in mutants]
+<<<<<<< HEAD
     sequences = [plan.sequence, *changed]
     judged = options.check != "off"
     # mutants are judged while the device scores them
@@ -210,6 +216,32 @@ def run_scan(model: OpenModel, plan: ScanPlan, options: ScanOptions, on_batch: O
         totals = chosen_totals(model.manifest.heads, options.names, [sums])[tokens.place[0]]
         judgements = judging.result()
     refuse_not_finite(totals, options.names, [plan.name, *(_named(plan.name, mutant) for mutant in mutants)])
+=======
+    names = plan.names(mutants)
+    with model.turn():
+        tokens = tokenize(model.manifest, [plan.sequence, *changed])
+        totals = run_totals(model, tokens, options.names, model.budget, ids=names, on_batch=on_batch)
+    judgements = None if options.check == "off" else judge_in_children(changed, options.letters)
+    return scan_of_totals(plan, options, where, mutants, totals, judgements)
+
+
+def scan_of_totals(
+    plan: ScanPlan,
+    options: ScanOptions,
+    where: Sequence[Place],
+    mutants: Sequence[Mutant],
+    totals: Float64Array,
+    judgements: Sequence[Judgement] | None,
+) -> Scan:
+    """What was found, of a parent and its n mutants that are scored.
+
+    Args:
+        where, mutants: of plan.make_mutants.
+        totals: (1 + n, heads), of the parent and its mutants: the heads' logits or values.
+        judgements: of the mutants; None = they were not judged.
+    """
+    sequences = [plan.sequence, *(mutant.of(plan.sequence) for mutant in mutants)]
+>>>>>>> httpscan
     values = total_values(options.heads, totals)
     charge, pi = net_charge(sequences), isoelectric_point(sequences)
     charge_change = charge[1:] - charge[0]
@@ -233,9 +265,3 @@ def run_scan(model: OpenModel, plan: ScanPlan, options: ScanOptions, on_batch: O
         judgements=tuple(judgements) if judged else None,
         validated=options.validated,
     )
-
-
-def _named(parent: str, mutant: Mutant) -> str:
-    """A mutant's name, for messages."""
-    place = mutant.place
-    return f"{parent} {place.residue}{place.imgt or place.index + 1}{mutant.residue}"

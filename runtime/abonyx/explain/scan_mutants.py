@@ -32,6 +32,11 @@ class Mutant(NamedTuple):
         return parent[: self.place.index] + self.residue + parent[self.place.index + 1 :]
 
     @property
+    def label(self) -> str:
+        """Its short name: old residue, IMGT position (outside a domain the position itself), new residue."""
+        return f"{self.place.residue}{self.place.imgt or self.place.index + 1}{self.residue}"
+
+    @property
     def is_conserved(self) -> bool:
         """Whether it changes a position that nearly all domains have in common."""
         return self.place.imgt in CONSERVED

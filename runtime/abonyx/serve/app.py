@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.resources
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated, Any
 
 import msgspec
@@ -25,13 +26,14 @@ from abonyx.serve.gate import METRICS, RELOAD, Gate
 from abonyx.serve.metrics import Metrics
 from abonyx.serve.problems import problem, problem_response
 from abonyx.serve.requests import JSON
+from abonyx.serve.scans import plan_scan_request, scan_answer
 from abonyx.serve.scheduler import DEAD, NO_MODEL
 from abonyx.serve.service import LOOK_S, FileExplainQuery, FileQuery, FileScoreQuery, Service, Waiting
 
 NDJSON = "application/x-ndjson"
 _SCRIPTS = (
-    *("app", "assessment", "card", "contributions", "dom", "explanation", "files", "histogram", "input", "pasted"),
-    *("results", "scores", "server", "table"),
+    *("app", "assessment", "card", "contributions", "dom", "explanation", "files", "heatmap", "histogram"),
+    *("input", "pasted", "results", "scan", "scores", "server", "table"),
 )
 PAGE = {"/": "index.html", "/page/style.css": "style.css"} | {f"/page/{name}.js": f"{name}.js" for name in _SCRIPTS}
 _PAGE_TYPES = {"html": "text/html; charset=utf-8", "js": "text/javascript; charset=utf-8", "css": "text/css"}
@@ -103,13 +105,10 @@ def _add_scoring(app: FastAPI, service: Service) -> None:
         refuse_pair_columns(beside, heads.chains)
         waiting = Waiting(service, request, model, checked, heads.names, until)
 
-        def answer() -> bytes:
+        async def answer() -> bytes:
             return msgspec.json.encode(bodies.score_answer(model, checked, waiting.job.values, heads, asked))
 
-        if NDJSON in request.headers.get("accept", ""):
-            return _Lines(waiting, answer, service.metrics)
-        await waiting.finished()
-        return Response(answer(), media_type=JSON)
+        return await _answered(request, waiting, answer, service.metrics)
 
     @app.post("/v1/embed", **openapi.EMBED)
     async def embed(request: Request, query: Annotated[FileQuery, Query()]) -> Response:
@@ -132,11 +131,37 @@ def _add_scoring(app: FastAPI, service: Service) -> None:
         found = [each for _, each in sorted((waiting.job.explained or {}).items())]
         return StreamingResponse(explain_answer(model, checked, found, heads, asked), media_type=JSON)
 
+    @app.post("/v1/scan", **openapi.SCAN)
+    async def scan(request: Request) -> Response:
+        """Score all single mutants of one sequence, beside what charge explains; it recommends none."""
+        model = service.scheduler.model()
+        body, until = await service.received_json(request)
+        plan = functools.partial(plan_scan_request, body, model, service.settings)
+        planned = await service.read(request, plan, until)
+        waiting = Waiting(service, request, model, planned.scored, planned.options.names, until, totals=True)
+
+        async def answer() -> bytes:
+            assert waiting.job.totals is not None
+            encode = functools.partial(scan_answer, model, planned, waiting.job.totals)
+            return await service.read(request, encode, until)  # not here: a tenth of a second of numbers and texts
+
+        return await _answered(request, waiting, answer, service.metrics)
+
+
+async def _answered(
+    request: Request, waiting: Waiting, answer: Callable[[], Awaitable[bytes]], metrics: Metrics
+) -> Response:
+    """The answer of what waits for its scores: lines for who accepts them, else one JSON."""
+    if NDJSON in request.headers.get("accept", ""):
+        return _Lines(waiting, answer, metrics)
+    await waiting.finished()
+    return Response(await answer(), media_type=JSON)
+
 
 class _Lines(StreamingResponse):
-    """A score request's answer as lines; what is left in the queue is dropped however it ends."""
+    """An answer as lines; what is left in the queue is dropped however it ends."""
 
-    def __init__(self, waiting: Waiting, answer: Callable[[], bytes], metrics: Metrics) -> None:
+    def __init__(self, waiting: Waiting, answer: Callable[[], Awaitable[bytes]], metrics: Metrics) -> None:
         super().__init__(_lines(waiting, answer, metrics), media_type=NDJSON)
         self._waiting = waiting
 
@@ -147,7 +172,7 @@ class _Lines(StreamingResponse):
             self._waiting.drop()
 
 
-async def _lines(waiting: Waiting, answer: Callable[[], bytes], metrics: Metrics) -> AsyncIterator[bytes]:
+async def _lines(waiting: Waiting, answer: Callable[[], Awaitable[bytes]], metrics: Metrics) -> AsyncIterator[bytes]:
     """How far it is, and the answer or the problem as the last line."""
     try:
         said, at = -1, 0.0
@@ -156,7 +181,7 @@ async def _lines(waiting: Waiting, answer: Callable[[], bytes], metrics: Metrics
             if done > said and now >= at:
                 said, at = done, now + LOOK_S
                 yield msgspec.json.encode({"done": done, "total": len(waiting.job.ids)}) + b"\n"
-        yield answer() + b"\n"
+        yield await answer() + b"\n"
     except EngineError as error:
         metrics.count_rejected(error)
         yield msgspec.json.encode({"problem": problem(error)}) + b"\n"

@@ -22,7 +22,7 @@ from abonyx.serve.settings import Settings
 
 RELOAD = "/v1/reload"
 METRICS = "/metrics"
-SCORING = ("/v1/score", "/v1/embed", "/v1/explain")
+SCORING = ("/v1/score", "/v1/embed", "/v1/explain", "/v1/scan")
 # The page's scripts and styles come from here, nothing else from anywhere; no other site shows it in a frame.
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "

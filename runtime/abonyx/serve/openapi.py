@@ -10,12 +10,13 @@ from fastapi.openapi.utils import get_openapi
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from abonyx import __version__
-from abonyx.serve import answers, explanations, problems
+from abonyx.serve import answers, explanations, problems, scans
 from abonyx.serve.requests import FILES, JSON, PLAIN
 
 _TYPES = (
     *(answers.ScoreRequest, answers.EmbedRequest, answers.ScoreAnswer, answers.EmbedAnswer),
     *(explanations.ExplainRequest, explanations.ExplainAnswer),
+    *(scans.ScanRequest, scans.ScanAnswer),
     *(answers.ModelAnswer, answers.Health, problems.Problem),
 )
 _REASONS = {
@@ -57,20 +58,23 @@ def _body(kind: type) -> dict[str, Any]:
 
 
 _TAKEN = (401, 408, 413, 415, 422, 429, 500, 503)
-_LINES = {
-    "application/x-ndjson": {
-        "schema": {
-            "type": "string",
-            "description": 'Lines {"done", "total"}, and last a ScoreAnswer or {"problem": Problem}; with this Accept.',
-        }
-    }
-}
-SCORE = _answers({JSON: _schema(answers.ScoreAnswer), **_LINES}, *_TAKEN, 501) | {
+
+
+def _lines(answer: type) -> dict[str, Any]:
+    last = f'a {answer.__name__} or {{"problem": Problem}}'
+    described = f'Lines {{"done", "total"}}, and last {last}; with this Accept.'
+    return {"application/x-ndjson": {"schema": {"type": "string", "description": described}}}
+
+
+SCORE = _answers({JSON: _schema(answers.ScoreAnswer), **_lines(answers.ScoreAnswer)}, *_TAKEN, 501) | {
     "openapi_extra": _body(answers.ScoreRequest)
 }
 EMBED = _answers({JSON: _schema(answers.EmbedAnswer)}, *_TAKEN) | {"openapi_extra": _body(answers.EmbedRequest)}
 EXPLAIN = _answers({JSON: _schema(explanations.ExplainAnswer)}, *_TAKEN, 501) | {
     "openapi_extra": _body(explanations.ExplainRequest)
+}
+SCAN = _answers({JSON: _schema(scans.ScanAnswer), **_lines(scans.ScanAnswer)}, *_TAKEN, 501) | {
+    "openapi_extra": {"requestBody": {"required": True, "content": {JSON: _schema(scans.ScanRequest)}}}
 }
 MODEL = _answers({JSON: _schema(answers.ModelAnswer)}, 401, 500, 503)
 RELOAD = _answers({JSON: _schema(answers.ModelAnswer)}, 401, 403, 500, 503)

@@ -41,8 +41,8 @@ Step = Callable[[], None]
 Asked = TypeVar("Asked", ScoreRequest, EmbedRequest, ExplainRequest)
 
 
-def content_type(request: Request) -> str:
-    """JSON or one of FILES.
+def content_type(request: Request, *, files: bool = True) -> str:
+    """JSON or, if they are taken, one of FILES.
 
     Raises:
         RequestRefused: 415, another or none, or a text that is not UTF-8.
@@ -50,10 +50,9 @@ def content_type(request: Request) -> str:
     given = request.headers.get("content-type", "")
     kind, *parameters = (part.strip().lower() for part in given.split(";"))
     charset = next((part[len("charset=") :].strip('"') for part in parameters if part.startswith("charset=")), "utf-8")
-    if kind not in (JSON, *FILES) or charset not in ("utf-8", "utf8", "us-ascii"):
-        raise RequestRefused(
-            415, "content_type", f"Content-Type is {given[:100]!r}", f"Send {JSON} or {', '.join(FILES)}, in UTF-8."
-        )
+    if kind not in (JSON, *(FILES if files else ())) or charset not in ("utf-8", "utf8", "us-ascii"):
+        taken = f"{JSON} or {', '.join(FILES)}" if files else JSON
+        raise RequestRefused(415, "content_type", f"Content-Type is {given[:100]!r}", f"Send {taken}, in UTF-8.")
     return kind
 
 
@@ -111,11 +110,16 @@ def decode(body: bytes, kind: type[Asked], settings: Settings) -> Asked:
             return kind(sequences=msgspec.json.decode(body, type=Items))
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        fix = 'Send {"sequences": [{"id": "...", "sequence": "..."}]}; /openapi.json has all of it.'
-        raise InputError(f"{NAME}: {first_line(error)}{_allowed(str(error), kind)}", fix) from error
+        raise not_decoded(error, kind, '{"sequences": [{"id": "...", "sequence": "..."}]}') from error
 
 
-def _allowed(what: str, kind: type[Asked]) -> str:
+def not_decoded(error: Exception, kind: type, example: str) -> InputError:
+    """The refusal of a body that is not JSON, or not of this type; example: one that is."""
+    what = f"{NAME}: {first_line(error)}{_allowed(str(error), kind)}"
+    return InputError(what, f"Send {example}; /openapi.json has all of it.")
+
+
+def _allowed(what: str, kind: type) -> str:
     """The values of the field that msgspec's message names, if it has a few only."""
     named = re.search(r"at `\$\.(\w+)`$", what)
     hint: Any = get_type_hints(kind).get(named[1]) if named else None

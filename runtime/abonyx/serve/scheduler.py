@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from abonyx.alphabet import SequenceLimit
-from abonyx.arrays import Float32Array
+from abonyx.arrays import Float32Array, Float64Array
 from abonyx.bundle import README_NAME, Bundle
 from abonyx.bundle.heads import record_chains
 from abonyx.bundle.listed import CARD_MD, read_listed
@@ -28,7 +28,7 @@ from abonyx.contributions import Contributions, run_contributions
 from abonyx.errors import BundleError, ConfigError, EngineError, RequestRefused, ScoreNotFinite, first_line
 from abonyx.logs import LOGGER
 from abonyx.model import OpenModel
-from abonyx.scoring import run_sequences, tokenize
+from abonyx.scoring import run_sequences, run_totals, tokenize
 from abonyx.serve.metrics import Metrics
 from abonyx.wording import Interface
 
@@ -136,6 +136,7 @@ class QueuedJob:
         chains: that these heads need; () of embeddings.
         explained: row -> its contributions; None = the job wants values.
         changed: called by the scoring thread after each round that had some of them, and at the end.
+        totals: (n, heads) float64, the heads' logits, or values of linear ones; None = the job wants something else.
         values: (n, heads) or (n, D) float32, in the order of `sequences`; complete once `settled` and without an error.
     """
 
@@ -147,6 +148,7 @@ class QueuedJob:
     light: list[str] = field(default_factory=list)
     chains: tuple[str, ...] = ()
     explained: dict[int, Contributions] | None = None
+    totals: Float64Array | None = None
     done: int = 0
     error: EngineError | None = None
     queued_at: float = field(default_factory=time.monotonic)
@@ -163,8 +165,8 @@ class QueuedJob:
 
     @property
     def company(self) -> tuple[object, ...]:
-        """What jobs of one round have in common: their chains, and of contributions the heads."""
-        return (self.chains, None if self.explained is None else self.heads)
+        """What jobs of one round have in common: their chains, what they want, and of contributions the heads."""
+        return (self.chains, self.totals is None, None if self.explained is None else self.heads)
 
     @property
     def settled(self) -> bool:
@@ -275,6 +277,7 @@ class Scheduler:
         light: Sequence[str] = (),
         *,
         explain: bool = False,
+        totals: bool = False,
     ) -> QueuedJob:
         """Queue cleaned, valid sequences (one at least).
 
@@ -283,14 +286,17 @@ class Scheduler:
             heads: names of its heads whose values are wanted; None = the embedding.
             light: of pairs the light chains, if these heads need both chains.
             explain: contributions to these heads are wanted, in place of their values.
+            totals: logits are wanted in place of probabilities, of records of one chain.
 
         Raises:
             RequestRefused: requests are not taken, the model is another by now, or the queue is full.
         """
-        width = 0 if explain else checked_for.bundle.manifest.embedding_width if heads is None else len(heads)
+        width = 0 if explain or totals else checked_for.bundle.manifest.embedding_width if heads is None else len(heads)
         values = np.empty((len(sequences), width), np.float32)
         chains = record_chains([head for head in checked_for.bundle.manifest.heads if head.name in (heads or ())])
         job = QueuedJob(ids, sequences, heads, values, changed, list(light), chains, {} if explain else None)
+        if totals:
+            job.totals = np.empty((len(sequences), len(heads or ())), np.float64)
         with self._changed:
             if self.model() is not checked_for:
                 raise RequestRefused(
@@ -452,11 +458,13 @@ class Scheduler:
         ids = [job.ids[row] for job, rows in shares for row in rows]
         session, on_batch = self._session, self._metrics.batch_sequences.observe
         explain = shares[0].job.explained is not None
-        found: Float32Array | list[Contributions]
+        found: Float32Array | Float64Array | list[Contributions]
         try:
             tokens = tokenize(session.manifest, *zip(*records, strict=True))
             if explain:
                 found = run_contributions(session, tokens, heads or [], session.budget, on_batch=on_batch)
+            elif shares[0].job.totals is not None:
+                found = run_totals(session, tokens, heads or [], session.budget, ids=ids, on_batch=on_batch)
             else:
                 found = run_sequences(session, tokens, heads, session.budget, ids=ids, on_batch=on_batch)
         except Exception as error:
@@ -477,7 +485,7 @@ class Scheduler:
         self._hand_back(shares, heads, found)
 
     def _hand_back(
-        self, shares: list[Share], heads: list[str] | None, found: Float32Array | list[Contributions]
+        self, shares: list[Share], heads: list[str] | None, found: Float32Array | Float64Array | list[Contributions]
     ) -> None:
         """Give each job its rows, and of values its own heads' columns."""
         start = 0
@@ -487,7 +495,8 @@ class Scheduler:
                     own = found[start : start + len(rows)]
                     if isinstance(own, np.ndarray):
                         columns = None if heads is None else [heads.index(name) for name in job.heads or ()]
-                        job.values[rows] = own if columns is None else own[:, columns]
+                        wanted = job.values if job.totals is None else job.totals
+                        wanted[rows] = own if columns is None else own[:, columns]
                     elif job.explained is not None:
                         job.explained.update(zip(rows, own, strict=True))
                     job.done += len(rows)

@@ -111,7 +111,7 @@ class Service:
         # One for each request in hand: most of them wait for their turn.
         self._readers = ThreadPoolExecutor(settings.max_requests, "reading")
 
-    async def _read(self, request: Request, work: Callable[[Step], Value], until: float) -> Value:
+    async def read(self, request: Request, work: Callable[[Step], Value], until: float) -> Value:
         """What a reader makes of a request, in a thread; ended where its time is over or the client leaves."""
         turn = Turn(self._turns)
 
@@ -134,6 +134,17 @@ class Service:
             turn.stop(client_left())
             reading.cancel()  # nobody looks at what becomes of it
 
+    async def received_json(self, request: Request) -> tuple[bytes, float]:
+        """The body of a request that is JSON, and its deadline as `checked` has it. Raises EngineError."""
+        return await self._received(request, content_type(request, files=False))
+
+    async def _received(self, request: Request, media_type: str) -> tuple[bytes, float]:
+        if media_type == JSON and request.query_params:
+            named = ", ".join(sorted(request.query_params.keys()))[:200]
+            raise InputError(f"request: {named} in the query of a JSON request", "Put it into the JSON.")
+        body = await read_body(request, self.settings)
+        return body, time.monotonic() + self.settings.request_timeout_s
+
     async def checked(
         self, request: Request, model: Model, kind: type[Asked], query: FileQuery
     ) -> tuple[Input, Asked, float]:
@@ -145,15 +156,10 @@ class Service:
             EngineError: see requests.py.
         """
         media_type = content_type(request)
-        is_json = media_type == JSON
-        if is_json and request.query_params:
-            named = ", ".join(sorted(request.query_params.keys()))[:200]
-            raise InputError(f"request: {named} in the query of a JSON request", "Put it into the JSON.")
-        body = await read_body(request, self.settings)
-        until = time.monotonic() + self.settings.request_timeout_s
-        if is_json:
+        body, until = await self._received(request, media_type)
+        if media_type == JSON:
             read = functools.partial(self._read_json, body, model, kind)
-            checked, asked = await self._read(request, read, until)
+            checked, asked = await self.read(request, read, until)
         else:
             asked = kind(sequences=[], **query.asked())
             read_file = functools.partial(
@@ -169,7 +175,7 @@ class Service:
                 plain=media_type == PLAIN,
                 find_label=query.finds_labels,
             )
-            checked = await self._read(request, read_file, until)
+            checked = await self.read(request, read_file, until)
         self.metrics.rejected_records.inc(len(checked.rejected))
         return checked, asked, until
 
@@ -238,7 +244,9 @@ class Waiting:
         checked: Input,
         heads: tuple[str, ...] | None,
         until: float,
+        *,
         explain: bool = False,
+        totals: bool = False,
     ) -> None:
         self._request = request
         self._scheduler = service.scheduler
@@ -247,7 +255,7 @@ class Waiting:
         self._changed = asyncio.Event()
         changed = _setting(self._changed)
         self.job = self._scheduler.submit(
-            model, checked.ids, checked.sequences, heads, changed, checked.light, explain=explain
+            model, checked.ids, checked.sequences, heads, changed, checked.light, explain=explain, totals=totals
         )
 
     async def change(self) -> bool:

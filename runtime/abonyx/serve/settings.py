@@ -37,6 +37,8 @@ class Settings:
     max_sequences: int = _flag(10_000, "Most sequences of a request (413).")
     # Some hundred bytes a residue: the answer for 300 pairs and five heads has 10 MB. It is for a shortlist.
     max_explained_sequences: int = _flag(300, "Most sequences of a request to /v1/explain (413).")
+    # All single mutants of one variable domain: at most 130 positions, 19 mutants each.
+    max_scan_mutants: int = _flag(3_000, "Most mutants of a request to /v1/scan (413).")
     max_residues_per_request: int = _flag(2_000_000, "Most residues of a request (413).")
     max_sequence_chars: int = _flag(100_000, "Most characters of one sequence (413).")
     max_lines: int = _flag(100_000, "Most lines of a file, blank lines and comments too (413).")

@@ -21,6 +21,7 @@ from abonyx.serve.requests import FILES, JSON  # noqa: E402
 
 from .serving import ADMIN, TOKEN, Running, service  # noqa: E402
 
+SCAN = "/v1/scan"  # takes no file
 CONFIG = {
     "seed": 7,
     # Whether text is a sequence of residues, and what the head declares, no schema says: 422.
@@ -66,7 +67,8 @@ def test_every_answer_is_one_that_the_document_says(served: Running, mode: Gener
         strategy = operation.as_strategy(generation_mode=mode)
         seed(7)(limits(given(strategy)(ask)))()
     kinds = (JSON,) if mode.is_negative else (JSON, *FILES)  # what bytes are no file is not for a schema to say
-    assert {(path, kind) for path, kind, _ in tried} >= {(path, kind) for path in SCORING for kind in kinds}
+    wanted = {(path, kind) for path in SCORING for kind in kinds if kind == JSON or path != SCAN}
+    assert {(path, kind) for path, kind, _ in tried} >= wanted
     assert mode.is_negative or {path for path, _, status in tried if status == 200} >= {"/v1/model", "/v1/reload"}
 
 
@@ -79,7 +81,8 @@ def test_the_document_names_every_route_body_answer_and_error(served: Running) -
         for method, operation in item.items()
     }
     assert set(operations) == {
-        *("POST /v1/score", "POST /v1/embed", "POST /v1/explain", "GET /v1/model", "POST /v1/reload"),
+        *("POST /v1/score", "POST /v1/embed", "POST /v1/explain", "POST /v1/scan"),
+        *("GET /v1/model", "POST /v1/reload"),
         *("GET /healthz", "GET /readyz", "GET /metrics"),
     }
     score = operations["POST /v1/score"]
@@ -87,6 +90,8 @@ def test_the_document_names_every_route_body_answer_and_error(served: Running) -
         *("application/json", "text/csv", "text/tab-separated-values", "text/x-fasta", "text/plain"),
         "application/octet-stream",
     }
+    assert list(operations[f"POST {SCAN}"]["requestBody"]["content"]) == [JSON]
+    assert set(operations[f"POST {SCAN}"]["responses"]["200"]["content"]) == {JSON, "application/x-ndjson"}
     either = score["requestBody"]["content"]["application/json"]["schema"]["anyOf"]
     assert either[0] == {"$ref": "#/components/schemas/ScoreRequest"} and either[1]["type"] == "array"
     assert "columns" not in document["components"]["schemas"]["Problem"]["required"]

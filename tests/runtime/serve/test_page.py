@@ -149,11 +149,13 @@ class Site:
         models: answers of /v1/model in turn, the last one for good: a problem with its status, or the model.
         answer: of /v1/score, as lines of a stream; a problem where it has a status.
         explained: of /v1/explain; a problem likewise.
+        scanned: of /v1/scan, as answer.
     """
 
     models: list[Answer] = field(default_factory=lambda: [model()])
     answer: list[Answer] = field(default_factory=list)
     explained: Answer = field(default_factory=dict)
+    scanned: list[Answer] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
     asked: list[Request] = field(default_factory=list)
 
@@ -172,6 +174,9 @@ class Site:
         elif path == "/v1/explain":
             self.asked.append(route.request)
             self._send(route, [self.explained])
+        elif path == "/v1/scan":
+            self.asked.append(route.request)
+            self._send(route, self.scanned)
         else:
             route.abort()
             pytest.fail(f"the page asked for {route.request.url}")
@@ -698,7 +703,7 @@ def test_refusals_are_the_servers_own_words(visit: Opener, site: Site) -> None:
         assert page.is_hidden("#results") and page.is_enabled("#score")
         sent = site.answer[-1].get("problem", site.answer[-1])
         assert page.text_content("#problem-detail") == sent.get("detail", "")
-        assert sent.get("fix", "Score again") in (page.text_content("#problem-fix") or "")
+        assert sent.get("fix", "Send it again") in (page.text_content("#problem-fix") or "")
     assert page.locator("#problem img").count() == 0
     strange = "The answer is not that of abonyx"
     for status, body, heading in (
@@ -1190,6 +1195,19 @@ def test_a_row_of_several_heads_and_chains(visit: Opener, site: Site) -> None:
     page.get_by_label("Head", exact=True).select_option("hic")
     assert page.locator(".explained svg").count() == 1
     assert f"hic: {0.25 + 2 * len(VH):+.3f} min = +0.250 min" in page.inner_text(".explained")
+    scan = page.get_by_role("region", name="What a mutation changes")
+    site.scanned = [problem(422, "Unprocessable Entity", "positions 111A: a has no residue there", "Its CDR3 has 105.")]
+    assert scan.get_by_role("button").all_inner_texts() == ["Scan mutants"]
+    scan.get_by_role("button").click()
+    page.wait_for_selector(".scan [role=alert]:not([hidden])")
+    assert "a has no residue there\n\nIts CDR3 has 105." in scan.inner_text()
+    assert json.loads(site.asked[-1].post_data or "") == {
+        **{"id": "a", "heavy": VH, "light": VL, "positions": "cdr", "heads": ["hic"]},
+        **{"domain": "check", "trim": None},
+    }
+    page.get_by_label("Head", exact=True).select_option("nonspecificity")
+    assert scan.get_by_role("button").count() == 0
+    assert "nonspecificity scores both. Choose a head of one chain" in scan.inner_text()
 
 
 def test_a_row_without_contributions_says_what_to_do(visit: Opener, site: Site) -> None:
@@ -1201,3 +1219,4 @@ def test_a_row_without_contributions_says_what_to_do(visit: Opener, site: Site) 
     page.wait_for_selector(".explained [role=alert]")
     assert "its graph gives no contributions" in page.inner_text(".explained")
     assert "Export it again." in page.inner_text(".explained")
+    assert page.get_by_role("button", name="Scan mutants").is_visible(), "which needs no contributions"

@@ -1,6 +1,6 @@
 // The page of `abonyx serve`. Modules without a build, in the order data passes: model (card.js) -> input (pasted.js,
 // input.js) -> request and answer (server.js) -> results.js, with histogram.js, assessment.js, scores.js, table.js and
-// files.js -> a row that is opened (explanation.js, contributions.js); dom.js is below all of them.
+// files.js -> a row that is opened (explanation.js, contributions.js; scan.js, heatmap.js); dom.js is below all of them.
 
 import { showFacts } from "./card.js";
 import { $, plural, say, size, whole } from "./dom.js";

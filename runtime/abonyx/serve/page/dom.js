@@ -35,4 +35,13 @@ export function draw(tag, attributes = {}, text = "") {
   return element;
 }
 
+/** A table that is scrolled sideways where it is too wide; the first cell of each row names it. */
+export function dataTable(caption, titles, rows) {
+  const head = make("tr", {}, ...titles.map((title) => make("th", { scope: "col" }, title)));
+  const body = rows.map(([name, ...cells]) =>
+    make("tr", {}, make("th", { scope: "row" }, String(name)), ...cells.map((cell) => make("td", {}, String(cell)))));
+  const table = make("table", {}, make("caption", {}, caption), make("thead", {}, head), make("tbody", {}, ...body));
+  return make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption }, table);
+}
+
 export const say = (text) => { $("status").textContent = text; };

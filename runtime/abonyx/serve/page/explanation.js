@@ -1,7 +1,12 @@
 // Why a row has its score: its contributions, asked for when the row is opened.
 
 import { chart } from "./contributions.js";
+<<<<<<< HEAD
 import { DECIMALS, isolated, make, say, signed } from "./dom.js";
+=======
+import { DECIMALS, dataTable, make, say, signed } from "./dom.js";
+import { scanOf } from "./scan.js";
+>>>>>>> httpscan
 import { Refused, ask, parsed, reached } from "./server.js";
 
 const CHAINS = { H: "Heavy chain", L: "Light chain" };
@@ -36,8 +41,9 @@ function open(button, row, answer) {
   const observer = new ResizeObserver(() => host.redraw?.());
   host.replaceChildren(make("p", {}, "Asking for the contributions."));
   say(`Asking for the contributions of ${row.id}.`);
+  const scan = scanOf(row, answer, `${host.id}-scan`, asking.signal);
   explain(row, answer, asking.signal).then((found) => {
-    show(host, found, row, answer);
+    show(host, found, row, answer, scan);
     observer.observe(host);
     say(`The contributions of ${row.id} are shown below its row.`);
   }).catch((error) => {
@@ -45,7 +51,10 @@ function open(button, row, answer) {
     if (!(error instanceof Refused)) throw error;
     const { title, detail: what = "", fix = "" } = error.problem;
     host.replaceChildren(make("div", { class: "note", role: "alert" }, make("strong", {}, `No contributions: ${title}`),
-      make("p", {}, what), make("p", {}, fix)));
+      make("p", {}, what), make("p", {}, fix)), scan.element);
+    scan.useHead(answer.heads[0]);
+    host.redraw = scan.redraw;
+    observer.observe(host);
   });
   return () => {
     asking.abort();
@@ -66,7 +75,7 @@ async function explain(row, answer, signal) {
 }
 
 /** Fill a row's section; a record with several heads has a choice of one. */
-function show(host, found, row, answer) {
+function show(host, found, row, answer, scan) {
   const [record] = found.results;
   const body = make("div", { class: "inner" });
   const select = make("select", { id: `${host.id}-head` }, ...found.heads.map(({ name }, at) => new Option(name, at)));
@@ -80,13 +89,27 @@ function show(host, found, row, answer) {
     const untrusted = `This record is flagged (${row.flag}): read its contributions with the same caution as its score.`;
     parts.unshift(make("p", { class: "note" }, untrusted));
   }
+<<<<<<< HEAD
   host.replaceChildren(make("h3", {}, "What each residue of ", isolated(row.id), " adds"), ...parts);
   const fill = () => showHead(host, body, record, found.heads, Number(select.value || 0));
+=======
+  host.replaceChildren(make("h3", {}, `What each residue of ${row.id} adds`), ...parts, scan.element);
+  const fill = () => {
+    const at = Number(select.value || 0);
+    const redraw = showHead(host, body, record, found.heads, at);
+    scan.useHead(found.heads[at]);
+    host.redraw = () => {
+      redraw();
+      scan.redraw();
+    };
+    host.redraw();
+  };
+>>>>>>> httpscan
   select.addEventListener("change", fill);
   fill();
 }
 
-/** Words, pictures and tables of one head. */
+/** Words, pictures and tables of one head; returns what fits the pictures to the width of the page. */
 function showHead(host, body, record, heads, at) {
   const head = heads[at];
   const chains = record.chains.filter(({ chain }) => head.chains.includes(chain));
@@ -104,8 +127,7 @@ function showHead(host, body, record, heads, at) {
     make("p", { class: "note" }, NOT_A_MUTATION),
     make("details", {}, make("summary", {}, "The same in numbers"), ...valued.map((chain) => tables(chain, at))),
   );
-  host.redraw = () => figures.forEach(({ redraw }) => redraw());
-  host.redraw();
+  return () => figures.forEach(({ redraw }) => redraw());
 }
 
 const inUnit = (value, unit) => `${signed(value, DECIMALS)}${unit}`;
@@ -157,16 +179,10 @@ function figureOf(chain, id, highest) {
 
 /** A chain's sums by region, and its residues, as tables. */
 function tables({ name, regions, residues }, at) {
-  const table = (caption, titles, rows) => {
-    const line = (cells, tag, scope) => make("tr", {}, ...cells.map((cell) => make(tag, scope, String(cell))));
-    const head = make("thead", {}, line(titles, "th", { scope: "col" }));
-    const all = make("table", {}, make("caption", {}, caption), head, make("tbody", {}, ...rows.map((cells) => line(cells, "td", {}))));
-    return make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption }, all);
-  };
   const sums = Object.entries(regions).map(([region, values]) => [region, signed(values[at], DECIMALS)]);
   const each = residues.map(({ position, imgt, region, residue, adds }) =>
     [position, residue, imgt || "-", region || "outside", signed(adds, 4)]);
   return make("div", { class: "columns" },
-    table(name ? `${name}, by region` : "By region", ["Region", "Sum"], sums),
-    table(name ? `${name}, by residue` : "By residue", ["Position", "Residue", "IMGT", "Region", "Adds"], each));
+    dataTable(name ? `${name}, by region` : "By region", ["Region", "Sum"], sums),
+    dataTable(name ? `${name}, by residue` : "By residue", ["Position", "Residue", "IMGT", "Region", "Adds"], each));
 }

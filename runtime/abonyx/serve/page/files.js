@@ -20,10 +20,10 @@ export function csvLine(cells) {
   return texts.map((text) => (all || /[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text)).join(",") + "\n";
 }
 
-function download(suffix, header, rows) {
+function download(name, header, rows) {
   const blob = new Blob([header, ...rows].map(csvLine), { type: "text/csv" });
   const url = URL.createObjectURL(blob);
-  make("a", { href: url, download: `scores${suffix}.csv` }).click();
+  make("a", { href: url, download: `${name}.csv` }).click();
   setTimeout(() => URL.revokeObjectURL(url), 60_000);
 }
 
@@ -45,9 +45,17 @@ export function downloadScores(answer) {
     const all = { ...row, ...row.heads, ...row.added };
     return names.map((name) => (numbers.includes(name) && all[name] !== null ? decimal(all[name]) : all[name] ?? ""));
   };
-  download("", names, answer.results.map(cells));
+  download("scores", names, answer.results.map(cells));
 }
 
 export function downloadRejected(answer) {
-  download(".rejected", ["id", "line", "reason"], answer.rejected.map((row) => [row.id, row.line, row.reason]));
+  download("scores.rejected", ["id", "line", "reason"], answer.rejected.map((row) => [row.id, row.line, row.reason]));
+}
+
+/** The columns of scan.csv. */
+export function downloadScan({ parent, heads, columns }) {
+  const scores = heads.map(({ column }) => column);
+  const cell = (name, value) => (scores.includes(name) ? decimal(value) : value ?? "");
+  const rows = columns.mutant.map((_, at) => [parent.id, ...Object.keys(columns).map((name) => cell(name, columns[name][at]))]);
+  download("scan", ["id", ...Object.keys(columns)], rows);
 }

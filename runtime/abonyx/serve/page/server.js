@@ -55,8 +55,8 @@ export function parsed(text) {
   throw new Refused({ title: "The answer is not that of abonyx", detail: text.slice(0, 500), fix });
 }
 
-/** The last line of a stream of JSON lines; those before it, {done, total}, are shown. */
-export async function lastLine(response, showProgress) {
+/** The last line of a stream of JSON lines, which has this part; those before it, {done, total}, are shown. */
+export async function lastLine(response, showProgress, part = "results") {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let parts = [], last = null;
   const take = (line) => {
@@ -75,8 +75,8 @@ export async function lastLine(response, showProgress) {
   }
   const rest = parts.join("");
   if (last?.problem) throw new Refused(last.problem, last.problem.status);
-  if (rest.trim() || !last?.results) {
-    const fix = "Nothing of it is shown. Score again; if that fails too, see the server's log.";
+  if (rest.trim() || !last?.[part]) {
+    const fix = "Nothing of it is shown. Send it again; if that fails too, see the server's log.";
     throw new Refused({ title: "The server's answer ended before it was whole", fix });
   }
   return last;
