@@ -205,24 +205,14 @@ def run_scan(model: OpenModel, plan: ScanPlan, options: ScanOptions, on_batch: O
     """
     where, mutants = plan.make_mutants(options)
     changed = [mutant.of(plan.sequence) for mutant in mutants]
-<<<<<<< HEAD
-    sequences = [plan.sequence, *changed]
-    judged = options.check != "off"
+    names, judged = plan.names(mutants), options.check != "off"
     # mutants are judged while the device scores them
     with ThreadPoolExecutor(1) as aside, model.turn():
         judging = aside.submit(judge_in_children, changed if judged else [], options.letters)
-        tokens = tokenize(model.manifest, sequences)
-        sums = run_distinct(model, tokens, HEAD_SUMS, model.budget, on_batch=on_batch)
-        totals = chosen_totals(model.manifest.heads, options.names, [sums])[tokens.place[0]]
-        judgements = judging.result()
-    refuse_not_finite(totals, options.names, [plan.name, *(_named(plan.name, mutant) for mutant in mutants)])
-=======
-    names = plan.names(mutants)
-    with model.turn():
         tokens = tokenize(model.manifest, [plan.sequence, *changed])
         totals = run_totals(model, tokens, options.names, model.budget, ids=names, on_batch=on_batch)
-    judgements = None if options.check == "off" else judge_in_children(changed, options.letters)
-    return scan_of_totals(plan, options, where, mutants, totals, judgements)
+        judgements = judging.result()
+    return scan_of_totals(plan, options, where, mutants, totals, judgements if judged else None)
 
 
 def scan_of_totals(
@@ -241,7 +231,6 @@ def scan_of_totals(
         judgements: of the mutants; None = they were not judged.
     """
     sequences = [plan.sequence, *(mutant.of(plan.sequence) for mutant in mutants)]
->>>>>>> httpscan
     values = total_values(options.heads, totals)
     charge, pi = net_charge(sequences), isoelectric_point(sequences)
     charge_change = charge[1:] - charge[0]
@@ -262,6 +251,6 @@ def scan_of_totals(
         pi=float(pi[0]),
         charge_change=charge_change,
         pi_change=pi[1:] - pi[0],
-        judgements=tuple(judgements) if judged else None,
+        judgements=None if judgements is None else tuple(judgements),
         validated=options.validated,
     )

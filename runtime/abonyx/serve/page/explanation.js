@@ -1,12 +1,8 @@
 // Why a row has its score: its contributions, asked for when the row is opened.
 
 import { chart } from "./contributions.js";
-<<<<<<< HEAD
-import { DECIMALS, isolated, make, say, signed } from "./dom.js";
-=======
-import { DECIMALS, dataTable, make, say, signed } from "./dom.js";
+import { DECIMALS, dataTable, isolated, make, say, signed } from "./dom.js";
 import { scanOf } from "./scan.js";
->>>>>>> httpscan
 import { Refused, ask, parsed, reached } from "./server.js";
 
 const CHAINS = { H: "Heavy chain", L: "Light chain" };
@@ -89,11 +85,7 @@ function show(host, found, row, answer, scan) {
     const untrusted = `This record is flagged (${row.flag}): read its contributions with the same caution as its score.`;
     parts.unshift(make("p", { class: "note" }, untrusted));
   }
-<<<<<<< HEAD
-  host.replaceChildren(make("h3", {}, "What each residue of ", isolated(row.id), " adds"), ...parts);
-  const fill = () => showHead(host, body, record, found.heads, Number(select.value || 0));
-=======
-  host.replaceChildren(make("h3", {}, `What each residue of ${row.id} adds`), ...parts, scan.element);
+  host.replaceChildren(make("h3", {}, "What each residue of ", isolated(row.id), " adds"), ...parts, scan.element);
   const fill = () => {
     const at = Number(select.value || 0);
     const redraw = showHead(host, body, record, found.heads, at);
@@ -104,7 +96,6 @@ function show(host, found, row, answer, scan) {
     };
     host.redraw();
   };
->>>>>>> httpscan
   select.addEventListener("change", fill);
   fill();
 }
