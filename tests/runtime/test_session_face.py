@@ -16,7 +16,7 @@ from ..conftest import MINI
 def test_its_public_names_are_few() -> None:
     public = {name for name in dir(abonyx.Session) if not name.startswith("_")}
     assert public == {
-        *("score", "embed", "close", "reload", "placement", "heads"),
+        *("score", "embed", "contributions", "close", "reload", "placement", "heads"),
         *("name", "sha256", "variant", "provider", "thresholds", "max_residues"),
     }
 

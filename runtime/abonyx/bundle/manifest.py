@@ -209,12 +209,12 @@ def chain_letters(chains: Iterable[str]) -> tuple[str, ...]:
     return tuple(letter for chain in chains for letter in CHAINS[chain])
 
 
-# Columns of results are called by it. `p` is reserved: its columns would be p_p and p_nonspecific.
+# Columns of results are called by it. Reserved are names whose columns would be those of something else: p_nonspecific
+# of results, charge_change and pI_change of a scan, and the columns of an explanation.
 _HEAD_NAME = re.compile("[A-Za-z][A-Za-z0-9_-]{0,39}")
-RESERVED_HEAD_NAMES = ("all", "p")
-HEAD_NAME_RULE = (
-    f"A name has 1 to 40 letters, digits, - and _, begins with a letter, and is not {' or '.join(RESERVED_HEAD_NAMES)}."
-)
+RESERVED_HEAD_NAMES = ("all", "p", "charge", "pi", "id", "chain", "position", "imgt", "region", "residue", "record")
+_RESERVED = ", ".join(RESERVED_HEAD_NAMES)
+HEAD_NAME_RULE = f"A name has 1 to 40 letters, digits, - and _, begins with a letter, and is none of {_RESERVED}."
 
 
 def is_head_name(name: str) -> bool:

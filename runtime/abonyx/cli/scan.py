@@ -22,7 +22,7 @@ from abonyx.logs import LOGGER
     show_default=True,
     help="What is changed; LIST: IMGT positions, e.g. 27,57,105-117.",
 )
-@click.option("--exclude", metavar="C,M", default="", help="Residues that no mutant is to have.")
+@click.option("--exclude", metavar="C,M", default="", help="Residues to leave out as replacements.")
 @click.option(
     "--heads",
     metavar="NAME,...|all",
@@ -36,7 +36,7 @@ from abonyx.logs import LOGGER
     help='Of `evaluate --by COLUMN` for this bundle: carry its figure in place of "has not been validated".',
 )
 @click.option("--no-pictures", is_flag=True, help="Write the tables alone.")
-@click.option("--yes", is_flag=True, help="Scan more than 20,000 mutants without being asked how long that takes.")
+@click.option("--yes", is_flag=True, help="Allow more than 20,000 mutants.")
 @click.option("--restart", is_flag=True, help="Drop what an interrupted scan left, and start again.")
 @run_options
 def scan(

@@ -11,7 +11,7 @@ from typing import NamedTuple, TypedDict
 import msgspec
 import numpy as np
 
-from abonyx.arrays import shortest_decimal
+from abonyx.arrays import BoolArray, shortest_decimal
 from abonyx.bundle.bundle import Bundle
 from abonyx.bundle.manifest import HeadSpec
 from abonyx.bundle.threshold import pooling_notes
@@ -91,7 +91,7 @@ def _write(each: EvaluatedSet, directory: Path, evaluation: _Evaluation, labelle
     both = _measure(each, evaluation)
     stability = head.stability(each.varied, each.scores) if each.varied else None
     card = head.card(labelled, both.rows)
-    by_parent = _by_parent(each, both.rows, evaluation)
+    by_parent = _by_parent(each, both.rows, evaluation, labelled.shared)
     notes = [measured.line() for measured in (stability, by_parent) if measured is not None]
     if run.check == "off" and labelled.shared is not None:
         notes.append("domains were not looked for: a training row with a tag is not recognised")
@@ -117,7 +117,9 @@ def _write(each: EvaluatedSet, directory: Path, evaluation: _Evaluation, labelle
     return record.lines(printable(each.stem))
 
 
-def _by_parent(each: EvaluatedSet, rows: LabelledRows, evaluation: _Evaluation) -> ByParent | None:
+def _by_parent(
+    each: EvaluatedSet, rows: LabelledRows, evaluation: _Evaluation, shared: BoolArray | None
+) -> ByParent | None:
     """The agreement among variants of one parent, if it was asked for."""
     request = evaluation.request
     if request.by is None:
@@ -131,6 +133,7 @@ def _by_parent(each: EvaluatedSet, rows: LabelledRows, evaluation: _Evaluation) 
         classes=evaluation.head.task == "classes",
         resamples=request.bootstrap,
         seed=request.seed,
+        shared=None if shared is None else int(np.sum(shared)),
     )
 
 
@@ -249,7 +252,7 @@ def _notes(each: EvaluatedSet, both: _Both, run: RunRequest, head: HeadSpec) -> 
     if run.check == "off":
         notes.append("chain and domain were not looked at: no row is flagged")
     elif flagged := labelled - len(both.unflagged.y):
-        notes.append(f"{flagged} of {labelled} labelled rows are flagged: in `metrics`, and left out of `unflagged`")
+        notes.append(f"{flagged} of {labelled} labelled rows are flagged: in the first table of metrics alone")
         others = both.measured_unflagged.notes if both.measured_unflagged else []
         notes += [f"without flagged rows: {note}" for note in others if note not in both.measured.notes]
     return notes

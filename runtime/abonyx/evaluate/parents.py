@@ -58,6 +58,7 @@ class ByParent(msgspec.Struct, frozen=True, kw_only=True):
         model: of the head's score. charge: of the formal charge alone (K and R less D and E). model_at_equal_charge: of
             the score among rows of one parent and one formal charge.
         drawn: what the intervals' resamples draw.
+        concluded: whether it says more than that this cannot be told.
         compared: parents with rows that can be compared.
         sentence: what is known of the ranking at equal charge; `abonyx scan --validated` shows it.
         parents: one each, in the order of their first row.
@@ -72,6 +73,7 @@ class ByParent(msgspec.Struct, frozen=True, kw_only=True):
     model_at_equal_charge: Metric
     drawn: str
     sentence: str
+    concluded: bool
     compared: int
     parents: list[Parent]
 
@@ -92,15 +94,17 @@ def _comparable(y: Float64Array, strata: Int64Array) -> int:
     return int((lowest < highest)[strata].sum())
 
 
-def _sentence(metric: str, found: Metric, *, enough: bool) -> str:
+def _sentence(metric: str, found: Metric, shared: int | None, *, enough: bool) -> str:
     """Whether variants of one parent and one charge are ranked better than by chance."""
-    chance = CHANCE[metric]
+    chance, figure = CHANCE[metric], f"{metric} {found.text()}"
+    if shared:
+        return f"The head was trained on {shared:,} of these rows: this says nothing of other variants."
     if found.low is None or found.high is None or not enough:
         return "Whether the model ranks variants at equal charge cannot be told from these rows."
     if found.low <= chance <= found.high:
-        return f"At equal charge the model's ranking here is not distinguishable from chance ({found.text()})."
+        return f"At equal charge the model's ranking here is not distinguishable from chance ({figure})."
     better = "better" if found.low > chance else "worse"
-    return f"At equal charge the model ranks these variants {better} than chance ({found.text()})."
+    return f"At equal charge the model ranks these variants {better} than chance ({figure})."
 
 
 class _Question(NamedTuple):
@@ -126,6 +130,7 @@ def measure_by_parent(
     classes: bool,
     resamples: int,
     seed: int,
+    shared: int | None = None,
 ) -> ByParent:
     """Measure n rows that have a label.
 
@@ -136,6 +141,7 @@ def measure_by_parent(
         labels: (n,) 0/1, or measured values; scores: (n,) logits, probabilities or values.
         classes: whether labels are classes.
         resamples, seed: of the intervals.
+        shared: rows that the head was trained on; None = not known.
 
     Raises:
         InputError: no parent has rows that could be told apart.
@@ -176,7 +182,8 @@ def measure_by_parent(
     return ByParent(
         column=column,
         metric=metric,
-        sentence=_sentence(metric, metrics["model_at_equal_charge"], enough=enough),
+        sentence=_sentence(metric, metrics["model_at_equal_charge"], shared, enough=enough),
+        concluded=enough and not shared and metrics["model_at_equal_charge"].low is not None,
         compared=len(compared),
         rows=len(kept),
         left_out=len(parents) - len(kept),

@@ -45,7 +45,7 @@ figure { margin: 0; }
 @media print {
   html { font-size: 9px; } body { font-size: 9px; margin: 0; padding: 0; }
   .pictures { grid-template-columns: 1fr 1fr; } figure, tr { break-inside: avoid; } h2 { break-after: avoid; }
-  details > :not(summary) { display: block; }
+  details::details-content { content-visibility: visible; }
 }
 """
 
@@ -84,7 +84,7 @@ def report(title: str, record: EvaluationRecord, lists: Lists, pictures: Iterabl
 <body>
 <h1>{escape(title)}</h1>
 <p class="verdict">{escape(record.card.sentence)}</p>
-<p class="rows">{escape(record.rows_line())}</p>
+{_parents_verdict(record)}<p class="rows">{escape(record.rows_line())}</p>
 {f"<ul>{notes}</ul>" if notes else ""}
 <h2>Metrics</h2>{_metrics(record, record.metrics)}{_unflagged(record)}
 {_by_parent(record)}{_stability(record)}<h2>Pictures</h2>
@@ -133,6 +133,13 @@ def _stability(record: EvaluationRecord) -> str:
     )
 
 
+def _parents_verdict(record: EvaluationRecord) -> str:
+    """What was found among variants of one parent, beside the conclusion about all rows."""
+    if record.by_parent is None:
+        return ""
+    return f'<p class="verdict">{escape(_sentence(record.by_parent.line()))}</p>\n'
+
+
 def _by_parent(record: EvaluationRecord) -> str:
     """How well variants of one parent are ranked, if that was measured."""
     found = record.by_parent
@@ -144,10 +151,7 @@ def _by_parent(record: EvaluationRecord) -> str:
     ]
     header = (found.column, "rows", "model", "net charge alone", "model at equal charge")
     more = _more(len(found.parents), LISTED_PARENTS, "parents.csv")
-    return (
-        f"<h2>Variants of one parent ({found.metric})</h2>\n<p>{escape(_sentence(found.line()))}</p>\n"
-        f"{_table(Table(header, rows))}{more}\n"
-    )
+    return f"<h2>Variants of one parent ({found.metric})</h2>\n{_table(Table(header, rows))}{more}\n"
 
 
 def _wrong(table: Table, record: EvaluationRecord) -> str:

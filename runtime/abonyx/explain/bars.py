@@ -18,6 +18,8 @@ _ID_LENGTH = 60
 _SHADE = "#EFEFEF"
 # An IMGT number is written at every residue whose position is a multiple of it.
 _NUMBER_STEP = 5
+# Without IMGT numbers, every tenth residue has its own.
+_STEP = 10
 # Residues between two numbers: nearer ones would overlap where positions are left out.
 _NUMBER_GAP = 3
 _NOTE = "A bar is the share of the sum that passes through the residue's final state, not the effect of a mutation."
@@ -39,7 +41,9 @@ def draw_record(record: Explained, heads: list[HeadSpec]) -> tuple[bytes, bytes]
         size = (_WIDTH_INCHES, _MARGIN_INCHES + _PANEL_INCHES * len(panels))
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(len(panels), squeeze=False)[:, 0]
-        figure.suptitle(drawn(shortened(record.id, _ID_LENGTH)), x=0.01, ha="left", weight="bold", parse_math=False)
+        flag = f"; flagged, so that its score should not be trusted: {record.flag}" if record.flag else ""
+        title = f"{drawn(shortened(record.id, _ID_LENGTH))}{flag}"
+        figure.suptitle(title, x=0.01, ha="left", weight="bold", parse_math=False)
         for each, (column, head, chain) in zip(axes, panels, strict=True):
             _paint(each, chain, column, head)
             each.set_title(_title(record, chain, column, head), loc="left", parse_math=False)
@@ -48,14 +52,21 @@ def draw_record(record: Explained, heads: list[HeadSpec]) -> tuple[bytes, bytes]
 
 
 def _title(record: Explained, chain: ExplainedChain, column: int, head: HeadSpec) -> str:
-    """The head, the chain, and the sum in numbers."""
+    """The head, the chain, and the sum in numbers: a term for what each chain's bars sum to, and one for end tokens."""
     found = record.contributions
-    total, baseline = found.total[column], found.baseline[column]
+    own = [each for each in record.chains if each.part.chain in head.chains]
+    terms = []
+    for each in own:
+        bars = float(each.part.residues[:, column].sum(dtype=np.float64))
+        terms.append(f"{bars:+.3g} {f'of the {CHAIN_TITLES[each.part.chain]}' if len(own) > 1 else 'of residues'}")
+    ends = sum(float(each.part.end[column]) for each in own)
+    terms += [f"{ends:+.3g} of the end token, which has no bar"] if ends else []
     of_chain = f", {CHAIN_TITLES[chain.part.chain]}" if len(record.chains) > 1 else ""
-    added = f"{total - baseline:+.3g} of residues"
+    total, baseline = found.total[column], found.baseline[column]
+    text = f"baseline {baseline:.3g} {' '.join(terms)}"
     if head.kind == LOGISTIC:
-        return f"{head.name}{of_chain}: logit {total:.3g} = baseline {baseline:.3g} {added}; p = {sigmoid(total):.3f}"
-    return f"{head.name}{of_chain}: {total:.4g} {head.unit} = baseline {baseline:.4g} {added}"
+        return f"{head.name}{of_chain}: logit {total:.3g} = {text}; p = {sigmoid(total):.3f}"
+    return f"{head.name}{of_chain}: {total:.4g} {head.unit} = {text}"
 
 
 def _paint(axes: Axes, chain: ExplainedChain, column: int, head: HeadSpec) -> None:
@@ -94,7 +105,9 @@ def _paint(axes: Axes, chain: ExplainedChain, column: int, head: HeadSpec) -> No
         axes.set_xticks([place.index for place in shown], [place.imgt for place in shown], fontsize=8)
         axes.set_xlabel("IMGT position", fontsize=9)
     else:
-        axes.set_xlabel("residue, from 0: the chain has no domain to number", fontsize=9)
+        steps = np.arange(_STEP - 1, len(values), _STEP)
+        axes.set_xticks(steps, [str(at + 1) for at in steps.tolist()], fontsize=8)
+        axes.set_xlabel("residue, from 1: the chain has no domain to number", fontsize=9)
     upwards = "non-specific" if head.kind == LOGISTIC else f"more {head.unit}"
     unit = "logits" if head.kind == LOGISTIC else head.unit
     axes.set_ylabel(f"adds ({unit})\nup: {upwards}", fontsize=9, parse_math=False)

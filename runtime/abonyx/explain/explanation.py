@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from abonyx.bundle.heads import record_chains, sigmoid
 from abonyx.bundle.manifest import LOGISTIC, HeadSpec
 from abonyx.contributions import refuse_without, run_contributions
 from abonyx.errors import ConfigError
-from abonyx.explain.explained import END, Explained, explain_record
+from abonyx.explain.explained import END, Explained, ExplainedChain, explain_record
 from abonyx.input.checked import Input
 from abonyx.output.directory import check_directory, staged
 from abonyx.output.formats import write_rejected
@@ -35,6 +35,7 @@ CONTRIBUTIONS_CSV, REGIONS_CSV, RECORDS_CSV, FACTS_JSON = (
     "explanation.json",
 )
 PICTURES = "pictures"
+RECORD = "record"
 # Two files each, half a second each on one core: more of them are a mistake more often than a wish.
 MOST_PICTURES = 200
 # Records whose contributions are in memory at a time.
@@ -87,7 +88,9 @@ def explain_file(request: ExplanationRequest, run: RunRequest) -> list[str]:
     with staged(request.output) as staging, progress(count) as on_batch:
         with closing(_explained(checked, run, names, on_batch)) as records:  # and with it the model, however this ends
             _write(staging, records, heads, pictures=request.pictures)
-        (staging / FACTS_JSON).write_bytes(msgspec.json.format(msgspec.json.encode(_facts(run, heads)), indent=2))
+        (staging / FACTS_JSON).write_bytes(
+            msgspec.json.format(msgspec.json.encode(_facts(request, run, heads)), indent=2)
+        )
         if run.skip:
             write_rejected(staging / "rejected.csv", checked.rejected)
     notes = [*checked.notes, *flag_notes(checked, scored=False)]
@@ -95,10 +98,13 @@ def explain_file(request: ExplanationRequest, run: RunRequest) -> list[str]:
     return [*lines, f"wrote {request.output}; head{'s' * (len(names) > 1)} {', '.join(names)}"]
 
 
-def _facts(run: RunRequest, heads: Sequence[HeadSpec]) -> dict[str, Any]:
+def _facts(request: ExplanationRequest, run: RunRequest, heads: Sequence[HeadSpec]) -> dict[str, Any]:
     """What explanation.json says."""
+    batch = f" (batch {run.config.batch_size})" if run.config.batch_size else ""
+    read = "-" if request.source is None else request.source.name
+    how = {"input": read, "pooling": f"{run.config.pooling}{batch}"}
     units = {head.name: "logits" if head.kind == LOGISTIC else head.unit for head in heads}
-    return {"what": WHAT_IT_IS, "units": units, **run.metadata()}
+    return {"what": WHAT_IT_IS, "units": units, **how, **run.metadata()}
 
 
 def _explained(
@@ -134,15 +140,16 @@ def _write(directory: Path, records: Iterator[Explained], heads: list[HeadSpec],
             writer.writerow(header)
             return writer
 
-        residues = table(CONTRIBUTIONS_CSV, ("id", "chain", "position", "imgt", "region", "residue", *names))
-        regions = table(REGIONS_CSV, ("id", "chain", "region", "residues", *names))
+        # Ids need not differ: the record's number, which pictures have, too, comes last.
+        residues = table(CONTRIBUTIONS_CSV, ("id", "chain", "position", "imgt", "region", "residue", *names, RECORD))
+        regions = table(REGIONS_CSV, ("id", "chain", "region", "residues", *names, RECORD))
         summary = None
         for number, record in enumerate(records, 1):
             if summary is None:
                 summary = table(RECORDS_CSV, _summary_header(record, heads))
-            residues.writerows(_residue_rows(record))
-            regions.writerows(_region_rows(record))
-            summary.writerow(_summary_row(record, heads))
+            residues.writerows((*row, number) for row in _residue_rows(record, heads))
+            regions.writerows((*row, number) for row in _region_rows(record, heads))
+            summary.writerow([*_summary_row(record, heads), number])
             if pictures:
                 _draw(directory / PICTURES, number, record, heads)
         if summary is None:
@@ -158,19 +165,25 @@ def _draw(directory: Path, number: int, record: Explained, heads: list[HeadSpec]
         (directory / f"{stem}.{kind}").write_bytes(data)
 
 
-def _residue_rows(record: Explained) -> Iterator[tuple[object, ...]]:
+def _residue_rows(record: Explained, heads: Sequence[HeadSpec]) -> Iterator[tuple[object, ...]]:
     for chain in record.chains:
         for place, values in zip(chain.places, chain.part.residues, strict=True):
             cells = (place.index + 1, place.imgt, place.region, place.residue)
-            yield (record.id, chain.part.chain, *cells, *map(shortest_decimal, values))
+            yield (record.id, chain.part.chain, *cells, *_cells(map(shortest_decimal, values), chain, heads))
         if chain.part.end.any():
-            yield (record.id, chain.part.chain, "", "", END, "", *map(shortest_decimal, chain.part.end))
+            ends = _cells(map(shortest_decimal, chain.part.end), chain, heads)
+            yield (record.id, chain.part.chain, "", "", END, "", *ends)
 
 
-def _region_rows(record: Explained) -> Iterator[tuple[object, ...]]:
+def _region_rows(record: Explained, heads: Sequence[HeadSpec]) -> Iterator[tuple[object, ...]]:
     for chain in record.chains:
         for region, (count, sums) in chain.regions().items():
-            yield (record.id, chain.part.chain, region, count, *sums.tolist())
+            yield (record.id, chain.part.chain, region, count, *_cells(sums.tolist(), chain, heads))
+
+
+def _cells(values: Iterable[object], chain: ExplainedChain, heads: Sequence[HeadSpec]) -> list[object]:
+    """A cell for each head; empty if it does not expect this chain."""
+    return [value if chain.part.chain in head.chains else "" for value, head in zip(values, heads, strict=True)]
 
 
 def _summary_header(record: Explained, heads: Sequence[HeadSpec]) -> list[str]:
@@ -180,7 +193,7 @@ def _summary_header(record: Explained, heads: Sequence[HeadSpec]) -> list[str]:
         for part in ("baseline", "contributions", *(("logit", "p") if head.kind == LOGISTIC else ("value",)))
     ]
     charges = [f"{prefix}{name}" for prefix in _prefixes(record) for name in ("charge", "pI")]
-    return ["id", *of_heads, *charges, "flag"]
+    return ["id", *of_heads, *charges, "flag", RECORD]
 
 
 def _summary_row(record: Explained, heads: Sequence[HeadSpec]) -> list[object]:

@@ -187,7 +187,10 @@ def plan_scan(sequence: str, options: ScanOptions, name: str, judgement: Judgeme
     if judgement is None:
         (judgement,) = judge([sequence], options.letters)
     if options.check != "off" and not judgement.trusted:
-        fix = "Scan a whole variable domain of the heads' chains: docs/domain.md says what a flag means."
+        fix = (
+            "Scan whole variable domains of the heads' chains: docs/domain.md says what a flag means. "
+            f"{option('skip')} with {option('domain')} require leaves flagged records out."
+        )
         raise InputError(f"{name}: is flagged: {judgement.text}; its mutants would have no scores to trust", fix)
     chosen = choose_places(places(sequence), options.positions, name)
     n_mutants = count_mutants(chosen, options.excluded)

@@ -253,6 +253,9 @@ def _opened(request: ScanRequest, chosen: Input, parents: Sequence[Parent]) -> I
     made = not output.exists()
     try:
         output.mkdir(exist_ok=True)
+        if request.restart:
+            for picture in (*output.glob("*.scan.png"), *output.glob("*.scan.svg")):
+                picture.unlink()
     except OSError as error:
         what = f"output {output}: cannot be made: {error.strerror}"
         raise ConfigError(what, "Name a new directory in one that is there.") from error

@@ -42,15 +42,17 @@ class Mutant(NamedTuple):
         return self.place.imgt in CONSERVED
 
 
-def excluded_residues(exclude: Sequence[str] | str) -> str:
+def excluded_residues(exclude: Sequence[str] | str | None) -> str:
     """Residues that no mutant is to have, as one text in the order of AMINO_ACIDS.
 
     Args:
-        exclude: letters, as "C,M" or a list of them.
+        exclude: letters, as "C,M" or a list of them; None = none.
 
     Raises:
         ConfigError: something else than the 20 residues, or all of them.
     """
+    if exclude is None:
+        return ""
     letters = exclude.replace(",", " ").split() if isinstance(exclude, str) else list(exclude)
     for letter in letters:
         if not isinstance(letter, str) or len(letter) != 1 or letter.upper() not in AMINO_ACIDS:

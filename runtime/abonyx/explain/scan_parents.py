@@ -33,6 +33,10 @@ def choose_parents(checked: Input, id_: str | None) -> Input:
         return checked
     found = [at for at, name in enumerate(checked.ids) if name == id_]
     if len(found) != 1:
+        rejected = next((record for record in checked.rejected if record.id == id_), None)
+        if rejected is not None:
+            what = f"{option('id')} {printable(id_)!r}: the record was rejected: {rejected.reason}"
+            raise InputError(what, "Correct it, or scan another record.")
         if not found:
             some = ", ".join(printable(name) for name in checked.ids[:5]) + ", ..." * (len(checked.ids) > 5)
             fix = f"Its ids are {some}; {option('id_column')} names another column."

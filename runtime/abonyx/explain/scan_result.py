@@ -180,8 +180,9 @@ class Scan:
         """Places of some mutants in the order of a head's change, each within its stratum of equal charge; 1 = first.
 
         The order is that of the head's changes: lowest first, or highest first if lower values are worse. Ranked are
-        mutants of the CDRs whose residue is seen in the repertoire at that position; not those that are flagged or
-        change a conserved position. The others have None. No rank is a recommendation.
+        mutants of the CDRs whose residue is seen in the repertoire at that position; not those that are flagged, change
+        a conserved position, leave a cysteine unpaired or add a glycosylation motif. The others have None. No rank is a
+        recommendation.
 
         Raises:
             ConfigError: the parent is no heavy chain, or no mutant is of a CDR.
@@ -195,7 +196,8 @@ class Scan:
         ):
             seen = share is not None and share >= SEEN
             trusted = flags is None or flags[at].trusted
-            if seen and trusted and mutant.place.region in CDRS and not mutant.is_conserved:
+            liable = mutant.is_conserved or self.unpaired_cysteine[at] or self.glycosylation[at]
+            if seen and trusted and mutant.place.region in CDRS and not liable:
                 members[stratum].append(at)
         ranks: list[int | None] = [None] * len(self.mutants)
         for mutants in members.values():

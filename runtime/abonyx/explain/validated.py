@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from abonyx.bundle import Bundle
-from abonyx.errors import ConfigError, first_line
+from abonyx.errors import ConfigError, first_line, printable
 from abonyx.wording import option
 
 _FIX = "Give the metrics.json that `abonyx evaluate --by COLUMN` wrote for this bundle."
@@ -23,6 +23,7 @@ class Validated(NamedTuple):
 
 class _ByParent(msgspec.Struct):
     sentence: str
+    concluded: bool
 
 
 class _Metrics(msgspec.Struct):
@@ -36,7 +37,7 @@ def read_validated(path: Path, bundle: Bundle) -> Validated:
     """The head that was measured, and what was found.
 
     Raises:
-        ConfigError: not such a file, measured without --by, or of another bundle.
+        ConfigError: not such a file, measured without --by, without a conclusion, or of another bundle.
     """
     place = f"{option('validated')} {path}"
     try:
@@ -47,7 +48,9 @@ def read_validated(path: Path, bundle: Bundle) -> Validated:
         raise ConfigError(f"{place}: is not the metrics.json of an evaluation: {first_line(error)}", _FIX) from error
     if found.by_parent is None:
         raise ConfigError(f"{place}: the evaluation did not compare variants of one parent", _FIX)
+    if not found.by_parent.concluded:
+        raise ConfigError(f"{place}: the evaluation concludes nothing: {found.by_parent.sentence}", _FIX)
     if found.bundle_sha256 != bundle.sha256:
         what = f"{place}: is of bundle {found.bundle_sha256[:12]}, and {bundle.name} is {bundle.sha256[:12]}"
         raise ConfigError(what, _FIX)
-    return Validated(found.head, f"{found.by_parent.sentence} Measured on {found.input}.")
+    return Validated(found.head, f"{found.by_parent.sentence} Measured on {printable(found.input)}.")

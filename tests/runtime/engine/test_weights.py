@@ -170,7 +170,7 @@ def test_no_room_for_a_private_copy(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("ABONYX_CACHE_DIR", str(tmp_path / "file"))
-    what = r"a private copy of the weights \(15,217,661 bytes\) cannot be made there"
+    what = r"a private copy of the weights \(15,223,581 bytes\) cannot be made there"
     with pytest.raises(BundleError, match=what) as caught:
         make_private()
     assert "ABONYX_CACHE_DIR" in caught.value.fix

@@ -50,7 +50,8 @@ def test_tables_sum_to_the_score(run: Any, two: Path, tmp_path: Path, sequences:
     assert "2 records explained, 0 rejected" in done.err
     residues, records = _read(tmp_path / "out" / "contributions.csv"), _read(tmp_path / "out" / "records.csv")
     regions = _read(tmp_path / "out" / "regions.csv")
-    assert list(residues[0]) == ["id", "chain", "position", "imgt", "region", "residue", "nonspecificity"]
+    assert list(residues[0]) == ["id", "chain", "position", "imgt", "region", "residue", "nonspecificity", "record"]
+    assert [row["record"] for row in records] == ["1", "2"] and records[0]["id"] == records[1]["id"]
     assert "".join(row["residue"] for row in residues) == TRASTUZUMAB + sequences[1]
     own = residues[: len(TRASTUZUMAB)]
     assert [row["position"] for row in own] == [str(at) for at in range(1, len(TRASTUZUMAB) + 1)]
@@ -96,7 +97,7 @@ def test_heads_and_chains(run: Any, tmp_path: Path) -> None:
     assert done.code == 0, done.err
     residues = _read(tmp_path / "out" / "contributions.csv")
     assert {row["chain"] for row in residues} == {"H", "L"}
-    assert all(float(row["light"]) == 0 for row in residues if row["chain"] == "H")
+    assert all((row["light"] == "") == (row["chain"] == "H") for row in residues)
     (record,) = _read(tmp_path / "out" / "records.csv")
     assert record.keys() >= {"heavy_charge", "light_pI", "hic_value", "psr_p", "light_logit"}
     assert "hic_p" not in record

@@ -245,7 +245,7 @@ def test_a_figure_of_ones_own_is_carried(run: Any, parents: Path, tmp_path: Path
         "bundle_sha256": open_bundle(MINI).sha256,
         "head": "nonspecificity",
         "input": "variants.csv",
-        "by_parent": {"sentence": sentence},
+        "by_parent": {"sentence": sentence, "concluded": True},
     }
     metrics, command = tmp_path / "metrics.json", ("scan", parents, "--positions", "28", *FEW, "--id", "first")
     metrics.write_text(json.dumps(found), encoding="utf-8")
@@ -263,6 +263,7 @@ def test_a_figure_of_ones_own_is_carried(run: Any, parents: Path, tmp_path: Path
     ("change", "said"),
     [
         ({"by_parent": None}, "did not compare variants of one parent"),
+        ({"by_parent": {"sentence": "Not told.", "concluded": False}}, "concludes nothing: Not told."),
         ({"bundle_sha256": "0" * 64}, "is of bundle 000000000000, and abonyx-mini is"),
         ({"input": 3}, "is not the metrics.json of an evaluation"),
         (None, "cannot be read: No such file"),
@@ -273,7 +274,12 @@ def test_a_figure_of_something_else_is_refused(
 ) -> None:
     metrics = tmp_path / "metrics.json"
     if change is not None:
-        known = {"bundle_sha256": open_bundle(MINI).sha256, "head": "x", "input": "y", "by_parent": {"sentence": "z"}}
+        known = {
+            "bundle_sha256": open_bundle(MINI).sha256,
+            "head": "x",
+            "input": "y",
+            "by_parent": {"sentence": "z", "concluded": True},
+        }
         metrics.write_text(json.dumps(known | change), encoding="utf-8")
     done = run("scan", parents, "-o", tmp_path / "out", "--validated", metrics)
     assert done.code == 2 and f"--validated {metrics}: " in done.err and said in done.err
