@@ -125,10 +125,10 @@ def test_progress_comes_in_lines_and_the_answer_last(shared: Running) -> None:
 
 
 def test_scores_are_run_between_a_scans_rounds(shared: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, rounds = shared.scheduler._score, list[str]()
+    run, rounds = shared.scheduler._score, list[list[str]]()
 
     def noted(shares: Any) -> None:
-        rounds.extend("score" if job.totals is None else "scan" for job, _ in shares)
+        rounds.append(["score" if job.totals is None else "scan" for job, _ in shares])
         run(shares)
 
     monkeypatch.setattr(shared.scheduler, "_score", noted)
@@ -142,7 +142,7 @@ def test_scores_are_run_between_a_scans_rounds(shared: Running, monkeypatch: pyt
 
         statuses = at_once(lambda at: work[at]() if at in work else after(2, shared.engine.go_on.set), 3)
     assert statuses[:2] == [200, 200]
-    assert rounds == ["scan", "scan", "score", "scan"]
+    assert rounds == [["scan"], ["scan"], ["score"], ["scan"]]
 
 
 def test_clients_that_leave_take_their_mutants_with_them(shared: Running) -> None:

@@ -48,7 +48,8 @@ function partsOf(id) {
   const problem = make("div", { class: "note", role: "alert", hidden: "" });
   const result = make("div", { class: "inner" });
   const title = make("h4", { id: `${id}-title` }, "What a mutation changes");
-  const element = make("section", { class: "scan", "aria-labelledby": title.id }, title, form, unscanned, progress, problem, result);
+  const hint = make("p", { class: "hint" }, "A scan scores every single mutant, beside its change of charge. It recommends none.");
+  const element = make("section", { class: "scan", "aria-labelledby": title.id }, title, hint, form, unscanned, progress, problem, result);
   return { element, form, positions, listed, list, start, bar, counted, cancel, progress, unscanned, problem, result };
 }
 
@@ -153,9 +154,9 @@ function warningWords({ columns, mutants, domain }) {
   const known = columns.seen_in_repertoire.some((seen) => seen !== null); // of heavy chains
   const rare = columns.seen_in_repertoire.filter((seen) => seen === 0).length;
   const found = [
-    ...(domain === "off" ? [] : [`flagged ${count("flag")}`]), `with a new N-glycosylation motif ${count("new_glycosylation_motif")}`,
-    `with an unpaired cysteine ${count("unpaired_cysteine")}`, `changed at a conserved position ${count("conserved_position")}`,
-    ...(known ? [`with a residue that is rare there in human heavy chains ${whole(rare)}`] : []),
+    ...(domain === "off" ? [] : [`${count("flag")} flagged`]), `${count("new_glycosylation_motif")} with a new N-glycosylation motif`,
+    `${count("unpaired_cysteine")} with an unpaired cysteine`, `${count("conserved_position")} at a conserved position`,
+    ...(known ? [`${whole(rare)} with a residue that is rare there in human heavy chains`] : []),
   ];
   return `Of ${plural(mutants, "mutant")}: ${found.join(", ")}. The CSV marks each.`;
 }
