@@ -232,6 +232,7 @@ class RequestLimits(Answered, frozen=True, kw_only=True):
     max_gzip_extra_bytes: int
     max_sequences: int
     max_explained_sequences: int
+    max_scan_mutants: int
     max_residues_per_request: int
     max_sequence_chars: int
     max_lines: int

@@ -78,6 +78,7 @@ def model_answer(model: Model, settings: Settings) -> ModelAnswer:
             max_gzip_extra_bytes=settings.max_gzip_extra_bytes,
             max_sequences=settings.max_sequences,
             max_explained_sequences=settings.max_explained_sequences,
+            max_scan_mutants=settings.max_scan_mutants,
             max_residues_per_request=settings.max_residues_per_request,
             max_sequence_chars=settings.max_sequence_chars,
             max_lines=settings.max_lines,

@@ -415,7 +415,7 @@ def test_the_model_and_what_it_takes(shared: Running) -> None:
     assert found["training"]["rows"] == 908 and found["parity"]["rows"] == 44
     assert found["model_card"].startswith("# abonyx-mini: model card")
     assert found["limits"] == {key: getattr(Settings(**LIMITS), key) for key in found["limits"]}
-    assert len(found["limits"]) == 10
+    assert len(found["limits"]) == 12
     for path in ("/healthz", "/readyz", "/", "/v1/model"):
         answer = shared.ask("HEAD", path)
         assert (answer.status, answer.body) == (200, b"") and int(answer.headers["content-length"]) > 0
