@@ -374,7 +374,7 @@ def test_sets_without_any_flag_and_with_nothing_else(run: Any, tmp_path: Path, s
     assert "bad, flagged rows left out: none is left, all 2 labelled rows are flagged" in err
     records = [json.loads((tmp_path / "out" / name / "metrics.json").read_text()) for name in ("good", "bad")]
     assert [(record["n_flagged"], record["unflagged"] is None) for record in records] == [(0, False), (2, True)]
-    assert "Flagged rows" not in (tmp_path / "out" / "good" / "report.html").read_text()
+    assert "Flagged rows (" not in (tmp_path / "out" / "good" / "report.html").read_text()
 
 
 def excerpt(source: Path, path: Path, count: int, every: int = 1) -> Path:
