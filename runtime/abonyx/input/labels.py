@@ -17,8 +17,9 @@ _SPECIFIC, _NONSPECIFIC = ("0", "0.0", "false", "no", "specific"), ("1", "1.0", 
 LABELS = dict.fromkeys(_SPECIFIC, 0) | dict.fromkeys((*_NONSPECIFIC, "nonspecific", "non specific"), 1)
 # Not float()'s own rule: that takes 1_000, nan and inf.
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-# Numbers other than 0 and 1 from which on a column of classes is taken for one of measured values; a few are slips.
-_MEASURED = 3
+# Numbers other than 0 and 1 from which on a column of classes is taken for one of measured values: so many different
+# ones, or so many cells and this share of them. A few are slips.
+_MEASURED, _MEASURED_SHARE = 3, 0.1
 
 
 def label_of(record: Record) -> str:
@@ -92,7 +93,9 @@ def refuse_other_kind(labels: Sequence[str], kind: LabelKind, where: str) -> Non
         fix = f"Leave out {option('task')} regression, {option('positive_above')} and {option('positive_below')}."
         raise LabelsOfOtherKind(what, fix)
     measured = {label for label in given if class_of(label) is None and value_of(label) is not None}
-    if kind == "classes" and len(measured) >= _MEASURED:
+    cells = sum(label in measured for label in given)
+    many = cells >= max(_MEASURED, _MEASURED_SHARE * len(given))
+    if kind == "classes" and (len(measured) >= _MEASURED or many):
         example = next(label for label in given if label in measured)
         what = f"{where}: {len(given) - classes} of {len(given)} labels are not 0 or 1, e.g. {printable(example)!r}"
         fix = (

@@ -312,6 +312,24 @@ BAD_ROWS: dict[str, tuple[Rows, tuple[str, ...], type[EngineError], str]] = {
         InputError,
         "give --task regression; to make classes of them, --positive-above or --positive-below",
     ),
+    "one value as classes": (
+        relabelled(lambda at: "10"),
+        (),
+        InputError,
+        "36 of 36 labels are not 0 or 1, e.g. '10'",
+    ),
+    "halves among classes": (
+        relabelled(lambda at: ("0", "1", "0.5")[at % 3]),
+        (),
+        InputError,
+        "For measured values give --task regression",
+    ),
+    "a slip among classes": (
+        relabelled(lambda at: "2" if at == 5 else str(at % 2)),
+        (),
+        RecordsRejected,
+        "the label is '2', not 0 or 1",
+    ),
     "classes as values": (
         relabelled(lambda at: str(at % 2)),
         REGRESSION,
