@@ -6,6 +6,7 @@ Shapes: B rows of a batch, L tokens of its longest row (CLS and EOS included).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -17,20 +18,49 @@ from abonyx.arrays import BoolArray, Int64Array
 MASKED = np.float32(-1e4)
 
 
-def plan_batches(lengths_tokens: Int64Array, token_budget: int) -> Iterator[Int64Array]:
+@dataclass(frozen=True)
+class ShapeGrid:
+    """The shapes (B, L) that batches are rounded up to, for a device to which each new shape costs its first run.
+
+    Attributes:
+        tokens: L is a multiple of it.
+        rows: B is a multiple of it, or smaller than it.
+    """
+
+    tokens: int = 1
+    rows: int = 1
+
+    def lengths(self, lengths_tokens: Int64Array) -> Int64Array:
+        """(n,) tokens that rows of those lengths take."""
+        return -(-lengths_tokens // self.tokens) * self.tokens
+
+    def shape(self, rows: int, longest: int) -> tuple[int, int]:
+        """(B, L) of a batch of so many rows, the longest of so many tokens."""
+        more = -rows % self.rows if rows > self.rows else 0
+        return rows + more, -(-longest // self.tokens) * self.tokens
+
+
+EXACT = ShapeGrid()
+
+
+def plan_batches(lengths_tokens: Int64Array, token_budget: int, grid: ShapeGrid = EXACT) -> Iterator[Int64Array]:
     """Row numbers of each batch, longest rows first, so that memory peaks in the first batch.
 
     Args:
         lengths_tokens: (n,) tokens a row.
         token_budget: most tokens a batch, padding included. A row longer than that is a batch of its own.
+        grid: the shapes that batches are rounded up to; the budget holds of them.
 
     Yields:
         (B,) int64 row numbers, by falling length; equal lengths stay in input order.
     """
     order = np.argsort(-lengths_tokens, kind="stable")
+    taken = grid.lengths(lengths_tokens)
     start = 0
     while start < len(order):
-        rows = max(1, token_budget // int(lengths_tokens[order[start]]))
+        rows = max(1, token_budget // int(taken[order[start]]))
+        if rows > grid.rows:
+            rows -= rows % grid.rows
         yield order[start : start + rows]
         start += rows
 

@@ -100,7 +100,7 @@ def run_contributions(
     sums: list[Float32Array] = [np.empty(0, np.float32)] * len(rows)
     parts: list[Float32Array] = list(sums)
     with engine.turn():
-        for batch in plan_batches(lengths, planned):
+        for batch in plan_batches(lengths, planned, engine.grid):
             flags = None if eos_pooled is None else eos_pooled[batch]
             texts = [rows[index] for index in batch]
             found = run_rows(engine, texts, flags, [HEAD_SUMS, CONTRIBUTIONS], budget, planned)

@@ -23,7 +23,7 @@ import numpy as np
 from abonyx import cache, contributions, scoring
 from abonyx.alphabet import SequenceLimit
 from abonyx.arrays import BoolArray, Float32Array, Int64Array
-from abonyx.batching import make_inputs
+from abonyx.batching import EXACT, make_inputs
 from abonyx.bundle import Bundle, check_files, check_graph, open_bundle, refuse_changed, selftest
 from abonyx.bundle.graph_file import GraphFile
 from abonyx.bundle.heads import CONTRIBUTIONS, EMBEDDING, HEAD_SUMS, column_names, record_chains
@@ -33,7 +33,7 @@ from abonyx.config import RuntimeConfig
 from abonyx.engine import onnx, slot
 from abonyx.engine.installed import identity
 from abonyx.engine.process import caller_outside, keep_forever, release_memory
-from abonyx.engine.providers import token_budget
+from abonyx.engine.providers import PROVIDERS, token_budget
 from abonyx.errors import BundleError, InputError, OutOfDeviceMemory, SessionClosed, SessionForked
 from abonyx.first_open import MINI_SHA256, open_in_child
 from abonyx.logs import LOGGER
@@ -83,6 +83,7 @@ class OpenModel:
         budget: most tokens a batch, padding included, of score and embed.
         halved_to: tokens a batch that the self-test left, if the device ran out of memory in it; else None.
         static_shape: rows and tokens a row of every batch where they are fixed; None = as they come.
+        grid: the shapes that batches are rounded up to where they are not fixed.
         streams: batches in flight at a time.
         gives_contributions: whether the graph has the output `contributions`.
         differences: max |difference| from PyTorch by metric, of the whole golden set; empty where it was not run.
@@ -110,6 +111,7 @@ class OpenModel:
         self.budget: TokenBudget
         self.halved_to: int | None = None
         self.static_shape: tuple[int, int] | None = None
+        self.grid = EXACT
         self.streams = 1
         self.gives_contributions = False
         self.differences: dict[str, float] = {}
@@ -156,6 +158,7 @@ class OpenModel:
         self.bundle = open_bundle(self.config.bundle)
         self.variant_name, self.variant = self.bundle.variant(self.config.provider, self.config.variant)
         self.static_shape = self.config.static_shape
+        self.grid = EXACT if self.static_shape else PROVIDERS[self.config.provider].grid
         self.streams = self.config.openvino.streams if self.config.provider == "openvino" else 1
         self.opening_notes, self.differences = engine_notes(), {}
         tokens = token_budget(self.config, self.bundle)
@@ -366,10 +369,11 @@ class OpenModel:
         self._refuse_reloaded()
         self._refuse_larger(rows)
         pad_id = self.manifest.alphabet.pad_id
-        feed = make_inputs(rows, self.variant.inputs, pad_id, eos_pooled, self.static_shape)
-        batch = f"{len(rows)} rows, longest {max(map(len, rows))} tokens"
+        longest = max(map(len, rows))
+        shape = self.static_shape or self.grid.shape(len(rows), longest)
+        feed = make_inputs(rows, self.variant.inputs, pad_id, eos_pooled, shape)
+        batch = f"{len(rows)} rows, longest {longest} tokens"
         found = onnx.run(native, outputs, feed, self.config, batch)
-        shape = self.static_shape or (len(rows), max(map(len, rows)))
         for name, values in zip(outputs, found, strict=True):
             self._refuse_shape(name, values, shape, batch)
         return [values[: len(rows)] for values in found]

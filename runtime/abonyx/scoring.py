@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ import numpy as np
 
 from abonyx import alphabet
 from abonyx.arrays import BoolArray, Float32Array, Float64Array, Int64Array
-from abonyx.batching import eos_in_mean, plan_batches
+from abonyx.batching import ShapeGrid, eos_in_mean, plan_batches
 from abonyx.bundle.heads import EMBEDDING, HEAD_SUMS, chosen_totals, chosen_values, column_names
 from abonyx.bundle.manifest import Manifest
 from abonyx.domain import refusal
@@ -32,6 +33,8 @@ class BatchEngine(Protocol):
     def streams(self) -> int: ...
     @property
     def static_shape(self) -> tuple[int, int] | None: ...
+    @property
+    def grid(self) -> ShapeGrid: ...
     def turn(self) -> contextlib.AbstractContextManager[None]: ...
     def run_batch(self, rows: Tokens, eos_pooled: BoolArray | None, outputs: Sequence[str]) -> list[Float32Array]: ...
 
@@ -226,7 +229,7 @@ def run_distinct(
     shape = engine.static_shape
     lengths = np.array([len(row) if shape is None else shape[1] for row in rows], np.int64)  # tokens each row takes
     planned = budget.tokens
-    plan = list(plan_batches(lengths, planned))
+    plan = list(plan_batches(lengths, planned, engine.grid))
 
     def run(batch: Int64Array) -> Float32Array:
         flags = None if eos_pooled is None else eos_pooled[batch]
@@ -278,14 +281,14 @@ def run_rows(
     tokens, shape = budget.tokens, engine.static_shape
     lengths = np.array([len(row) if shape is None else shape[1] for row in rows], np.int64)
     # Parts come in the rows' own order. Of a fixed shape too: the self-test's batches are not.
-    parts = list(plan_batches(lengths, tokens)) if tokens < planned or shape is not None else []
+    parts = list(plan_batches(lengths, tokens, engine.grid)) if tokens < planned or shape is not None else []
     if len(parts) < 2:
         try:
             return engine.run_batch(rows, eos_pooled, outputs)
         except OutOfDeviceMemory:
             if len(rows) == 1 or shape is not None:  # fewer rows of a fixed shape are filled up again
                 raise
-            failed_tokens = len(rows) * int(lengths.max())
+            failed_tokens = math.prod(engine.grid.shape(len(rows), int(lengths.max())))
             budget.halve(failed_tokens, tokens)
             return run_rows(engine, rows, eos_pooled, outputs, budget, max(tokens, failed_tokens))
     flags = [None if eos_pooled is None else eos_pooled[part] for part in parts]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from abonyx.batching import GRAPH_INPUTS, MASKED, eos_in_mean, make_inputs, plan_batches
+from abonyx.batching import EXACT, GRAPH_INPUTS, MASKED, ShapeGrid, eos_in_mean, make_inputs, plan_batches
 from abonyx.bundle.tolerances import FP16_LARGEST_ACTIVATION
 
 lengths = st.lists(st.integers(3, 300), min_size=1, max_size=200).map(lambda values: np.array(values, np.int64))
@@ -19,6 +19,31 @@ def test_plan_covers_every_row_once_within_the_budget_longest_first(rows: np.nda
     assert all(tokens <= budget or len(batch) == 1 for tokens, batch in zip(padded, batches, strict=True))
     longest = [rows[batch].max() for batch in batches]
     assert longest == sorted(longest, reverse=True)
+
+
+grids = st.builds(ShapeGrid, tokens=st.integers(1, 9), rows=st.integers(1, 17))
+
+
+@given(lengths, st.integers(1, 40_000), grids)
+def test_a_plan_on_a_grid_covers_every_row_once_and_its_rounded_shapes_keep_the_budget(
+    rows: np.ndarray, budget: int, grid: ShapeGrid
+) -> None:
+    batches = list(plan_batches(rows, budget, grid))
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(rows)))
+    for batch in batches:
+        count, length = grid.shape(len(batch), int(rows[batch].max()))
+        assert count >= len(batch) and length >= rows[batch].max()
+        assert length % grid.tokens == 0 and (count <= grid.rows or count % grid.rows == 0)
+        assert count * length <= budget or len(batch) == 1
+
+
+def test_a_grid_leaves_few_shapes() -> None:
+    rows = np.random.default_rng(0).integers(90, 140, 40_000)
+    shapes = [
+        {grid.shape(len(batch), int(rows[batch].max())) for batch in plan_batches(rows, 32_768, grid)}
+        for grid in (EXACT, ShapeGrid(tokens=4, rows=8))
+    ]
+    assert len(shapes[1]) <= 14 < 50 <= len(shapes[0])
 
 
 def test_nothing_to_plan() -> None:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pytest
 
 from abonyx import scoring
+from abonyx.batching import EXACT
 from abonyx.bundle import open_bundle
 from abonyx.bundle.manifest import HeadSpec
 from abonyx.errors import OutOfDeviceMemory, ProviderError, ScoreNotFinite
@@ -37,6 +38,7 @@ class Recorder:
         open_bundle(MINI).manifest, heads=[linear_head("first", 100.0), linear_head("sum", 0.0)]
     )
     static_shape: tuple[int, int] | None = None
+    grid = EXACT
 
     def __init__(self, streams: int = 1, token_budget: int = 100) -> None:
         self.streams = streams

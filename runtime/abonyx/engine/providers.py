@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from abonyx.batching import EXACT, ShapeGrid
 from abonyx.config import COREML_SHAPE, OpenVinoOptions, ProviderName, RuntimeConfig
 from abonyx.engine.cuda_driver import read_cuda_driver
 from abonyx.engine.process import thread_count
@@ -39,21 +40,24 @@ class Provider:
         extra: the extra of abonyx that installs an engine with it.
         token_budget: tokens (padding included) a batch, where the config gives none.
         window_size: records scored, written and journalled at a time, where the config gives none.
+        grid: the shapes that batches are rounded up to.
     """
 
     execution_provider: str
     extra: str
     token_budget: int
     window_size: int
+    grid: ShapeGrid = EXACT
 
 
 # cpu, openvino: batches that a processor's cache holds; benchmarks/NOTES.md has the curves, flat enough about these
 # that nothing is measured again at first use. GPU: enough rows to fill the card. coreml: its one shape.
 # Windows: a kill loses one or two. 1,024 records are seconds of the small model, minutes of 33 layers on two cores,
 # and pad 43,935 real sequences by 0.05 % at 512 tokens. 1,024 at 65,536 tokens would pad by 6.8 %, 16,384 by 1.0 %.
+# Grid: cuDNN plans attention anew for each shape (benchmarks/NOTES.md, "Few shapes on a card").
 PROVIDERS: dict[ProviderName, Provider] = {
     "cpu": Provider("CPUExecutionProvider", "cpu", 512, 1_024),
-    "cuda": Provider("CUDAExecutionProvider", "gpu", 32_768, 16_384),
+    "cuda": Provider("CUDAExecutionProvider", "gpu", 32_768, 16_384, ShapeGrid(tokens=4, rows=8)),
     "coreml": Provider("CoreMLExecutionProvider", "cpu", math.prod(COREML_SHAPE), 1_024),
     "openvino": Provider("OpenVINOExecutionProvider", "openvino", 1_024, 1_024),
 }

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import abonyx
+from abonyx.batching import EXACT
 from abonyx.bundle import open_bundle
 from abonyx.bundle.heads import HEAD_SUMS
 from abonyx.explain.scan_result import Scan
@@ -52,6 +53,7 @@ class KnownModel:
 
     streams = 1
     static_shape = None
+    grid = EXACT
 
     def __init__(self, logit: Callable[[str], float]) -> None:
         self.bundle = open_bundle(MINI)

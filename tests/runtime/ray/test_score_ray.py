@@ -629,7 +629,9 @@ def seen_budgets(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     budgets: list[int] = []
     planned = scoring.plan_batches
     monkeypatch.setattr(
-        scoring, "plan_batches", lambda lengths, budget: (budgets.append(budget), planned(lengths, budget))[1]
+        scoring,
+        "plan_batches",
+        lambda n, most, grid: (budgets.append(most), planned(n, most, grid))[1],
     )
     return budgets
 

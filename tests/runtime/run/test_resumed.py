@@ -272,7 +272,9 @@ def test_a_halving_in_the_self_test_is_journalled(
     monkeypatch.setattr(OpenModel, "run_batch", small)
     planned = scoring.plan_batches
     monkeypatch.setattr(
-        scoring, "plan_batches", lambda lengths, budget: (budgets.append(budget), planned(lengths, budget))[1]
+        scoring,
+        "plan_batches",
+        lambda n, most, grid: (budgets.append(most), planned(n, most, grid))[1],
     )
     output = tmp_path / "out.csv"
     half(stopped, "score", EXAMPLES, "-o", output)
