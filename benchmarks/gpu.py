@@ -304,7 +304,7 @@ def main() -> None:
     add("--budgets", default="8192,16384,32768,65536")
     add("--kinds", default="fp32,fp16,compiled", help="of transformers")
     add("--command-repeats", type=int, default=2)
-    add("--domains", default="off,on", help="domain checks that the command is timed with")
+    add("--domains", default="off,check", help="domain checks that the command is timed with")
     add("--only-export", action="store_true", help="make the checkpoint and the bundle, and no more")
     add("--commit", help="of these sources, where they are no git checkout")
     add("--sequences", type=Path, default=DATA / "repertoire" / "vh_vhh_repertoire.csv.gz")
