@@ -2,7 +2,7 @@
 
     python benchmarks/ray_cards.py -o benchmarks/records/ray_cards.json --work DIR --bundle BUNDLE
 
-The bytes of every run's results are compared with those of one worker, and these with `abonyx score` of two of the files.
+The bytes of all results are compared with those of one worker, and these with `abonyx score` of two of the files.
 In one run a worker is killed in the middle. --provider cpu and --rows make a trial of it without a card.
 """
 
