@@ -144,7 +144,7 @@ class Transformers:
         p = np.empty(len(rows))
         for batch in batches:
             embedding = self.embed([rows[index] for index in batch]).astype(np.float64)
-            p[batch] = sigmoid(embedding @ self.golden.head_coef + self.golden.head_intercept)
+            p[batch] = sigmoid(embedding @ self.golden.head_coef[0] + self.golden.head_intercept[0])
         return p
 
 

@@ -61,11 +61,13 @@ def service(*arguments: str) -> Iterator[int]:
     command = [*ABONYX, "serve", "--port", "0", "--log-json", *arguments]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
+    said = []
     for line in process.stderr:
+        said.append(line)
         if found := re.search(r"listening at http://127\.0\.0\.1:(\d+)", line):
             break
     else:
-        raise SystemExit(f"{command} ended with {process.wait()}")
+        raise SystemExit(f"{command} ended with {process.wait()}:\n{''.join(said)}")
     try:
         yield int(found[1])
     finally:
