@@ -2,7 +2,7 @@ PYTHON ?= python3
 # options of benchmarks/cpu.py, e.g. BENCH='--calibration FILE --profile --target abonyx-int8/old=8'
 BENCH ?=
 
-.PHONY: demo test bench faults
+.PHONY: demo test bench faults site
 
 demo: .venv/installed  ## score the examples with the lean install
 	mkdir -p out
@@ -23,6 +23,9 @@ faults: .venv-test/installed  ## kills, full disks, hostile files and processes,
 	.venv-test/bin/python benchmarks/faults.py -o benchmarks/records/faults.json --page docs/reliability.md
 	.venv-test/bin/python -m pytest -m slow
 
+site: .venv-test/installed  ## the documentation site, into out/site
+	NO_MKDOCS_2_WARNING=1 .venv-test/bin/python -m mkdocs build --strict
+
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet -c constraints.txt -e ".[cpu]"
@@ -30,7 +33,7 @@ faults: .venv-test/installed  ## kills, full disks, hostile files and processes,
 
 .venv-test/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-test
-	.venv-test/bin/python -m pip install --quiet -c constraints.txt -e ".[cpu,parquet,excel,frames,evaluate,serve,export,ray,training,test]"
+	.venv-test/bin/python -m pip install --quiet -c constraints.txt -e ".[cpu,parquet,excel,frames,evaluate,serve,export,ray,training,docs,test]"
 	touch $@
 
 .venv-test/bench: .venv-test/installed benchmarks/peers/requirements-main.txt
