@@ -198,7 +198,7 @@ def test_inspect_shows_the_card_and_where_it_is(run: Any, copy: Path, bare: Path
     assert "holds no card" in run("inspect", copy).out
     (copy / "metrics.json").unlink()
     (copy / "metrics.json").symlink_to("/dev/zero")
-    assert "is not the plain file" in run("inspect", copy).out
+    assert "is not the plain file" in " ".join(run("inspect", copy).out.split())  # a long path wraps the line
 
 
 @pytest.mark.parametrize(
