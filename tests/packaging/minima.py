@@ -48,7 +48,7 @@ TESTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 BESIDE = {
     "frames": ("pandas>=2.2", "polars"),
     "export": ("joblib", "fair-esm==2.0.0"),
-    "serve": ("schemathesis", "joblib"),
+    "serve": ("joblib",),
 }
 
 
