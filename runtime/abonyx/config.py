@@ -207,11 +207,14 @@ class RuntimeConfig(_Shown):
         pooling: "residues" (mean over residues) or "upstream-batch" (the old pipeline's, needs batch_size).
         batch_size: the old pipeline's batch size (8 in training, 32 in prediction), for "upstream-batch" only.
         token_budget: most tokens a batch, padding included; None = the provider's default.
-        static_rows, static_tokens: rows and tokens a row (CLS and EOS included) of every batch, filled up with padding;
-            a longer sequence is refused. None = as they come, but COREML_SHAPE on coreml.
+        static_rows: rows of every batch, filled up with padding. None = as they come, but COREML_SHAPE on coreml.
+        static_tokens: tokens of every row, likewise, CLS and EOS included; a longer sequence is refused.
         window_size: records scored, written and journalled at a time; None = the provider's default.
         allow_cpu_nodes: whether single nodes may land on the CPU when provider is another.
-        cpu, cuda, coreml, openvino: options of that provider.
+        cpu: options of that provider.
+        cuda: options of that provider.
+        coreml: options of that provider.
+        openvino: options of that provider.
 
     Raises:
         ConfigError: a value that is not allowed; names the key and what is.

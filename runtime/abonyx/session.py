@@ -172,7 +172,7 @@ class Session:
         Raises:
             BundleError: the bundle has no head yet, or was exported by a version without contributions.
             SelfTestError: they do not sum to the head's own sum here.
-            The others of `score`.
+            EngineError: as `score` raises.
         """
         model = self._model
         with model.turn():

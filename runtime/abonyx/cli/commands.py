@@ -21,6 +21,7 @@ from abonyx.cli.table import TABLE_ROWS, FirstRows
 from abonyx.errors import ConfigError, EngineError, printable
 from abonyx.extras import require
 from abonyx.logs import LOGGER, to_stderr, verbose
+from abonyx.pages import pages_folder
 from abonyx.run.interrupts import ENDING, handled
 from abonyx.wording import Interface
 
@@ -72,7 +73,11 @@ _LOG_OPTIONS = [
 ]
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=f"Pages that messages name as docs/NAME.md are in {pages_folder()}",
+)
 @click.version_option(__version__, prog_name="abonyx")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def cli(debug: bool) -> None:

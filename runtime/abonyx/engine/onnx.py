@@ -30,6 +30,7 @@ from abonyx.engine.providers import PROVIDERS, coreml_cache_dir, provider_option
 from abonyx.engine.slot import guard_process
 from abonyx.engine.weights import handed_over, mapped, read_tensors
 from abonyx.errors import BundleError, ConfigError, EngineMissing, OutOfDeviceMemory, ProviderError, first_line
+from abonyx.extras import install_command
 from abonyx.privacy import silence
 from abonyx.wording import option
 
@@ -300,7 +301,7 @@ def import_engine() -> ModuleType:
     except ImportError as error:
         raise EngineMissing(
             f"no ONNX Runtime: {first_line(error)}",
-            'Install one engine: pip install "abonyx[cpu]", "abonyx[gpu]" (NVIDIA) or "abonyx[openvino]" (Intel).',
+            f"Install one engine: {install_command('cpu')}, or with gpu (NVIDIA) or openvino (Intel) in place of cpu.",
         ) from error
     guard_process()
     return engine
