@@ -26,10 +26,18 @@ from abonyx.engine.cuda_driver import CudaDevice, chosen_device
 from abonyx.engine.installed import InstalledEngine, describe, preload, shown
 from abonyx.engine.private_copy import private_copy
 from abonyx.engine.process import release_memory, thread_count
-from abonyx.engine.providers import PROVIDERS, coreml_cache_dir, provider_options, refuse_two_engines, unavailable
+from abonyx.engine.providers import (
+    PROVIDERS,
+    coreml_cache_dir,
+    openvino_note,
+    provider_options,
+    refuse_two_engines,
+    unavailable,
+)
 from abonyx.engine.slot import guard_process
 from abonyx.engine.weights import handed_over, mapped, read_tensors
 from abonyx.errors import BundleError, ConfigError, EngineMissing, OutOfDeviceMemory, ProviderError, first_line
+from abonyx.logs import LOGGER
 from abonyx.privacy import silence
 from abonyx.wording import option
 
@@ -108,6 +116,8 @@ def check_available(ort: ModuleType, config: RuntimeConfig) -> CudaDevice | None
     available = ort.get_available_providers()
     if PROVIDERS[config.provider].execution_provider not in available:
         raise unavailable(config.provider, f"ONNX Runtime {ort.__version__} here has {', '.join(available)}")
+    if note := openvino_note(config.provider, available):
+        LOGGER.debug(note)
     return chosen_device(config.cuda.device_id) if config.provider == "cuda" else None
 
 
