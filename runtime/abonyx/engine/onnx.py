@@ -69,6 +69,19 @@ MORE_MEMORY = (
 )
 
 
+# Of a card that another process has to itself (compute mode "exclusive process"), or that left the driver.
+_TAKEN = (
+    "CUDA-capable device(s) is/are busy or unavailable",
+    "CUDA failure 46",
+    "CUDA failure 100",
+    "CUDA failure 101",
+)
+_FREE_THE_CARD = (
+    "Another process may have the card to itself, or it is not there any more: see nvidia-smi, end that process, or "
+    "choose another card with cuda.device_id."
+)
+
+
 _NOT_STARTED = {
     "openvino": "Set openvino.device to one that is here. ",
     "cuda": "`abonyx doctor` names the libraries that it does not find. ",
@@ -99,7 +112,7 @@ def run(
             if config.static_shape:
                 fix = f"Lower static_rows or static_tokens: every batch is filled up to {config.static_shape}."
             raise OutOfDeviceMemory(what, fix) from error
-        raise ProviderError(what, "If it ran out of memory, lower token_budget.") from error
+        raise ProviderError(what, _fix(error, "If it ran out of memory, lower token_budget.")) from error
 
 
 def check_available(ort: ModuleType, config: RuntimeConfig) -> CudaDevice | None:
@@ -187,7 +200,9 @@ def _create(
             raise OutOfDeviceMemory(f"{config.provider}: no memory to load {path}: {why}", MORE_MEMORY) from error
         if config.provider == "cpu":
             raise BundleError(f"{path}: ONNX Runtime cannot load it: {why}", "Export the bundle again.") from error
-        raise ProviderError(f"{config.provider}: cannot load {path}: {why}", "See docs/providers.md.") from error
+        raise ProviderError(
+            f"{config.provider}: cannot load {path}: {why}", _fix(error, "See docs/providers.md.")
+        ) from error
     native.borrowed = borrowed  # an attribute of the session, so that neither outlives the other
     native.disable_fallback()
     if native.get_providers()[0] != provider.execution_provider:
@@ -314,6 +329,10 @@ def import_engine() -> ModuleType:
         ) from error
     guard_process()
     return engine
+
+
+def _fix(error: Exception, otherwise: str) -> str:
+    return _FREE_THE_CARD if any(mark in str(error) for mark in _TAKEN) else otherwise
 
 
 def _native_errors() -> tuple[type[Exception], ...]:
