@@ -81,6 +81,8 @@ def _print_speeds(speeds: Speeds) -> None:
     if chosen := fastest(speeds.measured):
         print_text(f"{chosen.variant} on {chosen.provider} is the one to use here. In a config file:\n")
         print_text("\n".join(f"  {line}" for line in speeds.config) + "\n")
+    if any(one.shared_with_others for one in speeds.measured):
+        print_text("Other processes were busy, which changes these rates: measure again when they are not.\n")
     if speeds.recorded:
         print_text("Other engines, from this project's own records. Not measured here:")
         print_columns(

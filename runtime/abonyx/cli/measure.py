@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 import platform
 import time
@@ -12,7 +13,6 @@ import msgspec
 
 from abonyx import cache
 from abonyx.bundle import Bundle
-from abonyx.bundle.manifest import Variant
 from abonyx.cli.recorded import RecordedSpeed, suggestions
 from abonyx.cli.timing import time_in_child
 from abonyx.config import ProviderName, RuntimeConfig, load_config
@@ -40,7 +40,8 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
         max_dp: the largest |difference| of a probability from PyTorch at export; None if no head gives one.
         measured_on: date; of an earlier day if it was remembered.
         remembered: measured by an earlier command, with the same bundle, engine, processor and threads.
-        shared_with_others: processors that it had of its threads, if these were fewer; such a rate is not remembered.
+        shared_with_others: processors that it had of its threads, if these were fewer; such a rate is
+            measured again by the next command.
         why_not: why it was not measured, "" if it was; exit_code: of that error, 0 if there was none.
     """
 
@@ -81,35 +82,46 @@ def measure(bundle: Bundle, engine: tuple[str, list[str]], cuda: CudaDriver, sta
     """
     version, execution_providers = engine
     here = [name for name, one in PROVIDERS.items() if one.execution_provider in execution_providers]
-    rows = [
-        (name, provider, variant, bundle.manifest.default_variant.get(provider) == name)
-        for name, variant in bundle.manifest.variants.items()
-        for provider in here
-        if provider in variant.providers
-    ]
-    rows.sort(key=lambda row: not row[3])  # stable: the bundle's own order otherwise
-    remembered = {} if again else cache.remembered(_CACHE)
     cards = [card.uuid for card in cuda.devices]
-
-    def one(name: str, provider: ProviderName, variant: Variant, default: bool) -> Measured:
-        blank = Measured(
-            variant=name,
-            provider=provider,
-            default=default,
-            max_dp=variant.parity.max_p if variant.parity else None,
-        )
+    remembered = {} if again else cache.remembered(_CACHE)
+    measured: list[Measured] = []
+    later: list[tuple[int, Callable[[], Measured]]] = []  # rates of a busy machine: again if there is time
+    for blank in _blanks(bundle, here):
+        flags = {"bundle": str(bundle.path), "provider": blank.provider, "variant": blank.variant}
         try:
-            config = load_config(None, flags={"bundle": str(bundle.path), "provider": provider, "variant": name})
+            config = load_config(None, flags=flags)
             key = _key(bundle, config, version, cards)
         except EngineError as error:
-            return _refused(blank, error)
-        return _remembered(blank, remembered.get(key)) or _timed(blank, config, key, started)
-
-    measured = [one(*row) for row in rows]
+            measured.append(_refused(blank, error))
+            continue
+        known = _remembered(blank, remembered.get(key))
+        if known is not None and known.shared_with_others:
+            later.append((len(measured), functools.partial(_timed, blank, config, key, started)))
+        measured.append(known or _timed(blank, config, key, started))
+    for place, timed in later:
+        found = timed()
+        if found.sequences_per_s or found.exit_code:  # else there was no time
+            measured[place] = found
     encoder = bundle.manifest.encoder
     variants = {name: variant.providers for name, variant in bundle.manifest.variants.items()}
     recorded = suggestions(list(here), _possible(here, cuda), variants, (encoder.layers, encoder.hidden))
     return Speeds(measured=measured, config=_config_lines(measured), recorded=recorded)
+
+
+def _blanks(bundle: Bundle, here: list[ProviderName]) -> list[Measured]:
+    """What there is to measure: the default variants, then the others in the bundle's own order."""
+    blanks = [
+        Measured(
+            variant=name,
+            provider=provider,
+            default=bundle.manifest.default_variant.get(provider) == name,
+            max_dp=variant.parity.max_p if variant.parity else None,
+        )
+        for name, variant in bundle.manifest.variants.items()
+        for provider in here
+        if provider in variant.providers
+    ]
+    return sorted(blanks, key=lambda blank: not blank.default)
 
 
 def _key(bundle: Bundle, config: RuntimeConfig, version: str, cards: list[str]) -> str:
@@ -137,6 +149,7 @@ def _remembered(blank: Measured, text: str | None) -> Measured | None:
         sequences_per_s=found.sequences_per_s,
         open_s=found.open_s,
         measured_on=found.measured_on,
+        shared_with_others=found.shared_with_others,
         remembered=True,
     )
 
@@ -157,8 +170,7 @@ def _timed(blank: Measured, config: RuntimeConfig, key: str, started: float) -> 
         measured_on=datetime.datetime.now(datetime.UTC).date().isoformat(),
         shared_with_others=_shared(config, timing.processors),
     )
-    if found.shared_with_others is None:
-        cache.remember(_CACHE, {key: msgspec.json.encode(found).decode()})
+    cache.remember(_CACHE, {key: msgspec.json.encode(found).decode()})
     return found
 
 

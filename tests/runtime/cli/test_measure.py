@@ -83,13 +83,19 @@ def test_it_times_the_mini_bundle_and_remembers_it(run: Any, tmp_path: Path, mon
     assert "│ 7 " in run("doctor", "--measure", "--again")[1]
 
 
-def test_a_rate_of_a_busy_machine_is_said_and_not_remembered(
+def test_a_rate_of_a_busy_machine_is_said_and_measured_again_if_there_is_time(
     run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ABONYX_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(measure, "usable_processors", lambda: 4)
     monkeypatch.setattr(measure, "time_in_child", lambda *_: Timing(7.0, 0.5, 2.9))
-    assert "it had 2.9 of 4 processors" in " ".join(run("doctor", "--measure")[1].replace("│", " ").split())
+    out = run("doctor", "--measure")[1]
+    assert "it had 2.9 of 4 processors" in " ".join(out.replace("│", " ").split())
+    assert "measure again when they are not" in out
+    with monkeypatch.context() as patch:
+        patch.setattr(measure, "LIMIT_S", 0.0)
+        again = run("doctor", "--measure")[1]
+        assert "│ 7 (remembered, " in again and "it had 2.9 of 4" in " ".join(again.replace("│", " ").split())
     monkeypatch.setattr(measure, "time_in_child", lambda *_: Timing(8.0, 0.5, 3.0))
     assert "│ 8 " in run("doctor", "--measure")[1]
     assert "remembered" in run("doctor", "--measure")[1]
