@@ -79,6 +79,10 @@ class OutputInUse(ConfigError):
     """Another run is writing the same output; names it."""
 
 
+class StoreUnavailable(ConfigError):
+    """An object store does not answer, or refuses: no such bucket, no credentials, no permission."""
+
+
 class ResumeRefused(ConfigError):
     """An interrupted run's files cannot be resumed; names what differs, both values."""
 

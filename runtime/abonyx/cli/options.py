@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,25 @@ if TYPE_CHECKING:
 
 PATH = click.Path(path_type=Path)
 PATH_OR_DASH = click.Path(path_type=Path, allow_dash=True)
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+
+
+class ObjectUri(str):
+    """A URI of an object store, as it was typed: a Path would make one slash of two."""
+
+    __slots__ = ()
+
+
+class _PathOrUri(click.Path):
+    """A path, -, or an ObjectUri."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and _URI.match(value):
+            return ObjectUri(value)
+        return super().convert(value, param, ctx)
+
+
+PATH_OR_URI = _PathOrUri(path_type=Path, allow_dash=True)
 
 
 def run_options(command: Callable[..., None]) -> Callable[..., None]:

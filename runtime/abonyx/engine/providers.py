@@ -200,6 +200,13 @@ def unavailable(provider: ProviderName, found: str, fix: str = "") -> ProviderUn
     )
 
 
+def openvino_note(provider: ProviderName, execution_providers: list[str]) -> str:
+    """What to say where `cpu` runs and OpenVINO, which is mostly faster, is installed too; "" elsewhere."""
+    if provider != "cpu" or PROVIDERS["openvino"].execution_provider not in execution_providers:
+        return ""
+    return f"OpenVINO is installed, and provider is cpu: {option('provider')} openvino would run it instead"
+
+
 def installed_engines() -> list[str]:
     """Distributions of ONNX Runtime that are installed; more than one is an error."""
     return [name for name in ENGINE_DISTRIBUTIONS if _installed(name)]
