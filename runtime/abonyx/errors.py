@@ -11,7 +11,8 @@
      │  ├ ColumnUnclear             3  which column of a table is meant: none has the name, or several could be meant
      │  └ HeadRefused               3  a classifier file that is not a plain logistic head, or is another encoder's
      ├ BundleError                  4  a bundle that is missing, damaged or of another schema
-     │  └ ChecksumMismatch          4
+     │  ├ ChecksumMismatch          4
+     │  └ HubUnreachable            4  the hub that a bundle's name means gives no answer
      ├ ProviderError                5  the engine or the device
      │  ├ EngineMissing             5  no onnxruntime distribution, or two side by side
      │  ├ ProviderUnavailable       5  the provider asked for is not there; nothing else was tried
@@ -130,6 +131,10 @@ class BundleError(EngineError):
 
 class ChecksumMismatch(BundleError):
     """A bundle file whose bytes are not those the manifest was written for."""
+
+
+class HubUnreachable(BundleError):
+    """The hub that a bundle's name means gives no answer, or a broken one."""
 
 
 class ProviderError(EngineError):

@@ -23,6 +23,8 @@ _NEEDED = {
     "Parquet": ("parquet", {"pyarrow": "pyarrow.parquet"}),
     "Excel": ("excel", {"python-calamine": "python_calamine"}),
     "score_frame": ("frames", {"narwhals": "narwhals"}),
+    "a bundle by name": ("hub", {"huggingface_hub": "huggingface_hub"}),
+    "push": ("hub", {"huggingface_hub": "huggingface_hub"}),
     "scoring by Ray": ("ray", {"ray": "ray.data"}),
     "export": ("export", {"torch": "torch", "transformers": "transformers", **_TO_FIT}),
     "fit": ("export", _TO_FIT),

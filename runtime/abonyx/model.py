@@ -24,7 +24,7 @@ from abonyx import cache, contributions, scoring
 from abonyx.alphabet import SequenceLimit
 from abonyx.arrays import BoolArray, Float32Array, Int64Array
 from abonyx.batching import EXACT, make_inputs
-from abonyx.bundle import Bundle, check_files, check_graph, open_bundle, refuse_changed, selftest
+from abonyx.bundle import Bundle, check_files, check_graph, open_pinned, refuse_changed, selftest
 from abonyx.bundle.graph_file import GraphFile
 from abonyx.bundle.heads import CONTRIBUTIONS, EMBEDDING, HEAD_SUMS, column_names, record_chains
 from abonyx.bundle.manifest import Manifest, Variant
@@ -156,7 +156,7 @@ class OpenModel:
     def _load(self, self_test: SelfTest) -> None:
         engine = onnx.import_engine()
         card = onnx.check_available(engine, self.config)  # before gigabytes are hashed
-        self.bundle = open_bundle(self.config.bundle)
+        self.config, self.bundle = open_pinned(self.config)
         self.variant_name, self.variant = self.bundle.variant(self.config.provider, self.config.variant)
         self.static_shape = self.config.static_shape
         self.grid = EXACT if self.static_shape else PROVIDERS[self.config.provider].grid

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from abonyx.cli.options import PATH
+from abonyx.cli.options import BUNDLE, PATH
 from abonyx.cli.printing import print_columns, print_json, print_rows, print_text
 from abonyx.errors import BundleError, ConfigError
+from abonyx.hub_name import is_hub_name
 
 if TYPE_CHECKING:
     from abonyx.bundle import Bundle
@@ -27,13 +28,18 @@ def _bundle(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the bundle, as an argument or, as the commands that score have it, an option: `bundle`."""
 
     @functools.wraps(command)
-    def with_bundle(bundle: Path | None, bundle_option: Path | None, **others: Any) -> None:
-        if bundle and bundle_option and os.path.realpath(bundle) != os.path.realpath(bundle_option):
+    def with_bundle(bundle: str | None, bundle_option: str | None, **others: Any) -> None:
+        if bundle and bundle_option and _place(bundle) != _place(bundle_option):
             raise ConfigError(f"BUNDLE is {bundle} and --bundle is {bundle_option}", "Give one of them.")
-        command(bundle=bundle or bundle_option, **others)
+        command(bundle=bundle_option if bundle is None else bundle, **others)
 
-    option = click.option("--bundle", "bundle_option", type=PATH, help="The same as BUNDLE.")
-    return click.argument("bundle", required=False, type=PATH)(option(with_bundle))
+    option = click.option("--bundle", "bundle_option", type=BUNDLE, help="The same as BUNDLE.")
+    return click.argument("bundle", required=False, type=BUNDLE)(option(with_bundle))
+
+
+def _place(bundle: str) -> str:
+    """What two ways to name one bundle have in common."""
+    return bundle if is_hub_name(bundle) else os.path.realpath(bundle)
 
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -49,7 +55,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON obj
 )
 @click.option("--again", is_flag=True, help="With --measure: time also what an earlier command has timed.")
 @_JSON
-def doctor(bundle: Path | None, timed: bool, again: bool, as_json: bool) -> None:
+def doctor(bundle: str | None, timed: bool, again: bool, as_json: bool) -> None:
     """Say what this machine can run: engine, devices, threads, and each variant of BUNDLE [the shipped one], tried.
 
     Exits with 0 where at least one variant can be used here.
@@ -59,7 +65,7 @@ def doctor(bundle: Path | None, timed: bool, again: bool, as_json: bool) -> None
 
     if again and not timed:
         raise ConfigError("--again without --measure", "Give both: only speeds are remembered.")
-    report = examine(None if bundle is None else str(bundle), timed=timed, again=again)
+    report = examine(bundle, timed=timed, again=again)
     if as_json:
         print_json(report)
     else:
@@ -79,13 +85,13 @@ def doctor(bundle: Path | None, timed: bool, again: bool, as_json: bool) -> None
 )
 @_JSON
 def verify(
-    bundle: Path | None, provider: str | None, variant: str | None, config_file: Path | None, deep: bool, as_json: bool
+    bundle: str | None, provider: str | None, variant: str | None, config_file: Path | None, deep: bool, as_json: bool
 ) -> None:
     """Check BUNDLE [the shipped one]: every byte of every file, every graph's operators, the golden rows run here."""
     from abonyx.config import load_config
     from abonyx.run.verification import verify as verify_bundle
 
-    flags = {"bundle": None if bundle is None else str(bundle), "provider": provider, "variant": variant}
+    flags = {"bundle": bundle, "provider": provider, "variant": variant}
     found = verify_bundle(load_config(config_file, flags=flags), deep=deep)
     if as_json:
         print_json(found)
@@ -95,18 +101,19 @@ def verify(
 
 @click.command()
 @_bundle
-def inspect(bundle: Path | None) -> None:
+def inspect(bundle: str | None) -> None:
     """Say what BUNDLE [the shipped one] is, from its manifest: origin, licence, head, card, variants, their records."""
     from abonyx.bundle import open_bundle
     from abonyx.config import load_config
 
-    _print_bundle(open_bundle(load_config(None, flags={"bundle": None if bundle is None else str(bundle)}).bundle))
+    _print_bundle(open_bundle(load_config(None, flags={"bundle": bundle}).bundle))
 
 
 def _print_verification(found: Verification) -> None:
     print_rows(
         [
             ("bundle", f"{found.name} ({found.sha256[:12]}), {found.bundle}"),
+            ("from the hub", found.hub),
             ("schema", found.schema_version),
             ("hashes", f"{found.files} files, {found.bytes:,} bytes: all as the manifest says"),
             *((f"operators, {name}", operators) for name, operators in found.operators.items()),
@@ -139,6 +146,7 @@ def _print_bundle(bundle: Bundle) -> None:
         [
             ("bundle", bundle.label()),
             ("path", bundle.path),
+            ("from the hub", bundle.hub),
             ("licence", manifest.licence),
             ("encoder", f"{origin}, revision {encoder.revision or 'not recorded'}"),
             ("architecture", f"{encoder.architecture}, {encoder.layers} layers of {encoder.hidden}"),

@@ -13,6 +13,7 @@ import click
 
 from abonyx import __version__
 from abonyx.cli import bundle as cli_bundle
+from abonyx.cli import push as cli_push
 from abonyx.cli import reference as cli_reference
 from abonyx.cli import scan as cli_scan
 from abonyx.cli import serve as cli_serve
@@ -86,7 +87,7 @@ def cli(debug: bool) -> None:
 
 for _command in (
     *(cli_bundle.doctor, cli_bundle.verify, cli_bundle.inspect),
-    *(cli_serve.serve, cli_reference.reference, cli_scan.scan),
+    *(cli_serve.serve, cli_reference.reference, cli_scan.scan, cli_push.push),
 ):
     cli.add_command(_command)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from abonyx.arrays import Float32Array
-from abonyx.bundle import open_bundle
+from abonyx.bundle import open_pinned
 from abonyx.bundle.chosen import ChosenHeads, choose_heads
 from abonyx.bundle.manifest import chain_letters
 from abonyx.config import RuntimeConfig
@@ -82,7 +82,7 @@ def score(
     if config.pooling == "upstream-batch":
         fix = "Score files with `abonyx score --ray`, or use pooling residues."
         raise ConfigError("config: pooling is 'upstream-batch', which needs the rows of a whole file in order", fix)
-    bundle = open_bundle(config.bundle)
+    config, bundle = open_pinned(config)
     bundle.variant(config.provider, config.variant)
     chosen = choose_heads(bundle, heads, None, threshold, config=config, panel=panel, with_columns=beside)
     refuse_pair_columns(beside, chosen.chains)
