@@ -2,7 +2,7 @@ PYTHON ?= python3
 # options of benchmarks/cpu.py, e.g. BENCH='--calibration FILE --profile --target abonyx-int8/old=8'
 BENCH ?=
 
-.PHONY: demo test bench faults
+.PHONY: demo test bench faults packaging site
 
 demo: .venv/installed  ## score the examples with the lean install
 	mkdir -p out
@@ -21,7 +21,13 @@ bench: .venv-test/bench .venv-bench-openvino/installed .venv-bench-esmcpp/instal
 
 faults: .venv-test/installed  ## kills, full disks, hostile files and processes, in their long form
 	.venv-test/bin/python benchmarks/faults.py -o benchmarks/records/faults.json --page docs/reliability.md
-	.venv-test/bin/python -m pytest -m slow
+	.venv-test/bin/python -m pytest -m slow --ignore tests/packaging
+
+packaging: .venv-test/installed  ## sdist and wheel outside the clone; the lowest versions of every extra
+	.venv-test/bin/python -m pytest -m slow tests/packaging
+
+site: .venv-test/installed  ## the documentation site, into out/site
+	NO_MKDOCS_2_WARNING=1 .venv-test/bin/python -m mkdocs build --strict
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -30,7 +36,7 @@ faults: .venv-test/installed  ## kills, full disks, hostile files and processes,
 
 .venv-test/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-test
-	.venv-test/bin/python -m pip install --quiet -c constraints.txt -e ".[cpu,parquet,excel,frames,evaluate,serve,export,ray,training,test]"
+	.venv-test/bin/python -m pip install --quiet -c constraints.txt -e ".[cpu,parquet,excel,frames,evaluate,serve,export,ray,training,docs,test]"
 	touch $@
 
 .venv-test/bench: .venv-test/installed benchmarks/peers/requirements-main.txt

@@ -29,6 +29,7 @@ import msgspec
 from abonyx.bundle import open_bundle
 from abonyx.engine.onnx import import_engine
 from abonyx.engine.process import usable_processors
+from abonyx.engine.processor import this_processor
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ABONYX = [sys.executable, "-m", "abonyx"]
@@ -61,10 +62,7 @@ def measure(command: list[str], repeats: int) -> dict[str, Any]:
 
 def machine() -> dict[str, Any]:
     """What the figures depend on."""
-    cpu = platform.processor()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
+    processor = this_processor()
     commit = ""
     if shutil.which("git"):
         command = ["git", "rev-parse", "HEAD"]
@@ -72,7 +70,9 @@ def machine() -> dict[str, Any]:
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "commit": commit,
-        "cpu": cpu,
+        "cpu": processor.name,
+        # generation and instruction sets: ratios of one generation do not hold on another
+        "processor": msgspec.to_builtins(processor),
         "threads": usable_processors(),
         "system": platform.platform(),
         "python": platform.python_version(),

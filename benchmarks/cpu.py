@@ -31,6 +31,7 @@ from abonyx.bundle import open_bundle, tolerances
 from abonyx.bundle.threshold import choose_threshold
 from abonyx.engine.process import usable_processors
 from commands import REPOSITORY, machine
+from peaks import measure_peaks, peaks_line
 from preparation import Prepared, digest, prepare, read_sequences, trusted_sample
 from profile_cpu import show
 
@@ -363,6 +364,8 @@ class Benchmark:
 
     def record(self) -> dict[str, Any]:
         """Run everything; SystemExit where an engine's probabilities are too far off."""
+        peaks = measure_peaks()  # before the engines take memory and threads
+        self.say(peaks_line(peaks))
         references = self.references()
         with ExitStack() as stack:
             runs = self.open_all(stack)
@@ -403,6 +406,7 @@ class Benchmark:
             raise SystemExit("parity failed, nothing written:\n  " + "\n  ".join(wrong))
         return {
             "machine": machine(),
+            "achieved_peaks": peaks,
             "layers": self.arguments.layers,
             "workload": {
                 "file": self.arguments.sequences.name,

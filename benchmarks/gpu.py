@@ -144,14 +144,16 @@ class Transformers:
         p = np.empty(len(rows))
         for batch in batches:
             embedding = self.embed([rows[index] for index in batch]).astype(np.float64)
-            p[batch] = sigmoid(embedding @ self.golden.head_coef + self.golden.head_intercept)
+            p[batch] = sigmoid(embedding @ self.golden.head_coef[0] + self.golden.head_intercept[0])
         return p
 
 
-def export(work: Path, layers: int, head: Path) -> tuple[Path, Path]:
+def export(work: Path, layers: int, head: Path, max_dp: float | None) -> tuple[Path, Path]:
     """A checkpoint of ESM-1v's shape and its bundle, made once in `work`."""
     options = ["--head", str(head.absolute()), "--recentre-head", "--allow-encoder-mismatch"]
     options += ["--variants", "cuda-fp16"]
+    if max_dp is not None:  # judged again below, on the card
+        options += ["--max-dp", f"cuda-fp16={max_dp:g}"]
     prepared = prepare(work.absolute(), layers, {"esm1v"}, set(), options, print)
     return prepared.checkpoint["esm1v"], prepared.bundle["esm1v"]
 
@@ -305,13 +307,14 @@ def main() -> None:
     add("--kinds", default="fp32,fp16,compiled", help="of transformers")
     add("--command-repeats", type=int, default=2)
     add("--domains", default="off,check", help="domain checks that the command is timed with")
+    add("--max-dp", type=float, help="of the export's check, on the CPU's kernels; default: the variant's limit")
     add("--only-export", action="store_true", help="make the checkpoint and the bundle, and no more")
     add("--commit", help="of these sources, where they are no git checkout")
     add("--sequences", type=Path, default=DATA / "repertoire" / "vh_vhh_repertoire.csv.gz")
     add("--head", type=Path, default=DATA / "heads" / "esm1v_logreg" / "boughter_vh_esm1v_logreg.npz")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
-    checkpoint, bundle = export(arguments.work, arguments.layers, arguments.head)
+    checkpoint, bundle = export(arguments.work, arguments.layers, arguments.head, arguments.max_dp)
     if arguments.only_export:
         return
     everything = harvey_scale(read_sequences(arguments.sequences), arguments.count)

@@ -45,6 +45,34 @@ def test_ratios_say_how_many_times_faster() -> None:
     assert cpu.targets(["abonyx-int8/old=4"], times_faster)["abonyx-int8/old"]["of_target"] == 0.75
 
 
+def test_the_rates_of_a_product_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnx", reason="benchmarks/ needs the export extra")
+    import peaks
+
+    found = peaks.measure_peaks(size=64, seconds=0.0)
+    assert found["fp32_gflops"]["onnxruntime"] > 0 and found["fp32_gflops"]["numpy"] > 0
+    assert found["int8_gops"]["onnxruntime"] > 0 and found["size"] == 64 and len(found["processors"]) == 3
+    assert "float32" in peaks.peaks_line(found) and "64 x 64" in peaks.peaks_line(found)
+    # the fastest of the runs that are counted: 2 s, 1 s, 4 s; the first one is not
+    clock = iter([0.0, 0.0, 2.0, 2.0, 3.0, 3.0, 7.0])
+    monkeypatch.setattr(peaks.time, "perf_counter", lambda: next(clock))
+    used = iter([0.0, 14.0])
+    monkeypatch.setattr(peaks.time, "process_time", lambda: next(used))
+    monkeypatch.setattr(peaks, "REPEATS", 3)
+    assert peaks.achieved(lambda: None, 10.0, seconds=100.0) == (10.0, 2.0)
+
+
+def test_a_machine_is_named_with_its_generation(monkeypatch: pytest.MonkeyPatch) -> None:
+    import commands
+    from abonyx.engine.processor import Processor
+
+    zen = Processor(name="AMD EPYC", generation="Zen 4", family=25, model=17, instruction_sets=["avx512_vnni"])
+    monkeypatch.setattr(commands, "this_processor", lambda: zen)
+    found = commands.machine()
+    assert found["cpu"] == "AMD EPYC" and found["processor"]["generation"] == "Zen 4"
+    assert found["processor"]["instruction_sets"] == ["avx512_vnni"]
+
+
 def test_heads_are_measured_with_their_parity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnx", reason="benchmarks/ needs the export extra")
     import heads

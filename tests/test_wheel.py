@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -10,9 +11,18 @@ from pathlib import Path
 
 import pytest
 
+from abonyx.pages import pages_folder
+
 from .conftest import EXAMPLES, REPOSITORY
 
 pytest.importorskip("hatchling", reason="the test extra is not installed")
+
+
+def cited_pages() -> set[str]:
+    """Pages that the code names, be it in a message, a help text or a docstring."""
+    sources = [path for folder in ("runtime", "export") for path in (REPOSITORY / folder).rglob("*.py")]
+    found = {page for path in sources for page in re.findall(r"docs/\w+\.md", path.read_text(encoding="utf-8"))}
+    return found - {"docs/NAME.md"}
 
 
 def test_wheel_holds_the_model_and_scores_outside_the_clone(tmp_path: Path) -> None:
@@ -25,6 +35,8 @@ def test_wheel_holds_the_model_and_scores_outside_the_clone(tmp_path: Path) -> N
     assert {f"abonyx_export/{name}" for name in ("therapeutic_vh.csv", "antibodies.csv", "antibodies.md")} <= set(names)
     assert {"abonyx/py.typed", "abonyx/explain/repertoire.json"} <= set(names)
     assert {f"abonyx/serve/page/{name}" for name in ("index.html", "app.js", "pasted.js", "style.css")} <= set(names)
+    assert cited_pages() <= {name.removeprefix("abonyx/") for name in names if name.startswith("abonyx/docs/")}
+    assert not [name for name in names if "/docs/" in name and not name.endswith(".md")]
     assert wheel.stat().st_size < 17 * 2**20
     site = tmp_path / "site"
     subprocess.run([*pip, "install", "--no-deps", "--target", str(site), str(wheel)], check=True, timeout=300)
@@ -40,3 +52,12 @@ def test_wheel_holds_the_model_and_scores_outside_the_clone(tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [str(site / "abonyx" / "mini"), str(site / "abonyx_export" / "therapeutic_vh.csv")]
     assert len((tmp_path / "out.csv").read_text().splitlines()) == 13
+    helped = [sys.executable, "-m", "abonyx", "--help"]
+    said = subprocess.run(helped, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+    assert str(site / "abonyx" / "docs") in "".join(said.split())
+
+
+def test_the_pages_of_a_clone_are_in_its_docs_folder() -> None:
+    assert pages_folder() == REPOSITORY / "docs"
+    assert len(cited_pages()) > 8
+    assert all((REPOSITORY / page).is_file() for page in cited_pages())

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import click
 
-from abonyx.cli.options import PATH, PATH_OR_DASH, prepare, run_options
+from abonyx.cli.options import BUNDLE, PATH, PATH_OR_DASH, prepare, run_options
 from abonyx.errors import ConfigError
 from abonyx.extras import require
 from abonyx.logs import LOGGER
@@ -248,7 +248,7 @@ def fit(
 
 
 @click.command()
-@click.argument("source_bundle", metavar="BUNDLE", type=PATH)
+@click.argument("source_bundle", metavar="BUNDLE", type=BUNDLE)
 @click.argument("source", metavar="CONTROLS", type=PATH_OR_DASH)
 @click.option("--label-column", default="label", show_default=True, help="Column of classes or measured values.")
 @click.option("-o", "--output", required=True, type=PATH, help="Bundle directory to write; must not exist.")
@@ -258,7 +258,7 @@ def fit(
 @click.option("--notice", help="One line shown wherever the bundle is named.  [default: the parent's]")
 @click.option("--embedding-cache", type=PATH, help="Directory.  [default: in the user's cache]")
 def calibrate(
-    source_bundle: Path,
+    source_bundle: str,
     source: Path,
     label_column: str,
     output: Path,

@@ -25,7 +25,6 @@ from abonyx_export.variants import CUDA_FP16, INT8
 GOLDEN_TOKENS = 7_000
 CALIBRATION_TOKENS = 16_000
 GATE_TOKENS = 128_000
-MEAN_TOKENS = 4_000  # of half_biases
 # A layer's operations a token: its products have 24 H^2 (H hidden units), what else it does takes as long as these H.
 PRODUCTS, OTHERS = 24, 19_200
 # The gate's rows run in float32 once, and at half of that cost with each plan of int8 that is tried.
@@ -66,8 +65,6 @@ def needs(config: EncoderConfig, variants: Sequence[str], operations_per_second:
     weights = 12.0 * layers * hidden**2
     tokens = GOLDEN_TOKENS * (1 + len(names) + ("fp16" in names))
     memory, operations, further_tokens = ENGINE_BYTES * weights, 0.0, 0.0  # PyTorch's are gone when fp32 is checked
-    if CUDA_FP16 in names:
-        tokens += MEAN_TOKENS
     if INT8 in names:
         tokens += CALIBRATION_TOKENS + round((GATE_RUN + GATE_TRY) * GATE_TOKENS)
         further_tokens = (len(BUDGETS) - 1) * GATE_TRY * GATE_TOKENS

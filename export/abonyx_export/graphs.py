@@ -8,15 +8,12 @@ from pathlib import Path
 import msgspec
 import onnx
 
-from abonyx.alphabet import Alphabet
 from abonyx.arrays import Float32Array
 from abonyx.bundle.manifest import Manifest, Quantization, Variant
 from abonyx.bundle.tolerances import Limits
-from abonyx_export.antibodies import shipped_antibodies
 from abonyx_export.encoder.checkpoint import Checkpoint
 from abonyx_export.encoder.cuda_graph import CUDA_INPUTS, write_cuda_encoder
 from abonyx_export.encoder.graph import ENCODER_INPUTS, write_encoder
-from abonyx_export.encoder.half_biases import MEAN_ROWS, input_means, with_rounding_in_biases
 from abonyx_export.head.graph import attach_head, check_heads, head_model
 from abonyx_export.head.head import Head
 from abonyx_export.int8 import variant as int8
@@ -94,24 +91,14 @@ def write_graphs(
         elif step not in unfinished.steps:
             steps(f"writing {name} {place}")
             path.parent.mkdir(exist_ok=True)
-            _write_float(VARIANTS[name], checkpoint, head_graph, path, manifest.max_residues, steps)
+            _write_float(VARIANTS[name], checkpoint, head_graph, path)
             unfinished.finish(step, None, [path.parent, unfinished.reference])
     return manifest, detail
 
 
-def _write_float(
-    spec: VariantSpec,
-    checkpoint: Checkpoint,
-    head_graph: onnx.ModelProto,
-    path: Path,
-    max_residues: int,
-    steps: Steps,
-) -> None:
+def _write_float(spec: VariantSpec, checkpoint: Checkpoint, head_graph: onnx.ModelProto, path: Path) -> None:
     if spec.name == CUDA_FP16:
-        sequences = [sequence[:max_residues] for sequence in shipped_antibodies().calibration[:MEAN_ROWS]]
-        with steps.rows(checkpoint.model, len(sequences)):
-            means = input_means(checkpoint, Alphabet(checkpoint.alphabet).encode(sequences))
-        write_cuda_encoder(checkpoint.config, with_rounding_in_biases(checkpoint.tensor, means), path)
+        write_cuda_encoder(checkpoint.config, checkpoint.tensor, path)
     else:
         write_encoder(checkpoint.config, checkpoint.tensor, path, storage=spec.storage, arithmetic=spec.arithmetic)
     # External data stays where it is: the graph alone is read and written again.

@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import msgspec
 
 from abonyx.errors import ConfigError, first_line
+from abonyx.hub_name import hub_name, is_hub_name
 
 ProviderName = Literal["cpu", "cuda", "coreml", "openvino"]
 PoolingRule = Literal["residues", "upstream-batch"]
@@ -201,17 +202,21 @@ class RuntimeConfig(_Shown):
     Prints as the expression that makes it.
 
     Attributes:
-        bundle: the bundle's directory; None = the shipped mini bundle. Absolute once constructed.
+        bundle: the bundle's directory, absolute once constructed, or its name on the hub (hub_name.HubName); None = the
+            shipped mini bundle.
         provider: the one execution provider that runs the model; never another. Lower case once constructed.
         variant: a variant of the bundle; None = the manifest's default for the provider.
         pooling: "residues" (mean over residues) or "upstream-batch" (the old pipeline's, needs batch_size).
         batch_size: the old pipeline's batch size (8 in training, 32 in prediction), for "upstream-batch" only.
         token_budget: most tokens a batch, padding included; None = the provider's default.
-        static_rows, static_tokens: rows and tokens a row (CLS and EOS included) of every batch, filled up with padding;
-            a longer sequence is refused. None = as they come, but COREML_SHAPE on coreml.
+        static_rows: rows of every batch, filled up with padding. None = as they come, but COREML_SHAPE on coreml.
+        static_tokens: tokens of every row, likewise, CLS and EOS included; a longer sequence is refused.
         window_size: records scored, written and journalled at a time; None = the provider's default.
         allow_cpu_nodes: whether single nodes may land on the CPU when provider is another.
-        cpu, cuda, coreml, openvino: options of that provider.
+        cpu: options of that provider.
+        cuda: options of that provider.
+        coreml: options of that provider.
+        openvino: options of that provider.
 
     Raises:
         ConfigError: a value that is not allowed; names the key and what is.
@@ -233,7 +238,9 @@ class RuntimeConfig(_Shown):
     openvino: OpenVinoOptions = OpenVinoOptions()
 
     def __post_init__(self) -> None:
-        if isinstance(self.bundle, str | Path) and str(self.bundle):
+        if self.bundle is not None and is_hub_name(self.bundle):
+            object.__setattr__(self, "bundle", str(hub_name(self.bundle)))
+        elif isinstance(self.bundle, str | Path) and str(self.bundle):
             object.__setattr__(self, "bundle", str(Path(_expanded(self.bundle)).absolute()))
         if isinstance(self.provider, str):
             object.__setattr__(self, "provider", _provider(self.provider))
@@ -322,7 +329,9 @@ def _from_file(path: Path) -> dict[str, Any]:
             f"{path}: not valid TOML: {first_line(error)}", "See configs/cpu.toml for a complete example."
         ) from error
     bundle = values.get("bundle")
-    if isinstance(bundle, str) and bundle:  # relative to the file that names it, wherever the command is run
+    if (
+        isinstance(bundle, str) and bundle and not is_hub_name(bundle)
+    ):  # relative to the file that names it, wherever the command is run
         values["bundle"] = str(path.absolute().parent / _expanded(bundle))
     _refuse_unknown(values, RuntimeConfig, str(path))
     for key, hint in get_type_hints(RuntimeConfig).items():

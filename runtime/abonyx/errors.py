@@ -1,30 +1,31 @@
 """Every error abonyx raises on purpose.
 
-EngineError                     1
- ├ ConfigError                  2  an option, a config file, an output path
- │  ├ OutputInUse               2  another run is writing the same output
- │  └ ResumeRefused             2  an interrupted run that this command cannot resume
- ├ InputError                   3  a file of sequences, labels or a head that cannot be used as given
- │  ├ RecordsRejected           3  records of an otherwise readable file
- │  ├ InputTooLarge             3  more bytes, records or residues than the reader was told to take
- │  ├ LabelsOfOtherKind         3  a label column that holds values in place of classes, or classes in place of values
- │  ├ ColumnUnclear             3  which column of a table is meant: none has the name, or several could be meant
- │  └ HeadRefused               3  a classifier file that is not a plain logistic head, or is another encoder's
- ├ BundleError                  4  a bundle that is missing, damaged or of another schema
- │  └ ChecksumMismatch          4
- ├ ProviderError                5  the engine or the device
- │  ├ EngineMissing             5  no onnxruntime distribution, or two side by side
- │  ├ ProviderUnavailable       5  the provider asked for is not there; nothing else was tried
- │  └ OutOfDeviceMemory         5  the device has no memory for the weights, or for a single sequence
- ├ ParityError                  6  numbers off their limit
- │  ├ SelfTestError             6  the golden rows do not come out right on this machine
- │  └ ScoreNotFinite            6  a score or embedding that is NaN or infinite
- ├ RequestRefused               1  HTTP alone: a request that `abonyx serve` does not take, now or at all
- ├ RunInterrupted             130  a signal stopped a run; what was done is kept where it can be
- └ SessionError                 1
-    ├ SessionInUse              1  a second open
-    ├ SessionClosed             1  use before open or after close
-    └ SessionForked             1  use in a forked child
+    EngineError                     1
+     ├ ConfigError                  2  an option, a config file, an output path
+     │  ├ OutputInUse               2  another run is writing the same output
+     │  └ ResumeRefused             2  an interrupted run that this command cannot resume
+     ├ InputError                   3  a file of sequences, labels or a head that cannot be used as given
+     │  ├ RecordsRejected           3  records of an otherwise readable file
+     │  ├ InputTooLarge             3  more bytes, records or residues than the reader was told to take
+     │  ├ LabelsOfOtherKind         3  a label column with values instead of classes, or with classes instead of values
+     │  ├ ColumnUnclear             3  which column of a table is meant: none has the name, or several could be meant
+     │  └ HeadRefused               3  a classifier file that is not a plain logistic head, or is another encoder's
+     ├ BundleError                  4  a bundle that is missing, damaged or of another schema
+     │  ├ ChecksumMismatch          4
+     │  └ HubUnreachable            4  the hub that a bundle's name means gives no answer
+     ├ ProviderError                5  the engine or the device
+     │  ├ EngineMissing             5  no onnxruntime distribution, or two side by side
+     │  ├ ProviderUnavailable       5  the provider asked for is not there; nothing else was tried
+     │  └ OutOfDeviceMemory         5  the device has no memory for the weights, or for a single sequence
+     ├ ParityError                  6  numbers off their limit
+     │  ├ SelfTestError             6  the golden rows do not come out right on this machine
+     │  └ ScoreNotFinite            6  a score or embedding that is NaN or infinite
+     ├ RequestRefused               1  HTTP alone: a request that `abonyx serve` does not take, now or at all
+     ├ RunInterrupted             130  a signal stopped a run; what was done is kept where it can be
+     └ SessionError                 1
+        ├ SessionInUse              1  a second open
+        ├ SessionClosed             1  use before open or after close
+        └ SessionForked             1  use in a forked child
 
 The number is the command line's exit code (docs/errors.md). A message says what, where, both values where two
 disagree, and what to do next.
@@ -46,7 +47,8 @@ class EngineError(Exception):
         fix: what the user can do next; one sentence. Both name an option by its mark (wording.option).
 
     Attributes:
-        what, fix: in the words of Python, as str(error) has them.
+        what: what went wrong, in the words of Python, as str(error) has it.
+        fix: what to do next, likewise.
         marked: what and fix as given, marks included: for an error made of this one.
     """
 
@@ -76,6 +78,10 @@ class ConfigError(EngineError):
 
 class OutputInUse(ConfigError):
     """Another run is writing the same output; names it."""
+
+
+class StoreUnavailable(ConfigError):
+    """An object store does not answer, or refuses: no such bucket, no credentials, no permission."""
 
 
 class ResumeRefused(ConfigError):
@@ -125,6 +131,10 @@ class BundleError(EngineError):
 
 class ChecksumMismatch(BundleError):
     """A bundle file whose bytes are not those the manifest was written for."""
+
+
+class HubUnreachable(BundleError):
+    """The hub that a bundle's name means gives no answer, or a broken one."""
 
 
 class ProviderError(EngineError):

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
+import json
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from abonyx.errors import ConfigError, first_line
 from abonyx.privacy import silence
@@ -18,6 +23,8 @@ _NEEDED = {
     "Parquet": ("parquet", {"pyarrow": "pyarrow.parquet"}),
     "Excel": ("excel", {"python-calamine": "python_calamine"}),
     "score_frame": ("frames", {"narwhals": "narwhals"}),
+    "a bundle by name": ("hub", {"huggingface_hub": "huggingface_hub"}),
+    "push": ("hub", {"huggingface_hub": "huggingface_hub"}),
     "scoring by Ray": ("ray", {"ray": "ray.data"}),
     "export": ("export", {"torch": "torch", "transformers": "transformers", **_TO_FIT}),
     "fit": ("export", _TO_FIT),
@@ -39,8 +46,33 @@ def require(what: str) -> None:
         except ImportError as error:
             missing.append(f"{distribution} ({first_line(error)})")
     if missing:
-        fix = f'pip install "abonyx[cpu,{extra}]", with gpu or openvino in place of cpu if that is the engine.'
+        fix = f"Install the extra {extra}: {install_command(extra)}"
         raise ConfigError(f"{what} needs {' and '.join(missing)}", fix)
+
+
+def install_command(extra: str) -> str:
+    """The pip command that adds an extra to the abonyx that is installed here, from where it was installed.
+
+    By name alone pip would look abonyx up in an index, which need not have it: so a clone is named as a clone, a wheel
+    as its file (by its path, if it is still there), a repository by its address and commit.
+    """
+    try:
+        text = importlib.metadata.distribution("abonyx").read_text("direct_url.json")
+    except importlib.metadata.PackageNotFoundError:  # run from a folder on the path
+        text = None
+        clone = Path(__file__).parents[2]
+        if (clone / "pyproject.toml").is_file():
+            return f'pip install -e "{clone}[{extra}]"'
+    origin = json.loads(text) if text else {}
+    address = str(origin.get("url", ""))
+    if "vcs_info" in origin:
+        vcs = origin["vcs_info"]
+        return f'pip install "abonyx[{extra}] @ {vcs["vcs"]}+{address}@{vcs["commit_id"]}"'
+    if address.startswith("file:"):
+        place = Path(url2pathname(urlsplit(address).path))
+        editable = "-e " if origin.get("dir_info", {}).get("editable") else ""
+        return f'pip install {editable}"{place if place.exists() else place.name}[{extra}]"'
+    return f'pip install "abonyx[{extra}] @ {address}"' if address else f'pip install "abonyx[{extra}]"'
 
 
 def load(what: str, module: str) -> Any:

@@ -24,7 +24,7 @@ from abonyx import cache, contributions, scoring
 from abonyx.alphabet import SequenceLimit
 from abonyx.arrays import BoolArray, Float32Array, Int64Array
 from abonyx.batching import EXACT, make_inputs
-from abonyx.bundle import Bundle, check_files, check_graph, open_bundle, refuse_changed, selftest
+from abonyx.bundle import Bundle, check_files, check_graph, open_pinned, refuse_changed, selftest
 from abonyx.bundle.graph_file import GraphFile
 from abonyx.bundle.heads import CONTRIBUTIONS, EMBEDDING, HEAD_SUMS, column_names, record_chains
 from abonyx.bundle.manifest import Manifest, Variant
@@ -40,7 +40,7 @@ from abonyx.logs import LOGGER
 from abonyx.privacy import engine_notes
 from abonyx.scoring import TokenBudget
 
-SelfTest = Literal["auto", "full", "off"]
+SelfTest = Literal["auto", "full", "quick", "off"]
 # Loads of a bundle whose files change all the time, before it is refused.
 _LOAD_ATTEMPTS = 3
 
@@ -59,7 +59,8 @@ def open_model(config: RuntimeConfig, *, self_test: SelfTest = "auto", direct: b
     Args:
         config: what to open.
         self_test: "auto" = two golden rows, and the whole golden set the first time on this machine; "full" = the
-            whole set; "off" = none, for export, which measures what the self-test enforces.
+            whole set; "quick" = the two rows alone, and nothing is remembered, for `doctor --measure`, which scores
+            nothing; "off" = none, for export, which measures what the self-test enforces.
         direct: open a bundle here even if its whole self-test never passed on this machine; for the child process that
             runs it first (first_open).
 
@@ -155,7 +156,7 @@ class OpenModel:
     def _load(self, self_test: SelfTest) -> None:
         engine = onnx.import_engine()
         card = onnx.check_available(engine, self.config)  # before gigabytes are hashed
-        self.bundle = open_bundle(self.config.bundle)
+        self.config, self.bundle = open_pinned(self.config)
         self.variant_name, self.variant = self.bundle.variant(self.config.provider, self.config.variant)
         self.static_shape = self.config.static_shape
         self.grid = EXACT if self.static_shape else PROVIDERS[self.config.provider].grid
@@ -173,14 +174,16 @@ class OpenModel:
             (self.bundle.sha256, self.variant_name, self.config.provider, identity(engine, self.config, card))
         )
         passed = fact in cache.remembered("self_tests")
-        if not passed and self_test != "off" and self._try_first(fact):
+        if not passed and self_test in ("auto", "full") and self._try_first(fact):
             passed, self_test = True, "auto"  # just now
         self._native = self._load_unchanged(engine, real, graph, stamps)
         self.placement = onnx.placement(engine, self._native, self.config)
         self.gives_contributions = CONTRIBUTIONS in onnx.output_names(self._native)
         if self_test != "off":
-            self._self_test(whole=self_test == "full" or not passed)
-            cache.remember("self_tests", {fact: "passed"})
+            whole = self_test == "full" or (self_test == "auto" and not passed)
+            self._self_test(whole=whole)
+            if whole or passed:
+                cache.remember("self_tests", {fact: "passed"})
         self.halved_to = self.budget.tokens if self.budget.tokens < tokens else None
         self.budget.on_halved = LOGGER.warning
         self._opening += 1

@@ -22,8 +22,8 @@ def open_session(
     """Open the process's one session; use it as a context manager or call close().
 
     Args:
-        config: a RuntimeConfig, or a bundle's directory, which runs on the CPU; None = RuntimeConfig(), the shipped
-            mini bundle on the CPU.
+        config: a RuntimeConfig, or a bundle's directory or name (hf:ORG/NAME@REVISION), which runs on the CPU; None =
+            RuntimeConfig(), the shipped mini bundle on the CPU.
         self_test: "auto" = two golden rows, and the whole golden set the first time on this machine; "full" = the
             whole set.
 
@@ -85,6 +85,12 @@ class Session:
     def sha256(self) -> str:
         """The bundle's hash, of its manifest, which holds the hash of every file."""
         return self._model.bundle.sha256
+
+    @property
+    def source(self) -> str:
+        """Where the bundle is from: its name by commit and hash, if it was opened by name; else its directory."""
+        bundle = self._model.bundle
+        return str(bundle.hub or bundle.path)
 
     @property
     def variant(self) -> str:
@@ -172,7 +178,7 @@ class Session:
         Raises:
             BundleError: the bundle has no head yet, or was exported by a version without contributions.
             SelfTestError: they do not sum to the head's own sum here.
-            The others of `score`.
+            EngineError: as `score` raises.
         """
         model = self._model
         with model.turn():

@@ -46,6 +46,7 @@ from abonyx.errors import (
     SessionForked,
     SessionInUse,
 )
+from abonyx.extras import install_command
 from abonyx.model import OpenModel, State
 from abonyx.session import Session, open_session
 
@@ -226,7 +227,7 @@ def test_provider_truth(provider: Any, extra: str, opened: list[Any]) -> None:
         open_session(abonyx.RuntimeConfig(provider=provider))
     assert opened == []
     assert caught.value.exit_code == 5
-    for part in (provider, "CPUExecutionProvider", f"abonyx[{extra}]"):
+    for part in (provider, "CPUExecutionProvider", install_command(extra)):
         assert part in str(caught.value)
 
 
@@ -276,13 +277,13 @@ def test_two_engines_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(EngineMissing, match=r"abonyx\[cpu\]"):
+    with pytest.raises(EngineMissing, match=r"pip install .*\[cpu\]"):
         open_session()
 
 
 def test_a_folder_without_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", ModuleType("onnxruntime"))
-    with pytest.raises(EngineMissing, match=r"has none in it.*\n.*abonyx\[cpu\]"):
+    with pytest.raises(EngineMissing, match=r"has none in it.*\n.*pip install .*\[cpu\]"):
         open_session()
 
 

@@ -17,7 +17,7 @@ def test_its_public_names_are_few() -> None:
     public = {name for name in dir(abonyx.Session) if not name.startswith("_")}
     assert public == {
         *("score", "embed", "contributions", "close", "reload", "placement", "heads"),
-        *("name", "sha256", "variant", "provider", "thresholds", "max_residues"),
+        *("name", "sha256", "source", "variant", "provider", "thresholds", "max_residues"),
     }
 
 

@@ -15,7 +15,7 @@ from abonyx.arrays import Float32Array, Float64Array
 from abonyx.bundle import Golden, open_bundle
 from abonyx.bundle.heads import sigmoid
 from abonyx.bundle.manifest import LOGISTIC, QUANTIZATION_SCHEMA, Manifest, Quantization
-from abonyx.bundle.tolerances import GOLDEN_MIN_SD_P, Limits
+from abonyx.bundle.tolerances import GOLDEN_MIN_SD_P, INT8_GOLDEN_SHARE, Limits
 from abonyx.errors import ParityError
 from abonyx.wording import option
 from abonyx_export.bundle_writer import Report, list_files
@@ -188,7 +188,8 @@ def _largest(head: Head, found: Float64Array, expected: Float64Array) -> float:
 
 
 def _limit_of(head: Head, limits: Limits) -> float:
-    return limits.p if head.kind == LOGISTIC else limits.value
+    """What the golden rows may show at export: less than a machine that opens the bundle allows."""
+    return INT8_GOLDEN_SHARE * (limits.p if head.kind == LOGISTIC else limits.value)
 
 
 def _worst_of(head: Head, on_golden: Mapping[str, float], digits: str = ".2g") -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import os
@@ -18,19 +19,21 @@ import numpy as np
 from abonyx.arrays import Float32Array, Float64Array, Int64Array
 from abonyx.bundle.graph_file import GraphFile, check_graph_file
 from abonyx.bundle.heads import column_names
+from abonyx.bundle.hub.fetch import fetch
 from abonyx.bundle.manifest import (
+    MANIFEST_NAME,
     QUANTIZATION_SCHEMA,
     Manifest,
     Variant,
     other_quantization,
     read_manifest,
 )
+from abonyx.config import RuntimeConfig
 from abonyx.errors import BundleError, ChecksumMismatch, ConfigError, first_line, printable
+from abonyx.hub_name import HubName, hub_name, is_hub_name
 from abonyx.wording import option
 
 GOLDEN_NAME = "golden.npz"
-# Beside the bundle's own files: its card, for people.
-README_NAME = "README.md"
 _GOLDEN_ARRAYS = {
     **dict.fromkeys(("input_ids", "lengths"), np.int64),
     **dict.fromkeys(("embedding", "head_mean"), np.float32),
@@ -79,16 +82,29 @@ class Golden:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle's directory, manifest, and hash (of the manifest, which holds every file's)."""
+    """A bundle's directory, manifest, and hash (of the manifest, which holds every file's).
+
+    Attributes:
+        hub: its name by commit and hash, if it was opened by name; None = by its directory.
+    """
 
     path: Path
     manifest: Manifest
     sha256: str
+    hub: HubName | None = None
 
     @property
     def name(self) -> str:
-        """The manifest's name; if it has none, the directory's, which a rename changes."""
-        return self.manifest.name or printable(Path(os.path.realpath(self.path)).name)
+        """The manifest's name; if it has none, the repository's or the directory's, which a rename changes."""
+        place = os.path.realpath(self.path) if self.hub is None else self.hub.repo
+        return self.manifest.name or printable(Path(place).name)
+
+    @property
+    def repair(self) -> str:
+        """What to do about a damaged file."""
+        if self.hub is None:
+            return "Copy the bundle again from where it was exported, or export it again."
+        return f"Remove {self.path}: the next run downloads it again."
 
     def notes(self) -> list[str]:
         """The notice, and what makes a head's scores mean nothing."""
@@ -105,9 +121,10 @@ class Bundle:
         return notes
 
     def label(self) -> str:
-        """Name, short hash and notes, as every summary prints it."""
+        """Name, short hash, where it is from on the hub, and notes, as every summary prints it."""
         notes = self.notes()
-        return f"{self.name} ({self.sha256[:12]})" + (f", {'; '.join(notes)}" if notes else "")
+        named = f"{self.name} ({self.sha256[:12]})" + (f" from {self.hub.without_hash}" if self.hub else "")
+        return named + (f", {'; '.join(notes)}" if notes else "")
 
     def refuse_placeholder(self) -> None:
         """Raise a BundleError where there is no head to score with."""
@@ -212,15 +229,39 @@ def locate_mini() -> Path:
     )
 
 
-def open_bundle(directory: str | Path | None) -> Bundle:
-    """Read a bundle's manifest (None = the shipped one). No file is hashed and no model loaded yet.
+def open_bundle(place: str | Path | None) -> Bundle:
+    """Read a bundle's manifest. No file of a directory is hashed and no model loaded yet.
+
+    Args:
+        place: its directory, or its name on the hub, which downloads it first if it is not in the cache; None = the
+            shipped one.
 
     Raises:
-        BundleError: see manifest.read_manifest.
+        BundleError: see manifest.read_manifest and hub.fetch.
+        ConfigError: see hub.fetch.
     """
-    path = locate_mini() if directory is None else Path(directory)
+    name = None
+    if place is not None and is_hub_name(place):
+        path, name = fetch(hub_name(place))
+    else:
+        path = locate_mini() if place is None else Path(place)
     manifest, data = read_manifest(path)
-    return Bundle(path, manifest, hashlib.sha256(data).hexdigest())
+    bundle = Bundle(path, manifest, hashlib.sha256(data).hexdigest(), name)
+    if name is not None and bundle.sha256 != name.sha256:
+        what = f"{path / MANIFEST_NAME}: sha256 {bundle.sha256}, it was {name.sha256} when it was downloaded"
+        raise ChecksumMismatch(what, bundle.repair)
+    return bundle
+
+
+def open_pinned(config: RuntimeConfig) -> tuple[RuntimeConfig, Bundle]:
+    """Open the bundle that a config names. Raises as open_bundle.
+
+    Returns:
+        The config, in which a name on the hub is replaced by the same one with commit and hash: every later open of it,
+        in this process or another, is of the same bundle. And the bundle.
+    """
+    bundle = open_bundle(config.bundle)
+    return config if bundle.hub is None else dataclasses.replace(config, bundle=str(bundle.hub)), bundle
 
 
 def shown_names(names: Iterable[str]) -> str:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from abonyx import cache
-from abonyx.bundle.bundle import README_NAME, Bundle
-from abonyx.bundle.manifest import LINK_FIX, MANIFEST_NAME
+from abonyx.bundle.bundle import Bundle
+from abonyx.bundle.manifest import LINK_FIX, MANIFEST_NAME, README_NAME
 from abonyx.errors import BundleError, ChecksumMismatch
 from abonyx.hashing import file_sha256
 
@@ -39,7 +39,7 @@ def check_files(bundle: Bundle, names: Iterable[str], *, use_cache: bool = True)
         BundleError: missing, a link, no plain file, or unreadable.
     """
     known, learned, stamps = cache.remembered("hashes"), dict[str, str](), dict[str, str]()
-    root, fix = bundle.path.resolve(), "Copy the bundle again from where it was exported, or export it again."
+    root, fix = bundle.path.resolve(), bundle.repair
     try:
         for name in names:
             path, entry = bundle.path / name, bundle.manifest.files[name]

@@ -20,6 +20,8 @@ SCHEMA_VERSION = 2
 # one or two terms, or float32, for each product.
 QUANTIZATION_SCHEMA = 2
 MANIFEST_NAME = "manifest.json"
+# Beside the bundle's own files: its card, for people.
+README_NAME = "README.md"
 # The 20 standard residues and X (unknown). B, Z, U, O, J and gap characters are in ESM's vocabulary but were all but
 # absent from its training and from the heads': refused, as the old pipeline did, rather than scored.
 RESIDUES = "ACDEFGHIKLMNPQRSTVWYX"
@@ -32,8 +34,8 @@ MAX_MANIFEST_BYTES = 4 * 2**20
 MAX_TEXT_CHARS = 1_000
 # The caches of huggingface_hub, DVC and git-annex hand out a folder of links.
 LINK_FIX = (
-    "A bundle holds plain files. Make a copy without links, `cp -rL BUNDLE COPY`, and open that; from the Hugging Face "
-    "hub, download it with snapshot_download(..., local_dir=FOLDER)."
+    "A bundle holds plain files. Make a copy without links, `cp -rL BUNDLE COPY`, and open that; one from the Hugging "
+    "Face hub can be opened by its name, hf:ORG/NAME."
 )
 _FIX = "A bundle is the directory that `abonyx export -o` wrote."
 

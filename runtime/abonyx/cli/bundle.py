@@ -5,21 +5,21 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from abonyx.cli.options import PATH
+from abonyx.cli.options import BUNDLE, PATH
+from abonyx.cli.printing import print_columns, print_json, print_rows, print_text
 from abonyx.errors import BundleError, ConfigError
-from abonyx.output.files import failing_as
+from abonyx.hub_name import is_hub_name
 
 if TYPE_CHECKING:
     from abonyx.bundle import Bundle
     from abonyx.bundle.manifest import Calibration, HeadSpec, HeadTraining, Manifest, Parity, Variant
     from abonyx.bundle.panel import Panel
-    from abonyx.cli.doctor import Report
     from abonyx.first_open import EngineUse
     from abonyx.run.verification import Verification
 
@@ -28,13 +28,18 @@ def _bundle(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the bundle, as an argument or, as the commands that score have it, an option: `bundle`."""
 
     @functools.wraps(command)
-    def with_bundle(bundle: Path | None, bundle_option: Path | None, **others: Any) -> None:
-        if bundle and bundle_option and os.path.realpath(bundle) != os.path.realpath(bundle_option):
+    def with_bundle(bundle: str | None, bundle_option: str | None, **others: Any) -> None:
+        if bundle and bundle_option and _place(bundle) != _place(bundle_option):
             raise ConfigError(f"BUNDLE is {bundle} and --bundle is {bundle_option}", "Give one of them.")
-        command(bundle=bundle or bundle_option, **others)
+        command(bundle=bundle_option if bundle is None else bundle, **others)
 
-    option = click.option("--bundle", "bundle_option", type=PATH, help="The same as BUNDLE.")
-    return click.argument("bundle", required=False, type=PATH)(option(with_bundle))
+    option = click.option("--bundle", "bundle_option", type=BUNDLE, help="The same as BUNDLE.")
+    return click.argument("bundle", required=False, type=BUNDLE)(option(with_bundle))
+
+
+def _place(bundle: str) -> str:
+    """What two ways to name one bundle have in common."""
+    return bundle if is_hub_name(bundle) else os.path.realpath(bundle)
 
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -42,19 +47,29 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON obj
 
 @click.command()
 @_bundle
+@click.option(
+    "--measure",
+    "timed",
+    is_flag=True,
+    help="Time each variant on this engine instead, in at most 60 s; print the config lines of the fastest.",
+)
+@click.option("--again", is_flag=True, help="With --measure: time also what an earlier command has timed.")
 @_JSON
-def doctor(bundle: Path | None, as_json: bool) -> None:
+def doctor(bundle: str | None, timed: bool, again: bool, as_json: bool) -> None:
     """Say what this machine can run: engine, devices, threads, and each variant of BUNDLE [the shipped one], tried.
 
     Exits with 0 where at least one variant can be used here.
     """
     from abonyx.cli.doctor import examine
+    from abonyx.cli.doctor_text import print_report
 
-    report = examine(None if bundle is None else str(bundle))
+    if again and not timed:
+        raise ConfigError("--again without --measure", "Give both: only speeds are remembered.")
+    report = examine(bundle, timed=timed, again=again)
     if as_json:
-        _print_json(report)
+        print_json(report)
     else:
-        _print_report(report)
+        print_report(report)
     sys.exit(report.exit_code)
 
 
@@ -70,134 +85,35 @@ def doctor(bundle: Path | None, as_json: bool) -> None:
 )
 @_JSON
 def verify(
-    bundle: Path | None, provider: str | None, variant: str | None, config_file: Path | None, deep: bool, as_json: bool
+    bundle: str | None, provider: str | None, variant: str | None, config_file: Path | None, deep: bool, as_json: bool
 ) -> None:
     """Check BUNDLE [the shipped one]: every byte of every file, every graph's operators, the golden rows run here."""
     from abonyx.config import load_config
     from abonyx.run.verification import verify as verify_bundle
 
-    flags = {"bundle": None if bundle is None else str(bundle), "provider": provider, "variant": variant}
+    flags = {"bundle": bundle, "provider": provider, "variant": variant}
     found = verify_bundle(load_config(config_file, flags=flags), deep=deep)
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         _print_verification(found)
 
 
 @click.command()
 @_bundle
-def inspect(bundle: Path | None) -> None:
+def inspect(bundle: str | None) -> None:
     """Say what BUNDLE [the shipped one] is, from its manifest: origin, licence, head, card, variants, their records."""
     from abonyx.bundle import open_bundle
     from abonyx.config import load_config
 
-    _print_bundle(open_bundle(load_config(None, flags={"bundle": None if bundle is None else str(bundle)}).bundle))
-
-
-def _print_json(value: object) -> None:
-    import msgspec
-
-    _print_text(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
-
-
-def _print_text(text: str) -> None:
-    with failing_as("to standard output"):
-        click.echo(text)
-
-
-def _print_rows(rows: Iterable[tuple[str, object]]) -> None:
-    """Names and values, side by side; rows without a value are left out."""
-    from rich.table import Table
-
-    table = Table.grid(padding=(0, 2))
-    for name, value in rows:
-        if value not in (None, "", [], {}):
-            table.add_row(name, _plain(value))
-    _print_table(table)
-
-
-def _print_table(table: Any) -> None:
-    from rich.console import Console
-
-    with failing_as("to standard output"):
-        # A pipe has no width: nothing is cut there.
-        Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
-
-
-def _plain(value: object) -> Any:
-    """A cell's text as it is: no markup, whatever a bundle says."""
-    from rich.text import Text
-
-    if isinstance(value, dict):
-        value = [f"{key} {item}" for key, item in value.items()]
-    return Text(", ".join(map(str, value)) if isinstance(value, list) else str(value))
-
-
-def _print_columns(header: list[str], rows: Iterable[list[object]]) -> None:
-    from rich.table import Table
-
-    table = Table()
-    for name in header:
-        table.add_column(name)
-    for row in rows:
-        table.add_row(*map(_plain, row))
-    _print_table(table)
-
-
-def _gigabytes(count: int | None) -> str:
-    return "unknown" if count is None else f"{count / 1e9:.1f} GB"
-
-
-def _print_report(report: Report) -> None:
-    machine, engine, cuda = report.machine, report.engine, report.cuda
-    quota = "none" if machine.processor_quota is None else f"{machine.processor_quota:g}"
-    cards = [
-        f"{card.name}, {_gigabytes(card.free_bytes)} free of {_gigabytes(card.total_bytes)}"
-        + (f" ({card.problem})" if card.problem else "")
-        for card in cuda.devices
-    ]
-    _print_rows(
-        [
-            ("abonyx", report.abonyx),
-            ("system", f"{machine.system}, Python {machine.python}"),
-            ("processors", f"{machine.processors}, allowed {machine.allowed_processors}, container quota {quota}"),
-            ("threads", machine.threads),
-            (
-                "memory",
-                f"{_gigabytes(machine.memory_bytes)} ({machine.memory_source}), available "
-                f"{_gigabytes(machine.available_memory_bytes)}",
-            ),
-            ("engine", engine.version and f"ONNX Runtime {engine.version}"),
-            ("distributions", engine.distributions or "none"),
-            ("providers compiled in", engine.providers),
-            ("devices found", engine.devices),
-            ("libraries missing", engine.missing_libraries or ("" if engine.error else "none")),
-            ("NVIDIA driver", cuda.version and f"CUDA up to {cuda.version}"),
-            ("NVIDIA cards", cards or cuda.problem),
-            ("engine problem", engine.error),
-            ("bundle", report.bundle),
-            ("bundle problem", report.bundle_error),
-        ]
-    )
-    if report.trials:
-        _print_columns(
-            ["variant", "provider", "usable here", "nodes, or why not"],
-            [
-                [
-                    trial.variant + (" (default)" if trial.default else ""),
-                    trial.provider,
-                    "no" if trial.error else f"yes ({trial.seconds:.2f} s)",
-                    trial.error or trial.placement,
-                ]
-                for trial in report.trials
-            ],
-        )
+    _print_bundle(open_bundle(load_config(None, flags={"bundle": bundle}).bundle))
 
 
 def _print_verification(found: Verification) -> None:
-    _print_rows(
+    print_rows(
         [
             ("bundle", f"{found.name} ({found.sha256[:12]}), {found.bundle}"),
+            ("from the hub", found.hub),
             ("schema", found.schema_version),
             ("hashes", f"{found.files} files, {found.bytes:,} bytes: all as the manifest says"),
             *((f"operators, {name}", operators) for name, operators in found.operators.items()),
@@ -206,7 +122,7 @@ def _print_verification(found: Verification) -> None:
             *_held_rows(found.use),
         ]
     )
-    _print_columns(
+    print_columns(
         ["metric", "max |difference| from PyTorch", "limit"],
         [[metric, f"{found.differences[metric]:.3g}", f"{limit:g}"] for metric, limit in found.limits.items()],
     )
@@ -226,10 +142,11 @@ def _print_bundle(bundle: Bundle) -> None:
     origin = encoder.repo_id or "a local directory"
     pooling = head.pooling and head.pooling + (f" (batch {head.pooling_batch_size})" if head.pooling_batch_size else "")
     training, several = head.training, len(manifest.heads) > 1
-    _print_rows(
+    print_rows(
         [
             ("bundle", bundle.label()),
             ("path", bundle.path),
+            ("from the hub", bundle.hub),
             ("licence", manifest.licence),
             ("encoder", f"{origin}, revision {encoder.revision or 'not recorded'}"),
             ("architecture", f"{encoder.architecture}, {encoder.layers} layers of {encoder.hidden}"),
@@ -258,14 +175,14 @@ def _print_bundle(bundle: Bundle) -> None:
         ]
     )
     if several:
-        _print_columns(
+        print_columns(
             ["head", "gives", "expects", "fitted on", "from"],
             [
                 [each.name, _gives(each), chain_words(each.chains), _fitted(each), each.source_name]
                 for each in manifest.heads
             ],
         )
-    _print_columns(
+    print_columns(
         ["variant", "precision", "size", "for (* default)", "max |dp|", "cosine", "flips", "compared on"],
         [
             [
@@ -278,7 +195,7 @@ def _print_bundle(bundle: Bundle) -> None:
             for name, variant in manifest.variants.items()
         ],
     )
-    _print_text("From the manifest; `abonyx verify` checks the files against it.")
+    print_text("From the manifest; `abonyx verify` checks the files against it.")
 
 
 def _panel(panel: Panel) -> str:

@@ -13,14 +13,16 @@ import click
 
 from abonyx import __version__
 from abonyx.cli import bundle as cli_bundle
+from abonyx.cli import push as cli_push
 from abonyx.cli import reference as cli_reference
 from abonyx.cli import scan as cli_scan
 from abonyx.cli import serve as cli_serve
-from abonyx.cli.options import PATH, PATH_OR_DASH, can_draw, names_of, prepare, run_options
+from abonyx.cli.options import PATH, PATH_OR_DASH, PATH_OR_URI, ObjectUri, can_draw, names_of, prepare, run_options
 from abonyx.cli.table import TABLE_ROWS, FirstRows
 from abonyx.errors import ConfigError, EngineError, printable
 from abonyx.extras import require
 from abonyx.logs import LOGGER, to_stderr, verbose
+from abonyx.pages import pages_folder
 from abonyx.run.interrupts import ENDING, handled
 from abonyx.wording import Interface
 
@@ -72,7 +74,11 @@ _LOG_OPTIONS = [
 ]
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=f"Pages that messages name as docs/NAME.md are in {pages_folder()}",
+)
 @click.version_option(__version__, prog_name="abonyx")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def cli(debug: bool) -> None:
@@ -81,7 +87,7 @@ def cli(debug: bool) -> None:
 
 for _command in (
     *(cli_bundle.doctor, cli_bundle.verify, cli_bundle.inspect),
-    *(cli_serve.serve, cli_reference.reference, cli_scan.scan),
+    *(cli_serve.serve, cli_reference.reference, cli_scan.scan, cli_push.push),
 ):
     cli.add_command(_command)
 
@@ -139,9 +145,9 @@ _THRESHOLD = click.option("--threshold", type=float, help="Call p strictly above
 
 
 @cli.command()
-@click.argument("sources", metavar="INPUT...", nargs=-1, required=True, type=PATH_OR_DASH)
+@click.argument("sources", metavar="INPUT...", nargs=-1, required=True, type=PATH_OR_URI)
 @click.option(
-    "-o", "--output", required=True, type=PATH_OR_DASH, help="Output file, - is stdout; of several INPUTs a directory."
+    "-o", "--output", required=True, type=PATH_OR_URI, help="Output file, - is stdout; of several INPUTs a directory."
 )
 @run_options
 @_RESTART
@@ -162,8 +168,8 @@ _THRESHOLD = click.option("--threshold", type=float, help="Call p strictly above
     "--ray", metavar="[ADDRESS]", is_flag=False, flag_value="", help="Ray workers, here or at ADDRESS, score the files."
 )
 def score(
-    sources: tuple[Path, ...],
-    output: Path,
+    sources: tuple[Path | ObjectUri, ...],
+    output: Path | ObjectUri,
     restart: bool,
     assay: str | None,
     threshold: float | None,
@@ -176,28 +182,58 @@ def score(
 ) -> None:
     """Score the sequences of INPUT: FASTA, CSV, TSV, JSONL (also .gz), Parquet, .xlsx; - is stdin.
 
-    Several INPUTs, a directory, or a quoted pattern of files give a file each in the directory OUTPUT.
+    Several INPUTs, a directory, or a quoted pattern of files give a file each in the directory OUTPUT. With --ray
+    all of them may be s3:// URIs.
     """
     from abonyx.output.kinds import score_kind
     from abonyx.run.resumed import score_run
     from abonyx.run.scorer import DirectoryRequest
 
+    uris = _uris(sources, output, ray, table)
     run = prepare(options)
     wanted = run.choose_heads(names_of("heads", heads), assay, threshold, panel)
     run = run.of_chains(wanted.chains)
-    if ray is not None or _is_directory_run(sources, output):
-        _check_directory_run(sources, output, table)
+    if uris:
+        from abonyx.ray.store_run import score_in_store
+
+        score_in_store(DirectoryRequest(run, Path(), kind or "parquet", wanted), uris, ray or "", restart)
+        return
+    paths, output = tuple(map(Path, sources)), Path(output)
+    if ray is not None or _is_directory_run(paths, output):
+        _check_directory_run(paths, output, table)
         kind = kind or ("csv" if ray is None else "parquet")
-        _score_directory(DirectoryRequest(run, output.absolute(), kind, wanted), sources, ray, restart)
+        _score_directory(DirectoryRequest(run, output.absolute(), kind, wanted), paths, ray, restart)
         return
     target = _target(output)
     chosen = score_kind(target, kind)
-    checked = _read(run, sources[0], target)
+    checked = _read(run, paths[0], target)
     first = FirstRows(len(checked.ids), wanted) if table else None
     file_run = score_run(run, checked, target, chosen, wanted, first.add if first else None)
     if run.check == "off":
         LOGGER.info("note: --domain off: chain and domain were not looked at; no record is flagged")
     _go(file_run, restart, wanted.summary(assay), first.print if first else None)
+
+
+def _uris(sources: tuple[Path | ObjectUri, ...], output: Path | ObjectUri, ray: str | None, table: bool) -> list[str]:
+    """The URIs of inputs and output, if they are of an object store; [] if none is.
+
+    Raises:
+        ConfigError: some are and some are not; a run without Ray; --table.
+    """
+    given = [*sources, output]
+    found = [str(each) for each in given if isinstance(each, ObjectUri)]
+    if not found:
+        return []
+    if ray is None:
+        fix = "Add --ray (extra ray; it also works on one machine), or copy the files to a disk first."
+        raise ConfigError(f"{found[0]}: an object store is read and written by Ray's workers alone", fix)
+    if len(found) < len(given):
+        path = next(each for each in given if not isinstance(each, ObjectUri))
+        what = f"{found[0]} and {path}: with an object store all inputs and the output have to be there"
+        raise ConfigError(what, "Give s3:// for each of them, or copy the files to a disk first.")
+    if table:
+        raise ConfigError("--table with a directory of results", "Leave it out: the results are not shown as a table.")
+    return found
 
 
 def _is_directory_run(sources: tuple[Path, ...], output: Path) -> bool:

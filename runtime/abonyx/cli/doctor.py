@@ -10,12 +10,14 @@ import time
 import msgspec
 
 from abonyx import __version__
-from abonyx.bundle import open_bundle
+from abonyx.bundle import Bundle, open_bundle
+from abonyx.cli.measure import Speeds, measure
 from abonyx.config import load_config
 from abonyx.engine.cuda_driver import CudaDriver, read_cuda_driver
 from abonyx.engine.onnx import describe_engine
 from abonyx.engine.process import allowed_processors, memory_bytes, processor_quota, usable_processors
-from abonyx.engine.providers import installed_engines
+from abonyx.engine.processor import Processor, this_processor
+from abonyx.engine.providers import installed_engines, openvino_note
 from abonyx.errors import EngineError
 from abonyx.model import open_model
 from abonyx.wording import Interface
@@ -30,6 +32,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
     system: str
     python: str
+    processor: Processor
     processors: int | None
     allowed_processors: int
     processor_quota: float | None
@@ -40,13 +43,18 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
-    """See engine.Engine; `error` where there is none that can be used."""
+    """See engine.installed.InstalledEngine; `error` where there is none that can be used.
+
+    Attributes:
+        note: what else this engine could run than the configured provider; "" = nothing.
+    """
 
     distributions: list[str]
     version: str | None = None
     providers: list[str] = []
     devices: list[str] = []
     missing_libraries: dict[str, str] = {}
+    note: str = ""
     error: str = ""
 
 
@@ -73,6 +81,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         bundle: the path tried, and its label; error where it cannot be read.
+        trials: of each variant on each provider; [] with `measure`.
+        speeds: with `measure` alone.
         exit_code: 0 where a variant can be used; else the engine's, the bundle's or the first trial's.
     """
 
@@ -83,29 +93,33 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     bundle: str
     bundle_error: str
     trials: list[Trial]
+    speeds: Speeds | None
     exit_code: int
 
 
-def examine(bundle: str | None) -> Report:
+def examine(bundle: str | None, *, timed: bool = False, again: bool = False) -> Report:
     """Look at everything; None = the shipped bundle. What is wrong is in the report: nothing is raised for it.
 
     The environment (ABONYX_...) counts as for every command.
+
+    Args:
+        timed: time each variant on the installed engine instead of testing it on every provider.
+        again: time also what is remembered.
     """
+    started = time.monotonic()
     machine, cuda = _machine(), read_cuda_driver()  # before the trials, which leave some memory taken
     engine, code = _engine()
-    label, bundle_error, trials = "", "", list[Trial]()
+    label, bundle_error, trials, speeds = "", "", list[Trial](), None
     try:
         opened = open_bundle(load_config(None, flags={"bundle": bundle}).bundle)
         label = f"{opened.path}: {opened.label()}"
-        # without an engine each trial would say what the engine's part says
-        wanted = [(name, provider) for name, one in opened.manifest.variants.items() for provider in one.providers]
-        for name, provider in wanted if not code else ():
-            default = opened.manifest.default_variant.get(provider) == name
-            trials.append(_trial(str(opened.path), name, provider, default))
+        if timed and not code:
+            speeds = measure(opened, (str(engine.version), engine.providers), cuda, started, again)
+        elif not code:  # without an engine each trial would say what the engine's part says
+            trials = _trials(opened)
     except EngineError as error:
         bundle_error, code = error.text(Interface.COMMAND_LINE), code or error.exit_code
-    if trials and all(trial.exit_code for trial in trials):
-        code = trials[0].exit_code
+    codes = [one.exit_code for one in (trials if speeds is None else speeds.measured)]
     return Report(
         abonyx=__version__,
         machine=machine,
@@ -114,7 +128,8 @@ def examine(bundle: str | None) -> Report:
         bundle=label,
         bundle_error=bundle_error,
         trials=trials,
-        exit_code=code,
+        speeds=speeds,
+        exit_code=codes[0] if codes and all(codes) else code,
     )
 
 
@@ -123,6 +138,7 @@ def _machine() -> Machine:
     return Machine(
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=sys.version.split()[0],
+        processor=this_processor(),
         processors=os.cpu_count(),
         allowed_processors=allowed_processors(),
         processor_quota=processor_quota(),
@@ -139,7 +155,23 @@ def _engine() -> tuple[EngineReport, int]:
         found = describe_engine()
     except EngineError as error:
         return EngineReport(distributions=distributions, error=error.text(Interface.COMMAND_LINE)), error.exit_code
-    return EngineReport(distributions=distributions, **found._asdict()), 0
+    return EngineReport(distributions=distributions, note=_note(found.providers), **found._asdict()), 0
+
+
+def _note(providers: list[str]) -> str:
+    try:
+        return openvino_note(load_config(None).provider, providers)
+    except EngineError:  # of the environment; it is said where the bundle is looked for
+        return ""
+
+
+def _trials(bundle: Bundle) -> list[Trial]:
+    defaults = bundle.manifest.default_variant
+    return [
+        _trial(str(bundle.path), name, provider, defaults.get(provider) == name)
+        for name, variant in bundle.manifest.variants.items()
+        for provider in variant.providers
+    ]
 
 
 def _trial(bundle: str, variant: str, provider: str, default: bool) -> Trial:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,13 +18,35 @@ if TYPE_CHECKING:
     from abonyx.run.request import RunRequest
 
 PATH = click.Path(path_type=Path)
+# A directory, or a name on the hub, which is no path.
+BUNDLE = click.Path(path_type=str)
+BUNDLE_HELP = "Directory, or hf:ORG/NAME@REVISION.  [default: the shipped mini bundle]"
 PATH_OR_DASH = click.Path(path_type=Path, allow_dash=True)
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+
+
+class ObjectUri(str):
+    """A URI of an object store, as it was typed: a Path would make one slash of two."""
+
+    __slots__ = ()
+
+
+class _PathOrUri(click.Path):
+    """A path, -, or an ObjectUri."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and _URI.match(value):
+            return ObjectUri(value)
+        return super().convert(value, param, ctx)
+
+
+PATH_OR_URI = _PathOrUri(path_type=Path, allow_dash=True)
 
 
 def run_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options that choose a bundle, how it runs, and how its input is read; see `prepare`."""
     options = [
-        click.option("--bundle", type=PATH, help="Bundle directory.  [default: the shipped mini bundle]"),
+        click.option("--bundle", type=BUNDLE, help=BUNDLE_HELP),
         click.option("--provider", help="cpu, cuda, coreml or openvino: what runs, or an error.  [default: cpu]"),
         click.option("--variant", help="A variant of the bundle.  [default: the bundle's own for the provider]"),
         click.option("--config", "config_file", type=PATH, help="TOML file; see configs/."),

@@ -7,19 +7,19 @@ from typing import Any
 
 import click
 
-from abonyx.cli.options import PATH, PATH_OR_DASH, prepare, run_options
+from abonyx.cli.options import BUNDLE, PATH, PATH_OR_DASH, prepare, run_options
 from abonyx.errors import ConfigError
 from abonyx.logs import LOGGER
 
 
 @click.command()
-@click.argument("source_bundle", metavar="BUNDLE", type=PATH)
+@click.argument("source_bundle", metavar="BUNDLE", type=BUNDLE)
 @click.argument("source", metavar="FILE", type=PATH_OR_DASH)
 @click.option("--name", required=True, help="Of the panel; score --panel NAME chooses it.")
 @click.option("--origin", help="Where its rows are from, in a line for readers.  [default: the name of FILE]")
 @click.option("-o", "--output", required=True, type=PATH, help="Bundle directory to write; must not exist.")
 @run_options
-def reference(source_bundle: Path, source: Path, name: str, origin: str | None, output: Path, **options: Any) -> None:
+def reference(source_bundle: str, source: Path, name: str, origin: str | None, output: Path, **options: Any) -> None:
     """Score the antibodies of FILE by every head, and write BUNDLE with them as a panel for percentiles; - is stdin."""
     from abonyx.run.reference import ReferenceRequest, add_panel
 

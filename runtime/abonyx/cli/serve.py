@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from abonyx.cli.options import PATH
+from abonyx.cli.options import BUNDLE, BUNDLE_HELP, PATH
 from abonyx.errors import ConfigError
 from abonyx.extras import require
 from abonyx.serve.settings import ADMIN_TOKEN_VARIABLE, TOKEN_VARIABLE, Settings, read_token
@@ -32,7 +32,7 @@ def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @click.command()
-@click.option("--bundle", type=PATH, help="Bundle directory.  [default: the shipped mini bundle]")
+@click.option("--bundle", type=BUNDLE, help=BUNDLE_HELP)
 @click.option("--provider", help="cpu, cuda, coreml or openvino: what runs, or an error.  [default: cpu]")
 @click.option("--variant", help="A variant of the bundle.  [default: the bundle's own for the provider]")
 @click.option("--config", "config_file", type=PATH, help="TOML file; see configs/. /v1/reload reads it again.")
@@ -41,7 +41,7 @@ def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--admin-token-file", type=PATH, help=f"File of /v1/reload's token; or {ADMIN_TOKEN_VARIABLE}.")
 @click.option("--workers", type=int, default=1, show_default=True, help="1: one session a process.")
 def serve(
-    bundle: Path | None,
+    bundle: str | None,
     provider: str | None,
     variant: str | None,
     config_file: Path | None,
@@ -51,7 +51,7 @@ def serve(
     **given: Any,
 ) -> None:
     """Score over HTTP, with a page for people; SIGTERM finishes what is queued.  Needs the extra serve."""
-    from abonyx.bundle import open_bundle
+    from abonyx.bundle import open_pinned
     from abonyx.config import RuntimeConfig, load_config
 
     if workers != 1:
@@ -62,11 +62,11 @@ def serve(
     require("serve")
     token = read_token(TOKEN_VARIABLE, token_file)
     settings = Settings(**given, token=token, admin_token=read_token(ADMIN_TOKEN_VARIABLE, admin_token_file))
-    flags = {"bundle": bundle and str(bundle), "provider": provider, "variant": variant}
+    flags = {"bundle": bundle, "provider": provider, "variant": variant}
 
     def load() -> RuntimeConfig:
-        config = load_config(config_file, flags=flags)
-        open_bundle(config.bundle).variant(config.provider, config.variant)
+        config, opened = open_pinned(load_config(config_file, flags=flags))
+        opened.variant(config.provider, config.variant)
         return config
 
     from abonyx.serve.server import serve as run_service

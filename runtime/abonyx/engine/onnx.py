@@ -26,10 +26,19 @@ from abonyx.engine.cuda_driver import CudaDevice, chosen_device
 from abonyx.engine.installed import InstalledEngine, describe, preload, shown
 from abonyx.engine.private_copy import private_copy
 from abonyx.engine.process import release_memory, thread_count
-from abonyx.engine.providers import PROVIDERS, coreml_cache_dir, provider_options, refuse_two_engines, unavailable
+from abonyx.engine.providers import (
+    PROVIDERS,
+    coreml_cache_dir,
+    openvino_note,
+    provider_options,
+    refuse_two_engines,
+    unavailable,
+)
 from abonyx.engine.slot import guard_process
 from abonyx.engine.weights import handed_over, mapped, read_tensors
 from abonyx.errors import BundleError, ConfigError, EngineMissing, OutOfDeviceMemory, ProviderError, first_line
+from abonyx.extras import install_command
+from abonyx.logs import LOGGER
 from abonyx.privacy import silence
 from abonyx.wording import option
 
@@ -58,6 +67,19 @@ _OUT_OF_MEMORY = (
 
 MORE_MEMORY = (
     f"Free memory of the device, raise its limit in the config, or take a smaller variant: {option('variant')}."
+)
+
+
+# Of a card that another process has to itself (compute mode "exclusive process"), or that left the driver.
+_TAKEN = (
+    "CUDA-capable device(s) is/are busy or unavailable",
+    "CUDA failure 46",
+    "CUDA failure 100",
+    "CUDA failure 101",
+)
+_FREE_THE_CARD = (
+    "Another process may have the card to itself, or it is not there any more: see nvidia-smi, end that process, or "
+    "choose another card with cuda.device_id."
 )
 
 
@@ -91,7 +113,7 @@ def run(
             if config.static_shape:
                 fix = f"Lower static_rows or static_tokens: every batch is filled up to {config.static_shape}."
             raise OutOfDeviceMemory(what, fix) from error
-        raise ProviderError(what, "If it ran out of memory, lower token_budget.") from error
+        raise ProviderError(what, _fix(error, "If it ran out of memory, lower token_budget.")) from error
 
 
 def check_available(ort: ModuleType, config: RuntimeConfig) -> CudaDevice | None:
@@ -108,6 +130,8 @@ def check_available(ort: ModuleType, config: RuntimeConfig) -> CudaDevice | None
     available = ort.get_available_providers()
     if PROVIDERS[config.provider].execution_provider not in available:
         raise unavailable(config.provider, f"ONNX Runtime {ort.__version__} here has {', '.join(available)}")
+    if note := openvino_note(config.provider, available):
+        LOGGER.debug(note)
     return chosen_device(config.cuda.device_id) if config.provider == "cuda" else None
 
 
@@ -177,7 +201,9 @@ def _create(
             raise OutOfDeviceMemory(f"{config.provider}: no memory to load {path}: {why}", MORE_MEMORY) from error
         if config.provider == "cpu":
             raise BundleError(f"{path}: ONNX Runtime cannot load it: {why}", "Export the bundle again.") from error
-        raise ProviderError(f"{config.provider}: cannot load {path}: {why}", "See docs/providers.md.") from error
+        raise ProviderError(
+            f"{config.provider}: cannot load {path}: {why}", _fix(error, "See docs/providers.md.")
+        ) from error
     native.borrowed = borrowed  # an attribute of the session, so that neither outlives the other
     native.disable_fallback()
     if native.get_providers()[0] != provider.execution_provider:
@@ -300,10 +326,14 @@ def import_engine() -> ModuleType:
     except ImportError as error:
         raise EngineMissing(
             f"no ONNX Runtime: {first_line(error)}",
-            'Install one engine: pip install "abonyx[cpu]", "abonyx[gpu]" (NVIDIA) or "abonyx[openvino]" (Intel).',
+            f"Install one engine: {install_command('cpu')}, or with gpu (NVIDIA) or openvino (Intel) in place of cpu.",
         ) from error
     guard_process()
     return engine
+
+
+def _fix(error: Exception, otherwise: str) -> str:
+    return _FREE_THE_CARD if any(mark in str(error) for mark in _TAKEN) else otherwise
 
 
 def _native_errors() -> tuple[type[Exception], ...]:

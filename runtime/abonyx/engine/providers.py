@@ -14,6 +14,7 @@ from abonyx.config import COREML_SHAPE, OpenVinoOptions, ProviderName, RuntimeCo
 from abonyx.engine.cuda_driver import read_cuda_driver
 from abonyx.engine.process import thread_count
 from abonyx.errors import ConfigError, EngineMissing, OutOfDeviceMemory, ProviderUnavailable
+from abonyx.extras import install_command
 from abonyx.logs import LOGGER
 from abonyx.wording import option
 
@@ -194,9 +195,16 @@ def unavailable(provider: ProviderName, found: str, fix: str = "") -> ProviderUn
     """
     return ProviderUnavailable(
         f"provider {provider} was asked for; {found}",
-        f'{fix}Install it with: pip install "abonyx[{PROVIDERS[provider].extra}]" (in an environment without another '
+        f"{fix}Install it with: {install_command(PROVIDERS[provider].extra)} (in an environment without another "
         f"onnxruntime), or choose {option('provider')} cpu. Nothing else was tried.",
     )
+
+
+def openvino_note(provider: ProviderName, execution_providers: list[str]) -> str:
+    """What to say where `cpu` runs and OpenVINO, which is mostly faster, is installed too; "" elsewhere."""
+    if provider != "cpu" or PROVIDERS["openvino"].execution_provider not in execution_providers:
+        return ""
+    return f"OpenVINO is installed, and provider is cpu: {option('provider')} openvino would run it instead"
 
 
 def installed_engines() -> list[str]:
@@ -210,7 +218,7 @@ def refuse_two_engines() -> None:
     if len(found) > 1:
         raise EngineMissing(
             f"{' and '.join(found)} are installed side by side and overwrite each other's files",
-            f"pip uninstall {' '.join(found)}, then install one: abonyx[cpu], abonyx[gpu] or abonyx[openvino].",
+            f"pip uninstall {' '.join(found)}, then {install_command('cpu')}, or with gpu or openvino in place of cpu.",
         )
 
 

@@ -108,6 +108,7 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
     schema_version: int
     date: str
     command: str | None
+    bundle_hub: str | None = None
 
     def encode(self) -> bytes:
         """Return the file's bytes."""
@@ -132,6 +133,7 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
                 f"seed {self.bootstrap.seed}",
             ),
             ("bundle", f"{self.bundle}, sha256 {self.bundle_sha256}"),
+            *([("bundle from", self.bundle_hub)] if self.bundle_hub else []),
             ("variant", f"{self.variant} on {self.provider}, precision {self.precision}"),
             ("pooling", self.pooling),
             ("domain", "; ".join(f"{name}: {_word(value)}" for name, value in self.domain.items())),

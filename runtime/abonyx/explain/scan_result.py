@@ -30,7 +30,10 @@ class ScoredHead(NamedTuple):
     """Which head it is.
 
     Attributes:
-        name, kind, unit, higher_is_worse: as the bundle has them; unit is None for a probability.
+        name: as the bundle has it.
+        kind: as the bundle has it.
+        unit: as the bundle has it; None for a probability.
+        higher_is_worse: as the bundle has it.
         sd: standard deviation of a linear head's training values; None for a probability.
         first: whether it is the bundle's first.
     """
@@ -93,12 +96,15 @@ class Scan:
     """The n single mutants of one parent. It recommends none: see `statement`.
 
     Attributes:
-        sequence: the parent; chain: its letter, None if it has no single domain.
+        sequence: the parent.
+        chain: its letter; None if it has no single domain.
         places: of each of the parent's residues.
         mutants: by place, then by the new residue's letter.
         heads: their changes, in the order in which they were named.
-        charge, pi: of the parent: net charge at pH 7.4 in elementary charges, isoelectric point.
-        charge_change, pi_change: (n,) float64, mutant less parent.
+        charge: net charge of the parent at pH 7.4, in elementary charges.
+        pi: isoelectric point of the parent.
+        charge_change: (n,) float64, mutant less parent.
+        pi_change: (n,) float64, mutant less parent.
         judgements: of the mutants, n; None if they were not judged.
         validated: what a user measured of one head's ranking at equal charge; None = nothing.
     """

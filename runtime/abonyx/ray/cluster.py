@@ -115,12 +115,28 @@ def worker_count(config: RuntimeConfig) -> int:
     Raises:
         ConfigError: none; gives what the nodes have.
     """
+    nodes, rooms = _rooms(config)
+    if not sum(rooms):
+        wanted = needs(config)
+        what = f"a worker needs {wanted['num_cpus']} CPU and {wanted['num_gpus']} GPU of one node; the cluster's nodes "
+        what += f"have: {'; '.join(map(_has, nodes)) or 'none is left'}"
+        raise ConfigError(what, f"Lower the provider's threads, choose another {option('provider')}, or add a node.")
+    return sum(rooms)
+
+
+def idle_nodes(config: RuntimeConfig) -> list[str]:
+    """What each node has that has no room for a worker: of a cluster of CPU and GPU nodes a part does nothing."""
+    nodes, rooms = _rooms(config)
+    return [_has(node) for node, room in zip(nodes, rooms, strict=True) if not room]
+
+
+def _rooms(config: RuntimeConfig) -> tuple[list[dict[str, float]], list[int]]:
+    """The resources of each node, and how many workers have room there."""
     nodes = [node["Resources"] for node in load_ray().nodes() if node["Alive"]]
     wanted = needs(config)
     asked = {"CPU": wanted["num_cpus"], "GPU": wanted["num_gpus"]}
-    count = sum(min(int(node.get(name, 0) // n) for name, n in asked.items() if n) for node in nodes)
-    if not count:
-        has = "; ".join(f"{node.get('CPU', 0):g} CPU, {node.get('GPU', 0):g} GPU" for node in nodes) or "none is left"
-        what = f"a worker needs {asked['CPU']} CPU and {asked['GPU']} GPU of one node; the cluster's nodes have: {has}"
-        raise ConfigError(what, f"Lower the provider's threads, choose another {option('provider')}, or add a node.")
-    return count
+    return nodes, [min(int(node.get(name, 0) // n) for name, n in asked.items() if n) for node in nodes]
+
+
+def _has(node: dict[str, float]) -> str:
+    return f"{node.get('CPU', 0):g} CPU, {node.get('GPU', 0):g} GPU"

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from abonyx.arrays import Float32Array
-from abonyx.bundle import open_bundle
+from abonyx.bundle import open_pinned
 from abonyx.bundle.chosen import ChosenHeads, choose_heads
 from abonyx.bundle.manifest import chain_letters
 from abonyx.config import RuntimeConfig
 from abonyx.domain import Check, DomainRule, refuse_rule
 from abonyx.engine.providers import window_size
-from abonyx.errors import ConfigError, InputError, printable
+from abonyx.errors import ConfigError, EngineError, InputError, printable
 from abonyx.input.judged import JudgedValue, judged, judged_pairs
 from abonyx.output.beside import column_kinds, refuse_columns, refuse_pair_columns
 from abonyx.output.columns import refuse_results, result_columns
@@ -53,8 +53,8 @@ def score(
         panel: whose percentiles are given; None = the bundle's first.
         sequence_column: the column of sequences.
         heavy_column, light_column: the columns of both chains, in place of that one if the heads need both.
-        workers: most workers; None = as many as the cluster's nodes have room for. Each is one actor with one session,
-            and, on cuda, one card. Reading needs a CPU too.
+        workers: most workers; None, or more than that, = as many as the cluster's nodes have room for. Each is one
+            actor with one session, and, on cuda, one card. Reading needs a CPU too.
         domain: "check" flags rows that the head was not trained on, "require" rejects them, "off" does not look.
         trim: "domain" scores the variable domain inside a longer sequence; the column domain names its residues,
             FIRST-LAST from 1, "" = all.
@@ -67,8 +67,8 @@ def score(
         Scores are those of Session.score within tolerances.BATCH_NEIGHBOURS (float32): batches differ.
 
     Raises:
-        ConfigError: no Ray; a threshold outside [0, 1]; workers below 1; pooling upstream-batch, whose scores depend on
-            a file's order; an unknown domain or trim, or trim with domain "off".
+        ConfigError: no Ray; no node with room for a worker; a threshold outside [0, 1]; workers below 1; pooling
+            upstream-batch, whose scores depend on a file's order; an unknown domain or trim, or trim with domain "off".
         BundleError: the bundle cannot be read, or has no head yet.
         EngineError: while the dataset is run, wrapped by Ray: the session cannot be opened, no such column of
             sequences, or a column of these names is there already.
@@ -82,19 +82,20 @@ def score(
     if config.pooling == "upstream-batch":
         fix = "Score files with `abonyx score --ray`, or use pooling residues."
         raise ConfigError("config: pooling is 'upstream-batch', which needs the rows of a whole file in order", fix)
-    bundle = open_bundle(config.bundle)
+    config, bundle = open_pinned(config)
     bundle.variant(config.provider, config.variant)
     chosen = choose_heads(bundle, heads, None, threshold, config=config, panel=panel, with_columns=beside)
     refuse_pair_columns(beside, chosen.chains)
     chosen = chosen if threshold is not None else chosen.without_numbers()
     rule = DomainRule(domain, trim is not None, chain_letters(chosen.chains))
     columns = (heavy_column, light_column) if len(chosen.chains) > 1 else (sequence_column,)
+    room = worker_count(config)  # refuses: Ray Data would wait for a node without a word
     return dataset.map_batches(
         Scorer,
         fn_constructor_args=(config, bundle.sha256, chosen, columns, rule, beside),
         batch_format="pyarrow",
         batch_size=window_size(config),
-        compute=data.ActorPoolStrategy(min_size=1, max_size=workers or worker_count(config)),
+        compute=data.ActorPoolStrategy(min_size=1, max_size=min(workers or room, room)),
         **needs(config),
     )
 
@@ -111,9 +112,12 @@ class Scorer:
         rule: DomainRule,
         with_columns: tuple[str, ...] = (),
     ) -> None:
-        from abonyx.ray.worker import open_checked
+        from abonyx.ray.worker import on_this_node, open_checked
 
-        self._model = open_checked(config, bundle_sha256)
+        try:
+            self._model = open_checked(config, bundle_sha256)
+        except EngineError as error:
+            raise on_this_node(error, config) from error
         self._heads, self._columns, self._rule, self._beside = heads, columns, rule, with_columns
 
     def __call__(self, table: Any) -> Any:

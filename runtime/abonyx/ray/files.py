@@ -9,13 +9,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from abonyx.errors import EngineError, OutOfDeviceMemory, ProviderError, RunInterrupted, first_line
+from abonyx.errors import (
+    ConfigError,
+    EngineError,
+    OutOfDeviceMemory,
+    ProviderError,
+    ResumeRefused,
+    RunInterrupted,
+    StoreUnavailable,
+    first_line,
+)
 from abonyx.logs import LOGGER
-from abonyx.ray.cluster import connected, load_ray, needs, worker_count
+from abonyx.output.journal import Fact
+from abonyx.ray.cluster import connected, idle_nodes, load_ray, needs, worker_count
 from abonyx.ray.worker import Worker
 from abonyx.run.directory import failure
 from abonyx.run.interrupts import Stop, handled
-from abonyx.run.run_file import Done, File, RunFile
+from abonyx.run.run_file import SHOWN, Done, File, RunFile
 from abonyx.run.scorer import DirectoryRequest
 from abonyx.wording import option
 
@@ -44,12 +54,16 @@ class RayDispatch:
         workers: at the start.
         run_seconds: from the first file given to a worker to the last one done.
         address: of the cluster; "" = start Ray on this machine.
+        worker: the actor; None = Worker. worker_args: what it takes behind the request. Workers of another class find
+            inputs and output themselves, not on a file system that nodes share.
     """
 
     request: DirectoryRequest
     run_file: RunFile
     restart: bool
     address: str = ""
+    worker: type[Worker] | None = None
+    worker_args: tuple[Any, ...] = ()
     done: list[Done] = field(default_factory=list)
     failed: dict[File, EngineError] = field(default_factory=dict)
     workers: int = 0
@@ -78,9 +92,12 @@ class RayDispatch:
         ray = load_ray()
         config = self.request.run.config
         self._waiting.extend(map(_Task, files))
-        self._shared = [self.run_file.path, *sorted({file.source.parent for file in files})]
+        if self.worker is None:
+            self._shared = [self.run_file.path, *sorted({file.source.parent for file in files})]
         self.workers = min(len(files), worker_count(config))
         LOGGER.info(f"{len(files)} files; {self.workers} workers, each {_text(needs(config))}")
+        if idle := idle_nodes(config):
+            LOGGER.info(f"note: no room for a worker on {len(idle)} of the cluster's nodes: {'; '.join(idle[:SHOWN])}")
         try:
             for _ in range(self.workers):
                 self._start_worker()
@@ -108,7 +125,9 @@ class RayDispatch:
     def _start_worker(self) -> None:
         ray = load_ray()
         # Of another worker the dispatch knows, a restarted one it would not.
-        worker = ray.remote(max_restarts=0, **needs(self.request.run.config))(Worker).remote(self.request)
+        worker = ray.remote(max_restarts=0, **needs(self.request.run.config))(self.worker or Worker).remote(
+            self.request, *self.worker_args
+        )
         self._calls[worker.open.remote(self._shared)] = worker, None
 
     def _waited_for(self) -> str:
@@ -131,14 +150,14 @@ class RayDispatch:
             return
         # An engine that failed is not tried again in its process; a signal ended the worker, not the run.
         broken = isinstance(answer, ProviderError | RunInterrupted) and not isinstance(answer, OutOfDeviceMemory)
-        if task is None and isinstance(answer, EngineError):
+        if isinstance(answer, StoreUnavailable) or (task is None and isinstance(answer, EngineError)):
             ray.kill(worker)
             raise answer
         if task is not None and broken:
             self._replace(worker, task, "\n".join(answer.marked))
             return
         if task is None:
-            self.run_file.settle(answer)
+            self._settle(worker, answer)
             if self.restart and not self._opened:
                 # Results that are to be replaced are the run's from here on, should it be stopped.
                 for waiting in self._waiting:
@@ -149,6 +168,25 @@ class RayDispatch:
         else:
             self._note(task, answer)
         self._hand_out(worker)
+
+    def _settle(self, worker: Any, facts: dict[str, Fact]) -> None:
+        """Take the facts of a worker that has opened the model: of one run's workers they are the same."""
+        try:
+            self.run_file.settle(facts)
+        except ResumeRefused as error:
+            before = self.run_file.facts()
+            other = [
+                f"{key}: {before.get(key)} there, {value} here"
+                for key, value in facts.items()
+                if value != before.get(key)
+            ]
+            if not self._opened or not other:
+                raise  # of the first worker: the results are another run's
+            where = load_ray().get(worker.where.remote())
+            what = f"node {where} would give other results than the node that opened the model first:\n  "
+            what += "\n  ".join(other)
+            fix = "Install the same abonyx and engine on every node with room for a worker, or take those nodes out."
+            raise ConfigError(what, fix) from error
 
     def _note(self, task: _Task, answer: Done | EngineError) -> None:
         if isinstance(answer, EngineError):

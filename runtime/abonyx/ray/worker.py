@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import platform
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+
+import msgspec
 
 from abonyx import cache
 from abonyx.bundle import Bundle, check_files, open_bundle
@@ -14,6 +18,7 @@ from abonyx.errors import BundleError, ConfigError, EngineError
 from abonyx.model import OpenModel, open_model
 from abonyx.output.journal import Fact
 from abonyx.ray.cluster import load_ray
+from abonyx.ray.store import SCHEME, Stores
 from abonyx.run.run_file import Done, File, run_facts
 from abonyx.run.scorer import DirectoryRequest, FileScorer
 
@@ -48,15 +53,67 @@ class Worker:
             self._model = open_checked(self._scorer.config, run.bundle.sha256)
             self._scorer.use(self._model)
         except EngineError as error:
-            return _on_this_node(error)
+            return on_this_node(error, run.config)
         return run_facts(run, self._request.kind, self._request.heads)
+
+    def where(self) -> str:
+        """The node, and on cuda its card."""
+        return here(self._request.run.config)
 
     def score(self, source: Path, target: Path, restart: bool) -> Done | EngineError:
         """Score one file; `restart` drops what an earlier run left of it."""
         try:
             return self._scorer.score(File(source, target), restart)
         except EngineError as error:
-            return _on_this_node(error)
+            return on_this_node(error, self._request.run.config)
+
+
+class StoreWorker(Worker):
+    """The Ray actor of objects: it fetches one, scores it as a file of this node, and puts its results."""
+
+    def __init__(self, request: DirectoryRequest, stores: Stores) -> None:
+        super().__init__(request)
+        self._stores = stores
+
+    def open(self, shared: Sequence[Path]) -> dict[str, Fact] | EngineError:
+        """As Worker.open; the node has to reach the store, too."""
+        try:
+            self._stores.refuse_missing_buckets()
+        except EngineError as error:
+            return on_this_node(error, self._request.run.config)
+        return super().open(shared)
+
+    def score(self, source: Path, target: Path, restart: bool) -> Done | EngineError:
+        """Score one object.
+
+        Args:
+            source, target: "BUCKET/KEY"; restart: nothing is kept of an object that was begun, either way.
+        """
+        with tempfile.TemporaryDirectory(prefix="abonyx-") as scratch:
+            here = File(Path(scratch) / "in" / source.name, Path(scratch) / "out" / target.name)
+            try:
+                return self._score_here(File(source, target), here)
+            except EngineError as error:
+                names = {str(here.source): SCHEME + str(source), str(here.target): SCHEME + str(target)}
+                return on_this_node(renamed(error, names), self._request.run.config)
+
+    def _score_here(self, stored: File, here: File) -> Done:
+        here.source.parent.mkdir()
+        here.rejected.parent.mkdir(parents=True)
+        read = self._stores.fetch(str(stored.source), here.source)
+        done = self._scorer.score(here, restart=True)
+        if here.rejected.exists():
+            self._stores.put(here.rejected, str(stored.rejected))
+        self._stores.put(here.target, str(stored.target))
+        return msgspec.structs.replace(done, input_bytes=read.size, input_mtime_ns=read.mtime_ns)
+
+
+def renamed(error: EngineError, names: Mapping[str, str]) -> EngineError:
+    """The same error, with other words for some paths."""
+    what, fix = error.marked
+    for path, name in names.items():
+        what, fix = what.replace(path, name), fix.replace(path, name)
+    return type(error)(what, fix)
 
 
 def open_checked(config: RuntimeConfig, bundle_sha256: str) -> OpenModel:
@@ -92,7 +149,13 @@ def _first_on_node(bundle: Bundle) -> Iterator[None]:
         yield
 
 
-def _on_this_node(error: EngineError) -> EngineError:
+def here(config: RuntimeConfig) -> str:
+    """This node's name; on cuda with the card that Ray chose, which the worker itself knows as card 0."""
+    card = f" (CUDA_VISIBLE_DEVICES {os.environ.get('CUDA_VISIBLE_DEVICES', 'not set')})"
+    return platform.node() + (card if config.provider == "cuda" else "")
+
+
+def on_this_node(error: EngineError, config: RuntimeConfig) -> EngineError:
     """The same error, saying where."""
     what, fix = error.marked
-    return type(error)(f"node {platform.node()}: {what}", fix)
+    return type(error)(f"node {here(config)}: {what}", fix)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -142,16 +143,21 @@ def score_directory(
     made = make_directory(request.output)
     try:
         with open_run_file(request.output, restart=restart) as run_file:
-            _score(request, files, run_file, restart, dispatcher)
+            score_files(request, files, run_file, restart, dispatcher)
     except BaseException:  # Ctrl-C while Ray starts, too
         if made:
             remove_if_empty(request.output)
         raise
 
 
-def _score(
+def score_files(
     request: DirectoryRequest, files: list[File], run_file: RunFile, restart: bool, dispatcher: Dispatcher
 ) -> None:
+    """Score those files that the open run file does not have; write summary.json beside it, and log the summary.
+
+    Raises:
+        ResumeRefused, EngineError: as score_directory.
+    """
     facts = run_facts(request.run, request.kind, request.heads)
     known = {key: value for key, value in facts.items() if key != "engine"}  # what opens the model says which it has
     run_file.settle(known)
@@ -164,7 +170,7 @@ def _score(
     summary = _summary(dispatch, files, run_file, known)
     with replacing(request.output / SIDE / "summary.json") as sink:
         sink.write(msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n")
-    for line in _lines(summary, request):
+    for line in _lines(summary, request, run_file.shown):
         LOGGER.info(line)
     _raise_failed(dispatch.failed, len(files))
 
@@ -207,7 +213,7 @@ def _flag_lines(summary: DirectorySummary, request: DirectoryRequest) -> list[st
     return [flag_line(summary.flagged, summary.records, summary.uncalled, summary.flags)]
 
 
-def _lines(summary: DirectorySummary, request: DirectoryRequest) -> list[str]:
+def _lines(summary: DirectorySummary, request: DirectoryRequest, output: str) -> list[str]:
     rate = summary.records_now / summary.run_seconds if summary.run_seconds else 0.0
     by = f" by {summary.workers} workers" if summary.workers else ""
     counts = f"{summary.files_now} files scored now{by}: {summary.records_now} sequences"
@@ -219,8 +225,8 @@ def _lines(summary: DirectorySummary, request: DirectoryRequest) -> list[str]:
         f"bundle {request.run.bundle.label()}",
         *_flag_lines(summary, request),
         *dict.fromkeys(note for each in summary.files for note in each.notes),
-        *([f"rejected records are listed in {request.output / SIDE}"] if summary.rejected else []),
-        f"wrote {request.output}; {request.heads.summary()}",
+        *([f"rejected records are listed in {output}{os.sep}{SIDE}"] if summary.rejected else []),
+        f"wrote {output}; {request.heads.summary()}",
     ]
 
 

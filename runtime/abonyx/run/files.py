@@ -21,18 +21,28 @@ def find_files(sources: Sequence[Path], output: Path, kind: str) -> list[File]:
         InputError: none, or a directory cannot be read.
         ConfigError: two results would be in one place, or an input lies in `output`.
     """
-    found = [path for source in sources for path in _files_of(source)]
+    found = {path.absolute() for source in sources for path in _files_of(source)}
+    for path in sorted(found) if output.is_dir() else ():
+        if output.samefile(path.parent):
+            what = f"output {output}: the input {path.name} lies in it"
+            raise ConfigError(what, "Name another directory: results there would be the next run's inputs.")
+    return files_to(sorted(found), output, kind)
+
+
+def files_to(paths: Sequence[Path], output: Path, kind: str) -> list[File]:
+    """The files with the place of each one's results.
+
+    Raises:
+        ConfigError: two results would be in one place.
+    """
     files: list[File] = []
     written: dict[str, File] = {}
-    for path in sorted({path.absolute() for path in found}):
+    for path in paths:
         file = File(path, output / f"{printable_name(Path(input_stem(path)))}.{kind}")
         other = written.setdefault(file.target.name.casefold(), file)  # some file systems hold only one of A and a
         if other is not file:
             what = f"{other.source} and {path}: both would be written to {file.target}"
             raise ConfigError(what, "Rename one of them, or score it in a run of its own.")
-        if output.is_dir() and output.samefile(path.parent):
-            what = f"output {output}: the input {path.name} lies in it"
-            raise ConfigError(what, "Name another directory: results there would be the next run's inputs.")
         files.append(file)
     return files
 

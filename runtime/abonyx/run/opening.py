@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
-from abonyx.bundle import Bundle, open_bundle
+from abonyx.bundle import Bundle, open_pinned
 from abonyx.config import RuntimeConfig
 from abonyx.engine import slot
 from abonyx.errors import ConfigError, SessionInUse
@@ -46,7 +46,7 @@ def chosen_model(session: Session | None, config: RuntimeConfig | str | Path | N
         if there is not None and there.process_id == os.getpid():
             fix = "Give it as session=..., or close it: abonyx.close_session()."
             raise SessionInUse(f"a session is already open, since {there.opened_at}", fix)
-        yield ChosenModel(chosen, open_bundle(chosen.bundle))
+        yield ChosenModel(*open_pinned(chosen))
         return
     if config is not None:
         raise ConfigError("session and config were both given", "Give one of them: a session has its config.")

@@ -12,7 +12,7 @@ import msgspec
 
 from abonyx import __version__
 from abonyx.alphabet import SequenceLimit
-from abonyx.bundle import Bundle, open_bundle
+from abonyx.bundle import Bundle, open_pinned
 from abonyx.bundle.chosen import ChosenHeads, choose_heads
 from abonyx.bundle.manifest import chain_letters
 from abonyx.config import RuntimeConfig, load_config
@@ -150,6 +150,7 @@ class RunRequest:
             "version": __version__,
             "bundle": self.bundle.name,
             "bundle_sha256": self.bundle.sha256,
+            **({"bundle_hub": str(self.bundle.hub)} if self.bundle.hub else {}),
             "config_sha256": self.config.sha256(),
             "provider": self.config.provider,
             "variant": name,
@@ -187,7 +188,7 @@ def prepare(
             RunRequest has them.
 
     Raises:
-        ConfigError, BundleError: see load_config, open_bundle, Bundle.variant, refuse_rule and refuse_columns; or
+        ConfigError, BundleError: see load_config, open_pinned, Bundle.variant, refuse_rule and refuse_columns; or
             unknown gaps.
     """
     refuse_rule(check, "domain" if trim else None)
@@ -196,7 +197,8 @@ def prepare(
         raise ConfigError(f"{option('gaps')} is {first_line(repr(gaps))}", f"Give one of {known}.")
     columns = refuse_columns(with_columns, check)
     config = config or load_config(config_file, flags=flags)
-    bundle = bundle or open_bundle(config.bundle)
+    if bundle is None:
+        config, bundle = open_pinned(config)
     bundle.variant(config.provider, config.variant)
     return RunRequest(
         config=config,

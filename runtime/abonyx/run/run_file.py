@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import msgspec
 
@@ -95,6 +95,7 @@ class RunFile(Journal):
         super().__init__(target)
         self._forget = restart  # what an earlier run left in it
         self._begun: set[str] = set()  # names of the outputs that are the run's, done or not
+        self.shown = str(self.path.parent.parent)  # what messages call the output
 
     def done(self) -> dict[str, Done]:
         """What was done, by the output's name."""
@@ -140,7 +141,7 @@ class RunFile(Journal):
         before = header.identity if _ENGINE in facts else header.identity | {_ENGINE: None}
         if found := differences(before, {_ENGINE: None} | facts):
             raise ResumeRefused(
-                f"output {self.path.parent.parent}: has results of another run:\n  " + "\n  ".join(found),
+                f"output {self.shown}: has results of another run:\n  " + "\n  ".join(found),
                 f"Give that run's command again, name another directory, or start again with {option('restart')}.",
             )
 
@@ -170,14 +171,18 @@ class RunFile(Journal):
             elif (sha256 := _sha256(file.source, line)) != line.input_sha256:
                 refused.append(f"{file.source.name}: sha256 {line.input_sha256} ({line.input}) then, {sha256} now")
         if refused:
-            more = [f"... and {len(refused) - SHOWN} more"] if len(refused) > SHOWN else []
-            raise ResumeRefused(
-                f"output {self.path.parent.parent}: has results of another run or other input:\n  "
-                + "\n  ".join([*refused[:SHOWN], *more]),
-                "Name another directory, move those results away, or start again with "
-                f"{option('restart')}, which replaces them.",
-            )
+            raise self.other_run(refused)
         return left
+
+    def other_run(self, refused: list[str]) -> ResumeRefused:
+        """The error about results that are not this run's, a line for each."""
+        more = [f"... and {len(refused) - SHOWN} more"] if len(refused) > SHOWN else []
+        return ResumeRefused(
+            f"output {self.shown}: has results of another run or other input:\n  "
+            + "\n  ".join([*refused[:SHOWN], *more]),
+            f"Name another directory, move those results away, or start again with {option('restart')}, which replaces "
+            "them.",
+        )
 
 
 def printable_name(path: Path) -> str:
@@ -185,8 +190,18 @@ def printable_name(path: Path) -> str:
     return path.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
+AnyRunFile = TypeVar("AnyRunFile", bound=RunFile)
+
+
 @contextmanager
 def open_run_file(directory: Path, *, restart: bool) -> Iterator[RunFile]:
+    """As open_run_file_of, of files."""
+    with open_run_file_of(RunFile, directory, restart=restart) as run_file:
+        yield run_file
+
+
+@contextmanager
+def open_run_file_of(kind: type[AnyRunFile], directory: Path, *, restart: bool) -> Iterator[AnyRunFile]:
     """Give the directory's run file, SIDE/run.journal, read; of a restart, not read, and whole until it settles.
 
     Raises:
@@ -201,7 +216,7 @@ def open_run_file(directory: Path, *, restart: bool) -> Iterator[RunFile]:
     made = not side.is_dir()
     with failing_as(side):
         side.mkdir(exist_ok=True)
-    run_file = RunFile(side / "run", restart)
+    run_file = kind(side / "run", restart)
     try:
         if not restart:
             run_file.read()

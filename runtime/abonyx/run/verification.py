@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from abonyx.bundle import check_files, check_graph, open_bundle, shown_names, unlisted_files
+from abonyx.bundle import check_files, check_graph, open_pinned, shown_names, unlisted_files
 from abonyx.bundle.selftest import rows_that_fit
 from abonyx.bundle.tolerances import BF16, looser
 from abonyx.config import RuntimeConfig
@@ -27,6 +27,7 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
             value (linear heads, in training sds), embedding.
         placement: execution provider -> nodes.
         use: what the open model holds of the system; None unless asked for, or if the system does not say.
+        hub: the bundle's name by commit and hash, if it was given by name.
     """
 
     bundle: str
@@ -43,6 +44,7 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
     limits: dict[str, float]
     placement: dict[str, int]
     use: EngineUse | None = None
+    hub: str | None = None
 
 
 def verify(config: RuntimeConfig, *, deep: bool = False) -> Verification:
@@ -56,7 +58,7 @@ def verify(config: RuntimeConfig, *, deep: bool = False) -> Verification:
         ProviderError, ConfigError: the provider or the variant cannot be used.
         SelfTestError: a golden row does not come out right here.
     """
-    bundle = open_bundle(config.bundle)
+    config, bundle = open_pinned(config)
     manifest = bundle.manifest
     bundle.variant(config.provider, config.variant)
     unlisted = unlisted_files(bundle)
@@ -73,6 +75,7 @@ def verify(config: RuntimeConfig, *, deep: bool = False) -> Verification:
             bundle=str(bundle.path),
             name=bundle.name,
             sha256=bundle.sha256,
+            hub=str(bundle.hub) if bundle.hub else None,
             schema_version=manifest.schema_version,
             files=len(manifest.files),
             bytes=sum(entry.size_bytes for entry in manifest.files.values()),

@@ -246,6 +246,7 @@ class ModelAnswer(Answered, frozen=True, kw_only=True):
 
     Attributes:
         abonyx: its version.
+        ready: always true: without an open model the answer is a problem. (msgspec before 0.22 takes no Literal[True].)
         placement: execution provider -> nodes it runs.
         parity: the variant's differences from PyTorch, as its export measured them.
         chains: those that the first head was trained on, H heavy and L light; records of others are flagged.
@@ -257,7 +258,7 @@ class ModelAnswer(Answered, frozen=True, kw_only=True):
     """
 
     abonyx: str
-    ready: Literal[True]
+    ready: bool
     name: str
     label: str
     notice: str

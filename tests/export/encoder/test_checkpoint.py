@@ -185,7 +185,9 @@ def test_weights_that_are_code_are_not_run(tmp_path: Path, checkpoint: Checkpoin
     directory = Path(shutil.copytree(checkpoint("esm1v"), tmp_path / "fault"))
     (directory / "model.safetensors").unlink()
     (directory / "pytorch_model.bin").write_bytes(pickle.dumps(_Trap(tmp_path / "ran")))
-    assert "transformers cannot load it as an encoder" in _refused(directory)
+    # Which of the two says so depends on the version of transformers.
+    refusal = _refused(directory)
+    assert "transformers cannot load it as an encoder" in refusal or "one that needs code to be read" in refusal
     assert not (tmp_path / "ran").exists()
 
 

@@ -167,7 +167,8 @@ def test_products_get_more_than_one_term_only_where_the_gate_or_the_golden_rows_
     def over_once(*given: Any) -> tuple[GateRows, dict[str, float]]:
         both, on_golden = embedded(*given)
         once = not asked and over == "golden rows" and asked.append(None) is None
-        return both, dict.fromkeys(on_golden, 1.0) if once else on_golden
+        just_under = 0.95 * WIDE["int8"]
+        return both, dict.fromkeys(on_golden, just_under) if once else on_golden
 
     monkeypatch.setattr(score_gate, "faults", fails_once)
     monkeypatch.setattr(int8, "_embedded", over_once)
@@ -188,6 +189,8 @@ def test_products_get_more_than_one_term_only_where_the_gate_or_the_golden_rows_
     assert variant.parity is not None
     plans = [line for line in said if "golden rows: max" in line]
     assert len(plans) == 2 and plans[1].endswith(f"golden rows: max |dp| {variant.parity.max_p:.2g}")
+    # less than what a machine that opens it allows, whose engine may round otherwise
+    assert variant.parity.max_p <= tolerances.INT8_GOLDEN_SHARE * variant.limits.p < variant.limits.p
     graph = onnx.load(tmp_path / "bundle" / "int8" / "model.onnx", load_external_data=False).graph
     two = {node.name for node in graph.node if node.op_type == "Gemm" and node.name.endswith("/rest")}
     assert {name.removeprefix("encoder.layer.").split("/")[0] for name in two} >= {

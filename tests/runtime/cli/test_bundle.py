@@ -19,6 +19,7 @@ from abonyx.cli import doctor
 from abonyx.engine import onnx as onnx_module
 from abonyx.engine import process, providers
 from abonyx.engine.cuda_driver import CudaDevice, CudaDriver
+from abonyx.extras import install_command
 
 from ...conftest import MINI
 from ..hostile import FOLDER, MODEL, WEIGHTS, edit, graph, model, node, relist
@@ -77,7 +78,7 @@ def test_doctor_without_an_engine_or_with_two(run: Any, monkeypatch: pytest.Monk
         assert "side by side" in report["engine"]["error"]
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     code, out, _ = run("doctor")
-    assert code == 5 and 'pip install "abonyx[cpu]"' in out
+    assert code == 5 and install_command("cpu") in out
 
 
 def test_doctor_of_a_bundle_that_cannot_be_used(run: Any, copy: Path, tmp_path: Path) -> None:
@@ -197,7 +198,7 @@ def test_inspect_shows_the_card_and_where_it_is(run: Any, copy: Path, bare: Path
     assert "holds no card" in run("inspect", copy).out
     (copy / "metrics.json").unlink()
     (copy / "metrics.json").symlink_to("/dev/zero")
-    assert "is not the plain file" in run("inspect", copy).out
+    assert "is not the plain file" in " ".join(run("inspect", copy).out.split())  # a long path wraps the line
 
 
 @pytest.mark.parametrize(

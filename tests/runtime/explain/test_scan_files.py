@@ -214,7 +214,7 @@ def test_without_matplotlib_the_tables_are_written_and_the_extra_is_named(
     done = run("scan", parents, "--id", "first", "-o", tmp_path / "out", "--positions", "28", *FEW)
     assert done.code == 0, done.err
     assert "note: no pictures, the tables are complete: drawing a scan needs matplotlib" in done.err
-    assert "abonyx[cpu,explain]" in done.err
+    assert "Install the extra explain: pip install " in done.err
     assert set(files(tmp_path / "out")) == NAMES
 
 

@@ -167,7 +167,7 @@ def test_window_that_does_not_fit(ids: int, sequences: int, p: Float32Array, cal
 
 def test_missing_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(ConfigError, match=r"Parquet needs pyarrow .*(.|\n)*pip install \"abonyx\[cpu,parquet\]\""):
+    with pytest.raises(ConfigError, match=r"Parquet needs pyarrow .*(.|\n)*Install the extra parquet: pip install "):
         results_format("parquet", {})
 
 

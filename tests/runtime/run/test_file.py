@@ -20,6 +20,8 @@ SMALL = abonyx.RuntimeConfig(window_size=3)
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
 def test_the_bytes_are_the_commands(suffix: str, run: Any, tmp_path: Path) -> None:
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow", reason="the extra parquet is not installed")
     by_command, by_function = tmp_path / f"command.{suffix}", tmp_path / f"function.{suffix}"
     assert run("score", EXAMPLES, "-o", by_command).code == 0
     summary = abonyx.score_file(EXAMPLES, by_function)

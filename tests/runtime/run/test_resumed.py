@@ -354,6 +354,8 @@ def test_the_partial_file_is_no_input(run: Call, stopped: Stopping, tmp_path: Pa
 
 @pytest.mark.parametrize("suffix", [".npy", ".parquet"])
 def test_embeddings_are_gone_on_with(run: Call, stopped: Stopping, tmp_path: Path, suffix: str) -> None:
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow", reason="the extra parquet is not installed")
     (tmp_path / "whole").mkdir()
     (tmp_path / "out").mkdir()
     assert run("embed", EXAMPLES, "-o", tmp_path / "whole" / f"e{suffix}").code == 0

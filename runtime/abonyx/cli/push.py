@@ -1,0 +1,33 @@
+"""`abonyx push`: a bundle onto the Hugging Face hub."""
+
+from __future__ import annotations
+
+import click
+
+from abonyx.cli.options import BUNDLE
+from abonyx.errors import ConfigError
+from abonyx.extras import require
+from abonyx.hub_name import HubName, is_hub_name
+
+
+@click.command()
+@click.argument("bundle", type=BUNDLE)
+@click.argument("name", metavar="hf:ORG/NAME")
+@click.option("--public", is_flag=True, help="Make the repository public.  [default: private]")
+@click.option("--publish-sequences", is_flag=True, help="Allow --public for a bundle that stores training sequences.")
+def push(bundle: str, name: str, public: bool, publish_sequences: bool) -> None:
+    """Upload BUNDLE, and print its name by commit and hash.  Needs the extra hub, and a token in HF_TOKEN.
+
+    Every file is checked first. The card becomes the repository's README.md.
+    """
+    require("push")
+    from abonyx.bundle import open_bundle
+    from abonyx.bundle.hub.push import push as push_bundle
+    from abonyx.config import RuntimeConfig
+
+    if not is_hub_name(name):
+        raise ConfigError(f"{name}: is not a name on the hub", "Give hf:ORG/NAME.")
+    target = HubName.parse(name)
+    opened = open_bundle(RuntimeConfig(bundle=bundle).bundle)
+    pinned = push_bundle(opened, target, public=public, publish_sequences=publish_sequences)
+    click.echo(str(pinned))

@@ -1,0 +1,107 @@
+"""What the tests of packaging share: the sdist and the wheel, built once, and new environments outside the clone.
+
+An environment is made by uv, in a folder that the caller gives. torch is installed as `torch==X+cpu` says in CPU_TORCH,
+never as a resolver chooses: another build brings gigabytes of CUDA.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+# The tools that tests need beside the extras.
+TEST_TOOLS = ("pytest", "pytest-xdist", "hypothesis", "psutil")
+# pip finds the build for the CPU where its own settings say: uv does not read them.
+CPU_TORCH = "torch==2.13.0"
+UV = (sys.executable, "-m", "uv", "--quiet", "--no-progress")
+
+
+def run(command: Sequence[str | Path], folder: Path, *, timeout_s: float = 1800) -> str:
+    """Standard output of a command that must end with 0.
+
+    Raises:
+        RuntimeError: it did not; with the end of what it wrote.
+    """
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    done = subprocess.run(
+        list(map(str, command)),
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(
+            f"{' '.join(map(str, command))}\nended with {done.returncode}\n{(done.stdout + done.stderr)[-6000:]}"
+        )
+    return done.stdout
+
+
+def build(folder: Path) -> tuple[Path, Path]:
+    """The sdist of the clone, and the wheel that is made of the sdist alone."""
+    run([sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", folder], REPOSITORY)
+    (sdist,) = folder.glob("abonyx-*.tar.gz")
+    unpacked = unpack(sdist, folder / "unpacked")
+    run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder], unpacked)
+    (wheel,) = folder.glob("abonyx-*.whl")
+    return sdist, wheel
+
+
+def unpack(sdist: Path, folder: Path) -> Path:
+    """The folder inside the sdist."""
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder, filter="data")
+    (top,) = folder.iterdir()
+    return top
+
+
+def environment(folder: Path, python: str) -> Path:
+    """A new environment with pip; the path of its Python."""
+    run([*UV, "venv", "--seed", "--python", python, folder], folder.parent)
+    return folder / ("Scripts" if os.name == "nt" else "bin") / "python"
+
+
+def install(python: Path, *what: str | Path, constraints: Path | None = None) -> None:
+    """Install into an environment, with uv; its cache makes the second time quick."""
+    limits = ["-c", constraints] if constraints else []
+    run([*UV, "pip", "install", "--python", python, *limits, *what], python.parent)
+
+
+def install_torch(python: Path) -> None:
+    """PyTorch for the CPU, by pip, before anything that asks for torch."""
+    run([python, "-m", "pip", "install", "--quiet", CPU_TORCH], python.parent)
+
+
+def interpreters() -> dict[int, Path]:
+    """Python 3's minor version -> an interpreter of this machine that starts: on the PATH, or one of pyenv's."""
+    found: dict[int, Path] = {}
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    for minor in range(11, 20):
+        name = f"python3.{minor}"
+        on_path = shutil.which(name)
+        for candidate in [*([Path(on_path)] if on_path else []), *sorted(pyenv.glob(f"3.{minor}.*/bin/{name}"))]:
+            # Names that pyenv puts on the PATH need not start anything.
+            done = subprocess.run([candidate, "-c", "import ssl, sqlite3"], capture_output=True, check=False)
+            if done.returncode == 0:
+                found[minor] = candidate
+                break
+    return found
+
+
+def index_answers(folder: Path) -> bool:
+    """Whether packages can be had here: what is tested needs an index."""
+    requirement = folder / "one.in"
+    requirement.write_text("msgspec\n")
+    try:
+        run([*UV, "pip", "compile", requirement, "-o", folder / "one.txt"], folder, timeout_s=60)
+    except (RuntimeError, subprocess.TimeoutExpired):
+        return False
+    return True

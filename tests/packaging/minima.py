@@ -1,0 +1,127 @@
+"""Install each extra with the lowest versions that pyproject.toml allows, and run its tests against the built wheel.
+
+    python tests/packaging/minima.py          # every extra
+    python tests/packaging/minima.py serve    # some
+
+Direct dependencies have their lowest version, and what those need the newest (uv's lowest-direct). The tests are those
+of the sdist, and abonyx is the wheel: no code of the clone is run. PyTorch is the exception: it is the build for the
+CPU that pip finds, so the lower bound of torch is not tried.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+if __package__:
+    from . import built
+else:
+    import built  # type: ignore[no-redef]
+
+# The oldest Python that abonyx runs on: the lowest versions need not have wheels for a newer one.
+PYTHON = "3.11"
+# Extra -> the extras that it is installed with, and the tests of what it brings.
+TESTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "cpu": (
+        ("cpu",),
+        ("tests/runtime/test_session.py", "tests/runtime/cli", "tests/runtime/domain", "tests/runtime/input"),
+    ),
+    "openvino": (("openvino",), ("tests/runtime/engine/test_openvino.py",)),
+    "gpu": (("gpu",), ("tests/runtime/engine/test_cuda_driver.py",)),
+    "parquet": (("cpu", "parquet"), ("tests/runtime/input", "tests/runtime/output")),
+    "excel": (("cpu", "excel"), ("tests/runtime/input/test_excel.py",)),
+    "frames": (("cpu", "frames"), ("tests/runtime/test_frames.py",)),
+    "ray": (("cpu", "ray"), ("tests/runtime/ray",)),
+    "evaluate": (("cpu", "evaluate"), ("tests/runtime/evaluate", "tests/runtime/card")),
+    "explain": (("cpu", "explain"), ("tests/runtime/explain",)),
+    "serve": (("cpu", "serve"), ("tests/runtime/serve",)),
+    "hub": (("cpu", "hub"), ("tests/runtime/bundle",)),
+    "training": (("cpu", "training", "evaluate"), ("tests/training",)),
+    "export": (
+        ("cpu", "export"),
+        ("tests/export/test_export.py", "tests/export/fit", "tests/export/head", "tests/export/encoder"),
+    ),
+}
+# Tools of single test folders, which are no part of the extra.
+BESIDE = {
+    "frames": ("pandas>=2.2", "polars"),
+    "export": ("joblib", "fair-esm==2.0.0"),
+    "serve": ("joblib",),
+}
+
+
+def minima(extras: tuple[str, ...], folder: Path) -> Path:
+    """A constraints file with the lowest version of each direct dependency of the extras."""
+    file = folder / "minima.txt"
+    chosen = [part for extra in extras for part in ("--extra", extra)]
+    # In place of torch's lower bound, of which there may be no build for the CPU.
+    override = folder / "override.txt"
+    override.write_text(built.CPU_TORCH + "\n")
+    lowest = ["--resolution", "lowest-direct", "--python-version", PYTHON, "--no-header", "--no-annotate"]
+    project = built.REPOSITORY / "pyproject.toml"
+    built.run([*built.UV, "pip", "compile", project, *chosen, *lowest, "--override", override, "-o", file], folder)
+    lines = [line for line in file.read_text().splitlines() if not line.startswith(("nvidia-", "triton", "cuda-"))]
+    file.write_text("\n".join(lines) + "\n")
+    return file
+
+
+def try_extra(extra: str, sdist: Path, wheel: Path, folder: Path) -> str:
+    """The last line of the tests of one extra.
+
+    Raises:
+        RuntimeError: the lowest versions cannot be installed, or a test fails with them.
+    """
+    extras, tests = TESTS[extra]
+    python = built.environment(folder / "env", PYTHON)
+    limits = minima(extras, folder)
+    if "export" in extras:
+        built.install_torch(python)
+    built.install(python, f"{wheel}[{','.join(extras)}]", *built.TEST_TOOLS, *BESIDE.get(extra, ()), constraints=limits)
+    clone = built.unpack(sdist, folder / "sdist")
+    # Old versions of libraries may warn of what new versions of others deprecate.
+    options = [
+        "-q",
+        "-n",
+        "2",
+        "--dist",
+        "loadfile",
+        "-o",
+        "filterwarnings=default",
+        "-p",
+        "no:cacheprovider",
+        "--disable-warnings",
+        "--tb=short",
+        "-rf",
+    ]
+    return built.run([python, "-m", "pytest", *options, *tests], clone).strip().splitlines()[-1]
+
+
+def main() -> None:
+    """Try the extras that the command line names, or all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("extras", nargs="*", metavar="EXTRA", help=f"of {', '.join(TESTS)}  [default: all]")
+    chosen = parser.parse_args().extras or list(TESTS)
+    if unknown := sorted(set(chosen) - set(TESTS)):
+        parser.error(f"no such extra: {', '.join(unknown)}; there are {', '.join(TESTS)}")
+    failed = []
+    with tempfile.TemporaryDirectory(prefix="abonyx-minima-") as name:
+        sdist, wheel = built.build(Path(name))
+        for extra in chosen:
+            folder = Path(name, extra)
+            folder.mkdir()
+            started = time.monotonic()
+            try:
+                outcome = try_extra(extra, sdist, wheel, folder)
+            except RuntimeError as error:
+                failed.append(extra)
+                outcome = f"FAILED\n{error}"
+            print(f"{extra}: {outcome} ({time.monotonic() - started:.0f} s)", flush=True)  # noqa: T201
+    if failed:
+        sys.exit(f"lower bounds that do not hold, or tests that need more: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""The release workflow: pinned, with few permissions, off until a person turns it on, and the files it names exist."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from ..conftest import REPOSITORY
+
+yaml = pytest.importorskip("yaml", reason="the test extra is not installed")
+
+FILE = REPOSITORY / ".github" / "workflows" / "release.yml"
+TEXT = FILE.read_text(encoding="utf-8") if FILE.is_file() else ""
+pytestmark = pytest.mark.skipif(not TEXT, reason="no workflow beside these tests")
+
+
+def workflow() -> Any:
+    return yaml.safe_load(TEXT)
+
+
+def test_it_runs_for_tags_only_and_not_before_a_person_turned_it_on() -> None:
+    read = workflow()
+    assert read[True] == {"push": {"tags": ["v*"]}}  # YAML takes the key `on` for a truth value
+    first, *others = read["jobs"].values()
+    assert first["if"] == "vars.ABONYX_RELEASE == 'on'"
+    assert all(job["needs"] for job in others), "a job that does not wait for the first would run at once"
+    assert read["jobs"]["publish"]["environment"] == "pypi"
+
+
+def test_permissions_are_those_of_each_job() -> None:
+    read = workflow()
+    assert read["permissions"] == {}
+    given = {name: job["permissions"] for name, job in read["jobs"].items()}
+    assert given == {
+        "build": {"contents": "read"},
+        "test": {},
+        "attest": {"attestations": "write", "id-token": "write"},
+        "publish": {"id-token": "write"},
+    }
+    assert "secrets." not in TEXT
+
+
+def test_every_action_is_pinned_by_commit_with_its_version() -> None:
+    used = re.findall(r"uses: (.*)$", TEXT, flags=re.M)
+    assert len(used) >= 7
+    pinned = [re.fullmatch(r"([\w./-]+)@([0-9a-f]{40}) # v\d+\.\d+\.\d+", one) for one in used]
+    assert all(pinned), used
+    commits = {(one[1], one[2]) for one in pinned if one}
+    assert len(commits) == len({name for name, _ in commits}), "one action, one commit"
+
+
+def test_the_files_it_names_exist() -> None:
+    for path in re.findall(r"\b(?:tests|constraints)[\w/.]+", TEXT):
+        assert (REPOSITORY / path).exists(), path
+    assert "release.yml" in (REPOSITORY / "RELEASE.md").read_text(encoding="utf-8")

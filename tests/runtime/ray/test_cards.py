@@ -1,0 +1,176 @@
+"""Cards and nodes that are not what a run needs: each is one message that says where and what to do. Needs no card."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import onnxruntime
+import pytest
+
+import abonyx
+from abonyx.cli.options import prepare
+from abonyx.config import RuntimeConfig
+from abonyx.engine import cuda_driver, onnx, providers
+from abonyx.engine.cuda_driver import CudaDevice, CudaDriver
+from abonyx.errors import ConfigError, EngineError, OutOfDeviceMemory, ProviderError, ProviderUnavailable, ResumeRefused
+from abonyx.run.run_file import open_run_file, run_facts
+from abonyx.run.scorer import DirectoryRequest
+
+from .test_score_ray import OPTIONS, USUAL, Call
+
+ray = pytest.importorskip("ray", reason="the ray extra is not installed")
+pytest.importorskip("ray.data", reason="the ray extra is not installed")
+
+import abonyx.ray  # noqa: E402
+from abonyx.ray import cluster  # noqa: E402
+from abonyx.ray import files as files_module  # noqa: E402
+from abonyx.ray.dataset import Scorer  # noqa: E402
+from abonyx.ray.files import RayDispatch  # noqa: E402
+from abonyx.ray.worker import Worker  # noqa: E402
+
+CUDA = RuntimeConfig(provider="cuda")
+CARD = CudaDevice(name="NVIDIA H100", uuid="0" * 32, total_bytes=80 * 10**9, free_bytes=79 * 10**9)
+
+
+def request(tmp_path: Path) -> DirectoryRequest:
+    """Of a run on cuda, as the driver of a run makes it."""
+    run = prepare(OPTIONS)
+    return DirectoryRequest(dataclasses.replace(run, config=cluster.for_worker(CUDA)), tmp_path, "csv", USUAL)
+
+
+def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *devices: CudaDevice, problem: str = "") -> EngineError:
+    """What a worker says that Ray gave card 3 of a node with these devices; ONNX Runtime has CUDA there."""
+    driver = CudaDriver(version="13.0", devices=list(devices), problem=problem)
+    for module in (cuda_driver, providers):
+        monkeypatch.setattr(module, "read_cuda_driver", lambda **_: driver)
+    names = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: names)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    found = Worker(request(tmp_path)).open([])
+    assert isinstance(found, EngineError)
+    assert found.what.startswith(f"node {platform.node()} (CUDA_VISIBLE_DEVICES 3): ")
+    return found
+
+
+def test_a_card_that_is_too_small_is_named_with_both_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = CudaDevice(name="Small", uuid="0" * 32, total_bytes=10**6, free_bytes=1_000_000)
+    found = opened(tmp_path, monkeypatch, small)
+    assert isinstance(found, OutOfDeviceMemory)
+    assert "the weights need " in found.what and "card 0 has 1000000 free" in found.what
+
+
+def test_a_card_that_ray_counts_and_the_driver_does_not_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = opened(tmp_path, monkeypatch, problem="the driver sees no card")
+    assert isinstance(found, ProviderUnavailable) and "the driver sees no card" in found.what
+
+
+def test_an_engine_without_cuda_on_a_node_with_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    found = Worker(request(tmp_path)).open([])
+    assert isinstance(found, ProviderUnavailable)
+    assert "CUDA_VISIBLE_DEVICES not set" in found.what and "provider cuda was asked for" in found.what
+    with pytest.raises(ProviderUnavailable, match=f"node {platform.node()}"):  # of a dataset
+        Scorer(cluster.for_worker(CUDA), prepare(OPTIONS).bundle.sha256, USUAL, ("sequence",), prepare(OPTIONS).rule)
+
+
+def test_a_card_that_another_process_has_to_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    why = "cuDevicePrimaryCtxRetain: error 46 CUDA_ERROR_DEVICE_UNAVAILABLE"
+    taken = CudaDevice(name="NVIDIA H100", uuid="0" * 32, total_bytes=1, free_bytes=None, problem=why)
+    found = opened(tmp_path, monkeypatch, taken)
+    assert isinstance(found, ProviderUnavailable) and why in found.what and "nvidia-smi" in found.fix
+
+
+class Raising:
+    """An engine whose every run fails."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def run(self, *_: object) -> list[Any]:
+        from onnxruntime.capi.onnxruntime_pybind11_state import Fail
+
+        raise Fail(self._text)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "fix"),
+    [
+        ("CUDA failure 46: CUDA-capable device(s) is/are busy or unavailable", ProviderError, "nvidia-smi"),
+        ("CUDA failure 2: out of memory ; GPU=0", OutOfDeviceMemory, "Free memory of the device"),
+        ("CUDA failure 700: an illegal memory access was encountered", ProviderError, "lower token_budget"),
+    ],
+)
+def test_a_card_that_is_taken_in_the_middle(text: str, kind: type[EngineError], fix: str) -> None:
+    with pytest.raises(kind) as raised:
+        onnx.run(Raising(text), ["embedding"], {}, CUDA, "4 rows, longest 122 tokens")
+    assert text in raised.value.what and fix in raised.value.fix
+
+
+def test_a_card_that_is_not_there_is_refused_with_those_that_are(
+    run: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without Ray: two commands with device_id 0 and 1 are docs/scale.md's way to use two cards."""
+    two = CudaDriver(version="13.0", devices=[CARD, CARD])
+    for module in (cuda_driver, providers):
+        monkeypatch.setattr(module, "read_cuda_driver", lambda **_: two)
+    names = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: names)
+    monkeypatch.setenv("ABONYX_CUDA_DEVICE_ID", "2")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.fasta").write_text(">a\n" + "QVQLVQSGAEVKKPGASVKVSCKAS" * 4 + "\n", encoding="utf-8")
+    done = run("score", tmp_path / "in", "-o", tmp_path / "out", "--provider", "cuda")
+    assert done.code == 2 and not (tmp_path / "out").exists()
+    assert "cuda.device_id is 2; the driver sees 0 (NVIDIA H100), 1 (NVIDIA H100)" in done.err
+
+
+NODES = [
+    {"Alive": True, "Resources": {"CPU": 16.0, "GPU": 2.0}},
+    {"Alive": True, "Resources": {"CPU": 64.0}},
+]
+
+
+def test_nodes_of_a_mixed_cluster_that_do_nothing_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "nodes", lambda: NODES)
+    cuda = cluster.for_worker(CUDA)
+    assert (cluster.worker_count(cuda), cluster.idle_nodes(cuda)) == (2, ["64 CPU, 0 GPU"])
+    cpu = cluster.for_worker(RuntimeConfig())
+    assert (cluster.worker_count(cpu), cluster.idle_nodes(cpu)) == (80, [])
+
+
+def test_a_dataset_has_no_more_workers_than_cards_and_none_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = list(NODES)
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    dataset = SimpleNamespace(map_batches=lambda _, **options: options["compute"])
+    for workers, most in ((None, 2), (1, 1), (8, 2)):
+        assert abonyx.ray.score(dataset, CUDA, workers=workers).max_size == most
+    del nodes[0]
+    with pytest.raises(ConfigError, match="needs 1 CPU and 1 GPU of one node; the cluster's nodes have: 64 CPU, 0 GPU"):
+        abonyx.ray.score(dataset, CUDA, workers=1)
+
+
+def test_nodes_with_different_engines_are_one_error_and_not_another_runs_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = request(tmp_path)
+    facts = run_facts(wanted.run, "csv", USUAL)
+    other = facts | {"engine": "onnxruntime-gpu 1.31.1"}
+    worker = SimpleNamespace(where=SimpleNamespace(remote=lambda: "b (CUDA_VISIBLE_DEVICES 0)"))
+    monkeypatch.setattr(files_module, "load_ray", lambda: SimpleNamespace(get=lambda answer: answer))
+    with open_run_file(tmp_path, restart=False) as run_file:
+        dispatch = RayDispatch(wanted, run_file, False)
+        dispatch._settle(worker, facts)
+        dispatch._opened = True
+        dispatch._settle(worker, facts)
+        expected = (
+            f"(?s)node b .*opened the model first:\n  engine: {facts['engine']} there, onnxruntime-gpu 1.31.1 here"
+        )
+        with pytest.raises(ConfigError, match=expected) as raised:
+            dispatch._settle(worker, other)
+        assert not isinstance(raised.value, ResumeRefused)
+        dispatch._opened = False  # the next command: its first worker
+        with pytest.raises(ResumeRefused, match="has results of another run"):
+            dispatch._settle(worker, other)
