@@ -34,7 +34,7 @@ from preparation import read_sequences
 
 TARGET = 1.9
 FILES_WITHOUT_RAY = 2  # each opens the model
-SCORED = re.compile(r"(\d+) sequences scored.*?; ([\d.]+) s \(")
+SCORED = re.compile(r"(\d+) sequences scored.*?, in ([\d.]+) s on ")
 # The command itself, on a Ray with so many processors and cards.
 RUN = """
 import sys, ray

@@ -112,7 +112,7 @@ def _without_ray(inputs: Path, output: Path) -> dict[str, Any]:
         command = [*ABONYX, "score", str(source), "-o", str(output / f"{source.stem}.parquet")]
         said = subprocess.run(command, check=True, capture_output=True, text=True).stderr.splitlines()[0]
         rows += int(said.split()[0])
-        seconds += float(said.partition("; ")[2].split()[0])
+        seconds += float(said.partition(", in ")[2].split()[0])
     return {"files": _hashes(output), "seconds": seconds, "rows_per_s": rows / seconds}
 
 

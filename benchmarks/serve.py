@@ -48,7 +48,7 @@ def score(source: Path, output: Path, options: list[str]) -> tuple[float, dict[s
     """Seconds of scoring and writing, and p by id."""
     command = [*ABONYX, "score", str(source), "-o", str(output), "--log-json", *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    found = re.search(r"; ([\d.]+) s \(", done.stderr)
+    found = re.search(r", in ([\d.]+) s on ", done.stderr)
     if done.returncode or not found:
         raise SystemExit(f"{command} failed with {done.returncode}:\n{done.stderr}")
     with output.open(newline="") as file:

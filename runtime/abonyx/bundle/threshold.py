@@ -155,7 +155,4 @@ def shipped_note(config: RuntimeConfig) -> list[str]:
     """A line where no bundle was named: which model this is, and how to get the large one."""
     if config.bundle is not None:
         return []
-    return [
-        "note: no bundle was named: this is the small model that ships, not ESM-1v; for that: abonyx export "
-        "--encoder facebook/esm1v_t33_650M_UR90S_1 --head HEAD -o DIR, then name DIR as the bundle"
-    ]
+    return ["note: this is the small model that ships, not ESM-1v; docs/heads.md says how to get that one"]

@@ -205,9 +205,9 @@ def _summary(
 ) -> list[str]:
     mutants = sum(parent.plan.n_mutants for parent in scanned)
     return [
-        f"{len(scanned)} parent{'s' * (len(scanned) > 1)} scanned, {mutants:,} mutants; {seconds:.2f} s, opening took "
-        f"{opening:.2f} s",
-        f"bundle {model.bundle.label()}; variant {model.variant_name} on {request.run.config.provider}",
+        f"{len(scanned)} parent{'s' * (len(scanned) > 1)} scanned, {mutants:,} mutants, in {seconds:.2f} s on "
+        f"{request.run.config.provider}",
+        f"model: {model.bundle.label()}",
         *model.opening_notes,
     ]
 

@@ -52,17 +52,21 @@ class RunSummary:
     def lines(self) -> list[str]:
         """The summary as the command line prints it."""
         rate = (self.records + self.altered) / self.run_seconds if self.run_seconds else 0.0
-        scored, unit = ("pairs", "pairs") if self.pairs else ("sequences", "seq")
-        nodes = ", ".join(f"{name} {count}" for name, count in self.placement.items())
+        scored = "pairs" if self.pairs else "sequences"
         provider = self.provider + (" (bf16)" if self.bf16 else "")
         earlier = f" after {self.earlier} of an interrupted run" if self.earlier else ""
         altered = f", and {self.altered} altered copies of them" if self.altered else ""
         return [
-            f"{self.records} {scored} scored{earlier}{altered}, {self.rejected} rejected; {self.run_seconds:.2f} s "
-            f"({rate:.1f} {unit}/s), opening took {self.open_seconds:.2f} s",
-            f"bundle {self.bundle}; variant {self.variant} on {provider} (nodes: {nodes})",
+            f"{self.records} {scored} scored{earlier}{altered}, {self.rejected} rejected, in {self.run_seconds:.2f} s "
+            f"on {provider} ({rate:.1f} a second)",
+            f"model: {self.bundle}",
             *self.notes,
         ]
+
+    def detail(self) -> str:
+        """What the engine did, for the verbose log."""
+        nodes = ", ".join(f"{name} {count}" for name, count in self.placement.items())
+        return f"opened in {self.open_seconds:.2f} s; variant {self.variant}; nodes of the graph: {nodes}"
 
 
 def flag_notes(checked: Input, *, scored: bool) -> list[str]:
@@ -167,7 +171,7 @@ def run_windows(
             _Windows(model, job, config, heads, budget, notes).run(on_batch)
         finished = time.perf_counter()
         reading = [note for job in jobs for note in job.checked.notes]
-        return RunSummary(
+        summary = RunSummary(
             records=sum(len(job.checked.sequences) - job.sink.first_row for job in jobs if not job.altered),
             altered=sum(len(job.checked.sequences) for job in jobs if job.altered),
             earlier=sum(job.sink.first_row for job in jobs),
@@ -186,6 +190,8 @@ def run_windows(
                 *(*model.opening_notes, *notes, *pooling_notes(bundle, config), *shipped_note(config)),
             ],
         )
+        LOGGER.debug(summary.detail())
+        return summary
 
 
 def score_input(
