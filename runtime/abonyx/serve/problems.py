@@ -16,6 +16,7 @@ from abonyx.errors import (
     InputTooLarge,
     RequestRefused,
 )
+from abonyx.serve.request_ids import REQUEST_ID
 from abonyx.wording import Interface
 
 MEDIA_TYPE = "application/problem+json"
@@ -31,6 +32,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
         title: HTTP's phrase for the status.
         detail: what, where, both values where two disagree.
         fix: what to do next.
+        request_id: as in the answer's X-Request-Id and in the service's log.
         columns: of a table whose column is not clear: the names that id_column and sequence_column may have.
     """
 
@@ -39,6 +41,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     status: int
     detail: str
     fix: str
+    request_id: str | msgspec.UnsetType = msgspec.UNSET
     columns: list[str] | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -65,7 +68,15 @@ def problem(error: EngineError) -> Problem:
     detail, fix = error.worded(Interface.HTTP)
     columns = list(error.columns) if isinstance(error, ColumnUnclear) and error.columns else msgspec.UNSET
     kind = f"urn:abonyx:{type(error).__name__}"
-    return Problem(type=kind, title=title, status=status, detail=detail, fix=fix, columns=columns)
+    return Problem(
+        type=kind,
+        title=title,
+        status=status,
+        detail=detail,
+        fix=fix,
+        request_id=REQUEST_ID.get() or msgspec.UNSET,
+        columns=columns,
+    )
 
 
 def problem_response(error: EngineError) -> Response:
