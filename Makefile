@@ -30,7 +30,7 @@ faults: .venv-test/installed  ## kills, full disks, hostile files and processes,
 
 .venv-test/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-test
-	.venv-test/bin/python -m pip install --quiet -c constraints.txt -e ".[cpu,parquet,excel,frames,evaluate,serve,export,ray,training,test]"
+	.venv-test/bin/python -m pip install --quiet -c constraints.txt -e ".[cpu,parquet,excel,frames,evaluate,serve,client,export,ray,training,test]"
 	touch $@
 
 .venv-test/bench: .venv-test/installed benchmarks/peers/requirements-main.txt

@@ -15,6 +15,7 @@ _NEEDED = {
     "drawing contributions": ("explain", {"matplotlib": "matplotlib.figure"}),
     "drawing a scan": ("explain", {"matplotlib": "matplotlib.figure"}),
     "serve": ("serve", {"fastapi": "fastapi", "uvicorn": "uvicorn", "prometheus-client": "prometheus_client"}),
+    "abonyx.client": ("client", {"httpx": "httpx"}),
     "Parquet": ("parquet", {"pyarrow": "pyarrow.parquet"}),
     "Excel": ("excel", {"python-calamine": "python_calamine"}),
     "score_frame": ("frames", {"narwhals": "narwhals"}),
@@ -23,6 +24,9 @@ _NEEDED = {
     "fit": ("export", _TO_FIT),
     "calibrate": ("export", _TO_FIT),
 }
+
+# Extras of what opens no model.
+_WITHOUT_ENGINE = ("client",)
 
 
 def require(what: str) -> None:
@@ -40,6 +44,8 @@ def require(what: str) -> None:
             missing.append(f"{distribution} ({first_line(error)})")
     if missing:
         fix = f'pip install "abonyx[cpu,{extra}]", with gpu or openvino in place of cpu if that is the engine.'
+        if extra in _WITHOUT_ENGINE:
+            fix = f'pip install "abonyx[{extra}]"'
         raise ConfigError(f"{what} needs {' and '.join(missing)}", fix)
 
 
