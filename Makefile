@@ -36,7 +36,7 @@ site: .venv-test/installed  ## the documentation site, into out/site
 
 .venv-test/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-test
-	.venv-test/bin/python -m pip install --quiet -c constraints.txt -e ".[cpu,parquet,excel,frames,evaluate,serve,export,ray,training,docs,test]"
+	.venv-test/bin/python -m pip install --quiet -c constraints.txt -e ".[cpu,parquet,excel,frames,evaluate,serve,client,export,ray,training,docs,test]"
 	touch $@
 
 .venv-test/bench: .venv-test/installed benchmarks/peers/requirements-main.txt

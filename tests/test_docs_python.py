@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,8 @@ from .conftest import REPOSITORY
 
 PAGE = (REPOSITORY / "docs" / "python.md").read_text(encoding="utf-8")
 SECTIONS = PAGE.split("\n## ")[1:]
+# Where an example that needs a service expects one.
+SERVICE = "http://127.0.0.1:8000"
 EXAMPLES = [
     pytest.param(example, id=section.splitlines()[0])
     for section in SECTIONS
@@ -26,8 +30,27 @@ EXAMPLES = [
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_example(example: str, tmp_path: Path) -> None:
     shutil.copytree(REPOSITORY / "configs", tmp_path / "configs")
+    with service() if SERVICE in example else contextlib.nullcontext(SERVICE) as address:
+        run_example(example, address, tmp_path)
+
+
+@contextlib.contextmanager
+def service() -> Iterator[str]:
+    """The address of a service in a process of its own, at a free port."""
+    pytest.importorskip("uvicorn", reason="the serve extra is not installed")
+    command = [sys.executable, "-m", "abonyx", "serve", "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as started:
+        assert started.stderr
+        try:
+            found = (re.search(r"listening at (http://\S+)", line) for line in started.stderr)
+            yield next(match[1] for match in found if match)
+        finally:
+            started.kill()
+
+
+def run_example(example: str, address: str, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", example],
+        [sys.executable, "-W", "error", "-c", example.replace(SERVICE, address)],
         cwd=tmp_path,
         capture_output=True,
         text=True,

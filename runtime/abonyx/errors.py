@@ -21,6 +21,7 @@
      │  ├ SelfTestError             6  the golden rows do not come out right on this machine
      │  └ ScoreNotFinite            6  a score or embedding that is NaN or infinite
      ├ RequestRefused               1  HTTP alone: a request that `abonyx serve` does not take, now or at all
+     ├ ServiceError                 1  abonyx.client alone: no answer of a service, or one that is not abonyx's
      ├ RunInterrupted             130  a signal stopped a run; what was done is kept where it can be
      └ SessionError                 1
         ├ SessionInUse              1  a second open
@@ -50,9 +51,11 @@ class EngineError(Exception):
         what: what went wrong, in the words of Python, as str(error) has it.
         fix: what to do next, likewise.
         marked: what and fix as given, marks included: for an error made of this one.
+        request_id: of an error that abonyx.client raises: the id of the request in the service's log; else None.
     """
 
     exit_code = 1
+    request_id: str | None = None
 
     def __init__(self, what: str, fix: str = "") -> None:
         # A value is shortened where it is quoted (printable, first_line); this bounds whatever was forgotten.
@@ -99,7 +102,16 @@ class LabelsOfOtherKind(InputError):
 
 
 class RecordsRejected(InputError):
-    """Records of a readable file that cannot be scored; shows the first ten."""
+    """Records of a readable file that cannot be scored; shows the first ten.
+
+    Args:
+        what, fix: as every EngineError.
+        records: all of them: id, line (of a list the number of the item, from 1) and reason.
+    """
+
+    def __init__(self, what: str, fix: str = "", *, records: tuple[tuple[str, int, str], ...] = ()) -> None:
+        super().__init__(what, fix)
+        self.records = records
 
 
 class InputTooLarge(InputError):
@@ -184,6 +196,10 @@ class RequestRefused(EngineError):
         self.status = status
         self.reason = reason
         self.retry_after_s = retry_after_s
+
+
+class ServiceError(EngineError):
+    """A service that cannot be reached, does not answer in time, or answers something that is not abonyx's."""
 
 
 class RunInterrupted(EngineError):

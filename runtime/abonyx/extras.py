@@ -20,6 +20,8 @@ _NEEDED = {
     "drawing contributions": ("explain", {"matplotlib": "matplotlib.figure"}),
     "drawing a scan": ("explain", {"matplotlib": "matplotlib.figure"}),
     "serve": ("serve", {"fastapi": "fastapi", "uvicorn": "uvicorn", "prometheus-client": "prometheus_client"}),
+    "abonyx.sklearn": ("evaluate", {"scikit-learn": "sklearn.base"}),
+    "abonyx.client": ("client", {"httpx": "httpx"}),
     "Parquet": ("parquet", {"pyarrow": "pyarrow.parquet"}),
     "Excel": ("excel", {"python-calamine": "python_calamine"}),
     "score_frame": ("frames", {"narwhals": "narwhals"}),
@@ -30,6 +32,7 @@ _NEEDED = {
     "fit": ("export", _TO_FIT),
     "calibrate": ("export", _TO_FIT),
 }
+
 
 
 def require(what: str) -> None:

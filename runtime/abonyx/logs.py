@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from abonyx.wording import Interface, in_words
 
 LOGGER = logging.getLogger("abonyx")
+# A record's attribute: name -> value of what its line of JSON has beside the message.
+FIELDS = "abonyx_fields"
 
 
 def _python_words(record: logging.LogRecord) -> bool:
@@ -45,11 +47,12 @@ class _Text(logging.Formatter):
 class _Json(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         at = datetime.datetime.fromtimestamp(record.created, datetime.UTC).isoformat(timespec="milliseconds")
-        line = {
+        line: dict[str, object] = {
             "time": at,
             "level": record.levelname.lower(),
             "message": in_words(record.getMessage(), Interface.COMMAND_LINE),
         }
+        line |= getattr(record, FIELDS, {})
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line)

@@ -38,6 +38,7 @@ TESTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "evaluate": (("cpu", "evaluate"), ("tests/runtime/evaluate", "tests/runtime/card")),
     "explain": (("cpu", "explain"), ("tests/runtime/explain",)),
     "serve": (("cpu", "serve"), ("tests/runtime/serve",)),
+    "client": (("cpu", "serve", "client"), ("tests/runtime/client",)),
     "hub": (("cpu", "hub"), ("tests/runtime/bundle",)),
     "training": (("cpu", "training", "evaluate"), ("tests/training",)),
     "export": (

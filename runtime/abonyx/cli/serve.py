@@ -21,7 +21,7 @@ def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
     """An option for each setting that has a help text."""
     for one in reversed(_FLAGS):
         option = click.option(
-            f"--{one.name.replace('_', '-')}",
+            _flag_names(one.name, one.default),
             type=type(one.default),
             default=one.default,
             show_default=True,
@@ -29,6 +29,12 @@ def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
         )
         command = option(command)
     return command
+
+
+def _flag_names(name: str, default: object) -> str:
+    """A setting's option; one that is on or off has two."""
+    flag = name.replace("_", "-")
+    return f"--{flag}/--no-{flag}" if isinstance(default, bool) else f"--{flag}"
 
 
 @click.command()

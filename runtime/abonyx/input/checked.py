@@ -301,4 +301,5 @@ def _refuse(checked: Input, name: str, rule: DomainRule) -> None:
         ),
         fix
         + (f" {option('domain')} check flags records in place of rejecting them." if rule.check == "require" else ""),
+        records=tuple(checked.rejected),
     )

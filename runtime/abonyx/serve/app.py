@@ -21,7 +21,8 @@ from abonyx.contributions import refuse_without
 from abonyx.errors import EngineError, InputError, RequestRefused
 from abonyx.output.beside import refuse_columns, refuse_pair_columns
 from abonyx.serve import answers, bodies, openapi
-from abonyx.serve.explanations import ExplainRequest, explain_answer
+from abonyx.serve.explain_answers import ExplainRequest
+from abonyx.serve.explanations import explain_answer
 from abonyx.serve.gate import METRICS, RELOAD, Gate
 from abonyx.serve.metrics import Metrics
 from abonyx.serve.problems import problem, problem_response

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import ipaddress
+import logging
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -14,9 +15,10 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from abonyx.errors import RequestRefused
-from abonyx.logs import LOGGER
+from abonyx.logs import FIELDS, LOGGER
 from abonyx.serve.metrics import Metrics
 from abonyx.serve.problems import CLIENT_LEFT, problem_response
+from abonyx.serve.request_ids import HEADER, REQUEST_ID, request_id
 from abonyx.serve.scheduler import RETRY_AFTER_S
 from abonyx.serve.settings import Settings
 
@@ -28,6 +30,8 @@ CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
 )
+# Asked every few seconds by machines: only -v logs their good answers.
+_PROBES = ("/healthz", "/readyz", METRICS)
 _HEADERS = {
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
     "X-Content-Type-Options": "nosniff",
@@ -57,14 +61,17 @@ class Gate:
             await self._app(scope, receive, send)
             return
         started, status = time.monotonic(), CLIENT_LEFT
+        name = request_id(Headers(scope=scope).get(HEADER))
+        set_before = REQUEST_ID.set(name)
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
-                for name, value in _HEADERS.items():
-                    headers[name] = value
+                for header, value in _HEADERS.items():
+                    headers[header] = value
+                headers[HEADER] = name
             await send(message)
 
         try:
@@ -73,11 +80,22 @@ class Gate:
             self.cut_off += 1
             raise
         finally:
-            path = scope["path"] if scope["path"] in self._paths else "other"
-            seconds = time.monotonic() - started
-            self._metrics.requests.labels(path, _known_method(scope["method"]), str(status)).inc()
-            self._metrics.request_seconds.labels(path).observe(seconds)
-            LOGGER.debug(f"{scope['method']} {path} {status} in {seconds:.3f} s")
+            REQUEST_ID.reset(set_before)
+            self._note(scope, name, status, time.monotonic() - started)
+
+    def _note(self, scope: Scope, name: str, status: int, seconds: float) -> None:
+        """Count a request and log it: nothing of its query and body, and of its path and method only what exists."""
+        path = scope["path"] if scope["path"] in self._paths else "other"
+        method = _known_method(scope["method"])
+        self._metrics.requests.labels(path, method, str(status)).inc()
+        self._metrics.request_seconds.labels(path).observe(seconds)
+        if not self._settings.access_log:
+            return
+        client = (scope.get("client") or ("",))[0] or "unknown"
+        level = logging.DEBUG if path in _PROBES and status < 400 else logging.INFO
+        text = f"{method} {path} {status} in {seconds:.3f} s, request {name}, client {client}"
+        logged = {"method": method, "path": path, "status": status, "seconds": round(seconds, 6), "client": client}
+        LOGGER.log(level, text, extra={FIELDS: {"request_id": name, **logged}})
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:

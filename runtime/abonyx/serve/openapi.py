@@ -10,13 +10,13 @@ from fastapi.openapi.utils import get_openapi
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from abonyx import __version__
-from abonyx.serve import answers, explanations, problems, scans
+from abonyx.serve import answers, explain_answers, problems, scan_answers
 from abonyx.serve.requests import FILES, JSON, PLAIN
 
 _TYPES = (
     *(answers.ScoreRequest, answers.EmbedRequest, answers.ScoreAnswer, answers.EmbedAnswer),
-    *(explanations.ExplainRequest, explanations.ExplainAnswer),
-    *(scans.ScanRequest, scans.ScanAnswer),
+    *(explain_answers.ExplainRequest, explain_answers.ExplainAnswer),
+    *(scan_answers.ScanRequest, scan_answers.ScanAnswer),
     *(answers.ModelAnswer, answers.Health, problems.Problem),
 )
 _REASONS = {
@@ -70,11 +70,11 @@ SCORE = _answers({JSON: _schema(answers.ScoreAnswer), **_lines(answers.ScoreAnsw
     "openapi_extra": _body(answers.ScoreRequest)
 }
 EMBED = _answers({JSON: _schema(answers.EmbedAnswer)}, *_TAKEN) | {"openapi_extra": _body(answers.EmbedRequest)}
-EXPLAIN = _answers({JSON: _schema(explanations.ExplainAnswer)}, *_TAKEN, 501) | {
-    "openapi_extra": _body(explanations.ExplainRequest)
+EXPLAIN = _answers({JSON: _schema(explain_answers.ExplainAnswer)}, *_TAKEN, 501) | {
+    "openapi_extra": _body(explain_answers.ExplainRequest)
 }
-SCAN = _answers({JSON: _schema(scans.ScanAnswer), **_lines(scans.ScanAnswer)}, *_TAKEN, 501) | {
-    "openapi_extra": {"requestBody": {"required": True, "content": {JSON: _schema(scans.ScanRequest)}}}
+SCAN = _answers({JSON: _schema(scan_answers.ScanAnswer), **_lines(scan_answers.ScanAnswer)}, *_TAKEN, 501) | {
+    "openapi_extra": {"requestBody": {"required": True, "content": {JSON: _schema(scan_answers.ScanRequest)}}}
 }
 MODEL = _answers({JSON: _schema(answers.ModelAnswer)}, 401, 500, 503)
 RELOAD = _answers({JSON: _schema(answers.ModelAnswer)}, 401, 403, 500, 503)

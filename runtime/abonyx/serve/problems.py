@@ -14,9 +14,12 @@ from abonyx.errors import (
     EngineError,
     InputError,
     InputTooLarge,
+    RecordsRejected,
     RequestRefused,
 )
-from abonyx.wording import Interface
+from abonyx.serve.answers import Rejected
+from abonyx.serve.request_ids import REQUEST_ID
+from abonyx.wording import Interface, in_words
 
 MEDIA_TYPE = "application/problem+json"
 # What nginx says of a client that left: it is counted, and nobody reads it.
@@ -31,7 +34,9 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
         title: HTTP's phrase for the status.
         detail: what, where, both values where two disagree.
         fix: what to do next.
+        request_id: as in the answer's X-Request-Id and in the service's log.
         columns: of a table whose column is not clear: the names that id_column and sequence_column may have.
+        rejected: the records that cannot be scored, all of them; `detail` names ten at most.
     """
 
     type: str
@@ -39,7 +44,9 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     status: int
     detail: str
     fix: str
+    request_id: str | msgspec.UnsetType = msgspec.UNSET
     columns: list[str] | msgspec.UnsetType = msgspec.UNSET
+    rejected: list[Rejected] | msgspec.UnsetType = msgspec.UNSET
 
 
 # The first class that fits. A BundleError of a request is a bundle without a head; one of an opening is no answer.
@@ -65,7 +72,23 @@ def problem(error: EngineError) -> Problem:
     detail, fix = error.worded(Interface.HTTP)
     columns = list(error.columns) if isinstance(error, ColumnUnclear) and error.columns else msgspec.UNSET
     kind = f"urn:abonyx:{type(error).__name__}"
-    return Problem(type=kind, title=title, status=status, detail=detail, fix=fix, columns=columns)
+    return Problem(
+        type=kind,
+        title=title,
+        status=status,
+        detail=detail,
+        fix=fix,
+        request_id=REQUEST_ID.get() or msgspec.UNSET,
+        columns=columns,
+        rejected=_rejected(error),
+    )
+
+
+def _rejected(error: EngineError) -> list[Rejected] | msgspec.UnsetType:
+    """What was wrong with each record of a request that none or only some of could be scored."""
+    if not isinstance(error, RecordsRejected):
+        return msgspec.UNSET
+    return [Rejected(id=id_, line=line, reason=in_words(why, Interface.HTTP)) for id_, line, why in error.records]
 
 
 def problem_response(error: EngineError) -> Response:

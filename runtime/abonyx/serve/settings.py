@@ -52,13 +52,14 @@ class Settings:
     body_timeout_s: float = _flag(30.0, "Seconds a client has to send its request's body (408).")
     request_timeout_s: float = _flag(600.0, "Seconds a request that has come may be read, wait and be scored (503).")
     grace_s: int = _flag(30, "Seconds that SIGTERM leaves to finish what is queued.")
+    access_log: bool = _flag(True, "Log each request, a line each, without its sequences.")
     token: str | None = field(default=None, repr=False)
     admin_token: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for one in fields(self):
             value = getattr(self, one.name)
-            if not isinstance(value, str | None) and not (value > 0 or (one.name == "port" and value == 0)):
+            if not isinstance(value, str | bool | None) and not (value > 0 or (one.name == "port" and value == 0)):
                 raise ConfigError(f"serve: {one.name} is {value}", "Give a number above 0.")
         if self.port > 65_535:
             raise ConfigError(f"serve: port is {self.port}", "Give a number up to 65535.")

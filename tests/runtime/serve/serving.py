@@ -133,7 +133,8 @@ def service(
 def refused(answer: Answer, status: int, part: str) -> None:
     assert (answer.status, answer.headers["content-type"]) == (status, PROBLEM), answer.body
     found = answer.json
-    assert set(found) - {"columns"} == {"type", "title", "status", "detail", "fix"}
+    assert set(found) - {"columns", "rejected"} == {"type", "title", "status", "detail", "fix", "request_id"}
+    assert found["request_id"] == answer.headers["x-request-id"]
     assert found["status"] == status and part in found["detail"], found
 
 

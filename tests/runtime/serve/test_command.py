@@ -134,7 +134,9 @@ def test_the_log_is_json_and_names_the_model_and_the_address() -> None:
         assert one.ask("GET", "/healthz")[0] == 200
         one.running.send_signal(signal.SIGTERM)
         assert ended(one) == 0
-    assert any(re.fullmatch(r"GET /v1/model 401 in [\d.]+ s", line) for line in one.log)
+    assert any(
+        re.fullmatch(r"GET /v1/model 401 in [\d.]+ s, request [0-9a-f]{32}, client 127.0.0.1", line) for line in one.log
+    )
     assert TOKEN not in "".join(one.log)
 
 

@@ -1,0 +1,89 @@
+"""A list of sequences as the items of requests, in parts that the service takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from abonyx.errors import InputError, first_line
+from abonyx.texts import as_pairs, as_texts
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What /v1/model says of one request."""
+
+    max_body_bytes: int
+    max_sequences: int
+    max_explained_sequences: int
+    max_residues_per_request: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """Items of one request.
+
+    Attributes:
+        start: index of the first in the whole list.
+        items: each with its id and its sequence or chains.
+    """
+
+    start: int
+    items: list[dict[str, str]]
+
+
+def items_of(sequences: Iterable[object], ids: Sequence[str] | None) -> list[dict[str, str]]:
+    """The sequences or (heavy, light) pairs of a list, each with its id; without ids its number, from 1.
+
+    Raises:
+        InputError: none, not a list of texts or of pairs, or not as many ids.
+    """
+    given = list(sequences) if isinstance(sequences, Iterator) else sequences
+    first = next(iter(given), None) if isinstance(given, list | tuple) else None
+    if isinstance(first, tuple | list):
+        pairs = zip(*as_pairs(given), strict=True)
+        items = [{"heavy": heavy, "light": light} for heavy, light in pairs]
+    else:
+        items = [{"sequence": sequence} for sequence in as_texts(given)]
+    if not items:
+        raise InputError("sequences is empty", "Give one at least.")
+    names = [str(number) for number in range(1, len(items) + 1)] if ids is None else as_texts(ids)
+    items = [{name: _encodable(text, name, at) for name, text in item.items()} for at, item in enumerate(items)]
+    names = [_encodable(name, "id", at) for at, name in enumerate(names)]
+    if len(names) != len(items):
+        raise InputError(f"ids are {len(names)} and sequences {len(items)}", "Give an id for each sequence, or none.")
+    return [{"id": name} | item for name, item in zip(names, items, strict=True)]
+
+
+def _encodable(text: str, name: str, at: int) -> str:
+    """The text as plain str (NumPy has a class of its own), if JSON can hold it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        what = f"sequences[{at}]: the {name} has half a surrogate pair: {first_line(repr(text), 60)}"
+        raise InputError(what, "Give text that can be encoded as UTF-8.") from None
+    return str(text)
+
+
+def parts_of(items: Sequence[dict[str, str]], limits: Limits, most: int, body_bytes: int) -> Iterator[Part]:
+    """Consecutive items that fit into a request; one that does not fit into any is a part of its own.
+
+    Args:
+        most: items of a request.
+        body_bytes: of a request without its items.
+    """
+    start, count, residues, size = 0, 0, 0, body_bytes
+    for at, item in enumerate(items):
+        more = sum(len(text) for name, text in item.items() if name != "id")
+        length = len(msgspec.json.encode(item)) + 1
+        fits = (
+            count < most
+            and residues + more <= limits.max_residues_per_request
+            and size + length <= limits.max_body_bytes
+        )
+        if count and not fits:
+            yield Part(start, list(items[start:at]))
+            start, count, residues, size = at, 0, 0, body_bytes
+        count, residues, size = count + 1, residues + more, size + length
+    yield Part(start, list(items[start:]))

@@ -1,0 +1,81 @@
+"""An answer that is an error, as the error of abonyx that the service raised."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+import msgspec
+
+from abonyx import errors
+from abonyx.errors import EngineError, RecordsRejected, RequestRefused, ServiceError, first_line, printable
+from abonyx.serve.answers import Rejected
+
+MEDIA_TYPE = "application/problem+json"
+# As the service and the command line show.
+_SHOWN_RECORDS = 10
+
+
+class _Problem(msgspec.Struct, frozen=True):
+    """What the client reads of one; it may have more."""
+
+    type: str
+    detail: str
+    fix: str = ""
+    request_id: str | None = None
+    rejected: list[Rejected] = []
+
+
+def error_of(
+    status: int, media_type: str, body: bytes, place: str, *, retry_after_s: float | None, start: int = 0
+) -> EngineError:
+    """The error that an answer is.
+
+    Args:
+        place: what was asked, for messages.
+        start: index, in the caller's list, of the first sequence that was sent.
+    """
+    problem = _read(media_type, body)
+    kind = None if problem is None else getattr(errors, problem.type.removeprefix("urn:abonyx:"), None)
+    if problem is None or not (isinstance(kind, type) and issubclass(kind, EngineError)):
+        return foreign(status, media_type, body, place)
+    named = problem.request_id and printable(problem.request_id)
+    where = f"{place}, request {named}" if named else place
+    fix = problem.fix
+    found: EngineError
+    if kind is RequestRefused:
+        wait = None if retry_after_s is None else int(retry_after_s)
+        found = RequestRefused(status, "service", f"{where}: {status}: {problem.detail}", fix, retry_after_s=wait)
+    elif kind is RecordsRejected and problem.rejected:
+        records = tuple((one.id, one.line + start, one.reason) for one in problem.rejected)
+        found = RecordsRejected(f"{where}: {_records_text(records)}", fix, records=records)
+    else:
+        found = kind(f"{where}: {problem.detail}", fix)
+    found.request_id = problem.request_id
+    return found
+
+
+def foreign(status: int, media_type: str, body: bytes, place: str) -> ServiceError:
+    """The error of an answer that does not come from abonyx, or from one of another version."""
+    try:
+        phrase = HTTPStatus(status).phrase
+    except ValueError:
+        phrase = "unknown status"
+    shown = first_line(body[:2_000].decode("utf-8", "replace"), 100) or "empty"
+    kind = first_line(media_type, 60) or "no Content-Type"
+    what = f"{place}: answered {status} ({phrase}), {kind}: {shown!r}: not an answer of abonyx"
+    return ServiceError(what, "Check the address, and what is in between: a proxy answers in the service's place.")
+
+
+def _read(media_type: str, body: bytes) -> _Problem | None:
+    if media_type != MEDIA_TYPE:
+        return None
+    try:
+        return msgspec.json.decode(body, type=_Problem)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def _records_text(records: tuple[tuple[str, int, str], ...]) -> str:
+    lines = [f"  sequences[{line - 1}]: {printable(id_)}: {reason}" for id_, line, reason in records[:_SHOWN_RECORDS]]
+    more = [f"  ... and {len(records) - _SHOWN_RECORDS} more"] if len(records) > _SHOWN_RECORDS else []
+    return "\n".join([f"{len(records)} sequences cannot be scored; nothing is returned", *lines, *more])
