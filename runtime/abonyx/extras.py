@@ -34,7 +34,6 @@ _NEEDED = {
 }
 
 
-
 def require(what: str) -> None:
     """Raise a ConfigError if something that `what`, a key of the table above, needs cannot be imported.
 

@@ -55,7 +55,7 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
             InputError: a sequence that cannot be embedded; also a ValueError.
             BundleError: the bundle is another one than at fit.
             SessionInUse: the process's open session runs something else.
-            The others of open_session and Session.embed.
+            EngineError: as open_session and Session.embed.
         """
         check_is_fitted(self)
         texts = texts_of(X, pairs=False)

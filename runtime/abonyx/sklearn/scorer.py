@@ -96,7 +96,7 @@ class Scorer(ClassifierMixin, TransformerMixin, BaseEstimator):  # type: ignore[
 
         Raises:
             ConfigError: the first head gives values, or is not among `heads`.
-            The others of Embedder.transform.
+            EngineError: as Embedder.transform.
         """
         p = self._probabilities(X)[0]
         return np.stack([1 - p, p], axis=1)
@@ -106,7 +106,7 @@ class Scorer(ClassifierMixin, TransformerMixin, BaseEstimator):  # type: ignore[
 
         Raises:
             InputError: sequences that have a flag, and so no call; also a ValueError. Not with domain="off".
-            The others of predict_proba.
+            EngineError: as predict_proba.
         """
         p, wanted, flags = self._probabilities(X)
         if flags:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from abonyx.errors import (  # noqa: E402
     RecordsRejected,
     ServiceError,
 )
+from abonyx.extras import install_command  # noqa: E402
 
 from ..domain.proteins import VH  # noqa: E402
 from ..serve.serving import Running, made_up, service  # noqa: E402
@@ -233,7 +235,7 @@ def test_a_closed_client_says_so(shared: Running) -> None:
 
 def test_without_httpx_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "httpx", None)
-    with pytest.raises(ConfigError, match=r'pip install "abonyx\[client\]"'):
+    with pytest.raises(ConfigError, match=f"httpx.*{re.escape(install_command('client'))}"):
         Client("http://127.0.0.1:1")
 
 

@@ -25,6 +25,7 @@ from sklearn.pipeline import make_pipeline
 import abonyx
 from abonyx.engine import slot
 from abonyx.errors import BundleError, ConfigError, InputError, SessionInUse
+from abonyx.extras import install_command
 from abonyx.model import OpenModel
 from abonyx.sklearn import Embedder, Scorer, pinned
 
@@ -266,4 +267,4 @@ def test_what_is_refused_at_fit() -> None:
 def test_without_scikit_learn_the_extra_is_named() -> None:
     code = "import sys; sys.modules['sklearn'] = None\ntry:\n import abonyx.sklearn\nexcept Exception as e:\n print(e)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert 'pip install "abonyx[cpu,evaluate]"' in done.stdout
+    assert install_command("evaluate") in done.stdout
