@@ -235,7 +235,7 @@ def test_a_closed_client_says_so(shared: Running) -> None:
 
 def test_without_httpx_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "httpx", None)
-    with pytest.raises(ConfigError, match=f"httpx.*{re.escape(install_command('client'))}"):
+    with pytest.raises(ConfigError, match=f"(?s)httpx.*{re.escape(install_command('client'))}"):
         Client("http://127.0.0.1:1")
 
 
