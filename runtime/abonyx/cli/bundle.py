@@ -101,12 +101,19 @@ def verify(
 
 @click.command()
 @_bundle
-def inspect(bundle: str | None) -> None:
+@_JSON
+def inspect(bundle: str | None, as_json: bool) -> None:
     """Say what BUNDLE [the shipped one] is, from its manifest: origin, licence, head, card, variants, their records."""
     from abonyx.bundle import open_bundle
     from abonyx.config import load_config
 
-    _print_bundle(open_bundle(load_config(None, flags={"bundle": bundle}).bundle))
+    opened = open_bundle(load_config(None, flags={"bundle": bundle}).bundle)
+    if as_json:
+        from abonyx.cli.inspected import inspected
+
+        print_json(inspected(opened))
+    else:
+        _print_bundle(opened)
 
 
 def _print_verification(found: Verification) -> None:

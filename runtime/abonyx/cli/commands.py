@@ -122,6 +122,12 @@ def _end(_number: int, _frame: object) -> None:
 _SOURCE = click.argument("source", metavar="INPUT", type=PATH_OR_DASH)
 _OUTPUT = click.option("-o", "--output", required=True, type=PATH_OR_DASH, help="Output file; - is stdout.")
 _RESTART = click.option("--restart", is_flag=True, help="Drop what an interrupted run left, and start again.")
+_SUMMARY = click.option(
+    "--summary",
+    metavar="FILE",
+    type=PATH_OR_DASH,
+    help="Also write what the run says at its end to FILE, as JSON: docs/runs.md.",
+)
 _KINDS = ("csv", "tsv", "csv.gz", "tsv.gz", "jsonl", "parquet")
 _KEEP = click.option(
     "--keep",
@@ -163,6 +169,7 @@ _THRESHOLD = click.option("--threshold", type=float, help="Call p strictly above
     type=click.Choice(_KINDS),
     help="[default: OUTPUT's suffix; csv in a directory, parquet with --ray]",
 )
+@_SUMMARY
 @click.option("--table", is_flag=True, help=f"Also print the results on stderr (at most {TABLE_ROWS} rows).")
 @click.option(
     "--ray", metavar="[ADDRESS]", is_flag=False, flag_value="", help="Ray workers, here or at ADDRESS, score the files."
@@ -178,6 +185,7 @@ def score(
     kind: Any,
     table: bool,
     ray: str | None,
+    summary: Path | None,
     **options: Any,
 ) -> None:
     """Score the sequences of INPUT: FASTA, CSV, TSV, JSONL (also .gz), Parquet, .xlsx; - is stdin.
@@ -189,7 +197,7 @@ def score(
     from abonyx.run.resumed import score_run
     from abonyx.run.scorer import DirectoryRequest
 
-    uris = _uris(sources, output, ray, table)
+    uris = _uris(sources, output, ray, table, summary)
     run = prepare(options)
     wanted = run.choose_heads(names_of("heads", heads), assay, threshold, panel)
     run = run.of_chains(wanted.chains)
@@ -200,25 +208,27 @@ def score(
         return
     paths, output = tuple(map(Path, sources)), Path(output)
     if ray is not None or _is_directory_run(paths, output):
-        _check_directory_run(paths, output, table)
+        _check_directory_run(paths, output, table, summary)
         kind = kind or ("csv" if ray is None else "parquet")
         _score_directory(DirectoryRequest(run, output.absolute(), kind, wanted), paths, ray, restart)
         return
     target = _target(output)
     chosen = score_kind(target, kind)
-    checked = _read(run, paths[0], target)
+    checked = _read(run, paths[0], target, summary=summary)
     first = FirstRows(len(checked.ids), wanted) if table else None
     file_run = score_run(run, checked, target, chosen, wanted, first.add if first else None)
     if run.check == "off":
         LOGGER.info("note: --domain off: chain and domain were not looked at; no record is flagged")
-    _go(file_run, restart, wanted.summary(assay), first.print if first else None)
+    _go(file_run, restart, wanted.summary(assay), first.print if first else None, summary)
 
 
-def _uris(sources: tuple[Path | ObjectUri, ...], output: Path | ObjectUri, ray: str | None, table: bool) -> list[str]:
+def _uris(
+    sources: tuple[Path | ObjectUri, ...], output: Path | ObjectUri, ray: str | None, table: bool, summary: Path | None
+) -> list[str]:
     """The URIs of inputs and output, if they are of an object store; [] if none is.
 
     Raises:
-        ConfigError: some are and some are not; a run without Ray; --table.
+        ConfigError: some are and some are not; a run without Ray; --table; --summary.
     """
     given = [*sources, output]
     found = [str(each) for each in given if isinstance(each, ObjectUri)]
@@ -233,6 +243,9 @@ def _uris(sources: tuple[Path | ObjectUri, ...], output: Path | ObjectUri, ray: 
         raise ConfigError(what, "Give s3:// for each of them, or copy the files to a disk first.")
     if table:
         raise ConfigError("--table with a directory of results", "Leave it out: the results are not shown as a table.")
+    if summary is not None:
+        what = f"--summary {summary} with an object store"
+        raise ConfigError(what, "Leave it out: a summary.json lies beside the results, in _abonyx.")
     return found
 
 
@@ -243,8 +256,11 @@ def _is_directory_run(sources: tuple[Path, ...], output: Path) -> bool:
     return several or (str(output) != "-" and output.is_dir())
 
 
-def _check_directory_run(sources: tuple[Path, ...], output: Path, table: bool) -> None:
+def _check_directory_run(sources: tuple[Path, ...], output: Path, table: bool, summary: Path | None) -> None:
     """Refuse, by a ConfigError, what only a run of one file to one file can do."""
+    if summary is not None:
+        what = "--summary with several inputs, a directory or --ray"
+        raise ConfigError(what, f"Leave it out: {output / '_abonyx' / 'summary.json'} has the figures of such a run.")
     if table:
         raise ConfigError("--table with a directory of results", "Leave it out: the results are not shown as a table.")
     if Path("-") in (*sources, output):
@@ -273,7 +289,8 @@ def _score_directory(request: DirectoryRequest, sources: tuple[Path, ...], ray: 
 @run_options
 @_RESTART
 @_KEEP
-def embed(source: Path, output: Path, restart: bool, **options: Any) -> None:
+@_SUMMARY
+def embed(source: Path, output: Path, restart: bool, summary: Path | None, **options: Any) -> None:
     """Write the pooled embeddings of INPUT's sequences to a .npy (ids beside it) or .parquet file."""
     from abonyx.output.kinds import named_kind
     from abonyx.run.resumed import embed_run
@@ -283,8 +300,9 @@ def embed(source: Path, output: Path, restart: bool, **options: Any) -> None:
         raise ConfigError("embed -o -: embeddings are not text", "Give a .npy or .parquet file.")
     kind: Any = named_kind(output, ("npy", "parquet"))
     run = prepare(options)
-    checked = _read(run, source, target, single=True)
-    _go(embed_run(run, checked, target, kind), restart, f"{run.bundle.manifest.embedding_width} columns")
+    checked = _read(run, source, target, single=True, summary=summary)
+    width = f"{run.bundle.manifest.embedding_width} columns"
+    _go(embed_run(run, checked, target, kind), restart, width, summary_file=summary)
 
 
 @cli.command()
@@ -342,22 +360,30 @@ def evaluate(
 @click.option("-o", "--output", required=True, type=PATH, help="Directory to make.")
 @_HEADS
 @click.option("--no-pictures", is_flag=True, help="Tables only; they need no extra.")
+@_SUMMARY
 @run_options
-def explain(source: Path, output: Path, heads: str | None, no_pictures: bool, **options: Any) -> None:
+def explain(
+    source: Path, output: Path, heads: str | None, no_pictures: bool, summary: Path | None, **options: Any
+) -> None:
     """Write what each residue adds to the score of each of INPUT's records.  Pictures need the extra explain."""
     from abonyx.explain.explanation import ExplanationRequest, explain_file
 
     wanted = names_of("heads", heads)
     chosen = "all" if wanted == ("all",) else wanted
     pictures = not no_pictures and can_draw("drawing contributions")
-    request = ExplanationRequest(_target(source), output, chosen, pictures)
+    request = ExplanationRequest(_target(source), output, chosen, pictures, summary)
     for line in explain_file(request, prepare(options)):
         LOGGER.info(line)
 
 
-def _read(run: RunRequest, source: Path, target: Path | None, *, single: bool = False) -> Input:
+def _read(
+    run: RunRequest, source: Path, target: Path | None, *, single: bool = False, summary: Path | None = None
+) -> Input:
     """Everything that can go wrong with the files before the model is opened."""
+    from abonyx.run.summary_file import check_summary
+
     source_file = _target(source)
+    check_summary(summary, target, source_file)
     run.check_outputs(target, source_file)
     checked = run.read(source_file, single=single)
     LOGGER.debug(f"read {source}: {len(checked.ids)} records to score, {len(checked.rejected)} rejected")
@@ -369,13 +395,17 @@ def _go(
     restart: bool,
     detail: str,
     before_summary: Callable[[], None] | None = None,
+    summary_file: Path | None = None,
 ) -> None:
     """Run, and say what came of it."""
     from abonyx.output.files import rejected_path
     from abonyx.run.resumed import run_file
+    from abonyx.run.summary_file import summary_of_file_run, write_summary
 
     target, rejected = file_run.target, file_run.records.rejected
     summary = run_file(file_run, restart=restart)
+    if summary_file is not None:
+        write_summary(summary_file, summary_of_file_run(file_run, summary))
     if before_summary:
         before_summary()
     for line in summary.lines() if summary else ["every row was scored by an interrupted run; its files are in place"]:

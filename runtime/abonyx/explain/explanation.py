@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from abonyx.output.directory import check_directory, staged
 from abonyx.output.formats import write_rejected
 from abonyx.run.progress import progress
 from abonyx.run.request import RunRequest
+from abonyx.run.summary_file import check_summary, summary_of, write_summary
 from abonyx.run.windows import flag_notes
 from abonyx.wording import option
 
@@ -56,12 +58,14 @@ class ExplanationRequest:
         output: directory to make.
         heads: names of heads, or "all"; None = the first.
         pictures: whether pictures are wanted; they need matplotlib.
+        summary: where the summary goes as JSON; None = nowhere.
     """
 
     source: Path | None
     output: Path
     heads: Sequence[str] | str | None
     pictures: bool
+    summary: Path | None = None
 
 
 def explain_file(request: ExplanationRequest, run: RunRequest) -> list[str]:
@@ -76,6 +80,8 @@ def explain_file(request: ExplanationRequest, run: RunRequest) -> list[str]:
         BundleError: the bundle's graph gives no contributions.
     """
     check_directory(request.output)
+    check_summary(request.summary, request.output, request.source)
+    started = time.perf_counter()
     names = choose_heads(run.bundle, request.heads, config=run.config).names
     by_name = {head.name: head for head in run.bundle.manifest.heads}
     heads = [by_name[name] for name in names]
@@ -94,6 +100,18 @@ def explain_file(request: ExplanationRequest, run: RunRequest) -> list[str]:
         if run.skip:
             write_rejected(staging / "rejected.csv", checked.rejected)
     notes = [*checked.notes, *flag_notes(checked, scored=False)]
+    if request.summary is not None:
+        seconds = time.perf_counter() - started
+        found = summary_of(
+            *("explain", run, checked),
+            heads=names,
+            earlier=0,
+            seconds=seconds,
+            open_seconds=None,
+            outputs=[request.output],
+            notes=notes,
+        )
+        write_summary(request.summary, found)
     lines = [f"{count} records explained, {len(checked.rejected)} rejected", *notes]
     return [*lines, f"wrote {request.output}; head{'s' * (len(names) > 1)} {', '.join(names)}"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -299,3 +300,19 @@ def test_a_bundle_without_a_name_has_its_directorys(run: Any, copy: Path) -> Non
     moved = copy.rename(copy.with_name("moved"))
     (copy.parent / "link").symlink_to(moved)
     assert "moved (" in run("inspect", copy.parent / "link").out
+
+
+def test_inspect_as_json_is_the_manifest_and_what_the_text_says(run: Any, copy: Path) -> None:
+    code, out, err = run("inspect", copy, "--json")
+    found = json.loads(out)
+    assert (code, err) == (0, "")
+    assert set(found) == {"name", "sha256", "path", "notes", "cards", "variant_bytes", "manifest"}
+    manifest = json.loads((copy / "manifest.json").read_text())
+    assert found["manifest"]["files"] == manifest["files"] and found["manifest"]["name"] == found["name"]
+    assert found["sha256"] == hashlib.sha256((copy / "manifest.json").read_bytes()).hexdigest()
+    (card,) = found["cards"]
+    assert card["sentence"] in " ".join(run("inspect", copy).out.split()) and (copy / card["file"]).is_file()
+    sizes = {name: sum(file.stat().st_size for file in (copy / name).iterdir()) for name in manifest["variants"]}
+    assert found["variant_bytes"] == sizes
+    (copy / "metrics.json").write_text("{}")
+    assert json.loads(run("inspect", copy, "--json").out)["cards"][0]["problem"]
