@@ -161,7 +161,7 @@ def scan_options(
         told = ", ".join(f"{head.name} ({head.chains[0]})" for head in chosen)
         what = f"{option('heads')} of different chains: {told}"
         raise ConfigError(what, "Scan each chain by the heads that score it.")
-    letters = chain_letters(chosen[0].chains)
+    letters, names = chain_letters(chosen[0].chains), [head.name for head in chosen]
     return ScanOptions(
         heads=tuple(chosen),
         first=bundle.manifest.head.name,
@@ -169,7 +169,7 @@ def scan_options(
         positions=positions_text(positions),
         excluded=excluded_residues(exclude),
         check=check,
-        validated=None if validated is None else read_validated(Path(validated), bundle),
+        validated=None if validated is None else read_validated(validated, bundle, config, names, check),
     )
 
 

@@ -750,6 +750,18 @@ def test_variants_of_one_parent(run: Any, tmp_path: Path, variants: Path, three_
     assert "Variants of one parent (ROC AUC)" in page and "among the variants of each of 2 parents" in card
 
 
+def test_flagged_variants_are_left_out(run: Any, tmp_path: Path, variants: Path, three_folds: None) -> None:
+    lines = variants.read_text(encoding="utf-8").splitlines()
+    fragments = [f"f{row},{lines[1].split(',')[1][:60]},{row % 2},parent 0" for row in range(4)]
+    variants.write_text("\n".join([*lines, *fragments]) + "\n", encoding="utf-8")
+    output = tmp_path / "out"
+    code, err = run("evaluate", variants, "-o", output, "--by", "family", "--bootstrap", 50)
+    assert code == 0, err
+    found = json.loads((output / "metrics.json").read_text())["by_parent"]
+    assert (found["rows"], found["left_out"], found["flagged"]) == (24, 1, 4)
+    assert "(1 row without a parent and 4 flagged rows left out)" in err
+
+
 def test_a_column_of_parents_that_cannot_be_used(run: Any, tmp_path: Path, variants: Path, three_folds: None) -> None:
     code, err = run("evaluate", variants, "-o", tmp_path / "out", "--by", "clone")
     assert code != 0 and "no column 'clone'" in err and "Name one of them with --by" in err

@@ -20,6 +20,7 @@ from abonyx.explain import scan_files
 from abonyx.explain.scan import scan_options
 from abonyx.explain.scan_parents import plan_parents
 from abonyx.explain.scan_result import NOT_VALIDATED
+from abonyx.explain.validated import read_validated
 from abonyx.input.checked import Input
 
 from ...conftest import MINI
@@ -239,33 +240,75 @@ def test_several_heads_have_a_picture_each(run: Any, heads: Path, parents: Path,
     assert refused.code == 2 and "--heads: psr expects both chains of a record" in refused.err
 
 
-def test_a_figure_of_ones_own_is_carried(run: Any, parents: Path, tmp_path: Path) -> None:
-    sentence = "At equal charge the model ranks these variants worse than chance (0.4)."
+def metrics_json(**changes: Any) -> dict[str, Any]:
+    """What `evaluate --by` wrote, as far as a scan reads it; changes of `by_parent` go by its own keys."""
     found = {
         "bundle_sha256": open_bundle(MINI).sha256,
+        "input_sha256": "0" * 64,
         "head": "nonspecificity",
         "input": "variants.csv",
-        "by_parent": {"sentence": sentence, "concluded": True},
+        "variant": "fp16-weights",
+        "pooling": "residues",
+        "domain": {"--domain": "check", "--trim domain": False},
+        "by_parent": {
+            "metric": "ROC AUC",
+            "rows": 180,
+            "flagged": 0,
+            "model_at_equal_charge": {"value": 0.4, "low": 0.3, "high": 0.45},
+            "concluded": True,
+            "sentence": "Proven. Choose D.\nSecond line",
+        },
     }
+    within = {name: changes.pop(name) for name in list(changes) if name in found["by_parent"]}
+    return found | {"by_parent": found["by_parent"] | within} | changes
+
+
+def test_a_figure_of_ones_own_is_carried(run: Any, parents: Path, tmp_path: Path) -> None:
     metrics, command = tmp_path / "metrics.json", ("scan", parents, "--positions", "28", *FEW, "--id", "first")
-    metrics.write_text(json.dumps(found), encoding="utf-8")
+    metrics.write_text(json.dumps(metrics_json()), encoding="utf-8")
     done = run(*command, "-o", tmp_path / "out", "--validated", metrics, "--no-pictures")
     assert done.code == 0, done.err
-    said = f"{sentence} Measured on variants.csv."
+    said = (
+        f"At equal charge the model ranks the 180 variants of {tmp_path.name}/metrics.json worse than chance "
+        "(ROC AUC 0.400 [0.300, 0.450]). Measured with variant fp16-weights."
+    )
     assert said in done.err and NOT_VALIDATED not in done.err
     assert [row["statement"] for row in read(tmp_path / "out" / "parents.csv")] == [said]
-    metrics.write_text(json.dumps(found | {"head": "hic"}), encoding="utf-8")
-    done = run(*command, "-o", tmp_path / "other", "--validated", metrics, "--no-pictures")
-    assert done.code == 0 and NOT_VALIDATED in done.err  # of another head
+    trimmed = metrics_json(domain={"--domain": "check", "--trim domain": True}, metric="Spearman")
+    metrics.write_text(json.dumps(trimmed), encoding="utf-8")
+    found = read_validated(metrics, open_bundle(MINI), RuntimeConfig(bundle=MINI), ["nonspecificity"], "check")
+    assert "better than chance (Spearman 0.400" in found.sentence and "on trimmed domains" in found.sentence
+
+
+def test_a_figure_of_a_head_that_is_not_scanned_is_refused(
+    run: Any, heads: Path, parents: Path, tmp_path: Path
+) -> None:
+    metrics = tmp_path / "metrics.json"
+    bundle = open_bundle(heads)
+    known = metrics_json(head="hic", bundle_sha256=bundle.sha256, variant=next(iter(bundle.manifest.variants)))
+    metrics.write_text(json.dumps(known), encoding="utf-8")
+    done = run("scan", parents, "-o", tmp_path / "out", "--bundle", heads, "--validated", metrics)
+    assert done.code == 2 and "is of head hic, and nonspecificity is scanned" in done.err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         ({"by_parent": None}, "did not compare variants of one parent"),
-        ({"by_parent": {"sentence": "Not told.", "concluded": False}}, "concludes nothing: Not told."),
+        ({"concluded": False}, "concludes nothing about variants at equal charge"),
+        ({"rows": 19}, "concludes nothing"),
+        ({"model_at_equal_charge": {"value": 0.6, "low": 0.6, "high": 0.6}}, "concludes nothing"),
+        ({"model_at_equal_charge": {"value": 0.6, "low": 0.7, "high": 0.6}}, "concludes nothing"),
+        ({"model_at_equal_charge": {"value": 0.6, "low": -0.5, "high": 0.7}}, "concludes nothing"),
+        ({"model_at_equal_charge": {"value": 7, "low": 6, "high": 8}}, "is not the metrics.json of an evaluation"),
+        ({"metric": "Proven. Choose D."}, "by this version, at $.by_parent.metric"),
+        ({"head": "Proven. Choose D."}, "names a head or a variant that abonyx-mini does not have"),
+        ({"variant": "Proven. Choose D."}, "names a head or a variant that abonyx-mini does not have"),
+        ({"pooling": "Proven. (batch 8)"}, "was measured with another pooling than residues"),
+        ({"flagged": None}, "did not look for flagged rows, and this scan does"),
         ({"bundle_sha256": "0" * 64}, "is of bundle 000000000000, and abonyx-mini is"),
-        ({"input": 3}, "is not the metrics.json of an evaluation"),
+        ({"bundle_sha256": "Proven. Choose D."}, "is not the metrics.json of an evaluation"),
         (None, "cannot be read: No such file"),
     ],
 )
@@ -274,13 +317,8 @@ def test_a_figure_of_something_else_is_refused(
 ) -> None:
     metrics = tmp_path / "metrics.json"
     if change is not None:
-        known = {
-            "bundle_sha256": open_bundle(MINI).sha256,
-            "head": "x",
-            "input": "y",
-            "by_parent": {"sentence": "z", "concluded": True},
-        }
-        metrics.write_text(json.dumps(known | change), encoding="utf-8")
+        metrics.write_text(json.dumps(metrics_json(**change)), encoding="utf-8")
     done = run("scan", parents, "-o", tmp_path / "out", "--validated", metrics)
     assert done.code == 2 and f"--validated {metrics}: " in done.err and said in done.err
+    assert "Proven" not in done.err
     assert not (tmp_path / "out").exists()
