@@ -74,6 +74,14 @@ def test_tables_sum_to_the_score(run: Any, two: Path, tmp_path: Path, sequences:
     assert "not the effect of a mutation" in facts["what"] and facts["units"] == {"nonspecificity": "logits"}
 
 
+def test_the_summary_names_the_model(run: Any, two: Path, tmp_path: Path) -> None:
+    one = _table(tmp_path / "one.csv", [("id", "sequence"), ("her2", TRASTUZUMAB)])
+    done = run("explain", one, "-o", tmp_path / "out", "--no-pictures")
+    assert "1 record explained, 0 rejected" in done.err
+    assert "bundle abonyx-mini (" in done.err and "variant fp16-weights on cpu" in done.err
+    assert "note: no bundle was named" in done.err and "not ESM-1v" in done.err
+
+
 def test_pictures_are_one_a_record_whatever_its_id(run: Any, two: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="the extra explain is not installed")
     done = run("explain", two, "-o", tmp_path / "out")

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import abonyx
 from abonyx.bundle import open_bundle
 from abonyx.config import RuntimeConfig
 from abonyx.domain import judge
@@ -27,7 +28,7 @@ from ...conftest import MINI
 from ..domain.proteins import GFP, KAPPA, VH
 
 OTHER = VH[:25] + "S" + VH[26:]
-NAMES = {"scan.csv", "parents.csv"}
+NAMES = {"scan.csv", "parents.csv", "scan.json"}
 # Five residues are left: four or five mutants a position.
 FEW = ("--exclude", "A,F,G,H,I,L,M,N,P,Q,S,T,V,W,Y")
 
@@ -278,6 +279,45 @@ def test_a_figure_of_ones_own_is_carried(run: Any, parents: Path, tmp_path: Path
     metrics.write_text(json.dumps(trimmed), encoding="utf-8")
     found = read_validated(metrics, open_bundle(MINI), RuntimeConfig(bundle=MINI), ["nonspecificity"], "check")
     assert "better than chance (Spearman 0.400" in found.sentence and "on trimmed domains" in found.sentence
+
+
+def test_each_table_says_how_far_it_can_be_trusted_and_what_made_it(
+    run: Any, heads: Path, parents: Path, tmp_path: Path
+) -> None:
+    command = ("scan", parents, "--positions", "28", *FEW, "--id", "first", "--no-pictures")
+    done = run(*command, "-o", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert {row["statement"] for row in read(tmp_path / "out" / "scan.csv")} == {NOT_VALIDATED}
+    facts = json.loads((tmp_path / "out" / "scan.json").read_text())
+    assert facts["bundle_sha256"] == open_bundle(MINI).sha256 and facts["version"] == abonyx.__version__
+    assert (facts["variant"], facts["positions"], facts["statement"]) == ("fp16-weights", "28", NOT_VALIDATED)
+    bundle = open_bundle(heads)
+    metrics = tmp_path / "metrics.json"
+    known = metrics_json(head="hic", bundle_sha256=bundle.sha256, variant=next(iter(bundle.manifest.variants)))
+    metrics.write_text(json.dumps(known), encoding="utf-8")
+    several = ("--bundle", heads, "--heads", "nonspecificity,hic", "--validated", metrics)
+    done = run(*command, *several, "-o", tmp_path / "several")
+    assert done.code == 0, done.err
+    (said,) = {row["statement"] for row in read(tmp_path / "several" / "scan.csv")}
+    assert said.startswith(f"nonspecificity: {NOT_VALIDATED} hic: At equal charge the model ranks")
+
+
+def test_one_record_is_scanned_beside_others_that_are_bad(run: Any, tmp_path: Path) -> None:
+    source = write(tmp_path, [("good", VH), ("bad", "not a sequence 1")])
+    command = ("scan", source, "--positions", "28", *FEW, "--no-pictures")
+    done = run(*command, "-o", tmp_path / "out", "--id", "good")
+    assert done.code == 0, done.err
+    assert set(files(tmp_path / "out")) == NAMES
+    done = run(*command, "-o", tmp_path / "bad", "--id", "bad")
+    assert done.code != 0 and "the record was rejected" in done.err
+    done = run(*command, "-o", tmp_path / "all")
+    assert done.code != 0 and not (tmp_path / "all").exists()
+
+
+def test_what_to_do_about_a_flag(run: Any, tmp_path: Path) -> None:
+    done = run("scan", write(tmp_path, [("tagged", VH + "HHHHHH")]), "-o", tmp_path / "out")
+    assert done.code != 0 and "6 residues outside the domain" in done.err
+    assert "--trim domain cuts off what lies outside the domain. --on-invalid skip with --domain require" in done.err
 
 
 def test_a_figure_of_a_head_that_is_not_scanned_is_refused(
