@@ -208,9 +208,9 @@ def _summary(
     request: ScanRequest, model: OpenModel, scanned: Sequence[Parent], opening: float, seconds: float
 ) -> list[str]:
     mutants = sum(parent.plan.n_mutants for parent in scanned)
+    counts = f"{len(scanned)} parent{'s' * (len(scanned) > 1)} scanned, {mutants:,} mutant{'s' * (mutants > 1)}"
     return [
-        f"{len(scanned)} parent{'s' * (len(scanned) > 1)} scanned, {mutants:,} mutants; {seconds:.2f} s, opening took "
-        f"{opening:.2f} s",
+        f"{counts}; {seconds:.2f} s, opening took {opening:.2f} s",
         f"bundle {model.bundle.label()}; variant {model.variant_name} on {request.run.config.provider}",
         *model.opening_notes,
     ]
@@ -239,7 +239,7 @@ def _opened(request: ScanRequest, chosen: Input, parents: Sequence[Parent]) -> I
         "--positions": request.options.positions,
         "--exclude": request.options.excluded or None,
         "--rank": request.rank,
-        "pictures": request.pictures,
+        "--no-pictures": not request.pictures,
         "--validated": None if request.options.validated is None else request.options.validated.sentence,
     }
     header = Header(

@@ -19,6 +19,7 @@ from abonyx.config import RuntimeConfig
 from abonyx.domain import judge
 from abonyx.explain import scan_files
 from abonyx.explain.scan import scan_options
+from abonyx.explain.scan_mutants import AMINO_ACIDS
 from abonyx.explain.scan_parents import plan_parents
 from abonyx.explain.scan_result import NOT_VALIDATED
 from abonyx.explain.validated import read_validated
@@ -186,6 +187,27 @@ def test_an_interrupted_scan_is_resumed_to_the_same_bytes(
     assert resumed.code == 0 and "resuming after 1 of 2 parents" in resumed.err
     assert "1 parent scanned, 5 mutants" in resumed.err
     assert files(tmp_path / "out") == files(tmp_path / "whole")
+
+
+def test_a_resumed_scan_counts_all_pictures_and_names_the_option(
+    run: Any, parents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib", reason="the explain extra is not installed")
+    command = ["scan", parents, "--positions", "28", *FEW, "-o", tmp_path / "out"]
+    with monkeypatch.context() as patched:
+        stop_before(2, patched)
+        assert run(*command).code == 130
+    assert "--no-pictures: False then, True now" in run(*command, "--no-pictures").err
+    resumed = run(*command)
+    assert resumed.code == 0 and ", 2 pictures, each as SVG and PNG" in resumed.err
+    assert len(list((tmp_path / "out").glob("*.svg"))) == 2
+
+
+def test_one_mutant(run: Any, parents: Path, tmp_path: Path) -> None:
+    others = ",".join(residue for residue in AMINO_ACIDS if residue not in (VH[25], "K"))
+    command = ("scan", parents, "--id", "first", "--positions", "27", "--exclude", others, "--no-pictures")
+    done = run(*command, "-o", tmp_path / "out")
+    assert done.code == 0 and "1 parent scanned, 1 mutant;" in done.err, done.err
 
 
 def test_a_scan_that_is_stopped_before_a_parent_is_done_leaves_nothing(
