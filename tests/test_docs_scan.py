@@ -33,7 +33,7 @@ def test_every_command_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         result = CliRunner().invoke(cli, [*command, *QUICK], catch_exceptions=False)
         assert result.exit_code == 0, (command, result.output)
     assert (tmp_path / "scan" / "trastuzumab.scan.svg").is_file()
-    assert {path.name for path in (tmp_path / "ranked").iterdir()} == {"scan.csv", "parents.csv"}
+    assert {path.name for path in (tmp_path / "ranked").iterdir()} == {"scan.csv", "parents.csv", "scan.json"}
     with (tmp_path / "ranked" / "scan.csv").open(newline="") as file:
         columns = next(csv.reader(file))
     named = set(re.findall(r"`(\w+)`", PAGE)) | {"nonspecificity_change", "nonspecificity_without_charge"}

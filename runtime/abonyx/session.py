@@ -59,11 +59,16 @@ def as_config(config: object) -> RuntimeConfig:
     )
 
 
-def model_of(session: object) -> OpenModel:
-    """The model of a session that a user gives. Raises ConfigError if it is none."""
+def model_of(session: object, *, optional: bool = True) -> OpenModel:
+    """The model of a session that a user gives. Raises ConfigError if it is none.
+
+    Args:
+        optional: whether the caller also takes none.
+    """
     if isinstance(session, Session):
         return session._model
-    fix = "Give what abonyx.open_session returned, or leave it out: a session is opened and closed then."
+    fix = "Give what abonyx.open_session returned"
+    fix += ", or leave it out: a session is opened and closed then." if optional else "."
     raise ConfigError(f"session is {session!r:.100} ({type(session).__name__})", fix)
 
 

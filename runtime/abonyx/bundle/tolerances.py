@@ -134,3 +134,8 @@ BF16 = Limits(p=0.02, logit=0.2, embedding=0.2, value=0.2)
 def looser(one: Limits, other: Limits) -> Limits:
     """The larger limit of each metric: what a graph of one precision run in another's arithmetic may show."""
     return Limits(**{name: max(getattr(one, name), getattr(other, name)) for name in one.__struct_fields__})
+
+
+# An interval of an AUC or a correlation that is narrower than this has no width but what rounding in float64 gave it:
+# every draw had the same figure, and the interval says nothing of how far the figure moves.
+NO_WIDTH = 1e-9

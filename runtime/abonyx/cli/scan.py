@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,9 @@ def scan(
     run = run.of_chains(tuple(chosen.heads[0].chains))
     refuse_output(output)
     pictures = not no_pictures and can_draw("drawing a scan")
-    checked = run.read(None if str(source) == "-" else source)
+    # of one record that is asked for, others of the file need not be good
+    read = run if id_ is None else dataclasses.replace(run, skip=True)
+    checked = read.read(None if str(source) == "-" else source)
     request = ScanRequest(run, chosen, output, id_, rank, pictures, yes, restart)
     for line in scan_records(request, checked):
         LOGGER.info(line)

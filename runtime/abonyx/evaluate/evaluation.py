@@ -124,6 +124,10 @@ def _by_parent(
     request = evaluation.request
     if request.by is None:
         return None
+    flagged = None
+    if evaluation.run.check != "off":
+        flagged = [not judged.trusted for judged in each.of_labelled(each.checked.judgements)]
+        shared = None if shared is None else shared & ~np.array(flagged, bool)
     return measure_by_parent(
         request.by,
         each.of_labelled(each.checked.kept[request.by]),
@@ -134,6 +138,7 @@ def _by_parent(
         resamples=request.bootstrap,
         seed=request.seed,
         shared=None if shared is None else int(np.sum(shared)),
+        flagged=flagged,
     )
 
 

@@ -6,7 +6,6 @@ Only rows of one parent are compared with each other: between parents, a model c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -14,16 +13,15 @@ import numpy as np
 from abonyx.arrays import Float64Array, Int64Array
 from abonyx.errors import InputError, printable
 from abonyx.evaluate.bootstrap import interval
+from abonyx.evaluate.equal_charge import AUC, FEWEST_DRAWS, FEWEST_ROWS, SPEARMAN, Figure, conclusion
 from abonyx.evaluate.metrics import Metric
+from abonyx.evaluate.within_groups import Question, Statistic, auc, spearman
 from abonyx.wording import option
 
-# From this many parents on, parents are drawn for the intervals; of fewer, rows of each parent.
+# If so many parents weigh alike in the figure at equal charge, parents are drawn for the intervals; otherwise rows of
+# each parent: a draw of parents hardly moves a figure that is of a few of them.
 PARENTS_TO_DRAW = 20
 PARENTS_CSV = "parents.csv"
-# Rows of one parent and one charge with labels that differ, and draws, below which nothing is concluded; as the card.
-FEWEST_ROWS, FEWEST_DRAWS = 20, 200
-AUC, SPEARMAN = "ROC AUC", "Spearman"
-CHANCE = {AUC: 0.5, SPEARMAN: 0.0}
 # Cells of (resample, row) held at a time, as in bootstrap.
 _BLOCK_CELLS = 1 << 20
 
@@ -54,13 +52,16 @@ class ByParent(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         column: that names the parent.
         metric: AUC of classes, SPEARMAN of values.
-        rows: with a label and a parent; left_out: with a label and no parent.
+        rows: that are compared: with a label, a parent and no flag.
+        left_out: with a label and no parent.
+        flagged: with a label and a parent, left out since their score should not be trusted; None = flags were not
+            looked for.
         model: of the head's score. charge: of the formal charge alone (K and R less D and E). model_at_equal_charge: of
             the score among rows of one parent and one formal charge.
         drawn: what the intervals' resamples draw.
         concluded: whether it says more than that this cannot be told.
         compared: parents with rows that can be compared.
-        sentence: what is known of the ranking at equal charge; `abonyx scan --validated` shows it.
+        sentence: what is known of the ranking at equal charge; `abonyx scan --validated` says the same.
         parents: one each, in the order of their first row.
     """
 
@@ -68,6 +69,7 @@ class ByParent(msgspec.Struct, frozen=True, kw_only=True):
     metric: str
     rows: int
     left_out: int
+    flagged: int | None
     model: Metric
     charge: Metric
     model_at_equal_charge: Metric
@@ -79,8 +81,10 @@ class ByParent(msgspec.Struct, frozen=True, kw_only=True):
 
     def line(self) -> str:
         """What the summary, the card and the report say."""
-        rows = f"{self.left_out:,} row{'s' * (self.left_out > 1)} without a parent"
-        count, out = self.compared, f" ({rows} left out)" if self.left_out else ""
+        rows = [f"{self.left_out:,} row{'s' * (self.left_out > 1)} without a parent"] * (self.left_out > 0)
+        if self.flagged:
+            rows.append(f"{self.flagged:,} flagged row{'s' * (self.flagged > 1)}")
+        count, out = self.compared, f" ({' and '.join(rows)} left out)" if rows else ""
         within = f"among the variants of {'one parent' if count == 1 else f'each of {count:,} parents'}{out}"
         figures = f"{self.metric} {self.model.text()} of the model, {self.charge.text()} of net charge alone"
         return f"{within}: {figures}, {self.model_at_equal_charge.text()} of the model at equal charge. {self.sentence}"
@@ -94,24 +98,23 @@ def _comparable(y: Float64Array, strata: Int64Array) -> int:
     return int((lowest < highest)[strata].sum())
 
 
-def _sentence(metric: str, found: Metric, shared: int | None, *, enough: bool) -> str:
+def _weighing_parents(y: Float64Array, group: Int64Array, strata: Int64Array) -> float:
+    """How many parents of equal weight would give a figure at equal charge that is as widely based (Kish).
+
+    A parent's weight is its pairs of rows with one charge and different labels.
+    """
+    rows_of = np.bincount(strata)
+    alike = np.unique(np.stack([strata, np.unique(y, return_inverse=True)[1].ravel()]), axis=1, return_counts=True)
+    pairs = (rows_of**2 - np.bincount(alike[0][0], weights=alike[1] ** 2)) / 2
+    parents = np.bincount(group[np.unique(strata, return_index=True)[1]], weights=pairs)
+    return float(parents.sum() ** 2 / (parents**2).sum()) if parents.any() else 0.0
+
+
+def _sentence(told: str | None, shared: int | None) -> str:
     """Whether variants of one parent and one charge are ranked better than by chance."""
-    chance, figure = CHANCE[metric], f"{metric} {found.text()}"
     if shared:
         return f"The head was trained on {shared:,} of these rows: this says nothing of other variants."
-    if found.low is None or found.high is None or not enough:
-        return "Whether the model ranks variants at equal charge cannot be told from these rows."
-    if found.low <= chance <= found.high:
-        return f"At equal charge the model's ranking here is not distinguishable from chance ({figure})."
-    better = "better" if found.low > chance else "worse"
-    return f"At equal charge the model ranks these variants {better} than chance ({figure})."
-
-
-class _Question(NamedTuple):
-    """A score (n,) that is compared with the labels among rows of one group (n,) int64."""
-
-    score: Float64Array
-    group: Int64Array
+    return told or "Whether the model ranks variants at equal charge cannot be told from these rows."
 
 
 def formal_charge(sequences: Sequence[str]) -> Int64Array:
@@ -131,6 +134,7 @@ def measure_by_parent(
     resamples: int,
     seed: int,
     shared: int | None = None,
+    flagged: Sequence[bool] | None = None,
 ) -> ByParent:
     """Measure n rows that have a label.
 
@@ -142,12 +146,17 @@ def measure_by_parent(
         classes: whether labels are classes.
         resamples, seed: of the intervals.
         shared: rows that the head was trained on; None = not known.
+        flagged: whether each row's score should not be trusted: it is left out; None = this was not looked for.
 
     Raises:
         InputError: no parent has rows that could be told apart.
     """
     parents = [parent.strip() for parent in parents]
-    kept = [index for index, parent in enumerate(parents) if parent]
+    named = [index for index, parent in enumerate(parents) if parent]
+    kept = [index for index in named if not (flagged and flagged[index])]
+    n_flagged = len(named) - len(kept)
+    if not kept:
+        raise _nothing_left(column, len(named))
     names = list(dict.fromkeys(parents[index] for index in kept))
     numbers = {name: number for number, name in enumerate(names)}
     group = np.array([numbers[parents[index]] for index in kept], np.int64)
@@ -155,121 +164,85 @@ def measure_by_parent(
     charge = formal_charge([sequences[index] for index in kept])
     strata = np.unique(np.stack([group, charge]), axis=1, return_inverse=True)[1].ravel()
     questions = {
-        "model": _Question(x, group),
-        "charge": _Question(charge.astype(np.float64), group),
-        "model_at_equal_charge": _Question(x, strata),
+        "model": Question(x, group),
+        "charge": Question(charge.astype(np.float64), group),
+        "model_at_equal_charge": Question(x, strata),
     }
-    statistic = _auc if classes else _spearman
+    statistic = auc if classes else spearman
     whole = np.ones((1, len(kept)))
     values = {name: _number(statistic(y, asked)(whole)[0]) for name, asked in questions.items()}
     if values["model"] is None:
-        what = "rows of both classes" if classes else "rows of different values"
+        what = ("rows of both classes" if classes else "rows of different values") + " without a flag" * (n_flagged > 0)
         raise InputError(
             f"{option('by')} {printable(column)}: none of {len(names)} parents has {what}",
             "Name the column in which the variants of one parent have the same cell.",
         )
     rows = [_of_parent(name, group == number, y, questions, charge, statistic) for name, number in numbers.items()]
     compared = [parent for parent in rows if parent.model is not None]
-    by_parents = len(compared) >= PARENTS_TO_DRAW
+    by_parents = _weighing_parents(y, group, strata) >= PARENTS_TO_DRAW
     metrics = {}
     for name, asked in questions.items():
         compute = statistic(y, asked)
         drawn = [compute(weights) for weights in _weights(group, len(names), resamples, seed, by_parents=by_parents)]
         low, high, _ = interval(np.concatenate(drawn))
-        metrics[name] = Metric(values[name], _number(low), _number(high))
+        metrics[name] = _metric(values[name], _number(low), _number(high))
     metric = AUC if classes else SPEARMAN
     enough = resamples >= FEWEST_DRAWS and _comparable(y, strata) >= FEWEST_ROWS
+    at_equal_charge = metrics["model_at_equal_charge"]
+    figure = Figure(metric, at_equal_charge.value, at_equal_charge.low, at_equal_charge.high)
+    told = conclusion(figure, "these variants") if enough else None
     return ByParent(
         column=column,
         metric=metric,
-        sentence=_sentence(metric, metrics["model_at_equal_charge"], shared, enough=enough),
-        concluded=enough and not shared and metrics["model_at_equal_charge"].low is not None,
+        sentence=_sentence(told, shared),
+        concluded=told is not None and not shared,
         compared=len(compared),
         rows=len(kept),
-        left_out=len(parents) - len(kept),
+        left_out=len(parents) - len(named),
+        flagged=None if flagged is None else n_flagged,
         drawn="parents" if by_parents else "rows of each parent",
         parents=rows,
         **metrics,
     )
 
 
-Statistic = Callable[[Float64Array], Float64Array]
+def _metric(value: float | None, low: float | None, high: float | None) -> Metric:
+    """A figure with its interval, if that is one of it.
+
+    A draw of the rows of a parent of two rows often leaves one of them, so that large parents weigh more in the draws:
+    with many small parents, the interval can lie beside the figure.
+    """
+    if value is None or low is None or high is None or not low <= value <= high:
+        return Metric(value, None, None)
+    return Metric(value, low, high)
+
+
+def _nothing_left(column: str, flagged: int) -> InputError:
+    """The error about labelled rows of which none can be compared."""
+    if not flagged:
+        return InputError(f"{option('by')} {printable(column)}: no labelled row has a parent", "Name another column.")
+    rows = (
+        "the only labelled row with a parent is" if flagged == 1 else f"all {flagged:,} labelled rows with a parent are"
+    )
+    what = f"{option('by')} {printable(column)}: {rows} flagged, and flagged rows are not compared"
+    fix = f"Give whole variable domains of the head's chains, or leave {option('by')} out: docs/domain.md."
+    return InputError(what, fix)
 
 
 def _of_parent(
     name: str,
     rows: np.ndarray[tuple[int], np.dtype[np.bool_]],
     y: Float64Array,
-    questions: dict[str, _Question],
+    questions: dict[str, Question],
     charge: Int64Array,
-    statistic: Callable[[Float64Array, _Question], Statistic],
+    statistic: Callable[[Float64Array, Question], Statistic],
 ) -> Parent:
     whole = np.ones((1, int(rows.sum())))
     figures = {
-        key: _number(statistic(y[rows], _Question(asked.score[rows], asked.group[rows]))(whole)[0])
+        key: _number(statistic(y[rows], Question(asked.score[rows], asked.group[rows]))(whole)[0])
         for key, asked in questions.items()
     }
     return Parent(name, int(rows.sum()), len(np.unique(charge[rows])), **figures)
-
-
-def _auc(y: Float64Array, asked: _Question) -> Statistic:
-    """Share of pairs of one group, one row of each class, that the score orders as the classes; ties count half."""
-    order = np.lexsort((asked.score, asked.group))
-    positive, score, group = y[order] > 0, asked.score[order], asked.group[order]
-    new_group = np.append(True, group[1:] != group[:-1])
-    ties = np.flatnonzero(np.append(True, new_group[1:] | (score[1:] != score[:-1])))
-    groups = np.flatnonzero(new_group)
-    group_of_tie = np.cumsum(new_group)[ties] - 1
-
-    def compute(weights: Float64Array) -> Float64Array:
-        drawn = weights[:, order]
-        of_ties = [np.add.reduceat(drawn * rows, ties, axis=1) for rows in (positive, ~positive)]
-        of_groups = [np.add.reduceat(drawn * rows, groups, axis=1) for rows in (positive, ~positive)]
-        before_group = (np.cumsum(of_groups[1], axis=1) - of_groups[1])[:, group_of_tie]
-        below = np.cumsum(of_ties[1], axis=1) - of_ties[1] - before_group
-        ordered = (of_ties[0] * (below + of_ties[1] / 2)).sum(axis=1)
-        pairs = (of_groups[0] * of_groups[1]).sum(axis=1)
-        with np.errstate(invalid="ignore"):
-            found: Float64Array = ordered / pairs
-        return found
-
-    return compute
-
-
-def _spearman(y: Float64Array, asked: _Question) -> Statistic:
-    """Correlation of ranks within groups, each rank as a share of its group; resamples keep the ranks."""
-    ranks = [_ranks(values, asked.group) for values in (y, asked.score)]
-    order = np.argsort(asked.group, kind="stable")
-    group = asked.group[order]
-    starts = np.flatnonzero(np.append(True, group[1:] != group[:-1]))
-    sizes = np.diff(np.append(starts, len(group)))
-    a, b = (rank[order] for rank in ranks)
-
-    def compute(weights: Float64Array) -> Float64Array:
-        drawn = weights[:, order]
-        totals = np.add.reduceat(drawn, starts, axis=1)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            centred = []
-            for rank in (a, b):
-                means = np.nan_to_num(np.add.reduceat(drawn * rank, starts, axis=1) / totals)
-                centred.append(rank - np.repeat(means, sizes, axis=1))
-            products = (drawn * centred[0] * centred[1]).sum(axis=1)
-            squares = [(drawn * each * each).sum(axis=1) for each in centred]
-            found: Float64Array = products / np.sqrt(squares[0] * squares[1])
-        return found
-
-    return compute
-
-
-def _ranks(values: Float64Array, group: Int64Array) -> Float64Array:
-    """Mean rank of each value in its group, from 0 to 1."""
-    ranks = np.empty(len(values), np.float64)
-    for number in np.unique(group):
-        rows = np.flatnonzero(group == number)
-        _, place, counts = np.unique(values[rows], return_inverse=True, return_counts=True)
-        ends = np.cumsum(counts)
-        ranks[rows] = (ends - counts / 2)[place.ravel()] / len(rows)
-    return ranks
 
 
 def _weights(group: Int64Array, parents: int, resamples: int, seed: int, *, by_parents: bool) -> Iterator[Float64Array]:

@@ -9,6 +9,8 @@ from abonyx.evaluate.metrics import Metric
 from abonyx.evaluate.parents import ByParent
 from abonyx.evaluate.stability import Stability, ValueStability
 
+# Percent identity of sequences that are one and the same.
+_IDENTICAL = 100
 # What decides the domain's flags -> value, as domain.DomainRule.facts has it.
 DomainFacts = dict[str, str | bool | None]
 
@@ -165,7 +167,24 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
         """Return the summary's lines: n and metrics, of all labelled rows and without flags; the card's; stability."""
         unflagged = f"{name}, flagged rows left out: {self._unflagged_line()}"
         more = [f"{name}: {measured.line()}" for measured in (self.stability, self.by_parent) if measured]
-        return [self._line(name), unflagged, f"{name}: {self.card.sentence}", *more]
+        drawn = self.drawn()
+        said = [f"{name}: {drawn}"] if drawn else []
+        return [self._line(name), unflagged, f"{name}: {self.card.sentence}", *said, *more]
+
+    def drawn(self) -> str:
+        """Why the sentence's interval is not that of the metrics; "" if the sentence has none."""
+        folds = self.card.folds
+        if folds is None or "interval" not in self.card.sentence:
+            return ""
+        alike = (
+            "identical sequences"
+            if folds.level == _IDENTICAL
+            else f"similar sequences (linked at {folds.level} % identity)"
+        )
+        return (
+            f"the interval in the first sentence draws whole clusters of {alike}, since their labels tend to be alike; "
+            "the intervals of the metrics draw single rows, and are often narrower"
+        )
 
     def _line(self, name: str) -> str:
         aside = [f"{self.n_unlabelled} not labelled"] if self.n_unlabelled else []

@@ -84,9 +84,9 @@ def report(title: str, record: EvaluationRecord, lists: Lists, pictures: Iterabl
 <body>
 <h1>{escape(title)}</h1>
 <p class="verdict">{escape(record.card.sentence)}</p>
-{_parents_verdict(record)}<p class="rows">{escape(record.rows_line())}</p>
+{_parents_verdict(record)}{_drawn(record)}<p class="rows">{escape(record.rows_line())}</p>
 {f"<ul>{notes}</ul>" if notes else ""}
-<h2>Metrics</h2>{_metrics(record, record.metrics)}{_unflagged(record)}
+<h2>Metrics (95 % intervals: rows drawn)</h2>{_metrics(record, record.metrics)}{_unflagged(record)}
 {_by_parent(record)}{_stability(record)}<h2>Pictures</h2>
 <div class="pictures">{images}</div>
 {_wrong(lists.wrong, record)}{_shortlist(lists.shortlist)}{_flagged(lists.flagged, record)}
@@ -131,6 +131,12 @@ def _stability(record: EvaluationRecord) -> str:
         f"<h2>{title} ({record.stability.rows:,} rows{out})</h2>\n"
         f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>\n"
     )
+
+
+def _drawn(record: EvaluationRecord) -> str:
+    """What the sentence's interval draws, which the metrics' does not."""
+    drawn = record.drawn()
+    return f'<p class="rows">{escape(_sentence(drawn))}.</p>\n' if drawn else ""
 
 
 def _parents_verdict(record: EvaluationRecord) -> str:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from abonyx.bundle.heads import sigmoid
 from abonyx.bundle.manifest import LOGISTIC, HeadSpec
 from abonyx.evaluate.drawing import BLUE, GREY, VERMILLION, drawn, encode, shortened, style
-from abonyx.explain.explained import Explained, ExplainedChain
+from abonyx.explain.explained import OUTSIDE, Explained, ExplainedChain
 from abonyx.explain.places import CDRS, REGIONS, Place
 
 CHAIN_TITLES = {"H": "heavy chain", "L": "light chain"}
@@ -45,7 +45,7 @@ def draw_record(record: Explained, heads: list[HeadSpec]) -> tuple[bytes, bytes]
         title = f"{drawn(shortened(record.id, _ID_LENGTH))}{flag}"
         figure.suptitle(title, x=0.01, ha="left", weight="bold", parse_math=False)
         for each, (column, head, chain) in zip(axes, panels, strict=True):
-            _paint(each, chain, column, head)
+            _paint(each, chain, column, head, _largest(record, column, head))
             each.set_title(_title(record, chain, column, head), loc="left", parse_math=False)
         figure.supxlabel(_NOTE, fontsize=9, color=GREY)
         return encode(figure)
@@ -69,13 +69,27 @@ def _title(record: Explained, chain: ExplainedChain, column: int, head: HeadSpec
     return f"{head.name}{of_chain}: {total:.4g} {head.unit} = {text}"
 
 
-def _paint(axes: Axes, chain: ExplainedChain, column: int, head: HeadSpec) -> None:
+def _largest(record: Explained, column: int, head: HeadSpec) -> float:
+    """The largest bar of a head in any of its chains: one scale, so that bars of both chains can be compared."""
+    own = [chain for chain in record.chains if chain.part.chain in head.chains]
+    return max(1e-12, *(float(np.abs(chain.part.residues[:, column]).max(initial=0)) for chain in own))
+
+
+def _outside(chain: ExplainedChain) -> list[tuple[int, int]]:
+    """First and last residue of what lies in front of the domain and behind it; none if there is no domain."""
+    inside = [place.index for place in chain.places if place.region]
+    if not inside:
+        return []
+    ends = [(0, inside[0] - 1), (inside[-1] + 1, len(chain.places) - 1)]
+    return [(first, last) for first, last in ends if first <= last]
+
+
+def _paint(axes: Axes, chain: ExplainedChain, column: int, head: HeadSpec, largest: float) -> None:
     values = chain.part.residues[:, column].astype(np.float64)
     at = np.arange(len(values))
     axes.bar(at, values, width=0.8, color=np.where(values > 0, VERMILLION, BLUE))
     axes.axhline(0, color=GREY, linewidth=0.8)
     axes.set_xlim(-1, len(values))
-    largest = max(float(np.abs(values).max(initial=0)), 1e-12)
     axes.set_ylim(-1.25 * largest, 1.45 * largest)
     for region in REGIONS:
         inside = [place.index for place in chain.places if place.region == region]
@@ -85,6 +99,9 @@ def _paint(axes: Axes, chain: ExplainedChain, column: int, head: HeadSpec) -> No
             axes.axvspan(inside[0] - 0.5, inside[-1] + 0.5, color=_SHADE, zorder=0)
         middle = (inside[0] + inside[-1]) / 2
         axes.text(middle, 1.4 * largest, region, ha="center", va="top", fontsize=9, color=GREY)
+    for first, last in _outside(chain):
+        axes.axvline(first - 0.5 if first else last + 0.5, color=GREY, linewidth=0.8, linestyle="--")
+        axes.text((first + last) / 2, 1.4 * largest, OUTSIDE, ha="center", va="top", fontsize=9, color=GREY)
     for place, value in zip(chain.places, values, strict=True):
         above = value > 0
         axes.annotate(

@@ -18,6 +18,7 @@ from abonyx.arrays import shortest_decimal
 from abonyx.bundle.chosen import choose_heads
 from abonyx.bundle.heads import record_chains, sigmoid
 from abonyx.bundle.manifest import LOGISTIC, HeadSpec
+from abonyx.bundle.threshold import shipped_note
 from abonyx.contributions import refuse_without, run_contributions
 from abonyx.errors import ConfigError
 from abonyx.explain.explained import END, Explained, ExplainedChain, explain_record
@@ -91,8 +92,10 @@ def explain_file(request: ExplanationRequest, run: RunRequest) -> list[str]:
     if request.pictures and count > MOST_PICTURES:
         what = f"{count} records: more than the {MOST_PICTURES} that are drawn"
         raise ConfigError(what, f"Give fewer records, or {option('no_pictures')}: the tables have all of them.")
+    opened: list[str] = []
     with staged(request.output) as staging, progress(count) as on_batch:
-        with closing(_explained(checked, run, names, on_batch)) as records:  # and with it the model, however this ends
+        # with the records, the model is closed, however this ends
+        with closing(_explained(checked, run, names, on_batch, opened)) as records:
             _write(staging, records, heads, pictures=request.pictures)
         (staging / FACTS_JSON).write_bytes(
             msgspec.json.format(msgspec.json.encode(_facts(request, run, heads)), indent=2)
@@ -112,7 +115,8 @@ def explain_file(request: ExplanationRequest, run: RunRequest) -> list[str]:
             notes=notes,
         )
         write_summary(request.summary, found)
-    lines = [f"{count} records explained, {len(checked.rejected)} rejected", *notes]
+    done = f"{count:,} record{'s' * (count > 1)} explained, {len(checked.rejected):,} rejected"
+    lines = [done, *opened, *shipped_note(run.config), *notes]
     return [*lines, f"wrote {request.output}; head{'s' * (len(names) > 1)} {', '.join(names)}"]
 
 
@@ -126,14 +130,20 @@ def _facts(request: ExplanationRequest, run: RunRequest, heads: Sequence[HeadSpe
 
 
 def _explained(
-    checked: Input, run: RunRequest, names: Sequence[str], on_batch: Callable[[int], None] | None
+    checked: Input, run: RunRequest, names: Sequence[str], on_batch: Callable[[int], None] | None, opened: list[str]
 ) -> Generator[Explained, None, None]:
-    """Each record's, in file order; the model is open as long as they are asked for."""
+    """Each record's, in file order; the model is open as long as they are asked for.
+
+    Args:
+        opened: is given the summary's lines about what was opened.
+    """
     from abonyx.model import open_model  # not before the input was found good
 
     # the old pipeline's batches are of the whole file
     flags = None if checked.light else scoring.pooled_eos(checked.sequences, run.config.batch_size)
     with open_model(run.config) as model:
+        opened.append(f"model: {model.bundle.label()}")
+        opened.extend(model.opening_notes)
         model.bundle.refuse_placeholder()
         refuse_without(model, model.bundle.path)
         for start in range(0, len(checked.ids), _WINDOW):

@@ -124,14 +124,15 @@ def scan(
         what = f"sequence is {type_name(sequence)}, not a text"
         raise InputError(what, "Give the one chain whose mutants are wanted; call scan again for another.")
     refuse_rule(domain, None)
-    model = model_of(session)
+    model = model_of(session, optional=False)
     with model.turn():  # no reload between the plan and the scores
         options = scan_options(model.bundle, model.config, heads, positions, exclude, domain, validated)
         cleaned = alphabet.clean(sequence)
         why = refusal(cleaned) or alphabet.problem(cleaned, model.limit)
         if why:
             raise InputError(f"sequence: {why}", "Correct it; nothing was scored.")
-        return run_scan(model, plan_scan(cleaned, options, "sequence"), options, on_batch)
+        plan = plan_scan(cleaned, options, "sequence", fix="Give the variable domain alone.")
+        return run_scan(model, plan, options, on_batch)
 
 
 def scan_options(
@@ -161,7 +162,7 @@ def scan_options(
         told = ", ".join(f"{head.name} ({head.chains[0]})" for head in chosen)
         what = f"{option('heads')} of different chains: {told}"
         raise ConfigError(what, "Scan each chain by the heads that score it.")
-    letters = chain_letters(chosen[0].chains)
+    letters, names = chain_letters(chosen[0].chains), [head.name for head in chosen]
     return ScanOptions(
         heads=tuple(chosen),
         first=bundle.manifest.head.name,
@@ -169,16 +170,19 @@ def scan_options(
         positions=positions_text(positions),
         excluded=excluded_residues(exclude),
         check=check,
-        validated=None if validated is None else read_validated(Path(validated), bundle),
+        validated=None if validated is None else read_validated(validated, bundle, config, names, check),
     )
 
 
-def plan_scan(sequence: str, options: ScanOptions, name: str, judgement: Judgement | None = None) -> ScanPlan:
+def plan_scan(
+    sequence: str, options: ScanOptions, name: str, judgement: Judgement | None = None, *, fix: str = ""
+) -> ScanPlan:
     """How many mutants of one cleaned sequence are to be scored.
 
     Args:
         name: of the parent, for messages.
         judgement: of the sequence, if it was judged by the options' letters; None = it is judged here.
+        fix: what the caller's user can do about a flag.
 
     Raises:
         InputError: the parent has a flag.
@@ -187,11 +191,9 @@ def plan_scan(sequence: str, options: ScanOptions, name: str, judgement: Judgeme
     if judgement is None:
         (judgement,) = judge([sequence], options.letters)
     if options.check != "off" and not judgement.trusted:
-        fix = (
-            "Scan whole variable domains of the heads' chains: docs/domain.md says what a flag means. "
-            f"{option('skip')} with {option('domain')} require leaves flagged records out."
-        )
-        raise InputError(f"{name}: is flagged: {judgement.text}; its mutants would have no scores to trust", fix)
+        what = f"{name}: is flagged: {judgement.text}; its mutants would have no scores to trust"
+        told = "Scan whole variable domains of the heads' chains: docs/domain.md says what a flag means."
+        raise InputError(what, f"{told} {fix}".rstrip())
     chosen = choose_places(places(sequence), options.positions, name)
     n_mutants = count_mutants(chosen, options.excluded)
     if not n_mutants:

@@ -19,11 +19,12 @@ from abonyx.engine.providers import token_budget, window_size
 from abonyx.errors import ConfigError, RunInterrupted
 from abonyx.explain.scan import ScanOptions, run_scan
 from abonyx.explain.scan_parents import Parent, choose_parents, last_rows, plan_parents
-from abonyx.explain.scan_result import Scan, refuse_ranks, statement_of
+from abonyx.explain.scan_result import Scan, refuse_ranks
+from abonyx.explain.scan_tables import scan_facts, scan_format, statements
 from abonyx.input.checked import Input
 from abonyx.logs import LOGGER
 from abonyx.output.files import replacing
-from abonyx.output.formats import Columns, Format, csv_bytes, rejected_bytes
+from abonyx.output.formats import rejected_bytes
 from abonyx.output.journal import Header, journal_path
 from abonyx.output.resumable import ResumableOutput, open_resumable
 from abonyx.run.interrupts import Stop, handled
@@ -35,17 +36,13 @@ from abonyx.wording import option
 if TYPE_CHECKING:
     from abonyx.model import OpenModel
 
-SCAN_CSV, PARENTS_CSV, REJECTED_CSV = "scan.csv", "parents.csv", "rejected.csv"
+SCAN_CSV, PARENTS_CSV, REJECTED_CSV, FACTS_JSON = "scan.csv", "parents.csv", "rejected.csv", "scan.json"
 # More mutants than so many are scored only if that was confirmed: ten VH, or half an hour of a large model's on a CPU.
 MOST_UNASKED = 20_000
 # Mutants whose scoring is timed to say how long all of them take.
 _TIMED = 64
 # Parents whose charge fit the summary tells; parents.csv has all.
 _SHOWN = 5
-_PARENT_COLUMNS = (
-    *("id", "chain", "sequence", "charge", "pI", "mutants", "head", "unit", "score"),
-    *("charge_slope", "charge_intercept", "charge_r2", "charge_n", "statement"),
-)
 
 
 @dataclass(frozen=True)
@@ -143,21 +140,25 @@ def _run(request: ScanRequest, chosen: Input, parents: list[Parent], stop: Stop)
 
     started = time.perf_counter()
     told: list[str] = []
-    pictures = 0
+    said = statements(request.options.validated, request.options.names)
     with _opened(request, chosen, parents) as out:
         ends = last_rows(parents)
         done = ends.index(out.rows_done) + 1 if out.rows_done else 0
         if done:
             LOGGER.info(f"resuming after {done} of {len(parents)} parents, which an interrupted scan left")
         if done == len(parents):
-            return ["every parent was scanned by an interrupted run; its files are in place", *_statements(request)]
+            _write_facts(request, chosen)
+            return [
+                "every parent was scanned by an interrupted run; its files are in place",
+                *said,
+            ]
         config = dataclasses.replace(request.run.config, token_budget=out.token_budget)
         with open_model(config) as model, progress(out.rows + len(parents), out.rows_done + done) as bar:
             opened = time.perf_counter()
             rest = parents[done:]
             for parent, end in zip(rest, ends[done:], strict=True):
                 found = run_scan(model, parent.plan, request.options, _watch(stop, bar, done, len(parents)))
-                pictures += _draw(request, parent, found)
+                _draw(request, parent, found)
                 if model.budget.tokens != out.token_budget:
                     out.token_budget = model.budget.tokens
                     out.halved(model.budget.tokens, "the device ran out of memory")
@@ -165,24 +166,27 @@ def _run(request: ScanRequest, chosen: Input, parents: list[Parent], stop: Stop)
                 done += 1
                 told += found.notes[1:-1] if len(parents) == 1 else [f"{parent.plan.name}: {found.notes[1]}"]
             lines = _summary(request, model, rest, opened - started, time.perf_counter() - opened)
+        _write_facts(request, chosen)
     more = [f"... and {len(told) - _SHOWN} more: parents.csv"] if len(told) > _SHOWN else []
+    pictures = len(parents) * len(request.options.heads) * request.pictures  # those of an interrupted run, too
     drawn = f", {pictures} picture{'s' * (pictures > 1)}, each as SVG and PNG" if pictures else ""
-    wrote = f"wrote {request.output}: {SCAN_CSV}, {PARENTS_CSV}{drawn}"
+    wrote = f"wrote {request.output}: {SCAN_CSV}, {PARENTS_CSV}, {FACTS_JSON}{drawn}"
     return [
         *lines,
         *chosen.notes,
         *shipped_note(request.run.config),
         *told[:_SHOWN],
         *more,
-        *_statements(request),
+        *said,
         wrote,
     ]
 
 
-def _statements(request: ScanRequest) -> list[str]:
-    """How far the order of mutants can be trusted, by any of the heads."""
-    options = request.options
-    return list(dict.fromkeys(statement_of(options.validated, name) for name in options.names))
+def _write_facts(request: ScanRequest, chosen: Input) -> None:
+    """Write what made the tables."""
+    facts = scan_facts(request.options, input_facts(chosen), request.run.metadata(), rank=request.rank)
+    with replacing(request.output / FACTS_JSON) as sink:
+        sink.write(facts)
 
 
 def _watch(stop: Stop, bar: Callable[[int], None] | None, done: int, parents: int) -> Callable[[int], None]:
@@ -204,18 +208,18 @@ def _summary(
     request: ScanRequest, model: OpenModel, scanned: Sequence[Parent], opening: float, seconds: float
 ) -> list[str]:
     mutants = sum(parent.plan.n_mutants for parent in scanned)
+    counts = f"{len(scanned)} parent{'s' * (len(scanned) > 1)} scanned, {mutants:,} mutant{'s' * (mutants > 1)}"
     return [
-        f"{len(scanned)} parent{'s' * (len(scanned) > 1)} scanned, {mutants:,} mutants, in {seconds:.2f} s on "
-        f"{request.run.config.provider}",
+        f"{counts}, in {seconds:.2f} s on {request.run.config.provider}",
         f"model: {model.bundle.label()}",
         *model.opening_notes,
     ]
 
 
-def _draw(request: ScanRequest, parent: Parent, found: Scan) -> int:
-    """Write the pictures of a parent; how many."""
+def _draw(request: ScanRequest, parent: Parent, found: Scan) -> None:
+    """Write the pictures of a parent, if they are wanted."""
     if not request.pictures:
-        return 0
+        return
     from abonyx.explain.heat_map import draw
 
     for each in found.heads:
@@ -224,7 +228,6 @@ def _draw(request: ScanRequest, parent: Parent, found: Scan) -> int:
         for suffix, data in ((".scan.png", picture.png), (".scan.svg", picture.svg)):
             with replacing(request.output / f"{name}{suffix}") as sink:
                 sink.write(data)
-    return len(found.heads)
 
 
 @contextmanager
@@ -236,7 +239,7 @@ def _opened(request: ScanRequest, chosen: Input, parents: Sequence[Parent]) -> I
         "--positions": request.options.positions,
         "--exclude": request.options.excluded or None,
         "--rank": request.rank,
-        "pictures": request.pictures,
+        "--no-pictures": not request.pictures,
         "--validated": None if request.options.validated is None else request.options.validated.sentence,
     }
     header = Header(
@@ -247,7 +250,7 @@ def _opened(request: ScanRequest, chosen: Input, parents: Sequence[Parent]) -> I
         token_budget=token_budget(run.config, run.bundle),
         window_size=window_size(run.config),
     )
-    targets, format = [output / PARENTS_CSV, output / SCAN_CSV], _format(request.rank)
+    targets, format = [output / PARENTS_CSV, output / SCAN_CSV], scan_format(rank=request.rank)
     if run.skip:
         targets, format = [output / REJECTED_CSV, *targets], format.beside(rejected_bytes(chosen.rejected))
     made = not output.exists()
@@ -266,31 +269,3 @@ def _opened(request: ScanRequest, chosen: Input, parents: Sequence[Parent]) -> I
         if made and not any(output.iterdir()):
             output.rmdir()
         raise
-
-
-def _format(rank: bool) -> Format:
-    """A parent and its scan as rows of both tables; the first parent's behind the names of the columns."""
-
-    def encode(start: int, window: Columns) -> tuple[bytes, bytes]:
-        id_, found = window
-        table = found.table(rank=rank)
-        rows = [(id_, *row) for row in zip(*table.values(), strict=True)]
-        names: list[tuple[tuple[str, ...], ...]] = [(_PARENT_COLUMNS,), (("id", *table),)] if start == 0 else [(), ()]
-        return csv_bytes([*names[0], *_parent_rows(id_, found)]), csv_bytes([*names[1], *rows])
-
-    return Format((b"", b""), encode)
-
-
-def _parent_rows(id_: str, found: Scan) -> Iterator[tuple[object, ...]]:
-    """A row for each head: the parent, its score, and what charge explains of the changes."""
-    of_parent = (id_, found.chain or "", found.sequence, round(found.charge, 4), round(found.pi, 4), len(found.mutants))
-    for each in found.heads:
-        fit = ["", "", "", ""] if each.fit is None else [*(round(number, 6) for number in each.fit[:3]), each.fit.n]
-        yield (
-            *of_parent,
-            each.head.name,
-            each.head.unit or "",
-            each.parent,
-            *fit,
-            statement_of(found.validated, each.head.name),
-        )

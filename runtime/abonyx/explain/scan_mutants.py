@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from abonyx.errors import ConfigError, first_line
 from abonyx.explain.places import Place
+from abonyx.texts import type_name
 from abonyx.wording import option
 
 # By kind, as the heat map has them from the top: basic, acidic, polar, special, hydrophobic.
@@ -53,6 +54,9 @@ def excluded_residues(exclude: Sequence[str] | str | None) -> str:
     """
     if exclude is None:
         return ""
+    if not isinstance(exclude, Iterable):
+        what = f"{option('exclude')} is {type_name(exclude)}, not residues"
+        raise ConfigError(what, "Give letters with commas between them, such as C,M, or a list of them.")
     letters = exclude.replace(",", " ").split() if isinstance(exclude, str) else list(exclude)
     for letter in letters:
         if not isinstance(letter, str) or len(letter) != 1 or letter.upper() not in AMINO_ACIDS:

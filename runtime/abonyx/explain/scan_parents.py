@@ -12,6 +12,11 @@ from abonyx.explain.scan import ScanOptions, ScanPlan, plan_scan
 from abonyx.input.checked import Input
 from abonyx.wording import option
 
+_FLAGGED_FIX = (
+    f"{option('trim')} domain cuts off what lies outside the domain. {option('skip')} with {option('domain')} require "
+    "leaves flagged records out."
+)
+
 
 @dataclass(frozen=True)
 class Parent:
@@ -54,7 +59,7 @@ def plan_parents(chosen: Input, options: ScanOptions) -> list[Parent]:
     judgements = [None] * len(chosen.ids) if options.check == "off" else chosen.judgements
     rows = zip(chosen.ids, _stems(chosen.ids), chosen.sequences, judgements, strict=True)
     return [
-        Parent(id_, stem, plan_scan(sequence, options, printable(id_), judgement))
+        Parent(id_, stem, plan_scan(sequence, options, printable(id_), judgement, fix=_FLAGGED_FIX))
         for id_, stem, sequence, judgement in rows
     ]
 

@@ -27,11 +27,13 @@ def positions_text(positions: object) -> str:
         text = positions.strip()
     elif isinstance(positions, Iterable):
         text = ",".join(str(position).strip() for position in positions)
+    elif positions is None:
+        raise ConfigError(f"{option('positions')} is None, not positions", _FIX)
     else:
         text = str(positions)
     if text.lower() in (CDR, FRAMEWORK, ALL):
         return text.lower()
-    items = [item.strip().upper() for item in text.split(",")]
+    items = [re.sub(r"\s*-\s*", "-", item.strip()).upper() for item in text.split(",")]
     for item in items:
         found = _ITEM.fullmatch(item)
         if found is None or (found[2] and not found[1].isdigit()):

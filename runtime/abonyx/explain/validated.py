@@ -1,17 +1,31 @@
-"""What a user measured of the ranking at equal charge: read from the metrics.json of `abonyx evaluate --by`."""
+"""What a user measured of the ranking at equal charge: read from the metrics.json of `abonyx evaluate --by`.
+
+No text of that file is shown: the sentence is made again from its numbers, which are checked.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 
 from abonyx.bundle import Bundle
-from abonyx.errors import ConfigError, first_line, printable
+from abonyx.config import RuntimeConfig
+from abonyx.domain import Check
+from abonyx.errors import ConfigError, InputError, printable
+from abonyx.evaluate.equal_charge import FEWEST_ROWS, LOWEST, Figure, conclusion
+from abonyx.texts import type_name
 from abonyx.wording import option
 
-_FIX = "Give the metrics.json that `abonyx evaluate --by COLUMN` wrote for this bundle."
+_FIX = "Give the metrics.json that `abonyx evaluate --by COLUMN` of this version wrote for this bundle."
+_LABEL_LENGTH = 12
+
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Agreement = Annotated[float, msgspec.Meta(ge=-1.0, le=1.0)]
 
 
 class Validated(NamedTuple):
@@ -21,36 +35,103 @@ class Validated(NamedTuple):
     sentence: str
 
 
+class _Found(msgspec.Struct):
+    value: Agreement | None
+    low: Agreement | None
+    high: Agreement | None
+
+
 class _ByParent(msgspec.Struct):
-    sentence: str
+    metric: Literal["ROC AUC", "Spearman"]
+    rows: Count
+    flagged: Count | None
+    model_at_equal_charge: _Found
     concluded: bool
 
 
+class _Domain(msgspec.Struct):
+    trim: bool = msgspec.field(name="--trim domain")
+
+
 class _Metrics(msgspec.Struct):
-    bundle_sha256: str
+    bundle_sha256: Sha256
+    input_sha256: Sha256
     head: str
-    input: str
+    variant: str
+    pooling: str
+    domain: _Domain
     by_parent: _ByParent | None
 
 
-def read_validated(path: Path, bundle: Bundle) -> Validated:
+def read_validated(
+    path: str | Path, bundle: Bundle, config: RuntimeConfig, heads: Sequence[str], check: Check
+) -> Validated:
     """The head that was measured, and what was found.
 
+    Args:
+        heads: names of those that are scanned; check: whether the scan looks for flags.
+
     Raises:
-        ConfigError: not such a file, measured without --by, without a conclusion, or of another bundle.
+        InputError: path is not a path.
+        ConfigError: not such a file, measured without --by, without a conclusion, of flagged rows, or of another
+            bundle, head or pooling.
     """
+    if not isinstance(path, str | Path):
+        raise InputError(f"{option('validated')} is {type_name(path)}, not a path", _FIX)
     place = f"{option('validated')} {path}"
+    found = _read(Path(path), place)
+    _refuse_others(found, place, bundle, config, heads)
+    if found.by_parent is None:
+        raise ConfigError(f"{place}: the evaluation did not compare variants of one parent", _FIX)
+    by_parent, figure = found.by_parent, found.by_parent.model_at_equal_charge
+    if by_parent.flagged is None and check != "off":
+        what = f"{place}: the evaluation did not look for flagged rows, and this scan does"
+        raise ConfigError(what, f"Evaluate with {option('domain')} check.")
+    of = Figure(by_parent.metric, figure.value, figure.low, figure.high)
+    told = conclusion(of, f"the {by_parent.rows:,} variants of {_file(Path(path))}") if _sound(of) else None
+    if told is None or not by_parent.concluded or by_parent.rows < FEWEST_ROWS:
+        raise ConfigError(f"{place}: the evaluation concludes nothing about variants at equal charge", _FIX)
+    trimmed = ", on trimmed domains" if found.domain.trim else ""
+    return Validated(found.head, f"{told} Measured with variant {found.variant}{trimmed}.")
+
+
+def _file(path: Path) -> str:
+    """The evaluation as a reader knows it: the last names of the path that the user gave."""
+    return printable("/".join(path.absolute().parts[-2:]).removeprefix("//"))
+
+
+def _read(path: Path, place: str) -> _Metrics:
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=_Metrics)
+        return msgspec.json.decode(path.read_bytes(), type=_Metrics)
     except OSError as error:
         raise ConfigError(f"{place}: cannot be read: {error.strerror}", _FIX) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{place}: is not the metrics.json of an evaluation: {first_line(error)}", _FIX) from error
-    if found.by_parent is None:
-        raise ConfigError(f"{place}: the evaluation did not compare variants of one parent", _FIX)
-    if not found.by_parent.concluded:
-        raise ConfigError(f"{place}: the evaluation concludes nothing: {found.by_parent.sentence}", _FIX)
+        # the reason can hold text of the file; where it was met cannot, since keys that are not known are passed over
+        where = re.search(r"\$[.\w]*\Z", str(error).rstrip("`"))
+        at = f", at {where[0]}" if where else ""
+        raise ConfigError(f"{place}: is not the metrics.json of an evaluation by this version{at}", _FIX) from error
+
+
+def _refuse_others(found: _Metrics, place: str, bundle: Bundle, config: RuntimeConfig, heads: Sequence[str]) -> None:
+    """Refuse, by a ConfigError, a figure that is not of what is scanned."""
     if found.bundle_sha256 != bundle.sha256:
-        what = f"{place}: is of bundle {found.bundle_sha256[:12]}, and {bundle.name} is {bundle.sha256[:12]}"
-        raise ConfigError(what, _FIX)
-    return Validated(found.head, f"{found.by_parent.sentence} Measured on {printable(found.input)}.")
+        what = (
+            f"is of bundle {found.bundle_sha256[:_LABEL_LENGTH]}, and {bundle.name} is {bundle.sha256[:_LABEL_LENGTH]}"
+        )
+        raise ConfigError(f"{place}: {what}", _FIX)
+    known = [head.name for head in bundle.manifest.heads]
+    if found.head not in known or found.variant not in bundle.manifest.variants:
+        raise ConfigError(f"{place}: names a head or a variant that {bundle.name} does not have", _FIX)
+    if found.head not in heads:
+        what = f"{place}: is of head {found.head}, and {', '.join(heads)} is scanned"
+        raise ConfigError(what, f"Scan it, too ({option('heads')}), or give a file of a head that is scanned.")
+    if found.pooling != config.pooling:
+        what = f"{place}: was measured with another pooling than {config.pooling}, with which mutants are scored"
+        raise ConfigError(what, f"Evaluate with {option('pooling')} {config.pooling}.")
+
+
+def _sound(figure: Figure) -> bool:
+    """Whether the numbers can be what they are called."""
+    numbers = [number for number in figure[1:] if number is not None]
+    ordered = figure.low is None or figure.high is None or figure.low <= figure.high
+    return ordered and all(number >= LOWEST[figure.metric] for number in numbers)

@@ -255,7 +255,8 @@ def _notes(checked: Input, name: str, escaped: int) -> Iterator[str]:
         yield f"{name}: {escaped} kept cells are not valid UTF-8; their bytes appear as \\xNN"
     repeated = len(checked.ids) - len(set(checked.ids))
     if repeated:
-        yield f"{name}: {repeated} ids repeat an earlier one; all are kept"
+        repeats = "id repeats" if repeated == 1 else "ids repeat"
+        yield f"{name}: {repeated} {repeats} an earlier one; all are kept"
 
 
 class _Row(NamedTuple):

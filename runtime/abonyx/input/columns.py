@@ -166,6 +166,8 @@ def find_columns(
         label = table.possible_label(columns.used)
         if label is not None:
             columns = columns._replace(kept=(*columns.kept, (label, table.names[label])), optional=label)
+            if notes is not None:
+                notes += table.other_labels(columns.used, label)
     for place in columns.used:
         table.check_once(place)
     if notes is not None:
@@ -295,6 +297,14 @@ class _Header:
         """The place of the column with a usual name of labels; None if none has one, or two have the same."""
         found = (self._places(known) for known in _LABEL_NAMES)
         return next((places[0] for places in found if len(places) == 1 and places[0] not in used), None)
+
+    def other_labels(self, used: list[int], label: int) -> list[str]:
+        """That other columns have a usual name of labels, too."""
+        places = [at for known in _LABEL_NAMES for at in self._places(known) if at not in used]
+        if not places:
+            return []
+        others = _shown([self.names[at] for at in places])
+        return [f"{self.where}: the labels are column {printable(self.names[label])!r}; not read as labels: {others}"]
 
     def _unclear(self, what: str, fix: str) -> ColumnUnclear:
         """The error, with the names that may be chosen: those that appear once and are valid text."""

@@ -47,7 +47,8 @@ def read_fasta(
         return
     if others := entries.take_chain(chains[0]):
         other = _WORDS["L" if chains[0] == "H" else "H"]
-        what = f"{name}: {others} records have both chains: the {other} chains are not scored"
+        has, chain = ("record has", "chain is") if others == 1 else ("records have", "chains are")
+        what = f"{name}: {others} {has} both chains: the {other} {chain} not scored"
         notes.append(f"{what}, the heads expect the {_WORDS[chains[0]]} chain alone")
     yield from entries.rejected
     whole = entries.collide()

@@ -62,7 +62,9 @@ def plan_scan_request(body: bytes, model: Model, settings: Settings, step: Step)
     options = scan_options(model.bundle, model.config, asked.heads, asked.positions, asked.exclude, asked.domain)
     checked = check_json(asked.record, model, settings, step)
     (id_,), (sequence,), (judgement,) = checked.ids, checked.sequences, checked.judgements
-    plan = plan_scan(sequence, options, printable(id_), None if asked.domain == "off" else judgement)
+    judged = None if asked.domain == "off" else judgement
+    fix = f"{option('trim')} domain cuts off what lies outside the domain."
+    plan = plan_scan(sequence, options, printable(id_), judged, fix=fix)
     if asked.rank:
         refuse_ranks(plan.judgement.chain, plan.in_cdrs, plan.name)
     _refuse_many(plan, settings)

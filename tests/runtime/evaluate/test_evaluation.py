@@ -16,6 +16,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -28,8 +29,12 @@ from abonyx.bundle.threshold import CallRule  # noqa: E402
 from abonyx.bundle.tolerances import RESAMPLED_METRIC  # noqa: E402
 from abonyx.bundle.training_rows import TRAINING_ROWS_NAME, write_training_rows  # noqa: E402
 from abonyx.card.labelled import LabelledSet  # noqa: E402
+from abonyx.card.record import FoldsRecord  # noqa: E402
 from abonyx.domain import DomainRule  # noqa: E402
 from abonyx.evaluate import bootstrap, evaluation, metrics, pictures  # noqa: E402
+from abonyx.evaluate.lists import Table  # noqa: E402
+from abonyx.evaluate.record import EvaluationRecord  # noqa: E402
+from abonyx.evaluate.report import Lists, report  # noqa: E402
 from abonyx.input.checked import read_input  # noqa: E402
 
 from ...conftest import MINI  # noqa: E402
@@ -750,12 +755,44 @@ def test_variants_of_one_parent(run: Any, tmp_path: Path, variants: Path, three_
     assert "Variants of one parent (ROC AUC)" in page and "among the variants of each of 2 parents" in card
 
 
+def test_flagged_variants_are_left_out(run: Any, tmp_path: Path, variants: Path, three_folds: None) -> None:
+    lines = variants.read_text(encoding="utf-8").splitlines()
+    fragments = [f"f{row},{lines[1].split(',')[1][:60]},{row % 2},parent 0" for row in range(4)]
+    variants.write_text("\n".join([*lines, *fragments]) + "\n", encoding="utf-8")
+    output = tmp_path / "out"
+    code, err = run("evaluate", variants, "-o", output, "--by", "family", "--bootstrap", 50)
+    assert code == 0, err
+    found = json.loads((output / "metrics.json").read_text())["by_parent"]
+    assert (found["rows"], found["left_out"], found["flagged"]) == (24, 1, 4)
+    assert "(1 row without a parent and 4 flagged rows left out)" in err
+
+
 def test_a_column_of_parents_that_cannot_be_used(run: Any, tmp_path: Path, variants: Path, three_folds: None) -> None:
     code, err = run("evaluate", variants, "-o", tmp_path / "out", "--by", "clone")
     assert code != 0 and "no column 'clone'" in err and "Name one of them with --by" in err
     code, err = run("evaluate", variants, "-o", tmp_path / "out", "--by", "id", "--bootstrap", 10)
     assert code != 0 and "--by id: none of 25 parents has rows of both classes" in err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_intervals_say_what_they_draw(
+    run: Any, tmp_path: Path, labelled: Path, three_folds: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[EvaluationRecord] = []
+
+    def kept(title: str, record: EvaluationRecord, *rest: Any) -> str:
+        written.append(record)
+        return report(title, record, *rest)
+
+    monkeypatch.setattr(evaluation, "report", kept)
+    assert run("evaluate", labelled, "-o", tmp_path / "out", "--bootstrap", 20)[0] == 0
+    (known,) = written
+    folds = FoldsRecord(folds=10, level=80, tried=[], seed=0, draws=2000)
+    card = msgspec.structs.replace(known.card, sentence="No signal: AUC 0.62, 95 % interval 0.49 to 0.75.", folds=folds)
+    known = msgspec.structs.replace(known, card=card)
+    said = "the interval in the first sentence draws whole clusters of similar sequences (linked at 80 % identity)"
+    assert said in known.drawn() and any(said in line for line in known.lines("x"))
+    assert said[1:] in report("x", known, Lists(*[Table((), [])] * 3), [])
 
 
 def test_the_report_leads_with_the_conclusion(run: Any, tmp_path: Path, labelled: Path, three_folds: None) -> None:
@@ -768,6 +805,7 @@ def test_the_report_leads_with_the_conclusion(run: Any, tmp_path: Path, labelled
     ]
     assert places == sorted(places)
     visible, _, folded = body.partition("<details>")
+    assert "Metrics (95 % intervals: rows drawn)" in visible
     assert record["bundle_sha256"] not in visible and record["bundle_sha256"] in folded
     assert record["command"].startswith("abonyx evaluate ") and escape(record["command"]) in folded
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", record["date"])

@@ -122,3 +122,65 @@ def test_few_rows_or_draws_conclude_nothing() -> None:
         "parent", made.parents, made.sequences, made.noise, made.noise, classes=False, resamples=199, seed=0
     )
     assert "cannot be told" in few.sentence
+
+
+def _few_beside_many(seed: int) -> ByParent:
+    """22 parents of two rows that differ in charge, and 24 rows of one parent and one charge; the scores are noise."""
+    generator = np.random.default_rng(seed)
+    parents = [f"pair {row // 2}" for row in range(44)] + ["big"] * 24
+    sequences = ["AK", "AA"] * 22 + ["AAAA"] * 24
+    labels = np.array([1, 0] * 34, np.float64)
+    scores = generator.normal(size=68)
+    return measure_by_parent("parent", parents, sequences, labels, scores, classes=True, resamples=500, seed=0)
+
+
+def test_parents_that_cannot_be_compared_at_equal_charge_do_not_narrow_the_interval() -> None:
+    found = [_few_beside_many(seed) for seed in range(20)]
+    assert {each.drawn for each in found} == {"rows of each parent"}
+    assert all(each.model_at_equal_charge.high - each.model_at_equal_charge.low > 0.2 for each in found)  # type: ignore[operator]
+    assert sum("better than" in each.sentence or "worse than" in each.sentence for each in found) <= 3
+
+
+def test_parents_that_hardly_weigh_do_not_narrow_the_interval() -> None:
+    generator = np.random.default_rng(0)
+    parents = [f"pair {row // 2}" for row in range(44)] + ["big"] * 200
+    labels = np.array([1, 0] * 122, np.float64)
+    found = measure_by_parent(
+        "parent", parents, ["AA"] * 244, labels, generator.normal(size=244), classes=True, resamples=500, seed=0
+    )
+    assert (found.compared, found.drawn) == (23, "rows of each parent")
+
+
+def test_an_interval_without_width_concludes_nothing() -> None:
+    labels = np.array([1, 0] * 12, np.float64)
+    found = measure_by_parent("parent", ["one"] * 24, ["AA"] * 24, labels, labels, classes=True, resamples=500, seed=0)
+    assert (found.model_at_equal_charge.low, found.model_at_equal_charge.high) == (1, 1)
+    assert not found.concluded and "cannot be told" in found.sentence
+
+
+def test_an_interval_that_lies_beside_its_figure_is_left_out() -> None:
+    charge = _few_beside_many(0).charge  # of pairs 0, of the large parent 0.5: it weighs more in each draw
+    assert charge.value is not None and charge.low is None and charge.high is None
+
+
+def test_flagged_rows_are_left_out_and_counted() -> None:
+    made = _Made(parents=2, variants=50)
+    labels, scores = made.charge + made.noise, made.charge.copy()
+    flagged = [row % 50 < 10 for row in range(100)]
+    scores[flagged] = -100 * labels[flagged]
+    given = {"classes": False, "resamples": 200, "seed": 0}
+    found = measure_by_parent("parent", made.parents, made.sequences, labels, scores, flagged=flagged, **given)  # type: ignore[arg-type]
+    kept = [row for row in range(100) if not flagged[row]]
+    alone = measure_by_parent(
+        "parent",
+        [made.parents[row] for row in kept],
+        [made.sequences[row] for row in kept],
+        labels[kept],
+        scores[kept],
+        **given,  # type: ignore[arg-type]
+    )
+    assert (found.rows, found.flagged, alone.flagged) == (80, 20, None)
+    assert found.model_at_equal_charge == alone.model_at_equal_charge
+    assert "(20 flagged rows left out)" in found.line()
+    with pytest.raises(InputError, match="all 100 labelled rows with a parent are flagged"):
+        measure_by_parent("parent", made.parents, made.sequences, labels, scores, flagged=[True] * 100, **given)  # type: ignore[arg-type]

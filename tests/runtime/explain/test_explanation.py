@@ -8,15 +8,22 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy as np
 import pytest
 
 from abonyx import open_session
+from abonyx.bundle import open_bundle
 from abonyx.bundle.tolerances import CONTRIBUTION_SUM_GOAL
+from abonyx.contributions import ChainContributions, Contributions
 from abonyx.engine import slot
 from abonyx.errors import ConfigError
 from abonyx.explain import explanation
+from abonyx.explain.explained import Explained, ExplainedChain
+from abonyx.explain.places import places
 from abonyx.run.request import prepare
 
+from ...conftest import MINI
 from ..paired import make_paired
 from ..several import make_several
 
@@ -72,6 +79,14 @@ def test_tables_sum_to_the_score(run: Any, two: Path, tmp_path: Path, sequences:
     assert sum(float(row["nonspecificity"]) for row in of_first) == pytest.approx(added, abs=CONTRIBUTION_SUM_GOAL)
     facts = json.loads((tmp_path / "out" / "explanation.json").read_text(encoding="utf-8"))
     assert "not the effect of a mutation" in facts["what"] and facts["units"] == {"nonspecificity": "logits"}
+
+
+def test_the_summary_names_the_model(run: Any, two: Path, tmp_path: Path) -> None:
+    one = _table(tmp_path / "one.csv", [("id", "sequence"), ("her2", TRASTUZUMAB)])
+    done = run("explain", one, "-o", tmp_path / "out", "--no-pictures")
+    assert "1 record explained, 0 rejected" in done.err
+    assert "bundle abonyx-mini (" in done.err and "variant fp16-weights on cpu" in done.err
+    assert "note: no bundle was named" in done.err and "not ESM-1v" in done.err
 
 
 def test_pictures_are_one_a_record_whatever_its_id(run: Any, two: Path, tmp_path: Path) -> None:
@@ -165,3 +180,27 @@ def test_an_error_while_it_writes_leaves_no_model_open(
     with pytest.raises(ConfigError, match="cannot be written: No space left on device"):
         explanation.explain_file(request, prepare())
     assert slot.holder() is None and not (tmp_path / "out").exists()
+
+
+def test_the_picture_has_one_scale_and_names_what_lies_outside() -> None:
+    pytest.importorskip("matplotlib", reason="the extra explain is not installed")
+    from matplotlib.figure import Figure
+
+    from abonyx.explain import bars
+
+    head = open_bundle(MINI).manifest.head
+    head = msgspec.structs.replace(head, chains=["H", "L"])
+    chains = []
+    for name, sequence, size in (("H", TRASTUZUMAB + "HHHHHH", 0.02), ("L", TRASTUZUMAB_LIGHT, 0.04)):
+        part = ChainContributions(name, np.full((len(sequence), 1), size, np.float32), np.zeros(1, np.float32))
+        chains.append(ExplainedChain(part, places(sequence), None, None))
+    known = Contributions((head.name,), np.zeros(1), np.zeros(1), tuple(chain.part for chain in chains))
+    record = Explained("her2", known, tuple(chains), "")
+    drawn = []
+    for chain in chains:
+        axes = Figure().subplots()
+        bars._paint(axes, chain, 0, head, bars._largest(record, 0, head))
+        drawn.append((axes.get_ylim(), [text.get_text() for text in axes.texts]))
+    assert drawn[0][0] == drawn[1][0]
+    assert "outside" in drawn[0][1] and "outside" not in drawn[1][1]
+    assert all(bars.draw_record(record, [head]))

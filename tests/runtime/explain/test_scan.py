@@ -14,9 +14,10 @@ from abonyx import RuntimeConfig
 from abonyx.bundle.tolerances import BATCH_NEIGHBOURS
 from abonyx.card.charge import isoelectric_point, net_charge
 from abonyx.domain import Judgement
-from abonyx.errors import ConfigError, InputError, ScoreNotFinite, SessionClosed
+from abonyx.errors import ConfigError, EngineError, InputError, ScoreNotFinite, SessionClosed
 from abonyx.explain.scan import plan_scan, run_scan, scan_options
 from abonyx.explain.scan_mutants import AMINO_ACIDS
+from abonyx.explain.scan_positions import positions_text
 from abonyx.explain.scan_result import NOT_VALIDATED, Scan
 
 from ..domain.proteins import GFP, KAPPA, NANOBODY, SCFV, VH
@@ -278,3 +279,29 @@ def test_heads_of_a_bundle_with_several(heads: Path) -> None:
     assert light.head().head.score_column == "light_p"
     with pytest.raises(ConfigError, match="rank: the parent is not a heavy chain"):
         light.ranks()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"exclude": 5}, "exclude is int, not residues"),
+        ({"validated": 5}, "validated is int, not a path"),
+        ({"positions": None}, "positions is None, not positions"),
+    ],
+)
+def test_options_of_another_type(isolated: None, options: dict[str, Any], message: str) -> None:
+    with abonyx.open_session() as session, pytest.raises(EngineError, match=message):
+        abonyx.scan(session, VH, **options)
+
+
+def test_advice_that_python_can_follow(isolated: None) -> None:
+    with pytest.raises(ConfigError) as none:
+        abonyx.scan(None, VH)  # type: ignore[arg-type]
+    assert "leave it out" not in str(none.value)
+    with abonyx.open_session() as session, pytest.raises(InputError) as refused:
+        abonyx.scan(session, VH + "HHHHHH")
+    assert "Give the variable domain alone." in str(refused.value) and "skip" not in str(refused.value)
+
+
+def test_blanks_in_a_range() -> None:
+    assert positions_text("105 - 107, 27") == "105-107,27"

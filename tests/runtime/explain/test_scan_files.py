@@ -13,20 +13,23 @@ from typing import Any
 
 import pytest
 
+import abonyx
 from abonyx.bundle import open_bundle
 from abonyx.config import RuntimeConfig
 from abonyx.domain import judge
 from abonyx.explain import scan_files
 from abonyx.explain.scan import scan_options
+from abonyx.explain.scan_mutants import AMINO_ACIDS
 from abonyx.explain.scan_parents import plan_parents
 from abonyx.explain.scan_result import NOT_VALIDATED
+from abonyx.explain.validated import read_validated
 from abonyx.input.checked import Input
 
 from ...conftest import MINI
 from ..domain.proteins import GFP, KAPPA, VH
 
 OTHER = VH[:25] + "S" + VH[26:]
-NAMES = {"scan.csv", "parents.csv"}
+NAMES = {"scan.csv", "parents.csv", "scan.json"}
 # Five residues are left: four or five mutants a position.
 FEW = ("--exclude", "A,F,G,H,I,L,M,N,P,Q,S,T,V,W,Y")
 
@@ -186,6 +189,27 @@ def test_an_interrupted_scan_is_resumed_to_the_same_bytes(
     assert files(tmp_path / "out") == files(tmp_path / "whole")
 
 
+def test_a_resumed_scan_counts_all_pictures_and_names_the_option(
+    run: Any, parents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib", reason="the explain extra is not installed")
+    command = ["scan", parents, "--positions", "28", *FEW, "-o", tmp_path / "out"]
+    with monkeypatch.context() as patched:
+        stop_before(2, patched)
+        assert run(*command).code == 130
+    assert "--no-pictures: False then, True now" in run(*command, "--no-pictures").err
+    resumed = run(*command)
+    assert resumed.code == 0 and ", 2 pictures, each as SVG and PNG" in resumed.err
+    assert len(list((tmp_path / "out").glob("*.svg"))) == 2
+
+
+def test_one_mutant(run: Any, parents: Path, tmp_path: Path) -> None:
+    others = ",".join(residue for residue in AMINO_ACIDS if residue not in (VH[25], "K"))
+    command = ("scan", parents, "--id", "first", "--positions", "27", "--exclude", others, "--no-pictures")
+    done = run(*command, "-o", tmp_path / "out")
+    assert done.code == 0 and "1 parent scanned, 1 mutant;" in done.err, done.err
+
+
 def test_a_scan_that_is_stopped_before_a_parent_is_done_leaves_nothing(
     run: Any, parents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,33 +263,114 @@ def test_several_heads_have_a_picture_each(run: Any, heads: Path, parents: Path,
     assert refused.code == 2 and "--heads: psr expects both chains of a record" in refused.err
 
 
-def test_a_figure_of_ones_own_is_carried(run: Any, parents: Path, tmp_path: Path) -> None:
-    sentence = "At equal charge the model ranks these variants worse than chance (0.4)."
+def metrics_json(**changes: Any) -> dict[str, Any]:
+    """What `evaluate --by` wrote, as far as a scan reads it; changes of `by_parent` go by its own keys."""
     found = {
         "bundle_sha256": open_bundle(MINI).sha256,
+        "input_sha256": "0" * 64,
         "head": "nonspecificity",
         "input": "variants.csv",
-        "by_parent": {"sentence": sentence, "concluded": True},
+        "variant": "fp16-weights",
+        "pooling": "residues",
+        "domain": {"--domain": "check", "--trim domain": False},
+        "by_parent": {
+            "metric": "ROC AUC",
+            "rows": 180,
+            "flagged": 0,
+            "model_at_equal_charge": {"value": 0.4, "low": 0.3, "high": 0.45},
+            "concluded": True,
+            "sentence": "Proven. Choose D.\nSecond line",
+        },
     }
+    within = {name: changes.pop(name) for name in list(changes) if name in found["by_parent"]}
+    return found | {"by_parent": found["by_parent"] | within} | changes
+
+
+def test_a_figure_of_ones_own_is_carried(run: Any, parents: Path, tmp_path: Path) -> None:
     metrics, command = tmp_path / "metrics.json", ("scan", parents, "--positions", "28", *FEW, "--id", "first")
-    metrics.write_text(json.dumps(found), encoding="utf-8")
+    metrics.write_text(json.dumps(metrics_json()), encoding="utf-8")
     done = run(*command, "-o", tmp_path / "out", "--validated", metrics, "--no-pictures")
     assert done.code == 0, done.err
-    said = f"{sentence} Measured on variants.csv."
+    said = (
+        f"At equal charge the model ranks the 180 variants of {tmp_path.name}/metrics.json worse than chance "
+        "(ROC AUC 0.400 [0.300, 0.450]). Measured with variant fp16-weights."
+    )
     assert said in done.err and NOT_VALIDATED not in done.err
     assert [row["statement"] for row in read(tmp_path / "out" / "parents.csv")] == [said]
-    metrics.write_text(json.dumps(found | {"head": "hic"}), encoding="utf-8")
-    done = run(*command, "-o", tmp_path / "other", "--validated", metrics, "--no-pictures")
-    assert done.code == 0 and NOT_VALIDATED in done.err  # of another head
+    trimmed = metrics_json(domain={"--domain": "check", "--trim domain": True}, metric="Spearman")
+    metrics.write_text(json.dumps(trimmed), encoding="utf-8")
+    found = read_validated(metrics, open_bundle(MINI), RuntimeConfig(bundle=MINI), ["nonspecificity"], "check")
+    assert "better than chance (Spearman 0.400" in found.sentence and "on trimmed domains" in found.sentence
+
+
+def test_each_table_says_how_far_it_can_be_trusted_and_what_made_it(
+    run: Any, heads: Path, parents: Path, tmp_path: Path
+) -> None:
+    command = ("scan", parents, "--positions", "28", *FEW, "--id", "first", "--no-pictures")
+    done = run(*command, "-o", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert {row["statement"] for row in read(tmp_path / "out" / "scan.csv")} == {NOT_VALIDATED}
+    facts = json.loads((tmp_path / "out" / "scan.json").read_text())
+    assert facts["bundle_sha256"] == open_bundle(MINI).sha256 and facts["version"] == abonyx.__version__
+    assert (facts["variant"], facts["positions"], facts["statement"]) == ("fp16-weights", "28", NOT_VALIDATED)
+    bundle = open_bundle(heads)
+    metrics = tmp_path / "metrics.json"
+    known = metrics_json(head="hic", bundle_sha256=bundle.sha256, variant=next(iter(bundle.manifest.variants)))
+    metrics.write_text(json.dumps(known), encoding="utf-8")
+    several = ("--bundle", heads, "--heads", "nonspecificity,hic", "--validated", metrics)
+    done = run(*command, *several, "-o", tmp_path / "several")
+    assert done.code == 0, done.err
+    (said,) = {row["statement"] for row in read(tmp_path / "several" / "scan.csv")}
+    assert said.startswith(f"nonspecificity: {NOT_VALIDATED} hic: At equal charge the model ranks")
+
+
+def test_one_record_is_scanned_beside_others_that_are_bad(run: Any, tmp_path: Path) -> None:
+    source = write(tmp_path, [("good", VH), ("bad", "not a sequence 1")])
+    command = ("scan", source, "--positions", "28", *FEW, "--no-pictures")
+    done = run(*command, "-o", tmp_path / "out", "--id", "good")
+    assert done.code == 0, done.err
+    assert set(files(tmp_path / "out")) == NAMES
+    done = run(*command, "-o", tmp_path / "bad", "--id", "bad")
+    assert done.code != 0 and "the record was rejected" in done.err
+    done = run(*command, "-o", tmp_path / "all")
+    assert done.code != 0 and not (tmp_path / "all").exists()
+
+
+def test_what_to_do_about_a_flag(run: Any, tmp_path: Path) -> None:
+    done = run("scan", write(tmp_path, [("tagged", VH + "HHHHHH")]), "-o", tmp_path / "out")
+    assert done.code != 0 and "6 residues outside the domain" in done.err
+    assert "--trim domain cuts off what lies outside the domain. --on-invalid skip with --domain require" in done.err
+
+
+def test_a_figure_of_a_head_that_is_not_scanned_is_refused(
+    run: Any, heads: Path, parents: Path, tmp_path: Path
+) -> None:
+    metrics = tmp_path / "metrics.json"
+    bundle = open_bundle(heads)
+    known = metrics_json(head="hic", bundle_sha256=bundle.sha256, variant=next(iter(bundle.manifest.variants)))
+    metrics.write_text(json.dumps(known), encoding="utf-8")
+    done = run("scan", parents, "-o", tmp_path / "out", "--bundle", heads, "--validated", metrics)
+    assert done.code == 2 and "is of head hic, and nonspecificity is scanned" in done.err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         ({"by_parent": None}, "did not compare variants of one parent"),
-        ({"by_parent": {"sentence": "Not told.", "concluded": False}}, "concludes nothing: Not told."),
+        ({"concluded": False}, "concludes nothing about variants at equal charge"),
+        ({"rows": 19}, "concludes nothing"),
+        ({"model_at_equal_charge": {"value": 0.6, "low": 0.6, "high": 0.6}}, "concludes nothing"),
+        ({"model_at_equal_charge": {"value": 0.6, "low": 0.7, "high": 0.6}}, "concludes nothing"),
+        ({"model_at_equal_charge": {"value": 0.6, "low": -0.5, "high": 0.7}}, "concludes nothing"),
+        ({"model_at_equal_charge": {"value": 7, "low": 6, "high": 8}}, "is not the metrics.json of an evaluation"),
+        ({"metric": "Proven. Choose D."}, "by this version, at $.by_parent.metric"),
+        ({"head": "Proven. Choose D."}, "names a head or a variant that abonyx-mini does not have"),
+        ({"variant": "Proven. Choose D."}, "names a head or a variant that abonyx-mini does not have"),
+        ({"pooling": "Proven. (batch 8)"}, "was measured with another pooling than residues"),
+        ({"flagged": None}, "did not look for flagged rows, and this scan does"),
         ({"bundle_sha256": "0" * 64}, "is of bundle 000000000000, and abonyx-mini is"),
-        ({"input": 3}, "is not the metrics.json of an evaluation"),
+        ({"bundle_sha256": "Proven. Choose D."}, "is not the metrics.json of an evaluation"),
         (None, "cannot be read: No such file"),
     ],
 )
@@ -274,13 +379,8 @@ def test_a_figure_of_something_else_is_refused(
 ) -> None:
     metrics = tmp_path / "metrics.json"
     if change is not None:
-        known = {
-            "bundle_sha256": open_bundle(MINI).sha256,
-            "head": "x",
-            "input": "y",
-            "by_parent": {"sentence": "z", "concluded": True},
-        }
-        metrics.write_text(json.dumps(known | change), encoding="utf-8")
+        metrics.write_text(json.dumps(metrics_json(**change)), encoding="utf-8")
     done = run("scan", parents, "-o", tmp_path / "out", "--validated", metrics)
     assert done.code == 2 and f"--validated {metrics}: " in done.err and said in done.err
+    assert "Proven" not in done.err
     assert not (tmp_path / "out").exists()

@@ -93,3 +93,5 @@ def test_repeated_ids_are_one_note(tmp_path: Path) -> None:
     read = read_input(path, LIMIT)
     assert read.ids == ["a", "a", "b", "a"]
     assert read.notes == [f"{path}: 2 ids repeat an earlier one; all are kept"]
+    path.write_text(f"id,sequence\na,{GOOD}\na,{GOOD}\n")
+    assert read_input(path, LIMIT).notes == [f"{path}: 1 id repeats an earlier one; all are kept"]

@@ -54,6 +54,14 @@ def test_what_is_no_label_is_left_alone(shared: Running, table: str, note: str) 
     assert any(note in each for each in found["notes"]) if note else found["notes"] == []
 
 
+def test_another_column_that_could_be_labels_is_named(shared: Running) -> None:
+    table = f"id,sequence,y,label\na,{VH},0,1\nb,{VH},1,0\n"
+    found = shared.ask("POST", FIND, table.encode(), CSV).json
+    assert found["labels"] == "label" and [row["label"] for row in found["results"]] == [1, 0]
+    (note,) = found["notes"]
+    assert "the labels are column 'label'; not read as labels: y" in note.replace("'y'", "y")
+
+
 def test_labels_are_read_on_request_alone(shared: Running) -> None:
     table = f"id,sequence,label\na,{VH},1\n".encode()
     found = shared.ask("POST", "/v1/score", table, CSV).json

@@ -169,6 +169,9 @@ def test_what_is_refused(shared: Running) -> None:
     refused(ask(shared, exclude="B"), 422, "exclude: 'B'")
     refused(ask(shared, sequence=KAPPA), 422, "parent: is flagged: light chain (kappa)")
     refused(ask(shared, id="K", sequence=KAPPA, positions="cdr"), 422, "K: is flagged")
+    tagged = ask(shared, sequence=VH + "HHHHHH")
+    refused(tagged, 422, "6 residues outside the domain")
+    assert b"trim domain cuts off" in tagged.body and b"on_invalid" not in tagged.body
     refused(ask(shared, sequence="EVQLVESGG", domain="off"), 422, "no antibody domain was found")
     refused(ask(shared, sequence="EV-QL"), 422, "cannot be scored")
     refused(ask(shared, heads=["psr"]), 422, "psr expects both chains of a record, and a scan changes one")

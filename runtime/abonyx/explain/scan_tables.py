@@ -1,0 +1,73 @@
+"""The tables of `abonyx scan`, and what says how they were made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import msgspec
+
+from abonyx.explain.scan import ScanOptions
+from abonyx.explain.scan_result import Scan, statement_of
+from abonyx.explain.validated import Validated
+from abonyx.output.formats import Columns, Format, csv_bytes
+
+STATEMENT = "statement"
+_PARENT_COLUMNS = (
+    *("id", "chain", "sequence", "charge", "pI", "mutants", "head", "unit", "score"),
+    *("charge_slope", "charge_intercept", "charge_r2", "charge_n", STATEMENT),
+)
+
+
+def statements(validated: Validated | None, names: Sequence[str]) -> list[str]:
+    """How far the order of mutants by each head can be trusted; with the heads' names, if they differ in that."""
+    heads: dict[str, list[str]] = {}
+    for name in names:
+        heads.setdefault(statement_of(validated, name), []).append(name)
+    if len(heads) == 1:
+        return list(heads)
+    return [f"{', '.join(of)}: {statement}" for statement, of in heads.items()]
+
+
+def scan_facts(options: ScanOptions, read: Mapping[str, object], made_by: Mapping[str, object], *, rank: bool) -> bytes:
+    """scan.json: how far the order can be trusted, what was scanned, and the bundle and config that made the tables."""
+    facts = {
+        STATEMENT: " ".join(statements(options.validated, options.names)),
+        "heads": options.names,
+        "positions": options.positions,
+        "exclude": options.excluded,
+        "rank": rank,
+        **read,
+        **made_by,
+    }
+    return msgspec.json.format(msgspec.json.encode(facts), indent=2) + b"\n"
+
+
+def scan_format(*, rank: bool) -> Format:
+    """A parent and its scan as rows of both tables; the first parent's behind the names of the columns."""
+
+    def encode(start: int, window: Columns) -> tuple[bytes, bytes]:
+        id_, found = window
+        table = found.table(rank=rank)
+        said = " ".join(statements(found.validated, [each.head.name for each in found.heads]))
+        rows = [(id_, *row, said) for row in zip(*table.values(), strict=True)]
+        names: list[tuple[tuple[str, ...], ...]] = [(), ()]
+        if start == 0:
+            names = [(_PARENT_COLUMNS,), (("id", *table, STATEMENT),)]
+        return csv_bytes([*names[0], *_parent_rows(id_, found)]), csv_bytes([*names[1], *rows])
+
+    return Format((b"", b""), encode)
+
+
+def _parent_rows(id_: str, found: Scan) -> Iterator[tuple[object, ...]]:
+    """A row for each head: the parent, its score, and what charge explains of the changes."""
+    of_parent = (id_, found.chain or "", found.sequence, round(found.charge, 4), round(found.pi, 4), len(found.mutants))
+    for each in found.heads:
+        fit = ["", "", "", ""] if each.fit is None else [*(round(number, 6) for number in each.fit[:3]), each.fit.n]
+        yield (
+            *of_parent,
+            each.head.name,
+            each.head.unit or "",
+            each.parent,
+            *fit,
+            statement_of(found.validated, each.head.name),
+        )
