@@ -39,8 +39,20 @@ def training_rows(
     Args:
         sequences: n, as write_training_rows has them.
         head: its name; None = the first.
-        domains: n, likewise: a record is known, too, whose domain is a training row or the domain of one. A tag on
-            either of them then hides nothing.
+        domains: n, likewise, as rows_among has them.
+
+    Raises:
+        BundleError: the file is missing or damaged.
+    """
+    known = training_hashes(bundle, head)
+    return None if known is None else rows_among(known, sequences, domains)
+
+
+def training_hashes(bundle: Bundle, head: str | None = None) -> frozenset[bytes] | None:
+    """The hashes of a head's training rows, for rows_among; None if the bundle does not record them.
+
+    Args:
+        head: its name; None = the first.
 
     Raises:
         BundleError: the file is missing or damaged.
@@ -52,7 +64,18 @@ def training_rows(
         return None
     if not _LINES.fullmatch(data):
         raise BundleError(f"{bundle.path / name}: does not hold one sha256 a line", FIX)
-    known = set(data.splitlines())
+    return frozenset(data.splitlines())
+
+
+def rows_among(known: frozenset[bytes], sequences: Sequence[str], domains: Sequence[str] | None = None) -> BoolArray:
+    """Whether each of n records is among training rows, (n,).
+
+    Args:
+        known: training_hashes of a head.
+        sequences: n, as write_training_rows has them.
+        domains: n, likewise: a record is known, too, whose domain is a training row or the domain of one. A tag on
+            either of them then hides nothing.
+    """
     found = zip(sequences, domains or [""] * len(sequences), strict=True)
     return np.array([any(each and _hash(each) in known for each in record) for record in found], bool)
 

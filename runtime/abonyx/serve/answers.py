@@ -156,6 +156,8 @@ class Score(Answered, frozen=True, kw_only=True):
             NAME_call, or NAME_value; and NAME_percentile; with interval NAME_low and NAME_high.
         added: the columns that `with` names, by name; null for a record without a single domain.
         label: with labels read alone: 0 specific, 1 non-specific, null not labelled.
+        training_row: with labels read alone: whether the first of the answer's heads was trained on this record, whose
+            score then flatters it; null = the bundle does not record its training rows.
     """
 
     id: str
@@ -171,6 +173,7 @@ class Score(Answered, frozen=True, kw_only=True):
     heads: dict[str, float | str | None] | msgspec.UnsetType = msgspec.UNSET
     added: dict[str, float | int | str | None] | msgspec.UnsetType = msgspec.UNSET
     label: Literal[0, 1] | msgspec.UnsetType | None = msgspec.UNSET
+    training_row: bool | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class ScoreAnswer(Answered, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ from abonyx.bundle.chosen import ChosenHeads, P
 from abonyx.bundle.manifest import HeadSpec
 from abonyx.bundle.panel import PERCENTILE, Panel
 from abonyx.bundle.threshold import CALL, CALLED, CallRule, own_rule
+from abonyx.bundle.training_rows import rows_among
 from abonyx.input.checked import Input
 from abonyx.input.records import RejectedRecord
 from abonyx.output.beside import column_cells
@@ -125,7 +126,10 @@ def score_answer(
     more = _by_row(cells, len(judgements))
     beside = _by_row(column_cells(asked.with_columns or (), records.sequences, judgements, heads), len(judgements))
     labels: Sequence[Any] = records.labels or [msgspec.UNSET] * len(judgements)
-    rows = zip(records.ids, shown, p, numbers, words, bands, judgements, places, more, beside, labels, strict=True)
+    trained = _trained(model, records, heads)
+    rows = zip(
+        records.ids, shown, p, numbers, words, bands, judgements, places, more, beside, labels, trained, strict=True
+    )
     return ScoreAnswer(
         model=model_name(model),
         threshold=None if rule is None else rule.threshold,
@@ -151,12 +155,23 @@ def score_answer(
                 heads=of_heads,
                 added=of_domain,
                 label=label,
+                training_row=known,
             )
-            for id_, sequences, value, number, word, band, judgement, place, of_heads, of_domain, label in rows
+            for id_, sequences, value, number, word, band, judgement, place, of_heads, of_domain, label, known in rows
         ],
         rejected=rejected(records.rejected),
         notes=[in_words(note, Interface.HTTP) for note in records.notes],
     )
+
+
+def _trained(model: Model, records: Input, heads: ChosenHeads) -> list[Any]:
+    """Of each record, whether the first of the heads was trained on it; unset without labels, which it matters for."""
+    if not records.labels:
+        return [msgspec.UNSET] * len(records.ids)
+    known = model.training.get(heads.names[0])
+    if known is None:
+        return [None] * len(records.ids)
+    return list(map(bool, rows_among(known, records.records, records.domains)))
 
 
 def _by_row(columns: Mapping[str, Sequence[Any]], count: int) -> list[dict[str, Any] | msgspec.UnsetType]:

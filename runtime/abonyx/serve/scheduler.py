@@ -23,6 +23,7 @@ from abonyx.bundle.heads import record_chains
 from abonyx.bundle.listed import CARD_MD, read_listed
 from abonyx.bundle.manifest import Variant
 from abonyx.bundle.threshold import pooling_notes, shipped_note
+from abonyx.bundle.training_rows import training_hashes
 from abonyx.config import RuntimeConfig
 from abonyx.contributions import Contributions, run_contributions
 from abonyx.errors import BundleError, ConfigError, EngineError, RequestRefused, ScoreNotFinite, first_line
@@ -52,6 +53,7 @@ class Model:
         card: the bundle's README.md; None where it has none.
         trust: the card that `fit` wrote, Markdown whose first line is its sentence; None where it has none.
         gives_contributions: whether the graph has the output `contributions`.
+        training: head -> hashes of its training rows, those that the bundle records.
     """
 
     config: RuntimeConfig
@@ -62,13 +64,14 @@ class Model:
     card: str | None
     trust: str | None
     gives_contributions: bool
+    training: dict[str, frozenset[bytes]]
 
     @classmethod
     def of(cls, session: OpenModel) -> Model:
         """What an open session holds.
 
         Raises:
-            BundleError: its cards cannot be read.
+            BundleError: its cards or the hashes of its training rows cannot be read.
         """
         path, card = session.bundle.path / README_NAME, None
         try:
@@ -79,9 +82,18 @@ class Model:
             raise BundleError(f"{path}: cannot be read: {error.strerror}", "Make it readable, or delete it.") from error
         written = read_listed(session.bundle, CARD_MD)
         trust = None if written is None else written[:_MAX_CARD_CHARS].decode("utf-8", "replace")
-        placement = dict(session.placement)
-        gives = session.gives_contributions
-        return cls(session.config, session.bundle, session.variant_name, session.variant, placement, card, trust, gives)
+        hashes = {head.name: training_hashes(session.bundle, head.name) for head in session.bundle.manifest.heads}
+        return cls(
+            config=session.config,
+            bundle=session.bundle,
+            variant_name=session.variant_name,
+            variant=session.variant,
+            placement=dict(session.placement),
+            card=card,
+            trust=trust,
+            gives_contributions=session.gives_contributions,
+            training={name: known for name, known in hashes.items() if known is not None},
+        )
 
     @property
     def limit(self) -> SequenceLimit:

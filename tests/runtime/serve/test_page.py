@@ -1096,6 +1096,136 @@ def test_labels_give_a_roc_and_calls_at_a_threshold_that_moves(visit: Opener, si
     assert places[1] == pytest.approx(side - 40 - found / (found + missed) * (side - 50))
 
 
+def test_what_is_no_threshold_moves_nothing(visit: Opener, site: Site) -> None:
+    site.answer = [labelled([0.1, 0.35, 0.4, 0.8], [0, 1, 0, 1])]
+    page = visit(viewport={"width": 1000, "height": 700})
+    score(page)
+    page.wait_for_selector("#assessment:not([hidden])")
+
+    def place() -> list[str | None]:
+        return [page.locator("#roc-point").get_attribute(name) for name in ("cx", "cy")]
+
+    page.fill("#moved", "0.3")
+    words, at = page.inner_text("#rates"), place()
+    assert words.startswith("At 0.3:") and page.is_hidden("#moved-problem")
+    for wrong in ("1.5", ""):
+        page.fill("#moved", wrong)
+        assert "a number from 0 to 1. Shown is the threshold 0.3." in page.inner_text("#moved-problem")
+        assert page.get_attribute("#moved", "aria-invalid") == "true"
+        before = page.locator("#roc-point").element_handle()
+        page.set_viewport_size({"width": 700 + 10 * len(wrong), "height": 700})
+        page.wait_for_function("point => !point.isConnected", arg=before)  # it was drawn again
+        assert (page.inner_text("#rates"), place()) == (words, at)
+    page.fill("#moved", "0.05")
+    assert page.input_value("#moved") == "0.05" and page.is_hidden("#moved-problem")
+    assert page.inner_text("#rates").startswith("At 0.05:") and place() != at
+
+
+def test_rows_that_the_model_was_trained_on_are_counted(visit: Opener, site: Site) -> None:
+    """Of those that the curve uses alone; a bundle that records none says so."""
+    for trained, said in (
+        ([True, True, False, True], "The model was trained on 2 of these 3 rows, so that the curve"),
+        ([False, False, False, True], ""),
+        ([None] * 4, "Whether the model was trained on these rows is not recorded"),
+    ):
+        answer = labelled([0.1, 0.35, 0.4, 0.8], [0, 1, 0, None])
+        for row, each in zip(answer["results"], trained, strict=True):
+            row["training_row"] = each
+        site.answer = [answer]
+        page = visit()
+        score(page)
+        page.wait_for_selector("#assessment:not([hidden])")
+        assert page.is_visible("#trained") == bool(said) and page.inner_text("#trained").startswith(said)
+
+
+OTHER_HEADS = [
+    HIC,
+    *(
+        {"name": name, "kind": "logistic", "unit": None, "higher_is_worse": True, "threshold": 0.5}
+        for name in ("psr", "bvp")
+    ),
+    HIC | {"name": "ac-sins"},
+]
+
+
+def several_heads(count: int) -> tuple[Answer, Answer]:
+    """The model and an answer with so many heads beside the first; psr's calls are the first head's, turned round."""
+    heads = [*model()["heads"], *({"band": None, "chains": ["H"]} | head for head in OTHER_HEADS[:count])]
+    answer = scored(["trastuzumab", "b", "light"], flags=["", "", "light chain (kappa)"]) | {"heads": heads}
+    for row in answer["results"]:
+        turned = None if row["call"] is None else {"specific": "non-specific"}.get(row["call"], "specific")
+        row["heads"] = {}
+        for head in heads[1:]:
+            name = head["name"]
+            if head["unit"]:
+                row["heads"] |= {f"{name}_value": 11.4741, f"{name}_percentile": None}
+            else:
+                row["heads"] |= {f"{name}_p": 0.732, f"{name}_nonspecific": None, f"{name}_call": turned}
+                row["heads"][f"{name}_percentile"] = None
+        row["added"] = {"charge": 1.0}
+    return model(heads=heads), answer
+
+
+@pytest.mark.parametrize("count", [0, 2, 4])
+@pytest.mark.parametrize("width", [1280, 900, 380])
+def test_the_columns_of_several_heads_have_room(visit: Opener, site: Site, width: int, count: int) -> None:
+    served, answer = several_heads(count)
+    site.models, site.answer, site.explained = [served], [answer], explained(["trastuzumab"], answer["heads"])
+    page = visit(viewport={"width": width, "height": 740})
+    page.wait_for_selector("#model-state.ready")
+    score(page)
+    page.wait_for_selector("#results:not([hidden])")
+    page.locator("#scores button.why").first.click()
+    page.wait_for_selector(".explained svg")
+    assert page.evaluate("document.documentElement.scrollWidth") == width  # the table scrolls, not the page
+    explanation = page.locator(".explained").bounding_box()
+    assert explanation and explanation["x"] >= 0 and explanation["x"] + explanation["width"] <= width
+    if width == 380:
+        shown = page.locator("#scores tbody tr:not(.detail)").first.locator("td")
+        named = shown.evaluate_all("cells => cells.map((cell) => getComputedStyle(cell, '::before').content)")
+        expected = [f'"{title} "' for title in ("Net charge", *others(answer["heads"][1:]))]
+        assert [each for each in named if each != "none"] == expected
+        return
+    titles = page.locator("#scores > .scroll > table > thead th")
+    assert min(titles.evaluate_all("cells => cells.map((cell) => cell.getBoundingClientRect().width)")) >= 60
+    over = "cells => cells.filter((cell) => cell.scrollWidth > cell.clientWidth).map((cell) => cell.textContent)"
+    assert titles.evaluate_all(over) == []
+    ids = page.locator("#scores td.id bdi").evaluate_all("cells => cells.map((cell) => cell.getClientRects().length)")
+    assert ids == [1, 1, 1], "an id of eleven letters has one line"
+    scrolls = page.locator("#scores > .scroll").get_attribute("tabindex") == "0"
+    assert scrolls == (count > 0 and (count, width) != (0, 1280))
+    assert page.get_by_text("The table is wider than this page").first.is_visible() == scrolls
+    if scrolls:
+        page.locator("#scores > .scroll").evaluate("table => { table.scrollLeft = table.scrollWidth; }")
+        held = page.locator("#scores td.id").first.bounding_box()
+        frame = page.locator("#scores > .scroll").bounding_box()
+        assert held and frame and held["x"] == pytest.approx(frame["x"], abs=1), "the id stays in sight"
+
+
+def others(heads: list[Answer]) -> list[str]:
+    """The titles of the other heads' columns."""
+    return [
+        title
+        for head in heads
+        for title in ([f"{head['name']} (min)"] if head["unit"] else [f"{head['name']}: called", f"p {head['name']}"])
+    ]
+
+
+def test_a_call_has_the_colour_of_its_own_word(visit: Opener, site: Site) -> None:
+    served, answer = several_heads(2)
+    site.models, site.answer = [served], [answer]
+    page = visit()
+    page.wait_for_selector("#model-state.ready")
+    score(page)
+    page.wait_for_selector("#results:not([hidden])")
+    found: dict[str, set[str]] = {}
+    for cell in page.locator("#scores td.call").all():
+        colour = cell.evaluate("cell => getComputedStyle(cell).color")
+        found.setdefault(cell.inner_text().split()[-1], set()).add(colour)
+    assert all(len(colours) == 1 for colours in found.values()), found
+    assert len(set.union(*found.values())) == 3 == len(found), found
+
+
 def test_labels_of_one_class_have_no_roc_and_say_why(visit: Opener, site: Site) -> None:
     for labels, flags, why in (
         ([1, 1, None], None, "No ROC: all 2 used rows are labelled non-specific"),
@@ -1133,7 +1263,9 @@ def test_a_row_opens_what_its_residues_add(visit: Opener, site: Site) -> None:
     words = section.inner_text()
     p = 1 / (1 + np.exp(-total))
     adds = f"{total - 0.25:+.3f}"
-    assert f"p {p:.3f}, a logit of {total:+.3f} = +0.250, the baseline at the training mean, and {adds}" in words
+    assert (
+        f"p {p:.3f}, a logit of {total:+.3f} = +0.250, the baseline at the bundle's mean embedding, and {adds}" in words
+    )
     assert f"{VH[-1]}{len(VH)} (FR4) {(len(VH) / 2 - 1) / 100:+.3f}" in words
     assert "It is not the effect of a mutation, and no advice to change a residue." in words
     assert "Net charge +3.0 at pH 7.4, pI 8.9" in words

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -15,15 +16,16 @@ for _name in ("fastapi", "uvicorn", "prometheus_client"):
 
 import abonyx  # noqa: E402
 from abonyx.bundle.tolerances import BATCH_NEIGHBOURS  # noqa: E402
+from abonyx.domain import NANOBODY_LIKE  # noqa: E402
 from abonyx.explain.scan_mutants import AMINO_ACIDS  # noqa: E402
 from abonyx.explain.scan_result import NOT_VALIDATED, Scan  # noqa: E402
 from abonyx.session import Session  # noqa: E402
 
-from ..domain.proteins import VH  # noqa: E402
-from .serving import Running, service, until  # noqa: E402
+from ..domain.proteins import NANOBODY, VH  # noqa: E402
+from .serving import JSON, Running, service, until  # noqa: E402
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Locator, Page
+    from playwright.sync_api import Locator, Page, Route
 
 # Acidic, basic and other residues: charge can be taken out.
 POSITIONS = "106,107"
@@ -114,11 +116,13 @@ def test_maps_numbers_and_the_csv_are_the_sessions(page: Page, expected: Scan) -
     assert waited.value.suggested_filename == "scan.csv"
     found = list(csv.DictReader(io.StringIO(waited.value.path().read_text(encoding="utf-8"))))
     columns = expected.table()
+    columns.setdefault("statement", [NOT_VALIDATED] * count)
     assert list(found[0]) == ["id", *columns]
     for name, cells in columns.items():
         for row, cell in zip(found, cells, strict=True):
             if isinstance(cell, float):
                 assert float(row[name]) == pytest.approx(cell, abs=50 * BATCH_NEIGHBOURS)
+                assert row[name] == str(float(row[name])), "the command line's spelling, as 0.0 and 1e-06"
             else:
                 assert row[name] == ("" if cell is None else str(cell))
 
@@ -138,3 +142,49 @@ def test_progress_cancelling_and_closing_the_row(page: Page, served: Running) ->
         page.wait_for_selector(".scan .progress span:text-is('0 of 39 sequences')", timeout=WAIT_MS)
         page.click("#scores button.why")
         until(lambda: not served.scheduler._unsettled)
+
+
+def test_an_earlier_scan_is_called_that(page: Page, served: Running) -> None:
+    start(page)
+    page.wait_for_selector(".map svg", timeout=WAIT_MS)
+    title = page.locator(".scan .inner h4")
+    words = title.inner_text()
+    with served.engine.held():
+        start(page)
+        page.wait_for_selector(".scan .progress span:text-is('0 of 39 sequences')", timeout=WAIT_MS)
+        assert title.inner_text() == f"Earlier: {words}"
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".scan button:text-is('Scan mutants'):focus")
+        assert page.text_content("#status") == "Cancelled: what is shown is the earlier scan."
+        until(lambda: not served.scheduler._unsettled)
+    start(page)
+    page.wait_for_selector(f".scan h4:text-is('{words}')", timeout=WAIT_MS)
+    page.get_by_label("Which", exact=True).fill("999")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".scan [role=alert]:not([hidden])")
+    assert title.inner_text() == f"Earlier: {words}" and page.locator(".map").count() == 2
+
+
+@pytest.mark.parametrize("changed", [{"sha256": "0" * 64, "name": "another"}, {"variant": "int8"}, {}])
+def test_a_scan_by_another_model_says_so(page: Page, served: Running, changed: dict[str, str]) -> None:
+    def reloaded(route: Route) -> None:
+        found = served.ask("POST", "/v1/scan", route.request.post_data_buffer, JSON).json
+        found["model"] |= changed
+        route.fulfill(body=json.dumps(found) + "\n", content_type="application/x-ndjson")
+
+    page.route("**/v1/scan", reloaded)
+    section = start(page)
+    page.wait_for_selector(".map svg", timeout=WAIT_MS)
+    assert ("The server has another model by now" in section.inner_text()) == bool(changed)
+    for name in {"name", "variant"} & set(changed):
+        assert changed[name] in section.locator(".inner .note").first.inner_text()
+
+
+def test_a_nanobodys_mutants_have_a_note_and_are_not_flagged(page: Page) -> None:
+    page.fill("#text", f">nano\n{NANOBODY}\n")
+    page.click("#score")
+    page.get_by_role("button", name="Explain nano").click(timeout=WAIT_MS)
+    page.wait_for_selector(".explained svg", timeout=WAIT_MS)
+    section = start(page)
+    page.wait_for_selector(".map svg", timeout=WAIT_MS)
+    assert f"Of 38 mutants: 0 flagged, 38 {NANOBODY_LIKE}, which is a note, " in section.inner_text()

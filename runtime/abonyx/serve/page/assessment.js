@@ -5,13 +5,14 @@ import { called, hasCalls } from "./scores.js";
 
 let rows = []; // {p, label} of the rows that are used
 let usual = 0; // the threshold of the answer
+let moved = 0; // the threshold that is shown, whatever the field holds
 
 /** Show the assessment of an answer; nothing without labels. */
 export function showAssessment(answer) {
   rows = [];
   $("assessment").hidden = answer.labels === null;
   if ($("assessment").hidden) return;
-  for (const id of ["assessment-body", "roc-missing"]) $(id).hidden = true;
+  for (const id of ["assessment-body", "roc-missing", "trained"]) $(id).hidden = true;
   if (!hasCalls(answer)) {
     $("assessment-words").textContent = `Column "${answer.labels}" has labels of 0 and 1, and the first head gives values: it makes no `
       + "calls, so there is nothing to compare.";
@@ -32,6 +33,7 @@ export function showAssessment(answer) {
     + (words.length ? `Left out: ${words.join("; ")}.` : "No row is left out.");
   $("assessment-body").hidden = !rows.length;
   showMissing();
+  showTrained(used);
   drawAssessment();
   setThreshold(usual);
 }
@@ -67,6 +69,16 @@ function showMissing() {
   $("roc-missing").textContent = rows.length
     ? `No ROC: all ${plural(rows.length, "used row is", "used rows are")} labelled ${positives() ? "non-specific" : "specific"}, and a curve needs both classes.`
     : "No ROC: no row has a label and a call.";
+}
+
+/** Say how many of the used rows the head was trained on. */
+function showTrained(used) {
+  const known = used.every(({ training_row: trained }) => typeof trained === "boolean");
+  const count = used.filter(({ training_row: trained }) => trained).length;
+  $("trained").hidden = !used.length || (known && !count);
+  $("trained").textContent = known
+    ? `The model was trained on ${whole(count)} of these ${plural(used.length, "row")}, so that the curve and the counts flatter it.`
+    : "Whether the model was trained on these rows is not recorded in its bundle. If it was, the curve and the counts flatter it.";
 }
 
 /** Draw the ROC curve again, as wide as the page leaves it. */
@@ -105,12 +117,13 @@ function countsAt(threshold) {
   return counts;
 }
 
-const threshold = () => Number($("moved").value);
 const share = (part, all) => (all ? `${percent(part / all)} (${whole(part)} of ${whole(all)})` : "none there");
 
 /** Show the calls at a threshold. */
 function setThreshold(value) {
-  $("moved").value = value;
+  moved = value;
+  if ($("moved").value === "" || Number($("moved").value) !== value) $("moved").value = value; // not while it is typed in
+  showUnusable();
   $("slider").value = value;
   $("back").textContent = `Back to ${usual}`;
   $("back").disabled = value === usual;
@@ -128,17 +141,27 @@ function setThreshold(value) {
 function movePoint() {
   const point = $("roc-point");
   if (!point || $("roc").hidden) return;
-  const { found, missed, alarms, clear } = countsAt(threshold());
+  const { found, missed, alarms, clear } = countsAt(moved);
   const [x, y] = $("roc-plot").place([alarms / (alarms + clear), found / (found + missed)]);
   point.setAttribute("cx", x);
   point.setAttribute("cy", y);
+}
+
+const usable = () => $("moved").value !== "" && $("moved").validity.valid;
+
+/** Say which threshold is shown if the field holds none. */
+function showUnusable() {
+  $("moved").setAttribute("aria-invalid", String(!usable()));
+  $("moved-problem").textContent = usable() ? "" : `The field needs a number from 0 to 1. Shown is the threshold ${moved}.`;
+  $("moved-problem").hidden = usable();
 }
 
 /** Have slider, field and button move the threshold. */
 export function listenToAssessment() {
   $("slider").addEventListener("input", () => setThreshold(Number($("slider").value)));
   $("moved").addEventListener("input", () => {
-    if ($("moved").value && $("moved").checkValidity()) setThreshold(threshold());
+    if (usable()) setThreshold(Number($("moved").value));
+    else showUnusable();
   });
   $("back").addEventListener("click", () => {
     setThreshold(usual);

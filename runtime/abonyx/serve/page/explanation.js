@@ -3,7 +3,7 @@
 import { chart } from "./contributions.js";
 import { DECIMALS, dataTable, isolated, make, say, signed } from "./dom.js";
 import { scanOf } from "./scan.js";
-import { Refused, ask, parsed, reached } from "./server.js";
+import { Refused, ask, otherModelWords, parsed, reached } from "./server.js";
 
 const CHAINS = { H: "Heavy chain", L: "Light chain" };
 const STRONGEST = 3;
@@ -77,10 +77,8 @@ function show(host, found, row, answer, scan) {
   const select = make("select", { id: `${host.id}-head` }, ...found.heads.map(({ name }, at) => new Option(name, at)));
   const choice = make("div", {}, make("label", { for: select.id }, "Head"), select);
   const parts = found.heads.length > 1 ? [choice, body] : [body];
-  if (found.model.sha256 !== answer.model.sha256) {
-    const other = `The server has another model by now, ${found.model.name}: score again before you compare.`;
-    parts.unshift(make("p", { class: "note" }, other));
-  }
+  const other = otherModelWords(found, answer);
+  if (other) parts.unshift(make("p", { class: "note" }, other));
   if (row.flag) {
     const untrusted = `This record is flagged (${row.flag}): read its contributions with the same caution as its score.`;
     parts.unshift(make("p", { class: "note" }, untrusted));
@@ -131,12 +129,12 @@ function sumWords(record, head, at, chains) {
   const adds = signed(total - baseline, DECIMALS);
   if (head.kind !== "logistic") {
     const unit = ` ${head.unit}`;
-    return `${head.name}: ${inUnit(total, unit)} = ${inUnit(baseline, unit)}, the baseline at the training mean, and ${adds}${unit} `
+    return `${head.name}: ${inUnit(total, unit)} = ${inUnit(baseline, unit)}, the baseline at the bundle's mean embedding, and ${adds}${unit} `
       + `from the residues${parts}.`;
   }
   const p = 1 / (1 + Math.exp(-total));
   return `${head.name}: p ${p.toFixed(DECIMALS)}, a logit of ${signed(total, DECIMALS)} = ${signed(baseline, DECIMALS)}, the `
-    + `baseline at the training mean, and ${adds} from the residues${parts}. Above 0 raises p, below 0 lowers it.`;
+    + `baseline at the bundle's mean embedding, and ${adds} from the residues${parts}. Above 0 raises p, below 0 lowers it.`;
 }
 
 const sum = (regions, at) => Object.values(regions).reduce((all, sums) => all + sums[at], 0);

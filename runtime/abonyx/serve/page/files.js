@@ -1,15 +1,22 @@
-// Files to download, with the command line's bytes.
+// Files to download, with the digits and columns of the command line's.
 
 import { make } from "./dom.js";
 
-/** A value as the command line writes it: the shortest decimal that reads back as the same float32, as Python spells it. */
+/** A float32 as the command line writes it: the shortest decimal that reads back as the same. */
 function decimal(value) {
-  const single = Math.fround(value), size = Math.abs(single);
+  const single = Math.fround(value);
   let digits = 0;
   while (Math.fround(Number(single.toExponential(digits))) !== single) digits += 1;
-  const [mantissa, exponent] = single.toExponential(digits).split("e");
+  return spelled(single, single.toExponential(digits));
+}
+
+/** A number as Python spells it: 0.0, -0.0, 2.5e-06; exponential: its digits. */
+function spelled(number, exponential = number.toExponential()) {
+  if (Object.is(number, -0)) return "-0.0";
+  const [mantissa, exponent] = exponential.split("e");
+  const value = Number(exponential), size = Math.abs(value);
   if (size && (size < 1e-4 || size >= 1e16)) return `${mantissa}e${exponent[0]}${exponent.slice(1).padStart(2, "0")}`;
-  const text = String(Number(single.toExponential(digits)));
+  const text = String(value);
   return text.includes(".") ? text : `${text}.0`;
 }
 
@@ -52,10 +59,17 @@ export function downloadRejected(answer) {
   download("scores.rejected", ["id", "line", "reason"], answer.rejected.map((row) => [row.id, row.line, row.reason]));
 }
 
-/** The columns of scan.csv. */
-export function downloadScan({ parent, heads, columns }) {
+/** The columns of scan.csv, and in each row how far the order of mutants can be trusted: a row is read without its page. */
+export function downloadScan({ parent, heads, columns, statement }) {
   const scores = heads.map(({ column }) => column);
-  const cell = (name, value) => (scores.includes(name) ? decimal(value) : value ?? "");
-  const rows = columns.mutant.map((_, at) => [parent.id, ...Object.keys(columns).map((name) => cell(name, columns[name][at]))]);
-  download("scan", ["id", ...Object.keys(columns)], rows);
+  const numbers = ["charge_change", "pI_change", "repertoire_share",
+    ...heads.flatMap(({ name }) => [`${name}_change`, `${name}_without_charge`])];
+  const all = { ...columns, statement: columns.statement ?? columns.mutant.map(() => statement) };
+  const cell = (name, value) => {
+    if (value === null) return "";
+    if (scores.includes(name)) return decimal(value);
+    return numbers.includes(name) ? spelled(value) : value;
+  };
+  const names = Object.keys(all);
+  download("scan", ["id", ...names], columns.mutant.map((_, at) => [parent.id, ...names.map((name) => cell(name, all[name][at]))]));
 }

@@ -4,16 +4,17 @@
 import { DECIMALS, dataTable, make, plural, say, signed, whole } from "./dom.js";
 import { downloadScan } from "./files.js";
 import { RESIDUES, chart, endOf, legend } from "./heatmap.js";
-import { Refused, ask, lastLine } from "./server.js";
+import { Refused, ask, lastLine, otherModelWords } from "./server.js";
 
 const CHOICES = [["CDRs", "cdr"], ["Framework", "framework"], ["All of the domain", "all"], ["IMGT positions", "list"]];
+const NOTE = "nanobody-like"; // the one flag that alone leaves a record its call
 const WHY_NOT = "A scan recommends no mutant: much of what the score says of a mutation is its change of charge, which can "
   + "be told without a model. To choose a mutant, measure it.";
 
 /** The part of an opened row that scans it: {element, useHead(head), redraw()}; closed: a signal that ends a scan. */
 export function scanOf(row, answer, id, closed) {
   const parts = partsOf(id);
-  const state = { row, answer, id, closed, head: answer.heads[0], running: null, redraw: () => {} };
+  const state = { row, answer, id, closed, head: answer.heads[0], running: null, redraw: () => {}, markEarlier: () => false };
   parts.positions.addEventListener("change", () => {
     parts.listed.hidden = parts.positions.value !== "list";
     parts.list.required = !parts.listed.hidden;
@@ -63,6 +64,7 @@ async function run(state, parts) {
   parts.bar.removeAttribute("value");
   parts.counted.textContent = "making the mutants";
   parts.cancel.focus();
+  const earlier = state.markEarlier();
   say(`Scanning the mutants of ${row.id}.`);
   let next = parts.start; // what the keyboard goes on from
   try {
@@ -72,7 +74,7 @@ async function run(state, parts) {
   } catch (error) {
     if (error instanceof Refused) refuse(parts, error);
     else if (error.name !== "AbortError") throw error;
-    else say("Cancelled: no mutant is shown.");
+    else say(`Cancelled: ${earlier ? "what is shown is the earlier scan" : "no mutant is shown"}.`);
   } finally {
     state.running = null;
     parts.start.disabled = false;
@@ -113,18 +115,24 @@ function show(state, { result }, found) {
   const figures = maps.map((map, at) => figureOf(map, places, mutants, { end, id: `${state.id}-map-${at}` }));
   const score = Number(head.parent.toPrecision(3));
   const parent = head.unit ? `${score} ${head.unit}` : `p ${score}`;
-  const title = make("h4", { tabindex: "-1" }, `${plural(found.mutants, "single mutant")} of ${found.parent.id}: ${head.name}, parent ${parent}`);
+  const words = `${plural(found.mutants, "single mutant")} of ${found.parent.id}: ${head.name}, parent ${parent}`;
+  const title = make("h4", { tabindex: "-1" }, words);
+  const other = otherModelWords(found, state.answer);
   const save = make("button", { type: "button" }, "Download the scan as CSV");
   save.addEventListener("click", () => downloadScan(found));
   const numbers = make("details", {}, make("summary", {}, "The same in numbers"));
   numbers.addEventListener("toggle", () => { // thousands of cells, made for who wants them
     if (numbers.children.length === 1) numbers.append(...maps.map((map) => tableOf(map, places, mutants)));
   });
-  result.replaceChildren(title,
+  result.replaceChildren(title, ...(other ? [make("p", { class: "note" }, other)] : []),
     make("p", { class: "note" }, make("strong", {}, found.statement), ` ${WHY_NOT}`),
     make("p", {}, `${head.words}.`), make("p", {}, warningWords(found)),
     legend(end, unit), make("div", { class: "columns" }, ...figures.map(({ figure }) => figure)),
     make("div", {}, save), numbers);
+  state.markEarlier = () => {
+    title.textContent = `Earlier: ${words}`;
+    return true;
+  };
   state.redraw = () => figures.forEach(({ redraw }) => redraw());
   state.redraw();
   return title;
@@ -153,8 +161,10 @@ function warningWords({ columns, mutants, domain }) {
   const count = (column) => whole(columns[column].filter(Boolean).length);
   const known = columns.seen_in_repertoire.some((seen) => seen !== null); // of heavy chains
   const rare = columns.seen_in_repertoire.filter((seen) => seen === 0).length;
+  const noted = columns.flag.filter((flag) => flag === NOTE).length;
+  const flagged = whole(columns.flag.filter(Boolean).length - noted);
   const found = [
-    ...(domain === "off" ? [] : [`${count("flag")} flagged`]), `${count("new_glycosylation_motif")} with a new N-glycosylation motif`,
+    ...(domain === "off" ? [] : [`${flagged} flagged`]), ...(noted ? [`${whole(noted)} ${NOTE}, which is a note`] : []), `${count("new_glycosylation_motif")} with a new N-glycosylation motif`,
     `${count("unpaired_cysteine")} with an unpaired cysteine`, `${count("conserved_position")} at a conserved position`,
     ...(known ? [`${whole(rare)} with a residue that is rare there in human heavy chains`] : []),
   ];

@@ -34,7 +34,7 @@ function flagOf(row) {
 
 /** The column of percentiles in the answer's panel, none without one; they sort as the numbers do that they are of. */
 function percentilesOf({ panel }, title, cell, value) {
-  return panel ? [{ kind: "percentile", title, value, descending: true, cell: (row) => cell(row) ?? "-" }] : [];
+  return panel ? [{ kind: "percentile", title, named: true, value, descending: true, cell: (row) => cell(row) ?? "-" }] : [];
 }
 
 /** The columns of a head that is not the first, or gives values: percentile, its call if it makes one, its number. */
@@ -42,9 +42,11 @@ function columnsOf({ name, kind, unit, threshold }, found) {
   const column = kind === "logistic" ? `${name}_p` : `${name}_value`;
   const value = (row) => row.heads[column];
   const cell = (row) => (kind === "logistic" ? value(row).toFixed(DECIMALS) : String(Number(value(row).toPrecision(4))));
-  const number = { kind: "number", title: unit ? `${name} (${unit})` : `p ${name}`, value, descending: true, cell };
-  const callCell = (row) => callOf({ call: row.heads[`${name}_call`] });
-  const calls = threshold === null ? [] : [{ kind: "call", title: `${name}: called`, cell: callCell }];
+  const number = { kind: "value", named: true, title: unit ? `${name} (${unit})` : `p ${name}`, value, descending: true, cell };
+  const callRow = (row) => ({ call: row.heads[`${name}_call`] });
+  const calls = threshold === null ? [] : [{
+    kind: "call", title: `${name}: called`, named: true, cell: (row) => callOf(callRow(row)), cellClass: (row) => callClass(callRow(row)),
+  }];
   return [...percentilesOf(found, `${name}: percentile`, (row) => row.heads[`${name}_percentile`], value), ...calls, number];
 }
 
@@ -56,7 +58,7 @@ function chargeOf({ results }) {
   if (!results.some(({ added }) => added && "charge" in added)) return [];
   const value = (row) => row.added.charge ?? Number.NEGATIVE_INFINITY;
   const cell = ({ added: { charge } }) => (charge === null ? "-" : signed(charge, 1));
-  return [{ kind: "charge", title: "Net charge", value, descending: true, cell }];
+  return [{ kind: "charge", title: "Net charge", named: true, value, descending: true, cell }];
 }
 
 const chainsOf = ({ chains }) => (chains.length > 1
@@ -75,7 +77,7 @@ export function tableOf(found) {
   const p = (row) => row.p_nonspecific;
   const usual = [
     ...percentilesOf(found, "Percentile", (row) => row.percentile, p),
-    { kind: "call", title: "Called", cell: callOf },
+    { kind: "call", title: "Called", cell: callOf, cellClass: callClass },
     { kind: "score", title: "p non-specific", value: p, descending: true, cell: bar },
   ];
   const leading = hasCalls(found) ? usual : columnsOf(first, found);

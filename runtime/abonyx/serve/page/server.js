@@ -38,6 +38,13 @@ export async function reached(promise) {
   }
 }
 
+/** What to say of an answer that is by another model than an earlier one; "" = it is by the same. */
+export function otherModelWords(found, earlier) {
+  const same = found.model.sha256 === earlier.model.sha256 && found.model.variant === earlier.model.variant;
+  return same ? "" : `The server has another model by now, ${found.model.name} (variant ${found.model.variant}): `
+    + "score again before you compare.";
+}
+
 /** The value of JSON text; null where it is none. */
 function json(text) {
   try {

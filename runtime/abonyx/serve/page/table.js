@@ -3,11 +3,28 @@
 import { make, whole } from "./dom.js";
 
 const ROWS_A_PAGE = 50;
+// Of columns by their kind, in rem; flag, sequence and reason share what is left.
+const WIDTHS = { number: 4, id: 8.5, percentile: 8.5, call: 7.5, score: 8.5, flag: 6.5, charge: 5, why: 5.5, value: 7.5, sequence: 6, reason: 7 };
+
+/** What scrolls a table sideways where the page is narrower than its columns; the keyboard reaches it then alone. */
+function scroller(table, caption, hint) {
+  const element = make("div", { class: "scroll" }, table);
+  new ResizeObserver(() => {
+    const scrolls = element.scrollWidth > element.clientWidth;
+    hint.hidden = !scrolls;
+    for (const [name, value] of Object.entries({ tabindex: "0", role: "region", "aria-label": caption })) {
+      if (scrolls) element.setAttribute(name, value);
+      else element.removeAttribute(name);
+    }
+  }).observe(element);
+  return element;
+}
 
 /** A table of which one page of rows is in the document, however many there are. */
 export class PagedTable {
   /**
-   * columns: {kind, title, cell(row)}, and value(row), descending if it can be sorted by.
+   * columns: {kind, title, cell(row)}, and value(row), descending if it can be sorted by; cellClass(row) beside the kind;
+   * named: each cell has the title before it where a row is no line of columns.
    * sorted: the column that it is sorted by at first.
    */
   constructor(host, caption, columns, { rowClass = () => "", sorted = 0 } = {}) {
@@ -21,7 +38,11 @@ export class PagedTable {
     this.previous = this.button("Previous", -1);
     this.next = this.button("Next", 1);
     host.className = "paged";
-    host.append(make("div", { class: "pager" }, this.shown, this.previous, this.next), this.table);
+    const narrowest = columns.reduce((sum, { kind }) => sum + WIDTHS[kind], 0);
+    this.table.style.setProperty("--narrowest", `${narrowest}rem`);
+    this.heads.forEach((cell, at) => cell.style.setProperty("--width", `${WIDTHS[columns[at].kind]}rem`));
+    const wide = make("span", { class: "hint", hidden: "" }, "The table is wider than this page: scroll it sideways.");
+    host.append(make("div", { class: "pager" }, this.shown, this.previous, this.next, wide), scroller(this.table, caption, wide));
   }
 
   head({ kind, title, value }, at) {
@@ -88,7 +109,8 @@ export class PagedTable {
   }
 
   line(row, at) {
-    const cells = this.columns.map(({ kind, cell }) => make("td", { role: "cell", class: kind }, cell(row)));
+    const cells = this.columns.map(({ kind, title, cell, cellClass = () => "", named }) =>
+      make("td", { role: "cell", class: `${kind} ${cellClass(row)}`.trim(), ...(named ? { "data-title": title } : {}) }, cell(row)));
     return make("tr", { role: "row", "aria-rowindex": at + 2, class: this.rowClass(row) }, ...cells);
   }
 }
