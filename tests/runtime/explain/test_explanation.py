@@ -85,8 +85,8 @@ def test_the_summary_names_the_model(run: Any, two: Path, tmp_path: Path) -> Non
     one = _table(tmp_path / "one.csv", [("id", "sequence"), ("her2", TRASTUZUMAB)])
     done = run("explain", one, "-o", tmp_path / "out", "--no-pictures")
     assert "1 record explained, 0 rejected" in done.err
-    assert "bundle abonyx-mini (" in done.err and "variant fp16-weights on cpu" in done.err
-    assert "note: no bundle was named" in done.err and "not ESM-1v" in done.err
+    assert "model: abonyx-mini (" in done.err
+    assert "note: this is the small model that ships, not ESM-1v" in done.err
 
 
 def test_pictures_are_one_a_record_whatever_its_id(run: Any, two: Path, tmp_path: Path) -> None:

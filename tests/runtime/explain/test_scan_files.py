@@ -207,7 +207,7 @@ def test_one_mutant(run: Any, parents: Path, tmp_path: Path) -> None:
     others = ",".join(residue for residue in AMINO_ACIDS if residue not in (VH[25], "K"))
     command = ("scan", parents, "--id", "first", "--positions", "27", "--exclude", others, "--no-pictures")
     done = run(*command, "-o", tmp_path / "out")
-    assert done.code == 0 and "1 parent scanned, 1 mutant;" in done.err, done.err
+    assert done.code == 0 and "1 parent scanned, 1 mutant, in " in done.err, done.err
 
 
 def test_a_scan_that_is_stopped_before_a_parent_is_done_leaves_nothing(
