@@ -30,7 +30,7 @@ FLAG = re.compile(r"(?<![\\w-])--[A-Za-z]")
 COMMANDS = ("abonyx export", "abonyx evaluate", "--encoder facebook", "abonyx score", "ray start")
 JOURNAL_KEYS = {"--format", "--on-invalid", "--domain", "--trim domain", "--gaps", "--keep", "--with", "--panel", "--"}
 JOURNAL_KEYS |= {"--heads", "--id-column", "--sequence-column", "--heavy-column", "--light-column", "--sheet"}
-JOURNAL_KEYS |= {"--positions", "--exclude", "--rank", "--validated"}
+JOURNAL_KEYS |= {"--positions", "--exclude", "--rank", "--validated", "--no-pictures"}
 CORE = [
     path
     for folder in ("runtime/abonyx", "export/abonyx_export")
