@@ -37,6 +37,8 @@ PICTURES: tuple[tuple[str, Scheme, int, int], ...] = (
     ("page-dark", "dark", 1100, 3050),
     ("page-phone", "light", 360, 5000),
 )
+# The results alone, from their title to the end of the opened row's explanation, for the README.
+RESULTS_PICTURE = "page-results"
 # A row and what is scanned of it, in a picture of its own.
 SCANNED, SCAN_PICTURE = "trastuzumab", "page-scan"
 SCAN_MS = 300_000
@@ -55,6 +57,26 @@ def take(browser: Browser, address: str, name: str, scheme: Scheme, width: int, 
     page.mouse.move(0, 0)
     picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     picture.quantize(128, dither=Image.Dither.NONE).save(FOLDER / f"{name}.png", optimize=True)
+    page.close()
+
+
+def take_results(browser: Browser, address: str) -> None:
+    """The picture of the results, but for the histogram, of the examples without the others: the first row is open."""
+    page = browser.new_page(viewport={"width": 1100, "height": 3000}, color_scheme="light")
+    page.goto(address)
+    page.fill("#text", EXAMPLES.read_text(encoding="utf-8"))
+    page.click("#score:enabled")
+    page.wait_for_selector("#results:not([hidden])")
+    page.locator("#scores button.why").first.click()
+    page.wait_for_selector(".explained svg")
+    page.evaluate("document.activeElement.blur(); document.getElementById('histogram').hidden = true")
+    page.mouse.move(0, 0)
+    top = page.locator("#results").bounding_box()
+    end = page.locator(".explained > .inner").bounding_box()
+    assert top and end
+    clip = {"x": 0.0, "y": top["y"], "width": 1100.0, "height": end["y"] + end["height"] + 12 - top["y"]}
+    picture = Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
+    picture.quantize(128, dither=Image.Dither.NONE).save(FOLDER / f"{RESULTS_PICTURE}.png", optimize=True)
     page.close()
 
 
@@ -85,6 +107,7 @@ def main() -> None:
         browser = driver.chromium.launch(executable_path=chromium)
         for picture in PICTURES:
             take(browser, address, *picture)
+        take_results(browser, address)
         take_scan(browser, address)
         browser.close()
         service.terminate()

@@ -32,6 +32,7 @@ h2 { font-size: 1.1rem; margin: 1.4rem 0 .5rem; }
 table { border-collapse: collapse; max-width: 100%; }
 th, td { text-align: left; padding: .2rem 1.2rem .2rem 0; border-bottom: 1px solid var(--rule); vertical-align: top; }
 td { font-variant-numeric: tabular-nums; }
+@media (max-width: 30rem) { th, td { padding-right: .6rem; } }
 details { margin-top: 1.6rem; } details td { overflow-wrap: anywhere; }
 thead th { border-bottom-width: 2px; }
 .flagged tbody { color: var(--grey); } .flagged td { overflow-wrap: anywhere; }

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 for _name in ("fastapi", "uvicorn", "prometheus_client"):
     pytest.importorskip(_name, reason="the serve extra is not installed")
 
-from abonyx.bundle.training_rows import TRAINING_ROWS_NAME, training_sequences  # noqa: E402
-from abonyx.config import RuntimeConfig  # noqa: E402
+from abonyx.bundle.training_rows import training_sequences  # noqa: E402
 
-from ...conftest import MINI  # noqa: E402
 from ..domain.proteins import KAPPA, VH  # noqa: E402
-from ..hostile import relist  # noqa: E402
 from .serving import CSV, JSON, Running, refused, service  # noqa: E402
 
 
@@ -96,13 +91,3 @@ def test_a_training_row_is_said_to_be_one(shared: Running) -> None:
     found = shared.ask("POST", FIND, table, CSV).json
     assert [row["training_row"] for row in found["results"]] == [True, VH in trained, True]
     assert "training_row" not in shared.ask("POST", "/v1/score", table, CSV).json["results"][0]
-
-
-def test_training_rows_that_a_bundle_does_not_record_are_not_known(tmp_path: Path) -> None:
-    bundle = tmp_path / "mini"
-    shutil.copytree(MINI, bundle)
-    (bundle / TRAINING_ROWS_NAME).unlink()
-    relist(bundle)
-    with service(RuntimeConfig(bundle=str(bundle))) as running:
-        found = running.ask("POST", FIND, f"id,sequence,label\na,{VH},1\n".encode(), CSV).json
-    assert [row["training_row"] for row in found["results"]] == [None]

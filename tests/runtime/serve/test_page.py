@@ -1181,6 +1181,8 @@ def test_the_columns_of_several_heads_have_room(visit: Opener, site: Site, width
     explanation = page.locator(".explained").bounding_box()
     assert explanation and explanation["x"] >= 0 and explanation["x"] + explanation["width"] <= width
     if width == 380:
+        assert page.locator("#scores > .scroll").get_attribute("tabindex") is None, "there is nothing to scroll"
+        assert page.get_by_text("The table is wider than this page").first.is_hidden()
         shown = page.locator("#scores tbody tr:not(.detail)").first.locator("td")
         named = shown.evaluate_all("cells => cells.map((cell) => getComputedStyle(cell, '::before').content)")
         expected = [f'"{title} "' for title in ("Net charge", *others(answer["heads"][1:]))]

@@ -22,7 +22,7 @@ from abonyx.config import RuntimeConfig  # noqa: E402
 from ...conftest import EXAMPLES, MINI  # noqa: E402
 from ..domain.proteins import KAPPA, NANOBODY  # noqa: E402
 from ..several import make_several  # noqa: E402
-from .serving import ADMIN, TOKEN, Running, made_up, service  # noqa: E402
+from .serving import ADMIN, CSV, TOKEN, Running, made_up, service  # noqa: E402
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -117,6 +117,9 @@ def test_columns_for_each_head(new_page: Callable[[], Page], tmp_path: Path) -> 
             shown = [float(row[column]) for row in found]
             assert shown == pytest.approx(values[:, at].tolist(), abs=50 * BATCH_NEIGHBOURS, rel=0)
         assert [row["psr_nonspecific"] for row in found] == [str(int(float(row["psr_p"]) > 0.5)) for row in found]
+        labelled = f"id,sequence,label\na,{KAPPA},1\n".encode()
+        (row,) = running.ask("POST", "/v1/score?labels=find", labelled, CSV).json["results"]
+        assert row["training_row"] is None, "this bundle records no training rows"
         page.uncheck("#head-hic")
         page.uncheck("#head-psr")
         page.click("#score")

@@ -34,7 +34,7 @@ export function showAnswer(found, known) {
   const formulas = [...answer.results, ...answer.rejected].filter((row) => /^[=+\-@\t\r]/.test(row.id)).length;
   $("formulas").hidden = !formulas;
   $("formulas").textContent = `${plural(formulas, "id begins", "ids begin")} with =, +, - or @, `
-    + "which a spreadsheet may run as a formula. The CSV has ids as they were given: import its columns as text.";
+    + "which a spreadsheet may take for a formula. The CSV has ids as they were given: import its columns as text.";
   $("results").hidden = false;
   $("rejected").hidden = !answer.rejected.length;
   $("rejected-title").textContent = `${plural(answer.rejected.length, "record")} left out`;
