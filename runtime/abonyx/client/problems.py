@@ -78,4 +78,5 @@ def _read(media_type: str, body: bytes) -> _Problem | None:
 def _records_text(records: tuple[tuple[str, int, str], ...]) -> str:
     lines = [f"  sequences[{line - 1}]: {printable(id_)}: {reason}" for id_, line, reason in records[:_SHOWN_RECORDS]]
     more = [f"  ... and {len(records) - _SHOWN_RECORDS} more"] if len(records) > _SHOWN_RECORDS else []
-    return "\n".join([f"{len(records)} sequences cannot be scored; nothing is returned", *lines, *more])
+    count = "1 sequence" if len(records) == 1 else f"{len(records)} sequences"
+    return "\n".join([f"{count} cannot be scored; nothing is returned", *lines, *more])

@@ -190,7 +190,7 @@ def _given_up(error: EngineError, attempt: int, attempts: int, timeout_s: float,
     """The last error, with why there is no further attempt."""
     what, fix = error.marked
     over = f"timeout_s, {timeout_s:g} s, ends before another attempt in {wait:.1f} s"
-    why = f"sent {attempt} times, the most (attempts)" if attempt >= attempts else over
+    why = f"tried {attempt} times, the most (attempts)" if attempt >= attempts else over
     again: EngineError
     if isinstance(error, RequestRefused):
         again = RequestRefused(error.status, error.reason, f"{what}; {why}", fix, retry_after_s=error.retry_after_s)

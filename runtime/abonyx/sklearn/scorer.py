@@ -113,7 +113,9 @@ class Scorer(ClassifierMixin, TransformerMixin, BaseEstimator):  # type: ignore[
             shown = "; ".join(f"X[{row}]: {printable(flag)}" for row, flag in flags[:_SHOWN])
             more = f"; and {len(flags) - _SHOWN} more" if len(flags) > _SHOWN else ""
             fix = 'Leave them out, or use predict_proba; domain="off" calls them all the same.'
-            raise TextRefused(f"{len(flags)} of {len(p)} sequences have a flag and get no call: {shown}{more}", fix)
+            raise TextRefused(
+                f"sequences that have a flag and get no call: {len(flags)} of {len(p)}: {shown}{more}", fix
+            )
         assert wanted.rule is not None
         return (p.astype(np.float32) > np.float32(wanted.rule.threshold)).astype(np.int64)
 

@@ -115,7 +115,7 @@ def test_attempts_and_time_have_an_end(waits: list[float]) -> None:
             other = threading.Thread(target=running.score, args=(["EVQL"],))
             other.start()
             assert running.engine.inside.wait(PATIENCE_S)
-            with pytest.raises(RequestRefused, match=r"429: 1 requests of .*; sent 3 times, the most") as caught:
+            with pytest.raises(RequestRefused, match=r"429: 1 requests of .*; tried 3 times, the most") as caught:
                 client.score([VH])
             running.engine.go_on.set()
             other.join(PATIENCE_S)
@@ -159,7 +159,7 @@ def test_a_proxy_without_a_service_behind_it_is_asked_again_and_then_named(waits
     with (
         scripted(*[answer(503, "text/html; charset=utf-8", page)] * 3) as (address, heads),
         Client(address, attempts=3) as client,
-        pytest.raises(ServiceError, match="sent 3 times") as caught,
+        pytest.raises(ServiceError, match="tried 3 times") as caught,
     ):
         client.score([VH])
     assert len(heads) == 3 and waits == [1, 2]
@@ -212,7 +212,7 @@ def test_a_service_that_is_not_there_is_tried_again(waits: list[float]) -> None:
         port = free.getsockname()[1]
     with (
         Client(f"http://127.0.0.1:{port}", attempts=4) as client,
-        pytest.raises(ServiceError, match=r"no connection: .*refused.*; sent 4 times"),
+        pytest.raises(ServiceError, match=r"no connection: .*refused.*; tried 4 times"),
     ):
         client.score([VH])
     assert waits == [1, 2, 4]

@@ -187,7 +187,7 @@ def test_a_flagged_sequence_has_numbers_and_no_call() -> None:
     scorer = Scorer().fit([VH])
     assert scorer.predict([VH]).dtype == np.int64
     assert scorer.predict_proba([VH, VH[:60]]).shape == (2, 2)
-    with pytest.raises(InputError, match=r"1 of 2 sequences have a flag and get no call: X\[1\]: fragment"):
+    with pytest.raises(InputError, match=r"that have a flag and get no call: 1 of 2: X\[1\]: fragment"):
         scorer.predict([VH, VH[:60]])
     assert scorer.set_params(domain="off").predict([VH, VH[:60]]).shape == (2,)
 
