@@ -3,6 +3,7 @@
     EngineError                     1
      ├ ConfigError                  2  an option, a config file, an output path
      │  ├ OutputInUse               2  another run is writing the same output
+     │  ├ StoreUnavailable          2  an object store that does not answer, or refuses
      │  └ ResumeRefused             2  an interrupted run that this command cannot resume
      ├ InputError                   3  a file of sequences, labels or a head that cannot be used as given
      │  ├ RecordsRejected           3  records of an otherwise readable file

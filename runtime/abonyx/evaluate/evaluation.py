@@ -128,9 +128,12 @@ def _by_parent(
     if evaluation.run.check != "off":
         flagged = [not judged.trusted for judged in each.of_labelled(each.checked.judgements)]
         shared = None if shared is None else shared & ~np.array(flagged, bool)
+    parents = each.of_labelled(each.checked.kept[request.by])
+    if shared is not None:  # rows without a parent are not compared
+        shared = shared & np.array([bool(parent.strip()) for parent in parents], bool)
     return measure_by_parent(
         request.by,
-        each.of_labelled(each.checked.kept[request.by]),
+        parents,
         each.of_labelled(each.checked.records),
         rows.y,
         rows.scores.astype(np.float64),

@@ -99,9 +99,9 @@ def _comparable(y: Float64Array, strata: Int64Array) -> int:
 
 
 def _weighing_parents(y: Float64Array, group: Int64Array, strata: Int64Array) -> float:
-    """How many parents of equal weight would give a figure at equal charge that is as widely based (Kish).
+    """How many parents of equal weight would give a figure that is as widely based (Kish).
 
-    A parent's weight is its pairs of rows with one charge and different labels.
+    A parent's weight is its pairs of rows of one stratum with different labels.
     """
     rows_of = np.bincount(strata)
     alike = np.unique(np.stack([strata, np.unique(y, return_inverse=True)[1].ravel()]), axis=1, return_counts=True)
@@ -179,11 +179,15 @@ def measure_by_parent(
         )
     rows = [_of_parent(name, group == number, y, questions, charge, statistic) for name, number in numbers.items()]
     compared = [parent for parent in rows if parent.model is not None]
-    by_parents = _weighing_parents(y, group, strata) >= PARENTS_TO_DRAW
+    # Of each figure by its own weights: one parent can have nearly all of one of them, and little of another.
+    by_parents = {
+        name: _weighing_parents(y, group, asked.group) >= PARENTS_TO_DRAW for name, asked in questions.items()
+    }
     metrics = {}
     for name, asked in questions.items():
         compute = statistic(y, asked)
-        drawn = [compute(weights) for weights in _weights(group, len(names), resamples, seed, by_parents=by_parents)]
+        weights_drawn = _weights(group, len(names), resamples, seed, by_parents=by_parents[name])
+        drawn = [compute(weights) for weights in weights_drawn]
         low, high, _ = interval(np.concatenate(drawn))
         metrics[name] = _metric(values[name], _number(low), _number(high))
     metric = AUC if classes else SPEARMAN
@@ -200,7 +204,7 @@ def measure_by_parent(
         rows=len(kept),
         left_out=len(parents) - len(named),
         flagged=None if flagged is None else n_flagged,
-        drawn="parents" if by_parents else "rows of each parent",
+        drawn="parents" if by_parents["model_at_equal_charge"] else "rows of each parent",
         parents=rows,
         **metrics,
     )

@@ -18,7 +18,7 @@ from abonyx.arrays import shortest_decimal
 from abonyx.bundle.chosen import choose_heads
 from abonyx.bundle.heads import record_chains, sigmoid
 from abonyx.bundle.manifest import LOGISTIC, HeadSpec
-from abonyx.bundle.threshold import shipped_note
+from abonyx.bundle.threshold import pooling_notes, shipped_note
 from abonyx.contributions import refuse_without, run_contributions
 from abonyx.errors import ConfigError
 from abonyx.explain.explained import END, Explained, ExplainedChain, explain_record
@@ -102,7 +102,13 @@ def explain_file(request: ExplanationRequest, run: RunRequest) -> list[str]:
         )
         if run.skip:
             write_rejected(staging / "rejected.csv", checked.rejected)
-    notes = [*checked.notes, *flag_notes(checked, scored=False)]
+    notes = [
+        *opened[1:],
+        *shipped_note(run.config),
+        *pooling_notes(run.bundle, run.config),
+        *checked.notes,
+        *flag_notes(checked, scored=False),
+    ]
     if request.summary is not None:
         seconds = time.perf_counter() - started
         found = summary_of(
@@ -116,7 +122,7 @@ def explain_file(request: ExplanationRequest, run: RunRequest) -> list[str]:
         )
         write_summary(request.summary, found)
     done = f"{count:,} record{'s' * (count > 1)} explained, {len(checked.rejected):,} rejected"
-    lines = [done, *opened, *shipped_note(run.config), *notes]
+    lines = [done, *opened[:1], *notes]
     return [*lines, f"wrote {request.output}; head{'s' * (len(names) > 1)} {', '.join(names)}"]
 
 

@@ -72,7 +72,7 @@ def draw(scan: Scan, name: str, head: str | None = None) -> Picture:
     columns, rows = len(scan.scanned), len(AMINO_ACIDS) * _CELL
     inside = max(_LEAST_WIDTH, _CELL * columns)
     width = _LEFT + inside + _RIGHT
-    caption = textwrap.wrap(" ".join(_lines(scan, each)), int((width - 0.4) / _CHARACTER))
+    caption = textwrap.wrap(_drawable(" ".join(_lines(scan, each))), int((width - 0.4) / _CHARACTER))
     below = _LINE * (len(caption) + 1)
     panel_height = _PANEL_ABOVE + rows + _PANEL_BELOW
     height = _TOP + panel_height * len(panels) + below
@@ -147,10 +147,15 @@ def _shade_regions(axes: Axes, regions: list[str]) -> None:
 
 
 def _heading(each: HeadScan, name: str) -> str:
-    drawn = "".join(char if char.isprintable() and char < _FIRST_UNDRAWN else "?" for char in name)
+    drawn = _drawable(name)
     short = drawn if len(drawn) <= _NAME_LENGTH else f"{drawn[: _NAME_LENGTH - 3]}..."
     unit = f" {each.head.unit}" if each.head.unit else ""
     return f"Single mutants of {short}: {each.head.name}, parent {each.parent:.3g}{unit}"
+
+
+def _drawable(text: str) -> str:
+    """The text with a question mark for each character that the picture's font lacks."""
+    return "".join(char if char.isprintable() and char < _FIRST_UNDRAWN else "?" for char in text)
 
 
 def _lines(scan: Scan, each: HeadScan) -> list[str]:

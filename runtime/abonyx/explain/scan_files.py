@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from abonyx.bundle.threshold import shipped_note
+from abonyx.bundle.threshold import pooling_notes, shipped_note
 from abonyx.engine.providers import token_budget, window_size
 from abonyx.errors import ConfigError, RunInterrupted
 from abonyx.explain.scan import ScanOptions, run_scan
@@ -123,7 +123,8 @@ def _unconfirmed(request: ScanRequest, parents: Sequence[Parent], mutants: int) 
         started = time.perf_counter()
         model.score(few, options.names)
         seconds = (time.perf_counter() - started) * mutants / len(few)
-    what = f"{len(parents):,} parents have {mutants:,} mutants: about {_duration(seconds)} on this machine"
+    have = "parent has" if len(parents) == 1 else "parents have"
+    what = f"{len(parents):,} {have} {mutants:,} mutants: about {_duration(seconds)} on this machine"
     fix = f"Give {option('yes')} to scan them all, or choose fewer with {option('id')} and {option('positions')}."
     return ConfigError(what, fix)
 
@@ -213,6 +214,7 @@ def _summary(
         f"{counts}, in {seconds:.2f} s on {request.run.config.provider}",
         f"model: {model.bundle.label()}",
         *model.opening_notes,
+        *pooling_notes(model.bundle, request.run.config),
     ]
 
 

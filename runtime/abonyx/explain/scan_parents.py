@@ -33,20 +33,23 @@ def choose_parents(checked: Input, id_: str | None) -> Input:
     if id_ is None:
         twice = [name for name, count in counts.items() if count > 1]
         if twice:
-            what = f"{len(twice)} ids come more than once, such as {printable(twice[0])!r}: {counts[twice[0]]} times"
+            come = "id comes" if len(twice) == 1 else "ids come"
+            what = f"{len(twice)} {come} more than once: {printable(twice[0])!r} {counts[twice[0]]} times"
             raise InputError(what, f"Give each parent an id of its own; {option('id_column')} names their column.")
         return checked
     found = [at for at, name in enumerate(checked.ids) if name == id_]
-    if len(found) != 1:
-        rejected = next((record for record in checked.rejected if record.id == id_), None)
-        if rejected is not None:
+    bad = [record for record in checked.rejected if record.id == id_]
+    if len(found) + len(bad) != 1 or bad:
+        rejected = bad[0] if bad else None
+        if rejected is not None and not found:
             what = f"{option('id')} {printable(id_)!r}: the record was rejected: {rejected.reason}"
             raise InputError(what, "Correct it, or scan another record.")
         if not found:
             some = ", ".join(printable(name) for name in checked.ids[:5]) + ", ..." * (len(checked.ids) > 5)
             fix = f"Its ids are {some}; {option('id_column')} names another column."
             raise InputError(f"{option('id')} {printable(id_)!r}: no record has this id", fix)
-        what = f"{option('id')} {printable(id_)!r}: {len(found)} records have this id"
+        refused = f", {len(bad)} of them rejected" if bad else ""
+        what = f"{option('id')} {printable(id_)!r}: {len(found) + len(bad)} records have this id{refused}"
         raise InputError(what, "Give each parent an id of its own.")
     (at,) = found
     return Input(

@@ -102,9 +102,12 @@ def _file(path: Path) -> str:
 
 def _read(path: Path, place: str) -> _Metrics:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=_Metrics)
-    except OSError as error:
-        raise ConfigError(f"{place}: cannot be read: {error.strerror}", _FIX) from error
+        data = path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"{place}: cannot be read: {why}", _FIX) from error
+    try:
+        return msgspec.json.decode(data, type=_Metrics)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         # the reason can hold text of the file; where it was met cannot, since keys that are not known are passed over
         where = re.search(r"\$[.\w]*\Z", str(error).rstrip("`"))

@@ -142,7 +142,9 @@ def check_json(asked: EmbedRequest, model: Model, settings: Settings, step: Step
         other = "light" if chains == ("H",) else "heavy"
         pairs = sum(isinstance(item, Sequence) and bool(getattr(item, other)) for item in asked.sequences)
         if pairs:
-            checked.notes.append(f"{NAME}: {pairs} records have a {other} chain, which is not scored")
+            checked.notes.append(
+                f"{NAME}: {pairs} record{' has' if pairs == 1 else 's have'} a {other} chain, which is not scored"
+            )
     return checked
 
 

@@ -108,7 +108,7 @@ class ScanAnswer(Answered, frozen=True, kw_only=True):
         positions, exclude: what was scanned; exclude is letters without commas.
         mutants: how many.
         columns: name -> list with a cell for each mutant, in the order of positions, then of residues: the columns of
-            scan.csv but for id, as docs/scan.md describes them; null is an empty cell.
+            scan.csv without id and statement, as docs/scan.md describes them; null is an empty cell.
     """
 
     model: ModelName

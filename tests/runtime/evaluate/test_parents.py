@@ -184,3 +184,16 @@ def test_flagged_rows_are_left_out_and_counted() -> None:
     assert "(20 flagged rows left out)" in found.line()
     with pytest.raises(InputError, match="all 100 labelled rows with a parent are flagged"):
         measure_by_parent("parent", made.parents, made.sequences, labels, scores, flagged=[True] * 100, **given)  # type: ignore[arg-type]
+
+
+def test_each_figure_is_drawn_by_its_own_weights() -> None:
+    """At equal charge the small parents weigh most; for net charge alone one large parent has nearly all the weight."""
+    rng = np.random.default_rng(3)
+    parents = [f"p{number}" for number in range(150) for _ in range(2)] + ["large"] * 60
+    sequences = ["AAAA"] * 300 + ["AAAAA" + "K" * (index % 30) for index in range(60)]
+    labels = rng.integers(0, 2, 360).astype(float)
+    found = measure_by_parent(
+        "parent", parents, sequences, labels, rng.normal(size=360), classes=True, resamples=200, seed=1
+    )
+    assert found.drawn == "parents"
+    assert found.charge.low is None or found.charge.high - found.charge.low > 0.05  # type: ignore[operator]

@@ -384,3 +384,11 @@ def test_a_figure_of_something_else_is_refused(
     assert done.code == 2 and f"--validated {metrics}: " in done.err and said in done.err
     assert "Proven" not in done.err
     assert not (tmp_path / "out").exists()
+
+
+def test_an_id_that_comes_twice_is_refused_also_if_one_record_is_bad(run: Any, tmp_path: Path) -> None:
+    source = tmp_path / "twice.csv"
+    source.write_text(f"id,sequence\na,{VH}\na,EVQL1VES\n", encoding="utf-8")
+    done = run("scan", source, "--id", "a", "--positions", "107", "--no-pictures", "-o", tmp_path / "out")
+    assert done.code == 3 and "2 records have this id, 1 of them rejected" in done.err
+    assert not (tmp_path / "out").exists()

@@ -73,6 +73,10 @@ def test_embed_and_explain(run: Any, tmp_path: Path) -> None:
     found = read(summary)
     assert (found["command"], found["scored"], found["heads"]) == ("explain", 12, ["nonspecificity"])
     assert found["outputs"] == [str(tmp_path / "x")] and found["open_seconds"] is None and found["seconds"] > 0
+    assert any("small model that ships" in note for note in found["notes"])  # the printed lines
+    rule = ("--pooling", "upstream-batch", "--batch-size", "8")
+    done = run("explain", EXAMPLES, "-o", tmp_path / "y", "--no-pictures", "--summary", summary, *rule)
+    assert done.code == 0
 
 
 def test_results_on_standard_output_are_no_file(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,7 +67,7 @@ const single = () => !positives() || positives() === rows.length;
 function showMissing() {
   $("roc-missing").hidden = !single();
   $("roc-missing").textContent = rows.length
-    ? `No ROC: all ${plural(rows.length, "used row is", "used rows are")} labelled ${positives() ? "non-specific" : "specific"}, and a curve needs both classes.`
+    ? `No ROC: ${rows.length === 1 ? "the only used row is" : `all ${whole(rows.length)} used rows are`} labelled ${positives() ? "non-specific" : "specific"}, and a curve needs both classes.`
     : "No ROC: no row has a label and a call.";
 }
 
@@ -117,7 +117,7 @@ function countsAt(threshold) {
   return counts;
 }
 
-const share = (part, all) => (all ? `${percent(part / all)} (${whole(part)} of ${whole(all)})` : "none there");
+const share = (part, all) => (all ? `${percent(part / all)} (${whole(part)} of ${whole(all)})` : "there are none");
 
 /** Show the calls at a threshold. */
 function setThreshold(value) {
