@@ -76,7 +76,7 @@ def test_embed_and_explain(run: Any, tmp_path: Path) -> None:
     assert any("small model that ships" in note for note in found["notes"])  # the printed lines
     rule = ("--pooling", "upstream-batch", "--batch-size", "8")
     done = run("explain", EXAMPLES, "-o", tmp_path / "y", "--no-pictures", "--summary", summary, *rule)
-    assert done.code == 0
+    assert done.code == 0 and any("these scores use upstream-batch" in note for note in read(summary)["notes"])
 
 
 def test_results_on_standard_output_are_no_file(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
