@@ -49,7 +49,7 @@ def test_score(run: Any, tmp_path: Path, mixed: Path) -> None:
     assert (done.code, done.out) == (0, "")
     found = read(summary)
     assert (found["command"], found["records"], found["scored"], found["earlier"]) == ("score", 6, 3, 0)
-    assert f"{found['scored']} sequences scored, {found['rejected']} rejected; {found['seconds']:.2f} s" in done.err
+    assert f"{found['scored']} sequences scored, {found['rejected']} rejected, in {found['seconds']:.2f} s" in done.err
     reasons = list(found["rejected_reasons"].items())
     assert reasons[0] == ("character '*' at position N is not a residue (ACDEFGHIKLMNPQRSTVWYX)", 2)
     flagged = re.search(r"flagged: (\d) of 3 records \((.*)\); (\d) without a call", done.err)
