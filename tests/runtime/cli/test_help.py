@@ -44,7 +44,7 @@ class TestHelp:
         parent = click.Context(cli, info_name=program)
         found = cli.get_command(parent, name)
         assert found is not None
-        found.make_context(name, rest, parent=parent)  # a UsageError names what does not parse
+        found.make_context(name, [*rest], parent=parent)  # empties the list; a UsageError names what does not parse
         # an input is a file of the clone, so that the example runs there as it is
         assert [word for word in rest if word.startswith("examples/") and not (REPOSITORY / word).is_file()] == []
 
