@@ -1,4 +1,4 @@
-"""`abonyx export`, `abonyx fit` and `abonyx calibrate`. Import nothing heavy until they run."""
+"""`abonyx export` and `abonyx fit`; `abonyx calibrate` has a module of its own. Import nothing heavy until they run."""
 
 from __future__ import annotations
 
@@ -7,15 +7,20 @@ from typing import Any, Literal
 
 import click
 
-from abonyx.cli.options import BUNDLE, PATH, PATH_OR_DASH, prepare, run_options
+from abonyx.cli.example import example
+from abonyx.cli.options import BUNDLE_OUTPUT_HELP, PATH, PATH_OR_DASH, prepare, run_options
 from abonyx.errors import ConfigError
 from abonyx.extras import require
 from abonyx.logs import LOGGER
+from abonyx_export.calibrate.cli import calibrate
+from abonyx_export.help_texts import CACHE_HELP, LABEL_HELP, NAME_HELP, NOTICE_HELP
+
+__all__ = ["calibrate", "export", "fit"]
 
 # As manifest.CHAINS, which would import numpy here.
 _CHAINS = ("H", "L")
 _BOTH = "H,L"
-_CHAINS_HELP = "Chain of the head's training set, H or L: records of others are flagged when scored."
+_CHAINS_HELP = "Chain of the head's training set, H or L. Records of other chains are flagged when scored."
 
 
 def _pairs(values: tuple[str, ...]) -> dict[str, float]:
@@ -40,41 +45,60 @@ def _numbers(value: str, flag: str, example: str) -> tuple[float, ...]:
         raise ConfigError(f"{flag} {value}: {error}", f"Give numbers above 0, e.g. {example}.") from error
 
 
-@click.command()
+@click.command(epilog=example("abonyx export --encoder facebook/esm1v_t33_650M_UR90S_1 -o artifacts/esm1v"))
 @click.option(
-    "--encoder", required=True, metavar="ID_OR_PATH", help="Hub id, directory (ESM, BERT), or fair-esm's .pt."
+    "--encoder",
+    required=True,
+    metavar="ID_OR_PATH",
+    help="Id on the Hugging Face hub, directory (ESM, BERT), or a .pt file of fair-esm.",
 )
 @click.option("--revision", help="Branch, tag or commit of the hub id; the commit is recorded.  [default: main]")
-@click.option("--encoder-id", metavar="ID", help="The hub id that the directory or file is a copy of.")
+@click.option("--encoder-id", metavar="ID", help="Hub id of which the directory or file is a copy.")
 @click.option(
     "--head",
     "heads",
     multiple=True,
     metavar="[NAME=]FILE",
-    help="Logistic head: .npz (+ .json), .joblib or .pkl; never run. Again for more; the first is the default.  "
-    "[default: none; fit]",
+    help="Logistic head: .npz (and its .json), .joblib or .pkl; no code in it is run. Repeat it for more heads; the "
+    "first is the default.  [default: none; `abonyx fit` adds one]",
 )
-@click.option("-o", "--output", required=True, type=PATH, help="Bundle directory to write; must not exist.")
+@click.option("-o", "--output", required=True, type=PATH, help=BUNDLE_OUTPUT_HELP)
 @click.option(
-    "--variants", default="fp32,fp16", show_default=True, help="Of fp32, fp16, fp16-weights, int8, cuda-fp16."
+    "--variants",
+    default="fp32,fp16",
+    show_default=True,
+    help="Variants to write, of fp32, fp16, fp16-weights, int8, cuda-fp16.",
 )
-@click.option("--calibration", type=PATH, help="Antibody sequences for int8.  [default: 2,048 that ship with export]")
-@click.option("--golden", type=PATH, help="Sequences to check on.  [default: examples, mutants of them, antibodies]")
-@click.option("--name", help="Name of the bundle.  [default: its directory's]")
+@click.option(
+    "--calibration",
+    type=PATH,
+    help="File of antibody sequences to calibrate int8 on.  [default: 2,048 that ship with export]",
+)
+@click.option(
+    "--golden",
+    type=PATH,
+    help="File of sequences to check the bundle on.  [default: examples, mutants of them, antibodies]",
+)
+@click.option("--name", help=NAME_HELP)
 @click.option("--notice", default="", help="One line shown wherever the bundle is named.")
 @click.option("--licence", help="Licence of the weights.  [default: known for facebook/esm*]")
-@click.option("--max-residues", type=int, help="Refuse longer sequences.  [default: the encoder's positions]")
+@click.option("--max-residues", type=int, help="Longest sequence that is accepted.  [default: the encoder's positions]")
 @click.option("--chains", type=click.Choice(list(_CHAINS)), default="H", show_default=True, help=_CHAINS_HELP)
 @click.option(
     "--pooled-layers",
     default="last",
     show_default=True,
-    help="Means to concatenate: embedding, last, or numbers of layers, e.g. 4,8.",
+    help="Layers whose means are concatenated: embedding, last, or numbers, e.g. 4,8.",
 )
-@click.option("--allow-encoder-mismatch", is_flag=True, help="Use a head trained with another encoder.")
-@click.option("--recentre-head", is_flag=True, help="Benchmarks on random weights only: median logit 0.")
+@click.option("--allow-encoder-mismatch", is_flag=True, help="Accept a head that was trained with another encoder.")
 @click.option(
-    "--max-dp", multiple=True, metavar="VARIANT=VALUE", help="Limit of |dp|.  [fp32=1e-4, fp16=5e-3, int8=0.02]"
+    "--recentre-head", is_flag=True, help="Move the median logit to 0; only for benchmarks on random weights."
+)
+@click.option(
+    "--max-dp",
+    multiple=True,
+    metavar="VARIANT=VALUE",
+    help="Largest difference of p from PyTorch.  [default: fp32=1e-4, fp16=5e-3, int8=0.02]",
 )
 def export(
     encoder: str,
@@ -95,7 +119,10 @@ def export(
     recentre_head: bool,
     max_dp: tuple[str, ...],
 ) -> None:
-    """Turn an encoder and a logistic head into a bundle, checked against PyTorch."""
+    """Turn an encoder and logistic heads into a bundle.
+
+    Each variant is checked against PyTorch. Needs the extra export.
+    """
     require("export")
     from abonyx_export.export import export_bundle
     from abonyx_export.progress import step_bar
@@ -125,49 +152,59 @@ def export(
     LOGGER.info(f"wrote {output}; the head expects chain {chains}")
 
 
-@click.command()
+@click.command(epilog=example("abonyx fit examples/labelled.csv -o refit"))
 @click.argument("source", metavar="INPUT", type=PATH_OR_DASH)
-@click.option("--label-column", default="label", show_default=True, help="Column of classes or measured values.")
-@click.option("-o", "--output", required=True, type=PATH, help="Bundle directory to write; must not exist.")
+@click.option("--label-column", default="label", show_default=True, help=LABEL_HELP)
+@click.option("-o", "--output", required=True, type=PATH, help=BUNDLE_OUTPUT_HELP)
 @run_options
 @click.option(
     "--task",
     type=click.Choice(["classification", "regression"]),
     default="classification",
     show_default=True,
-    help="Labels are 0 specific, 1 non-specific; or measured values.",
+    help="classification: labels 0 (specific) and 1 (non-specific); regression: measured values.",
 )
-@click.option("--add", is_flag=True, help="Put the head beside the bundle's heads, which keep their numbers.")
-@click.option("--head-name", metavar="NAME", help="What the head is called.  [default: nonspecificity]")
-@click.option("--unit", help="Of a regression's values, e.g. mg/mL.")
-@click.option("--direction", metavar="higher-is-worse|lower-is-worse", help="Of a regression's values.")
-@click.option("--positive-above", type=float, metavar="T", help="Classes of values: non-specific above T.")
-@click.option("--positive-below", type=float, metavar="T", help="Classes of values: non-specific below T.")
+@click.option("--add", is_flag=True, help="Keep the bundle's heads, whose numbers do not change, and add the new one.")
+@click.option("--head-name", metavar="NAME", help="Name of the head.  [default: nonspecificity]")
+@click.option("--unit", help="Unit of a regression's values, e.g. mg/mL.")
+@click.option("--direction", metavar="higher-is-worse|lower-is-worse", help="Which values of a regression are worse.")
+@click.option("--positive-above", type=float, metavar="T", help="Make classes from values: non-specific above T.")
+@click.option("--positive-below", type=float, metavar="T", help="Make classes from values: non-specific below T.")
 @click.option(
     "--chains",
     type=click.Choice([*_CHAINS, _BOTH]),
     help=f"{_CHAINS_HELP} H,L: each row is a pair.  [default: H; with --add the bundle's]",
 )
-@click.option("--vary-ends", is_flag=True, help="Fit on copies with a cut or longer start, too: steadier calls.")
+@click.option("--vary-ends", is_flag=True, help="Also fit on copies with a cut or longer start: calls are steadier.")
 @click.option("--drop-flagged", is_flag=True, help="Leave out rows that `score` would flag; nanobody-like rows stay.")
-@click.option("--C", "grid", help="Inverse regularisation, to choose from.  [default: 0.01,0.1,1,10]")
-@click.option("--alpha", "alphas", help="A regression's regularisation, to choose from.  [default: 0.1,1,...,10000]")
-@click.option("--scale/--no-scale", default=False, show_default=True, help="Scale each column of the embedding first.")
-@click.option("--class-weight", type=click.Choice(["none", "balanced"]), default="none", show_default=True)
-@click.option("--cv", "folds", type=int, default=10, show_default=True, help="Folds of a cross-validation.")
-@click.option("--cv-seeds", "seeds", type=int, default=5, show_default=True, help="Cross-validations.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the first one's shuffle.")
+@click.option("--C", "grid", help="Inverse regularisation strengths to choose from.  [default: 0.01,0.1,1,10]")
+@click.option(
+    "--alpha", "alphas", help="A regression's regularisation strengths to choose from.  [default: 0.1,1,...,10000]"
+)
+@click.option(
+    "--scale/--no-scale", default=False, show_default=True, help="Scale each column of the embedding before the fit."
+)
+@click.option(
+    "--class-weight",
+    type=click.Choice(["none", "balanced"]),
+    default="none",
+    show_default=True,
+    help="balanced: both classes weigh the same in the fit; none: each row does.",
+)
+@click.option("--cv", "folds", type=int, default=10, show_default=True, help="Folds of each cross-validation.")
+@click.option("--cv-seeds", "seeds", type=int, default=5, show_default=True, help="Number of cross-validations.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the first cross-validation.")
 @click.option(
     "--confidence",
     type=float,
     default=0.8,
     show_default=True,
-    help="Share of each class that is not called wrong, or of rows in the interval of a value, out of fold.",
+    help="Out of fold: share of each class that is not called wrong, or share of values inside their interval.",
 )
-@click.option("--name", help="Name of the new bundle.  [default: its directory's]")
-@click.option("--notice", help="One line shown wherever the bundle is named.  [default: the parent's]")
-@click.option("--variants", help="Those to keep, of the bundle's.  [default: all]")
-@click.option("--embedding-cache", type=PATH, help="Directory.  [default: in the user's cache]")
+@click.option("--name", help=NAME_HELP)
+@click.option("--notice", help=NOTICE_HELP)
+@click.option("--variants", help="Variants of the bundle to keep.  [default: all]")
+@click.option("--embedding-cache", type=PATH, help=CACHE_HELP)
 @click.option("--head-out", type=PATH, help="Also write the head as .npz, in the old pipeline's layout.")
 @click.option(
     "--store-sequences", is_flag=True, help="Keep the training sequences in the bundle, for nearest_identity."
@@ -202,7 +239,11 @@ def fit(
     store_sequences: bool,
     **options: Any,
 ) -> None:
-    """Fit a new head on INPUT's labelled sequences and write a bundle with it; - is stdin. Needs no PyTorch."""
+    """Fit a new head on your labelled sequences.
+
+    INPUT is a file as for `score`, with labels; - is stdin. Writes a bundle with the new head. Needs the extra
+    export, but no PyTorch.
+    """
     require("fit")
     from abonyx.bundle.heads import chain_words
     from abonyx_export.fit.fit import fit_bundle
@@ -245,45 +286,3 @@ def fit(
         + (f"; score it with --heads {head.name}" if add else "")
         + (f"; head also in {head_out}" if head_out else "")
     )
-
-
-@click.command()
-@click.argument("source_bundle", metavar="BUNDLE", type=BUNDLE)
-@click.argument("source", metavar="CONTROLS", type=PATH_OR_DASH)
-@click.option("--label-column", default="label", show_default=True, help="Column of classes or measured values.")
-@click.option("-o", "--output", required=True, type=PATH, help="Bundle directory to write; must not exist.")
-@click.option("--head", help="Of the bundle's heads.  [default: the first]")
-@run_options
-@click.option("--name", help="Name of the new bundle.  [default: its directory's]")
-@click.option("--notice", help="One line shown wherever the bundle is named.  [default: the parent's]")
-@click.option("--embedding-cache", type=PATH, help="Directory.  [default: in the user's cache]")
-def calibrate(
-    source_bundle: str,
-    source: Path,
-    label_column: str,
-    output: Path,
-    head: str | None,
-    name: str | None,
-    notice: str | None,
-    embedding_cache: Path | None,
-    **options: Any,
-) -> None:
-    """Fit one head of BUNDLE to 20 or more measured CONTROLS by a slope and an intercept; - is stdin."""
-    require("calibrate")
-    from abonyx_export.calibrate.calibrate import calibrate_bundle
-    from abonyx_export.calibrate.request import CalibrateRequest
-
-    if options["bundle"] is not None:
-        raise ConfigError(f"--bundle {options['bundle']}: BUNDLE {source_bundle} is given too", "Leave --bundle out.")
-    request = CalibrateRequest(
-        run=prepare(options | {"bundle": source_bundle}),
-        source=None if str(source) == "-" else source,
-        label_column=label_column,
-        output=output,
-        head=head,
-        name=name,
-        notice=notice,
-        embedding_cache=embedding_cache,
-    )
-    calibrate_bundle(request, LOGGER.info)
-    LOGGER.info(f"wrote {output}; head {request.spec.name} is calibrated with {request.source_name}")

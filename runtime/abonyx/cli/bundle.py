@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from abonyx.cli.options import BUNDLE, PATH
+from abonyx.cli.example import example
+from abonyx.cli.options import BUNDLE, CONFIG_HELP, PATH
 from abonyx.cli.printing import print_columns, print_json, print_rows, print_text
 from abonyx.errors import BundleError, ConfigError
 from abonyx.hub_name import is_hub_name
@@ -33,7 +34,7 @@ def _bundle(command: Callable[..., None]) -> Callable[..., None]:
             raise ConfigError(f"BUNDLE is {bundle} and --bundle is {bundle_option}", "Give one of them.")
         command(bundle=bundle_option if bundle is None else bundle, **others)
 
-    option = click.option("--bundle", "bundle_option", type=BUNDLE, help="The same as BUNDLE.")
+    option = click.option("--bundle", "bundle_option", type=BUNDLE, help="Another way to give BUNDLE.")
     return click.argument("bundle", required=False, type=BUNDLE)(option(with_bundle))
 
 
@@ -42,23 +43,24 @@ def _place(bundle: str) -> str:
     return bundle if is_hub_name(bundle) else os.path.realpath(bundle)
 
 
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print the findings as one JSON object.")
 
 
-@click.command()
+@click.command(epilog=example("abonyx doctor"))
 @_bundle
 @click.option(
     "--measure",
     "timed",
     is_flag=True,
-    help="Time each variant on this engine instead, in at most 60 s; print the config lines of the fastest.",
+    help="Only measure the speed of each variant, in at most 60 s, and print the config lines of the fastest.",
 )
-@click.option("--again", is_flag=True, help="With --measure: time also what an earlier command has timed.")
+@click.option("--again", is_flag=True, help="With --measure: time again what an earlier command has timed.")
 @_JSON
 def doctor(bundle: str | None, timed: bool, again: bool, as_json: bool) -> None:
-    """Say what this machine can run: engine, devices, threads, and each variant of BUNDLE [the shipped one], tried.
+    """Show what this machine can run.
 
-    Exits with 0 where at least one variant can be used here.
+    Lists engine, devices and threads, and tries each variant of BUNDLE. Exits with 0 if at least one variant can be
+    used here. Without BUNDLE, the bundle is mini, which ships with abonyx.
     """
     from abonyx.cli.doctor import examine
     from abonyx.cli.doctor_text import print_report
@@ -73,21 +75,25 @@ def doctor(bundle: str | None, timed: bool, again: bool, as_json: bool) -> None:
     sys.exit(report.exit_code)
 
 
-@click.command()
+@click.command(epilog=example("abonyx verify artifacts/mini --deep"))
 @_bundle
 @click.option("--provider", help="Where the self-test runs: cpu, cuda, coreml or openvino.  [default: cpu]")
-@click.option("--variant", help="What the self-test runs.  [default: the bundle's own for the provider]")
-@click.option("--config", "config_file", type=PATH, help="TOML file; see configs/.")
+@click.option("--variant", help="Variant that the self-test runs.  [default: the bundle's own for the provider]")
+@click.option("--config", "config_file", type=PATH, help=CONFIG_HELP)
 @click.option(
     "--deep",
     is_flag=True,
-    help="Open it in another process too, and say which files and sockets it holds there.",
+    help="Also open the bundle in another process, and list the files and sockets that it holds there.",
 )
 @_JSON
 def verify(
     bundle: str | None, provider: str | None, variant: str | None, config_file: Path | None, deep: bool, as_json: bool
 ) -> None:
-    """Check BUNDLE [the shipped one]: every byte of every file, every graph's operators, the golden rows run here."""
+    """Check a bundle's files, and its numbers on this machine.
+
+    Reads every byte of every file of BUNDLE, checks the operators of every graph, and runs the golden rows here.
+    Without BUNDLE, the bundle is mini, which ships with abonyx.
+    """
     from abonyx.config import load_config
     from abonyx.run.verification import verify as verify_bundle
 
@@ -99,11 +105,15 @@ def verify(
         _print_verification(found)
 
 
-@click.command()
+@click.command(epilog=example("abonyx inspect artifacts/mini"))
 @_bundle
 @_JSON
 def inspect(bundle: str | None, as_json: bool) -> None:
-    """Say what BUNDLE [the shipped one] is, from its manifest: origin, licence, head, card, variants, their records."""
+    """Show what a bundle is: origin, licence, heads and variants.
+
+    Reads the manifest of BUNDLE and the first line of its card, but does not check the files. Without BUNDLE, the
+    bundle is mini, which ships with abonyx.
+    """
     from abonyx.bundle import open_bundle
     from abonyx.config import load_config
 

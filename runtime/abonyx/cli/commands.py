@@ -17,7 +17,18 @@ from abonyx.cli import push as cli_push
 from abonyx.cli import reference as cli_reference
 from abonyx.cli import scan as cli_scan
 from abonyx.cli import serve as cli_serve
-from abonyx.cli.options import PATH, PATH_OR_DASH, PATH_OR_URI, ObjectUri, can_draw, names_of, prepare, run_options
+from abonyx.cli.example import example
+from abonyx.cli.options import (
+    HEADS_HELP,
+    PATH,
+    PATH_OR_DASH,
+    PATH_OR_URI,
+    ObjectUri,
+    can_draw,
+    names_of,
+    prepare,
+    run_options,
+)
 from abonyx.cli.table import TABLE_ROWS, FirstRows
 from abonyx.errors import ConfigError, EngineError, printable
 from abonyx.extras import require
@@ -38,6 +49,7 @@ if TYPE_CHECKING:
 COMMANDS_GROUP = "abonyx.commands"
 EXIT_INTERRUPTED = 130
 _LOG_JSON = "--log-json"
+_SCORE_EXAMPLE = "abonyx score examples/therapeutic_vh.csv -o scores.csv --table"
 
 
 class _Commands(click.Group):
@@ -68,21 +80,24 @@ def _verbose(_context: click.Context, _param: click.Parameter, value: bool) -> N
 # Of every command. main() looks for --log-json itself: an error about the options, too, is a line of JSON then.
 _LOG_OPTIONS = [
     click.Option(
-        ["-v", "--verbose"], is_flag=True, expose_value=False, callback=_verbose, help="Log each step on stderr."
+        ["-v", "--verbose"], is_flag=True, expose_value=False, callback=_verbose, help="Log each step to stderr."
     ),
-    click.Option([_LOG_JSON], is_flag=True, expose_value=False, help="Log a JSON object a line on stderr."),
+    click.Option([_LOG_JSON], is_flag=True, expose_value=False, help="Log to stderr as JSON, one object per line."),
 ]
 
 
 @click.group(
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog=f"Pages that messages name as docs/NAME.md are in {pages_folder()}",
+    epilog=f"Pages that messages name as docs/NAME.md are in {pages_folder()}\n\n{example(_SCORE_EXAMPLE)}",
 )
 @click.version_option(__version__, prog_name="abonyx")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def cli(debug: bool) -> None:
-    """Score antibody sequences for non-specificity (polyreactivity), without PyTorch."""
+    """Score antibody sequences for non-specificity (polyreactivity), without PyTorch.
+
+    `abonyx COMMAND --help` describes a command and ends with an example.
+    """
 
 
 for _command in (
@@ -120,40 +135,46 @@ def _end(_number: int, _frame: object) -> None:
 
 
 _SOURCE = click.argument("source", metavar="INPUT", type=PATH_OR_DASH)
-_OUTPUT = click.option("-o", "--output", required=True, type=PATH_OR_DASH, help="Output file; - is stdout.")
-_RESTART = click.option("--restart", is_flag=True, help="Drop what an interrupted run left, and start again.")
+_OUTPUT = click.option("-o", "--output", required=True, type=PATH_OR_DASH, help="Output file, .npy or .parquet.")
+_RESTART = click.option("--restart", is_flag=True, help="Discard what an interrupted run left, and start again.")
 _SUMMARY = click.option(
     "--summary",
     metavar="FILE",
     type=PATH_OR_DASH,
-    help="Also write what the run says at its end to FILE, as JSON: docs/runs.md.",
+    help="Also write the figures of the run's summary to FILE, as JSON; see docs/runs.md.",
 )
 _KINDS = ("csv", "tsv", "csv.gz", "tsv.gz", "jsonl", "parquet")
 _KEEP = click.option(
     "--keep",
     metavar="COLUMN,...|all",
-    help="Columns of INPUT that go to the output as they are; of FASTA: description.",
+    help="Columns of INPUT to copy to the output; of FASTA: description.",
 )
 _WITH = click.option(
     "--with",
     "with_columns",
     metavar="NAME,...",
-    help="Columns beside the score: charge, pI, length, cdr3, nearest_identity (of training rows); interval.",
+    help="More columns: charge, pI, length, cdr3, nearest_identity (with the training rows), interval.",
 )
 _ASSAY = click.option("--assay", help="Use the threshold that the head declares for this assay, e.g. elisa, psr.")
 _HEADS = click.option(
     "--heads",
     metavar="NAME,...|all",
-    help="Heads of the bundle, each with columns of its own.  [default: the first]",
+    help=HEADS_HELP,
 )
-_PANEL = click.option("--panel", metavar="NAME", help="Panel of the percentiles.  [default: the bundle's first]")
-_THRESHOLD = click.option("--threshold", type=float, help="Call p strictly above this non-specific.")
+_PANEL = click.option(
+    "--panel", metavar="NAME", help="Panel of known antibodies, for percentiles.  [default: the bundle's first]"
+)
+_THRESHOLD = click.option("--threshold", type=float, help="A record is non-specific if its p is strictly above this.")
 
 
-@cli.command()
+@cli.command(epilog=example(_SCORE_EXAMPLE))
 @click.argument("sources", metavar="INPUT...", nargs=-1, required=True, type=PATH_OR_URI)
 @click.option(
-    "-o", "--output", required=True, type=PATH_OR_URI, help="Output file, - is stdout; of several INPUTs a directory."
+    "-o",
+    "--output",
+    required=True,
+    type=PATH_OR_URI,
+    help="Output file; - is stdout. With several INPUTs, a directory.",
 )
 @run_options
 @_RESTART
@@ -167,12 +188,16 @@ _THRESHOLD = click.option("--threshold", type=float, help="Call p strictly above
     "--format",
     "kind",
     type=click.Choice(_KINDS),
-    help="[default: OUTPUT's suffix; csv in a directory, parquet with --ray]",
+    help="Format of the output.  [default: OUTPUT's suffix; csv in a directory, parquet with --ray]",
 )
 @_SUMMARY
-@click.option("--table", is_flag=True, help=f"Also print the results on stderr (at most {TABLE_ROWS} rows).")
+@click.option("--table", is_flag=True, help=f"Also print the results to stderr, at most {TABLE_ROWS} rows.")
 @click.option(
-    "--ray", metavar="[ADDRESS]", is_flag=False, flag_value="", help="Ray workers, here or at ADDRESS, score the files."
+    "--ray",
+    metavar="[ADDRESS]",
+    is_flag=False,
+    flag_value="",
+    help="Score by Ray workers, on this machine or on the cluster at ADDRESS.",
 )
 def score(
     sources: tuple[Path | ObjectUri, ...],
@@ -188,10 +213,11 @@ def score(
     summary: Path | None,
     **options: Any,
 ) -> None:
-    """Score the sequences of INPUT: FASTA, CSV, TSV, JSONL (also .gz), Parquet, .xlsx; - is stdin.
+    """Score the antibody sequences of files.
 
-    Several INPUTs, a directory, or a quoted pattern of files give a file each in the directory OUTPUT. With --ray
-    all of them may be s3:// URIs.
+    INPUT is FASTA, CSV, TSV or JSONL (each also as .gz), Parquet or .xlsx; - is stdin. If INPUT is several files, a
+    directory or a quoted pattern, OUTPUT is a directory with one file for each. With --ray, all of them may be
+    s3:// URIs.
     """
     from abonyx.output.kinds import score_kind
     from abonyx.run.resumed import score_run
@@ -283,7 +309,7 @@ def _score_directory(request: DirectoryRequest, sources: tuple[Path, ...], ray: 
         score_by_ray(request, sources, ray, restart)
 
 
-@cli.command()
+@cli.command(epilog=example("abonyx embed examples/therapeutic_vh.csv -o embeddings.npy"))
 @_SOURCE
 @_OUTPUT
 @run_options
@@ -291,7 +317,11 @@ def _score_directory(request: DirectoryRequest, sources: tuple[Path, ...], ray: 
 @_KEEP
 @_SUMMARY
 def embed(source: Path, output: Path, restart: bool, summary: Path | None, **options: Any) -> None:
-    """Write the pooled embeddings of INPUT's sequences to a .npy (ids beside it) or .parquet file."""
+    """Write the embeddings of sequences.
+
+    INPUT is a file as for `score`; - is stdin. The output has one pooled embedding for each sequence. A .npy file
+    has its ids in a file beside it.
+    """
     from abonyx.output.kinds import named_kind
     from abonyx.run.resumed import embed_run
 
@@ -305,27 +335,37 @@ def embed(source: Path, output: Path, restart: bool, summary: Path | None, **opt
     _go(embed_run(run, checked, target, kind), restart, width, summary_file=summary)
 
 
-@cli.command()
+@cli.command(epilog=example("abonyx evaluate examples/labelled.csv -o evaluation"))
 @click.argument("sources", metavar="INPUT...", nargs=-1, required=True, type=PATH)
 @click.option(
-    "-o", "--output", required=True, type=PATH, help="Directory to make; with several INPUTs, one in it each."
+    "-o",
+    "--output",
+    required=True,
+    type=PATH,
+    help="Directory to create. With several INPUTs, it has a directory for each.",
 )
 @click.option(
     "--label-column",
     default="label",
     show_default=True,
-    help="Column of labels: 0 and 1, or measured values; blank = not labelled.",
+    help="Column of labels: 0 and 1, or measured values; an empty cell is no label.",
 )
-@click.option("--head", metavar="NAME", help="The head that is evaluated.  [default: the bundle's first]")
+@click.option("--head", metavar="NAME", help="Head to evaluate.  [default: the bundle's first]")
 @run_options
 @_ASSAY
 @_THRESHOLD
-@click.option("--bootstrap", type=click.IntRange(min=1), default=2000, show_default=True, help="Resamples.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the resampling.")
+@click.option("--bootstrap", type=click.IntRange(min=1), default=2000, show_default=True, help="Number of resamples.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the resampling.")
 @click.option(
-    "--stability", is_flag=True, help="Score changed sequences, too: do calls flip, values move? (8 times the work)"
+    "--stability",
+    is_flag=True,
+    help="Also score changed copies of the sequences: do calls flip, do values move? It is 8 times the work.",
 )
-@click.option("--by", metavar="COLUMN", help="Column that names each variant's parent: compare those of one parent.")
+@click.option(
+    "--by",
+    metavar="COLUMN",
+    help="Column that names each variant's parent. Only variants of one parent are compared with each other.",
+)
 def evaluate(
     sources: tuple[Path, ...],
     output: Path,
@@ -339,9 +379,9 @@ def evaluate(
     by: str | None,
     **options: Any,
 ) -> None:
-    """Compare a head's scores with labels, or its values with measured ones.  Needs the extra evaluate.
+    """Compare a head's scores with labels or measured values.
 
-    Writes a card, metrics, predictions, pictures and a report.
+    Writes a card, metrics, predictions, pictures and a report. Needs the extra evaluate.
     """
     require("evaluate")
     from abonyx.evaluate.evaluation import EvaluationRequest, check_request, evaluate_files
@@ -355,17 +395,20 @@ def evaluate(
         LOGGER.info(line)
 
 
-@cli.command()
+@cli.command(epilog=example("abonyx explain examples/therapeutic_vh.csv -o explained"))
 @_SOURCE
-@click.option("-o", "--output", required=True, type=PATH, help="Directory to make.")
+@click.option("-o", "--output", required=True, type=PATH, help="Directory to create.")
 @_HEADS
-@click.option("--no-pictures", is_flag=True, help="Tables only; they need no extra.")
+@click.option("--no-pictures", is_flag=True, help="Write only the tables; they need no extra.")
 @_SUMMARY
 @run_options
 def explain(
     source: Path, output: Path, heads: str | None, no_pictures: bool, summary: Path | None, **options: Any
 ) -> None:
-    """Write what each residue adds to the score of each of INPUT's records.  Pictures need the extra explain."""
+    """Show what each residue adds to the score of its record.
+
+    Writes tables, and a picture of each record of INPUT; - is stdin. Pictures need the extra explain.
+    """
     from abonyx.explain.explanation import ExplanationRequest, explain_file
 
     wanted = names_of("heads", heads)

@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 PATH = click.Path(path_type=Path)
 # A directory, or a name on the hub, which is no path.
 BUNDLE = click.Path(path_type=str)
-BUNDLE_HELP = "Directory, or hf:ORG/NAME@REVISION.  [default: the shipped mini bundle]"
+BUNDLE_HELP = "Bundle: a directory, or hf:ORG/NAME@REVISION.  [default: mini, which ships with abonyx]"
+BUNDLE_OUTPUT_HELP = "Bundle directory to create; must not exist."
+HEADS_HELP = "Heads to use; each has its own columns in the output.  [default: the first]"
+PROVIDER_HELP = "What runs the model: cpu, cuda, coreml or openvino; an error if it cannot.  [default: cpu]"
+VARIANT_HELP = "A variant of the bundle.  [default: the bundle's own for the provider]"
+CONFIG_HELP = "TOML file of settings; see configs/."
 PATH_OR_DASH = click.Path(path_type=Path, allow_dash=True)
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
@@ -47,39 +52,44 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options that choose a bundle, how it runs, and how its input is read; see `prepare`."""
     options = [
         click.option("--bundle", type=BUNDLE, help=BUNDLE_HELP),
-        click.option("--provider", help="cpu, cuda, coreml or openvino: what runs, or an error.  [default: cpu]"),
-        click.option("--variant", help="A variant of the bundle.  [default: the bundle's own for the provider]"),
-        click.option("--config", "config_file", type=PATH, help="TOML file; see configs/."),
-        click.option("--pooling", help="residues, or upstream-batch (the old pipeline's).  [default: residues]"),
-        click.option("--batch-size", type=int, help="The old pipeline's batch size; with upstream-batch only."),
-        click.option("--id-column", help="Column of a table.  [default: id, name, ...; else the record's number]"),
+        click.option("--provider", help=PROVIDER_HELP),
+        click.option("--variant", help=VARIANT_HELP),
+        click.option("--config", "config_file", type=PATH, help=CONFIG_HELP),
+        click.option(
+            "--pooling",
+            help="Rule for the mean embedding: residues, or upstream-batch (the old pipeline's).  [default: residues]",
+        ),
+        click.option(
+            "--batch-size", type=int, help="The old pipeline's batch size; only with --pooling upstream-batch."
+        ),
+        click.option("--id-column", help="Column of the ids.  [default: id, name, ...; else the record's number]"),
         click.option(
             "--sequence-column",
-            help="Column of a table, or FIRST:LAST of an alignment's columns.  [default: sequence, VH, ...]",
+            help="Column of the sequences, or FIRST:LAST of an alignment's columns.  [default: sequence, VH, ...]",
         ),
-        click.option("--heavy-column", help="Of pairs: column of the heavy chains.  [default: heavy, VH, ...]"),
-        click.option("--light-column", help="Of pairs: column of the light chains.  [default: light, VL, ...]"),
-        click.option("--sheet", help="Sheet of an Excel workbook; needed if several have cells."),
+        click.option("--heavy-column", help="Column of the heavy chains of pairs.  [default: heavy, VH, ...]"),
+        click.option("--light-column", help="Column of the light chains of pairs.  [default: light, VL, ...]"),
+        click.option("--sheet", help="Sheet of an Excel workbook; needed if several sheets have cells."),
         click.option(
             "--gaps",
             type=click.Choice(["refuse", "strip"]),
             default="refuse",
             show_default=True,
-            help="strip: take - and . and a final * out of the sequences.",
+            help="strip: remove - and . and a final * from the sequences; refuse: they are errors.",
         ),
         click.option(
             "--on-invalid",
             type=click.Choice(["fail", "skip"]),
             default="fail",
             show_default=True,
-            help="skip: use the rest, and list the bad records beside the output.",
+            help="fail: a bad record is an error; skip: leave it out, and list it beside the output.",
         ),
         click.option(
             "--domain",
             type=click.Choice(["check", "require", "off"]),
             default="check",
             show_default=True,
-            help="check: flag records the head was not trained on; require: reject them; off: do not look.",
+            help="Records unlike the head's training set. check: flag them; require: reject them; off: do not look.",
         ),
         click.option("--trim", type=click.Choice(["domain"]), help="Score only the variable domain of longer records."),
     ]

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import click
 
+from abonyx.cli.example import example
 from abonyx.cli.options import BUNDLE
 from abonyx.errors import ConfigError
 from abonyx.extras import require
 from abonyx.hub_name import HubName, is_hub_name
 
 
-@click.command()
+@click.command(epilog=example("abonyx push artifacts/mini hf:ORG/NAME"))
 @click.argument("bundle", type=BUNDLE)
 @click.argument("name", metavar="hf:ORG/NAME")
 @click.option("--public", is_flag=True, help="Make the repository public.  [default: private]")
 @click.option("--publish-sequences", is_flag=True, help="Allow --public for a bundle that stores training sequences.")
 def push(bundle: str, name: str, public: bool, publish_sequences: bool) -> None:
-    """Upload BUNDLE, and print its name by commit and hash.  Needs the extra hub, and a token in HF_TOKEN.
+    """Upload a bundle to the Hugging Face hub.
 
-    Every file is checked first. The card becomes the repository's README.md.
+    Every file of BUNDLE is checked first. Its card becomes the repository's README.md. The command prints the
+    bundle's name with commit and hash. Needs the extra hub, and a token in the variable HF_TOKEN.
     """
     require("push")
     from abonyx.bundle import open_bundle

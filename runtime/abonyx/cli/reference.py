@@ -7,20 +7,27 @@ from typing import Any
 
 import click
 
-from abonyx.cli.options import BUNDLE, PATH, PATH_OR_DASH, prepare, run_options
+from abonyx.cli.example import example
+from abonyx.cli.options import BUNDLE, BUNDLE_OUTPUT_HELP, PATH, PATH_OR_DASH, prepare, run_options
 from abonyx.errors import ConfigError
 from abonyx.logs import LOGGER
 
 
-@click.command()
+@click.command(
+    epilog=example("abonyx reference artifacts/mini examples/labelled.csv --name clinical \\", "    -o with-panel")
+)
 @click.argument("source_bundle", metavar="BUNDLE", type=BUNDLE)
 @click.argument("source", metavar="FILE", type=PATH_OR_DASH)
-@click.option("--name", required=True, help="Of the panel; score --panel NAME chooses it.")
-@click.option("--origin", help="Where its rows are from, in a line for readers.  [default: the name of FILE]")
-@click.option("-o", "--output", required=True, type=PATH, help="Bundle directory to write; must not exist.")
+@click.option("--name", required=True, help="Name of the panel; `score --panel NAME` chooses it.")
+@click.option("--origin", help="Where the antibodies are from, in one line for readers.  [default: the name of FILE]")
+@click.option("-o", "--output", required=True, type=PATH, help=BUNDLE_OUTPUT_HELP)
 @run_options
 def reference(source_bundle: str, source: Path, name: str, origin: str | None, output: Path, **options: Any) -> None:
-    """Score the antibodies of FILE by every head, and write BUNDLE with them as a panel for percentiles; - is stdin."""
+    """Add known antibodies to a bundle, for percentiles of scores.
+
+    Scores the antibodies of FILE by every head of BUNDLE, and writes a new bundle that has them as a panel. FILE may
+    be - for stdin.
+    """
     from abonyx.run.reference import ReferenceRequest, add_panel
 
     if options["bundle"] is not None:

@@ -8,37 +8,40 @@ from typing import Any
 
 import click
 
-from abonyx.cli.options import PATH, PATH_OR_DASH, can_draw, names_of, prepare, run_options
+from abonyx.cli.example import example
+from abonyx.cli.options import HEADS_HELP, PATH, PATH_OR_DASH, can_draw, names_of, prepare, run_options
 from abonyx.logs import LOGGER
 
 
-@click.command()
+@click.command(epilog=example("abonyx scan examples/therapeutic_vh.csv --id trastuzumab -o scanned"))
 @click.argument("source", metavar="INPUT", type=PATH_OR_DASH)
-@click.option("-o", "--output", required=True, type=PATH, help="Directory to make.")
-@click.option("--id", "id_", metavar="ID", help="Scan this record alone.  [default: every record]")
+@click.option("-o", "--output", required=True, type=PATH, help="Directory to create.")
+@click.option("--id", "id_", metavar="ID", help="Scan only this record.  [default: every record]")
 @click.option(
     "--positions",
     metavar="cdr|framework|all|LIST",
     default="cdr",
     show_default=True,
-    help="What is changed; LIST: IMGT positions, e.g. 27,57,105-117.",
+    help="Positions to change; LIST: IMGT positions, e.g. 27,57,105-117.",
 )
-@click.option("--exclude", metavar="C,M", default="", help="Residues to leave out as replacements.")
+@click.option(
+    "--exclude", metavar="C,M", default="", help="Residues that are not used as replacements.  [default: none]"
+)
 @click.option(
     "--heads",
     metavar="NAME,...|all",
-    help="Heads of the bundle, each with columns of its own.  [default: the first]",
+    help=HEADS_HELP,
 )
-@click.option("--rank", is_flag=True, help="Also order the CDRs' mutants within equal charge: see docs/scan.md.")
+@click.option("--rank", is_flag=True, help="Also rank the CDRs' mutants among those of equal charge; see docs/scan.md.")
 @click.option(
     "--validated",
     metavar="METRICS.JSON",
     type=PATH,
-    help='Of `evaluate --by COLUMN` for this bundle: carry its figure in place of "has not been validated".',
+    help='metrics.json of `evaluate --by COLUMN` for this bundle. Its figure replaces "has not been validated".',
 )
-@click.option("--no-pictures", is_flag=True, help="Write the tables alone.")
+@click.option("--no-pictures", is_flag=True, help="Write only the tables; they need no extra.")
 @click.option("--yes", is_flag=True, help="Allow more than 20,000 mutants.")
-@click.option("--restart", is_flag=True, help="Drop what an interrupted scan left, and start again.")
+@click.option("--restart", is_flag=True, help="Discard what an interrupted scan left, and start again.")
 @run_options
 def scan(
     source: Path,
@@ -54,7 +57,10 @@ def scan(
     restart: bool,
     **options: Any,
 ) -> None:
-    """Show what each single mutation of INPUT's sequences does to the scores, and to charge.  It recommends none."""
+    """Show what each single mutation does to scores and charge.
+
+    Scans the sequences of INPUT; - is stdin. It recommends no mutation. Pictures need the extra explain.
+    """
     from abonyx.explain.scan import scan_options
     from abonyx.explain.scan_files import ScanRequest, refuse_output, scan_records
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from abonyx.cli.options import BUNDLE, BUNDLE_HELP, PATH
+from abonyx.cli.example import example
+from abonyx.cli.options import BUNDLE, BUNDLE_HELP, CONFIG_HELP, PATH, PROVIDER_HELP, VARIANT_HELP
 from abonyx.errors import ConfigError
 from abonyx.extras import require
 from abonyx.serve.settings import ADMIN_TOKEN_VARIABLE, TOKEN_VARIABLE, Settings, read_token
@@ -37,15 +38,19 @@ def _flag_names(name: str, default: object) -> str:
     return f"--{flag}/--no-{flag}" if isinstance(default, bool) else f"--{flag}"
 
 
-@click.command()
+@click.command(epilog=example("abonyx serve --port 8000"))
 @click.option("--bundle", type=BUNDLE, help=BUNDLE_HELP)
-@click.option("--provider", help="cpu, cuda, coreml or openvino: what runs, or an error.  [default: cpu]")
-@click.option("--variant", help="A variant of the bundle.  [default: the bundle's own for the provider]")
-@click.option("--config", "config_file", type=PATH, help="TOML file; see configs/. /v1/reload reads it again.")
+@click.option("--provider", help=PROVIDER_HELP)
+@click.option("--variant", help=VARIANT_HELP)
+@click.option("--config", "config_file", type=PATH, help=f"{CONFIG_HELP} /v1/reload reads it again.")
 @_settings_options
-@click.option("--token-file", type=PATH, help=f"File of the clients' token; or the variable {TOKEN_VARIABLE}.")
-@click.option("--admin-token-file", type=PATH, help=f"File of /v1/reload's token; or {ADMIN_TOKEN_VARIABLE}.")
-@click.option("--workers", type=int, default=1, show_default=True, help="1: one session a process.")
+@click.option("--token-file", type=PATH, help=f"File with the clients' token; or set {TOKEN_VARIABLE}.")
+@click.option(
+    "--admin-token-file", type=PATH, help=f"File with the token for /v1/reload; or set {ADMIN_TOKEN_VARIABLE}."
+)
+@click.option(
+    "--workers", type=int, default=1, show_default=True, help="Only 1 is possible: a process has one session."
+)
 def serve(
     bundle: str | None,
     provider: str | None,
@@ -56,7 +61,11 @@ def serve(
     workers: int,
     **given: Any,
 ) -> None:
-    """Score over HTTP, with a page for people; SIGTERM finishes what is queued.  Needs the extra serve."""
+    """Serve scores over HTTP, with a page for the browser.
+
+    Needs the extra serve. On SIGTERM it finishes what is queued, and ends. A number such as (413) is the
+    HTTP status of the answer if a request exceeds the limit.
+    """
     from abonyx.bundle import open_pinned
     from abonyx.config import RuntimeConfig, load_config
 
