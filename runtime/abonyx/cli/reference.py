@@ -13,9 +13,7 @@ from abonyx.errors import ConfigError
 from abonyx.logs import LOGGER
 
 
-@click.command(
-    epilog=example("abonyx reference artifacts/mini examples/labelled.csv --name clinical \\", "    -o with-panel")
-)
+@click.command(epilog=example("abonyx reference artifacts/mini examples/labelled.csv --name elisa -o panel"))
 @click.argument("source_bundle", metavar="BUNDLE", type=BUNDLE)
 @click.argument("source", metavar="FILE", type=PATH_OR_DASH)
 @click.option("--name", required=True, help="Name of the panel; `score --panel NAME` chooses it.")
