@@ -104,7 +104,7 @@ def test_a_longer_record_is_scanned_in_its_domain(run: Any, tmp_path: Path) -> N
     [
         ([("a", VH)], ["--id", "b"], 3, "--id 'b': no record has this id\nIts ids are a; --id-column names"),
         ([("a", VH), ("a", OTHER)], ["--id", "a"], 3, "--id 'a': 2 records have this id"),
-        ([("a", VH), ("a", OTHER)], [], 3, "1 ids come more than once, such as 'a': 2 times"),
+        ([("a", VH), ("a", OTHER)], [], 3, "1 id comes more than once: 'a' 2 times"),
         ([("a", VH), ("b", KAPPA)], [], 3, "b: is flagged: light chain (kappa)"),
         ([("a", GFP[:100])], ["--domain", "off"], 2, "a: no antibody domain was found"),
         ([("a", GFP[:100])], ["--domain", "require"], 3, "no antibody domain"),

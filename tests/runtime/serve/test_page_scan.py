@@ -103,6 +103,7 @@ def test_maps_numbers_and_the_csv_are_the_sessions(page: Page, expected: Scan) -
     assert section.locator("table").count() == 0  # made for who opens them
     section.get_by_text("The same in numbers").click()
     table = section.get_by_role("region", name="What the change of charge does not explain (logits)")
+    table.locator("thead th").first.wait_for()  # made by an event of the page
     assert table.locator("thead th").all_inner_texts() == ["Position", *AMINO_ACIDS]
     rows = [row.split("\t") for row in table.locator("tbody tr").all_inner_texts()]
     assert [row[0] for row in rows] == [f"{place.residue}{place.imgt} CDR3" for place in expected.scanned]
