@@ -2,7 +2,7 @@
 
     python benchmarks/peaks.py
 
-These are no peaks of a data sheet. They are the best of several runs of one large square product by the library that is
+These are not the peaks of a data sheet, but the best of several runs of one large square product by the library that is
 named: float32 by ONNX Runtime's MatMul and by NumPy's BLAS, int8 by ONNX Runtime's MatMulInteger (uint8 x int8, int32
 sums; with VNNI or AMX where it has a kernel for them). A multiply and an add are two operations.
 """

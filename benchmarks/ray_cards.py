@@ -195,8 +195,7 @@ def main() -> None:
     arguments = parser.parse_args()
     cards = arguments.provider == "cuda"
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    if not cards:
-        os.environ["ABONYX_CPU_THREADS"] = "1"
+    os.environ["ABONYX_CPU_THREADS"] = "1"  # as a worker has: the configuration's hash is part of a result
     shutil.rmtree(arguments.work, ignore_errors=True)
     arguments.work.mkdir(parents=True)
     inputs = arguments.work / "inputs"

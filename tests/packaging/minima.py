@@ -46,7 +46,7 @@ TESTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("tests/export/test_export.py", "tests/export/fit", "tests/export/head", "tests/export/encoder"),
     ),
 }
-# Tools of single test folders, which are no part of the extra.
+# Tools that single test folders need and the extra does not bring.
 BESIDE = {
     "frames": ("pandas>=2.2", "polars"),
     "export": ("joblib", "fair-esm==2.0.0"),

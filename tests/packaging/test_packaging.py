@@ -1,6 +1,6 @@
 """The sdist and the wheel as somebody else gets them: looked at, installed outside the clone, tried on two Pythons.
 
-Slow: each environment is made anew. `make packaging` runs them. Without a package index they are skipped.
+Slow: each test makes a new environment. `make packaging` runs them. Without a package index they are skipped.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
-    """See engine.installed.InstalledEngine; `error` where there is none that can be used.
+    """See engine.installed.InstalledEngine; `error` if no engine can be used.
 
     Attributes:
         note: what else this engine could run than the configured provider; "" = nothing.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from abonyx.run.request import RunRequest
 
 PATH = click.Path(path_type=Path)
-# A directory, or a name on the hub, which is no path.
+# A directory or a name on the hub. click must not read the name as a path.
 BUNDLE = click.Path(path_type=str)
 BUNDLE_HELP = "Bundle: a directory, or hf:ORG/NAME@REVISION.  [default: mini, which ships with abonyx]"
 BUNDLE_OUTPUT_HELP = "Bundle directory to create; must not exist."

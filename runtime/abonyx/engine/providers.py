@@ -55,7 +55,7 @@ class Provider:
 # that nothing is measured again at first use. GPU: enough rows to fill the card. coreml: its one shape.
 # Windows: a kill loses one or two. 1,024 records are seconds of the small model, minutes of 33 layers on two cores,
 # and pad 43,935 real sequences by 0.05 % at 512 tokens. 1,024 at 65,536 tokens would pad by 6.8 %, 16,384 by 1.0 %.
-# Grid: cuDNN plans attention anew for each shape (benchmarks/NOTES.md, "Few shapes on a card").
+# Grid: cuDNN makes a new plan of attention for each shape (benchmarks/NOTES.md, "Few shapes on a card").
 PROVIDERS: dict[ProviderName, Provider] = {
     "cpu": Provider("CPUExecutionProvider", "cpu", 512, 1_024),
     "cuda": Provider("CUDAExecutionProvider", "gpu", 32_768, 16_384, ShapeGrid(tokens=4, rows=8)),

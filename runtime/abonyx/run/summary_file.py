@@ -103,7 +103,7 @@ def summary_of(
     outputs: Sequence[Path | None],
     notes: Sequence[str],
 ) -> CommandSummary:
-    """The summary of a run that has ended well. outputs: None = standard output, which is no file."""
+    """The summary of a run that has ended well. outputs: None = standard output."""
     judgements, rejected = checked.judgements, len(checked.rejected)
     reasons = Counter(_reason(one.reason) for one in checked.rejected)
     scores = command == "score"

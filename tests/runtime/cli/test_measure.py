@@ -71,7 +71,7 @@ def test_it_times_the_mini_bundle_and_remembers_it(run: Any, tmp_path: Path, mon
     assert (one["variant"], one["provider"], one["default"], one["remembered"]) == ("fp16-weights", "cpu", True, False)
     assert one["sequences_per_s"] > 0 and one["open_s"] > 0 and one["why_not"] == ""
     assert found["speeds"]["config"] == ['provider = "cpu"', 'variant = "fp16-weights"']
-    assert not (tmp_path / "cache" / "self_tests.json").exists()  # two golden rows are no self-test
+    assert not (tmp_path / "cache" / "self_tests.json").exists()  # two golden rows are less than a self-test
     monkeypatch.setattr(measure, "time_in_child", lambda *_: pytest.fail("timed again"))
     code, out, _ = run("doctor", "--measure")
     assert code == 0 and "remembered, 20" in out and 'variant = "fp16-weights"' in out
