@@ -31,7 +31,7 @@ from abonyx.bundle.training_rows import TRAINING_ROWS_NAME, write_training_rows 
 from abonyx.card.labelled import LabelledSet  # noqa: E402
 from abonyx.card.record import FoldsRecord  # noqa: E402
 from abonyx.domain import DomainRule  # noqa: E402
-from abonyx.evaluate import bootstrap, evaluation, metrics, pictures  # noqa: E402
+from abonyx.evaluate import bootstrap, drawing, evaluation, metrics, pictures  # noqa: E402
 from abonyx.evaluate.lists import Table  # noqa: E402
 from abonyx.evaluate.record import EvaluationRecord  # noqa: E402
 from abonyx.evaluate.report import Lists, report  # noqa: E402
@@ -64,6 +64,18 @@ def run(run: Any) -> Any:
         return code, err
 
     return call
+
+
+@pytest.fixture
+def drawn() -> None:
+    """The pictures of this test are real."""
+
+
+@pytest.fixture(autouse=True)
+def quickly_drawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made and not written as files, which is most of an evaluation's time, unless the test has `drawn`."""
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr(drawing, "encode", lambda figure: (b"\x89PNG", b"<svg/>"))
 
 
 @pytest.fixture
@@ -211,7 +223,9 @@ def test_resamples_that_define_no_metric_are_counted() -> None:
 # ---- pictures
 
 
-def test_pictures_are_the_same_bytes_each_time_whatever_the_users_style(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_are_the_same_bytes_each_time_whatever_the_users_style(
+    monkeypatch: pytest.MonkeyPatch, drawn: None
+) -> None:
     import matplotlib as mpl
 
     y, p = np.array([0, 0, 1, 1]), np.array([0.1, 0.6, 0.4, 0.9], np.float32)
@@ -229,7 +243,7 @@ def test_pictures_are_the_same_bytes_each_time_whatever_the_users_style(monkeypa
 
 
 @pytest.mark.parametrize("name", ["$x^$", "中文" * 40, "W" * 200, "\x1b[31m", ""])
-def test_names_that_a_title_cannot_hold(name: str) -> None:
+def test_names_that_a_title_cannot_hold(name: str, drawn: None) -> None:
     y, p = np.array([0, 1]), np.array([0.5, 0.5], np.float32)
     assert len(list(pictures.draw(pictures.Subject(name, y, p, 0.0, metrics.measure(y, p, 0.0, 5, 0))))) == 4
 
@@ -237,7 +251,7 @@ def test_names_that_a_title_cannot_hold(name: str) -> None:
 # ---- the command
 
 
-def test_one_input(run: Any, tmp_path: Path, labelled: Path, sequences: list[str]) -> None:
+def test_one_input(run: Any, tmp_path: Path, labelled: Path, sequences: list[str], drawn: None) -> None:
     output = tmp_path / "out"
     code, err = run("evaluate", labelled, "-o", output, "--bootstrap", 100, "--seed", 3)
     assert code == 0, err
@@ -401,7 +415,7 @@ def test_nanobodies_keep_their_place(run: Any, tmp_path: Path, shared_data: Path
 
 
 def test_several_inputs_open_the_model_once(
-    run: Any, tmp_path: Path, labelled: Path, sequences: list[str], monkeypatch: pytest.MonkeyPatch
+    run: Any, tmp_path: Path, labelled: Path, sequences: list[str], monkeypatch: pytest.MonkeyPatch, drawn: None
 ) -> None:
     (tmp_path / "more").mkdir()
     other = table(tmp_path / "more" / "other.csv", [("x", sequences[0], "1"), ("y", sequences[1], "1")])
@@ -433,7 +447,7 @@ def test_several_inputs_open_the_model_once(
     assert {key for key in alone if alone[key] != beside[key]} <= {"date", "command"}
 
 
-def test_the_report_holds_all_and_links_to_nothing(run: Any, tmp_path: Path, sequences: list[str]) -> None:
+def test_the_report_holds_all_and_links_to_nothing(run: Any, tmp_path: Path, sequences: list[str], drawn: None) -> None:
     """A hostile name and hostile ids come out as text, or not at all."""
     hostile = "<script>alert(1)<&amp;'\""
     source = table(tmp_path / f"{hostile}.csv", [(hostile, sequences[0], "1"), ("b", sequences[1], "0")])
