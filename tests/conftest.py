@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,11 +28,37 @@ SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 
 
 _TRY_FIRST = OpenModel._try_first
+# What tests read and may not change, not even by a link or a chmod: tests of other processes look at it meanwhile.
+_READ_ONLY = [path for root in (MINI, EXAMPLES.parent) for path in (root, *sorted(root.rglob("*")))]
 
 
 def _one_thread(asked: int | None, key: str) -> int:
     """Threads of ONNX Runtime by default: for these few sequences a second one costs half as much processor again."""
     return process.thread_count(1 if asked is None else asked, key)
+
+
+def _changed_at() -> dict[Path, int]:
+    """When each of the files and folders was last written, linked, renamed or given another mode, in ns."""
+    return {path: path.lstat().st_ctime_ns if path.exists() else 0 for path in _READ_ONLY}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def nothing_shared_changes() -> Iterator[None]:
+    """No test of a file changes the shipped bundle or the examples."""
+    before = _changed_at()
+    yield
+    changed = [path.relative_to(REPOSITORY) for path, time in _changed_at().items() if time != before[path]]
+    if changed:
+        pytest.fail(
+            f"changed while the tests of this file ran, by one of them or of a file beside it: {changed}. "
+            "A test that links, touches or writes a bundle has a copy: the fixture `mini`, or one below tmp_path"
+        )
+
+
+@pytest.fixture(scope="session")
+def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the shipped bundle: `fit`, `calibrate` and `reference` link files of the bundle that they are given."""
+    return Path(shutil.copytree(MINI, tmp_path_factory.mktemp("shipped") / "mini"))
 
 
 @pytest.fixture(scope="session")

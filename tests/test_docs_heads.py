@@ -49,7 +49,8 @@ def write_assays(folder: Path) -> None:
     (folder / "candidates.csv").write_text(EXAMPLES.read_text(encoding="utf-8"), encoding="utf-8")
 
 
-def test_every_command_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_command_of_the_page(mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ABONYX_BUNDLE", str(mini))  # the bundle without --bundle, which `fit` links to
     monkeypatch.chdir(tmp_path)
     write(made_rows(), tmp_path / "hic.csv")
     write_assays(tmp_path)

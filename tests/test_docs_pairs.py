@@ -25,7 +25,8 @@ from .test_docs_heads import quick
 PAGE = Path(__file__).parents[1] / "docs" / "pairs.md"
 
 
-def test_every_command_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_command_of_the_page(mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ABONYX_BUNDLE", str(mini))  # the bundle without --bundle, which `fit` links to
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ABONYX_CACHE_DIR", str(tmp_path / "cache"))
     write(tmp_path / "pairs.csv", CLASSES)

@@ -48,9 +48,13 @@ def printed(cell: Any) -> list[str]:
     "notebook",
     [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in SLOW)) for path in NOTEBOOKS],
 )
-def test_a_notebook_prints_what_it_holds(notebook: Path, tmp_path: Path, private_jupyter: None) -> None:
+def test_a_notebook_prints_what_it_holds(
+    notebook: Path, mini: Path, tmp_path: Path, private_jupyter: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for module in NEEDED[notebook.stem]:
         pytest.importorskip(module)
+    if "onnx" in NEEDED[notebook.stem]:
+        monkeypatch.setenv("ABONYX_BUNDLE", str(mini))  # the bundle without --bundle, which `fit` links to
     folder = tmp_path / "docs" / "notebooks"
     folder.mkdir(parents=True)
     shutil.copytree(EXAMPLES.parent, tmp_path / "examples")

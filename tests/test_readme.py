@@ -66,14 +66,17 @@ def test_is_short_and_its_links_lead_somewhere() -> None:
 
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if not re.match(f"make|{SERVE}|.*esm1v", line)])
-def test_commands(line: str, tmp_path: Path) -> None:
+def test_commands(line: str, mini: Path, tmp_path: Path) -> None:
     if "parquet" in line:
         pytest.importorskip("pyarrow")
     if "--ray" in line:
         pytest.importorskip("ray")
     for module in {"evaluate": ("sklearn", "matplotlib"), "fit": ("onnx",)}.get(line.split()[1], ()):
         pytest.importorskip(module)
-    done = shell(line, clone(tmp_path))
+    directory, variables = clone(tmp_path), {}
+    if line.startswith("abonyx fit"):
+        variables = {"ABONYX_BUNDLE": str(mini)}  # without --bundle, `fit` links to the shipped one
+    done = shell(line, directory, **variables)
     assert done.returncode == 0, done.stderr
     for output in re.findall(r"-o ([\w.]+)", line):
         assert (tmp_path / output).stat().st_size > 100

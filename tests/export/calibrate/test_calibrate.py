@@ -101,11 +101,11 @@ def test_values_of_one_head_among_several(several: Path, cache: Path, tmp_path: 
     check_files(bundle, list(bundle.manifest.files))
 
 
-def test_the_interval_of_a_value_is_left_out(cache: Path, tmp_path: Path) -> None:
+def test_the_interval_of_a_value_is_left_out(cache: Path, mini: Path, tmp_path: Path) -> None:
     """Its residuals are of other values: scaled, it holds any share of the controls."""
     source = write(made_rows(), tmp_path / "rows.csv")
     parent = tmp_path / "fitted"
-    fit(source, parent, *REGRESSION, "--alpha", "10", cache=cache)
+    fit(source, parent, *REGRESSION, "--alpha", "10", bundle=mini, cache=cache)
     values = (3 * scored(parent)["hic"] + 1 + _noise(40)).tolist()
     said = calibrate(parent, values, tmp_path / "new", "--embedding-cache", str(cache))
     old, new = (open_bundle(bundle).manifest.heads[0] for bundle in (parent, tmp_path / "new"))
@@ -118,10 +118,10 @@ def _noise(count: int) -> Floats:
     return np.random.default_rng(2).normal(0, 0.05, count)
 
 
-def test_a_probability_and_all_that_goes_by_it(cache: Path, tmp_path: Path) -> None:
+def test_a_probability_and_all_that_goes_by_it(cache: Path, mini: Path, tmp_path: Path) -> None:
     """Band, declared thresholds and card move with the scores; what was of the old scores is gone."""
     rows = write(made_rows(), tmp_path / "rows.csv")
-    fit(rows, tmp_path / "fitted", "--positive-above", "12", "--C", "1", cache=cache)
+    fit(rows, tmp_path / "fitted", "--positive-above", "12", "--C", "1", bundle=mini, cache=cache)
     parent = tmp_path / "fitted"
     path = parent / "manifest.json"
     manifest = json.loads(path.read_text())

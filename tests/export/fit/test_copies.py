@@ -79,17 +79,17 @@ def labelled(path: Path, longest: int | None = None) -> tuple[Path, list[str], l
     return path, sequences, labels
 
 
-def fit(source: Path, output: Path, *more: str) -> str:
-    arguments = [str(source), "-o", str(output), "--bundle", str(MINI), "--cv", "3", "--cv-seeds", "1", "--C", "0.01"]
+def fit(source: Path, bundle: Path, output: Path, *more: str) -> str:
+    arguments = [str(source), "-o", str(output), "--bundle", str(bundle), "--cv", "3", "--cv-seeds", "1", "--C", "0.01"]
     result = CliRunner().invoke(cli.fit, [*arguments, "--scale", "--vary-ends", "--domain", "off", *more])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.stderr
 
 
-def test_the_head_is_that_of_the_rows_and_their_copies(tmp_path: Path) -> None:
+def test_the_head_is_that_of_the_rows_and_their_copies(mini: Path, tmp_path: Path) -> None:
     source, sequences, labels = labelled(tmp_path / "rows.csv")
-    fit(source, tmp_path / "new", "--embedding-cache", str(tmp_path / "cache"))
+    fit(source, mini, tmp_path / "new", "--embedding-cache", str(tmp_path / "cache"))
     training = open_bundle(tmp_path / "new").manifest.head.training
     assert training is not None
     assert (training.rows, training.copies) == (len(sequences), list(COPIES))
@@ -105,11 +105,11 @@ def test_the_head_is_that_of_the_rows_and_their_copies(tmp_path: Path) -> None:
     assert "each with 6 copies (start cut or longer)" in shown.output
 
 
-def test_a_row_that_cannot_be_longer_is_named(tmp_path: Path) -> None:
+def test_a_row_that_cannot_be_longer_is_named(mini: Path, tmp_path: Path) -> None:
     limit = open_bundle(MINI).manifest.max_residues
     source, *_ = labelled(tmp_path / "rows.csv", longest=limit)
     with pytest.raises(InputError) as caught:
-        fit(source, tmp_path / "new")
+        fit(source, mini, tmp_path / "new")
     text = caught.value.text(Interface.COMMAND_LINE)
     assert "--vary-ends: m4, copy 'M':" in text and f"{limit + 1} residues" in text
     assert list(tmp_path.iterdir()) == [source]

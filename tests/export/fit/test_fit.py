@@ -813,7 +813,10 @@ abonyx.cli.main()
 """
 
 
-def test_neither_torch_nor_transformers_is_imported(labelled: Path, tmp_path: Path) -> None:
+def test_neither_torch_nor_transformers_is_imported(
+    labelled: Path, mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ABONYX_BUNDLE", str(mini))
     arguments = [str(labelled), "--label-column", "label", "-o", str(tmp_path / "new"), *QUICK]
     command = [sys.executable, "-c", BLOCKED, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)

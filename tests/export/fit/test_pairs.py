@@ -70,7 +70,7 @@ def run(command: Any, *arguments: Any) -> str:
     return result.stderr
 
 
-def fit(source: Path, output: Path, *more: Any, bundle: Path = MINI) -> str:
+def fit(source: Path, output: Path, *more: Any, bundle: Path) -> str:
     cache = ("--embedding-cache", source.parent / "embeddings")
     return run(cli.fit, source, "--bundle", bundle, "-o", output, "--cv", 3, "--cv-seeds", 1, *cache, *more)
 
@@ -81,14 +81,14 @@ def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def fitted(classes: Path) -> Path:
-    said = fit(classes, classes.parent / "bundle", *BOTH, "--C", "0.1,1")
+def fitted(classes: Path, mini: Path) -> Path:
+    said = fit(classes, classes.parent / "bundle", *BOTH, "--C", "0.1,1", bundle=mini)
     assert "the head expects chains H and L" in said
     return classes.parent / "bundle"
 
 
-def embeddings(bundle: Path = MINI) -> Any:
-    with abonyx.open_session(bundle) as session:
+def embeddings() -> Any:
+    with abonyx.open_session(MINI) as session:
         return np.hstack([session.embed([pair[at] for pair in PAIRS]) for at in (0, 1)]).astype(np.float64)
 
 
@@ -104,9 +104,9 @@ def test_a_head_is_a_regression_on_both_embeddings(fitted: Path) -> None:
     assert np.abs(found - swapped).max() > 0.01, "each chain has weights of its own"
 
 
-def test_values_and_a_scaler(classes: Path) -> None:
+def test_values_and_a_scaler(classes: Path, mini: Path) -> None:
     source, output = write(classes.parent / "values.csv", VALUES), classes.parent / "values"
-    fit(source, output, *BOTH, *REGRESSION, "--scale", "--alpha", "100,1000")
+    fit(source, output, *BOTH, *REGRESSION, "--scale", "--alpha", "100,1000", bundle=mini)
     rows = embeddings()
     scaled = (rows - rows.mean(axis=0)) / rows.std(axis=0)
     expected = RidgeCV(alphas=(100, 1000)).fit(scaled, VALUES).predict(scaled)
@@ -124,16 +124,16 @@ def test_the_card_is_of_pairs(fitted: Path, tmp_path: Path) -> None:
     assert "length and charge" in card and "residue composition" in card
 
 
-def test_pairs_of_one_heavy_chain_are_different_records(tmp_path: Path) -> None:
+def test_pairs_of_one_heavy_chain_are_different_records(mini: Path, tmp_path: Path) -> None:
     """The card is of both chains: heavy chains alone would be one sequence, of which nothing can be said."""
     pairs = [(PAIRS[0][0], light) for _, light in made_pairs(80)[0][:40]]
-    fit(write(tmp_path / "one.csv", CLASSES, pairs), tmp_path / "one", *BOTH, "--C", "1")
+    fit(write(tmp_path / "one.csv", CLASSES, pairs), tmp_path / "one", *BOTH, "--C", "1", bundle=mini)
     card = msgspec.json.decode((tmp_path / "one" / "metrics.json").read_bytes(), type=CardFile).card
     assert "different sequences" not in card.sentence and "AUC" in card.sentence
 
 
-def test_beside_a_head_of_one_chain(classes: Path, tmp_path: Path) -> None:
-    fit(classes, tmp_path / "two", *BOTH, "--C", "1", "--add", "--head-name", "both")
+def test_beside_a_head_of_one_chain(classes: Path, mini: Path, tmp_path: Path) -> None:
+    fit(classes, tmp_path / "two", *BOTH, "--C", "1", "--add", "--head-name", "both", bundle=mini)
     manifest = open_bundle(tmp_path / "two").manifest
     assert [(head.name, head.chains) for head in manifest.heads] == [("nonspecificity", ["H"]), ("both", ["H", "L"])]
     heavy = [pair[0] for pair in PAIRS]
@@ -157,20 +157,20 @@ def test_beside_a_head_of_one_chain(classes: Path, tmp_path: Path) -> None:
             np.testing.assert_array_equal(again[name], found[name])
 
 
-def test_a_chain_that_is_missing(classes: Path, tmp_path: Path) -> None:
+def test_a_chain_that_is_missing(classes: Path, mini: Path, tmp_path: Path) -> None:
     source = tmp_path / "pairs.csv"
     source.write_text(classes.read_text() + f"alone,{PAIRS[0][0]},,1\n")
     with pytest.raises(RecordsRejected, match="alone: no light chain: the heads need both chains"):
-        fit(source, tmp_path / "out", *BOTH)
-    said = fit(source, tmp_path / "out", *BOTH, "--C", "1", "--on-invalid", "skip")
+        fit(source, tmp_path / "out", *BOTH, bundle=mini)
+    said = fit(source, tmp_path / "out", *BOTH, "--C", "1", "--on-invalid", "skip", bundle=mini)
     assert "1 bad records left out" in said
     assert "alone" in (tmp_path / "out.rejected.csv").read_text()
 
 
-def test_flags_of_either_chain(classes: Path, tmp_path: Path) -> None:
+def test_flags_of_either_chain(classes: Path, mini: Path, tmp_path: Path) -> None:
     swapped = [(light, heavy) for heavy, light in PAIRS[:3]] + PAIRS[3:]
     source = write(tmp_path / "swapped.csv", CLASSES, swapped)
-    said = fit(source, tmp_path / "out", "--chains", "H,L", "--C", "1", "--drop-flagged")
+    said = fit(source, tmp_path / "out", "--chains", "H,L", "--C", "1", "--drop-flagged", bundle=mini)
     assert "heavy: light chain (kappa)" in said and "light: heavy chain" in said
     training = open_bundle(tmp_path / "out").manifest.head.training
     assert training is not None and training.dropped >= 3 and training.rows == len(PAIRS) - training.dropped
@@ -185,9 +185,11 @@ def test_flags_of_either_chain(classes: Path, tmp_path: Path) -> None:
         (("--pooling", "upstream-batch", "--batch-size", "8"), "pairs have no such batches"),
     ],
 )
-def test_options_of_heads_of_one_chain(classes: Path, tmp_path: Path, more: tuple[str, ...], message: str) -> None:
+def test_options_of_heads_of_one_chain(
+    classes: Path, mini: Path, tmp_path: Path, more: tuple[str, ...], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
-        fit(classes, tmp_path / "out", *BOTH, *more)
+        fit(classes, tmp_path / "out", *BOTH, *more, bundle=mini)
     assert not (tmp_path / "out").exists()
 
 

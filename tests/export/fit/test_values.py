@@ -34,7 +34,7 @@ from abonyx.wording import Interface
 from abonyx_export import cli
 from abonyx_export.fit.ridge import cross_validate_ridge
 
-from ...conftest import EXAMPLES, MINI
+from ...conftest import EXAMPLES
 
 Rows = list[tuple[str, str, str]]
 REGRESSION = ("--task", "regression", "--unit", "min", "--direction", "higher-is-worse", "--head-name", "hic")
@@ -72,7 +72,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("embeddings")
 
 
-def fit(source: Path, output: Path, *more: str, bundle: Path = MINI, cache: Path | None = None) -> str:
+def fit(source: Path, output: Path, *more: str, bundle: Path, cache: Path | None = None) -> str:
     """What the command wrote to stderr; raises its error."""
     arguments = [str(source), "--bundle", str(bundle), "-o", str(output), "--cv", "3", "--cv-seeds", "2", *more]
     if cache is not None:
@@ -168,12 +168,12 @@ def test_each_head_has_a_card_and_rows_of_its_own(
 
 
 def test_training_sequences_are_stored_on_request_alone(
-    regression: tuple[Path, str], measured: Path, cache: Path, tmp_path: Path
+    regression: tuple[Path, str], measured: Path, cache: Path, mini: Path, tmp_path: Path
 ) -> None:
     sequences = {sequence for _, sequence, _ in made_rows()}
     plain, _ = regression
     assert not list(plain.glob("training_sequences*"))
-    fit(measured, tmp_path / "first", *REGRESSION, "--alpha", "10", "--store-sequences", cache=cache)
+    fit(measured, tmp_path / "first", *REGRESSION, "--alpha", "10", "--store-sequences", bundle=mini, cache=cache)
     first = open_bundle(tmp_path / "first")
     assert set(training_sequences(first, "hic") or ()) == sequences
     assert "training_sequences.txt" in first.manifest.files
@@ -183,7 +183,8 @@ def test_training_sequences_are_stored_on_request_alone(
     assert set(training_sequences(added, "cut") or ()) == set(training_sequences(added, "hic") or ()) == sequences
     fit(measured, tmp_path / "alone", *more, bundle=tmp_path / "add", cache=cache)
     assert not list((tmp_path / "alone").glob("training_sequences*")), "a new head alone does not inherit them"
-    rows = abonyx.score_file(measured, config=tmp_path / "add", heads="all", with_columns=["nearest_identity"]).rows
+    few = write(made_rows(6), tmp_path / "few.csv")
+    rows = abonyx.score_file(few, config=tmp_path / "add", heads="all", with_columns=["nearest_identity"]).rows
     assert {tuple(row.added.values()) for row in rows if not row.flag} <= {(100.0, 100.0)}
 
 
@@ -244,18 +245,19 @@ def test_a_third_head_and_names_that_are_taken(
 
 
 @pytest.mark.parametrize(("flag", "above"), [("--positive-above", True), ("--positive-below", False)])
-def test_classes_of_values(flag: str, above: bool, measured: Path, cache: Path, tmp_path: Path) -> None:
+def test_classes_of_values(flag: str, above: bool, measured: Path, cache: Path, mini: Path, tmp_path: Path) -> None:
     rows = made_rows()
     values = values_of(rows)
     cut = float(np.sort(values)[17])  # a value of the data: strictly beyond it
-    fit(measured, tmp_path / "cut", flag, repr(cut), "--C", "1", "--name", "same", cache=cache)
+    fit(measured, tmp_path / "cut", flag, repr(cut), "--C", "1", "--name", "same", bundle=mini, cache=cache)
     head = open_bundle(tmp_path / "cut").manifest.head
     classes = values > cut if above else values < cut
     assert head.training is not None and head.training.cut is not None
     assert (head.kind, head.training.positives) == ("logistic", int(classes.sum()))
     assert (head.training.cut.value, head.training.cut.above) == (cut, above)
     labelled = [(id_, sequence, str(int(label))) for (id_, sequence, _), label in zip(rows, classes, strict=True)]
-    fit(write(labelled, tmp_path / "rows.csv"), tmp_path / "classes", "--C", "1", "--name", "same", cache=cache)
+    source = write(labelled, tmp_path / "rows.csv")
+    fit(source, tmp_path / "classes", "--C", "1", "--name", "same", bundle=mini, cache=cache)
     of_classes = open_bundle(tmp_path / "classes").golden()
     assert np.array_equal(open_bundle(tmp_path / "cut").golden().value, of_classes.value)
 
@@ -409,22 +411,24 @@ BAD_OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
 
 
 @pytest.mark.parametrize("case", BAD_ROWS)
-def test_rows_that_cannot_be_fitted(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_cannot_be_fitted(case: str, mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, flags, error, message = BAD_ROWS[case]
     monkeypatch.setattr("abonyx.model.open_model", _refuse)
     source = write(rows, tmp_path / "rows.csv")
     with pytest.raises(error) as caught:
-        fit(source, tmp_path / "new", *flags)
+        fit(source, tmp_path / "new", *flags, bundle=mini)
     assert message in caught.value.text(Interface.COMMAND_LINE) and caught.value.fix
     assert list(tmp_path.iterdir()) == [source]
 
 
 @pytest.mark.parametrize("case", BAD_OPTIONS)
-def test_options_that_are_refused(case: str, measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_that_are_refused(
+    case: str, measured: Path, mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     flags, message = BAD_OPTIONS[case]
     monkeypatch.setattr("abonyx.model.open_model", _refuse)
     with pytest.raises(ConfigError) as caught:
-        fit(measured, tmp_path / "new", *flags)
+        fit(measured, tmp_path / "new", *flags, bundle=mini)
     assert message in caught.value.text(Interface.COMMAND_LINE) and caught.value.fix
     assert list(tmp_path.iterdir()) == []
 
@@ -453,7 +457,7 @@ def test_a_direction_that_differs_from_the_parents(
         fit(measured, tmp_path / "new", *other, bundle=parent)
 
 
-def test_a_footnote_in_a_workbook(tmp_path: Path) -> None:
+def test_a_footnote_in_a_workbook(mini: Path, tmp_path: Path) -> None:
     openpyxl = pytest.importorskip("openpyxl")
     book = openpyxl.Workbook()
     for row in [("id", "sequence", "label"), *((a, b, float(c)) for a, b, c in made_rows()), ("aArbitrary",)]:
@@ -462,4 +466,4 @@ def test_a_footnote_in_a_workbook(tmp_path: Path) -> None:
     with pytest.raises(
         RecordsRejected, match=r"assay\.xlsx:38: aArbitrary: no sequence and no label, as in a footnote"
     ):
-        fit(tmp_path / "assay.xlsx", tmp_path / "new", *REGRESSION)
+        fit(tmp_path / "assay.xlsx", tmp_path / "new", *REGRESSION, bundle=mini)

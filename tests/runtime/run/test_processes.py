@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from abonyx import cache
 
-from ...conftest import EXAMPLES
+from ...conftest import EXAMPLES, MINI
 
 # Only what hangs takes so long.
 PATIENCE_S = 300
@@ -46,6 +47,9 @@ def _run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_two_processes_open_one_bundle_for_the_first_time_at_once(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, attempt: int
 ) -> None:
+    # A file that another test links meanwhile is another fact of the cache.
+    shutil.copytree(MINI, tmp_path / "bundle")
+    monkeypatch.setenv("ABONYX_BUNDLE", str(tmp_path / "bundle"))
     monkeypatch.setenv("ABONYX_CACHE_DIR", str(tmp_path / "cache"))
     go = tmp_path / "go"
     command = [sys.executable, "-c", ONE_OF_TWO, str(EXAMPLES), str(go)]
