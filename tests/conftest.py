@@ -37,6 +37,54 @@ def _one_thread(asked: int | None, key: str) -> int:
     return process.thread_count(1 if asked is None else asked, key)
 
 
+# Files that take longest, the longest first: they start first, so that no worker of xdist ends long after the others.
+_LONGEST = [
+    "runtime/ray/test_score_ray.py",
+    "test_faults.py",
+    "runtime/ray/test_store.py",
+    "runtime/serve/test_page.py",
+    "export/int8/test_variant.py",
+    "export/fit/test_fit.py",
+    "runtime/test_session.py",
+    "export/test_export.py",
+    "test_readme.py",
+    "runtime/evaluate/test_evaluation.py",
+    "export/fit/test_values.py",
+    "runtime/test_first_open.py",
+    "runtime/run/test_processes.py",
+    "runtime/run/test_heads.py",
+    "runtime/sklearn/test_estimators.py",
+    "export/calibrate/test_calibrate.py",
+    "runtime/engine/test_static_shape.py",
+    "runtime/bundle/test_hub.py",
+    "runtime/sklearn/test_estimator_checks.py",
+    "export/encoder/test_coreml_graph.py",
+    "runtime/cli/test_bundle.py",
+    "test_docs_python.py",
+    "test_docs_heads.py",
+    "runtime/engine/test_weights.py",
+    "test_benchmarks.py",
+    "test_docs_scan.py",
+    "runtime/serve/test_app.py",
+    "runtime/explain/test_scan_files.py",
+    "runtime/cli/test_commands.py",
+    "test_docs_pairs.py",
+]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Files begin in the order of their collection. By default xdist begins with those of most tests."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of _LONGEST in front."""
+    rank = {Path(__file__).parent / name: at for at, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
+
 def _changed_at() -> dict[Path, int]:
     """When each of the files and folders was last written, linked, renamed or given another mode, in ns."""
     return {path: path.lstat().st_ctime_ns if path.exists() else 0 for path in _READ_ONLY}

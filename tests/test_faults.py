@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,16 @@ from abonyx.output import files, resumable
 from .conftest import REPOSITORY
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Of each command's engine: for such short rows a second one costs half as much processor again."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ABONYX_CPU_THREADS", "1")
+        yield
+
+
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[faults.Scene, dict[str, bytes]]:
+def undisturbed(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[faults.Scene, dict[str, bytes]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ABONYX_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
         scene = faults.make_scene(tmp_path_factory.mktemp("faults") / "scene", rows=320, window=32)

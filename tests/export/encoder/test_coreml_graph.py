@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -49,20 +48,22 @@ ESM1V_VOCABULARY = 33
 PORTABLE = [spec for spec in VARIANTS.values() if "coreml" in spec.providers]
 
 
-@pytest.fixture
-def written(
-    checkpoint: CheckpointMaker, tmp_path: Path, request: pytest.FixtureRequest
-) -> Iterator[tuple[Path, VariantSpec]]:
-    """The file of one variant of one tiny checkpoint, with a head."""
-    name, spec, pooled = request.param
-    loaded = load_checkpoint(str(checkpoint(name)), pooled_layers=pooled)
-    path = tmp_path / "model.onnx"
+def _write(directory: Path, spec: VariantSpec, pooled: tuple[str, ...], path: Path) -> Path:
+    """Write a variant of a checkpoint, with a head."""
+    loaded = load_checkpoint(str(directory), pooled_layers=pooled)
     write_encoder(loaded.config, loaded.tensor, path, storage=spec.storage, arithmetic=spec.arithmetic)
     rows = np.random.default_rng(0).standard_normal((9, loaded.config.embedding_width))
     heads = [placeholder_head(rows)]
     graph = head_model(heads, common_mean(heads, rows))
     onnx.save(attach_head(onnx.load(path, load_external_data=False), graph), path)
-    yield path, spec
+    return path
+
+
+@pytest.fixture
+def written(checkpoint: CheckpointMaker, tmp_path: Path, request: pytest.FixtureRequest) -> tuple[Path, VariantSpec]:
+    """The file of one variant of one tiny checkpoint, with a head."""
+    name, spec, pooled = request.param
+    return _write(checkpoint(name), spec, pooled, tmp_path / "model.onnx"), spec
 
 
 every_portable_graph = pytest.mark.parametrize(
@@ -105,54 +106,56 @@ CONVERT = """
 import json, sys
 import coremltools, numpy, onnx, onnx2coreml
 from coremltools.converters.mil import Builder
-model = onnx.load(sys.argv[1])
-sizes = {"batch": 4, "length": 40}
-for value in (*model.graph.input, *model.graph.output):
-    for dim in value.type.tensor_type.shape.dim:
-        if dim.dim_param:
-            dim.dim_value = sizes[dim.dim_param]
-report = onnx2coreml.analyze(model)
-converter = onnx2coreml.Converter()
-if sys.argv[2] == "fp16":
-    # onnx2coreml 1.1.0 writes LayerNormalization's epsilon as float32 beside float16 weights, and coremltools refuses
-    # that; ONNX Runtime's provider (normalization_op_builder.cc) writes it as float16, as here.
-    @converter.register("LayerNormalization")
-    def layer_norm(context, node):
-        x, scale, bias = (context.values_map[name] for name in node.input)
-        (epsilon,) = (attribute.f for attribute in node.attribute if attribute.name == "epsilon")
-        return Builder.layer_norm(
-            x=x, axes=[-1], gamma=scale, beta=bias, epsilon=numpy.float16(epsilon), name=node.output[0]
-        )
-precision = {"fp16": coremltools.precision.FLOAT16, "fp32": coremltools.precision.FLOAT32}[sys.argv[2]]
-program = converter.to_mil(model, target=coremltools.target.iOS17, precision=precision)
-spec = coremltools.convert(
-    program,
-    source="milinternal",
-    convert_to="mlprogram",
-    minimum_deployment_target=coremltools.target.iOS17,
-    compute_precision=precision,
-    skip_model_load=True,
-).get_spec()
-functions = spec.mlProgram.functions["main"]
-operations = functions.block_specializations[functions.opset].operations
-print("FOUND", json.dumps({
-    "unsupported": list(report.unsupported),
-    "kind": spec.WhichOneof("Type"),
-    "inputs": {value.name: list(value.type.multiArrayType.shape) for value in spec.description.input},
-    "outputs": sorted(value.name for value in spec.description.output),
-    "operations": sorted({operation.type for operation in operations}),
-    "layers": sum(operation.type == "softmax" for operation in operations),
-}))
+def convert(path, wanted):
+    model = onnx.load(path)
+    sizes = {"batch": 4, "length": 40}
+    for value in (*model.graph.input, *model.graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_value = sizes[dim.dim_param]
+    report = onnx2coreml.analyze(model)
+    converter = onnx2coreml.Converter()
+    if wanted == "fp16":
+        # onnx2coreml 1.1.0 writes LayerNormalization's epsilon as float32 beside float16 weights, and coremltools
+        # refuses that; ONNX Runtime's provider (normalization_op_builder.cc) writes it as float16, as here.
+        @converter.register("LayerNormalization")
+        def layer_norm(context, node):
+            x, scale, bias = (context.values_map[name] for name in node.input)
+            (epsilon,) = (attribute.f for attribute in node.attribute if attribute.name == "epsilon")
+            return Builder.layer_norm(
+                x=x, axes=[-1], gamma=scale, beta=bias, epsilon=numpy.float16(epsilon), name=node.output[0]
+            )
+    precision = {"fp16": coremltools.precision.FLOAT16, "fp32": coremltools.precision.FLOAT32}[wanted]
+    program = converter.to_mil(model, target=coremltools.target.iOS17, precision=precision)
+    spec = coremltools.convert(
+        program,
+        source="milinternal",
+        convert_to="mlprogram",
+        minimum_deployment_target=coremltools.target.iOS17,
+        compute_precision=precision,
+        skip_model_load=True,
+    ).get_spec()
+    functions = spec.mlProgram.functions["main"]
+    operations = functions.block_specializations[functions.opset].operations
+    return {
+        "unsupported": list(report.unsupported),
+        "kind": spec.WhichOneof("Type"),
+        "inputs": {value.name: list(value.type.multiArrayType.shape) for value in spec.description.input},
+        "outputs": sorted(value.name for value in spec.description.output),
+        "operations": sorted({operation.type for operation in operations}),
+        "layers": sum(operation.type == "softmax" for operation in operations),
+    }
+print("FOUND", json.dumps([convert(*pair) for pair in zip(sys.argv[1::2], sys.argv[2::2])]))
 """
 
 
-def _convert(path: Path, precision: str, scratch: Path) -> dict[str, object]:
+def _convert(graphs: list[tuple[Path, str]], scratch: Path) -> list[dict[str, object]]:
     """onnx2coreml in a process of its own: coremltools logs what of it only a Mac has, and keeps temporary files."""
     if importlib.util.find_spec("onnx2coreml") is None:
         pytest.skip("onnx2coreml (extra test) is not installed: coremltools has no wheel for this system or Python")
     scratch.mkdir()
     done = subprocess.run(
-        [sys.executable, "-c", CONVERT, str(path), precision],
+        [sys.executable, "-c", CONVERT, *(str(part) for graph in graphs for part in graph)],
         capture_output=True,
         text=True,
         check=False,
@@ -160,7 +163,7 @@ def _convert(path: Path, precision: str, scratch: Path) -> dict[str, object]:
     )
     assert done.returncode == 0, done.stderr
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("FOUND ")]
-    found: dict[str, object] = json.loads(line.removeprefix("FOUND "))
+    found: list[dict[str, object]] = json.loads(line.removeprefix("FOUND "))
     return found
 
 
@@ -178,20 +181,21 @@ def _check(found: dict[str, object], layers: int) -> None:
     assert {"gather", "linear", "matmul", "layer_norm", "gelu"} <= set(found["operations"])  # type: ignore[call-overload]
 
 
-def test_the_shipped_bundle_s_graph_converts_whole(tmp_path: Path) -> None:
+def test_the_shipped_bundle_s_graph_and_core_ml_s_own_variant_convert_whole(
+    checkpoint: CheckpointMaker, tmp_path: Path
+) -> None:
+    """One process for all: to import coremltools takes longest."""
     # its weights are float16 on disk, its arithmetic float32
     # a copy: onnx reads no weights with a second hard link, which `fit` may have given the shipped ones
-    path = Path(shutil.copytree(MINI / "fp16-weights", tmp_path / "shipped")) / "model.onnx"
-    assert {node.op_type for node in onnx.load(path, load_external_data=False).graph.node} <= ML_PROGRAM
-    _check(_convert(path, "fp32", tmp_path / "scratch"), layers=6)
-
-
-@pytest.mark.parametrize(
-    "written", [("esm1v", VARIANTS["fp16"], ("last",)), ("esm2", VARIANTS["fp16"], ("last",))], indirect=True
-)
-def test_core_ml_s_own_variant_converts_whole(written: tuple[Path, VariantSpec], tmp_path: Path) -> None:
-    path, _ = written
-    _check(_convert(path, "fp16", tmp_path / "scratch"), layers=2)
+    shipped = Path(shutil.copytree(MINI / "fp16-weights", tmp_path / "shipped")) / "model.onnx"
+    assert {node.op_type for node in onnx.load(shipped, load_external_data=False).graph.node} <= ML_PROGRAM
+    own = []
+    for name in ("esm1v", "esm2"):
+        (tmp_path / name).mkdir()
+        own.append(_write(checkpoint(name), VARIANTS["fp16"], ("last",), tmp_path / name / "model.onnx"))
+    found = _convert([(shipped, "fp32"), *((path, "fp16") for path in own)], tmp_path / "scratch")
+    for graph, layers in zip(found, (6, 2, 2), strict=True):
+        _check(graph, layers)
 
 
 def _weights_bytes(layers: int, spec: VariantSpec, directory: Path) -> int:

@@ -36,7 +36,7 @@ def mixed(sequences: list[str]) -> list[str]:
     return [*[sequence[: 5 + 11 * index] for index, sequence in enumerate(sequences)], *sequences[:4], sequences[0][:5]]
 
 
-@pytest.mark.parametrize("shape", [(1, 128), (4, 150), (9, 128)])
+@pytest.mark.parametrize("shape", [(1, 128), (4, 150), pytest.param((9, 128), marks=pytest.mark.slow)])
 def test_equals_the_path_without(shape: tuple[int, int], mixed: list[str]) -> None:
     with open_session() as session:
         p, embedding = session.score(mixed), session.embed(mixed)

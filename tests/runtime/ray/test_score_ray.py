@@ -95,6 +95,12 @@ def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     signal.signal(signal.SIGTERM, ending)
 
 
+@pytest.fixture
+def one_worker(two_workers: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what does not depend on how many there are: each takes seconds of a processor to start."""
+    monkeypatch.setattr(files_module, "worker_count", lambda config: 1)
+
+
 @pytest.fixture(autouse=True)
 def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ABONYX_WINDOW_SIZE", "4")
@@ -214,7 +220,7 @@ def test_the_bytes_of_the_single_file_command_and_nothing_twice(
 
 
 def test_flags_are_counted_over_all_files_and_are_a_part_of_the_run(
-    two_workers: None, run: Call, tmp_path: Path, sequences: list[str]
+    one_worker: None, run: Call, tmp_path: Path, sequences: list[str]
 ) -> None:
     folder, output = tmp_path / "flagged", tmp_path / "out"
     folder.mkdir()
@@ -253,7 +259,7 @@ def test_flags_are_counted_over_all_files_and_are_a_part_of_the_run(
 
 
 def test_other_input_another_run_and_unknown_files_are_refused(
-    two_workers: None, run: Call, parts: Path, tmp_path: Path
+    one_worker: None, run: Call, parts: Path, tmp_path: Path
 ) -> None:
     (parts / "d.csv").unlink()
     output = tmp_path / "out"
@@ -656,7 +662,7 @@ def test_a_driver_that_died_behind_a_result_has_that_file_done_again(parts: Path
 
 
 def test_a_restart_that_reaches_no_worker_forgets_nothing(
-    two_workers: None, run: Call, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    one_worker: None, run: Call, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (parts / "d.csv").unlink()
     output = tmp_path / "out"
@@ -698,7 +704,7 @@ class Defective(Worker):
 
 
 def test_a_defect_in_a_worker_ends_the_run_with_its_traceback_and_keeps_what_is_done(
-    two_workers: None, run: Call, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    one_worker: None, run: Call, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("c.csv.gz", "d.csv"):
         (parts / name).unlink()
