@@ -46,6 +46,26 @@ class _PathOrUri(click.Path):
 
 
 PATH_OR_URI = _PathOrUri(path_type=Path, allow_dash=True)
+SOURCE = click.argument("source", metavar="INPUT", type=PATH_OR_DASH)
+RESTART = click.option("--restart", is_flag=True, help="Discard what an interrupted run left, and start again.")
+SUMMARY = click.option(
+    "--summary",
+    metavar="FILE",
+    type=PATH_OR_DASH,
+    help="Also write the figures of the run's summary to FILE, as JSON; see docs/runs.md.",
+)
+KEEP = click.option(
+    "--keep",
+    metavar="COLUMN,...|all",
+    help="Columns of INPUT to copy to the output; of FASTA: description.",
+)
+ASSAY = click.option("--assay", help="Use the threshold that the head declares for this assay, e.g. elisa, psr.")
+HEADS = click.option(
+    "--heads",
+    metavar="NAME,...|all",
+    help=HEADS_HELP,
+)
+THRESHOLD = click.option("--threshold", type=float, help="A record is non-specific if its p is strictly above this.")
 
 
 def run_options(command: Callable[..., None]) -> Callable[..., None]:
