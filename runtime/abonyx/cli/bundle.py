@@ -1,4 +1,4 @@
-"""The commands that look and score nothing: doctor, verify, inspect. Their findings go to stdout."""
+"""The commands doctor, verify and inspect. They score nothing, and print what they find to stdout."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 
 def _bundle(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the bundle, as an argument or, as the commands that score have it, an option: `bundle`."""
+    """Add the argument BUNDLE, and the option --bundle, which means the same. Both set the parameter `bundle`."""
 
     @functools.wraps(command)
     def with_bundle(bundle: str | None, bundle_option: str | None, **others: Any) -> None:
         if bundle and bundle_option and _place(bundle) != _place(bundle_option):
-            raise ConfigError(f"BUNDLE is {bundle} and --bundle is {bundle_option}", "Give one of them.")
+            raise ConfigError(f"BUNDLE is {bundle} and --bundle is {bundle_option}", "Give only one of them.")
         command(bundle=bundle_option if bundle is None else bundle, **others)
 
     option = click.option("--bundle", "bundle_option", type=BUNDLE, help="Another way to give BUNDLE.")
@@ -36,7 +36,7 @@ def _bundle(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _place(bundle: str) -> str:
-    """What two ways to name one bundle have in common."""
+    """A text that is equal for two names of the same bundle."""
     return bundle if is_hub_name(bundle) else os.path.realpath(bundle)
 
 
@@ -51,19 +51,19 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print the findings
     is_flag=True,
     help="Only measure the speed of each variant, in at most 60 s, and print the config lines of the fastest.",
 )
-@click.option("--again", is_flag=True, help="With --measure: time again what an earlier command has timed.")
+@click.option("--again", is_flag=True, help="With --measure: measure again what an earlier command has measured.")
 @_JSON
 def doctor(bundle: str | None, timed: bool, again: bool, as_json: bool) -> None:
     """Show what this machine can run.
 
-    Lists engine, devices and threads, and tries each variant of BUNDLE. Exits with 0 if at least one variant can be
-    used here. Without BUNDLE, the bundle is mini, which ships with abonyx.
+    Lists the engine, devices and threads, and tries each variant of BUNDLE. The exit code is 0 if at least one
+    variant can be used here. Without BUNDLE, the bundle is mini, which ships with abonyx.
     """
     from abonyx.cli.doctor import examine
     from abonyx.cli.doctor_text import print_report
 
     if again and not timed:
-        raise ConfigError("--again without --measure", "Give both: only speeds are remembered.")
+        raise ConfigError("--again is given without --measure", "Give both, or leave --again out.")
     report = examine(bundle, timed=timed, again=again)
     if as_json:
         print_json(report)
@@ -74,13 +74,13 @@ def doctor(bundle: str | None, timed: bool, again: bool, as_json: bool) -> None:
 
 @click.command(epilog=example("abonyx verify artifacts/mini --deep"))
 @_bundle
-@click.option("--provider", help="Where the self-test runs: cpu, cuda, coreml or openvino.  [default: cpu]")
-@click.option("--variant", help="Variant that the self-test runs.  [default: the bundle's own for the provider]")
+@click.option("--provider", help="Provider for the self-test: cpu, cuda, coreml or openvino.  [default: cpu]")
+@click.option("--variant", help="Variant for the self-test.  [default: the bundle's choice for the provider]")
 @click.option("--config", "config_file", type=PATH, help=CONFIG_HELP)
 @click.option(
     "--deep",
     is_flag=True,
-    help="Also open the bundle in another process, and list the files and sockets that it holds there.",
+    help="Also list the files and sockets that the open bundle holds. It is opened in another process for this.",
 )
 @_JSON
 def verify(
@@ -88,8 +88,8 @@ def verify(
 ) -> None:
     """Check a bundle's files, and its numbers on this machine.
 
-    Reads every byte of every file of BUNDLE, checks the operators of every graph, and runs the golden rows here.
-    Without BUNDLE, the bundle is mini, which ships with abonyx.
+    Reads every byte of every file of BUNDLE, checks the operators of every graph, and scores the golden rows (test
+    sequences with stored results). Without BUNDLE, the bundle is mini, which ships with abonyx.
     """
     from abonyx.config import load_config
     from abonyx.run.verification import verify as verify_bundle
@@ -106,7 +106,7 @@ def verify(
 @_bundle
 @_JSON
 def inspect(bundle: str | None, as_json: bool) -> None:
-    """Show what a bundle is: origin, licence, heads and variants.
+    """Show the origin, licence, heads and variants of a bundle.
 
     Reads the manifest of BUNDLE and the first line of its card, but does not check the files. Without BUNDLE, the
     bundle is mini, which ships with abonyx.
@@ -134,7 +134,7 @@ def _print_verification(found: Verification) -> None:
             ("hashes", f"{found.files} files, {found.bytes:,} bytes: all as the manifest says"),
             *((f"operators, {name}", operators) for name, operators in found.operators.items()),
             ("self-test", f"{found.golden_rows} golden rows, variant {found.variant} on {found.provider}"),
-            ("nodes", found.placement),
+            ("graph nodes run by", found.placement),
             *_held_rows(found.use),
         ]
     )
@@ -148,4 +148,4 @@ def _held_rows(use: EngineUse | None) -> list[tuple[str, object]]:
     if use is None:
         return []
     counts = f"{use.sockets} sockets, {use.children} child processes, {use.threads} threads"
-    return [("open model holds", f"{len(use.files)} files, {counts}"), ("files", use.files)]
+    return [("open model holds", f"{len(use.files)} files, {counts}"), ("its files", use.files)]

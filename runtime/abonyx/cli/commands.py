@@ -1,4 +1,4 @@
-"""The command line. Each command imports what it needs when it runs: --help loads neither numpy nor an engine."""
+"""The command line. Each command imports what it needs when it runs, so --help loads neither NumPy nor ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from abonyx.pages import pages_folder
 from abonyx.run.interrupts import ENDING, handled
 from abonyx.wording import Interface
 
-# Other packages of the distribution add commands here (abonyx_export: `export`); the runtime never imports them.
+# Entry points of this group add commands (abonyx_export adds `export`). The runtime never imports that package.
 COMMANDS_GROUP = "abonyx.commands"
 EXIT_INTERRUPTED = 130
 _LOG_JSON = "--log-json"
 
 
 class _Commands(click.Group):
-    """Commands of this module, and those that installed packages register."""
+    """The runtime's commands, and those that installed packages register."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted({*super().list_commands(ctx), *(entry.name for entry in _registered())})
@@ -55,7 +55,7 @@ def _verbose(_context: click.Context, _param: click.Parameter, value: bool) -> N
         verbose()
 
 
-# Of every command. main() looks for --log-json itself: an error about the options, too, is a line of JSON then.
+# Options of every command. main() looks for --log-json itself, so that an error about options is also a line of JSON.
 _LOG_OPTIONS = [
     click.Option(
         ["-v", "--verbose"], is_flag=True, expose_value=False, callback=_verbose, help="Log each step to stderr."
@@ -87,8 +87,8 @@ for _command in (
 
 
 def main() -> None:
-    """Run the command line; exits with the code of errors.py, or EXIT_INTERRUPTED after a signal."""
-    # A scheduler's or a closed terminal's signal unwinds like Ctrl-C, so that partial files are removed.
+    """Run the command line. Exits with the code of the error (errors.py), or with EXIT_INTERRUPTED after a signal."""
+    # The signal of a scheduler or of a closed terminal acts like Ctrl-C, so that partial files are removed.
     as_json = _LOG_JSON in sys.argv
     with to_stderr(as_json=as_json), handled(_end, ENDING[1:]):
         try:

@@ -25,15 +25,15 @@ _OUTPUT = click.option("-o", "--output", required=True, type=PATH_OR_DASH, help=
 def embed(source: Path, output: Path, restart: bool, summary: Path | None, **options: Any) -> None:
     """Write the embeddings of sequences.
 
-    INPUT is a file as for `score`; - is stdin. The output has one pooled embedding for each sequence. A .npy file
-    has its ids in a file beside it.
+    INPUT is a file as for `score`; - is stdin. The output has one pooled embedding for each sequence. For a .npy
+    file, a second file beside it lists the ids.
     """
     from abonyx.output.kinds import named_kind
     from abonyx.run.resumed import embed_run
 
     target = file_or_none(output)
     if target is None:
-        raise ConfigError("embed -o -: embeddings are not text", "Give a .npy or .parquet file.")
+        raise ConfigError("-o -: embeddings are not text and cannot go to stdout", "Give a .npy or .parquet file.")
     kind: Any = named_kind(output, ("npy", "parquet"))
     run = prepare(options)
     checked = read(run, source, target, single=True, summary=summary)

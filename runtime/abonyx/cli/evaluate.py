@@ -28,7 +28,7 @@ from abonyx.logs import LOGGER
     "--label-column",
     default="label",
     show_default=True,
-    help="Column of labels: 0 and 1, or measured values; an empty cell is no label.",
+    help="Column of labels: 0 and 1, or measured values; a row with an empty cell has no label.",
 )
 @click.option("--head", metavar="NAME", help="Head to evaluate.  [default: the bundle's first]")
 @run_options
@@ -39,7 +39,7 @@ from abonyx.logs import LOGGER
 @click.option(
     "--stability",
     is_flag=True,
-    help="Also score changed copies of the sequences: do calls flip, do values move? It is 8 times the work.",
+    help="Also score changed copies of the sequences, to see how much calls and values move. Takes 8 times as long.",
 )
 @click.option(
     "--by",

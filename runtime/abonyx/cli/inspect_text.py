@@ -1,4 +1,4 @@
-"""What `abonyx inspect` prints of a bundle."""
+"""The text that `abonyx inspect` prints."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def print_bundle(bundle: Bundle) -> None:
             ("first head" if several else "head", f"{head.name}: {head.kind}, from {head.source_name}"),
             ("head expects", chain_words(head.chains)),
             ("head sha256", head.source_sha256),
-            ("head's encoder", head.encoder),
+            ("head made for encoder", head.encoder),
             ("head's pooling", pooling),
             (
                 "thresholds",
@@ -62,7 +62,7 @@ def print_bundle(bundle: Bundle) -> None:
             ],
         )
     print_columns(
-        ["variant", "precision", "size", "for (* default)", "max |dp|", "cosine", "flips", "compared on"],
+        ["variant", "precision", "size", "for (* default)", "max |dp|", "min cosine", "flips", "compared on"],
         [
             [
                 name,
@@ -78,13 +78,13 @@ def print_bundle(bundle: Bundle) -> None:
 
 
 def _panel(panel: Panel) -> str:
-    """What a panel is, and what it can be compared with."""
+    """The rows of a panel, and the variants and pooling rules that it has scores by."""
     rules = dict.fromkeys(f"{each.variant} with {each.pooling}" for each in panel.scores)
     return f"{panel.name}: {panel.rows} rows of {panel.source}; scores by {', '.join(rules)}"
 
 
 def _card_rows(bundle: Bundle) -> list[tuple[str, object]]:
-    """What each card's first line says, and where the card is; or what is wrong with it: a look at the rest goes on."""
+    """The first sentence and the file of each card. If a card is damaged, its row says so."""
     from abonyx.bundle.listed import CARD_HTML, card_sentence, file_of_head
 
     rows: list[tuple[str, object]] = []
@@ -103,13 +103,13 @@ def _card_rows(bundle: Bundle) -> list[tuple[str, object]]:
 
 
 def _uncertain(head: HeadSpec) -> str | None:
-    """Which scores get no call but `uncertain`."""
+    """The range of p in which the call is `uncertain`; None if the head has no such range."""
     band = head.training and head.training.band
     return f"p from {band.low:.4g} to {band.high:.4g}, confidence {band.confidence:g}" if band else None
 
 
 def _around(head: HeadSpec) -> str | None:
-    """The interval that is stored of a head's values."""
+    """The interval around a head's values; None if the bundle stores none."""
     found = head.training and head.training.interval
     if not found:
         return None
@@ -117,19 +117,19 @@ def _around(head: HeadSpec) -> str | None:
 
 
 def _fitted(head: HeadSpec) -> str | None:
-    """What it was fitted on, if it was."""
+    """The rows that a head was fitted on; None if they are not recorded."""
     return None if head.training is None else _fitted_on(head.training)
 
 
 def _gives(head: HeadSpec) -> str:
-    """What a head's numbers are."""
+    """The kind of numbers that a head gives."""
     if head.unit is None:
         return f"probability, threshold {head.default_threshold}"
     return f"value in {head.unit}, {'higher' if head.higher_is_worse else 'lower'} is worse"
 
 
 def _fitted_on(training: HeadTraining) -> str:
-    """The rows that a head was fitted on, and how strongly it was regularised."""
+    """The rows that a head was fitted on, and the strength of its regularisation."""
     if training.ridge is not None:
         ridge = training.ridge
         return f"{training.rows} rows, alpha {ridge.alpha:g}, Spearman {ridge.spearman_mean:.2f} by random folds"
@@ -140,7 +140,7 @@ def _fitted_on(training: HeadTraining) -> str:
 
 
 def _stored_rows(manifest: Manifest) -> list[tuple[str, object]]:
-    """Whose training sequences lie in the bundle: who shares it shares them."""
+    """The heads whose training sequences are in the bundle. Whoever shares the bundle shares the sequences."""
     from abonyx.bundle.listed import file_of_head
     from abonyx.bundle.training_rows import TRAINING_SEQUENCES_NAME
 
@@ -159,7 +159,7 @@ def _calibrated_rows(manifest: Manifest) -> list[tuple[str, object]]:
 
 
 def _calibrated(found: Calibration) -> str:
-    """The slope and intercept of a calibration, and the first of its metrics before and after."""
+    """The slope and intercept of a calibration, and one metric before and after."""
     metric = "brier" if "brier" in found.before else "mae"
     word = metric.upper() if metric == "mae" else "Brier"
     change = f"{word} {found.before[metric]:.4g} to {found.after[metric]:.4g}"
@@ -168,13 +168,13 @@ def _calibrated(found: Calibration) -> str:
 
 
 def _bytes_of(manifest: Manifest, variant: Variant) -> int:
-    """What a variant's folder takes."""
+    """Size of a variant's folder, in bytes."""
     folder = variant.folder + "/"
     return sum(entry.size_bytes for path, entry in manifest.files.items() if path.startswith(folder))
 
 
 def _parity(record: Parity | None) -> list[object]:
-    """Max |dp|, smallest cosine, label flips, and what was compared."""
+    """Cells of the table: max |dp|, smallest cosine, number of flipped labels, and what was compared."""
     if record is None:
         return ["not checked", "", "", ""]
     engine = f"{record.rows} rows, {record.provider}, ONNX Runtime {record.onnxruntime}, PyTorch {record.torch}"

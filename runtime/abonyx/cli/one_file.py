@@ -1,4 +1,4 @@
-"""What score and embed share: reading one input, and running it into one output."""
+"""Read one input and write one output: the part that score and embed share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def read(
     run: RunRequest, source: Path, target: Path | None, *, single: bool = False, summary: Path | None = None
 ) -> Input:
-    """Everything that can go wrong with the files before the model is opened."""
+    """Check the outputs and read the input, so that a wrong file is reported before the model is opened."""
     from abonyx.run.summary_file import check_summary
 
     source_file = file_or_none(source)
@@ -37,7 +37,7 @@ def carry_out(
     before_summary: Callable[[], None] | None = None,
     summary_file: Path | None = None,
 ) -> None:
-    """Run, and say what came of it."""
+    """Run, and log the summary and the files that were written."""
     from abonyx.output.files import rejected_path
     from abonyx.run.resumed import run_file
     from abonyx.run.summary_file import summary_of_file_run, write_summary
@@ -48,7 +48,7 @@ def carry_out(
         write_summary(summary_file, summary_of_file_run(file_run, summary))
     if before_summary:
         before_summary()
-    for line in summary.lines() if summary else ["every row was scored by an interrupted run; its files are in place"]:
+    for line in summary.lines() if summary else ["an interrupted run had scored every row; its files are now in place"]:
         LOGGER.info(line)
     if target is None:
         for problem in rejected:

@@ -1,4 +1,4 @@
-"""The command score: the options, and which of the ways to run they ask for."""
+"""The command score: its options, and the choice between one file, a directory, Ray and an object store."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ _PANEL = click.option(
     metavar="[ADDRESS]",
     is_flag=False,
     flag_value="",
-    help="Score by Ray workers, on this machine or on the cluster at ADDRESS.",
+    help="Score with Ray workers, on this machine or on the cluster at ADDRESS.",
 )
 def score(
     sources: tuple[Path | ObjectUri, ...],
@@ -92,8 +92,8 @@ def score(
     """Score the antibody sequences of files.
 
     INPUT is FASTA, CSV, TSV or JSONL (each also as .gz), Parquet or .xlsx; - is stdin. If INPUT is several files, a
-    directory or a quoted pattern, OUTPUT is a directory with one file for each. With --ray, all of them may be
-    s3:// URIs.
+    directory or a quoted pattern, OUTPUT is a directory with one file for each. With --ray, all inputs and the
+    output may be s3:// URIs.
     """
     from abonyx.output.kinds import score_kind
     from abonyx.run.resumed import score_run
@@ -127,10 +127,10 @@ def score(
 def _uris(
     sources: tuple[Path | ObjectUri, ...], output: Path | ObjectUri, ray: str | None, table: bool, summary: Path | None
 ) -> list[str]:
-    """The URIs of inputs and output, if they are of an object store; [] if none is.
+    """The URIs of inputs and output if all of them are in an object store; [] if none is.
 
     Raises:
-        ConfigError: some are and some are not; a run without Ray; --table; --summary.
+        ConfigError: only some are in an object store, or --ray is missing, or --table or --summary is given.
     """
     given = [*sources, output]
     found = [str(each) for each in given if isinstance(each, ObjectUri)]
@@ -138,43 +138,43 @@ def _uris(
         return []
     if ray is None:
         fix = "Add --ray (extra ray; it also works on one machine), or copy the files to a disk first."
-        raise ConfigError(f"{found[0]}: an object store is read and written by Ray's workers alone", fix)
+        raise ConfigError(f"{found[0]}: only a run with --ray can read and write an object store", fix)
     if len(found) < len(given):
         path = next(each for each in given if not isinstance(each, ObjectUri))
-        what = f"{found[0]} and {path}: with an object store all inputs and the output have to be there"
-        raise ConfigError(what, "Give s3:// for each of them, or copy the files to a disk first.")
+        what = f"{found[0]} is in an object store and {path} is not: all inputs and the output must be in one"
+        raise ConfigError(what, "Give an s3:// URI for each of them, or copy the files to a disk first.")
     if table:
-        raise ConfigError("--table with a directory of results", "Leave it out: the results are not shown as a table.")
+        raise ConfigError("--table cannot be used with a directory of results", "Leave it out.")
     if summary is not None:
-        what = f"--summary {summary} with an object store"
-        raise ConfigError(what, "Leave it out: a summary.json lies beside the results, in _abonyx.")
+        what = f"--summary {summary} cannot be used with an object store"
+        raise ConfigError(what, "Leave it out: the folder _abonyx beside the results gets a summary.json.")
     return found
 
 
 def _is_directory_run(sources: tuple[Path, ...], output: Path) -> bool:
-    """Whether results go to a directory, a file for each input."""
+    """Whether the output is a directory with one file for each input."""
     source = sources[0]
     several = len(sources) > 1 or source.is_dir() or (glob.has_magic(str(source)) and not source.is_file())
     return several or (str(output) != "-" and output.is_dir())
 
 
 def _check_directory_run(sources: tuple[Path, ...], output: Path, table: bool, summary: Path | None) -> None:
-    """Refuse, by a ConfigError, what only a run of one file to one file can do."""
+    """Raise a ConfigError for options that need one input and one output file."""
     if summary is not None:
-        what = "--summary with several inputs, a directory or --ray"
-        raise ConfigError(what, f"Leave it out: {output / '_abonyx' / 'summary.json'} has the figures of such a run.")
+        what = "--summary cannot be used with several inputs, a directory or --ray"
+        raise ConfigError(what, f"Leave it out: {output / '_abonyx' / 'summary.json'} gets the figures of such a run.")
     if table:
-        raise ConfigError("--table with a directory of results", "Leave it out: the results are not shown as a table.")
+        raise ConfigError("--table cannot be used with a directory of results", "Leave it out.")
     if Path("-") in (*sources, output):
         what = "-: standard input and output cannot be used with several inputs, a directory or --ray"
         raise ConfigError(what, "Name files or a directory of them, and a directory for -o.")
     if not output.is_dir() and output.name.lower().endswith(tuple(f".{kind}" for kind in _KINDS)):
-        what = f"output {output}: has the name of a file, and several inputs give a file each"
+        what = f"output {output}: this is the name of a file, but several inputs give several files"
         raise ConfigError(what, "Name a directory for -o, or give one input.")
 
 
 def _score_directory(request: DirectoryRequest, sources: tuple[Path, ...], ray: str | None, restart: bool) -> None:
-    """Score the files one after another, or, if `ray` is not None, by Ray's workers."""
+    """Score the files one after another, or with Ray's workers if `ray` is not None."""
     if ray is None:
         from abonyx.run.directory import score_directory
 

@@ -98,10 +98,10 @@ def test_what_a_directory_run_refuses(run: Any, parts: Path, tmp_path: Path) -> 
         assert not output.exists()
 
     a, b = parts / "a.csv", parts / "b.fasta"
-    refused("has the name of a file, and several inputs give a file each", a, b, "-o", tmp_path / "out.csv")
+    refused("this is the name of a file, but several inputs give several files", a, b, "-o", tmp_path / "out.csv")
     refused("standard input and output cannot be used with several inputs", a, "-", "-o", output)
     refused("standard input and output cannot be used with several inputs", a, b, "-o", "-")
-    refused("--table with a directory of results", a, b, "-o", output, "--table")
+    refused("--table cannot be used with a directory of results", a, b, "-o", output, "--table")
     refused("the input a.csv lies in it", a, b, "-o", parts)
     refused("no file there to score", parts / "*.parquet", "-o", output, code=3)
     refused("cannot be made: No such file or directory", a, b, "-o", output / "in")

@@ -80,7 +80,7 @@ def test_a_fasta_description(run: Any, tmp_path: Path) -> None:
     )
     done = run("score", tmp_path / "in.fasta", "-o", tmp_path / "out.csv", "--keep", "description")
     assert [row["description"] for row in rows(tmp_path / "out.csv")] == ["phase II, human", "", "caf\\xe9"]
-    assert "1 kept cells are not valid UTF-8; their bytes appear as \\xNN" in done.err
+    assert "1 kept cells are not valid UTF-8; the wrong bytes are written as \\xNN" in done.err
     refused = run("score", tmp_path / "in.fasta", "-o", tmp_path / "out.csv", "--keep", "species")
     assert refused.code == 3
     assert "is FASTA, which has no column 'species'" in refused.err
@@ -111,7 +111,7 @@ def test_a_row_without_a_kept_cell_is_rejected(run: Any, tmp_path: Path) -> None
     assert run("score", tmp_path / "in.csv", "-o", tmp_path / "out.csv").code == 0
     refused = run("score", tmp_path / "in.csv", "-o", tmp_path / "out.csv", "--keep", "x")
     assert refused.code == 3
-    assert "in.csv:3: b: the row has 2 columns, the header 3" in refused.err
+    assert "in.csv:3: b: the row has 2 columns, the header has 3" in refused.err
 
 
 def test_kept_columns_stand_behind_the_range_of_a_trimmed_record(run: Any, tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_driver_without_a_card() -> None:
     found = read_cuda_driver(Driver(failing={"cuInit": 100}))
     assert found.problem == "the NVIDIA driver does not work: cuInit: error 100 CUDA_ERROR_NO_DEVICE"
-    assert read_cuda_driver(Driver(cards=[])).problem == "the driver sees no card"
+    assert read_cuda_driver(Driver(cards=[])).problem == "the driver sees no GPU"
 
 
 def test_a_card_without_room_for_a_context() -> None:

@@ -90,7 +90,7 @@ def test_bfloat16_that_comes_out_as_float32_is_refused() -> None:
     def run(by: float) -> selftest.RunRows:
         return lambda tokens: (golden.embedding[[row]] + np.float32(by), np.zeros((1, 1), np.float32))
 
-    with pytest.raises(ProviderUnavailable, match="bf16 was asked for, float32 ran"):
+    with pytest.raises(ProviderUnavailable, match="precision is bf16, but the engine used float32"):
         selftest.refuse_exact(golden, run(1e-6), "here")
     selftest.refuse_exact(golden, run(1e-2), "here")
 

@@ -93,9 +93,9 @@ def test_short_and_long_rows_matter_only_in_used_columns() -> None:
     text = f"id,sequence,y,note\na,{V}\nb\nc,{V},1,n,,\nd,{V},1,n,more\n"
     short, one, blank, long = read(text)[0]
     assert (short, blank) == (("a", V, 2), ("c", V, 4))
-    assert one == ("b", "the row has 1 columns, the header 4", 3)
-    assert long == ("d", "the row has 5 columns, the header 4", 5)
-    assert read(text, label_column="y")[0][0] == ("a", "the row has 2 columns, the header 4", 2)
+    assert one == ("b", "the row has 1 columns, the header has 4", 3)
+    assert long == ("d", "the row has 5 columns, the header has 4", 5)
+    assert read(text, label_column="y")[0][0] == ("a", "the row has 2 columns, the header has 4", 2)
 
 
 def test_rows_of_blank_cells_are_left_out_with_a_note() -> None:
@@ -108,7 +108,7 @@ def test_row_names_of_r() -> None:
     rows, _ = read(f'"mab"\t"sequence"\n"1"\t"a"\t"{V}"\n"2"\t"b"\t"{W}"\n')
     assert [row[0] for row in rows] == ["1", "2"]
     for _, reason, _ in rows:
-        assert "the row has 3 columns, the header 2, one name short: R's row names?" in reason
+        assert "the row has 3 columns, the header has 2: R may have written row names" in reason
         assert "row.names=FALSE" in reason
 
 

@@ -445,7 +445,7 @@ def test_what_cannot_be_asked_for(run: Call, parts: Path, tmp_path: Path, monkey
         assert part in done.err
         assert not output.exists()
 
-    refused("--table with a directory of results", parts, "-o", output, "--table")
+    refused("--table cannot be used with a directory of results", parts, "-o", output, "--table")
     refused("standard input and output cannot be used with several inputs", "-", "-o", output)
     refused("standard input and output cannot be used with several inputs", parts, "-o", "-")
     refused("no file there to score", tmp_path / "nothing*.csv", "-o", output, code=3)

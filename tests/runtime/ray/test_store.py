@@ -219,15 +219,15 @@ def test_a_store_that_stops_in_the_middle(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("s3://lab/in", "-o", "s3://lab/out"), "read and written by Ray's workers alone"),
-        (("s3://lab/in", "-o", "out", "--ray"), "s3://lab/in and out: with an object store all"),
-        (("in", "-o", "s3://lab/out", "--ray"), "s3://lab/out and in: with an object store all"),
+        (("s3://lab/in", "-o", "s3://lab/out"), "only a run with --ray can read and write an object store"),
+        (("s3://lab/in", "-o", "out", "--ray"), "s3://lab/in is in an object store and out is not"),
+        (("in", "-o", "s3://lab/out", "--ray"), "s3://lab/out is in an object store and in is not"),
         (("s3://lab/in", "-o", "gs://lab/out", "--ray"), "gs://: is no scheme"),
         (("s3://k:secret@lab/in", "-o", "s3://lab/out", "--ray"), "a URI with credentials"),
         (("s3://lab/a//b", "-o", "s3://lab/out", "--ray"), "s3://lab/a//b: not s3://BUCKET/KEY"),
         (("s3://lab/../b", "-o", "s3://lab/out", "--ray"), "s3://lab/../b: not s3://BUCKET/KEY"),
         (("s3://lab/in", "-o", "s3://lab/out?region=x", "--ray"), "other options in another URI"),
-        (("s3://lab/in", "-o", "s3://lab/out", "--table", "--ray"), "--table with a directory"),
+        (("s3://lab/in", "-o", "s3://lab/out", "--table", "--ray"), "--table cannot be used with a directory"),
     ],
 )
 def test_what_cannot_be_asked_for(run: Call, arguments: tuple[str, ...], said: str) -> None:

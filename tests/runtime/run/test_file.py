@@ -58,7 +58,7 @@ def test_without_an_output_the_scores_are_in_the_answer(sequences: list[str], tm
 def test_rejected_records_are_listed_beside_the_output(sequences: list[str], tmp_path: Path) -> None:
     source, output = tmp_path / "in.fasta", tmp_path / "out.csv"
     source.write_text(f">a\n{sequences[0]}\n>b\n!\n")
-    with pytest.raises(RecordsRejected, match="score the rest with skip_invalid=True") as caught:
+    with pytest.raises(RecordsRejected, match="score the others with skip_invalid=True") as caught:
         abonyx.score_file(source, output)
     assert "--" not in str(caught.value)
     summary = abonyx.score_file(source, output, skip_invalid=True)

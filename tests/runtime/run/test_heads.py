@@ -163,7 +163,7 @@ def test_a_linear_head_has_no_band(several: Path, tmp_path: Path) -> None:
     at = ORDER.index("hic")
     manifest["heads"][at]["training"] = own | {"band": {"confidence": 0.8, "low": 0.4, "high": 0.6}}
     (bundle / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(BundleError, match="head training band: not what an export writes"):
+    with pytest.raises(BundleError, match="head training band: has values that an export never writes"):
         open_bundle(bundle)
 
 
@@ -298,13 +298,13 @@ def test_frames(several: Path, sequences: list[str], expected: Expected, library
     ("options", "said"),
     [
         (("--heads", "hicc"), "--heads: several has no head 'hicc'\nIt has: nonspecificity, elisa, hic, psr, ac-sins"),
-        (("--heads", "psr,psr"), "--heads: psr is named twice"),
+        (("--heads", "psr,psr"), "--heads: psr is given twice"),
         (("--heads", "psr,,hic"), "a name is empty"),
         (
             ("--heads", "psr", "--threshold", "0.3"),
-            "--threshold is of the first head of several, nonspecificity, which",
+            "--threshold is only for the first head of several, nonspecificity, which",
         ),
-        (("--heads", "hic", "--assay", "elisa"), "--assay is of the first head of several"),
+        (("--heads", "hic", "--assay", "elisa"), "--assay is only for the first head of several"),
     ],
 )
 def test_refused(run: Any, several: Path, tmp_path: Path, options: tuple[str, ...], said: str) -> None:

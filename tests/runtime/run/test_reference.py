@@ -216,7 +216,7 @@ def test_a_panel_of_another_encoder_or_a_damaged_one_is_refused(with_panel: Path
     manifest = json.loads((bundle / "manifest.json").read_text())
     manifest["panels"][0]["encoder_sha256"] = "0" * 64
     (bundle / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(BundleError, match="panel known was scored with another encoder, sha256 0000"):
+    with pytest.raises(BundleError, match="panel known was scored with another encoder: its sha256 is 0000"):
         open_bundle(bundle)
     bundle = Path(shutil.copytree(with_panel, tmp_path / "damaged"))
     (bundle / panel_file("known")).write_bytes(b"0" * 17 * 24)
