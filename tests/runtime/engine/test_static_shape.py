@@ -293,6 +293,6 @@ def test_coreml_is_asked_for_a_program_of_that_shape_kept_by_the_bundle_s_hash(
     assert len({first, other, another, upgraded}) == 4
     (tmp_path / "file").write_text("")
     blocked = abonyx.config.CoreMLOptions(cache_dir=str(tmp_path / "file"))  # type: ignore[attr-defined]
-    with pytest.raises(ConfigError, match=r"coreml\.cache_dir.*cannot be made"):
+    with pytest.raises(ConfigError, match=r"coreml\.cache_dir.*cannot be created"):
         open_session(abonyx.RuntimeConfig(provider="coreml", coreml=blocked))
     assert slot._holder is None

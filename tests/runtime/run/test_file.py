@@ -165,10 +165,11 @@ def test_what_cannot_be_done_is_refused_in_pythons_words_before_anything_is_open
         with pytest.raises(ConfigError, match=said):
             abonyx.score_file(EXAMPLES, output, **options)
     with pytest.raises(
-        ConfigError, match=r"suffix \.txt names no format\nUse .csv, .tsv, .csv.gz, .tsv.gz, .jsonl, .parquet or format"
+        ConfigError,
+        match=r"the suffix \.txt is not a known format\nUse .csv, .tsv, .csv.gz, .tsv.gz, .jsonl, .parquet or format",
     ):
         abonyx.score_file(EXAMPLES, tmp_path / "out.txt")
-    with pytest.raises(ConfigError, match="restart=True was given, and no output"):
+    with pytest.raises(ConfigError, match="restart=True was given without output"):
         abonyx.score_file(EXAMPLES, restart=True)
     with pytest.raises(ConfigError, match="is the input"):
         abonyx.score_file(EXAMPLES, EXAMPLES)

@@ -321,7 +321,7 @@ def test_a_kept_column_of_a_heads_name_is_refused(
     source.write_text(f"id,sequence,hic_value\na,{sequences[0]},1\n")
     options = ("--bundle", several, "--keep", "hic_value")
     done = run("score", source, "-o", tmp_path / "out.csv", *options, "--heads", "hic")
-    assert done.code == 2 and "hic_value: the output has a column of this name" in done.err
+    assert done.code == 2 and "hic_value: the output already has a column with this name" in done.err
     assert run("score", source, "-o", tmp_path / "out.csv", *options).code == 0
 
 
