@@ -41,7 +41,7 @@ def _check(ok: bool, key: str, value: object, allowed: str) -> None:
 
 
 def _quote(value: object) -> str:
-    """A value as a message quotes it: one short line."""
+    """The text of a value for a message: one short line."""
     try:
         return first_line(repr(value))
     except ValueError:  # Python refuses to print a number of over 4,300 digits

@@ -174,9 +174,9 @@ class Session:
     ) -> list[Contributions]:
         """What each residue adds to the logit of a logistic head, or to the value of a linear head.
 
-        In each record, `baseline` and all contributions sum to `total`, which `score` turns into its number. The
-        contribution of a residue is what its final hidden state adds to the sum. That state depends on the whole
-        sequence, so a contribution is not the effect of a mutation.
+        In each record, `baseline` and all contributions sum to `total`, the logit or value from which `score` computes
+        its result. The contribution of a residue is what its final hidden state adds to the sum. That state depends on
+        the whole sequence, so a contribution is not the effect of a mutation.
 
         Args:
             sequences, heads: as for `score`.

@@ -62,8 +62,8 @@ class Golden:
         head_names: K names: for each column of head_sums, the name of its head, in the manifest's order.
         head_coef: (K, D) float64.
         head_intercept: (K,) float64.
-        head_mean: (D,) float32, which the graph subtracts from the embedding. The intercepts in the manifest make up
-            for it.
+        head_mean: (D,) float32, which the graph subtracts from the embedding. The intercepts in the manifest are
+            shifted to correct for it.
     """
 
     input_ids: Int64Array

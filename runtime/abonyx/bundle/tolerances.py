@@ -77,7 +77,7 @@ INT8_GATE_MEAN_VALUE = LOGIT_PER_P * INT8_GATE_MEAN_P
 # Limits of int8 for the golden rows, which are less like antibodies than the sequences above. A logit far from 0 may
 # have a larger error than p shows (0.27 at 33 random layers), and so may an element of the embedding.
 INT8 = Limits(p=INT8_GATE_MAX_P, logit=0.4, embedding=0.5, value=0.4)
-# The share of those limits that export allows. Every machine that opens the bundle runs the golden rows on its own
+# Export uses these limits times this factor. Every machine that opens the bundle runs the golden rows on its own
 # engine, and engines differ: for one export the error was 0.0199 on ONNX Runtime's CPU kernels and 0.0204 on OpenVINO,
 # which therefore refused the bundle.
 INT8_GOLDEN_SHARE = 0.9

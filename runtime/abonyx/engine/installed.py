@@ -78,9 +78,9 @@ def _openvino_devices(ort: ModuleType) -> list[str]:
 def preload(ort: ModuleType) -> None:
     """Let ONNX Runtime load CUDA and cuDNN from the nvidia wheels. Its output is logged, not printed to stdout."""
     if hasattr(ort, "preload_dlls"):
-        with contextlib.redirect_stdout(io.StringIO()) as said:
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
             ort.preload_dlls()
-        for line in said.getvalue().splitlines():
+        for line in printed.getvalue().splitlines():
             LOGGER.debug(line)
 
 

@@ -336,7 +336,7 @@ def import_engine() -> ModuleType:
     try:
         engine: ModuleType = importlib.import_module("onnxruntime")
         if not hasattr(engine, "InferenceSession"):  # pip left an empty folder after two engines with the same name
-            raise ImportError(f"{getattr(engine, '__path__', engine)} has none in it")
+            raise ImportError(f"{getattr(engine, '__path__', engine)} does not contain it")
         engine.set_default_logger_severity(4)  # log nothing: errors are raised
     except ImportError as error:
         raise EngineMissing(

@@ -245,7 +245,7 @@ def check_records(
 
 
 def _notes(checked: Input, name: str, escaped: int) -> Iterator[str]:
-    """Lines about what happened to records."""
+    """Lines for the user: how many records were trimmed, and how many ids repeat."""
     originals, parts = (checked.originals, checked.light_originals), (checked.sequences, checked.light)
     cut = [
         [len(original) > len(part) for original, part in zip(*chain, strict=False)]

@@ -28,7 +28,7 @@ def read_parquet(
                     row += 1
                     yield typed(at.cells({place: cells[at_row] for place, cells in columns.items()}), row, row)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        said = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise InputError(f"{name}: cannot be read as Parquet after row {row}: {said}", "Write it again.") from error
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise InputError(f"{name}: cannot be read as Parquet after row {row}: {reason}", "Write it again.") from error
     if not row:
         raise InputError(f"{name}: has columns, but no records", "Give at least one record.")

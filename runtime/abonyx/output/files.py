@@ -227,7 +227,7 @@ def rejected_path(path: Path) -> Path:
 
 
 def input_stem(source: Path) -> str:
-    """The name of a file without .gz and the suffix of its format. The names of its results begin with it."""
+    """The name of an input without .gz and the suffix of its format. Its results are named after it."""
     name = Path(source.name)
     stem = Path(name.stem).stem if name.suffix.lower() == ".gz" else name.stem
     return stem if stem.strip(".") else source.name

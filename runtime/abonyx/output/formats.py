@@ -55,7 +55,8 @@ class Format:
     Attributes:
         head: the first bytes of each file.
         encode: (number of the first row, columns of a window) -> the bytes for each file.
-        convert: for a format that cannot be appended to, makes the file from the gathered bytes; None if not needed.
+        convert: for Parquet, which cannot be written window by window: makes the file from the gathered bytes. None for
+            other formats.
     """
 
     head: tuple[bytes, ...]

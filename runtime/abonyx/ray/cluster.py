@@ -83,8 +83,8 @@ def _refuse_silent(address: str) -> None:
             f"{option('ray')} {address}: answers, but cannot be joined as a Ray cluster within {_JOIN_S} s", _NO_CLUSTER
         ) from None
     if done.returncode:
-        said = (done.stderr.strip() or f"it ended with {done.returncode}").splitlines()[-1]
-        raise ConfigError(f"{option('ray')} {address}: Ray cannot join it: {first_line(said)}", _NO_CLUSTER)
+        last_line = (done.stderr.strip() or f"it ended with {done.returncode}").splitlines()[-1]
+        raise ConfigError(f"{option('ray')} {address}: Ray cannot join it: {first_line(last_line)}", _NO_CLUSTER)
 
 
 def for_worker(config: RuntimeConfig) -> RuntimeConfig:

@@ -104,7 +104,7 @@ class RayDispatch:
         try:
             for _ in range(self.workers):
                 self._start_worker()
-            heard, said = time.monotonic(), False
+            last_answer, logged = time.monotonic(), False
             while self._calls:
                 if stop.asked:
                     counts = f"stopped with {len(self.done)} of {len(files)} files done"
@@ -116,9 +116,9 @@ class RayDispatch:
                 for call in ready:
                     self._take(call)
                 if ready or any(task for _, task in self._calls.values()):
-                    heard = time.monotonic()
-                elif not said and time.monotonic() - heard >= _SILENCE_S:
-                    said = True
+                    last_answer = time.monotonic()
+                elif not logged and time.monotonic() - last_answer >= _SILENCE_S:
+                    logged = True
                     LOGGER.info(self._waited_for())
         finally:
             for worker, _ in self._calls.values():

@@ -193,7 +193,7 @@ def _run(
             return None
         config = dataclasses.replace(run.config, token_budget=out.token_budget, window_size=out.window_size)
         if out.rows_done:
-            LOGGER.info(f"resuming an interrupted run after row {out.rows_done} of {count}")
+            LOGGER.info(f"resuming after row {out.rows_done} of {count}; an interrupted run had scored these rows")
         earlier_notes = list(out.notes)
         job = Job(records, _FileSink(file_run, out, stop))
         try:
@@ -207,12 +207,12 @@ def _run(
 
 def _watch(stop: Stop, bar: Callable[[int], None] | None) -> Callable[[int], None]:
     """A function to call after each batch: it moves the bar, and logs once that a signal has come."""
-    said = False
+    logged = False
 
     def on_batch(sequences: int) -> None:
-        nonlocal said
-        if stop.asked and not said:
-            said = True
+        nonlocal logged
+        if stop.asked and not logged:
+            logged = True
             LOGGER.info(f"{stop.asked}: finishing the current window; a second signal stops at once")
         if bar:
             bar(sequences)

@@ -290,7 +290,7 @@ def nested(data: Any, *path: Any, value: Any) -> Any:
         (("variants", FOLDER, "providers"), [], "variants: has values that an export never writes"),
         (("variants", FOLDER, "limits", "p"), 1.0, "variant limits"),
         (("variants", FOLDER, "custom_op_library"), "x.so", "custom_op_library"),
-        (("files", "../../.bashrc"), {"sha256": "0", "size_bytes": 1}, "leaves the bundle"),
+        (("files", "../../.bashrc"), {"sha256": "0", "size_bytes": 1}, "is outside the bundle"),
         (("files", "a\0b"), {"sha256": "0", "size_bytes": 1}, "control characters"),
         (("files", "x" * 5000), {"sha256": "0", "size_bytes": 1}, "is long"),
         (("files", MODEL, "size_bytes"), -1, "file sizes"),

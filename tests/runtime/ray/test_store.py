@@ -347,7 +347,7 @@ def test_the_journal_names_every_result_from_the_start_and_two_commands_see_each
     one.append(done("b"))
     assert one._stores.look(path) != first
     one._stores.there[path] = Stored(1, 99)  # type: ignore[attr-defined]  # another command's
-    with pytest.raises(OutputInUse, match="another command writes there"):
+    with pytest.raises(OutputInUse, match="another command is writing there"):
         one.append(done("b"))
 
 

@@ -134,8 +134,8 @@ class Hub:
         errors, status = self._errors, _status(error)
         if status is None:
             unusable = isinstance(error, ValueError) and not isinstance(error, OSError)
-            said = "gives an answer that cannot be used" if unusable else "gives no answer"
-            return HubUnreachable(f"{what}: the hub at {self.endpoint} {said}: {_cause(error)}", later)
+            problem = "gives an answer that cannot be used" if unusable else "gives no answer"
+            return HubUnreachable(f"{what}: the hub at {self.endpoint} {problem}: {_cause(error)}", later)
         if isinstance(error, errors.GatedRepoError):
             fix = f"Ask for access on its page, and set {_TOKEN} to a token of that account."
             return BundleError(f"{what}: the hub at {self.endpoint} requires permission to read it", fix)
@@ -153,13 +153,13 @@ class Hub:
             )
             seen = "no such repository, or it is private"
             return _NoSuchRepository(f"{what}: the hub at {self.endpoint} has {seen}", private)
-        said = f"{what}: the hub at {self.endpoint} answers {status}: {first_line(error)}"
+        problem = f"{what}: the hub at {self.endpoint} answers {status}: {first_line(error)}"
         if status in (401, 403):
             fix = f"Check that the token in {_TOKEN} is valid and may do this."
-            return BundleError(said, fix if self.token else f"Set {_TOKEN} to a token that may do this.")
+            return BundleError(problem, fix if self.token else f"Set {_TOKEN} to a token that may do this.")
         if status >= 500 or status in _PASSING:
-            return HubUnreachable(said, later)
-        return BundleError(said, "Check the name, and the repository's page on the hub.")
+            return HubUnreachable(problem, later)
+        return BundleError(problem, "Check the name, and the repository's page on the hub.")
 
 
 class _NoSuchRepository(BundleError):
