@@ -107,7 +107,7 @@ def test_manifest_faults(copy: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="no such bundle"):
         open_bundle(tmp_path / "nowhere")
     edit(copy, schema_version=99)
-    with pytest.raises(BundleError, match="schema version 99, this abonyx reads 2"):
+    with pytest.raises(BundleError, match="schema version is 99, this abonyx reads 2"):
         open_bundle(copy)
     edit(copy, schema_version=1)
     with pytest.raises(BundleError, match=r"schema version is 1, this abonyx reads 2\n.*Export the bundle again"):

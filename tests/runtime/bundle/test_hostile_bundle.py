@@ -199,7 +199,7 @@ GRAPHS: dict[str, tuple[Callable[[], bytes], str]] = {
     "weights of another folder": (lambda: model(graph(tensors=[external([("location", "golden.npz")])])), "golden.npz"),
     "weights past the end": (
         lambda: model(graph(tensors=[external([("location", WEIGHTS), ("length", "99999999")])])),
-        "up to byte 99999999",
+        "end at byte 99999999",
     ),
     "a subgraph": (lambda: model(graph(node(attribute=field(6, graph())))), "a subgraph"),
     "functions": (lambda: model(more=field(25, b"")), "functions"),
@@ -252,9 +252,9 @@ def nested(data: Any, *path: Any, value: Any) -> Any:
 @pytest.mark.parametrize(
     ("path", "value", "named"),
     [
-        (("schema_version",), 3, "schema version 3"),
+        (("schema_version",), 3, "schema version is 3"),
         (("schema_version",), "1", "not a manifest"),
-        (("schema_version",), 10**30, "schema version 10000"),
+        (("schema_version",), 10**30, "schema version is 10000"),
         (("max_residues",), 10**30, "max_residues"),
         (("name",), "\x1b]0;owned\x07", "control characters"),
         (("notice",), "two\nlines", "control characters"),

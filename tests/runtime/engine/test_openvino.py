@@ -69,7 +69,7 @@ def test_more_threads_or_streams_than_there_are() -> None:
     usable = usable_processors()
     with pytest.raises(ConfigError, match=rf"openvino\.threads is {usable + 1}, this process may use {usable}"):
         providers.provider_options(_config(threads=usable + 1))
-    with pytest.raises(ConfigError, match=r"openvino\.streams is 2 with 1 threads"):
+    with pytest.raises(ConfigError, match=r"openvino\.streams is 2, but there are 1 threads"):
         providers.provider_options(_config(threads=1, streams=2))
 
 

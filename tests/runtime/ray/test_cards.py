@@ -60,7 +60,7 @@ def test_a_card_that_is_too_small_is_named_with_both_sizes(tmp_path: Path, monke
     small = CudaDevice(name="Small", uuid="0" * 32, total_bytes=10**6, free_bytes=1_000_000)
     found = opened(tmp_path, monkeypatch, small)
     assert isinstance(found, OutOfDeviceMemory)
-    assert "the weights need " in found.what and "card 0 has 1000000 free" in found.what
+    assert "the weights need " in found.what and "only 1000000 are free on GPU 0" in found.what
 
 
 def test_a_card_that_ray_counts_and_the_driver_does_not_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
