@@ -206,7 +206,7 @@ def test_damaged(tmp_path: Path, data: bytes) -> None:
 
 def test_size_and_suffix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "model.ort").write_bytes(model())
-    with pytest.raises(BundleError, match="does not end with .onnx"):
+    with pytest.raises(BundleError, match=r"does not end with \.onnx"):
         check_graph_file(tmp_path / "model.ort", SIZES)
     with pytest.raises(BundleError, match="cannot be read: No such file"):
         check_graph_file(tmp_path / "model.onnx", SIZES)

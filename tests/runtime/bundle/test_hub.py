@@ -265,7 +265,7 @@ def test_a_hub_that_is_down_is_said_with_what_is_in_the_cache(hub: HubServer, mo
     hub.status = 503
     with pytest.raises(HubUnreachable, match="answers 503") as caught:
         fetch(name_of("@main"))
-    assert f"It was hf:{REPO}@{commit} last time" in caught.value.fix
+    assert f"Last time it was hf:{REPO}@{commit}" in caught.value.fix
 
 
 def test_offline_a_branch_is_what_it_was_and_says_so(
@@ -336,7 +336,7 @@ def test_a_disk_without_room_is_refused_before_the_weights_come(
     hub.add(REPO, MINI)
     usage = shutil.disk_usage(MINI)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1_000_000))
-    with pytest.raises(ConfigError, match=r"the bundle needs 15\.\d MB more, and 1\.0 MB are free"):
+    with pytest.raises(ConfigError, match=r"the bundle needs 15\.\d MB more, but only 1\.0 MB are free"):
         fetch(name_of("@main"))
     assert not [path for path in hub.paths("GET") if DATA in path]
 

@@ -76,7 +76,7 @@ def test_doctor_without_an_engine_or_with_two(run: Any, monkeypatch: pytest.Monk
         report = json.loads(out)
         assert code == 5 and report["trials"] == []
         assert report["engine"]["distributions"] == ["onnxruntime", "onnxruntime-gpu"]
-        assert "side by side" in report["engine"]["error"]
+        assert "are both installed" in report["engine"]["error"]
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     code, out, _ = run("doctor")
     assert code == 5 and install_command("cpu") in out

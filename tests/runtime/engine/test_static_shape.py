@@ -101,7 +101,7 @@ def test_longer_sequences_are_refused_and_the_field_is_named(sequences: list[str
             session.score([sequences[0][:50], ("ACDEFGHIKL" * 15)[:119]])
         with pytest.raises(InputError, match=r"3 rows, longest 3 tokens; static_rows is 2"):
             session._model.run_batch([np.array([0, 5, 2])] * 3)
-        with pytest.raises(InputError, match=r"1 rows, longest 121 tokens, where .* static_tokens is 120"):
+        with pytest.raises(InputError, match=r"1 rows, longest 121 tokens; .* static_tokens is 120"):
             session._model.run_batch([np.full(121, 5)])
     # of a file, before anything is opened
     config = tmp_path / "fixed.toml"

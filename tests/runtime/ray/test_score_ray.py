@@ -364,7 +364,7 @@ def test_ctrl_c_keeps_what_is_done_and_starts_and_ends_its_own_ray(
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, out) == (130, ""), err
-    assert "abonyx: SIGINT: ended with " in err
+    assert "abonyx: SIGINT: stopped with " in err
     assert "The same command resumes the run" in err
     whole = {line["output"] for line in lines(output / SIDE / "run.journal") if line["type"] == "done"}
     assert 1 <= len(whole) < 4

@@ -80,7 +80,7 @@ def test_a_signal_finishes_the_window_and_says_how_to_go_on(
     assert done.code == 130, done.err
     for part in (
         f"{number.name}: finishing the current window",
-        f"abonyx: {number.name}: ended after 6 of 12 rows",
+        f"abonyx: {number.name}: stopped after 6 of 12 rows",
         "6 of 12 rows are kept; the same command resumes the run, --restart starts it again",
     ):
         assert part in done.err
