@@ -139,7 +139,7 @@ def choose_threshold(bundle: Bundle, assay: str | None, threshold: float | None,
         raise ConfigError(
             f"{option('assay')} {printable(assay)}: the head of {bundle.name} declares no threshold for it "
             f"(declared: {declared})",
-            f"Use one of these assays, or give your own threshold with {option('threshold')}.",
+            f"Use {option('threshold')} T for your own threshold: one for another head or assay does not fit.",
         )
     return head.thresholds[assay]
 

@@ -131,7 +131,7 @@ def test_a_branch_that_moved_is_fetched_and_said(
     new = hub.add(REPO, MINI, **{"README.md": b"# new"})
     path, name = fetch(name_of("@main"))
     assert (path / "README.md").read_bytes() == b"# new" and name.commit == new
-    assert f"it was commit {old}, and is {new} now" in caplog.text
+    assert f"it was commit {old}, and is now {new}" in caplog.text
     assert kept(tmp_path).whole == sorted([old, new])
 
 

@@ -196,7 +196,7 @@ def test_inspect_shows_the_card_and_where_it_is(run: Any, copy: Path, bare: Path
     code, out, _ = run("inspect", copy)
     assert code == 0 and "cannot be shown" in out and "abonyx-mini" in out
     relist(copy)
-    assert "holds no card" in run("inspect", copy).out
+    assert "contains no card" in run("inspect", copy).out
     (copy / "metrics.json").unlink()
     (copy / "metrics.json").symlink_to("/dev/zero")
     assert "is not a plain file" in " ".join(run("inspect", copy).out.split())  # a long path wraps the line
