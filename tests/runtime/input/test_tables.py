@@ -129,7 +129,7 @@ def test_a_missing_id_is_the_records_number(word: str) -> None:
 
 
 def test_one_sequence_a_line() -> None:
-    with pytest.raises(InputError, match="without a header"):
+    with pytest.raises(InputError, match="and no header"):
         read(f"{V}\n{W}\n")
 
 

@@ -139,7 +139,7 @@ def test_http() -> None:
     [
         (
             ("--with", "hydrophobicity"),
-            "--with: no column 'hydrophobicity'\nThere are: charge, pI, length,",
+            "--with: no column 'hydrophobicity'\nGive names of: charge, pI, length,",
         ),
         (("--with", "pI,pI"), "--with: pI is given twice"),
         (("--with", "pI,"), "a name is empty"),

@@ -280,7 +280,7 @@ def test_a_partial_file_that_appears_while_the_run_begins_is_not_written_over(
         (tmp_path / "out.csv.partial").write_bytes(b"somebody's notes")
 
     monkeypatch.setattr(Journal, "append", late)
-    with pytest.raises(ResumeRefused, match=r"out\.csv\.partial: is there"):
+    with pytest.raises(ResumeRefused, match=r"out\.csv\.partial: exists"):
         run(tmp_path, "csv")
     assert contents(tmp_path) == {"out.csv.partial": b"somebody's notes"}
 
@@ -345,7 +345,7 @@ def test_bytes_that_changed_after_the_run_was_complete_are_not_put_in_place(
     ready = folder / f"out.{kind}{'.converted' * (kind == 'parquet')}.partial"
     ready.write_bytes(change(ready.read_bytes()))
     if kind == "csv":
-        with pytest.raises(ResumeRefused, match=r"sha256 \w+, the journal says \w+"):
+        with pytest.raises(ResumeRefused, match=r"sha256 is \w+, the journal says \w+"):
             run(folder, kind)
         assert not (folder / "out.csv").exists()
     else:  # made again from the rows, which are still there
