@@ -506,7 +506,7 @@ def test_a_cluster_without_room_is_named_once_and_one_without_nodes_ends_the_run
             dispatch._run([file], stop)
         said = "waiting for num_cpus 32 of one node (the cluster has 3 CPU, 0 GPU unused), or until the model is loaded"
         assert [said in message for message in caplog.messages] == [False, True]
-        with pytest.raises(ConfigError, match=r"needs 32 CPU and 0 GPU of one node; .* have: none is left"):
+        with pytest.raises(ConfigError, match=r"needs 32 CPU and 0 GPU of one node; .* have: there is no node"):
             dispatch._replace(object(), None, "its worker died")
 
 
