@@ -459,7 +459,7 @@ def test_what_cannot_be_asked_for(run: Call, parts: Path, tmp_path: Path, monkey
         refused("parts: cannot be read: Permission denied", parts, "-o", output, code=3)
     with monkeypatch.context() as patch:
         patch.setenv("ABONYX_CUDA_DEVICE_ID", "1")
-        refused("cuda.device_id is 1 with --ray", parts, "-o", output)
+        refused("cuda.device_id is 1 and --ray is given", parts, "-o", output)
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.setitem(sys.modules, "ray.data", None)
     refused("Install the extra ray: pip install ", parts, "-o", output)
