@@ -150,4 +150,4 @@ def test_export_commands_on_a_hub_cache_with_a_small_checkpoint(tmp_path: Path) 
     done = shell(score, directory)
     assert done.returncode == 0, done.stderr
     assert "threshold 0.5 (elisa)" in done.stderr
-    assert "the head was trained on upstream-batch (batch 8) pooling" in done.stderr
+    assert "the head was trained with pooling upstream-batch (batch 8)" in done.stderr

@@ -1,4 +1,4 @@
-"""`python -m abonyx`: the command line where the script is not on the path."""
+"""`python -m abonyx`: the command line, if the script `abonyx` is not on the path."""
 
 from abonyx.cli import main
 

@@ -1,4 +1,4 @@
-"""Residue letters to token ids: validation and a 256-entry table. No tokenizer library, same ids."""
+"""Turn residue letters into token ids. A table of 256 entries gives the same ids as the encoder's tokenizer."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _LOWER, _UPPER = re.compile("[a-z]+"), re.compile("[A-Z]")
 
 
 class SequenceLimit(NamedTuple):
-    """What a bundle can take: how long a sequence may be, and of which letters.
+    """How long a sequence may be, and which letters it may have.
 
     Attributes:
         max_residues: the bundle's limit.
-        static_tokens: tokens of every row, CLS and EOS included, if the config fixes them.
-        letters: those that the encoder has a token for.
+        static_tokens: number of tokens in every row, CLS and EOS included; None if the config does not fix it.
+        letters: the letters that the encoder has a token for.
     """
 
     max_residues: int
@@ -33,7 +33,7 @@ class SequenceLimit(NamedTuple):
 
     @classmethod
     def of(cls, manifest: Manifest, config: RuntimeConfig) -> SequenceLimit:
-        """The limit of a bundle that runs with a config."""
+        """The limit of a bundle that runs with this config."""
         static_tokens = config.static_shape[1] if config.static_shape else None
         return cls(manifest.max_residues, static_tokens, "".join(manifest.alphabet.residues))
 
@@ -49,18 +49,19 @@ class SequenceLimit(NamedTuple):
             place = sequence.index(UNKNOWN) + 1
             return f"X (unknown residue) at position {place}: this bundle's encoder has no token for X"
         if residues > self.max_residues:
-            return f"{residues} residues, this bundle takes at most {self.max_residues} (nothing is truncated)"
+            return f"{residues} residues; this bundle takes at most {self.max_residues} (nothing is truncated)"
         if self.static_tokens is not None and residues > self.static_tokens - 2:
             limit = f"static_tokens = {self.static_tokens} in the config takes at most {self.static_tokens - 2}"
-            return f"{residues} residues, {limit} (CLS and EOS are two tokens; nothing is truncated)"
+            return f"{residues} residues; {limit} (CLS and EOS are two tokens; nothing is truncated)"
         return None
 
 
 def clean(sequence: str) -> str:
-    """The sequence without spaces and line ends, upper-cased if all of its letters are lower-case.
+    """The sequence without spaces and line ends, in upper case if all of its letters are lower-case.
 
-    A sequence of both cases keeps them, for `problem` to refuse: pandas' joined "nan" is lower-case, and so is what
-    was masked. Non-ASCII text keeps its case: Unicode's upper() can turn a foreign letter into residues ("ß" -> "SS").
+    A sequence with both cases stays as it is, and `problem` refuses it: the lower-case part may be masked residues, or
+    a "nan" that pandas joined to the text. Non-ASCII text also stays as it is: Unicode's upper() can turn a foreign
+    letter into residues ("ß" -> "SS").
     """
     if sequence.isupper() and sequence.isalpha():
         return sequence
@@ -69,16 +70,16 @@ def clean(sequence: str) -> str:
 
 
 def problem(sequence: str, limit: SequenceLimit) -> str | None:
-    """Why a cleaned sequence cannot be scored, or None: empty, a letter outside RESIDUES, or too long."""
+    """Why a cleaned sequence cannot be scored (empty, a letter outside RESIDUES, or too long); None if it can."""
     return letter_problem(sequence) or limit.problem(sequence)
 
 
 def letter_problem(sequence: str) -> str | None:
-    """Why the letters of a cleaned sequence cannot be scored, or None: none at all, or one outside RESIDUES."""
+    """Why the letters of a cleaned sequence cannot be scored (none, or one outside RESIDUES); None if they can."""
     if not sequence:
         return "empty sequence"
     bad = _NOT_RESIDUE.search(sequence)
-    if bad and not _UPPER.search(sequence):  # the foreign letter is the reason, not the case of those before it
+    if bad and not _UPPER.search(sequence):  # all lower-case: report the foreign letter, not the case of the others
         bad = _NOT_RESIDUE.search(_LOWER.sub(lambda letters: letters.group().upper(), sequence))
     if bad:
         letter, position = bad.group(), bad.start() + 1
@@ -96,7 +97,7 @@ def _shown(letter: str) -> str:
 
 
 class Alphabet:
-    """A bundle's token ids.
+    """The token ids of a bundle.
 
     Args:
         spec: the manifest's alphabet.
@@ -109,7 +110,7 @@ class Alphabet:
             self._table[ord(letter)] = token_id
 
     def encode(self, sequences: Sequence[str]) -> list[Int64Array]:
-        """Token ids of cleaned, valid sequences: CLS, residues, EOS; each (residues + 2,) int64."""
+        """Token ids of cleaned, valid sequences: one (residues + 2,) int64 array each, with CLS, residues and EOS."""
         rows = []
         for sequence in sequences:
             ids = np.empty(len(sequence) + 2, np.int64)

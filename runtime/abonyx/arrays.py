@@ -1,4 +1,4 @@
-"""Names for arrays by their dtype, and the text of a float32. Shapes are in the docstrings of the functions."""
+"""Array types by dtype, and the text of a float32. The docstring of each function gives the shapes."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 def shortest_decimal(value: np.float32) -> str:
-    """The shortest decimal that reads back as the same float32: what every output shows."""
+    """The shortest decimal that reads back as the same float32. Every output writes numbers this way."""
     return str(value)

@@ -1,6 +1,6 @@
-"""Batches by length under a token budget, and the graph's inputs. Pure numpy; knows nothing of ONNX.
+"""Batches of rows of similar length under a token budget, and the inputs of the graph. Uses only NumPy.
 
-Shapes: B rows of a batch, L tokens of its longest row (CLS and EOS included).
+Shapes: B is the number of rows in a batch, L the number of tokens in its longest row (CLS and EOS included).
 """
 
 from __future__ import annotations
@@ -13,29 +13,29 @@ import numpy.typing as npt
 
 from abonyx.arrays import BoolArray, Int64Array
 
-# What an attention score gets where the key is padding. exp(-1e4) is 0 in float32 and float16, and -1e4 is finite in
-# float16, where float32's minimum is not (apple/coremltools#2669).
+# Added to the attention score of each padding token. exp(-1e4) is 0 in float32 and float16, and -1e4 is finite in
+# float16. The minimum of float32 is not (apple/coremltools#2669).
 MASKED = np.float32(-1e4)
 
 
 @dataclass(frozen=True)
 class ShapeGrid:
-    """The shapes (B, L) that batches are rounded up to, for a device to which each new shape costs its first run.
+    """The shapes (B, L) that batches are rounded up to. On some devices the first run of each new shape is slow.
 
     Attributes:
-        tokens: L is a multiple of it.
-        rows: B is a multiple of it, or smaller than it.
+        tokens: L is a multiple of this.
+        rows: B is a multiple of this, or smaller than this.
     """
 
     tokens: int = 1
     rows: int = 1
 
     def lengths(self, lengths_tokens: Int64Array) -> Int64Array:
-        """(n,) tokens that rows of those lengths take."""
+        """(n,) number of tokens that rows of these lengths take, padding included."""
         return -(-lengths_tokens // self.tokens) * self.tokens
 
     def shape(self, rows: int, longest: int) -> tuple[int, int]:
-        """(B, L) of a batch of so many rows, the longest of so many tokens."""
+        """(B, L) of a batch with this number of rows and this number of tokens in its longest row."""
         more = -rows % self.rows if rows > self.rows else 0
         return rows + more, -(-longest // self.tokens) * self.tokens
 
@@ -44,15 +44,15 @@ EXACT = ShapeGrid()
 
 
 def plan_batches(lengths_tokens: Int64Array, token_budget: int, grid: ShapeGrid = EXACT) -> Iterator[Int64Array]:
-    """Row numbers of each batch, longest rows first, so that memory peaks in the first batch.
+    """Plan batches: row numbers of each, longest rows first, so that the first batch takes the most memory.
 
     Args:
-        lengths_tokens: (n,) tokens a row.
-        token_budget: most tokens a batch, padding included. A row longer than that is a batch of its own.
-        grid: the shapes that batches are rounded up to; the budget holds of them.
+        lengths_tokens: (n,) number of tokens in each row.
+        token_budget: largest number of tokens in a batch, padding included. A longer row is a batch of its own.
+        grid: the shapes that batches are rounded up to; the budget counts the rounded shape.
 
     Yields:
-        (B,) int64 row numbers, by falling length; equal lengths stay in input order.
+        (B,) int64 row numbers, longest row first. Rows of equal length stay in input order.
     """
     order = np.argsort(-lengths_tokens, kind="stable")
     taken = grid.lengths(lengths_tokens)
@@ -66,13 +66,17 @@ def plan_batches(lengths_tokens: Int64Array, token_budget: int, grid: ShapeGrid 
 
 
 def eos_in_mean(lengths_tokens: Int64Array, batch_size: int) -> BoolArray:
-    """Which rows the old pipeline averaged with their EOS, had it run them in file order in batches of batch_size.
+    """Rows whose mean includes the EOS token in the old pipeline, with batches of batch_size in file order.
 
-    It zeroed the mask's last COLUMN, which is the EOS only of a batch's longest rows: every shorter row kept its own.
+    The old pipeline set the last column of the mask to zero. In the longest rows of a batch that column is the EOS.
+    Every shorter row kept its EOS in the mean.
 
     Args:
-        lengths_tokens: (n,) tokens a row, in file order.
-        batch_size: rows of the old pipeline's batch.
+        lengths_tokens: (n,) number of tokens in each row, in file order.
+        batch_size: number of rows in a batch of the old pipeline.
+
+    Returns:
+        (n,) bool.
     """
     batches = np.arange(len(lengths_tokens)) // batch_size
     longest = np.zeros(batches.max(initial=0) + 1, np.int64)
@@ -93,13 +97,13 @@ def make_inputs(
         rows: B token rows, CLS and EOS included.
         names: the inputs to build.
         pad_id: padding token; position ids count up from pad_id + 1, as in every ESM.
-        eos_pooled: (B,) rows whose EOS is in the mean; None = none (the mean over residues).
-        shape: a larger (B, L) to fill: the first row comes again below the others (a row of padding alone would have
-            nothing to attend to), padding to their right. None = as the rows are.
+        eos_pooled: (B,) rows whose EOS is part of the mean; None = the mean is over residues in every row.
+        shape: a larger (B, L) to fill. Padding fills the columns; copies of the first row fill the rows, because a row
+            of padding alone has nothing to attend to. None = the shape of the rows.
 
     Returns:
-        input_ids (B, L) int64, position_ids (B, L) int64, attention_bias (B, 1, 1, L) float32 (0 or MASKED),
-        pool_weights (B, L) float32 (rows sum to 1), lengths (B,) int32: those named.
+        The inputs in `names`, of these: input_ids (B, L) int64, position_ids (B, L) int64, attention_bias
+        (B, 1, 1, L) float32 (0 or MASKED), pool_weights (B, L) float32 (each row sums to 1), lengths (B,) int32.
     """
     if shape is not None:
         again = shape[0] - len(rows)
@@ -125,7 +129,7 @@ def make_inputs(
         elif name == "lengths":
             inputs[name] = lengths.astype(np.int32)
         else:
-            raise ValueError(f"no such graph input: {name}")  # the session checks names at open
+            raise ValueError(f"no such graph input: {name}")  # never for a user: opening a session checks the names
     return inputs
 
 

@@ -1,7 +1,7 @@
-"""Small facts worth remembering between runs, in the user's cache directory: file hashes and passed self-tests.
+"""Facts that abonyx remembers between runs, in the user's cache directory: file hashes and passed self-tests.
 
-Losing the cache costs seconds, never a result: an unreadable cache is an empty one, and a cache that cannot be
-written (no home, a read-only one, a full disk) is done without.
+Losing the cache costs seconds, never a result. An unreadable cache counts as empty. If the cache cannot be written (no
+home directory, a read-only one, a full disk), abonyx works without it.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from pathlib import Path
 import msgspec
 import platformdirs
 
-# Entries kept a file; the oldest go first.
+# Largest number of entries in one file. The oldest are removed first.
 MAX_ENTRIES = 1_000
 
 
 def cache_dir() -> Path | None:
-    """$ABONYX_CACHE_DIR, else the platform's cache directory for abonyx. Not created here.
+    """$ABONYX_CACHE_DIR, else the platform's cache directory for abonyx. It may not exist yet.
 
-    None = there is no such directory: HOME is not set, and the system knows no home of the user. Not a folder of /tmp
-    then: its name would be known, and another user could put hashes there.
+    Returns None if HOME is not set and the system knows no home directory of the user. A folder in /tmp would not be
+    safe: its name is easy to guess, and another user could put false hashes there.
     """
     given = os.environ.get("ABONYX_CACHE_DIR")
     if given:
-        return Path(os.path.expanduser(given))  # noqa: PTH111  (Path's own raises where there is no such user)
+        return Path(os.path.expanduser(given))  # noqa: PTH111  (Path.expanduser raises if there is no such user)
     try:
         return Path(platformdirs.user_cache_dir("abonyx", appauthor=False))
     except RuntimeError:
@@ -34,11 +34,11 @@ def cache_dir() -> Path | None:
 
 
 def remembered(name: str) -> dict[str, str]:
-    """The facts kept under `name`."""
+    """The facts that were stored under `name`; {} if there are none."""
     directory = cache_dir()
     path = directory and directory / f"{name}.json"
     try:
-        if path is None or not path.is_file():  # a pipe would be waited for
+        if path is None or not path.is_file():  # reading a pipe would wait forever
             return {}
         return msgspec.json.decode(path.read_bytes(), type=dict[str, str])
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
@@ -46,11 +46,11 @@ def remembered(name: str) -> dict[str, str]:
 
 
 def remember(name: str, facts: dict[str, str]) -> None:
-    """Add facts under `name`; readers see the file before or after, never half of it."""
+    """Store more facts under `name`. A reader sees the old file or the new one, never half of it."""
     directory = cache_dir()
     if directory is None:
         return
-    with contextlib.suppress(OSError, UnicodeEncodeError):  # JSON holds no path that is not UTF-8
+    with contextlib.suppress(OSError, UnicodeEncodeError):  # JSON cannot hold a path that is not UTF-8
         directory.mkdir(parents=True, exist_ok=True)
         kept = {key: value for key, value in remembered(name).items() if key not in facts} | facts
         kept = dict(list(kept.items())[-MAX_ENTRIES:])

@@ -1,6 +1,6 @@
-"""The one configuration type, and how file, environment and flags make it.
+"""The configuration, and how it is read from a file, the environment and flags.
 
-Over 300 lines, so that an option, the values it may have and each way to set it are in one file.
+This file is over 300 lines, so that an option, its allowed values and every way to set it are in one place.
 """
 
 from __future__ import annotations
@@ -24,15 +24,14 @@ PoolingRule = Literal["residues", "upstream-batch"]
 ComputeUnits = Literal["ALL", "CPUOnly", "CPUAndGPU", "CPUAndNeuralEngine"]
 OpenVinoPrecision = Literal["f32", "bf16"]
 
-# Rows and tokens of Core ML's one shape where the config gives none: an antibody's variable domain (up to 158 residues,
-# CLS and EOS), 8 at a time. Core ML compiles a program for each shape, and fails on shapes left open
-# (apple/coremltools#2825).
+# Default rows and tokens of the one shape that Core ML runs: 8 variable domains of up to 158 residues, CLS and EOS.
+# Core ML compiles a program for each shape, and fails on dynamic shapes (apple/coremltools#2825).
 COREML_SHAPE = (8, 160)
 
-# Of text in a config: the longest path that Linux takes.
+# Longest text in a config: the longest path that Linux takes.
 MAX_TEXT_CHARS = 4_096
 ENVIRONMENT_PREFIX = "ABONYX_"
-# Read by cache.py and serve/settings.py, not fields of the config.
+# cache.py and serve/settings.py read these. They are not fields of the config.
 OTHER_VARIABLES = frozenset({"ABONYX_CACHE_DIR", "ABONYX_SERVE_TOKEN", "ABONYX_SERVE_ADMIN_TOKEN"})
 
 
@@ -42,33 +41,33 @@ def _check(ok: bool, key: str, value: object, allowed: str) -> None:
 
 
 def _quote(value: object) -> str:
-    """A value as a message may quote it, however large it is."""
+    """The text of a value for a message: one short line."""
     try:
         return first_line(repr(value))
-    except ValueError:  # Python writes no number of over 4,300 digits
-        return f"a value ({type(value).__name__}) with a number too long to show"
+    except ValueError:  # Python refuses to print a number of over 4,300 digits
+        return f"a value ({type(value).__name__}) with a number that is too long to show"
 
 
 def _expanded(path: str | Path) -> str:
-    """The path with ~ as a shell reads it: as it is where there is no such user. Path's own raises there."""
+    """The path with ~ replaced. Unchanged if the user does not exist; Path.expanduser would raise."""
     return os.path.expanduser(path)  # noqa: PTH111
 
 
 def _provider(name: str) -> str:
-    """A provider's name in lower case, for people write CPU and CoreML; another name as it is."""
+    """A provider's name in lower case, because people write CPU and CoreML. Another name is unchanged."""
     return name.lower() if name.lower() in get_args(ProviderName) else name
 
 
 def _check_types(options: object, table: str = "") -> None:
-    """Every field of a config holds what its annotation says; True is not a number here."""
+    """Check that every field of a config has its annotated type. True does not count as a number."""
     for name, hint in get_type_hints(type(options)).items():
         _typed(hint, getattr(options, name), f"config: {table}{name}", strict=True)
 
 
 def _typed(hint: Any, value: object, where: str, *, strict: bool) -> object:
-    """The value as its annotated type; strict=False also reads text ("2" is 2, "true" is true)."""
+    """The value as its annotated type. strict=False also reads text ("2" is 2, "true" is true)."""
     if dataclasses.is_dataclass(hint):
-        if not isinstance(value, hint):  # type: ignore[arg-type]  # a class: hints are no instances
+        if not isinstance(value, hint):  # type: ignore[arg-type]  # a hint here is a class
             raise ConfigError(f"{where} is {_quote(value)}", f"Give a {getattr(hint, '__name__', hint)}.")
         return value
     try:
@@ -79,7 +78,7 @@ def _typed(hint: Any, value: object, where: str, *, strict: bool) -> object:
         raise ConfigError(
             f"{where} is {_quote(value)}: {_lower_first(first_line(error).partition(' - at')[0])}", fix
         ) from None
-    # A hash of the config, which every result has, takes no larger number.
+    # msgspec, which encodes the config for its hash, takes no larger number.
     if isinstance(converted, int) and not -(2**63) <= converted < 2**63:
         raise ConfigError(f"{where} is {_quote(value)}", "Give a whole number of less than 64 bits.")
     if isinstance(converted, str):
@@ -94,8 +93,8 @@ def _check_text(text: str, where: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        # A path's bytes as Python shows them. ONNX Runtime opens no such path either.
-        fix = "Rename it; of a path, a symbolic link with a name in UTF-8 does as well."
+        # Python keeps such bytes of a path as surrogates. ONNX Runtime cannot open such a path.
+        fix = "Rename it. If it is a path, a symbolic link with a name in UTF-8 also works."
         raise ConfigError(f"{where} is {_quote(text)}: it is not UTF-8", fix) from None
 
 
@@ -104,7 +103,7 @@ def _lower_first(text: str) -> str:
 
 
 class _Shown:
-    """Prints as the expression that makes it: the fields that differ from their defaults."""
+    """repr() shows the fields that differ from their defaults, as Python code that makes an equal object."""
 
     __slots__ = ()
 
@@ -120,7 +119,7 @@ class CpuOptions(_Shown):
     """Options of provider cpu.
 
     Attributes:
-        threads: intra-op threads; None = the processors this process may use (affinity and cgroup quota).
+        threads: number of threads; None = the processors that this process may use (affinity and cgroup quota).
     """
 
     threads: int | None = None
@@ -135,8 +134,8 @@ class CudaOptions(_Shown):
     """Options of provider cuda.
 
     Attributes:
-        device_id: which card, as CUDA counts.
-        memory_limit_bytes: most device memory ONNX Runtime's arena may take; None = all.
+        device_id: number of the GPU, as CUDA counts them from 0.
+        memory_limit_bytes: largest amount of GPU memory that ONNX Runtime may allocate, in bytes; None = all.
     """
 
     device_id: int = 0
@@ -154,8 +153,9 @@ class CoreMLOptions(_Shown):
     """Options of provider coreml.
 
     Attributes:
-        compute_units: which units Core ML may use.
-        cache_dir: where compiled models are kept, in a folder of the bundle's hash; None = compile at each open.
+        compute_units: the units that Core ML may use.
+        cache_dir: directory for compiled models, each in a folder named by the bundle's hash; None = compile at each
+            open.
     """
 
     compute_units: ComputeUnits = "ALL"
@@ -172,11 +172,12 @@ class OpenVinoOptions(_Shown):
     """Options of provider openvino.
 
     Attributes:
-        device: OpenVINO's device name.
-        threads: of the CPU device; None = the processors this process may use (affinity and cgroup quota).
-        streams: batches in flight, sharing the threads: more throughput, later first result.
-        precision: arithmetic. "f32" is exact to the variant's limits; "bf16" (device CPU only) is faster where the
-            processor has it, and only within tolerances.BF16.
+        device: OpenVINO's name for the device.
+        threads: threads of the CPU device; None = the processors that this process may use (affinity and cgroup quota).
+        streams: number of batches that run at the same time and share the threads. More streams score more sequences
+            per second, but the first result comes later.
+        precision: the arithmetic. "f32" keeps the variant's limits. "bf16" (device CPU only) is faster on processors
+            that have it, but keeps only the wider limits of tolerances.BF16.
     """
 
     device: str = "CPU"
@@ -191,35 +192,38 @@ class OpenVinoOptions(_Shown):
         if self.precision == "bf16" and self.device != "CPU":
             raise ConfigError(
                 f"config: openvino.precision is 'bf16' and openvino.device is {self.device!r}",
-                "bf16 is for device CPU; leave precision out for another.",
+                "bf16 needs the device CPU. Leave precision out for another device.",
             )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class RuntimeConfig(_Shown):
-    """What one run uses. `RuntimeConfig()` is the shipped mini bundle on the CPU.
+    """The bundle that a run uses, and how it runs. `RuntimeConfig()` is the shipped mini bundle on the CPU.
 
-    Prints as the expression that makes it.
+    repr() gives Python code that makes an equal config.
 
     Attributes:
-        bundle: the bundle's directory, absolute once constructed, or its name on the hub (hub_name.HubName); None = the
+        bundle: the bundle's directory (made absolute), or its name on the hub (hf:ORG/NAME@REVISION); None = the
             shipped mini bundle.
-        provider: the one execution provider that runs the model; never another. Lower case once constructed.
+        provider: the one execution provider that runs the model, in lower case. abonyx never uses another instead.
         variant: a variant of the bundle; None = the manifest's default for the provider.
-        pooling: "residues" (mean over residues) or "upstream-batch" (the old pipeline's, needs batch_size).
+        pooling: "residues" (mean over residues) or "upstream-batch" (the old pipeline's rule, needs batch_size).
         batch_size: the old pipeline's batch size (8 in training, 32 in prediction), for "upstream-batch" only.
-        token_budget: most tokens a batch, padding included; None = the provider's default.
-        static_rows: rows of every batch, filled up with padding. None = as they come, but COREML_SHAPE on coreml.
-        static_tokens: tokens of every row, likewise, CLS and EOS included; a longer sequence is refused.
-        window_size: records scored, written and journalled at a time; None = the provider's default.
-        allow_cpu_nodes: whether single nodes may land on the CPU when provider is another.
-        cpu: options of that provider.
-        cuda: options of that provider.
-        coreml: options of that provider.
-        openvino: options of that provider.
+        token_budget: largest number of tokens in a batch, padding included; None = the provider's default.
+        static_rows: number of rows in every batch; padding fills missing rows. None = the number varies, except on
+            coreml, which uses COREML_SHAPE.
+        static_tokens: number of tokens in every row, CLS and EOS included; padding fills missing tokens, and a longer
+            sequence is refused. None = as for static_rows.
+        window_size: number of records that are scored, written and journalled together; None = the provider's
+            default.
+        allow_cpu_nodes: whether a few nodes of the graph may run on the CPU if the provider is not cpu.
+        cpu: options of the provider cpu.
+        cuda: options of the provider cuda.
+        coreml: options of the provider coreml.
+        openvino: options of the provider openvino.
 
     Raises:
-        ConfigError: a value that is not allowed; names the key and what is.
+        ConfigError: a value is not allowed. The message names the key and the allowed values.
     """
 
     bundle: str | None = None
@@ -254,8 +258,8 @@ class RuntimeConfig(_Shown):
         if (self.pooling == "upstream-batch") != (self.batch_size is not None):
             raise ConfigError(
                 f"config: pooling is {self.pooling!r} and batch_size is {self.batch_size!r}",
-                "batch_size belongs to pooling upstream-batch, and only there: the old pipeline trained with 8 and "
-                "predicted with 32. How many sequences really run together is token_budget.",
+                "Give batch_size only with pooling upstream-batch: the old pipeline trained with 8 and predicted with "
+                "32. token_budget sets how many sequences run together.",
             )
 
         self._check_shape()
@@ -264,7 +268,7 @@ class RuntimeConfig(_Shown):
         if (self.static_rows is None) != (self.static_tokens is None):
             raise ConfigError(
                 f"config: static_rows is {self.static_rows} and static_tokens is {self.static_tokens}",
-                "Give both, the rows and the tokens of every batch, or neither.",
+                "Give both or neither: together they are the shape of every batch.",
             )
         if self.token_budget is None or self.static_shape is None:
             return
@@ -277,18 +281,18 @@ class RuntimeConfig(_Shown):
 
     @property
     def static_shape(self) -> tuple[int, int] | None:
-        """Rows and tokens a row of every batch where they are fixed, as Core ML needs them; None = as they come."""
+        """(rows, tokens in a row) of every batch if the shape is fixed, as Core ML needs it; None if it varies."""
         if self.static_rows is not None and self.static_tokens is not None:
             return self.static_rows, self.static_tokens
         return COREML_SHAPE if self.provider == "coreml" else None
 
     @property
     def bf16(self) -> bool:
-        """Whether the arithmetic is bfloat16, whatever the variant's weights are."""
+        """Whether the arithmetic is bfloat16. The variant's weights may have another type."""
         return self.provider == "openvino" and self.openvino.precision == "bf16"
 
     def sha256(self) -> str:
-        """Hash of every field, for results' metadata: equal configs give equal hashes."""
+        """Hex sha256 over all fields, for the metadata of results. Equal configs have equal hashes."""
         return hashlib.sha256(msgspec.json.encode(dataclasses.asdict(self), order="sorted")).hexdigest()
 
 
@@ -297,15 +301,16 @@ def load_config(
     environment: Mapping[str, str] | None = None,
     flags: Mapping[str, object] | None = None,
 ) -> RuntimeConfig:
-    """The config from a TOML file, overridden by ABONYX_* variables, overridden by flags.
+    """Read the config from a TOML file and ABONYX_* variables. A variable overrides the file; a flag overrides both.
 
     Args:
         path: a TOML file; None = no file.
-        environment: variables (default os.environ). A field of a table is ABONYX_CPU_THREADS.
-        flags: field -> value; None values are not set.
+        environment: the variables; None = os.environ. The field threads of the table cpu is ABONYX_CPU_THREADS.
+        flags: field -> value; a value of None is ignored.
 
     Raises:
-        ConfigError: unreadable file, unknown key (names the nearest valid one), wrong type, value not allowed.
+        ConfigError: the file cannot be read, a key is unknown (the message names the nearest valid one), or a value
+            has the wrong type or is not allowed.
     """
     merged: dict[str, Any] = _from_file(path) if path else {}
     for source in (_from_environment(os.environ if environment is None else environment), flags or {}):
@@ -324,19 +329,18 @@ def _from_file(path: Path) -> dict[str, Any]:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}", "Give an existing TOML file.") from error
-    except (ValueError, RecursionError) as error:  # ValueError: also a number of over 4,300 digits
+    except (ValueError, RecursionError) as error:  # Python raises ValueError for a number of over 4,300 digits too
         raise ConfigError(
             f"{path}: not valid TOML: {first_line(error)}", "See configs/cpu.toml for a complete example."
         ) from error
     bundle = values.get("bundle")
-    if (
-        isinstance(bundle, str) and bundle and not is_hub_name(bundle)
-    ):  # relative to the file that names it, wherever the command is run
+    if isinstance(bundle, str) and bundle and not is_hub_name(bundle):
+        # The path is relative to the config file, not to the current directory.
         values["bundle"] = str(path.absolute().parent / _expanded(bundle))
     _refuse_unknown(values, RuntimeConfig, str(path))
     for key, hint in get_type_hints(RuntimeConfig).items():
         if dataclasses.is_dataclass(hint) and not isinstance(values.get(key, {}), dict):
-            raise ConfigError(f"{path}: {key} is {_quote(values[key])}", f"It is a table: [{key}].")
+            raise ConfigError(f"{path}: {key} is {_quote(values[key])}", f"Write it as a table: [{key}].")
     return values
 
 
@@ -350,7 +354,7 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for variable, text in environment.items():
         if not variable.startswith(ENVIRONMENT_PREFIX) or variable in OTHER_VARIABLES or not text:
-            continue  # an empty variable is an unset one
+            continue  # an empty variable counts as not set
         key = variable.removeprefix(ENVIRONMENT_PREFIX)
         if key not in known:
             raise ConfigError(

@@ -3,69 +3,69 @@
     EngineError                     1
      ├ ConfigError                  2  an option, a config file, an output path
      │  ├ OutputInUse               2  another run is writing the same output
-     │  ├ StoreUnavailable          2  an object store that does not answer, or refuses
+     │  ├ StoreUnavailable          2  an object store that does not answer, or refuses a request
      │  └ ResumeRefused             2  an interrupted run that this command cannot resume
      ├ InputError                   3  a file of sequences, labels or a head that cannot be used as given
      │  ├ RecordsRejected           3  records of an otherwise readable file
-     │  ├ InputTooLarge             3  more bytes, records or residues than the reader was told to take
+     │  ├ InputTooLarge             3  more bytes, records or residues than the limit
      │  ├ LabelsOfOtherKind         3  a label column with values instead of classes, or with classes instead of values
-     │  ├ ColumnUnclear             3  which column of a table is meant: none has the name, or several could be meant
-     │  └ HeadRefused               3  a classifier file that is not a plain logistic head, or is another encoder's
+     │  ├ ColumnUnclear             3  no column of a table has the name, or several columns could be meant
+     │  └ HeadRefused               3  a classifier file that is not a plain logistic head, or is for another encoder
      ├ BundleError                  4  a bundle that is missing, damaged or of another schema
      │  ├ ChecksumMismatch          4
-     │  └ HubUnreachable            4  the hub that a bundle's name means gives no answer
+     │  └ HubUnreachable            4  the hub that the bundle is on gives no answer
      ├ ProviderError                5  the engine or the device
      │  ├ EngineMissing             5  no onnxruntime distribution, or two side by side
-     │  ├ ProviderUnavailable       5  the provider asked for is not there; nothing else was tried
+     │  ├ ProviderUnavailable       5  the requested provider is not available; abonyx tries no other
      │  └ OutOfDeviceMemory         5  the device has no memory for the weights, or for a single sequence
-     ├ ParityError                  6  numbers off their limit
-     │  ├ SelfTestError             6  the golden rows do not come out right on this machine
+     ├ ParityError                  6  a number that differs by more than its limit
+     │  ├ SelfTestError             6  the golden rows give other numbers on this machine
      │  └ ScoreNotFinite            6  a score or embedding that is NaN or infinite
-     ├ RequestRefused               1  HTTP alone: a request that `abonyx serve` does not take, now or at all
-     ├ ServiceError                 1  abonyx.client alone: no answer of a service, or one that is not abonyx's
-     ├ RunInterrupted             130  a signal stopped a run; what was done is kept where it can be
+     ├ RequestRefused               1  HTTP only: `abonyx serve` refuses a request, for now or for good
+     ├ ServiceError                 1  abonyx.client only: a service gives no answer, or not an answer of abonyx
+     ├ RunInterrupted             130  a signal stopped a run; finished work is kept if possible
      └ SessionError                 1
         ├ SessionInUse              1  a second open
         ├ SessionClosed             1  use before open or after close
         └ SessionForked             1  use in a forked child
 
-The number is the command line's exit code (docs/errors.md). A message says what, where, both values where two
-disagree, and what to do next.
+The number is the exit code of the command line (docs/errors.md). A message says what is wrong, where, both values if
+two disagree, and what to do next.
 """
 
 from __future__ import annotations
 
 from abonyx.wording import Interface, in_words
 
-# Of a message's text, and of its advice: far above the longest that abonyx writes itself.
+# Longest text of a message, and of its advice. It is far above the longest that abonyx writes on purpose.
 MOST_CHARS = 10_000
 
 
 class EngineError(Exception):
-    """Root of the tree.
+    """Base class of every error that abonyx raises on purpose.
 
     Args:
-        what: what went wrong, where, with both values where two disagree.
-        fix: what the user can do next; one sentence. Both name an option by its mark (wording.option).
+        what: what went wrong and where, with both values if two disagree. It names options by wording.option.
+        fix: what the user can do next, in one sentence. It names options likewise.
 
     Attributes:
-        what: what went wrong, in the words of Python, as str(error) has it.
-        fix: what to do next, likewise.
-        marked: what and fix as given, marks included: for an error made of this one.
-        request_id: of an error that abonyx.client raises: the id of the request in the service's log; else None.
+        what: what went wrong. Options have their Python names.
+        fix: what to do next. Options have their Python names.
+        marked: (what, fix) as they were given, with the marks of options. Use it to make another error from this one.
+        request_id: the id of the request in the service's log, if abonyx.client raised the error; else None.
     """
 
     exit_code = 1
     request_id: str | None = None
 
     def __init__(self, what: str, fix: str = "") -> None:
-        # A value is shortened where it is quoted (printable, first_line); this bounds whatever was forgotten.
+        # Code that quotes a value shortens it (printable, first_line). This is a second limit, in case it did not.
         self.marked = _shortened(what), _shortened(fix)
         self.what, self.fix = self.worded(Interface.PYTHON)
         super().__init__(self.text(Interface.PYTHON))
 
     def worded(self, interface: Interface) -> tuple[str, str]:
-        """What and fix in the words of an interface."""
+        """(what, fix) in the words of an interface."""
         what, fix = self.marked
         return in_words(what, interface), in_words(fix, interface)
 
@@ -75,39 +75,39 @@ class EngineError(Exception):
 
 
 class ConfigError(EngineError):
-    """A bad option, config file or output path; names the key and what is allowed."""
+    """An option, a config file or an output path is wrong. The message names the key and the allowed values."""
 
     exit_code = 2
 
 
 class OutputInUse(ConfigError):
-    """Another run is writing the same output; names it."""
+    """Another run is writing the same output. The message names that run."""
 
 
 class StoreUnavailable(ConfigError):
-    """An object store does not answer, or refuses: no such bucket, no credentials, no permission."""
+    """An object store does not answer, or refuses: no such bucket, no credentials, or no permission."""
 
 
 class ResumeRefused(ConfigError):
-    """An interrupted run's files cannot be resumed; names what differs, both values."""
+    """An interrupted run cannot be resumed by this command. The message names what differs, with both values."""
 
 
 class InputError(EngineError):
-    """A file that cannot be read as what it should be; names file and line."""
+    """An input cannot be used. The message names the file and the line, or the argument."""
 
     exit_code = 3
 
 
 class LabelsOfOtherKind(InputError):
-    """A label column that holds measured values in place of classes, or classes in place of values."""
+    """A label column holds measured values instead of classes, or classes instead of values."""
 
 
 class RecordsRejected(InputError):
-    """Records of a readable file that cannot be scored; shows the first ten.
+    """Some records of a readable file cannot be scored. The message shows the first ten.
 
     Args:
-        what, fix: as every EngineError.
-        records: all of them: id, line (of a list the number of the item, from 1) and reason.
+        what, fix: as for every EngineError.
+        records: (id, line, reason) of every such record. For a list, the line is the number of the item, from 1.
     """
 
     def __init__(self, what: str, fix: str = "", *, records: tuple[tuple[str, int, str], ...] = ()) -> None:
@@ -116,15 +116,15 @@ class RecordsRejected(InputError):
 
 
 class InputTooLarge(InputError):
-    """More bytes, records or residues than the caller takes; names the limit."""
+    """The input has more bytes, records or residues than the limit. The message names the limit."""
 
 
 class ColumnUnclear(InputError):
-    """No column of a table has the name, or several could be meant; shows the names.
+    """No column of a table has the name, or several columns could be meant. The message shows their names.
 
     Args:
-        what, fix: as every EngineError.
-        columns: names that may be given instead; empty if they are too many or too long for a choice.
+        what, fix: as for every EngineError.
+        columns: the names that can be given instead; empty if they are too many or too long to show.
     """
 
     def __init__(self, what: str, fix: str = "", *, columns: tuple[str, ...] = ()) -> None:
@@ -133,63 +133,63 @@ class ColumnUnclear(InputError):
 
 
 class HeadRefused(InputError):
-    """A classifier file that is not a plain logistic head; names the class or the value that is in the way."""
+    """A classifier file does not hold a plain logistic head. The message names the class or the value that is wrong."""
 
 
 class BundleError(EngineError):
-    """A bundle that is missing, damaged, or of another schema."""
+    """A bundle is missing, is damaged, or has another schema."""
 
     exit_code = 4
 
 
 class ChecksumMismatch(BundleError):
-    """A bundle file whose bytes are not those the manifest was written for."""
+    """A file of a bundle has other bytes than the manifest lists."""
 
 
 class HubUnreachable(BundleError):
-    """The hub that a bundle's name means gives no answer, or a broken one."""
+    """The hub that the bundle is on gives no answer, or a broken one."""
 
 
 class ProviderError(EngineError):
-    """The engine or the device cannot do what was asked."""
+    """ONNX Runtime or the device cannot do what was requested."""
 
     exit_code = 5
 
 
 class EngineMissing(ProviderError):
-    """No onnxruntime distribution is installed, or two are side by side."""
+    """No distribution of ONNX Runtime is installed, or two are installed and overwrite each other."""
 
 
 class ProviderUnavailable(ProviderError):
-    """The provider asked for is not available here; says what was found and what to install."""
+    """The requested provider is not available here. The message says which are, and what to install."""
 
 
 class OutOfDeviceMemory(ProviderError):
-    """The device has no memory for the weights or a batch; the token budget is halved until one sequence is left."""
+    """The device has no memory for the weights, or for a batch of one sequence: larger batches were halved first."""
 
 
 class ParityError(EngineError):
-    """A number over its limit; names metric, value, limit and the worst record."""
+    """A number differs by more than its limit. The message names the metric, both values and the worst record."""
 
     exit_code = 6
 
 
 class SelfTestError(ParityError):
-    """The bundle's golden rows do not come out right on this machine."""
+    """The golden rows of the bundle give other numbers on this machine than the bundle stores."""
 
 
 class ScoreNotFinite(ParityError):
-    """A score or embedding is NaN or infinite; names the ids."""
+    """A score or an embedding is NaN or infinite. The message names the ids."""
 
 
 class RequestRefused(EngineError):
-    """A request that the service does not take: no token, a limit of its clients, no model, no time left.
+    """The service refuses a request: the token is missing, a limit is reached, no model is open, or time is up.
 
     Args:
-        status: of the HTTP answer.
-        reason: a fixed word, as the metrics count it.
-        what, fix: as every EngineError.
-        retry_after_s: when the same request may be taken; None = there is no telling.
+        status: status code of the HTTP answer.
+        reason: a fixed word, which the metrics count.
+        what, fix: as for every EngineError.
+        retry_after_s: seconds after which the same request may succeed; None = not known.
     """
 
     def __init__(self, status: int, reason: str, what: str, fix: str = "", *, retry_after_s: int | None = None) -> None:
@@ -200,21 +200,21 @@ class RequestRefused(EngineError):
 
 
 class ServiceError(EngineError):
-    """A service that cannot be reached, does not answer in time, or answers something that is not abonyx's."""
+    """A service cannot be reached, does not answer in time, or does not answer as abonyx does."""
 
 
 class RunInterrupted(EngineError):
-    """A signal stopped a run; says how far it was and how to go on."""
+    """A signal stopped a run. The message says how much was done and how to resume."""
 
     exit_code = 130
 
 
 class SessionError(EngineError):
-    """A session used against its life cycle."""
+    """A session cannot be used in its present state."""
 
 
 class SessionInUse(SessionError):
-    """A second session was opened; names where the first was."""
+    """A second session was opened. The message names the file and line that opened the first."""
 
 
 class SessionClosed(SessionError):
@@ -232,19 +232,19 @@ def _shortened(text: str) -> str:
 
 
 def printable(name: str) -> str:
-    """An id as a message may show it: short, on one line, without a terminal's control characters."""
+    """An id as a message shows it: at most 60 characters, on one line, without control characters."""
     shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in name[:60])
     return shown + ("..." if len(name) > 60 else "")
 
 
 def first_line(text: object, most: int = 200) -> str:
-    """What another library's error, or a value, says, as a message may quote it: one line, cut, nothing unprintable.
+    """The first line of another library's error, or of a value, as a message quotes it: short, no control characters.
 
-    A line that ends with a colon takes the next one with it: alone it says nothing.
+    If the first line ends with a colon, the next line is added: the first alone says nothing.
 
     Args:
         text: an error, or repr(value).
-        most: characters that are kept.
+        most: largest number of characters.
     """
     lines = [line for line in str(text)[: 100 * most].splitlines() if line.strip()]
     if not lines and isinstance(text, BaseException):

@@ -1,4 +1,4 @@
-"""What an optional extra brings: checked before the command that needs it does anything."""
+"""The optional extras and their packages. A command checks its extra before it does anything else."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from abonyx.errors import ConfigError, first_line
 from abonyx.privacy import silence
 
 _TO_FIT = {"onnx": "onnx", "scikit-learn": "sklearn", "scipy": "scipy"}
-# What needs something -> the extra that brings it, and distribution -> the module that is imported.
+# Feature -> (its extra, {distribution: the module that is imported}).
 _NEEDED = {
     "evaluate": ("evaluate", {"scikit-learn": "sklearn.metrics", "matplotlib": "matplotlib.figure"}),
     "drawing contributions": ("explain", {"matplotlib": "matplotlib.figure"}),
@@ -35,9 +35,11 @@ _NEEDED = {
 
 
 def require(what: str) -> None:
-    """Raise a ConfigError if something that `what`, a key of the table above, needs cannot be imported.
+    """Check that everything that `what`, a key of the table above, needs can be imported.
 
-    The message names each missing distribution, why it cannot be imported, and the command that installs the extra.
+    Raises:
+        ConfigError: something cannot. The message names each missing distribution with the reason, and the command that
+            installs the extra.
     """
     silence()
     extra, needed = _NEEDED[what]
@@ -53,14 +55,14 @@ def require(what: str) -> None:
 
 
 def install_command(extra: str) -> str:
-    """The pip command that adds an extra to the abonyx that is installed here, from where it was installed.
+    """The pip command that adds an extra to the installed abonyx, from the same source.
 
-    By name alone pip would look abonyx up in an index, which need not have it: so a clone is named as a clone, a wheel
-    as its file (by its path, if it is still there), a repository by its address and commit.
+    With the name alone, pip would look for abonyx in an index, which may not have it. So the command names the clone,
+    the file of the wheel (with its path, if it is still there), or the repository's address and commit.
     """
     try:
         text = importlib.metadata.distribution("abonyx").read_text("direct_url.json")
-    except importlib.metadata.PackageNotFoundError:  # run from a folder on the path
+    except importlib.metadata.PackageNotFoundError:  # abonyx is not installed; its folder is on the search path
         text = None
         clone = Path(__file__).parents[2]
         if (clone / "pyproject.toml").is_file():
@@ -78,6 +80,6 @@ def install_command(extra: str) -> str:
 
 
 def load(what: str, module: str) -> Any:
-    """A module that an extra brings. Raises as require does."""
+    """Import a module of an extra. Raises as `require` does."""
     require(what)
     return importlib.import_module(module)

@@ -1,8 +1,9 @@
-"""The first open of a bundle on this machine, in a child process: what crashes the engine ends the child alone.
+"""The first open of a bundle on this machine, in a child process: a crash of the engine ends only the child.
 
-A graph of known operators can still end a process, and no check of its file can exclude that. So a bundle whose whole
-self-test never passed here is opened by a child first, which runs it. What passed is remembered, so it costs once.
-The child is gone before this process loads the model: there are never two in memory.
+A graph of known operators can still crash a process, and no check of its file can exclude that. So if the whole
+self-test of a bundle never passed on this machine, a child process opens the bundle and runs the self-test. The cache
+remembers a passed self-test, so this happens once. The child ends before this process loads the model: two models are
+never in memory.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from abonyx import errors
 from abonyx.config import RuntimeConfig
 from abonyx.errors import BundleError, EngineError, OutOfDeviceMemory, SessionClosed, first_line
 
-# Of artifacts/mini's manifest. The tests open it as it is, so its first open needs no child and takes no second.
+# Hash of the manifest of artifacts/mini. The tests open that bundle, so it needs no child process.
 MINI_SHA256 = "f5dec2db3df596e04d4583241add472d3fbcb36b13d155f6913693ae0ba11e49"
-# The parent's own search path: the child must find the same abonyx.
+# The child gets the parent's search path, because it must import the same abonyx.
 _CHILD = "import sys; sys.path[:] = sys.argv[1:]; from abonyx import first_open; first_open.serve()"
-# Set in the child, which starts none of its own whatever it is.
+# This variable is set in the child, so that the child never starts another child.
 _GUARD = "ABONYX_FIRST_OPEN"
-# Far longer than an honest self-test takes: 33 layers on two cores, 37 s.
+# Far longer than a real self-test: 33 layers on two cores take 37 s.
 MAX_SECONDS = 1_800.0
 _POLL_SECONDS = 0.1
 _PROC = Path("/proc/self")
@@ -46,18 +47,18 @@ def _current_folder() -> Path:
         return Path(os.sep)
 
 
-# What a relative entry of the search path means.
+# Relative entries of the search path start from here.
 _FOLDER_AT_IMPORT = _current_folder()
 
 
 class EngineUse(msgspec.Struct, frozen=True):
-    """What an open model holds of the system that its process did not hold before; from /proc, on Linux.
+    """Files, sockets, processes and threads that opening a model adds to its process. Read from /proc on Linux.
 
     Attributes:
-        files: open or mapped files; code and the interpreter's own are left out.
-        sockets: how many.
-        children: processes that it started.
-        threads: that it started.
+        files: open or mapped files, without code and files of the interpreter.
+        sockets: number of open sockets.
+        children: number of child processes.
+        threads: number of new threads.
     """
 
     files: list[str]
@@ -67,12 +68,12 @@ class EngineUse(msgspec.Struct, frozen=True):
 
 
 class FirstOpen(msgspec.Struct, frozen=True):
-    """What the child found; it passed the whole self-test.
+    """What a child reports after the whole self-test passed in it.
 
     Attributes:
-        bundle_sha256, variant: what it opened.
-        differences: max |difference| from PyTorch by metric.
-        use: what the open model held of the system; None unless asked for, or if the system does not say.
+        bundle_sha256, variant: the bundle and the variant that it opened.
+        differences: metric -> max |difference| from PyTorch.
+        use: what the open model held of the system; None if it was not requested, or if the system does not tell.
     """
 
     bundle_sha256: str
@@ -82,7 +83,7 @@ class FirstOpen(msgspec.Struct, frozen=True):
 
 
 class _Answer(msgspec.Struct):
-    """What the child writes: a FirstOpen, or the error's class, what and fix."""
+    """The child's answer: a FirstOpen, or an error as (class name, what, fix)."""
 
     found: FirstOpen | None = None
     error: tuple[str, str, str] | None = None
@@ -94,21 +95,21 @@ def open_in_child(
     """Open the config's bundle in a child process, run its whole self-test there, and close it.
 
     Args:
-        deep: find what the open model holds of the system.
-        cancelled: asked ten times a second; true ends the child.
+        deep: whether to report what the open model holds of the system.
+        cancelled: called ten times a second; if it returns true, the child is ended.
 
     Returns:
-        What the child found; None if no child can be started, because this interpreter is embedded or frozen.
+        The child's report; None if no child can be started, because this interpreter is embedded or frozen.
 
     Raises:
-        EngineError: what the child raised, as if it had been raised here.
-        BundleError: the child was ended by a signal, e.g. SIGFPE, or did not end in MAX_SECONDS.
-        OutOfDeviceMemory: by SIGKILL, which is the system's way to say that memory ran out.
-        SessionClosed: cancelled.
+        EngineError: the child raised this error.
+        BundleError: a signal, e.g. SIGFPE, ended the child, or the child did not end in MAX_SECONDS.
+        OutOfDeviceMemory: SIGKILL ended the child; the system sends it if memory runs out.
+        SessionClosed: `cancelled` returned true.
     """
     if not sys.executable or getattr(sys, "frozen", False) or os.environ.get(_GUARD):
         return None
-    # Python's own json: it escapes whatever a text holds.
+    # json and not msgspec: json escapes surrogates, which a path may have.
     request = json.dumps({"config": dataclasses.asdict(config), "deep": deep}).encode() + b"\n"
     with _child() as (process, stdin, stdout):
         with contextlib.suppress(BrokenPipeError):  # the child has ended; its status says why
@@ -125,7 +126,7 @@ def open_in_child(
 
 
 def _answer_of(stdout: IO[bytes], config: RuntimeConfig, cancelled: Callable[[], bool]) -> bytes:
-    """All that the child writes, read by a thread, so that the wait for it can end."""
+    """Everything that the child writes. A thread reads it, so that this function can stop waiting."""
     found: list[bytes] = []
     reading = threading.Thread(target=lambda: found.append(stdout.read()), daemon=True)
     reading.start()
@@ -136,12 +137,14 @@ def _answer_of(stdout: IO[bytes], config: RuntimeConfig, cancelled: Callable[[],
             raise SessionClosed("session was closed while it was opened", "Open it again.")
         if time.monotonic() > deadline:
             what = f"{config.bundle}: the process that opened it first, to try it, did not end in {MAX_SECONDS:.0f} s"
-            raise BundleError(what, "Use no bundle from somebody you do not trust; try another provider or variant.")
+            raise BundleError(
+                what, "Try another provider or variant. Do not use a bundle from somebody you do not trust."
+            )
     return b"".join(found)
 
 
 def _search_path() -> list[str]:
-    """This process's search path, absolute: the child may not look elsewhere, and not where a later chdir leads."""
+    """The search path of this process, with absolute entries: a later change of directory must not change them."""
     entries = [entry for entry in sys.path if isinstance(entry, str)]
     return list(dict.fromkeys(str(_FOLDER_AT_IMPORT / entry) for entry in entries))
 
@@ -150,11 +153,11 @@ def _ended(config: RuntimeConfig, status: int) -> EngineError:
     name = signal.Signals(-status).name if status < 0 else f"exit code {status}"
     what = f"{config.bundle}: the process that opened it first, to try it, ended with {name}"
     if status == -getattr(signal, "SIGKILL", 9):
-        return OutOfDeviceMemory(f"{what}: out of memory?", "Free memory, or take a smaller variant.")
+        return OutOfDeviceMemory(f"{what}: out of memory?", "Free memory, or use a smaller variant.")
     return BundleError(
         what,
-        "Use no bundle from somebody you do not trust. If it is your own, export it again, or try another version of "
-        "ONNX Runtime; please report it with this message.",
+        "Do not use a bundle from somebody you do not trust. If it is your own, export it again, or try another "
+        "version of ONNX Runtime. Please report it with this message.",
     )
 
 
@@ -167,13 +170,13 @@ def _raised(name: str, what: str, fix: str) -> EngineError:
 
 @contextlib.contextmanager
 def _child() -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes], IO[bytes]]]:
-    """A child that ends with this block."""
+    """A child process, which is ended at the end of the block."""
     process: subprocess.Popen[bytes] = subprocess.Popen(
-        [sys.executable, "-I", "-c", _CHILD, *_search_path()],  # nothing of the environment decides what it imports
+        [sys.executable, "-I", "-c", _CHILD, *_search_path()],  # no variable of the environment changes what it imports
         env=os.environ | {_GUARD: "1"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,  # what it has to say is in its answer
+        stderr=subprocess.DEVNULL,  # its errors are in its answer
     )
     stdin, stdout = process.stdin, process.stdout
     assert stdin is not None and stdout is not None
@@ -188,12 +191,12 @@ def _child() -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes], IO[bytes]]]:
 
 
 def serve() -> None:
-    """The child's life: one request in, one answer out."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and ends its child
+    """Run as the child: read one request, write one answer, end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C too, and ends its child
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints is no answer
+    os.dup2(2, 1)  # text that a library prints must not mix with the answer
     request = json.loads(sys.stdin.buffer.readline() or b"null")
-    if request is None:  # the parent ended first
+    if request is None:  # the parent has ended
         return
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
@@ -209,16 +212,16 @@ def serve() -> None:
         answer = _Answer(error=(type(error).__name__, what, "Please report it with this message."))
     with contextlib.suppress(BrokenPipeError), answers:
         answers.write(json.dumps(msgspec.to_builtins(answer)).encode())
-    os._exit(0)  # the thread waits for the parent
+    os._exit(0)  # a normal exit would wait for the thread
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()  # nothing comes; it ends when the parent does
+    sys.stdin.buffer.read()  # returns when the parent ends
     os._exit(1)
 
 
 def _try(config: RuntimeConfig, *, deep: bool) -> FirstOpen:
-    from abonyx.model import open_model  # which imports this module
+    from abonyx.model import open_model  # here, because abonyx.model imports this module
 
     before = _held() if deep else None
     with open_model(config, self_test="full", direct=True) as model:
@@ -231,7 +234,7 @@ def _try(config: RuntimeConfig, *, deep: bool) -> FirstOpen:
 
 
 def _held() -> tuple[set[str], set[str], set[str], set[str]] | None:
-    """Files, sockets, children and threads of this process; None if the system does not say."""
+    """Files, sockets, children and threads of this process; None if the system does not tell."""
     try:
         links = _links(_PROC / "fd")
         lines = [line.split(None, 5) for line in (_PROC / "maps").read_text(errors="surrogateescape").splitlines()]
@@ -251,7 +254,7 @@ def _held() -> tuple[set[str], set[str], set[str], set[str]] | None:
 
 
 def _links(directory: Path) -> list[str]:
-    """Where its links lead; the listing's own is gone when it is read."""
+    """The targets of the links in a directory. The link of the listing itself is closed by then, and left out."""
     links = []
     for path in directory.iterdir():
         with contextlib.suppress(FileNotFoundError):

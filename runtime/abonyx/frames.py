@@ -1,4 +1,4 @@
-"""Scores as columns of a DataFrame, pandas' or polars', through narwhals (extra `frames`)."""
+"""Scores as columns of a pandas or polars DataFrame, through narwhals (extra `frames`)."""
 
 from __future__ import annotations
 
@@ -51,46 +51,49 @@ def score_frame(
     trim: Literal["domain"] | None = None,
     with_columns: Sequence[str] = (),
 ) -> Frame:
-    """A frame of the same kind with a score for each row, by the rules of `abonyx score`.
-
-    No row is dropped, moved or changed, and pandas' index stays. New columns, behind the others:
-
-    - p_nonspecific: float32;
-    - nonspecific: 1 or 0, 8 bits; null for a row with a flag and no call;
-    - call: "specific", "non-specific", or, if the head has stored quantiles, "uncertain"; null as in nonspecific;
-    - percentile: interval of the share of the panel that scores lower, in percent, "FIRST-LAST": docs/percentile.md;
-      null as in nonspecific, or without a panel;
-    - flag: why the score should not be trusted, "" = nothing is wrong;
-    - domain, with trim: the residues that were scored, FIRST-LAST from 1, "" = no domain to trim to;
-    - NAME_p, NAME_nonspecific and NAME_call, or NAME_value, and NAME_percentile, of each other head that `heads` names;
-    - charge (32 bits), pI (32 bits), length (32 bits) and cdr3, those that `with_columns` names;
-    - rejected: why the row has no score; null if it has one. The other new columns are null then.
-
-    A missing value (None, NaN, NA, NaT, or a word for it like "NA") is a rejected row.
+    """Score each row of a DataFrame, by the rules of `abonyx score`.
 
     Args:
         frame: a DataFrame of pandas or polars.
-        session: what to score with; None = a session is opened with `config`, and closed.
-        config: as open_session takes it.
+        session: the session that scores; None = open a session with `config`, and close it.
+        config: as for open_session.
         sequence_column: the column of sequences, or FIRST:LAST of an alignment's columns; None = `sequence` or another
-            known name, of an AIRR table its amino acids: docs/files.md.
-        heavy_column, light_column: of heads that need both chains, their columns; None = those with a known name.
-        threshold: call p strictly above it non-specific, and nothing uncertain; None = the assay's, or the head's
-            default.
-        assay: use the threshold that the head declares for it.
-        heads: names of the bundle's heads, or "all"; None = the first. threshold and assay are the first head's.
-        panel: whose percentiles are given; None = the bundle's first.
-        gaps: "strip" takes `-`, `.` and a final `*` out of the sequences.
-        domain: "check" flags rows that the head was not trained on, "require" rejects them, "off" does not look.
-        trim: "domain" scores the variable domain inside a longer sequence.
-        with_columns: of "charge", "pI", "length", "cdr3", "nearest_identity" and "interval":
-            docs/files.md.
+            known name. In an AIRR table it is the column of amino acids (docs/files.md).
+        heavy_column, light_column: the columns of both chains, for heads that need both; None = columns with a known
+            name.
+        threshold: a row is non-specific if its p is strictly above this, and no row is uncertain; None = the
+            threshold of `assay`, or the head's default.
+        assay: use the threshold that the head declares for this assay.
+        heads: names of the bundle's heads, or "all"; None = the first. `threshold` and `assay` are for the first head.
+        panel: name of the panel for percentiles; None = the bundle's first.
+        gaps: "strip" removes `-`, `.` and a final `*` from the sequences; "refuse" rejects rows that have them.
+        domain: "check" flags rows unlike the head's training set, "require" rejects them, "off" does not look.
+        trim: "domain" scores only the variable domain of a longer sequence.
+        with_columns: more columns, of "charge", "pI", "length", "cdr3", "nearest_identity" and "interval"
+            (docs/files.md).
+
+    Returns:
+        A frame of the same library. No row is dropped, moved or changed, and the pandas index is kept. The new columns
+        come after the others:
+
+        - p_nonspecific: float32;
+        - nonspecific: 1 or 0, 8 bits; null for a row with a flag and no call;
+        - call: "specific", "non-specific", or, if the head has stored quantiles, "uncertain"; null as in nonspecific;
+        - percentile: "FIRST-LAST", an interval for the percentage of the panel that scores lower (docs/percentile.md);
+          null as in nonspecific, or without a panel;
+        - flag: why the score should not be trusted; "" if nothing is wrong;
+        - domain, with `trim`: the residues that were scored, FIRST-LAST, counted from 1; "" if no domain was found;
+        - NAME_p, NAME_nonspecific and NAME_call (or NAME_value), and NAME_percentile, for each further head in `heads`;
+        - charge, pI, length (each 32 bits) and cdr3, if `with_columns` names them;
+        - rejected: why the row has no score; null if it has one. In a rejected row the other new columns are null.
+
+        A row without a sequence (None, NaN, NA, NaT, or a word like "NA") is rejected.
 
     Raises:
-        InputError: not a DataFrame, or a lazy one; no such column, or several that could be meant; two columns of one
-            name; sequences that are not text; result columns that are there already.
-        ConfigError: narwhals is missing, or an option; SessionError, BundleError, ProviderError, ScoreNotFinite: as
-            open_session and Session.score.
+        InputError: `frame` is not a DataFrame, or is lazy; a column is missing or ambiguous; two columns have the same
+            name; sequences are not text; a result column already exists.
+        ConfigError: narwhals is missing, or an option is wrong.
+        SessionError, BundleError, ProviderError, ScoreNotFinite: as for open_session and Session.score.
     """
     refuse_rule(domain, trim)
     nw = load("score_frame", "narwhals")
@@ -123,16 +126,16 @@ def score_frame(
 
 
 def _eager(nw: Any, frame: object) -> Any:
-    """The frame as narwhals has it."""
+    """The frame, wrapped by narwhals."""
     try:
         table = nw.from_native(frame)
         if isinstance(table, nw.LazyFrame):
             raise InputError(f"frame is {type_name(frame)}, which is lazy", "Give its rows: frame.collect().")
-        list(table.columns)  # for what it raises
+        list(table.columns)  # raises if names are not unique
     except TypeError:
         fix = "Give a DataFrame of pandas or polars; for a list of sequences: session.score(sequences)."
         raise InputError(f"frame is {type_name(frame)}, not a DataFrame", fix) from None
-    except nw.exceptions.DuplicateError as error:  # pandas takes them
+    except nw.exceptions.DuplicateError as error:  # pandas allows them
         counts = ", ".join(line.removeprefix("- ") for line in str(error).splitlines()[1:])
         what = f"{_WHERE} has columns of the same name: {first_line(counts)}"
         raise InputError(what, "Rename or drop all but one.") from None
@@ -142,7 +145,7 @@ def _eager(nw: Any, frame: object) -> Any:
 def _sequences(
     nw: Any, table: Any, chains: tuple[str, ...], sequence_column: str | None, light_column: str | None
 ) -> list[list[object]]:
-    """The sequence of each row, in a list for each chain that a row needs; None = missing."""
+    """The sequences of all rows, one list for each chain; None = missing."""
     header = [str(name) for name in table.columns]
     at = find_columns(header, _WHERE, Wanted(None, sequence_column, None, light=light_column, chains=chains))
     cells: dict[int, list[object]] = {}
@@ -162,9 +165,9 @@ def _sequences(
 
 
 def _score(rows: Sequence[JudgedValue], heads: ChosenHeads, chosen: ChosenModel) -> Float32Array:
-    """The values (k, heads) of the rows that are not rejected.
+    """Values of the k rows that are not rejected: (k, heads) float32.
 
-    A sequence is scored once, unless pooling goes by its place in the frame.
+    Equal sequences are scored once, unless the pooling rule depends on the place of a row in the frame.
     """
     kept = {f"row {number}": row for number, row in enumerate(rows) if row.rejected is None}
     if not kept:
@@ -184,9 +187,9 @@ def _score(rows: Sequence[JudgedValue], heads: ChosenHeads, chosen: ChosenModel)
 
 
 def _series(nw: Any, table: Any, name: str, values: Sequence[object], kind: ColumnKind | None) -> Any:
-    """A new column, of text if it has no kind; its nulls are those of the frame's library."""
+    """A new column: text if it has no kind. A missing value is a null of the frame's library."""
     if kind in ("call", "count") and table.implementation.is_pandas_like():
-        # pandas' own integers have no null; with capitals they do.
+        # Int8 and Int32 of pandas have nulls; int8 and int32 do not.
         dtype = "Int8" if kind == "call" else "Int32"
         native = table.implementation.to_native_namespace().Series(values, index=table.to_native().index, dtype=dtype)
         return nw.from_native(native, series_only=True).alias(name)

@@ -1,4 +1,4 @@
-"""The name of a bundle on the Hugging Face hub: `hf:ORG/NAME@REVISION#sha256=HASH`. Nothing is contacted here."""
+"""The name of a bundle on the Hugging Face hub: `hf:ORG/NAME@REVISION#sha256=HASH`. No network is used here."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from abonyx.errors import ConfigError, first_line
 
 PREFIX = "hf:"
 _SHA256 = "#sha256="
-# As the hub has them: with neither "--" nor "..", so that "--" can join both parts in a folder's name.
+# The hub's own rule. It allows neither "--" nor "..", so a folder's name can join the two parts with "--".
 _REPO = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 _MOST_REPO_CHARS = 96
-# A branch, a tag, a commit or refs/pr/N.
+# The name of a branch or a tag, a commit, or refs/pr/N.
 _REVISION = re.compile(r"[A-Za-z0-9_][\w./-]{0,199}", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HASH = re.compile(r"[0-9a-f]{64}")
@@ -23,12 +23,12 @@ FORMS = "hf:ORG/NAME, hf:ORG/NAME@REVISION, and either with #sha256=HASH at the 
 
 @dataclass(frozen=True)
 class HubName:
-    """A bundle's name; prints as the text that makes it.
+    """The name of a bundle on the hub. str() gives the text that `parse` reads.
 
     Attributes:
         repo: ORG/NAME.
-        revision: branch, tag or commit; None = not given, which means the branch main.
-        sha256: the bundle's own hash; None = not given.
+        revision: branch, tag or commit; None = the branch main.
+        sha256: the hash of the bundle; None = any.
     """
 
     repo: str
@@ -37,7 +37,11 @@ class HubName:
 
     @classmethod
     def parse(cls, text: str) -> HubName:
-        """The name in a text that is_hub_name says yes to. Raises a ConfigError that shows the forms."""
+        """Read the name from a text for which is_hub_name is true.
+
+        Raises:
+            ConfigError: the text has another form. The message shows the allowed forms.
+        """
         rest, mark, sha256 = text.removeprefix(PREFIX).partition("#")
         repo, at, revision = rest.partition("@")
         right = (
@@ -49,17 +53,17 @@ class HubName:
             and (not mark or sha256.startswith(_SHA256[1:]))
         )
         if not right:
-            fix = f"Give {FORMS}; HASH has 64 digits of 0-9 and a-f. A directory of such a name is ./{PREFIX}..."
+            fix = f"Give {FORMS}; HASH has 64 digits of 0-9 and a-f. For a directory, write ./{PREFIX}..."
             raise ConfigError(f"bundle {first_line(repr(text))}: is not a name on the hub", fix)
         return cls(repo, revision if at else None, sha256.removeprefix(_SHA256[1:]) if mark else None)
 
     @property
     def commit(self) -> str | None:
-        """The revision, if it is a commit's whole hash."""
+        """The revision, if it is the whole hash of a commit; else None."""
         return self.revision if self.revision and _COMMIT.fullmatch(self.revision) else None
 
     def pinned(self, commit: str, sha256: str | None) -> HubName:
-        """The same bundle by its commit and hash."""
+        """The name of the same bundle with its commit and hash."""
         return dataclasses.replace(self, revision=commit, sha256=sha256)
 
     @property
@@ -73,10 +77,10 @@ class HubName:
 
 
 def is_hub_name(bundle: object) -> bool:
-    """Whether a text, or a path made of it, names a bundle on the hub and not a directory."""
+    """Whether a text or a path names a bundle on the hub, and not a directory."""
     return isinstance(bundle, str | Path) and str(bundle).startswith(PREFIX)
 
 
 def hub_name(bundle: str | Path) -> HubName:
-    """The name that a text, or a path made of it, holds. Raises ConfigError."""
+    """Read the name from a text or a path. Raises ConfigError."""
     return HubName.parse(bundle if isinstance(bundle, str) else bundle.as_posix())

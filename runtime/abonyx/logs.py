@@ -1,4 +1,4 @@
-"""The command line's log, on standard error: a line of text each, or of JSON. Results never go there."""
+"""The log of the command line, on standard error: lines of text or of JSON. Results never go there."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from collections.abc import Iterator
 from abonyx.wording import Interface, in_words
 
 LOGGER = logging.getLogger("abonyx")
-# A record's attribute: name -> value of what its line of JSON has beside the message.
+# Attribute of a log record: more fields for its line of JSON, as name -> value.
 FIELDS = "abonyx_fields"
 
 
 def _python_words(record: logging.LogRecord) -> bool:
-    """A filter that lets every line pass, with the options in Python's words."""
+    """A filter that passes every line, and gives options their Python names."""
     record.msg, record.args = in_words(record.getMessage(), Interface.PYTHON), None
     return True
 
 
-# A Python program may send the log to handlers of its own; the command line's handler has other words.
+# A Python program may have its own handlers. The command line removes this filter: its handler uses other words.
 LOGGER.addFilter(_python_words)
 
 
 class _Stderr(logging.Handler):
-    """Writes to what sys.stderr is at that moment: a progress bar stands in for it while it is shown."""
+    """Write to the sys.stderr of the moment: while a progress bar is shown, it replaces sys.stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             if sys.stderr is not None:
                 sys.stderr.write(self.format(record) + "\n")
                 sys.stderr.flush()
-        except (OSError, ValueError):  # a terminal or a pipe that is gone does not end a run
+        except (OSError, ValueError):  # a closed terminal or pipe must not end a run
             return
 
 
@@ -60,7 +60,7 @@ class _Json(logging.Formatter):
 
 @contextlib.contextmanager
 def to_stderr(*, as_json: bool) -> Iterator[None]:
-    """Send the log to standard error: what a run says of itself, and more once `verbose` was called."""
+    """Send the log to standard error, at level INFO; at level DEBUG after a call of `verbose`."""
     handler = _Stderr()
     handler.setFormatter(_Json() if as_json else _Text())
     LOGGER.addHandler(handler)
@@ -75,5 +75,5 @@ def to_stderr(*, as_json: bool) -> Iterator[None]:
 
 
 def verbose() -> None:
-    """Log each step too."""
+    """Also log each step."""
     LOGGER.setLevel(logging.DEBUG)

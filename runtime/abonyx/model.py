@@ -1,9 +1,9 @@
-"""The one loaded model of a process: opened, checked, used, closed. What runs, the service and export work with.
+"""The one loaded model of a process: how it is opened, checked, used and closed. Runs, the service and export use it.
 
-UNOPENED -> OPEN -> CLOSED; reload is close, then open. `abonyx.Session` is the small face of it for users.
+States: UNOPENED -> OPEN -> CLOSED. Reload is close, then open. `abonyx.Session` is the public class around it.
 
-Threads share a model by turns: score, embed, open, close and reload each hold one lock for their whole length.
-Over 300 lines, because that lock guards every state and every change of state here: they have to be read together.
+Threads take turns: score, embed, open, close and reload each hold one lock from begin to end. This file is over 300
+lines, because that lock guards every state and every change of state: a reader needs all of them together.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ from abonyx.privacy import engine_notes
 from abonyx.scoring import TokenBudget
 
 SelfTest = Literal["auto", "full", "quick", "off"]
-# Loads of a bundle whose files change all the time, before it is refused.
+# Number of attempts to load a bundle whose files keep changing.
 _LOAD_ATTEMPTS = 3
 
 
 class State(Enum):
-    """Where a model is in its life."""
+    """State of a model."""
 
     UNOPENED = "unopened"
     OPEN = "open"
@@ -54,20 +54,20 @@ class State(Enum):
 
 
 def open_model(config: RuntimeConfig, *, self_test: SelfTest = "auto", direct: bool = False) -> OpenModel:
-    """Open the process's one model; use it as a context manager or call close().
+    """Open the one model of this process. Use it as a context manager, or call close().
 
     Args:
-        config: what to open.
-        self_test: "auto" = two golden rows, and the whole golden set the first time on this machine; "full" = the
-            whole set; "quick" = the two rows alone, and nothing is remembered, for `doctor --measure`, which scores
-            nothing; "off" = none, for export, which measures what the self-test enforces.
-        direct: open a bundle here even if its whole self-test never passed on this machine; for the child process that
-            runs it first (first_open).
+        config: the bundle and how to run it.
+        self_test: "auto" = run two golden rows, and the whole golden set the first time on this machine; "full" = run
+            the whole set; "quick" = run only the two rows, and remember nothing (for `doctor --measure`, which gives
+            no scores); "off" = run nothing (for export, which measures what the self-test checks).
+        direct: open the bundle in this process even if its whole self-test never passed on this machine. Only the
+            child process of first_open, and `doctor --measure`, do this.
 
     Raises:
         SessionInUse: another session of this process is open.
         BundleError, ProviderError, ConfigError: the bundle, the provider or the variant cannot be used.
-        SelfTestError: the golden rows do not come out right here.
+        SelfTestError: the golden rows give other numbers here than the bundle stores.
     """
     model = OpenModel(config, direct=direct)
     model.open(self_test=self_test)
@@ -75,31 +75,35 @@ def open_model(config: RuntimeConfig, *, self_test: SelfTest = "auto", direct: b
 
 
 class OpenModel:
-    """One loaded model. Make it with open_model.
+    """A loaded model. open_model makes it.
 
     Attributes:
-        config: what it was opened with.
-        bundle: the bundle; variant_name, variant: which of its graphs.
-        placement: execution provider -> number of nodes it runs, after ONNX Runtime's own fusions.
-        budget: most tokens a batch, padding included, of score and embed.
-        halved_to: tokens a batch that the self-test left, if the device ran out of memory in it; else None.
-        static_shape: rows and tokens a row of every batch where they are fixed; None = as they come.
-        grid: the shapes that batches are rounded up to where they are not fixed.
-        streams: batches in flight at a time.
+        config: the config that it was opened with.
+        bundle: the bundle.
+        variant_name, variant: the variant that runs.
+        placement: execution provider -> number of graph nodes that it runs, after ONNX Runtime's fusions.
+        budget: largest number of tokens in a batch of score and embed, padding included.
+        halved_to: the number of tokens that a batch may have after the device ran out of memory in the self-test; None
+            if it did not.
+        static_shape: (rows, tokens in a row) of every batch if the shape is fixed; None if it varies.
+        grid: the shapes that batches are rounded up to if the shape is not fixed.
+        streams: number of batches that run at the same time.
         gives_contributions: whether the graph has the output `contributions`.
-        differences: max |difference| from PyTorch by metric, of the whole golden set; empty where it was not run.
-        opening_notes: lines for a summary: what happened at the open that the caller should know.
-        opened_at: file and line that opened it; process_id: the process.
+        differences: metric -> max |difference| from PyTorch over the whole golden set; {} if it was not run.
+        opening_notes: lines for the summary: what happened during the open that the caller should know.
+        opened_at: file and line of the code that opened it.
+        process_id: the process that opened it.
     """
 
     def __init__(self, config: RuntimeConfig, *, direct: bool = False) -> None:
         self._direct = direct
         self._state = State.UNOPENED
-        # One turn at a time. Reentrant: a signal handler may close what its own thread is scoring with.
+        # Held during a turn. Reentrant, because a signal handler may close the model while its own thread scores.
         self._life = threading.RLock()
-        self._closing = 0  # threads in close(): a call in turn ends at its next batch
+        self._closing = 0  # number of threads in close(); if not 0, a running call ends at its next batch
         self._reloading = False
-        self._opening = 0  # counts them up; of the call in turn, the one that it began in
+        # Number of opens so far. `_opening_of_turn` is its value when the current call began.
+        self._opening = 0
         self._opening_of_turn: int | None = None
         self._native: onnx.Native | None = None
         self.process_id = os.getpid()
@@ -130,13 +134,13 @@ class OpenModel:
 
     @property
     def limit(self) -> SequenceLimit:
-        """How long a sequence may be."""
+        """How long a sequence may be, and its letters."""
         return SequenceLimit.of(self.manifest, self.config)
 
     def open(self, *, self_test: SelfTest = "auto") -> None:
-        """Load the config's bundle. Use open_model; a closed session opens again through reload only.
+        """Load the config's bundle. For open_model; only reload() opens a closed model again.
 
-        A failed open leaves the session CLOSED, no memory taken and the process's slot free.
+        If the open fails, the state is CLOSED, no memory is held, and the process's slot is free.
         """
         self._refuse_fork()
         if self._state is not State.UNOPENED:
@@ -155,7 +159,7 @@ class OpenModel:
 
     def _load(self, self_test: SelfTest) -> None:
         engine = onnx.import_engine()
-        card = onnx.check_available(engine, self.config)  # before gigabytes are hashed
+        card = onnx.check_available(engine, self.config)  # before hashing gigabytes
         self.config, self.bundle = open_pinned(self.config)
         self.variant_name, self.variant = self.bundle.variant(self.config.provider, self.config.variant)
         self.static_shape = self.config.static_shape
@@ -166,7 +170,7 @@ class OpenModel:
         self.budget = TokenBudget(tokens, self.config.provider, self.opening_notes.append)
         if self.variant.parity is None and self_test != "off":
             raise BundleError(f"{self.bundle.path}: variant {self.variant_name} was never checked", "Export again.")
-        # One place from here on: a link on the way may be changed, and changed back.
+        # Use the resolved path from here on: a link in the path could be changed, and changed back.
         real = replace(self.bundle, path=self.bundle.path.resolve())
         stamps = check_files(real, real.files_of(self.variant))
         graph = check_graph(real, self.variant)
@@ -175,7 +179,7 @@ class OpenModel:
         )
         passed = fact in cache.remembered("self_tests")
         if not passed and self_test in ("auto", "full") and self._try_first(fact):
-            passed, self_test = True, "auto"  # just now
+            passed, self_test = True, "auto"  # it has just passed in the child
         self._native = self._load_unchanged(engine, real, graph, stamps)
         self.placement = onnx.placement(engine, self._native, self.config)
         self.gives_contributions = CONTRIBUTIONS in onnx.output_names(self._native)
@@ -192,9 +196,10 @@ class OpenModel:
     def _load_unchanged(
         self, engine: ModuleType, bundle: Bundle, graph: GraphFile, stamps: Mapping[str, str]
     ) -> onnx.Native:
-        """The engine's session, made of files that did not change since they were checked.
+        """The engine's session, loaded from files that did not change since they were checked.
 
-        A hard link, as `abonyx fit` makes to the files it keeps, moves the change time and nothing else: hence again.
+        If a file's change time moved, the files are checked and loaded again: `abonyx fit` makes hard links to files
+        that it keeps, which moves the change time and nothing else.
         """
         attempts = _LOAD_ATTEMPTS
         while True:
@@ -202,7 +207,7 @@ class OpenModel:
             try:
                 refuse_changed(bundle, stamps)
             except BundleError:
-                del native  # never two models in memory
+                del native  # two models must never be in memory
                 release_memory()
                 attempts -= 1
                 if not attempts:
@@ -212,34 +217,36 @@ class OpenModel:
                 return native
 
     def _try_first(self, fact: str) -> bool:
-        """Whether a child process has just opened this bundle and run its whole self-test."""
+        """Let a child process open the bundle and run its whole self-test. False if no child is needed or possible."""
         if self._direct or self.bundle.sha256 == MINI_SHA256:
             return False
-        own = int(self._reloading)  # of the closings that are counted
+        own = int(self._reloading)  # reload() counts itself in _closing
         found = open_in_child(self.config, cancelled=lambda: self._closing > own)
         if found is None:
-            self.opening_notes.append("note: this bundle's first open had no process of its own: Python is embedded")
+            self.opening_notes.append(
+                "note: the first open of this bundle did not run in a separate process, because Python is embedded"
+            )
             return False
         tried, here = (found.bundle_sha256, found.variant), (self.bundle.sha256, self.variant_name)
         if tried != here:
-            what = f"{self.bundle.path}: is bundle {tried[0]}, variant {tried[1]} now; it was {here[0]}, {here[1]}"
-            raise BundleError(what, "Something writes to the bundle. Wait for it to end, and open again.")
+            what = f"{self.bundle.path}: is now bundle {tried[0]}, variant {tried[1]}; it was {here[0]}, {here[1]}"
+            raise BundleError(what, "Another process is changing the bundle. Wait until it ends, and open again.")
         if fact not in cache.remembered("self_tests"):
             self.opening_notes.append(
-                "note: the model was loaded twice, and will be at every open: the cache cannot be written, so that no "
-                "passed self-test is remembered"
+                "note: the model was loaded twice, and will be at every open: the cache cannot be written, so a passed "
+                "self-test is not remembered"
             )
         self.differences = found.differences
         return True
 
     def close(self) -> None:
-        """Give the memory back; safe to call again. In a forked child it only forgets the parent's session.
+        """Free the memory of the model. A second call does nothing. A forked child only forgets the parent's model.
 
-        A call in another thread ends with SessionClosed once its batch in flight is done, and close() returns after
-        that. The interpreter closes an open session so before it ends.
+        A call in another thread ends with SessionClosed when its current batch is done; close() returns after that.
+        The interpreter also closes an open model before it ends.
         """
         if self.process_id != os.getpid():
-            self._release()  # without the lock: a thread that held it at the fork is not here to give it back
+            self._release()  # without the lock: the thread that held it at the fork does not exist in this process
             return
         with self._counted_closing(), self._life:
             if self._state is not State.CLOSED:
@@ -256,10 +263,10 @@ class OpenModel:
                 self._closing -= 1
 
     def reload(self, config: RuntimeConfig) -> None:
-        """Close, then open with another config. Never two models in memory; a failed reload leaves CLOSED.
+        """Close, then open with another config. Two models are never in memory. After a failure the state is CLOSED.
 
-        A call in another thread ends as with close(), one that waits for its turn too: no call is scored by two
-        models, nor by another than the one it was made to.
+        A call in another thread ends with SessionClosed, also if it still waits for its turn: a call is scored only by
+        the model that was open when it was made.
         """
         self._refuse_fork()
         with self._counted_closing(), self._life:
@@ -272,42 +279,42 @@ class OpenModel:
                 self._reloading = False
 
     def score(self, sequences: Sequence[str] | Sequence[tuple[str, str]], heads: Sequence[str] = ()) -> Float32Array:
-        """Each sequence's values by some of the heads, by the config's pooling rule.
+        """Values of each sequence by some of the heads.
 
-        Threads may share the session: a call waits for those of other threads.
+        Threads may share the model: a call waits until the calls of other threads are done.
 
         Args:
-            sequences: n antibody sequences (20 residues and X; spaces and case do not matter); (heavy, light) of each
-                if the heads need both chains.
-            heads: names of the bundle's; () = the first.
+            sequences: n antibody sequences (20 residues and X; spaces and case do not matter). If the heads need both
+                chains, n pairs (heavy, light).
+            heads: names of the bundle's heads; () = the first.
 
         Returns:
-            (n, len(heads)) float32, in input order; column i is of heads[i]. (n, 1) of the first head.
+            (n, len(heads)) float32 in input order; column i holds the values of heads[i]. (n, 1) if `heads` is empty.
 
         Raises:
-            InputError: a sequence that cannot be scored; nothing was scored.
+            InputError: a sequence cannot be scored. Nothing was scored.
             BundleError: the bundle has no head yet.
-            SessionClosed, SessionForked, ScoreNotFinite: see errors.py. SessionClosed also where another thread closes
-                or reloads the session meanwhile.
+            SessionClosed: the model is not open, or another thread closes or reloads it during the call.
+            SessionForked, ScoreNotFinite: see errors.py.
         """
         return self._run(sequences, heads)
 
     def embed(self, sequences: Sequence[str]) -> Float32Array:
-        """Pooled embedding of each sequence: (n, D) float32, in input order. Raises as score does."""
+        """Pooled embedding of each sequence: (n, D) float32, in input order. Raises as `score` does."""
         return self._run(sequences, None)
 
     def contributions(
         self, sequences: Sequence[str] | Sequence[tuple[str, str]], heads: Sequence[str] = ()
     ) -> list[contributions.Contributions]:
-        """What each residue adds to some heads' logit or value. Args as score.
+        """What each residue adds to the logit or value of some heads. The arguments are those of `score`.
 
         Returns:
-            One a sequence, in input order.
+            One Contributions for each sequence, in input order.
 
         Raises:
-            BundleError: the graph does not give them.
-            SelfTestError: they do not sum to the head's sum.
-            The others of score.
+            BundleError: the graph does not give contributions.
+            SelfTestError: the contributions do not sum to the head's own sum.
+            EngineError: as for `score`.
         """
         with self.turn():
             self.bundle.refuse_placeholder()
@@ -325,7 +332,7 @@ class OpenModel:
             return scoring.run_sequences(self, tokens, heads, self.budget, eos_pooled=flags)
 
     def _tokenized(self, sequences: Sequence[Any], heads: Sequence[str]) -> tuple[scoring.Tokenized, BoolArray | None]:
-        """What a user gave as the engine takes it, with the chains that these heads need, and eos_in_mean of it."""
+        """Token rows of a user's sequences, with the chains that these heads need; and their eos_in_mean, or None."""
         if len(record_chains([head for head in self.manifest.heads if head.name in heads])) > 1:
             scoring.refuse_batches(self.config.batch_size)
             return scoring.tokenize(self.manifest, *scoring.prepare_pairs(sequences, self.limit)), None
@@ -335,18 +342,19 @@ class OpenModel:
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
-        """Hold the session for a call of many batches: other threads wait.
+        """Hold the model for a call of many batches. Other threads wait.
 
         Raises:
-            SessionClosed, SessionForked: it cannot be used, or was reloaded during the wait.
+            SessionClosed: the model is not open, or was reloaded during the wait.
+            SessionForked: the model belongs to the parent process.
         """
         opening = self._opening
-        self._usable()  # before the lock too: a thread that held it when this process was forked is not here
+        self._usable()  # also before the lock: in a forked child nobody releases a lock that was held at the fork
         with self._life:
             outer = self._opening_of_turn
             self._opening_of_turn = opening if outer is None else outer
             try:
-                self._usable()  # as it is now that the wait is over
+                self._usable()  # again: the state may have changed during the wait
                 self._refuse_reloaded()
                 yield
             finally:
@@ -358,15 +366,18 @@ class OpenModel:
         eos_pooled: BoolArray | None = None,
         outputs: Sequence[str] = (EMBEDDING, HEAD_SUMS),
     ) -> list[Float32Array]:
-        """One padded batch of token rows through the graph.
+        """Run the graph on one padded batch of token rows.
 
         Args:
-            rows: B token rows, CLS and EOS included; B and their length at most those of static_shape.
-            eos_pooled: (B,) rows with EOS in the mean; None = none.
-            outputs: of "embedding" (B, D), "head_sums" (B, K) and "contributions" (B, L, K), float32.
+            rows: B token rows, CLS and EOS included. B and their length must fit static_shape.
+            eos_pooled: (B,) rows whose EOS is part of the mean; None = no row.
+            outputs: any of "embedding" (B, D), "head_sums" (B, K) and "contributions" (B, L, K), all float32.
+
+        Returns:
+            One array for each of `outputs`.
 
         Raises:
-            BundleError: the graph gives another shape or type, in this batch.
+            BundleError: the graph gives another shape or type in this batch.
         """
         native = self._usable()
         self._refuse_reloaded()
@@ -382,13 +393,13 @@ class OpenModel:
         return [values[: len(rows)] for values in found]
 
     def _refuse_shape(self, name: str, values: Float32Array, shape: tuple[int, int], batch: str) -> None:
-        # In every batch: a graph can be right for the golden rows and wrong for more of them, and NumPy would spread
-        # one value over all rows.
+        # Checked in every batch: a graph can be right for the golden rows and wrong for a larger batch. NumPy would
+        # broadcast a single value to all rows.
         manifest = self.manifest
         width = manifest.embedding_width if name == EMBEDDING else len(column_names(manifest.heads))
         expected = (*(shape if name == CONTRIBUTIONS else shape[:1]), width)
         if values.shape != expected or values.dtype != np.float32:
-            what = f"{self.bundle.path}: of {batch}, the graph gives {name} as {values.dtype} {values.shape}"
+            what = f"{self.bundle.path}: for {batch}, the graph gives {name} as {values.dtype} {values.shape}"
             raise BundleError(f"{what}; the manifest says float32 {expected}", "Export the bundle again.")
 
     def _refuse_larger(self, rows: Sequence[Int64Array]) -> None:
@@ -398,8 +409,8 @@ class OpenModel:
         longest = max(map(len, rows))
         if len(rows) > most or longest > tokens:
             raise InputError(
-                f"a batch of {len(rows)} rows, longest {longest} tokens, where static_rows is {most} and static_tokens "
-                f"is {tokens}",
+                f"a batch has {len(rows)} rows, longest {longest} tokens; static_rows is {most} and static_tokens is "
+                f"{tokens}",
                 "Raise them in the config, or run fewer or shorter rows at a time.",
             )
 
@@ -408,22 +419,23 @@ class OpenModel:
             place = f" (opened at {self.opened_at})" if self.opened_at else ""
             raise SessionForked(
                 f"session of process {self.process_id}{place}, used in process {os.getpid()}",
-                "ONNX Runtime does not survive fork: start workers with the 'spawn' method and open one session each.",
+                "ONNX Runtime does not work after a fork: start workers with the 'spawn' method, and open a session in "
+                "each.",
             )
 
     def _usable(self) -> onnx.Native:
         self._refuse_fork()
         native = self._native
-        if self._closing and self._state is State.OPEN:  # not while it opens: its self-test ends before close()
+        if self._closing and self._state is State.OPEN:  # not while it opens: close() waits for the self-test
             raise SessionClosed("session is being closed or reloaded by another thread", "Call again after reload().")
         if native is None:
-            fix = "Open a new one with abonyx.open_session(...), or reload(config) it."
+            fix = "Open a new one with abonyx.open_session(...), or call reload(config)."
             raise SessionClosed(f"session is {self._state.value}", fix)
         return native
 
     def _refuse_reloaded(self) -> None:
         if self._opening_of_turn not in (None, self._opening):
-            raise SessionClosed("session was reloaded after this call began", "Call again, for the model it has now.")
+            raise SessionClosed("session was reloaded after this call began", "Call again to use the new model.")
 
     def _self_test(self, *, whole: bool) -> None:
         golden = self.bundle.golden()
@@ -436,14 +448,15 @@ class OpenModel:
             except OutOfDeviceMemory as error:
                 what, fix = error.marked
                 raise OutOfDeviceMemory(
-                    f"{where}: no memory for the self-test: {what}", fix if self.static_shape else onnx.MORE_MEMORY
+                    f"{where}: not enough memory for the self-test: {what}",
+                    fix if self.static_shape else onnx.MORE_MEMORY,
                 ) from error
             return embedding, sums
 
         rows = selftest.rows_that_fit(golden, self.static_shape[1] if self.static_shape else None, where)
         if len(rows) < len(golden.lengths):
             fit = f"{len(rows)} of its {len(golden.lengths)} rows fit static_tokens"
-            self.opening_notes.append(f"note: the self-test was run without its longest rows: {fit}")
+            self.opening_notes.append(f"note: the self-test left out its longest rows: {fit}")
         limits, heads = self.variant.limits, self.manifest.heads
         if self.config.bf16:
             limits = looser(limits, BF16)
@@ -458,14 +471,14 @@ class OpenModel:
         self.placement = {}
         if self.process_id != os.getpid():
             if native is not None:
-                # Destroying a session inherited through fork joins threads that do not exist here (onnxruntime
-                # PR#31961): leave it to the end of the process.
+                # Destroying a session inherited through fork would join threads that do not exist here (onnxruntime
+                # PR#31961). Keep it until the process ends.
                 keep_forever(native)
             return
         if native is not None:
             del native
             release_memory()
-        slot.give_back(self)  # only now: what another thread opened before would be a second model in memory
+        slot.give_back(self)  # last: if another thread opened a model earlier, two would be in memory
 
     def __enter__(self) -> Self:
         return self

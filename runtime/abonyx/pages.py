@@ -1,4 +1,4 @@
-"""Where the pages of docs/ are, which messages and help texts name."""
+"""The place of the pages docs/*.md, which messages and help texts name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def pages_folder() -> Path:
-    """The folder docs of this installation: in the package, if a wheel was installed, or in the clone."""
+    """The folder docs of this installation: in the package if it is from a wheel, else in the clone."""
     package = Path(__file__).resolve().parent
-    carried = package / "docs"
-    return carried if carried.is_dir() else package.parents[1] / "docs"
+    inside = package / "docs"
+    return inside if inside.is_dir() else package.parents[1] / "docs"

@@ -1,4 +1,4 @@
-"""From cleaned sequences to arrays, through whatever runs a batch. Knows sequences and batches, not files or ONNX."""
+"""Turn sequences into arrays of values, batch by batch. Knows nothing of files or ONNX."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Tokens = Sequence[Int64Array]
 
 
 class BatchEngine(Protocol):
-    """What scoring needs of a session."""
+    """The part of an open model that scoring uses."""
 
     @property
     def manifest(self) -> Manifest: ...
@@ -40,15 +40,17 @@ class BatchEngine(Protocol):
 
 
 class TokenBudget:
-    """Most tokens a batch, padding included; halved if the device runs out of memory. Threads share it.
+    """Largest number of tokens in a batch, padding included. It is halved if the device runs out of memory.
+
+    Threads share it.
 
     Attributes:
-        tokens: the budget now.
+        tokens: the present budget.
         on_halved: called with a note for the user after each halving.
 
     Args:
-        tokens: to begin with.
-        provider: what the note names.
+        tokens: the budget at the start.
+        provider: the provider that the note names.
     """
 
     def __init__(self, tokens: int, provider: str, on_halved: Callable[[str], object]) -> None:
@@ -58,11 +60,12 @@ class TokenBudget:
         self._lock = threading.Lock()
 
     def halve(self, failed_tokens: int, planned: int) -> None:
-        """After OutOfDeviceMemory on a batch of so many tokens: use half of it from now on.
+        """Halve the budget after OutOfDeviceMemory.
 
         Args:
-            planned: the budget that the batch was planned with. If another stream halved that one meanwhile, the budget
-                stays: the batch says nothing about the new one.
+            failed_tokens: number of tokens in the batch that failed.
+            planned: the budget that the batch was planned with. If another stream has halved that budget since, it
+                stays as it is, because the batch says nothing about the new budget.
         """
         with self._lock:
             before = self.tokens
@@ -76,19 +79,20 @@ class TokenBudget:
 
 
 def prepare(sequences: Sequence[str], limit: alphabet.SequenceLimit) -> list[str]:
-    """Cleaned sequences.
+    """Clean n sequences.
 
     Raises:
-        InputError: names the first sequence (counted from 0) that cannot be scored, and why.
+        InputError: a sequence cannot be scored. The message names the first one (counted from 0) and the reason.
     """
     return _prepared(as_texts(sequences), limit, "sequences[{}]")
 
 
 def prepare_pairs(pairs: Sequence[Sequence[str]], limit: alphabet.SequenceLimit) -> tuple[list[str], list[str]]:
-    """Cleaned heavy and light chains of n pairs.
+    """Clean n pairs; returns (heavy chains, light chains).
 
     Raises:
-        InputError: names the first pair (counted from 0) that is none, or whose chain cannot be scored, and why.
+        InputError: an item is not a pair, or a chain cannot be scored. The message names the first one (counted from
+            0) and the reason.
     """
     heavy, light = as_pairs(pairs)
     return _prepared(heavy, limit, "sequences[{}], heavy chain"), _prepared(light, limit, "sequences[{}], light chain")
@@ -104,25 +108,25 @@ def _prepared(sequences: list[str], limit: alphabet.SequenceLimit, place: str) -
 
 
 def refuse_batches(batch_size: int | None) -> None:
-    """Refuse, by a ConfigError, to pool pairs by the old pipeline's rule, whose batches are of a file's sequences."""
+    """Raise a ConfigError if pairs are to be pooled by the old pipeline's rule, which knows only single sequences."""
     if batch_size is not None:
-        what = f"{option('pooling')} upstream-batch, {option('batch_size')} {batch_size}: pairs have no such batches"
+        what = f"{option('pooling')} upstream-batch, {option('batch_size')} {batch_size}: not possible for pairs"
         raise ConfigError(what, f"Use {option('pooling')} residues, or heads of one chain.")
 
 
 def pooled_eos(sequences: Sequence[str], batch_size: int | None) -> BoolArray | None:
-    """batching.eos_in_mean for sequences in file order; None (no EOS in any mean) without a batch_size."""
+    """batching.eos_in_mean for sequences in file order; None (no EOS in any mean) if batch_size is None."""
     if batch_size is None:
         return None
     return eos_in_mean(np.array([len(sequence) + 2 for sequence in sequences], np.int64), batch_size)
 
 
 class Tokenized(NamedTuple):
-    """Records as an engine takes them, each chain a row of its own: a sequence that comes again stands once.
+    """Token rows of n records. Each chain has its own row, and equal sequences share one.
 
     Attributes:
         rows: k token rows, CLS and EOS included.
-        place: (chains, n) int64, the row of each record's chains: one chain, or heavy and light.
+        place: (chains, n) int64, the row number of each chain of each record; chains is 1, or 2 for heavy and light.
     """
 
     rows: list[Int64Array]
@@ -133,9 +137,9 @@ def tokenize(manifest: Manifest, *chains: Sequence[str], distinct: bool = True) 
     """Token rows of cleaned, valid sequences.
 
     Args:
-        manifest: of the bundle that will score them.
-        chains: n sequences; of pairs n heavy chains and n light ones.
-        distinct: whether one that comes again has the first one's row; not where its place in the file matters.
+        manifest: the manifest of the bundle that will score them.
+        chains: n sequences; for pairs, n heavy chains and n light chains.
+        distinct: whether equal sequences share a row. False if the place in the file matters.
     """
     sequences = [sequence for chain in chains for sequence in chain]
     if distinct:
@@ -155,30 +159,30 @@ def run_sequences(
     eos_pooled: BoolArray | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> Float32Array:
-    """Values of some heads, or the embedding, of n tokenized records, in their order.
+    """Values of some heads, or the embedding, of n tokenized records.
 
     Args:
-        engine: an open session.
-        tokens: of tokenize, with the chains that the heads need (heads.record_chains), or one for the embedding; every
-            sequence with a row of its own where eos_pooled is given.
+        engine: an open model.
+        tokens: from `tokenize`, with the chains that the heads need (heads.record_chains), or one chain for the
+            embedding. If eos_pooled is given, every sequence must have its own row.
         heads: names of the bundle's heads; None = the embedding.
-        budget: of the batches.
-        ids: names for error messages; None = positions.
-        eos_pooled: (n,) rows with EOS in the mean; None = none.
-        on_batch: called with the number of records whose first chain is done (copies included), after each batch.
+        budget: the token budget of a batch.
+        ids: names of the records for error messages; None = positions.
+        eos_pooled: (n,) rows whose EOS is part of the mean; None = no row.
+        on_batch: called after each batch with the number of records whose first chain is done (copies included).
 
     Returns:
-        (n, len(heads)) float32, whose column i is of heads[i]; or (n, D) float32.
+        (n, len(heads)) float32 in input order, column i for heads[i]; or the embedding, (n, D) float32.
 
     Raises:
-        ScoreNotFinite: names the records whose values are.
-        OutOfDeviceMemory: for a single sequence or a fixed shape; else the budget is halved and the batch is run
-            again.
+        ScoreNotFinite: a value is NaN or infinite. The message names the records.
+        OutOfDeviceMemory: a batch of one sequence or of a fixed shape does not fit. Larger batches are run again with
+            half the budget.
     """
     manifest, place = engine.manifest, tokens.place
     output = EMBEDDING if heads is None else HEAD_SUMS
     found = run_distinct(engine, tokens, output, budget, eos_pooled, on_batch)
-    # Values of distinct rows only, before they are spread over copies, where each record is one row.
+    # For one chain, compute the values of distinct rows first, and then copy them to all records.
     if heads is None:
         values = found
     elif len(place) == 1:
@@ -200,12 +204,12 @@ def run_totals(
     ids: Sequence[str] | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> Float64Array:
-    """The logits of logistic heads, the values of linear ones: of n tokenized records of one chain, in their order.
+    """Logits of logistic heads and values of linear heads, for n tokenized records of one chain.
 
-    Probabilities near 0 and 1 no longer differ where logits do. Arguments and errors as run_sequences'.
+    Logits still differ when probabilities near 0 and 1 no longer do. Arguments and errors are those of run_sequences.
 
     Returns:
-        (n, len(heads)) float64, whose column i is of heads[i].
+        (n, len(heads)) float64 in input order, column i for heads[i].
     """
     sums = run_distinct(engine, tokens, HEAD_SUMS, budget, on_batch=on_batch)
     totals: Float64Array = chosen_totals(engine.manifest.heads, heads, [sums])[tokens.place[0]]
@@ -221,13 +225,15 @@ def run_distinct(
     eos_pooled: BoolArray | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> Float32Array:
-    """One output of the graph for each of the k token rows, (k, D) or (k, columns). Arguments as run_sequences'."""
+    """One output of the graph for the k token rows: (k, D) or (k, columns). Arguments are those of run_sequences."""
     manifest = engine.manifest
     width = manifest.embedding_width if output == EMBEDDING else len(column_names(manifest.heads))
     rows, place = tokens
     copies = np.bincount(place[0], minlength=len(rows))
     shape = engine.static_shape
-    lengths = np.array([len(row) if shape is None else shape[1] for row in rows], np.int64)  # tokens each row takes
+    lengths = np.array(
+        [len(row) if shape is None else shape[1] for row in rows], np.int64
+    )  # with padding if the shape is fixed
     planned = budget.tokens
     plan = list(plan_batches(lengths, planned, engine.grid))
 
@@ -247,7 +253,7 @@ def run_distinct(
 def refuse_not_finite(
     values: Float32Array | Float64Array, heads: Sequence[str] | None, ids: Sequence[str] | None
 ) -> None:
-    """Raise a ScoreNotFinite that names the rows with a value that is not finite."""
+    """Raise ScoreNotFinite if a value is not finite. The message names the rows."""
     finite = np.isfinite(values.sum(axis=1)) if heads is None else np.isfinite(values).all(axis=1)
     if finite.all():
         return
@@ -268,25 +274,31 @@ def run_rows(
     budget: TokenBudget,
     planned: int,
 ) -> list[Float32Array]:
-    """Graph outputs of a planned batch, in its order: run in parts where the token budget was halved since.
+    """Outputs of the graph for a planned batch, in the order of its rows.
+
+    If the token budget was halved since the batch was planned, the batch is run in parts.
 
     Args:
+        engine: an open model.
         rows: B token rows, longest first.
-        eos_pooled: (B,) rows with EOS in the mean; None = none.
-        budget: of the batches; planned: its tokens when the rows were put together.
+        eos_pooled: (B,) rows whose EOS is part of the mean; None = no row.
+        outputs: names of the outputs.
+        budget: the token budget of a batch.
+        planned: the budget when the batch was planned.
 
     Raises:
-        OutOfDeviceMemory: for a single row or a fixed shape; else the budget is halved and the rows are run again.
+        OutOfDeviceMemory: a single row or a batch of a fixed shape does not fit. A larger batch is run again with half
+            the budget.
     """
     tokens, shape = budget.tokens, engine.static_shape
     lengths = np.array([len(row) if shape is None else shape[1] for row in rows], np.int64)
-    # Parts come in the rows' own order. Of a fixed shape too: the self-test's batches are not.
+    # Parts keep the order of the rows. Also needed for a fixed shape: batches of the self-test do not have that shape.
     parts = list(plan_batches(lengths, tokens, engine.grid)) if tokens < planned or shape is not None else []
     if len(parts) < 2:
         try:
             return engine.run_batch(rows, eos_pooled, outputs)
         except OutOfDeviceMemory:
-            if len(rows) == 1 or shape is not None:  # fewer rows of a fixed shape are filled up again
+            if len(rows) == 1 or shape is not None:  # a fixed shape takes the same memory with fewer rows
                 raise
             failed_tokens = math.prod(engine.grid.shape(len(rows), int(lengths.max())))
             budget.halve(failed_tokens, tokens)
@@ -298,7 +310,7 @@ def run_rows(
 
 
 def _joined(parts: Sequence[Float32Array]) -> Float32Array:
-    """Parts (B, ...) of a batch one behind the other; of contributions (B, L, K), padded to the longest."""
+    """Join the parts (B, ...) of a batch. Contributions (B, L, K) are padded to the longest L."""
     if parts[0].ndim < 3:
         return np.concatenate(parts)
     longest = max(part.shape[1] for part in parts)
@@ -306,7 +318,7 @@ def _joined(parts: Sequence[Float32Array]) -> Float32Array:
 
 
 def find_distinct(sequences: Sequence[str]) -> tuple[list[str], Int64Array]:
-    """The k distinct sequences by first appearance, and (n,) the number of each sequence among them."""
+    """The k distinct sequences in order of first appearance, and (n,) int64, the number of each sequence in them."""
     numbers: dict[str, int] = {}
     place = [numbers.setdefault(sequence, len(numbers)) for sequence in sequences]
     return list(numbers), np.array(place, np.int64)
@@ -314,7 +326,7 @@ def find_distinct(sequences: Sequence[str]) -> tuple[list[str], Int64Array]:
 
 @contextlib.contextmanager
 def _mapping(streams: int) -> Iterator[Callable[..., Iterable[Any]]]:
-    """`map`, with that many calls at a time; results and errors come in order. On an error the rest never starts."""
+    """A `map` that runs this many calls at a time. Results and errors come in order; after an error no call starts."""
     if streams == 1:
         yield map
         return
@@ -322,4 +334,4 @@ def _mapping(streams: int) -> Iterator[Callable[..., Iterable[Any]]]:
     try:
         yield pool.map
     finally:
-        pool.shutdown(cancel_futures=True)  # an interrupted run waits for the batches in flight, not for the plan
+        pool.shutdown(cancel_futures=True)  # an interrupted run waits only for the batches that have started

@@ -1,4 +1,4 @@
-"""The Python face: one open session a process, which scores, embeds, reloads and closes."""
+"""The Python interface: a session that scores and embeds. A process has at most one open session."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ from abonyx.model import OpenModel, State, open_model
 def open_session(
     config: RuntimeConfig | str | Path | None = None, *, self_test: Literal["auto", "full"] = "auto"
 ) -> Session:
-    """Open the process's one session; use it as a context manager or call close().
+    """Open the one session of this process. Use it as a context manager, or call close().
 
     Args:
-        config: a RuntimeConfig, or a bundle's directory or name (hf:ORG/NAME@REVISION), which runs on the CPU; None =
-            RuntimeConfig(), the shipped mini bundle on the CPU.
-        self_test: "auto" = two golden rows, and the whole golden set the first time on this machine; "full" = the
-            whole set.
+        config: a RuntimeConfig; or a bundle's directory or name (hf:ORG/NAME@REVISION), to run it on the CPU; None =
+            the shipped mini bundle on the CPU.
+        self_test: "auto" = run two golden rows, and the whole golden set the first time on this machine; "full" = run
+            the whole set.
 
     Raises:
         SessionInUse: another session of this process is open.
         BundleError, ProviderError, ConfigError: the bundle, the provider or the variant cannot be used.
-        SelfTestError: the golden rows do not come out right here.
+        SelfTestError: the golden rows give other numbers here than the bundle stores.
     """
     if self_test not in ("auto", "full"):
         what = f"self_test is {self_test!r:.100}"
-        raise ConfigError(what, "Give 'auto' or 'full': no score is given by a model that was not tested here.")
+        raise ConfigError(what, "Give 'auto' or 'full': a model must pass the self-test before it scores.")
     return Session(open_model(as_config(config), self_test=self_test))
 
 
 def close_session() -> None:
-    """Close the session that is open in this process, wherever it was opened; without one, do nothing."""
+    """Close the open session of this process, wherever it was opened. Does nothing if none is open."""
     session = slot.holder()
     if session is not None:
         session.close()
 
 
 def as_config(config: object) -> RuntimeConfig:
-    """The config that open_session's argument means. Raises ConfigError."""
+    """The RuntimeConfig for the argument of open_session. Raises ConfigError."""
     if config is None:
         return RuntimeConfig()
     if isinstance(config, RuntimeConfig):
@@ -60,22 +60,26 @@ def as_config(config: object) -> RuntimeConfig:
 
 
 def model_of(session: object, *, optional: bool = True) -> OpenModel:
-    """The model of a session that a user gives. Raises ConfigError if it is none.
+    """The model of a session that a user passes.
 
     Args:
-        optional: whether the caller also takes none.
+        session: the argument that should be a Session.
+        optional: whether the caller's argument may be left out; the error message then says so.
+
+    Raises:
+        ConfigError: it is not a Session.
     """
     if isinstance(session, Session):
         return session._model
     fix = "Give what abonyx.open_session returned"
-    fix += ", or leave it out: a session is opened and closed then." if optional else "."
+    fix += ", or leave it out: then a session is opened and closed for this call." if optional else "."
     raise ConfigError(f"session is {session!r:.100} ({type(session).__name__})", fix)
 
 
 class Session:
-    """One loaded model. Make it with open_session; one a process.
+    """A loaded model. open_session makes it; a process has at most one that is open.
 
-    The properties describe the bundle that is open, or was open last.
+    The properties describe the bundle that is open, or that was open last.
     """
 
     def __init__(self, model: OpenModel) -> None:
@@ -88,39 +92,39 @@ class Session:
 
     @property
     def sha256(self) -> str:
-        """The bundle's hash, of its manifest, which holds the hash of every file."""
+        """The bundle's hash: sha256 of its manifest, which contains the hash of every file."""
         return self._model.bundle.sha256
 
     @property
     def source(self) -> str:
-        """Where the bundle is from: its name by commit and hash, if it was opened by name; else its directory."""
+        """The bundle's name with commit and hash if it was opened by name; else its directory."""
         bundle = self._model.bundle
         return str(bundle.hub or bundle.path)
 
     @property
     def variant(self) -> str:
-        """The variant that runs."""
+        """Name of the variant that runs."""
         return self._model.variant_name
 
     @property
     def provider(self) -> str:
-        """The execution provider that runs it: cpu, cuda, coreml or openvino."""
+        """The execution provider that runs the model: cpu, cuda, coreml or openvino."""
         return self._model.config.provider
 
     @property
     def thresholds(self) -> dict[str, float]:
-        """Assay -> threshold, those that the first head declares, and its default as "default"; {} of a linear head."""
+        """Assay -> threshold of the first head, with its default threshold as "default"; {} for a linear head."""
         head = self._model.manifest.head
         return {} if head.default_threshold is None else {"default": head.default_threshold, **head.thresholds}
 
     @property
     def max_residues(self) -> int:
-        """Residues of the longest sequence that can be scored."""
+        """Number of residues in the longest sequence that can be scored."""
         return self._model.limit.residues
 
     @property
     def placement(self) -> dict[str, int]:
-        """Execution provider -> number of nodes it runs, after ONNX Runtime's own fusions; empty once closed."""
+        """Execution provider -> number of graph nodes that it runs, after ONNX Runtime's fusions; {} if closed."""
         return dict(self._model.placement)
 
     @property
@@ -137,30 +141,30 @@ class Session:
     def score(
         self, sequences: Sequence[str] | Sequence[tuple[str, str]], *, heads: Sequence[str] | str | None = None
     ) -> Float32Array | dict[str, Float32Array]:
-        """Probability of non-specificity of each sequence, by the config's pooling rule.
+        """Probability of non-specificity of each sequence.
 
-        Threads may share the session: a call waits for those of other threads.
+        Threads may share the session: a call waits until the calls of other threads are done.
 
         Args:
-            sequences: n antibody sequences (20 residues and X; spaces and case do not matter); if the heads need both
-                chains, (heavy, light) of each antibody.
+            sequences: n antibody sequences (20 residues and X; spaces and case do not matter). If the heads need both
+                chains, n pairs (heavy, light).
             heads: names of the bundle's heads, or "all"; None = the first.
 
         Returns:
-            (n,) float32, in input order: the first head's probabilities, or values in its unit if it is linear. With
-            `heads`, name -> such an array for each of them.
+            (n,) float32 in input order: probabilities of the first head, or values in its unit if it is linear. With
+            `heads`, a dict from the name of each head to such an array.
 
         Raises:
-            InputError: a sequence that cannot be scored, one in the place of a pair, or a pair in the place of one;
-                nothing was scored.
-            ConfigError: a name that no head has, or twice.
+            InputError: a sequence cannot be scored, or is given instead of a pair, or a pair instead of a sequence.
+                Nothing was scored.
+            ConfigError: no head has the name, or a name is given twice.
             BundleError: the bundle has no head yet.
-            SessionClosed: the session is not open, or another thread closes or reloads it meanwhile.
+            SessionClosed: the session is not open, or another thread closes or reloads it during the call.
             SessionForked: the session belongs to the parent process.
             ScoreNotFinite: a score is NaN or infinite.
         """
         model = self._model
-        with model.turn():  # no reload between the names and the values
+        with model.turn():  # no reload may come between the choice of heads and their values
             names = choose_heads(model.bundle, heads).names
             values = model.score(sequences, names)
         return values[:, 0] if heads is None else dict(zip(names, values.T, strict=True))
@@ -168,44 +172,50 @@ class Session:
     def contributions(
         self, sequences: Sequence[str] | Sequence[tuple[str, str]], *, heads: Sequence[str] | str | None = None
     ) -> list[Contributions]:
-        """What each residue adds to the logit of a logistic head, or to the value of a linear one.
+        """What each residue adds to the logit of a logistic head, or to the value of a linear head.
 
-        Of each record `baseline` and all contributions sum to `total`, which `score` turns into its number. The share
-        of a residue is what its final state adds to the sum; that state sees the whole sequence. It is not the effect
-        of a mutation.
+        In each record, `baseline` and all contributions sum to `total`, the logit or value from which `score` computes
+        its result. The contribution of a residue is what its final hidden state adds to the sum. That state depends on
+        the whole sequence, so a contribution is not the effect of a mutation.
 
         Args:
-            sequences, heads: as of `score`.
+            sequences, heads: as for `score`.
 
         Returns:
-            One Contributions a sequence, in input order.
+            One Contributions for each sequence, in input order.
 
         Raises:
             BundleError: the bundle has no head yet, or was exported by a version without contributions.
-            SelfTestError: they do not sum to the head's own sum here.
-            EngineError: as `score` raises.
+            SelfTestError: the contributions do not sum to the head's own sum on this machine.
+            EngineError: as for `score`.
         """
         model = self._model
         with model.turn():
             return model.contributions(sequences, choose_heads(model.bundle, heads).names)
 
     def embed(self, sequences: Sequence[str]) -> Float32Array:
-        """Pooled embedding of each sequence: (n, D) float32, in input order. Raises as score does."""
+        """Pooled embedding of each sequence: (n, D) float32, in input order. Raises as `score` does."""
         return self._model.embed(sequences)
 
     def close(self) -> None:
-        """Give the memory back; safe to call again.
+        """Free the memory of the model. A second call does nothing.
 
-        A call in another thread ends with SessionClosed once its batch in flight is done, and close() returns after
-        that. The interpreter closes an open session so before it ends.
+        A call in another thread ends with SessionClosed when its current batch is done; close() returns after that.
+        The interpreter also closes an open session before it ends.
         """
         self._model.close()
 
     def reload(self, config: RuntimeConfig | str | Path | None = None) -> None:
-        """Close, then open with another config, as open_session takes it. Never two models in memory.
+        """Close the session, then open it with another config. Two models are never in memory.
 
-        A failed reload leaves the session closed; the next reload may succeed. A call in another thread ends as with
-        close(), and one that waits for its turn too: no call is scored by two models.
+        If the reload fails, the session stays closed; a later reload may succeed. A call in another thread ends with
+        SessionClosed, also if it still waits: one call is never scored by two models.
+
+        Args:
+            config: as for open_session.
+
+        Raises:
+            EngineError: as for open_session.
         """
         self._model.reload(as_config(config))
 

@@ -1,4 +1,4 @@
-"""The sequences that a Python user gives, as a list of texts; what only looks like one is refused by its name."""
+"""Turn the sequences that a Python user gives into a list of texts. Other types are refused with a fitting advice."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ from collections.abc import Iterable, Mapping
 
 from abonyx.errors import InputError, first_line
 
-# Tables by the name of their class: iterated over, most give their column names, which are letters too.
+# Class names of tables. Iterating over most tables gives column names, which would be read as sequences.
 _TABLES = ("DataFrame", "LazyFrame", "Table", "RecordBatch")
-# How a library's column becomes a list.
+# Library -> the call that turns its column into a list.
 _TO_LIST = {"polars": "to_list()", "pyarrow": "to_pylist()"}
-# Texts by the name of their class (Biopython's), and as str: iterated over, they give single residues.
+# Class names of Biopython's sequences -> the expression that makes a str. Iterating over them gives single residues.
 _TEXTS = {"Seq": "str(sequence)", "MutableSeq": "str(sequence)", "SeqRecord": "str(sequence.seq)"}
 _FILE = "For a file: abonyx.score_file(PATH)."
 
 
 def as_texts(sequences: Iterable[object]) -> list[str]:
-    """The sequences as a list; a generator is read once.
+    """The sequences as a list. A generator is read once.
 
     Raises:
-        InputError: what is given is one text, a mapping, a set, a table, of two dimensions, or cannot be iterated over;
-            or an item is missing or not text.
+        InputError: the argument is one text, a mapping, a set, a table or a two-dimensional array, or cannot be
+            iterated over; or an item is missing or not text.
     """
     if refused := _refusal(sequences):
         raise InputError(*refused)
     try:
         items = iter(sequences)
-    except TypeError:  # an array without dimensions too
+    except TypeError:  # also for an array without dimensions
         what = f"sequences is one {type_name(sequences)}"
         raise InputError(what, f"Give a list of sequences: [sequence]. {_FILE}") from None
     texts = []
@@ -38,10 +38,10 @@ def as_texts(sequences: Iterable[object]) -> list[str]:
 
 
 def as_pairs(pairs: Iterable[object]) -> tuple[list[str], list[str]]:
-    """Heavy and light chains of a list of pairs.
+    """(heavy chains, light chains) of a list of pairs.
 
     Raises:
-        InputError: as as_texts, of the list; or an item is not (heavy, light), two texts.
+        InputError: the list is refused as by as_texts, or an item is not a (heavy, light) pair of texts.
     """
     fix = "Give (heavy, light) for each record: the heads need both chains."
     if refused := _refusal(pairs):
@@ -65,7 +65,7 @@ def as_pairs(pairs: Iterable[object]) -> tuple[list[str], list[str]]:
 
 
 def _refusal(sequences: object) -> tuple[str, str] | None:
-    """What is given in place of a list, and what to write; None = it can be a list."""
+    """(what is wrong, what to write instead) if the argument cannot be a list of sequences; else None."""
     what = f"sequences is {type_name(sequences)}"
     classes = {one.__name__ for one in type(sequences).__mro__}
     if isinstance(sequences, str | bytes | bytearray) or classes & _TEXTS.keys():
@@ -75,7 +75,10 @@ def _refusal(sequences: object) -> tuple[str, str] | None:
     if isinstance(sequences, Mapping):
         return f"{what}: its keys would be scored", "Give its values as a list: list(sequences.values())."
     if isinstance(sequences, set | frozenset):
-        return f"{what}, which has no order: no score could be told from another", "Give a list: sorted(sequences)."
+        return (
+            f"{what}, which has no order: a score could not be matched to its sequence",
+            "Give a list: sorted(sequences).",
+        )
     if classes & {*_TABLES}:
         to_list = _TO_LIST.get(type(sequences).__module__.partition(".")[0], "tolist()")
         collected = "df.collect()" if "LazyFrame" in classes else "df"
@@ -95,23 +98,23 @@ def _item_refusal(sequences: object, index: int, item: object) -> tuple[str, str
     if hasattr(sequences, "dtype"):
         what = f"sequences is {type_name(sequences)} of {sequences.dtype}; {what}"
     if _missing(item):
-        fix = "Give only those that are there; abonyx.score_frame(df) keeps the rows of the others, without a score."
+        fix = "Leave missing values out. abonyx.score_frame(df) keeps their rows, without a score."
         return f"{what}, a missing value, not text", fix
     if hasattr(item, "decode"):
         return f"{what}, not text", "Give str: item.decode()."
     if isinstance(item, tuple) and len(item) == 2:
-        return f"{what}, a pair of chains", "The heads expect one chain: give that chain of each record as str."
+        return f"{what}, a pair of chains", "The heads expect one chain: give only that chain of each record, as str."
     return f"{what}, not text", "Give sequences.to_pylist()." if hasattr(sequences, "to_pylist") else "Give str."
 
 
 def _missing(item: object) -> bool:
-    """Whether it is None, NaN, or pandas' NA or NaT, which have no equal."""
+    """Whether an item is None, NaN, or NA or NaT of pandas. These are not equal to themselves."""
     nan = isinstance(item, float) and item != item
     return item is None or nan or type(item).__name__ in ("NAType", "NaTType")
 
 
 def type_name(value: object) -> str:
-    """A value's type, with the library that it is of: dict, pandas DataFrame."""
+    """The type of a value, with its library: "dict", "pandas DataFrame"."""
     module = type(value).__module__.partition(".")[0]
     own = module in ("builtins", "collections", "abonyx", "__main__", "_io")
     return type(value).__name__ if own else f"{module} {type(value).__name__}"

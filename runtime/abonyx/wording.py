@@ -1,8 +1,8 @@
-"""The word for an option, which differs by interface: `--assay` in a command, `assay` in JSON and in Python.
+"""The word for an option in each interface: `--assay` on the command line, `assay` in JSON and in Python.
 
-What raises an error does not know who asked. It writes `option("assay")` into the message, a mark; each interface
-replaces the marks by its own words, in one place: the command line in logs.py, HTTP in serve/problems.py, Python in
-errors.EngineError.
+Code that raises an error does not know which interface the caller uses. It puts a mark into the message:
+`option("assay")`. Each interface replaces the marks with its own words: the command line in logs.py, HTTP in
+serve/problems.py, Python in errors.EngineError.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ class Interface(enum.Enum):
     PYTHON = "Python"
 
 
-# Two of Unicode's noncharacters: no text from outside has a reason to hold them.
+# Two noncharacters of Unicode, which no text from outside has a reason to contain.
 _BEGIN, _END = "\ufdd0", "\ufdd1"
 _MARK = re.compile(f"{_BEGIN}([a-z_]+){_END}")
 
-# Options whose word does not follow from their name. Values: "skip" leaves bad records out, "strip" takes gaps out.
+# Options whose word does not follow from their name. "skip" and "strip" are values of on_invalid and gaps.
 EXCEPTIONS: dict[Interface, dict[str, str]] = {
     Interface.COMMAND_LINE: {
         "alphas": "--alpha",
@@ -51,16 +51,16 @@ EXCEPTIONS: dict[Interface, dict[str, str]] = {
 
 
 def option(name: str) -> str:
-    """A mark for an option, to be part of a message.
+    """The mark of an option, for use in a message.
 
     Args:
-        name: of the argument in Python, e.g. "sequence_column".
+        name: the name of the argument in Python, e.g. "sequence_column".
     """
     return f"{_BEGIN}{name}{_END}"
 
 
 def in_words(text: str, interface: Interface) -> str:
-    """The text with the interface's word in the place of each mark."""
+    """The text, with each mark replaced by the interface's word."""
     return _MARK.sub(lambda mark: _word(mark[1], interface), text)
 
 

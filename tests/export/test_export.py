@@ -225,7 +225,7 @@ def test_an_encoder_mismatch_is_an_error_unless_allowed(
     export_bundle(dataclasses.replace(asked, output=tmp_path / "bundle2", allow_encoder_mismatch=True))
     mismatched = open_bundle(tmp_path / "bundle2")
     assert mismatched.manifest.notice == ""  # a fit replaces the head, and with it what there is to say of it
-    assert "another encoder's (facebook/esm1v_t33_650M_UR90S_1): scores mean nothing" in mismatched.label()
+    assert "trained for another encoder (facebook/esm1v_t33_650M_UR90S_1): scores mean nothing" in mismatched.label()
 
 
 def test_bad_requests(checkpoint: CheckpointMaker, spread_head: HeadMaker, tmp_path: Path) -> None:

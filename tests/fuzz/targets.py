@@ -205,7 +205,7 @@ def manifest(data: bytes) -> None:
                 _check_message(error)
     for name in found.files:
         if not os.path.normpath(f"/bundle/{name}").startswith("/bundle/"):
-            _fail(f"{name!a} leaves the bundle")
+            _fail(f"{name!a} is outside the bundle")
 
 
 # What an edit puts in place of a value; JSON knows numbers that Python's json does not write.

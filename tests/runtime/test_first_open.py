@@ -164,7 +164,7 @@ def test_without_an_interpreter_to_start(copy: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(sys, "executable", "")
     with abonyx.open_session(RuntimeConfig(bundle=str(copy))) as session:
         assert session._model.opening_notes == [
-            "note: this bundle's first open had no process of its own: Python is embedded"
+            "note: the first open of this bundle did not run in a separate process, because Python is embedded"
         ]
         assert session._model.differences  # the whole self-test was run here
 
@@ -218,7 +218,7 @@ def test_what_the_child_opened_is_what_is_opened(copy: Path, monkeypatch: pytest
         return first_open.FirstOpen("0" * 64, FOLDER, {})
 
     monkeypatch.setattr("abonyx.model.open_in_child", another)
-    with pytest.raises(BundleError, match="is bundle 0000000"):
+    with pytest.raises(BundleError, match="is now bundle 0000000"):
         abonyx.open_session(RuntimeConfig(bundle=str(copy)))
 
 

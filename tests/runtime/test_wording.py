@@ -68,9 +68,9 @@ def test_a_bad_record(run: Any, served: Any, sequences: list[str], tmp_path: Pat
     source.write_text(f">a\n{sequences[0]}\n>b\n!\n")
     with pytest.raises(RecordsRejected) as caught:
         read_input(source, SequenceLimit.of(open_bundle(None).manifest, RuntimeConfig()))
-    assert caught.value.fix.endswith("score the rest with skip_invalid=True.")
-    assert "score the rest with --on-invalid skip." in run("score", source, "-o", tmp_path / "out.csv").err
-    assert problem_of(served.score([sequences[0], "!"])).endswith("score the rest with on_invalid skip.")
+    assert caught.value.fix.endswith("score the others with skip_invalid=True.")
+    assert "score the others with --on-invalid skip." in run("score", source, "-o", tmp_path / "out.csv").err
+    assert problem_of(served.score([sequences[0], "!"])).endswith("score the others with on_invalid skip.")
 
 
 def test_a_missing_column(run: Any, served: Any, tmp_path: Path) -> None:

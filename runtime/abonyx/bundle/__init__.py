@@ -1,4 +1,4 @@
-"""What crosses from export to runtime: a bundle on disk, its manifest, its graph files, its limits."""
+"""Bundles, which export writes and the runtime reads: the directory, manifest, graph files and limits."""
 
 from abonyx.bundle.bundle import (
     GOLDEN_NAME,

@@ -1,4 +1,4 @@
-"""Two quantiles of what a fit had not seen: a band of uncertain calls, or the interval around a value."""
+"""Two quantiles from rows that a fit had not seen: the range of uncertain calls, or the interval around a value."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import numpy as np
 from abonyx.arrays import Float32Array, Float64Array, Int64Array, shortest_decimal
 
 SPECIFIC, UNCERTAIN, NONSPECIFIC = 0, -1, 1
-# As the column `call` has them.
+# The words in the column `call`.
 Word = Literal["specific", "uncertain", "non-specific"]
 CALL_WORDS: dict[int, Word] = {SPECIFIC: "specific", UNCERTAIN: "uncertain", NONSPECIFIC: "non-specific"}
 
 
 class CallBand(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The two quantiles.
+    """The range of p with uncertain calls.
 
     Attributes:
-        confidence: the share of each class that its quantile keeps.
-        low, high: p; low is at most high.
+        confidence: the share of each class that is on the right side of its quantile.
+        low, high: the quantiles, as p; low is at most high.
     """
 
     confidence: float
@@ -30,9 +30,9 @@ class CallBand(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     high: float
 
     def calls(self, p: Float32Array | Float64Array) -> Int64Array:
-        """SPECIFIC below `low`, NONSPECIFIC above `high`, else UNCERTAIN, of each p (n,).
+        """The call for each p, (n,) int64: SPECIFIC below `low`, NONSPECIFIC above `high`, else UNCERTAIN.
 
-        Both sides are float32, as every output shows them.
+        Both sides are compared as float32, because every output shows float32.
         """
         shown, low, high = p.astype(np.float32), np.float32(self.low), np.float32(self.high)
         return np.where(shown > high, NONSPECIFIC, np.where(shown < low, SPECIFIC, UNCERTAIN)).astype(np.int64)
@@ -43,11 +43,11 @@ class CallBand(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class ValueBand(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Around a linear head's value: two quantiles of measured minus predicted, of rows that the fit had not seen.
+    """The interval around a linear head's value: two quantiles of measured minus predicted, for rows not in the fit.
 
     Attributes:
-        confidence: the share of rows between them.
-        low, high: in the head's unit, what is added to a value; low is at most high.
+        confidence: the share of rows between the quantiles.
+        low, high: the quantiles, which are added to a value, in the head's unit; low is at most high.
     """
 
     confidence: float
@@ -55,7 +55,7 @@ class ValueBand(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     high: float
 
     def ends(self, values: Float32Array, trusted: Sequence[bool]) -> tuple[list[float | None], list[float | None]]:
-        """The interval of n values, as float32 shows it: two columns, None for one that is not to be trusted."""
+        """The ends of the intervals of n values: two columns of float32 values. None where `trusted` is false."""
 
         def column(end: float) -> list[float | None]:
             moved = (values.astype(np.float64) + end).astype(np.float32)

@@ -1,4 +1,4 @@
-"""A bundle on disk: found, described, its bytes checked, its golden rows read. Nothing here loads a model."""
+"""A bundle on disk: find and describe it, and read its golden rows. Nothing here loads a model."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ _GOLDEN_ARRAYS = {
     **dict.fromkeys(("value", "head_coef", "head_intercept"), np.float64),
 }
 _HEAD_NAMES = "head_names"
-# 36 rows of two pooled layers of 1,280 take 0.7 MB unpacked; zip packs zeros 1000:1.
+# 36 rows of two pooled layers of 1,280 take 0.7 MB unpacked. A hostile zip could unpack to 1000 times its size.
 MAX_GOLDEN_BYTES = 64 * 2**20
-# What zipfile and numpy raise on bytes that are no .npz, its header parser's among them.
+# Everything that zipfile and NumPy raise on bytes that are not a .npz file.
 _NPZ_ERRORS = (
     *(OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError),
     *(MemoryError, OverflowError, TypeError, SyntaxError, tokenize.TokenError, Warning),
@@ -51,17 +51,19 @@ _NPZ_ERRORS = (
 
 @dataclass(frozen=True)
 class Golden:
-    """The self-test's rows, as PyTorch float32 saw them, and the heads' K columns in float64.
+    """The rows of the self-test with PyTorch's float32 results, and the heads' K columns in float64.
 
     Attributes:
-        input_ids: (n, L) int64, CLS and EOS included, right-padded.
-        lengths: (n,) int64 tokens a row, CLS and EOS included.
-        embedding: (n, D) float32, residue mean.
-        value: (n, K) float64, embedding . head_coef + head_intercept: logits, or values of linear heads; of a head on
-            two chains what each of them adds, the intercept with the first.
-        head_names: K names, a head's for each of its columns of head_sums; the manifest's in its order.
-        head_coef: (K, D) float64; head_intercept: (K,) float64.
-        head_mean: (D,) float32 that the graph subtracts first; the manifest's intercepts have it added back.
+        input_ids: (n, L) int64, CLS and EOS included, padded on the right.
+        lengths: (n,) int64, number of tokens in each row, CLS and EOS included.
+        embedding: (n, D) float32, mean over residues.
+        value: (n, K) float64, embedding . head_coef + head_intercept: logits, or values of linear heads. For a head
+            with two chains, each column is the part of one chain; the first includes the intercept.
+        head_names: K names: for each column of head_sums, the name of its head, in the manifest's order.
+        head_coef: (K, D) float64.
+        head_intercept: (K,) float64.
+        head_mean: (D,) float32, which the graph subtracts from the embedding. The intercepts in the manifest are
+            shifted to correct for it.
     """
 
     input_ids: Int64Array
@@ -82,10 +84,13 @@ class Golden:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle's directory, manifest, and hash (of the manifest, which holds every file's).
+    """An opened bundle.
 
     Attributes:
-        hub: its name by commit and hash, if it was opened by name; None = by its directory.
+        path: its directory.
+        manifest: its manifest.
+        sha256: hash of the manifest, which contains the hash of every file.
+        hub: its name with commit and hash if it was opened by name; None if it was opened by its directory.
     """
 
     path: Path
@@ -95,19 +100,19 @@ class Bundle:
 
     @property
     def name(self) -> str:
-        """The manifest's name; if it has none, the repository's or the directory's, which a rename changes."""
+        """The name in the manifest; if it has none, the name of the repository or of the directory."""
         place = os.path.realpath(self.path) if self.hub is None else self.hub.repo
         return self.manifest.name or printable(Path(place).name)
 
     @property
     def repair(self) -> str:
-        """What to do about a damaged file."""
+        """What the user can do about a damaged file."""
         if self.hub is None:
-            return "Copy the bundle again from where it was exported, or export it again."
-        return f"Remove {self.path}: the next run downloads it again."
+            return "Copy the bundle again from its source, or export it again."
+        return f"Remove {self.path}. The next run downloads the bundle again."
 
     def notes(self) -> list[str]:
-        """The notice, and what makes a head's scores mean nothing."""
+        """The bundle's notice, and warnings about heads whose scores have no meaning."""
         manifest = self.manifest
         notes = [manifest.notice] if manifest.notice else []
         for head in manifest.heads:
@@ -115,29 +120,33 @@ class Bundle:
             if head.placeholder:
                 notes.append("no head yet")
             if head.encoder not in (None, manifest.encoder.repo_id):
-                notes.append(f"the head{which} is another encoder's ({head.encoder}): scores mean nothing")
+                notes.append(f"the head{which} was trained for another encoder ({head.encoder}): scores mean nothing")
             if head.intercept_shift:
                 notes.append(f"benchmark head{which}, intercept moved by {head.intercept_shift:.4g}")
         return notes
 
     def label(self) -> str:
-        """Name, short hash, where it is from on the hub, and notes, as every summary prints it."""
+        """Name, short hash, name on the hub, and notes, as every summary prints them."""
         notes = self.notes()
         named = f"{self.name} ({self.sha256[:12]})" + (f" from {self.hub.without_hash}" if self.hub else "")
         return named + (f", {'; '.join(notes)}" if notes else "")
 
     def refuse_placeholder(self) -> None:
-        """Raise a BundleError where there is no head to score with."""
+        """Raise a BundleError if the bundle has no head to score with."""
         if self.manifest.head.placeholder:
-            what = f"{self.path}: exported without a head: it embeds, and has no scores"
-            raise BundleError(what, f"Give it one with `abonyx fit`, or export with {option('head')}.")
+            what = f"{self.path}: was exported without a head: it can embed, but not score"
+            raise BundleError(what, f"Add a head with `abonyx fit`, or export with {option('head')}.")
 
     def variant(self, provider: str, name: str | None) -> tuple[str, Variant]:
-        """The variant asked for, or the provider's default.
+        """(name, variant) for a provider.
+
+        Args:
+            provider: name of the provider.
+            name: name of the variant; None = the default for the provider.
 
         Raises:
-            ConfigError: no such variant, not for this provider, or no default for it.
-            BundleError: an int8 variant of another schema.
+            ConfigError: there is no such variant, it is not for this provider, or the provider has no default.
+            BundleError: the variant is int8 of another schema.
         """
         variants = self.manifest.variants
         listed = ", ".join(f"{key} ({'/'.join(value.providers)})" for key, value in variants.items())
@@ -151,15 +160,15 @@ class Bundle:
             raise ConfigError(f"{self.path}: {wanted}", f"It has: {listed}.")
         if provider not in variants[chosen].providers:
             raise ConfigError(f"{self.path}: variant {chosen} is not for provider {provider}", f"It has: {listed}.")
-        if variants[chosen].parity is not None:  # else export is still at it
+        if variants[chosen].parity is not None:  # None while export makes the variant
             check_quantization(self.path, chosen, variants[chosen])
         return chosen, variants[chosen]
 
     def files_of(self, variant: Variant) -> list[str]:
-        """Paths in the bundle that opening this variant reads: its own folder and the golden rows.
+        """Paths in the bundle that opening this variant reads: the files in its folder, and the golden rows.
 
         Raises:
-            BundleError: a file is there that the manifest does not list, so that nothing vouches for it.
+            BundleError: the folder has a file that the manifest does not list, so its content cannot be checked.
         """
         folder = variant.folder
         there = {f"{folder}/{path.name}" for path in (self.path / folder).glob("*")} | {GOLDEN_NAME}
@@ -170,29 +179,29 @@ class Bundle:
         return [name for name in self.manifest.files if name.startswith(f"{folder}/") or name == GOLDEN_NAME]
 
     def golden(self) -> Golden:
-        """The golden rows.
+        """Read the golden rows.
 
         Raises:
-            BundleError: damaged or incomplete.
+            BundleError: the file is damaged or incomplete.
         """
         path, fix = self.path / GOLDEN_NAME, "Export the bundle again."
         try:
-            data = path.read_bytes()  # once: what was hashed is what is unpacked
+            data = path.read_bytes()  # read once, so that the hashed bytes are the unpacked ones
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
                 unpacked = sum(entry.file_size for entry in archive.infolist())
             if unpacked > MAX_GOLDEN_BYTES:
-                raise BundleError(f"{path}: unpacks to {unpacked} bytes, {MAX_GOLDEN_BYTES} are the most", fix)
+                raise BundleError(f"{path}: unpacks to {unpacked} bytes; the limit is {MAX_GOLDEN_BYTES}", fix)
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
                 values = {name: arrays[name] for name in _GOLDEN_ARRAYS}
                 names = arrays[_HEAD_NAMES].tolist()
         except _NPZ_ERRORS as error:
             raise BundleError(f"{path}: cannot be read: {first_line(error)}", fix) from error
-        listed = self.manifest.files.get(GOLDEN_NAME)  # none while export writes the bundle
+        listed = self.manifest.files.get(GOLDEN_NAME)  # None while export writes the bundle
         if listed is not None and (found_hash := hashlib.sha256(data).hexdigest()) != listed.sha256:
-            raise ChecksumMismatch(f"{path}: sha256 {found_hash}, manifest says {listed.sha256}", fix)
+            raise ChecksumMismatch(f"{path}: sha256 is {found_hash}, the manifest says {listed.sha256}", fix)
         heads = column_names(self.manifest.heads)
         if names != heads:
-            raise BundleError(f"{path}: is of heads {ascii(names)[:200]}, the manifest has {heads}", fix)
+            raise BundleError(f"{path}: has heads {ascii(names)[:200]}, the manifest has {heads}", fix)
         rows, width, count = values["lengths"].size, self.manifest.embedding_width, len(heads)
         found = {name: (value.shape, value.dtype) for name, value in values.items() if name != "input_ids"}
         shapes = {"lengths": (rows,), "embedding": (rows, width), "value": (rows, count), "head_mean": (width,)}
@@ -205,21 +214,21 @@ class Bundle:
             raise BundleError(f"{path}: input_ids {ids.shape} {ids.dtype} do not fit the lengths, or are negative", fix)
         spec, most = self.manifest.alphabet, self.manifest.max_residues + 2
         known = [*spec.residues.values(), spec.cls_id, spec.pad_id, spec.eos_id]
-        if lengths.max() > most or not np.isin(ids, known).all():  # an engine may read past a table's end
-            what = f"{path}: tokens that the manifest's alphabet has not, or rows over its {most} tokens"
+        if lengths.max() > most or not np.isin(ids, known).all():  # an engine may read past the end of a table
+            what = f"{path}: has tokens that are not in the manifest's alphabet, or rows of more than {most} tokens"
             raise BundleError(what, fix)
         return Golden(**values, head_names=tuple(names))
 
 
 def check_quantization(path: Path, name: str, variant: Variant) -> None:
-    """Raise a BundleError where an int8 variant was not made as this version makes them."""
+    """Raise a BundleError if an int8 variant has another schema than this version writes."""
     found = variant.quantization.schema_version if variant.quantization else None
     if found != (QUANTIZATION_SCHEMA if variant.precision == "int8" else None):
         raise other_quantization(path, name, found)
 
 
 def locate_mini() -> Path:
-    """The bundle that ships: inside the installed package, else the repository's (an editable install)."""
+    """The directory of the shipped bundle: in the installed package, or in the clone of an editable install."""
     package = Path(__file__).resolve().parents[1]
     for candidate in (package / "mini", package.parents[1] / "artifacts" / "mini"):
         if (candidate / "manifest.json").is_file():
@@ -230,11 +239,11 @@ def locate_mini() -> Path:
 
 
 def open_bundle(place: str | Path | None) -> Bundle:
-    """Read a bundle's manifest. No file of a directory is hashed and no model loaded yet.
+    """Read a bundle's manifest. This hashes no file and loads no model.
 
     Args:
-        place: its directory, or its name on the hub, which downloads it first if it is not in the cache; None = the
-            shipped one.
+        place: the bundle's directory, or its name on the hub; None = the shipped bundle. A bundle with a name is
+            downloaded first if it is not in the cache.
 
     Raises:
         BundleError: see manifest.read_manifest and hub.fetch.
@@ -248,38 +257,38 @@ def open_bundle(place: str | Path | None) -> Bundle:
     manifest, data = read_manifest(path)
     bundle = Bundle(path, manifest, hashlib.sha256(data).hexdigest(), name)
     if name is not None and bundle.sha256 != name.sha256:
-        what = f"{path / MANIFEST_NAME}: sha256 {bundle.sha256}, it was {name.sha256} when it was downloaded"
+        what = f"{path / MANIFEST_NAME}: sha256 is {bundle.sha256}, it was {name.sha256} when it was downloaded"
         raise ChecksumMismatch(what, bundle.repair)
     return bundle
 
 
 def open_pinned(config: RuntimeConfig) -> tuple[RuntimeConfig, Bundle]:
-    """Open the bundle that a config names. Raises as open_bundle.
+    """Open the bundle that a config names. Raises as open_bundle does.
 
     Returns:
-        The config, in which a name on the hub is replaced by the same one with commit and hash: every later open of it,
-        in this process or another, is of the same bundle. And the bundle.
+        (config, bundle). If the config has a name on the hub, the new config has that name with commit and hash, so
+        that every later open, also in another process, uses the same bundle.
     """
     bundle = open_bundle(config.bundle)
     return config if bundle.hub is None else dataclasses.replace(config, bundle=str(bundle.hub)), bundle
 
 
 def shown_names(names: Iterable[str]) -> str:
-    """Names of files as a message may show them: no control characters, no end of them."""
+    """Names of files as a message shows them: at most 300 characters, no control characters."""
     return ", ".join(name if name.isprintable() else ascii(name) for name in names)[:300]
 
 
 def check_graph(bundle: Bundle, variant: Variant) -> GraphFile:
-    """Read a variant's graph file, and refuse one that no export writes; see graph_file. Loads nothing.
+    """Read a variant's graph file, and check that an export could have written it (see graph_file). Loads nothing.
 
     Raises:
-        BundleError: also where a file lies beside the graph that nothing of the bundle uses, e.g. a library.
+        BundleError: the graph is refused, or its folder has a file that the graph does not use, e.g. a library.
     """
     folder, model = variant.folder, variant.model.rpartition("/")[2]
     files = {name.rpartition("/")[2]: name for name in bundle.manifest.files if name.rpartition("/")[0] == folder}
     sizes = {name: bundle.manifest.files[path].size_bytes for name, path in files.items()}
     graph = check_graph_file(bundle.path / variant.model, sizes)
-    # .npz: the rows that int8 was judged by
+    # .npz: the rows that int8 was compared on
     unused = sorted(name for name in files.keys() - graph.files - {model} if not name.endswith(".npz"))
     if unused:
         what = f"{bundle.path / folder}: {shown_names(unused)}: the graph does not use it"

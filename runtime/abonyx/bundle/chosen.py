@@ -1,4 +1,4 @@
-"""Which heads a run is to give values of, and what their columns are called: decided once, before a model is opened."""
+"""The heads that a run uses, and the names of their columns. Both are decided before a model is opened."""
 
 from __future__ import annotations
 
@@ -23,24 +23,26 @@ if TYPE_CHECKING:
     Cells = Float32Array | list[Literal[0, 1] | None] | list[Word | None] | list[str | None] | list[float | None]
 
 P = "p_nonspecific"
-# Columns on request that are of heads.
+# Columns of heads that are only written on request.
 INTERVAL, NEAREST = "interval", "nearest_identity"
 ALL = "all"
-# What a column holds: float32; 1, 0 and None; a text and None; a number of few decimals and None; a count and None.
+# Cells of a column: float: float32; call: 1, 0 or None; word: text or None; number: a number with few decimals, or
+# None; count: a whole number or None.
 ColumnKind = Literal["float", "call", "word", "number", "count"]
 
 
 @dataclass(frozen=True)
 class ChosenHead:
-    """A head whose values are wanted.
+    """A head that a run uses.
 
     Attributes:
-        first: whether it is the bundle's first, whose columns have no name of a head if it is logistic.
-        rule: of its calls; None = it makes none.
-        panel: whose percentiles its values are given in; None = the column is empty.
-        interval: around its values, if columns for its ends were asked for.
-        training: its training sequences, if the nearest one was asked for.
-        numbers: whether it has a column of 0 and 1; without it, it has calls in words only if it has stored quantiles.
+        spec: the head in the manifest.
+        first: whether it is the bundle's first head. If that head is logistic, its columns have no prefix.
+        rule: the rule for its calls; None = it makes no calls.
+        panel: the panel for its percentiles; None = that column is empty.
+        interval: the interval around its values, if its columns were requested.
+        training: its training sequences, if the nearest one was requested.
+        numbers: whether it has a column of 0 and 1. If not, it has a column of words only if it stores quantiles.
     """
 
     spec: HeadSpec
@@ -53,7 +55,7 @@ class ChosenHead:
 
     @property
     def kinds(self) -> dict[str, ColumnKind]:
-        """Its columns, by name."""
+        """Name -> kind of each of its columns."""
         name = self.spec.name
         if self.rule is None:
             ends: dict[str, ColumnKind] = {} if self.interval is None else dict.fromkeys(self._ends, "number")
@@ -66,10 +68,12 @@ class ChosenHead:
         return {column: kind for column, kind in kinds.items() if column not in left_out}
 
     def cells(self, values: Float32Array, trusted: Sequence[bool], sequences: Sequence[str]) -> dict[str, Cells]:
-        """Its columns of n rows: the values (n,), and calls and percentiles of those to be trusted.
+        """The cells of its columns, by name.
 
         Args:
-            sequences: n, that were scored; of pairs both chains in one text, as Input.records has them.
+            values: (n,) float32.
+            trusted: n; calls and percentiles are None where it is false.
+            sequences: the n sequences that were scored; for pairs, both chains in one text as in Input.records.
         """
         rule = self.rule
         found: dict[str, Cells] = {}
@@ -92,7 +96,7 @@ class ChosenHead:
         nothing: list[str | None] = [None] * len(values)
         if self.panel is None:
             return nothing
-        if len(self.spec.chains) == 1:  # of a pair it scores one chain, and a panel knows that one
+        if len(self.spec.chains) == 1:  # look up only the chain that the head scores
             at = PAIR.index(self.spec.chains[0])
             sequences = [each.split("|")[at] if "|" in each else each for each in sequences]
         return self.panel.cells(values, trusted, sequences)
@@ -100,11 +104,12 @@ class ChosenHead:
 
 @dataclass(frozen=True)
 class ChosenHeads:
-    """The heads of a run, in the order of their columns. Make it with choose_heads.
+    """The heads of a run. choose_heads makes it.
 
     Attributes:
-        panel: whose percentiles values are given in; None = none are given.
-        percentiles: which panel that is, or why there is none; "" = no config was given.
+        heads: in the order of the values' columns.
+        panel: the panel for percentiles; None = there are no percentiles.
+        percentiles: text about the panel, or why there is none; "" = no config was given.
     """
 
     heads: tuple[ChosenHead, ...]
@@ -113,7 +118,7 @@ class ChosenHeads:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Their names; values come with a column for each, in this order."""
+        """Names of the heads. Values have one column for each, in this order."""
         return tuple(head.spec.name for head in self.heads)
 
     @property
@@ -133,48 +138,48 @@ class ChosenHeads:
 
     @property
     def of_columns(self) -> tuple[ChosenHead, ...]:
-        """All of them, in the order of their columns."""
+        """All heads, in the order of the output's columns: the bundle's first head is first."""
         return (*([self.first] if self.first else []), *self.others)
 
     @property
     def rule(self) -> CallRule | None:
-        """Of the first head's calls; None if there are none."""
+        """The rule for the first head's calls; None if there are none."""
         return None if self.first is None else self.first.rule
 
     @property
     def leading(self) -> dict[str, ColumnKind]:
-        """Columns that stand before `flag`: the first head's."""
+        """Columns before `flag`: those of the first head."""
         return {} if self.first is None else self.first.kinds
 
     @property
     def following(self) -> dict[str, ColumnKind]:
-        """Columns that stand behind `flag`: the other heads'."""
+        """Columns after `flag`: those of the other heads."""
         return {name: kind for head in self.others for name, kind in head.kinds.items()}
 
     @property
     def kinds(self) -> dict[str, ColumnKind]:
-        """All columns."""
+        """Name -> kind of all columns."""
         return self.leading | self.following
 
     def cells(self, values: Float32Array, trusted: Sequence[bool], sequences: Sequence[str]) -> dict[str, Cells]:
-        """All columns of n rows by name. values: (n, len(names)), column i of names[i]; others as of one head."""
+        """The cells of all columns, by name. `values` is (n, len(names)); the other arguments are as for one head."""
         found: dict[str, Cells] = {}
         for head, column in zip(self.heads, values.T, strict=True):
             found |= head.cells(column, trusted, sequences)
         return found
 
     def without_numbers(self) -> ChosenHeads:
-        """The same heads, without columns of 0 and 1."""
+        """A copy whose heads have no columns of 0 and 1."""
         return replace(self, heads=tuple(replace(head, numbers=False) for head in self.heads))
 
     def facts(self) -> dict[str, str | float | None]:
-        """What results depend on, for a journal."""
+        """The facts that results depend on, for a journal."""
         calls: dict[str, str | float | None] = {"threshold": None} if self.rule is None else self.rule.facts()
         panel = None if self.panel is None else self.panel.name
         return calls | {"--heads": None if self._is_usual() else ", ".join(self.names), "--panel": panel}
 
     def metadata(self) -> dict[str, str]:
-        """What a result file says of them: nothing new of the first alone."""
+        """Metadata for a result file. Heads are listed unless only the first, logistic head is used."""
         stated = {} if self.rule is None else self.rule.metadata()
         if self.panel is not None:
             stated[PERCENTILE] = f"{self.percentiles}; 95 % interval"
@@ -200,7 +205,7 @@ class ChosenHeads:
 
 
 def _summary(head: ChosenHead, assay: str | None) -> str:
-    """What a summary says of one head among others."""
+    """The part of a summary about one of several heads."""
     if head.rule is None:
         around = "" if head.interval is None else f", {100 * head.interval.confidence:g} % interval"
         return f"{head.spec.name}: value in {head.spec.unit}{around}"
@@ -215,7 +220,7 @@ def _training(bundle: Bundle, head: HeadSpec) -> tuple[str, ...]:
     found = training_sequences(bundle, head.name)
     if found is None:
         what = f"{option('with_columns')} {NEAREST}: {bundle.name} does not store the training sequences of head "
-        fix = f"They may be confidential, so `abonyx fit` stores them only with {option('store_sequences')}."
+        fix = f"Fit it with {option('store_sequences')}: `abonyx fit` stores them only on request."
         raise ConfigError(f"{what}{head.name}", fix)
     return found
 
@@ -230,21 +235,22 @@ def choose_heads(
     panel: str | None = None,
     with_columns: Collection[str] = (),
 ) -> ChosenHeads:
-    """The heads of a run.
+    """Choose the heads of a run.
 
     Args:
-        names: of the bundle's heads, "all", or None = the first one.
-        assay, threshold: of the first head's calls; see choose_threshold. Other heads have their own default.
-        config: of the run, which decides whether a panel fits it; None = no percentiles.
-        panel: whose percentiles are given; None = the bundle's first.
-        with_columns: with INTERVAL, linear heads have columns for the interval around a value; with NEAREST, heads have
-            their training sequences.
+        bundle: the bundle.
+        names: names of its heads, or "all"; None = the first.
+        assay, threshold: for the calls of the first head (see choose_threshold). Other heads use their default.
+        config: the config of the run, to which the panel must fit; None = no percentiles.
+        panel: name of the panel for percentiles; None = the bundle's first.
+        with_columns: if it contains INTERVAL, linear heads get columns for the interval around a value; if it contains
+            NEAREST, heads get their training sequences.
 
     Raises:
         BundleError: the bundle has no head yet.
-        ConfigError: a name that no head has, or twice; an assay or a threshold for a head that is not among them or
-            makes no calls; an interval, and no head that stores one;
-            a head that does not store its training sequences; see choose_threshold and choose_panel.
+        ConfigError: no head has the name, or a name is given twice; an assay or threshold is given, but the first head
+            is not chosen or makes no calls; no chosen head stores an interval, or one does not store its training
+            sequences, which were requested. See also choose_threshold and choose_panel.
     """
     bundle.refuse_placeholder()
     known = {head.name: head for head in bundle.manifest.heads}
@@ -252,9 +258,9 @@ def choose_heads(
     first = bundle.manifest.head
     given = next((name for name, value in (("assay", assay), ("threshold", threshold)) if value is not None), None)
     if given and (first.name not in wanted or first.kind != LOGISTIC):
-        kind = "is not among the heads" if first.name not in wanted else f"gives a value in {first.unit}"
-        what = f"{option(given)} is of the first head of {bundle.name}, {first.name}, which {kind}"
-        raise ConfigError(what, "Leave it out: every other head has a threshold of its own, or makes no calls.")
+        kind = "is not among the chosen heads" if first.name not in wanted else f"gives a value in {first.unit}"
+        what = f"{option(given)} is only for the first head of {bundle.name}, {first.name}, which {kind}"
+        raise ConfigError(what, "Leave it out: every other head has its own threshold, or makes no calls.")
     chosen = []
     for name in wanted:
         head = known[name]
@@ -266,7 +272,7 @@ def choose_heads(
         chosen.append(ChosenHead(head, head is first, rule, interval=interval, training=training))
     if INTERVAL in with_columns and not any(head.interval for head in chosen):
         what = f"{option('with_columns')} interval: no head of {', '.join(wanted)} stores an interval around its values"
-        raise ConfigError(what, "A regression of `abonyx fit` stores one. Leave it out for other heads.")
+        raise ConfigError(what, "Leave it out. Only regressions of `abonyx fit` store one.")
     if config is None:
         return ChosenHeads(tuple(chosen))
     found = choose_panel(bundle, config, panel, wanted)
@@ -287,7 +293,7 @@ def _names(names: Sequence[str] | str | None, bundle: Bundle) -> list[str]:
             what = f"{option('heads')}: {bundle.name} has no head {shown!r}"
             raise ConfigError(what, f"It has: {', '.join(known)}; or give {ALL}.")
         if name in wanted[:at]:
-            raise ConfigError(f"{option('heads')}: {name} is named twice", "Name each head once.")
+            raise ConfigError(f"{option('heads')}: {name} is given twice", "Name each head once.")
     if not wanted:
-        raise ConfigError(f"{option('heads')} names none", f"{bundle.name} has: {', '.join(known)}; or give {ALL}.")
+        raise ConfigError(f"{option('heads')} is empty", f"{bundle.name} has: {', '.join(known)}; or give {ALL}.")
     return wanted

@@ -1,4 +1,4 @@
-"""A bundle's files: compared with the manifest, and watched for changes while they are read."""
+"""Compare a bundle's files with its manifest, and notice changes while they are read."""
 
 from __future__ import annotations
 
@@ -16,60 +16,62 @@ from abonyx.bundle.manifest import LINK_FIX, MANIFEST_NAME, README_NAME
 from abonyx.errors import BundleError, ChecksumMismatch
 from abonyx.hashing import file_sha256
 
-# What a download from the Hugging Face hub into a folder leaves there; nothing of a bundle is read from it.
+# A download from the Hugging Face hub leaves these in its folder. They are not part of a bundle.
 _HUB_FILE, _HUB_FOLDER = ".gitattributes", ".cache/huggingface/"
-# Where a file cannot be linked and can still be copied: another file system, or one (or a rule) without hard links.
+# Errors of a hard link after which a copy can still work: another file system, or no permission to link.
 _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
-# Two writes within one tick of the system's clock have one time stamp; Linux ticks every 1 to 10 ms.
+# Two writes within one tick of the system's clock get the same time stamp. Linux ticks every 1 to 10 ms.
 _TICK_NS = 20_000_000
 
 
 def check_files(bundle: Bundle, names: Iterable[str], *, use_cache: bool = True) -> dict[str, str]:
-    """Compare files with the manifest's sizes and hashes.
+    """Compare files with the sizes and hashes in the manifest.
 
     Args:
+        bundle: the bundle.
         names: paths in the bundle.
-        use_cache: trust a hash remembered for the same path, size, mtime, ctime and inode instead of reading the file.
+        use_cache: whether a remembered hash for the same path, size, mtime, ctime and inode is enough. If not, every
+            file is read.
 
     Returns:
-        Name -> a stamp of the file as it was before it was read, for refuse_changed; of the folders too.
+        Name -> stamp of each file and folder before it was read, for refuse_changed.
 
     Raises:
-        ChecksumMismatch: another size or hash; gives both.
-        BundleError: missing, a link, no plain file, or unreadable.
+        ChecksumMismatch: a file has another size or hash. The message gives both.
+        BundleError: a file is missing, is a link, is not a plain file, or cannot be read.
     """
     known, learned, stamps = cache.remembered("hashes"), dict[str, str](), dict[str, str]()
     root, fix = bundle.path.resolve(), bundle.repair
     try:
         for name in names:
             path, entry = bundle.path / name, bundle.manifest.files[name]
-            if os.path.realpath(path) != str(root / name):  # Path.resolve raises at a link to itself
-                raise BundleError(f"{path}: is or lies behind a symbolic link", LINK_FIX)
+            if os.path.realpath(path) != str(root / name):  # Path.resolve raises for a link to itself
+                raise BundleError(f"{path}: is a symbolic link, or is in a linked folder", LINK_FIX)
             status = _settled(path)
-            if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
+            if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait forever
                 raise BundleError(f"{path}: is not a plain file", fix)
             if status.st_size != entry.size_bytes:
-                raise ChecksumMismatch(f"{path}: {status.st_size} bytes, manifest says {entry.size_bytes}", fix)
+                raise ChecksumMismatch(f"{path}: has {status.st_size} bytes, the manifest says {entry.size_bytes}", fix)
             key = stamps[name] = _stamp(root / name, status)
-            # A folder that is swapped for another and back has another change time, unlike its files.
+            # If a folder is exchanged for another and back, its change time moves, but not that of its files.
             for folder in {"", name.rpartition("/")[0]} - stamps.keys():
                 stamps[folder] = _stamp(root / folder, (bundle.path / folder).stat())
-            # A remembered hash that disagrees is looked at again: the cache may be what is wrong.
+            # If a remembered hash disagrees, the file is read: the cache may be wrong.
             trusted = use_cache and known.get(key) == entry.sha256
             learned[key] = entry.sha256 if trusted else file_sha256(path)
             if learned[key] != entry.sha256:
-                raise ChecksumMismatch(f"{path}: sha256 {learned[key]}, manifest says {entry.sha256}", fix)
+                raise ChecksumMismatch(f"{path}: sha256 is {learned[key]}, the manifest says {entry.sha256}", fix)
     except OSError as error:
         raise BundleError(f"{path}: cannot be read: {error.strerror}", fix) from error
     finally:
-        # A damaged file's too: the next open then looks at it again, whatever its time stamp says.
+        # Hashes of damaged files are remembered too: they disagree, so the next open reads those files again.
         if learned.items() - known.items():
             cache.remember("hashes", learned)
     return stamps
 
 
 def refuse_changed(bundle: Bundle, stamps: Mapping[str, str]) -> None:
-    """Raise a BundleError if a file is no longer what check_files saw, even if its bytes are the same again."""
+    """Raise a BundleError if a file has changed since check_files, even if it has changed back."""
     root = bundle.path.resolve()
     for name, stamp in stamps.items():
         try:
@@ -79,12 +81,12 @@ def refuse_changed(bundle: Bundle, stamps: Mapping[str, str]) -> None:
         if now != stamp:
             raise BundleError(
                 f"{bundle.path / name}: changed while the model was loaded",
-                "Something writes to the bundle. Wait for it to end, run `abonyx verify`, and open again.",
+                "Another process is changing the bundle. Wait until it ends, run `abonyx verify`, and open again.",
             )
 
 
 def _settled(path: Path) -> os.stat_result:
-    """The file's status, at a time when another write to it would give it another time stamp."""
+    """The status of a file. Waits until a later write would get another time stamp."""
     status = path.stat()
     if 0 <= time.time_ns() - status.st_ctime_ns < _TICK_NS:
         time.sleep(_TICK_NS / 1e9)
@@ -97,17 +99,17 @@ def _stamp(path: Path, status: os.stat_result) -> str:
 
 
 def unlisted_files(bundle: Bundle) -> list[str]:
-    """Paths in the bundle that its manifest does not list; a linked folder counts as one file.
+    """Paths in the bundle that its manifest does not list. A linked folder counts as one file.
 
-    README.md and what a download from the Hugging Face hub leaves are left out.
+    README.md and the files that a download from the Hugging Face hub leaves are not included.
 
     Raises:
-        BundleError: a folder that cannot be looked into.
+        BundleError: a folder cannot be read.
     """
 
     def refuse(error: OSError) -> None:
-        what = f"{error.filename}: cannot be looked into: {error.strerror}"
-        raise BundleError(what, "A bundle's folders are readable. Copy it again.") from error
+        what = f"{error.filename}: cannot be read: {error.strerror}"
+        raise BundleError(what, "Make the folder readable, or copy the bundle again.") from error
 
     paths = [
         Path(folder, name).relative_to(bundle.path).as_posix()
@@ -119,11 +121,11 @@ def unlisted_files(bundle: Bundle) -> list[str]:
 
 
 def link_or_copy(source: Path, target: Path, report: Callable[[str], None]) -> None:
-    """A hard link: one copy on the disk, which outlives either bundle. check_files has seen that it is a plain file."""
+    """Make a hard link, so that two bundles share one copy; if that fails, copy. The source must be a plain file."""
     try:
         os.link(source, target, follow_symlinks=False)
     except OSError as error:
         if error.errno not in _NO_LINK:
             raise
-        report(f"  {source} is copied: it cannot be linked ({error.strerror})")
+        report(f"  copied {source}, because it cannot be linked ({error.strerror})")
         shutil.copy2(source, target, follow_symlinks=False)

@@ -1,7 +1,7 @@
-"""What a graph file asks of an engine, read before any engine sees it: its operators, and where its weights lie.
+"""Check a graph file before an engine reads it: its operators, and the place of its weights.
 
-A hostile bundle comes with the right hashes, so the graph itself is looked at. The runtime has no onnx package: the few
-fields of onnx.proto that matter are read here from protobuf's wire format.
+A hostile bundle can have the right hashes, so the graph itself must be checked. The runtime does not have the package
+onnx, so this module reads the few fields of onnx.proto that matter from protobuf's wire format.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from abonyx.bundle.operators import ABSENT, FLOAT16, FLOAT32, ITEM_BYTES, LETTER
 from abonyx.bundle.wire import VARINT, Fields, WireError, key, read_fields, read_text, read_texts
 from abonyx.errors import BundleError
 
-# 33 layers at int8 take 480 kB, the weights lie beside the graph; a hostile file of this length takes seconds to read.
+# A graph of 33 layers at int8 takes 480 kB, without weights. A hostile file of this size takes seconds to read.
 MAX_GRAPH_BYTES = 8 * 2**20
 
-# Fields that matter, by message; all others are stepped over.
+# The fields that matter, by message. All others are skipped.
 _MODEL = {key(7): "graph", key(8): "opset", key(20): "training information", key(25): "functions"}
 _OPSET = {key(1): "domain"}
 _GRAPH = {key(1): "node", key(5): "initializer", key(11): "input", key(15): "sparse initializers"}
@@ -34,23 +34,26 @@ _TENSOR = {
 }
 _ENTRY = {key(1): "key", key(2): "value"}
 _VALUE_INFO, _TYPE, _TENSOR_TYPE = {key(1): "name", key(2): "type"}, {key(1): "tensor"}, {key(1, VARINT): "element"}
-# No export writes these.
+# abonyx never exports these.
 _REFUSED = {
     *("training information", "functions", "sparse initializers", "packed dimensions"),
     *("a subgraph", "a sparse tensor", "a tensor in a node"),
 }
-# (operator, which input): an engine packs or converts the weights there as it loads, and keeps a copy of its own.
+# (operator, input number): here an engine packs or converts the weights when it loads them, and keeps its own copy.
 _PACKED = {("MatMul", 1), ("Gemm", 1), ("Cast", 0), ("DequantizeLinear", 0)}
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor whose values lie in a file beside the graph.
+    """A tensor whose values are in a file beside the graph.
 
     Attributes:
-        element: its type, a letter of operators.LETTERS.
-        location, offset, size_bytes: the file's name, and which of its bytes.
-        packed: whether everything that reads it is a place where an engine packs or converts weights.
+        name: its name.
+        element: its element type, a letter of operators.LETTERS.
+        shape: its shape.
+        location: name of the file.
+        offset, size_bytes: place of its values in the file.
+        packed: whether engines pack or convert it for every node that reads it.
     """
 
     name: str
@@ -64,11 +67,11 @@ class StoredTensor:
 
 @dataclass
 class GraphFile:
-    """What a graph file holds.
+    """The content of a graph file.
 
     Attributes:
-        operators: operator -> number of nodes; those of another domain than ONNX's as "domain.Operator".
-        tensors: by name, those whose values lie beside the graph.
+        operators: operator -> number of nodes. Operators outside ONNX's own domain are "domain.Operator".
+        tensors: name -> tensor, for tensors whose values are in a file beside the graph.
     """
 
     operators: Counter[str] = field(default_factory=Counter)
@@ -76,55 +79,57 @@ class GraphFile:
 
     @property
     def files(self) -> set[str]:
-        """Names of the files that the weights lie in."""
+        """Names of the files that contain the weights."""
         return {tensor.location for tensor in self.tensors.values()}
 
 
 def check_graph_file(path: Path, sizes: Mapping[str, int]) -> GraphFile:
-    """Refuse a graph that no export writes: an unknown operator, type or domain, a subgraph, weights from elsewhere.
+    """Read a graph file, and check that an export could have written it.
 
     Args:
         path: the .onnx file.
-        sizes: name -> bytes of the files listed for its folder.
+        sizes: name -> size in bytes, for the files that the manifest lists in its folder.
 
     Raises:
-        BundleError: names the operator, the location or the file.
+        BundleError: the graph has an unknown operator, type or domain, a subgraph, or weights outside the listed
+            files. The message names the operator, the location or the file.
     """
     try:
-        if path.suffix != ".onnx":  # ONNX Runtime goes by the suffix
-            raise WireError("has another suffix than .onnx")
+        if path.suffix != ".onnx":  # ONNX Runtime decides by the suffix
+            raise WireError("does not end with .onnx")
         with path.open("rb") as file:
             data = file.read(MAX_GRAPH_BYTES + 1)
         if len(data) > MAX_GRAPH_BYTES:
-            raise WireError(f"has more than {MAX_GRAPH_BYTES} bytes")
+            raise WireError(f"is larger than {MAX_GRAPH_BYTES} bytes")
         return read_graph(data, {name: size for name, size in sizes.items() if name != path.name})
     except OSError as error:
         raise BundleError(f"{path}: cannot be read: {error.strerror}", "Export the bundle again.") from error
     except WireError as error:
-        fix = "Export the bundle again; use no bundle from somebody you do not trust."
+        fix = "Export the bundle again. Do not use a bundle from somebody you do not trust."
         raise BundleError(f"{path}: {error}: not a graph that abonyx exports", fix) from None
 
 
 def read_graph(data: bytes, sizes: Mapping[str, int]) -> GraphFile:
-    """What an .onnx file's bytes hold.
+    """Read the bytes of an .onnx file.
 
     Args:
-        sizes: name -> bytes of the files that weights may lie in.
+        data: the bytes.
+        sizes: name -> size in bytes, for the files that may contain weights.
 
     Raises:
-        WireError: no export writes it; says why.
+        WireError: an export could not have written it. The message says why.
     """
     return _Reader(data, sizes).read()
 
 
 class _Reader:
-    """Reads one graph; raises WireError with the reason, to which check_graph_file adds the file's name."""
+    """Reader of one graph. Raises WireError with the reason; check_graph_file adds the file's name."""
 
     def __init__(self, data: bytes, sizes: Mapping[str, int]) -> None:
         self._data, self._sizes = data, sizes
-        self._types: dict[str, str] = {}  # of a value -> its letter
+        self._types: dict[str, str] = {}  # name of a value -> its letter
         self._found = GraphFile()
-        self._readers: dict[str, set[tuple[str, int]]] = {}  # of a value -> (operator, which input)
+        self._readers: dict[str, set[tuple[str, int]]] = {}  # name of a value -> {(operator, input number)}
 
     def read(self) -> GraphFile:
         nodes: list[tuple[int, int]] = []
@@ -141,7 +146,7 @@ class _Reader:
                     self._read_input(at, end)
                 else:
                     self._read_tensor(at, end)
-        for at, end in nodes:  # after the tensors, whose types they need and which come later in the file
+        for at, end in nodes:  # after the tensors: nodes need their types, but come first in the file
             self._read_node(at, end)
         if not nodes:
             raise WireError("has no nodes")
@@ -175,7 +180,7 @@ class _Reader:
         self._types[name] = LETTERS[element]
 
     def _read_node(self, start: int, stop: int) -> None:
-        """Count a node whose operator and types are known, and give its outputs their type."""
+        """Check the operator and types of a node, count it, and note the type of its outputs."""
         texts, inputs, outputs, cast_to = {"op_type": "", "domain": ""}, list[str](), list[str](), 0
         for name, at, end in self._fields(start, stop, _NODE):
             if name == "attribute":
@@ -203,7 +208,7 @@ class _Reader:
         self._found.operators[f"{domain}.{op_type}" if domain else op_type] += 1
 
     def _read_attribute(self, start: int, stop: int, cast_to: int) -> int:
-        """The attribute's number if it is Cast's `to`, else `cast_to`."""
+        """The number of the attribute if its name is `to` (of Cast); else `cast_to`."""
         name, number = "", 0
         for part, at, end in self._fields(start, stop, _ATTRIBUTE):
             if part == "name":
@@ -213,7 +218,7 @@ class _Reader:
         return number if name == "to" else cast_to
 
     def _read_tensor(self, start: int, stop: int) -> None:
-        """Define a tensor that lies in the graph, or within a listed file of the same folder."""
+        """Note a tensor whose values are in the graph, or in a listed file of the same folder."""
         name, element, shape, external = "", 0, list[int](), False
         entries = list[tuple[str, str]]()
         for part, at, end in self._fields(start, stop, _TENSOR):
@@ -232,7 +237,7 @@ class _Reader:
             location, offset, length = self._place(entries)
             self._define(name, element)
             letter = self._types[name]
-            # No dimension of 0: others could then be of any size.
+            # A dimension of 0 is refused: the others could then have any size.
             if min(shape, default=1) < 1 or length != math.prod(shape) * ITEM_BYTES[letter]:
                 raise WireError(f"{name[:80]!r} of shape {str(shape)[:80]} and type {letter!r} has {length} bytes")
             self._found.tensors[name] = StoredTensor(name, letter, tuple(shape), location, offset, length, packed=False)
@@ -240,17 +245,17 @@ class _Reader:
             self._define(name, element)
 
     def _place(self, entries: list[tuple[str, str]]) -> tuple[str, int, int]:
-        """File, first byte and length of a tensor's values."""
+        """(file, first byte, length) of a tensor's values."""
         found = dict(entries)
         location, ends = found.get("location", ""), [found.get(name, "0") for name in ("offset", "length")]
-        # ONNX Runtime knows more keys: weights packed for one machine type, which it would take as they are.
+        # ONNX Runtime knows more keys, e.g. for weights packed for one type of machine. It would use those unchecked.
         if len(found) < len(entries) or not found.keys() <= {"location", "offset", "length"}:
             raise WireError(f"weights described by {', '.join(name for name, _ in entries)[:200]!r}")
-        if location not in self._sizes:  # names of files: nothing with a folder in it is among them
+        if location not in self._sizes:  # these are plain names, so a path with a folder is refused
             raise WireError(f"weights in {location[:200]!r}, which is not a listed file beside it")
         if not all(text.isascii() and text.isdigit() and len(text) < 20 for text in ends):
             raise WireError(f"weights at {str(ends)[:200]} of {location}")
         offset, length = map(int, ends)
         if offset + length > self._sizes[location]:
-            raise WireError(f"weights up to byte {offset + length} of {location}, which has {self._sizes[location]}")
+            raise WireError(f"weights end at byte {offset + length} of {location}, which has {self._sizes[location]}")
         return location, offset, length

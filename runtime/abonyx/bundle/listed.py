@@ -1,4 +1,4 @@
-"""Small files that a bundle's manifest may list: read whole, by their hash."""
+"""Read small files that a bundle's manifest may list, and check their hash."""
 
 from __future__ import annotations
 
@@ -22,38 +22,38 @@ class _CardFile(msgspec.Struct):
 
 
 def read_listed(bundle: Bundle, name: str) -> bytes | None:
-    """A file's bytes; None if the manifest does not list it.
+    """The bytes of a file; None if the manifest does not list it.
 
     Raises:
-        BundleError: it is missing or damaged.
+        BundleError: the file is missing or damaged.
     """
     entry = bundle.manifest.files.get(name)
     if entry is None:
         return None
     path = bundle.path / name
     try:
-        # A stranger's bundle could link to a device that never ends.
+        # A hostile bundle could link to a device that never ends.
         if path.is_symlink() or not path.is_file() or path.stat().st_size != entry.size_bytes:
-            raise BundleError(f"{path}: is not the plain file of {entry.size_bytes} bytes that the manifest lists", FIX)
+            raise BundleError(f"{path}: is not a plain file of {entry.size_bytes} bytes, as the manifest says", FIX)
         data = path.read_bytes()
     except OSError as error:
         raise BundleError(f"{path}: cannot be read: {error.strerror}", FIX) from error
     if (found := hashlib.sha256(data).hexdigest()) != entry.sha256:
-        raise ChecksumMismatch(f"{path}: sha256 {found}, manifest says {entry.sha256}", FIX)
+        raise ChecksumMismatch(f"{path}: sha256 is {found}, the manifest says {entry.sha256}", FIX)
     return data
 
 
 def file_of_head(name: str, head: str, first: str) -> str:
-    """The name of a head's own file: of the bundle's first head the plain one, of another card.NAME.md."""
+    """The name of a head's file: the plain name for the bundle's first head, e.g. card.NAME.md for another."""
     stem, _, suffix = name.rpartition(".")
     return name if head == first else f"{stem}.{head}.{suffix}"
 
 
 def card_sentence(bundle: Bundle, head: str) -> str | None:
-    """The first line of the card of a bundle's head; None if it has no card.
+    """The first sentence of a head's card; None if the head has no card.
 
     Raises:
-        BundleError: as read_listed, or it holds no card.
+        BundleError: the file is missing or damaged, or contains no card.
     """
     name = file_of_head(METRICS_JSON, head, bundle.manifest.head.name)
     data = read_listed(bundle, name)
@@ -62,4 +62,4 @@ def card_sentence(bundle: Bundle, head: str) -> str | None:
     try:
         return msgspec.json.decode(data, type=_CardFile).card.sentence
     except msgspec.DecodeError as error:
-        raise BundleError(f"{bundle.path / name}: holds no card: {printable(str(error))}", FIX) from error
+        raise BundleError(f"{bundle.path / name}: contains no card: {printable(str(error))}", FIX) from error

@@ -1,4 +1,4 @@
-"""manifest.json: the typed description of a bundle, and how it is read and written. Over 300 lines for one schema."""
+"""The types of manifest.json, and how it is read and written. Over 300 lines, because it is one schema."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from abonyx.bundle.tolerances import LIMITS, LOGIT_PER_P, Limits
 from abonyx.errors import BundleError, first_line
 
 SCHEMA_VERSION = 2
-# Of int8 variants: QuantizeLinear/DequantizeLinear around Gemm, static scales. 1 had whole layers in float32; 2 has
-# one or two terms, or float32, for each product.
+# Schema of int8 variants: QuantizeLinear and DequantizeLinear around Gemm, static scales. Schema 1 had whole layers in
+# float32. Schema 2 has one or two int8 terms, or float32, for each product.
 QUANTIZATION_SCHEMA = 2
 MANIFEST_NAME = "manifest.json"
-# Beside the bundle's own files: its card, for people.
+# A text for people, beside the bundle's own files. The manifest does not list it.
 README_NAME = "README.md"
-# The 20 standard residues and X (unknown). B, Z, U, O, J and gap characters are in ESM's vocabulary but were all but
-# absent from its training and from the heads': refused, as the old pipeline did, rather than scored.
+# The 20 standard residues and X (unknown). ESM's vocabulary also has B, Z, U, O, J and gap characters, but its training
+# and that of the heads had almost none of them. They are refused, as in the old pipeline.
 RESIDUES = "ACDEFGHIKLMNPQRSTVWYX"
-# Not in every encoder's vocabulary (AntiBERTy's): sequences that have it are refused there.
+# Some encoders (AntiBERTy) have no token for it. Their bundles refuse sequences that contain it.
 UNKNOWN = "X"
-# ESM's vocabularies have 33 tokens; ids are int64 in the graph.
+# Far above any vocabulary: ESM has 33 tokens.
 MAX_TOKEN_ID = 2**31 - 1
-# A real manifest is some 10 kB; this bounds what a hostile one can make us read.
+# A real manifest has about 10 kB. A hostile one could be very large.
 MAX_MANIFEST_BYTES = 4 * 2**20
 MAX_TEXT_CHARS = 1_000
-# The caches of huggingface_hub, DVC and git-annex hand out a folder of links.
+# The caches of huggingface_hub, DVC and git-annex give users a folder of links.
 LINK_FIX = (
-    "A bundle holds plain files. Make a copy without links, `cp -rL BUNDLE COPY`, and open that; one from the Hugging "
-    "Face hub can be opened by its name, hf:ORG/NAME."
+    "A bundle must have plain files. Make a copy without links, `cp -rL BUNDLE COPY`, and open the copy. A bundle on "
+    "the Hugging Face hub can be opened by its name, hf:ORG/NAME."
 )
-_FIX = "A bundle is the directory that `abonyx export -o` wrote."
+_FIX = "Give the directory that `abonyx export -o` wrote."
 
 
 class _Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -45,13 +45,16 @@ class _Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Encoder(_Struct, frozen=True, kw_only=True):
-    """Where the encoder came from and its shape.
+    """The source and the shape of the encoder.
 
     Attributes:
-        repo_id: hub id it is known by; None for a local directory that states none.
+        repo_id: its id on the hub; None for a local directory that does not name one.
         revision: commit of the hub repository; None for a local directory.
-        weights_sha256: of the checkpoint's tensors, by name, as loaded.
+        weights_sha256: hash of the checkpoint's tensors in the order of their names.
+        architecture: the kind of encoder, e.g. "esm".
         positions: "absolute" (ESM-1v, ESM-1b) or "rotary" (ESM-2).
+        layers, hidden, attention_heads: its size.
+        token_dropout: whether it scales the token embeddings as ESM's token dropout does.
     """
 
     repo_id: str | None
@@ -66,7 +69,7 @@ class Encoder(_Struct, frozen=True, kw_only=True):
 
 
 class AlphabetSpec(_Struct, frozen=True, kw_only=True):
-    """Token id of each accepted residue letter (RESIDUES, with or without UNKNOWN), and of the special tokens."""
+    """Token ids of the accepted residue letters (RESIDUES, with or without UNKNOWN) and of the special tokens."""
 
     residues: dict[str, int]
     cls_id: int
@@ -75,12 +78,12 @@ class AlphabetSpec(_Struct, frozen=True, kw_only=True):
 
 
 class Candidate(_Struct, frozen=True, kw_only=True):
-    """One C of `abonyx fit`'s grid, cross-validated.
+    """The cross-validation of one C in the grid of `abonyx fit`.
 
     Attributes:
         c: the inverse strength of regularisation.
-        accuracy_mean, accuracy_sd, roc_auc_mean, roc_auc_sd: over every fold of every seed.
-        accuracy_seed_sd, roc_auc_seed_sd: of the seeds' means; None where there was one seed.
+        accuracy_mean, accuracy_sd, roc_auc_mean, roc_auc_sd: mean and sd over all folds of all seeds.
+        accuracy_seed_sd, roc_auc_seed_sd: sd of the means of the seeds; None for one seed.
     """
 
     c: float = msgspec.field(name="C")
@@ -93,11 +96,11 @@ class Candidate(_Struct, frozen=True, kw_only=True):
 
 
 class ScoreCounts(_Struct, frozen=True, kw_only=True):
-    """A histogram of p for each class, of training rows, each p by a regression fitted without that row.
+    """Histograms of p over the training rows, one for each class. Each p is by a regression fitted without that row.
 
     Attributes:
-        bin_edges: of n equal bins, each i / n; a bin holds its lower edge, the last one its upper edge too.
-        specific, nonspecific: rows labelled 0 and 1 in each bin.
+        bin_edges: the n + 1 edges i / n of n equal bins. A bin includes its lower edge; the last also its upper edge.
+        specific, nonspecific: number of rows labelled 0 and 1 in each bin.
     """
 
     bin_edges: list[float]
@@ -106,14 +109,17 @@ class ScoreCounts(_Struct, frozen=True, kw_only=True):
 
 
 class RidgeTraining(_Struct, frozen=True, kw_only=True):
-    """What `abonyx fit --task regression` measured on rows left out, alpha chosen from each fold's training rows.
+    """The cross-validation of `abonyx fit --task regression`. In each fold, alpha is chosen from its training rows.
 
     Attributes:
-        alpha: of the head, the strength of regularisation, chosen from all rows; alphas: those to choose from.
-        alphas_of_folds: in how many folds, over all seeds, each of them was chosen.
-        spearman_mean, r2_mean: over the seeds, of all rows together, each less the mean of its fold's training rows.
-        spearman_seed_sd: of the seeds' values; None where there was one seed.
-        mae_mean, mae_of_mean: mean |error| of the head, and of that training mean, in the head's unit.
+        alpha: strength of regularisation of the head, chosen from all rows.
+        alphas: the values to choose from.
+        alphas_of_folds: for each of them, the number of folds, over all seeds, in which it was chosen.
+        spearman_mean, r2_mean: mean over the seeds. They are computed on all rows together, after subtracting from each
+            value the mean of its fold's training rows.
+        spearman_seed_sd: sd of the seeds' values; None for one seed.
+        mae_mean: mean |error| of the head, in its unit.
+        mae_of_mean: mean |error| if the mean of the training rows is predicted for every row.
     """
 
     alpha: float
@@ -127,34 +133,39 @@ class RidgeTraining(_Struct, frozen=True, kw_only=True):
 
 
 class ClassCut(_Struct, frozen=True, kw_only=True):
-    """How measured values became classes: non-specific is strictly above, or strictly below, `value`."""
+    """The cut that turned measured values into classes: non-specific is strictly above (or strictly below) `value`."""
 
     value: float
     above: bool
 
 
-# omit_defaults: a bundle mentions only what its task has, and what was recorded when it was fitted.
+# omit_defaults: the manifest only mentions fields that the task has, and that were recorded at the fit.
 class HeadTraining(_Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How `abonyx fit` made a head.
+    """The record of how `abonyx fit` made a head.
 
     Attributes:
-        rows, positives: labelled rows, and those labelled 1 (None for a regression).
-        repeated_sequences: rows whose sequence stands in an earlier row too: folds may share them.
-        c: the candidate that was refitted on all rows; None for a regression.
-        scaled: whether a StandardScaler stands before the regression.
+        rows: number of labelled rows.
+        positives: number of rows labelled 1; None for a regression.
+        repeated_sequences: number of rows whose sequence also appears in an earlier row. Folds may share sequences.
+        c: the chosen C, with which all rows were fitted; None for a regression.
+        scaled: whether a StandardScaler comes before the regression.
         class_weight: "balanced"; None = every row counts the same.
-        seed: of the first cross-validation; the others count up from it.
-        folds, seeds: folds, stratified for classes, of each of so many cross-validations.
-        sklearn: version.
-        scores: out-of-fold p of the rows, in the first cross-validation of the chosen C; where a sequence is repeated
-            its regression may have seen it in another row.
-        flagged: labelled rows that were flagged for anything but being nanobody-like; None = not looked for.
-        dropped: of these, rows that were left out, and are not in `rows`: all of them, or 0.
-        band: of the card's out-of-fold scores, folds by sequence cluster; None = nothing could be judged, or a linear
-            head.
-        copies: changed copies of each row that the head was fitted on, too, by name; None = none.
-        interval: of a regression's residuals, out of the card's folds; None = nothing could be judged, or too few rows.
-        ridge: of a regression alone. cut: if classes were made of measured values.
+        seed: seed of the first cross-validation; the others use the following numbers.
+        folds: folds of each cross-validation, stratified by class.
+        seeds: number of cross-validations.
+        candidates: results for each C; [] for a regression.
+        sklearn: version of scikit-learn.
+        scores: out-of-fold p of the rows, in the first cross-validation with the chosen C. If a sequence is repeated,
+            the regression may have seen it in another row.
+        flagged: number of labelled rows with a flag other than nanobody-like; None = not checked.
+        dropped: number of flagged rows that were left out, and that `rows` does not count: all of them, or 0.
+        band: the range of uncertain calls, from the card's out-of-fold scores with folds by sequence cluster; None for
+            a linear head, or if the rows do not allow it.
+        copies: names of the changed copies of each row that were also fitted; None = none.
+        interval: the interval around the values of a regression, from residuals in the card's folds; None for another
+            head, or if the rows do not allow it.
+        ridge: the cross-validation of a regression; None for another head.
+        cut: the cut, if measured values were turned into classes.
     """
 
     rows: int
@@ -179,14 +190,16 @@ class HeadTraining(_Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Calibration(_Struct, frozen=True, kw_only=True):
-    """How `abonyx calibrate` fitted a head to measured controls.
+    """The record of how `abonyx calibrate` fitted a head to measured controls.
 
     Attributes:
-        controls, positives: used, and those labelled 1 (None for a linear head).
-        source_name, source_sha256: the input's name and its rows' hash.
-        slope, intercept: from the logit or value of the head as it was fitted, earlier calibrations included.
-        before, after: metric -> value, before this calibration, and after it with each control left out: log_loss,
-            brier and ece; or, of a linear head, squared_error and mae in its unit.
+        controls: number of controls that were used.
+        positives: number of controls labelled 1; None for a linear head.
+        source_name, source_sha256: name of the input file, and hash of its rows.
+        slope, intercept: from the logit or value of the head as it was fitted; they include earlier calibrations.
+        before: metric -> value before this calibration. The metrics are log_loss, brier and ece; for a linear head,
+            squared_error and mae in its unit.
+        after: metric -> value after it, each control predicted by a calibration without that control.
     """
 
     controls: int
@@ -199,28 +212,28 @@ class Calibration(_Struct, frozen=True, kw_only=True):
     after: dict[str, float]
 
 
-# Chain of an antibody -> the letters that a numbering gives to its kinds. L: kappa and lambda.
+# Chain of an antibody -> the letters of its kinds in a numbering. L is kappa (K) or lambda (L).
 CHAINS = {"H": ("H",), "L": ("K", "L")}
-# What a head may expect of a record: one chain, or both chains of an antibody.
+# The chains that a head may expect: one chain, or both chains of an antibody.
 CHAIN_SETS = (["H"], ["L"], ["H", "L"])
 LOGISTIC, LINEAR = "logistic", "linear"
 
 
 def chain_letters(chains: Iterable[str]) -> tuple[str, ...]:
-    """The letters that a numbering gives to these keys of CHAINS."""
+    """The letters of these chains (keys of CHAINS) in a numbering."""
     return tuple(letter for chain in chains for letter in CHAINS[chain])
 
 
-# Columns of results are called by it. Reserved are names whose columns would be those of something else: p_nonspecific
-# of results, charge_change and pI_change of a scan, and the columns of an explanation.
+# Columns of results begin with the name of their head. A reserved name would give a column that already means something
+# else: p_nonspecific of results, charge_change and pI_change of a scan, and the columns of an explanation.
 _HEAD_NAME = re.compile("[A-Za-z][A-Za-z0-9_-]{0,39}")
 RESERVED_HEAD_NAMES = ("all", "p", "charge", "pi", "id", "chain", "position", "imgt", "region", "residue", "record")
 _RESERVED = ", ".join(RESERVED_HEAD_NAMES)
-HEAD_NAME_RULE = f"A name has 1 to 40 letters, digits, - and _, begins with a letter, and is none of {_RESERVED}."
+HEAD_NAME_RULE = f"A name has 1 to 40 letters, digits, - and _, begins with a letter, and is not one of {_RESERVED}."
 
 
 def is_head_name(name: str) -> bool:
-    """Whether a head may be called this."""
+    """Whether this is a valid name of a head."""
     return _HEAD_NAME.fullmatch(name) is not None and name.lower() not in RESERVED_HEAD_NAMES
 
 
@@ -229,24 +242,24 @@ class HeadSpec(_Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One head of the graph.
 
     Attributes:
-        name: what it is chosen by, and what its columns are called by; see is_head_name.
-        kind: "logistic", a probability; or "linear", a value in the assay's unit.
-        unit: of a linear head's values; None for a probability.
+        name: its name, which is also part of its columns' names; see is_head_name.
+        kind: "logistic" (gives a probability) or "linear" (gives a value in the unit of an assay).
+        unit: unit of a linear head's values; None for a logistic head.
         higher_is_worse: whether a higher value means a worse antibody.
         training_sd: standard deviation of a linear head's training values, in its unit; None for a logistic head.
-        intercept: what is added to the sum of its columns of head_sums.
-        classes: [specific, non-specific], as trained; of a linear head [].
-        chains: keys of CHAINS, those of its training set: other records are flagged. One of CHAIN_SETS. The head has a
-            column of head_sums for each.
-        source_name, source_sha256: the file it was read from; after `fit` the input's name and its rows' hash.
-        encoder: hub id of the encoder it was trained with, as it records it.
+        intercept: number that is added to the sum of its columns of head_sums.
+        classes: [specific, non-specific], as trained; [] for a linear head.
+        chains: the chains of its training set, one of CHAIN_SETS. Records with other chains are flagged. head_sums has
+            a column for each.
+        source_name, source_sha256: the file that it was read from; after `fit`, name of the input and hash of its rows.
+        encoder: hub id of the encoder that it was trained with, if the head's file records it.
         pooling, pooling_batch_size: the pooling rule of its training embeddings; None = not recorded.
-        thresholds: assay -> threshold, those the head declares; p strictly greater is non-specific.
+        thresholds: assay -> threshold; p strictly above it is non-specific.
         default_threshold: used if neither an assay nor a threshold is given; None for a linear head.
-        intercept_shift: added to the intercept at export, 0.0 but for benchmark checkpoints.
-        training: how `fit` made it; None for a head read from a file.
-        placeholder: there is no head yet: the bundle embeds, and does not score.
-        calibration: how its numbers were fitted to controls; None = not at all.
+        intercept_shift: number that export added to the intercept; 0.0 except for benchmark checkpoints.
+        training: how `fit` made it; None for a head that was read from a file.
+        placeholder: whether there is no head yet. Then the bundle can embed, but not score.
+        calibration: how its numbers were calibrated on controls; None = not calibrated.
     """
 
     name: str
@@ -271,23 +284,24 @@ class HeadSpec(_Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def domain_chains(self) -> tuple[str, ...]:
-        """The letters that a numbering gives to these chains."""
+        """The letters of its chains in a numbering."""
         return chain_letters(self.chains)
 
 
 class Difference(_Struct, frozen=True, kw_only=True):
-    """Max and mean |difference| from PyTorch float32 over the golden set."""
+    """Largest and mean |difference| from PyTorch float32 over the golden set."""
 
     max: float
     mean: float
 
 
 class LogisticParity(_Struct, frozen=True, kw_only=True, tag_field="kind", tag=LOGISTIC):
-    """A logistic head's differences from PyTorch.
+    """Differences of a logistic head from PyTorch.
 
     Attributes:
-        label_flips: threshold -> rows whose label differs.
-        spearman: rank correlation of logits.
+        logit, p: differences of its logit and its probability.
+        label_flips: threshold -> number of rows whose label differs.
+        spearman: rank correlation of the logits.
     """
 
     logit: Difference
@@ -297,11 +311,11 @@ class LogisticParity(_Struct, frozen=True, kw_only=True, tag_field="kind", tag=L
 
 
 class LinearParity(_Struct, frozen=True, kw_only=True, tag_field="kind", tag=LINEAR):
-    """A linear head's differences from PyTorch.
+    """Differences of a linear head from PyTorch.
 
     Attributes:
-        value: in standard deviations of its training values.
-        spearman: rank correlation of values.
+        value: difference in standard deviations of its training values.
+        spearman: rank correlation of the values.
     """
 
     value: Difference
@@ -309,18 +323,19 @@ class LinearParity(_Struct, frozen=True, kw_only=True, tag_field="kind", tag=LIN
 
 
 class Parity(_Struct, frozen=True, kw_only=True):
-    """One variant against PyTorch float32 on the golden set, each golden row alone and unpadded there.
+    """One variant compared with PyTorch float32 on the golden set. PyTorch runs each golden row alone, unpadded.
 
-    At fp32 one row of max_residues residues is compared beside the golden rows, at export only.
+    At fp32, export also compares one row of max_residues residues.
 
     Attributes:
-        min_cosine: of embeddings.
+        rows: number of rows.
+        embedding: differences of the embedding.
+        min_cosine: smallest cosine between the two embeddings of a row.
         heads: name of a head -> its differences, for every head.
-        weight_rounding: differences that rounding the weights to float16 alone causes (float32 arithmetic), for fp16,
-            of the embedding, and of the first head's logit and p. None elsewhere: fp32 rounds nothing, and
-            fp16-weights' own differences are just that. After `fit` the embedding's alone: the others depend on the
-            head.
-        provider, onnxruntime, torch, transformers: what was compared.
+        weight_rounding: only for fp16: the differences of the embedding, and of the first head's logit and p, if only
+            the weights are rounded to float16 (float32 arithmetic). After `fit` only the embedding's, because the
+            others depend on the head. None for other precisions.
+        provider, onnxruntime, torch, transformers: provider and versions of this comparison.
     """
 
     rows: int
@@ -335,22 +350,24 @@ class Parity(_Struct, frozen=True, kw_only=True):
 
     @property
     def max_p(self) -> float | None:
-        """The largest |dp| of any logistic head; None if there is none."""
+        """The largest |dp| of all logistic heads; None if there are none."""
         return max((each.p.max for each in self.heads.values() if isinstance(each, LogisticParity)), default=None)
 
     @property
     def flips(self) -> int:
-        """Label flips, over all logistic heads and thresholds."""
+        """Number of label flips over all logistic heads and thresholds."""
         logistic = (each for each in self.heads.values() if isinstance(each, LogisticParity))
         return sum(sum(each.label_flips.values()) for each in logistic)
 
 
 class ScoreGate(_Struct, frozen=True, kw_only=True, tag_field="kind", tag=LOGISTIC):
-    """A logistic head at int8 against fp32 on sequences that int8 was not calibrated on, both on the CPU.
+    """A logistic head at int8 compared with fp32, both on the CPU, on sequences that int8 was not calibrated on.
 
     Attributes:
+        rows: number of sequences.
+        p, logit: differences of its probability and its logit.
         label_flips: threshold -> share of the rows whose label differs.
-        spearman: rank correlation of logits.
+        spearman: rank correlation of the logits.
     """
 
     rows: int
@@ -361,11 +378,12 @@ class ScoreGate(_Struct, frozen=True, kw_only=True, tag_field="kind", tag=LOGIST
 
 
 class ValueGate(_Struct, frozen=True, kw_only=True, tag_field="kind", tag=LINEAR):
-    """As ScoreGate, of a linear head.
+    """The same comparison as ScoreGate for a linear head.
 
     Attributes:
-        value: in standard deviations of its training values.
-        spearman: rank correlation of values.
+        rows: number of sequences.
+        value: difference in standard deviations of its training values.
+        spearman: rank correlation of the values.
     """
 
     rows: int
@@ -374,15 +392,17 @@ class ValueGate(_Struct, frozen=True, kw_only=True, tag_field="kind", tag=LINEAR
 
 
 class Quantization(_Struct, frozen=True, kw_only=True):
-    """How an int8 variant was made.
+    """The record of how an int8 variant was made.
 
     Attributes:
-        schema_version: of the int8 graph and of this record.
-        source: the sequences it was calibrated and judged on; calibration_rows: how many it was calibrated on.
-        two_terms: products, as "layer.name", whose input is two int8 terms because the gate asked for it.
-        float32: products that stay float32 for the same reason; the others have one term.
-        cost: mean time of a product that was predicted, in products of one term.
-        gates: name of a head -> what int8 was judged by, for every head.
+        schema_version: schema of the int8 graph and of this record.
+        source: the sequences for calibration and comparison.
+        calibration_rows: number of sequences for calibration.
+        two_terms: products, as "layer.name", whose input is stored as two int8 terms, because one term would exceed a
+            limit.
+        float32: products that stay float32 for the same reason. All other products have one term.
+        cost: predicted mean time of a product, in units of a product with one term.
+        gates: name of a head -> its comparison with fp32, for every head.
     """
 
     schema_version: int
@@ -399,13 +419,13 @@ class Variant(_Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One graph of the bundle.
 
     Attributes:
-        model: path of the .onnx file in the bundle; everything else in its folder belongs to it.
+        model: path of the .onnx file in the bundle. All other files in its folder belong to it.
         precision: a key of tolerances.LIMITS.
-        inputs: the graph's inputs; the runtime builds whichever are declared.
-        providers: those it is for.
-        limits: what export enforced and every open enforces again.
-        parity: the record; None only while export is measuring it.
-        quantization: of int8 alone.
+        inputs: names of the graph's inputs.
+        providers: the providers that it is for.
+        limits: the limits that export has checked, and that every open checks again.
+        parity: the comparison with PyTorch; None only while export measures it.
+        quantization: only for int8; else None.
     """
 
     model: str
@@ -418,12 +438,12 @@ class Variant(_Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def folder(self) -> str:
-        """Its folder in the bundle."""
+        """The folder of the variant in the bundle."""
         return self.model.rpartition("/")[0]
 
 
 class FileEntry(_Struct, frozen=True, kw_only=True):
-    """Bytes a file must have."""
+    """The hash and the size that a file must have."""
 
     sha256: str
     size_bytes: int
@@ -431,19 +451,24 @@ class FileEntry(_Struct, frozen=True, kw_only=True):
 
 # omit_defaults: a bundle without panels does not mention them.
 class Manifest(_Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """All of manifest.json.
+    """The whole of manifest.json; docs/bundle.md describes every field.
 
     Attributes:
-        name: shown wherever the bundle is named; "" = its directory's (see bundle.Bundle.name).
-        notice: one line shown wherever the bundle is named, e.g. that its encoder is untrained; "" = none.
+        name: name of the bundle; "" = the name of its directory (see bundle.Bundle.name).
+        notice: a short text that is shown with the name, e.g. that the encoder is untrained; "" = none.
+        licence: licence of the bundle, for a reader.
+        max_residues: residues of the longest sequence that the graph takes.
         pooling: the default pooling rule.
-        pooled_layers: of "embedding", "last" and numbers of layers before the last; concatenated in this order.
-        heads: in the order of head_sums' columns; the first is the default. Chains may differ: a record's heavy chain
-            serves every head that expects it.
-        default_variant: provider -> variant.
-        golden_source: what the golden set was made from.
-        files: path in the bundle -> entry, for every file but the manifest.
-        panels: whose percentiles scores are given in; the first is the default.
+        pooled_layers: the layers whose means are concatenated, in this order: "embedding", "last" or the number of a
+            layer before the last.
+        heads: the heads in the order of their columns of head_sums. The first is the default. They may have different
+            chains; every head that expects the heavy chain uses the record's heavy chain.
+        variants: name -> variant.
+        default_variant: provider -> name of its default variant.
+        golden_source: the source of the golden set, for a reader.
+        packages: name -> version of the packages that made the bundle.
+        files: path in the bundle -> entry, for every file except the manifest.
+        panels: the panels for percentiles. The first is the default.
     """
 
     schema_version: int
@@ -483,16 +508,17 @@ class _VariantsOnly(msgspec.Struct):
 
 
 def write_manifest(manifest: Manifest, directory: Path) -> None:
-    """Write manifest.json, indented, keys in declared order."""
+    """Write manifest.json, indented, with the keys in declared order."""
     text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
     (directory / MANIFEST_NAME).write_bytes(text + b"\n")
 
 
 def read_manifest(directory: Path) -> tuple[Manifest, bytes]:
-    """The manifest and its bytes.
+    """Read a manifest; returns (manifest, its bytes).
 
     Raises:
-        BundleError: no such directory or manifest, not JSON, another schema, paths that leave the bundle.
+        BundleError: there is no such directory or manifest, or it is not JSON, has another schema, or has values or
+            paths that an export never writes.
     """
     path = directory / MANIFEST_NAME
     data = _read_bytes(directory, path)
@@ -500,17 +526,17 @@ def read_manifest(directory: Path) -> tuple[Manifest, bytes]:
 
 
 def _read_bytes(directory: Path, path: Path) -> bytes:
-    """The bytes of a plain file of at most MAX_MANIFEST_BYTES; a larger one is not read at all."""
+    """The bytes of a plain file. A file of more than MAX_MANIFEST_BYTES is refused without reading it."""
     try:
         if not directory.is_dir():
             raise BundleError(f"{directory}: no such bundle directory", _FIX)
         status = path.lstat()
         if stat.S_ISLNK(status.st_mode):
             raise BundleError(f"{path}: is a symbolic link", LINK_FIX)
-        if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait forever
             raise BundleError(f"{path}: is not a plain file", _FIX)
         if status.st_size > MAX_MANIFEST_BYTES:
-            what = f"{path}: has {status.st_size} bytes, a manifest has at most {MAX_MANIFEST_BYTES}"
+            what = f"{path}: has {status.st_size} bytes; the limit is {MAX_MANIFEST_BYTES}"
             raise BundleError(what, _FIX)
         with path.open("rb") as file:
             return file.read(status.st_size)
@@ -519,19 +545,19 @@ def _read_bytes(directory: Path, path: Path) -> bytes:
 
 
 def parse_manifest(data: bytes, path: Path) -> Manifest:
-    """As `read_manifest`, of bytes already read; `path` is for the messages only."""
+    """Parse the bytes of a manifest. `path` is only for messages. Raises as read_manifest does."""
     try:
         schema = msgspec.json.decode(data, type=_SchemaOnly).schema_version
         if schema != SCHEMA_VERSION:
             raise BundleError(
-                f"{path}: schema version {first_line(schema)}, this abonyx reads {SCHEMA_VERSION}",
-                "Export the bundle again, fit its head again on a bundle of this schema, or install the abonyx version "
-                "that wrote it.",
+                f"{path}: schema version is {first_line(schema)}, this abonyx reads {SCHEMA_VERSION}",
+                "Export the bundle again, fit its head again on a bundle of this schema, or install the version of "
+                "abonyx that wrote it.",
             )
         try:
             manifest = msgspec.json.decode(data, type=Manifest)
         except msgspec.ValidationError:
-            _check_quantization_schemas(data, path)  # another schema has other fields
+            _check_quantization_schemas(data, path)  # a better message, if only that schema is different
             raise
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{path}: not a manifest: {first_line(error)}", _FIX) from error
@@ -542,7 +568,7 @@ def parse_manifest(data: bytes, path: Path) -> Manifest:
 
 
 def _check_text(value: object, path: Path) -> None:
-    """Refuse text that a terminal would obey, or that no file's name can have: summaries print it."""
+    """Refuse text with control characters or of unusual length, because summaries print it to a terminal."""
     if isinstance(value, dict):
         for key, item in value.items():
             _check_text(key, path)
@@ -552,7 +578,8 @@ def _check_text(value: object, path: Path) -> None:
             _check_text(item, path)
     elif isinstance(value, str) and not (value.isprintable() and len(value) <= MAX_TEXT_CHARS):
         shown = ascii(value[:60])
-        raise BundleError(f"{path}: text {shown} is long or holds control characters", "Export the bundle again.")
+        what = f"{path}: text {shown} is longer than {MAX_TEXT_CHARS} characters or has control characters"
+        raise BundleError(what, "Export the bundle again.")
 
 
 def _check_quantization_schemas(data: bytes, path: Path) -> None:
@@ -562,20 +589,20 @@ def _check_quantization_schemas(data: bytes, path: Path) -> None:
 
 
 def other_quantization(bundle: Path, variant: str, found: int | None) -> BundleError:
-    """The error for an int8 variant that was not made as this version makes them."""
-    shown = ascii(variant)[1:-1][:60]  # its manifest may be no further checked
+    """The error for an int8 variant with another schema than this version writes."""
+    shown = ascii(variant)[1:-1][:60]  # the manifest may not be checked yet
     return BundleError(
-        f"{bundle}: variant {shown} is int8 of schema {found}, this abonyx reads {QUANTIZATION_SCHEMA}",
+        f"{bundle}: variant {shown} is int8 of schema {found}, this abonyx reads schema {QUANTIZATION_SCHEMA}",
         "Export it again: abonyx export --encoder ID_OR_DIR --head FILE --variants fp32,int8 -o NEW_BUNDLE.",
     )
 
 
 def _check_paths(manifest: Manifest, path: Path) -> None:
-    """Every path stays inside the bundle, and every model is a listed file."""
+    """Check that every path stays inside the bundle, and that every model is a listed file."""
     for name in manifest.files:
         pure = PurePosixPath(name)
         if pure.is_absolute() or ".." in pure.parts or "\\" in name or ":" in name or str(pure) != name:
-            raise BundleError(f"{path}: file {name!r} leaves the bundle", "Export the bundle again.")
+            raise BundleError(f"{path}: file {name!r} is outside the bundle", "Export the bundle again.")
     for name, variant in manifest.variants.items():
         if variant.model not in manifest.files or "/" not in variant.model:
             raise BundleError(f"{path}: variant {name}: {variant.model!r} is not a listed file", "Export it again.")
@@ -585,7 +612,7 @@ def _check_paths(manifest: Manifest, path: Path) -> None:
 
 
 def _check_values(manifest: Manifest, path: Path) -> None:
-    """Refuse values that no export writes: a score computed from them would be wrong in silence."""
+    """Refuse values that an export never writes: they would silently give wrong scores."""
     alphabet, limits = manifest.alphabet, [variant.limits for variant in manifest.variants.values()]
     ids = [*alphabet.residues.values(), alphabet.cls_id, alphabet.pad_id, alphabet.eos_id]
     heads, variants = manifest.heads, manifest.variants.values()
@@ -615,16 +642,17 @@ def _check_values(manifest: Manifest, path: Path) -> None:
     }
     other = next((panel for panel in manifest.panels if panel.encoder_sha256 != manifest.encoder.weights_sha256), None)
     if other is not None:
-        found = f"sha256 {other.encoder_sha256}; this bundle's is {manifest.encoder.weights_sha256}"
-        what = f"{path}: panel {other.name} was scored with another encoder, {found}"
+        found = f"sha256 is {other.encoder_sha256}, this bundle's is {manifest.encoder.weights_sha256}"
+        what = f"{path}: panel {other.name} was scored with another encoder: its {found}"
         raise BundleError(what, "Add the panel to this bundle with `abonyx reference`.")
     wrong = [name for name, fault in faults.items() if fault]
     if wrong:
-        raise BundleError(f"{path}: {', '.join(wrong)}: not what an export writes", "Export the bundle again.")
+        what = f"{path}: {', '.join(wrong)}: has values that an export never writes"
+        raise BundleError(what, "Export the bundle again.")
 
 
 def _is_whole_head(head: HeadSpec) -> bool:
-    """Whether a head has what its kind needs, and nothing of the other's."""
+    """Whether a head has the fields of its kind, and none of the other kind."""
     if not math.isfinite(head.intercept):
         return False
     if head.kind == LOGISTIC:
@@ -634,7 +662,7 @@ def _is_whole_head(head: HeadSpec) -> bool:
 
 
 def _is_trained(head: HeadSpec) -> bool:
-    """Whether the training, where it is recorded, is of the head's kind."""
+    """Whether the training fits the head's kind, if it is recorded."""
     training = head.training
     if training is None:
         return True
@@ -643,7 +671,7 @@ def _is_trained(head: HeadSpec) -> bool:
 
 
 def _has_thresholds(head: HeadSpec) -> bool:
-    """Whether the thresholds are probabilities; a linear head has none."""
+    """Whether the thresholds are probabilities; for a linear head, whether there are none."""
     if head.kind == LINEAR:
         return head.default_threshold is None and not head.thresholds
     default = head.default_threshold
@@ -651,7 +679,7 @@ def _has_thresholds(head: HeadSpec) -> bool:
 
 
 def _has_band(head: HeadSpec) -> bool:
-    """Whether the quantiles, where there are some, are of the head's kind: probabilities, or around a value."""
+    """Whether the stored band or interval fits the head's kind, if there is one."""
     if head.training is None:
         return True
     band, interval = head.training.band, head.training.interval
@@ -660,7 +688,7 @@ def _has_band(head: HeadSpec) -> bool:
 
 
 def _is_calibrated(head: HeadSpec) -> bool:
-    """Whether a calibration, where there is one, has a slope above 0 and the metrics of the head's kind."""
+    """Whether a calibration has a slope above 0 and the metrics of the head's kind, if there is one."""
     found = head.calibration
     if found is None:
         return True
@@ -671,7 +699,7 @@ def _is_calibrated(head: HeadSpec) -> bool:
 
 
 def _are_counts(training: HeadTraining | None) -> bool:
-    """Whether the histogram, where there is one, has equal bins and counts each row once."""
+    """Whether the histogram has equal bins and counts each row once, if there is one."""
     if training is None or training.scores is None:
         return True
     edges, counts = training.scores.bin_edges, [training.scores.specific, training.scores.nonspecific]

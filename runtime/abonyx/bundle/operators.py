@@ -1,20 +1,20 @@
-"""The operators that abonyx exports, and the element types each of them takes there."""
+"""The operators that abonyx exports, and the element types of their inputs."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
-# onnx.proto's TensorProto.DataType -> one letter. No export has tensors of another type.
+# TensorProto.DataType of onnx.proto -> a letter. abonyx never exports tensors of another type.
 LETTERS = {1: "f", 2: "u", 3: "b", 6: "h", 7: "i", 10: "e"}
 FLOAT32, UINT8, INT8, INT32, INT64, FLOAT16 = "fubhie"
 ITEM_BYTES = {FLOAT32: 4, UINT8: 1, INT8: 1, INT32: 4, INT64: 8, FLOAT16: 2}
-# An optional input that is left out.
+# Letter of an optional input that is left out.
 ABSENT = "-"
 
-# By domain and operator: a regular expression of its inputs' letters. An engine knows a thousand operators more; some
-# read files (EPContext), run code (PythonOp) or loop. Types matter too: an integer Div ends the process. Every export
-# opens its graphs, so what is missing here fails there.
+# Domain -> operator -> regular expression for the letters of its inputs. An engine knows a thousand more operators;
+# some of them read files (EPContext), run code (PythonOp) or loop. Types matter too: an integer Div can crash the
+# process. Every export opens its graphs, so an operator that is missing here makes the export fail.
 _TWO, _WITH_INDEX = "ff|ee", "[fe]i"
 OPERATORS: dict[str, dict[str, str]] = {
     "": {
@@ -41,12 +41,12 @@ OPERATORS: dict[str, dict[str, str]] = {
 
 
 def known(domain: str, op_type: str) -> bool:
-    """Whether any export has this operator."""
+    """Whether abonyx exports this operator."""
     return op_type in OPERATORS.get(domain, ())
 
 
 def takes(domain: str, op_type: str, inputs: str) -> bool:
-    """Whether exports give a known operator inputs of these types, one letter each."""
+    """Whether abonyx exports a known operator with inputs of these types, one letter each."""
     return re.fullmatch(OPERATORS[domain][op_type], inputs) is not None
 
 
@@ -54,8 +54,9 @@ def output_type(op_type: str, inputs: Sequence[str], cast_to: str) -> str:
     """The letter of a node's outputs, by ONNX's rules for these operators.
 
     Args:
+        op_type: a known operator.
         inputs: the letters of its inputs, which takes() has accepted.
-        cast_to: the letter of the attribute `to`, which Cast alone has.
+        cast_to: the letter of the attribute `to`; only Cast has it.
     """
     if op_type == "Cast":
         return cast_to

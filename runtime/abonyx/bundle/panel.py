@@ -1,4 +1,4 @@
-"""Named panels: the scores of known antibodies, and which percentile of them a score is."""
+"""Panels of known antibodies: their stored scores, and the percentile of a new score among them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import numpy as np
 
 from abonyx.arrays import Float32Array, Float64Array
 
-# A percentile of fewer is uncertain by more than 20 points.
+# With fewer rows, the interval of a percentile is wider than 20 points to each side.
 MIN_PANEL_ROWS = 20
 MAX_QUANTILES = 101
-# 95 % of a normal distribution lie within so many standard deviations.
+# 95 % of a normal distribution is within this number of standard deviations.
 _Z = 1.959964
 MEMBER_BYTES = 8
 IN_PANEL = "in panel"
@@ -28,13 +28,13 @@ PANEL_NAME_RULE = "A name has 1 to 40 letters, digits, - and _, and begins with 
 
 
 class PanelScores(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A panel's scores by one head.
+    """The scores of a panel by one head.
 
     Attributes:
-        head, variant: names, of the bundle.
-        pooling, pooling_batch_size: the rule by which the rows were pooled; the size None but for upstream-batch.
-        quantiles: float32's values, from the lowest score to the highest in equal steps of the rows' ranks; all
-            scores if they are at most MAX_QUANTILES.
+        head, variant: names in the bundle.
+        pooling, pooling_batch_size: the pooling rule of the scores; the size is None except for upstream-batch.
+        quantiles: scores from the lowest to the highest, at equal steps of rank, as float32 values. All scores, if
+            there are at most MAX_QUANTILES.
     """
 
     head: str
@@ -45,17 +45,20 @@ class PanelScores(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     @property
     def key(self) -> tuple[str, str, str, int | None]:
-        """What the scores are of, beside the panel."""
+        """(head, variant, pooling, batch size): identifies the scores within the panel."""
         return self.head, self.variant, self.pooling, self.pooling_batch_size
 
 
 class Panel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One named panel; the bundle has the hashes of its sequences in panel_file(name).
+    """A named panel. The file panel_file(name) of the bundle has the hashes of its sequences.
 
     Attributes:
-        rows: that were scored, none of them flagged.
-        source: where they are from, for a reader. rows_sha256: of their sequences.
-        encoder_sha256: of the encoder's weights that scored them.
+        name: its name.
+        rows: number of scored rows; none of them is flagged.
+        source: where the antibodies are from, for a reader.
+        rows_sha256: hash of the sequences.
+        encoder_sha256: hash of the encoder's weights that scored them.
+        scores: the scores by each head, variant and pooling rule.
     """
 
     name: str
@@ -68,12 +71,12 @@ class Panel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 @dataclass(frozen=True)
 class HeadPanel:
-    """A panel as one head, variant and pooling rule sees it.
+    """A panel with its scores by one head, variant and pooling rule.
 
     Attributes:
-        name, rows, source: of the panel.
+        name, rows, source: as in Panel.
         quantiles: (m,) float32, sorted.
-        members: member_hash of its sequences.
+        members: member_hash of each sequence.
     """
 
     name: str
@@ -83,11 +86,12 @@ class HeadPanel:
     members: frozenset[bytes]
 
     def cells(self, values: Float32Array, trusted: Sequence[bool], sequences: Sequence[str]) -> list[str | None]:
-        """The column `percentile` of n scores: FIRST-LAST; None for one that is not to be trusted.
+        """The column `percentile` of n scores: FIRST-LAST, with "(in panel)" for a sequence that is in the panel.
 
         Args:
-            values, trusted: (n,) scores, and whether they mean something.
-            sequences: that were scored; one that is in the panel says so.
+            values: (n,) scores.
+            trusted: n; the cell is None where it is false.
+            sequences: the n sequences that were scored.
         """
         low, high = percentile_band(share_below(self.quantiles, values), self.rows)
         bands = zip(np.rint(100 * low).astype(int).tolist(), np.rint(100 * high).astype(int).tolist(), strict=True)
@@ -101,7 +105,7 @@ class HeadPanel:
 
 
 def percentile_band(share: Float64Array, rows: int) -> tuple[Float64Array, Float64Array]:
-    """Wilson's 95 % interval of shares (n,) that were counted in so many rows: two (n,) arrays from 0 to 1."""
+    """Wilson's 95 % interval of shares (n,) that were counted in `rows` rows: two (n,) arrays from 0 to 1."""
     square = _Z * _Z
     centre = (share + square / (2 * rows)) / (1 + square / rows)
     half = _Z * np.sqrt(share * (1 - share) / rows + square / (4 * rows * rows)) / (1 + square / rows)
@@ -109,10 +113,11 @@ def percentile_band(share: Float64Array, rows: int) -> tuple[Float64Array, Float
 
 
 def share_below(quantiles: Float32Array, values: Float32Array) -> Float64Array:
-    """The share of a panel that scores below each value (n,), from 0 to 1; of scores that are equal, half.
+    """The share of a panel that scores below each value: (n,) float64, from 0 to 1. Equal scores count half.
 
     Args:
-        quantiles: (m,) sorted, m at least 2. Between two of them ranks are interpolated.
+        quantiles: (m,) sorted, m at least 2. Ranks between two quantiles are interpolated.
+        values: (n,) scores.
     """
     steps = quantiles.astype(np.float64)
     left, right = np.searchsorted(quantiles, values, "left"), np.searchsorted(quantiles, values, "right")
@@ -126,19 +131,19 @@ def share_below(quantiles: Float32Array, values: Float32Array) -> Float64Array:
 
 
 def quantiles_of(scores: Float32Array) -> list[float]:
-    """What PanelScores stores of (n,) scores."""
+    """The quantiles of (n,) scores that PanelScores stores."""
     ranks = np.linspace(0, 1, min(len(scores), MAX_QUANTILES))
     found: list[float] = np.quantile(scores.astype(np.float64), ranks).astype(np.float32).tolist()
     return found
 
 
 def member_hash(sequence: str) -> bytes:
-    """What a bundle stores of a panel's sequence: MEMBER_BYTES bytes, as hexadecimal digits."""
+    """The short hash of a panel's sequence that a bundle stores: MEMBER_BYTES bytes as hexadecimal digits."""
     return hashlib.sha256(sequence.encode()).hexdigest()[: 2 * MEMBER_BYTES].encode()
 
 
 def panel_file(name: str) -> str:
-    """The file of a panel's hashes in the bundle: a line each, sorted, and not in the order of the rows."""
+    """The name of the file with a panel's hashes, one on each line. They are sorted, to hide the order of the rows."""
     return f"panel.{name}.hashes"
 
 
@@ -148,14 +153,14 @@ def member_lines(sequences: Sequence[str]) -> bytes:
 
 
 def is_panel_name(name: str) -> bool:
-    """Whether a panel may be called this."""
+    """Whether this is a valid name of a panel."""
     return _NAME.fullmatch(name) is not None
 
 
 def are_sound(
     panels: Sequence[Panel], heads: Collection[str], variants: Collection[str], files: Collection[str]
 ) -> bool:
-    """Whether panels are such as `abonyx reference` writes, in a bundle of these heads, variants and files."""
+    """Whether `abonyx reference` could have written these panels into a bundle with these heads, variants and files."""
     names = [panel.name.lower() for panel in panels]
     keys = [[scores.key for scores in panel.scores] for panel in panels]
     every = [scores for panel in panels for scores in panel.scores]
@@ -176,7 +181,7 @@ def _are_quantiles(quantiles: Sequence[float]) -> bool:
 
 
 def kept_panels(panels: Sequence[Panel], heads: Collection[str], variants: Collection[str]) -> list[Panel]:
-    """Panels with the scores of these heads and variants alone; those that have none left are dropped."""
+    """The panels with only the scores of these heads and variants. A panel without scores is dropped."""
     kept = [
         msgspec.structs.replace(
             panel, scores=[each for each in panel.scores if each.head in heads and each.variant in variants]

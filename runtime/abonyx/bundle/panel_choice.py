@@ -1,4 +1,4 @@
-"""Which panel a run's percentiles are of, or why there are none: decided once, before a model is opened."""
+"""Choose the panel for a run's percentiles, before a model is opened."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from abonyx.wording import option
 
 @dataclass(frozen=True)
 class PanelChoice:
-    """The panel of a run. Make it with choose_panel.
+    """The panel of a run. choose_panel makes it.
 
     Attributes:
-        panel: None = no percentiles.
-        heads: name of a head -> the panel's scores by it; heads without any have no percentiles.
-        text: what a summary says of them.
+        panel: the panel; None = no percentiles.
+        heads: name of a head -> the panel's scores by it. A head that is missing has no percentiles.
+        text: text for the summary.
     """
 
     panel: Panel | None
@@ -31,14 +31,17 @@ class PanelChoice:
 
 
 def choose_panel(bundle: Bundle, config: RuntimeConfig, name: str | None, heads: Sequence[str]) -> PanelChoice:
-    """The panel of this name (None = the bundle's first), as this config's variant and pooling rule see it.
+    """Choose a panel, and its scores by the config's variant and pooling rule.
 
     Args:
-        heads: names of those that are scored.
+        bundle: the bundle.
+        config: the config of the run.
+        name: name of the panel; None = the bundle's first.
+        heads: names of the heads that score.
 
     Raises:
-        ConfigError: a name was given, and there is no such panel, or none of the heads' scores by this variant and
-            pooling rule.
+        ConfigError: a name is given, and there is no such panel, or it has no scores by any of the heads with this
+            variant and pooling rule.
         BundleError: the panel's file is missing or damaged.
     """
     panel = _named(bundle, name)
@@ -57,7 +60,7 @@ def choose_panel(bundle: Bundle, config: RuntimeConfig, name: str | None, heads:
     chosen = {head: _head_panel(panel, scores, members) for head, scores in found.items()}
     without = [head for head in heads if head not in found]
     text = f"percentile in panel {panel.name} ({panel.rows} rows: {panel.source})"
-    return PanelChoice(panel, chosen, f"{text}, none of {_shown(without)}" if without else text)
+    return PanelChoice(panel, chosen, f"{text}, but not for {_shown(without)}" if without else text)
 
 
 def _named(bundle: Bundle, name: str | None) -> Panel | None:

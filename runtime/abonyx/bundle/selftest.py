@@ -1,4 +1,4 @@
-"""The golden rows, run again on this machine and compared with what PyTorch saw. Knows nothing of ONNX."""
+"""Run the golden rows on this machine, and compare the results with PyTorch's. Knows nothing of ONNX."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from abonyx.errors import ConfigError, ProviderUnavailable, SelfTestError
 from abonyx.wording import option
 
 Number = TypeVar("Number", np.float32, np.float64)
-# Token rows of one batch -> embedding (B, D) float32, head_sums (B, K) float32.
+# Token rows of one batch -> (embedding (B, D) float32, head_sums (B, K) float32).
 RunRows = Callable[[Sequence[Int64Array]], tuple[Float32Array, Float32Array]]
 
 
 class Compared(NamedTuple):
-    """How far k rows are from PyTorch's, in one metric.
+    """The differences of k rows from PyTorch in one metric.
 
     Attributes:
-        metric: "embedding", "logit" and "p" of a logistic head, "value" of a linear one, in training sds.
-        head: the head's name; None for the embedding.
-        difference: (k,) or, of the embedding, (k, D) float64.
+        metric: "embedding"; "logit" or "p" for a logistic head; "value" for a linear head, in standard deviations of
+            its training values.
+        head: name of the head; None for the embedding.
+        difference: (k,) float64; for the embedding (k, D) float64.
     """
 
     metric: str
@@ -37,10 +38,10 @@ class Compared(NamedTuple):
 
 
 def run_golden(golden: Golden, rows: Int64Array, run: RunRows, token_budget: int) -> tuple[Float32Array, Float32Array]:
-    """Those golden rows through the engine, in padded batches.
+    """Run k golden rows in padded batches.
 
     Returns:
-        embedding (k, D) and head_sums (k, K), float32, in the order of `rows`.
+        (embedding (k, D), head_sums (k, K)), both float32, in the order of `rows`.
     """
     width, count = golden.embedding.shape[1], len(golden.head_names)
     embedding, sums = np.empty((len(rows), width), np.float32), np.empty((len(rows), count), np.float32)
@@ -53,10 +54,11 @@ def run_golden(golden: Golden, rows: Int64Array, run: RunRows, token_budget: int
 def compare(
     golden: Golden, heads: Sequence[HeadSpec], rows: Int64Array, embedding: Float32Array, sums: Float32Array
 ) -> list[Compared]:
-    """What run_golden gave against PyTorch's, of every head; p as a user is given it.
+    """Compare the results of run_golden with PyTorch's, for every head.
 
-    A logit or value is held to what the graph sums up, and to what the embedding alone gives: users take that too. Of
-    heads on two chains records are made as as_pairs makes them.
+    Logits and values are computed twice: from the graph's head_sums, and from the embedding, because users use that
+    too. The larger difference counts. p is computed as users get it. For heads with two chains, as_pairs makes records
+    of the rows.
     """
     exact = embedding.astype(np.float64) @ golden.head_coef.T + golden.head_intercept  # (k, K)
     found = [Compared(EMBEDDING, None, np.abs(embedding - golden.embedding[rows].astype(np.float64)))]
@@ -71,34 +73,37 @@ def compare(
             found.append(Compared("logit", head.name, off))
             found.append(Compared("p", head.name, np.abs(head_value(head, *part) - sigmoid(expected))))
         else:
-            assert head.training_sd is not None  # parse_manifest has refused it
+            assert head.training_sd is not None  # parse_manifest has checked it
             found.append(Compared("value", head.name, off / head.training_sd))
     return found
 
 
 def as_pairs(parts: Sequence[npt.NDArray[Number]]) -> list[npt.NDArray[Number]]:
-    """Rows of one chain as records of several: chain i of a record is the row i places before its own, in a circle.
+    """Make records with several chains from rows with one chain.
 
-    Golden rows are single chains: so each of them is the heavy chain of one record, and the light one of the next.
+    Golden rows are single chains. Each row is used as the heavy chain of one record and as the light chain of the next
+    one; the last row is the light chain of the first record.
 
     Args:
-        parts: (k, ...) for each chain.
+        parts: for each chain, (k, ...).
     """
     return [np.roll(part, at, axis=0) for at, part in enumerate(parts)]
 
 
 def expected_total(golden: Golden, rows: Int64Array, places: Sequence[int]) -> Float64Array:
-    """What PyTorch gave the records of as_pairs, made of those rows: logits or values, (k,) float64.
+    """PyTorch's logits or values for the records that as_pairs makes of these rows: (k,) float64.
 
     Args:
-        places: the head's columns.
+        golden: the golden rows.
+        rows: k row numbers.
+        places: the columns of the head.
     """
     total: Float64Array = np.sum(as_pairs([golden.value[rows, place] for place in places]), axis=0)
     return total
 
 
 def metric_name(compared: Compared, heads: Sequence[HeadSpec]) -> str:
-    """What a message calls it: with the head's name, if there are several."""
+    """The name of a metric in a message, with the head's name if there are several heads."""
     of_head = f" of head {compared.head}" if compared.head is not None and len(heads) > 1 else ""
     return f"{compared.metric}{of_head}" + (" (in sds of the training values)" if compared.metric == "value" else "")
 
@@ -112,28 +117,28 @@ def check_golden(
     limits: Limits,
     where: str,
 ) -> dict[str, float]:
-    """Run those golden rows and compare them with PyTorch's.
+    """Run golden rows and compare the results with PyTorch's.
 
     Returns:
-        Max |difference| by metric, over all heads: embedding, logit and p, value.
+        Metric ("embedding", "logit", "p", "value") -> max |difference| over all heads.
 
     Raises:
-        SelfTestError: names the metric, its value, the limit and the worst row.
+        SelfTestError: a difference is over its limit. The message names the metric, its value, the limit and the worst
+            row.
     """
     found = compare(golden, heads, rows, *run_golden(golden, rows, run, token_budget))
     largest: dict[str, float] = {}
     for each in found:
         difference, limit = each.difference.reshape(len(rows), -1).max(axis=1), getattr(limits, each.metric)
         largest[each.metric] = max(largest.get(each.metric, 0.0), float(difference.max()))
-        if not np.all(difference <= limit):  # also where a difference is NaN
+        if not np.all(difference <= limit):  # also true for NaN
             worst = int(np.argmax(np.where(np.isnan(difference), np.inf, difference)))
             raise SelfTestError(
                 f"{where}: self-test failed: max |difference| of {metric_name(each, heads)} is "
                 f"{difference[worst]:.3g}, limit {limit:g} "
                 f"(golden row {rows[worst]}, {len(rows)} rows run)",
-                f"This engine or device computes this graph wrongly. Try another {option('variant')} or "
-                f"{option('provider')}, or another "
-                "ONNX Runtime version; please report it with this message.",
+                f"The engine or the device computes wrong numbers here. Try another {option('variant')} or "
+                f"{option('provider')}, or another version of ONNX Runtime. Please report it with this message.",
             )
     return largest
 
@@ -146,26 +151,27 @@ def check_quick(
     where: str,
     rows: Int64Array | None = None,
 ) -> None:
-    """The shortest golden row and the next longer one in ONE batch: padding is tested, with the fewest tokens.
+    """Run the shortest golden row and the next longer one in one batch. This tests padding with the fewest tokens.
 
     Args:
-        rows: of which to take them; None = all.
+        golden, heads, run, limits, where: as for check_golden.
+        rows: the row numbers to choose from; None = all.
 
     Raises:
-        SelfTestError: as check_golden.
+        SelfTestError: as for check_golden.
     """
     rows = np.arange(len(golden.lengths)) if rows is None else rows
     order = rows[np.argsort(golden.lengths[rows], kind="stable")]
     shortest = golden.lengths[order[0]]
-    pair = np.append(order[:1], order[golden.lengths[order] > shortest][:1])  # one row where all are of one length
+    pair = np.append(order[:1], order[golden.lengths[order] > shortest][:1])  # one row if all have the same length
     check_golden(golden, heads, pair, run, int(2 * golden.lengths[pair].max()), limits, where)
 
 
 def rows_that_fit(golden: Golden, static_tokens: int | None, where: str) -> Int64Array:
-    """The golden rows that a session can run: all, or those of at most static_tokens tokens.
+    """Numbers of the golden rows that a session can run: all, or those with at most static_tokens tokens.
 
     Raises:
-        ConfigError: fewer than two fit, so that nothing vouches for the scores.
+        ConfigError: fewer than two fit, so the self-test cannot check the scores.
     """
     if static_tokens is None:
         return np.arange(len(golden.lengths))
@@ -173,23 +179,23 @@ def rows_that_fit(golden: Golden, static_tokens: int | None, where: str) -> Int6
     if len(rows) < 2:
         raise ConfigError(
             f"{where}: static_tokens is {static_tokens}; {len(rows)} of the self-test's rows fit, 2 are needed",
-            f"Give at least {np.sort(golden.lengths)[1]}.",
+            f"Set static_tokens to at least {np.sort(golden.lengths)[1]}.",
         )
     return rows
 
 
 def refuse_exact(golden: Golden, run: RunRows, where: str) -> None:
-    """Raise ProviderUnavailable where bfloat16 was asked for and the shortest golden row comes out as float32's.
+    """Raise ProviderUnavailable if bfloat16 was requested, but the engine computes in float32.
 
-    An engine may take the request and not follow it. A variant of rounded weights can differ by more than float32's
-    limit of itself: there this cannot tell, and lets pass.
+    An engine may accept the request and ignore it. Then the shortest golden row is as exact as float32. A variant with
+    rounded weights may differ more than that by itself; then this check cannot tell, and passes.
     """
     row = np.argmin(golden.lengths, keepdims=True)
     embedding, _ = run_golden(golden, row, run, int(golden.lengths[row[0]]))
     difference = np.abs(embedding - golden.embedding[row]).max()
     if difference <= FP32.embedding:
         raise ProviderUnavailable(
-            f"{where}: bf16 was asked for, float32 ran: embedding within {difference:.2g} of PyTorch's, "
-            f"float32's limit is {FP32.embedding:g}",
-            "This processor or engine has no bfloat16. Use precision f32.",
+            f"{where}: openvino.precision is bf16, but the engine used float32: the embedding differs from PyTorch by "
+            f"only {difference:.2g}, and the limit of float32 is {FP32.embedding:g}",
+            "This processor or engine does not support bfloat16. Use precision f32.",
         )

@@ -1,4 +1,4 @@
-"""Which sequences a head was trained on: as hashes, enough to recognise one; as sequences only on request."""
+"""The sequences that a head was trained on: stored as hashes, to recognise them; as sequences only on request."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ _LINES = re.compile(rb"(?:[0-9a-f]{64}\n)*")
 
 
 def write_training_rows(sequences: Iterable[str], path: Path, domains: Iterable[str] = ()) -> None:
-    """Write the sha256 of each different sequence and domain, a line each, in order of the hashes and not of the rows.
+    """Write the sha256 of each distinct sequence and domain, one on each line. Sorting hides the order of the rows.
 
     Args:
-        sequences: Input.records: of pairs both chains in one text.
+        sequences: Input.records; for pairs, both chains in one text.
+        path: the file to write.
         domains: Input.domains.
     """
     lines = sorted({_hash(sequence) for sequence in (*sequences, *filter(None, domains))})
@@ -34,12 +35,13 @@ def write_training_rows(sequences: Iterable[str], path: Path, domains: Iterable[
 def training_rows(
     bundle: Bundle, sequences: Sequence[str], head: str | None = None, domains: Sequence[str] | None = None
 ) -> BoolArray | None:
-    """Whether each of n records was a training row of a head, (n,); None if the bundle does not record it.
+    """(n,) bool: whether each of n records was a training row of a head; None if the bundle does not record them.
 
     Args:
-        sequences: n, as write_training_rows has them.
-        head: its name; None = the first.
-        domains: n, likewise, as rows_among has them.
+        bundle: the bundle.
+        sequences: n texts, as for write_training_rows.
+        head: name of the head; None = the first.
+        domains: n texts, as for rows_among.
 
     Raises:
         BundleError: the file is missing or damaged.
@@ -52,7 +54,8 @@ def training_hashes(bundle: Bundle, head: str | None = None) -> frozenset[bytes]
     """The hashes of a head's training rows, for rows_among; None if the bundle does not record them.
 
     Args:
-        head: its name; None = the first.
+        bundle: the bundle.
+        head: name of the head; None = the first.
 
     Raises:
         BundleError: the file is missing or damaged.
@@ -63,30 +66,30 @@ def training_hashes(bundle: Bundle, head: str | None = None) -> frozenset[bytes]
     if data is None:
         return None
     if not _LINES.fullmatch(data):
-        raise BundleError(f"{bundle.path / name}: does not hold one sha256 a line", FIX)
+        raise BundleError(f"{bundle.path / name}: does not have one sha256 on each line", FIX)
     return frozenset(data.splitlines())
 
 
 def rows_among(known: frozenset[bytes], sequences: Sequence[str], domains: Sequence[str] | None = None) -> BoolArray:
-    """Whether each of n records is among training rows, (n,).
+    """(n,) bool: whether each of n records is among training rows.
 
     Args:
         known: training_hashes of a head.
-        sequences: n, as write_training_rows has them.
-        domains: n, likewise: a record is known, too, whose domain is a training row or the domain of one. A tag on
-            either of them then hides nothing.
+        sequences: n texts, as for write_training_rows.
+        domains: n texts, the variable domain of each record. A record also counts if its domain is a training row or
+            the domain of one, so that a tag on either does not hide it.
     """
     found = zip(sequences, domains or [""] * len(sequences), strict=True)
     return np.array([any(each and _hash(each) in known for each in record) for record in found], bool)
 
 
 def write_training_sequences(sequences: Iterable[str], path: Path) -> None:
-    """Write each different cleaned sequence, a line each, in alphabetical order and not in that of the rows."""
+    """Write each distinct cleaned sequence, one on each line. Sorting hides the order of the rows."""
     path.write_text("".join(f"{sequence}\n" for sequence in sorted(set(sequences))), encoding="ascii")
 
 
 def training_sequences(bundle: Bundle, head: str) -> tuple[str, ...] | None:
-    """The different training sequences of a head; None if the bundle does not store them.
+    """The distinct training sequences of a head; None if the bundle does not store them.
 
     Raises:
         BundleError: the file is missing or damaged.
@@ -96,7 +99,7 @@ def training_sequences(bundle: Bundle, head: str) -> tuple[str, ...] | None:
     if data is None:
         return None
     if not _SEQUENCES.fullmatch(data):
-        raise BundleError(f"{bundle.path / name}: does not hold one sequence a line", FIX)
+        raise BundleError(f"{bundle.path / name}: does not have one sequence on each line", FIX)
     return tuple(data.decode("ascii").splitlines())
 
 

@@ -1,31 +1,32 @@
-"""Protobuf's wire format, as far as a graph file needs it: https://protobuf.dev/programming-guides/encoding/."""
+"""Read the parts of protobuf's wire format that graph files use: https://protobuf.dev/programming-guides/encoding/."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-# Wire types: a number; bytes behind their number; 8 bytes and 4. onnx.proto has no groups (3 and 4).
+# Wire types: VARINT is a number; BYTES is a length and that many bytes; _FIXED is 8 or 4 bytes. onnx.proto has no
+# groups (types 3 and 4).
 VARINT, BYTES = 0, 2
 _FIXED = {1: 8, 5: 4}
 
-# (name, start, stop) of a field of bytes; (name, value, 0) of a number.
+# (name, start, stop) for a field of bytes; (name, value, 0) for a number.
 Fields = Iterator[tuple[str, int, int]]
 
 
 class WireError(Exception):
-    """The bytes are not a protobuf message; names the byte."""
+    """The bytes are not a protobuf message. The text names the position."""
 
 
 def key(number: int, wire_type: int = BYTES) -> int:
-    """What stands before a field: its number and its wire type."""
+    """The key before a field: its number and its wire type."""
     return number << 3 | wire_type
 
 
 def read_fields(data: bytes, start: int, stop: int, table: Mapping[int, str]) -> Fields:
-    """The fields in `table`; all others are stepped over, those of another wire type too, as parsers do.
+    """Yield the fields in `table`. All others are skipped, also those with another wire type, as parsers do.
 
     Raises:
-        WireError: damaged.
+        WireError: the bytes are damaged.
     """
     at = start
     while at < stop:
@@ -38,7 +39,7 @@ def read_fields(data: bytes, start: int, stop: int, table: Mapping[int, str]) ->
             value, end = read_varint(data, at, stop)
         else:
             end = at + _FIXED.get(wire_type, len(data))
-        # Parsers drop a key's bits above the 32nd, and would see another field than this does.
+        # Parsers drop the bits of a key above the 32nd, and would see another field than this function.
         if end > stop or not 8 <= tag < 1 << 32:
             raise WireError(f"damaged at byte {at}")
         if name is not None:
@@ -47,7 +48,7 @@ def read_fields(data: bytes, start: int, stop: int, table: Mapping[int, str]) ->
 
 
 def read_varint(data: bytes, at: int, stop: int) -> tuple[int, int]:
-    """A number, 7 bits a byte, and where it ends. Raises WireError."""
+    """(number, end): a number with 7 bits in each byte, and the position after it. Raises WireError."""
     value = 0
     for shift in range(0, 70, 7):
         if at >= stop:
@@ -60,10 +61,10 @@ def read_varint(data: bytes, at: int, stop: int) -> tuple[int, int]:
 
 
 def read_text(data: bytes, start: int, stop: int) -> str:
-    """A field of text; bytes that are not UTF-8 are escaped."""
+    """A field of text. Bytes that are not UTF-8 are escaped."""
     return data[start:stop].decode("utf-8", "backslashreplace")
 
 
 def read_texts(data: bytes, start: int, stop: int, table: Mapping[int, str]) -> dict[str, str]:
-    """Text fields by name; the last of one that appears twice, as protobuf has it."""
+    """Name -> text of the text fields. If a field appears twice, the last one counts, as in protobuf."""
     return {name: read_text(data, at, end) for name, at, end in read_fields(data, start, stop, table)}

@@ -1,4 +1,4 @@
-"""What this machine can run: processors, memory, engine, cards, and each variant of a bundle, tried."""
+"""Find what this machine can run: processors, memory, engine, GPUs, and each variant of a bundle, which is tried."""
 
 from __future__ import annotations
 
@@ -24,10 +24,17 @@ from abonyx.wording import Interface
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
-    """Processors as the system has them, as affinity allows, by the container's quota, and what threads are made of it.
+    """Processors and memory of this machine.
 
-    The memory is in bytes, None where the system does not say; its source is "machine", or "container" where the
-    container's limit is the smaller.
+    Attributes:
+        system, python: names and versions.
+        processor: model and instruction sets.
+        processors: number of processors of the machine; None if unknown.
+        allowed_processors: number that this process may use, by its affinity.
+        processor_quota: number that the container's quota allows; None if there is no quota.
+        threads: number of threads that abonyx uses, which follows from these.
+        memory_bytes, available_memory_bytes: None if the system does not tell.
+        memory_source: "machine", or "container" if the container's limit is smaller.
     """
 
     system: str
@@ -43,10 +50,12 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
-    """See engine.installed.InstalledEngine; `error` if no engine can be used.
+    """The fields of engine.installed.InstalledEngine, and these.
 
     Attributes:
-        note: what else this engine could run than the configured provider; "" = nothing.
+        distributions: names of the installed distributions of ONNX Runtime.
+        note: another provider that this engine could run; "" if there is none.
+        error: why no engine can be used; "" if one can.
     """
 
     distributions: list[str]
@@ -59,12 +68,14 @@ class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
-    """One variant opened on one provider, self-test and all.
+    """The result of opening one variant on one provider, with the self-test.
 
     Attributes:
-        default: whether it is what the bundle runs there where no --variant is given.
-        placement: execution provider -> nodes.
-        error: why it cannot be used here, "" where it can; exit_code: that error's, 0 where it can.
+        default: whether the bundle uses this variant on this provider if --variant is not given.
+        seconds: time to open it.
+        placement: execution provider -> number of graph nodes that it runs.
+        error: why it cannot be used here; "" if it can.
+        exit_code: the exit code of that error; 0 if there is none.
     """
 
     variant: str
@@ -77,13 +88,14 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What `doctor` says.
+    """Everything that `doctor` reports.
 
     Attributes:
-        bundle: the path tried, and its label; error where it cannot be read.
-        trials: of each variant on each provider; [] with `measure`.
-        speeds: with `measure` alone.
-        exit_code: 0 where a variant can be used; else the engine's, the bundle's or the first trial's.
+        bundle: path and label of the bundle; "" if it cannot be read.
+        bundle_error: why it cannot be read; "" if it can.
+        trials: one for each variant on each provider; [] with --measure.
+        speeds: only with --measure; else None.
+        exit_code: 0 if a variant can be used; else the code of the engine's, the bundle's or the first trial's error.
     """
 
     abonyx: str
@@ -98,16 +110,18 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def examine(bundle: str | None, *, timed: bool = False, again: bool = False) -> Report:
-    """Look at everything; None = the shipped bundle. What is wrong is in the report: nothing is raised for it.
+    """Examine this machine and a bundle. Problems are part of the report; they are not raised.
 
-    The environment (ABONYX_...) counts as for every command.
+    Variables ABONYX_... count as for every command.
 
     Args:
-        timed: time each variant on the installed engine instead of testing it on every provider.
-        again: time also what is remembered.
+        bundle: directory or name of the bundle; None = the shipped one.
+        timed: whether to measure the speed of each variant on the installed engine, instead of testing each variant on
+            every provider.
+        again: whether to measure again what an earlier command has measured.
     """
     started = time.monotonic()
-    machine, cuda = _machine(), read_cuda_driver()  # before the trials, which leave some memory taken
+    machine, cuda = _machine(), read_cuda_driver()  # before the trials, because they leave some memory in use
     engine, code = _engine()
     label, bundle_error, trials, speeds = "", "", list[Trial](), None
     try:
@@ -115,7 +129,7 @@ def examine(bundle: str | None, *, timed: bool = False, again: bool = False) -> 
         label = f"{opened.path}: {opened.label()}"
         if timed and not code:
             speeds = measure(opened, (str(engine.version), engine.providers), cuda, started, again)
-        elif not code:  # without an engine each trial would say what the engine's part says
+        elif not code:  # without an engine, each trial would repeat the engine's error
             trials = _trials(opened)
     except EngineError as error:
         bundle_error, code = error.text(Interface.COMMAND_LINE), code or error.exit_code
@@ -161,7 +175,7 @@ def _engine() -> tuple[EngineReport, int]:
 def _note(providers: list[str]) -> str:
     try:
         return openvino_note(load_config(None).provider, providers)
-    except EngineError:  # of the environment; it is said where the bundle is looked for
+    except EngineError:  # an error in a variable; opening the bundle reports it
         return ""
 
 
@@ -177,7 +191,7 @@ def _trials(bundle: Bundle) -> list[Trial]:
 def _trial(bundle: str, variant: str, provider: str, default: bool) -> Trial:
     started, placement, error, code = time.perf_counter(), dict[str, int](), "", 0
     try:
-        # From a manifest: a provider that this version does not know is a ConfigError.
+        # The names are from a manifest, so load_config may raise: this version may not know a provider.
         config = load_config(None, flags={"bundle": bundle, "provider": provider, "variant": variant})
         with open_model(config) as session:
             placement = session.placement

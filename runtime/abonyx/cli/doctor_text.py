@@ -1,4 +1,4 @@
-"""What `doctor` found, for people."""
+"""The text that `abonyx doctor` prints."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def _gigabytes(count: int | None) -> str:
 
 
 def print_report(report: Report) -> None:
-    """Print it as rows, and a table of the variants."""
+    """Print a report as rows and tables."""
     machine, engine, cuda = report.machine, report.engine, report.cuda
     quota = "none" if machine.processor_quota is None else f"{machine.processor_quota:g}"
     cards = [
@@ -49,7 +49,7 @@ def print_report(report: Report) -> None:
     )
     if report.trials:
         print_columns(
-            ["variant", "provider", "usable here", "nodes, or why not"],
+            ["variant", "provider", "usable here", "graph nodes run by, or why not"],
             [
                 [
                     trial.variant + (" (default)" if trial.default else ""),
@@ -79,12 +79,12 @@ def _print_speeds(speeds: Speeds) -> None:
         ],
     )
     if chosen := fastest(speeds.measured):
-        print_text(f"{chosen.variant} on {chosen.provider} is the one to use here. In a config file:\n")
+        print_text(f"Use {chosen.variant} on {chosen.provider} here. In a config file:\n")
         print_text("\n".join(f"  {line}" for line in speeds.config) + "\n")
     if any(one.shared_with_others for one in speeds.measured):
-        print_text("Other processes were busy, which changes these rates: measure again when they are not.\n")
+        print_text("Other processes were busy, which lowers these rates. Measure again when they are not.\n")
     if speeds.recorded:
-        print_text("Other engines, from this project's own records. Not measured here:")
+        print_text("Other engines. These figures are from the project's records, not from this machine:")
         print_columns(
             ["provider", "variant", "sequences/s", "encoder", "on", "benchmarks/records/"],
             [
@@ -107,5 +107,5 @@ def _rate(one: Measured) -> str:
         text += f" (remembered, {one.measured_on})"
     if one.shared_with_others:
         had, threads = one.shared_with_others
-        text += f" (other processes were busy: it had {had:g} of {threads} processors)"
+        text += f" (other processes were busy: {had:g} of {threads} processors were free for it)"
     return text

@@ -1,4 +1,4 @@
-"""`abonyx inspect --json`: the manifest as it is, and what the text says beside it."""
+"""The object that `abonyx inspect --json` prints: the whole manifest, and what the text output adds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from abonyx.wording import Interface
 
 
 class InspectedCard(msgspec.Struct, frozen=True, kw_only=True):
-    """A head's card: its first sentence and its file; or what is wrong with it."""
+    """The card of a head: its first sentence and its file, or the problem with it."""
 
     head: str
     sentence: str | None = None
@@ -21,13 +21,13 @@ class InspectedCard(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Inspected(msgspec.Struct, frozen=True, kw_only=True):
-    """What a bundle is, from its manifest alone: `verify` compares the files with it.
+    """A description of a bundle from its manifest. The files are not checked; `verify` does that.
 
     Attributes:
-        sha256: of the manifest, which holds the hash of every file.
-        notes: the notice, and what makes a head's scores mean nothing.
-        cards: of the heads that have one.
-        variant_bytes: variant -> what its folder takes.
+        sha256: hash of the manifest, which contains the hash of every file.
+        notes: the bundle's notice, and warnings about heads whose scores have no meaning.
+        cards: the cards of the heads that have one.
+        variant_bytes: variant -> size of its folder in bytes.
         manifest: manifest.json; docs/bundle.md describes it.
     """
 
@@ -41,7 +41,7 @@ class Inspected(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def inspected(bundle: Bundle) -> Inspected:
-    """Describe a bundle whose manifest was read."""
+    """Describe an opened bundle."""
     manifest = bundle.manifest
     folders = {name: f"{variant.folder}/" for name, variant in manifest.variants.items()}
     return Inspected(

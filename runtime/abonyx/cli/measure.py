@@ -1,4 +1,4 @@
-"""`abonyx doctor --measure`: how fast each variant of a bundle is on the engine that is installed here."""
+"""`abonyx doctor --measure`: measure the speed of each variant of a bundle with the installed engine."""
 
 from __future__ import annotations
 
@@ -23,26 +23,31 @@ from abonyx.engine.providers import PROVIDERS, installed_engines, provider_optio
 from abonyx.errors import EngineError
 from abonyx.wording import Interface
 
-# Of everything, the opening of each variant included.
+# Time limit for the whole command, with the opening of each variant.
 LIMIT_S = 60.0
-# Rates of one machine differ by so much from one minute to the next: within it the more exact variant is the better.
+# Rates on one machine vary by this share from minute to minute. If two variants differ by less, the more exact one is
+# chosen.
 _EVEN = 0.05
 _CACHE = "speeds"
-# ONNX Runtime's threads spin while they wait: less of the processors than this went to other processes.
+# ONNX Runtime's threads use a processor even while they wait. If the process got a smaller share of its processors than
+# this, other processes were busy.
 _LEAST_SHARE = 0.75
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """One variant on one provider.
+    """The speed of one variant on one provider.
 
     Attributes:
-        sequences_per_s: of 120 residues each; None if it was not measured.
-        max_dp: the largest |difference| of a probability from PyTorch at export; None if no head gives one.
-        measured_on: date; of an earlier day if it was remembered.
-        remembered: measured by an earlier command, with the same bundle, engine, processor and threads.
-        shared_with_others: processors that it had of its threads, if these were fewer; such a rate is
-            measured again by the next command.
-        why_not: why it was not measured, "" if it was; exit_code: of that error, 0 if there was none.
+        default: whether the bundle uses this variant on this provider if --variant is not given.
+        max_dp: largest |difference| of a probability from PyTorch at export; None if no head gives probabilities.
+        sequences_per_s: sequences of 120 residues per second; None if it was not measured.
+        open_s: seconds to open it.
+        measured_on: date of the measurement.
+        remembered: whether an earlier command measured it, with the same bundle, engine, processor and threads.
+        shared_with_others: (processors that it got, its threads) if other processes were busy, else None. The next
+            command measures such a rate again.
+        why_not: why it was not measured; "" if it was.
+        exit_code: the exit code of that error; 0 if there was none.
     """
 
     variant: str
@@ -59,12 +64,12 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Speeds(msgspec.Struct, frozen=True, kw_only=True):
-    """What `--measure` adds to the report.
+    """The part of the report that --measure adds.
 
     Attributes:
-        measured: the default variants first.
+        measured: one for each variant and provider, the default variants first.
         config: lines of a config file that choose the fastest; [] if none was measured.
-        recorded: other engines' figures from this project's records, not measured here.
+        recorded: figures of other engines, from the project's records; not measured on this machine.
     """
 
     measured: list[Measured]
@@ -73,19 +78,23 @@ class Speeds(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def measure(bundle: Bundle, engine: tuple[str, list[str]], cuda: CudaDriver, started: float, again: bool) -> Speeds:
-    """Time every variant that the installed engine has a provider for, one after another.
+    """Measure every variant that the installed engine has a provider for, one after another.
 
     Args:
-        engine: its version, and the execution providers compiled in.
-        started: time.monotonic() of the command; LIMIT_S count from there.
-        again: measure what is remembered, too.
+        bundle: the bundle.
+        engine: version of the engine, and the execution providers compiled into it.
+        cuda: the GPUs of this machine.
+        started: time.monotonic() at the start of the command; LIMIT_S counts from there.
+        again: whether to measure again what an earlier command has measured.
     """
     version, execution_providers = engine
     here = [name for name, one in PROVIDERS.items() if one.execution_provider in execution_providers]
     cards = [card.uuid for card in cuda.devices]
     remembered = {} if again else cache.remembered(_CACHE)
     measured: list[Measured] = []
-    later: list[tuple[int, Callable[[], Measured]]] = []  # rates of a busy machine: again if there is time
+    later: list[
+        tuple[int, Callable[[], Measured]]
+    ] = []  # remembered from a busy machine: measured again if time is left
     for blank in _blanks(bundle, here):
         flags = {"bundle": str(bundle.path), "provider": blank.provider, "variant": blank.variant}
         try:
@@ -100,7 +109,7 @@ def measure(bundle: Bundle, engine: tuple[str, list[str]], cuda: CudaDriver, sta
         measured.append(known or _timed(blank, config, key, started))
     for place, timed in later:
         found = timed()
-        if found.sequences_per_s or found.exit_code:  # else there was no time
+        if found.sequences_per_s or found.exit_code:  # else no time was left
             measured[place] = found
     encoder = bundle.manifest.encoder
     variants = {name: variant.providers for name, variant in bundle.manifest.variants.items()}
@@ -109,7 +118,7 @@ def measure(bundle: Bundle, engine: tuple[str, list[str]], cuda: CudaDriver, sta
 
 
 def _blanks(bundle: Bundle, here: list[ProviderName]) -> list[Measured]:
-    """What there is to measure: the default variants, then the others in the bundle's own order."""
+    """The variants to measure: the defaults first, then the others in the bundle's order."""
     blanks = [
         Measured(
             variant=name,
@@ -125,7 +134,7 @@ def _blanks(bundle: Bundle, here: list[ProviderName]) -> list[Measured]:
 
 
 def _key(bundle: Bundle, config: RuntimeConfig, version: str, cards: list[str]) -> str:
-    """What a speed is remembered for: whatever changes it, and is no accident of the moment."""
+    """The key of a remembered speed: everything that changes the speed for good."""
     processor = this_processor()
     parts = {
         "bundle": bundle.sha256,
@@ -161,7 +170,7 @@ def _timed(blank: Measured, config: RuntimeConfig, key: str, started: float) -> 
     except EngineError as error:
         return _refused(blank, error)
     if timing is None:
-        why = f"not measured: the {LIMIT_S:.0f} s are over. The same command measures what is missing."
+        why = f"not measured: the limit of {LIMIT_S:.0f} s is over. Run the same command again to measure it."
         return msgspec.structs.replace(blank, why_not=why)
     found = msgspec.structs.replace(
         blank,
@@ -187,7 +196,7 @@ def _refused(blank: Measured, error: EngineError) -> Measured:
 
 
 def fastest(measured: list[Measured]) -> Measured | None:
-    """The one to use: the fastest, or one within _EVEN of it that differs less from PyTorch. None of none."""
+    """The one to use: the fastest, or a more exact one that is at most _EVEN slower; None if none was measured."""
     best = max((one.sequences_per_s or 0.0 for one in measured), default=0.0)
     even = [one for one in measured if (one.sequences_per_s or 0.0) >= best * (1 - _EVEN)] if best else []
     return min(even, key=lambda one: (one.max_dp or 0.0, -(one.sequences_per_s or 0.0)), default=None)
@@ -199,7 +208,7 @@ def _config_lines(measured: list[Measured]) -> list[str]:
 
 
 def _possible(here: list[ProviderName], cuda: CudaDriver) -> list[str]:
-    """Providers that this machine could run if their engine were installed in place of the present one."""
+    """Providers that this machine could run if another engine were installed instead of the present one."""
     could: dict[str, Callable[[], bool]] = {
         "openvino": lambda: platform.machine().lower() in ("x86_64", "amd64"),
         "cuda": lambda: bool(cuda.devices),

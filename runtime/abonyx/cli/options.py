@@ -1,4 +1,4 @@
-"""The options that score, embed, evaluate and fit share, and what they say before any model is opened."""
+"""The options that several commands share, and the run that they describe."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
     from abonyx.run.request import RunRequest
 
 PATH = click.Path(path_type=Path)
-# A directory or a name on the hub. click must not read the name as a path.
+# A directory or a name on the hub. The type is str, because a Path would change the name.
 BUNDLE = click.Path(path_type=str)
 BUNDLE_HELP = "Bundle: a directory, or hf:ORG/NAME@REVISION.  [default: mini, which ships with abonyx]"
 BUNDLE_OUTPUT_HELP = "Bundle directory to create; must not exist."
 HEADS_HELP = "Heads to use; each has its own columns in the output.  [default: the first]"
-PROVIDER_HELP = "What runs the model: cpu, cuda, coreml or openvino; an error if it cannot.  [default: cpu]"
-VARIANT_HELP = "A variant of the bundle.  [default: the bundle's own for the provider]"
+PROVIDER_HELP = "Provider that runs the model: cpu, cuda, coreml or openvino; no other is tried.  [default: cpu]"
+VARIANT_HELP = "Variant of the bundle.  [default: the bundle's choice for the provider]"
 CONFIG_HELP = "TOML file of settings; see configs/."
 PATH_OR_DASH = click.Path(path_type=Path, allow_dash=True)
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 class ObjectUri(str):
-    """A URI of an object store, as it was typed: a Path would make one slash of two."""
+    """A URI of an object store, as typed. A Path would turn // into /."""
 
     __slots__ = ()
 
@@ -46,10 +46,30 @@ class _PathOrUri(click.Path):
 
 
 PATH_OR_URI = _PathOrUri(path_type=Path, allow_dash=True)
+SOURCE = click.argument("source", metavar="INPUT", type=PATH_OR_DASH)
+RESTART = click.option("--restart", is_flag=True, help="Discard what an interrupted run left, and start again.")
+SUMMARY = click.option(
+    "--summary",
+    metavar="FILE",
+    type=PATH_OR_DASH,
+    help="Also write the figures of the run's summary to FILE, as JSON; see docs/runs.md.",
+)
+KEEP = click.option(
+    "--keep",
+    metavar="COLUMN,...|all",
+    help="Columns of INPUT to copy to the output; FASTA has description.",
+)
+ASSAY = click.option("--assay", help="Use the threshold that the head declares for this assay, e.g. elisa, psr.")
+HEADS = click.option(
+    "--heads",
+    metavar="NAME,...|all",
+    help=HEADS_HELP,
+)
+THRESHOLD = click.option("--threshold", type=float, help="A record is non-specific if its p is strictly above this.")
 
 
 def run_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that choose a bundle, how it runs, and how its input is read; see `prepare`."""
+    """Add the options that choose the bundle, how it runs, and how the input is read. `prepare` takes their values."""
     options = [
         click.option("--bundle", type=BUNDLE, help=BUNDLE_HELP),
         click.option("--provider", help=PROVIDER_HELP),
@@ -57,7 +77,7 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--config", "config_file", type=PATH, help=CONFIG_HELP),
         click.option(
             "--pooling",
-            help="Rule for the mean embedding: residues, or upstream-batch (the old pipeline's).  [default: residues]",
+            help="Rule for the mean embedding: residues, or upstream-batch, the old pipeline's.  [default: residues]",
         ),
         click.option(
             "--batch-size", type=int, help="The old pipeline's batch size; only with --pooling upstream-batch."
@@ -75,14 +95,14 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
             type=click.Choice(["refuse", "strip"]),
             default="refuse",
             show_default=True,
-            help="strip: remove - and . and a final * from the sequences; refuse: they are errors.",
+            help="Characters - and . and a final * in sequences. refuse: they are errors; strip: remove them.",
         ),
         click.option(
             "--on-invalid",
             type=click.Choice(["fail", "skip"]),
             default="fail",
             show_default=True,
-            help="fail: a bad record is an error; skip: leave it out, and list it beside the output.",
+            help="Records that cannot be scored. fail: they are an error; skip: list them in a file beside the output.",
         ),
         click.option(
             "--domain",
@@ -91,7 +111,7 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
             show_default=True,
             help="Records unlike the head's training set. check: flag them; require: reject them; off: do not look.",
         ),
-        click.option("--trim", type=click.Choice(["domain"]), help="Score only the variable domain of longer records."),
+        click.option("--trim", type=click.Choice(["domain"]), help="Score only the variable domain of each sequence."),
     ]
     for option in reversed(options):
         command = option(command)
@@ -99,28 +119,34 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def names_of(option: str, text: str | None) -> tuple[str, ...] | None:
-    """The names of --keep, --with or --heads; None = not given."""
+    """The names in the value of --keep, --with or --heads; None if the option is not given."""
     if text is None:
         return None
     names = tuple(name.strip() for name in text.split(","))
     if "" in names:
-        raise ConfigError(f"--{option} {printable(text)!r}: a name is empty", "Give NAME,NAME,...")
+        raise ConfigError(
+            f"--{option} {printable(text)!r}: a name is empty", "Give names with commas between them: A,B."
+        )
     return names
 
 
 def can_draw(what: str) -> bool:
-    """Whether matplotlib is installed for `what`, a key of extras; if not, say what is left out and how to get it."""
+    """Whether matplotlib is installed. If not, log that there will be no pictures, and how to install it.
+
+    Args:
+        what: the feature that needs it, a key of the table in extras.py.
+    """
     try:
         require(what)
     except ConfigError as error:
         reason, fix = error.worded(Interface.COMMAND_LINE)
-        LOGGER.info(f"note: no pictures, the tables are complete: {reason}. For pictures: {fix}")
+        LOGGER.info(f"note: no pictures were drawn: {reason}. The tables are complete. For pictures: {fix}")
         return False
     return True
 
 
 def prepare(options: dict[str, Any]) -> RunRequest:
-    """The run that run_options describe; see run.request.prepare."""
+    """The run that the values of run_options describe. Raises as run.request.prepare does."""
     from abonyx.run import request
 
     flags = dict(options)

@@ -1,4 +1,4 @@
-"""Findings on standard output: rows of names and values, tables, JSON."""
+"""Print findings on standard output: rows of names and values, tables, JSON."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from abonyx.output.files import failing_as
 
 
 def print_json(value: object) -> None:
-    """One indented JSON object."""
+    """Print an indented JSON object."""
     import msgspec
 
     print_text(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
 def print_text(text: str) -> None:
-    """Text and a line's end. Raises a ConfigError if standard output takes no more."""
+    """Print text and a line end. Raises a ConfigError if standard output cannot be written."""
     with failing_as("to standard output"):
         click.echo(text)
 
 
 def print_rows(rows: Iterable[tuple[str, object]]) -> None:
-    """Names and values, side by side; rows without a value are left out."""
+    """Print names and values side by side. Rows without a value are left out."""
     from rich.table import Table
 
     table = Table.grid(padding=(0, 2))
@@ -39,12 +39,12 @@ def _print_table(table: Any) -> None:
     from rich.console import Console
 
     with failing_as("to standard output"):
-        # A pipe has no width: nothing is cut there.
+        # A pipe has no width. 160 columns are enough for most lines.
         Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
 
 
 def _plain(value: object) -> Any:
-    """A cell's text as it is: no markup, whatever a bundle says."""
+    """The text of a cell. rich must not read it as markup, because it may come from a bundle."""
     from rich.text import Text
 
     if isinstance(value, dict):
@@ -53,7 +53,7 @@ def _plain(value: object) -> Any:
 
 
 def print_columns(header: list[str], rows: Iterable[list[object]]) -> None:
-    """A table with these headings."""
+    """Print a table with these headings."""
     from rich.table import Table
 
     table = Table()

@@ -1,4 +1,4 @@
-"""`abonyx push`: a bundle onto the Hugging Face hub."""
+"""`abonyx push`: upload a bundle to the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from abonyx.hub_name import HubName, is_hub_name
 def push(bundle: str, name: str, public: bool, publish_sequences: bool) -> None:
     """Upload a bundle to the Hugging Face hub.
 
-    Every file of BUNDLE is checked first. Its card becomes the repository's README.md. The command prints the
-    bundle's name with commit and hash. Needs the extra hub, and a token in the variable HF_TOKEN.
+    Every file of BUNDLE is checked first. The bundle's card becomes the repository's README.md. The command prints
+    the bundle's name with commit and hash. Needs the extra hub, and a token in the variable HF_TOKEN.
     """
     require("push")
     from abonyx.bundle import open_bundle

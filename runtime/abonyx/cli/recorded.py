@@ -1,6 +1,6 @@
-"""Speeds from this project's committed records, for engines that are not installed here: nothing of this machine.
+"""Speeds of engines that are not installed, from the project's records. They were measured on other machines.
 
-A wheel has no benchmarks/; recorded.json is a copy of a few figures, which a test holds to the records.
+A wheel does not contain benchmarks/, so recorded.json has a copy of a few figures. A test compares it with the records.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ class RecordedSpeed(msgspec.Struct, frozen=True):
     """One figure of one record.
 
     Attributes:
-        layers, hidden: the encoder's.
-        sequences_per_s: as the record has it, rounded to three digits.
-        processor: processor or card, as the record names it; threads: of a processor, 0 of a card.
-        record: file in benchmarks/records; place: keys in it, behind each other, "/" between them.
+        provider, variant: what ran.
+        layers, hidden: size of the encoder.
+        sequences_per_s: the record's figure, rounded to three digits.
+        processor: processor or GPU, as the record names it.
+        threads: number of threads; 0 for a GPU.
+        record: file in benchmarks/records.
+        place: path of the figure in the record: keys with "/" between them.
     """
 
     provider: str
@@ -44,13 +47,14 @@ def recorded_speeds() -> tuple[RecordedSpeed, ...]:
 def suggestions(
     here: list[str], possible: list[str], variants: dict[str, list[str]], size: tuple[int, int]
 ) -> list[RecordedSpeed]:
-    """Rows about providers that could be installed, and the rows of the same run to compare them with.
+    """Rows for providers that could be installed, and rows of the same run to compare them with.
 
     Args:
         here: providers of the installed engine.
-        possible: others that this machine could run.
-        variants: of the bundle, with the providers that each is for.
-        size: layers and hidden units of its encoder; of each provider the rows of the nearest encoder are given.
+        possible: other providers that this machine could run.
+        variants: variant of the bundle -> its providers.
+        size: layers and hidden units of the bundle's encoder. For each provider, the encoder of the nearest size is
+            chosen.
     """
     rows = [row for row in recorded_speeds() if row.provider in variants.get(row.variant, ())]
     wanted = set[tuple[str, int, int]]()
@@ -66,6 +70,6 @@ def _run_of(row: RecordedSpeed) -> tuple[str, int, int]:
 
 
 def _distance(row: RecordedSpeed, size: tuple[int, int]) -> float:
-    """Between the weights of two encoders, as a ratio's logarithm."""
+    """How far the sizes of two encoders differ: |logarithm of the ratio of their numbers of weights|."""
     layers, hidden = size
     return abs(math.log(row.layers * row.hidden**2 / (layers * hidden**2)))

@@ -1,4 +1,4 @@
-"""`abonyx reference`: a panel of known antibodies, for percentiles of scores."""
+"""`abonyx reference`: add a panel of known antibodies to a bundle, for percentiles of scores."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from abonyx.logs import LOGGER
 @click.argument("source_bundle", metavar="BUNDLE", type=BUNDLE)
 @click.argument("source", metavar="FILE", type=PATH_OR_DASH)
 @click.option("--name", required=True, help="Name of the panel; `score --panel NAME` chooses it.")
-@click.option("--origin", help="Where the antibodies are from, in one line for readers.  [default: the name of FILE]")
+@click.option("--origin", help="Source of the antibodies, one line for readers.  [default: the name of FILE]")
 @click.option("-o", "--output", required=True, type=PATH, help=BUNDLE_OUTPUT_HELP)
 @run_options
 def reference(source_bundle: str, source: Path, name: str, origin: str | None, output: Path, **options: Any) -> None:
     """Add known antibodies to a bundle, for percentiles of scores.
 
-    Scores the antibodies of FILE by every head of BUNDLE, and writes a new bundle that has them as a panel. FILE may
-    be - for stdin.
+    Scores the antibodies of FILE with every head of BUNDLE, and writes a new bundle that contains them as a panel.
+    FILE may be - for stdin.
     """
     from abonyx.run.reference import ReferenceRequest, add_panel
 
     if options["bundle"] is not None:
-        raise ConfigError(f"--bundle {options['bundle']}: BUNDLE {source_bundle} is given too", "Leave --bundle out.")
+        raise ConfigError(f"--bundle is {options['bundle']} and BUNDLE is {source_bundle}", "Leave --bundle out.")
     request = ReferenceRequest(
         run=prepare(options | {"bundle": source_bundle}),
         source=None if str(source) == "-" else source,

@@ -1,4 +1,4 @@
-"""`abonyx scan`: its options, and what it says before any model is opened."""
+"""`abonyx scan`: its options, which are checked before a model is opened."""
 
 from __future__ import annotations
 
@@ -22,22 +22,20 @@ from abonyx.logs import LOGGER
     metavar="cdr|framework|all|LIST",
     default="cdr",
     show_default=True,
-    help="Positions to change; LIST: IMGT positions, e.g. 27,57,105-117.",
+    help="Positions to mutate; LIST: IMGT positions, e.g. 27,57,105-117.",
 )
-@click.option(
-    "--exclude", metavar="C,M", default="", help="Residues that are not used as replacements.  [default: none]"
-)
+@click.option("--exclude", metavar="C,M", default="", help="Residues not to use as replacements.  [default: none]")
 @click.option(
     "--heads",
     metavar="NAME,...|all",
     help=HEADS_HELP,
 )
-@click.option("--rank", is_flag=True, help="Also rank the CDRs' mutants among those of equal charge; see docs/scan.md.")
+@click.option("--rank", is_flag=True, help="Also rank CDR mutants among mutants of equal charge; see docs/scan.md.")
 @click.option(
     "--validated",
     metavar="METRICS.JSON",
     type=PATH,
-    help='metrics.json of `evaluate --by COLUMN` for this bundle. Its figure replaces "has not been validated".',
+    help='metrics.json from `evaluate --by COLUMN` for this bundle. Its figure replaces "has not been validated".',
 )
 @click.option("--no-pictures", is_flag=True, help="Write only the tables; they need no extra.")
 @click.option("--yes", is_flag=True, help="Allow more than 20,000 mutants.")
@@ -69,7 +67,7 @@ def scan(
     run = run.of_chains(tuple(chosen.heads[0].chains))
     refuse_output(output)
     pictures = not no_pictures and can_draw("drawing a scan")
-    # of one record that is asked for, others of the file need not be good
+    # With --id, other records of the file may be invalid.
     read = run if id_ is None else dataclasses.replace(run, skip=True)
     checked = read.read(None if str(source) == "-" else source)
     request = ScanRequest(run, chosen, output, id_, rank, pictures, yes, restart)

@@ -19,7 +19,7 @@ _FLAGS = [one for one in fields(Settings) if "help" in one.metadata]
 
 
 def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
-    """An option for each setting that has a help text."""
+    """Add an option for each setting that has a help text."""
     for one in reversed(_FLAGS):
         option = click.option(
             _flag_names(one.name, one.default),
@@ -33,7 +33,7 @@ def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _flag_names(name: str, default: object) -> str:
-    """A setting's option; one that is on or off has two."""
+    """The name of a setting's option; a setting that is on or off has two names."""
     flag = name.replace("_", "-")
     return f"--{flag}/--no-{flag}" if isinstance(default, bool) else f"--{flag}"
 
@@ -48,9 +48,7 @@ def _flag_names(name: str, default: object) -> str:
 @click.option(
     "--admin-token-file", type=PATH, help=f"File with the token for /v1/reload; or set {ADMIN_TOKEN_VARIABLE}."
 )
-@click.option(
-    "--workers", type=int, default=1, show_default=True, help="Only 1 is possible: a process has one session."
-)
+@click.option("--workers", type=int, default=1, show_default=True, help="Must be 1, because a process has one session.")
 def serve(
     bundle: str | None,
     provider: str | None,
@@ -63,16 +61,16 @@ def serve(
 ) -> None:
     """Serve scores over HTTP, with a page for the browser.
 
-    Needs the extra serve. On SIGTERM it finishes what is queued, and ends. A number such as (413) is the
-    HTTP status of the answer if a request exceeds the limit.
+    Needs the extra serve. On SIGTERM it finishes the queued requests and ends. A number such as (413) below is the
+    HTTP status of the answer to a request over the limit.
     """
     from abonyx.bundle import open_pinned
     from abonyx.config import RuntimeConfig, load_config
 
     if workers != 1:
         raise ConfigError(
-            f"--workers is {workers}: a process has one session, and one service one process",
-            "Leave it out. For more, run more services, each on its own port, behind a load balancer.",
+            f"--workers is {workers}: a service is one process with one session",
+            "Leave it out. For more speed, run several services behind a load balancer, each on its own port.",
         )
     require("serve")
     token = read_token(TOKEN_VARIABLE, token_file)

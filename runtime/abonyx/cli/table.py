@@ -1,4 +1,4 @@
-"""What `abonyx score --table` prints: the first rows, for a look at them."""
+"""The table that `abonyx score --table` prints: the first rows of the results."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ if TYPE_CHECKING:
 
     from abonyx.bundle.chosen import ChosenHead, ChosenHeads
 
-# Rows --table prints; the file has them all.
+# Largest number of rows that --table prints. The output file has all rows.
 TABLE_ROWS = 40
 _NUMBERS = ("float", "number")
 
 
 class FirstRows:
-    """The first rows that this process scored, to print on stderr: stdout is for results alone.
+    """The first rows that this process scored, to print on stderr, because stdout is only for results.
 
     Args:
-        count: rows of the input.
-        heads: whose values and calls are shown.
+        count: number of rows of the input.
+        heads: the heads whose values and calls are shown.
     """
 
     def __init__(self, count: int, heads: ChosenHeads) -> None:
@@ -30,18 +30,18 @@ class FirstRows:
         self._rows: list[tuple[Any, ...]] = []
 
     def add(self, ids: Sequence[str], cells: Mapping[str, Any], flags: Sequence[str]) -> None:
-        """Take the rows of a window, in the order of the input."""
+        """Add the rows of a window, in input order. Rows over TABLE_ROWS are dropped."""
         left = TABLE_ROWS - len(self._rows)
         self._rows += list(zip(ids, *(cells[name] for name in self._titles), flags, strict=True))[:left]
 
     def print(self) -> None:
-        """Print them, and how many more there are."""
+        """Print the rows, and the number of rows that are not shown."""
         from rich.console import Console
         from rich.table import Table
         from rich.text import Text
 
         table = Table()
-        # Nothing is cut: a narrow terminal gets lines, a file a table as wide as its text.
+        # No text is cut: in a narrow terminal cells are folded, and in a file the table is as wide as its text.
         table.add_column("id", overflow="fold")
         for name, title in self._titles.items():
             table.add_column(title, overflow="fold", justify="right" if self._kinds[name] in _NUMBERS else "left")
@@ -52,7 +52,7 @@ class FirstRows:
                 f"{cell:.4f}" if self._kinds[column] in _NUMBERS and cell is not None else cell or "-"
                 for column, cell in each
             ]
-            # Grey: the heads were not trained on such a record.
+            # Grey marks a record without a call: it is unlike the training set.
             style = "dim" if None in cells else None
             table.add_row(Text(printable(name)), *shown, flags, style=style)
         console = Console(stderr=True)
@@ -69,9 +69,9 @@ class FirstRows:
 
 
 def _titles(head: ChosenHead) -> dict[str, str]:
-    """A head's columns that are shown -> their titles: what it is called first, then the number it rests on.
+    """The columns of a head that are shown, as name -> title: percentile and call first, then the number.
 
-    Calls are shown in words alone. The columns of another head than the first are called by its name.
+    Calls are shown only as words. For heads after the first, the title starts with the head's name.
     """
     from abonyx.bundle.panel import PERCENTILE  # loads numpy
 

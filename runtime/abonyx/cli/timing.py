@@ -1,7 +1,7 @@
-"""One variant timed in a process of its own, which can be ended in the middle of a batch.
+"""Measure the speed of one variant in a child process, which can be ended in the middle of a batch.
 
-The process scores nothing that anybody is given. It runs two golden rows first: the speed of a variant that computes
-wrongly is no speed.
+Nobody gets the scores of that process. It runs two golden rows first, so that a variant that computes wrong numbers
+gets no speed.
 """
 
 from __future__ import annotations
@@ -22,23 +22,24 @@ from abonyx.config import RuntimeConfig
 from abonyx.errors import BundleError, EngineError, first_line
 from abonyx.model import OpenModel, open_model
 
-# Residues of each sequence that is timed: a VH domain has about as many.
+# Number of residues in each sequence: about as many as in a VH domain.
 RESIDUES = 120
 _LETTERS = tuple("ACDEFGHIKLMNPQRSTVWY")
-# Of batches after the first one, which is not counted: kernels are chosen and memory is taken in it.
+# Seconds of measurement, after a first batch that is not counted: it chooses kernels and allocates memory.
 _SECONDS = 3.0
 _LEAST = 2
-# The parent's own search path: the child must find the same abonyx.
+# The child gets the parent's search path, because it must import the same abonyx.
 _CHILD = "import sys; sys.path[:] = sys.argv[1:]; from abonyx.cli import timing; timing.serve()"
 
 
 class Timing(msgspec.Struct, frozen=True):
-    """What was measured.
+    """The result of a measurement.
 
     Attributes:
-        sequences_per_s: median over the batches; of RESIDUES residues each.
-        open_s: opening it, two golden rows included.
-        processors: that the batches kept busy; fewer than the threads if other processes had them.
+        sequences_per_s: sequences of RESIDUES residues per second; median over the batches.
+        open_s: seconds to open the model, two golden rows included.
+        processors: number of processors that the batches used. It is smaller than the number of threads if other
+            processes were busy.
     """
 
     sequences_per_s: float
@@ -47,21 +48,21 @@ class Timing(msgspec.Struct, frozen=True):
 
 
 class _Answer(msgspec.Struct):
-    """What the child writes: a Timing, or the error's class, what and fix."""
+    """The child's answer: a Timing, or an error as (class name, what, fix)."""
 
     found: Timing | None = None
     error: tuple[str, str, str] | None = None
 
 
 def time_in_child(config: RuntimeConfig, limit_s: float) -> Timing | None:
-    """Time the config's variant.
+    """Measure the speed of the config's variant.
 
     Returns:
-        None if the child did not end within `limit_s`, and was ended.
+        The result; None if the child took longer than `limit_s` seconds and was ended.
 
     Raises:
-        EngineError: what the child raised.
-        BundleError: the child was ended by a signal.
+        EngineError: the child raised this error.
+        BundleError: a signal ended the child.
     """
     try:
         done = subprocess.run(
@@ -74,8 +75,8 @@ def time_in_child(config: RuntimeConfig, limit_s: float) -> Timing | None:
     except subprocess.TimeoutExpired:
         return None
     if done.returncode:
-        what = f"{config.bundle}: the process that timed it ended with {done.returncode}"
-        raise BundleError(what, "`abonyx doctor` without --measure tries it, self-test and all.")
+        what = f"{config.bundle}: the process that measured its speed ended with exit code {done.returncode}"
+        raise BundleError(what, "Run `abonyx doctor` without --measure: it tests the variant and reports more.")
     answer = msgspec.json.decode(done.stdout, type=_Answer)
     if answer.error is not None:
         name, what, fix = answer.error
@@ -84,9 +85,9 @@ def time_in_child(config: RuntimeConfig, limit_s: float) -> Timing | None:
 
 
 def serve() -> None:
-    """The child's life: a config on standard input, an answer on standard output."""
+    """Run as the child: read a config from standard input, write an answer to standard output."""
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints is no answer
+    os.dup2(2, 1)  # text that a library prints must not mix with the answer
     config = msgspec.convert(json.load(sys.stdin), type=RuntimeConfig)
     try:
         answer = _Answer(found=time_variant(config))
@@ -99,9 +100,9 @@ def serve() -> None:
 
 
 def time_variant(config: RuntimeConfig, seconds: float = _SECONDS) -> Timing:
-    """Open the config's variant in this process and run full batches for about `seconds`."""
+    """Open the config's variant in this process, and run full batches for about `seconds`."""
     started = time.perf_counter()
-    # direct: this process is the child that may crash
+    # direct=True: this process is the child, so it may crash
     with open_model(config, self_test="quick", direct=True) as model:
         open_s = time.perf_counter() - started
         sequences = _full_batch(model)
@@ -117,7 +118,7 @@ def time_variant(config: RuntimeConfig, seconds: float = _SECONDS) -> Timing:
 
 
 def _full_batch(model: OpenModel) -> list[str]:
-    """Sequences that fill the batches in flight, all different: the same one again would be run once."""
+    """Sequences that fill the batches that run at the same time. They all differ, because equal ones are run once."""
     length = min(RESIDUES, model.limit.residues)
     rows = model.static_shape[0] if model.static_shape else max(1, model.budget.tokens // (length + 2))
     drawn = np.random.default_rng(0).choice(_LETTERS, (rows * model.streams, length))

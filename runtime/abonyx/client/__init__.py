@@ -1,4 +1,4 @@
-"""A client of `abonyx serve` (extra `client`). It needs neither an engine nor a bundle.
+"""A client for `abonyx serve` (extra `client`). It needs neither ONNX Runtime nor a bundle.
 
 from abonyx.client import Client
 

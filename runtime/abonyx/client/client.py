@@ -1,4 +1,4 @@
-"""The client: scores, embeddings, contributions and scans of a service, as Python has them."""
+"""The client of a service: scores, embeddings, contributions and scans as Python objects."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Answer = TypeVar("Answer", ScoreAnswer, EmbedAnswer, ExplainAnswer)
 
 
 class _Described(msgspec.Struct, frozen=True):
-    """What the client reads of /v1/model for itself."""
+    """The part of the answer of /v1/model that the client itself uses."""
 
     limits: Limits
 
@@ -32,14 +32,15 @@ class Client:
     """A client of one service. Threads may share it. Close it, or use it in a `with` block.
 
     A request is sent again if there was no connection, or if the service refuses it for now (429 or 503 with
-    Retry-After), after the time that the service asks for. A request that the service may have taken is not sent again.
+    Retry-After). Then the client waits as long as the service asks. A request that the service may have accepted is not
+    sent again.
 
     Args:
-        url: of the service, such as "http://127.0.0.1:8000".
-        token: if the service has one.
-        timeout_s: seconds that one request may take, its attempts and waits included. If an answer stops in its middle,
-            it can take twice as long.
-        attempts: at most, of one request.
+        url: address of the service, such as "http://127.0.0.1:8000".
+        token: the token of the service; None = it has none.
+        timeout_s: largest number of seconds for one request, with all attempts and waits. If an answer stops in the
+            middle, it can take twice as long.
+        attempts: largest number of attempts for one request.
 
     Raises:
         ConfigError: httpx is not installed, or an argument cannot be used.
@@ -50,7 +51,7 @@ class Client:
         self._limits: Limits | None = None
 
     def model(self) -> ModelAnswer:
-        """The open model, its heads, thresholds and limits: docs/serve.md. Raises as score does."""
+        """The open model with its heads, thresholds and limits (docs/serve.md). Raises as `score` does."""
         body = self._transport.ask("GET", "/v1/model")
         self._limits = self._decoded(body, _Described, "GET /v1/model").limits
         return self._decoded(body, ModelAnswer, "GET /v1/model")
@@ -70,21 +71,24 @@ class Client:
         trim: Literal["domain"] | None = None,
         gaps: str = "refuse",
     ) -> Scored:
-        """Score sequences. A list that is longer than the service's limits goes in several requests, in order.
+        """Score sequences. A list over the service's limits is sent in several requests, in order.
 
         Args:
-            sequences: texts; or (heavy, light) of each record.
-            ids: of each sequence; None = its number in the list, from 1.
-            on_invalid: "fail" returns nothing if a sequence cannot be scored; "skip" puts it into `rejected`.
-            heads, assay, threshold, panel, with_columns, domain, trim, gaps: as of score_file.
+            sequences: n texts, or n pairs (heavy, light).
+            ids: n ids; None = the number of each sequence in the list, from 1.
+            heads, assay, threshold, panel, with_columns, domain, trim, gaps: as for score_file.
+            on_invalid: "fail" = raise an error if a sequence cannot be scored; "skip" = put it into `rejected`.
+
+        Returns:
+            The service's answers as one object.
 
         Raises:
-            InputError: sequences that are not a list of texts or of pairs, or what the service says of them
-                (RecordsRejected: they cannot be scored; `records` names all of one request).
-            RequestRefused: the service does not take the request: a token, a limit, no model, no time.
-            ServiceError: the service is not reached, does not answer in time, or answers something else; or the model
-                changed between two requests of one list.
-            ConfigError, BundleError, ParityError, ProviderError: as the service says.
+            InputError: `sequences` is not a list of texts or of pairs, or the service refuses a sequence. For
+                RecordsRejected, `records` lists all refused sequences of one request.
+            RequestRefused: the service refuses the request: a wrong token, a limit, no open model, or no time left.
+            ServiceError: the service cannot be reached, does not answer in time, or is not abonyx; or the model changed
+                between two requests for the same list.
+            ConfigError, BundleError, ParityError, ProviderError: the service raised this error.
         """
         options = {"heads": _heads(heads), "assay": assay, "threshold": threshold, "panel": panel}
         options |= {"with": None if with_columns is None else list(with_columns)}
@@ -101,7 +105,7 @@ class Client:
         trim: Literal["domain"] | None = None,
         gaps: str = "refuse",
     ) -> Embedded:
-        """Pooled embeddings of sequences. Arguments and errors as of score."""
+        """Pooled embeddings of sequences. The arguments and errors are those of `score`."""
         asked = _checks(on_invalid, domain, trim, gaps)
         answer, rows = self._in_parts("/v1/embed", sequences, ids, asked, EmbedAnswer)
         found = np.array([each.embedding for each in answer.results], np.float32).reshape(len(rows), answer.width)
@@ -119,7 +123,7 @@ class Client:
         trim: Literal["domain"] | None = None,
         gaps: str = "refuse",
     ) -> Explained:
-        """What each residue adds to a score: docs/explain.md. Arguments and errors as of score."""
+        """What each residue adds to a score (docs/explain.md). The arguments and errors are those of `score`."""
         asked = {"heads": _heads(heads)} | _checks(on_invalid, domain, trim, gaps)
         return Explained(*self._in_parts("/v1/explain", sequences, ids, asked, ExplainAnswer))
 
@@ -136,9 +140,15 @@ class Client:
         gaps: str = "refuse",
         rank: bool = False,
     ) -> ScanAnswer:
-        """All single mutants of one sequence, or of the chain of a pair that the heads score: docs/scan.md.
+        """Score all single mutants of a sequence (docs/scan.md). The errors are those of `score`.
 
-        Raises as score does.
+        Args:
+            sequence: the parent; or a pair (heavy, light), of which the chain that the heads score is mutated.
+            id: id of the parent.
+            positions: "cdr", "framework", "all", or IMGT positions.
+            exclude: residues not to use as replacements.
+            heads, domain, trim, gaps: as for `score`.
+            rank: whether to also rank CDR mutants among mutants of equal charge.
         """
         (item,) = items_of([sequence], [id])
         asked = {"positions": _listed(positions), "exclude": _listed(exclude), "heads": _heads(heads)}
@@ -147,7 +157,7 @@ class Client:
         return self._decoded(answer, ScanAnswer, "POST /v1/scan")
 
     def close(self) -> None:
-        """Close the connections; safe to call again."""
+        """Close the connections. A second call does nothing."""
         self._transport.close()
 
     def __enter__(self) -> Self:
@@ -185,7 +195,7 @@ class Client:
         return merged(whole, [len(part.items) for part in parts], [item["id"] for item in items])
 
     def _part(self, path: str, part: Part, options: dict[str, Any], kind: type[Answer]) -> Answer | RecordsRejected:
-        """The answer to a part of the list; with on_invalid skip the error if it has nothing that can be scored."""
+        """The answer to a part of the list. With on_invalid="skip", the error if no sequence of it can be scored."""
         body = msgspec.json.encode(options | {"sequences": part.items})
         try:
             answer = self._transport.ask("POST", path, body, start=part.start)
@@ -200,18 +210,18 @@ class Client:
             return msgspec.json.decode(body, type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             text = f"{what} of {self._transport.url}: the answer cannot be read: {first_line(error)}"
-            fix = "Use an abonyx of the service's version: GET /v1/model names it."
+            fix = "Install the same version of abonyx as the service has: GET /v1/model names it."
             raise ServiceError(text, fix) from error
 
 
 def _all_rejected(like: Answer, error: RecordsRejected, part: Part) -> Answer:
-    """An answer to a part in which nothing can be scored, beside parts in which something can."""
+    """An answer for a part in which no sequence can be scored, made like the answer to another part."""
     out = [Rejected(id=id_, line=line - part.start, reason=why) for id_, line, why in error.records]
     return msgspec.structs.replace(like, results=[], rejected=out, flags={})
 
 
 def _heads(heads: Sequence[str] | str | None) -> str | list[str] | None:
-    """As JSON has them: "all", or a list; a name alone is a list of one."""
+    """The value for JSON: "all" or a list. A single name becomes a list."""
     if heads is None or heads == "all":
         return heads
     return [heads] if isinstance(heads, str) else list(heads)
@@ -229,5 +239,5 @@ def _checks(on_invalid: str, domain: str, trim: str | None, gaps: str) -> dict[s
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
-    """Those that were given: a service of an earlier version may not know the others."""
+    """Only the options that were given. A service of an earlier version may not know the others."""
     return {name: value for name, value in options.items() if value is not None}

@@ -1,4 +1,4 @@
-"""A list of sequences as the items of requests, in parts that the service takes."""
+"""Split a list of sequences into requests that are within the service's limits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from abonyx.texts import as_pairs, as_texts
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """What /v1/model says of one request."""
+    """The limits of one request, from /v1/model."""
 
     max_body_bytes: int
     max_sequences: int
@@ -22,11 +22,11 @@ class Limits(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Part:
-    """Items of one request.
+    """The items of one request.
 
     Attributes:
-        start: index of the first in the whole list.
-        items: each with its id and its sequence or chains.
+        start: index of the first item in the whole list.
+        items: each has an id, and a sequence or two chains.
     """
 
     start: int
@@ -34,10 +34,14 @@ class Part:
 
 
 def items_of(sequences: Iterable[object], ids: Sequence[str] | None) -> list[dict[str, str]]:
-    """The sequences or (heavy, light) pairs of a list, each with its id; without ids its number, from 1.
+    """The sequences or (heavy, light) pairs of a list, each with its id.
+
+    Args:
+        sequences: texts or pairs.
+        ids: their ids; None = their numbers, from 1.
 
     Raises:
-        InputError: none, not a list of texts or of pairs, or not as many ids.
+        InputError: the list is empty, is not a list of texts or of pairs, or has another length than `ids`.
     """
     given = list(sequences) if isinstance(sequences, Iterator) else sequences
     first = next(iter(given), None) if isinstance(given, list | tuple) else None
@@ -47,31 +51,34 @@ def items_of(sequences: Iterable[object], ids: Sequence[str] | None) -> list[dic
     else:
         items = [{"sequence": sequence} for sequence in as_texts(given)]
     if not items:
-        raise InputError("sequences is empty", "Give one at least.")
+        raise InputError("sequences is empty", "Give at least one.")
     names = [str(number) for number in range(1, len(items) + 1)] if ids is None else as_texts(ids)
     items = [{name: _encodable(text, name, at) for name, text in item.items()} for at, item in enumerate(items)]
     names = [_encodable(name, "id", at) for at, name in enumerate(names)]
     if len(names) != len(items):
-        raise InputError(f"ids are {len(names)} and sequences {len(items)}", "Give an id for each sequence, or none.")
+        what = f"there are {len(names)} ids and {len(items)} sequences"
+        raise InputError(what, "Give one id for each sequence, or no ids.")
     return [{"id": name} | item for name, item in zip(names, items, strict=True)]
 
 
 def _encodable(text: str, name: str, at: int) -> str:
-    """The text as plain str (NumPy has a class of its own), if JSON can hold it."""
+    """The text as plain str (NumPy has its own class), if JSON can contain it."""
     try:
         text.encode()
     except UnicodeEncodeError:
-        what = f"sequences[{at}]: the {name} has half a surrogate pair: {first_line(repr(text), 60)}"
+        what = f"sequences[{at}]: the {name} is not valid Unicode: {first_line(repr(text), 60)}"
         raise InputError(what, "Give text that can be encoded as UTF-8.") from None
     return str(text)
 
 
 def parts_of(items: Sequence[dict[str, str]], limits: Limits, most: int, body_bytes: int) -> Iterator[Part]:
-    """Consecutive items that fit into a request; one that does not fit into any is a part of its own.
+    """Split items into parts that fit into a request. An item that is too large for any request is one part.
 
     Args:
-        most: items of a request.
-        body_bytes: of a request without its items.
+        items: the items.
+        limits: the limits of a request.
+        most: largest number of items in a request.
+        body_bytes: size of a request without items.
     """
     start, count, residues, size = 0, 0, 0, body_bytes
     for at, item in enumerate(items):

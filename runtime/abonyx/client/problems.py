@@ -1,4 +1,4 @@
-"""An answer that is an error, as the error of abonyx that the service raised."""
+"""Turn an answer that reports an error into the error that the service raised."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from abonyx.errors import EngineError, RecordsRejected, RequestRefused, ServiceE
 from abonyx.serve.answers import Rejected
 
 MEDIA_TYPE = "application/problem+json"
-# As the service and the command line show.
+# The service and the command line also show this many.
 _SHOWN_RECORDS = 10
 
 
 class _Problem(msgspec.Struct, frozen=True):
-    """What the client reads of one; it may have more."""
+    """The fields of a problem that the client reads. It may have more."""
 
     type: str
     detail: str
@@ -28,11 +28,13 @@ class _Problem(msgspec.Struct, frozen=True):
 def error_of(
     status: int, media_type: str, body: bytes, place: str, *, retry_after_s: float | None, start: int = 0
 ) -> EngineError:
-    """The error that an answer is.
+    """The error for an answer.
 
     Args:
-        place: what was asked, for messages.
-        start: index, in the caller's list, of the first sequence that was sent.
+        status, media_type, body: the answer.
+        place: method and address of the request, for messages.
+        retry_after_s: the answer's Retry-After in seconds.
+        start: index in the caller's list of the first sequence in the request.
     """
     problem = _read(media_type, body)
     kind = None if problem is None else getattr(errors, problem.type.removeprefix("urn:abonyx:"), None)
@@ -55,7 +57,7 @@ def error_of(
 
 
 def foreign(status: int, media_type: str, body: bytes, place: str) -> ServiceError:
-    """The error of an answer that does not come from abonyx, or from one of another version."""
+    """The error for an answer that is not from abonyx, or from another version of it."""
     try:
         phrase = HTTPStatus(status).phrase
     except ValueError:
@@ -63,7 +65,7 @@ def foreign(status: int, media_type: str, body: bytes, place: str) -> ServiceErr
     shown = first_line(body[:2_000].decode("utf-8", "replace"), 100) or "empty"
     kind = first_line(media_type, 60) or "no Content-Type"
     what = f"{place}: answered {status} ({phrase}), {kind}: {shown!r}: not an answer of abonyx"
-    return ServiceError(what, "Check the address, and what is in between: a proxy answers in the service's place.")
+    return ServiceError(what, "Check the address. If it is right, a proxy before the service may have answered.")
 
 
 def _read(media_type: str, body: bytes) -> _Problem | None:

@@ -1,4 +1,4 @@
-"""What the client returns: the service's answers, those of a long list as one, and their numbers as arrays."""
+"""The objects that the client returns: the service's answers, joined for a long list, and their numbers as arrays."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Scored:
     """Scores of a list of sequences.
 
     Attributes:
-        answer: all that the service says: `answer.results`, `answer.model` and so on; docs/serve.md.
-        rows: (n,) int64, of each result the index of its sequence in the list that was given.
+        answer: the service's whole answer: `answer.results`, `answer.model` and so on (docs/serve.md).
+        rows: (n,) int64, for each result the index of its sequence in the caller's list.
     """
 
     answer: ScoreAnswer
@@ -33,16 +33,16 @@ class Scored:
 
     @property
     def rejected(self) -> list[Rejected]:
-        """What has no score; `line` counts the sequences of the list, from 1. Results and these are all of the list."""
+        """The sequences without a score. `line` is the number of the sequence in the caller's list, from 1."""
         return self.answer.rejected
 
     @property
     def p_nonspecific(self) -> Float32Array:
-        """(n,) of each result, of the first head; NaN if that is linear or was not asked for."""
+        """(n,) float32, the first head's probability for each result; NaN if it is linear or was not requested."""
         return np.array([_number(each.p_nonspecific) for each in self.answer.results], np.float32)
 
     def values(self, head: str) -> Float32Array:
-        """(n,) of each result: a head's probabilities, or its values in its unit.
+        """(n,) float32, a head's probability, or its value in its unit, for each result.
 
         Raises:
             InputError: the answer has no such head.
@@ -50,12 +50,12 @@ class Scored:
         names = [each.name for each in self.answer.heads]
         if head not in names:
             what = f"head {printable(head)!r} is not in the answer, which has {', '.join(map(repr, names))}"
-            raise InputError(what, "Ask for it: heads=[...].")
+            raise InputError(what, "Request it with heads=[...].")
         kind = next(each.kind for each in self.answer.heads if each.name == head)
         column = f"{head}_value" if kind == "linear" else f"{head}_p"
         found = []
         for each in self.answer.results:
-            beside = each.heads or {}  # all heads but a first one that gives probabilities
+            beside = each.heads or {}  # all heads, except the first if it gives probabilities
             found.append(_number(beside.get(column, each.p_nonspecific)))
         return np.array(found, np.float32)
 
@@ -65,10 +65,10 @@ class Embedded:
     """Pooled embeddings of a list of sequences.
 
     Attributes:
-        answer: all that the service says but its `results`, which are in `ids` and `embeddings`.
-        ids: of each embedding.
+        answer: the service's answer without its `results`, which are in `ids` and `embeddings`.
+        ids: the id of each embedding.
         embeddings: (n, width) float32.
-        rows: as of Scored.
+        rows: as in Scored.
     """
 
     answer: EmbedAnswer
@@ -87,8 +87,8 @@ class Explained:
     """What each residue adds to the scores of a list of sequences.
 
     Attributes:
-        answer: all that the service says, with IMGT positions and regions.
-        rows: as of Scored.
+        answer: the service's whole answer, with IMGT positions and regions.
+        rows: as in Scored.
     """
 
     answer: ExplainAnswer
@@ -101,33 +101,37 @@ class Explained:
 
     @property
     def contributions(self) -> list[Contributions]:
-        """Of each result, as Session.contributions gives them."""
+        """One Contributions for each result, as from Session.contributions."""
         return [_contributions(each) for each in self.answer.results]
 
 
 def merged(answers: Sequence[Answer], counts: Sequence[int], ids: Sequence[str]) -> tuple[Answer, Int64Array]:
-    """The answers to the parts of a list as one answer, and of each result the index of its sequence.
+    """Join the answers to the parts of a list.
 
     Args:
-        counts: sequences of each part.
-        ids: of the whole list.
+        answers: one answer for each part.
+        counts: number of sequences in each part.
+        ids: ids of the whole list.
+
+    Returns:
+        (joined answer, (n,) int64, for each result the index of its sequence).
 
     Raises:
-        ServiceError: two models answered, or an answer is not about what was asked.
+        ServiceError: two models answered, or an answer does not fit the sequences that were sent.
     """
     first = answers[0]
     results, rejected, rows, flags, start = [], [], [], Counter[str](), 0
     for answer, count in zip(answers, counts, strict=True):
         if answer.model != first.model:
             what = f"the model changed between two parts of the list: {_named(first)}, then {_named(answer)}"
-            raise ServiceError(what, "Send the list again: scores of two models are not returned together.")
+            raise ServiceError(what, "Send the list again. Scores of two models are never returned together.")
         out = {one.line for one in answer.rejected}
         part = [start + at for at in range(count) if at + 1 not in out]
         asked = [ids[row] for row in part]
         if len(part) + len(answer.rejected) != count or [each.id for each in answer.results] != asked:
             found = f"{len(answer.results)} results and {len(answer.rejected)} rejected"
-            what = f"the answer to {count} sequences has {found}, or other ids than those that were sent"
-            raise ServiceError(what, "Look at what is in between: a proxy, a cache.")
+            what = f"the answer to {count} sequences has {found}, or other ids than were sent"
+            raise ServiceError(what, "Check whether a proxy or a cache before the service changes the answers.")
         results += answer.results
         rejected += [msgspec.structs.replace(one, line=one.line + start) for one in answer.rejected]
         flags.update(answer.flags)

@@ -1,4 +1,4 @@
-"""One request and its answer: what is sent again, how long that may take, and what an answer has to be."""
+"""Send a request and check the answer. Decides which requests are sent again, and how long that may take."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     import httpx
 
 JSON = "application/json"
-# A service that does not accept a connection in this time is not there, or is full; the next attempt says which.
+# If a service does not accept a connection in this time, it is down or overloaded. The next attempt shows which.
 _CONNECT_S = 10.0
-# Waits without a Retry-After: 1, 2, 4 seconds and so on. With one, up to a quarter more, so that clients that were
-# refused together do not come back together.
+# Without a Retry-After, the waits are 1, 2, 4 seconds and so on. With one, the wait is up to a quarter longer, so that
+# clients that were refused together do not return together.
 _FIRST_WAIT_S, _JITTER = 1.0, 0.25
-# Of an answer that is an error: what a problem that lists 10,000 records has, with room.
+# Largest answer that is read if it reports an error. A problem that lists 10,000 records is smaller.
 _MOST_ERROR_BYTES = 16 * 2**20
 
 
@@ -36,7 +36,7 @@ class _Answer:
 
     @property
     def retry_after_s(self) -> float | None:
-        """Seconds until the request may be sent again; None = the answer does not say."""
+        """Seconds after which the request may be sent again; None if the answer does not tell."""
         text = (self.retry_after or "").strip()
         if text.isascii() and text.isdigit():
             return float(text)
@@ -49,36 +49,36 @@ class _Answer:
 
 
 class _NotSent(Exception):
-    """There was no connection: the service has not seen the request."""
+    """There was no connection, so the service did not get the request."""
 
 
 class Transport:
     """Connections to one service.
 
     Args:
-        url: http or https, a host, and a path if a proxy serves abonyx below one.
-        token: of the service; None = none is sent.
-        timeout_s: for one request, all attempts and waits included.
-        attempts: at most, of one request.
+        url: http:// or https://, a host, and a path if a proxy serves abonyx below that path.
+        token: the token of the service; None = send none.
+        timeout_s: largest number of seconds for one request, with all attempts and waits.
+        attempts: largest number of attempts for one request.
 
     Raises:
-        ConfigError: httpx is missing, or an argument.
+        ConfigError: httpx is missing, or an argument is wrong.
     """
 
     def __init__(self, url: str, token: str | None, timeout_s: float, attempts: int) -> None:
         self._httpx = load("abonyx.client", "httpx")
         self.url = self._checked(url)
         if not timeout_s > 0:
-            raise ConfigError(f"timeout_s is {timeout_s!r}", "Give seconds, above 0.")
+            raise ConfigError(f"timeout_s is {timeout_s!r}", "Give a number of seconds above 0.")
         if attempts < 1:
             raise ConfigError(f"attempts is {attempts!r}", "Give 1 or more.")
         if token is not None and not (token and token.isascii() and token.isprintable() and " " not in token):
             raise ConfigError(
-                "token: is not one: letters, digits and signs without a space", "Give the service's token."
+                "token: has a space or another character that a token cannot have", "Give the service's token."
             )
         self._timeout_s, self._attempts = timeout_s, attempts
         headers = {"Accept": JSON} | ({} if token is None else {"Authorization": f"Bearer {token}"})
-        # A proxy of the environment would be asked for its own localhost, not for this machine's.
+        # A proxy from the environment would look for the service on its own machine, not on this one.
         local = _is_local(self._httpx.URL(self.url).host)
         self._client: httpx.Client = self._httpx.Client(headers=headers, trust_env=not local)
 
@@ -99,17 +99,18 @@ class Transport:
         self._client.close()
 
     def ask(self, method: str, path: str, body: bytes | None = None, *, start: int = 0) -> bytes:
-        """The JSON of the answer.
+        """Send a request, and return the JSON of the answer.
 
-        A request is sent again only if there was no connection, or the answer is 429 or 503 with Retry-After. A
-        503 that does not come from abonyx is taken as one of these.
+        The request is sent again only if there was no connection, or if the answer is 429 or 503 with Retry-After. A
+        503 without Retry-After that is not from abonyx counts too.
 
         Args:
-            start: index, in the caller's list, of the first sequence in the body.
+            method, path, body: the request.
+            start: index in the caller's list of the first sequence in the body.
 
         Raises:
-            ServiceError: not reached, no answer in time, or none of abonyx.
-            EngineError: what the service answers, as the class that it names.
+            ServiceError: the service cannot be reached, does not answer in time, or is not abonyx.
+            EngineError: the service answers with this error.
         """
         place, until = f"{method} {self.url}{path}", time.monotonic() + self._timeout_s
         attempt = 0
@@ -146,7 +147,7 @@ class Transport:
         timeout = httpx.Timeout(left, connect=min(_CONNECT_S, left))
         headers = {} if body is None else {"Content-Type": JSON}
         slow = ServiceError(
-            f"{place}: no whole answer in {self._timeout_s:g} s, the most it may take (timeout_s)",
+            f"{place}: no complete answer within timeout_s, {self._timeout_s:g} s",
             "Raise timeout_s, or send fewer sequences at a time.",
         )
         sent = self._client.stream(method, self.url + path, content=body, headers=headers, timeout=timeout)
@@ -158,11 +159,11 @@ class Transport:
         except httpx.TimeoutException:
             raise slow from None
         except (httpx.TransportError, httpx.DecodingError) as error:
-            what = f"{place}: the connection ended before the whole answer was there: {first_line(error)}"
-            fix = "Send it again. The service's log says whether it took the request."
+            what = f"{place}: the connection ended before the answer was complete: {first_line(error)}"
+            fix = "Send it again. The service's log shows whether it accepted the request."
             raise ServiceError(what, fix) from error
-        except RuntimeError as error:  # httpx's own, of a client that was closed
-            raise ServiceError(f"{place}: {first_line(error)}", "The client is closed: make a new one.") from None
+        except RuntimeError as error:  # httpx raises it for a closed client
+            raise ServiceError(f"{place}: {first_line(error)}", "The client is closed. Make a new one.") from None
 
     def _received(self, response: Any, until: float, slow: ServiceError) -> _Answer:
         body = bytearray()
@@ -177,20 +178,20 @@ class Transport:
 
 
 def _wait(answer: _Answer, after: float | None, attempt: int) -> float | None:
-    """Seconds until the request is sent again; None = it is not."""
+    """Seconds until the request is sent again; None = do not send it again."""
     if answer.status not in (429, 503):
         return None
     if after is not None:
         return max(after, 0.05) * random.uniform(1, 1 + _JITTER)
-    # abonyx leaves Retry-After out where waiting does not help; a proxy may not know.
+    # abonyx leaves Retry-After out if waiting does not help. A proxy may just not set it.
     return None if answer.media_type == MEDIA_TYPE else _FIRST_WAIT_S * 2 ** (attempt - 1)
 
 
 def _given_up(error: EngineError, attempt: int, attempts: int, timeout_s: float, wait: float) -> EngineError:
-    """The last error, with why there is no further attempt."""
+    """The last error, with the reason why there is no further attempt."""
     what, fix = error.marked
     over = f"timeout_s, {timeout_s:g} s, ends before another attempt in {wait:.1f} s"
-    why = f"tried {attempt} times, the most (attempts)" if attempt >= attempts else over
+    why = f"tried {attempt} times, which is the limit (attempts)" if attempt >= attempts else over
     again: EngineError
     if isinstance(error, RequestRefused):
         again = RequestRefused(error.status, error.reason, f"{what}; {why}", fix, retry_after_s=error.retry_after_s)

@@ -1,4 +1,4 @@
-"""NVIDIA's driver and cards, asked through the driver's own library: no CUDA toolkit, no engine, no Python package."""
+"""Read NVIDIA's driver and GPUs through the driver's library. No CUDA toolkit and no package is needed."""
 
 from __future__ import annotations
 
@@ -16,10 +16,14 @@ _NAME_BYTES = 256
 
 
 class CudaDevice(msgspec.Struct, frozen=True, kw_only=True):
-    """One card; free_bytes is None where it was not asked, or the driver gives no context: problem says why then.
+    """One GPU.
 
     Attributes:
-        uuid: 32 hexadecimal digits, the card's own (a part of a card has its own too).
+        name: its name.
+        uuid: its id, 32 hexadecimal digits. A partition of a GPU has its own id.
+        total_bytes: its memory.
+        free_bytes: its free memory; None if it was not requested, or if the driver gives no context.
+        problem: why the driver gives no context; "" if it does.
     """
 
     name: str
@@ -30,10 +34,12 @@ class CudaDevice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CudaDriver(msgspec.Struct, frozen=True, kw_only=True):
-    """What the driver says; version is the newest CUDA it takes, None where there is no driver.
+    """NVIDIA's driver.
 
     Attributes:
-        problem: why there are no devices, "" where there are.
+        version: the newest version of CUDA that it supports; None if there is no driver.
+        devices: the GPUs.
+        problem: why there are no devices; "" if there are.
     """
 
     version: str | None
@@ -46,37 +52,39 @@ class _CallFailed(Exception):
 
 
 def chosen_device(device_id: int) -> CudaDevice:
-    """The card of that number, as CUDA_VISIBLE_DEVICES orders them; no other one is given a context.
+    """The GPU with this number, in the order of CUDA_VISIBLE_DEVICES. No other GPU gets a context.
 
     Raises:
-        ProviderUnavailable: there is no driver, it does not work or sees no card, or the card gives no context.
-        ConfigError: it sees fewer cards.
+        ProviderUnavailable: there is no driver, it does not work, it sees no GPU, or the GPU cannot be used.
+        ConfigError: the driver sees fewer GPUs.
     """
     driver = read_cuda_driver(memory_of=device_id)
     if driver.problem:
         raise ProviderUnavailable(
-            f"provider cuda was asked for; {driver.problem}",
-            "Install NVIDIA's driver, or give the container its cards; `abonyx doctor` shows what is found. Or choose "
-            f"{option('provider')} cpu. Nothing else was tried.",
+            f"provider cuda is not available: {driver.problem}",
+            "Install NVIDIA's driver, or give the container access to the GPUs; `abonyx doctor` shows what is found. "
+            f"Or choose {option('provider')} cpu. No other provider was tried.",
         )
     if device_id >= len(driver.devices):
         names = ", ".join(f"{number} ({device.name})" for number, device in enumerate(driver.devices))
-        raise ConfigError(f"config: cuda.device_id is {device_id}; the driver sees {names}", "Give one of these.")
+        raise ConfigError(
+            f"config: cuda.device_id is {device_id}; the driver sees {names}", "Give one of these numbers."
+        )
     device = driver.devices[device_id]
     if device.problem:
         raise ProviderUnavailable(
-            f"provider cuda was asked for; card {device_id} ({device.name}) cannot be used: {device.problem}",
-            f"See who has it (nvidia-smi), choose another with cuda.device_id, or {option('provider')} cpu.",
+            f"provider cuda: GPU {device_id} ({device.name}) cannot be used: {device.problem}",
+            f"See what uses it (nvidia-smi), choose another GPU with cuda.device_id, or {option('provider')} cpu.",
         )
     return device
 
 
 def read_cuda_driver(library: Any = None, memory_of: int | None = None) -> CudaDriver:
-    """Ask the driver. Takes a context on a card for a moment, which is what tells free memory.
+    """Read the driver's version and its GPUs. Free memory needs a context on the GPU for a moment.
 
     Args:
         library: the loaded driver library; None = load the system's.
-        memory_of: the one card whose free memory is wanted; None = all.
+        memory_of: number of the GPU whose free memory is read; None = all.
     """
     version = None
     try:
@@ -92,7 +100,7 @@ def read_cuda_driver(library: Any = None, memory_of: int | None = None) -> CudaD
         return CudaDriver(version=None, devices=[], problem=f"no NVIDIA driver found ({error})")
     except (_CallFailed, AttributeError) as error:  # AttributeError: a library without that function
         return CudaDriver(version=version, devices=[], problem=f"the NVIDIA driver does not work: {error}")
-    return CudaDriver(version=version, devices=devices, problem="" if devices else "the driver sees no card")
+    return CudaDriver(version=version, devices=devices, problem="" if devices else "the driver sees no GPU")
 
 
 def _device(cuda: Any, index: int, with_memory: bool) -> CudaDevice:
@@ -112,7 +120,7 @@ def _device(cuda: Any, index: int, with_memory: bool) -> CudaDevice:
 
 
 def _free_bytes(cuda: Any, device: ctypes.c_int) -> int:
-    """Free memory of a card; only a context knows it."""
+    """Free memory of a GPU. This needs a context."""
     context, popped, free, total = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_size_t(), ctypes.c_size_t()
     _call(cuda, "cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
     try:

@@ -1,6 +1,6 @@
-"""ONNX Runtime as it is installed here: what it has and finds, and what a passed self-test is remembered for.
+"""The installed ONNX Runtime: its version, providers and devices, and the key of a remembered self-test.
 
-The module is given, never imported: engine/onnx.py alone does that.
+The functions get the module as an argument, because only engine/onnx.py may import it.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from abonyx.logs import LOGGER
 
 
 class InstalledEngine(NamedTuple):
-    """ONNX Runtime as it is installed.
+    """The installed ONNX Runtime.
 
     Attributes:
-        providers: execution providers compiled in; a device or its libraries may still be missing.
-        devices: those it finds, each "provider: kind, vendor"; openvino's own names too.
+        version: its version.
+        providers: execution providers that are compiled in. Their devices or libraries may still be missing.
+        devices: the devices that it finds, each as "provider: kind, vendor"; also OpenVINO's names.
         missing_libraries: library of a provider that abonyx uses -> why the system cannot load it.
     """
 
@@ -36,10 +37,10 @@ class InstalledEngine(NamedTuple):
 
 
 def describe(ort: ModuleType) -> InstalledEngine:
-    """All that it says of itself. Opens no session."""
+    """Describe an ONNX Runtime module. Opens no session."""
     devices = [f"{one.ep_name}: {one.device.type.name}, {one.device.vendor}" for one in ort.get_ep_devices()]
     devices += [f"OpenVINO: {name}" for name in _openvino_devices(ort)]
-    # In a process of its own: a provider's library that ONNX Runtime did not load itself may not stay.
+    # In a child process, because a provider's library must not stay loaded in this one if ONNX Runtime did not load it.
     load = "import ctypes, sys; from abonyx.engine import installed, onnx; "
     load += "installed.preload(onnx.import_engine()); ctypes.CDLL(sys.argv[1])"
     missing = {}
@@ -53,14 +54,14 @@ def describe(ort: ModuleType) -> InstalledEngine:
 
 
 def _provider_libraries(folder: Path) -> list[Path]:
-    """Libraries of the providers that abonyx uses, and what they share; an engine has others beside them (TensorRT)."""
+    """Libraries of the providers that abonyx uses, and their shared library. Others (TensorRT) are left out."""
     stems = {f"onnxruntime_providers_{name}" for name in ("shared", *PROVIDERS)}
     found = (path for suffix in ("so", "dll", "dylib") for path in folder.glob(f"*.{suffix}"))
     return sorted(path for path in found if path.stem.removeprefix("lib") in stems)
 
 
 def shown(ort: ModuleType, config: RuntimeConfig) -> str:
-    """Its version, and for openvino the device asked for and those it has."""
+    """Name and version of the engine; for openvino also the requested device and the devices that it finds."""
     engine = f"ONNX Runtime {ort.__version__}"
     if config.provider != "openvino":
         return engine
@@ -69,23 +70,23 @@ def shown(ort: ModuleType, config: RuntimeConfig) -> str:
 
 
 def _openvino_devices(ort: ModuleType) -> list[str]:
-    # Not in every build, and not public.
+    # Not every build has this function, and it is not public.
     listing = getattr(ort.capi._pybind_state, "get_available_openvino_device_ids", None)
     return list(listing()) if listing else []
 
 
 def preload(ort: ModuleType) -> None:
-    """Let it find CUDA and cuDNN in the nvidia wheels; what it prints of it is logged: stdout is for results."""
+    """Let ONNX Runtime load CUDA and cuDNN from the nvidia wheels. Its output is logged, not printed to stdout."""
     if hasattr(ort, "preload_dlls"):
-        with contextlib.redirect_stdout(io.StringIO()) as said:
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
             ort.preload_dlls()
-        for line in said.getvalue().splitlines():
+        for line in printed.getvalue().splitlines():
             LOGGER.debug(line)
 
 
 def identity(ort: ModuleType, config: RuntimeConfig, card: CudaDevice | None) -> str:
-    """What a passed self-test is remembered for: another engine, system or device is tested anew."""
-    # platform(): the system's version; Core ML is part of macOS
+    """The key of a remembered self-test. With another engine, system or device, the self-test is run again."""
+    # platform() has the version of the system; Core ML is part of macOS
     device = f"{platform.node()}/{platform.platform()}/{platform.processor()}"
     if card is not None:
         device += f"/{card.name}/{card.uuid}"

@@ -1,7 +1,7 @@
-"""ONNX Runtime: the only module that imports it. Imports it once, loads one graph, runs it, names its errors.
+"""The only module that imports ONNX Runtime: it loads a graph, runs it, and turns its errors into errors of abonyx.
 
-Nothing of ONNX Runtime may be kept beside the InferenceSession itself: a NodeArg, an IO binding or the model's metadata
-pins all of its memory.
+Only the InferenceSession may be kept. Any other object of ONNX Runtime (a NodeArg, an IO binding, the model's metadata)
+would keep all of its memory.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ if TYPE_CHECKING:
 
 
 class Native(Protocol):
-    """A loaded InferenceSession, as far as its holder uses it."""
+    """The part of an InferenceSession that other modules use."""
 
     def run(self, output_names: list[str], input_feed: dict[str, npt.NDArray[np.generic]]) -> list[Any]: ...
 
 
-# Of an engine's error: CUDA's give the failing call's whole signature first, some 400 characters.
+# Number of characters of an engine's error in a message. CUDA's errors begin with about 400 characters of signature.
 _QUOTED_CHARS = 800
-# What ONNX Runtime's arena, C++, CUDA and cuBLAS say; there is no error class for it.
+# Texts in errors of ONNX Runtime's arena, C++, CUDA and cuBLAS if memory runs out. There is no error class for it.
 _OUT_OF_MEMORY = (
     "smaller than requested bytes",
     "Failed to allocate memory",
@@ -66,11 +66,11 @@ _OUT_OF_MEMORY = (
 
 
 MORE_MEMORY = (
-    f"Free memory of the device, raise its limit in the config, or take a smaller variant: {option('variant')}."
+    f"Free memory on the device, raise its limit in the config, or use a smaller variant: {option('variant')}."
 )
 
 
-# Of a card that another process has to itself (compute mode "exclusive process"), or that left the driver.
+# Texts in errors if another process has exclusive use of the GPU, or if the driver lost it.
 _TAKEN = (
     "CUDA-capable device(s) is/are busy or unavailable",
     "CUDA failure 46",
@@ -78,14 +78,14 @@ _TAKEN = (
     "CUDA failure 101",
 )
 _FREE_THE_CARD = (
-    "Another process may have the card to itself, or it is not there any more: see nvidia-smi, end that process, or "
-    "choose another card with cuda.device_id."
+    "Another process may have exclusive use of the GPU, or the GPU may have failed: see nvidia-smi, end that process, "
+    "or choose another GPU with cuda.device_id."
 )
 
 
 _NOT_STARTED = {
-    "openvino": "Set openvino.device to one that is here. ",
-    "cuda": "`abonyx doctor` names the libraries that it does not find. ",
+    "openvino": "Set openvino.device to one of these devices. ",
+    "cuda": "`abonyx doctor` names the libraries that are missing. ",
 }
 
 
@@ -96,40 +96,45 @@ def run(
     config: RuntimeConfig,
     batch: str,
 ) -> list[Float32Array]:
-    """Outputs of one batch, float32.
+    """Run one batch; returns its outputs as float32 arrays.
 
     Args:
-        batch: what messages call it: its rows and tokens.
+        native: the loaded graph.
+        outputs: names of the outputs.
+        feed: name -> array of the inputs.
+        config: the config that the graph was loaded with.
+        batch: rows and tokens of the batch, for messages.
 
     Raises:
-        OutOfDeviceMemory, ProviderError: the engine failed.
+        OutOfDeviceMemory: the device has no memory for the batch.
+        ProviderError: the engine failed for another reason.
     """
     try:
         return [np.asarray(value, np.float32) for value in native.run(list(outputs), dict(feed))]
     except _native_errors() as error:
         what = f"{config.provider} failed on a batch of {batch}: {first_line(error, _QUOTED_CHARS)}"
         if any(mark in str(error) for mark in _OUT_OF_MEMORY):
-            fix = "Free memory of the device, raise memory_limit_bytes, or leave the longest sequences out."
+            fix = "Free memory on the device, raise memory_limit_bytes, or leave the longest sequences out."
             if config.static_shape:
-                fix = f"Lower static_rows or static_tokens: every batch is filled up to {config.static_shape}."
+                fix = f"Lower static_rows or static_tokens: every batch has the shape {config.static_shape}."
             raise OutOfDeviceMemory(what, fix) from error
         raise ProviderError(what, _fix(error, "If it ran out of memory, lower token_budget.")) from error
 
 
 def check_available(ort: ModuleType, config: RuntimeConfig) -> CudaDevice | None:
-    """The card, on cuda.
+    """Check that the config's provider can start here; returns the GPU if the provider is cuda.
 
     Raises:
-        ProviderUnavailable: this engine does not even list the provider, or there is no such card.
-        ConfigError: too many threads.
+        ProviderUnavailable: this engine does not have the provider, or there is no such GPU.
+        ConfigError: the config has too many threads, or a number of a GPU that does not exist.
     """
     thread_count(config.cpu.threads, "cpu.threads")
-    provider_options(config)  # for what it raises
+    provider_options(config)  # raises if the options are wrong
     if config.provider == "cuda":
         preload(ort)
     available = ort.get_available_providers()
     if PROVIDERS[config.provider].execution_provider not in available:
-        raise unavailable(config.provider, f"ONNX Runtime {ort.__version__} here has {', '.join(available)}")
+        raise unavailable(config.provider, f"the installed ONNX Runtime {ort.__version__} has {', '.join(available)}")
     if note := openvino_note(config.provider, available):
         LOGGER.debug(note)
     return chosen_device(config.cuda.device_id) if config.provider == "cuda" else None
@@ -138,24 +143,29 @@ def check_available(ort: ModuleType, config: RuntimeConfig) -> CudaDevice | None
 def load(
     ort: ModuleType, bundle: Bundle, variant: Variant, config: RuntimeConfig, graph: GraphFile
 ) -> onnxruntime.InferenceSession:
-    """Load a variant's graph on the config's provider, and on no other, with weights that nobody else can change.
+    """Load a variant's graph on the config's provider and no other, with weights that nobody else can change.
 
     Args:
-        graph: what the variant's graph file holds.
+        ort: the module onnxruntime.
+        bundle: the bundle.
+        variant: the variant to load.
+        config: the config to load it with.
+        graph: content of the variant's graph file.
 
     Raises:
-        BundleError: the graph cannot be loaded, or its inputs and outputs are not the contract's, or no private copy
-            of the weights can be made.
-        ProviderError, ProviderUnavailable, OutOfDeviceMemory: the provider did not start, or cannot take it.
+        BundleError: the graph cannot be loaded or has wrong inputs or outputs, or a private copy of the weights cannot
+            be made.
+        ProviderUnavailable: the provider did not start.
+        ProviderError, OutOfDeviceMemory: the provider cannot load the graph.
     """
     folder = bundle.path / variant.folder
     files = [folder / name for name in graph.files]
-    # OpenVINO reads its files for life.
+    # OpenVINO reads its files as long as the model is open.
     if config.provider != "openvino" and mapped(files) is not None:
         native = _create(ort, bundle, variant, config, graph)
         if not mapped(files):
             return native
-        del native  # never two models in memory
+        del native  # two models must never be in memory
         release_memory()
     copy, stamps = private_copy(bundle, variant)
     native = _create(ort, copy, variant, config, None)
@@ -166,18 +176,19 @@ def load(
 def _create(
     ort: ModuleType, bundle: Bundle, variant: Variant, config: RuntimeConfig, graph: GraphFile | None
 ) -> onnxruntime.InferenceSession:
-    """One InferenceSession; raises as load does.
+    """Make one InferenceSession. Raises as `load` does.
 
     Args:
-        graph: of which the tensors that the engine would not copy are handed over; None = the engine reads them all
-            from the files.
+        ort, bundle, variant, config: as for `load`.
+        graph: if given, the tensors that the engine would not copy are passed to it in memory; None = the engine reads
+            all tensors from the files.
     """
     provider = PROVIDERS[config.provider]
     options = ort.SessionOptions()
-    options.log_severity_level = 4  # its errors are raised; what matters of its warnings is checked below
+    options.log_severity_level = 4  # log nothing: errors are raised, and important warnings are checked below
     options.intra_op_num_threads = thread_count(config.cpu.threads, "cpu.threads")
     options.inter_op_num_threads = 1
-    # Shapes change with every batch; a plan a shape would only take memory.
+    # Shapes change with every batch, so a memory plan for each shape would only take memory.
     options.enable_mem_pattern = False
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
@@ -190,26 +201,28 @@ def _create(
     if (compiled := coreml_cache_dir(config, bundle.sha256, variant.model, ort.__version__)) is not None:
         chosen["ModelCacheDirectory"] = str(_made(compiled))
     try:
-        # Only the provider asked for: with CPU listed behind it ONNX Runtime would fall back in silence. Its own
-        # fallback would take a signal handler's RuntimeError for a provider that fails, print that, and go on.
+        # Only the requested provider: if CPU were listed after it, ONNX Runtime would silently fall back to the CPU.
+        # With enable_fallback, it would also mistake a RuntimeError of a signal handler for a failing provider, and
+        # continue.
         native = ort.InferenceSession(
             str(path), options, providers=[(provider.execution_provider, chosen)], enable_fallback=0
         )
     except _native_errors() as error:
         why = first_line(error, _QUOTED_CHARS)
         if any(mark in str(error) for mark in _OUT_OF_MEMORY):
-            raise OutOfDeviceMemory(f"{config.provider}: no memory to load {path}: {why}", MORE_MEMORY) from error
+            what = f"{config.provider}: not enough memory to load {path}: {why}"
+            raise OutOfDeviceMemory(what, MORE_MEMORY) from error
         if config.provider == "cpu":
             raise BundleError(f"{path}: ONNX Runtime cannot load it: {why}", "Export the bundle again.") from error
         raise ProviderError(
             f"{config.provider}: cannot load {path}: {why}", _fix(error, "See docs/providers.md.")
         ) from error
-    native.borrowed = borrowed  # an attribute of the session, so that neither outlives the other
+    native.borrowed = borrowed  # an attribute of the session, so that both live equally long
     native.disable_fallback()
     if native.get_providers()[0] != provider.execution_provider:
         raise unavailable(
             config.provider,
-            f"{shown(ort, config)} could not start it, and gave {native.get_providers()}",
+            f"{shown(ort, config)} could not start it, and started {native.get_providers()}",
             _NOT_STARTED.get(config.provider, ""),
         )
     _check_signature(native, variant, path, config.static_shape)
@@ -219,10 +232,10 @@ def _create(
 def _hand_over(
     ort: ModuleType, options: onnxruntime.SessionOptions, folder: Path, graph: GraphFile
 ) -> list[npt.NDArray[np.generic]]:
-    """Give the session options the values of the tensors that the engine would otherwise read from the file for life.
+    """Pass tensors in memory that the engine would otherwise read from the file as long as the session lives.
 
     Returns:
-        The memory that the values lie in; the engine only borrows it, so it has to live as long as the session.
+        The arrays with the values. The engine only borrows them, so they must live as long as the session.
     """
     tensors = handed_over(graph)
     arrays = read_tensors(folder, tensors)
@@ -236,8 +249,8 @@ def _made(directory: Path) -> Path:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
-            f"config: coreml.cache_dir: {directory} cannot be made: {error.strerror}",
-            "Give a directory that can be written, or leave it out: then every open compiles.",
+            f"config: coreml.cache_dir: {directory} cannot be created: {error.strerror}",
+            "Give a directory that can be written, or leave it out. Then Core ML compiles at every open.",
         ) from error
     return directory
 
@@ -245,41 +258,43 @@ def _made(directory: Path) -> Path:
 def _check_signature(
     native: onnxruntime.InferenceSession, variant: Variant, path: object, shape: tuple[int, int] | None
 ) -> None:
-    """The graph's inputs and outputs are the contract's and the manifest's. Only names are kept: a NodeArg pins."""
+    """Check the graph's inputs and outputs against the contract and the manifest. Keeps no NodeArg."""
     inputs = sorted(node.name for node in native.get_inputs())
     outputs = sorted(node.name for node in native.get_outputs())
     types = {node.name: node.type for node in native.get_outputs()}
     if inputs != sorted(variant.inputs) or not set(inputs) <= set(GRAPH_INPUTS):
-        raise BundleError(f"{path}: graph inputs {inputs}, manifest says {variant.inputs}", "Export the bundle again.")
+        what = f"{path}: the graph's inputs are {inputs}, the manifest says {variant.inputs}"
+        raise BundleError(what, "Export the bundle again.")
     if outputs not in ([EMBEDDING, HEAD_SUMS], [CONTRIBUTIONS, EMBEDDING, HEAD_SUMS]):
-        what = f"It should have {EMBEDDING} and {HEAD_SUMS}, and may have {CONTRIBUTIONS}."
-        raise BundleError(f"{path}: graph outputs {outputs}", what)
+        what = f"{path}: the graph's outputs are {outputs}; expected {EMBEDDING}, {HEAD_SUMS} and maybe {CONTRIBUTIONS}"
+        raise BundleError(what, "Export the bundle again.")
     if set(types.values()) != {"tensor(float)"}:
-        raise BundleError(f"{path}: the graph's outputs are {types}, not float32", "Export the bundle again.")
+        raise BundleError(f"{path}: the graph's outputs are {types}; expected float32", "Export the bundle again.")
     if shape is None:
         return
-    # ONNX Runtime says nothing where the graph has no dimension of the overridden name.
+    # If the graph has no dimension with the overridden name, ONNX Runtime does not report it.
     batch = make_inputs([np.zeros(3, np.int64)], inputs, 0, shape=shape)
     expected = {name: list(values.shape) for name, values in batch.items()}
     found = {node.name: list(node.shape) for node in native.get_inputs()}
     if found != expected:
         raise BundleError(
             f"{path}: static_rows is {shape[0]} and static_tokens {shape[1]}; the graph's inputs are {found}, expected "
-            f"{expected}: its dimensions are not named batch and length",
+            f"{expected}: the dimensions are not named batch and length",
             "Export the bundle again, or leave static_rows and static_tokens out.",
         )
 
 
 def output_names(native: onnxruntime.InferenceSession) -> list[str]:
-    """Names of the graph's outputs. Only names are kept: a NodeArg pins the session."""
+    """Names of the graph's outputs. Keeps no NodeArg."""
     return [node.name for node in native.get_outputs()]
 
 
 def placement(ort: ModuleType, native: onnxruntime.InferenceSession, config: RuntimeConfig) -> dict[str, int]:
-    """Execution provider -> number of nodes it runs, after ONNX Runtime's own fusions.
+    """Execution provider -> number of graph nodes that it runs, after ONNX Runtime's fusions.
 
     Raises:
-        ProviderError: nodes on the CPU that the config does not allow, or none on the provider.
+        ProviderError: nodes run on the CPU, and the config does not allow it.
+        ProviderUnavailable: the config's provider runs no node.
     """
     nodes: Counter[str] = Counter()
     on_cpu: list[str] = []
@@ -289,44 +304,44 @@ def placement(ort: ModuleType, native: onnxruntime.InferenceSession, config: Run
         if subgraph.ep_name == "CPUExecutionProvider":
             on_cpu += [node.name or node.op_type for node in assigned]
     if not nodes[PROVIDERS[config.provider].execution_provider]:
-        # OpenVINO starts with a device it does not know, and takes nothing.
-        fix = "Set openvino.device to one that is here. " if config.provider == "openvino" else ""
-        raise unavailable(config.provider, f"{shown(ort, config)} started it and gave it none of the nodes", fix)
+        # With an unknown device, OpenVINO starts, but runs no node.
+        fix = "Set openvino.device to one of these devices. " if config.provider == "openvino" else ""
+        raise unavailable(config.provider, f"{shown(ort, config)} started it, but it runs no node of the graph", fix)
     if config.provider != "cpu" and on_cpu and not config.allow_cpu_nodes:
         raise ProviderError(
-            f"{len(on_cpu)} of {sum(nodes.values())} nodes would run on the CPU, not {config.provider}: "
+            f"{len(on_cpu)} of {sum(nodes.values())} graph nodes would run on the CPU, not on {config.provider}: "
             + ", ".join(on_cpu[:5]),
-            "Set allow_cpu_nodes = true if that is acceptable, or use another variant.",
+            "Set allow_cpu_nodes = true in the config if that is acceptable, or use another variant.",
         )
     return dict(nodes)
 
 
 def describe_engine() -> InstalledEngine:
-    """What `abonyx doctor` says of the engine. Opens no session.
+    """Describe the installed engine, for `abonyx doctor`. Opens no session.
 
     Raises:
-        EngineMissing: none is installed, or two are side by side.
+        EngineMissing: no distribution of ONNX Runtime is installed, or two are.
     """
     return describe(import_engine())
 
 
 def import_engine() -> ModuleType:
-    """ONNX Runtime's module, and this process made safe for it.
+    """Import ONNX Runtime, and prepare this process for it.
 
     Raises:
-        EngineMissing: none is installed, or two are side by side.
+        EngineMissing: no distribution of ONNX Runtime is installed, or two are.
     """
     refuse_two_engines()
     silence()
     try:
         engine: ModuleType = importlib.import_module("onnxruntime")
-        if not hasattr(engine, "InferenceSession"):  # a folder that pip left where two engines had one name
-            raise ImportError(f"{getattr(engine, '__path__', engine)} has none in it")
-        engine.set_default_logger_severity(4)  # fatal: its errors are raised; the log's lines on stderr are ours
+        if not hasattr(engine, "InferenceSession"):  # pip left an empty folder after two engines with the same name
+            raise ImportError(f"{getattr(engine, '__path__', engine)} does not contain it")
+        engine.set_default_logger_severity(4)  # log nothing: errors are raised
     except ImportError as error:
         raise EngineMissing(
-            f"no ONNX Runtime: {first_line(error)}",
-            f"Install one engine: {install_command('cpu')}, or with gpu (NVIDIA) or openvino (Intel) in place of cpu.",
+            f"ONNX Runtime cannot be imported: {first_line(error)}",
+            f"Install one engine: {install_command('cpu')}, or with gpu (NVIDIA) or openvino (Intel) instead of cpu.",
         ) from error
     guard_process()
     return engine
@@ -337,7 +352,7 @@ def _fix(error: Exception, otherwise: str) -> str:
 
 
 def _native_errors() -> tuple[type[Exception], ...]:
-    """ONNX Runtime's own exception classes; they share no base but Exception."""
+    """ONNX Runtime's exception classes. Their only common base is Exception."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     return tuple(value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception))

@@ -1,7 +1,7 @@
-"""A copy of a variant's files that only this user can reach and nobody writes to, for engines that read files for life.
+"""Make a private copy of a variant's files, for engines that read the files as long as the model is open.
 
-Copies lie in abonyx's cache, by hash, so that only the first open pays. On file systems that share blocks (Btrfs, XFS)
-a copy takes no time and no room.
+Only this user can read the copy, and nobody writes to it. Copies are in abonyx's cache, named by hash, so only the
+first open has to copy. On file systems that share blocks (Btrfs, XFS), a copy takes no time and no space.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from abonyx.bundle.manifest import Variant
 from abonyx.cache import cache_dir
 from abonyx.errors import BundleError
 
-# Copies that stay; of others the one used longest ago goes first.
+# Number of copies that are kept. The least recently used copy is removed first.
 KEPT_COPIES = 3
 _MODE = 0o400
 _UNFINISHED = "unfinished-"
-# An unfinished copy older than this is of a process that was killed.
+# An unfinished copy older than this was left by a process that was killed.
 _ABANDONED_SECONDS = 24 * 3600
-# From linux/fs.h: share the other file's blocks.
+# From linux/fs.h: make a file share the blocks of another file.
 _FICLONE = 0x40049409
 
 
 def private_copy(bundle: Bundle, variant: Variant) -> tuple[Bundle, dict[str, str]]:
-    """The bundle with a path that holds a private copy of this variant's folder, and nothing else.
+    """Make, or reuse, a private copy of a variant's folder.
 
     Returns:
-        The copy, whose hashes are checked, and its files' stamps, as check_files gives them.
+        (bundle with the copy as its path, stamps of its files as from check_files). The hashes are checked.
 
     Raises:
         BundleError: the copy cannot be made, or the bundle's files changed meanwhile.
@@ -45,8 +45,8 @@ def private_copy(bundle: Bundle, variant: Variant) -> tuple[Bundle, dict[str, st
     contents = "".join(f"{name}\0{bundle.manifest.files[name].sha256}\n" for name in sorted(names))
     cache = cache_dir()
     if cache is None:
-        what = "a private copy of the weights is needed, and there is no home directory whose cache could hold it"
-        raise BundleError(what, "Set ABONYX_CACHE_DIR to a folder of your own.")
+        what = "a private copy of the weights is needed, but there is no home directory for the cache"
+        raise BundleError(what, "Set ABONYX_CACHE_DIR to a folder that belongs to you.")
     root = cache / "weights"
     copy = replace(bundle, path=root / hashlib.sha256(contents.encode()).hexdigest()[:32])
     try:
@@ -62,10 +62,10 @@ def private_copy(bundle: Bundle, variant: Variant) -> tuple[Bundle, dict[str, st
         size = sum(bundle.manifest.files[name].size_bytes for name in names)
         raise BundleError(
             f"{root}: a private copy of the weights ({size:,} bytes) cannot be made there: {error.strerror or error}",
-            "Free room, or set ABONYX_CACHE_DIR to a folder that can be written and has room; docs/reliability.md says "
-            "which engines need the copy.",
+            "Free disk space, or set ABONYX_CACHE_DIR to a folder that can be written and has space. "
+            "docs/reliability.md says which engines need the copy.",
         ) from error
-    # Not of the folders: another process's open touches theirs, and nobody else can swap them.
+    # Without the stamps of folders: another process may change those, and only this user can exchange the folders.
     return copy, {name: stamps[name] for name in names}
 
 
@@ -74,12 +74,12 @@ def _make_private(root: Path) -> None:
     if hasattr(os, "geteuid"):
         if root.stat().st_uid != os.geteuid():
             what = f"{root}: belongs to another user, who could change the weights"
-            raise BundleError(what, "Set ABONYX_CACHE_DIR to a folder of your own.")
+            raise BundleError(what, "Set ABONYX_CACHE_DIR to a folder that belongs to you.")
         root.chmod(0o700)
 
 
 def _checked(copy: Bundle, names: list[str]) -> dict[str, str] | None:
-    """The files' stamps if they are there with their hashes, and nobody else has a way to them; else None."""
+    """The files' stamps if the files have the right hashes and nobody else can access them; else None."""
     try:
         if hasattr(os, "geteuid"):
             for status in ((copy.path / name).lstat() for name in names):
@@ -91,7 +91,7 @@ def _checked(copy: Bundle, names: list[str]) -> dict[str, str] | None:
 
 
 def _write(source: Path, names: list[str], root: Path, target: Path) -> None:
-    """Copy the files beside the target, then rename: a copy is there whole or not at all."""
+    """Copy the files to a temporary folder, then rename it, so that a copy is always whole."""
     unfinished = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=root))
     try:
         for name in names:
@@ -100,7 +100,7 @@ def _write(source: Path, names: list[str], root: Path, target: Path) -> None:
         try:
             unfinished.rename(target)
         except OSError:
-            if not target.exists():  # else another process was faster, with the same bytes
+            if not target.exists():  # if it exists, another process has made the same copy
                 raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -114,7 +114,7 @@ def _copy_file(source: Path, target: Path) -> None:
 
 
 def _share_blocks(source: int, target: int) -> bool:
-    """Whether the file system made the target a copy that shares the source's blocks until either is written to."""
+    """Try to make the target a copy that shares the source's blocks; returns whether it worked."""
     if sys.platform != "linux":
         return False
     import fcntl
@@ -127,10 +127,10 @@ def _share_blocks(source: int, target: int) -> bool:
 
 
 def _tidy(root: Path, used: Path) -> None:
-    """Remove the copies used longest ago. A process that still has one mapped keeps its pages."""
+    """Remove the least recently used copies. A process that still has one mapped can continue to read it."""
     others = []
     for path in root.iterdir():
-        with contextlib.suppress(OSError):  # another process tidies too
+        with contextlib.suppress(OSError):  # another process may remove copies too
             others.append((path.stat().st_mtime, path))
     finished = sorted(one for one in others if not one[1].name.startswith(_UNFINISHED) and one[1] != used)
     gone = [path for _, path in finished[: -(KEPT_COPIES - 1)]]

@@ -1,4 +1,4 @@
-"""What this process may use of the machine, and giving memory back to it."""
+"""The processors and memory that this process may use; and functions about its memory and its end."""
 
 from __future__ import annotations
 
@@ -20,33 +20,34 @@ _MEMINFO = Path("/proc/meminfo")
 
 
 def usable_processors() -> int:
-    """Processors by affinity and container quota, at least 1.
+    """Number of processors by affinity and container quota, at least 1.
 
-    Not os.cpu_count(): in a container that counts the host's, and ONNX Runtime then sets affinities it may not set
-    (onnxruntime#8313) and oversubscribes the quota.
+    os.cpu_count() does not help: in a container it counts the host's processors. ONNX Runtime would then set affinities
+    that it may not set (onnxruntime#8313), and use more threads than the quota allows.
     """
     allowed = allowed_processors()
     quota = _quota()
-    # floor: a second thread on a quota of 1.5 is throttled every period
+    # rounded down: with a quota of 1.5, a second thread would be stopped in every period
     return allowed if quota is None else max(1, min(allowed, math.floor(quota)))
 
 
 def allowed_processors() -> int:
-    """Processors by affinity alone."""
+    """Number of processors by affinity only."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def processor_quota() -> float | None:
-    """Processors that this process's container grants; None where there is no limit."""
+    """Number of processors that the container allows; None if there is no limit."""
     return _quota()
 
 
 class Memory(NamedTuple):
-    """What this process may have, in bytes; None where the system does not say (no /proc).
+    """Memory that this process may use, in bytes; None if the system does not tell (no /proc).
 
     Attributes:
-        available: what of it is free or can be freed.
-        source: "machine", or "container" where a cgroup's limit is the smaller.
+        total: all memory.
+        available: the part that is free or can be freed.
+        source: "machine", or "container" if a cgroup's limit is smaller.
     """
 
     total: int | None
@@ -55,7 +56,7 @@ class Memory(NamedTuple):
 
 
 def memory_bytes() -> Memory:
-    """The machine's memory, or the container's limit where that is less."""
+    """The machine's memory, or the container's limit if that is smaller."""
     try:
         rows = (line.split() for line in _MEMINFO.read_text().splitlines())
         kibibytes = {row[0].rstrip(":"): int(row[1]) for row in rows}
@@ -65,33 +66,33 @@ def memory_bytes() -> Memory:
     limits = _memory_limits()
     limit = min((limit for limit, _ in limits), default=None)
     left = [left for _, left in limits] + ([] if available is None else [available])
-    # version 1 writes "no limit" as a number that no machine has
+    # cgroups version 1 writes "no limit" as a very large number
     if limit is None or (total is not None and limit >= total):
         return Memory(total, min(left, default=None), "machine")
     return Memory(limit, min(left), "container")
 
 
 def thread_count(asked: int | None, key: str) -> int:
-    """Threads to start: those asked for, None = usable_processors().
+    """Number of threads to start.
 
     Args:
-        asked: threads, from 1.
-        key: the config key that asks, for the message.
+        asked: the requested number, at least 1; None = usable_processors().
+        key: the config key of that number, for the message.
 
     Raises:
-        ConfigError: more than this process may use.
+        ConfigError: the number is larger than this process may use.
     """
     usable = usable_processors()
     if asked is not None and asked > usable:
         raise ConfigError(
             f"config: {key} is {asked}, this process may use {usable} (affinity and container quota)",
-            f"Give at most {usable}, never more, or leave it out: threads that wait for a processor slow the rest.",
+            f"Give at most {usable}, or leave it out. Threads that wait for a processor slow down the others.",
         )
     return asked or usable
 
 
 def _quota(root: Path = _CGROUPS, membership: Path = _MEMBERSHIP) -> float | None:
-    """Processors that this process's cgroup and those above it grant; None where there is no limit."""
+    """Number of processors that this process's cgroup and its parents allow; None if there is no limit."""
     try:
         return min((quota for group in _groups("cpu", root, membership) for quota in _quota_of(group)), default=None)
     except (OSError, ValueError):
@@ -99,7 +100,7 @@ def _quota(root: Path = _CGROUPS, membership: Path = _MEMBERSHIP) -> float | Non
 
 
 def _quota_of(group: Path) -> list[float]:
-    """One cgroup's limit in processors, if it has one."""
+    """[limit of one cgroup in processors], or [] if it has none."""
     if (group / "cpu.max").exists():
         limit, period = (group / "cpu.max").read_text().split()
         return [] if limit == "max" else [int(limit) / int(period)]
@@ -110,7 +111,7 @@ def _quota_of(group: Path) -> list[float]:
 
 
 def _memory_limits(root: Path = _CGROUPS, membership: Path = _MEMBERSHIP) -> list[tuple[int, int]]:
-    """Bytes that this process's cgroup and those above it grant, and what is left of each."""
+    """(limit, bytes left) of this process's cgroup and its parents, in bytes."""
     try:
         return [limit for group in _groups("memory", root, membership) for limit in _memory_limit_of(group)]
     except (OSError, ValueError):
@@ -118,26 +119,26 @@ def _memory_limits(root: Path = _CGROUPS, membership: Path = _MEMBERSHIP) -> lis
 
 
 def _memory_limit_of(group: Path) -> list[tuple[int, int]]:
-    """One cgroup's limit in bytes and what is left of it, if it has one."""
+    """[(limit, bytes left)] of one cgroup, or [] if it has no limit."""
     for limit, used, freed in (
         ("memory.max", "memory.current", "inactive_file"),
         ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     ):
         if (group / limit).exists() and (text := (group / limit).read_text().strip()) != "max":
             rows = (line.split() for line in (group / "memory.stat").read_text().splitlines())
-            # The page cache counts as used; of it at least the inactive part can be freed.
+            # The page cache counts as used, but at least its inactive part can be freed.
             cached = sum(int(count) for name, count in rows if name == freed)
             return [(int(text), max(0, int(text) - int((group / used).read_text()) + cached))]
     return []
 
 
 def _groups(controller: str, root: Path, membership: Path) -> Iterator[Path]:
-    """This process's cgroup, those above it, and the mount.
+    """Folders of this process's cgroup and its parents, and the mount.
 
     Args:
         controller: "cpu" or "memory".
-        root: where the cgroup file systems are mounted (version 2 here, version 1's in the controller's folder).
-        membership: one "ID:CONTROLLERS:PATH" a line; version 2's has no controllers.
+        root: the mount of the cgroup file systems (version 2; version 1 has a folder for each controller).
+        membership: a file with one "ID:CONTROLLERS:PATH" on each line; in version 2 there are no controllers.
     """
     for line in membership.read_text().splitlines():
         _, controllers, path = line.split(":", 2)
@@ -145,40 +146,40 @@ def _groups(controller: str, root: Path, membership: Path) -> Iterator[Path]:
             continue
         mount = root / controller if controllers else root
         here = mount / path.lstrip("/")
-        # A container's own mount begins at its cgroup, whatever the path says: the mount is always looked at.
+        # In a container, the mount itself is the cgroup, and the path may not exist. So the mount is always included.
         for group in dict.fromkeys([here, *here.parents, mount]):
             if group.is_relative_to(mount):
                 yield group
 
 
 def release_memory() -> None:
-    """Collect garbage and return freed pages to the system; glibc keeps them otherwise (onnxruntime#26831)."""
+    """Collect garbage and return free pages to the system. glibc would keep them (onnxruntime#26831)."""
     gc.collect()
     if sys.platform.startswith("linux"):
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl does not have it
         if trim is not None:
             trim(0)
 
 
 def skip_exit_handlers_after_fork() -> None:
-    """Let every child forked from now on end without the C library's exit handlers, as multiprocessing's children do.
+    """Let every later forked child end without the C library's exit handlers, like children of multiprocessing.
 
-    ONNX Runtime's own handlers destroy a condition variable on which the parent's threads wait: a child that leaves by
-    sys.exit or an uncaught error hangs there, and its parent in waitpid. Python's clean-up comes before them, and is
-    kept. Without effect where the C library has no on_exit (it is glibc's).
+    ONNX Runtime's exit handlers destroy a condition variable on which threads of the parent wait. A child that ends by
+    sys.exit or an uncaught error would hang there, and its parent would wait for it forever. Python's own clean-up runs
+    earlier and is not affected. Only glibc has on_exit; with another C library this function does nothing.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "on_exit"):
-        # on_exit(f, x): exit(status) calls f(status, x), the last registered first.
+        # After on_exit(f, x), exit(status) calls f(status, x). The handler that was registered last runs first.
         os.register_at_fork(after_in_child=functools.partial(libc.on_exit, libc._exit, None))
 
 
 def keep_forever(thing: object) -> None:
-    """Never destroy an object in this process, not even at exit."""
+    """Never destroy this object, not even at exit."""
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 
 
 def caller_outside(files: Collection[str]) -> str:
-    """File and line of the innermost frame that is in none of these files."""
+    """File and line of the innermost caller that is not in these files."""
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename in files:
         frame = frame.f_back

@@ -1,7 +1,7 @@
-"""Which processor this is: its name, its generation, and the instruction sets that decide how fast an encoder runs.
+"""Describe the processor: its name, its generation, and the instruction sets that decide how fast an encoder runs.
 
-The tables hold what scoring machines have, servers of the last ten years above all. An unknown number is no error; the
-instruction sets then say the oldest generation that it can be.
+The tables mostly list server processors of the last ten years. If a model number is unknown, the instruction sets give
+the oldest possible generation.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import msgspec
 
 _CPUINFO = Path("/proc/cpuinfo")
 _SYSCTL_S = 5
-# Those with which ONNX Runtime and OpenVINO have kernels of their own, in Linux's spelling.
+# Instruction sets for which ONNX Runtime and OpenVINO have special kernels, in Linux's spelling.
 INSTRUCTION_SETS = (
     *("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16"),
     *("asimddp", "i8mm", "bf16", "sve", "sve2"),
 )
-# Intel, family 6: model -> generation. Cascade and Cooper Lake have Skylake's number, and other steppings.
+# Intel, family 6: model -> generation. Cascade Lake and Cooper Lake have Skylake's number, but other steppings.
 _INTEL = {
     63: "Haswell",
     79: "Broadwell",
@@ -42,7 +42,7 @@ _INTEL = {
     198: "Arrow Lake",
 }
 _SKYLAKE_STEPPINGS = {**dict.fromkeys((5, 6, 7), "Cascade Lake"), **dict.fromkeys((10, 11), "Cooper Lake")}
-# AMD: (family, first model, last model, generation), as Linux has them (arch/x86/kernel/cpu/amd.c).
+# AMD: (family, first model, last model, generation), from Linux (arch/x86/kernel/cpu/amd.c).
 _AMD = (
     (0x17, 0x00, 0x2F, "Zen"),
     (0x17, 0x50, 0x5F, "Zen"),
@@ -58,11 +58,11 @@ _AMD = (
     (0x1A, 0x40, 0x4F, "Zen 5"),
     (0x1A, 0x60, 0x7F, "Zen 5"),
 )
-# Arm's own cores: part -> name.
+# Arm cores: part -> name.
 _ARM = {0xD08: "Cortex-A72", 0xD0C: "Neoverse N1", 0xD40: "Neoverse V1", 0xD49: "Neoverse N2", 0xD4F: "Neoverse V2"}
 _ARM_IMPLEMENTER = 0x41
-# Vendor -> an instruction set, and the generations that have it, the oldest first. A hypervisor may give a number of
-# another processor; the instruction sets are what really runs.
+# Vendor -> (instruction set, generations that have it, oldest first). A hypervisor may report the number of another
+# processor, but the instruction sets are real.
 _NEWER = {
     "GenuineIntel": (
         ("amx_tile", ("Sapphire Rapids", "Emerald Rapids", "Granite Rapids")),
@@ -80,11 +80,10 @@ class Processor(msgspec.Struct, frozen=True, kw_only=True):
     """One processor, as the system describes it.
 
     Attributes:
-        name: the maker's; a virtual machine's may be short, e.g. "AMD EPYC".
-        generation: e.g. "Zen 4"; "Sapphire Rapids or later" if its number does not say and its instruction sets do;
-            "" if neither does.
-        family, model, stepping: its numbers; None if the system gives none.
-        instruction_sets: those of INSTRUCTION_SETS that it has; [] also if the system does not say.
+        name: the vendor's name; in a virtual machine it may be short, e.g. "AMD EPYC".
+        generation: e.g. "Zen 4"; "Sapphire Rapids or later" if only the instruction sets tell; "" if unknown.
+        family, model, stepping: its numbers; None if the system does not tell.
+        instruction_sets: the INSTRUCTION_SETS that it has; [] also if the system does not tell.
     """
 
     name: str
@@ -95,20 +94,20 @@ class Processor(msgspec.Struct, frozen=True, kw_only=True):
     instruction_sets: list[str] = []
 
     def label(self) -> str:
-        """The name, and the generation behind it: "AMD EPYC (Zen 5)"."""
+        """The name with the generation: "AMD EPYC (Zen 5)"."""
         return f"{self.name} ({self.generation})" if self.generation else self.name
 
 
 def this_processor() -> Processor:
-    """This machine's."""
+    """The processor of this machine."""
     try:
         return parse_cpuinfo(_CPUINFO.read_text(errors="replace"))
-    except OSError:  # no Linux
+    except OSError:  # not Linux
         return Processor(name=_brand() or platform.processor() or platform.machine(), generation="")
 
 
 def _brand() -> str:
-    """What macOS calls it: "Apple M2"."""
+    """The name in macOS, e.g. "Apple M2"; "" on other systems."""
     if sys.platform != "darwin":
         return ""
     try:
@@ -120,7 +119,7 @@ def _brand() -> str:
 
 
 def parse_cpuinfo(text: str) -> Processor:
-    """The first processor of /proc/cpuinfo's text, x86 or Arm."""
+    """The first processor in the text of /proc/cpuinfo, x86 or Arm."""
     lines = (line.partition(":") for line in text.strip().partition("\n\n")[0].splitlines())
     found = {name.strip(): value.strip() for name, _, value in lines}
     flags = set(found.get("flags", found.get("Features", "")).split())

@@ -1,4 +1,4 @@
-"""The execution providers: what each is called, how it is installed, how its options are spelt for ONNX Runtime."""
+"""The execution providers: their names, how to install them, and their options for ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from abonyx.wording import option
 if TYPE_CHECKING:
     from abonyx.bundle import Bundle
 
-# The distributions that install a module named onnxruntime; two of them overwrite each other's files.
+# Distributions that install a module named onnxruntime. Two of them overwrite each other's files.
 ENGINE_DISTRIBUTIONS = (
     "onnxruntime",
     "onnxruntime-gpu",
@@ -39,8 +39,8 @@ class Provider:
     Attributes:
         execution_provider: ONNX Runtime's name for it.
         extra: the extra of abonyx that installs an engine with it.
-        token_budget: tokens (padding included) a batch, where the config gives none.
-        window_size: records scored, written and journalled at a time, where the config gives none.
+        token_budget: default for the largest number of tokens in a batch, padding included.
+        window_size: default for the number of records that are scored, written and journalled together.
         grid: the shapes that batches are rounded up to.
     """
 
@@ -51,11 +51,12 @@ class Provider:
     grid: ShapeGrid = EXACT
 
 
-# cpu, openvino: batches that a processor's cache holds; benchmarks/NOTES.md has the curves, flat enough about these
-# that nothing is measured again at first use. GPU: enough rows to fill the card. coreml: its one shape.
-# Windows: a kill loses one or two. 1,024 records are seconds of the small model, minutes of 33 layers on two cores,
-# and pad 43,935 real sequences by 0.05 % at 512 tokens. 1,024 at 65,536 tokens would pad by 6.8 %, 16,384 by 1.0 %.
-# Grid: cuDNN makes a new plan of attention for each shape (benchmarks/NOTES.md, "Few shapes on a card").
+# Token budgets. cpu and openvino: batches that fit into a processor's cache. benchmarks/NOTES.md has the curves, which
+# are so flat here that nothing needs to be measured at the first use. cuda: enough rows to keep the GPU busy. coreml:
+# its one shape. Windows. A kill loses one or two windows. 1,024 records take seconds with the small model and minutes
+# with 33 layers on two cores. With 1,024 records and batches of 512 tokens, padding of 43,935 real sequences is 0.05 %.
+# With batches of 65,536 tokens it would be 6.8 %; with 16,384 records it is 1.0 %. Grid. cuDNN makes a new attention
+# plan for each shape (benchmarks/NOTES.md, "Few shapes on a card").
 PROVIDERS: dict[ProviderName, Provider] = {
     "cpu": Provider("CPUExecutionProvider", "cpu", 512, 1_024),
     "cuda": Provider("CUDAExecutionProvider", "gpu", 32_768, 16_384, ShapeGrid(tokens=4, rows=8)),
@@ -65,27 +66,27 @@ PROVIDERS: dict[ProviderName, Provider] = {
 
 
 def window_size(config: RuntimeConfig) -> int:
-    """Records a window: the config's, else the provider's default."""
+    """Number of records in a window: from the config, else the provider's default."""
     return config.window_size or PROVIDERS[config.provider].window_size
 
 
-# A batch's memory on CUDA, estimated, in elements of the variant's arithmetic a token and hidden unit. cuda-fp16 takes
-# 74 to 98 bytes at 33 layers, 37 to 49 elements (benchmarks/records/gpu_h200.json); no other variant was measured. Half
-# of what is free is left to the arena's growth, to others, and to graphs that take more. A batch that does not fit all
-# the same is halved when it fails.
+# Estimated memory of a batch on CUDA, in numbers per token and hidden unit. cuda-fp16 takes 74 to 98 bytes at 33
+# layers, which is 37 to 49 numbers (benchmarks/records/gpu_h200.json). No other variant was measured. Half of the free
+# memory is left for the growth of the arena, for other processes, and for graphs that need more. If a batch still does
+# not fit, it is halved.
 _CUDA_ELEMENTS = 50
 _CUDA_SHARE = 0.5
-_HALVES = ("fp16", "cuda-fp16")  # the precisions whose arithmetic is float16; float32 of the rest
+_HALVES = ("fp16", "cuda-fp16")  # precisions with float16 arithmetic; the others use float32
 
 
 def token_budget(config: RuntimeConfig, bundle: Bundle) -> int:
-    """Most tokens a batch: those of a fixed shape, else the config's, else the provider's default.
+    """Largest number of tokens in a batch: from the fixed shape, else from the config, else the provider's default.
 
-    On CUDA that default is halved until a batch should fit into the card's free memory beside the weights, and a line
-    is logged.
+    On CUDA the default is halved until a batch should fit into the GPU's free memory beside the weights. Then a line is
+    logged.
 
     Raises:
-        OutOfDeviceMemory: the weights alone do not fit; gives both sizes.
+        OutOfDeviceMemory: even the weights do not fit. The message gives both sizes.
     """
     if config.static_shape is not None:
         return math.prod(config.static_shape)
@@ -95,39 +96,40 @@ def token_budget(config: RuntimeConfig, bundle: Bundle) -> int:
     card = config.cuda.device_id
     free = [device.free_bytes for device in read_cuda_driver(memory_of=card).devices][card : card + 1]
     limits = [limit for limit in (*free, config.cuda.memory_limit_bytes) if limit is not None]
-    if not limits:  # no card, which opening a session says
+    if not limits:  # there is no GPU; opening the session reports it
         return default
     variant = bundle.variant("cuda", config.variant)[1]
     folder = variant.folder
     weights = sum(entry.size_bytes for name, entry in bundle.manifest.files.items() if name.startswith(f"{folder}/"))
     if variant.precision == "fp16-weights":
-        weights *= 2  # float32 once they are loaded
+        weights *= 2  # they are loaded as float32
     if weights >= min(limits):
         raise OutOfDeviceMemory(
-            f"{bundle.path}: the weights need {weights} bytes; card {card} has {min(limits)} free for them",
-            f"Free the card, choose another with cuda.device_id, or a smaller variant with {option('variant')}.",
+            f"{bundle.path}: the weights need {weights} bytes, but only {min(limits)} are free on GPU {card}",
+            "Free memory on the GPU, choose another GPU with cuda.device_id, or a smaller variant with "
+            f"{option('variant')}.",
         )
     budget, room = default, (min(limits) - weights) * _CUDA_SHARE
     token_bytes = bundle.manifest.encoder.hidden * _CUDA_ELEMENTS * (2 if variant.precision in _HALVES else 4)
     while budget > 1 and budget * token_bytes > room:
         budget //= 2
     if budget < default:
-        LOGGER.info(f"token_budget is {budget}, not {default}: card {card} has {min(limits)} bytes free")
+        LOGGER.info(f"token_budget is {budget}, not {default}: GPU {card} has only {min(limits)} bytes free")
     return budget
 
 
 def provider_options(config: RuntimeConfig) -> dict[str, str]:
-    """ONNX Runtime's options for the config's provider.
+    """The options of the config's provider, for ONNX Runtime.
 
     Raises:
-        ConfigError: more threads than this process may use, or more streams than threads.
+        ConfigError: there are more threads than this process may use, or more streams than threads.
     """
     if config.provider == "cuda":
         options = {
             "device_id": str(config.cuda.device_id),
-            # TF32 rounds float32 products to 10 bits; PyTorch's default does not, and neither do we.
+            # TF32 would round float32 products to 10 bits. PyTorch does not use it by default either.
             "use_tf32": "0",
-            # Doubling the arena at each new longest batch ratchets memory up (onnxruntime#13500).
+            # The default doubles the arena whenever a batch is larger than all before (onnxruntime#13500).
             "arena_extend_strategy": "kSameAsRequested",
         }
         if config.cuda.memory_limit_bytes is not None:
@@ -135,11 +137,11 @@ def provider_options(config: RuntimeConfig) -> dict[str, str]:
         return options
     if config.provider == "coreml":
         options = {
-            # The older NeuralNetwork format has neither Gelu nor LayerNormalization.
+            # The older format NeuralNetwork has neither Gelu nor LayerNormalization.
             "ModelFormat": "MLProgram",
             "MLComputeUnits": config.coreml.compute_units,
-            # Every input's shape is fixed (config.static_shape). A node left open all the same goes to the CPU, where
-            # the placement shows it, rather than into a program that fails once it runs.
+            # All inputs have a fixed shape (config.static_shape). If a node still has a dynamic shape, it goes to the
+            # CPU, which the placement shows. Core ML would fail when it runs such a node.
             "RequireStaticInputShapes": "1",
         }
         if config.coreml.cache_dir is not None:
@@ -151,14 +153,16 @@ def provider_options(config: RuntimeConfig) -> dict[str, str]:
 
 
 def coreml_cache_dir(config: RuntimeConfig, bundle_sha256: str, model: str, engine_version: str) -> Path | None:
-    """Folder for what Core ML compiles of one graph; None where nothing is kept.
+    """Folder for the program that Core ML compiles from one graph; None if it is not kept.
 
-    Core ML's provider knows a compiled model by its path alone (microsoft/onnxruntime#23065), and one of another engine
-    version fails: so whatever makes it another program is in the folder's name.
+    Core ML's provider identifies a compiled program only by its path (microsoft/onnxruntime#23065), and a program of
+    another engine version fails. So the folder's name has everything that changes the program.
 
     Args:
-        model: the graph's path in the bundle.
-        engine_version: of ONNX Runtime.
+        config: the config.
+        bundle_sha256: hash of the bundle.
+        model: path of the graph in the bundle.
+        engine_version: version of ONNX Runtime.
     """
     if config.provider != "coreml" or config.coreml.cache_dir is None:
         return None
@@ -168,57 +172,57 @@ def coreml_cache_dir(config: RuntimeConfig, bundle_sha256: str, model: str, engi
 
 
 def _openvino_options(chosen: OpenVinoOptions) -> dict[str, str]:
-    # Enough for float32 where the processor has bfloat16 (measured, AVX512_BF16, 1.24.1): no precision hint is needed.
+    # precision FP32 is enough to get float32 on a processor with bfloat16 (measured: AVX512_BF16, 1.24.1).
     options = {"device_type": chosen.device, "precision": "FP32"}
     if chosen.device == "CPU":
         threads = thread_count(chosen.threads, "openvino.threads")
         if chosen.streams > threads:
             raise ConfigError(
-                f"config: openvino.streams is {chosen.streams} with {threads} threads to share",
+                f"config: openvino.streams is {chosen.streams}, but there are {threads} threads",
                 f"Give at most {threads} streams.",
             )
         options["num_of_threads"] = str(threads)
     options["num_streams"] = str(chosen.streams)
     if chosen.precision == "bf16":
-        # The provider's own option knows no bfloat16; this is JSON text of OpenVINO's properties, by device.
+        # The provider's option `precision` does not have bfloat16. load_config is JSON with OpenVINO's own properties.
         options["load_config"] = json.dumps({"CPU": {"INFERENCE_PRECISION_HINT": "bf16"}})
     return options
 
 
 def unavailable(provider: ProviderName, found: str, fix: str = "") -> ProviderUnavailable:
-    """The error for a provider that is not here.
+    """The error for a provider that is not available.
 
     Args:
-        provider: the one asked for.
-        found: what there is instead.
-        fix: what to do first, where installing it is not the likely remedy.
+        provider: the requested provider.
+        found: what is available instead.
+        fix: the first advice, if installing the provider may not help.
     """
     return ProviderUnavailable(
-        f"provider {provider} was asked for; {found}",
+        f"provider {provider} is not available: {found}",
         f"{fix}Install it with: {install_command(PROVIDERS[provider].extra)} (in an environment without another "
-        f"onnxruntime), or choose {option('provider')} cpu. Nothing else was tried.",
+        f"onnxruntime), or choose {option('provider')} cpu. No other provider was tried.",
     )
 
 
 def openvino_note(provider: ProviderName, execution_providers: list[str]) -> str:
-    """What to say where `cpu` runs and OpenVINO, which is mostly faster, is installed too; "" elsewhere."""
+    """A note if the provider is cpu and OpenVINO, which is usually faster, is installed too; else ""."""
     if provider != "cpu" or PROVIDERS["openvino"].execution_provider not in execution_providers:
         return ""
-    return f"OpenVINO is installed, and provider is cpu: {option('provider')} openvino would run it instead"
+    return f"OpenVINO is installed, but the provider is cpu; {option('provider')} openvino is usually faster"
 
 
 def installed_engines() -> list[str]:
-    """Distributions of ONNX Runtime that are installed; more than one is an error."""
+    """Installed distributions of ONNX Runtime. More than one is an error."""
     return [name for name in ENGINE_DISTRIBUTIONS if _installed(name)]
 
 
 def refuse_two_engines() -> None:
-    """Raise EngineMissing where two onnxruntime distributions are installed side by side."""
+    """Raise EngineMissing if two distributions of ONNX Runtime are installed."""
     found = installed_engines()
     if len(found) > 1:
         raise EngineMissing(
-            f"{' and '.join(found)} are installed side by side and overwrite each other's files",
-            f"pip uninstall {' '.join(found)}, then {install_command('cpu')}, or with gpu or openvino in place of cpu.",
+            f"{' and '.join(found)} are both installed and overwrite each other's files",
+            f"pip uninstall {' '.join(found)}, then {install_command('cpu')}, or with gpu or openvino instead of cpu.",
         )
 
 

@@ -1,1 +1,1 @@
-"""From files to checked records."""
+"""Read files and check their records."""

@@ -1,4 +1,4 @@
-"""What one cell of a table means: an id, a sequence, a missing value; and the records that cells become."""
+"""The cells of a table: ids, sequences and missing values; and the records that are made of them."""
 
 from __future__ import annotations
 
@@ -8,26 +8,27 @@ from typing import NamedTuple
 import msgspec
 
 NO_CELLS: Mapping[str, str] = {}
-# In the place of a light chain's cell, of a row that is read as one sequence.
+# The light chain's cell of a row that is read as one sequence.
 NO_LIGHT = object()
-# How tables write "no value". Spelled out: an antibody may be called Nan, but not nan.
+# The words for a missing value in tables. Case matters: an antibody may be called Nan, but not nan.
 MISSING = frozenset(
     {*("", "NA", "na", "N/A", "n/a", "#N/A", "#n/a", "<NA>", "NaN", "nan", "NAN", "-")}
     | {*("None", "none", "NONE", "null", "Null", "NULL")}
 )
-# Excel keeps 15 digits of a number; a longer id has lost its end before it is read.
+# Excel keeps 15 digits of a number. A longer id has already lost its last digits in the file.
 _EXACT_BELOW = 10**15
 
 
 class Record(NamedTuple):
-    """One sequence, or one pair of chains, as found.
+    """One sequence, or one pair of chains, as the file has it.
 
     Attributes:
-        sequence: of a pair the heavy chain's.
-        line: of the file, 1-based; in Parquet the number of the data row.
-        label: the cell's text.
-        kept: column's name -> text, of the cells that go to the output as they are.
-        light: a pair's light chain; None of a record that is read as one sequence.
+        id: its id.
+        sequence: the sequence; for a pair, the heavy chain.
+        line: line number in the file, from 1; in Parquet the number of the data row.
+        label: text of the label's cell.
+        kept: name of a column -> text of the cell, for columns that are copied to the output.
+        light: the light chain of a pair; None if the record is read as one sequence.
     """
 
     id: str
@@ -39,7 +40,7 @@ class Record(NamedTuple):
 
 
 class Cells(NamedTuple):
-    """The used cells of one row, of any type."""
+    """The cells of one row that are used. They can have any type."""
 
     id: object
     sequence: object
@@ -49,7 +50,7 @@ class Cells(NamedTuple):
 
 
 class RejectedRecord(NamedTuple):
-    """One record that cannot be used, its place, and why."""
+    """A record that cannot be used, its line, and the reason."""
 
     id: str
     line: int
@@ -57,7 +58,7 @@ class RejectedRecord(NamedTuple):
 
 
 class ExcelDate(NamedTuple):
-    """A cell that Excel holds as a date or a time, be it that someone typed an id like MAR1."""
+    """A cell that Excel stores as a date or a time, perhaps because somebody typed an id like MAR1."""
 
     shown: str
 
@@ -74,7 +75,7 @@ def identified(
     kept: Mapping[str, str] = NO_CELLS,
     light: str | None = None,
 ) -> Record | RejectedRecord:
-    """The record of a table's row; its number is its id if the id is missing."""
+    """The record of a table's row. If the id is missing, the row's number is the id."""
     if id_.strip() in MISSING:
         return Record(str(ordinal), sequence, line, label, kept, light)
     return named(id_, sequence, line, label, kept, light)
@@ -88,7 +89,7 @@ def named(
     kept: Mapping[str, str] = NO_CELLS,
     light: str | None = None,
 ) -> Record | RejectedRecord:
-    """The record of this name; rejected if no file could hold it."""
+    """The record with this id; rejected if the id is not valid UTF-8."""
     if not id_.isascii() and any("\ud800" <= char <= "\udfff" for char in id_):
         shown = id_.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
         return RejectedRecord(shown, line, "the id is not valid UTF-8")
@@ -96,7 +97,7 @@ def named(
 
 
 def typed(cells: Cells, ordinal: int, line: int) -> Record | RejectedRecord:
-    """The record of a row whose cells have types (Parquet, JSON, Excel)."""
+    """The record of a row whose cells have types (Parquet, JSONL, Excel)."""
     id_, sequence = cells.id, cells.sequence
     name = id_ if isinstance(id_, str) else whole_number(id_)
     if name is None:
@@ -116,7 +117,7 @@ def typed(cells: Cells, ordinal: int, line: int) -> Record | RejectedRecord:
 
 
 def whole_number(value: object) -> str | None:
-    """The text of a number as an id, "" of a missing one; None: a choice would be needed, or digits are lost.
+    """The text of a number as an id; "" if it is missing; None if it is not whole, or has lost digits.
 
     pandas and Excel write whole numbers as 1.0.
     """
@@ -130,7 +131,7 @@ def whole_number(value: object) -> str | None:
 
 
 def text(value: object) -> str:
-    """A cell's text without white space around it; of a missing one "". 1.0 stays 1.0."""
+    """The text of a cell without white space around it; "" if it is missing. 1.0 stays 1.0."""
     return "" if value is None else str(value).strip()
 
 
@@ -139,7 +140,7 @@ def _plain(kept: Mapping[str, object]) -> Mapping[str, str]:
 
 
 def plain(value: object) -> str:
-    """A kept cell's text: of a missing one "", of lists and objects their JSON."""
+    """The text of a kept cell: "" if it is missing; JSON for a list or an object."""
     if isinstance(value, str):
         return value
     if value is None or value != value:
@@ -150,7 +151,7 @@ def plain(value: object) -> str:
 
 
 def is_missing(value: object) -> bool:
-    """Whether a cell of any type holds no value."""
+    """Whether a cell of any type has no value."""
     return value is None or value != value or (isinstance(value, str) and value.strip() in MISSING)
 
 

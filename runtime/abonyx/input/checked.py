@@ -1,4 +1,4 @@
-"""The input of a run, read and checked as a whole before any model is opened."""
+"""Read and check the whole input of a run before a model is opened."""
 
 from __future__ import annotations
 
@@ -19,27 +19,30 @@ from abonyx.input.records import Record, RejectedRecord, read_records
 from abonyx.input.sequences import Gaps, judge
 from abonyx.wording import option
 
-# Problems shown in the error message; all of them go to OUT.rejected.csv where they are skipped.
+# Number of problems in the error message. With --on-invalid skip, OUT.rejected.csv has all of them.
 SHOWN_PROBLEMS = 10
 _HASHED_ROWS = 4_096
 
 
 @dataclass(frozen=True)
 class Input:
-    """A checked input: what can be scored, in file order, and what cannot.
+    """A checked input: n records that can be scored, in file order, and the rejected records.
 
     Attributes:
-        sequences: what is scored: cleaned, and trimmed to the variable domain if the rule says so; of pairs the heavy
-            chains.
-        light: of pairs the light chains, one a sequence; else empty.
-        judgements: what each record is, one a sequence.
-        originals: the cleaned sequences before trimming; empty if nothing is trimmed. light_originals: of light.
-        kept: name -> cells, of the columns that go to the output as they are.
-        places: of each sequence in its original, "FIRST-LAST" from 1, "" = no domain to trim to; empty as originals. Of
-            a pair "heavy FIRST-LAST; light FIRST-LAST", of those that have one.
-        labels: 0 specific, 1 non-specific, None not labelled, one a sequence; empty if no classes were requested.
-        values: measured values, None not labelled, one a sequence; empty if none were requested.
-        notes: what a user should know of how it was read, a line each.
+        ids: n ids.
+        sequences: the n sequences to score; for pairs, the heavy chains. They are cleaned, and trimmed to the variable
+            domain if the rule says so.
+        rejected: the records that cannot be scored.
+        labels: n labels, 0 specific, 1 non-specific, None not labelled; empty if no classes were requested.
+        values: n measured values, None not labelled; empty if no values were requested.
+        judgements: n judgements about the chain and the domain.
+        originals: the n cleaned sequences before trimming; empty if nothing is trimmed.
+        places: for each sequence its place in the original, "FIRST-LAST" from 1; "" if no domain was found; empty if
+            nothing is trimmed. For a pair "heavy FIRST-LAST; light FIRST-LAST", without a chain that has no place.
+        kept: name -> n cells, for columns that are copied to the output.
+        notes: lines about how the file was read.
+        light: for pairs, the n light chains; else empty.
+        light_originals: as `originals`, for the light chains.
     """
 
     ids: list[str] = field(default_factory=list)
@@ -57,17 +60,17 @@ class Input:
 
     @property
     def chains(self) -> tuple[list[str], ...]:
-        """What is scored, a list for each chain of a record."""
+        """The sequences to score, one list for each chain."""
         return (self.sequences, self.light) if self.light else (self.sequences,)
 
     @property
     def records(self) -> list[str]:
-        """What is scored of each record as one text: a pair's chains are joined by a bar, which is no residue."""
+        """The scored part of each record as one text. The chains of a pair are joined with a bar."""
         return ["|".join(record) for record in zip(*self.chains, strict=True)] if self.light else self.sequences
 
     @property
     def domains(self) -> list[str]:
-        """The variable domain in what is scored of each record; "" of a pair, and if it was not looked for or found."""
+        """The variable domain in the scored part of each record; "" for a pair, or if none was found or looked for."""
         if self.light or not self.judgements:
             return [""] * len(self.sequences)
         found = zip(self.sequences, self.judgements, strict=True)
@@ -75,24 +78,24 @@ class Input:
 
     @property
     def shown(self) -> list[str]:
-        """The sequences as results show them: as the input has them, whatever part of them is scored."""
+        """The sequences that results show: the whole sequences of the input, also if only a part is scored."""
         return self.originals or self.sequences
 
     @property
     def shown_light(self) -> list[str]:
-        """As shown, of pairs' light chains."""
+        """As `shown`, for the light chains of pairs."""
         return self.light_originals or self.light
 
     def flag_counts(self) -> list[tuple[str, int]]:
-        """How many records have each flag, most first, without the counts inside a flag."""
+        """(flag, number of records that have it), most frequent first. Numbers inside a flag are left out."""
         counts = Counter(reason(flag) for judgement in self.judgements for flag in judgement.flags)
         return counts.most_common()
 
     def sha256(self) -> str:
-        """Hash of ids, sequences and rejected records, as read: of what a run scores, however the file holds it."""
+        """Hash of ids, sequences and rejected records. It does not depend on the format of the file."""
         digest = hashlib.sha256()
         for start in range(0, len(self.ids), _HASHED_ROWS):
-            # ascii(): the same text for any id, whatever it holds, in every version of Python.
+            # ascii() gives the same text for any id in every version of Python.
             rows = (self.ids[start : start + _HASHED_ROWS], self.sequences[start : start + _HASHED_ROWS])
             digest.update(ascii(rows).encode())
         if self.originals:
@@ -124,25 +127,24 @@ def read_input(
     sheet: str | None = None,
     keep: tuple[str, ...] = (),
 ) -> Input:
-    """Read and check a whole input before any model is opened.
+    """Read and check a whole input before a model is opened.
 
     Args:
         source: a file; None = standard input.
         limit: how long a sequence may be.
-        label_column: column of labels, each of label_kind or missing (not labelled); None = read none.
-        label_required: a blank label makes a bad record.
-        label_kind: "classes" = a word of labels.LABELS; "values" = a number. A column of the other kind is refused as a
-            whole.
-        skip_invalid: collect bad records instead of refusing the input.
-        rule: what is done with records that the head was not trained on.
-        in_children: judge many records in other processes.
-        gaps: what happens to gaps and a final stop.
-        light_column, chains, sheet, keep: as read_records has them.
+        id_column, sequence_column, light_column, chains, sheet, keep: as for read_records.
+        label_column: column of labels of label_kind; an empty cell is not labelled. None = read no labels.
+        label_required: whether a record without a label is a bad record.
+        label_kind: "classes" = words of labels.LABELS; "values" = numbers. A column of the other kind is refused.
+        skip_invalid: collect bad records instead of raising an error.
+        rule: how to treat records unlike the head's training set.
+        in_children: whether other processes may judge records if there are many.
+        gaps: how to treat gaps and a final stop.
 
     Raises:
-        InputError: the file cannot be read as records, or none of them can be scored.
-        LabelsOfOtherKind: see label_kind.
-        RecordsRejected: bad records, and not skip_invalid; shows the first ten.
+        InputError: the file cannot be read, or none of its records can be scored.
+        LabelsOfOtherKind: the labels are of the other kind.
+        RecordsRejected: some records cannot be scored, and skip_invalid is false. The message shows the first ten.
     """
     notes: list[str] = []
     records = read_records(
@@ -188,14 +190,15 @@ def check_records(
     notes: list[str] | None = None,
     step: Callable[[], None] = no_step,
 ) -> Input:
-    """Sort out which records can be scored, wherever they come from. Arguments and errors as read_input's.
+    """Check records from any source. Other arguments and errors are those of read_input.
 
     Args:
-        name: what messages call the source.
-        in_children: judge many records in other processes.
-        gaps: None = refused, by an interface that has no such option.
-        notes: the list that the records' reader fills.
-        step: called before each record is judged; may raise to end the checking.
+        records: the records.
+        name: name of the source in messages.
+        limit, chains, label_column, label_required, label_kind, skip_invalid, rule, in_children: as for read_input.
+        gaps: None = gaps are refused, by an interface without this option.
+        notes: the list that the reader of the records fills.
+        step: called before each record is judged. It may raise, to end the check.
     """
     kind = None if label_column is None else label_kind
     rows = [_row(record, kind, label_required, gaps, paired=len(chains) > 1) for record in records]
@@ -242,7 +245,7 @@ def check_records(
 
 
 def _notes(checked: Input, name: str, escaped: int) -> Iterator[str]:
-    """What happened to records, a line each."""
+    """Lines for the user: how many records were trimmed, and how many ids repeat."""
     originals, parts = (checked.originals, checked.light_originals), (checked.sequences, checked.light)
     cut = [
         [len(original) > len(part) for original, part in zip(*chain, strict=False)]
@@ -252,7 +255,7 @@ def _notes(checked: Input, name: str, escaped: int) -> Iterator[str]:
     if shorter:
         yield f"{name}: trimmed to the variable domain: {shorter} of {len(checked.ids)} records"
     if escaped:
-        yield f"{name}: {escaped} kept cells are not valid UTF-8; their bytes appear as \\xNN"
+        yield f"{name}: {escaped} kept cells are not valid UTF-8; the wrong bytes are written as \\xNN"
     repeated = len(checked.ids) - len(set(checked.ids))
     if repeated:
         repeats = "id repeats" if repeated == 1 else "ids repeat"
@@ -260,7 +263,7 @@ def _notes(checked: Input, name: str, escaped: int) -> Iterator[str]:
 
 
 class _Row(NamedTuple):
-    """A record with its cleaned sequence, or both chains, or why it is rejected whatever its chain and length."""
+    """A record with its cleaned sequence (or both chains); or why it is rejected before its domain is checked."""
 
     record: Record
     chains: tuple[str, ...]
@@ -284,7 +287,7 @@ def _row(
 
 
 def _text(cell: str) -> str:
-    """A cell as a file can hold it: bytes that are not UTF-8 as their escapes."""
+    """A cell that can be written to a file: bytes that are not UTF-8 are escaped."""
     return cell if cell.isascii() else cell.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
@@ -293,7 +296,7 @@ def _refuse(checked: Input, name: str, rule: DomainRule) -> None:
     lines = [f"  {name}:{problem.line}: {printable(problem.id)}: {problem.reason}" for problem in checked.rejected]
     more = [f"  ... and {count - SHOWN_PROBLEMS} more"] if count > SHOWN_PROBLEMS else []
     total = count + len(checked.sequences)
-    fix = f"Correct them, or score the rest with {option('skip')}."
+    fix = f"Correct them, or score the others with {option('skip')}."
     if not checked.sequences:
         fix = "Correct them; docs/errors.md lists what is accepted."
     raise RecordsRejected(
@@ -301,6 +304,6 @@ def _refuse(checked: Input, name: str, rule: DomainRule) -> None:
             [f"{name}: {count} of {total} records cannot be scored; nothing was scored", *lines[:SHOWN_PROBLEMS], *more]
         ),
         fix
-        + (f" {option('domain')} check flags records in place of rejecting them." if rule.check == "require" else ""),
+        + (f" {option('domain')} check flags records instead of rejecting them." if rule.check == "require" else ""),
         records=tuple(checked.rejected),
     )

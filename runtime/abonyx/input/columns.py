@@ -1,4 +1,4 @@
-"""Which columns of a table hold the ids, the sequences and the labels. Over 300 lines: every known name is here."""
+"""Find the columns of ids, sequences and labels in a table. Over 300 lines, because every known name is here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from abonyx.input.cells import NO_CELLS, NO_LIGHT, Cells, is_missing, text
 from abonyx.input.limits import check_width
 from abonyx.wording import option
 
-# Names by which a column is recognised, in any case, without spaces, `_` and `-`; of the ids in this order.
+# Names of columns that are recognised, in lower case, without spaces, `_` and `-`. Ids are searched in this order.
 _ID_NAMES = ("id", "sequenceid", "antibodyid", "name", "antibody", "clone", "sequenceidheavy")
 _HEAVY_NAMES = frozenset(
     {*("sequenceaaheavy", "sequencealignmentaaheavy", "sequenceheavy")}
@@ -24,33 +24,35 @@ _ANY_NAMES = frozenset(
     | {*("vhh", "vhhsequence")}
 )
 _SEQUENCE_NAMES = _ANY_NAMES | _HEAVY_NAMES
-# Of a column that may hold classes; the first of them that is there.
+# Names of a column that may have classes. The first one that exists is used.
 _LABEL_NAMES = ("label", "labels", "y", "class")
-# AIRR's amino acids, the better one first: an alignment ends where the variable domain does.
+# AIRR's columns of amino acids, the better one first: an alignment ends with the variable domain.
 _AIRR_RESIDUES = ("sequencealignmentaa", "sequenceaa")
 _AIRR_MARKS = frozenset(
     {*("sequenceid", "revcomp", "productive", "locus", "vcall", "dcall", "jcall", "junction", "junctionaa")}
     | {*("sequencealignment", "germlinealignment", "vcigar", "dcigar", "jcigar")}
 )
 _FEWEST_MARKS = 3
-# In place of the names of columns to keep.
+# Keep all columns.
 ALL = "all"
 _SHOWN, _SHOWN_CHARS = 20, 1_500
-# The most names, and the longest one, that an error offers for a choice.
+# Largest number of names, and longest name, that an error offers for a choice.
 _OFFERED, _OFFERED_CHARS = 200, 100
 _SURROGATE = re.compile("[\ud800-\udfff]")  # a byte that is not UTF-8
 _NAME_IT = f"Name one of them with {option('sequence_column')}."
 
 
 class Wanted(NamedTuple):
-    """Names of columns, and of a workbook's sheet, as the user gives them; None = not given.
+    """The names of columns, and of a workbook's sheet, that the user gives; None = not given.
 
     Attributes:
-        keep: columns that go to the output as they are; ALL of them.
-        max_columns: the widest header that is looked at; None = any.
-        light: of pairs, whose `sequence` is the heavy chain's.
-        chains: what a record needs: ("H",), ("L",), or a pair.
-        find_label: whether a column that has a usual name of labels goes to the output, too.
+        id, label, sheet: names.
+        sequence: column of the sequences; for pairs, of the heavy chains.
+        keep: columns to copy to the output, or (ALL,).
+        max_columns: largest number of columns in a header; None = any.
+        light: for pairs, column of the light chains.
+        chains: the chains that a record needs: ("H",), ("L",), or both.
+        find_label: whether to also keep a column with a usual name of labels.
     """
 
     id: str | None
@@ -65,21 +67,22 @@ class Wanted(NamedTuple):
 
     @property
     def paired(self) -> bool:
-        """Whether a record has both chains."""
+        """Whether a record needs both chains."""
         return len(self.chains) > 1
 
 
 class Columns(NamedTuple):
-    """Positions of the columns.
+    """Positions of the columns in a table.
 
     Attributes:
-        id: None: record numbers are the ids; label: None: no labels.
-        sequence: one column, or several of one residue each, aligned.
-        gapped: the one column is an alignment, too.
-        kept: place and name of those that go to the output as they are.
-        light: of pairs the light chain's, whose heavy chain is `sequence`; None: a record is one sequence.
-        light_gapped: that is an alignment.
-        optional: the one of `kept` whose cell a short row may lack.
+        id: column of the ids; None = the ids are the numbers of the records.
+        sequence: one column; or several aligned columns with one residue each.
+        label: column of the labels; None = no labels.
+        gapped: whether the one column of sequences is an alignment.
+        kept: (position, name) of the columns to copy to the output.
+        light: for pairs, column of the light chains; None = a record is one sequence.
+        light_gapped: whether that column is an alignment.
+        optional: the column of `kept` whose cell may be missing in a short row.
     """
 
     id: int | None
@@ -93,17 +96,17 @@ class Columns(NamedTuple):
 
     @property
     def needed(self) -> list[int]:
-        """The positions that a row must have, each once."""
+        """Positions that a row must have, each once, in order."""
         return [place for place in self.used if place != self.optional]
 
     @property
     def used(self) -> list[int]:
-        """The positions, each once."""
+        """All positions, each once, in order."""
         named = {place for place in (self.id, self.label, self.light) if place is not None}
         return sorted({*self.sequence} | named | {place for place, _ in self.kept})
 
     def cells(self, row: Sequence[object] | Mapping[int, object]) -> Cells:
-        """The used cells of a row, by column position; an alignment's gaps are left out."""
+        """The used cells of a row. Gaps of an alignment are left out."""
         if len(self.sequence) == 1:
             sequence = _chain(row[self.sequence.start], self.gapped)
         else:
@@ -119,7 +122,7 @@ class Columns(NamedTuple):
 
 
 def _chain(cell: object, gapped: bool) -> object:
-    """The cell of one column of sequences, without the gaps of an alignment."""
+    """The cell of a column of sequences, without gaps if the column is an alignment."""
     if gapped and isinstance(cell, str) and not is_missing(cell):
         return cell.replace("-", "").replace(".", "")
     return cell
@@ -128,17 +131,17 @@ def _chain(cell: object, gapped: bool) -> object:
 def find_columns(
     header: Sequence[str], where: str, wanted: Wanted, notes: list[str] | None = None, *, in_text: bool = False
 ) -> Columns:
-    """Find the requested columns in a header, or those that are known by their names.
+    """Find the requested columns in a header, or columns with known names.
 
     Args:
-        header: the names as the file has them.
+        header: the names in the file.
         where: file and line, for messages.
-        wanted: the requested names; a sequence's FIRST:LAST, if it is not a name itself, is a range of columns.
-        notes: gets what a user should know of the choice.
-        in_text: the header is a line of a text, which may have no header but one sequence a line.
+        wanted: the requested names. FIRST:LAST for the sequences is a range of columns, unless a column has that name.
+        notes: a list to which lines for the user are added.
+        in_text: whether the header is from a text file, which may have one sequence on each line and no header.
 
     Raises:
-        ColumnUnclear: a column is not there, or more than one could be meant.
+        ColumnUnclear: a column is missing, or more than one could be meant.
         InputError: a used name appears more than once, or a range ends before it starts.
         InputTooLarge: the header has more than wanted.max_columns.
     """
@@ -176,17 +179,17 @@ def find_columns(
 
 
 def key(name: str) -> str:
-    """A column's name without case, spaces, `_` and `-`."""
+    """The name of a column in lower case, without spaces, `_` and `-`."""
     return re.sub("[ _-]+", "", name).lower()
 
 
 def is_sequence_name(name: str) -> bool:
-    """Whether a column of this name is taken for the sequences."""
+    """Whether this is a known name of a column of sequences."""
     return key(name) == "sequence" or key(name) in _SEQUENCE_NAMES
 
 
 class _Header:
-    """A table's names, and their places."""
+    """The names in a table's header, and functions that find columns."""
 
     def __init__(self, names: list[str], where: str, in_text: bool) -> None:
         self.names, self.where, self.in_text = names, where, in_text
@@ -201,8 +204,8 @@ class _Header:
         if name in self.names:
             return self.names.index(name)
         if argument == "sequence_column" and len(self.names) == 1 and self.in_text:
-            fix = "Is it one sequence a line, without a header? Put a line with `sequence` before the first one. "
-            fix += f"If that name is its header: {option('sequence_column')} NAME."
+            fix = "If the file has one sequence on each line and no header, add `sequence` as the first line. "
+            fix += f"If that name is the header, give {option('sequence_column')} NAME."
         else:
             fix = f"Name one of them with {option(argument)}."
         raise self._unclear(f"no column {printable(name)!r}; columns: {self.shown()}", fix)
@@ -213,28 +216,28 @@ class _Header:
         first, last = (self.named(end.strip(), argument) for end in (ends[0], ends[-1]))
         if first > last:
             what = f"{self.where}: column {printable(ends[0])!r} comes after {printable(ends[-1])!r}"
-            raise InputError(what, "Name the first column first.")
+            raise InputError(what, "Give FIRST:LAST in the order of the file.")
         return range(first, last + 1)
 
     def id(self) -> int | None:
-        """The place of the ids, by name; None: no such column, or several that only differ in case."""
+        """The place of the ids, by name; None if no column has a known name, or several differ only in case."""
         for known in _ID_NAMES:
             if place := self._places(known):
                 exact = [at for at in place if self.names[at] == known]
                 return exact[0] if exact else place[0] if len(place) == 1 else None
-        # pandas' index and R's row names: the first column, without a name.
+        # The index of pandas and the row names of R are a first column without a name.
         return 0 if len(self.names) > 1 and not self.names[0] and self.names.count("") == 1 else None
 
     def sequence(self) -> range:
         """The place of the sequences, by name.
 
-        An AIRR table's `sequence` holds nucleotides, and A, C, G, T are residue letters.
+        The column `sequence` of an AIRR table has nucleotides, and A, C, G, T are also letters of residues.
         """
         airr = self._airr()
         places = airr if airr is not None else self._places("sequence")
         exact = [at for at in places if self.names[at] == "sequence"]
         if airr is None and exact:
-            places = exact[:1]  # check_once sees to the others
+            places = exact[:1]  # check_once refuses the others
         places = places or [at for at, known in enumerate(self.keys) if known in _SEQUENCE_NAMES]
         if len(places) > 1:
             candidates = _shown([self.names[at] for at in places])
@@ -243,13 +246,13 @@ class _Header:
         return range(at, at + 1)
 
     def is_alignment(self, place: int) -> bool:
-        """Whether a column has AIRR's name of an alignment, of either chain."""
+        """Whether a column has AIRR's name of an alignment, for any chain."""
         return self.keys[place].removesuffix("heavy").removesuffix("light") == _AIRR_RESIDUES[0]
 
     def chain(self, at: int) -> range:
-        """The place of a pair's heavy (0) or light (1) chains, by name."""
+        """The place of the heavy (0) or light (1) chains of pairs, by name."""
         word, argument = (("heavy", "heavy_column"), ("light", "light_column"))[at]
-        # AIRR's `sequence_heavy` holds nucleotides if there are amino acids beside it.
+        # AIRR's `sequence_heavy` has nucleotides if the table also has a column of amino acids.
         known = [place for name in _AIRR_RESIDUES if (place := self._places(name + word))][:1]
         names = (_HEAVY_NAMES, _LIGHT_NAMES)[at]
         places = known[0] if known else [place for place, key_ in enumerate(self.keys) if key_ in names]
@@ -264,14 +267,14 @@ class _Header:
         return range(places[0], places[0] + 1)
 
     def light(self) -> range:
-        """The place of the sequences of heads that expect light chains alone, by name."""
+        """The place of the sequences for heads that expect only light chains, by name."""
         exact = [at for at, name in enumerate(self.names) if name == "sequence"]
         if exact and not any(key_ in _LIGHT_NAMES for key_ in self.keys):
             return range(exact[0], exact[0] + 1)
         return self.chain(1)
 
     def _airr(self) -> list[int] | None:
-        """The amino acids' place in an AIRR table; None: it is not one."""
+        """The places of the amino acids in an AIRR table; None if it is not an AIRR table."""
         for suffix in ("", "heavy"):
             there = [self._places(known + suffix) for known in _AIRR_RESIDUES]
             nucleotides = self._places("sequence" + suffix)
@@ -279,27 +282,28 @@ class _Header:
                 return next(place for place in there if place)
         marks = len(_AIRR_MARKS & {*self.keys})
         if "sequence" in self.keys and (marks >= _FEWEST_MARKS or "revcomp" in self.keys):
-            what = "is an AIRR table, its column 'sequence' holds nucleotides, and it has no amino acids"
+            what = "is an AIRR table without amino acids; its column 'sequence' has nucleotides"
             fix = (
-                f"Add sequence_aa or sequence_alignment_aa; if it is amino acids: {option('sequence_column')} sequence."
+                "Add sequence_aa or sequence_alignment_aa. If 'sequence' has amino acids, give "
+                f"{option('sequence_column')} sequence."
             )
             raise self._unclear(what, fix)
         return None
 
     def kept(self, names: tuple[str, ...], used: list[int]) -> tuple[tuple[int, str], ...]:
-        """Places and names of the columns to keep: by name, or all that have a name and are not used otherwise."""
+        """(place, name) of the columns to keep: those named, or all that have a name and no other use."""
         if names == (ALL,):
             return tuple((at, name) for at, name in enumerate(self.names) if name and at not in used)
         places = dict.fromkeys(self.named(name.strip(), "keep") for name in names)
         return tuple((place, self.names[place]) for place in places)
 
     def possible_label(self, used: list[int]) -> int | None:
-        """The place of the column with a usual name of labels; None if none has one, or two have the same."""
+        """The place of the column with a usual name of labels; None if there is none, or two have the same name."""
         found = (self._places(known) for known in _LABEL_NAMES)
         return next((places[0] for places in found if len(places) == 1 and places[0] not in used), None)
 
     def other_labels(self, used: list[int], label: int) -> list[str]:
-        """That other columns have a usual name of labels, too."""
+        """A note if other columns also have a usual name of labels."""
         places = [at for known in _LABEL_NAMES for at in self._places(known) if at not in used]
         if not places:
             return []
@@ -307,27 +311,27 @@ class _Header:
         return [f"{self.where}: the labels are column {printable(self.names[label])!r}; not read as labels: {others}"]
 
     def _unclear(self, what: str, fix: str) -> ColumnUnclear:
-        """The error, with the names that may be chosen: those that appear once and are valid text."""
+        """The error, with the names that can be chosen: those that appear once and are valid text."""
         offered = len(self.names) <= _OFFERED and all(len(name) <= _OFFERED_CHARS for name in self.names)
         once = (name for name in self.names if name and self.names.count(name) == 1 and not _SURROGATE.search(name))
         return ColumnUnclear(f"{self.where}: {what}", fix, columns=tuple(once) if offered else ())
 
     def check_once(self, place: int) -> None:
-        """Refuse a used column whose name another one has, too."""
+        """Refuse a used column if another column has the same name."""
         name = self.names[place]
         if self.names.count(name) > 1:
             what = f"{self.where}: column {printable(name)!r} appears more than once; columns: {self.shown()}"
             raise InputError(what, "Rename or drop one of them.")
 
     def notes(self, columns: Columns, wanted: Wanted) -> list[str]:
-        """What was chosen by name, if it is not plainly `id` and `sequence`."""
+        """Lines about the chosen columns, unless their names are just `id` and `sequence`."""
         lines = []
         place = columns.sequence.start
         if columns.light is not None and (wanted.sequence is None or wanted.light is None):
             heavy, light = (printable(self.names[at]) for at in (place, columns.light))
-            lines.append(f"{self.where}: the heavy chains are column {heavy!r}, the light chains {light!r}")
+            lines.append(f"{self.where}: the heavy chains are column {heavy!r}, the light chains are column {light!r}")
         elif wanted.sequence is None and self.names[place] != "sequence":
-            gaps = ", without its gaps" if columns.gapped else ""
+            gaps = "; gaps are removed" if columns.gapped else ""
             lines.append(f"{self.where}: the sequences are column {printable(self.names[place])!r}{gaps}")
         if wanted.sequence is None and not wanted.paired:
             lines += self._left_out(place, wanted.chains)
@@ -345,20 +349,20 @@ class _Header:
         return lines
 
     def _left_out(self, place: int, chains: tuple[str, ...]) -> list[str]:
-        """That the other chains of pairs are not scored, if the sequences are one chain's by their name."""
+        """A note that the other chains of pairs are not scored, if the column's name is that of one chain."""
         words = (("heavy", _HEAVY_NAMES), ("light", _LIGHT_NAMES))
         (own, own_names), (other, other_names) = words if chains == ("H",) else words[::-1]
         left = [name for name, key_ in zip(self.names, self.keys, strict=True) if key_ in other_names]
         if not left or self.keys[place] not in own_names:
             return []
         what = f"{self.where}: the {other} chains ({_shown(left)}) are not scored"
-        return [f"{what}: the heads expect the {own} chain alone"]
+        return [f"{what}: the heads expect only the {own} chain"]
 
     def _places(self, known: str) -> list[int]:
         return [at for at, name in enumerate(self.keys) if name == known]
 
 
 def _shown(names: Sequence[str]) -> str:
-    """The first names, for a message of bounded length: a repr has up to ten characters for one."""
+    """The first names, for a message of limited length. A repr can be ten times as long as the name."""
     text = ", ".join(repr(name[:40]) for name in names[:_SHOWN])
     return text[:_SHOWN_CHARS] + (", ..." if len(names) > _SHOWN or len(text) > _SHOWN_CHARS else "")

@@ -1,4 +1,4 @@
-"""Records of an Excel workbook (.xlsx), which a child process with limits reads: see excel_child.py."""
+"""Records of an Excel workbook (.xlsx). A child process with limits reads the file; see excel_child.py."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from abonyx.input.cells import ExcelDate, Record, RejectedRecord, is_missing, ty
 from abonyx.input.columns import Columns, Wanted, find_columns
 from abonyx.wording import option
 
-# The fix of excel_child for a workbook in which a sheet has to be named.
+# excel_child gives this as `fix` if the user must name a sheet.
 _SHEET = "sheet"
 
 _CHILD = Path(__file__).with_name("excel_child.py")
@@ -25,13 +25,13 @@ _TOO_LARGE = "Save the table as CSV UTF-8 or Parquet."
 
 
 def refuse_untrusted(name: str) -> None:
-    """Refuse a workbook whose unpacked size must be bounded, as over HTTP. Raises InputError."""
-    what = f"{name}: is an Excel workbook, which is not taken here: nothing bounds what it unpacks to"
+    """Refuse a workbook from a source that is not trusted, e.g. HTTP. Raises InputError."""
+    what = f"{name}: is an Excel workbook, which is not accepted here: its unpacked size has no limit"
     raise InputError(what, "Send CSV, TSV or FASTA.")
 
 
 def read_excel(stream: BinaryIO, name: str, wanted: Wanted, notes: list[str]) -> Generator[Record | RejectedRecord]:
-    """Yield the records of one sheet; a record's line is the sheet's row."""
+    """Yield the records of one sheet. The line of a record is the row of the sheet."""
     require("Excel")
     rows = _rows(stream.read(), name, wanted.sheet)
     try:
@@ -46,7 +46,7 @@ def read_excel(stream: BinaryIO, name: str, wanted: Wanted, notes: list[str]) ->
 def read_sheet(
     rows: Iterator[list[Any]], name: str, wanted: Wanted, notes: list[str]
 ) -> Generator[Record | RejectedRecord]:
-    """Yield the records of a sheet's rows, each a list that begins with its number, as the child writes them."""
+    """Yield the records of a sheet. Each row is a list that begins with the row's number, as the child writes it."""
     header_row, header = _header(rows, name)
     at = find_columns(header, f"{name}:{header_row}", wanted, notes)
     if blank_rows := (yield from _records(rows, name, header_row, len(header), at)):
@@ -54,7 +54,7 @@ def read_sheet(
 
 
 def _header(rows: Iterator[list[Any]], name: str) -> tuple[int, list[str]]:
-    """The first row that is no comment."""
+    """(number, names) of the first row that is not a comment."""
     for number, *cells in rows:
         filled = [cell for cell in cells if cell != ""]
         if len(filled) == 1 < len(cells) and str(filled[0]).startswith("#"):
@@ -64,13 +64,13 @@ def _header(rows: Iterator[list[Any]], name: str) -> tuple[int, list[str]]:
             names.pop()
         if names:
             return number, [names[0].removeprefix("#"), *names[1:]]
-    raise InputError(f"{name}: the sheet ends before a header", "Give a header and records.")
+    raise InputError(f"{name}: the sheet has no header", "Give a header and records.")
 
 
 def _records(
     rows: Iterator[list[Any]], name: str, header_row: int, width: int, at: Columns
 ) -> Generator[Record | RejectedRecord, None, int]:
-    """Yield the records below the header; return how many rows of blank cells are above the last one."""
+    """Yield the records below the header; return the number of rows with only blank cells above the last record."""
     ordinal, last_row = 0, header_row
     for number, *row in rows:
         cells = [ExcelDate(cell["date"]) if isinstance(cell, dict) else cell for cell in row]
@@ -86,15 +86,15 @@ def _records(
         yield typed(used._replace(sequence=sequence, label=label, kept=kept, light=light), ordinal, number)
         last_row = number
     if not ordinal:
-        raise InputError(f"{name}:{header_row}: a header, but no records below it", "Give at least one record.")
+        raise InputError(f"{name}:{header_row}: has a header, but no records below it", "Give at least one record.")
     return last_row - header_row - ordinal
 
 
 def _rows(data: bytes, name: str, sheet: str | None) -> Generator[list[Any]]:
-    """What the child writes: a list with its first object, then the rows.
+    """Yield what the child writes: a list with its first object, then the rows.
 
     Raises:
-        InputError: it refuses the workbook, or ended without an answer.
+        InputError: the child refuses the workbook, or ended without an answer.
     """
     command = [sys.executable, "-P", str(_CHILD), *([sheet] if sheet is not None else [])]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
@@ -112,7 +112,7 @@ def _rows(data: bytes, name: str, sheet: str | None) -> Generator[list[Any]]:
                 answered = True
             child.wait()
             if child.returncode or not answered:
-                what = f"{name}: cannot be read: the process that read it ended ({child.returncode}), short of memory?"
+                what = f"{name}: cannot be read: the process that read it ended with {child.returncode}; out of memory?"
                 raise InputError(what, _TOO_LARGE)
         finally:
             child.kill()
@@ -124,4 +124,4 @@ def _feed(stdin: Any, data: bytes) -> None:
         with stdin:
             stdin.write(data)
     except BrokenPipeError:
-        pass  # the child has ended; its status says why
+        pass  # the child has ended, and its status says why

@@ -1,8 +1,8 @@
-"""Reads a workbook in a process of its own, which may end for a hostile one: a few kB of xlsx can ask for 549 GB.
+"""Read a workbook in a child process, because a hostile workbook of a few kB can need 549 GB of memory.
 
-Run as a script, with a sheet's name or nothing as its argument; the workbook comes on standard input. Standard output
-is JSON, one value a line: first an object (`error` and `fix`, or the `sheet`), then the rows, each a list that begins
-with its number. The script imports nothing of abonyx.
+This file is run as a script. Its argument is the name of a sheet, or nothing. The workbook is read from standard input.
+Standard output is JSON, one value on each line: first an object (with `error` and `fix`, or with `sheet`), then the
+rows, each a list that begins with the row's number. The script imports nothing from abonyx.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Any
 from xml.parsers import expat
 
 MAX_UNPACKED_BYTES = 1 << 29
-# Cells of the rectangle that a sheet's cells span; the reader holds it whole, at 32 bytes a cell.
+# Largest number of cells in the rectangle around a sheet's cells. The reader keeps it in memory, with 32 bytes a cell.
 MAX_CELLS = 20_000_000
 MAX_MEMORY_BYTES = 3 << 30
 MAX_CPU_S = 300
 _CHUNK_BYTES = 1 << 20
-# In place of what to do: which option names a sheet is the parent's to say.
+# The value of `fix` if the user must name a sheet. The parent knows the option for it.
 _SHEET = "sheet"
 
 
@@ -35,14 +35,14 @@ class _Refused(Exception):
 
 def main() -> None:
     """Read the workbook on standard input."""
-    import python_calamine  # noqa: F401  before the limits: loading it is not the workbook's doing
+    import python_calamine  # noqa: F401  before the limits, which are only for the workbook
 
     _limit()
     try:
         _read(sys.stdin.buffer.read(), sys.argv[1] if len(sys.argv) > 1 else None)
     except _Refused as refused:
         _say({"error": str(refused), "fix": refused.fix})
-    except Exception as error:  # whatever three libraries raise for a damaged file
+    except Exception as error:  # three libraries may raise anything for a damaged file
         _say({"error": f"cannot be read: {type(error).__name__}: {str(error)[:200]!a}", "fix": _SAVE})
 
 
@@ -58,7 +58,7 @@ def _limit() -> None:
         try:
             resource.setrlimit(what, (most, resource.getrlimit(what)[1]))
         except (ValueError, OSError):
-            continue  # a lower hard limit, or a system without it
+            continue  # the hard limit is lower, or the system does not have this limit
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
@@ -81,7 +81,7 @@ def _read(data: bytes, wanted: str | None) -> None:
         if merged := sheet.merged_cell_ranges:
             (row, column), _ = merged[0]
             what = f"sheet {wanted[:60]!r} has merged cells, the first at row {row + 1}, column {column + 1}"
-            raise _Refused(what, "Unmerge them: a merged cell has a value in one row or column alone.")
+            raise _Refused(what, "Unmerge them: a merged cell has its value in only one of its rows and columns.")
         _say({"sheet": wanted, "sheets": len(names)})
         for number, row in enumerate(sheet.to_python(skip_empty_area=False), 1):
             if any(cell != "" for cell in row):
@@ -97,7 +97,7 @@ def _listed(names: list[str]) -> str:
 
 
 def _plain(cell: object) -> object:
-    """A cell as JSON has it; what has no type there is an object that says which."""
+    """A cell as a JSON value. A date or a time, which JSON does not have, is an object."""
     if isinstance(cell, datetime.date | datetime.time | datetime.timedelta):
         return {"date": str(cell)}
     if isinstance(cell, float) and not math.isfinite(cell):
@@ -106,7 +106,7 @@ def _plain(cell: object) -> object:
 
 
 def _check_size(data: bytes) -> None:
-    """Unpack every part piece by piece: what the archive says of their sizes may not be so."""
+    """Unpack every part piece by piece and count, because the sizes in the archive may be wrong."""
     left = MAX_UNPACKED_BYTES
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         for part in archive.infolist():
@@ -121,12 +121,12 @@ def _check_size(data: bytes) -> None:
                         extent.feed(chunk)
             if extent and extent.rows * extent.columns > MAX_CELLS:
                 where = f"{part.filename} spans {extent.rows} rows and {extent.columns} columns"
-                fix = "Delete the cell far out (Ctrl-End shows it), or save the table as CSV UTF-8."
+                fix = "Delete the cell far from the others (Ctrl-End shows it), or save the table as CSV UTF-8."
                 raise _Refused(f"{where}, more than {MAX_CELLS} cells", fix)
 
 
 class _Extent:
-    """How far a sheet's cells reach, from its XML."""
+    """The number of rows and columns of a sheet, from its XML."""
 
     def __init__(self) -> None:
         self.rows = self.columns = 1

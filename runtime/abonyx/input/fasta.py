@@ -14,11 +14,11 @@ from abonyx.input.cells import NO_CELLS, Record, RejectedRecord, named
 from abonyx.input.columns import ALL
 from abonyx.wording import option
 
-# What `keep` calls the header after its first word.
+# The name that `keep` uses for the header after its first word.
 DESCRIPTION = "description"
-# First characters of lines that hold nothing: comments, and "" of a blank one.
+# First characters of lines that are skipped: comments, and "" for a blank line.
 _SKIPPED = frozenset(("", "#", ";"))
-# A first word that names the chain of a pair: mab1|H, mab1|L, mab1:H.
+# A first word that ends with the chain of a pair: mab1|H, mab1|L, mab1:H.
 _OF_CHAIN = re.compile(r"(.+)[|:]([HL])")
 _WORDS = {"H": "heavy", "L": "light"}
 
@@ -26,21 +26,26 @@ _WORDS = {"H": "heavy", "L": "light"}
 def read_fasta(
     lines: Iterable[str], name: str, keep: tuple[str, ...], notes: list[str], chains: tuple[str, ...] = ("H",)
 ) -> Generator[Record | RejectedRecord]:
-    """Yield the records. The id is the first word, or in the whole file the whole header if first words collide.
+    """Yield the records. The id is the first word of the header; if first words repeat, all ids are whole headers.
 
     Args:
-        keep: ("description",) or ALL: the header after its first word is kept; of a pair that of its first chain.
-        chains: what a record needs. Of a pair, or if the file has both chains of a record, first words end in |H or |L
-            (or :H, :L), and the id is what stands before.
+        lines: the lines of the file.
+        name: name of the file in messages.
+        keep: () or ("description",) or (ALL,), to keep the header after its first word; for a pair, of its first chain.
+        notes: a list to which lines for the user are added.
+        chains: the chains that a record needs. For pairs, and if a file has both chains of a record, first words end
+            with |H or |L (or :H or :L). The text before is the id.
     """
     if keep not in ((), (ALL,), (DESCRIPTION,)):
         what = f"{name}: is FASTA, which has no column {printable(next(key for key in keep if key != DESCRIPTION))!r}"
-        raise InputError(what, f"Use {option('keep')} {DESCRIPTION}: the header after its first word.")
+        raise InputError(what, f"Use {option('keep')} {DESCRIPTION}, which keeps the header after its first word.")
     entries = _Entries()
     try:
         entries.read(lines, name)
     except (InputError, OSError, EOFError, gzip.BadGzipFile, zlib.error):
-        yield from entries.records(whole=False, keep=bool(keep))  # what was read before, for the message to say how far
+        yield from entries.records(
+            whole=False, keep=bool(keep)
+        )  # the records before the fault, so that the message can give its line
         raise
     if len(chains) > 1:
         yield from entries.pairs(keep=bool(keep))
@@ -49,17 +54,17 @@ def read_fasta(
         other = _WORDS["L" if chains[0] == "H" else "H"]
         has, chain = ("record has", "chain is") if others == 1 else ("records have", "chains are")
         what = f"{name}: {others} {has} both chains: the {other} {chain} not scored"
-        notes.append(f"{what}, the heads expect the {_WORDS[chains[0]]} chain alone")
+        notes.append(f"{what}: the heads expect only the {_WORDS[chains[0]]} chain")
     yield from entries.rejected
     whole = entries.collide()
     if whole:
-        notes.append(f"{name}: first words of headers collide, so every id is its whole header")
+        notes.append(f"{name}: the first words of some headers are equal, so every id is the whole header")
     yield from entries.records(whole=whole, keep=bool(keep))
 
 
 @dataclass
 class _Entries:
-    """Headers, sequences and line numbers, in file order: held as text, since only the last header decides the ids."""
+    """Headers, sequences and line numbers in file order. They are kept, because the last header may change all ids."""
 
     headers: list[str] = field(default_factory=list)
     sequences: list[str] = field(default_factory=list)
@@ -67,7 +72,7 @@ class _Entries:
     rejected: list[RejectedRecord] = field(default_factory=list)
 
     def read(self, lines: Iterable[str], name: str) -> None:
-        """Read to the end."""
+        """Read all lines."""
         header, start = "", 0
         parts: list[str] = []
         for number, line in enumerate(lines, 1):
@@ -82,10 +87,10 @@ class _Entries:
             elif start:
                 parts.append(text)
             else:
-                fix = "Start each record with a '>' line; name a table .csv or .tsv."
+                fix = "Start each record with a '>' line. If the file is a table, name it .csv or .tsv."
                 raise InputError(f"{name}:{number}: {text[:40]!r} is before the first '>'", fix)
         if not start:
-            raise InputError(f"{name}: only blank lines from line 1 on, no records", "Give at least one '>' record.")
+            raise InputError(f"{name}: has only blank lines, no records", "Give at least one '>' record.")
         self._add(header, parts, start)
 
     def _add(self, header: str, parts: list[str], line: int) -> None:
@@ -94,9 +99,12 @@ class _Entries:
         self.lines.append(line)
 
     def take_chain(self, chain: str) -> int:
-        """Keep that chain alone if some records have both, under the name of the pair; returns how many have both.
+        """If some records have both chains, keep only this chain, with the pair's name as id.
 
-        In such a file, a record without that chain, or with a second one of it, goes to `rejected`.
+        In such a file, a record without this chain, or with a second one, is rejected.
+
+        Returns:
+            The number of records that have both chains.
         """
         named = [_OF_CHAIN.fullmatch(header.split(maxsplit=1)[0] if header else "") for header in self.headers]
         chains = {(found[1], found[2]) for found in named if found}
@@ -115,7 +123,7 @@ class _Entries:
             elif found[2] == chain:
                 self._reject(at, found[0], f"a second {_WORDS[chain]} chain of {printable(found[1])}")
             elif (found[1], chain) not in chains:
-                self._reject(at, found[0], f"no {_WORDS[chain]} chain: the heads expect it")
+                self._reject(at, found[0], f"no {_WORDS[chain]} chain, which the heads expect")
         self.headers, self.sequences = [self.headers[at] for at in kept], [self.sequences[at] for at in kept]
         self.lines = array("Q", [self.lines[at] for at in kept])
         return len(both)
@@ -124,7 +132,7 @@ class _Entries:
         self.rejected.append(RejectedRecord(printable(id_), self.lines[at], why))
 
     def pairs(self, *, keep: bool) -> Generator[Record | RejectedRecord]:
-        """The pairs, in the order of their first chains; a chain that no pair can have is a rejected record."""
+        """Yield the pairs in the order of their first chains. A chain that belongs to no pair is a rejected record."""
         of_pair: dict[str, dict[str, int]] = {}
         unpaired: dict[int, tuple[str, str]] = {}  # place -> id and reason
         for at, header in enumerate(self.headers):
@@ -149,13 +157,13 @@ class _Entries:
             yield named(first[at], heavy, self.lines[at], "", kept, light)
 
     def collide(self) -> bool:
-        """Whether two records have the same first word, and whole headers are more than that."""
+        """Whether two records have the same first word, and some headers have more than one word."""
         words = {header.split(maxsplit=1)[0] for header in self.headers if header}
         named = sum(map(bool, self.headers))
         return len(words) < named and any(len(header.split(maxsplit=1)) > 1 for header in self.headers)
 
     def records(self, *, whole: bool, keep: bool) -> Generator[Record | RejectedRecord]:
-        """The records; `whole` headers are their ids; `keep` their descriptions."""
+        """Yield the records. whole: the ids are the whole headers. keep: keep the descriptions."""
         rows = zip(self.headers, self.sequences, self.lines, strict=True)
         for ordinal, (header, sequence, line) in enumerate(rows, 1):
             words = header.split(maxsplit=1)

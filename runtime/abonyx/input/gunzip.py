@@ -1,7 +1,7 @@
-"""Gzip data that are not trusted, unpacked in small pieces.
+"""Unpack gzip data that are not trusted, in small pieces.
 
-Python's GzipFile reads headers and padding a byte at a time, and takes any number of members. This reader gives the
-same bytes and raises the same errors. A trusted source is read with GzipFile.
+Python's GzipFile reads headers and padding byte by byte, and accepts any number of members. This reader gives the same
+bytes and the same errors, but has limits. A trusted source is read with GzipFile.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from abonyx.input.limits import ReadLimits
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-# Bytes of the packed data that are unpacked at once.
+# Number of packed bytes that are unpacked at once.
 _PIECE = 8192
 _CRC, _EXTRA, _NAME, _COMMENT = 2, 4, 8, 16  # flags of a header
 _DEFLATE = 8
@@ -27,22 +27,23 @@ _FIX = "Compress the file again, as one piece: gunzip -c FILE.gz | gzip."
 
 
 def unzip(stream: BinaryIO, name: str, limits: ReadLimits) -> BinaryIO:
-    """What a stream's gzip data unpack to, its members one after another.
+    """Unpack the gzip data of a stream, one member after another.
 
     Args:
-        name: what messages call the source.
-        limits: its step is called before each piece of at most 8 kB of packed data, and before each member.
+        stream: the packed data.
+        name: name of the source in messages.
+        limits: the limits. limits.step() is called before each piece of at most 8 kB of packed data, and before each
+            member.
 
     Returns:
-        A stream; closing it leaves the other one open. Reading it raises
-        InputTooLarge: over gzip_members or gzip_extra_bytes;
-        EOFError, gzip.BadGzipFile, zlib.error: data that are cut or damaged.
+        A stream. Closing it leaves the packed stream open. Reading it raises InputTooLarge if gzip_members or
+        gzip_extra_bytes is exceeded; and EOFError, gzip.BadGzipFile or zlib.error if the data are truncated or damaged.
     """
     return cast("BinaryIO", io.BufferedReader(_Unzipped(stream, name, limits)))
 
 
 class _Unzipped(io.RawIOBase):
-    """The bytes of all members."""
+    """The unpacked bytes of all members."""
 
     def __init__(self, stream: BinaryIO, name: str, limits: ReadLimits) -> None:
         self._packed = _Packed(stream, name, limits)
@@ -67,21 +68,21 @@ class _Unzipped(io.RawIOBase):
                 return len(data)
 
     def _begin(self) -> bool:
-        """Read a member's header; False at the end."""
+        """Read the header of the next member; False at the end of the data."""
         self._limits.step()
         if not self._packed.header():
             return False
         self._members += 1
         most = self._limits.gzip_members
         if self._members > most:
-            what = f"{self._name}: gzip data of more than {most} members; max_gzip_members is {most}"
+            what = f"{self._name}: the gzip data have more than {most} members; max_gzip_members is {most}"
             raise InputTooLarge(what, _FIX)
         self._inflate = zlib.decompressobj(-zlib.MAX_WBITS)
         self._crc = self._size = 0
         return True
 
     def _piece(self, size: int) -> bytes:
-        """At most so many bytes of the member; some pieces unpack to none."""
+        """At most `size` unpacked bytes of the member. A piece may unpack to nothing."""
         assert self._inflate is not None
         packed = self._packed.piece()
         data = self._inflate.decompress(packed, size)
@@ -93,7 +94,7 @@ class _Unzipped(io.RawIOBase):
         return data
 
     def _end(self) -> None:
-        """Check a member against its trailer."""
+        """Compare a member with the checksum and the size at its end."""
         self._inflate = None
         crc, size = struct.unpack("<II", self._packed.exactly(8))
         if crc != self._crc:
@@ -104,7 +105,7 @@ class _Unzipped(io.RawIOBase):
 
 
 class _Packed:
-    """The packed data, of which some can be given back; what is neither data nor trailer counts as extra."""
+    """The packed data. Bytes can be given back. Headers and zeros between members count as extra bytes."""
 
     def __init__(self, stream: BinaryIO, name: str, limits: ReadLimits) -> None:
         self._stream = stream
@@ -114,24 +115,24 @@ class _Packed:
         self._extra = 0
 
     def piece(self) -> bytes:
-        """The next bytes; none at the end."""
+        """The next bytes; b"" at the end."""
         self._limits.step()
         data, self._kept = self._kept + self._stream.read(_PIECE - len(self._kept)), b""
         return data
 
     def give_back(self, data: bytes) -> None:
-        """Have these last bytes of a piece come next."""
+        """Give back the last bytes of a piece. They come next."""
         self._kept = data
 
     def exactly(self, size: int) -> bytes:
-        """So many bytes; EOFError if there are fewer."""
+        """Exactly `size` bytes. Raises EOFError if there are fewer."""
         found = self._upto(size)
         if len(found) < size:
             raise EOFError(_TRUNCATED)
         return found
 
     def header(self) -> bool:
-        """Read a member's header; False at the end."""
+        """Read the header of the next member; False at the end of the data."""
         mark = self._upto(2)
         if not mark:
             return False
@@ -160,7 +161,7 @@ class _Packed:
         return found
 
     def _skip_text(self) -> None:
-        """Skip a text that ends with a zero; one that the file's end cuts is noticed later."""
+        """Skip a text that ends with a zero. If the data end in the text, a later read notices it."""
         while data := self.piece():
             text, zero, rest = data.partition(b"\0")
             self._count(len(text) + len(zero))
@@ -169,7 +170,7 @@ class _Packed:
                 return
 
     def skip_zeros(self) -> None:
-        """Skip the zeros that fill up a file, or the space before its next member."""
+        """Skip zeros at the end of a file, or before the next member."""
         while data := self.piece():
             rest = data.lstrip(b"\0")
             self._count(len(data) - len(rest))
@@ -181,5 +182,5 @@ class _Packed:
         self._extra += size
         most = self._limits.gzip_extra_bytes
         if self._extra > most:
-            what = f"{self._name}: gzip data with more than {most} bytes of headers and of zeros between and after its"
-            raise InputTooLarge(f"{what} members; max_gzip_extra_bytes is {most}", _FIX)
+            what = f"{self._name}: the gzip data have more than {most} bytes of headers and of zeros around members"
+            raise InputTooLarge(f"{what}; max_gzip_extra_bytes is {most}", _FIX)

@@ -1,4 +1,4 @@
-"""Records of a JSONL file: one object a line, as abonyx writes its own results."""
+"""Records of a JSONL file, which has one object on each line."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from abonyx.input.cells import Record, RejectedRecord, typed
 from abonyx.input.columns import ALL, Wanted, find_columns
 from abonyx.wording import option
 
-# Objects whose keys together are the header: some writers leave out a key that has no value.
+# The header is all keys of this many first objects, because some writers leave out a key without a value.
 _HEADER_ROWS = 1_000
 
 _Row = tuple[int, "dict[str, Any] | str"]
 
 
 def read_jsonl(lines: Iterable[str], name: str, wanted: Wanted, notes: list[str]) -> Generator[Record | RejectedRecord]:
-    """Yield the records; a line that is not an object is a rejected one."""
+    """Yield the records. A line that is not an object is a rejected record."""
     rows = ((number, _object(line)) for number, line in enumerate(lines, 1) if line.strip("\ufeff \t\r\n"))
     top: list[_Row] = list(islice(rows, _HEADER_ROWS))
     if not top:
-        raise InputError(f"{name}: only blank lines from line 1 on, no records", "Give at least one object.")
+        raise InputError(f"{name}: has only blank lines, no records", "Give at least one object.")
     where = f"{name}:{top[0][0]}"
     header = list(dict.fromkeys(key for _, row in top if isinstance(row, dict) for key in row))
     if not header:
-        fix = 'Write one object a line: {"id": "...", "sequence": "..."}.'
+        fix = 'Write one object on each line: {"id": "...", "sequence": "..."}.'
         raise InputError(f"{where}: is not JSONL: {top[0][1] or 'the object is empty'}", fix)
     if len(top) == 1 and isinstance(top[0][1], dict):
         for key, value in top[0][1].items():
             if isinstance(value, list) and value and isinstance(value[0], dict):
-                fix = "Write one object a line: jq -c '.KEY[]' FILE > FILE.jsonl."
-                raise InputError(f"{where}: the records are in one object, under {printable(key)!r}", fix)
+                fix = "Write one object on each line: jq -c '.KEY[]' FILE > FILE.jsonl."
+                raise InputError(f"{where}: all records are in one object, under the key {printable(key)!r}", fix)
     at = find_columns(header, where, wanted, notes)
     known = frozenset(header) if wanted.keep == (ALL,) else None
     for ordinal, (number, row) in enumerate(chain(top, rows), 1):
@@ -44,13 +44,13 @@ def read_jsonl(lines: Iterable[str], name: str, wanted: Wanted, notes: list[str]
         if known is not None and not known.issuperset(row):
             key = printable(min(row.keys() - known))
             what = f"{name}:{number}: key {printable(key)!r} is not in the first {_HEADER_ROWS:,} rows"
-            raise InputError(what, f"Name the keys to keep in place of {ALL}: {option('keep')} KEY,...")
+            raise InputError(what, f"Name the keys to keep instead of {ALL}: {option('keep')} KEY,...")
         cells = at.cells({place: row.get(header[place]) for place in at.used})
         yield typed(cells, ordinal, number)
 
 
 def _object(line: str) -> dict[str, Any] | str:
-    """The line's object, or why it is none."""
+    """The object of a line, or the reason why the line is not an object."""
     try:
         row = msgspec.json.decode(line.encode("utf-8", "surrogateescape"))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""A column of sequences that is already in memory, judged as the records of a file are."""
+"""Check a column of sequences that is already in memory, by the rules for records of a file."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from abonyx.input.sequences import Gaps, judge
 
 
 class JudgedValue(NamedTuple):
-    """What is scored of a value, or of the two values of a pair, or why nothing is.
+    """The part of a value (or of a pair of values) that is scored, or the reason why nothing is scored.
 
     Attributes:
-        part: of a pair the heavy chain's, with what is known of both.
-        light: of a pair the light chain's residues.
+        part: the scored part; for a pair, the heavy chain with the judgement of both chains.
+        rejected: why nothing is scored; None if something is.
+        light: the light chain of a pair; else "".
     """
 
     part: Part
@@ -27,7 +28,7 @@ class JudgedValue(NamedTuple):
 
     @property
     def record(self) -> str:
-        """What is scored as one text, as Input.records has it."""
+        """The scored part as one text, as in Input.records."""
         return f"{self.part.sequence}|{self.light}" if self.light else self.part.sequence
 
 
@@ -42,16 +43,19 @@ def judged(
     gaps: Gaps | None = None,
     in_children: bool = False,
 ) -> list[JudgedValue]:
-    """Each value of a column of sequences, by the same rules as records of a file (input.checked).
+    """Check each value of a column of sequences, by the rules for records of a file (input.checked).
 
     Args:
-        values: texts; None is a missing one.
-        rule, limit, gaps, in_children: as checked.check_records.
+        values: n texts; None = missing.
+        rule, limit, gaps, in_children: as for checked.check_records.
+
+    Returns:
+        n results, in order.
     """
     cleaned = [_cleaned(value, gaps) for value in values]
     readable = [sequence for sequence, why in cleaned if why is None]
     judgements = dict(zip(readable, rule.judgements(readable, in_children=in_children), strict=True))
-    # A part is judged again when it was trimmed: once for each sequence, however often that comes.
+    # A trimmed part is judged again. The dictionary makes sure that this is done once for each distinct sequence.
     parts = {sequence: scored_part(sequence, judgement, rule) for sequence, judgement in judgements.items()}
     rows = []
     for sequence, why in cleaned:
@@ -68,10 +72,11 @@ def judged_pairs(
     gaps: Gaps | None = None,
     in_children: bool = False,
 ) -> list[JudgedValue]:
-    """As judged, of two columns: each chain by its own rule, and the record by both.
+    """Check two columns of sequences: each chain by its own rule, and the record by both.
 
     Args:
-        pairs: heavy and light chains, a column each.
+        pairs: the column of heavy chains and the column of light chains.
+        rule, limit, gaps, in_children: as for checked.check_records.
     """
     rules = rules_of_chains(rule, PAIR)
     columns = [
@@ -93,7 +98,7 @@ def judged_pairs(
 
 
 def _cleaned(value: object, gaps: Gaps | None) -> tuple[str, str | None]:
-    """The cleaned sequence, and why it cannot be scored whatever its chain and length, or None."""
+    """(cleaned sequence, why its letters cannot be scored, or None)."""
     if not isinstance(value, str):
         return "", f"the sequence is {'null' if value is None else type(value).__name__}, not text"
     return judge(value, gaps)

@@ -1,4 +1,4 @@
-"""What a cell of a label column means: a class, or a measured value."""
+"""Labels: the cells of a label column as classes or as measured values."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from abonyx.input.cells import MISSING, Record
 from abonyx.wording import option
 
 LabelKind = Literal["classes", "values"]
-# In any case: as text, as integers and as the floats that pandas writes once a column has a gap (the Boughter set).
+# The words for the classes, in lower case. pandas writes 0.0 and 1.0 if a column has an empty cell (the Boughter set).
 _SPECIFIC, _NONSPECIFIC = ("0", "0.0", "false", "no", "specific"), ("1", "1.0", "true", "yes", "non-specific")
 LABELS = dict.fromkeys(_SPECIFIC, 0) | dict.fromkeys((*_NONSPECIFIC, "nonspecific", "non specific"), 1)
-# Not float()'s own rule: that takes 1_000, nan and inf.
+# float() would also accept 1_000, nan and inf.
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-# Numbers other than 0 and 1 from which on a column of classes is taken for one of measured values: so many different
-# ones, or so many cells and this share of them. A few are slips.
+# If a column of classes has at least _MEASURED different numbers other than 0 and 1, or if at least _MEASURED cells and
+# _MEASURED_SHARE of all cells are such numbers, it is a column of measured values. A few such cells are typing errors.
 _MEASURED, _MEASURED_SHARE = 3, 0.1
 
 
 def label_of(record: Record) -> str:
-    """A record's label; "" if it is missing."""
+    """The label of a record; "" if it is missing."""
     return "" if record.label in MISSING else record.label
 
 
 def class_of(label: str) -> int | None:
-    """0 specific, 1 non-specific, None if the label is none of LABELS."""
+    """0 specific, 1 non-specific; None if the label is not in LABELS."""
     return LABELS.get(label.lower())
 
 
 def classes_of(cells: Sequence[str]) -> tuple[list[int | None], str | None]:
-    """The classes of a column that may hold labels, and why it holds none.
+    """The classes in a column that may have labels.
 
     Args:
         cells: n texts.
 
     Returns:
-        (n,) 0 specific, 1 non-specific, None not labelled, and None; or no classes and the reason.
+        (n classes, None), each 0 specific, 1 non-specific or None not labelled; or ([], why the column has no classes).
     """
     labels = ["" if cell.strip() in MISSING else cell.strip() for cell in cells]
     others = [label for label in labels if label and class_of(label) is None]
@@ -49,13 +49,13 @@ def classes_of(cells: Sequence[str]) -> tuple[list[int | None], str | None]:
 
 
 def value_of(label: str) -> float | None:
-    """The number, None if the label is not a finite one."""
+    """The number in a label; None if it is not a finite number."""
     value = float(label) if _NUMBER.fullmatch(label) else math.nan
     return value if math.isfinite(value) else None
 
 
 def label_problem(label: str, kind: LabelKind, *, required: bool) -> str | None:
-    """Why a record's label cannot be used; None if it can. required: a blank one cannot."""
+    """Why the label of a record cannot be used; None if it can. If `required`, an empty label cannot be used."""
     if not label:
         return "no label" if required else None
     if kind == "values":
@@ -72,19 +72,20 @@ def _not_a_number(label: str) -> str:
     if class_of(label) is not None:
         return "a class and not a measured value"
     if re.match(r",\d", rest):
-        return "not a number: write a decimal point"
-    return f"a number with more text: leave {printable(rest)!r} out of the cell" if rest else "not a finite number"
+        return "not a number: write a decimal point, not a comma"
+    return f"a number with other text: remove {printable(rest)!r} from the cell" if rest else "not a finite number"
 
 
 def refuse_other_kind(labels: Sequence[str], kind: LabelKind, where: str) -> None:
-    """Refuse a column that holds the other kind of label as a whole; single cells are bad records.
+    """Refuse a column whose labels are of the other kind. Single wrong cells are bad records, and pass here.
 
     Args:
-        labels: of label_of, one a record.
-        where: what messages call the source.
+        labels: label_of each record.
+        kind: the kind that is expected.
+        where: name of the source in messages.
 
     Raises:
-        LabelsOfOtherKind: names the options that take these labels.
+        LabelsOfOtherKind: the labels are of the other kind. The message names the options for them.
     """
     given = [label for label in labels if label]
     classes = sum(class_of(label) is not None for label in given)
@@ -99,7 +100,7 @@ def refuse_other_kind(labels: Sequence[str], kind: LabelKind, where: str) -> Non
         example = next(label for label in given if label in measured)
         what = f"{where}: {len(given) - classes} of {len(given)} labels are not 0 or 1, e.g. {printable(example)!r}"
         fix = (
-            f"For measured values give {option('task')} regression; to make classes of them, {option('positive_above')}"
-            f" or {option('positive_below')} with a value."
+            f"For measured values give {option('task')} regression. To turn them into classes, give "
+            f"{option('positive_above')} or {option('positive_below')} with a value."
         )
         raise LabelsOfOtherKind(what, fix)

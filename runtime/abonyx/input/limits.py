@@ -1,4 +1,4 @@
-"""How much of a source is read that is not trusted: counted while it is read, whatever its lines hold."""
+"""Limits for reading a source that is not trusted. Everything is counted while it is read."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ _FIX = "Send fewer records at a time, and only the columns that are needed."
 
 
 def no_step() -> None:
-    """For a reading that nobody interrupts."""
+    """Do nothing: for reading without interruption."""
 
 
 class ReadLimits(NamedTuple):
-    """The most that is taken of one source.
+    """The limits for one source.
 
     Attributes:
-        unpacked_bytes: that gzip data may unpack to.
-        gzip_members: gzip files, one after another, that the data may be.
-        gzip_extra_bytes: of the headers of all members, and of zeros between and after them.
-        lines: of any kind: blank lines and comments too.
-        line_chars: of one line.
-        columns: of a header, and of any line: one more than its commas, semicolons or tabs, in quoted cells too.
-        cells: of all lines, counted so.
+        unpacked_bytes: largest size of unpacked gzip data.
+        gzip_members: largest number of gzip members.
+        gzip_extra_bytes: largest size of all headers of members, and of zeros between and after members.
+        lines: largest number of lines, with blank lines and comments.
+        line_chars: largest number of characters in a line.
+        columns: largest number of columns in any line: the number of its commas, semicolons or tabs, plus one. Those in
+            quoted cells count too.
+        cells: largest number of cells in all lines, counted in this way.
         step: called before each line, and before each small piece of gzip data. It may wait, and it may raise to end
             the reading.
     """
@@ -45,18 +46,20 @@ def limited_lines(text: io.TextIOBase, name: str, limits: ReadLimits) -> Generat
     """Yield the lines of a text.
 
     Args:
-        name: what messages call the source.
+        text: the text.
+        name: name of the source in messages.
+        limits: the limits.
 
     Raises:
-        InputTooLarge: at the first line that is over a limit.
+        InputTooLarge: a line is over a limit.
     """
     number = cells = 0
-    # A line is counted before csv sees it: csv splits a whole line in one piece that no other thread interrupts.
+    # A line is counted before csv reads it, because csv splits a whole line without letting other threads run.
     while line := text.readline(limits.line_chars + 1):
         limits.step()
         number += 1
         if number > limits.lines:
-            what = f"{name}: more than {limits.lines} lines, blank lines and comments too; max_lines is {limits.lines}"
+            what = f"{name}: more than {limits.lines} lines, with blank lines and comments; max_lines is {limits.lines}"
             raise InputTooLarge(what, _FIX)
         if len(line) > limits.line_chars:
             what = f"{name}:{number}: more than {limits.line_chars} characters; max_line_chars is {limits.line_chars}"
@@ -65,16 +68,16 @@ def limited_lines(text: io.TextIOBase, name: str, limits: ReadLimits) -> Generat
         check_width(columns, f"{name}:{number}", limits.columns)
         cells += columns
         if cells > limits.cells:
-            what = f"{name}:{number}: more than {limits.cells} cells up to here; max_cells is {limits.cells}"
+            what = f"{name}:{number}: more than {limits.cells} cells up to this line; max_cells is {limits.cells}"
             raise InputTooLarge(what, _FIX)
         yield line
 
 
 def check_width(columns: int, where: str, most: int | None) -> None:
-    """Refuse a line or a header of too many columns.
+    """Check the number of columns of a line or a header.
 
     Raises:
-        InputTooLarge: more than `most`, if there is such a limit.
+        InputTooLarge: there are more than `most` (None = no limit).
     """
     if most is not None and columns > most:
         raise InputTooLarge(f"{where}: {columns} columns; max_columns is {most}", _FIX)

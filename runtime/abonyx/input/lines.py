@@ -1,4 +1,4 @@
-"""Records of a text with one sequence a line and no header."""
+"""Records of a text with one sequence on each line and no header."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ _AS_TABLE = "Send a table as text/csv."
 
 
 def read_lines(lines: Iterable[str], name: str, wanted: Wanted) -> Generator[Record | RejectedRecord]:
-    """Yield the records; their ids are 1, 2, 3. Blank lines are left out.
+    """Yield the records, with the ids 1, 2, 3 and so on. Blank lines are left out.
 
     Raises:
-        InputError: a column is requested, the first line is a column's name, or a line is not one of such a text.
+        InputError: a column is requested, the first line is the name of a column, or a line is from a table or FASTA.
     """
     column = wanted.sequence or wanted.id
     if column is not None:
-        raise InputError(f"{name}: is one sequence a line, which has no column {printable(column)!r}", _AS_TABLE)
+        raise InputError(f"{name}: has one sequence on each line, and no column {printable(column)!r}", _AS_TABLE)
     count = 0
     for number, line in enumerate(lines, 1):
         text = line.strip()
         if not text:
             continue
         if mark := next((mark for mark in DELIMITERS if mark in line.rstrip("\r\n")), None):
-            what = f"{name}:{number}: has {DELIMITERS[mark]}, and in a text of one sequence a line no line has them"
+            what = f"{name}:{number}: has {DELIMITERS[mark]}, which a text with one sequence on each line cannot have"
             raise InputError(what, _AS_TABLE)
         if text.startswith(">"):
-            what = f"{name}:{number}: {printable(text)!r} begins like a FASTA header, and there is text before it"
-            raise InputError(what, "Begin FASTA with a '>' line, or send one sequence a line.")
+            what = f"{name}:{number}: {printable(text)!r} begins like a FASTA header, but there is text before it"
+            raise InputError(what, "Begin FASTA with a '>' line, or send one sequence on each line.")
         if count == 0 and is_sequence_name(text):
             what = f"{name}:{number}: {printable(text)!r} is the name of a column, not a sequence"
             raise InputError(what, f"{_AS_TABLE} Leave the line out if each line is a sequence.")
         count += 1
         yield named(str(count), text, number)
     if not count:
-        raise InputError(f"{name}: only blank lines from line 1 on, no sequences", "Send one at least.")
+        raise InputError(f"{name}: has only blank lines, no sequences", "Send at least one.")

@@ -1,4 +1,4 @@
-"""Records of both chains: each chain is judged with the chain that it must be, and the record by both."""
+"""Records with both chains: each chain is checked as the chain that it must be, and the record by both results."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from abonyx.wording import option
 def columns_of(
     chains: Sequence[str], sequence: str | None, heavy: str | None, light: str | None
 ) -> tuple[str | None, str | None]:
-    """The sequence_column and light_column that read_records is to take.
+    """The arguments sequence_column and light_column for read_records.
 
     Args:
-        chains: that a record needs.
-        sequence, heavy, light: names of columns as the user gives them; None = not given.
+        chains: the chains that a record needs.
+        sequence, heavy, light: names of columns that the user gives; None = not given.
 
     Raises:
-        ConfigError: a column of sequences beside a chain's, or of pairs.
+        ConfigError: a column of sequences and a column of a chain are given, or a column of sequences for pairs.
     """
     if sequence is None:
         if len(chains) > 1:
@@ -31,16 +31,16 @@ def columns_of(
     what = f"{option('sequence_column')} {printable(sequence)}"
     if (other := heavy or light) is not None:
         named = "light_column" if heavy is None else "heavy_column"
-        fix = "Give one of them, or the columns of both chains."
+        fix = "Give only one of them, or the columns of both chains."
         raise ConfigError(f"{what} and {option(named)} {printable(other)} were both given", fix)
     if len(chains) > 1:
-        fix = f"Name a column for each: {option('heavy_column')} and {option('light_column')}."
+        fix = f"Name a column for each chain: {option('heavy_column')} and {option('light_column')}."
         raise ConfigError(f"{what}: the heads need both chains", fix)
     return sequence, None
 
 
 def judge_pair(heavy: str, light: str | None, gaps: Gaps | None) -> tuple[str, str, str | None]:
-    """Both chains cleaned, and why the record cannot be scored whatever its lengths, or None; see sequences.judge."""
+    """(cleaned heavy chain, cleaned light chain, why their letters cannot be scored, or None); see sequences.judge."""
     cleaned, reasons = [], []
     for word, sequence in zip(PAIR_WORDS, (heavy, light or ""), strict=True):
         found, why = judge(sequence, gaps)
@@ -58,12 +58,12 @@ def missing_chain(word: str) -> str:
 
 
 def rules_of_chains(rule: DomainRule, chains: Sequence[str]) -> list[DomainRule]:
-    """What is done with each chain of a record; of one chain, the rule itself."""
+    """One rule for each chain of a record. For one chain it is the rule itself."""
     return [rule] if len(chains) == 1 else [rule._replace(chains=chain_letters(chain)) for chain in chains]
 
 
 def record_problem(parts: Sequence[Part], rule: DomainRule, limit: SequenceLimit) -> str | None:
-    """Why a record is not scored, or None; see domain.part_problem. A pair's reason names the chain."""
+    """Why a record is not scored, or None (see domain.part_problem). For a pair, the reason names the chain."""
     if len(parts) == 1:
         return part_problem(parts[0], rule, limit)
     reasons = ((word, part_problem(part, rule, limit)) for word, part in zip(PAIR_WORDS, parts, strict=True))
@@ -71,7 +71,7 @@ def record_problem(parts: Sequence[Part], rule: DomainRule, limit: SequenceLimit
 
 
 def part_of_record(parts: Sequence[Part]) -> Part:
-    """A record's sequence, that of a pair's heavy chain, with what is known of all its chains."""
+    """The part of a record; for a pair, the heavy chain with the judgement of both chains."""
     if len(parts) == 1:
         return parts[0]
     heavy, light = parts

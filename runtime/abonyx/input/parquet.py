@@ -15,7 +15,7 @@ from abonyx.input.columns import Wanted, find_columns
 def read_parquet(
     file: Path | io.BytesIO, name: str, wanted: Wanted, notes: list[str]
 ) -> Generator[Record | RejectedRecord]:
-    """Yield the records; a record's line is the number of its data row."""
+    """Yield the records. The line of a record is the number of its data row."""
     pa, pq = load("Parquet", "pyarrow"), load("Parquet", "pyarrow.parquet")
     row = 0
     try:
@@ -28,7 +28,7 @@ def read_parquet(
                     row += 1
                     yield typed(at.cells({place: cells[at_row] for place, cells in columns.items()}), row, row)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        said = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise InputError(f"{name}: not readable as Parquet after row {row}: {said}", "Write it again.") from error
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise InputError(f"{name}: cannot be read as Parquet after row {row}: {reason}", "Write it again.") from error
     if not row:
-        raise InputError(f"{name}, header: columns, but no records", "Give at least one record.")
+        raise InputError(f"{name}: has columns, but no records", "Give at least one record.")

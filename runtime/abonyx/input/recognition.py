@@ -1,4 +1,4 @@
-"""What a file is: by its suffix, by its first bytes; and what to do with one that is not read."""
+"""Recognise the kind of a file by its suffix and its first bytes; and the advice for kinds that are not read."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ _READ = {GZIP: "gzip data", PARQUET: "Parquet"}
 
 
 class Foreign(NamedTuple):
-    """A file that is not read as it is.
+    """A kind of file that is not read.
 
     Attributes:
-        what: it is; convert: how to convert it.
-        encoding: whether its encoding alone is wrong, whatever its kind.
+        what: name of the kind.
+        convert: how to convert it.
+        encoding: whether only its encoding is wrong.
     """
 
     what: str
@@ -64,7 +65,7 @@ _PATTERNS = {
     ),
     rb"LOCUS {2,}\S[^\r\n]*\d (bp|aa)\b": Foreign("GenBank", _AS_FASTA.format("genbank")),
     rb"ID {3}\S[^\r\n]*\d (BP|AA)\.": Foreign("EMBL or UniProt text", _AS_FASTA.format("swiss")),
-    # By PDB's columns: a table's header may begin with such a word.
+    # With PDB's exact columns, because the header of a table may begin with such a word.
     rb"(HEADER {4}|TITLE {5}|(REMARK|CRYST1|SEQRES|ATOM  |HETATM|MODEL ) *\d)": Foreign(
         "PDB, a structure", _AS_FASTA.format("pdb-seqres")
     ),
@@ -73,24 +74,25 @@ _PATTERNS = {
     rb"# STOCKHOLM": Foreign("a Stockholm alignment", _AS_FASTA.format("stockholm")),
     rb"(?i:<!doctype html|<html)": Foreign("a web page (HTML)", _DOWNLOAD),
     rb"<\?xml": Foreign("XML", "Write its sequences as FASTA or CSV."),
-    rb"\[\s*[\[{\"\]]": Foreign("JSON", "Write one object a line: jq -c '.[]' FILE > FILE.jsonl."),
+    rb"\[\s*[\[{\"\]]": Foreign("JSON", "Write one object on each line: jq -c '.[]' FILE > FILE.jsonl."),
     rb"\{\\rtf": Foreign("RTF, a text document", "Save it as plain text (UTF-8)."),
 }
 _COMPILED = [(re.compile(pattern), foreign) for pattern, foreign in _PATTERNS.items()]
 _JSON = Foreign(
-    "JSON", 'Write one object a line, {"id": ..., "sequence": ...}: jq -c \'.sequences[]\' FILE > FILE.jsonl.'
+    "JSON",
+    'Write one object on each line, {"id": ..., "sequence": ...}: jq -c \'.sequences[]\' FILE > FILE.jsonl.',
 )
 
 
 def named_kind(source: Path | None) -> tuple[str | None, bool]:
-    """Return the format that the suffix names, None if it names none, and whether it says gzip."""
+    """(format by the suffix, or None if it is unknown; whether the suffix says gzip)."""
     suffixes = [suffix.lower() for suffix in source.suffixes] if source is not None else []
     zipped = suffixes[-1:] == [".gz"]
     return _KINDS.get("".join(suffixes[-2:-1] if zipped else suffixes[-1:])), zipped
 
 
 def recognise(head: bytes) -> Foreign | None:
-    """What a file is by its first bytes, if it is none of the accepted kinds; None: it may be one."""
+    """The kind of a file that is not read, by its first bytes; None if the file may be of an accepted kind."""
     for mark, foreign in _BYTES.items():
         if head.startswith(mark):
             return foreign
@@ -106,7 +108,7 @@ def recognise(head: bytes) -> Foreign | None:
 
 
 def _zip(head: bytes) -> Foreign | None:
-    """A zip file: None if it is a workbook that the xlsx reader takes."""
+    """The kind of a zip file; None if it is a workbook that the xlsx reader accepts."""
     if b"[Content_Types].xml" in head or b"xl/" in head:
         if b"word/" in head:
             return Foreign("a Word document", "Copy the sequences into a CSV or FASTA file.")
@@ -117,7 +119,7 @@ def _zip(head: bytes) -> Foreign | None:
 
 
 def _wide(head: bytes) -> str | None:
-    """UTF-16 or UTF-32, with or without a mark; ASCII text in it has a NUL beside each letter."""
+    """UTF-16 or UTF-32, or None. Without a byte order mark: in ASCII text, every second byte is NUL."""
     if head.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
         return "UTF-32"
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -131,7 +133,7 @@ def _wide(head: bytes) -> str | None:
 
 
 def sniff(head: bytes, name: str) -> str:
-    """The kind of a file whose suffix names none."""
+    """The kind of a file whose suffix is unknown."""
     if head.startswith(PARQUET):
         return "parquet"
     if head.startswith(ZIP):
@@ -145,54 +147,57 @@ def sniff(head: bytes, name: str) -> str:
         return "jsonl"
     header = next((line for line in lines if not line.startswith(b"#")), b"")
     if b"\0" in header or b"\0" in head[:16]:
-        what = f"{name}: line 1 is binary, not FASTA, CSV, TSV, JSONL, Parquet or xlsx"
+        what = f"{name}: is binary data, not FASTA, CSV, TSV, JSONL, Parquet or xlsx"
         raise InputError(what, f"Accepted: {ACCEPTED}.")
     return "table"
 
 
 def is_jsonl(head: bytes) -> bool:
-    """Whether every line is an object; OAS's files have one in the first line alone."""
+    """Whether the first two lines are objects. OAS files have an object only in the first line."""
     lines = [line for line in re.split(rb"[\r\n]+", head.removeprefix(b"\xef\xbb\xbf")) if line.strip()][:2]
     objects = [line.lstrip().startswith(b"{") for line in lines]
     return bool(lines) and all(objects) and (len(lines) > 1 or _closed(lines[0], head))
 
 
 def _closed(line: bytes, head: bytes) -> bool:
-    """Whether an only line is a whole object, as far as it was seen."""
+    """Whether a single line is a whole object, as far as it was read."""
     return line.rstrip().endswith(b"}") or len(line) + 1 >= len(head)
 
 
 def check_kind(head: bytes, kind: str | None, name: str) -> None:
-    """Refuse a file that is not what its suffix says, or none of the accepted kinds.
+    """Refuse a file that is not of the kind that its suffix says, or not of an accepted kind.
 
     Args:
-        kind: by the suffix; None: it names none.
+        head: the first bytes.
+        kind: the kind by the suffix; None if it is unknown.
+        name: name of the file in messages.
 
     Raises:
-        InputError: what the file is, and how to convert it.
+        InputError: the file is of another kind. The message says which, and how to convert it.
     """
     foreign = recognise(head)
     if foreign is None and kind not in ("parquet", "xlsx"):
         found = next((found for mark, found in _READ.items() if kind and head.startswith(mark)), None)
-        if kind is None and head.startswith(GZIP):  # the caller has unpacked it once
+        if kind is None and head.startswith(GZIP):  # the caller has already unpacked it
             raise InputError(f"{name}: is gzip data inside gzip data", f"{_UNPACK}: gunzip FILE.gz.")
         if found is None and kind and head.startswith(ZIP):
             found = "an Excel workbook (.xlsx)"
         if found is None and kind in ("csv", "tsv", "fasta") and is_jsonl(head):
             found = "JSONL"
         if found:
-            raise InputError(f"{name}: is {found}, not {kind} in UTF-8", f"Convert or rename it: {ACCEPTED}.")
+            fix = f"Convert or rename it. Accepted: {ACCEPTED}."
+            raise InputError(f"{name}: is {found}, not {kind} in UTF-8", fix)
     if foreign is None and _json_object(head) and not is_jsonl(head):
         foreign = _JSON
     if foreign is None and kind == "xlsx" and not head.startswith(ZIP):
         what = f"{name}: is not an .xlsx workbook, which begins with {ZIP!r}; it begins with {head[:16]!r}"
-        raise InputError(what, "Save it again as .xlsx; name a text table .csv.")
+        raise InputError(what, "Save it again as .xlsx. If it is a table in text, name it .csv.")
     if foreign:
         instead = f", not {kind}" if kind and not foreign.encoding else ""
         raise InputError(f"{name}: is {foreign.what}{instead}", foreign.convert)
 
 
 def _json_object(head: bytes) -> bool:
-    """Whether the text is an object over several lines: a line with `{` alone, or one that ends open."""
+    """Whether the text is an object over several lines: the first line begins with { and does not end with }."""
     first = head.removeprefix(b"\xef\xbb\xbf").lstrip().split(b"\n", 1)[0].strip()
     return first.startswith(b"{") and not first.endswith(b"}")

@@ -1,7 +1,7 @@
-"""Records from a FASTA, CSV, TSV, JSONL, Parquet or Excel file, or from standard input.
+"""Read records from a FASTA, CSV, TSV, JSONL, Parquet or Excel file, or from standard input.
 
-A file that cannot be read as what it should be is an InputError. A single unusable row is a RejectedRecord, so that the
-caller can list all of them at once.
+A file that cannot be read raises an InputError. A single bad row gives a RejectedRecord, so that the caller can list
+all of them at once.
 """
 
 from __future__ import annotations
@@ -51,32 +51,33 @@ def read_records(
     notes: list[str] | None = None,
     plain: bool = False,
 ) -> Iterator[Record | RejectedRecord]:
-    """Yield the records of a file in file order; a row that cannot be used by itself comes as a RejectedRecord.
+    """Yield the records of a file, in file order. A row that cannot be used is a RejectedRecord.
 
     Args:
-        source: the file; its suffix names the format. None is standard input; it and other suffixes are recognised by
-            their first bytes.
-        id_column: column of the ids; by default one with a known name (columns.py), else the record's number. FASTA
-            uses neither this nor the next one.
-        sequence_column: column of the sequences; by default `sequence` or another known name. FIRST:LAST is a range of
-            columns, one a position of an alignment (ANARCI's tables, 1:128); gaps are left out.
-        light_column: of pairs, whose heavy chains are in sequence_column; by default a known name.
-        chains: what a record needs: ("H",), ("L",), or both, a pair. FASTA has a pair as >ID|H and >ID|L.
-        label_column: column of the labels; by default none is read. FASTA has none: an InputError.
-        sheet: of a workbook; needed if several have cells.
-        keep: columns whose cells go to the output as they are, or ("all",); of FASTA ("description",).
-        find_label: also keep the cells of a column called label, labels, y or class.
-        stdin: read in place of sys.stdin.buffer; left open.
-        name: what messages call the source; None = its path, or "standard input".
-        limits: of a source that is not trusted; None = read all of it. Parquet and Excel, whose unpacked size nothing
-            bounds, are refused with limits.
-        notes: gets what a user should know of how the file was read, a line each.
-        plain: a source without a suffix that is text and not FASTA is one sequence a line (lines.py), not a table.
+        source: the file; None = standard input. The suffix gives the format. Standard input, and files with other
+            suffixes, are recognised by their first bytes.
+        id_column: column of the ids; None = a column with a known name (columns.py), else the number of the record.
+            FASTA ignores this and the next argument.
+        sequence_column: column of the sequences; None = `sequence` or another known name. FIRST:LAST is a range of
+            columns, one for each position of an alignment (ANARCI's tables, 1:128); gaps are left out. For pairs, the
+            column of the heavy chains.
+        light_column: for pairs, column of the light chains; None = a known name.
+        chains: the chains that a record needs: ("H",), ("L",), or both for a pair. In FASTA, a pair is >ID|H and >ID|L.
+        label_column: column of the labels; None = read no labels. With FASTA it is an error.
+        sheet: sheet of a workbook; needed if several sheets have cells.
+        keep: columns to copy to the output, or ("all",); for FASTA ("description",).
+        find_label: whether to also keep a column called label, labels, y or class.
+        stdin: stream to read instead of sys.stdin.buffer. It stays open.
+        name: name of the source in messages; None = its path, or "standard input".
+        limits: limits for a source that is not trusted; None = no limits. With limits, Parquet and Excel are refused,
+            because their unpacked size has no limit.
+        notes: a list to which lines about how the file was read are added.
+        plain: whether a text without a suffix that is not FASTA has one sequence on each line (lines.py). If false, it
+            is a table.
 
     Raises:
-        InputTooLarge: over one of the limits.
-        InputError: at the first fault of the file as a whole; the first `next` already opens the file.
-
+        InputTooLarge: the source is over a limit.
+        InputError: the file cannot be read. The first `next` opens the file.
     """
     name = name or ("standard input" if source is None else str(source))
     most = limits and limits.columns
@@ -99,7 +100,7 @@ def read_records(
 
 
 class _Reading(NamedTuple):
-    """How one source is read; see read_records."""
+    """The arguments for reading one source; see read_records."""
 
     name: str
     wanted: Wanted
@@ -109,21 +110,21 @@ class _Reading(NamedTuple):
 
 
 def _parse(source: Path | None, stdin: BinaryIO | None, reading: _Reading) -> Generator[Record | RejectedRecord]:
-    """Undo gzip, settle the format, and hand the bytes to its reader."""
+    """Unpack gzip, find the format, and call the reader of that format."""
     kind, zipped = named_kind(source)
     with ExitStack() as stack:
         head, stream = peek(stack.enter_context(open_source(source, stdin)), stack)
         if zipped and not head.startswith(GZIP):
-            check_kind(head, None, reading.name)  # a Git LFS pointer, say
+            check_kind(head, None, reading.name)  # e.g. a Git LFS pointer
             if head:
-                what = f"{reading.name}: is not gzip data, though its name ends with .gz; it begins with {head[:16]!r}"
+                what = f"{reading.name}: ends with .gz, but is not gzip data; it begins with {head[:16]!r}"
                 raise InputError(what, "Rename it without .gz, or compress it: gzip FILE.")
         if zipped or (kind is None and head.startswith(GZIP)):
             unzipped = stack.enter_context(_unzipped(stream, reading))
             head, stream = peek(unzipped, stack, reading.limits and reading.limits.unpacked_bytes)
             source = None
         if not head:
-            raise InputError(f"{reading.name}: is empty, there is no line 1", "Give a file with at least one record.")
+            raise InputError(f"{reading.name}: is empty", "Give a file with at least one record.")
         check_kind(head, kind, reading.name)
         kind = kind or sniff(head, reading.name)
         if reading.plain and kind in ("table", "jsonl"):
@@ -155,7 +156,7 @@ def _read_text(text: io.TextIOWrapper, kind: str, reading: _Reading) -> Iterator
     if kind == "fasta":
         return read_fasta(lines, name, wanted.keep, notes, wanted.chains)
     if kind == "lines" and wanted.paired:
-        what = f"{name}: is one sequence a line, and the heads need both chains of a record"
+        what = f"{name}: has one sequence on each line, but the heads need both chains of a record"
         raise InputError(what, "Send a table with a column for each chain, or FASTA with >ID|H and >ID|L.")
     if kind == "lines":
         return read_lines(lines, name, wanted)
@@ -173,7 +174,7 @@ def _read_packed(
             excel.refuse_untrusted(name)
         return excel.read_excel(stream, name, wanted, notes)
     if limits is not None:
-        what = f"{name}: is Parquet, which is not taken here: nothing bounds what it unpacks to"
+        what = f"{name}: is Parquet, which is not accepted here: its unpacked size has no limit"
         raise InputError(what, "Send CSV, TSV or FASTA.")
     if wanted.sheet is not None:
         raise InputError(

@@ -1,4 +1,4 @@
-"""From a sequence as the file has it to one that can be scored, or the reason why it cannot."""
+"""Clean a sequence, or give the reason why it cannot be scored."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from abonyx.errors import printable
 from abonyx.input.cells import MISSING
 from abonyx.wording import option
 
-# What happens to gaps and a final stop: refused, or taken out.
+# Gaps and a final stop are refused, or removed.
 Gaps = Literal["refuse", "strip"]
 
 _MISSING = frozenset(word.upper() for word in MISSING if word)
@@ -19,10 +19,11 @@ _NO_GAPS = str.maketrans("", "", "-.")
 
 
 def judge(sequence: str, gaps: Gaps | None = None) -> tuple[str, str | None]:
-    """The cleaned sequence, and why it cannot be scored whatever its length, or None; options are marks in it.
+    """(cleaned sequence, why its letters cannot be scored, or None). The reason may contain marks of options.
 
     Args:
-        gaps: None = refused, by an interface that has no such option.
+        sequence: the sequence in the file.
+        gaps: None = gaps are refused, by an interface without this option.
     """
     cleaned = alphabet.clean(sequence)
     if len(cleaned) <= _LONGEST_MISSING and cleaned.upper() in _MISSING:
@@ -36,6 +37,6 @@ def judge(sequence: str, gaps: Gaps | None = None) -> tuple[str, str | None]:
 
 
 def _only_gaps(cleaned: str) -> bool:
-    """Whether the sequence could be scored without its gaps."""
+    """Whether the sequence can be scored after its gaps are removed."""
     without = cleaned.translate(_NO_GAPS).removesuffix("*")
     return (refusal(without) or alphabet.letter_problem(without)) is None

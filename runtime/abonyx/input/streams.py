@@ -1,4 +1,4 @@
-"""The bytes of a source: opened, looked at without being used up, and unpacked."""
+"""Open the bytes of a source, and look at the first bytes without losing them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _HEAD_BYTES = 1 << 16
 
 
 class _Replay(io.RawIOBase):
-    """Bytes already taken from a stream, then the rest of it; closing this leaves the stream open."""
+    """The bytes that were already read from a stream, then the rest. Closing this leaves the stream open."""
 
     def __init__(self, head: bytes, rest: BinaryIO, max_bytes: int | None) -> None:
         self._head = head
@@ -35,14 +35,14 @@ class _Replay(io.RawIOBase):
         self._head = self._head[len(view) :]
         self._given += len(data)
         if self._max_bytes is not None and self._given > self._max_bytes:
-            what = f"the gzip data unpack to more than {self._max_bytes} bytes, the most that is taken here"
+            what = f"the gzip data unpack to more than {self._max_bytes} bytes, which is the limit"
             raise InputTooLarge(what, "Send fewer records at a time.")
         view[: len(data)] = data
         return len(data)
 
 
 def open_source(source: Path | None, stdin: BinaryIO | None) -> AbstractContextManager[BinaryIO]:
-    """A file, or standard input (`stdin` in place of the process's), which stays open afterwards."""
+    """Open a file. If `source` is None, give `stdin`, or the standard input of the process, which stays open."""
     if source is None:
         if stdin is None and sys.stdin is None:
             raise InputError("standard input is closed", "Name a file, or pipe one in.")
@@ -53,7 +53,7 @@ def open_source(source: Path | None, stdin: BinaryIO | None) -> AbstractContextM
 
 
 def peek(stream: BinaryIO, stack: ExitStack, max_bytes: int | None = None) -> tuple[bytes, BinaryIO]:
-    """Return the first bytes and a stream that still has them; a pipe cannot be rewound."""
+    """(first bytes, stream that still has them). Needed because a pipe cannot be rewound."""
     head = b""
     while len(head) < _HEAD_BYTES and (more := stream.read(_HEAD_BYTES - len(head))):
         head += more

@@ -1,6 +1,6 @@
 """Records of a CSV or TSV table.
 
-CSV is RFC 4180's: a quoted cell may span lines. TSV has no such quoting: a line is a row, whatever its quotes.
+CSV follows RFC 4180: a quoted cell may have line ends. In TSV each line is a row, also if it has quotes.
 """
 
 from __future__ import annotations
@@ -19,23 +19,24 @@ from abonyx.input.columns import Columns, Wanted, find_columns, is_sequence_name
 if TYPE_CHECKING:
     from _csv import Reader
 
-# csv's own limit of 128 KiB refuses long free-text columns; past 16 MiB a field is an unclosed quote, not data.
+# The limit of the module csv, 128 KiB, refuses long cells of text. A cell of over 16 MiB is an unclosed quote.
 FIELD_LIMIT_CHARS = 1 << 24
-# What a table's cells can be split at, and its name in messages.
+# Delimiter of cells -> its name in messages.
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
-# Excel's first line `sep=;`. When Excel saves the file again, empty cells follow it: `sep=;;;`.
+# Excel's first line `sep=;`. If Excel saves the file again, empty cells follow: `sep=;;;`.
 _DECLARATION = re.compile(r'"?sep=(.?)"?\1*"?', re.IGNORECASE)
-_R_ROW_NAMES = ", one name short: R's row names? Write with col.names=NA, or row.names=FALSE"
+_R_ROW_NAMES = ": R may have written row names without a header; write the file with col.names=NA or row.names=FALSE"
 
 
 class _Top(NamedTuple):
-    """A table's lines down to its header.
+    """The lines of a table down to its header.
 
     Attributes:
-        lines: read before `first`.
-        first: the header's line, or the first record's below a header that starts with `#`.
-        commented: that header without its `#`, if there is one; and its line's number.
-        delimiter: None: not declared.
+        lines: number of lines before `first`.
+        first: the line of the header; or the first record, if the header begins with `#`.
+        commented: the last line that begins with `#`, without the `#`; None if there is none.
+        commented_line: its line number.
+        delimiter: the declared delimiter; None if there is none.
     """
 
     lines: int
@@ -48,10 +49,14 @@ class _Top(NamedTuple):
 def read_table(
     lines: Iterator[str], name: str, kind: str, wanted: Wanted, notes: list[str]
 ) -> Generator[Record | RejectedRecord]:
-    """Yield the records.
+    """Yield the records of a table.
 
     Args:
-        kind: "csv", "tsv", or "table" of a file whose suffix says neither.
+        lines: the lines of the file.
+        name: name of the file in messages.
+        kind: "csv", "tsv", or "table" if the suffix does not tell.
+        wanted: the requested columns.
+        notes: a list to which lines for the user are added.
     """
     top = _read_top(lines, name)
     delimiter = top.delimiter or _delimiter(top, kind, wanted)
@@ -68,7 +73,7 @@ def read_table(
 
 
 def _read_top(lines: Iterator[str], name: str) -> _Top:
-    """Read down to the header: blank lines, comments, OAS's metadata and Excel's `sep=;` come before it."""
+    """Read down to the header. Blank lines, comments, OAS metadata and Excel's `sep=;` may come before it."""
     delimiter, commented, commented_line, number = None, None, 0, 0
     for line in lines:
         number += 1
@@ -84,11 +89,11 @@ def _read_top(lines: Iterator[str], name: str) -> _Top:
                 raise InputError(what, "Use a comma, a semicolon or a tab.")
         else:
             return _Top(number - 1, line, commented, commented_line, delimiter)
-    raise InputError(f"{name}:{max(number, 1)}: the file ends before a header", "Give a header and records.")
+    raise InputError(f"{name}:{max(number, 1)}: the file has no header", "Give a header and records.")
 
 
 def _delimiter(top: _Top, kind: str, wanted: Wanted) -> str:
-    """The one by which the header has the needed columns, else the one that makes most cells; a comma if in doubt."""
+    """The delimiter that gives the needed columns, else the one that gives most cells; if equal, a comma."""
     if kind == "tsv":
         return "\t"
     best, best_rank = ",", (False, 0)
@@ -101,12 +106,12 @@ def _delimiter(top: _Top, kind: str, wanted: Wanted) -> str:
 
 
 def _cells(line: str, delimiter: str) -> list[str]:
-    """One line's cells, for a look at it."""
+    """The cells of one line."""
     if delimiter == "\t":
         return _split(line, 0)
     try:
         return next(csv.reader([line], delimiter=delimiter), [])
-    except csv.Error:  # a cell over csv's limit
+    except csv.Error:  # a cell is over the limit of csv
         return line.split(delimiter)
 
 
@@ -119,9 +124,9 @@ def _resolves(header: list[str], wanted: Wanted) -> bool:
 
 
 def _is_header(first: list[str], commented: list[str], wanted: Wanted) -> bool:
-    """Whether the line below a header that starts with `#` is a header itself, and the other one a comment.
+    """Whether the first line is a header, so that the line before it with `#` is only a comment.
 
-    A record may have a cell that is a known name, such as "heavy", but not in the place of the sequence.
+    A record may have a cell that is a known name, such as "heavy", but not in the column of the sequences.
     """
     if not _resolves(first, wanted):
         return False
@@ -138,7 +143,7 @@ def _rows(lines: Iterable[str], name: str, above: int, delimiter: str) -> Iterat
 
 
 def _tab_rows(lines: Iterable[str], above: int) -> Generator[tuple[int, list[str]]]:
-    """Yield each line's cells with its number; `above` lines were read before."""
+    """Yield (line number, cells). `above` is the number of lines that were already read."""
     width = 0
     for number, line in enumerate(lines, above + 1):
         cells = _split(line, width) if '"' in line else line.rstrip("\r\n").split("\t")
@@ -147,10 +152,12 @@ def _tab_rows(lines: Iterable[str], above: int) -> Generator[tuple[int, list[str
 
 
 def _split(line: str, width: int) -> list[str]:
-    """Cells of a line that has quotes: a cell that is quoted as a whole loses them, as R and pandas write it.
+    """The cells of a line that has quotes. Quotes around a whole cell are removed, because R and pandas write them.
 
     Args:
-        width: the header's; a tab in a quoted cell is data if only then the row is that wide.
+        line: the line.
+        width: number of columns in the header. If the line has too many cells, a tab in a quoted cell counts as text
+            if that gives the right number.
     """
     line = line.rstrip("\r\n")
     cells = line.split("\t")
@@ -171,16 +178,16 @@ def _unquoted(cell: str) -> str:
 
 
 def _csv_rows(reader: Reader, name: str, above: int) -> Generator[tuple[int, list[str]]]:
-    """Yield each row with the number of the line it starts on; `above` lines were read before."""
+    """Yield (number of the first line of a row, cells). `above` is the number of lines that were already read."""
     while True:
         start = above + reader.line_num + 1
-        # The limit is the whole process's: raised only while csv parses, never while the caller runs.
+        # The limit is for the whole process, so it is raised only while csv parses.
         limit = csv.field_size_limit(FIELD_LIMIT_CHARS)
         try:
             row = next(reader, None)
         except csv.Error as error:
-            fix = "Close its quotes, and write a quote inside a quoted field twice."
-            raise InputError(f"{name}:{start}: the record starting here is not CSV: {error}", fix) from error
+            fix = "Close the quotes, and write a quote inside a quoted cell twice."
+            raise InputError(f"{name}:{start}: the record that starts here is not CSV: {error}", fix) from error
         finally:
             csv.field_size_limit(limit)
         if row is None:
@@ -191,7 +198,7 @@ def _csv_rows(reader: Reader, name: str, above: int) -> Generator[tuple[int, lis
 def _records(
     rows: Iterator[tuple[int, list[str]]], header: list[str], where: str, at: Columns, notes: list[str]
 ) -> Generator[Record | RejectedRecord]:
-    """The records below the header."""
+    """Yield the records below the header."""
     width, ordinal, in_r = len(header), 0, False
     plain = len(at.sequence) == 1 and not at.gapped and at.label is None and not at.kept and at.light is None
     sequence_at = at.sequence.start if plain else None
@@ -205,30 +212,33 @@ def _records(
         elif sequence_at is not None:
             yield identified("" if at.id is None else row[at.id], ordinal, row[sequence_at], line)
         else:
-            cells = at.cells(row + [""] * (width - len(row)))  # what is padded is not needed
+            cells = at.cells(row + [""] * (width - len(row)))  # the padded cells are not needed
             kept = {name: str(cell) for name, cell in cells.kept.items()}
             light = None if at.light is None else str(cells.light)
             yield identified(str(cells.id), ordinal, str(cells.sequence), line, str(cells.label).strip(), kept, light)
     if not ordinal:
-        raise InputError(f"{where}: a header, but no records below it", "Give at least one record.")
+        raise InputError(f"{where}: has a header, but no records below it", "Give at least one record.")
 
 
 def _width_problem(row: list[str], width: int, at: Columns) -> str | None:
-    """Why a row of another width than the header's cannot be used: it lacks a used cell, or has one too many."""
+    """Why a row with another number of columns than the header cannot be used; None if it can.
+
+    It cannot be used if a needed cell is missing, or if there are cells with text after the last column.
+    """
     count = len(row)
     if count <= at.needed[-1] or any(map(str.strip, row[width:])):
-        return f"the row has {count} columns, the header {width}"
+        return f"the row has {count} columns, the header has {width}"
     return None
 
 
 def _data_rows(
     rows: Iterator[tuple[int, list[str]]], width: int, where: str, notes: list[str]
 ) -> Generator[tuple[int, list[str]]]:
-    """The rows that are records: without comments, blank lines and rows of blank cells."""
-    blank_rows, blanks = 0, array("Q")  # a list takes 40 bytes for a byte of blank line
+    """Yield the rows that are records, without comments, blank lines and rows of blank cells."""
+    blank_rows, blanks = 0, array("Q")  # a list would take 40 bytes for a blank line of one byte
     for line, row in rows:
         if width == 1:
-            # A blank line between records is a record without a sequence; one after the last is not.
+            # A blank line between records is a record without a sequence. Blank lines at the end are ignored.
             if not row or (len(row) == 1 and row[0].isspace()):
                 blanks.append(line)
                 continue
@@ -239,7 +249,7 @@ def _data_rows(
                 blank_rows += len(row) > 1
                 continue
         elif len(row) == 1 and row[0].startswith("#"):
-            continue  # a row of the header's width is data, and so is one with a second cell
+            continue  # a comment; a row with more than one cell is data
         yield line, row
     if blank_rows:
         notes.append(f"{where.rpartition(':')[0]}: {blank_rows} rows of blank cells are left out")

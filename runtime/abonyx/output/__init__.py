@@ -1,1 +1,1 @@
-"""From values to whole files."""
+"""Write values to files, so that a file is always whole."""

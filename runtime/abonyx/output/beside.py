@@ -1,4 +1,4 @@
-"""Columns on request that say what the scored domain is, whatever a head makes of it."""
+"""Columns on request that describe the scored domain, e.g. its charge. They do not depend on a head's scores."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from abonyx.domain.numbering import imgt_positions
 from abonyx.errors import ConfigError, first_line
 from abonyx.wording import option
 
-# Decimals of charge and pI: the constants they are computed from have one.
+# Decimals of charge and pI. The constants for them have only one decimal.
 DECIMALS = 2
 # IMGT positions on both sides of CDR3.
 _BEFORE_CDR3, _AFTER_CDR3 = 104, 118
@@ -23,7 +23,7 @@ Cells = list[float | int | str | None]
 
 
 def _rounded(values: Callable[[Sequence[str]], Float64Array]) -> Callable[[Sequence[str]], Cells]:
-    # + 0.0: a charge of -0.001 is shown as 0.0, not as -0.0
+    # + 0.0 turns -0.0 into 0.0, e.g. for a charge of -0.001
     return lambda domains: [round(value, DECIMALS) + 0.0 for value in values(domains).tolist()]
 
 
@@ -35,7 +35,7 @@ def _cdr3s(domains: Sequence[str]) -> Cells:
     return [_cdr3(domain) for domain in domains]
 
 
-# What a name gives of whole domains; those without a domain are left out before.
+# Name of a column -> the function that gives its cells for whole domains.
 _OF_DOMAINS: dict[str, Callable[[Sequence[str]], Cells]] = {
     "charge": _rounded(net_charge),
     "pI": _rounded(isoelectric_point),
@@ -46,14 +46,14 @@ COLUMN_KINDS: dict[str, ColumnKind] = {"charge": "number", "pI": "number", "leng
 
 
 def refuse_columns(names: object, check: Check) -> tuple[str, ...]:
-    """The names of columns on request, as a tuple.
+    """Check the names of columns on request, and return them as a tuple.
 
     Args:
-        names: a list of keys of COLUMN_KINDS, NEAREST and INTERVAL, or one of them; None = none.
-        check: what happens to records that the head was not trained on.
+        names: a list with keys of COLUMN_KINDS, NEAREST or INTERVAL, or one such name; None = none.
+        check: the check of records unlike the head's training set.
 
     Raises:
-        ConfigError: an unknown name, a name twice, or records whose domain is not looked for.
+        ConfigError: a name is unknown or is given twice, or a column needs the domain and the check is off.
     """
     wanted = () if names is None else (names,) if isinstance(names, str) else names
     names_known = (*COLUMN_KINDS, NEAREST, INTERVAL)
@@ -62,30 +62,33 @@ def refuse_columns(names: object, check: Check) -> tuple[str, ...]:
         raise ConfigError(f"{option('with_columns')} is {first_line(repr(names))}", f"Give names of: {known}.")
     for at, name in enumerate(wanted):
         if name not in names_known:
-            raise ConfigError(f"{option('with_columns')}: no column {first_line(repr(name))}", f"There are: {known}.")
+            raise ConfigError(
+                f"{option('with_columns')}: no column {first_line(repr(name))}", f"Give names of: {known}."
+            )
         if name in wanted[:at]:
-            raise ConfigError(f"{option('with_columns')}: {name} is named twice", "Name each column once.")
+            raise ConfigError(f"{option('with_columns')}: {name} is given twice", "Name each column once.")
     of_domain = [name for name in wanted if name != INTERVAL]
     if of_domain and check == "off":
         what = f"{option('with_columns')} {', '.join(of_domain)} with {option('domain')} off"
-        raise ConfigError(f"{what}: nothing looks for the domain that they describe", "Leave one of them out.")
+        raise ConfigError(f"{what}: these columns need the domain, which is not looked for", "Leave one of them out.")
     return tuple(wanted)
 
 
 def refuse_pair_columns(names: Sequence[str], chains: Sequence[str]) -> None:
-    """Raise a ConfigError if columns of one domain are asked for beside the scores of pairs.
+    """Raise a ConfigError if columns that describe one domain are requested for pairs.
 
     Args:
-        names: as refuse_columns gives them. chains: that a record needs.
+        names: names of columns, from refuse_columns.
+        chains: the chains that a record needs.
     """
     of_domain = [name for name in names if name != INTERVAL]
     if of_domain and len(chains) > 1:
-        what = f"{option('with_columns')} {', '.join(of_domain)}: is of one domain, and these heads need both chains"
+        what = f"{option('with_columns')} {', '.join(of_domain)}: describes one domain, but the heads need both chains"
         raise ConfigError(what, "Leave it out, or choose heads of one chain.")
 
 
 def column_kinds(names: Sequence[str], heads: ChosenHeads) -> dict[str, ColumnKind]:
-    """The columns of these names, in their order. NEAREST has one a head; INTERVAL is part of the heads' own."""
+    """Name -> kind of the columns on request, in order. NEAREST gives one for each head; INTERVAL belongs to heads."""
     kinds: dict[str, ColumnKind] = {}
     for name in names:
         if name == NEAREST:
@@ -98,13 +101,13 @@ def column_kinds(names: Sequence[str], heads: ChosenHeads) -> dict[str, ColumnKi
 def column_cells(
     names: Sequence[str], sequences: Sequence[str], judgements: Sequence[Judgement], heads: ChosenHeads
 ) -> dict[str, Cells]:
-    """The columns of n records by name; None for a record without a single domain, which is flagged.
+    """The cells of columns on request, by name. A cell is None for a flagged record without a single domain.
 
     Args:
-        names: as refuse_columns gives them.
-        sequences: n cleaned sequences, as scored.
-        judgements: of these.
-        heads: with their training sequences, if NEAREST is among the names.
+        names: names of columns, from refuse_columns.
+        sequences: the n cleaned sequences that were scored.
+        judgements: their n judgements.
+        heads: the heads, with their training sequences if `names` contains NEAREST.
     """
     domains = [
         "" if judgement.start is None else sequence[judgement.start : judgement.end]
@@ -127,13 +130,13 @@ def _nearest_column(head: ChosenHead) -> str:
 
 
 def _nearest(training: tuple[str, ...]) -> Callable[[Sequence[str]], Cells]:
-    """The identity of domains with the nearest of some training sequences, in percent."""
+    """A function that gives the identity of domains with the nearest training sequence, in percent."""
 
     def cells(domains: Sequence[str]) -> Cells:
         if not domains:
             return []
         best = identity_with([imgt_positions(domain) for domain in domains], _numbered(training)).max(axis=1)
-        same = set(training)  # an X equals nothing, not even itself
+        same = set(training)  # needed because identity_with counts X as different from everything, even from X
         return [
             100.0 if domain in same else round(float(percent), 1) for domain, percent in zip(domains, best, strict=True)
         ]
@@ -147,10 +150,10 @@ def _numbered(training: tuple[str, ...]) -> list[dict[str, str]]:
 
 
 def _cdr3(domain: str) -> str | None:
-    """Residues at IMGT 105 to 117; None unless a residue stands on both sides: a fragment's would be cut."""
+    """Residues at IMGT positions 105 to 117; None if 104 or 118 is missing, because CDR3 may then be cut."""
     positions = imgt_positions(domain)
     if str(_BEFORE_CDR3) not in positions or str(_AFTER_CDR3) not in positions:
         return None
-    # "111A" is an insertion behind 111.
+    # "111A" is an insertion after 111.
     numbered = ((int(position.rstrip("ABCDEFGHIJ")), residue) for position, residue in positions.items())
     return "".join(residue for number, residue in numbered if _BEFORE_CDR3 < number < _AFTER_CDR3)

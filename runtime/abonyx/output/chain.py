@@ -1,38 +1,38 @@
-"""Checks that tie the lines of a journal to each other.
+"""Checks that link the lines of a journal.
 
-A line of JSON gets one more field at its end, a hash over its own bytes and the check of the line before. So a line
-that was changed, added, or removed before another one is noticed, unless the checks were computed again.
+Each line of JSON gets one more field at its end: a hash over its bytes and the check of the line before. So a line that
+was changed, added or removed is noticed, unless it was the last line or all checks were computed again.
 """
 
 from __future__ import annotations
 
 import hashlib
 
-# Two lines have the same check by chance once in 10^19.
+# The chance that two lines have the same check is 1 in 10^19.
 DIGITS = 16
 _KEY = b',"check":"'
 _END = b'"}'
 
 
 class Chain:
-    """The checks of a journal's lines, in their order.
+    """The checks of a journal's lines, in order.
 
     Attributes:
-        check: of the last line, "" before the first.
+        check: the check of the last line; "" before the first line.
     """
 
     def __init__(self) -> None:
         self.check = ""
 
     def add(self, content: bytes) -> bytes:
-        """Return a line, a JSON object with at least one field, with its check."""
+        """Add the check to a line, which must be a JSON object with at least one field."""
         self._extend(content)
         return content[:-1] + _KEY + self.check.encode() + _END
 
     def follow(self, line: bytes) -> str:
-        """Take a line that was read as the next; return the check that it has, "" without one.
+        """Read the next line; returns the check in it, or "" if it has none.
 
-        The line is as it was written if that is `check`.
+        The line is unchanged if this is equal to `check` afterwards.
         """
         content, key, found = line.rpartition(_KEY)
         self._extend(content + b"}")

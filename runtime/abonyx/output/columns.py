@@ -1,4 +1,4 @@
-"""The columns that scores add to rows which are already a table: a Ray Dataset's, a DataFrame's."""
+"""The columns that scores add to a table in memory: a Ray Dataset or a DataFrame."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ FLAG, PLACE, REASON = "flag", "domain", "rejected"
 def refuse_results(
     names: Collection[str], where: str, trim: bool, heads: ChosenHeads, with_columns: Sequence[str] = ()
 ) -> None:
-    """Refuse a table that has result columns already.
+    """Refuse a table that already has result columns.
 
     Args:
-        names: its columns.
-        where: what messages call it.
-        trim: whether PLACE is added, too.
-        heads: whose columns are added. Those of the usual one are refused always: they would be taken for results.
-        with_columns: those on request.
+        names: names of its columns.
+        where: name of the table in messages.
+        trim: whether PLACE is added.
+        heads: the heads whose columns are added. The columns of the first head are always refused, because a reader
+            would take them for results.
+        with_columns: columns on request.
 
     Raises:
-        InputError: names those columns.
+        InputError: the table has such columns. The message names them.
     """
     added = {*heads.kinds, *column_kinds(with_columns, heads), FLAG, REASON, *([PLACE] if trim else [])}
     if there := ({P, CALLED, CALL, PERCENTILE} | added) & set(names):
@@ -45,14 +46,14 @@ def result_columns(
     trim: bool,
     with_columns: Sequence[str] = (),
 ) -> dict[str, list[float | int | str | None]]:
-    """The new columns by name, of all rows; None in the place of what a rejected row does not have.
+    """The new columns, as name -> n cells. Cells of a rejected row are None.
 
     Args:
         rows: n judged values.
-        values: (k, len(heads.names)) float32, of those that are not rejected.
-        heads: whose values these are.
-        trim: whether to name, in PLACE, which residues were scored.
-        with_columns: those on request, as column_cells has them.
+        values: (k, len(heads.names)) float32, for the k rows that are not rejected.
+        heads: the heads that gave the values.
+        trim: whether to add PLACE, with the residues that were scored.
+        with_columns: columns on request, as for column_cells.
     """
     parts = [row.part for row in rows if row.rejected is None]
     records = [row.record for row in rows if row.rejected is None]

@@ -1,4 +1,4 @@
-"""Directories that are either whole or not there: built beside their place, then renamed."""
+"""Write a directory so that it is either whole or absent: under another name beside its place, then renamed."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from abonyx.errors import ConfigError
 
 
 def check_directory(output: Path) -> None:
-    """Refuse, by a ConfigError, a directory that is there already or cannot be made. Parents may be missing."""
+    """Raise a ConfigError if a directory already exists or cannot be created. Its parents may be missing."""
     if os.path.lexists(output):
         raise ConfigError(f"output {output}: exists already", "Name a new directory, or remove this one.")
     parent = next(each for each in output.absolute().parents if os.path.lexists(each))
-    # os.path's: Path's own raises where a parent is not searchable.
+    # os.path.isdir, because Path.is_dir raises if a parent cannot be searched.
     if not os.path.isdir(parent) or not os.access(parent, os.W_OK | os.X_OK):  # noqa: PTH112
         raise ConfigError(f"output {output}: {parent} is not a writable directory", "Name an output elsewhere.")
 
 
 @contextmanager
 def staged(output: Path) -> Iterator[Path]:
-    """Give a directory beside `output`, renamed onto it when the block ends well and removed when it does not.
+    """Yield a directory beside `output`. It is renamed to `output` if the block succeeds, and removed if it fails.
 
-    Missing parents are made, and removed again if the block fails.
+    Missing parents are created, and removed again if the block fails.
 
     Raises:
-        ConfigError: it cannot be written.
+        ConfigError: the directory cannot be written.
     """
     try:
         with parents_of(output):
@@ -43,12 +43,12 @@ def staged(output: Path) -> Iterator[Path]:
                 raise
     except OSError as error:
         what = f"output {output}: cannot be written: {error.strerror or error}"
-        raise ConfigError(what, "Nothing was left behind; free space or name an output elsewhere.") from error
+        raise ConfigError(what, "Free space, or name an output elsewhere. No partial output was left.") from error
 
 
 @contextmanager
 def parents_of(output: Path) -> Iterator[None]:
-    """Make the missing parents of a path; if the block fails, remove those that hold nothing else."""
+    """Create the missing parents of a path. If the block fails, remove those that are empty."""
     made: list[Path] = []
     try:
         for parent in [each for each in reversed(output.absolute().parents) if not os.path.lexists(each)]:

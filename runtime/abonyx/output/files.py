@@ -1,4 +1,4 @@
-"""Files on their way to their place: written beside it under another name, flushed to the disk, renamed onto it."""
+"""Write a file under another name beside its place, flush it to the disk, and rename it to its place."""
 
 from __future__ import annotations
 
@@ -19,38 +19,38 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PARTIAL_SUFFIX = ".partial"
-# Of a file made from the partial one once that is whole (Parquet).
+# Suffix of a file that is made from the whole partial file (Parquet).
 CONVERTED_SUFFIX = f".converted{PARTIAL_SUFFIX}"
 _BLOCK_BYTES = 1 << 20
-# What the owner needs to resume a run, whatever mode the output will have.
+# Permissions that the owner needs to resume a run, also if the output will have fewer.
 _OWNER = stat.S_IRUSR | stat.S_IWUSR
-# What to do about a failure to write, if it is not about space.
+# Advice for failures to write that are not about space.
 _FIXES = {
-    errno.ELOOP: "It is a symbolic link, which is not followed there: remove it, or name an output elsewhere.",
+    errno.ELOOP: "It is a symbolic link, which abonyx does not follow here: remove it, or name an output elsewhere.",
     errno.ENAMETOOLONG: "Give the output a shorter name.",
 }
 
 
 class Sink(Protocol):
-    """What takes bytes in order."""
+    """Something that bytes can be written to, in order."""
 
     @property
     def closed(self) -> bool:
-        """False; pyarrow asks for it."""
+        """False. pyarrow needs this attribute."""
 
     def write(self, data: bytes) -> int: ...
 
 
 class PartialFile:
-    """A file on its way to `target`, written in order from its start.
+    """A file that is written in order, and renamed to `target` when it is whole.
 
     Args:
-        target: where it will stand; of a symbolic link, where that leads.
-        suffix: of the name it has until then, beside its place.
+        target: the final path. A symbolic link is followed.
+        suffix: suffix of its name until it is whole.
 
     Attributes:
-        path: where it is until `place`.
-        size_bytes: written so far; sha256 is of these bytes.
+        path: its path until `place` is called.
+        size_bytes: number of bytes written so far.
     """
 
     closed = False
@@ -64,14 +64,14 @@ class PartialFile:
 
     @property
     def sha256(self) -> str:
-        """Hex digest of what was written so far."""
+        """Hex sha256 of the bytes written so far."""
         return self._digest.hexdigest()
 
     def begin(self) -> None:
-        """Make it, empty. Nobody can read it who cannot read what it will replace.
+        """Create the file. It gets the permissions of the file that it will replace.
 
         Raises:
-            ResumeRefused: something is at `path`.
+            ResumeRefused: something already exists at `path`.
         """
         try:
             self._open("xb")
@@ -82,14 +82,14 @@ class PartialFile:
         give_mode(self.path, self.target, _OWNER)
 
     def go_on(self, size_bytes: int, sha256: str) -> None:
-        """Open it to write behind its first bytes; the rest, a write that was cut short, is dropped.
+        """Open the file to write after its first `size_bytes` bytes. Later bytes, from an unfinished write, are cut.
 
         Raises:
-            ResumeRefused: fewer bytes than that, or others.
+            ResumeRefused: the file is missing, is shorter, or has other bytes.
         """
         if not os.path.lexists(self.path):
-            fix = f"Put it back, or start again with {option('restart')}."
-            raise ResumeRefused(f"{self.path}: missing; the journal says it has {size_bytes} bytes", fix)
+            fix = f"Restore it, or start again with {option('restart')}."
+            raise ResumeRefused(f"{self.path}: is missing; the journal says it has {size_bytes} bytes", fix)
         self._open("r+b")
         assert self._file is not None
         with failing_as(self.path):
@@ -101,9 +101,9 @@ class PartialFile:
                 self.size_bytes += len(block)
             if (self.size_bytes, self.sha256) != (size_bytes, sha256):
                 raise ResumeRefused(
-                    f"{self.path}: {self.size_bytes} bytes of sha256 {self.sha256}, the journal says {size_bytes} of "
-                    f"{sha256}",
-                    f"Something else wrote to it: start again with {option('restart')}.",
+                    f"{self.path}: has {self.size_bytes} bytes with sha256 {self.sha256}, the journal says "
+                    f"{size_bytes} with {sha256}",
+                    f"Another program wrote to it. Start again with {option('restart')}.",
                 )
             self._file.truncate(size_bytes)
             self._file.seek(size_bytes)
@@ -112,7 +112,7 @@ class PartialFile:
         """Append bytes.
 
         Raises:
-            ConfigError: the disk is full, or another failure to write.
+            ConfigError: the file cannot be written, e.g. because the disk is full.
         """
         assert self._file is not None
         rest = memoryview(data)
@@ -124,10 +124,10 @@ class PartialFile:
         return len(data)
 
     def flush(self) -> None:
-        """Return once the disk has what was written.
+        """Return when the bytes are on the disk.
 
         Raises:
-            ResumeRefused: something else is at `path` by now.
+            ResumeRefused: `path` is no longer this file.
         """
         assert self._file is not None
         with failing_as(self.target):
@@ -135,20 +135,20 @@ class PartialFile:
         refuse_replaced(self.path, self._file)
 
     def place(self) -> None:
-        """Rename it onto its place, with the mode of what it replaces."""
+        """Rename the file to its final path, with the permissions of the file that it replaces."""
         self.close()
         give_mode(self.path, self.target)
         with failing_as(self.target):
             self.path.replace(resolved(self.target))
 
     def close(self) -> None:
-        """Close the file; it stays where it is."""
+        """Close the file. It keeps its temporary name."""
         if self._file is not None:
             with failing_as(self.target):
                 self._file.close()
 
     def discard(self) -> None:
-        """Remove it, if it was opened here and is still what is at `path`."""
+        """Remove the file, if this object opened it and it is still at `path`."""
         own = self._opened is not None and is_at(self.path, self._opened)
         for undo in (self.close, self.path.unlink) if own else (self.close,):
             with suppress(OSError, ConfigError):
@@ -156,26 +156,26 @@ class PartialFile:
 
     def _open(self, mode: str) -> None:
         with failing_as(self.target):
-            # Unbuffered: nothing is left to fail at close. Made by open, not mkstemp, so that the umask holds.
-            # Path.open has no opener.
+            # Unbuffered, so that nothing can fail at close. open and not mkstemp, so that the umask is used. Path.open
+            # has no argument `opener`.
             self._file = open(self.path, mode, buffering=0, opener=open_no_link)  # noqa: SIM115
             self._opened = os.fstat(self._file.fileno())
 
 
 def give_mode(path: Path, target: Path, more: int = 0) -> None:
-    """Give a file the mode of the one at `target`, and the bits `more`; without one, it keeps its own."""
-    with suppress(OSError):  # nothing there yet, or a file system without modes
+    """Give a file the permissions of the file at `target`, and the bits in `more`. Does nothing if there is no file."""
+    with suppress(OSError):  # there is no file yet, or the file system has no permissions
         path.chmod(stat.S_IMODE(resolved(target).stat().st_mode) | more)
 
 
 def not_own(path: Path) -> ResumeRefused:
-    """The error about something at the place of a partial file that no journal vouches for."""
-    what = f"{path}: is there, and no journal of an interrupted run names it"
+    """The error for a file with the name of a partial file that no journal lists."""
+    what = f"{path}: exists, but is not part of an interrupted run: no journal names it"
     return ResumeRefused(what, "Move it away, or remove it if nobody needs it; or name another output.")
 
 
 def is_at(path: Path, file: os.stat_result) -> bool:
-    """Whether the file of that status is what is at a path."""
+    """Whether the file with this status is at a path."""
     try:
         return os.path.samestat(file, path.lstat())
     except OSError:
@@ -183,22 +183,22 @@ def is_at(path: Path, file: os.stat_result) -> bool:
 
 
 def refuse_replaced(path: Path, file: IO[bytes]) -> None:
-    """Raise a ResumeRefused if an open file is no longer the one at its path."""
+    """Raise a ResumeRefused if an open file is no longer at its path."""
     if is_at(path, os.fstat(file.fileno())):
         return
     what = f"{path}: was removed or replaced during the run"
-    raise ResumeRefused(what, f"Let nothing else write there, and start again with {option('restart')}.")
+    raise ResumeRefused(what, f"Let no other program write there, and start again with {option('restart')}.")
 
 
 def open_no_link(path: str, flags: int) -> int:
     """An opener that refuses a symbolic link."""
-    # The name is known beforehand: in a shared directory somebody else could have laid a link there.
+    # The name is easy to guess, so in a shared directory another user could have put a link there.
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Sink]:
-    """Give a file that takes its place when the block ends well, and is removed when it does not."""
+    """Yield a file that replaces `path` if the block succeeds, and is removed if it fails."""
     partial = PartialFile(path, f".{secrets.token_hex(4)}{PARTIAL_SUFFIX}")
     try:
         partial.begin()
@@ -211,37 +211,37 @@ def replacing(path: Path) -> Iterator[Sink]:
 
 
 def partial_path(target: Path, suffix: str = PARTIAL_SUFFIX) -> Path:
-    """Return where a file is kept until it is whole."""
+    """The path of a file until it is whole."""
     final = resolved(target)
     return final.with_name(final.name + suffix)
 
 
 def ids_path(path: Path) -> Path:
-    """Return where the ids of a .npy file's rows stand: a CSV file with the columns row (0-based) and id."""
+    """The path of the CSV file with the ids of a .npy file's rows. Its columns are row (from 0), id and flag."""
     return path.with_name(f"{path.stem}.ids.csv")
 
 
 def rejected_path(path: Path) -> Path:
-    """Return where the records that were not scored are listed."""
+    """The path of the list of rejected records."""
     return path.with_name(f"{path.name}.rejected.csv")
 
 
 def input_stem(source: Path) -> str:
-    """Return a file's name without .gz and the format's suffix: what its results are named for."""
+    """The name of an input without .gz and the suffix of its format. Its results are named after it."""
     name = Path(source.name)
     stem = Path(name.stem).stem if name.suffix.lower() == ".gz" else name.stem
     return stem if stem.strip(".") else source.name
 
 
 def partial_paths(target: Path) -> list[Path]:
-    """Return every place where a run may keep a part of the output `target`, and of what stands beside it."""
-    # Only a .npy has ids: out.csv's would have the same name as out.npy's.
+    """All paths at which a run may keep parts of the output `target` and of the files beside it."""
+    # Only a .npy has a file of ids. For out.csv it would have the same name as for out.npy.
     beside = [rejected_path(target)] + [ids_path(target)] * (target.suffix.lower() == ".npy")
     return [*map(partial_path, (target, *beside)), partial_path(target, CONVERTED_SUFFIX)]
 
 
 def check_output(output: Path | None, source: Path | None) -> None:
-    """Refuse, by a ConfigError, an output that cannot be written or is the input itself; None is a standard stream."""
+    """Raise a ConfigError if an output cannot be written, or is the input. None is a standard stream."""
     if output is None:
         if sys.stdout is None:
             raise ConfigError("output -: standard output is closed", f"Name a file with {option('output')}.")
@@ -251,8 +251,8 @@ def check_output(output: Path | None, source: Path | None) -> None:
         raise ConfigError(f"output {output}: there is no directory {target.parent}", "Create it, or name another one.")
     if not os.access(target.parent, os.W_OK | os.X_OK):
         raise ConfigError(f"output {output}: directory {target.parent} is not writable", "Name an output elsewhere.")
-    # An input that is missing or may not be looked at is reported when it is read.
-    with suppress(OSError, ValueError, AttributeError):  # the last two: a standard input that is no file, or closed
+    # An input that is missing or cannot be read is reported when it is read.
+    with suppress(OSError, ValueError, AttributeError):  # the last two: standard input is not a file, or is closed
         given = os.stat(sys.stdin.fileno() if source is None else source)  # noqa: PTH116  (a descriptor)
         if os.path.samestat(target.stat(), given):
             what = source or "on standard input"
@@ -260,11 +260,11 @@ def check_output(output: Path | None, source: Path | None) -> None:
 
 
 def resolved(path: Path) -> Path:
-    """Return what a rename has to replace: a symbolic link stays, as with a shell's `>`, and its target changes."""
+    """The path that a rename must replace: for a symbolic link its target. The link stays, as with `>` in a shell."""
     target = Path(os.path.realpath(path))
-    if os.path.isdir(target):  # noqa: PTH112 (Path.is_dir raises where a parent is not searchable)
+    if os.path.isdir(target):  # noqa: PTH112 (Path.is_dir raises if a parent cannot be searched)
         raise ConfigError(f"output {path}: is a directory", "Name a file in it.")
-    # A rename would put a regular file in the place of, for one, /dev/null.
+    # A rename would replace a device such as /dev/null with a file.
     if os.path.exists(target) and not os.path.isfile(target):  # noqa: PTH110, PTH113
         raise ConfigError(f"output {path}: is a device or a pipe, not a file", "Name a file, or - for standard output.")
     return target
@@ -276,16 +276,16 @@ def failing_as(name: object) -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
-        raise  # the reader of standard output has left, which is for the command line to end quietly
+        raise  # the reader of standard output has ended; then the command line ends quietly
     except OSError as error:
         what = f"output {name}: cannot be written: {error.strerror or error}"
-        fix = _FIXES.get(error.errno or 0, "Free space or name an output elsewhere, then run again.")
+        fix = _FIXES.get(error.errno or 0, "Free space, or name an output elsewhere. Then run again.")
         raise ConfigError(what, fix) from error
 
 
 def flush_directory(path: Path) -> None:
-    """Return once the disk has the names in the directory, where the system can tell."""
-    with suppress(OSError):  # Windows opens no directories, and some file systems flush none
+    """Return when the names in a directory are on the disk, if the system supports this."""
+    with suppress(OSError):  # Windows cannot open directories, and some file systems cannot flush them
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)

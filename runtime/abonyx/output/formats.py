@@ -1,4 +1,4 @@
-"""How scores, embeddings and rejected records become the bytes of a file."""
+"""Turn scores, embeddings and rejected records into the bytes of a file."""
 
 from __future__ import annotations
 
@@ -34,28 +34,29 @@ if TYPE_CHECKING:
 
 
 Columns = tuple[Any, ...]
-# A column of a window: float32 values, or calls.
+# A column of a window: a float32 array, or a list of calls or texts.
 Cells = Any
 
 _NO_COLUMNS: Mapping[str, ColumnKind] = {}
-# Of a file with the first head's scores alone.
+# The columns of a file with only the first head's scores.
 _SCORES: Mapping[str, ColumnKind] = {P: "float", CALLED: "call", CALL: "word", PERCENTILE: "word"}
-# Of pairs, in the place of `sequence`: names that are found again if the file is read.
+# For pairs, the columns instead of `sequence`. abonyx recognises these names if it reads the file.
 PAIR_COLUMNS = ("heavy", "light")
-# With --trim domain: which residues of the record were scored, FIRST-LAST from 1; empty = no domain to trim to.
+# With --trim domain: the residues that were scored, FIRST-LAST from 1; empty if no domain was found.
 PLACE_COLUMN = "domain"
-# What a TSV file, which knows no quotes across lines, cannot hold in a cell.
+# A cell of a TSV file cannot have line ends, because TSV does not quote them.
 _LINE_ENDS = re.compile("[\r\n]")
 
 
 @dataclass(frozen=True)
 class Format:
-    """How the rows of a run become bytes, of one file or more.
+    """Functions that turn the rows of a run into the bytes of one or more files.
 
     Attributes:
-        head: what each file begins with.
-        encode: the number of the first row and a window's columns -> what each file gets.
-        convert: where a file cannot be appended to: makes it of what was gathered; None = nothing is left to do.
+        head: the first bytes of each file.
+        encode: (number of the first row, columns of a window) -> the bytes for each file.
+        convert: for Parquet, which cannot be written window by window: makes the file from the gathered bytes. None for
+            other formats.
     """
 
     head: tuple[bytes, ...]
@@ -63,7 +64,7 @@ class Format:
     convert: Callable[[IO[bytes], Sink], None] | None = None
 
     def beside(self, whole: bytes) -> Format:
-        """The same, behind a file that is whole from the start."""
+        """The same format with one more file before the others, whose bytes are all known at the start."""
         return Format((whole, *self.head), lambda start, columns: (b"", *self.encode(start, columns)), self.convert)
 
 
@@ -77,15 +78,16 @@ def score_columns(
     extra: Sequence[Sequence[str]] = (),
     percentile: Sequence[str | None] | None = None,
 ) -> Columns:
-    """A window of k scores.
+    """The columns of a window of k scores by one head.
 
     Args:
-        p: (k,) float32 and finite.
-        nonspecific: 0, 1, or None for a score that has a flag and no call.
-        call: a word of band.CALL_WORDS, None as in `nonspecific`.
-        flags: why a score should not be trusted, "" = nothing is wrong.
-        extra: the columns that results_format has besides, of k cells each.
-        percentile: intervals, None as in `nonspecific`; None = no panel.
+        ids, sequences: k texts each.
+        p: (k,) float32, all finite.
+        nonspecific: 0 or 1; None for a score that has a flag and no call.
+        call: words of band.CALL_WORDS; None as in `nonspecific`.
+        flags: why a score should not be trusted; "" if nothing is wrong.
+        extra: further columns of k cells each, as for results_format.
+        percentile: intervals; a cell is None as in `nonspecific`. None = there is no panel.
     """
     percentiles = [None] * len(ids) if percentile is None else percentile
     leading = {P: p, CALLED: nonspecific, CALL: call, PERCENTILE: percentiles}
@@ -101,12 +103,14 @@ def value_columns(
     extra: Sequence[Sequence[str]] = (),
     light: Sequence[str] | None = None,
 ) -> Columns:
-    """A window of k records with the columns of some heads: float32 and finite values, and calls.
+    """The columns of a window of k records with the values and calls of some heads. Values are finite float32.
 
     Args:
-        leading, following: name -> column of k cells, those before and behind the flags.
-        flags, extra: as score_columns has them.
-        light: of pairs the light chains, whose heavy chains are `sequences`.
+        ids, sequences: k texts each.
+        leading: name -> k cells, for the columns before the flags.
+        following: name -> k cells, for the columns after the flags.
+        flags, extra: as for score_columns.
+        light: for pairs, the light chains; then `sequences` are the heavy chains.
     """
     chains = [sequences] if light is None else [sequences, light]
     scores = dict(leading) | dict(following)
@@ -116,7 +120,7 @@ def value_columns(
     numbers = {name: column for name, column in scores.items() if isinstance(column, np.ndarray)}
     if any(column.dtype != np.float32 for column in numbers.values()) or len(set(counts.values())) > 1:
         kinds = {name: str(column.dtype) for name, column in numbers.items()}
-        raise ValueError(f"a window needs one float32 value a row, not {kinds} and {counts}")
+        raise ValueError(f"a window needs one float32 value for each row, not {kinds} and {counts}")
     for name, column in numbers.items():
         for at in np.flatnonzero(~np.isfinite(column)).tolist():
             raise ValueError(f"{name} of {ids[at]!r} is {column[at]}, which is not finite")
@@ -126,7 +130,7 @@ def value_columns(
 def embedding_columns(
     ids: Sequence[str], embedding: Float32Array, width: int, flags: Sequence[str], extra: Sequence[Sequence[str]] = ()
 ) -> Columns:
-    """A window of k embeddings, (k, width) float32; flags and extra as score_columns has them."""
+    """The columns of a window of k embeddings, (k, width) float32. flags and extra are as for score_columns."""
     wanted = (len(ids), width)
     if embedding.shape != wanted or embedding.dtype != np.float32:
         raise ValueError(f"a window needs {wanted} float32, not {embedding.shape} {embedding.dtype}")
@@ -141,17 +145,19 @@ def results_format(
     following: Mapping[str, ColumnKind] = _NO_COLUMNS,
     chains: tuple[str, ...] = ("sequence",),
 ) -> Format:
-    """The format of a file of scores, whose columns come as value_columns gives them.
+    """The format of a file of scores, for columns from value_columns.
 
     Args:
-        kind: Parquet holds values as float32, the others as the shortest decimal that reads back as the same float32.
-        metadata: stored in Parquet's schema under keys `abonyx.KEY`; the others have no place for it.
-        extra: names of the columns behind all others.
-        leading, following: the heads' columns before and behind `flag`; behind it also those on request.
-        chains: names of the columns of sequences; of pairs PAIR_COLUMNS.
+        kind: Parquet stores values as float32. The others store the shortest decimal that reads back as the same
+            float32.
+        metadata: stored in Parquet's schema under keys `abonyx.KEY`; ignored by the others.
+        extra: names of the last columns.
+        leading: kinds of the columns before `flag`.
+        following: kinds of the columns after `flag`: of heads, and on request.
+        chains: names of the columns of sequences; for pairs PAIR_COLUMNS.
 
     Raises:
-        ConfigError: Parquet without pyarrow, or two columns of one name.
+        ConfigError: pyarrow is missing for Parquet, or two columns have the same name.
     """
     names = _distinct(("id", *chains, *leading, "flag", *following), extra)
     kinds = dict(leading) | dict(following)
@@ -159,13 +165,13 @@ def results_format(
         return _parquet(names, metadata, kinds=kinds)
     at_numbers = {at for at, name in enumerate(names) if kinds.get(name) == "float"}
     delimiter = "\t" if kind.startswith("tsv") else ","
-    # A window is a gzip member of its own: with a time stamp, or state kept between windows, no run could be resumed.
+    # Each window is its own gzip member, without a time stamp, so that a run can be resumed.
     packed = functools.partial(gzip.compress, mtime=0) if kind.endswith(".gz") else bytes
 
     def text(_start: int, columns: Columns) -> tuple[bytes]:
         cells = [map(shortest_decimal, each) if at in at_numbers else each for at, each in enumerate(columns)]
         if kind == "jsonl":
-            # msgspec writes a float64; the one nearest to the float32's shortest decimal prints as that decimal.
+            # msgspec writes float64. float() of the float32's shortest decimal is written as that decimal.
             cells = [map(float, each) if at in at_numbers else each for at, each in enumerate(cells)]
         rows = zip(*cells, strict=True)
         return (packed(_json_lines(rows, names) if kind == "jsonl" else csv_bytes(rows, delimiter)),)
@@ -174,30 +180,30 @@ def results_format(
 
 
 def refuse_line_ends(kind: ScoreKind, columns: Mapping[str, Sequence[str]]) -> None:
-    """Refuse, by a ConfigError, cells with line ends in a TSV file. columns: name -> cells."""
+    """Raise a ConfigError if a cell has a line end and the format is TSV. columns: name -> cells."""
     if not kind.startswith("tsv"):
         return
     for name, cells in columns.items():
         for at, cell in enumerate(cells, 1):
             if _LINE_ENDS.search(cell):
-                what = f"{option('output')}: TSV holds no line end in a cell; column {name!r} of record {at} has one"
+                what = f"{option('output')}: column {name!r} of record {at} has a line end, which TSV cannot store"
                 raise ConfigError(what, "Write .csv, .jsonl or .parquet.")
 
 
 def embeddings_format(
     kind: Literal["npy", "parquet"], n: int, width: int, metadata: Mapping[str, str], extra: Sequence[str] = ()
 ) -> Format:
-    """The format of a file of embeddings; of a .npy the ids and flags of its rows are a first file, for `ids_path`.
+    """The format of a file of embeddings. For a .npy, the first file has the ids and flags of its rows (`ids_path`).
 
     Args:
-        kind: npy is one (n, width) float32 array; parquet has the columns id, embedding, flag.
-        n: rows in all.
-        width: columns of the embedding.
-        metadata: stored in Parquet's schema under keys `abonyx.KEY`; .npy has no place for it.
-        extra: names of the columns behind `flag`.
+        kind: "npy" is one (n, width) float32 array; "parquet" has the columns id, embedding and flag.
+        n: number of all rows.
+        width: number of columns of the embedding.
+        metadata: stored in Parquet's schema under keys `abonyx.KEY`; ignored for .npy.
+        extra: names of the columns after `flag`.
 
     Raises:
-        ConfigError: Parquet without pyarrow, or two columns of one name.
+        ConfigError: pyarrow is missing for Parquet, or two columns have the same name.
     """
     if kind == "parquet":
         return _parquet(_distinct(("id", "embedding", "flag"), extra), metadata, width)
@@ -214,13 +220,13 @@ def embeddings_format(
 
 
 def rejected_bytes(problems: Iterable[RejectedRecord]) -> bytes:
-    """The records that were not scored as CSV with the columns id, line, reason; options in the command's words."""
+    """The rejected records as CSV with the columns id, line and reason. Options have the names of the command line."""
     worded = ((id_, line, in_words(reason, Interface.COMMAND_LINE)) for id_, line, reason in problems)
     return csv_bytes([("id", "line", "reason"), *worded])
 
 
 def write_rejected(path: Path, problems: Iterable[RejectedRecord]) -> None:
-    """Write a file of rejected_bytes."""
+    """Write the file of rejected records."""
     with replacing(path) as sink:
         sink.write(rejected_bytes(problems))
 
@@ -232,20 +238,20 @@ def write_table(path: Path, header: tuple[str, ...], rows: Iterable[tuple[object
 
 
 def _distinct(columns: tuple[str, ...], extra: Sequence[str]) -> tuple[str, ...]:
-    """All names, each once."""
+    """All names. Raises a ConfigError if a name appears twice."""
     names = (*columns, *extra)
     for name in extra:
         if names.count(name) > 1:
-            what = f"{option('keep')} {printable(name)}: the output has a column of this name"
+            what = f"{option('keep')} {printable(name)}: the output already has a column with this name"
             raise ConfigError(what, "Rename it in the input, or leave it out.")
     return names
 
 
 def csv_bytes(rows: Iterable[tuple[object, ...]], delimiter: str = ",") -> bytes:
-    """Rows as CSV, without a header of its own; None is an empty cell."""
+    """Rows as CSV. None is an empty cell."""
     table = list(rows)
     lines = _csv_lines(table, delimiter)
-    # Before CPython 3.11.9 and 3.12.3 a lone \r is left unquoted (gh-67044), and its row would not read back.
+    # Before CPython 3.11.9 and 3.12.3, csv does not quote a single \r (gh-67044), so the row could not be read back.
     if "\r" in lines:
         lines = "".join(_csv_lines([row], delimiter, quote_all="\r" in "".join(map(str, row))) for row in table)
     return lines.encode("utf-8", "backslashreplace")
@@ -268,7 +274,7 @@ def _parquet(
     width: int = 1,
     kinds: Mapping[str, ColumnKind] = _NO_COLUMNS,
 ) -> Format:
-    """Parquet keeps its index at its end, so windows are gathered as an Arrow stream; each becomes one row group."""
+    """A Parquet file cannot be appended to, so windows are gathered as an Arrow stream. Each becomes a row group."""
     pa, pq = load("Parquet", "pyarrow"), load("Parquet", "pyarrow.parquet")
     types = {"float": pa.float32(), "call": pa.int8(), "word": pa.string(), "number": pa.float32(), "count": pa.int32()}
     stored = {name: types[kind] for name, kind in kinds.items()}
@@ -281,7 +287,7 @@ def _parquet(
         return (pa.record_batch(arrays, schema=schema).serialize().to_pybytes(),)
 
     def convert(gathered: IO[bytes], sink: Sink) -> None:
-        # The writer is closed in any case: its finaliser would otherwise write to a file that is gone.
+        # The writer must be closed also after an error, or its finaliser writes to a file that no longer exists.
         with (
             pa.ipc.open_stream(gathered) as batches,
             pq.ParquetWriter(pa.PythonFile(sink, mode="w"), schema) as writer,

@@ -1,8 +1,8 @@
-"""The journal of one run: what the run is, and how far its partial files are, one JSON line a fact.
+"""The journal of a run: a description of the run, and the progress of its partial files. Each fact is a line of JSON.
 
-A line is appended and flushed to the disk only after the bytes that it speaks of. So a run that dies at any point
-leaves a journal that is true, but for a last line that may be cut short, and partial files that may be longer than it
-says. Each line has a check (chain.py).
+A line is written only after the bytes that it describes are on the disk. So if a run dies at any point, its journal is
+true. Only the last line may be incomplete, and partial files may be longer than the journal says. Each line has a check
+(chain.py).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from abonyx.wording import option
 
 try:
     import fcntl as _fcntl
-except ImportError:  # Windows: the second of two runs is not refused there
+except ImportError:  # Windows, where a second run with the same output is not refused
     fcntl: ModuleType | None = None
 else:
     fcntl = _fcntl
@@ -41,15 +41,16 @@ _FOREIGN = "is not a journal of abonyx"
 
 
 class Header(msgspec.Struct, frozen=True, tag="header"):
-    """What the run is; the first line.
+    """The first line: a description of the run.
 
     Attributes:
-        identity: what another command must equal to resume the run, by the name a user knows it by.
-        config_sha256: RuntimeConfig.sha256(); the identity has its fields one by one.
-        rows: records that are scored in all; rejected: those that are not.
-        token_budget, window_size: as the run began, whatever a later version's defaults are.
-        files: the partial files, from the journal's directory: what a later process may remove. Made by the run,
-            since the journal was there first.
+        identity: the facts that must be equal for a command to resume the run, with names that a user knows.
+        config_sha256: RuntimeConfig.sha256(). The identity also has each field of the config.
+        rows: number of records to score.
+        rejected: number of rejected records.
+        token_budget, window_size: the values at the start of the run. Later versions may have other defaults.
+        files: the partial files, relative to the journal's directory. The run created them, because the journal was
+            written first; so a later process may remove them.
     """
 
     identity: dict[str, Fact]
@@ -63,7 +64,7 @@ class Header(msgspec.Struct, frozen=True, tag="header"):
 
 
 class Started(msgspec.Struct, frozen=True, tag="started"):
-    """A process took the run up."""
+    """A process started or resumed the run."""
 
     process: int
     host: str
@@ -71,7 +72,7 @@ class Started(msgspec.Struct, frozen=True, tag="started"):
 
 
 class Window(msgspec.Struct, frozen=True, tag="window"):
-    """The partial files hold `rows_done` rows: so many bytes, of this sha256, file by file."""
+    """The partial files have `rows_done` rows. For each file: its size and its sha256 at this point."""
 
     rows_done: Count
     size_bytes: list[Count]
@@ -79,14 +80,14 @@ class Window(msgspec.Struct, frozen=True, tag="window"):
 
 
 class Halved(msgspec.Struct, frozen=True, tag="halved"):
-    """From here on batches have another token budget, for the reason in the note."""
+    """From here on the token budget is smaller, for the reason in the note."""
 
     token_budget: Annotated[int, msgspec.Meta(ge=1)]
     note: str
 
 
 class Complete(msgspec.Struct, frozen=True, tag="complete"):
-    """The files are whole, of this sha256, and are being renamed."""
+    """The files are whole, with these sha256, and are being renamed."""
 
     sha256: list[Sha256]
 
@@ -95,18 +96,20 @@ Line = Header | Started | Window | Halved | Complete
 
 
 class Journal:
-    """The journal beside an output, open and locked: no second run writes the same output.
+    """The journal beside an output, open and locked, so that no second run writes the same output.
+
+    The class attributes are LINES, the types of all lines, and FIRST, the type of the first line, which has a schema.
 
     Args:
         target: the output.
 
     Attributes:
-        lines: what it says. LINES are the types of its lines, FIRST that of the first and of no other, which has a
-            schema.
+        path: path of the journal.
+        lines: its lines.
 
     Raises:
-        OutputInUse: another run has it.
-        ConfigError: it cannot be opened.
+        OutputInUse: another run holds the lock.
+        ConfigError: the journal cannot be opened.
     """
 
     LINES: ClassVar[Any] = Line
@@ -119,11 +122,10 @@ class Journal:
         self._chain = Chain()
 
     def read(self) -> None:
-        """Read what is there; a last line that was cut short is dropped, from the file too.
+        """Read all lines. An incomplete last line is dropped, also from the file.
 
         Raises:
-            ResumeRefused: a whole line that is none of a journal's, or is not as it was written; or another version's
-                journal.
+            ResumeRefused: a complete line cannot be read or was changed, or another version wrote the journal.
         """
         text = self._text()
         whole, _, rest = text.rpartition(b"\n")
@@ -147,10 +149,10 @@ class Journal:
             self._file.truncate(len(text) - len(rest))
 
     def read_first(self) -> None:
-        """Read no more than its first line, if that can be read, for a run that starts again.
+        """Read only the first line, if possible, for a run that starts again.
 
         Raises:
-            ResumeRefused: it is not a journal.
+            ResumeRefused: the file is not a journal.
         """
         first, end, _ = self._text().partition(b"\n")
         if not self._is_own(first, whole=bool(end)):
@@ -159,7 +161,7 @@ class Journal:
             self.lines = [msgspec.json.decode(first, type=self.FIRST)]
 
     def is_empty(self) -> bool:
-        """Whether it holds no byte."""
+        """Whether the file is empty."""
         return os.fstat(self._file.fileno()).st_size == 0
 
     def _text(self) -> bytes:
@@ -168,13 +170,13 @@ class Journal:
             return self._file.read()
 
     def _is_own(self, first: bytes, *, whole: bool) -> bool:
-        """Whether a first line is a journal's; one without its end may be cut short, or zeros that a power cut left."""
+        """Whether a first line is from a journal. An incomplete line may be cut, or be zeros after a power cut."""
         written = first if whole else first.rstrip(b"\0")
         first_bytes = f'{{"type":"{self.FIRST.__struct_config__.tag}",'.encode()
         return written.startswith(first_bytes) if whole else first_bytes.startswith(written[: len(first_bytes)])
 
     def append(self, line: msgspec.Struct) -> None:
-        """Add a line; the disk has it when this returns."""
+        """Add a line. It is on the disk when this returns."""
         with failing_as(self.path):
             data = self._chain.add(msgspec.json.encode(line)) + b"\n"
             while data:
@@ -184,48 +186,48 @@ class Journal:
         self.lines.append(line)
 
     def start(self) -> None:
-        """Note that this process takes the run up."""
+        """Add a line: this process started or resumed the run."""
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self.append(Started(os.getpid(), platform.node(), now))
 
     def empty(self) -> None:
-        """Forget what it says."""
+        """Remove all lines."""
         with failing_as(self.path):
             self._file.truncate(0)
         self.lines.clear()
         self._chain = Chain()
 
     def close(self) -> None:
-        """Let another run have the output."""
+        """Close the file, which releases the lock."""
         self._file.close()
 
     def remove(self) -> None:
-        """Remove it, if it is still what is at its path, then let another run have the output."""
+        """Remove the file, if it is still at its path, and release the lock."""
         own = is_at(self.path, os.fstat(self._file.fileno()))
         if fcntl is None:
-            self.close()  # Windows removes no open file
+            self.close()  # Windows cannot remove an open file
         if own:
             with failing_as(self.path):
                 self.path.unlink(missing_ok=True)
         self.close()
 
     def refuse_replaced(self) -> None:
-        """Raise a ResumeRefused if another file, or none, is at its path: then what it names may be another run's."""
+        """Raise a ResumeRefused if the file is no longer at its path: its partial files may be another run's then."""
         refuse_replaced(self.path, self._file)
 
     def refuse(self, what: str, restart: bool = True) -> NoReturn:
-        """Raise a ResumeRefused about it; `restart`: whether starting again would help."""
-        again = f"Start again with {option('restart')}, which drops what that run did; or name another output."
+        """Raise a ResumeRefused about the journal. restart: whether the advice is to start again."""
+        again = f"Start again with {option('restart')}, which discards that run's results; or name another output."
         fix = again if restart else "Move it away."
         raise ResumeRefused(f"{self.path}: {what}", fix)
 
     def _refuse_another_version(self, first: bytes) -> None:
-        """Before the line is read in full: its other fields are that version's."""
+        """Refuse a journal with another schema. Must come first, because other fields may differ too."""
         with suppress(msgspec.DecodeError, UnicodeDecodeError):
             found = msgspec.json.decode(first, type=_AnyFirst)
             if found.type == self.FIRST.__struct_config__.tag and found.schema != SCHEMA:
-                what = f"{self.path}: another version of abonyx wrote it: schema {found.schema}, this one's is {SCHEMA}"
-                fix = f"Give the command to that version to resume the run, or start again with {option('restart')}."
+                what = f"{self.path}: its schema is {found.schema}, this version of abonyx reads {SCHEMA}"
+                fix = f"Resume the run with the version that started it, or start again with {option('restart')}."
                 raise ResumeRefused(what, fix)
 
     def _locked(self) -> IO[bytes]:
@@ -234,7 +236,7 @@ class Journal:
                 file = open(self.path, "a+b", buffering=0, opener=open_no_link)  # noqa: SIM115
             if self._lock(file) and self._still_there(file):
                 return file
-            file.close()  # the run that had it has just ended and removed it
+            file.close()  # the run that held the lock has just ended and removed the file
 
     def _lock(self, file: IO[bytes]) -> bool:
         if fcntl is None:
@@ -244,14 +246,14 @@ class Journal:
         except BlockingIOError:
             what = f"output {self._target}: another run is writing it ({self._last_start(file)}; lock: {self.path})"
             file.close()
-            raise OutputInUse(what, "Wait for it or end it, or name another output.") from None
+            raise OutputInUse(what, "Wait until it ends, end it, or name another output.") from None
         except OSError:
-            return True  # a file system without locks (Lustre can be mounted so): as on Windows
+            return True  # a file system without locks (e.g. some mounts of Lustre): as on Windows
         return True
 
     def _last_start(self, file: IO[bytes]) -> str:
-        """Which process took the run up last, as the journal of another run tells."""
-        found = "no process noted yet"
+        """The process that last started or resumed the other run, from its journal."""
+        found = "process unknown"
         file.seek(0)
         for line in file.read().splitlines():
             try:
@@ -270,21 +272,21 @@ class Journal:
 
 
 class _AnyFirst(msgspec.Struct):
-    """Of a first line, what every version has."""
+    """The fields of a first line that every version has."""
 
     type: str
     schema: int
 
 
 def journal_path(target: Path) -> Path:
-    """Return where the journal of an output stands while the output is not whole."""
+    """The path of the journal, which exists as long as the output is not whole."""
     return partial_path(target, JOURNAL_SUFFIX)
 
 
 def differences(before: dict[str, Fact], now: dict[str, Fact]) -> list[str]:
     """A line for each fact that differs, with both values.
 
-    Journals have the command line's words as keys, whoever wrote them: that is how a run is known again.
+    The keys in a journal are always words of the command line, so that every interface can resume a run.
     """
     keys = [*before, *(key for key in now if key not in before)]
     return [

@@ -1,4 +1,4 @@
-"""How far the run of a journal is."""
+"""The progress of a run, from its journal."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class Progress:
-    """What the lines of a journal add up to.
+    """The state of a run after all lines of its journal.
 
     Attributes:
-        window: the last one; complete: the last of these lines, None before there is one.
-        token_budget, window_size: what the rest has to be scored with.
-        notes: why budgets were halved.
+        token_budget, window_size: the values for the remaining rows.
+        window: the last Window line.
+        complete: the last Complete line; None if there is none.
+        notes: the reasons why the budget was halved.
     """
 
     token_budget: int
@@ -29,23 +30,25 @@ class Progress:
 
 
 def rows_journalled(journal: Journal) -> int:
-    """Rows that the partial files hold."""
+    """Number of rows in the partial files."""
     return max((line.rows_done for line in journal.lines if isinstance(line, Window)), default=0)
 
 
 def read_progress(journal: Journal, rows: int, files: int) -> Progress:
-    """Add up the lines of a journal with rows.
+    """Read the progress of a run that has finished rows.
 
     Args:
-        rows: of the run in all; files: that it writes.
+        journal: its journal.
+        rows: number of all rows of the run.
+        files: number of files that it writes.
 
     Raises:
-        ResumeRefused: lines that contradict each other, or the run; names the first.
+        ResumeRefused: a line contradicts another line or the run. The message names the first such line.
     """
     header = journal.lines[0]
     assert isinstance(header, Header)
     if header.rows != rows:
-        journal.refuse(f"line 1 says {header.rows} rows in all, this run has {rows}")
+        journal.refuse(f"line 1 says that the run has {header.rows} rows, but it has {rows}")
     found = Progress(header.token_budget, header.window_size)
     for number, line in enumerate(journal.lines, 1):
         if isinstance(line, Window):

@@ -1,10 +1,13 @@
 """The output of a run that can be killed at any point and resumed.
 
-Beside OUT stand OUT.partial, which grows a window at a time, and OUT.journal. In this order: a window's bytes to the
-disk, then the journal's line that counts them; when all rows are there, the line that says so, then the renames, OUT
-last. Before either, the
-journal names the partial files: one that no journal names is somebody else's, and never touched. To go on, each partial
-file is compared with the journal's last line and cut to its length, so that a window that
+Beside OUT are OUT.partial, to which windows are appended, and OUT.journal. The order of writes is important:
+
+1. The journal names the partial files. A partial file that no journal names belongs to somebody else, and is never
+   changed.
+2. For each window: its bytes are written to the disk, then a line of the journal that counts them.
+3. After the last window: a line that says that the files are whole, then the renames, OUT last.
+
+To resume, each partial file is compared with the last line of the journal and cut to the length there. So a window that
 was half written is written again.
 """
 
@@ -41,12 +44,13 @@ if TYPE_CHECKING:
 
 
 class ResumableOutput:
-    """An output that windows of rows are appended to. Make it with open_resumable.
+    """An output to which windows of rows are appended. open_resumable makes it.
 
     Attributes:
-        rows_done: rows on the disk.
-        token_budget, window_size: what the rest has to be scored with, or other batches change scores' last bits.
-        notes: what earlier processes of the run had to say.
+        rows_done: number of rows on the disk.
+        token_budget, window_size: the values for the remaining rows. With others, the batches and so the last bits of
+            scores would differ.
+        notes: notes from earlier processes of the run.
     """
 
     def __init__(self, targets: Sequence[Path], format: Format, header: Header) -> None:
@@ -61,11 +65,11 @@ class ResumableOutput:
 
     @property
     def rows(self) -> int:
-        """Rows in all."""
+        """Number of all rows."""
         return self._header.rows
 
     def open(self, restart: bool) -> None:
-        """Go on with what is there, or begin."""
+        """Resume an interrupted run, or begin."""
         if restart:
             self._journal.read_first()
         else:
@@ -78,7 +82,7 @@ class ResumableOutput:
         self._journal.start()
 
     def append(self, stop: int, columns: Columns) -> None:
-        """Add the rows from rows_done to before `stop`. They are on the disk when this returns."""
+        """Add the rows from rows_done up to, but without, `stop`. They are on the disk when this returns."""
         for file, data in zip(self._files, self._format.encode(self.rows_done, columns), strict=True):
             if data:
                 file.write(data)
@@ -86,36 +90,36 @@ class ResumableOutput:
         self._count(stop)
 
     def halved(self, token_budget: int, note: str) -> None:
-        """Note that the rest is scored with another token budget."""
+        """Note that the remaining rows use another token budget."""
         self._journal.append(Halved(token_budget, note))
 
     def finish(self) -> None:
-        """Rename the files onto their places; the output is whole, and the journal gone, when this returns."""
+        """Rename the files to their final names. When this returns, the output is whole and the journal is removed."""
         if self.rows_done != self.rows:
             raise ValueError(f"{self._targets[-1]}: {self.rows_done} rows were written, {self.rows} announced")
         if self._complete is None or self._lost_conversion():
             sha256 = self._sha256()
             if self._format.convert is not None:
                 sha256[-1] = self._convert()
-            self._flush_directories()  # a name that a power cut takes back must not be counted as complete
+            self._flush_directories()  # names must be on the disk before the run counts as complete
             self._complete = Complete(sha256)
             self._journal.append(self._complete)
         self.close_files()
         for target, path, sha256_ in zip(self._targets, self._ready_paths(), self._complete.sha256, strict=True):
             self._place(target, path, sha256_)
         self._flush_directories()
-        if self._format.convert is not None:  # what it was made from
+        if self._format.convert is not None:  # remove the gathered rows
             self._remove(self._files[-1].path)
             self._flush_directories()  # a power cut must not leave a file that no journal names
         self._journal.remove()
 
     def close_files(self) -> None:
-        """Close the partial files; they stay."""
+        """Close the partial files, without removing them."""
         for file in self._files:
             file.close()
 
     def leave(self) -> None:
-        """End without finishing: rows that are done stay, to be resumed; without any, nothing is left."""
+        """End an unfinished run. Finished rows are kept for a resume. If there are none, all files are removed."""
         if self._begun_here and self.rows_done == 0:
             for file in self._files:
                 file.discard()
@@ -135,9 +139,9 @@ class ResumableOutput:
                 target = self._targets[-1]
                 raise ResumeRefused(
                     f"output {target}: an interrupted run left {done} of {line.rows} rows in {self._files[-1].path}, "
-                    "and this command is another run:\n  " + "\n  ".join(found),
-                    "Give that run's command again to resume it, name another output, or start again with "
-                    f"{option('restart')}, which drops those rows.",
+                    "but this command differs from it:\n  " + "\n  ".join(found),
+                    "Give that run's command to resume it, name another output, or start again with "
+                    f"{option('restart')}, which discards those rows.",
                 )
 
     def _begin(self) -> None:
@@ -145,19 +149,19 @@ class ResumableOutput:
         self._begun_here = True
         self._journal.empty()
         self._journal.append(msgspec.structs.replace(self._header, files=[*map(self._name, self._own_paths())]))
-        self._flush_directories()  # the journal's name, too, before there is a file that it names
+        self._flush_directories()  # the journal's name must be on the disk before a file that it names
         for file, head in zip(self._files, self._format.head, strict=True):
             file.begin()
             file.write(head)
             file.flush()
-        self._flush_directories()  # the names, too, before any line counts bytes under them
+        self._flush_directories()  # the names must be on the disk before a line that counts bytes
         self._count(0)
 
     def _clear(self) -> None:
-        """Remove the partial files of the run that the journal begins with; refuse those that it does not name.
+        """Remove the partial files that the journal names.
 
         Raises:
-            ResumeRefused: names the file, which stays.
+            ResumeRefused: a partial file exists that the journal does not name. The file stays.
         """
         header = self._journal.lines[0] if self._journal.lines else None
         named = set(header.files) if isinstance(header, Header) else set()
@@ -172,18 +176,18 @@ class ResumableOutput:
         self._flush_directories()
 
     def _remove(self, path: Path) -> None:
-        """Remove a partial file that the journal names, while that is still the one that a run finds."""
+        """Remove a partial file that the journal names, if the journal is still at its path."""
         self._journal.refuse_replaced()
         with failing_as(path):
             path.unlink(missing_ok=True)
 
     def _own_paths(self) -> list[Path]:
-        """Every partial file of this run."""
+        """Paths of all partial files of this run."""
         converted = [] if self._format.convert is None else [partial_path(self._targets[-1], CONVERTED_SUFFIX)]
         return [*(file.path for file in self._files), *converted]
 
     def _name(self, path: Path) -> str:
-        """A partial file as the journal names it: the directory may be moved, and JSON holds no bytes but UTF-8."""
+        """The name of a partial file in the journal: relative, because the directory may be moved; in valid UTF-8."""
         relative = os.path.relpath(path, self._journal.path.parent)
         return relative.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
@@ -201,7 +205,7 @@ class ResumableOutput:
             flush_directory(directory)
 
     def _lost_conversion(self) -> bool:
-        """Whether a converted file is not what the journal says it is, though what it was made from is still there."""
+        """Whether a converted file is missing or wrong, and can be made again from the gathered rows."""
         if self._complete is None or self._format.convert is None or not self._files[-1].path.exists():
             return False
         sha256, target = self._complete.sha256[-1], self._targets[-1]
@@ -215,14 +219,14 @@ class ResumableOutput:
         return [file.sha256 for file in self._files]
 
     def _convert(self) -> str:
-        """Make the last file from what was gathered; return its hash."""
+        """Make the last file from the gathered rows; return its hash."""
         assert self._format.convert is not None
         gathered_file = self._files[-1]
         if not _has(gathered_file.path, gathered_file.sha256):
-            what = f"{gathered_file.path}: holds other bytes than the run wrote"
-            raise ResumeRefused(what, f"Let nothing else write there, and start again with {option('restart')}.")
+            what = f"{gathered_file.path}: has other bytes than the run wrote"
+            raise ResumeRefused(what, f"Let no other program write there, and start again with {option('restart')}.")
         whole = PartialFile(self._targets[-1], CONVERTED_SUFFIX)
-        self._remove(whole.path)  # an earlier process's: the journal names it
+        self._remove(whole.path)  # left by an earlier process of this run
         try:
             whole.begin()
             with failing_as(self._files[-1].path):
@@ -243,23 +247,23 @@ class ResumableOutput:
         return paths
 
     def _place(self, target: Path, path: Path, sha256: str) -> None:
-        """Rename a file onto its place if its bytes are those that the journal counts."""
-        final, fix = resolved(target), f"Let nothing else write there, and start again with {option('restart')}."
+        """Rename a file to its final name, if it has the hash that the journal says."""
+        final, fix = resolved(target), f"Let no other program write there, and start again with {option('restart')}."
         with failing_as(target):
             if not os.path.lexists(path):
-                if not _has(final, sha256):  # not renamed by an earlier process of this run, then
-                    raise ResumeRefused(f"{path}: missing, though the journal says it is whole", fix)
+                if not _has(final, sha256):  # an earlier process of this run has not renamed it
+                    raise ResumeRefused(f"{path}: is missing, but the journal says it is whole", fix)
                 return
-            give_mode(path, target)  # before the hash: it moves the change time
+            give_mode(path, target)  # before the stamp, because it moves the change time
             before = path.lstat()
             if not _has(path, sha256):
                 found = file_sha256(path) if path.is_file() and not path.is_symlink() else "none: it is not a file"
-                raise ResumeRefused(f"{path}: sha256 {found}, the journal says {sha256}", fix)
+                raise ResumeRefused(f"{path}: sha256 is {found}, the journal says {sha256}", fix)
             if _stamp(path.lstat()) != _stamp(before):
-                raise ResumeRefused(f"{path}: was written to while it was put in its place", fix)
+                raise ResumeRefused(f"{path}: was changed while it was renamed", fix)
             path.replace(final)
             if not os.path.samestat(before, final.lstat()):
-                raise ResumeRefused(f"{final}: was replaced while it was put in its place", fix)
+                raise ResumeRefused(f"{final}: was replaced while it was renamed", fix)
 
 
 def _stamp(status: os.stat_result) -> tuple[int, ...]:
@@ -267,7 +271,7 @@ def _stamp(status: os.stat_result) -> tuple[int, ...]:
 
 
 def _has(path: Path, sha256: str) -> bool:
-    """Whether a plain file of that hash is there."""
+    """Whether a plain file with this hash is at the path."""
     return path.is_file() and not path.is_symlink() and file_sha256(path) == sha256
 
 
@@ -275,18 +279,18 @@ def _has(path: Path, sha256: str) -> bool:
 def open_resumable(
     targets: Sequence[Path], format: Format, header: Header, *, restart: bool
 ) -> Iterator[ResumableOutput]:
-    """Give the output to append to, from row `rows_done` on; it stands at its place once the block ends well.
+    """Yield an output to append to, from row `rows_done` on. It gets its final name if the block succeeds.
 
     Args:
-        targets: the files in the order in which they take their places, OUT last.
-        format: how rows become bytes; a head for each file.
-        header: what the run is.
-        restart: drop what an earlier run left.
+        targets: the files in the order of their renames, OUT last.
+        format: the format, with a head for each file.
+        header: description of the run.
+        restart: whether to discard the rows of an interrupted run.
 
     Raises:
-        OutputInUse: another run is writing it.
-        ResumeRefused: an earlier run left rows, and was another one, or its files are damaged.
-        ConfigError: it cannot be written.
+        OutputInUse: another run is writing the output.
+        ResumeRefused: an interrupted run left rows, but it is a different run, or its files are damaged.
+        ConfigError: the output cannot be written.
     """
     output = ResumableOutput(targets, format, header)
     try:

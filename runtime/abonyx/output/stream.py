@@ -1,4 +1,4 @@
-"""Standard output as the output of a run: nothing of it can be read back, so nothing of it can be resumed."""
+"""Standard output as the output of a run. It cannot be read back, so such a run cannot be resumed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class StandardOutput:
 
 
 class TemporaryFile:
-    """A temporary file that names itself when it cannot be written."""
+    """A temporary file whose errors name it."""
 
     closed = False
 
@@ -49,7 +49,7 @@ class TemporaryFile:
 
 
 class Stream:
-    """Standard output as a destination. Make it with open_stream."""
+    """Standard output to which windows are appended. open_stream makes it."""
 
     def __init__(self, format: Format, sink: Sink, header: Header) -> None:
         self._format, self._sink = format, sink
@@ -65,22 +65,21 @@ class Stream:
         self.rows_done = stop
 
     def begin(self) -> None:
-        """Write the head, once: not before there are rows, since the model that has to score them may not open."""
+        """Write the head once. This waits for the first rows, because opening the model may fail."""
         if not self._begun:
             self._sink.write(*self._format.head)
             self._begun = True
 
     def halved(self, token_budget: int, note: str) -> None:
-        """Nothing to note it in."""
+        """Do nothing: there is no journal."""
 
 
 @contextmanager
 def open_stream(format: Format, header: Header) -> Iterator[Stream]:
-    """Give standard output to append to; a format that has to be whole is gathered in a temporary file first.
+    """Yield standard output to append to. Parquet is gathered in a temporary file first.
 
     Raises:
-        ConfigError: it cannot be written to, or is a terminal, and Parquet is not text; or there is no place for the
-            temporary file.
+        ConfigError: standard output or the temporary file cannot be written, or Parquet would go to a terminal.
     """
     if format.convert is None:
         stream = Stream(format, StandardOutput(), header)
@@ -89,10 +88,10 @@ def open_stream(format: Format, header: Header) -> Iterator[Stream]:
         return
     if sys.stdout.isatty():
         raise ConfigError(
-            "standard output is a terminal, and Parquet is not text", f"Name a file with {option('output')}."
+            "standard output is a terminal, but Parquet is not text", f"Name a file with {option('output')}."
         )
     with _failing_to_gather():
-        # Unbuffered: nothing is left to fail when it is read, or closed.
+        # Unbuffered, so that nothing can fail when it is read or closed.
         gathered = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
     with gathered:
         stream = Stream(format, TemporaryFile(gathered), header)
@@ -104,11 +103,11 @@ def open_stream(format: Format, header: Header) -> Iterator[Stream]:
 
 @contextmanager
 def _failing_to_gather() -> Iterator[None]:
-    """Turn a failure to keep the rows in a temporary file into a ConfigError."""
+    """Turn a failure to write the temporary file into a ConfigError."""
     try:
         yield
     except OSError as error:
         where = f" in {tempfile.tempdir}" if tempfile.tempdir else ""
-        what = f"output -: the temporary file{where} that Parquet is gathered in cannot be written: {error.strerror}"
+        what = f"output -: the temporary file{where} for Parquet cannot be written: {error.strerror}"
         fix = f"Set TMPDIR to a directory with space, or name a file with {option('output')}."
         raise ConfigError(what, fix) from error

@@ -1,4 +1,4 @@
-"""The cluster: reached or started, and how many workers it has room for."""
+"""Join or start a Ray cluster, and count the workers that it has room for."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from abonyx.errors import ConfigError, first_line
 from abonyx.extras import load
 from abonyx.wording import option
 
-# Ray itself tries an address that nobody answers for minutes, and then ends the process.
+# If an address does not answer, Ray itself tries for minutes, and then ends the process.
 _ANSWER_S = 10
 _JOIN_S = 60
 _NO_CLUSTER = (
-    "Give the HOST:PORT that `ray start --head` printed, on a machine that is part of the cluster, or auto for the "
-    f"cluster it is part of; {option('ray')} alone starts Ray on this machine."
+    "Run this on a machine of the cluster, with the HOST:PORT that `ray start --head` printed, or with auto. "
+    f"{option('ray')} without an address starts Ray on this machine."
 )
 _JOIN = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR')"
 
 
 def load_ray(module: str = "ray") -> Any:
-    """Ray, or a module that it brings. Raises a ConfigError that names the extra if it cannot be imported."""
+    """Import Ray, or a module that is installed with it. Raises a ConfigError that names the extra if it is missing."""
     return load("scoring by Ray", module)
 
 
 @contextmanager
 def connected(address: str) -> Iterator[None]:
-    """Be a driver of the cluster at `address`; "" starts Ray on this machine, and ends it after the block.
+    """Connect to the cluster at `address`. If it is "", start Ray on this machine, and end it after the block.
 
-    A process that has Ray running already uses that, whatever the address.
+    If Ray already runs in this process, it is used, and the address is ignored.
 
     Raises:
-        ConfigError: nothing answers there within _ANSWER_S, or nothing that can be joined within _JOIN_S; Ray cannot be
+        ConfigError: the address does not answer within _ANSWER_S, or cannot be joined within _JOIN_S; or Ray cannot be
             started here.
     """
     ray = load_ray()
@@ -49,7 +49,7 @@ def connected(address: str) -> Iterator[None]:
     if address:
         _refuse_silent(address)
     where = {"address": address} if address else {"address": "local", "num_cpus": usable_processors()}
-    ending = signal.getsignal(signal.SIGTERM)  # Ray puts its own handler there
+    ending = signal.getsignal(signal.SIGTERM)  # Ray replaces the handler
     try:
         try:
             ray.init(**where, include_dashboard=None if address else False, log_to_driver=False, logging_level="ERROR")
@@ -68,7 +68,7 @@ def connected(address: str) -> Iterator[None]:
 
 
 def _refuse_silent(address: str) -> None:
-    """Join the cluster from a process that can be ended, as ray.init cannot."""
+    """Try to join the cluster from a child process, because ray.init cannot be interrupted."""
     host, _, port = address.rpartition(":")
     if host and port.isdecimal() and "/" not in host:
         try:
@@ -76,26 +76,26 @@ def _refuse_silent(address: str) -> None:
         except (OSError, OverflowError) as error:
             raise ConfigError(f"{option('ray')} {address}: no answer: {first_line(error)}", _NO_CLUSTER) from error
     try:
-        command = [sys.executable, "-P", "-c", _JOIN, address]  # -P: nothing of this directory
+        command = [sys.executable, "-P", "-c", _JOIN, address]  # -P: import nothing from this directory
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_JOIN_S, check=False)
     except subprocess.TimeoutExpired:
         raise ConfigError(
-            f"{option('ray')} {address}: answers, but not as a Ray cluster, within {_JOIN_S} s", _NO_CLUSTER
+            f"{option('ray')} {address}: answers, but cannot be joined as a Ray cluster within {_JOIN_S} s", _NO_CLUSTER
         ) from None
     if done.returncode:
-        said = (done.stderr.strip() or f"it ended with {done.returncode}").splitlines()[-1]
-        raise ConfigError(f"{option('ray')} {address}: Ray cannot join it: {first_line(said)}", _NO_CLUSTER)
+        last_line = (done.stderr.strip() or f"it ended with {done.returncode}").splitlines()[-1]
+        raise ConfigError(f"{option('ray')} {address}: Ray cannot join it: {first_line(last_line)}", _NO_CLUSTER)
 
 
 def for_worker(config: RuntimeConfig) -> RuntimeConfig:
-    """The config of each worker: threads as asked for or one, and the one card that Ray lets it see.
+    """The config of each worker: one thread if the config does not set it, and the GPU that Ray gives it.
 
     Raises:
-        ConfigError: a card was chosen, which is Ray's to choose.
+        ConfigError: the config chooses a GPU, but Ray must choose it.
     """
     if config.cuda.device_id:
-        fix = "Leave it out: Ray gives each worker a card of its own, which is its device 0."
-        raise ConfigError(f"config: cuda.device_id is {config.cuda.device_id} with {option('ray')}", fix)
+        fix = "Leave it out: Ray gives each worker its own GPU, which is its device 0."
+        raise ConfigError(f"config: cuda.device_id is {config.cuda.device_id} and {option('ray')} is given", fix)
     if config.provider == "openvino":
         openvino = dataclasses.replace(config.openvino, threads=config.openvino.threads or config.openvino.streams)
         config = dataclasses.replace(config, openvino=openvino)
@@ -103,35 +103,35 @@ def for_worker(config: RuntimeConfig) -> RuntimeConfig:
 
 
 def needs(config: RuntimeConfig) -> dict[str, int]:
-    """What a worker of this config (see for_worker) reserves of a node: num_cpus, num_gpus."""
+    """The resources that a worker with this config (from for_worker) reserves on a node: num_cpus and num_gpus."""
     threads = config.openvino.threads if config.provider == "openvino" else config.cpu.threads
     assert threads is not None
     return {"num_cpus": threads, "num_gpus": int(config.provider == "cuda")}
 
 
 def worker_count(config: RuntimeConfig) -> int:
-    """Workers that the cluster's nodes have room for, used or not.
+    """Number of workers that the cluster's nodes have room for, if nothing else runs there.
 
     Raises:
-        ConfigError: none; gives what the nodes have.
+        ConfigError: there is no room. The message gives the resources of the nodes.
     """
     nodes, rooms = _rooms(config)
     if not sum(rooms):
         wanted = needs(config)
         what = f"a worker needs {wanted['num_cpus']} CPU and {wanted['num_gpus']} GPU of one node; the cluster's nodes "
-        what += f"have: {'; '.join(map(_has, nodes)) or 'none is left'}"
+        what += f"have: {'; '.join(map(_has, nodes)) or 'there is no node'}"
         raise ConfigError(what, f"Lower the provider's threads, choose another {option('provider')}, or add a node.")
     return sum(rooms)
 
 
 def idle_nodes(config: RuntimeConfig) -> list[str]:
-    """What each node has that has no room for a worker: of a cluster of CPU and GPU nodes a part does nothing."""
+    """The resources of each node without room for a worker, e.g. of CPU nodes if the workers need GPUs."""
     nodes, rooms = _rooms(config)
     return [_has(node) for node, room in zip(nodes, rooms, strict=True) if not room]
 
 
 def _rooms(config: RuntimeConfig) -> tuple[list[dict[str, float]], list[int]]:
-    """The resources of each node, and how many workers have room there."""
+    """(resources of each node, number of workers that it has room for)."""
     nodes = [node["Resources"] for node in load_ray().nodes() if node["Alive"]]
     wanted = needs(config)
     asked = {"CPU": wanted["num_cpus"], "GPU": wanted["num_gpus"]}

@@ -1,4 +1,4 @@
-"""`abonyx score INPUT... -o DIR --ray`: the files of a directory's run, scored by a cluster's workers."""
+"""`abonyx score INPUT... -o DIR --ray`: score the files of a run with the workers of a cluster."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from abonyx.run.scorer import DirectoryRequest
 
 
 def score_by_ray(request: DirectoryRequest, sources: Sequence[Path], address: str, restart: bool) -> None:
-    """As run.directory.score_directory.
+    """Score files with Ray's workers; see run.directory.score_directory.
 
     Args:
-        address: of a Ray cluster; "" = start Ray on this machine.
+        request, sources, restart: as for score_directory.
+        address: address of a Ray cluster; "" = start Ray on this machine.
 
     Raises:
         ConfigError: Ray is not installed or does not answer.
-        EngineError: as score_directory.
+        EngineError: as for score_directory.
     """
     load_ray()
     run = dataclasses.replace(request.run, config=for_worker(request.run.config))

@@ -1,4 +1,4 @@
-"""Scores as a step of a Ray Data pipeline."""
+"""A step of a Ray Data pipeline that adds scores."""
 
 from __future__ import annotations
 
@@ -34,54 +34,56 @@ def score(
     trim: Literal["domain"] | None = None,
     with_columns: Sequence[str] = (),
 ) -> Any:
-    """The dataset with a score for each row, lazily.
+    """Add scores to a dataset, lazily.
 
-    No row is dropped and none changed. A row that cannot be scored (no text, a character that is no residue, DNA, too
-    long: docs/errors.md) has its reason in the column `rejected`, and null in the other new columns; `rejected` is null
-    in every other row. A row that the head was not trained on has a score, the reasons in the column `flag`, and null
-    as nonspecific (docs/domain.md); without a reason `flag` is "". A domain that is only nanobody-like keeps its call.
-    The order of rows is as in any Ray Data step: kept where the context says preserve_order.
+    No row is dropped or changed. A row that cannot be scored (no text, a character that is not a residue, DNA, too
+    long; see docs/errors.md) has the reason in the column `rejected`, and null in the other new columns. In all other
+    rows `rejected` is null. A row unlike the head's training set has a score, the reasons in the column `flag`, and
+    null as nonspecific (docs/domain.md). Without a reason, `flag` is "". A domain whose only flag is nanobody-like
+    keeps its call. As in any step of Ray Data, the order of rows is kept only with preserve_order in the context.
 
     Args:
         dataset: a ray.data.Dataset.
-        config: what to score with; None = RuntimeConfig(). cpu.threads is a worker's, 1 where it is not given.
-        threshold: call p strictly above it non-specific, in the columns nonspecific (int8, 0 or 1) and call; None = no
-            column nonspecific, of no head, and call, with "uncertain" as third value, only of a head that has stored
-            quantiles. Other heads' calls are by their own thresholds and quantiles.
-        heads: names of the bundle's heads, or "all"; None = the first. Others have NAME_p, NAME_nonspecific and
-            NAME_call, or NAME_value, and NAME_percentile, behind flag.
-        panel: whose percentiles are given; None = the bundle's first.
+        config: the config; None = RuntimeConfig(). cpu.threads is for each worker; the default is 1.
+        threshold: p strictly above this is non-specific in the columns nonspecific (int8, 0 or 1) and call. None = no
+            head has a column nonspecific, and only heads with stored quantiles have a column call, which may be
+            "uncertain". Other heads use their own thresholds and quantiles.
+        heads: names of the bundle's heads, or "all"; None = the first. Other heads have the columns NAME_p,
+            NAME_nonspecific and NAME_call (or NAME_value) and NAME_percentile, after flag.
+        panel: name of the panel for percentiles; None = the bundle's first.
         sequence_column: the column of sequences.
-        heavy_column, light_column: the columns of both chains, in place of that one if the heads need both.
-        workers: most workers; None, or more than that, = as many as the cluster's nodes have room for. Each is one
-            actor with one session, and, on cuda, one card. Reading needs a CPU too.
-        domain: "check" flags rows that the head was not trained on, "require" rejects them, "off" does not look.
-        trim: "domain" scores the variable domain inside a longer sequence; the column domain names its residues,
-            FIRST-LAST from 1, "" = all.
-        with_columns: of "charge", "pI", "length", "cdr3", "nearest_identity" and "interval":
-            docs/files.md.
+        heavy_column, light_column: the columns of both chains, if the heads need both.
+        workers: largest number of workers; None = as many as the cluster's nodes have room for, which is also the limit
+            for a larger number. Each worker is an actor with one session, and on cuda with one GPU. Reading needs a
+            CPU too.
+        domain: "check" flags rows unlike the head's training set, "require" rejects them, "off" does not look.
+        trim: "domain" scores only the variable domain of a longer sequence. The column domain has its residues,
+            FIRST-LAST from 1; "" if no domain was found.
+        with_columns: more columns, of "charge", "pI", "length", "cdr3", "nearest_identity" and "interval"
+            (docs/files.md).
 
     Returns:
         A ray.data.Dataset with the columns of `dataset` and p_nonspecific (float32), nonspecific, call, percentile,
-        flag, domain (if trimmed) and rejected (strings).
-        Scores are those of Session.score within tolerances.BATCH_NEIGHBOURS (float32): batches differ.
+        flag, domain (if trimmed) and rejected (strings). Scores equal those of Session.score within
+        tolerances.BATCH_NEIGHBOURS (float32), because batches differ.
 
     Raises:
-        ConfigError: no Ray; no node with room for a worker; a threshold outside [0, 1]; workers below 1; pooling
-            upstream-batch, whose scores depend on a file's order; an unknown domain or trim, or trim with domain "off".
+        ConfigError: Ray is missing; no node has room for a worker; the threshold is outside [0, 1]; workers is below 1;
+            pooling is upstream-batch, whose scores depend on the order of a file; domain or trim is unknown, or trim is
+            given with domain "off".
         BundleError: the bundle cannot be read, or has no head yet.
-        EngineError: while the dataset is run, wrapped by Ray: the session cannot be opened, no such column of
-            sequences, or a column of these names is there already.
+        EngineError: when the dataset runs, and wrapped by Ray: the session cannot be opened, the column of sequences is
+            missing, or a result column already exists.
     """
     data = load_ray("ray.data")
     if workers is not None and workers < 1:
-        raise ConfigError(f"workers is {workers}", "Give 1 or more, or None for as many as there is room for.")
+        raise ConfigError(f"workers is {workers}", "Give 1 or more, or None for as many as the cluster has room for.")
     refuse_rule(domain, trim)
     beside = refuse_columns(with_columns, domain)
     config = for_worker(config or RuntimeConfig())
     if config.pooling == "upstream-batch":
         fix = "Score files with `abonyx score --ray`, or use pooling residues."
-        raise ConfigError("config: pooling is 'upstream-batch', which needs the rows of a whole file in order", fix)
+        raise ConfigError("config: pooling is 'upstream-batch', which needs all rows of a file in order", fix)
     config, bundle = open_pinned(config)
     bundle.variant(config.provider, config.variant)
     chosen = choose_heads(bundle, heads, None, threshold, config=config, panel=panel, with_columns=beside)
@@ -89,7 +91,7 @@ def score(
     chosen = chosen if threshold is not None else chosen.without_numbers()
     rule = DomainRule(domain, trim is not None, chain_letters(chosen.chains))
     columns = (heavy_column, light_column) if len(chosen.chains) > 1 else (sequence_column,)
-    room = worker_count(config)  # refuses: Ray Data would wait for a node without a word
+    room = worker_count(config)  # raises if there is no room; Ray Data would silently wait for a node
     return dataset.map_batches(
         Scorer,
         fn_constructor_args=(config, bundle.sha256, chosen, columns, rule, beside),
@@ -121,7 +123,7 @@ class Scorer:
         self._heads, self._columns, self._rule, self._beside = heads, columns, rule, with_columns
 
     def __call__(self, table: Any) -> Any:
-        """A pyarrow.Table with the columns added."""
+        """Add the columns to a pyarrow.Table."""
         import pyarrow as pa
 
         names = table.column_names
@@ -138,7 +140,7 @@ class Scorer:
         return table
 
     def _scored(self, chains: list[list[object]]) -> tuple[list[JudgedValue], Float32Array]:
-        """The rows of one column of sequences, or of both chains; and the values of those that are not rejected."""
+        """(rows of one column of sequences or of both chains, values of the rows that are not rejected)."""
         if len(chains) == 1:
             rows = judged(chains[0], self._rule, self._model.limit)
             wanted = [row.part.sequence for row in rows if row.rejected is None]

@@ -1,4 +1,4 @@
-"""A directory's files, handed to the workers of a cluster one at a time each."""
+"""Give the files of a run to the workers of a cluster, one file at a time to each."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from abonyx.run.run_file import SHOWN, Done, File, RunFile
 from abonyx.run.scorer import DirectoryRequest
 from abonyx.wording import option
 
-# How long a signal may wait to be seen.
+# Longest time until a signal is noticed.
 _POLL_S = 0.5
-# Without a worker that answers, or scores, until it is said what is waited for.
+# If no worker answers or scores for this long, the reason is logged.
 _SILENCE_S = 30
-# Workers that a file may take with it; and that may die in a row before they have opened the model.
+# Number of workers that may die with the same file; and that may die in a row before they have opened the model.
 MOST_DEATHS = 3
 
 
 @dataclass(eq=False)
 class _Task:
-    """A file on its way; `deaths` of workers that had it."""
+    """A file to score, and the number of workers that died with it."""
 
     file: File
     deaths: int = 0
@@ -47,15 +47,18 @@ class _Task:
 
 @dataclass
 class RayDispatch:
-    """The Dispatch of a cluster's workers.
+    """The Dispatch that uses the workers of a cluster.
 
     Attributes:
-        done: of this run; failed: file -> why.
-        workers: at the start.
-        run_seconds: from the first file given to a worker to the last one done.
-        address: of the cluster; "" = start Ray on this machine.
-        worker: the actor; None = Worker. worker_args: what it takes behind the request. Workers of another class find
-            inputs and output themselves, not on a file system that nodes share.
+        request, run_file, restart: the run.
+        address: address of the cluster; "" = start Ray on this machine.
+        worker: class of the actor; None = Worker. Workers of another class find inputs and output themselves, not on a
+            file system that all nodes share.
+        worker_args: further arguments of the actor.
+        done: the files that this command scored.
+        failed: file -> error.
+        workers: number of workers at the start.
+        run_seconds: seconds from the start of the first file to the end of the last.
     """
 
     request: DirectoryRequest
@@ -80,8 +83,8 @@ class RayDispatch:
 
         Raises:
             ConfigError: Ray does not answer.
-            RunInterrupted: by a signal; the workers are ended at once, the rows of their windows kept.
-            ResumeRefused: the workers' engine is another one than the run's.
+            RunInterrupted: a signal ended the run. The workers are ended at once; the rows of whole windows are kept.
+            ResumeRefused: the run was started with another engine than the workers have.
             EngineError: a worker cannot open the model, or does not see the files.
         """
         stop = Stop()
@@ -101,21 +104,21 @@ class RayDispatch:
         try:
             for _ in range(self.workers):
                 self._start_worker()
-            heard, said = time.monotonic(), False
+            last_answer, logged = time.monotonic(), False
             while self._calls:
                 if stop.asked:
-                    counts = f"ended with {len(self.done)} of {len(files)} files done"
+                    counts = f"stopped with {len(self.done)} of {len(files)} files done"
                     raise RunInterrupted(
                         f"{stop.asked}: {counts}",
-                        f"The same command resumes from there, {option('restart')} starts again.",
+                        f"The same command resumes the run; {option('restart')} starts it again.",
                     )
                 ready, _ = ray.wait(list(self._calls), timeout=_POLL_S)
                 for call in ready:
                     self._take(call)
                 if ready or any(task for _, task in self._calls.values()):
-                    heard = time.monotonic()
-                elif not said and time.monotonic() - heard >= _SILENCE_S:
-                    said = True
+                    last_answer = time.monotonic()
+                elif not logged and time.monotonic() - last_answer >= _SILENCE_S:
+                    logged = True
                     LOGGER.info(self._waited_for())
         finally:
             for worker, _ in self._calls.values():
@@ -124,7 +127,7 @@ class RayDispatch:
 
     def _start_worker(self) -> None:
         ray = load_ray()
-        # Of another worker the dispatch knows, a restarted one it would not.
+        # max_restarts=0: the dispatch itself starts a new worker, because a worker that Ray restarts has no open model.
         worker = ray.remote(max_restarts=0, **needs(self.request.run.config))(self.worker or Worker).remote(
             self.request, *self.worker_args
         )
@@ -134,21 +137,21 @@ class RayDispatch:
         has = load_ray().available_resources()
         free = f"the cluster has {has.get('CPU', 0):g} CPU, {has.get('GPU', 0):g} GPU unused"
         needed = _text(needs(self.request.run.config))
-        return f"no worker for {_SILENCE_S} s: waiting for {needed} of one node ({free}), or for the model to be read"
+        return f"no worker for {_SILENCE_S} s: waiting for {needed} of one node ({free}), or until the model is loaded"
 
     def _take(self, call: Any) -> None:
-        """A call has ended."""
+        """Handle the end of a call."""
         ray = load_ray()
         worker, task = self._calls.pop(call)
         try:
             answer = ray.get(call)
         except ray.exceptions.RayTaskError:
             ray.kill(worker)
-            raise  # a defect, with the worker's traceback
+            raise  # a defect in abonyx, with the worker's traceback
         except ray.exceptions.RayError as error:
             self._replace(worker, task, f"its worker died: {first_line(error, 500)}")
             return
-        # An engine that failed is not tried again in its process; a signal ended the worker, not the run.
+        # Replace a worker whose engine failed, or that a signal ended; the run itself continues.
         broken = isinstance(answer, ProviderError | RunInterrupted) and not isinstance(answer, OutOfDeviceMemory)
         if isinstance(answer, StoreUnavailable) or (task is None and isinstance(answer, EngineError)):
             ray.kill(worker)
@@ -159,7 +162,7 @@ class RayDispatch:
         if task is None:
             self._settle(worker, answer)
             if self.restart and not self._opened:
-                # Results that are to be replaced are the run's from here on, should it be stopped.
+                # From here on, existing results belong to the run, so that it can be resumed after a stop.
                 for waiting in self._waiting:
                     if waiting.file.target.exists():
                         self.run_file.begin(waiting.file)
@@ -170,7 +173,7 @@ class RayDispatch:
         self._hand_out(worker)
 
     def _settle(self, worker: Any, facts: dict[str, Fact]) -> None:
-        """Take the facts of a worker that has opened the model: of one run's workers they are the same."""
+        """Check the facts of a worker that has opened the model. They must be equal for all workers of a run."""
         try:
             self.run_file.settle(facts)
         except ResumeRefused as error:
@@ -181,11 +184,11 @@ class RayDispatch:
                 if value != before.get(key)
             ]
             if not self._opened or not other:
-                raise  # of the first worker: the results are another run's
+                raise  # for the first worker, this means that the results are from another run
             where = load_ray().get(worker.where.remote())
             what = f"node {where} would give other results than the node that opened the model first:\n  "
             what += "\n  ".join(other)
-            fix = "Install the same abonyx and engine on every node with room for a worker, or take those nodes out."
+            fix = "Install the same abonyx and engine on every node with room for a worker, or remove the other nodes."
             raise ConfigError(what, fix) from error
 
     def _note(self, task: _Task, answer: Done | EngineError) -> None:
@@ -201,7 +204,7 @@ class RayDispatch:
 
     def _hand_out(self, worker: Any) -> None:
         if not self._waiting:
-            load_ray().kill(worker)  # its place is another's to use
+            load_ray().kill(worker)  # free its resources
             return
         task = self._waiting.popleft()
         file = task.file
@@ -210,23 +213,24 @@ class RayDispatch:
         self._calls[worker.score.remote(file.source, file.target, restart)] = worker, task
 
     def _replace(self, worker: Any, task: _Task | None, why: str) -> None:
-        """A worker is gone: its file goes to another one."""
+        """Replace a worker that has ended, and give its file to another worker."""
         load_ray().kill(worker)
         if task is None:
             self._deaths += 1
             if self._deaths >= MOST_DEATHS:
                 what = f"{self._deaths} workers in a row died before they had opened the model: {why}"
-                raise EngineError(what, "abonyx and an engine have to be installed on every node.")
+                raise EngineError(what, "Install abonyx and an engine on every node.")
         else:
             task.deaths += 1
             if task.deaths < MOST_DEATHS:
-                LOGGER.info(f"{task.file.source.name}: {why.splitlines()[0]}; another one resumes it")
+                LOGGER.info(f"{task.file.source.name}: {why.splitlines()[0]}; another worker resumes it")
                 self._waiting.appendleft(task)
             else:
-                fix = "Where memory ran out: fewer workers a node (more threads each), or smaller files."
-                self._note(task, EngineError(f"{task.file.source}: {task.deaths} workers, and {why}", fix))
+                fix = "If memory ran out, use fewer workers per node (more threads each), or smaller files."
+                what = f"{task.file.source}: {task.deaths} workers failed with this file; {why}"
+                self._note(task, EngineError(what, fix))
         if self._waiting:
-            worker_count(self.request.run.config)  # refuses: the nodes that had room may be gone
+            worker_count(self.request.run.config)  # raises if no node with room is left
             self._start_worker()
 
 

@@ -1,4 +1,4 @@
-"""One worker: one process with one session, which scores whole files as `abonyx score` does."""
+"""A worker: a process with one session, which scores whole files as `abonyx score` does."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from abonyx.run.scorer import DirectoryRequest, FileScorer
 
 
 class Worker:
-    """The Ray actor. Errors are returned, not raised: Ray would wrap them.
+    """The Ray actor. Its methods return errors instead of raising them, because Ray would wrap them.
 
     Args:
-        request: its config is a worker's (cluster.for_worker).
+        request: the run, with a config from cluster.for_worker.
     """
 
     def __init__(self, request: DirectoryRequest) -> None:
@@ -36,19 +36,18 @@ class Worker:
         self._scorer: FileScorer
 
     def open(self, shared: Sequence[Path]) -> dict[str, Fact] | EngineError:
-        """Open the session; return what this node's results depend on.
+        """Open the session; returns the facts that results of this node depend on.
 
         Args:
-            shared: what has to be there on every node: a worker that sees no inputs would soon have failed all of them.
+            shared: paths that must exist on every node. Without this check, a worker that does not see the inputs would
+                quickly fail on all of them.
         """
         run = self._request.run
         try:
             for path in shared:
                 if not path.exists():
-                    fix = (
-                        "Inputs and output have to lie under the same path on every node, on a file system they share."
-                    )
-                    raise ConfigError(f"{path}: is not there", fix)
+                    fix = "Inputs and output must have the same path on every node, on a file system that they share."
+                    raise ConfigError(f"{path}: does not exist", fix)
             self._scorer = FileScorer(self._request, in_children=False)
             self._model = open_checked(self._scorer.config, run.bundle.sha256)
             self._scorer.use(self._model)
@@ -57,11 +56,11 @@ class Worker:
         return run_facts(run, self._request.kind, self._request.heads)
 
     def where(self) -> str:
-        """The node, and on cuda its card."""
+        """The name of the node; on cuda with the GPU."""
         return here(self._request.run.config)
 
     def score(self, source: Path, target: Path, restart: bool) -> Done | EngineError:
-        """Score one file; `restart` drops what an earlier run left of it."""
+        """Score one file. restart: whether to discard the rows of an interrupted run."""
         try:
             return self._scorer.score(File(source, target), restart)
         except EngineError as error:
@@ -69,14 +68,14 @@ class Worker:
 
 
 class StoreWorker(Worker):
-    """The Ray actor of objects: it fetches one, scores it as a file of this node, and puts its results."""
+    """The Ray actor for objects: it fetches an object, scores it as a file on this node, and puts its results."""
 
     def __init__(self, request: DirectoryRequest, stores: Stores) -> None:
         super().__init__(request)
         self._stores = stores
 
     def open(self, shared: Sequence[Path]) -> dict[str, Fact] | EngineError:
-        """As Worker.open; the node has to reach the store, too."""
+        """As Worker.open. Also checks that the node can reach the store."""
         try:
             self._stores.refuse_missing_buckets()
         except EngineError as error:
@@ -87,7 +86,8 @@ class StoreWorker(Worker):
         """Score one object.
 
         Args:
-            source, target: "BUCKET/KEY"; restart: nothing is kept of an object that was begun, either way.
+            source, target: "BUCKET/KEY" of the object and its results.
+            restart: ignored, because an unfinished object never keeps rows.
         """
         with tempfile.TemporaryDirectory(prefix="abonyx-") as scratch:
             here = File(Path(scratch) / "in" / source.name, Path(scratch) / "out" / target.name)
@@ -109,7 +109,7 @@ class StoreWorker(Worker):
 
 
 def renamed(error: EngineError, names: Mapping[str, str]) -> EngineError:
-    """The same error, with other words for some paths."""
+    """The same error, with some paths in its text replaced."""
     what, fix = error.marked
     for path, name in names.items():
         what, fix = what.replace(path, name), fix.replace(path, name)
@@ -117,16 +117,16 @@ def renamed(error: EngineError, names: Mapping[str, str]) -> EngineError:
 
 
 def open_checked(config: RuntimeConfig, bundle_sha256: str) -> OpenModel:
-    """Open the session of this process on a bundle of this hash; of one node's workers one alone reads its files.
+    """Open the model of this process, and check the bundle's hash. Only the first worker on a node hashes its files.
 
     Raises:
-        BundleError: another bundle lies there.
-        EngineError: as open_session.
+        BundleError: the bundle has another hash.
+        EngineError: as for open_session.
     """
     bundle = open_bundle(config.bundle)
     if bundle.sha256 != bundle_sha256:
-        what = f"{bundle.path}: sha256 {bundle.sha256}; where the run was started it is {bundle_sha256}"
-        raise BundleError(what, "Copy the same bundle to every node, or put it where they share it.")
+        what = f"{bundle.path}: sha256 is {bundle.sha256}; on the machine that started the run it is {bundle_sha256}"
+        raise BundleError(what, "Copy the same bundle to every node, or put it on a file system that they share.")
     _, variant = bundle.variant(config.provider, config.variant)
     with _first_on_node(bundle):
         check_files(bundle, bundle.files_of(variant))
@@ -135,27 +135,27 @@ def open_checked(config: RuntimeConfig, bundle_sha256: str) -> OpenModel:
 
 @contextmanager
 def _first_on_node(bundle: Bundle) -> Iterator[None]:
-    """Hold the node's lock on reading a bundle: who comes next finds its hashes remembered."""
-    filelock = load_ray("filelock")  # Ray's own dependency
+    """Hold this node's lock for hashing a bundle. The next worker finds the hashes in the cache."""
+    filelock = load_ray("filelock")  # a dependency of Ray
     with ExitStack() as held:
         directory = cache.cache_dir()
-        with suppress(OSError):  # no cache, nothing to wait for
+        with suppress(OSError):  # without a cache, waiting would not help
             if directory is None:
                 raise FileNotFoundError
             directory.mkdir(parents=True, exist_ok=True)
-            # Of this node: the cache may lie where nodes share it.
+            # The name has the node, because nodes may share the cache.
             name = f"{platform.node()}-{bundle.sha256[:12]}.lock"
             held.enter_context(filelock.FileLock(directory / name))
         yield
 
 
 def here(config: RuntimeConfig) -> str:
-    """This node's name; on cuda with the card that Ray chose, which the worker itself knows as card 0."""
+    """The name of this node; on cuda with the GPU that Ray chose, which is GPU 0 for the worker."""
     card = f" (CUDA_VISIBLE_DEVICES {os.environ.get('CUDA_VISIBLE_DEVICES', 'not set')})"
     return platform.node() + (card if config.provider == "cuda" else "")
 
 
 def on_this_node(error: EngineError, config: RuntimeConfig) -> EngineError:
-    """The same error, saying where."""
+    """The same error, with the node in its text."""
     what, fix = error.marked
     return type(error)(f"node {here(config)}: {what}", fix)

@@ -1,1 +1,1 @@
-"""One run from input to output."""
+"""Runs, from an input to an output."""

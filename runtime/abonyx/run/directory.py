@@ -1,4 +1,4 @@
-"""`abonyx score INPUT... -o DIR`: from files to a directory of results, and what came of it."""
+"""`abonyx score INPUT... -o DIR`: score files into a directory of results, with a summary."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ from abonyx.wording import Interface, option
 
 
 class Dispatch(Protocol):
-    """How the files of a run are scored: one after another in this process, or by Ray's workers.
+    """A way to score the files of a run: one after another in this process, or with Ray's workers.
 
     Attributes:
-        done: of this run; failed: file -> why.
-        workers: at the start; 0 = this process.
-        run_seconds: from the first file that is scored to the last one.
+        done: the files that this command scored.
+        failed: file -> error.
+        workers: number of workers at the start; 0 = this process scores.
+        run_seconds: seconds from the start of the first file to the end of the last.
     """
 
     done: list[Done]
@@ -38,15 +39,15 @@ class Dispatch(Protocol):
     run_seconds: float
 
     def run(self, files: Sequence[File]) -> None:
-        """Score the files; one that cannot be scored is noted in `failed`, and the others are done all the same."""
+        """Score the files. A file that cannot be scored goes to `failed`, and the others are still scored."""
 
 
-# Makes the dispatch of a run: request, run file, restart.
+# (request, run file, restart) -> the dispatch of a run.
 Dispatcher = Callable[[DirectoryRequest, RunFile, bool], Dispatch]
 
 
 class InTurn:
-    """The Dispatch of one process: the model is opened once, and files are scored one after another."""
+    """The Dispatch of one process. It opens the model once, and scores files one after another."""
 
     def __init__(self, request: DirectoryRequest, run_file: RunFile, restart: bool) -> None:
         self._request, self._run_file, self._restart = request, run_file, restart
@@ -58,8 +59,8 @@ class InTurn:
         """Score the files.
 
         Raises:
-            RunInterrupted: by a signal, at the end of a window.
-            ResumeRefused: the engine is another one than the run's.
+            RunInterrupted: a signal ended the run at the end of a window.
+            ResumeRefused: the run was started with another engine.
             EngineError: the model cannot be opened, or the engine failed.
         """
         request, run_file = self._request, self._run_file
@@ -74,7 +75,7 @@ class InTurn:
                     done = scorer.score(file, self._restart)
                 except RunInterrupted as error:
                     what = f"{error.marked[0]}; {len(self.done)} of {len(files)} files are done"
-                    fix = f"The same command resumes from there, {option('restart')} starts again."
+                    fix = f"The same command resumes the run; {option('restart')} starts it again."
                     raise RunInterrupted(what, fix) from error
                 except EngineError as error:
                     if isinstance(error, ProviderError) and not isinstance(error, OutOfDeviceMemory):
@@ -89,7 +90,7 @@ class InTurn:
 
 
 def failure(error: EngineError) -> str:
-    """The first line of what failed, for a log of many files."""
+    """The first line of an error, for the log."""
     return error.worded(Interface.COMMAND_LINE)[0].splitlines()[0]
 
 
@@ -101,13 +102,16 @@ class Failed(msgspec.Struct, frozen=True):
 
 
 class DirectorySummary(msgspec.Struct, frozen=True):
-    """summary.json: the files of the last command, whichever command scored each.
+    """summary.json: all files of the last command, also those that an earlier command scored.
 
     Attributes:
-        run: what the results depend on.
-        records, rejected, flagged, uncalled, flags: of all files, as Done has them of one.
-        files_now, records_now, run_seconds: of the last command; seconds without starting Ray and the model.
-        workers: that Ray had in the last command; 0 = it ran without Ray.
+        run: the facts that the results depend on.
+        records, rejected, flagged, uncalled, flags: sums over all files of the fields of Done.
+        files_now, records_now: number of files and records that the last command scored.
+        workers: number of Ray workers in the last command; 0 = without Ray.
+        run_seconds: seconds of scoring in the last command, without starting Ray and the model.
+        files: all scored files.
+        failed: files that could not be scored.
     """
 
     run: dict[str, Fact]
@@ -127,24 +131,25 @@ class DirectorySummary(msgspec.Struct, frozen=True):
 def score_directory(
     request: DirectoryRequest, sources: Sequence[Path], restart: bool, dispatcher: Dispatcher = InTurn
 ) -> None:
-    """Score every file that the output does not hold yet.
+    """Score every file that has no results in the output yet.
 
     Args:
-        request: its output is an absolute path.
-        sources: files, directories, patterns.
-        restart: replace what is there.
+        request: the run. Its output must be an absolute path.
+        sources: files, directories and patterns.
+        restart: whether to replace existing results.
+        dispatcher: makes the dispatch.
 
     Raises:
-        ConfigError: an output that cannot be made.
-        ResumeRefused: the directory has another run's results.
-        EngineError: of the first file that failed, once the others are done.
+        ConfigError: the output cannot be created.
+        ResumeRefused: the directory has results of another run.
+        EngineError: a file failed. The error of the first one is raised when the others are done.
     """
     files = find_files(sources, request.output, request.kind)
     made = make_directory(request.output)
     try:
         with open_run_file(request.output, restart=restart) as run_file:
             score_files(request, files, run_file, restart, dispatcher)
-    except BaseException:  # Ctrl-C while Ray starts, too
+    except BaseException:  # also Ctrl-C while Ray starts
         if made:
             remove_if_empty(request.output)
         raise
@@ -153,17 +158,17 @@ def score_directory(
 def score_files(
     request: DirectoryRequest, files: list[File], run_file: RunFile, restart: bool, dispatcher: Dispatcher
 ) -> None:
-    """Score those files that the open run file does not have; write summary.json beside it, and log the summary.
+    """Score the files that are not done according to the run file; write summary.json, and log the summary.
 
     Raises:
-        ResumeRefused, EngineError: as score_directory.
+        ResumeRefused, EngineError: as for score_directory.
     """
     facts = run_facts(request.run, request.kind, request.heads)
-    known = {key: value for key, value in facts.items() if key != "engine"}  # what opens the model says which it has
+    known = {key: value for key, value in facts.items() if key != "engine"}  # added by the process that opens the model
     run_file.settle(known)
     left = files if restart else run_file.left(files, request.run.skip)
     if len(left) < len(files):
-        LOGGER.info(f"{len(files) - len(left)} of {len(files)} files are done already")
+        LOGGER.info(f"{len(files) - len(left)} of {len(files)} files are already done")
     dispatch = dispatcher(request, run_file, restart)
     if left:
         dispatch.run(left)
@@ -198,7 +203,7 @@ def _summary(dispatch: Dispatch, files: list[File], run_file: RunFile, facts: di
 
 
 def _counted(files: list[Done]) -> dict[str, int]:
-    """Reason -> records of all files that are flagged for it, most first."""
+    """Reason -> number of flagged records in all files, most frequent first."""
     counts: Counter[str] = Counter()
     for each in files:
         counts.update(each.flags)
@@ -231,7 +236,7 @@ def _lines(summary: DirectorySummary, request: DirectoryRequest, output: str) ->
 
 
 def _raise_failed(failed: dict[File, EngineError], total: int) -> None:
-    """Raise the first file's error where any failed, with the others' named."""
+    """If files failed, raise the error of the first one, with the errors of the others in its text."""
     if not failed:
         return
     lines = [f"  {error.marked[0]}" for error in list(failed.values())[:SHOWN]]
@@ -239,5 +244,5 @@ def _raise_failed(failed: dict[File, EngineError], total: int) -> None:
     first = next(iter(failed.values()))
     raise type(first)(
         "\n".join([f"{len(failed)} of {total} files failed; the others are done", *lines, *more]),
-        f"{first.marked[1]} Then the same command scores what is missing.".strip(),
+        f"{first.marked[1]} Then give the same command again to score the missing files.".strip(),
     )

@@ -1,4 +1,4 @@
-"""`abonyx score` as a function: one file in, its scores in a file or in memory."""
+"""`abonyx score` as a function: score one file, with the results in a file or in memory."""
 
 from __future__ import annotations
 
@@ -33,27 +33,28 @@ if TYPE_CHECKING:
     from abonyx.input.checked import Input
     from abonyx.session import Session
 
-# Called with how many records are scored, and how many are to be scored in all.
+# Called with (number of scored records, number of all records to score).
 Progress = Callable[[int, int], object]
 
 
 class ScoreRow(NamedTuple):
-    """One scored record, as a line of a result file.
+    """One scored record. It has the same fields as a line of a result file.
 
     Attributes:
-        sequence: as the input has it, cleaned; of a pair the heavy chain.
-        p_nonspecific: a float32's value, of the first head; None if that is linear or not among `heads`.
-        nonspecific: 1 or 0; None for a score that has a flag and no call, or without p_nonspecific.
+        id: id of the record.
+        sequence: the cleaned sequence of the input; for a pair, the heavy chain.
+        p_nonspecific: probability by the first head, with the precision of float32; None if that head is linear or was
+            not chosen.
+        nonspecific: 1 or 0; None for a score that has a flag and no call, or if there is no p_nonspecific.
         call: "specific", "non-specific" or "uncertain"; None as in `nonspecific`.
-        percentile: interval of the share of a panel that scores lower, in percent, "FIRST-LAST"; followed by
-            " (in panel)" if the record is in the panel itself; None as in `nonspecific`, or without a panel.
-        flag: why the score should not be trusted, "" = nothing is wrong.
-        domain: of a trimmed record, the residues that were scored, FIRST-LAST from 1; "" = no domain to trim to.
-        kept: name -> text of the columns that were to be kept.
-        heads: the columns of other heads, and of a linear first one, by name: float32's values, calls and
-            percentiles.
-        added: the columns that `with_columns` names, by name.
-        light: of a pair the light chain; "" of a record that is one sequence.
+        percentile: "FIRST-LAST", an interval for the percentage of the panel that scores lower; with " (in panel)" if
+            the record is in the panel. None as in `nonspecific`, or without a panel.
+        flag: why the score should not be trusted; "" if nothing is wrong.
+        domain: for a trimmed record, the residues that were scored, FIRST-LAST from 1; "" if no domain was found.
+        kept: name -> text of the kept columns.
+        heads: name -> cell of the columns of other heads, and of a first head that is linear.
+        added: name -> cell of the columns in `with_columns`.
+        light: the light chain of a pair; else "".
     """
 
     id: str
@@ -72,19 +73,19 @@ class ScoreRow(NamedTuple):
 
 @dataclass(frozen=True)
 class ScoreSummary:
-    """What score_file did.
+    """The result of score_file.
 
     Attributes:
         output: the file of scores; None = the scores are in `rows`.
-        records: records scored in all, those of an interrupted run included.
-        earlier: records of these that an interrupted run had scored.
-        rejected: records that were not scored; records + rejected = the records of the input.
-        problems: one for each of these: id, line, reason.
-        flags: why scores should not be trusted -> records that have this reason.
-        threshold: p strictly above it is called non-specific; None if the first head makes no calls.
-        band: the head's quantiles, between which `call` is "uncertain"; None = it has two values, by the threshold.
-        panel: of the percentiles; None = there are none.
-        notes: what else the caller should know, a line each.
+        records: number of scored records, with those of an interrupted run.
+        earlier: number of these that an interrupted run had scored.
+        rejected: number of records that were not scored. records + rejected = all records of the input.
+        problems: (id, line, reason) of each rejected record.
+        flags: flag -> number of records that have it.
+        threshold: p strictly above this is non-specific; None if the first head makes no calls.
+        band: the range of p with uncertain calls; None = calls depend only on the threshold.
+        panel: name of the panel for percentiles; None = there are no percentiles.
+        notes: further lines for the user.
         rows: the scores in file order if no output was given; else empty.
     """
 
@@ -126,47 +127,53 @@ def score_file(
     restart: bool = False,
     progress: Progress | None = None,
 ) -> ScoreSummary:
-    """Score a file of sequences as `abonyx score` does: same checks, same results, same bytes.
+    """Score a file of sequences, as `abonyx score` does: with the same checks, results and bytes.
 
-    If an earlier run with the same output was interrupted, by a signal, an exception or a kill, it is resumed.
+    If a run with the same output was interrupted (by a signal, an exception or a kill), it is resumed.
 
     Args:
-        source: FASTA, CSV, TSV, JSONL, Parquet or xlsx; docs/files.md.
-        output: the file to write; None = no file, the scores are in the answer's `rows`.
-        session: what to score with; None = a session is opened with `config`, and closed.
-        config: as open_session takes it.
-        threshold: call p strictly above it non-specific, and nothing uncertain; None = the assay's, or the head's
-            default.
-        assay: use the threshold that the head declares for it.
-        heads: names of the bundle's heads, or "all"; None = the first. threshold and assay are the first head's.
-        panel: whose percentiles are given; None = the bundle's first.
-        format: of the output; None = what its suffix names.
-        id_column, sequence_column: columns of a table; None = those with a known name.
-        heavy_column, light_column: of heads that need both chains, columns of a table; None = those with a known name.
-        sheet: of an Excel workbook.
-        gaps: "strip" takes `-`, `.` and a final `*` out of the sequences.
-        keep: columns of the input that go to the output, or to the rows' `kept`, as they are; of FASTA ["description"].
-        with_columns: of "charge", "pI", "length", "cdr3", "nearest_identity" and "interval":
-            docs/files.md.
-        skip_invalid: score the rest if records cannot be scored; they are in `problems`, and with an output in
-            OUTPUT.rejected.csv.
-        domain: "check" flags records that the head was not trained on, "require" rejects them, "off" does not look.
-        trim: "domain" scores the variable domain inside a longer record.
-        restart: drop what an interrupted run left.
-        progress: called with (records scored, records to score), first before the model is opened and then after each
-            batch. What it raises ends the run; with an output, whole windows are kept.
+        source: FASTA, CSV, TSV, JSONL, Parquet or xlsx (docs/files.md).
+        output: the file to write; None = no file; the scores are in `rows` of the result.
+        session: the session that scores; None = open a session with `config`, and close it.
+        config: as for open_session.
+        threshold: a record is non-specific if its p is strictly above this, and no record is uncertain; None = the
+            threshold of `assay`, or the head's default.
+        assay: use the threshold that the head declares for this assay.
+        heads: names of the bundle's heads, or "all"; None = the first. `threshold` and `assay` are for the first head.
+        panel: name of the panel for percentiles; None = the bundle's first.
+        format: format of the output; None = by its suffix.
+        id_column, sequence_column: columns of a table; None = columns with a known name.
+        heavy_column, light_column: for heads that need both chains, columns of a table; None = columns with a known
+            name.
+        sheet: sheet of an Excel workbook.
+        gaps: "strip" removes `-`, `.` and a final `*` from the sequences; "refuse" rejects records that have them.
+        keep: columns of the input to copy to the output, or to `kept` of the rows; for FASTA ["description"].
+        with_columns: more columns, of "charge", "pI", "length", "cdr3", "nearest_identity" and "interval"
+            (docs/files.md).
+        skip_invalid: score the other records if some cannot be scored. Those are in `problems`, and with an output also
+            in OUTPUT.rejected.csv.
+        domain: "check" flags records unlike the head's training set, "require" rejects them, "off" does not look.
+        trim: "domain" scores only the variable domain of a longer record.
+        restart: whether to discard the rows of an interrupted run.
+        progress: called with (number of scored records, number of all records), before the model is opened and after
+            each batch. An exception that it raises ends the run; with an output, whole windows are kept.
+
+    Returns:
+        The counts, the notes and, without an output, the scores.
 
     Raises:
-        InputError: the file cannot be read, or (RecordsRejected) has records that cannot be scored; nothing was scored.
-        ConfigError: an option, the config or the output; OutputInUse, ResumeRefused: another run has the output.
-        RunInterrupted: a signal, in the main thread and with an output, ended the run at the end of a window.
-        BundleError, ProviderError, SessionError, SelfTestError, ScoreNotFinite: as open_session and Session.score.
+        InputError: the file cannot be read, or has records that cannot be scored (RecordsRejected). Nothing was scored.
+        ConfigError: an option, the config or the output cannot be used.
+        OutputInUse, ResumeRefused: another run is writing the output, or left rows in it.
+        RunInterrupted: a signal ended the run at the end of a window (only in the main thread and with an output).
+        BundleError, ProviderError, SessionError, SelfTestError, ScoreNotFinite: as for open_session and Session.score.
     """
     refuse_rule(domain, trim)
     source, target = Path(source), None if output is None else Path(output)
     if target is None and (format is not None or restart):
-        what = f"{option('format' if format is not None else 'restart')} was given, and no {option('output')}"
-        raise ConfigError(what, "Name a file to write, or leave it out.")
+        given = option("format" if format is not None else "restart")
+        what = f"{given} was given without {option('output')}"
+        raise ConfigError(what, f"Name a file to write, or leave {given} out.")
     with chosen_model(session, config) as chosen:
         run = prepare(
             config=chosen.config,
@@ -222,7 +229,7 @@ def _in_memory(
 
 
 def _by_row(columns: Mapping[str, Sequence[Any]], count: int) -> list[Mapping[str, Any]]:
-    """Columns of as many cells by name, as a mapping a row."""
+    """Turn columns, name -> cells, into one mapping for each row."""
     if not columns:
         return [MappingProxyType({})] * count
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
@@ -253,7 +260,7 @@ def _summary(
 
 
 def _told(progress: Progress | None) -> Bar:
-    """In place of the command line's bar."""
+    """A Bar that calls `progress`."""
 
     @contextmanager
     def told(total: int, done: int) -> Iterator[OnBatch | None]:

@@ -1,4 +1,4 @@
-"""Which files a directory's run reads, and where the results of each go."""
+"""Find the files that a run with a directory as output reads, and the places of their results."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ from abonyx.run.run_file import SHOWN, SIDE, File, printable_name
 
 
 def find_files(sources: Sequence[Path], output: Path, kind: str) -> list[File]:
-    """The files that are named, lie in a directory, or match a pattern, by path; and where their results go.
+    """The files that are named, are in a directory, or match a pattern, sorted by path; with the places of results.
 
     Raises:
-        InputError: none, or a directory cannot be read.
-        ConfigError: two results would be in one place, or an input lies in `output`.
+        InputError: there are no files, or a directory cannot be read.
+        ConfigError: two files would have the same results file, or an input is in `output`.
     """
     found = {path.absolute() for source in sources for path in _files_of(source)}
     for path in sorted(found) if output.is_dir() else ():
         if output.samefile(path.parent):
-            what = f"output {output}: the input {path.name} lies in it"
-            raise ConfigError(what, "Name another directory: results there would be the next run's inputs.")
+            what = f"output {output}: the input {path.name} is in this directory"
+            raise ConfigError(what, "Name another directory: the next run would read the results as inputs.")
     return files_to(sorted(found), output, kind)
 
 
 def files_to(paths: Sequence[Path], output: Path, kind: str) -> list[File]:
-    """The files with the place of each one's results.
+    """The files, each with the path of its results.
 
     Raises:
-        ConfigError: two results would be in one place.
+        ConfigError: two files would have the same results file.
     """
     files: list[File] = []
     written: dict[str, File] = {}
     for path in paths:
         file = File(path, output / f"{printable_name(Path(input_stem(path)))}.{kind}")
-        other = written.setdefault(file.target.name.casefold(), file)  # some file systems hold only one of A and a
+        other = written.setdefault(file.target.name.casefold(), file)  # in some file systems A and a are the same file
         if other is not file:
             what = f"{other.source} and {path}: both would be written to {file.target}"
-            raise ConfigError(what, "Rename one of them, or score it in a run of its own.")
+            raise ConfigError(what, "Rename one of them, or score it in a separate run.")
         files.append(file)
     return files
 
 
 def _files_of(source: Path) -> list[Path]:
-    """The files of one source: it, those in it, or those that match it."""
+    """The files of one source: the file itself, the files in a directory, or those that match a pattern."""
     if source.is_file():
         return [source]
     if source.is_dir():
@@ -62,16 +62,16 @@ def _files_of(source: Path) -> list[Path]:
     else:
         found = [path for path in map(Path, glob.glob(str(source), recursive=True)) if path.is_file()]  # noqa: PTH207
     if not found:
-        what = f"{source}: no file there to score"
-        raise InputError(what, f"Give a directory of files, or a quoted pattern of them; accepted: {ACCEPTED}.")
+        what = f"{source}: no file to score was found"
+        raise InputError(what, f"Give a file, a directory of files, or a quoted pattern; accepted: {ACCEPTED}.")
     return found
 
 
 def make_directory(output: Path) -> bool:
-    """Make the directory of results; whether it was not there.
+    """Create the directory of results; returns whether it was created here.
 
     Raises:
-        ConfigError: it cannot be made or written to.
+        ConfigError: it cannot be created or written to.
     """
     if output.is_dir():
         if not os.access(output, os.W_OK | os.X_OK):
@@ -80,13 +80,13 @@ def make_directory(output: Path) -> bool:
     try:
         output.mkdir()
     except OSError as error:
-        fix = "The output of several files is a directory: name one that is there, or a new one in one that is."
-        raise ConfigError(f"output {output}: cannot be made: {error.strerror}", fix) from error
+        fix = "For several inputs, name a directory that exists, or a new one in a directory that exists."
+        raise ConfigError(f"output {output}: cannot be created: {error.strerror}", fix) from error
     return True
 
 
 def remove_if_empty(output: Path) -> None:
-    """Remove a directory that holds no result."""
+    """Remove the directory of results if it is empty."""
     for directory in (output / SIDE, output):
         if directory.is_dir() and not any(directory.iterdir()):
             directory.rmdir()

@@ -1,4 +1,4 @@
-"""Signals that end a run: the first lets the window in hand be finished, the second ends at once."""
+"""Signals that end a run: after the first, the run finishes its window; after the second, it ends at once."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-# Ctrl-C, a scheduler's end, a closed terminal. Windows has no SIGHUP.
+# Ctrl-C, the end of a scheduler's job, a closed terminal. Windows has no SIGHUP.
 ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 class Stop:
-    """Whether a signal asked the run to end, and which."""
+    """A signal handler that notes the name of the signal in `asked`; "" = no signal came."""
 
     def __init__(self) -> None:
         self.asked = ""
 
     def __call__(self, number: int, _frame: object) -> None:
-        """Take a signal. Nothing is printed here: it may have come in the middle of a write."""
+        """Note a signal. Prints nothing, because the signal may come in the middle of a write."""
         name = signal.Signals(number).name
         if self.asked:
             self.asked = f"a second {name}"
@@ -29,9 +29,9 @@ class Stop:
 
 @contextmanager
 def handled(handler: Callable[[int, Any], None], numbers: list[Any] = ENDING) -> Iterator[None]:
-    """Have `handler` take these signals; one that is ignored (nohup, a shell's background job) stays ignored.
+    """Let `handler` handle these signals. A signal that is ignored (nohup, a background job) stays ignored.
 
-    Outside the main thread nothing changes: Python lets no other thread take signals.
+    Outside the main thread this does nothing, because Python allows signal handlers only there.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,4 +1,4 @@
-"""A bar on a terminal's stderr."""
+"""A progress bar on stderr, if it is a terminal."""
 
 from __future__ import annotations
 
@@ -11,13 +11,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from abonyx.run.windows import OnBatch
 
-# Records in all, and of these done -> what is called with the records of each batch, for as long as it is shown.
+# (number of all records, number of done records) -> context manager; its value is called with the number of records in
+# each batch, or is None.
 Bar = Callable[[int, int], "contextlib.AbstractContextManager[OnBatch | None]"]
 
 
 @contextlib.contextmanager
 def progress(total: int, done: int = 0) -> Iterator[OnBatch | None]:
-    """A bar with rate and time left on a terminal's stderr, `done` of them being done; nothing otherwise."""
+    """Show a bar with rate and remaining time on stderr. If stderr is not a terminal, yields None.
+
+    Args:
+        total: number of all records.
+        done: number of records that are already done.
+    """
     if sys.stderr is None or not sys.stderr.isatty():
         yield None
         return

@@ -1,4 +1,4 @@
-"""Reference: a bundle and a file of known antibodies in, a bundle with their scores as a named panel out."""
+"""`abonyx reference`: make a new bundle from a bundle and a file of known antibodies, with their scores as a panel."""
 
 from __future__ import annotations
 
@@ -39,13 +39,14 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceRequest:
-    """What to add to which bundle.
+    """A panel to add to a bundle.
 
     Attributes:
-        run: the parent bundle, and how it scores the panel.
+        run: the old bundle, and how it scores the panel.
         source: the file of antibodies; None = standard input.
-        output: the new bundle's directory; must not exist.
-        name: of the panel. origin: where its rows are from, for a reader; None = the file's name.
+        output: directory of the new bundle; must not exist.
+        name: name of the panel.
+        origin: source of the antibodies, for a reader; None = name of the file.
     """
 
     run: RunRequest
@@ -56,18 +57,19 @@ class ReferenceRequest:
 
 
 def add_panel(request: ReferenceRequest, report: Report) -> Panel:
-    """Write the new bundle, or raise and leave nothing behind.
+    """Write the new bundle. After an error, nothing is left.
 
-    A panel that the bundle has already gets the scores that it lacks, if the rows are the same: of another variant or
-    pooling rule, or of a head that was added.
+    If the bundle already has a panel with this name and the same rows, the missing scores are added: by another variant
+    or pooling rule, or by a head that was added later.
 
     Returns:
-        The panel as the new bundle has it.
+        The panel in the new bundle.
 
     Raises:
-        ConfigError: the name, its source, or an output that cannot be made; the bundle has this panel.
+        ConfigError: the name or the origin is not valid, the output cannot be created, or the bundle already has this
+            panel.
         InputError: the file cannot be used, or has too few rows without a flag.
-        BundleError: the parent is damaged, or has no head.
+        BundleError: the old bundle is damaged, or has no head.
     """
     _check_request(request)
     bundle = request.run.bundle
@@ -77,13 +79,13 @@ def add_panel(request: ReferenceRequest, report: Report) -> Panel:
     first = {record: row for row, record in reversed(list(enumerate(every))) if trusted[row]}
     kept = sorted(first.values())
     if flagged := trusted.count(False):
-        report(f"{flagged} of {len(trusted)} records are flagged and left out: their scores mean nothing")
+        report(f"{flagged} of {len(trusted)} records are left out, because they are flagged")
     if repeated := trusted.count(True) - len(kept):
-        report(f"{repeated} records repeat an earlier one and are left out: a panel has each sequence once")
+        report(f"{repeated} records are left out, because they repeat an earlier one")
     sequences = [every[row] for row in kept]
     if len(sequences) < MIN_PANEL_ROWS:
         name = request.source.name if request.source else "standard input"
-        what = f"{name}: {len(sequences)} records without a flag, a panel has at least {MIN_PANEL_ROWS}"
+        what = f"{name}: has {len(sequences)} distinct records without a flag; a panel needs at least {MIN_PANEL_ROWS}"
         raise InputError(what, "Give more antibodies of the head's chain.")
     earlier = _earlier(request, sequences)
     check_files(bundle, bundle.manifest.files)
@@ -96,7 +98,7 @@ def add_panel(request: ReferenceRequest, report: Report) -> Panel:
     scores = _scores(request, names, values[kept])
     panel = msgspec.structs.replace(panel, scores=[*panel.scores, *scores])
     with staged(request.output) as staging:
-        # Of pairs, each chain too: heads of one chain score it alone.
+        # For pairs, each chain is also a member, because heads of one chain score it alone.
         alone = [chain[row] for chain in checked.chains for row in kept]
         _write(bundle, panel, member_lines([*sequences, *alone]), staging, report)
         if run.skip:
@@ -124,25 +126,25 @@ def _key(request: ReferenceRequest) -> tuple[str, str, int | None]:
 
 
 def _earlier(request: ReferenceRequest, sequences: list[str]) -> Panel | None:
-    """The bundle's panel of this name, if these are its rows and it lacks such scores; None = there is none."""
+    """The bundle's panel with this name, if it has the same rows and scores are missing; None if there is none."""
     panels = request.run.bundle.manifest.panels
     panel = next((each for each in panels if each.name.lower() == request.name.lower()), None)
     if panel is None:
         return None
     has = f"{option('name')}: {request.run.bundle.name} has a panel {panel.name}"
     if panel.name != request.name:
-        raise ConfigError(f"{has}, and {request.name} differs from it in case alone", "Give another name.")
+        raise ConfigError(f"{has}, and {request.name} differs from it only in case", "Give another name.")
     if panel.rows_sha256 != _rows_sha256(sequences):
-        raise ConfigError(f"{has} of {panel.rows} other rows ({panel.source})", "Give another name.")
+        raise ConfigError(f"{has} with {panel.rows} other rows ({panel.source})", "Give another name.")
     if not _missing(request, panel):
         variant, pooling, _ = _key(request)
-        what = f"{has} of these rows, by variant {variant} with pooling {pooling}"
-        raise ConfigError(what, f"Give another name, or other scores of them with {option('variant')}.")
+        what = f"{has} with these rows, scored by variant {variant} with pooling {pooling}"
+        raise ConfigError(what, f"Give another name, or add scores by another variant with {option('variant')}.")
     return panel
 
 
 def _missing(request: ReferenceRequest, panel: Panel) -> list[str]:
-    """The heads that the panel has no scores of, by the run's variant and pooling rule."""
+    """Names of the heads whose scores by the run's variant and pooling rule are missing in the panel."""
     there = {scores.key for scores in panel.scores}
     return [head.name for head in request.run.bundle.manifest.heads if (head.name, *_key(request)) not in there]
 
@@ -165,16 +167,16 @@ def _panel(request: ReferenceRequest, sequences: list[str]) -> Panel:
 
 
 def _scores(request: ReferenceRequest, heads: list[str], values: Float32Array) -> list[PanelScores]:
-    """What is stored of values (n, heads).
+    """The PanelScores of values (n, heads).
 
     Raises:
-        InputError: a head that gives all rows the same value.
+        InputError: a head gives all rows the same value.
     """
     variant, pooling, size = _key(request)
     for name, column in zip(heads, values.T, strict=True):
         if np.ptp(column) == 0:
-            what = f"head {name} gives all {len(column)} rows {column[0]:g}"
-            raise InputError(what, "Give a panel whose scores differ.")
+            what = f"head {name} gives all {len(column)} rows the same value, {column[0]:g}"
+            raise InputError(what, "Give antibodies whose scores differ.")
     return [
         PanelScores(
             head=name, variant=variant, pooling=pooling, pooling_batch_size=size, quantiles=quantiles_of(column)
@@ -184,7 +186,7 @@ def _scores(request: ReferenceRequest, heads: list[str], values: Float32Array) -
 
 
 def _write(bundle: Bundle, panel: Panel, members: bytes, staging: Path, report: Report) -> Manifest:
-    """The parent's files, linked, with the panel in the manifest and its hashes beside it."""
+    """Write the new bundle: links to the old files, the file of the panel's hashes, and the new manifest."""
     parent, own = bundle.manifest, panel_file(panel.name)
     beside = [README_NAME] if (bundle.path / README_NAME).is_file() else []
     for name in [*(name for name in parent.files if name != own), *beside]:
@@ -200,4 +202,4 @@ def _write(bundle: Bundle, panel: Panel, members: bytes, staging: Path, report: 
         files=dict(sorted((parent.files | {own: entry}).items())),
     )
     write_manifest(manifest, staging)
-    return read_manifest(staging)[0]  # what cannot be read back must not be given a name
+    return read_manifest(staging)[0]  # read it back, so that a wrong manifest raises before the bundle gets its name

@@ -1,4 +1,4 @@
-"""What a run is: its config, its bundle, and how its input is read; found before any model is opened."""
+"""The description of a run: its config, its bundle, and how its input is read. It is made before a model is opened."""
 
 from __future__ import annotations
 
@@ -31,17 +31,19 @@ from abonyx.wording import option
 
 @dataclass(frozen=True)
 class RunRequest:
-    """One run, whatever interface starts it.
+    """One run, from any interface.
 
     Attributes:
-        skip: leave bad records out instead of refusing the input.
-        id_column, sequence_column, sheet, keep: what of a table is read; see input.records.read_records.
-        heavy_column, light_column: of pairs; of heads of one chain, the same as sequence_column for that chain.
-        chains: that a record needs for the heads that are wanted; None = the first head's.
-        check: what happens to records that the head was not trained on; see domain.DomainRule.
-        trim: score the variable domain inside a longer record.
-        gaps: what happens to gaps and a final stop.
-        with_columns: what stands beside a score; see output.beside.
+        config, bundle: the config and the bundle.
+        skip: whether to leave bad records out instead of raising an error.
+        id_column, sequence_column, sheet, keep: see input.records.read_records.
+        check: how to treat records unlike the head's training set; see domain.DomainRule.
+        trim: whether to score only the variable domain of longer records.
+        gaps: how to treat gaps and a final stop.
+        with_columns: columns on request; see output.beside.
+        heavy_column, light_column: columns of pairs. For heads of one chain, the column of that chain is the same as
+            sequence_column.
+        chains: the chains that a record needs for the chosen heads; None = the chains of the first head.
     """
 
     config: RuntimeConfig
@@ -66,20 +68,21 @@ class RunRequest:
 
     @property
     def rule(self) -> DomainRule:
-        """What is done with records that the heads were not trained on."""
+        """The rule for records unlike the heads' training set."""
         return DomainRule(self.check, self.trim, chain_letters(self.record_chains))
 
     def of_chains(self, chains: Sequence[str]) -> RunRequest:
-        """The run of heads that need these chains of a record.
+        """The same run for heads that need these chains of a record.
 
         Raises:
-            ConfigError: pairs with upstream's batches, a column of single sequences, or columns of one domain.
+            ConfigError: pairs cannot be combined with pooling upstream-batch, with a column of single sequences, or
+                with columns that describe one domain.
         """
         refuse_pair_columns(self.with_columns, chains)
         if len(chains) > 1:
             refuse_batches(self.config.batch_size)
         run = dataclasses.replace(self, chains=tuple(chains))
-        run._columns(run.record_chains)  # for what it raises
+        run._columns(run.record_chains)  # raises if the columns do not fit
         return run
 
     def _columns(self, chains: tuple[str, ...]) -> tuple[str | None, str | None]:
@@ -96,13 +99,15 @@ class RunRequest:
         in_children: bool = True,
         single: bool = False,
     ) -> Input:
-        """A checked input; None = standard input. Raises as read_input.
+        """Read and check an input. Raises as read_input does.
 
         Args:
-            label_required, label_kind: see read_input.
-            rule: in place of the run's own, whose chains are the bundle's.
-            in_children: judge many records in other processes; not in a process that is one of many itself.
-            single: take one sequence of each record, whatever the heads need.
+            source: a file; None = standard input.
+            label_column, label_required, label_kind: see read_input.
+            rule: a rule to use instead of the run's rule.
+            in_children: whether other processes may judge records if there are many. False in a process that is itself
+                one of many.
+            single: whether to read one sequence for each record, also if the heads need both chains.
         """
         chains = self.record_chains[:1] if single else self.record_chains
         sequence_column, light_column = self._columns(chains)
@@ -127,15 +132,16 @@ class RunRequest:
     def choose_heads(
         self, names: Sequence[str] | str | None, assay: str | None, threshold: float | None, panel: str | None
     ) -> ChosenHeads:
-        """The heads of the run and their columns; see chosen.choose_heads."""
+        """Choose the heads of the run and their columns; see chosen.choose_heads."""
         beside = self.with_columns
         return choose_heads(self.bundle, names, assay, threshold, config=self.config, panel=panel, with_columns=beside)
 
     def check_outputs(self, target: Path | None, source: Path | None) -> None:
-        """Raise ConfigError if the target or a file beside it cannot be written, or is the input.
+        """Raise a ConfigError if the target or a file beside it cannot be written, or is the input.
 
         Args:
-            target, source: None = standard output, standard input.
+            target: the output; None = standard output.
+            source: the input; None = standard input.
         """
         check_output(target, source)
         if target is not None:
@@ -144,7 +150,7 @@ class RunRequest:
                 check_output(written, source)
 
     def metadata(self) -> dict[str, str]:
-        """What a result file says of its making."""
+        """Metadata for a result file: how it was made."""
         name, variant = self.bundle.variant(self.config.provider, self.config.variant)
         return {
             "version": __version__,
@@ -177,19 +183,19 @@ def prepare(
     keep: tuple[str, ...] = (),
     with_columns: Sequence[str] | None = None,
 ) -> RunRequest:
-    """Load the config, and the manifest of the bundle that it names; nothing is hashed or opened.
+    """Load the config, and the manifest of its bundle. No file is hashed, and no model is opened.
 
     Args:
-        config: the whole of it, if the caller has it: file, flags and environment are not read then.
-        bundle: the one that the config names, if the caller has it open.
+        config: the whole config, if the caller has it. Then file, flags and environment are not read.
+        bundle: the bundle of the config, if the caller has it open.
         config_file: a TOML file.
-        flags: fields of the config that override file and environment; None values are not set.
+        flags: fields of the config that override the file and the environment; a value of None is ignored.
         id_column, sequence_column, heavy_column, light_column, sheet, skip, check, trim, gaps, keep, with_columns: as
-            RunRequest has them.
+            in RunRequest.
 
     Raises:
         ConfigError, BundleError: see load_config, open_pinned, Bundle.variant, refuse_rule and refuse_columns; or
-            unknown gaps.
+            `gaps` is unknown.
     """
     refuse_rule(check, "domain" if trim else None)
     if gaps not in get_args(Gaps):

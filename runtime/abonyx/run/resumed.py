@@ -1,4 +1,4 @@
-"""One run of `score` or `embed`: checked records in, a whole output out, or one that can be resumed."""
+"""One run of `score` or `embed`: from checked records to an output that is whole, or that can be resumed."""
 
 from __future__ import annotations
 
@@ -33,15 +33,17 @@ from abonyx.wording import option
 
 @dataclasses.dataclass(frozen=True)
 class FileRun:
-    """One input on its way to one output.
+    """A run with one input and one output.
 
     Attributes:
-        run: what it is scored with; records: the checked input.
-        target: the file; None = standard output.
-        heads: names of those whose values are written; None = embeddings.
-        columns: (start, stop) of a window and its values -> what the format takes.
-        facts: what else makes the file what it is: command, format, threshold.
-        rejected: where rejected records are listed; None = beside the target.
+        run: the run.
+        records: the checked input.
+        target: the output file; None = standard output.
+        format: format of the output.
+        heads: names of the heads whose values are written; None = embeddings are written.
+        columns: (start, stop, values) of a window -> columns for the format.
+        facts: further facts that the file depends on: command, format, threshold.
+        rejected: path of the list of rejected records; None = beside the target.
     """
 
     run: RunRequest
@@ -54,7 +56,7 @@ class FileRun:
     rejected: Path | None = None
 
 
-# Rows' ids, the heads' columns by name and flags, as a window is done.
+# Called after each window with (ids, name -> cells of the heads' columns, flags).
 Seen = Callable[[list[str], dict[str, Any], list[str]], None]
 
 
@@ -66,10 +68,10 @@ def score_run(
     heads: ChosenHeads,
     seen: Seen | None = None,
 ) -> FileRun:
-    """The run that scores an input; `seen` is shown each window.
+    """The FileRun that scores an input. `seen` is called after each window.
 
     Raises:
-        ConfigError: Parquet without pyarrow, or two columns of one name.
+        ConfigError: pyarrow is missing for Parquet, or two columns have the same name.
     """
 
     def columns(start: int, stop: int, values: Float32Array) -> Columns:
@@ -96,10 +98,10 @@ def score_run(
 
 
 def embed_run(run: RunRequest, records: Input, target: Path, kind: Literal["npy", "parquet"]) -> FileRun:
-    """The run that embeds an input.
+    """The FileRun that embeds an input.
 
     Raises:
-        ConfigError: Parquet without pyarrow, or two columns of one name.
+        ConfigError: pyarrow is missing for Parquet, or two columns have the same name.
     """
     width = run.bundle.manifest.embedding_width
 
@@ -115,7 +117,7 @@ def embed_run(run: RunRequest, records: Input, target: Path, kind: Literal["npy"
 
 
 def _added(run: RunRequest, records: Input) -> list[tuple[str, list[str]]]:
-    """Name and cells of the columns that a run adds to the usual ones: which residues were scored, and what is kept."""
+    """(name, cells) of further columns: the residues that were scored, and the kept columns."""
     places = [(formats.PLACE_COLUMN, records.places)] if run.trim else []
     return [*places, *records.kept.items()]
 
@@ -125,7 +127,7 @@ def _names(columns: list[tuple[str, list[str]]]) -> list[str]:
 
 
 def score_facts(kind: str, heads: ChosenHeads) -> dict[str, Fact]:
-    """What makes a file of scores what it is, beside the run's identity."""
+    """Facts that a file of scores depends on, beside the run's identity."""
     return {"command": "score", "--format": kind, **heads.facts()}
 
 
@@ -137,20 +139,21 @@ def run_file(
     budget: int | None = None,
     shown: Bar = progress,
 ) -> RunSummary | None:
-    """Score what the output does not hold yet, and put it in its place.
+    """Score the rows that are missing in the output, and give the output its final name.
 
     Args:
-        restart: start again if an interrupted run left rows.
-        opening: gives the model, in place of open_model; called with the token budget that the rows are due.
-        budget: tokens a batch if no earlier run left rows; None = providers.token_budget, which on CUDA goes by the
-            card's free memory: not for a process that has its model there already.
-        shown: what shows how far the run is; by default a bar on a terminal.
+        file_run: the run.
+        restart: whether to discard the rows of an interrupted run.
+        opening: gives the model; None = open_model. It is called with the config that the rows need.
+        budget: token budget if no interrupted run left rows; None = providers.token_budget. On CUDA that depends on the
+            GPU's free memory, so a process that already has a model there must give the budget.
+        shown: shows the progress; the default is a bar on a terminal.
 
     Returns:
-        What was done; None if an earlier process had scored everything, and only the renames were left.
+        The summary; None if an earlier process had scored all rows, so that only renames were missing.
 
     Raises:
-        RunInterrupted: by a signal; at the end of a window, or at once at the second.
+        RunInterrupted: a signal ended the run at the end of a window, or a second signal ended it at once.
         OutputInUse, ResumeRefused: see resumable.open_resumable.
         ConfigError: the output cannot be written.
     """
@@ -159,11 +162,11 @@ def run_file(
         try:
             return _run(file_run, restart, stop, opening, budget, shown)
         except KeyboardInterrupt:
-            raise RunInterrupted(f"{stop.asked or 'interrupted'}: ended at once") from None
+            raise RunInterrupted(f"{stop.asked or 'interrupted'}: stopped at once") from None
 
 
 class _FileSink:
-    """The WindowSink of a file: formats each window, and ends the run before the next one after a signal."""
+    """The WindowSink of a file: formats each window. After a signal, it ends the run before the next window."""
 
     def __init__(self, file_run: FileRun, out: ResumableOutput | Stream, stop: Stop) -> None:
         self._columns, self._out, self._stop = file_run.columns, out, stop
@@ -171,7 +174,7 @@ class _FileSink:
 
     def begin(self, start: int) -> None:
         if self._stop.asked:
-            raise RunInterrupted(f"{self._stop.asked}: ended after {start} of {self._out.rows} rows")
+            raise RunInterrupted(f"{self._stop.asked}: stopped after {start} of {self._out.rows} rows")
 
     def write(self, start: int, stop: int, values: Float32Array) -> None:
         self._out.append(stop, self._columns(start, stop, values))
@@ -190,7 +193,7 @@ def _run(
             return None
         config = dataclasses.replace(run.config, token_budget=out.token_budget, window_size=out.window_size)
         if out.rows_done:
-            LOGGER.info(f"resuming after row {out.rows_done} of {count}, which an interrupted run left")
+            LOGGER.info(f"resuming after row {out.rows_done} of {count}; an interrupted run had scored these rows")
         earlier_notes = list(out.notes)
         job = Job(records, _FileSink(file_run, out, stop))
         try:
@@ -203,14 +206,14 @@ def _run(
 
 
 def _watch(stop: Stop, bar: Callable[[int], None] | None) -> Callable[[int], None]:
-    """Say once, after a batch, that a signal has come; and move the bar."""
-    said = False
+    """A function to call after each batch: it moves the bar, and logs once that a signal has come."""
+    logged = False
 
     def on_batch(sequences: int) -> None:
-        nonlocal said
-        if stop.asked and not said:
-            said = True
-            LOGGER.info(f"{stop.asked}: finishing the window in hand; a second signal ends at once")
+        nonlocal logged
+        if stop.asked and not logged:
+            logged = True
+            LOGGER.info(f"{stop.asked}: finishing the current window; a second signal stops at once")
         if bar:
             bar(sequences)
 
@@ -218,14 +221,14 @@ def _watch(stop: Stop, bar: Callable[[int], None] | None) -> Callable[[int], Non
 
 
 def _kept(out: ResumableOutput | Stream) -> str:
-    """What becomes of a run that ends here."""
+    """A line about the rows of a run that ends early."""
     if isinstance(out, Stream):
         written = f"standard output has {out.rows_done} of {out.rows} rows"
-        return f"{written} and cannot be resumed; {option('output')} FILE can"
+        return f"{written}; such a run cannot be resumed. A run with {option('output')} FILE can be resumed"
     if out.rows_done == 0:
-        return "no row was done; nothing is left behind"
+        return "no row was done; no files are left"
     kept = f"{out.rows_done} of {out.rows} rows are kept"
-    return f"{kept}: the same command resumes from there, {option('restart')} starts again"
+    return f"{kept}; the same command resumes the run, {option('restart')} starts it again"
 
 
 @contextmanager
@@ -252,7 +255,7 @@ def _opened(file_run: FileRun, restart: bool, budget: int | None) -> Iterator[Re
 
 
 def input_facts(checked: Input) -> dict[str, Fact]:
-    """What rows depend on of the input."""
+    """Facts about the input that rows depend on."""
     return {
         "input, sha256 of its records": checked.sha256(),
         "records to score": len(checked.sequences),
@@ -261,7 +264,7 @@ def input_facts(checked: Input) -> dict[str, Fact]:
 
 
 def identity(run: RunRequest) -> dict[str, Fact]:
-    """What rows depend on beside the input, by the name a user knows it by. Where the bundle lies is none of it."""
+    """Facts that rows depend on, beside the input, with names that a user knows. The bundle's path is not a fact."""
     return {
         "--on-invalid": "skip" if run.skip else "fail",
         **run.rule.facts(),

@@ -1,7 +1,7 @@
-"""The journal of a directory's run: what it is, which files were begun and which are done, one JSON line a fact.
+"""The journal of a run with a directory as output: a description of the run, and the files that are begun or done.
 
-It stays in the directory's folder SIDE, so that the same command skips what is done, and the results of another run are
-never taken for its own.
+It stays in the folder SIDE of the directory. So the same command skips files that are done, and never takes the results
+of another run for its own. Each fact is a line of JSON.
 """
 
 from __future__ import annotations
@@ -25,36 +25,42 @@ if TYPE_CHECKING:
     from abonyx.bundle.chosen import ChosenHeads
     from abonyx.run.request import RunRequest
 
-# Of a directory of results: what is not results. pandas and pyarrow read no folder whose name begins so.
+# Folder for everything that is not results. pandas and pyarrow ignore a folder whose name begins with "_".
 SIDE = "_abonyx"
-# Files that a message names.
+# Largest number of files in a message.
 SHOWN = 10
 _ENGINE = "engine"
 
 
 class RunHeader(msgspec.Struct, frozen=True, tag="run"):
-    """What the run is; the first line."""
+    """The first line: a description of the run."""
 
     identity: dict[str, Fact]
     schema: int = SCHEMA
 
 
 class Begun(msgspec.Struct, frozen=True, tag="begun"):
-    """A file was given to a worker: what stands at `output` from here on is the run's."""
+    """A file was given to a worker. From here on, the file `output` belongs to the run."""
 
     input: str
     output: str
 
 
 class Done(msgspec.Struct, frozen=True, tag="done", kw_only=True):
-    """A file's results are in their place.
+    """The results of a file are complete.
 
     Attributes:
-        input, output: names of the files; input_bytes, input_mtime_ns, input_sha256: of what was read.
-        records: scored; rejected: not.
-        flagged: of the records; uncalled: of these, without a call; flags: reason -> records that have it.
-        seconds: scoring and writing, by the worker that ended it.
-        notes: what its summary says, but for the flags.
+        input: name of the input.
+        input_bytes, input_mtime_ns, input_sha256: size, time and hash of the input that was read.
+        records: number of scored records.
+        rejected: number of rejected records.
+        node: the machine that scored it.
+        flagged: number of flagged records.
+        uncalled: number of flagged records without a call.
+        flags: flag -> number of records that have it.
+        output, output_bytes: name and size of the results.
+        seconds: seconds of scoring and writing, by the worker that finished it.
+        notes: notes of its summary, without those about flags.
     """
 
     input: str
@@ -74,59 +80,59 @@ class Done(msgspec.Struct, frozen=True, tag="done", kw_only=True):
 
 
 class File(NamedTuple):
-    """An input and where its results go."""
+    """An input, and the path of its results."""
 
     source: Path
     target: Path
 
     @property
     def rejected(self) -> Path:
-        """Where its rejected records are listed."""
+        """The path of the list of its rejected records."""
         return rejected_path(self.target.parent / SIDE / self.target.name)
 
 
 class RunFile(Journal):
-    """The run file of a directory, open and locked. Make it with open_run_file."""
+    """The run file of a directory, open and locked. open_run_file makes it."""
 
     LINES = RunHeader | Started | Begun | Done
     FIRST = RunHeader
 
     def __init__(self, target: Path, restart: bool) -> None:
         super().__init__(target)
-        self._forget = restart  # what an earlier run left in it
-        self._begun: set[str] = set()  # names of the outputs that are the run's, done or not
-        self.shown = str(self.path.parent.parent)  # what messages call the output
+        self._forget = restart  # whether to remove the lines of an earlier run
+        self._begun: set[str] = set()  # names of all outputs that belong to the run
+        self.shown = str(self.path.parent.parent)  # name of the output in messages
 
     def done(self) -> dict[str, Done]:
-        """What was done, by the output's name."""
+        """Name of an output -> its Done line."""
         return {line.output: line for line in self.lines if isinstance(line, Done)}
 
     def read(self) -> None:
-        """As Journal.read."""
+        """Read all lines. Raises as Journal.read does."""
         super().read()
         self._begun = {line.output for line in self.lines if isinstance(line, Begun)}
 
     def facts(self) -> dict[str, Fact]:
-        """What the run's results depend on; empty before its first file."""
+        """The facts that the results depend on; {} before the first file."""
         return next((line.identity for line in self.lines if isinstance(line, RunHeader)), {})
 
     def begin(self, file: File) -> None:
-        """Note that the file is given to a worker."""
+        """Note that a file is given to a worker."""
         if file.target.name not in self._begun:
             self._begun.add(file.target.name)
             self.append(Begun(printable_name(file.source), file.target.name))
 
     def settle(self, facts: dict[str, Fact]) -> None:
-        """Note what the run is, or refuse to resume another one.
+        """Write the description of the run, or refuse to resume a different run.
 
-        A restart forgets what was there only here, once a worker has said its engine: a cluster that does not answer,
-        or a model that cannot be opened, loses nothing.
+        A restart removes the old lines only here, after a worker has reported its engine. So nothing is lost if a
+        cluster does not answer, or a model cannot be opened.
 
         Args:
-            facts: of this command; the engine's is the workers' to say, and left out before there are any.
+            facts: the facts of this command. The workers report the engine; before that, it is missing in the facts.
 
         Raises:
-            ResumeRefused: names what differs, with both values.
+            ResumeRefused: a fact differs. The message names it, with both values.
         """
         if not self.lines:
             if _ENGINE in facts:
@@ -146,13 +152,14 @@ class RunFile(Journal):
             )
 
     def left(self, files: Sequence[File], skip: bool) -> list[File]:
-        """The files that are still to be scored.
+        """The files that are not done yet.
 
         Args:
-            skip: whether rejected records have a file each.
+            files: all files of the run.
+            skip: whether each file has a list of rejected records.
 
         Raises:
-            ResumeRefused: results that the run file does not know, or of other input, or changed since.
+            ResumeRefused: there are results that the run file does not list, or results or inputs have changed.
             InputError: an input cannot be read.
         """
         left, refused = [], []
@@ -162,23 +169,25 @@ class RunFile(Journal):
             there = file.target.exists()
             if line is None:
                 if there and file.target.name not in self._begun:
-                    refused.append(f"{file.target.name}: is there, and {self.path.name} does not know it")
+                    refused.append(f"{file.target.name}: exists, but {self.path.name} does not list it")
                 left.append(file)
             elif not there or (skip and not file.rejected.exists()):
                 left.append(file)
             elif (size := file.target.stat().st_size) != line.output_bytes:
-                refused.append(f"{file.target.name}: {line.output_bytes} bytes then, {size} now")
+                refused.append(f"{file.target.name}: had {line.output_bytes} bytes, and now has {size}")
             elif (sha256 := _sha256(file.source, line)) != line.input_sha256:
-                refused.append(f"{file.source.name}: sha256 {line.input_sha256} ({line.input}) then, {sha256} now")
+                refused.append(
+                    f"{file.source.name}: sha256 was {line.input_sha256} ({line.input}), and is now {sha256}"
+                )
         if refused:
             raise self.other_run(refused)
         return left
 
     def other_run(self, refused: list[str]) -> ResumeRefused:
-        """The error about results that are not this run's, a line for each."""
+        """The error about results of another run, with a line for each."""
         more = [f"... and {len(refused) - SHOWN} more"] if len(refused) > SHOWN else []
         return ResumeRefused(
-            f"output {self.shown}: has results of another run or other input:\n  "
+            f"output {self.shown}: has results of another run or from other inputs:\n  "
             + "\n  ".join([*refused[:SHOWN], *more]),
             f"Name another directory, move those results away, or start again with {option('restart')}, which replaces "
             "them.",
@@ -186,7 +195,7 @@ class RunFile(Journal):
 
 
 def printable_name(path: Path) -> str:
-    """A file's name as JSON can hold it."""
+    """The name of a file in valid UTF-8, for JSON."""
     return path.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
@@ -195,23 +204,25 @@ AnyRunFile = TypeVar("AnyRunFile", bound=RunFile)
 
 @contextmanager
 def open_run_file(directory: Path, *, restart: bool) -> Iterator[RunFile]:
-    """As open_run_file_of, of files."""
+    """Open the run file of a directory of files; see open_run_file_of."""
     with open_run_file_of(RunFile, directory, restart=restart) as run_file:
         yield run_file
 
 
 @contextmanager
 def open_run_file_of(kind: type[AnyRunFile], directory: Path, *, restart: bool) -> Iterator[AnyRunFile]:
-    """Give the directory's run file, SIDE/run.journal, read; of a restart, not read, and whole until it settles.
+    """Yield the run file of a directory, SIDE/run.journal, after reading it.
+
+    With `restart` it is not read, and keeps its lines until `settle` is called.
 
     Raises:
-        OutputInUse: another run has the directory.
-        ResumeRefused: it cannot be read, or an earlier version's is there.
-        ConfigError: it cannot be made.
+        OutputInUse: another run is writing the directory.
+        ResumeRefused: the run file cannot be read, or an earlier version wrote it.
+        ConfigError: it cannot be created.
     """
     side = directory / SIDE
     if (directory / "run.journal").exists():
-        what = f"output {directory}: has run.journal, the results of a run of an earlier version"
+        what = f"output {directory}: has run.journal, so its results are from an earlier version of abonyx"
         raise ResumeRefused(what, "Name another directory, or move those results away.")
     made = not side.is_dir()
     with failing_as(side):
@@ -225,21 +236,21 @@ def open_run_file_of(kind: type[AnyRunFile], directory: Path, *, restart: bool) 
         if run_file.path.exists() and run_file.path.stat().st_size:
             run_file.close()
         else:
-            run_file.remove()  # nothing was begun
+            run_file.remove()  # no file was begun
             if made:
                 with suppress(OSError):  # not empty
                     side.rmdir()
 
 
 def run_facts(run: RunRequest, kind: ScoreKind, heads: ChosenHeads) -> dict[str, Fact]:
-    """What a run's results depend on beside the files, on this node."""
+    """Facts that the results of a run depend on, beside the files, on this machine."""
     columns = {"--id-column": run.id_column, "--sequence-column": run.sequence_column, "--sheet": run.sheet}
     columns |= {"--heavy-column": run.heavy_column, "--light-column": run.light_column}
     return score_facts(kind, heads) | columns | identity(run)
 
 
 def _sha256(source: Path, line: Done) -> str:
-    """The file's hash; where size and time stamp are those of then, the one of then."""
+    """The hash of a file. If its size and time stamp have not changed, the recorded hash is used."""
     try:
         status = source.stat()
         if (status.st_size, status.st_mtime_ns) == (line.input_bytes, line.input_mtime_ns):

@@ -1,4 +1,4 @@
-"""One open model that scores whole files, one after another, as `abonyx score` does one."""
+"""An open model that scores whole files, one after another, each as `abonyx score` does."""
 
 from __future__ import annotations
 
@@ -26,10 +26,13 @@ from abonyx.run.windows import flag_notes
 
 @dataclasses.dataclass(frozen=True)
 class DirectoryRequest:
-    """What every file of a directory's run is scored as.
+    """The request for all files of a run with a directory as output.
 
     Attributes:
-        output: directory of the results; of a run on several nodes, the same on each.
+        run: the run.
+        output: directory of the results. If several machines run it, each must see the same directory.
+        kind: format of the results.
+        heads: the heads.
     """
 
     run: RunRequest
@@ -39,39 +42,40 @@ class DirectoryRequest:
 
 
 class FileScorer:
-    """The model of this process, and what it scores files as.
+    """Scores files with one open model.
 
     Args:
-        in_children: judge the records of a long file in other processes.
+        request: the request for all files.
+        in_children: whether other processes may judge the records of a long file.
     """
 
     def __init__(self, request: DirectoryRequest, *, in_children: bool) -> None:
         self._request, self._in_children = request, in_children
         self._model: OpenModel | None = None
-        # Once: from here on the card's free memory lacks this process's own model and what it has run.
+        # Computed only once: later, this process's own model takes some of the GPU's memory.
         self._budget = token_budget(request.run.config, request.run.bundle)
 
     @property
     def config(self) -> RuntimeConfig:
-        """What the model is to be opened with."""
+        """The config with which to open the model."""
         return dataclasses.replace(self._request.run.config, token_budget=self._budget)
 
     def use(self, model: OpenModel) -> None:
-        """Score with this model, opened with `config`."""
+        """Set the model. It must have been opened with `config`."""
         self._model = model
 
     def score(self, file: File, restart: bool) -> Done:
-        """Score one file; `restart` drops what an earlier run left of it.
+        """Score one file. restart: whether to discard the rows of an interrupted run.
 
         Raises:
-            EngineError: as the command, of this file or of the engine; or there is no memory to hold it.
+            EngineError: the file cannot be scored, the engine failed, or there is not enough memory for the file.
         """
         try:
             return self._score(file, restart)
         except MemoryError as error:
             why = f" ({error})" if str(error) else ""
-            fix = "Files are held in memory as a whole: split it, or have fewer workers a node (more threads each)."
-            raise EngineError(f"{file.source}: no memory to score it{why}", fix) from error
+            fix = "A whole file is kept in memory: split the file, or use fewer workers per node (more threads each)."
+            raise EngineError(f"{file.source}: not enough memory to score it{why}", fix) from error
 
     def _score(self, file: File, restart: bool) -> Done:
         assert self._model is not None
@@ -92,22 +96,22 @@ class FileScorer:
 
     @contextmanager
     def _kept(self, _config: RuntimeConfig) -> Iterator[OpenModel]:
-        """The open model as open_model would give it for one more file; it stays open."""
+        """Yield the open model in the way of open_model. It stays open."""
         assert self._model is not None
         yield self._model
 
 
 def _read(source: Path, run: RunRequest, in_children: bool) -> tuple[Input, Done]:
-    """Read a file, and note what was read."""
+    """Read a file; returns (checked input, Done without the output)."""
     try:
         before = source.stat()
         checked = run.read(source, in_children=in_children)
         sha256, after = file_sha256(source), source.stat()
     except OSError as error:
         what = f"{source}: cannot be read: {error.strerror}"
-        raise InputError(what, "It was there when the run began: put it back.") from error
+        raise InputError(what, "It could be read when the run started. Restore it.") from error
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise InputError(f"{source}: changed while it was read", "Let nothing write to it during the run.")
+        raise InputError(f"{source}: changed while it was read", "Let no other program write to it during the run.")
     return checked, Done(
         input=printable_name(source),
         input_bytes=after.st_size,

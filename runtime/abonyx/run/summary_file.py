@@ -1,4 +1,4 @@
-"""`--summary FILE`: what a run says at its end, as JSON for the next program. docs/runs.md describes it."""
+"""`--summary FILE`: the summary of a run as JSON, for other programs. docs/runs.md describes it."""
 
 from __future__ import annotations
 
@@ -24,28 +24,36 @@ if TYPE_CHECKING:
     from abonyx.run.windows import RunSummary
 
 SCHEMA = 1
-# A reason quotes what is wrong with one record: without numbers, and cut, a few words stand for many records.
+# A reason has details of one record. Without numbers, and cut to this length, it is equal for many records.
 _REASON_CHARS = 120
 
 
 class SummaryBundle(msgspec.Struct, frozen=True):
-    """Which bundle it was."""
+    """The bundle of the run."""
 
     name: str
     sha256: str
 
 
 class CommandSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run did.
+    """The summary of a run.
 
     Attributes:
-        records: of the input: scored + rejected.
-        scored: in the output, embedded or explained too; earlier: of these, before an interrupted run was resumed.
-        rejected_reasons: reason, N in place of its numbers -> rejected records that have it.
-        flagged: of the scored; without_call: of these; flags: reason -> records, each with each of its flags.
-        seconds: of this process: scoring and writing; open_seconds: hashing, loading and self-test. null = it had
-            nothing left to score; of explain the first holds both, and the second is null.
-        outputs: files or the directory that were written, as absolute paths.
+        schema: version of this object.
+        command: the command.
+        records: number of records in the input: scored + rejected.
+        scored: number of records in the output (scored, embedded or explained).
+        earlier: number of these that an interrupted run had done.
+        rejected: number of rejected records.
+        rejected_reasons: reason, with N instead of numbers -> number of rejected records.
+        domain: value of the option --domain.
+        flagged: number of scored records with a flag.
+        without_call: number of flagged records without a call.
+        flags: flag -> number of records that have it. A record can have several flags.
+        seconds: seconds of scoring and writing in this process; null if there was nothing left to score. For explain it
+            includes opening the model.
+        open_seconds: seconds of hashing, loading and self-test; null as in `seconds`, and for explain.
+        outputs: absolute paths of the written files or directory.
     """
 
     schema: int = SCHEMA
@@ -71,10 +79,11 @@ class CommandSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_summary(summary: Path | None, output: Path | None, source: Path | None) -> None:
-    """Refuse, by a ConfigError, a summary that cannot be written, or would replace the input or something of the run.
+    """Raise a ConfigError if a summary cannot be written, or would replace the input or a file of the run.
 
     Args:
-        output, source: None = a standard stream.
+        summary: path of the summary; None = no summary.
+        output, source: output and input of the run; None = a standard stream.
     """
     if summary is None:
         return
@@ -87,7 +96,7 @@ def check_summary(summary: Path | None, output: Path | None, source: Path | None
     beside = (output, ids_path(output), rejected_path(output), journal_path(output), *partial_paths(output))
     place = os.path.realpath(summary)
     if place in map(os.path.realpath, beside) or Path(place).is_relative_to(os.path.realpath(output)):
-        what = f"{option('summary')} {summary}: is the output, in it, or a file that the run keeps beside it"
+        what = f"{option('summary')} {summary}: is the output, is in it, or is a file that the run keeps beside it"
         raise ConfigError(what, "Name another file.")
 
 
@@ -103,7 +112,7 @@ def summary_of(
     outputs: Sequence[Path | None],
     notes: Sequence[str],
 ) -> CommandSummary:
-    """The summary of a run that has ended well. outputs: None = standard output."""
+    """The summary of a run that succeeded. None in `outputs` is standard output, and left out."""
     judgements, rejected = checked.judgements, len(checked.rejected)
     reasons = Counter(_reason(one.reason) for one in checked.rejected)
     scores = command == "score"
@@ -130,7 +139,7 @@ def summary_of(
 
 
 def summary_of_file_run(file_run: FileRun, done: RunSummary | None) -> CommandSummary:
-    """The summary of a run of one file. done: None = an earlier process had scored every row."""
+    """The summary of a run with one file. done: None = an earlier process had scored every row."""
     checked, target = file_run.records, file_run.target
     rejected = rejected_path(target) if target is not None and file_run.run.skip else None
     ids = ids_path(target) if target is not None and len(file_run.format.head) > 1 else None
@@ -148,7 +157,7 @@ def summary_of_file_run(file_run: FileRun, done: RunSummary | None) -> CommandSu
 
 
 def write_summary(path: Path, summary: CommandSummary) -> None:
-    """Write it whole, or not at all: it takes its place by a rename. Raises ConfigError."""
+    """Write a summary, whole or not at all. Raises a ConfigError if it cannot be written."""
     with replacing(path) as sink:
         sink.write(msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n")
 
@@ -158,5 +167,5 @@ def _reason(reason: str) -> str:
 
 
 def _shown(path: Path) -> str:
-    """A file's path as JSON can hold it."""
+    """A path in valid UTF-8, for JSON."""
     return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -1,4 +1,4 @@
-"""A bundle checked from its bytes to its numbers: every file hashed, every graph read, the golden rows run here."""
+"""Check a whole bundle: hash every file, read every graph, and run the golden rows on this machine."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ _METRICS = ("p", "logit", "value", "embedding")
 
 
 class Verification(msgspec.Struct, frozen=True, kw_only=True):
-    """What `verify` found; it is only made where everything is right.
+    """The findings of `verify`, if the bundle is right. If not, an error is raised.
 
     Attributes:
-        files, bytes: how many were hashed.
-        operators: variant -> operator -> nodes, of every variant.
-        variant, provider: what the self-test ran.
-        golden_rows: run in the self-test; fewer than there are where static_tokens leaves long ones out.
-        differences, limits: max |difference| from PyTorch by metric, and what is allowed: p, logit (logistic heads),
-            value (linear heads, in training sds), embedding.
-        placement: execution provider -> nodes.
-        use: what the open model holds of the system; None unless asked for, or if the system does not say.
-        hub: the bundle's name by commit and hash, if it was given by name.
+        bundle, name, sha256, schema_version: directory, name, hash and schema of the bundle.
+        files, bytes: number of hashed files and bytes.
+        operators: variant -> operator -> number of nodes, for every variant.
+        variant, provider: variant and provider of the self-test.
+        golden_rows: number of rows in the self-test. It leaves long rows out if static_tokens is set.
+        differences: metric -> max |difference| from PyTorch. Metrics: p, logit (logistic heads), value (linear heads,
+            in standard deviations of the training values), embedding.
+        limits: metric -> largest allowed difference.
+        placement: execution provider -> number of graph nodes that it runs.
+        use: what the open model holds of the system; None if it was not requested, or if the system does not tell.
+        hub: name of the bundle with commit and hash, if it was given by name.
     """
 
     bundle: str
@@ -48,15 +50,17 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def verify(config: RuntimeConfig, *, deep: bool = False) -> Verification:
-    """Check the config's bundle whole. Every byte is read: no remembered hash counts.
+    """Check the whole bundle of a config. Every byte is read; remembered hashes are not used.
 
     Args:
-        deep: open it in a process of its own first, even if it passed here before, and look what it holds there.
+        config: the config.
+        deep: whether to also open the bundle in a child process, and report what the open model holds there.
 
     Raises:
-        BundleError: a file that is missing, damaged, not listed or a link; another schema; a graph no export writes.
+        BundleError: a file is missing, damaged, not listed or a link; the schema is another one; or a graph was not
+            exported by abonyx.
         ProviderError, ConfigError: the provider or the variant cannot be used.
-        SelfTestError: a golden row does not come out right here.
+        SelfTestError: a golden row gives other numbers here than the bundle stores.
     """
     config, bundle = open_pinned(config)
     manifest = bundle.manifest

@@ -1,4 +1,4 @@
-"""A bundle as steps of scikit-learn (extra `evaluate`): embeddings as features, and a head's scores.
+"""Estimators for scikit-learn (extra `evaluate`): embeddings as features, and the scores of a head.
 
 from abonyx.sklearn import Embedder
 

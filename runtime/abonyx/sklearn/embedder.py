@@ -1,4 +1,4 @@
-"""Pooled embeddings of sequences as features."""
+"""An estimator that gives pooled embeddings as features."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from abonyx.sklearn.pinned import as_value_errors, config_of, pin, pinned_model,
 
 
 class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """Turns antibody sequences into a bundle's pooled embeddings.
+    """Turns antibody sequences into pooled embeddings.
 
-    Each transform opens the bundle and closes it at the end, unless the process has a session open that runs the same
-    bundle: then it uses that one, and leaves it open.
+    Each transform opens the bundle and closes it at the end. If the process already has an open session with the same
+    bundle, transform uses that session and leaves it open.
 
     Args:
-        bundle: a bundle's directory; None = the model that ships.
-        config: provider, variant and the rest, if the CPU and the bundle's default are not what you want.
+        bundle: directory or name of a bundle; None = the shipped model.
+        config: provider, variant and other settings; None = the CPU and the bundle's default variant.
 
     Attributes:
-        bundle_name_, bundle_sha256_, variant_: what fit found; transform refuses another bundle.
+        bundle_name_, bundle_sha256_, variant_: the bundle that fit found. transform refuses another one.
+        embedding_width_: number of columns that transform returns.
     """
 
     def __init__(self, bundle: str | Path | None = None, *, config: RuntimeConfig | None = None) -> None:
@@ -32,14 +33,14 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         self.config = config
 
     def fit(self, X: Any, y: Any = None) -> Self:
-        """Note which bundle this is. Nothing is learned from X, and no model is opened.
+        """Note the bundle's name and hash. Nothing is learned from X, and no model is opened.
 
         Args:
-            X: sequences: a list, a Series or an array of texts, or a table of one column.
+            X: sequences: a list, a Series or an array of texts, or a table with one column.
             y: ignored.
 
         Raises:
-            InputError: X is not texts; also a ValueError.
+            InputError: X is not texts. The error is also a ValueError.
             BundleError, ConfigError: the bundle cannot be read, or has no such variant.
         """
         texts_of(X, pairs=False)
@@ -48,14 +49,14 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         return self
 
     def transform(self, X: Any) -> Float32Array:
-        """(n, width) float32, a row a sequence, in order.
+        """Embeddings: (n, width) float32, one row for each sequence, in order.
 
         Raises:
-            NotFittedError: before fit.
-            InputError: a sequence that cannot be embedded; also a ValueError.
-            BundleError: the bundle is another one than at fit.
-            SessionInUse: the process's open session runs something else.
-            EngineError: as open_session and Session.embed.
+            NotFittedError: fit was not called.
+            InputError: a sequence cannot be embedded. The error is also a ValueError.
+            BundleError: the bundle has changed since fit.
+            SessionInUse: the open session of this process has another bundle or config.
+            EngineError: as for open_session and Session.embed.
         """
         check_is_fitted(self)
         texts = texts_of(X, pairs=False)

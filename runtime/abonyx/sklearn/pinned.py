@@ -1,4 +1,4 @@
-"""What the estimators share: which bundle they were fitted with, and the session of one call."""
+"""Code that the estimators share: the bundle that they were fitted with, and the session of one call."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from abonyx.texts import as_pairs, as_texts, type_name
 
 
 class TextRefused(InputError, ValueError):
-    """An InputError that is also what scikit-learn expects of an X or y that cannot be used."""
+    """An InputError that is also a ValueError, which scikit-learn expects for an X or y that cannot be used."""
 
 
-# Calls of one process take turns: a process has one session.
+# Calls of one process take turns, because a process has one session.
 _turn = threading.Lock()
 
 
@@ -35,26 +35,26 @@ def _renew_turn() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_turn)  # a thread that held it at the fork is not there to give it back
+    os.register_at_fork(after_in_child=_renew_turn)  # a child does not have the thread that held the lock
 
 
 def config_of(bundle: str | Path | None, config: RuntimeConfig | None) -> RuntimeConfig:
-    """The config that an estimator's two parameters mean.
+    """The config for the parameters `bundle` and `config` of an estimator.
 
     Raises:
-        ConfigError: config is none, or both name a bundle, not the same one.
+        ConfigError: `config` is not a RuntimeConfig, or the two name different bundles.
     """
     if config is not None and not isinstance(config, RuntimeConfig):
         raise ConfigError(f"config is {config!r:.100} ({type(config).__name__})", "Give abonyx.RuntimeConfig(...).")
     if bundle is None or config is None:
         return as_config(config or bundle)
     if config.bundle not in (None, str(bundle)):
-        raise ConfigError(f"bundle is {str(bundle)!r} and config.bundle {config.bundle!r}", "Give one of them.")
+        raise ConfigError(f"bundle is {str(bundle)!r} and config.bundle is {config.bundle!r}", "Give only one of them.")
     return dataclasses.replace(config, bundle=str(bundle))
 
 
 def pin(estimator: Any, config: RuntimeConfig) -> Bundle:
-    """Read the bundle's manifest and note in the estimator which one it is. Nothing is opened."""
+    """Read the bundle's manifest, and note its name, hash and variant in the estimator. No model is opened."""
     bundle = open_bundle(config.bundle)
     estimator.bundle_name_, estimator.bundle_sha256_ = bundle.name, bundle.sha256
     estimator.variant_ = bundle.variant(config.provider, config.variant)[0]
@@ -63,12 +63,12 @@ def pin(estimator: Any, config: RuntimeConfig) -> Bundle:
 
 @contextmanager
 def pinned_model(estimator: Any, config: RuntimeConfig) -> Iterator[OpenModel]:
-    """The model that the estimator was fitted with: the process's open session if it runs that, else one for this call.
+    """Yield the model that the estimator was fitted with: the open session's, or one that is opened for this call.
 
     Raises:
-        BundleError: the bundle or its variant is another one than at fit.
-        SessionInUse: the open session runs something else.
-        The others of open_session.
+        BundleError: the bundle or its variant has changed since fit.
+        SessionInUse: the open session has another bundle or config.
+        EngineError: as for open_session.
     """
     with _turn:
         there = slot.holder()
@@ -79,7 +79,7 @@ def pinned_model(estimator: Any, config: RuntimeConfig) -> Iterator[OpenModel]:
                 yield model
             return
         if not isinstance(there, OpenModel):
-            raise SessionInUse(f"a session is already open, since {there.opened_at}", "Close it first.")
+            raise SessionInUse(f"a session is already open (opened at {there.opened_at})", "Close it first.")
         with there.turn():
             _refuse_other_session(estimator, config, there)
             yield there
@@ -90,12 +90,12 @@ def _refuse_other(estimator: Any, config: RuntimeConfig, bundle: Bundle) -> None
     if (bundle.sha256, variant) != (estimator.bundle_sha256_, estimator.variant_):
         fitted = f"{estimator.bundle_name_} ({estimator.bundle_sha256_[:12]}), variant {estimator.variant_}"
         found = f"{bundle.path} is {bundle.label()}, variant {variant}"
-        what = f"{type(estimator).__name__} was fitted with {fitted}, and {found}"
+        what = f"{type(estimator).__name__} was fitted with {fitted}, but {found}"
         raise BundleError(what, "Give the bundle that it was fitted with, or fit it again.")
 
 
 def _refuse_other_session(estimator: Any, config: RuntimeConfig, model: OpenModel) -> None:
-    """What decides the numbers has to be the same; threads and batch sizes need not."""
+    """Raise SessionInUse if the open session would give other numbers. Threads and batch sizes may differ."""
     wanted = (estimator.bundle_sha256_, estimator.variant_, config.provider, config.pooling, config.batch_size)
     open_ = model.config
     found = (model.bundle.sha256, model.variant_name, open_.provider, open_.pooling, open_.batch_size)
@@ -106,19 +106,21 @@ def _refuse_other_session(estimator: Any, config: RuntimeConfig, model: OpenMode
             for name, mine, there in zip(names, wanted, found, strict=True)
             if mine != there
         ]
-        what = f"the session that is open since {model.opened_at} has {'; '.join(differ)}"
+        what = f"the session that was opened at {model.opened_at} has {'; '.join(differ)}"
         raise SessionInUse(
             what, "Close it (abonyx.close_session()), or open it with the estimator's bundle and config."
         )
 
 
 def texts_of(given: Any, *, pairs: bool) -> list[Any]:
-    """X as a list of texts, or of (heavy, light).
+    """X as a list of texts, or of (heavy, light) pairs.
 
-    A table of one column is that column; of two columns, if pairs are wanted, heavy and light.
+    Args:
+        given: a list, Series or array; or a table of one column, or of two columns (heavy, light) for pairs.
+        pairs: whether pairs are expected.
 
     Raises:
-        TextRefused: neither.
+        TextRefused: X is something else, or is empty.
     """
     if hasattr(given, "tocsr"):
         raise TextRefused(f"X is {type_name(given)}, a sparse matrix of numbers", "Give a list of sequences.")
@@ -130,13 +132,13 @@ def texts_of(given: Any, *, pairs: bool) -> list[Any]:
         found: list[Any] = list(zip(*as_pairs(given), strict=True)) if pairs else as_texts(given)
     if not found:
         what = "X has no sequence: found array with 0 sample(s) while a minimum of 1 is required"
-        raise TextRefused(what, "Give one or more.")
+        raise TextRefused(what, "Give at least one sequence.")
     return found
 
 
 @contextmanager
 def as_value_errors() -> Iterator[None]:
-    """Have an InputError of the model as scikit-learn expects it."""
+    """Turn an InputError into a TextRefused."""
     try:
         yield
     except InputError as error:

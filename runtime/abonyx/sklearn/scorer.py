@@ -1,4 +1,4 @@
-"""A head's scores as features, and its calls as predictions."""
+"""An estimator that gives scores of heads as features, and calls as predictions."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ _SHOWN = 5
 
 
 class Scorer(ClassifierMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """Scores antibody sequences with a bundle's heads, which are as they are: fit learns nothing.
+    """Scores antibody sequences with the heads of a bundle. fit learns nothing.
 
     Sessions are opened and closed as by Embedder.
 
     Args:
-        bundle, config: as of Embedder.
+        bundle, config: as for Embedder.
         heads: names of the bundle's heads, or "all"; None = the first. transform gives a column for each. predict and
-            predict_proba use the bundle's first head, which has to be among them and give probabilities.
-        threshold, assay: of predict, as of score_file.
-        domain: "check" = predict refuses sequences that have a flag, which get no call; "off" does not look.
+            predict_proba use the bundle's first head, which must be one of them and give probabilities.
+        threshold, assay: for predict, as in score_file.
+        domain: "check" = predict refuses sequences with a flag, because they get no call; "off" = no check.
 
     Attributes:
-        classes_: 0 specific, 1 non-specific.
-        heads_: the names of transform's columns.
+        classes_: [0, 1]: specific, non-specific.
+        heads_: names of the columns that transform returns.
         takes_pairs_: whether the heads need both chains.
-        bundle_name_, bundle_sha256_, variant_: what fit found; the other methods refuse another bundle.
+        bundle_name_, bundle_sha256_, variant_: the bundle that fit found. The other methods refuse another one.
     """
 
     def __init__(
@@ -61,15 +61,16 @@ class Scorer(ClassifierMixin, TransformerMixin, BaseEstimator):  # type: ignore[
         self.config = config
 
     def fit(self, X: Any, y: Any = None) -> Self:
-        """Note which bundle this is. Nothing is learned, and no model is opened.
+        """Note the bundle's name and hash. Nothing is learned, and no model is opened.
 
         Args:
-            X: sequences: a list, a Series or an array of texts, or a table of one column; if the heads need both
-                chains, (heavy, light) of each, or a table of these two columns.
-            y: nothing, or labels of 0 and 1, 1 = non-specific: with other ones a metric would compare unlike things.
+            X: sequences: a list, a Series or an array of texts, or a table with one column. If the heads need both
+                chains: a list of (heavy, light), or a table with these two columns.
+            y: None, or labels 0 (specific) and 1 (non-specific). Other labels are refused, because a metric would
+                compare them with these classes.
 
         Raises:
-            InputError: X is not texts, or y has other labels; also a ValueError.
+            InputError: X is not texts, or y has other labels. The error is also a ValueError.
             BundleError, ConfigError: the bundle or its heads cannot be used.
         """
         if self.domain not in ("check", "off"):
@@ -86,33 +87,38 @@ class Scorer(ClassifierMixin, TransformerMixin, BaseEstimator):  # type: ignore[
         return self
 
     def transform(self, X: Any) -> Float32Array:
-        """(n, heads) float32: probabilities of logistic heads, values of linear ones. Raises as Embedder.transform."""
+        """Scores: (n, heads) float32, probabilities of logistic heads and values of linear heads.
+
+        Raises:
+            EngineError: as for Embedder.transform.
+        """
         return self._scored(X)[0]
 
     def predict_proba(self, X: Any) -> Float64Array:
-        """(n, 2) float64: of each sequence the probabilities of specific and non-specific, by the bundle's first head.
+        """Probabilities of specific and non-specific by the bundle's first head: (n, 2) float64.
 
-        Flagged sequences have numbers, too, as of Session.score.
+        Flagged sequences also get probabilities, as in Session.score.
 
         Raises:
-            ConfigError: the first head gives values, or is not among `heads`.
-            EngineError: as Embedder.transform.
+            ConfigError: the first head gives values, or is not in `heads`.
+            EngineError: as for Embedder.transform.
         """
         p = self._probabilities(X)[0]
         return np.stack([1 - p, p], axis=1)
 
     def predict(self, X: Any) -> Int64Array:
-        """(n,) int64: 1 if p is strictly above the threshold, else 0; a band of uncertain calls is not looked at.
+        """Calls: (n,) int64, 1 if p is strictly above the threshold, else 0. Uncertain scores also get 0 or 1.
 
         Raises:
-            InputError: sequences that have a flag, and so no call; also a ValueError. Not with domain="off".
-            EngineError: as predict_proba.
+            InputError: a sequence has a flag, so it gets no call (not with domain="off"). The error is also a
+                ValueError.
+            EngineError: as for predict_proba.
         """
         p, wanted, flags = self._probabilities(X)
         if flags:
             shown = "; ".join(f"X[{row}]: {printable(flag)}" for row, flag in flags[:_SHOWN])
             more = f"; and {len(flags) - _SHOWN} more" if len(flags) > _SHOWN else ""
-            fix = 'Leave them out, or use predict_proba; domain="off" calls them all the same.'
+            fix = 'Leave them out, or use predict_proba. With domain="off" they get a call too.'
             raise TextRefused(
                 f"sequences that have a flag and get no call: {len(flags)} of {len(p)}: {shown}{more}", fix
             )
@@ -120,12 +126,12 @@ class Scorer(ClassifierMixin, TransformerMixin, BaseEstimator):  # type: ignore[
         return (p.astype(np.float32) > np.float32(wanted.rule.threshold)).astype(np.int64)
 
     def get_feature_names_out(self, input_features: Any = None) -> Any:
-        """The names of transform's columns: those of the heads."""
+        """Names of the columns that transform returns: the names of the heads."""
         check_is_fitted(self)
         return np.array(self.heads_, dtype=object)
 
     def _scored(self, X: Any) -> tuple[Float32Array, ChosenHeads, list[tuple[int, str]]]:
-        """Values, the heads, and the rows that have a flag with it."""
+        """(values, heads, [(row, flag), ...] for rows with a flag)."""
         check_is_fitted(self)
         texts = texts_of(X, pairs=self.takes_pairs_)
         with as_value_errors(), pinned_model(self, config_of(self.bundle, self.config)) as model:
@@ -152,7 +158,7 @@ class Scorer(ClassifierMixin, TransformerMixin, BaseEstimator):  # type: ignore[
     def _probabilities(self, X: Any) -> tuple[Float64Array, ChosenHeads, list[tuple[int, str]]]:
         values, wanted, flags = self._scored(X)
         if wanted.rule is None:
-            first = f"the bundle's first head is not among {', '.join(wanted.names)}, or gives values"
+            first = f"the bundle's first head is not in {', '.join(wanted.names)}, or gives values"
             raise ConfigError(f"predict and predict_proba need probabilities: {first}", "Use transform.")
         return values[:, [head.first for head in wanted.heads].index(True)].astype(np.float64), wanted, flags
 
@@ -161,7 +167,7 @@ class Scorer(ClassifierMixin, TransformerMixin, BaseEstimator):  # type: ignore[
         tags.input_tags.two_d_array, tags.input_tags.one_d_array = False, True
         tags.input_tags.string = True
         tags.target_tags.required, tags.classifier_tags.multi_class = False, False
-        tags.classifier_tags.poor_score = True  # on data of any other kind: nothing is learned
+        tags.classifier_tags.poor_score = True  # on scikit-learn's test data, because nothing is learned
         tags.transformer_tags.preserves_dtype = []
         return tags
 
@@ -171,7 +177,9 @@ def _refuse_labels(y: Any, count: int) -> None:
     check_classification_targets(labels)
     fix = "Give 1 for non-specific, 0 for specific."
     if len(labels) != count:
-        raise TextRefused(f"y has {len(labels)} labels, and X {count} sequences", "Give a label for each sequence.")
+        raise TextRefused(
+            f"y has {len(labels)} labels, and X has {count} sequences", "Give one label for each sequence."
+        )
     if (found := type_of_target(labels, input_name="y")) != "binary":
         raise TextRefused(f"Only binary classification is supported. The type of the target is {found}", fix)
     other = [label for label in dict.fromkeys(labels.tolist()) if label not in (0, 1)]

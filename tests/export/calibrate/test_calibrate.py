@@ -236,7 +236,7 @@ def test_a_record_of_another_kind_is_no_manifest(several: Path, tmp_path: Path) 
     manifest = json.loads(path.read_text())
     manifest["heads"][1]["calibration"]["slope"] = -1.0
     path.write_text(json.dumps(manifest))
-    with pytest.raises(BundleError, match="head calibration: not what an export writes"):
+    with pytest.raises(BundleError, match="head calibration: has values that an export never writes"):
         open_bundle(tmp_path / "new")
 
 

@@ -172,7 +172,7 @@ def test_a_bundle(
 
 
 def test_x_is_refused_in_a_file_with_its_place(tmp_path: Path) -> None:
-    from abonyx.cli.commands import embed
+    from abonyx.cli.embed import embed
 
     make(tmp_path / "checkpoint")
     CliRunner().invoke(

@@ -310,7 +310,7 @@ def test_no_assay_is_declared_and_pooling_is_noted(parent: Path, labelled: Path,
     with to_stderr(as_json=False):
         result = CliRunner().invoke(abonyx.cli.cli, score)
     assert "threshold 0.5" in result.stderr
-    assert "the head was trained on upstream-batch (batch 8) pooling, these scores use residues" in result.stderr
+    assert "the head was trained with pooling upstream-batch (batch 8), but these scores use residues" in result.stderr
 
 
 def test_same_input_same_bytes(parent: Path, labelled: Path, tmp_path: Path) -> None:
@@ -376,7 +376,7 @@ def test_files_are_copied_where_they_cannot_be_linked(
 
     refuse(errno.EXDEV)
     said = fit(labelled, parent, tmp_path / "new")
-    assert "fp32/model.onnx.data is copied: it cannot be linked (" in said
+    assert "fp32/model.onnx.data, because it cannot be linked (" in said
     copied, original = (folder / "fp32" / "model.onnx.data" for folder in (tmp_path / "new", parent))
     assert copied.read_bytes() == original.read_bytes() and not copied.samefile(original)
     refuse(errno.ENOSPC)
@@ -697,7 +697,7 @@ def edited(parent: Path, copy: Path, edit: Any) -> Path:
 
 def test_parents_that_are_refused(parent: Path, labelled: Path, tmp_path: Path, opens: list[str]) -> None:
     forest = edited(parent, tmp_path / "forest", lambda facts: facts["heads"][0].update(kind="forest"))
-    with pytest.raises(BundleError, match="head kind, unit or training_sd: not what an export writes"):
+    with pytest.raises(BundleError, match="head kind, unit or training_sd: has values that an export never writes"):
         fit(labelled, forest, tmp_path / "new")
     unchecked = edited(parent, tmp_path / "unchecked", lambda facts: facts["variants"]["fp32"].update(parity=None))
     with pytest.raises(BundleError, match="variant fp32 was never checked"):

@@ -182,7 +182,7 @@ def test_flags_of_either_chain(classes: Path, mini: Path, tmp_path: Path) -> Non
         (("--vary-ends",), "vary_ends=True with chains H,L: it is of heads of one chain"),
         (("--head-out", "head.npz"), "head_out with chains H,L"),
         (("--sequence-column", "heavy"), "sequence_column heavy: the heads need both chains"),
-        (("--pooling", "upstream-batch", "--batch-size", "8"), "pairs have no such batches"),
+        (("--pooling", "upstream-batch", "--batch-size", "8"), "not possible for pairs"),
     ],
 )
 def test_options_of_heads_of_one_chain(

@@ -312,7 +312,7 @@ BAD_ROWS: dict[str, tuple[Rows, tuple[str, ...], type[EngineError], str]] = {
         made_rows(),
         ("--on-invalid", "skip"),
         InputError,
-        "give --task regression; to make classes of them, --positive-above or --positive-below",
+        "give --task regression. To turn them into classes, give --positive-above or --positive-below",
     ),
     "one value as classes": (
         relabelled(lambda at: "10"),
@@ -349,7 +349,7 @@ BAD_ROWS: dict[str, tuple[Rows, tuple[str, ...], type[EngineError], str]] = {
         with_value("12.3 mg/mL"),
         REGRESSION,
         RecordsRejected,
-        "rows.csv:7: m5: the label is '12.3 mg/mL', a number with more text: leave 'mg/mL' out of the cell",
+        "rows.csv:7: m5: the label is '12.3 mg/mL', a number with other text: remove 'mg/mL' from the cell",
     ),
     "a decimal comma": (with_value("12,3"), REGRESSION, RecordsRejected, "'12,3', not a number: write a decimal point"),
     "a limit of detection": (

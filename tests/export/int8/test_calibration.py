@@ -17,7 +17,7 @@ from abonyx_export.int8 import calibration
         (["EVQLVESGGG"] * 40, InputError, "1 different sequences to calibrate with, at least 32"),
         ([f"EVQLVESGG{letter}" for letter in "ACDEFGHIKLMNPQRSTVWY"], InputError, "20 different sequences"),
         (["EVQ?"] * 3, RecordsRejected, "cannot be scored"),
-        (["EVQLVESGGGLVQPGR" * 75], RecordsRejected, "1200 residues, this bundle takes at most 1022"),
+        (["EVQLVESGGGLVQPGR" * 75], RecordsRejected, "1200 residues; this bundle takes at most 1022"),
         ([], InputError, "no sequence|empty|no record"),
     ],
 )

@@ -107,7 +107,7 @@ def test_heads_in_another_order_than_the_graphs_are_found(tmp_path: Path) -> Non
         variant["parity"]["heads"] = dict(reversed(variant["parity"]["heads"].items()))
     edit(bundle, heads=[elisa, psr], variants=variants)
     relist(bundle)
-    with pytest.raises(BundleError, match=r"is of heads \['psr', 'elisa'\], the manifest has \['elisa', 'psr'\]"):
+    with pytest.raises(BundleError, match=r"has heads \['psr', 'elisa'\], the manifest has \['elisa', 'psr'\]"):
         abonyx.open_session(bundle)
 
 

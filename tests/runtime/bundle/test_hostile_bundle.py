@@ -128,7 +128,7 @@ def test_a_folder_of_links_as_caches_make_them(copy: Path, tmp_path: Path) -> No
     assert "cp -rL" in message and "hf:ORG/NAME" in message
     (links / "manifest.json").unlink()
     shutil.copy(copy / "manifest.json", links)
-    assert "is or lies behind a symbolic link" in (message := refused(links))
+    assert "is a symbolic link, or is in a linked folder" in (message := refused(links))
     assert "cp -rL" in message and "hf:ORG/NAME" in message
     subprocess.run(["cp", "-rL", links, tmp_path / "plain"], check=True)
     bundle = open_bundle(tmp_path / "plain")
@@ -187,7 +187,7 @@ def test_a_manifest_of_a_gigabyte_is_not_read(copy: Path, monkeypatch: pytest.Mo
     opened: list[Path] = []
     real = Path.open
     monkeypatch.setattr(Path, "open", lambda self, *args, **more: (opened.append(self), real(self, *args, **more))[1])
-    assert f"has {2**30} bytes, a manifest has at most {MAX_MANIFEST_BYTES}" in refused(copy)
+    assert f"has {2**30} bytes; the limit is {MAX_MANIFEST_BYTES}" in refused(copy)
     assert path not in opened
 
 
@@ -199,7 +199,7 @@ GRAPHS: dict[str, tuple[Callable[[], bytes], str]] = {
     "weights of another folder": (lambda: model(graph(tensors=[external([("location", "golden.npz")])])), "golden.npz"),
     "weights past the end": (
         lambda: model(graph(tensors=[external([("location", WEIGHTS), ("length", "99999999")])])),
-        "up to byte 99999999",
+        "end at byte 99999999",
     ),
     "a subgraph": (lambda: model(graph(node(attribute=field(6, graph())))), "a subgraph"),
     "functions": (lambda: model(more=field(25, b"")), "functions"),
@@ -237,7 +237,7 @@ def test_a_graph_that_the_engine_takes_for_its_own_format(copy: Path) -> None:
     manifest["variants"][FOLDER]["model"] = f"{FOLDER}/model.ort"
     edit(copy, variants=manifest["variants"])
     relist(copy)
-    assert "another suffix than .onnx" in refused(copy)
+    assert "does not end with .onnx" in refused(copy)
 
 
 def nested(data: Any, *path: Any, value: Any) -> Any:
@@ -252,9 +252,9 @@ def nested(data: Any, *path: Any, value: Any) -> Any:
 @pytest.mark.parametrize(
     ("path", "value", "named"),
     [
-        (("schema_version",), 3, "schema version 3"),
+        (("schema_version",), 3, "schema version is 3"),
         (("schema_version",), "1", "not a manifest"),
-        (("schema_version",), 10**30, "schema version 10000"),
+        (("schema_version",), 10**30, "schema version is 10000"),
         (("max_residues",), 10**30, "max_residues"),
         (("name",), "\x1b]0;owned\x07", "control characters"),
         (("notice",), "two\nlines", "control characters"),
@@ -287,15 +287,15 @@ def nested(data: Any, *path: Any, value: Any) -> Any:
         (("variants", FOLDER, "model"), f"../{FOLDER}/model.onnx", "not a listed file"),
         (("variants", FOLDER, "model"), "model.onnx", "not a listed file"),
         (("variants", FOLDER, "precision"), "fp8", "variant precision"),
-        (("variants", FOLDER, "providers"), [], "variants: not what an export writes"),
+        (("variants", FOLDER, "providers"), [], "variants: has values that an export never writes"),
         (("variants", FOLDER, "limits", "p"), 1.0, "variant limits"),
         (("variants", FOLDER, "custom_op_library"), "x.so", "custom_op_library"),
-        (("files", "../../.bashrc"), {"sha256": "0", "size_bytes": 1}, "leaves the bundle"),
+        (("files", "../../.bashrc"), {"sha256": "0", "size_bytes": 1}, "is outside the bundle"),
         (("files", "a\0b"), {"sha256": "0", "size_bytes": 1}, "control characters"),
         (("files", "x" * 5000), {"sha256": "0", "size_bytes": 1}, "is long"),
         (("files", MODEL, "size_bytes"), -1, "file sizes"),
         (("files", MODEL, "size_bytes"), 10**30, "file sizes"),
-        (("files", MODEL, "size_bytes"), 2**62, "manifest says 4611686018427387904"),
+        (("files", MODEL, "size_bytes"), 2**62, "the manifest says 4611686018427387904"),
         (("files", MODEL, "sha256"), "", "manifest says"),
         (("x" * 100_000,), 1, "not a manifest"),
         (("\x1b[2J",), 1, "not a manifest"),
@@ -352,16 +352,16 @@ def header(path: Path, text: bytes) -> None:
         (npz(lengths=np.zeros(0, np.int64)), "expected"),
         (npz(value=np.array(["a"] * ROWS)), "expected"),
         (npz(value=np.zeros((ROWS, 2))), "expected"),
-        (npz(head_names=np.array(["other"])), "is of heads"),
-        (npz(head_names=np.array("nonspecificity")), "is of heads"),
-        (npz(head_names=np.array(["\x1b[2J"])), "is of heads"),
+        (npz(head_names=np.array(["other"])), "has heads"),
+        (npz(head_names=np.array("nonspecificity")), "has heads"),
+        (npz(head_names=np.array(["\x1b[2J"])), "has heads"),
         (npz(head_names=None), "head_names"),
         (npz(embedding=np.zeros((ROWS, 1), np.float32)), "expected"),
         (npz(head_coef=np.array([{}], dtype=object)), "cannot be read"),
         (npz(input_ids=np.zeros((ROWS, 3), np.int64)), "do not fit"),
         (npz(input_ids=np.zeros((ROWS, 3), np.float32)), "do not fit"),
-        (npz(input_ids=np.full((ROWS, 150), 2**31)), "alphabet has not"),
-        (npz(input_ids=np.full((ROWS, 5000), 5), lengths=np.full(ROWS, 5000)), "over its 150 tokens"),
+        (npz(input_ids=np.full((ROWS, 150), 2**31)), "not in the manifest's alphabet"),
+        (npz(input_ids=np.full((ROWS, 5000), 5), lengths=np.full(ROWS, 5000)), "rows of more than 150 tokens"),
         (lambda path: header(path, b"{'descr': '<f8', 'fortran_order': False, 'shape': (10**9,)}\n"), "cannot be read"),
         (lambda path: header(path, b"{'descr': '<f8', 'fortran_order': False, 'shape': (999999999999,)}\n"), "read"),
         (lambda path: header(path, b"(" * 500 + b"\n"), "cannot be read"),
@@ -395,7 +395,7 @@ def test_a_folder_that_cannot_be_looked_into_is_not_passed_over(copy: Path, monk
         return real(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    with pytest.raises(BundleError, match="sub: cannot be looked into: Permission denied"):
+    with pytest.raises(BundleError, match="sub: cannot be read: Permission denied"):
         unlisted_files(open_bundle(copy))
 
 

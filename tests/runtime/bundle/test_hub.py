@@ -131,7 +131,7 @@ def test_a_branch_that_moved_is_fetched_and_said(
     new = hub.add(REPO, MINI, **{"README.md": b"# new"})
     path, name = fetch(name_of("@main"))
     assert (path / "README.md").read_bytes() == b"# new" and name.commit == new
-    assert f"it was commit {old}, and is {new} now" in caplog.text
+    assert f"it was commit {old}, and is now {new}" in caplog.text
     assert kept(tmp_path).whole == sorted([old, new])
 
 
@@ -150,7 +150,7 @@ def test_a_tampered_file_is_named_and_nothing_of_it_stays(hub: HubServer, tmp_pa
     data = bytearray((MINI / DATA).read_bytes())
     data[1000] ^= 1
     hub.add(REPO, MINI, **{DATA: bytes(data)})
-    with pytest.raises(ChecksumMismatch, match=rf"hf:{REPO}@\w+: {DATA}: sha256 \w+, manifest says"):
+    with pytest.raises(ChecksumMismatch, match=rf"hf:{REPO}@\w+: {DATA}: sha256 is \w+, the manifest says"):
         fetch(name_of("@main"))
     assert kept(tmp_path) == ([], [])
     hub.add(REPO, MINI)
@@ -159,7 +159,7 @@ def test_a_tampered_file_is_named_and_nothing_of_it_stays(hub: HubServer, tmp_pa
 
 def test_a_file_of_another_size_is_refused_before_it_is_downloaded(hub: HubServer, tmp_path: Path) -> None:
     hub.add(REPO, MINI, **{DATA: b"short"})
-    with pytest.raises(ChecksumMismatch, match=f"{DATA}: 5 bytes in the repository, manifest says"):
+    with pytest.raises(ChecksumMismatch, match=f"{DATA}: 5 bytes in the repository, the manifest says"):
         fetch(name_of("@main"))
     assert not [path for path in hub.paths("GET") if DATA in path]
     assert kept(tmp_path) == ([], [])
@@ -168,14 +168,14 @@ def test_a_file_of_another_size_is_refused_before_it_is_downloaded(hub: HubServe
 def test_what_is_not_a_bundle_is_refused(hub: HubServer, tmp_path: Path) -> None:
     hub.repositories[REPO] = Repository()
     hub.repositories[REPO].add({"model.safetensors": b"weights"})
-    with pytest.raises(BundleError, match=r"has no manifest\.json: it is not a bundle"):
+    with pytest.raises(BundleError, match=r"has no manifest\.json, so it is not a bundle"):
         fetch(name_of("@main"))
     hub.add(REPO, MINI, **{"manifest.json": b'{"schema_version": 99}'})
-    with pytest.raises(BundleError, match="schema version 99"):
+    with pytest.raises(BundleError, match="schema version is 99"):
         fetch(name_of("@main"))
     files = hub.repositories[REPO].commits[hub.add(REPO, MINI)]
     hub.repositories[REPO].add({path: data for path, data in files.items() if path != DATA})
-    with pytest.raises(BundleError, match=f"the manifest lists {DATA}: the repository does not have it"):
+    with pytest.raises(BundleError, match=f"the manifest lists {DATA}, but the repository does not have it"):
         fetch(name_of("@main"))
     assert kept(tmp_path) == ([], [])
 
@@ -200,7 +200,7 @@ def test_weights_changed_in_the_cache_are_refused(hub: HubServer) -> None:
     (path / DATA).write_bytes(data)
     with pytest.raises(ChecksumMismatch, match=f"{DATA}: sha256") as caught:
         abonyx.open_session(str(name))
-    assert caught.value.fix == f"Remove {path}: the next run downloads it again."
+    assert caught.value.fix == f"Remove {path}. The next run downloads the bundle again."
 
 
 def test_a_broken_download_is_resumed_where_it_broke(hub: HubServer, tmp_path: Path) -> None:
@@ -251,7 +251,7 @@ def test_a_second_process_waits_and_downloads_nothing(hub: HubServer) -> None:
     second = start("inspect", f"hf:{REPO}@{commit}")
     said = [one.communicate(timeout=60)[1] for one in (first, second)]
     assert (first.returncode, second.returncode) == (0, 0), said
-    assert "another process fetches from there" in said[1]
+    assert "another process is downloading from this repository" in said[1]
     assert len([path for path in hub.paths("GET") if path.endswith(DATA)]) == 1
 
 
@@ -265,7 +265,7 @@ def test_a_hub_that_is_down_is_said_with_what_is_in_the_cache(hub: HubServer, mo
     hub.status = 503
     with pytest.raises(HubUnreachable, match="answers 503") as caught:
         fetch(name_of("@main"))
-    assert f"It was hf:{REPO}@{commit} last time" in caught.value.fix
+    assert f"Last time it was hf:{REPO}@{commit}" in caught.value.fix
 
 
 def test_offline_a_branch_is_what_it_was_and_says_so(
@@ -336,7 +336,7 @@ def test_a_disk_without_room_is_refused_before_the_weights_come(
     hub.add(REPO, MINI)
     usage = shutil.disk_usage(MINI)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1_000_000))
-    with pytest.raises(ConfigError, match=r"the bundle needs 15\.\d MB more, and 1\.0 MB are free"):
+    with pytest.raises(ConfigError, match=r"the bundle needs 15\.\d MB more, but only 1\.0 MB are free"):
         fetch(name_of("@main"))
     assert not [path for path in hub.paths("GET") if DATA in path]
 

@@ -50,7 +50,7 @@ def test_csv_to_csv(run: Any, tmp_path: Path, expected: np.ndarray, sequences: l
         "0 rejected",
         " s on cpu (",
         "model: abonyx-mini (",
-        "this is the small model that ships, not ESM-1v; docs/heads.md says",
+        "this is the small model that ships with abonyx; docs/heads.md says",
     ):
         assert part in done.err
     for part in ("variant", "nodes", "CPUExecutionProvider"):  # engine facts are for --verbose

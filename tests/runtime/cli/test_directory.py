@@ -57,7 +57,7 @@ def test_what_is_done_is_not_done_again(run: Any, parts: Path, tmp_path: Path) -
     stamp = (output / "a.csv").stat().st_mtime_ns
     (output / "b.csv").unlink()
     done = run("score", parts, "-o", output)
-    assert "1 of 2 files are done already" in done.err
+    assert "1 of 2 files are already done" in done.err
     assert "1 files scored now: 1 sequences" in done.err
     assert (output / "a.csv").stat().st_mtime_ns == stamp
     summary = json.loads((output / SIDE / "summary.json").read_bytes())
@@ -98,20 +98,20 @@ def test_what_a_directory_run_refuses(run: Any, parts: Path, tmp_path: Path) -> 
         assert not output.exists()
 
     a, b = parts / "a.csv", parts / "b.fasta"
-    refused("has the name of a file, and several inputs give a file each", a, b, "-o", tmp_path / "out.csv")
+    refused("this is the name of a file, but several inputs give several files", a, b, "-o", tmp_path / "out.csv")
     refused("standard input and output cannot be used with several inputs", a, "-", "-o", output)
     refused("standard input and output cannot be used with several inputs", a, b, "-o", "-")
-    refused("--table with a directory of results", a, b, "-o", output, "--table")
-    refused("the input a.csv lies in it", a, b, "-o", parts)
-    refused("no file there to score", parts / "*.parquet", "-o", output, code=3)
-    refused("cannot be made: No such file or directory", a, b, "-o", output / "in")
+    refused("--table cannot be used with a directory of results", a, b, "-o", output, "--table")
+    refused("the input a.csv is in this directory", a, b, "-o", parts)
+    refused("no file to score was found", parts / "*.parquet", "-o", output, code=3)
+    refused("cannot be created: No such file or directory", a, b, "-o", output / "in")
     (parts / "a.fasta").write_text(f">h\n{HEAVY}\n", encoding="utf-8")
     refused("both would be written to", parts, "-o", output)
     earlier = tmp_path / "earlier"
     earlier.mkdir()
     (earlier / "run.journal").write_text("", encoding="utf-8")
     done = run("score", a, "-o", earlier)
-    assert (done.code, "the results of a run of an earlier version" in done.err) == (2, True)
+    assert (done.code, "its results are from an earlier version" in done.err) == (2, True)
 
 
 def test_the_directory_is_a_data_set(run: Any, parts: Path, tmp_path: Path) -> None:

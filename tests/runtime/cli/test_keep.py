@@ -80,7 +80,7 @@ def test_a_fasta_description(run: Any, tmp_path: Path) -> None:
     )
     done = run("score", tmp_path / "in.fasta", "-o", tmp_path / "out.csv", "--keep", "description")
     assert [row["description"] for row in rows(tmp_path / "out.csv")] == ["phase II, human", "", "caf\\xe9"]
-    assert "1 kept cells are not valid UTF-8; their bytes appear as \\xNN" in done.err
+    assert "1 kept cells are not valid UTF-8; the wrong bytes are written as \\xNN" in done.err
     refused = run("score", tmp_path / "in.fasta", "-o", tmp_path / "out.csv", "--keep", "species")
     assert refused.code == 3
     assert "is FASTA, which has no column 'species'" in refused.err
@@ -91,9 +91,9 @@ def test_a_fasta_description(run: Any, tmp_path: Path) -> None:
     ("header", "keep", "code", "message"),
     [
         ("id,sequence,x", "y", 3, "no column 'y'; columns: 'id', 'sequence', 'x'"),
-        ("id,sequence,flag", "flag", 2, "--keep flag: the output has a column of this name"),
-        ("id,sequence,flag", "all", 2, "--keep flag: the output has a column of this name"),
-        ("id,sequence,domain", "domain", 2, "--keep domain: the output has a column of this name"),
+        ("id,sequence,flag", "flag", 2, "--keep flag: the output already has a column with this name"),
+        ("id,sequence,flag", "all", 2, "--keep flag: the output already has a column with this name"),
+        ("id,sequence,domain", "domain", 2, "--keep domain: the output already has a column with this name"),
         ("id,sequence,x,x", "x", 3, "column 'x' appears more than once"),
         ("id,sequence,x", "x,", 2, "--keep 'x,': a name is empty"),
     ],
@@ -111,7 +111,7 @@ def test_a_row_without_a_kept_cell_is_rejected(run: Any, tmp_path: Path) -> None
     assert run("score", tmp_path / "in.csv", "-o", tmp_path / "out.csv").code == 0
     refused = run("score", tmp_path / "in.csv", "-o", tmp_path / "out.csv", "--keep", "x")
     assert refused.code == 3
-    assert "in.csv:3: b: the row has 2 columns, the header 3" in refused.err
+    assert "in.csv:3: b: the row has 2 columns, the header has 3" in refused.err
 
 
 def test_kept_columns_stand_behind_the_range_of_a_trimmed_record(run: Any, tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_tsv_refuses_what_it_cannot_hold(run: Any, tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_text(f'id,sequence,x\na,{HEAVY},"1\n2"\n', encoding="utf-8")
     refused = run("score", tmp_path / "in.csv", "-o", tmp_path / "out.tsv", "--keep", "x")
     assert refused.code == 2
-    assert "TSV holds no line end in a cell; column 'x' of record 1 has one" in refused.err
+    assert "column 'x' of record 1 has a line end, which TSV cannot store" in refused.err
     assert run("score", tmp_path / "in.csv", "-o", tmp_path / "out.tsv").code == 0
 
 
@@ -147,7 +147,7 @@ def test_a_file_called_gz_is_compressed_or_refused(run: Any, table: Path, tmp_pa
     assert run("score", table, "-o", tmp_path / "out.gz", "--format", "tsv").code == 0
     assert len(rows(tmp_path / "out.gz", "\t")) == 2
     refused = run("score", table, "-o", tmp_path / "out.jsonl.gz", "--format", "jsonl")
-    assert (refused.code, "jsonl is not compressed" in refused.err) == (2, True)
+    assert (refused.code, "jsonl cannot be compressed" in refused.err) == (2, True)
     refused = run("score", table, "-o", tmp_path / "out.txt")
-    assert "suffix .txt names no format" in refused.err
+    assert "the suffix .txt is not a known format" in refused.err
     assert "Use .csv, .tsv, .csv.gz, .tsv.gz, .jsonl, .parquet or --format." in refused.err

@@ -90,12 +90,14 @@ def test_a_rate_of_a_busy_machine_is_said_and_measured_again_if_there_is_time(
     monkeypatch.setattr(measure, "usable_processors", lambda: 4)
     monkeypatch.setattr(measure, "time_in_child", lambda *_: Timing(7.0, 0.5, 2.9))
     out = run("doctor", "--measure")[1]
-    assert "it had 2.9 of 4 processors" in " ".join(out.replace("│", " ").split())
-    assert "measure again when they are not" in out
+    assert "2.9 of 4 processors were free" in " ".join(out.replace("│", " ").split())
+    assert "Measure again when they are not" in out
     with monkeypatch.context() as patch:
         patch.setattr(measure, "LIMIT_S", 0.0)
         again = run("doctor", "--measure")[1]
-        assert "│ 7 (remembered, " in again and "it had 2.9 of 4" in " ".join(again.replace("│", " ").split())
+        assert "│ 7 (remembered, " in again and "2.9 of 4 processors were free" in " ".join(
+            again.replace("│", " ").split()
+        )
     monkeypatch.setattr(measure, "time_in_child", lambda *_: Timing(8.0, 0.5, 3.0))
     assert "│ 8 " in run("doctor", "--measure")[1]
     assert "remembered" in run("doctor", "--measure")[1]
@@ -105,7 +107,7 @@ def test_what_there_was_no_time_for_is_named(run: Any, tmp_path: Path, monkeypat
     monkeypatch.setenv("ABONYX_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(measure, "LIMIT_S", 0.0)
     code, out, _ = run("doctor", "--measure")
-    assert code == 0 and "not measured: the 0 s are over" in out and "the one to use" not in out
+    assert code == 0 and "not measured: the limit of 0 s is over" in out and "In a config file" not in out
 
 
 def test_a_child_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,14 +180,14 @@ def test_openvino_beside_provider_cpu_is_said_by_doctor_and_never_by_score(
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: names)
     monkeypatch.setattr(measure, "time_in_child", lambda *_: Timing(7.0, 0.5, 99.0))
     monkeypatch.setenv("ABONYX_CACHE_DIR", str(tmp_path / "cache"))
-    assert "--provider openvino would run it instead" in run("doctor", "--measure")[1]
+    assert "--provider openvino is usually faster" in run("doctor", "--measure")[1]
     monkeypatch.setenv("ABONYX_PROVIDER", "openvino")
-    assert "would run it instead" not in run("doctor", "--measure")[1]
+    assert "is usually faster" not in run("doctor", "--measure")[1]
     monkeypatch.delenv("ABONYX_PROVIDER")
     (tmp_path / "a.fasta").write_text(">a\n" + "QVQLVQSGAEVKKPGASVKVSCKAS" * 4 + "\n")
     options = ("score", tmp_path / "a.fasta", "-o", tmp_path / "a.csv", "--domain", "off")
     assert "OpenVINO" not in run(*options)[2]
-    assert "would run it instead" in run(*options, "--restart", "-v")[2]
+    assert "is usually faster" in run(*options, "--restart", "-v")[2]
     assert providers.openvino_note("cpu", ["CPUExecutionProvider"]) == ""
 
 

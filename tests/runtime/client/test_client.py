@@ -174,9 +174,9 @@ def test_the_services_errors_are_raised_as_its_classes(client: Client, shared: R
         ("EVQL", None, "sequences is one str"),
         (["EVQL", None], None, r"sequences\[1\] is None"),
         ([("EVQL", "DIQM"), "EVQL"], None, r"sequences\[1\] is one sequence"),
-        (["EVQL"], ["a", "b"], "ids are 2 and sequences 1"),
+        (["EVQL"], ["a", "b"], "there are 2 ids and 1 sequences"),
         ({"a": "EVQL"}, None, "its keys would be scored"),
-        (["EVQL"], ["\ud800"], "half a surrogate pair"),
+        (["EVQL"], ["\ud800"], "is not valid Unicode"),
     ],
 )
 def test_what_is_refused_before_anything_is_sent(client: Client, sequences: Any, ids: Any, part: str) -> None:

@@ -76,7 +76,7 @@ def test_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_driver_without_a_card() -> None:
     found = read_cuda_driver(Driver(failing={"cuInit": 100}))
     assert found.problem == "the NVIDIA driver does not work: cuInit: error 100 CUDA_ERROR_NO_DEVICE"
-    assert read_cuda_driver(Driver(cards=[])).problem == "the driver sees no card"
+    assert read_cuda_driver(Driver(cards=[])).problem == "the driver sees no GPU"
 
 
 def test_a_card_without_room_for_a_context() -> None:
@@ -153,7 +153,7 @@ def test_float32_arithmetic_takes_twice_the_memory_of_float16(
 @pytest.mark.parametrize("for_cuda", ["fp16-weights"], indirect=True)
 def test_weights_stored_in_half_are_float32_on_the_card(for_cuda: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(providers, "read_cuda_driver", lambda **_: cards(20 * 10**6))  # 15.2 MB of files
-    with pytest.raises(OutOfDeviceMemory, match=r"weights need 30\d{6} bytes; card 0 has 20000000 free"):
+    with pytest.raises(OutOfDeviceMemory, match=r"weights need 30\d{6} bytes, but only 20000000 are free on GPU 0"):
         providers.token_budget(abonyx.RuntimeConfig(provider="cuda"), for_cuda)
 
 
@@ -176,7 +176,7 @@ def test_only_the_card_asked_for_is_given_a_context() -> None:
 
 def test_a_card_without_room_for_the_weights_says_both_sizes(for_cuda: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(providers, "read_cuda_driver", lambda **_: cards(10**6))
-    with pytest.raises(OutOfDeviceMemory, match=r"weights need \d{8} bytes; card 0 has 1000000 free"):
+    with pytest.raises(OutOfDeviceMemory, match=r"weights need \d{8} bytes, but only 1000000 are free on GPU 0"):
         providers.token_budget(abonyx.RuntimeConfig(provider="cuda"), for_cuda)
 
 
@@ -187,5 +187,5 @@ def test_a_card_that_gives_no_context_says_why(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(
         "abonyx.engine.cuda_driver.read_cuda_driver", lambda **_: CudaDriver(version="12.4", devices=[refused])
     )
-    with pytest.raises(ProviderUnavailable, match=r"card 0 \(H100\) cannot be used: cuDevicePrimaryCtxRetain"):
+    with pytest.raises(ProviderUnavailable, match=r"GPU 0 \(H100\) cannot be used: cuDevicePrimaryCtxRetain"):
         chosen_device(0)

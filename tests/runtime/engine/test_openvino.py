@@ -69,7 +69,7 @@ def test_more_threads_or_streams_than_there_are() -> None:
     usable = usable_processors()
     with pytest.raises(ConfigError, match=rf"openvino\.threads is {usable + 1}, this process may use {usable}"):
         providers.provider_options(_config(threads=usable + 1))
-    with pytest.raises(ConfigError, match=r"openvino\.streams is 2 with 1 threads"):
+    with pytest.raises(ConfigError, match=r"openvino\.streams is 2, but there are 1 threads"):
         providers.provider_options(_config(threads=1, streams=2))
 
 
@@ -90,7 +90,7 @@ def test_bfloat16_that_comes_out_as_float32_is_refused() -> None:
     def run(by: float) -> selftest.RunRows:
         return lambda tokens: (golden.embedding[[row]] + np.float32(by), np.zeros((1, 1), np.float32))
 
-    with pytest.raises(ProviderUnavailable, match="bf16 was asked for, float32 ran"):
+    with pytest.raises(ProviderUnavailable, match="precision is bf16, but the engine used float32"):
         selftest.refuse_exact(golden, run(1e-6), "here")
     selftest.refuse_exact(golden, run(1e-2), "here")
 

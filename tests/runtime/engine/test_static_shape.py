@@ -99,9 +99,9 @@ def test_longer_sequences_are_refused_and_the_field_is_named(sequences: list[str
         session.score([("ACDEFGHIKL" * 15)[:118]])
         with pytest.raises(InputError, match=r"sequences\[1\]: 119 residues, static_tokens = 120 .* at most 118"):
             session.score([sequences[0][:50], ("ACDEFGHIKL" * 15)[:119]])
-        with pytest.raises(InputError, match=r"3 rows, longest 3 tokens, where static_rows is 2"):
+        with pytest.raises(InputError, match=r"3 rows, longest 3 tokens; static_rows is 2"):
             session._model.run_batch([np.array([0, 5, 2])] * 3)
-        with pytest.raises(InputError, match=r"1 rows, longest 121 tokens, where .* static_tokens is 120"):
+        with pytest.raises(InputError, match=r"1 rows, longest 121 tokens; .* static_tokens is 120"):
             session._model.run_batch([np.full(121, 5)])
     # of a file, before anything is opened
     config = tmp_path / "fixed.toml"
@@ -244,7 +244,7 @@ def test_out_of_memory_names_the_shape_and_halves_nothing(
 def test_the_bundle_s_limit_comes_first(sequences: list[str]) -> None:
     with (
         open_session(abonyx.RuntimeConfig(static_rows=4, static_tokens=160)) as session,
-        pytest.raises(InputError, match="149 residues, this bundle takes at most 148"),
+        pytest.raises(InputError, match="149 residues; this bundle takes at most 148"),
     ):
         session.score([("ACDEFGHIKL" * 15)[:149]])
 
@@ -293,6 +293,6 @@ def test_coreml_is_asked_for_a_program_of_that_shape_kept_by_the_bundle_s_hash(
     assert len({first, other, another, upgraded}) == 4
     (tmp_path / "file").write_text("")
     blocked = abonyx.config.CoreMLOptions(cache_dir=str(tmp_path / "file"))  # type: ignore[attr-defined]
-    with pytest.raises(ConfigError, match=r"coreml\.cache_dir.*cannot be made"):
+    with pytest.raises(ConfigError, match=r"coreml\.cache_dir.*cannot be created"):
         open_session(abonyx.RuntimeConfig(provider="coreml", coreml=blocked))
     assert slot._holder is None

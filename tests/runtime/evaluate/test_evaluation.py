@@ -602,7 +602,7 @@ def test_the_card_counts_training_rows(run: Any, tmp_path: Path, three_folds: No
     assert found["calls"]["band"] == {"confidence": 0.8, "low": 0.4, "high": 0.6}
     assert run("evaluate", source, "-o", tmp_path / "two", *more, "--threshold", "0.5")[0] == 0
     assert json.loads((tmp_path / "two" / "metrics.json").read_text())["card"]["calls"]["band"] is None
-    for damaged, said in ((hashes[:-65], "is not the plain file of 650 bytes"), (hashes[::-1], "sha256")):
+    for damaged, said in ((hashes[:-65], "is not a plain file of 650 bytes"), (hashes[::-1], "sha256")):
         (bundle / TRAINING_ROWS_NAME).write_bytes(damaged)
         code, err = run("evaluate", source, "-o", tmp_path / "damaged", *more)
         assert code == 4 and f"{TRAINING_ROWS_NAME}: {said}" in err and not (tmp_path / "damaged").exists()

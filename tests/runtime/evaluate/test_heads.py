@@ -48,7 +48,7 @@ def test_the_head_that_is_named(run: Any, several: Path, labelled: Path, tmp_pat
     for folder, head, column in (("psr", "psr", "psr_p"), ("first", "nonspecificity", "p_nonspecific")):
         record = json.loads((tmp_path / folder / "metrics.json").read_text())
         assert record["head"] == head and record["threshold"] == (threshold if folder == "psr" else 0.5)
-        pooled = any("the head was trained on upstream-batch (batch 8) pooling" in note for note in record["notes"])
+        pooled = any("the head was trained with pooling upstream-batch (batch 8)" in note for note in record["notes"])
         assert pooled == (folder == "psr"), "the note is of the head that is evaluated"
         assert record["metrics"]["roc_auc"]["value"] == pytest.approx(sk.roc_auc_score(y, p[head]))
         with (tmp_path / folder / "predictions.csv").open(newline="") as file:

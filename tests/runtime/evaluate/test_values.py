@@ -228,7 +228,7 @@ def test_labels_of_the_other_kind_are_refused_as_a_whole(
             [words, "--head", "hic"],
             3,
             [
-                ":3: ab1: the label is '7.5 min', a number with more text: leave 'min' out",
+                ":3: ab1: the label is '7.5 min', a number with other text: remove 'min'",
                 ":4: ab2: the label is 'yes'",
             ],
         ),

@@ -78,7 +78,7 @@ def test_two_candidates_are_listed(header: str, candidates: str) -> None:
 
 def test_an_airr_table_without_amino_acids() -> None:
     message = refusal("sequence_id|sequence|v_call|j_call|productive")
-    assert "is an AIRR table, its column 'sequence' holds nucleotides" in message
+    assert "is an AIRR table without amino acids; its column 'sequence' has nucleotides" in message
     assert found("sequence_id|sequence|rev_comp", Wanted(None, "sequence", None)) == ("sequence_id", "sequence")
 
 
@@ -96,14 +96,14 @@ def test_notes() -> None:
     ]
     assert notes("id|VH") == ["t.csv:1: the sequences are column 'VH'"]
     assert notes("id|VH", Wanted(None, "VH", None)) == []
-    assert notes("id|sequence_alignment_aa")[0].endswith("'sequence_alignment_aa', without its gaps")
+    assert notes("id|sequence_alignment_aa")[0].endswith("'sequence_alignment_aa'; gaps are removed")
 
 
 def test_a_missing_header_is_suggested_for_a_text_alone() -> None:
     for options in ({}, {"in_text": False}, {"in_text": True}):
         with pytest.raises(InputError) as caught:
             find_columns(["EVQL"], "t", NONE, **options)
-        assert ("one sequence a line, without a header?" in caught.value.fix) == bool(options.get("in_text"))
+        assert ("one sequence on each line and no header" in caught.value.fix) == bool(options.get("in_text"))
         assert "sequence_column" in caught.value.fix
 
 

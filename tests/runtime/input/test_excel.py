@@ -134,7 +134,7 @@ def test_text_named_xlsx(tmp_path: Path) -> None:
 
 def test_not_over_http_and_not_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     data = one_sheet([["id", "sequence"], ["a", "EVQ"]])
-    with pytest.raises(InputError, match="is an Excel workbook, which is not taken here"):
+    with pytest.raises(InputError, match="is an Excel workbook, which is not accepted here"):
         list(read_records(None, stdin=io.BytesIO(data), limits=ReadLimits(*[1 << 30] * 7)))
     monkeypatch.setitem(sys.modules, "python_calamine", None)
     with pytest.raises(ConfigError, match="Excel needs python-calamine") as caught:

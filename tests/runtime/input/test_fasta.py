@@ -44,7 +44,7 @@ def test_ids_that_collide_when_cut_are_whole_headers() -> None:
     notes: list[str] = []
     found = read(">ab heavy\nEV\n>ab light\nDI\n>other chain\nQL\n>\nMT\n", notes)
     assert [record.id for record in found] == ["ab heavy", "ab light", "other chain", "4"]
-    assert notes == ["standard input: first words of headers collide, so every id is its whole header"]
+    assert notes == ["standard input: the first words of some headers are equal, so every id is the whole header"]
     notes = []
     assert [record.id for record in read(">ab\nEV\n>ab\nDI\n", notes)] == ["ab", "ab"]
     assert notes == [], "whole headers are no other ids"

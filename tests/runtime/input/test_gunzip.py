@@ -118,7 +118,7 @@ def refusal(data: bytes, **given: int) -> str:
 def test_too_many_members() -> None:
     table = gzip.compress(b"id,sequence\na,EVQL\n", mtime=0)
     empty = gzip.compress(b"", mtime=0)
-    what = "x: gzip data of more than 50 members; max_gzip_members is 50"
+    what = "x: the gzip data have more than 50 members; max_gzip_members is 50"
     for data in (table + empty * 50, empty * 50 + table, gzip.compress(b"#", mtime=0) * 51):
         assert refusal(data, members=50) == what
         list(read_records(None, stdin=io.BytesIO(table + empty * 49), limits=limits(members=50)))
@@ -136,7 +136,7 @@ def test_too_long_headers_and_padding() -> None:
         (table + bytes(2_000)) * 10,
     ):
         assert refusal(data, extra=15_000) == (
-            "x: gzip data with more than 15000 bytes of headers and of zeros between and after its members; "
+            "x: the gzip data have more than 15000 bytes of headers and of zeros around members; "
             "max_gzip_extra_bytes is 15000"
         )
 

@@ -46,7 +46,7 @@ def test_labels_of_any_type() -> None:
 
 
 def test_one_object_around_all_is_not_jsonl() -> None:
-    with pytest.raises(InputError, match="in one object, under 'sequences'"):
+    with pytest.raises(InputError, match="in one object, under the key 'sequences'"):
         read('{"sequences": [{"id": "a", "sequence": "EV"}]}')
     for text in ('{\n "id": "a"}\n', '[{"id": "a", "sequence": "EV"}]'):
         with pytest.raises(InputError, match=r"is JSON(.|\n)*jq -c"):

@@ -184,7 +184,7 @@ def test_in_a_file_of_pairs_each_record_is_known_by_its_chains(tmp_path: Path) -
     assert found.ids == ["a", "b", "d"] and set(found.sequences) == {HEAVY}
     assert [(problem.id, problem.line, problem.reason) for problem in found.rejected] == [
         ("a|H", 7, "a second heavy chain of a"),
-        ("c|L", 11, "no heavy chain: the heads expect it"),
+        ("c|L", 11, "no heavy chain, which the heads expect"),
     ]
 
 

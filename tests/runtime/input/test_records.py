@@ -243,8 +243,8 @@ def test_rows_of_another_width_are_problems(tmp_path: Path) -> None:
     path = put(tmp_path, "x.csv", "sequence,id\nEV,a\nQL\nDI,c,more\nMT,d\nMT,e,\n")
     assert read(path) == [
         Record("a", "EV", 2),
-        RejectedRecord("2", 3, "the row has 1 columns, the header 2"),
-        RejectedRecord("c", 4, "the row has 3 columns, the header 2"),
+        RejectedRecord("2", 3, "the row has 1 columns, the header has 2"),
+        RejectedRecord("c", 4, "the row has 3 columns, the header has 2"),
         Record("d", "MT", 5),
         Record("e", "MT", 6),
     ]
@@ -261,7 +261,7 @@ def test_rows_of_another_width_are_problems(tmp_path: Path) -> None:
 )
 def test_quotes_that_do_not_match(tmp_path: Path, text: str, line: int) -> None:
     message = refusal(put(tmp_path, "x.csv", text))
-    assert f"x.csv:{line}: the record starting here is not CSV" in message
+    assert f"x.csv:{line}: the record that starts here is not CSV" in message
 
 
 def test_field_over_the_limit_of_csv_and_the_limit_left_alone(tmp_path: Path) -> None:
@@ -312,12 +312,12 @@ def test_empty_file(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "parts"),
     [
-        ("x.csv", "id,sequence\n", "x.csv:1: a header, but no records"),
-        ("x.csv", "# c\nid,sequence\n\n  \n", "x.csv:2: a header, but no records"),
-        ("x.csv", "# c\n\n", "x.csv:2: the file ends before a header"),
-        ("x.csv", "\ufeff", "x.csv:1: the file ends before a header"),
-        ("x.fasta", "\n\n", "x.fasta: only blank lines"),
-        ("x.csv.gz", "id,sequence\n", "x.csv.gz:1: a header, but no records"),
+        ("x.csv", "id,sequence\n", "x.csv:1: has a header, but no records"),
+        ("x.csv", "# c\nid,sequence\n\n  \n", "x.csv:2: has a header, but no records"),
+        ("x.csv", "# c\n\n", "x.csv:2: the file has no header"),
+        ("x.csv", "\ufeff", "x.csv:1: the file has no header"),
+        ("x.fasta", "\n\n", "x.fasta: has only blank lines"),
+        ("x.csv.gz", "id,sequence\n", "x.csv.gz:1: has a header, but no records"),
     ],
 )
 def test_no_records(tmp_path: Path, name: str, text: str, parts: str) -> None:
@@ -401,7 +401,7 @@ def test_plain_text_named_gz(tmp_path: Path) -> None:
     path = tmp_path / "x.csv.gz"
     path.write_text(TWO["csv"])
     message = refusal(path)
-    assert "x.csv.gz: is not gzip data, though its name ends with .gz; it begins with b'id" in message
+    assert "x.csv.gz: ends with .gz, but is not gzip data; it begins with b'id" in message
     assert "Rename it without .gz" in message
 
 
@@ -414,7 +414,7 @@ def test_gzip_named_plain(tmp_path: Path) -> None:
 @pytest.mark.parametrize("data", [b"\x7fELF\x02\x01\x01\0", b"a\0b,c\n"])
 def test_binary_of_unknown_suffix(tmp_path: Path, data: bytes) -> None:
     message = refusal(put(tmp_path, "x.bin", data))
-    assert "x.bin: line 1 is binary" in message
+    assert "x.bin: is binary data" in message
     assert ".fasta" in message
     assert ".parquet" in message
 
@@ -524,7 +524,7 @@ def test_parquet_missing_and_double_columns(tmp_path: Path) -> None:
 
 def test_parquet_without_records(tmp_path: Path) -> None:
     pa = pytest.importorskip("pyarrow")
-    assert "x.parquet, header: columns, but no records" in refusal(
+    assert "x.parquet: has columns, but no records" in refusal(
         parquet(tmp_path, {"sequence": pa.array([], pa.string())})
     )
 
@@ -540,13 +540,13 @@ def test_corrupt_parquet(tmp_path: Path, damage: str) -> None:
     else:
         data = bytearray(b"id,sequence\na,EV\n")
     path.write_bytes(data)
-    assert "x.parquet: not readable as Parquet" in refusal(path)
+    assert "x.parquet: cannot be read as Parquet" in refusal(path)
 
 
 def test_parquet_text_that_is_not_utf8(tmp_path: Path) -> None:
     pa = pytest.importorskip("pyarrow")
     path = parquet(tmp_path, {"sequence": pa.array([b"EV", b"Q\xff"]).view(pa.string())})
-    assert "x.parquet: not readable as Parquet after row 0" in refusal(path)
+    assert "x.parquet: cannot be read as Parquet after row 0" in refusal(path)
 
 
 def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

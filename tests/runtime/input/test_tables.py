@@ -93,9 +93,9 @@ def test_short_and_long_rows_matter_only_in_used_columns() -> None:
     text = f"id,sequence,y,note\na,{V}\nb\nc,{V},1,n,,\nd,{V},1,n,more\n"
     short, one, blank, long = read(text)[0]
     assert (short, blank) == (("a", V, 2), ("c", V, 4))
-    assert one == ("b", "the row has 1 columns, the header 4", 3)
-    assert long == ("d", "the row has 5 columns, the header 4", 5)
-    assert read(text, label_column="y")[0][0] == ("a", "the row has 2 columns, the header 4", 2)
+    assert one == ("b", "the row has 1 columns, the header has 4", 3)
+    assert long == ("d", "the row has 5 columns, the header has 4", 5)
+    assert read(text, label_column="y")[0][0] == ("a", "the row has 2 columns, the header has 4", 2)
 
 
 def test_rows_of_blank_cells_are_left_out_with_a_note() -> None:
@@ -108,7 +108,7 @@ def test_row_names_of_r() -> None:
     rows, _ = read(f'"mab"\t"sequence"\n"1"\t"a"\t"{V}"\n"2"\t"b"\t"{W}"\n')
     assert [row[0] for row in rows] == ["1", "2"]
     for _, reason, _ in rows:
-        assert "the row has 3 columns, the header 2, one name short: R's row names?" in reason
+        assert "the row has 3 columns, the header has 2: R may have written row names" in reason
         assert "row.names=FALSE" in reason
 
 
@@ -129,7 +129,7 @@ def test_a_missing_id_is_the_records_number(word: str) -> None:
 
 
 def test_one_sequence_a_line() -> None:
-    with pytest.raises(InputError, match="without a header"):
+    with pytest.raises(InputError, match="and no header"):
         read(f"{V}\n{W}\n")
 
 
@@ -153,4 +153,4 @@ def test_the_first_column_without_a_name_has_the_ids(tmp_path: Path, header: str
 
 def test_a_spare_delimiter_in_the_first_row_is_not_r(tmp_path: Path) -> None:
     (problem,) = [row for row in read_named(tmp_path, "x.csv", f"id,sequence\na,{V},\nb,{W},x\n")[0] if row[0] == "b"]
-    assert "R's row names" not in problem[-1]
+    assert "R may have written" not in problem[-1]

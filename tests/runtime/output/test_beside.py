@@ -139,12 +139,12 @@ def test_http() -> None:
     [
         (
             ("--with", "hydrophobicity"),
-            "--with: no column 'hydrophobicity'\nThere are: charge, pI, length,",
+            "--with: no column 'hydrophobicity'\nGive names of: charge, pI, length,",
         ),
-        (("--with", "pI,pI"), "--with: pI is named twice"),
+        (("--with", "pI,pI"), "--with: pI is given twice"),
         (("--with", "pI,"), "a name is empty"),
-        (("--with", "pI", "--domain", "off"), "--with pI with --domain off: nothing looks for the domain"),
-        (("--with", "length", "--keep", "length"), "--keep length: the output has a column of this name"),
+        (("--with", "pI", "--domain", "off"), "--with pI with --domain off: these columns need the domain"),
+        (("--with", "length", "--keep", "length"), "--keep length: the output already has a column with this name"),
     ],
 )
 def test_refused(run: Any, tmp_path: Path, options: tuple[str, ...], said: str) -> None:

@@ -18,7 +18,7 @@ def test_a_link_in_the_partial_files_place_is_not_followed(tmp_path: Path) -> No
     (tmp_path / "victim").write_bytes(b"precious")
     (tmp_path / "out.csv.partial").symlink_to(tmp_path / "victim")
     before = contents(tmp_path)
-    with pytest.raises(ResumeRefused, match=r"out\.csv\.partial: is there"):
+    with pytest.raises(ResumeRefused, match=r"out\.csv\.partial: exists"):
         write_all(tmp_path / "out.csv", "csv")
     assert contents(tmp_path) == before
     assert (tmp_path / "out.csv.partial").is_symlink()

@@ -136,7 +136,7 @@ def test_no_rows(tmp_path: Path, format: Format) -> None:
 
 @pytest.mark.parametrize("extra", [("flag",), ("domain", "x", "domain")])
 def test_two_columns_of_one_name_are_refused(extra: tuple[str, ...]) -> None:
-    said = rf"{extra[0]}: the output has a column of this name\nRename it in the input"
+    said = rf"{extra[0]}: the output already has a column with this name\nRename it in the input"
     with pytest.raises(ConfigError, match=said):
         results_format("csv", {}, extra)
     with pytest.raises(ConfigError, match=said):

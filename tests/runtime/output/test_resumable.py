@@ -144,7 +144,9 @@ def test_a_journal_line_that_was_cut_short_is_dropped(tmp_path: Path) -> None:
         journal.write_bytes(text[:length])
         if b"\n" not in text[:length]:  # a header that the disk never had: no partial file can be that run's
             left = contents(tmp_path)
-            with pytest.raises(ResumeRefused, match=r"out\.csv\.partial: is there, and no journal"):
+            with pytest.raises(
+                ResumeRefused, match=r"out\.csv\.partial: exists, but is not part of an interrupted run: no journal"
+            ):
                 run(tmp_path, "csv")
             assert contents(tmp_path).items() >= {name: left[name] for name in left if name != journal.name}.items()
             (tmp_path / "out.csv.partial").unlink()
@@ -248,7 +250,9 @@ def test_a_partial_file_that_no_journal_names_is_somebody_elses(
         path.write_bytes(b"somebody's notes")
         if journal is not None:
             (tmp_path / f"out.{kind}.journal").write_bytes(journal)
-        with pytest.raises(ResumeRefused, match=f"{path}: is there, and no journal .* names it") as caught:
+        with pytest.raises(
+            ResumeRefused, match=f"{path}: exists, but is not part of an interrupted run: no journal .*names it"
+        ) as caught:
             run(tmp_path, kind, restart=restart)
         assert "Move it away" in caught.value.fix
         assert {name for name, data in contents(tmp_path).items() if data != journal} == {path.name}
@@ -276,7 +280,7 @@ def test_a_partial_file_that_appears_while_the_run_begins_is_not_written_over(
         (tmp_path / "out.csv.partial").write_bytes(b"somebody's notes")
 
     monkeypatch.setattr(Journal, "append", late)
-    with pytest.raises(ResumeRefused, match=r"out\.csv\.partial: is there"):
+    with pytest.raises(ResumeRefused, match=r"out\.csv\.partial: exists"):
         run(tmp_path, "csv")
     assert contents(tmp_path) == {"out.csv.partial": b"somebody's notes"}
 
@@ -307,7 +311,7 @@ def test_a_file_missing_at_the_end_is_not_taken_for_renamed(tmp_path: Path, monk
     partial = tmp_path / "out.csv.partial"
     data = partial.read_bytes()
     partial.unlink()
-    with pytest.raises(ResumeRefused, match=r"out\.csv\.partial: missing, though"):
+    with pytest.raises(ResumeRefused, match=r"out\.csv\.partial: is missing, but"):
         run(tmp_path, "csv")
     partial.write_bytes(data)
     assert run(tmp_path, "csv") == 7
@@ -341,7 +345,7 @@ def test_bytes_that_changed_after_the_run_was_complete_are_not_put_in_place(
     ready = folder / f"out.{kind}{'.converted' * (kind == 'parquet')}.partial"
     ready.write_bytes(change(ready.read_bytes()))
     if kind == "csv":
-        with pytest.raises(ResumeRefused, match=r"sha256 \w+, the journal says \w+"):
+        with pytest.raises(ResumeRefused, match=r"sha256 is \w+, the journal says \w+"):
             run(folder, kind)
         assert not (folder / "out.csv").exists()
     else:  # made again from the rows, which are still there

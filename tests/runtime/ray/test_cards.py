@@ -60,19 +60,19 @@ def test_a_card_that_is_too_small_is_named_with_both_sizes(tmp_path: Path, monke
     small = CudaDevice(name="Small", uuid="0" * 32, total_bytes=10**6, free_bytes=1_000_000)
     found = opened(tmp_path, monkeypatch, small)
     assert isinstance(found, OutOfDeviceMemory)
-    assert "the weights need " in found.what and "card 0 has 1000000 free" in found.what
+    assert "the weights need " in found.what and "only 1000000 are free on GPU 0" in found.what
 
 
 def test_a_card_that_ray_counts_and_the_driver_does_not_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = opened(tmp_path, monkeypatch, problem="the driver sees no card")
-    assert isinstance(found, ProviderUnavailable) and "the driver sees no card" in found.what
+    found = opened(tmp_path, monkeypatch, problem="the driver sees no GPU")
+    assert isinstance(found, ProviderUnavailable) and "the driver sees no GPU" in found.what
 
 
 def test_an_engine_without_cuda_on_a_node_with_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     found = Worker(request(tmp_path)).open([])
     assert isinstance(found, ProviderUnavailable)
-    assert "CUDA_VISIBLE_DEVICES not set" in found.what and "provider cuda was asked for" in found.what
+    assert "CUDA_VISIBLE_DEVICES not set" in found.what and "provider cuda is not available" in found.what
     with pytest.raises(ProviderUnavailable, match=f"node {platform.node()}"):  # of a dataset
         Scorer(cluster.for_worker(CUDA), prepare(OPTIONS).bundle.sha256, USUAL, ("sequence",), prepare(OPTIONS).rule)
 
@@ -100,7 +100,7 @@ class Raising:
     ("text", "kind", "fix"),
     [
         ("CUDA failure 46: CUDA-capable device(s) is/are busy or unavailable", ProviderError, "nvidia-smi"),
-        ("CUDA failure 2: out of memory ; GPU=0", OutOfDeviceMemory, "Free memory of the device"),
+        ("CUDA failure 2: out of memory ; GPU=0", OutOfDeviceMemory, "Free memory on the device"),
         ("CUDA failure 700: an illegal memory access was encountered", ProviderError, "lower token_budget"),
     ],
 )

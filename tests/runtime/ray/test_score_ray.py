@@ -205,13 +205,13 @@ def test_the_bytes_of_the_single_file_command_and_nothing_twice(
     before = {path: path.stat().st_mtime_ns for path in output.rglob("[abcd].*")}
     done = run(*command, "192.0.2.1:1")
     assert done.code == 0, done.err
-    assert "4 of 4 files are done already" in done.err
+    assert "4 of 4 files are already done" in done.err
     (parts / "e.csv").write_text((parts / "a.csv").read_text(encoding="utf-8"), encoding="utf-8")
     (output / "a.parquet").unlink()
     del before[output / "a.parquet"], before[output / SIDE / "a.parquet.rejected.csv"]
     done = run(*command)
     assert done.code == 0, done.err
-    assert "3 of 5 files are done already" in done.err
+    assert "3 of 5 files are already done" in done.err
     assert "2 files scored now by 2 workers: 12 sequences" in done.err
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert results(output) == expected | {
@@ -277,7 +277,7 @@ def test_other_input_another_run_and_unknown_files_are_refused(
     done = run(*command)
     assert done.code == 2
     assert "a.csv: sha256" in done.err
-    assert "b.csv: is there, and run.journal does not know it" in done.err
+    assert "b.csv: exists, but run.journal does not list it" in done.err
     assert contents(output) == kept | {"b.csv": b"somebody's"}
 
     done = run(*command[:-1], "--restart", "--ray")
@@ -287,7 +287,7 @@ def test_other_input_another_run_and_unknown_files_are_refused(
     done = run(*command)
     assert done.code == 2
     assert "a.csv: " in done.err
-    assert "bytes then, 7 now" in done.err
+    assert "bytes, and now has 7" in done.err
 
 
 def test_killed_workers_are_replaced_and_their_files_gone_on_with(
@@ -313,7 +313,7 @@ def test_killed_workers_are_replaced_and_their_files_gone_on_with(
     assert done.code == 1
     for name in killed:
         assert f"{name}: its worker died: " in done.err
-    assert "another one resumes it" in done.err
+    assert "another worker resumes it" in done.err
     assert f"1 of 2 files failed; the others are done\n  {folder}/1.csv: 3 workers, and its worker died" in done.err
     assert (output / "0.csv").read_bytes() == expected["0.csv"]
     assert json.loads((output / SIDE / "summary.json").read_bytes())["failed"][0]["input"] == "1.csv"
@@ -370,14 +370,14 @@ def test_ctrl_c_keeps_what_is_done_and_starts_and_ends_its_own_ray(
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, out) == (130, ""), err
-    assert "abonyx: SIGINT: ended with " in err
-    assert "The same command resumes from there" in err
+    assert "abonyx: SIGINT: stopped with " in err
+    assert "The same command resumes the run" in err
     whole = {line["output"] for line in lines(output / SIDE / "run.journal") if line["type"] == "done"}
     assert 1 <= len(whole) < 4
     assert {name: (output / name).read_bytes() for name in whole} == {name: expected[name] for name in whole}
     done = run("score", folder, "-o", output, "--format", "csv", "--ray")
     assert done.code == 0, done.err
-    assert f"{len(whole)} of 4 files are done already" in done.err
+    assert f"{len(whole)} of 4 files are already done" in done.err
     assert results(output) == expected
 
 
@@ -393,7 +393,7 @@ def test_an_address_that_does_not_answer(parts: Path, tmp_path: Path, monkeypatc
     assert not (tmp_path / "out").exists()
     with socket.create_server(("127.0.0.1", 0)) as silent:  # answers, and says nothing
         monkeypatch.setattr(cluster, "_JOIN_S", 2)
-        with pytest.raises(ConfigError, match="answers, but not as a Ray cluster, within 2 s"):
+        with pytest.raises(ConfigError, match="answers, but cannot be joined as a Ray cluster within 2 s"):
             cluster._refuse_silent(f"127.0.0.1:{silent.getsockname()[1]}")
     with pytest.raises(ConfigError, match="Ray cannot join it: ValueError: Invalid address format: nowhere"):
         monkeypatch.setattr(cluster, "_JOIN_S", 60)
@@ -451,12 +451,12 @@ def test_what_cannot_be_asked_for(run: Call, parts: Path, tmp_path: Path, monkey
         assert part in done.err
         assert not output.exists()
 
-    refused("--table with a directory of results", parts, "-o", output, "--table")
+    refused("--table cannot be used with a directory of results", parts, "-o", output, "--table")
     refused("standard input and output cannot be used with several inputs", "-", "-o", output)
     refused("standard input and output cannot be used with several inputs", parts, "-o", "-")
-    refused("no file there to score", tmp_path / "nothing*.csv", "-o", output, code=3)
-    refused("results there would be the next run's inputs", parts, "-o", parts)
-    refused("cannot be made: No such file or directory", parts, "-o", output / "in" / "it")
+    refused("no file to score was found", tmp_path / "nothing*.csv", "-o", output, code=3)
+    refused("the next run would read the results as inputs", parts, "-o", parts)
+    refused("cannot be created: No such file or directory", parts, "-o", output / "in" / "it")
     (parts / "A.csv").write_text((parts / "a.csv").read_text(encoding="utf-8"), encoding="utf-8")
     refused("both would be written to", parts, "-o", output)
     (parts / "A.csv").unlink()
@@ -465,7 +465,7 @@ def test_what_cannot_be_asked_for(run: Call, parts: Path, tmp_path: Path, monkey
         refused("parts: cannot be read: Permission denied", parts, "-o", output, code=3)
     with monkeypatch.context() as patch:
         patch.setenv("ABONYX_CUDA_DEVICE_ID", "1")
-        refused("cuda.device_id is 1 with --ray", parts, "-o", output)
+        refused("cuda.device_id is 1 and --ray is given", parts, "-o", output)
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.setitem(sys.modules, "ray.data", None)
     refused("Install the extra ray: pip install ", parts, "-o", output)
@@ -510,9 +510,9 @@ def test_a_cluster_without_room_is_named_once_and_one_without_nodes_ends_the_run
         dispatch = RayDispatch(DirectoryRequest(prepare(OPTIONS), tmp_path, "csv", USUAL), run_file, False)
         with pytest.raises(RunInterrupted):
             dispatch._run([file], stop)
-        said = "waiting for num_cpus 32 of one node (the cluster has 3 CPU, 0 GPU unused), or for the model to be read"
+        said = "waiting for num_cpus 32 of one node (the cluster has 3 CPU, 0 GPU unused), or until the model is loaded"
         assert [said in message for message in caplog.messages] == [False, True]
-        with pytest.raises(ConfigError, match=r"needs 32 CPU and 0 GPU of one node; .* have: none is left"):
+        with pytest.raises(ConfigError, match=r"needs 32 CPU and 0 GPU of one node; .* have: there is no node"):
             dispatch._replace(object(), None, "its worker died")
 
 
@@ -555,13 +555,13 @@ def test_a_node_with_another_bundle_or_directory_is_refused(parts: Path, tmp_pat
     request = DirectoryRequest(run, tmp_path, "csv", USUAL)
     found = Worker(request).open([parts, tmp_path / "run.journal"])
     assert isinstance(found, ConfigError)
-    assert f"{tmp_path / 'run.journal'}: is not there" in found.what
+    assert f"{tmp_path / 'run.journal'}: does not exist" in found.what
     other = abonyx.run.request.RunRequest(
         run.config, abonyx.bundle.Bundle(run.bundle.path, run.bundle.manifest, "f" * 64)
     )
     found = Worker(DirectoryRequest(other, tmp_path, "csv", USUAL)).open([])
     assert isinstance(found, BundleError)
-    assert f"sha256 {run.bundle.sha256}; where the run was started it is {'f' * 64}" in found.what
+    assert f"sha256 is {run.bundle.sha256}; on the machine that started the run it is {'f' * 64}" in found.what
 
 
 @pytest.fixture
@@ -626,7 +626,7 @@ def test_a_file_that_memory_does_not_hold_fails_alone(
         patch.setattr(abonyx.run.request.RunRequest, "read", too_large)
         found = worker.score(parts / "a.csv", tmp_path / "a.csv", False)
     assert isinstance(found, EngineError)
-    assert f"{parts / 'a.csv'}: no memory to score it" in found.what
+    assert f"{parts / 'a.csv'}: not enough memory to score it" in found.what
     assert not isinstance(worker.score(parts / "b.fasta", tmp_path / "b.csv", False), EngineError)
 
 
@@ -683,7 +683,7 @@ def test_a_restart_that_reaches_no_worker_forgets_nothing(
         assert (done.code, "a model that nothing opens" in done.err) == (4, True), done.err
     assert contents(output) == kept
     done = run(*command, "--ray")
-    assert "3 of 3 files are done already" in done.err
+    assert "3 of 3 files are already done" in done.err
 
 
 class NeverOpens:
@@ -720,7 +720,7 @@ def test_a_defect_in_a_worker_ends_the_run_with_its_traceback_and_keeps_what_is_
             run(*command)
     assert results(output) == kept
     done = run(*command)
-    assert "1 of 2 files are done already" in done.err
+    assert "1 of 2 files are already done" in done.err
     assert sorted(results(output)) == ["a.csv", "b.csv"]
 
 

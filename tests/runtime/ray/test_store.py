@@ -155,7 +155,7 @@ def test_the_bytes_of_files_and_nothing_twice(proxy: Proxy, run: Call, parts: Pa
     assert side["d.csv.rejected.csv"] == expected["d.csv.rejected.csv"]
     assert {"run.journal", "summary.json"} <= set(side)
     done = run(*arguments, *options)
-    assert done.code == 0 and "4 of 4 files are done already" in done.err
+    assert done.code == 0 and "4 of 4 files are already done" in done.err
     # what is missing is scored again, and that alone
     system().delete_file("lab/first/out/b.csv")
     done = run(*arguments, *options)
@@ -163,16 +163,16 @@ def test_the_bytes_of_files_and_nothing_twice(proxy: Proxy, run: Call, parts: Pa
     assert "--format: 'csv' then, 'jsonl' now" in run(*arguments, "--format", "jsonl", *options).err
     put("lab/first/out/c.csv", b"short")
     done = run(*arguments, *options)
-    assert done.code == 2 and "c.csv: " in done.err and "bytes then, 5 now" in done.err
+    assert done.code == 2 and "c.csv: " in done.err and "bytes, and now has 5" in done.err
     assert "output s3://lab/first/out: has results" in done.err
     done = run(*arguments, "--restart", *options)
     assert done.code == 0 and "4 files scored now" in done.err
     put("lab/first/in/a.csv", (parts / "a.csv").read_bytes() + b"new,QVQLVQSGAEVKKPG\n")
     done = run(*arguments, *options)
-    assert done.code == 2 and "a.csv: " in done.err and "bytes of another time then" in done.err
+    assert done.code == 2 and "a.csv: " in done.err and "bytes and another time stamp" in done.err
     put("lab/first/out/new.csv", b"p")
     put("lab/first/in/new.csv", (parts / "a.csv").read_bytes())
-    assert "new.csv: is there, and run.journal does not know it" in run(*arguments, *options).err
+    assert "new.csv: exists, but run.journal does not list it" in run(*arguments, *options).err
 
 
 def test_a_pattern_and_a_bad_file(proxy: Proxy, run: Call, parts: Path) -> None:
@@ -208,7 +208,7 @@ def test_a_store_that_stops_in_the_middle(
         proxy.cut()
         proxy.restore()
     assert done.code == 2 and done.err.count("the store refuses") == 1, done.err
-    assert "The same command resumes what was begun" in done.err and "Traceback" not in done.err
+    assert "the same command resumes the run" in done.err and "Traceback" not in done.err
     there = objects("lab/third/out")
     assert 0 < len(there) < 4 and there.items() <= expected.items()  # whole, or not there
     done = run(*arguments)
@@ -219,15 +219,15 @@ def test_a_store_that_stops_in_the_middle(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("s3://lab/in", "-o", "s3://lab/out"), "read and written by Ray's workers alone"),
-        (("s3://lab/in", "-o", "out", "--ray"), "s3://lab/in and out: with an object store all"),
-        (("in", "-o", "s3://lab/out", "--ray"), "s3://lab/out and in: with an object store all"),
-        (("s3://lab/in", "-o", "gs://lab/out", "--ray"), "gs://: is no scheme"),
-        (("s3://k:secret@lab/in", "-o", "s3://lab/out", "--ray"), "a URI with credentials"),
+        (("s3://lab/in", "-o", "s3://lab/out"), "only a run with --ray can read and write an object store"),
+        (("s3://lab/in", "-o", "out", "--ray"), "s3://lab/in is in an object store and out is not"),
+        (("in", "-o", "s3://lab/out", "--ray"), "s3://lab/out is in an object store and in is not"),
+        (("s3://lab/in", "-o", "gs://lab/out", "--ray"), "gs://: this scheme is not supported"),
+        (("s3://k:secret@lab/in", "-o", "s3://lab/out", "--ray"), "the URI has credentials"),
         (("s3://lab/a//b", "-o", "s3://lab/out", "--ray"), "s3://lab/a//b: not s3://BUCKET/KEY"),
         (("s3://lab/../b", "-o", "s3://lab/out", "--ray"), "s3://lab/../b: not s3://BUCKET/KEY"),
         (("s3://lab/in", "-o", "s3://lab/out?region=x", "--ray"), "other options in another URI"),
-        (("s3://lab/in", "-o", "s3://lab/out", "--table", "--ray"), "--table with a directory"),
+        (("s3://lab/in", "-o", "s3://lab/out", "--table", "--ray"), "--table cannot be used with a directory"),
     ],
 )
 def test_what_cannot_be_asked_for(run: Call, arguments: tuple[str, ...], said: str) -> None:
@@ -240,9 +240,9 @@ def test_a_store_that_refuses(proxy: Proxy, run: Call, parts: Path, monkeypatch:
     to = ("-o", "s3://lab/fourth/out", "--ray")
     assert "s3://nobucket: no such bucket" in run("score", "s3://nobucket/in", *to).err
     done = run("score", "s3://lab/nothing", *to)
-    assert done.code == 3 and "s3://lab/nothing: no object there to score" in done.err
+    assert done.code == 3 and "s3://lab/nothing: no object to score was found" in done.err
     done = run("score", "s3://lab/fourth", "-o", "s3://lab/fourth", "--ray")
-    assert done.code == 2 and "the input a.csv lies in it" in done.err
+    assert done.code == 2 and "the input a.csv is under this prefix" in done.err
     done = run("score", "s3://lab/fourth", "-o", "s3://lab/fourth/a.csv", "--ray")
     assert done.code == 2 and "is an object" in done.err
     port = free_port()
@@ -269,7 +269,7 @@ def test_a_store_that_refuses_at_the_very_end_is_an_error(
 
 def test_an_object_that_changes_while_it_is_read(proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stores, (path,) = parse_uris(["s3://lab/fifth/a.csv"])
-    with pytest.raises(InputError, match="is not there"):
+    with pytest.raises(InputError, match="does not exist"):
         stores.fetch(path, tmp_path / "a.csv")
     put(path, b"id,sequence\n")
     there = stores.fetch(path, tmp_path / "a.csv")
@@ -290,7 +290,7 @@ def test_an_object_that_is_not_as_it_was_put_is_no_result(
     (tmp_path / "a.csv").write_bytes(b"12345")
     assert stores.put(tmp_path / "a.csv", path).size == 5
     monkeypatch.setattr(Stores, "look", lambda *_: Stored(3, 0))
-    with pytest.raises(StoreUnavailable, match="5 bytes were written, and the store has 3"):
+    with pytest.raises(StoreUnavailable, match="5 bytes were written, but the store has 3"):
         stores.put(tmp_path / "a.csv", path)
 
 
@@ -347,7 +347,7 @@ def test_the_journal_names_every_result_from_the_start_and_two_commands_see_each
     one.append(done("b"))
     assert one._stores.look(path) != first
     one._stores.there[path] = Stored(1, 99)  # type: ignore[attr-defined]  # another command's
-    with pytest.raises(OutputInUse, match="another command writes there"):
+    with pytest.raises(OutputInUse, match="another command is writing there"):
         one.append(done("b"))
 
 
@@ -375,7 +375,7 @@ def test_results_without_a_note_are_begun_again(journal: Callable[[], StoreRunFi
     assert one.left(files, skip=False) == [files[1]]
     assert one.left(files, skip=True) == list(files)  # the rejected records' lists are missing
     memory.there["lab/in/a.csv"] = Stored(5, 8)
-    with pytest.raises(ConfigError, match=r"a\.csv: 5 bytes of another time then, 5 now"):
+    with pytest.raises(ConfigError, match=r"a\.csv: had 5 bytes and another time stamp; now there is 5 bytes"):
         one.left(files, skip=False)
 
 

@@ -58,7 +58,7 @@ def test_without_an_output_the_scores_are_in_the_answer(sequences: list[str], tm
 def test_rejected_records_are_listed_beside_the_output(sequences: list[str], tmp_path: Path) -> None:
     source, output = tmp_path / "in.fasta", tmp_path / "out.csv"
     source.write_text(f">a\n{sequences[0]}\n>b\n!\n")
-    with pytest.raises(RecordsRejected, match="score the rest with skip_invalid=True") as caught:
+    with pytest.raises(RecordsRejected, match="score the others with skip_invalid=True") as caught:
         abonyx.score_file(source, output)
     assert "--" not in str(caught.value)
     summary = abonyx.score_file(source, output, skip_invalid=True)
@@ -165,10 +165,11 @@ def test_what_cannot_be_done_is_refused_in_pythons_words_before_anything_is_open
         with pytest.raises(ConfigError, match=said):
             abonyx.score_file(EXAMPLES, output, **options)
     with pytest.raises(
-        ConfigError, match=r"suffix \.txt names no format\nUse .csv, .tsv, .csv.gz, .tsv.gz, .jsonl, .parquet or format"
+        ConfigError,
+        match=r"the suffix \.txt is not a known format\nUse .csv, .tsv, .csv.gz, .tsv.gz, .jsonl, .parquet or format",
     ):
         abonyx.score_file(EXAMPLES, tmp_path / "out.txt")
-    with pytest.raises(ConfigError, match="restart=True was given, and no output"):
+    with pytest.raises(ConfigError, match="restart=True was given without output"):
         abonyx.score_file(EXAMPLES, restart=True)
     with pytest.raises(ConfigError, match="is the input"):
         abonyx.score_file(EXAMPLES, EXAMPLES)

@@ -163,7 +163,7 @@ def test_a_linear_head_has_no_band(several: Path, tmp_path: Path) -> None:
     at = ORDER.index("hic")
     manifest["heads"][at]["training"] = own | {"band": {"confidence": 0.8, "low": 0.4, "high": 0.6}}
     (bundle / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(BundleError, match="head training band: not what an export writes"):
+    with pytest.raises(BundleError, match="head training band: has values that an export never writes"):
         open_bundle(bundle)
 
 
@@ -298,13 +298,13 @@ def test_frames(several: Path, sequences: list[str], expected: Expected, library
     ("options", "said"),
     [
         (("--heads", "hicc"), "--heads: several has no head 'hicc'\nIt has: nonspecificity, elisa, hic, psr, ac-sins"),
-        (("--heads", "psr,psr"), "--heads: psr is named twice"),
+        (("--heads", "psr,psr"), "--heads: psr is given twice"),
         (("--heads", "psr,,hic"), "a name is empty"),
         (
             ("--heads", "psr", "--threshold", "0.3"),
-            "--threshold is of the first head of several, nonspecificity, which",
+            "--threshold is only for the first head of several, nonspecificity, which",
         ),
-        (("--heads", "hic", "--assay", "elisa"), "--assay is of the first head of several"),
+        (("--heads", "hic", "--assay", "elisa"), "--assay is only for the first head of several"),
     ],
 )
 def test_refused(run: Any, several: Path, tmp_path: Path, options: tuple[str, ...], said: str) -> None:
@@ -321,7 +321,7 @@ def test_a_kept_column_of_a_heads_name_is_refused(
     source.write_text(f"id,sequence,hic_value\na,{sequences[0]},1\n")
     options = ("--bundle", several, "--keep", "hic_value")
     done = run("score", source, "-o", tmp_path / "out.csv", *options, "--heads", "hic")
-    assert done.code == 2 and "hic_value: the output has a column of this name" in done.err
+    assert done.code == 2 and "hic_value: the output already has a column with this name" in done.err
     assert run("score", source, "-o", tmp_path / "out.csv", *options).code == 0
 
 

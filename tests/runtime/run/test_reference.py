@@ -163,8 +163,8 @@ def test_a_record_that_repeats_another_counts_once(
     source = write(tmp_path / "known.csv", [rows[0], rows[0], *rows[1:], rows[3], KAPPA, KAPPA])
     done = run("reference", bare, source, "--name", "known", "-o", tmp_path / "new")
     assert done.code == 0, done.err
-    assert "2 records repeat an earlier one and are left out: a panel has each sequence once" in done.err
-    assert "2 of 28 records are flagged and left out" in done.err
+    assert "2 records are left out, because they repeat an earlier one" in done.err
+    assert "2 of 28 records are left out, because they are flagged" in done.err
     assert "panel known: 24 rows of known.csv" in done.err
     (panel,), (once,) = (open_bundle(each).manifest.panels for each in (tmp_path / "new", with_panel))
     assert (panel.rows, panel.rows_sha256) == (once.rows, once.rows_sha256)
@@ -185,8 +185,11 @@ def test_a_second_panel_is_chosen_by_its_name(run: Any, with_panel: Path, rows_f
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("known", "--name: abonyx-mini has a panel known of these rows, by variant fp16-weights with pooling residues"),
-        ("KNOWN", "--name: abonyx-mini has a panel known, and KNOWN differs from it in case alone"),
+        (
+            "known",
+            "--name: abonyx-mini has a panel known with these rows, scored by variant fp16-weights with pooling",
+        ),
+        ("KNOWN", "--name: abonyx-mini has a panel known, and KNOWN differs from it only in case"),
         ("a/b", "--name is 'a/b'\nA name has 1 to 40 letters"),
     ],
 )
@@ -203,11 +206,11 @@ def test_other_rows_and_too_few_are_refused(
 ) -> None:
     other = write(tmp_path / "other.csv", [*changed(sequences)[::-1]])
     done = run("reference", with_panel, other, "--name", "known", "-o", tmp_path / "new")
-    assert done.code == 2 and "of 24 other rows (known.csv)\nGive another name." in done.err
+    assert done.code == 2 and "with 24 other rows (known.csv)\nGive another name." in done.err
     few = write(tmp_path / "few.csv", [*sequences, *[KAPPA] * 10])
     done = run("reference", bare, few, "--name", "few", "-o", tmp_path / "new")
     assert done.code == 3
-    assert "few.csv: 12 records without a flag, a panel has at least 20" in done.err
+    assert "few.csv: has 12 distinct records without a flag; a panel needs at least 20" in done.err
     assert not (tmp_path / "new").exists()
 
 
@@ -216,7 +219,7 @@ def test_a_panel_of_another_encoder_or_a_damaged_one_is_refused(with_panel: Path
     manifest = json.loads((bundle / "manifest.json").read_text())
     manifest["panels"][0]["encoder_sha256"] = "0" * 64
     (bundle / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(BundleError, match="panel known was scored with another encoder, sha256 0000"):
+    with pytest.raises(BundleError, match="panel known was scored with another encoder: its sha256 is 0000"):
         open_bundle(bundle)
     bundle = Path(shutil.copytree(with_panel, tmp_path / "damaged"))
     (bundle / panel_file("known")).write_bytes(b"0" * 17 * 24)

@@ -79,9 +79,9 @@ def test_a_signal_finishes_the_window_and_says_how_to_go_on(
     done = stopped(send(number), "score", EXAMPLES, "-o", output)
     assert done.code == 130, done.err
     for part in (
-        f"{number.name}: finishing the window in hand",
-        f"abonyx: {number.name}: ended after 6 of 12 rows",
-        "6 of 12 rows are kept: the same command resumes from there, --restart starts again",
+        f"{number.name}: finishing the current window",
+        f"abonyx: {number.name}: stopped after 6 of 12 rows",
+        "6 of 12 rows are kept; the same command resumes the run, --restart starts it again",
     ):
         assert part in done.err
     assert output.read_text() == "earlier work"
@@ -100,7 +100,7 @@ def test_a_second_signal_ends_at_once(run: Call, stopped: Stopping, tmp_path: Pa
     output = tmp_path / "out.csv"
     done = stopped(send(signal.SIGTERM, signal.SIGINT), "score", EXAMPLES, "-o", output)
     assert done.code == 130
-    assert "a second SIGINT: ended at once" in done.err
+    assert "a second SIGINT: stopped at once" in done.err
     assert "3 of 12 rows are kept" in done.err
     assert "resuming after row 3" in run("score", EXAMPLES, "-o", output).err
 
@@ -217,7 +217,7 @@ def test_all_scored_and_only_the_renames_left(run: Call, tmp_path: Path, monkeyp
             run("score", EXAMPLES, "-o", output)
     monkeypatch.setattr("abonyx.model.open_model", lambda *_: pytest.fail("the model was opened"))
     done = run("score", EXAMPLES, "-o", output)
-    assert (done.code, "every row was scored by an interrupted run" in done.err) == (0, True)
+    assert (done.code, "an interrupted run had scored every row" in done.err) == (0, True)
     assert output.read_bytes() == whole.read_bytes()
 
 
@@ -338,7 +338,7 @@ def test_a_window_is_written_while_the_next_is_scored(monkeypatch: pytest.Monkey
 def test_standard_output_cannot_be_gone_on_with_and_says_so(stopped: Stopping) -> None:
     done = stopped(send(signal.SIGTERM), "score", EXAMPLES, "-o", "-")
     assert done.code == 130
-    assert "standard output has 6 of 12 rows and cannot be resumed" in done.err
+    assert "standard output has 6 of 12 rows; such a run cannot be resumed" in done.err
     assert len(done.out.splitlines()) == 7
 
 

@@ -38,7 +38,7 @@ def test_a_run_file_of_another_version_is_refused_as_that(tmp_path: Path) -> Non
     journal.parent.mkdir()
     journal.write_text('{"type":"run","identity":{"threshold":0.5},"schema":1}\n')
     with (
-        pytest.raises(ResumeRefused, match=r"run\.journal: another version of abonyx wrote it: schema 1") as caught,
+        pytest.raises(ResumeRefused, match=r"run\.journal: its schema is 1") as caught,
         open_run_file(tmp_path, restart=False),
     ):
         pass

@@ -286,12 +286,12 @@ BLANK_LINES = b"sequence\n" + b"\n" * 90_000 + b"EVQL\n"
         (b'{"sequence": "EVQL"}\n' * 3 + b"\n" * 100_000, "csv", 413, "more than 100000 lines"),
         (b"[" + b'"",""' * 1_000 + b"]", "json", 413, "more than 300 sequences"),
         (b"\x00\x01\x02" * 100, "csv", 422, "binary"),
-        (b"PAR1" + bytes(100), "csv", 422, "Parquet, which is not taken here"),
+        (b"PAR1" + bytes(100), "csv", 422, "Parquet, which is not accepted here"),
         (b"sequence\nEVQL\xff\n", "csv", 422, "is not a residue"),
         (BOMB, "csv", 413, "unpack to more than"),
         (gzip.compress(gzip.compress(TABLE, mtime=0), mtime=0), "csv", 422, "gzip"),
         (gzip.compress(TABLE, mtime=0)[:-10], "csv", 422, "truncated or corrupt gzip"),
-        (gzip.compress(b"PAR1" + bytes(100), mtime=0), "csv", 422, "Parquet, which is not taken here"),
+        (gzip.compress(b"PAR1" + bytes(100), mtime=0), "csv", 422, "Parquet, which is not accepted here"),
         (BLANK_LINES, "csv", 413, "300 records"),
         (b">a\nEVQL\n" * 301, "csv", 413, "300 records"),
         ("EVQL\nid,EVQL\n", "text/plain", 422, "request:2: has commas"),
@@ -302,7 +302,7 @@ BLANK_LINES = b"sequence\n" + b"\n" * 90_000 + b"EVQL\n"
         ("\n\n", "text/plain", 422, "only blank lines"),
         ("EVQL\n" * 301, "text/plain", 413, "300 records"),
         (gzip.compress(gzip.compress(FASTA, mtime=0), mtime=0), "text/plain", 422, "gzip"),
-        (b"PAR1" + bytes(100), "text/plain", 422, "Parquet, which is not taken here"),
+        (b"PAR1" + bytes(100), "text/plain", 422, "Parquet, which is not accepted here"),
         (TABLE, "multipart/form-data; boundary=x", 415, "multipart"),
         (TABLE, "text/csv; charset=utf-16", 415, "utf-16"),
         (TABLE, "", 415, "Content-Type is ''"),
@@ -337,7 +337,7 @@ def test_bad_queries(shared: Running, query: str, part: str) -> None:
 
 def test_plain_text_has_no_columns(shared: Running) -> None:
     answer = shared.ask("POST", "/v1/score?sequence_column=vh", b"EVQL", {"Content-Type": "text/plain"})
-    refused(answer, 422, "is one sequence a line, which has no column 'vh'")
+    refused(answer, 422, "has one sequence on each line, and no column 'vh'")
     assert answer.json["fix"] == "Send a table as text/csv."
 
 

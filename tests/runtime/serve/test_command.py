@@ -129,7 +129,7 @@ def test_what_the_grace_time_does_not_suffice_for_is_cut_off_and_said() -> None:
 def test_the_log_is_json_and_names_the_model_and_the_address() -> None:
     with process("-v", ABONYX_SERVE_TOKEN=TOKEN) as one:
         assert any("opened abonyx-mini" in line for line in one.log)
-        assert any("this is the small model that ships, not ESM-1v" in line for line in one.log)
+        assert any("this is the small model that ships with abonyx" in line for line in one.log)
         assert one.ask("GET", "/v1/model")[0] == 401
         assert one.ask("GET", "/healthz")[0] == 200
         one.running.send_signal(signal.SIGTERM)
@@ -148,7 +148,7 @@ def test_what_is_refused_before_a_model_is_opened(run: Any, tmp_path: Path, monk
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         for arguments, part in (
-            (["--workers", "2"], "run more services, each on its own port"),
+            (["--workers", "2"], "run several services behind a load balancer"),
             (["--workers", "0"], "--workers is 0"),
             (["--config", str(pooled)], "depend on the other sequences of its request"),
             (["--port", str(port)], f"127.0.0.1 port {port} cannot be listened at: Address already in use"),

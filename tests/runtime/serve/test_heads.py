@@ -97,13 +97,13 @@ def test_a_file_names_them_in_its_query(shared: Running) -> None:
     ("asked", "part"),
     [
         ({"heads": ["binding"]}, "heads: several has no head 'binding'"),
-        ({"heads": ["hic", "hic"]}, "heads: hic is named twice"),
-        ({"heads": []}, "heads names none"),
+        ({"heads": ["hic", "hic"]}, "heads: hic is given twice"),
+        ({"heads": []}, "heads is empty"),
         ({"heads": "hic"}, "allowed: 'all', a list, null"),
         ({"heads": 3}, "$.heads"),
         (
             {"heads": ["hic"], "threshold": 0.3},
-            "threshold is of the first head of several, nonspecificity, which is not",
+            "threshold is only for the first head of several, nonspecificity, which is not",
         ),
     ],
 )

@@ -245,7 +245,7 @@ def test_gzip_over_a_limit() -> None:
     with service(max_gzip_members=20, max_gzip_extra_bytes=5_000) as running:
         for name, part in (("gzip_header", "extra_bytes is 5000"), ("gzip_members", "members is 20")):
             refused(running.ask("POST", "/v1/score", GZIP_FLOODS[name], CSV), 413, f"max_gzip_{part}")
-        refused(running.ask("POST", "/v1/score", GZIP_FLOODS["gzip_padding"], CSV), 413, "zeros between and after")
+        refused(running.ask("POST", "/v1/score", GZIP_FLOODS["gzip_padding"], CSV), 413, "zeros around members")
 
 
 def test_a_sequence_of_too_many_characters() -> None:

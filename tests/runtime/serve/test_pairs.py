@@ -134,7 +134,11 @@ def test_columns_that_do_not_fit(shared: Running) -> None:
     refused(shared.ask("POST", "/v1/score?sequence_column=VH", body, CSV), 422, "the heads need both chains")
     refused(shared.ask("POST", "/v1/score?heavy_column=x", body, CSV), 422, "no column 'x'")
     lines = {"Content-Type": "text/plain"}
-    refused(shared.ask("POST", "/v1/score", LIGHT.encode(), lines), 422, "one sequence a line, and the heads need both")
+    refused(
+        shared.ask("POST", "/v1/score", LIGHT.encode(), lines),
+        422,
+        "one sequence on each line, but the heads need both",
+    )
 
 
 def test_requests_of_both_kinds_share_the_queue(shared: Running) -> None:

@@ -130,7 +130,7 @@ def test_a_reload_finishes_what_is_queued_first(tmp_path: Path, caplog: pytest.L
         assert found["score"].json["model"]["name"] == "abonyx-mini" and len(found["score"].json["results"]) == 30
         assert (found["reload"].json["name"], found["reload"].json["model_card"]) == ("other", None)
         assert running.score(["EVQL"]).json["model"]["name"] == "other"
-    assert "the head was trained on upstream-batch (batch 8) pooling, these scores use residues" in caplog.text
+    assert "the head was trained with pooling upstream-batch (batch 8), but these scores use residues" in caplog.text
 
 
 def test_a_bundle_that_fails_its_self_test_is_not_served_and_says_why(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""Bundles by name: fetched from the Hugging Face hub into abonyx's cache, and pushed there. Needs the extra `hub`."""
+"""Download bundles from the Hugging Face hub into abonyx's cache, and upload them. Needs the extra `hub`."""

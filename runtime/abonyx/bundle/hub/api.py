@@ -1,4 +1,4 @@
-"""The hub, by huggingface_hub: what a repository holds, its files, and its errors in our words."""
+"""Access to the hub through huggingface_hub: a repository's files; and its errors as errors of abonyx."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _TIMEOUT_S = 10.0
 _TOKEN, _OFFLINE, _ENDPOINT = "HF_TOKEN", "HF_HUB_OFFLINE", "HF_ENDPOINT"
 _LATER = "Try again later."
 _LATER_RESUMES = "Try again later. What was downloaded is kept, and the same command resumes."
-# Answers of a hub that has too much to do, or is broken.
+# Status codes below 500 after which a later request may succeed.
 _PASSING = (408, 429)
 
 
 @dataclass(frozen=True)
 class RepoState:
-    """What a repository holds at one commit.
+    """The content of a repository at one commit.
 
     Attributes:
-        commit: its whole hash.
-        sizes: path -> bytes; None if the hub does not say.
-        private: whether the hub asks readers for a token.
+        commit: the whole hash of the commit.
+        sizes: path -> size in bytes; None if the hub does not tell.
+        private: whether readers need a token.
     """
 
     commit: str
@@ -41,39 +41,39 @@ class RepoState:
 
 
 def is_offline() -> bool:
-    """Whether $HF_HUB_OFFLINE forbids every request; read each time, unlike by the library."""
+    """Whether $HF_HUB_OFFLINE forbids every request. It is read at each call; the library reads it only once."""
     return os.environ.get(_OFFLINE, "").upper() in {"1", "ON", "YES", "TRUE"}
 
 
 class Hub:
-    """One repository. Every method may raise what `answers` makes of a failure.
+    """One repository on the hub. Every method may raise the errors that `_answers` lists.
 
     Args:
         repo: ORG/NAME.
-        what: what the extra is needed for: a key of abonyx.extras.
+        what: the feature that needs the extra, a key of the table in extras.py.
 
     Raises:
-        ConfigError: huggingface_hub is not installed; names the extra.
+        ConfigError: huggingface_hub is not installed. The message names the extra.
     """
 
     def __init__(self, repo: str, what: str = "a bundle by name") -> None:
-        # Xet's servers are others than the hub's, and its downloads do not resume. The library reads it at its import.
+        # Xet uses other servers than the hub, and its downloads do not resume. The library reads this when imported.
         os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
         self._library = load(what, "huggingface_hub")
         self._errors = load(what, "huggingface_hub.errors")
-        # requests' errors are OSErrors. From 1.0 on the library asks by another package, with an HTTPError at the root.
+        # Before 1.0 the library uses requests, whose errors are OSErrors. Later versions have another HTTPError.
         roots = [one for one in self._errors.HfHubHTTPError.__mro__ if one.__name__ == "HTTPError"]
         self._failures: tuple[type[Exception], ...] = (OSError, ValueError, *roots)
         self.repo = repo
         self.token = os.environ.get(_TOKEN) or None
         self._api = self._library.HfApi(
-            endpoint=os.environ.get(_ENDPOINT) or None,  # the library reads the variable at its import alone
-            token=self.token or False,  # no other token: not one that a login left on the disk
+            endpoint=os.environ.get(_ENDPOINT) or None,  # the library reads the variable only when imported
+            token=self.token or False,  # False: do not use a token that a login left on the disk
         )
         self.endpoint: str = self._api.endpoint
 
     def state(self, revision: str | None) -> RepoState:
-        """What the repository holds at a revision; None = main."""
+        """The content of the repository at a revision (None = main)."""
         with self._answers(PREFIX + self.repo + (f"@{revision}" if revision else "")):
             found = self._api.model_info(
                 self.repo, revision=revision or "main", files_metadata=True, timeout=_TIMEOUT_S
@@ -81,17 +81,17 @@ class Hub:
         return RepoState(found.sha, {one.rfilename: one.size for one in found.siblings or ()}, bool(found.private))
 
     def download(self, path: str, commit: str, folder: Path) -> None:
-        """Put a file below a folder, under its path; what an earlier call left of it is resumed."""
+        """Download a file to its path below a folder. Resumes a download that an earlier call left."""
         with self._answers(f"{PREFIX}{self.repo}@{commit}: {path}", folder), _quiet(self._library.utils):
             self._api.hf_hub_download(self.repo, path, revision=commit, local_dir=folder, etag_timeout=_TIMEOUT_S)
 
     def create(self, *, private: bool) -> None:
-        """Make the repository."""
+        """Create the repository."""
         with self._answers(PREFIX + self.repo):
             self._api.create_repo(self.repo, private=private)
 
     def commit(self, files: Iterable[tuple[str, Path | bytes]], message: str) -> str:
-        """Put files into the repository, as one commit on main; return its hash."""
+        """Upload files as one commit on main, and return its hash."""
         with self._answers(PREFIX + self.repo), _quiet(self._library.utils), _warnings_as_notes():
             operations = [
                 self._library.CommitOperationAdd(path, str(data) if isinstance(data, Path) else data)
@@ -100,7 +100,7 @@ class Hub:
             return str(self._api.create_commit(self.repo, operations, commit_message=message).oid)
 
     def exists(self) -> RepoState | None:
-        """What the repository holds on main; None if there is none that can be seen."""
+        """The content of the repository on main; None if there is no such repository, or it is not visible."""
         try:
             return self.state(None)
         except _NoSuchRepository:
@@ -108,17 +108,17 @@ class Hub:
 
     @contextlib.contextmanager
     def _answers(self, what: str, folder: Path | None = None) -> Iterator[None]:
-        """Turn the library's errors into ours.
+        """Turn the library's errors into errors of abonyx.
 
         Raises:
-            _NoSuchRepository: none that this token, or no token, can see.
-            HubUnreachable: no answer, or a broken one.
+            _NoSuchRepository: the repository does not exist, or this token may not see it.
+            HubUnreachable: the hub gives no answer, or a broken one.
             ConfigError: a file cannot be written in the folder.
-            BundleError: every other refusal.
+            BundleError: the hub refuses for another reason.
         """
         theirs = logging.getLogger("huggingface_hub")
         level = theirs.level
-        theirs.setLevel(logging.ERROR)  # its retries: the error at the end says enough
+        theirs.setLevel(logging.ERROR)  # hide its messages about retries; the error at the end is enough
         try:
             yield
         except EngineError:
@@ -134,11 +134,11 @@ class Hub:
         errors, status = self._errors, _status(error)
         if status is None:
             unusable = isinstance(error, ValueError) and not isinstance(error, OSError)
-            said = "gives an answer that cannot be used" if unusable else "gives no answer"
-            return HubUnreachable(f"{what}: the hub at {self.endpoint} {said}: {_cause(error)}", later)
+            problem = "gives an answer that cannot be used" if unusable else "gives no answer"
+            return HubUnreachable(f"{what}: the hub at {self.endpoint} {problem}: {_cause(error)}", later)
         if isinstance(error, errors.GatedRepoError):
             fix = f"Ask for access on its page, and set {_TOKEN} to a token of that account."
-            return BundleError(f"{what}: the hub at {self.endpoint} gives it only to those with access", fix)
+            return BundleError(f"{what}: the hub at {self.endpoint} requires permission to read it", fix)
         if isinstance(error, errors.RevisionNotFoundError):
             return BundleError(
                 f"{what}: the repository has no such revision", "Give a branch, a tag or a commit of it."
@@ -153,27 +153,27 @@ class Hub:
             )
             seen = "no such repository, or it is private"
             return _NoSuchRepository(f"{what}: the hub at {self.endpoint} has {seen}", private)
-        said = f"{what}: the hub at {self.endpoint} answers {status}: {first_line(error)}"
+        problem = f"{what}: the hub at {self.endpoint} answers {status}: {first_line(error)}"
         if status in (401, 403):
             fix = f"Check that the token in {_TOKEN} is valid and may do this."
-            return BundleError(said, fix if self.token else f"Set {_TOKEN} to a token that may do this.")
+            return BundleError(problem, fix if self.token else f"Set {_TOKEN} to a token that may do this.")
         if status >= 500 or status in _PASSING:
-            return HubUnreachable(said, later)
-        return BundleError(said, "Check the name, and what the hub says of it.")
+            return HubUnreachable(problem, later)
+        return BundleError(problem, "Check the name, and the repository's page on the hub.")
 
 
 class _NoSuchRepository(BundleError):
-    """The hub has no repository of this name, or none that it shows without another token."""
+    """The hub has no repository with this name, or does not show it to this token."""
 
 
 def unwritable(folder: Path, error: OSError) -> ConfigError:
-    """The error about a cache that takes no more."""
+    """The error for a folder of the cache that cannot be written."""
     fix = "Free space, or set ABONYX_CACHE_DIR to a directory with room. The same command resumes."
     return ConfigError(f"{folder}: cannot be written: {error.strerror or first_line(error)}", fix)
 
 
 def _status(error: BaseException) -> int | None:
-    """The status of the answer that an error, or the one that it was made of, is about; None = no answer came."""
+    """The HTTP status in an error or in its causes; None if no answer came."""
     of: BaseException | None = error
     while of is not None:
         status = getattr(getattr(of, "response", None), "status_code", None)
@@ -184,7 +184,7 @@ def _status(error: BaseException) -> int | None:
 
 
 def _cause(error: BaseException) -> str:
-    """The innermost error's words: the outer ones quote pools, retries and addresses."""
+    """The text of the innermost error. The outer errors name pools, retries and addresses, which do not help."""
     while (inner := error.__cause__ or error.__context__) is not None:
         error = inner
     return (isinstance(error, OSError) and error.strerror) or first_line(error)
@@ -192,7 +192,7 @@ def _cause(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _warnings_as_notes() -> Iterator[None]:
-    """Log what the library warns of."""
+    """Log the library's warnings as notes."""
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         yield
@@ -202,7 +202,7 @@ def _warnings_as_notes() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet(utils: Any) -> Iterator[None]:
-    """Leave the library's progress bars to a terminal: a log file would have a line a refresh."""
+    """Disable the library's progress bars unless stderr is a terminal. In a log file, every refresh would be a line."""
     off = utils.are_progress_bars_disabled()
     if off or sys.stderr is None or sys.stderr.isatty():
         yield

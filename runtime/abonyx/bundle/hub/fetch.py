@@ -1,4 +1,4 @@
-"""A bundle by name: resolved to a commit, downloaded once, and every hash checked before it counts as whole."""
+"""Fetch a bundle by name: find its commit, download it once, and check every hash before it is used."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from abonyx.hashing import file_sha256
 from abonyx.hub_name import HubName
 from abonyx.logs import LOGGER
 
-# Of README.md, which no manifest vouches for; a longer one is left out.
+# Largest README.md that is downloaded. The manifest does not list it, so its size is not checked otherwise.
 _MAX_README_BYTES = 2**20
 _PUSH_FIX = "Push the bundle again with `abonyx push`, or give another revision."
 _MAIN = "main"
 
 
 class FetchedBundle(NamedTuple):
-    """Where a bundle's files are, and its name by commit and hash."""
+    """The directory of a bundle's files, and its name with commit and hash."""
 
     path: Path
     name: HubName
 
 
 def fetch(name: HubName) -> FetchedBundle:
-    """The whole bundle of a name, downloaded if it is not in the cache.
+    """Get the whole bundle of a name. It is downloaded if it is not in the cache.
 
-    A name with a commit or a hash that is in the cache contacts nothing. Any other asks the hub which commit it means,
-    and says so; with HF_HUB_OFFLINE it means the commit of the last time.
+    If the name has a commit or a hash that is in the cache, the hub is not contacted. Otherwise the hub tells which
+    commit the name means, and a line is logged. With HF_HUB_OFFLINE, it is the commit that the hub told last time.
 
     Raises:
         ConfigError: the extra is missing, or the cache cannot be written.
-        ChecksumMismatch: another hash than the name's; a file that is not what the manifest says.
+        ChecksumMismatch: the bundle has another hash than the name, or a file differs from the manifest.
         BundleError: the hub cannot be reached, or has no such repository, revision or bundle.
     """
     store = HubStore(name.repo)
@@ -52,12 +52,12 @@ def fetch(name: HubName) -> FetchedBundle:
 
 
 def _last_meant(store: HubStore, name: HubName) -> HubName:
-    """What a branch or tag meant the last time; for HF_HUB_OFFLINE."""
+    """The cached bundle of a branch or tag as the hub last told it; for HF_HUB_OFFLINE."""
     commit = None if name.commit else store.known().revisions.get(name.revision or _MAIN)
     here = store.whole(HubName(name.repo, commit)) if commit else None
     if here is None or name.commit:
         fix = "Unset HF_HUB_OFFLINE to download it, or copy abonyx's cache from a machine that has it."
-        raise BundleError(f"{name}: is not in the cache, and HF_HUB_OFFLINE forbids to ask the hub", fix)
+        raise BundleError(f"{name}: is not in the cache, and HF_HUB_OFFLINE is set, so it cannot be downloaded", fix)
     LOGGER.warning(f"note: HF_HUB_OFFLINE is set: {name.without_hash} was commit {commit} when the hub was last asked")
     return here
 
@@ -67,7 +67,7 @@ def _from_hub(store: HubStore, name: HubName) -> HubName:
     state = _state(hub, store, name)
     _say_what_is_meant(store, name, state.commit)
     with store.locked():
-        here = store.whole(HubName(name.repo, state.commit))  # another process may just have fetched it
+        here = store.whole(HubName(name.repo, state.commit))  # another process may have fetched it meanwhile
         if here is None:
             sha256 = _download(hub, store, name, state)
             store.remember(commit=(state.commit, sha256))
@@ -75,7 +75,9 @@ def _from_hub(store: HubStore, name: HubName) -> HubName:
         if not name.commit:
             store.remember(revision=(name.revision or _MAIN, state.commit))
     if name.revision is None:
-        LOGGER.warning(f"note: {name} has no revision, and may mean another bundle later; this one is {here}")
+        LOGGER.warning(
+            f"note: {name} has no revision, so it may be another bundle later. The name of this one is {here}"
+        )
     return here
 
 
@@ -89,7 +91,7 @@ def _state(hub: Hub, store: HubStore, name: HubName) -> RepoState:
             raise
         what, _ = error.marked
         fix = (
-            f"It was {last.without_hash} last time: give that name, or set HF_HUB_OFFLINE=1, to use it from the cache."
+            f"Last time it was {last.without_hash}. Give that name, or set HF_HUB_OFFLINE=1, to use the cached bundle."
         )
         raise HubUnreachable(what, fix) from error
 
@@ -99,7 +101,7 @@ def _say_what_is_meant(store: HubStore, name: HubName, commit: str) -> None:
     if name.commit:
         return
     if before not in (None, commit):
-        LOGGER.warning(f"note: {name.without_hash} has changed: it was commit {before}, and is {commit} now")
+        LOGGER.warning(f"note: {name.without_hash} has changed: it was commit {before}, and is now {commit}")
     else:
         LOGGER.info(f"{name.without_hash} is commit {commit}")
 
@@ -107,11 +109,11 @@ def _say_what_is_meant(store: HubStore, name: HubName, commit: str) -> None:
 def _refuse_other_hash(name: HubName, here: HubName) -> None:
     if name.sha256 not in (None, here.sha256):
         what = f"{here.without_hash}: the bundle's sha256 is {here.sha256}, the name says {name.sha256}"
-        raise ChecksumMismatch(what, "Give the commit that has this hash, or ask who gave you the name.")
+        raise ChecksumMismatch(what, "Give the commit that has this hash, or ask the person who gave you the name.")
 
 
 def _download(hub: Hub, store: HubStore, name: HubName, state: RepoState) -> str:
-    """Make the commit's folder of the store, and return the bundle's hash. What is wrong is removed."""
+    """Download a commit into the store, and return the bundle's hash. A wrong download is removed."""
     partial, pinned = store.partial(state.commit), name.pinned(state.commit, None)
     with writing(partial):
         partial.mkdir(exist_ok=True)
@@ -131,27 +133,27 @@ def _download(hub: Hub, store: HubStore, name: HubName, state: RepoState) -> str
     if (state.sizes.get(README_NAME) or _MAX_README_BYTES + 1) <= _MAX_README_BYTES:
         hub.download(README_NAME, state.commit, partial)
     with contextlib.suppress(OSError):
-        shutil.rmtree(partial / ".cache")  # the library's notes for resuming
+        shutil.rmtree(partial / ".cache")  # the library's own files for resuming
     store.place(state.commit)
     return sha256
 
 
 class _NotABundle(BundleError):
-    """A repository that holds no bundle, or one that is not whole: a second try would find the same."""
+    """A repository that has no bundle or an incomplete one. A second try would find the same."""
 
 
 def _manifest(hub: Hub, partial: Path, name: HubName, state: RepoState) -> tuple[Manifest, str]:
     pinned = name.pinned(state.commit, None)
     if MANIFEST_NAME not in state.sizes:
-        raise _NotABundle(f"{pinned}: has no {MANIFEST_NAME}: it is not a bundle", _PUSH_FIX)
+        raise _NotABundle(f"{pinned}: has no {MANIFEST_NAME}, so it is not a bundle", _PUSH_FIX)
     size = state.sizes[MANIFEST_NAME] or 0
     if size > MAX_MANIFEST_BYTES:
-        what = f"{pinned}: {MANIFEST_NAME} has {size} bytes, a manifest has at most {MAX_MANIFEST_BYTES}"
+        what = f"{pinned}: {MANIFEST_NAME} has {size} bytes; the limit is {MAX_MANIFEST_BYTES}"
         raise _NotABundle(what, _PUSH_FIX)
     hub.download(MANIFEST_NAME, state.commit, partial)
     data = (partial / MANIFEST_NAME).read_bytes()
     sha256 = hashlib.sha256(data).hexdigest()
-    _refuse_other_hash(name, name.pinned(state.commit, sha256))  # before gigabytes come
+    _refuse_other_hash(name, name.pinned(state.commit, sha256))  # before downloading gigabytes
     try:
         return parse_manifest(data, Path(f"{pinned}/{MANIFEST_NAME}")), sha256
     except BundleError as error:
@@ -159,31 +161,31 @@ def _manifest(hub: Hub, partial: Path, name: HubName, state: RepoState) -> tuple
 
 
 def _refuse_unlike(manifest: Manifest, state: RepoState, name: HubName) -> None:
-    """Refuse what can be seen to be wrong before it is downloaded."""
+    """Refuse a repository whose list of files does not fit the manifest, before the files are downloaded."""
     missing = [path for path in manifest.files if path not in state.sizes]
     if missing:
         shown = ", ".join(map(printable, missing[:5]))
-        raise _NotABundle(f"{name}: the manifest lists {shown}: the repository does not have it", _PUSH_FIX)
+        raise _NotABundle(f"{name}: the manifest lists {shown}, but the repository does not have it", _PUSH_FIX)
     for path, entry in manifest.files.items():
         size = state.sizes[path]
         if size not in (None, entry.size_bytes):
-            what = f"{name}: {printable(path)}: {size} bytes in the repository, manifest says {entry.size_bytes}"
+            what = f"{name}: {printable(path)}: {size} bytes in the repository, the manifest says {entry.size_bytes}"
             raise ChecksumMismatch(what, _PUSH_FIX)
 
 
 def _refuse_full(manifest: Manifest, partial: Path) -> None:
-    """Refuse a disk that has no room for what is still to come."""
+    """Refuse a disk that has no room for the rest of the download."""
     with writing(partial):
         here = sum(path.lstat().st_size for path in partial.rglob("*") if path.is_file())
         free = shutil.disk_usage(partial).free
     needed = sum(entry.size_bytes for entry in manifest.files.values()) - here
     if needed > free:
-        what = f"{partial}: the bundle needs {needed / 1e6:,.1f} MB more, and {free / 1e6:,.1f} MB are free"
+        what = f"{partial}: the bundle needs {needed / 1e6:,.1f} MB more, but only {free / 1e6:,.1f} MB are free"
         raise ConfigError(what, "Free space, or set ABONYX_CACHE_DIR to a directory with room.")
 
 
 def _refuse_damaged(path: Path, size_bytes: int, sha256: str, what: str) -> None:
     if path.is_symlink() or path.stat().st_size != size_bytes:
-        raise ChecksumMismatch(f"{what}: {path.stat().st_size} bytes, manifest says {size_bytes}", _PUSH_FIX)
+        raise ChecksumMismatch(f"{what}: {path.stat().st_size} bytes, the manifest says {size_bytes}", _PUSH_FIX)
     if (found := file_sha256(path)) != sha256:
-        raise ChecksumMismatch(f"{what}: sha256 {found}, manifest says {sha256}", _PUSH_FIX)
+        raise ChecksumMismatch(f"{what}: sha256 is {found}, the manifest says {sha256}", _PUSH_FIX)

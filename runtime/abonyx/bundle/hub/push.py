@@ -1,4 +1,4 @@
-"""A bundle onto the hub: every byte checked first, the card as its README, one commit."""
+"""Upload a bundle to the hub: check every byte first, make the card its README, and write one commit."""
 
 from __future__ import annotations
 
@@ -14,31 +14,32 @@ from abonyx.hub_name import HubName
 from abonyx.logs import LOGGER
 from abonyx.wording import option
 
-# The hub makes it for every repository.
+# The hub creates this file in every repository.
 _HUB_FILE = ".gitattributes"
 
 
 def push(bundle: Bundle, name: HubName, *, public: bool = False, publish_sequences: bool = False) -> HubName:
-    """Put a bundle into a repository, which is made if there is none.
+    """Upload a bundle to a repository. The repository is created if it does not exist.
 
     Args:
-        name: of the repository, without revision and hash: a push makes a new commit on main.
-        public: make the repository public; else private. Of one that exists already it must be what it is.
-        publish_sequences: allow a public repository to have the training sequences that the bundle stores.
+        bundle: the bundle.
+        name: the repository, without revision and hash, because a push makes a new commit on main.
+        public: whether a new repository is public. An existing repository must already be so.
+        publish_sequences: whether training sequences in the bundle may go to a public repository.
 
     Returns:
-        The bundle's name by commit and hash.
+        The bundle's name with commit and hash.
 
     Raises:
-        ConfigError: a revision or a hash; no token; a public repository without `public`, or the other way round;
-            sequences that would be published.
-        BundleError: a file that is missing, damaged or not listed; the hub's refusals.
+        ConfigError: the name has a revision or a hash; there is no token; the repository is public and `public` is
+            false, or the reverse; training sequences would be published.
+        BundleError: a file is missing, damaged or not listed; or the hub refuses.
     """
     _refuse_name(name)
     stored = _stored_sequences(bundle)
     if stored and public and not publish_sequences:
-        what = f"{bundle.path}: {shown_names(stored)}: training sequences, which everybody could read"
-        fix = f"Push it as a private repository, fit without them, or allow it with {option('publish_sequences')}."
+        what = f"{bundle.path}: {shown_names(stored)}: contains training sequences, which everybody could read"
+        fix = f"Push to a private repository, fit without them, or allow it with {option('publish_sequences')}."
         raise ConfigError(what, fix)
     unlisted = unlisted_files(bundle)
     if unlisted:
@@ -48,7 +49,7 @@ def push(bundle: Bundle, name: HubName, *, public: bool = False, publish_sequenc
     text = readme(bundle, name.repo)
     hub = Hub(name.repo, "push")
     if hub.token is None:
-        raise ConfigError(f"{name}: no token to push with", "Set HF_TOKEN to a token that may write there.")
+        raise ConfigError(f"{name}: a push needs a token", "Set HF_TOKEN to a token that may write there.")
     state = _repository(hub, name, public)
     files = {path: bundle.path / path for path in (MANIFEST_NAME, *bundle.manifest.files)}
     size = sum(entry.size_bytes for entry in bundle.manifest.files.values())
@@ -65,9 +66,9 @@ def push(bundle: Bundle, name: HubName, *, public: bool = False, publish_sequenc
 
 def _refuse_name(name: HubName) -> None:
     if name.revision or name.sha256:
-        raise ConfigError(f"{name}: a push makes a new commit on main", f"Give hf:{name.repo} alone.")
+        raise ConfigError(f"{name}: a push always makes a new commit on main", f"Give only hf:{name.repo}.")
     if is_offline():
-        raise ConfigError(f"{name}: HF_HUB_OFFLINE forbids to ask the hub", "Unset it to push.")
+        raise ConfigError(f"{name}: HF_HUB_OFFLINE is set, which forbids every request", "Unset it to push.")
 
 
 def _stored_sequences(bundle: Bundle) -> list[str]:
@@ -77,14 +78,14 @@ def _stored_sequences(bundle: Bundle) -> list[str]:
 
 
 def _repository(hub: Hub, name: HubName, public: bool) -> RepoState | None:
-    """What is there; None = it was made."""
+    """The present content of the repository; None if it was created just now."""
     state = hub.exists()
     if state is None:
         hub.create(private=not public)
     elif state.private == public:
-        is_, would = ("private", option("public")) if public else ("public", f"no {option('public')}")
+        is_, would = ("private", f"{option('public')} is given") if public else ("public", f"{option('public')} is not")
         fix = "Change it in the repository's settings, or " + (
             f"leave {option('public')} out." if public else f"give {option('public')}."
         )
-        raise ConfigError(f"{name}: the repository is {is_}, and there is {would}", fix)
+        raise ConfigError(f"{name}: the repository is {is_}, and {would}", fix)
     return state

@@ -1,4 +1,4 @@
-"""The README.md of a pushed bundle: the hub's metadata, how to use it, its own README and its cards."""
+"""The README.md of a pushed bundle: metadata for the hub, its own README, how to use it, and its cards."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from abonyx.bundle.manifest import README_NAME
 from abonyx.errors import BundleError
 from abonyx.hub_name import HubName
 
-# The hub's own words for licences, by what a manifest's text begins with.
+# Begin of a manifest's text about its licence -> the hub's word for that licence.
 _LICENCES = {
     "apache-2.0": "apache-2.0",
     "mit": "mit",
@@ -21,14 +21,14 @@ _LICENCES = {
     "cc0-1.0": "cc0-1.0",
 }
 _TAGS = ("antibody", "developability", "polyreactivity", "protein-language-model", "onnx", "abonyx")
-# Metadata at the top of a README that came from the hub.
+# The metadata at the top of a README from the hub.
 _FRONT = re.compile(r"\A---\r?\n.*?\n---\r?\n", re.DOTALL)
-# What a push adds begins here: a bundle that came from the hub can be pushed again.
+# Mark before the part that a push adds, so that a bundle from the hub can be pushed again.
 _ADDED = "<!-- From here on by abonyx push. -->"
 
 
 def readme(bundle: Bundle, repo: str) -> str:
-    """The text, in Markdown. Raises a BundleError if the README or a card cannot be read."""
+    """The text in Markdown. Raises a BundleError if the bundle's README or a card cannot be read."""
     manifest = bundle.manifest
     own, cards = _own(bundle), _cards(bundle)
     name = str(HubName(repo, None, bundle.sha256))
@@ -50,7 +50,7 @@ def readme(bundle: Bundle, repo: str) -> str:
 
 
 def _front(bundle: Bundle) -> str:
-    """The metadata that the hub reads. JSON's strings are YAML's too."""
+    """The metadata that the hub reads, as YAML. A JSON string is also a YAML string."""
     licence = bundle.manifest.licence
     known = next(
         (ours for start, ours in _LICENCES.items() if re.match(rf"{re.escape(start)}(?![\w.-])", licence.lower())), None
@@ -75,7 +75,7 @@ def _own(bundle: Bundle) -> str:
 
 
 def _cards(bundle: Bundle) -> list[str]:
-    """The card of each head that has one, as `abonyx fit` wrote it."""
+    """The cards that `abonyx fit` wrote for the heads."""
     heads = bundle.manifest.heads
     files = [file_of_head(CARD_MD, head.name, heads[0].name) for head in heads]
     read = [read_listed(bundle, file) for file in files]
@@ -83,5 +83,5 @@ def _cards(bundle: Bundle) -> list[str]:
 
 
 def _escaped(text: str) -> str:
-    """A text of a manifest in Markdown, where it could be read as markup."""
+    """A text of a manifest, with the characters escaped that Markdown would read as markup."""
     return re.sub(r"([\\`*_\[\]<>|~#])", r"\\\1", text) or "not stated"

@@ -1,8 +1,8 @@
-"""Where fetched bundles are kept: a folder of abonyx's cache for each repository, in it one for each commit.
+"""The store of fetched bundles: abonyx's cache has a folder for each repository, with a folder for each commit.
 
 CACHE/hub/ORG--NAME/COMMIT/            a whole bundle; every hash was checked before it got this name
-CACHE/hub/ORG--NAME/COMMIT.partial/    a download that is not whole
-CACHE/hub/ORG--NAME/known.json         commits that are whole, with their hashes; what revisions last meant
+CACHE/hub/ORG--NAME/COMMIT.partial/    an unfinished download
+CACHE/hub/ORG--NAME/known.json         the whole commits with their hashes, and the last known commit of each revision
 CACHE/hub/ORG--NAME/lock               held during a download
 """
 
@@ -27,10 +27,10 @@ _KNOWN = "known.json"
 
 
 class Known(msgspec.Struct, frozen=True):
-    """What is remembered of a repository.
+    """The remembered facts about a repository.
 
     Attributes:
-        commits: those that are whole -> their bundle's hash.
+        commits: whole commit -> hash of its bundle.
         revisions: branch or tag -> the commit that the hub last gave for it.
     """
 
@@ -39,7 +39,7 @@ class Known(msgspec.Struct, frozen=True):
 
 
 class HubStore:
-    """The kept bundles of one repository.
+    """The stored bundles of one repository.
 
     Raises:
         ConfigError: there is no cache directory.
@@ -48,28 +48,28 @@ class HubStore:
     def __init__(self, repo: str) -> None:
         cache = cache_dir()
         if cache is None:
-            what = f"hf:{repo}: there is no cache directory to keep it in: HOME is not set"
+            what = f"hf:{repo}: there is no cache directory to store it in, because HOME is not set"
             raise ConfigError(what, "Set ABONYX_CACHE_DIR to a directory.")
         self.repo = repo
         self.folder = cache / "hub" / repo.replace("/", "--")
 
     def path(self, commit: str) -> Path:
-        """Where the whole bundle of a commit is."""
+        """The folder of the whole bundle of a commit."""
         return self.folder / commit
 
     def partial(self, commit: str) -> Path:
-        """Where it is until it is whole."""
+        """The folder of an unfinished download."""
         return self.folder / f"{commit}.partial"
 
     def known(self) -> Known:
-        """What is remembered; without a record that can be read, nothing."""
+        """The remembered facts; none if the file is missing or cannot be read."""
         try:
             return msgspec.json.decode((self.folder / _KNOWN).read_bytes(), type=Known)
         except (OSError, msgspec.DecodeError, UnicodeDecodeError):
             return Known()
 
     def whole(self, name: HubName) -> HubName | None:
-        """The pinned name of a whole bundle that a name with a commit or a hash means; None = it is not here."""
+        """The name with commit and hash of the stored bundle that has the name's commit or hash; None if not stored."""
         for commit, sha256 in self.known().commits.items():
             wanted = commit == name.commit if name.commit else sha256 == name.sha256
             if wanted and (self.path(commit) / MANIFEST_NAME).is_file():
@@ -77,7 +77,7 @@ class HubStore:
         return None
 
     def remember(self, *, commit: tuple[str, str] | None = None, revision: tuple[str, str] | None = None) -> None:
-        """Add (commit, hash), or (revision, commit). Call it under the lock."""
+        """Remember a (commit, hash) or a (revision, commit). The caller must hold the lock."""
         known = self.known()
         commits = known.commits | dict([commit] if commit else [])
         revisions = known.revisions | dict([revision] if revision else [])
@@ -87,23 +87,23 @@ class HubStore:
             written.replace(self.folder / _KNOWN)
 
     def place(self, commit: str) -> None:
-        """Give the partial bundle of a commit its name. Call it under the lock."""
+        """Rename a finished download to its final name. The caller must hold the lock."""
         with writing(self.folder):
-            if self.path(commit).exists():  # what is not remembered as whole
+            if self.path(commit).exists():  # a folder that is not remembered as whole
                 shutil.rmtree(self.path(commit))
             self.partial(commit).rename(self.path(commit))
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the repository's lock; says so if another process has it, and waits for that."""
-        filelock = load("a bundle by name", "filelock")  # huggingface_hub's own dependency
+        """Hold the repository's lock. If another process holds it, log a line and wait."""
+        filelock = load("a bundle by name", "filelock")  # a dependency of huggingface_hub
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = filelock.FileLock(self.folder / "lock")
             try:
                 lock.acquire(timeout=0)
             except filelock.Timeout:
-                LOGGER.info(f"hf:{self.repo}: another process fetches from there; waiting for it")
+                LOGGER.info(f"hf:{self.repo}: another process is downloading from this repository; waiting for it")
                 lock.acquire()
         try:
             yield
