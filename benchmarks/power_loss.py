@@ -7,7 +7,7 @@ A model says which names and bytes are on the disk after the cut. Flushed data i
     ext4      the name of a flushed new file is there too
     names     every name is there, but only the flushed bytes of each file
     zeros     every name is there, with zeros in place of bytes that were not flushed; also with ext4's names
-    random    any of the names is there, with any of these contents or a prefix; DRAWS draws for each cut
+    random    a random choice of names is there, with one of these contents or a prefix; DRAWS choices for each cut
 
 After each cut the same run starts again. OUT must then be the old file or the complete new file. The run must end with
 the bytes of an undisturbed run, or say why it does not.

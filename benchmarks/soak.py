@@ -129,7 +129,7 @@ def soak(folder: Path, rows: int, window: int | None, source: Path, interval_s: 
 
 
 def _resident(samples: list[dict[str, float]], rows: int) -> tuple[float, float]:
-    """Median resident memory over SPAN of the rows, once after the first tenth and once before the last window."""
+    """Two medians of resident memory, each over SPAN of the rows: after the first tenth, and before the last window."""
     # After the last row the session closes and returns its memory, so later samples do not count.
     at_work = [sample for sample in samples if sample["resident_bytes"] and sample["rows"] < rows]
     first = next((sample["rows"] for sample in at_work if sample["rows"] >= 0.1 * rows), 0)

@@ -474,7 +474,7 @@ def write_checkpoint(run: TrainingRun, directory: Path) -> dict[str, Any]:
 
 
 def read_corpus(path: Path) -> list[str]:
-    """Read one sequence per line. Any other letters than ESM's end the program with the number of the line."""
+    """Read one sequence per line. A letter that ESM does not know ends the program with the number of the line."""
     sequences = path.read_text(encoding="utf-8").split()
     letters = set(VOCABULARY[FIRST_RESIDUE : VOCABULARY.index("X") + 1])
     for number, sequence in enumerate(sequences, 1):

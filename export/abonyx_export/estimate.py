@@ -31,7 +31,7 @@ GATE_TOKENS = 128_000
 PRODUCTS, OTHERS = 24, 19_200
 # Cost of the gate's rows relative to float32: one run in float32, and one run for each int8 plan that is tried.
 GATE_RUN, GATE_TRY = 1.0, 0.5
-# Operations per weight to round it to int8, and the engine's bytes per weight of fp32.
+# Operations to round one weight to int8, and the engine's memory for one weight of fp32.
 ROUNDING = 80_000
 ENGINE_BYTES = 4.8
 START_SECONDS = 10.0  # imports, the checkpoint, the head's graph

@@ -119,5 +119,5 @@ def _make_int8(
         calibrated = int8.calibrate(checkpoint, fitted_on, steps)
     beside = {name: manifest.variants[name] for name in ("fp32", INT8)}
     judged = msgspec.structs.replace(manifest, variants=beside, default_variant=default_variants(list(beside)))
-    quantization = int8.settle(calibrated, judged, checkpoint, heads, head_graph, staging, steps)
-    return _Int8(quantization, int8.worst(calibrated.candidates))
+    quantization = int8.choose_plan(calibrated, judged, checkpoint, heads, head_graph, staging, steps)
+    return _Int8(quantization, int8.worst_text(calibrated.candidates))

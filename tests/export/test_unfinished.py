@@ -66,7 +66,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, variant: st
         (graphs, "_write_float", "fp16-weights", "golden rows, fp32 graph"),
         (
             bundle_writer,
-            "_checked",
+            "_check_variant",
             "fp16-weights",
             "golden rows, fp32 graph, fp16-weights graph, cuda-fp16 graph, fp32 check",
         ),

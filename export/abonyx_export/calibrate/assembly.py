@@ -34,9 +34,9 @@ def assembly(
     """The parent bundle with one head changed. The other heads keep their records and arrays."""
     bundle, at = request.run.bundle, request.at
     heads = stored_heads(bundle.manifest.heads, golden)
-    heads[at] = head = _scaled(heads[at], scaling)
+    heads[at] = head = _scale_head(heads[at], scaling)
     specs = list(bundle.manifest.heads)
-    specs[at] = _spec(specs[at], scaling, record, head, golden)
+    specs[at] = _scaled_spec(specs[at], scaling, record, head, golden)
     own = golden_of(golden.input_ids, golden.lengths, golden.embedding, [head], golden.head_mean)
     value, coef, intercept = golden.value.copy(), golden.head_coef.copy(), golden.head_intercept.copy()
     columns = list(column_places(specs)[head.name])
@@ -52,29 +52,29 @@ def assembly(
         name=request.name or "",
         notice=request.notice,
         fix=_FIX,
-        panels=_moved_panels(bundle, specs[at], scaling),
+        panels=_scale_panels(bundle, specs[at], scaling),
     )
 
 
-def _scaled(head: Head, scaling: Scaling) -> Head:
+def _scale_head(head: Head, scaling: Scaling) -> Head:
     sd = head.training_sd
     return dataclasses.replace(
         head,
         coef=head.coef * scaling.slope,
         intercept=head.intercept * scaling.slope + scaling.intercept,
         training_sd=None if sd is None else sd * scaling.slope,
-        thresholds={assay: _moved(p, scaling) for assay, p in head.thresholds.items()},
+        thresholds={assay: _scale_p(p, scaling) for assay, p in head.thresholds.items()},
     )
 
 
-def _spec(spec: HeadSpec, scaling: Scaling, record: Calibration, head: Head, golden: Golden) -> HeadSpec:
+def _scaled_spec(spec: HeadSpec, scaling: Scaling, record: Calibration, head: Head, golden: Golden) -> HeadSpec:
     """The calibrated head's description. Its thresholds move with its scores, so that calls stay the same.
 
     The interval around a value is removed, because it holds for the values before calibration.
     """
     training = spec.training
     if training is not None:
-        band = training.band and _moved_band(training.band, scaling)
+        band = training.band and _scale_band(training.band, scaling)
         # Out-of-fold scores belong to the head before calibration.
         training = msgspec.structs.replace(training, band=band, interval=None, scores=None)
     if (earlier := spec.calibration) is not None:
@@ -90,22 +90,22 @@ def _spec(spec: HeadSpec, scaling: Scaling, record: Calibration, head: Head, gol
     )
 
 
-def _moved(p: float, scaling: Scaling) -> float:
+def _scale_p(p: float, scaling: Scaling) -> float:
     """A probability after the scaling; 0 and 1 do not change."""
     if not 0 < p < 1:
         return p
     return float(sigmoid(scaling.apply(np.array(math.log(p) - math.log1p(-p)))))
 
 
-def _moved_band(band: CallBand, scaling: Scaling) -> CallBand:
-    return CallBand(confidence=band.confidence, low=_moved(band.low, scaling), high=_moved(band.high, scaling))
+def _scale_band(band: CallBand, scaling: Scaling) -> CallBand:
+    return CallBand(confidence=band.confidence, low=_scale_p(band.low, scaling), high=_scale_p(band.high, scaling))
 
 
-def _moved_panels(bundle: Bundle, head: HeadSpec, scaling: Scaling) -> list[Panel]:
+def _scale_panels(bundle: Bundle, head: HeadSpec, scaling: Scaling) -> list[Panel]:
     """The panels with the head's quantiles scaled; ranks stay the same."""
 
     def moved(value: float) -> float:
-        there = _moved(value, scaling) if head.kind == LOGISTIC else float(scaling.apply(np.array(value)))
+        there = _scale_p(value, scaling) if head.kind == LOGISTIC else float(scaling.apply(np.array(value)))
         return float(np.float32(there))
 
     def of_head(scores: PanelScores) -> PanelScores:
@@ -134,7 +134,7 @@ def write_card(bundle: Bundle, head: str, record: Calibration, scaling: Scaling,
     )
     calls = card.calls
     if calls is not None and calls.band is not None:
-        calls = msgspec.structs.replace(calls, band=_moved_band(calls.band, scaling))
+        calls = msgspec.structs.replace(calls, band=_scale_band(calls.band, scaling))
     card = msgspec.structs.replace(card, notes=[note, *card.notes], calls=calls)
     write_pages(card, staging, md=md, page=page)
     (staging / metrics).write_bytes(CardFile(card=card).encode())

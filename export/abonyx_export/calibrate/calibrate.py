@@ -21,7 +21,7 @@ from abonyx.wording import option
 from abonyx_export.bundle_writer import Report
 from abonyx_export.calibrate.assembly import assembly, write_card
 from abonyx_export.calibrate.request import CalibrateRequest, check_request
-from abonyx_export.calibrate.scaling import METRICS, Scaling, fit_scaling, left_out, measure
+from abonyx_export.calibrate.scaling import METRICS, Scaling, fit_scaling, measure, predict_left_out
 from abonyx_export.fit.assembly import assemble, files_beside
 from abonyx_export.fit.card import card_files
 from abonyx_export.fit.embeddings import embed_records
@@ -145,9 +145,9 @@ def _calibration(
     """
     labels, old, logistic = controls.labels, controls.old, request.logistic
     scaling = fit_scaling(old, labels, logistic=logistic)
-    new = left_out(old, labels, controls.sequences, logistic=logistic)
+    new = predict_left_out(old, labels, controls.sequences, logistic=logistic)
     before, after = measure(old, labels, logistic=logistic), measure(new, labels, logistic=logistic)
-    constant = left_out(np.zeros(len(old)), labels, controls.sequences, logistic=logistic)
+    constant = predict_left_out(np.zeros(len(old)), labels, controls.sequences, logistic=logistic)
     report(f"{len(labels)} controls, head {request.spec.name}: slope {scaling.slope:.4g}, {_shift(scaling, request)}")
     for metric in METRICS[logistic]:
         report(f"  {_WORDS[metric]} {before[metric]:.4g} before, {after[metric]:.4g} after (on left-out controls)")

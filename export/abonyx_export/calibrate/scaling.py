@@ -50,7 +50,7 @@ def fit_scaling(old: Float64Array, labels: Float64Array, *, logistic: bool) -> S
     return Scaling(slope / spread, intercept - slope * centre / spread)
 
 
-def left_out(old: Float64Array, labels: Float64Array, groups: Sequence[str], *, logistic: bool) -> Float64Array:
+def predict_left_out(old: Float64Array, labels: Float64Array, groups: Sequence[str], *, logistic: bool) -> Float64Array:
     """The new logit or value of each control, (n,), from a scaling that is fitted without this control.
 
     Args:

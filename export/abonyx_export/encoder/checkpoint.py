@@ -209,13 +209,13 @@ def _check_names(loaded: _Loaded, source: str) -> tuple[str, ...]:
     )
     if mismatched:
         wanted = tuple(loaded.model.state_dict()[mismatched[0]].shape)
-        what = f"{source}: {_named(mismatched)}: the shape is not {wanted}, as config.json requires"
+        what = f"{source}: {_list_tensors(mismatched)}: the shape is not {wanted}, as config.json requires"
         raise InputError(what, _OWN_CONFIG)
     if missing:
-        what = f"{source}: missing: {_named(missing)}; transformers would use random values"
+        what = f"{source}: missing: {_list_tensors(missing)}; transformers would use random values"
         raise InputError(what, "Use a complete checkpoint.")
     if extra:
-        what = f"{source}: unexpected: {_named(extra)}; the model in config.json has no such tensor"
+        what = f"{source}: unexpected: {_list_tensors(extra)}; the model in config.json has no such tensor"
         raise InputError(what, f"{_OWN_CONFIG} Merge adapters first.")
     return tuple(sorted(loaded.unexpected))
 
@@ -224,7 +224,7 @@ def _in_encoder(name: str) -> bool:
     return name.removeprefix("esm.").removeprefix("bert.").removeprefix("roberta.").startswith(_ENCODER)
 
 
-def _named(names: list[str]) -> str:
+def _list_tensors(names: list[str]) -> str:
     shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
     return f"{len(names)} tensor{'s' if len(names) > 1 else ''} of the encoder ({shown})"
 

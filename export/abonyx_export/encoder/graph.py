@@ -18,7 +18,7 @@ from onnx import TensorProto
 
 from abonyx.arrays import Float32Array
 from abonyx_export.encoder.config import EncoderConfig
-from abonyx_export.encoder.rotary import Pair, rotary_rows, turn
+from abonyx_export.encoder.rotary import Pair, rotary_rows, rotate
 from abonyx_export.encoder.writing import WEIGHTS_SUFFIX, Graph, model
 from abonyx_export.int8.calibration import CONTEXT, NARROW, QKV, WIDEN
 from abonyx_export.int8.quantization import Plan, Product, fold_into_values, folded_products
@@ -163,8 +163,8 @@ def _attention(
         heads[part] = graph.node("Transpose", [split], f"{values}/transposed", perm=order)  # (B, N, L, D)
     query, key = heads["query"], heads["key"]
     if rotary is not None:
-        query = turn(graph, config, query, rotary)
-        key = graph.node("Transpose", [turn(graph, config, key, rotary)], f"{key}/last", perm=[0, 1, 3, 2])
+        query = rotate(graph, config, query, rotary)
+        key = graph.node("Transpose", [rotate(graph, config, key, rotary)], f"{key}/last", perm=[0, 1, 3, 2])
     scores = graph.node("MatMul", [query, key], f"{source}/scores")  # (B, N, L, L)
     masked = graph.node("Add", [scores, bias], f"{source}/scores_masked")
     weights = graph.node("Softmax", [masked], f"{source}/attention", axis=-1)

@@ -75,7 +75,7 @@ def rotary_angles(config: EncoderConfig, inverse_frequency: Float32Array) -> Flo
     return np.outer(index, inverse_frequency)
 
 
-def turn(graph: Graph, config: EncoderConfig, x: str, rotary: Pair) -> str:
+def rotate(graph: Graph, config: EncoderConfig, x: str, rotary: Pair) -> str:
     """Rotate queries or keys (B, N, L, D)."""
     half = config.head_dim // 2
     cos, sin = rotary

@@ -54,7 +54,7 @@ def by_row(request: FitRequest, embeddings: Float64Array) -> Float64Array:
     return embeddings.reshape(-1, 1 + len(COPIES), embeddings.shape[-1])  # (n * copies, D) -> (n, copies, D)
 
 
-def flattened(rows: Float64Array, labels: Int64Array) -> tuple[Float64Array, Int64Array, int]:
+def flatten_copies(rows: Float64Array, labels: Int64Array) -> tuple[Float64Array, Int64Array, int]:
     """Rows for a regression (m, D), their labels (m,), and the number of them that come from one labelled row."""
     if rows.ndim == 2:
         return rows, labels, 1
@@ -62,6 +62,6 @@ def flattened(rows: Float64Array, labels: Int64Array) -> tuple[Float64Array, Int
     return rows.reshape(-1, rows.shape[-1]), np.repeat(labels, copies), copies  # (n, copies, D) -> (n * copies, D)
 
 
-def whole(rows: Float64Array) -> Float64Array:
+def original_rows(rows: Float64Array) -> Float64Array:
     """The original rows, (n, D)."""
     return rows if rows.ndim == 2 else rows[:, 0]

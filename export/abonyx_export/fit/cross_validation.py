@@ -19,7 +19,7 @@ from abonyx.bundle.heads import sigmoid
 from abonyx.bundle.manifest import Candidate, ScoreCounts
 from abonyx.errors import ConfigError
 from abonyx.wording import option
-from abonyx_export.fit.copies import flattened, whole
+from abonyx_export.fit.copies import flatten_copies, original_rows
 
 # lbfgs needs some hundred iterations on 914 unscaled embeddings at C = 10.
 MAX_ITERATIONS = 5_000
@@ -46,7 +46,7 @@ class Fitted:
 
     def decision(self, rows: Float64Array) -> Float64Array:
         """Log-odds (n,) of rows (n, D), or of the original rows in (n, copies, D)."""
-        rows = whole(rows)
+        rows = original_rows(rows)
         scaled = rows if self.mean is None or self.scale is None else (rows - self.mean) / self.scale
         return scaled @ self.coef + self.intercept
 
@@ -64,7 +64,7 @@ def fit_once(rows: Float64Array, labels: Labels, c: float, *, scale: bool, balan
     Raises:
         ConfigError: the regression does not converge.
     """
-    rows, labels, copies = flattened(rows, labels)
+    rows, labels, copies = flatten_copies(rows, labels)
     scaler = StandardScaler().fit(rows) if scale else None
     estimator = LogisticRegression(C=c / copies, max_iter=MAX_ITERATIONS, class_weight="balanced" if balanced else None)
     # One thread, so that sums have a fixed order and the same rows give the same bytes on any number of cores. With so

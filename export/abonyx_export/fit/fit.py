@@ -35,7 +35,7 @@ from abonyx_export.fit.request import FitRequest, check_request
 from abonyx_export.fit.training import trainer
 from abonyx_export.head.graph import common_mean
 from abonyx_export.head.head import Head
-from abonyx_export.head.spec import golden_of, head_spec, joined, stored_heads, sums_intercept
+from abonyx_export.head.spec import golden_of, head_spec, join_heads, stored_heads, sums_intercept
 
 _FIX = (
     f"Give a smaller {option('grid')} (for a regression a larger {option('alphas')}), add {option('scale')}, "
@@ -78,7 +78,7 @@ def fit_bundle(request: FitRequest, report: Report = lambda line: None) -> Manif
     train = trainer(request, checked)
     check_files(bundle, _needed_files(request))
     golden = bundle.golden()
-    for note in [*checked.notes, *_left_out(request)]:
+    for note in [*checked.notes, *_dropped_heads(request)]:
         report(note)
     if checked.rejected:
         report(f"{len(checked.rejected)} bad records are left out")
@@ -107,7 +107,7 @@ def fit_bundle(request: FitRequest, report: Report = lambda line: None) -> Manif
     return manifest
 
 
-def _left_out(request: FitRequest) -> list[str]:
+def _dropped_heads(request: FitRequest) -> list[str]:
     """A note that the parent's heads are not in the new bundle, if the parent has several."""
     heads = request.run.bundle.manifest.heads
     if request.add or len(heads) == 1:
@@ -159,7 +159,7 @@ def _build(
     if request.add:
         # The parent's records and arrays are copied, because their last bits could differ if they were made again.
         heads, specs = [*stored_heads(parent.heads, golden), head], [*parent.heads, spec]
-        new = joined(golden, new)
+        new = join_heads(golden, new)
     made = Assembly(
         parent=bundle,
         variants=request.kept,

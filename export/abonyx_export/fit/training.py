@@ -46,7 +46,7 @@ def _train_classes(
     request: FitRequest, checked: Input, labels: Labels, rows: Float64Array, report: Report
 ) -> tuple[Head, HeadTraining, int]:
     """Cross-validate, choose C, and fit all rows; returns a logistic head, its record, and the iterations."""
-    positives, repeated = int(labels.sum()), _repeated(checked)
+    positives, repeated = int(labels.sum()), _count_repeated(checked)
     report(
         f"{len(labels)} rows, {positives} of them non-specific{_cut_words(request)}: {request.folds}-fold "
         f"cross-validation, {request.seeds} seeds from {request.seed}; mean +- sd over folds (sd of the seeds' means)"
@@ -56,7 +56,7 @@ def _train_classes(
         report(f"  each row has {len(COPIES)} changed copies, with the weight of one row together: {', '.join(COPIES)}")
     fit = functools.partial(fit_once, scale=request.scale, balanced=request.balanced)
     candidates = cross_validate(rows, labels, request.strengths, folds=request.folds, seeds=_seeds(request), fit=fit)
-    fitted, c = _chosen(request, checked, candidates, functools.partial(fit, rows, labels), report)
+    fitted, c = _choose_c(request, checked, candidates, functools.partial(fit, rows, labels), report)
     training = HeadTraining(
         rows=len(labels),
         positives=positives,
@@ -80,7 +80,7 @@ def _train_values(
     request: FitRequest, checked: Input, values: Float64Array, rows: Float64Array, report: Report
 ) -> tuple[Head, HeadTraining, int]:
     """Cross-validate with alpha chosen inside each fold, and fit all rows; returns a linear head, its record, and 0."""
-    repeated, unit = _repeated(checked), request.unit or ""
+    repeated, unit = _count_repeated(checked), request.unit or ""
     sd = float(values.std(ddof=1))
     report(
         f"{len(values)} rows, {values.min():g} to {values.max():g} {unit}, sd {sd:.4g}: {request.folds}-fold "
@@ -112,7 +112,7 @@ def _seeds(request: FitRequest) -> range:
     return range(request.seed, request.seed + request.seeds)
 
 
-def _repeated(checked: Input) -> int:
+def _count_repeated(checked: Input) -> int:
     return len(checked.records) - len(set(checked.records))
 
 
@@ -126,7 +126,7 @@ def _cut_words(request: FitRequest) -> str:
     return "" if cut is None else f" ({'above' if cut.above else 'below'} {cut.value:g})"
 
 
-def _chosen(
+def _choose_c(
     request: FitRequest,
     checked: Input,
     candidates: list[Candidate],

@@ -71,7 +71,7 @@ def golden_of(
     )
 
 
-def joined(golden: Golden, more: Golden) -> Golden:
+def join_heads(golden: Golden, more: Golden) -> Golden:
     """The golden rows with the heads of both; `more` must have the same rows and mean."""
     return dataclasses.replace(
         golden,

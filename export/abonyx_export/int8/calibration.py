@@ -109,8 +109,8 @@ def calibration_sequences(file: Path | None, max_residues: int, letters: str = R
     fitted = min(CALIBRATION_ROWS, len(own) // 2)
     judged = own[fitted : fitted + GATE_ROWS]
     shipped = shipped_antibodies()
-    calibration = _filled(own[:fitted], shipped.calibration, CALIBRATION_ROWS, max_residues, own)
-    gate = _filled(judged, shipped.judging, GATE_ROWS, max_residues, [*own, *calibration])
+    calibration = _fill_up(own[:fitted], shipped.calibration, CALIBRATION_ROWS, max_residues, own)
+    gate = _fill_up(judged, shipped.judging, GATE_ROWS, max_residues, [*own, *calibration])
     if min(len(calibration), len(gate)) < MIN_CALIBRATION_ROWS:
         raise InputError(
             f"int8: after a cut to {max_residues} residues, {len(calibration)} different antibodies calibrate and "
@@ -123,7 +123,7 @@ def calibration_sequences(file: Path | None, max_residues: int, letters: str = R
     return Sequences(calibration, gate, ", ".join(parts))
 
 
-def _filled(
+def _fill_up(
     own: list[str], shipped: tuple[str, ...], count: int, max_residues: int, taken: Collection[str]
 ) -> list[str]:
     """`own`, filled up to `count` with shipped sequences that are not in `taken`."""
@@ -178,7 +178,7 @@ def observe(checkpoint: Checkpoint, rows: Tokens) -> Observation:
     finally:
         for handle in hooks:
             handle.remove()
-    # Popped one by one, so that memory holds two copies of only one product's rows.
+    # The samples are popped one by one, so that only one product's rows are in memory twice.
     found = {name: Activations(*ranges[name], np.concatenate(seen.pop(name))) for name in list(seen)}
     streams = [found[f"encoder.layer.{index}.{residual}"].sample for index in range(len(layers))]
     power = [float(stream.var(axis=0, dtype=np.float64).sum()) for stream in streams]

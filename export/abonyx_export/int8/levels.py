@@ -16,8 +16,8 @@ from abonyx_export.int8.calibration import CONTEXT, NARROW, PRODUCTS, QKV, WIDEN
 from abonyx_export.int8.quantization import Candidates, Plan, Product
 
 FLOAT32 = 0
-# Time of a product relative to one int8 term (1280 columns, 512 tokens: one term is 3.7 times as fast as float32, two
-# terms 1.8 times).
+# Time of a product, relative to a product with one int8 term. (Measured with 1280 columns and 512 tokens: one term is
+# 3.7 times as fast as float32, two terms are 1.8 times as fast.)
 COSTS = {1: 1.0, 2: 2.05, FLOAT32: 3.7}
 LEVELS = (1, 2, FLOAT32)
 # Largest mean cost of each plan that is tried. With the last plan, products are 1.3 times as fast as in float32.
@@ -54,7 +54,7 @@ class Leveled:
         return [f"{index}.{name}" for (index, name), found in sorted(self.levels.items()) if found == level]
 
 
-def written(candidates: Candidates, index: int, name: str, level: int) -> float:
+def residual_error(candidates: Candidates, index: int, name: str, level: int) -> float:
     """Error that a product at a level adds to the residual stream, as a share of the stream's variance.
 
     Nearly all of the error of a block's first product reaches its second product.
@@ -70,7 +70,7 @@ def written(candidates: Candidates, index: int, name: str, level: int) -> float:
 def worst_products(candidates: Candidates) -> list[tuple[str, float]]:
     """All products with one term, and the error that each adds to the residual stream, the largest first."""
     errors = {
-        f"{index}.{name}": written(candidates, index, name, 1)
+        f"{index}.{name}": residual_error(candidates, index, name, 1)
         for index in range(len(candidates.layers))
         for name in PRODUCTS
     }
@@ -121,4 +121,4 @@ def _sizes(candidates: Candidates) -> dict[Name, int]:
 def _steps(candidates: Candidates, name: Name, level: int) -> Iterator[Step]:
     """The steps of a product to each higher level."""
     for higher in LEVELS[LEVELS.index(level) + 1 :]:
-        yield Step(written(candidates, *name, level) - written(candidates, *name, higher), name, higher)
+        yield Step(residual_error(candidates, *name, level) - residual_error(candidates, *name, higher), name, higher)

@@ -9,7 +9,7 @@ from abonyx.arrays import Float32Array
 
 LARGEST_WEIGHT = 127  # the range is symmetric, so -128 is not used
 LARGEST_ACTIVATION = 255
-# Steps of the second term in one step of the first. The second term covers at most half a step to each side.
+# One step of the first term has this many steps of the second term, which covers half a step to each side.
 REST_STEPS = 254
 REST_ZERO_POINT = 128
 # GPTQ's parameters: the share of the mean diagonal that is added to the diagonal, and the rows in a block.

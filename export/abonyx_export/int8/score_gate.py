@@ -51,7 +51,7 @@ class GateRows:
 
     @classmethod
     def load(cls, directory: Path) -> GateRows:
-        """Read score_gate.npz. The manifest has its hash, so its bytes are already checked.
+        """Read score_gate.npz. Its bytes are already checked, because the manifest has its hash.
 
         Raises:
             BundleError: the file cannot be read or has wrong shapes.

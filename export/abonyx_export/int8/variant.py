@@ -70,13 +70,13 @@ def write_int8(plan: Plan, checkpoint: Checkpoint, head_graph: onnx.ModelProto, 
     onnx.save(attach_head(onnx.load(path, load_external_data=False), head_graph), path)
 
 
-def worst(candidates: Candidates) -> str:
+def worst_text(candidates: Candidates) -> str:
     """The products with the largest error with one int8 term, as the end of an error message."""
     shown = ", ".join(f"{name} ({error:.1e})" for name, error in worst_products(candidates)[:5])
     return f"; products that add most error to the residual stream: {shown}"
 
 
-def settle(
+def choose_plan(
     found: Calibration,
     manifest: Manifest,
     checkpoint: Checkpoint,
@@ -123,7 +123,7 @@ def settle(
         over = [head for head in heads if not on_golden[head.name] <= _limit_of(head, limits)]
         if not (over or score_gate.all_faults(gates, limit)):
             break
-    detail = f", with {shown}{worst(found.candidates)}"
+    detail = f", with {shown}{worst_text(found.candidates)}"
     score_gate.enforce(gates, limit, detail, FIX)
     if over:
         of_head = f" of head {over[0].name}" if len(heads) > 1 else ""

@@ -1,4 +1,4 @@
-"""`abonyx calibrate`: slope and intercept change every file about the head, or the controls are refused."""
+"""`abonyx calibrate` changes every file that describes the head, or refuses the controls."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from abonyx.cli import cli as abonyx_cli
 from abonyx.errors import BundleError, ConfigError, InputError
 from abonyx.logs import to_stderr
 from abonyx_export import cli
-from abonyx_export.calibrate.scaling import Scaling, fit_scaling, left_out, measure
+from abonyx_export.calibrate.scaling import Scaling, fit_scaling, measure, predict_left_out
 
 from ...conftest import MINI
 from ...runtime.hostile import relist
@@ -247,13 +247,13 @@ def test_separated_classes_have_a_finite_slope() -> None:
     labels = (old > 0).astype(float)
     found = fit_scaling(old, labels, logistic=True)
     assert 0 < found.slope < 10
-    new = left_out(old, labels, [str(at) for at in range(20)], logistic=True)
+    new = predict_left_out(old, labels, [str(at) for at in range(20)], logistic=True)
     assert measure(new, labels, logistic=True)["log_loss"] < measure(old, labels, logistic=True)["log_loss"]
 
 
 def test_a_repeated_control_is_left_out_with_its_copies() -> None:
     old, labels = np.array([0.0, 1, 2, 3, 3]), np.array([0.0, 1, 2, 9, 9])
-    new = left_out(old, labels, ["a", "b", "c", "d", "d"], logistic=False)
+    new = predict_left_out(old, labels, ["a", "b", "c", "d", "d"], logistic=False)
     assert new[3:] == pytest.approx([3, 3])
 
 

@@ -157,7 +157,7 @@ def test_products_get_more_than_one_term_only_where_the_gate_or_the_golden_rows_
 ) -> None:
     make_checkpoint(SHAPES["esm1v"], tmp_path / "checkpoint", seed=5)
     head = write_spread_head(tmp_path / "checkpoint", tmp_path / "head.npz")
-    faults, embedded, asked = score_gate.faults, int8._embedded, []
+    faults, embedded, asked = score_gate.faults, int8._embed_both, []
     said: list[str] = []
 
     def fails_once(gate: Any, allowed_p: float) -> list[str]:
@@ -171,7 +171,7 @@ def test_products_get_more_than_one_term_only_where_the_gate_or_the_golden_rows_
         return both, dict.fromkeys(on_golden, just_under) if once else on_golden
 
     monkeypatch.setattr(score_gate, "faults", fails_once)
-    monkeypatch.setattr(int8, "_embedded", over_once)
+    monkeypatch.setattr(int8, "_embed_both", over_once)
     ask = ExportRequest(
         encoder=str(tmp_path / "checkpoint"),
         heads=(("nonspecificity", head),),
@@ -202,8 +202,8 @@ def test_golden_rows_over_the_limit_with_every_plan_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(levels, "BUDGETS", (1.0,))
-    embedded = int8._embedded
-    monkeypatch.setattr(int8, "_embedded", lambda *given: (embedded(*given)[0], {"nonspecificity": 0.5}))
+    embedded = int8._embed_both
+    monkeypatch.setattr(int8, "_embed_both", lambda *given: (embedded(*given)[0], {"nonspecificity": 0.5}))
     make_checkpoint(SHAPES["esm1v"], tmp_path / "checkpoint", seed=5)
     head = write_spread_head(tmp_path / "checkpoint", tmp_path / "head.npz")
     ask = ExportRequest(

@@ -148,7 +148,7 @@ def test_a_token_budget_that_says_the_same_is_taken() -> None:
 def test_slightly_wrong_numbers_of_the_fixed_shape_are_refused(
     monkeypatch: pytest.MonkeyPatch, output: int, by: float, metric: str
 ) -> None:
-    """Wrong numbers that are finite and plausible, only with padding, as in microsoft/onnxruntime#32569 on a Mac."""
+    """Padded batches give wrong numbers that look plausible, as in microsoft/onnxruntime#32569 on a Mac."""
     real = onnxruntime.InferenceSession.run
 
     def run(self: Any, outputs: list[str], feed: dict[str, Any], *args: Any) -> Any:
