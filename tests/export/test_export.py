@@ -279,7 +279,7 @@ def test_incomplete_and_foreign_checkpoints(
     no_vocabulary = broken("no_vocabulary")
     (no_vocabulary / "vocab.txt").unlink()
     cases = {
-        missing: r"lacks 1 tensor of the encoder \(encoder.layer.1.LayerNorm.weight\)",
+        missing: r"missing: 1 tensor of the encoder \(encoder.layer.1.LayerNorm.weight\)",
         no_vocabulary: "vocab",
         config("gpt2", model_type="gpt2"): "model type 'gpt2'",
         config("relative", position_embedding_type="relative_key"): "position embeddings 'relative_key' are not",

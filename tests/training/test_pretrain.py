@@ -163,7 +163,7 @@ def test_the_recipe_without_variations_draws_nothing(sequences: list[str]) -> No
 
 def test_a_state_of_another_seed_is_refused(tmp_path: Path, sequences: list[str]) -> None:
     train(sequences, tmp_path, stop_after=4)
-    with pytest.raises(SystemExit, match=r"another seed: 1, now 2"):
+    with pytest.raises(SystemExit, match=r"another seed: 1, expected 2"):
         train(sequences, tmp_path, seed=2)
     with pytest.raises(SystemExit, match=r"another corpus_sha256"):
         train(sequences[::-1], tmp_path)
@@ -241,5 +241,5 @@ def test_command_line_refuses_a_finished_directory(tmp_path: Path, monkeypatch: 
 
 def test_a_corpus_of_other_letters_is_refused(tmp_path: Path) -> None:
     (tmp_path / "c.txt").write_text("EVQL\nEV-L\n")
-    with pytest.raises(SystemExit, match="sequence 2 has '-'"):
+    with pytest.raises(SystemExit, match="sequence 2 has letters that ESM does not know: '-'"):
         module.read_corpus(tmp_path / "c.txt")

@@ -119,7 +119,7 @@ def calibration_sequences(file: Path | None, max_residues: int, letters: str = R
         )
     parts = [] if file is None else [f"{file.name}: {fitted} of {len(found)} sequences"]
     if len(calibration) > fitted:
-        parts.append(f"{len(calibration) - fitted} antibodies from {ANTIBODIES_NAME}")
+        parts.append(f"{len(calibration) - fitted} antibodies of {ANTIBODIES_NAME}")
     return Sequences(calibration, gate, ", ".join(parts))
 
 

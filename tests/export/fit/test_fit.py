@@ -450,7 +450,7 @@ def test_flagged_rows_are_listed_and_kept_or_left_out(parent: Path, tmp_path: Pa
     assert "left out" not in (tmp_path / "all" / "card.md").read_text()
     # The head equals the head of a file without those rows, so no label has moved to another row.
     said = fit(write(good, tmp_path / "rows2.csv"), parent, tmp_path / "good", "--name", "same")
-    assert "none of 24 rows is flagged" in said
+    assert "none of the 24 rows is flagged" in said
     heads = [(tmp_path / name / "head.onnx").read_bytes() for name in ("dropped", "good", "all")]
     assert heads[0] == heads[1] != heads[2]
     hashes = [open_bundle(tmp_path / name).manifest.head.source_sha256 for name in ("dropped", "good", "all")]

@@ -233,7 +233,7 @@ def test_sequences_that_score_alike_cannot_judge(tmp_path: Path) -> None:
         calibration=file,
         max_dp=WIDE,
     )
-    with pytest.raises(ParityError, match="standard deviation of p over the 160 sequences"):
+    with pytest.raises(ParityError, match="standard deviation of p over 160 sequences"):
         export_bundle(ask)
     assert not (tmp_path / "bundle").exists()
 
