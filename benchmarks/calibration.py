@@ -1,9 +1,9 @@
-"""int8 calibrated on the shipped antibodies and on a file of sequences, judged on the same sequences: one JSON record.
+"""Compare int8 calibrated on the shipped antibodies with int8 calibrated on a file; writes one JSON record.
 
     python benchmarks/calibration.py --encoder CHECKPOINT -o benchmarks/records/calibration.json
 
-What --calibration is worth, and what the recipe is worth over plain rounding. Both calibrations have as many sequences;
-the rows that judge are the file's own and belong to neither. The head is recentred on them.
+The record shows the gain from --calibration, and the gain from the int8 methods over plain rounding. Both calibrations
+use the same number of sequences. The same other rows of the file judge both. The head is recentred on the judging rows.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Rows = list[npt.NDArray[np.int64]]
 
 
 def embed(checkpoint: Checkpoint, plan: Plan | None, rows: Rows) -> npt.NDArray[np.float32]:
-    """Embeddings (n, D) of token rows, each alone, by the graph of a plan; None = float32."""
+    """Embeddings (n, D) of token rows, run one at a time with the graph of a plan; None = float32."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -50,7 +50,7 @@ def embed(checkpoint: Checkpoint, plan: Plan | None, rows: Rows) -> npt.NDArray[
 
 
 def compare(encoder: Path, head_file: Path, file: Path) -> dict[str, Any]:
-    """The score gate's record of each calibration, by the mean cost of a product."""
+    """The score gate's record for each calibration and each mean cost of a product."""
     checkpoint = load_checkpoint(str(encoder))
     limit = checkpoint.config.max_residues
     given, default = calibration_sequences(file, limit), calibration_sequences(None, limit)
@@ -74,7 +74,7 @@ def compare(encoder: Path, head_file: Path, file: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run and write."""
+    """Run the benchmark and write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--encoder", type=Path, required=True, help="checkpoint directory (benchmarks/make_checkpoint.py)"

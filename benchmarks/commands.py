@@ -1,10 +1,11 @@
-"""Wall time and peak memory of whole commands, process start to exit, written as a JSON record.
+"""Measure wall time and peak memory of whole commands, from process start to exit; writes a JSON record.
 
     python benchmarks/commands.py -o benchmarks/records/commands.json
     python benchmarks/commands.py -o RECORD.json --repeats 1 --bundle DIR FILE.csv ...
 
-Without files: importing, --help, and scoring the examples with the shipped bundle. With files: scoring each with the
-bundle; the record then holds the bundle's parity record, and the run itself passed its self-test or would have failed.
+Without files, the commands are an import, --help, and scoring the examples with the shipped bundle. With files, each is
+scored with the bundle, and the record includes the bundle's parity record. A run that fails its self-test ends the
+benchmark.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ ABONYX = [sys.executable, "-m", "abonyx"]
 
 
 def measure(command: list[str], repeats: int) -> dict[str, Any]:
-    """Run a command `repeats` times after one run that is not counted (where repeats > 1)."""
+    """Run a command `repeats` times. If repeats > 1, one more run comes first and is not counted."""
     seconds, peaks_bytes, last_line = [], [], ""
     for index in range(repeats + (repeats > 1)):
         started = time.perf_counter()
@@ -61,7 +62,7 @@ def measure(command: list[str], repeats: int) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on."""
+    """The machine and versions that the figures depend on."""
     processor = this_processor()
     commit = ""
     if shutil.which("git"):
@@ -71,13 +72,13 @@ def machine() -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "commit": commit,
         "cpu": processor.name,
-        # generation and instruction sets: ratios of one generation do not hold on another
+        # The processor's generation and instruction sets matter: ratios differ between generations.
         "processor": msgspec.to_builtins(processor),
         "threads": usable_processors(),
         "system": platform.platform(),
         "python": platform.python_version(),
         **{name: version(name) for name in ("abonyx", "numpy")},
-        # the module's own word: its distribution has another name on a card or with OpenVINO
+        # The version comes from the module: for a GPU or OpenVINO the distribution has another name.
         "onnxruntime": str(import_engine().__version__),
     }
 

@@ -1,11 +1,11 @@
-"""Time, memory and parity of abonyx and its peers on the CPU, side by side: one run, one JSON record.
+"""Compare time, memory and parity of abonyx and its peers on the CPU; one run writes one JSON record.
 
     python benchmarks/cpu.py -o benchmarks/records/cpu.json --work out/bench
     python benchmarks/cpu.py -o RECORD.json --work DIR --layers 6 --repeats 2 --only old,abonyx-int8
 
-Each engine is a process of its own that stays loaded; each repeat asks every engine in turn to score the same real
-sequences, from strings to probabilities. The encoders have the real shapes and random weights, the head is recentred.
-Nothing is written when an engine's probabilities are too far from PyTorch's in float32.
+Each engine runs in a separate process that stays loaded. In each repeat, every engine in turn scores the same real
+sequences, from strings to probabilities. The encoders have the real shapes and random weights; the head is recentred.
+If an engine's probabilities are too far from PyTorch's in float32, no record is written.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from profile_cpu import show
 
 DATA = REPOSITORY.parent / "shared" / "data"
 SEQUENCES = 96
-FEW = 32  # rows of the warm-up, one full batch of the peers', and of the check of an engine that gives logits only
-PAUSE_S = 0.5  # thread pools spin for a while after a run
+FEW = 32  # rows of the warm-up (one full batch of the peers), and of the check of an engine that only gives logits
+PAUSE_S = 0.5  # wait between runs, because thread pools spin for a while after a run
 
 
 class PeerEngine(NamedTuple):
-    """How one engine is run: a module of peers/ in an environment, on a model, with options of its own."""
+    """How to run one engine: a module of peers/, its environment, its model and its options."""
 
     module: str
     precision: str
@@ -63,14 +63,15 @@ ENGINES = {
     "esm-cpp-int8": PeerEngine("esmcpp", "int8", "esm2", "esmcpp"),
     "abonyx-int8-esm2": PeerEngine("abonyx_session", "int8", "esm2", options={"provider": "cpu"}),
 }
-# ESM-2 in PyTorch, and esm-cpp not yet quantised against it: asked once, not timed, closed before the others open.
+# ESM-2 in PyTorch, and esm-cpp without quantisation. They check each other once, are not timed, and close before the
+# other engines open.
 REFERENCE_ESM2 = PeerEngine("pytorch", "fp32", "esm2")
 ESMCPP_FP32 = PeerEngine("esmcpp", "fp32", "esm2", "esmcpp")
 SHEHATA_ENGINES = ("abonyx-int8", "abonyx-openvino-int8")
 
 
 class PeerProcess:
-    """A process that holds one engine."""
+    """A process with one loaded engine."""
 
     def __init__(self, name: str, module: str, python: Path, request: dict[str, Any], log: Path) -> None:
         self.name, self.log = name, log
@@ -81,7 +82,7 @@ class PeerProcess:
         with log.open("w") as errors:
             self.process = subprocess.Popen(
                 [str(python), "-m", f"peers.{module}"],
-                cwd=Path(__file__).parent,  # where `peers` is importable, installed nowhere
+                cwd=Path(__file__).parent,  # from here `peers` can be imported without an install
                 env=environment,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -91,7 +92,7 @@ class PeerProcess:
         self.opened = self.exchange(request)
 
     def exchange(self, question: dict[str, Any]) -> dict[str, Any]:
-        """One line there, one line back; SystemExit with the end of its log if it has died."""
+        """Send one line and return the answer. SystemExit with the end of the log if the process has ended."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         try:
@@ -110,13 +111,13 @@ class PeerProcess:
         return self.exchange({"call": call, "workload": workload})
 
     def memory_bytes(self, key: str) -> int | None:
-        """VmHWM (peak) or VmRSS (now); None where the system has no /proc."""
+        """VmHWM (peak memory) or VmRSS (current memory); None if the system has no /proc."""
         status = Path(f"/proc/{self.process.pid}/status")
         lines = status.read_text().splitlines() if status.exists() else []
         return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:")), None)
 
     def close(self) -> None:
-        """End the process."""
+        """Stop the process."""
         self.process.communicate()
 
 
@@ -125,8 +126,9 @@ class BenchmarkRun:
     """One engine's results.
 
     Attributes:
-        seconds: of each counted repeat; processors: that it kept busy, fewer than its threads where others use them.
-        p: the last one's probabilities, none from esm-cpp.
+        seconds: time of each counted repeat.
+        processors: number of busy processors; below the number of threads if other processes use them.
+        p: probabilities of the last repeat; none from esm-cpp.
     """
 
     worker: PeerProcess
@@ -136,7 +138,7 @@ class BenchmarkRun:
 
 
 def compare(p: npt.ArrayLike, reference: npt.ArrayLike, thresholds: list[float]) -> dict[str, Any]:
-    """Differences of probabilities (n,) from the reference's."""
+    """Differences between probabilities (n,) and the reference's."""
     from scipy.stats import spearmanr
 
     found, exact = np.asarray(p, np.float64), np.asarray(reference, np.float64)
@@ -153,12 +155,13 @@ def compare(p: npt.ArrayLike, reference: npt.ArrayLike, thresholds: list[float])
 
 
 def faults(figures: dict[str, Any], precision: str, max_dp: dict[str, float], *, peer: bool = False) -> list[str]:
-    """Limits that are exceeded, as text.
+    """Texts about exceeded limits.
 
     Args:
-        figures: of compare(); precision: "fp32", "bf16" or "int8".
-        max_dp: limits of |dp| given instead, by precision; then nothing else is judged.
-        peer: whether the quantisation is another project's.
+        figures: from compare().
+        precision: "fp32", "bf16" or "int8".
+        max_dp: precision -> limit of |dp|, given by the user. If there is one, no other limit applies.
+        peer: whether another project did the quantisation.
     """
     usual = {"fp32": tolerances.FP32.p, "bf16": tolerances.PEER_BF16_P, "int8": tolerances.INT8_GATE_MAX_P}
     limits, least_spearman = {"max_dp": usual[precision]}, -1.0
@@ -167,11 +170,11 @@ def faults(figures: dict[str, Any], precision: str, max_dp: dict[str, float], *,
     elif precision in max_dp:
         limits["max_dp"] = max_dp[precision]
     elif precision == "int8":
-        # The bundle's own gate has 256 rows; of fewer than 200 a single flip is over half a per cent.
+        # The bundle's own gate has many rows; with fewer than 200 rows, a single flip is more than 0.5 %.
         flips = max(tolerances.INT8_GATE_FLIPS, 1 / figures["rows"])
         limits |= {"mean_dp": tolerances.INT8_GATE_MEAN_P, "flips": flips}
         least_spearman = tolerances.INT8_GATE_SPEARMAN
-    # not >: a NaN is a fault too
+    # A fault is "not <=" and not ">", so that NaN is a fault too.
     wrong = [f"{key} {figures[key]:.3g}, limit {limit:g}" for key, limit in limits.items() if not figures[key] <= limit]
     if not figures["spearman"] >= least_spearman:
         wrong.append(f"spearman {figures['spearman']:.5f}, at least {least_spearman:g}")
@@ -189,23 +192,21 @@ def parse() -> argparse.Namespace:
     add = parser.add_argument
     add("-o", "--output", type=Path, required=True)
     add("--work", type=Path, required=True, help="directory for checkpoints, bundles, logs; kept between runs")
-    add("--layers", type=int, default=33, help="of both encoders; fewer for a quick run")
+    add("--layers", type=int, default=33, help="layers of both encoders; fewer for a quick run")
     add("--repeats", type=int, default=5)
-    add("--only", help=f"of {','.join(ENGINES)}; old is always run, as the reference")
-    add("--variants", default="fp32,int8", help="to export; engines of others are left out")
+    add("--only", help=f"engines to run, of {','.join(ENGINES)}; old always runs, as the reference")
+    add("--variants", default="fp32,int8", help="variants to export; engines of other variants are left out")
     add("--sequences", type=Path, default=DATA / "repertoire" / "vh_vhh_repertoire.csv.gz")
-    add("--count", type=int, default=SEQUENCES, help="sequences to sample from it, of those that have a call")
-    add("--shehata", type=Path, default=DATA / "shehata" / "VH_only_shehata.csv", help="scored once by abonyx alone")
+    add("--count", type=int, default=SEQUENCES, help="number of sequences to sample, from those with a call")
+    add("--shehata", type=Path, default=DATA / "shehata" / "VH_only_shehata.csv", help="scored once, only by abonyx")
     add("--no-shehata", action="store_true")
     add("--head", type=Path, default=DATA / "heads" / "esm1v_logreg" / "boughter_vh_esm1v_logreg.npz")
-    add("--calibration", type=Path, help="as of abonyx export")
-    add(
-        "--max-dp", action="append", default=[], metavar="VARIANT=VALUE", help="as of abonyx export; judged by here too"
-    )
-    add("--accept", action="append", default=[], metavar="VARIANT=VALUE", help="|dp| judged by here, export as ever")
-    add("--target", action="append", default=[], metavar="ENGINE/PEER=RATIO", help="times faster that it should be")
+    add("--calibration", type=Path, help="as in abonyx export")
+    add("--max-dp", action="append", default=[], metavar="VARIANT=VALUE", help="as in abonyx export; also a limit here")
+    add("--accept", action="append", default=[], metavar="VARIANT=VALUE", help="limit of |dp| here, but not in export")
+    add("--target", action="append", default=[], metavar="ENGINE/PEER=RATIO", help="expected ratio of speeds")
     add("--profile", action="store_true", help="also profile abonyx's graphs by operator")
-    add("--peak-gops", type=float, help="of the processors in int8, for the profile's share of it")
+    add("--peak-gops", type=float, help="peak speed of the processors in int8; the profile shows the reached share")
     for name in ("openvino", "esmcpp"):
         default = REPOSITORY / f".venv-bench-{name}" / "bin" / "python"
         add(f"--{name}-python", type=Path, default=default, help="interpreter of that environment")
@@ -216,7 +217,7 @@ def choose(only: str | None, variants: list[str]) -> dict[str, PeerEngine]:
     """The engines to run, the reference first."""
     wanted = set(only.split(",")) if only else set(ENGINES)
     if unknown := wanted - set(ENGINES):
-        raise SystemExit(f"no such engine: {', '.join(sorted(unknown))}; there are {', '.join(ENGINES)}")
+        raise SystemExit(f"no such engine: {', '.join(sorted(unknown))}; choose from {', '.join(ENGINES)}")
     return {
         name: engine
         for name, engine in ENGINES.items()
@@ -225,7 +226,7 @@ def choose(only: str | None, variants: list[str]) -> dict[str, PeerEngine]:
 
 
 class Benchmark:
-    """One run: what was asked for, what it runs on, when it began."""
+    """One run: its options, its environments and its start time."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
@@ -242,13 +243,13 @@ class Benchmark:
         }
         for engine in self.engines.values():
             if not self.pythons[engine.environment].exists():
-                raise SystemExit(f"no {self.pythons[engine.environment]}: see make bench, or --only")
+                raise SystemExit(f"{self.pythons[engine.environment]} does not exist: run make bench, or use --only")
         for file in (arguments.sequences, arguments.head, *([] if arguments.no_shehata else [arguments.shehata])):
             if not file.is_file():
-                raise SystemExit(f"no {file}: give --sequences, --head and --shehata (or --no-shehata) of your own")
+                raise SystemExit(f"{file} does not exist: give --sequences, --head and --shehata (or --no-shehata)")
         for text in arguments.target:
             if not set(text.partition("=")[0].split("/")) <= set(self.engines):
-                raise SystemExit(f"--target {text}: not two engines of this run")
+                raise SystemExit(f"--target {text}: this run does not have both engines")
         self.esmcpp_fp32: dict[str, Any] | None = None
         self.sequences = trusted_sample(read_sequences(arguments.sequences), arguments.count)
         self.shehata = [] if arguments.no_shehata else read_sequences(arguments.shehata)
@@ -260,7 +261,7 @@ class Benchmark:
         self.ids = [row.tolist() for row in Alphabet(manifest.alphabet).encode(self.sequences)]
 
     def say(self, line: str) -> None:
-        """Print a line behind the seconds so far."""
+        """Print a line after the seconds since the start."""
         print(f"{time.perf_counter() - self.started:7.1f} s  {line}", flush=True)
 
     def _prepare(self) -> Prepared:
@@ -296,7 +297,7 @@ class Benchmark:
         return worker
 
     def references(self) -> dict[str, list[float]]:
-        """ESM-2's probabilities in PyTorch float32, where an engine needs them."""
+        """ESM-2's probabilities in PyTorch float32, if an engine needs them."""
         if all(engine.model != "esm2" for engine in self.engines.values()):
             return {}
         p = self.once("reference-esm2", REFERENCE_ESM2, "score", "mixed")
@@ -304,11 +305,11 @@ class Benchmark:
             found = self.once("esm-cpp-fp32", ESMCPP_FP32, "check", "first")
             self.esmcpp_fp32 = compare(found, p[: len(found)], self.thresholds)
             if wrong := faults(self.esmcpp_fp32, "fp32", {}):
-                raise SystemExit(f"esm-cpp before quantisation is another model: {'; '.join(wrong)}")
+                raise SystemExit(f"esm-cpp without quantisation differs from PyTorch: {'; '.join(wrong)}")
         return {"esm2": p}
 
     def once(self, name: str, engine: PeerEngine, call: str, workload: str) -> list[float]:
-        """One call's probabilities from a process that is closed again."""
+        """Probabilities of one call, from a process that is started and closed here."""
         worker = self.open(name, engine)
         p: list[float] = worker.ask(call, workload)["p"]
         worker.close()
@@ -323,7 +324,7 @@ class Benchmark:
         return runs
 
     def repeat(self, runs: dict[str, BenchmarkRun], repeats: range) -> None:
-        """Ask each engine in turn; repeat 0 is the warm-up, of few rows and not counted."""
+        """Run each engine in turn. Repeat 0 is the warm-up with few rows and is not counted."""
         for repeat in repeats:
             for name, run in runs.items():
                 time.sleep(PAUSE_S)
@@ -337,7 +338,7 @@ class Benchmark:
     def parity(
         self, runs: dict[str, BenchmarkRun], references: dict[str, list[float]]
     ) -> tuple[dict[str, Any], list[str]]:
-        """Every engine's differences from PyTorch float32, and what is over its limit."""
+        """Every engine's differences from PyTorch float32, and texts about exceeded limits."""
         figures, wrong = {}, []
         for name, run in runs.items():
             engine = self.engines[name]
@@ -349,7 +350,7 @@ class Benchmark:
         return figures, wrong
 
     def profiles(self) -> list[dict[str, Any]]:
-        """Operator profiles of the ESM-1v bundle's variants, each in a process of its own."""
+        """Operator profiles of the ESM-1v bundle's variants, each in a separate process."""
         found = []
         script = Path(__file__).with_name("profile_cpu.py")
         for variant in self.variants:
@@ -363,8 +364,8 @@ class Benchmark:
         return found
 
     def record(self) -> dict[str, Any]:
-        """Run everything; SystemExit where an engine's probabilities are too far off."""
-        peaks = measure_peaks()  # before the engines take memory and threads
+        """Run everything. SystemExit if an engine's probabilities are too far from the reference."""
+        peaks = measure_peaks()  # before the engines use memory and threads
         self.say(peaks_line(peaks))
         references = self.references()
         with ExitStack() as stack:
@@ -373,7 +374,7 @@ class Benchmark:
             references["esm1v"] = runs["old"].p
             parity, wrong = self.parity(runs, references)
             if wrong:
-                self.say("parity failed; no more repeats")
+                self.say("parity failed; the other repeats are skipped")
             else:
                 self.repeat(runs, range(2, self.arguments.repeats + 1))
                 parity, wrong = self.parity(runs, references)
@@ -403,7 +404,7 @@ class Benchmark:
             for name, variant in bundle["variants"].items():
                 self.say(f"{model} {name}: {variant.get('quantization') or 'not quantised'}")
         if wrong:
-            raise SystemExit("parity failed, nothing written:\n  " + "\n  ".join(wrong))
+            raise SystemExit("parity failed, no record was written:\n  " + "\n  ".join(wrong))
         return {
             "machine": machine(),
             "achieved_peaks": peaks,
@@ -428,7 +429,7 @@ class Benchmark:
         }
 
     def bundles(self) -> dict[str, Any]:
-        """What was exported: hashes, and each variant's own record of parity."""
+        """The exported bundles: hashes, and each variant's parity record."""
         found = {}
         for model in sorted({engine.model for engine in self.engines.values()}):
             bundle = open_bundle(self.prepared.bundle[model])
@@ -453,7 +454,7 @@ class Benchmark:
 
 
 def ratios(medians: dict[str, float]) -> dict[str, dict[str, float]]:
-    """How many times faster each of abonyx's engines is than every other."""
+    """How many times faster each abonyx engine is than every other engine."""
     return {
         name: {peer: other / seconds for peer, other in medians.items() if peer != name}
         for name, seconds in medians.items()
@@ -462,7 +463,7 @@ def ratios(medians: dict[str, float]) -> dict[str, dict[str, float]]:
 
 
 def targets(wanted: list[str], times_faster: dict[str, dict[str, float]]) -> dict[str, dict[str, float | bool]]:
-    """ENGINE/PEER=RATIO against what was measured."""
+    """Compare each ENGINE/PEER=RATIO with the measured ratio."""
     found: dict[str, dict[str, float | bool]] = {}
     for text in wanted:
         pair, _, value = text.partition("=")
@@ -473,7 +474,7 @@ def targets(wanted: list[str], times_faster: dict[str, dict[str, float]]) -> dic
 
 
 def main() -> None:
-    """Run and write."""
+    """Run the benchmark and write the record."""
     arguments = parse()
     record = Benchmark(arguments).record()
     arguments.output.parent.mkdir(parents=True, exist_ok=True)

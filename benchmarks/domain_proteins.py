@@ -1,7 +1,8 @@
 """Public protein sequences that are not antibody heavy chains, by UniProt entry name or PDB entry.
 
-Mature chains or the domain that the name's second part gives. PROTEINS are unrelated to antibodies; IG_LIKE share the
-immunoglobulin fold without being an antibody's variable domain; RECEPTORS are T-cell receptors' variable domains.
+A sequence is the mature chain, or the domain in the second part of the name. PROTEINS are unrelated to antibodies.
+IG_LIKE have the immunoglobulin fold, but are not variable domains of antibodies. RECEPTORS are variable domains of
+T-cell receptors.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""How records of known kinds are judged, and how long it takes, as a JSON record and a table in docs/domain.md.
+"""Judge records of known kinds and measure the time; writes a JSON record and a table in docs/domain.md.
 
     python benchmarks/domain_table.py --data DIR -o benchmarks/records/domain_table.json --docs docs/domain.md
 
-DIR holds jain/, shehata/, harvey/, repertoire/, boughter/ and paired/ (their README says where each set is from).
+DIR has jain/, shehata/, harvey/, repertoire/, boughter/ and paired/ (their README says where each set comes from).
+The file has over 300 lines, because its sets of records are listed one by one.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from abonyx.domain import NANOBODY_LIKE, judge, judge_in_children, judged_by, re
 from commands import machine
 from domain_proteins import IG_LIKE, PROTEINS, RECEPTORS
 
-# Its 7,058 rows lack the start of the domain: they begin at IMGT 6 to 19.
+# The 7,058 rows of this source lack the start of the domain: they start at IMGT 6 to 19.
 TRUNCATED_SOURCE = "oas_briney2019_igm"
 TABLE_MARKS = ("<!-- table: made by benchmarks/domain_table.py -->", "<!-- end of table -->")
 RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
@@ -38,7 +39,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """How one set was judged.
 
     Attributes:
-        expected: "trusted", "noted" (nanobody-like alone) or "flagged" (or refused).
+        expected: "trusted", "noted" (only nanobody-like) or "flagged" (or refused).
     """
 
     name: str
@@ -52,7 +53,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """A CSV file's rows; lines that start with # are comments."""
+    """Rows of a CSV file; lines that start with # are comments."""
     data = path.read_bytes()
     text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
     return list(csv.DictReader(line for line in text.splitlines() if not line.startswith("#")))
@@ -150,7 +151,7 @@ def judge_sets(data: Path) -> list[Row]:
 
 
 def _patchworks(paired: list[dict[str, str]]) -> list[tuple[str, str, list[str]]]:
-    """Records that are numbered like a heavy domain and hold something else: the first part of VH and more."""
+    """Records that get numbers like a heavy domain, but are a mix of a VH and another sequence."""
     source = random.Random(20_252)
     pairs = [(row["VH"], row["VL"]) for row in paired]
     gfp = PROTEINS["GFP_AEQVI"]
@@ -177,7 +178,7 @@ def _harvey(data: Path) -> list[str]:
 
 
 def seconds(call: Callable[[], object], repeats: int) -> dict[str, float]:
-    """Wall time of a call, after one that is not counted."""
+    """Wall times of a call. The first call is not counted."""
     call()
     times = []
     for _ in range(repeats):
@@ -188,7 +189,7 @@ def seconds(call: Callable[[], object], repeats: int) -> dict[str, float]:
 
 
 def measure_speed(data: Path, repeats: int) -> dict[str, Any]:
-    """Seconds for 4,000 records of the repertoire, heavy chains alone and with others, and what starting costs."""
+    """Seconds for records of the repertoire (heavy chains, with and without other chains), and for starting Python."""
     sequences = column(data / "repertoire/vh_vhh_repertoire.csv.gz", "sequence")
     some = random.Random(7).sample(sequences, 4_000)
     many = random.Random(8).sample(sequences, 20_000)
@@ -210,7 +211,7 @@ def measure_speed(data: Path, repeats: int) -> dict[str, Any]:
 
 
 def measure_bad_input() -> dict[str, dict[str, Any]]:
-    """Processor time of records that are slow, long or not a protein. The slowest of each kind counts."""
+    """Processor time of the slowest record of each kind: slow, long, or not a protein."""
     source = random.Random(9)
     heavy = (
         "EVQLVESGGGLVQPGGSLRLSCAASGFNIKDTYIHWVRQAPGKGLEWVARIYPTNGYTRYADSVKGRFTISADTSKNTAYLQMNSLRAEDTAVYYCSRWG"
@@ -256,7 +257,7 @@ def measure_bad_input() -> dict[str, dict[str, Any]]:
 
 
 def _slowest(texts: Sequence[str]) -> dict[str, Any]:
-    """The slowest record of a kind: the least processor time of three tries counts for each."""
+    """The slowest record of a kind. The time of a record is the smallest processor time of three tries."""
     slowest = 0.0
     for text in texts:
         tries = []
@@ -273,7 +274,7 @@ def _slowest(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The markdown table: shares as percentages, the most frequent reasons."""
+    """The Markdown table, with shares as percentages and the most frequent reasons."""
     lines = [
         "| set | n | trusted | nanobody-like | flagged | refused | most frequent reasons |",
         "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
@@ -286,7 +287,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def write_table(page: Path, text: str) -> None:
-    """Replace what lies between the two marks of a page."""
+    """Replace the text between the two marks of a page."""
     before, rest = page.read_text(encoding="utf-8").split(TABLE_MARKS[0])
     _, after = rest.split(TABLE_MARKS[1])
     page.write_text(f"{before}{TABLE_MARKS[0]}\n{text}\n{TABLE_MARKS[1]}{after}", encoding="utf-8")

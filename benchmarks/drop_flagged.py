@@ -1,10 +1,10 @@
-"""What `abonyx fit --drop-flagged` changes in the head of abonyx-mini: a JSON record.
+"""Measure what `abonyx fit --drop-flagged` changes in the head of abonyx-mini; writes a JSON record.
 
     python benchmarks/drop_flagged.py --data DIR -o benchmarks/records/drop_flagged.json
 
-DIR holds boughter/VH_only_boughter_training.csv. The head is fitted as the shipped one is (--scale --C 0.01 --cv 10,
-five seeds): with all rows, without the flagged ones, and without as many others, drawn at random, to know what leaving
-out any rows does. The scores compared are those of examples/therapeutic_vh.csv.
+DIR has boughter/VH_only_boughter_training.csv. The head is fitted like the shipped head (--scale --C 0.01 --cv 10, five
+seeds): with all rows, without the flagged rows, and without the same number of random other rows. The third fit shows
+the effect of leaving out any rows. The record compares the scores of examples/therapeutic_vh.csv.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ from commands import machine
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "therapeutic_vh.csv"
 TABLE = "boughter/VH_only_boughter_training.csv"
 C, FOLDS, SEEDS = 0.01, 10, range(5)
-# Draws of other rows to leave out.
+# Number of random draws of other rows to leave out.
 DRAWS = 100
 FIT = functools.partial(fit_once, scale=True, balanced=False)
 Matrix = npt.NDArray[np.float64]
 
 
 def embed(checked: Input) -> Matrix:
-    """Embeddings by abonyx-mini, in float64 as `fit` takes them."""
+    """Embeddings by abonyx-mini, in float64 as in `fit`."""
     with abonyx.open_session() as session:
         return session.embed(checked.sequences).astype(np.float64)
 
 
 def cross_validated(rows: Matrix, labels: npt.NDArray[np.int64]) -> dict[str, Any]:
-    """The figures that `fit` records, of one C."""
+    """The figures that `fit` records for one C."""
     (candidate,) = cross_validate(rows, labels, [C], folds=FOLDS, seeds=SEEDS, fit=FIT)
     names = ("accuracy_mean", "roc_auc_mean", "roc_auc_sd", "roc_auc_seed_sd")
     return {"rows": len(labels), "positives": int(labels.sum())} | {name: getattr(candidate, name) for name in names}
 
 
 def measure(data: Path) -> dict[str, Any]:
-    """The record, without the machine."""
+    """The record without the facts about the machine."""
     run = prepare()
     checked, examples = run.read(data / TABLE, "label", label_required=True), run.read(EXAMPLES)
     rows, therapeutic = embed(checked), embed(examples)

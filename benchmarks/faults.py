@@ -1,12 +1,13 @@
-"""Kill, starve and confuse runs of `abonyx score` and `abonyx embed`, resume them, compare the end byte by byte.
+"""Kill and disturb runs of `abonyx score` and `abonyx embed`, resume them, and compare the output byte by byte.
 
     python benchmarks/faults.py -o benchmarks/records/faults.json --page docs/reliability.md
     python benchmarks/faults.py --rows 600 --kills 3 --window 64
 
-Uses the bundle that ships. The rows are seeded fragments of the examples, 12 to 40 residues, half of them repeated:
-they run faster than whole domains, and what is tested here is the writing. Exits 1 where any outcome is not the
-expected one. The full and the read-only disk are small tmpfs mounts; where mounting is not permitted the first is a
-limit on file sizes (RLIMIT_FSIZE), and the second is left out and said to be. Over 300 lines: a function a fault.
+The script uses the shipped bundle. The rows are random fragments of the examples with 12 to 40 residues, and half of
+them are repeated. Fragments run faster than complete domains, and this script only tests the writing. The exit code is
+1 if an outcome is not the expected one. The full and the read-only disk are small tmpfs mounts. Without the permission
+to mount, the full disk is a limit on file sizes (RLIMIT_FSIZE), and the read-only disk is left out with a message. The
+file has over 300 lines, because each fault has its function.
 """
 
 from __future__ import annotations
@@ -35,18 +36,19 @@ from abonyx.bundle import locate_mini
 from commands import ABONYX, REPOSITORY, machine
 
 EXAMPLES = REPOSITORY / "examples" / "therapeutic_vh.csv"
-# A run that neither ends nor gets to its next row in this time is taken for hanging.
+# A run that neither ends nor makes progress in this time counts as hanging.
 PATIENCE_S = 600.0
 
 
 @dataclass
 class Scene:
-    """An input in a folder, and the command whose output is OUT.
+    """An input in a folder, and a command with the output OUT.
 
     Attributes:
         command: score or embed.
-        suffix: of OUT, which names its format.
-        window: records a window; window_s: seconds one takes, opening included.
+        suffix: suffix of OUT, which decides its format.
+        window: records per window.
+        window_s: seconds of one window, including the opening of the model.
     """
 
     folder: Path
@@ -62,24 +64,24 @@ class Scene:
         return self.folder / "in.csv"
 
     def output(self, folder: Path | None = None) -> Path:
-        """OUT, in a folder of its own."""
+        """OUT, in a separate folder."""
         return (folder or self.folder / "out") / f"out{self.suffix}"
 
     def start(self, output: Path, *options: str, program: Sequence[str] = ABONYX, **how: Any) -> subprocess.Popen[str]:
-        """The command, running; `program` in place of abonyx."""
+        """Start the command; `program` replaces abonyx."""
         environment = os.environ | {"ABONYX_WINDOW_SIZE": str(self.window)}
         line = [*program, self.command, str(self.source), "-o", str(output), "--on-invalid", "skip", *options]
         return subprocess.Popen(line, env=environment, stderr=subprocess.PIPE, text=True, **how)
 
     def run(self, output: Path, *options: str, **how: Any) -> tuple[int, str]:
-        """Exit code and standard error of the whole command."""
+        """Run the command to its end; returns exit code and standard error."""
         with self.start(output, *options, **how) as process:
             _, text = process.communicate(timeout=PATIENCE_S)
         return process.returncode, text
 
 
 def write_input(path: Path, rows: int, seed: int = 0) -> None:
-    """Fragments of the examples' sequences, half of them as they came before; three records that cannot be scored."""
+    """Fragments of the examples' sequences, half of them repeated, with three records that cannot be scored."""
     draw = random.Random(seed)
     whole = [line.split(",")[1] for line in EXAMPLES.read_text().splitlines()[1:]]
     sequences: list[str] = []
@@ -97,7 +99,7 @@ def write_input(path: Path, rows: int, seed: int = 0) -> None:
 
 
 def make_scene(folder: Path, rows: int, window: int, command: str = "score", suffix: str = ".csv") -> Scene:
-    """A scene with its input."""
+    """Make a scene and write its input."""
     scene = Scene(folder, rows, window, command, suffix)
     scene.output().parent.mkdir(parents=True)
     write_input(scene.source, rows)
@@ -105,12 +107,12 @@ def make_scene(folder: Path, rows: int, window: int, command: str = "score", suf
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """What is in a folder."""
+    """Names and bytes of the files in a folder."""
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 def reference(scene: Scene) -> dict[str, bytes]:
-    """The files of a run that nothing disturbs."""
+    """The output files of an undisturbed run."""
     folder = scene.folder / "reference"
     folder.mkdir()
     started = time.monotonic()
@@ -122,7 +124,7 @@ def reference(scene: Scene) -> dict[str, bytes]:
 
 
 def rows_done(output: Path, process: int | None = None) -> int:
-    """Rows that the journal beside an output counts; -1 without one, or before that process took the run up."""
+    """Number of rows in the journal of an output; -1 without a journal, or before this process continues the run."""
     try:
         text = output.with_name(output.name + ".journal").read_text()
     except FileNotFoundError:
@@ -134,16 +136,16 @@ def rows_done(output: Path, process: int | None = None) -> int:
 
 
 def wait_for_rows(process: subprocess.Popen[str], output: Path, rows: int) -> None:
-    """Return once this process is at work and so many rows are journalled."""
+    """Wait until this process is running and the journal has this number of rows."""
     until = time.monotonic() + PATIENCE_S
     while rows_done(output, process.pid) < rows:
         if process.poll() is not None or time.monotonic() > until:
-            raise SystemExit(f"process {process.pid} ended, or hangs, before row {rows} of {output}")
+            raise SystemExit(f"process {process.pid} ended or hangs before row {rows} of {output}")
         time.sleep(0.002)
 
 
 def stop_at(scene: Scene, output: Path, rows: int, number: int, delay_s: float = 0.0) -> tuple[int, str]:
-    """Start or go on with the command, send it a signal some time after row `rows`; its exit code and stderr."""
+    """Start or resume the command, and send a signal some time after row `rows`; returns exit code and stderr."""
     with scene.start(output) as process:
         wait_for_rows(process, output, rows)
         time.sleep(delay_s)
@@ -153,29 +155,29 @@ def stop_at(scene: Scene, output: Path, rows: int, number: int, delay_s: float =
 
 
 def kill(scene: Scene, expected: dict[str, bytes], kills: int, seed: int) -> list[str]:
-    """One run, killed with SIGKILL at that many random points, resumed after each."""
+    """Kill one run with SIGKILL at random points, and resume it after each."""
     draw = random.Random(seed)
     output, faults = scene.output(), []
     points = sorted(draw.randrange(scene.rows - 3 * scene.window) for _ in range(kills))
     for point in points:
-        # Somewhere in a window or its writing, not only right behind a journal's line.
+        # The signal can come anywhere in a window or its writing, not only directly after a line of the journal.
         code, text = stop_at(scene, output, point, signal.SIGKILL, delay_s=draw.random() * scene.window_s)
         if code != -signal.SIGKILL:
             faults.append(f"killed at row {point}: exit code {code}: {text}")
         if output.exists():
-            faults.append(f"killed at row {point}: {output.name} is there before it is whole")
+            faults.append(f"killed at row {point}: {output.name} exists before it is complete")
         if rows_done(output) < point:
             faults.append(f"killed at row {point}: the journal went back to {rows_done(output)}")
     return faults + end(scene, expected)
 
 
 def end(scene: Scene, expected: dict[str, bytes], output: Path | None = None) -> list[str]:
-    """Let the run go on to its end: it must have gone on, and give the undisturbed run's bytes and nothing else."""
+    """Resume the run to its end. It must have resumed, and its files must equal those of the undisturbed run."""
     output = output or scene.output()
     code, text = scene.run(output)
     faults = [] if code == 0 else [f"resuming: exit code {code}: {text}"]
     if "resuming after row" not in text:
-        faults.append(f"did not go on, but began anew: {text}")
+        faults.append(f"the run started again and did not resume: {text}")
     found = files(output.parent)
     if found != expected:
         differ = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
@@ -184,7 +186,7 @@ def end(scene: Scene, expected: dict[str, bytes], output: Path | None = None) ->
 
 
 def interrupt(scene: Scene, expected: dict[str, bytes]) -> list[str]:
-    """SIGINT, then SIGTERM: the window in hand is finished, the exit code is 130, the way on is said."""
+    """SIGINT, then SIGTERM: the window is finished, the exit code is 130, and the message says how to resume."""
     faults = []
     for part, number in enumerate((signal.SIGINT, signal.SIGTERM), 1):
         before = part * scene.rows // 4
@@ -195,7 +197,7 @@ def interrupt(scene: Scene, expected: dict[str, bytes]) -> list[str]:
 
 
 def full_disk(scene: Scene, expected: dict[str, bytes]) -> tuple[str, list[str]]:
-    """A disk that holds half of the output: one clear error, nothing lost, gone on with once there is space."""
+    """A disk with space for half of the output: one clear error, nothing is lost, and the run resumes with space."""
     size = sum(map(len, expected.values()))
     with mounted(scene.folder / "small", size // 2) as grow:
         if grow is None:
@@ -206,13 +208,13 @@ def full_disk(scene: Scene, expected: dict[str, bytes]) -> tuple[str, list[str]]
         code, text = scene.run(output)
         faults = _refused(code, text, 2, "No space left on device")
         if output.exists():
-            faults.append("OUT is there before it is whole")
+            faults.append("OUT exists before it is complete")
         grow(4 * size, "rw")
         return "tmpfs", faults + end(scene, expected, output)
 
 
 def read_only(scene: Scene, expected: dict[str, bytes]) -> tuple[str, list[str]]:
-    """An output that is read-only at the start, and one that became so between a kill and going on."""
+    """An output that is read-only at the start, and one that becomes read-only between a kill and the resumed run."""
     size = sum(map(len, expected.values()))
     with mounted(scene.folder / "locked", 4 * size) as grow:
         if grow is None:
@@ -229,7 +231,7 @@ def read_only(scene: Scene, expected: dict[str, bytes]) -> tuple[str, list[str]]
 
 
 def another_run(scene: Scene, expected: dict[str, bytes]) -> list[str]:
-    """Input, bundle or config changed between: refused by name, nothing lost; the first command still goes on."""
+    """Input, bundle or config change before the resumed run: an error names it, and the first command still resumes."""
     output = scene.output()
     stop_at(scene, output, scene.rows // 2, signal.SIGKILL)
     kept = files(output.parent)
@@ -246,12 +248,12 @@ def another_run(scene: Scene, expected: dict[str, bytes]) -> list[str]:
     options = ["--pooling", "upstream-batch", "--batch-size", "8"]
     faults += _refused(*scene.run(output, *options), 2, "config: pooling: 'residues' then, 'upstream-batch' now")
     if files(output.parent) != kept:
-        faults.append("a refused command changed what was kept")
+        faults.append("a refused command changed the kept files")
     return faults + end(scene, expected)
 
 
 def two_at_once(scene: Scene, expected: dict[str, bytes]) -> list[str]:
-    """A second command on the same OUT is refused and names the first, which ends well."""
+    """A second command on the same OUT is refused with the first one's process; the first one ends without error."""
     output = scene.output()
     stop_at(scene, output, scene.rows // 4, signal.SIGKILL)
     with scene.start(output) as first:
@@ -264,7 +266,7 @@ def two_at_once(scene: Scene, expected: dict[str, bytes]) -> list[str]:
 
 
 def model_changed(scene: Scene, expected: dict[str, bytes]) -> list[str]:
-    """The weights' file is overwritten in place, then cut to nothing, while a run scores with it."""
+    """While a run scores, the file of the weights is overwritten in place and then emptied."""
     bundle = Path(shutil.copytree(locate_mini(), scene.folder / "changed"))
     weights = next(bundle.glob("*/*.data"))
     output = scene.output()
@@ -277,7 +279,7 @@ def model_changed(scene: Scene, expected: dict[str, bytes]) -> list[str]:
         os.truncate(weights, 0)
         _, text = process.communicate(timeout=PATIENCE_S)
     if process.returncode or files(output.parent) != expected:
-        return [f"exit code {process.returncode}, or other bytes: {text}"]
+        return [f"exit code {process.returncode}, or the bytes differ: {text}"]
     return []
 
 
@@ -289,7 +291,7 @@ def _refused(code: int, text: str, wanted: int, part: str) -> list[str]:
 
 @contextlib.contextmanager
 def mounted(folder: Path, size_bytes: int) -> Iterator[Callable[[int, str], object] | None]:
-    """A tmpfs of that size, and what mounts it again with another size and "rw" or "ro"; None: not permitted."""
+    """A tmpfs of this size, and a function that mounts it again with another size and mode; None = not permitted."""
     folder.mkdir()
 
     def mount(*options: str) -> bool:
@@ -308,7 +310,7 @@ def mounted(folder: Path, size_bytes: int) -> Iterator[Callable[[int, str], obje
         subprocess.run(["umount", str(folder)], check=True)
 
 
-# As a child process: the command line, killed as it calls the rename of that number.
+# Code of a child process: it runs the command line, and kills itself at the rename with the given number.
 _KILLED_AT_RENAME = """
 import itertools, os, pathlib, signal, sys
 last, folder, count, replace = int(sys.argv[1]), sys.argv[2], itertools.count(1), pathlib.Path.replace
@@ -324,7 +326,7 @@ main()
 
 
 def killed_at_renames(folder: Path, rows: int, window: int) -> tuple[int, list[str]]:
-    """Runs of formats with one, two and three files, killed before each rename in turn; how many, and the faults."""
+    """Kill runs of formats with one, two and three files before each rename; returns the number of runs and faults."""
     times, faults = 0, []
     for command, suffix in (("score", ".csv"), ("score", ".parquet"), ("embed", ".npy")):
         scene = make_scene(folder / f"{command}{suffix}", rows, window, command, suffix)
@@ -338,7 +340,7 @@ def killed_at_renames(folder: Path, rows: int, window: int) -> tuple[int, list[s
             times += 1
             where = f"{command} {suffix}, killed at rename {number}"
             if code != -signal.SIGKILL or output.read_text() != old:
-                faults.append(f"{where}: exit code {code}, or OUT is not the old one: {text}")
+                faults.append(f"{where}: exit code {code}, or OUT is not the old file: {text}")
             code, text = scene.run(output)
             if code or files(output.parent) != expected:
                 faults.append(f"{where}: the same command: exit code {code}: {text}")
@@ -346,9 +348,9 @@ def killed_at_renames(folder: Path, rows: int, window: int) -> tuple[int, list[s
 
 
 def power_cuts(folder: Path, command: str, suffix: str, seed: int) -> tuple[int, list[str]]:
-    """A small run cut after each file operation, as benchmarks/power_loss.py has it; how many cuts, and the faults.
+    """Cut a small run after each file operation, as in benchmarks/power_loss.py; returns the number of cuts and faults.
 
-    A refusal that says why would be no fault in general; today there is none, and one is looked at.
+    A refused run is reported as a fault so that somebody looks at it. Today no run is refused.
     """
     folder.mkdir()
     outcomes, faults = power_loss.cut_everywhere(folder, f"out{suffix}", power_loss.small_run(command, suffix), seed)
@@ -360,8 +362,8 @@ class Row(NamedTuple):
     """A line of the table.
 
     Attributes:
-        run: gives how many times it was injected, how it was done where that depends on the machine ("" = it does
-            not), and what went wrong.
+        run: injects the fault; returns the number of times, how it was done if that depends on the machine (else ""),
+            and texts about what went wrong.
     """
 
     fault: str
@@ -371,7 +373,7 @@ class Row(NamedTuple):
 
 
 def rows_of_runs(scratch: Path, rows: int, window: int, kills: int, seed: int) -> Iterator[Row]:
-    """The faults of runs. Each makes its scene when it is asked for."""
+    """The rows for faults of runs. Each makes its scene when it runs."""
 
     def scene(name: str, rows: int, *what: str) -> tuple[Scene, dict[str, bytes]]:
         made = make_scene(scratch / name, rows, window, *what)
@@ -408,7 +410,7 @@ def rows_of_runs(scratch: Path, rows: int, window: int, kills: int, seed: int) -
 
 
 def rows_of_power_loss(scratch: Path, seed: int) -> Iterator[Row]:
-    """A power cut in a run to each format."""
+    """The rows for a power cut, one for each format."""
     for command, suffix in power_loss.FORMATS:
 
         def cut(command: str = command, suffix: str = suffix) -> Any:
@@ -451,7 +453,7 @@ _DISTURBED: list[tuple[str, str, int, str, Disturb]] = [
 
 
 def check(rows: int, window: int, kills: int, seed: int, report: Callable[[dict[str, Any]], None]) -> None:
-    """Every fault in a scene of its own; `report` gets a line of the record."""
+    """Run every fault in its own scene; `report` is called with each row of the record."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         for row in itertools.chain(
@@ -476,13 +478,13 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, help="JSON record")
-    parser.add_argument("--page", type=Path, help="whose table of faults is written from the record")
-    parser.add_argument("--rows", type=int, default=10_000, help="of the first fault; the others have a tenth")
+    parser.add_argument("--page", type=Path, help="page whose table of faults is written")
+    parser.add_argument("--rows", type=int, default=10_000, help="rows for the first fault; the others use a tenth")
     parser.add_argument("--window", type=int, default=128)
-    parser.add_argument("--kills", type=int, default=20, help="of the first fault; the other formats have a quarter")
+    parser.add_argument("--kills", type=int, default=20, help="kills for the first fault; other formats use a quarter")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    # Started in the background it is ignored, and a command that inherits that would ignore it too, as it should.
+    # A script that starts in the background ignores SIGINT, and its child processes would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     outcomes: list[dict[str, Any]] = []
 
@@ -493,7 +495,7 @@ def main() -> None:
             f"{outcome['fault']} | {outcome['injected']} | {outcome['times']} | {outcome['seconds']} s | {said}",
             flush=True,
         )
-        if arguments.output:  # each time, so that what was found is kept
+        if arguments.output:  # after each fault, so that a stopped script keeps its results
             options = {key: value for key, value in vars(arguments).items() if key not in ("output", "page")}
             record = {"machine": machine(), "options": options, "outcomes": outcomes}
             arguments.output.write_text(json.dumps(record, indent=2) + "\n")

@@ -1,6 +1,6 @@
-"""The table of faults in docs/reliability.md, made of benchmarks/records/faults.json.
+"""Write the table of faults in docs/reliability.md from benchmarks/records/faults.json.
 
-benchmarks/faults.py writes it after a run. By itself:
+benchmarks/faults.py does this after a run. To write the table only:
 
     python benchmarks/faults_table.py benchmarks/records/faults.json docs/reliability.md
 """
@@ -17,7 +17,7 @@ MARKS = ("<!-- table: made by benchmarks/faults.py -->", "<!-- end of table -->"
 
 
 def table(record: Mapping[str, Any]) -> str:
-    """The record as Markdown: fault, how it is injected, how many times, and the outcome."""
+    """The record as a Markdown table: fault, how it is injected, how many times, and the outcome."""
     options, machine = record["options"], record["machine"]
     rows = [
         "| fault | injected by | times | outcome |",
@@ -39,7 +39,7 @@ def _outcome(row: Mapping[str, Any]) -> str:
 
 
 def write_table(page: Path, text: str) -> None:
-    """Replace what lies between the two marks of a page."""
+    """Replace the text between the two marks of a page."""
     before, rest = page.read_text(encoding="utf-8").split(MARKS[0])
     _, after = rest.split(MARKS[1], 1)
     page.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}", encoding="utf-8")

@@ -1,10 +1,10 @@
-"""Which residues occur at each framework position of VH and VHH: makes runtime/abonyx/domain/framework.py's table.
+"""List the residues at each framework position of VH and VHH, for the table in runtime/abonyx/domain/framework.py.
 
     python benchmarks/framework_residues.py ../shared/data/repertoire/vh_vhh_repertoire.csv.gz
 
-Prints the table. It counts the whole domains of the sources that may be used for any purpose: OAS (Bernat et al. 2019,
-and the VH and VHH of the therapeutic nanobody profiler, TNP). A residue is listed if at least FREQUENCY of the domains
-have it.
+The script prints the table. It counts the complete domains of sources that may be used for any purpose: OAS (Bernat et
+al. 2019) and the VH and VHH of the therapeutic nanobody profiler (TNP). It lists a residue if at least the share
+FREQUENCY of the domains has it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from abonyx.domain.flags import NANOBODY_LIKE, judge, reason
 
 SOURCES = {"oas_bernat2019_igg", "tnp_vh_oas", "tnp_vh_tsd", "tnp_vhh_oas", "tnp_vhh_pdn_struc"}
 FREQUENCY = 0.001
-# A domain counts in spite of these flags; the second one is of the table itself.
+# A domain with these flags is still counted; the second flag comes from the table itself.
 IGNORED = {NANOBODY_LIKE, "unusual framework residues"}
 POSITIONS = [*range(1, 27), *range(39, 56), *range(66, 105), *range(118, 129)]
 

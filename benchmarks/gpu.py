@@ -1,11 +1,12 @@
-"""abonyx's cuda-fp16 and transformers on one NVIDIA card: one run, engines interleaved, one JSON record.
+"""Compare abonyx's cuda-fp16 with transformers on one NVIDIA GPU; the engines take turns; writes one JSON record.
 
     python benchmarks/gpu.py -o benchmarks/records/gpu.json --work DIR
 
-Ratios are taken on a sample, every engine with the same batches (by length, one token budget; `old` in file order,
-batches of 32); harvey-scale, 141,021 sequences made from real ones, is then scored CSV to CSV by the command line. The
-encoder has the real shape and random weights, the head is recentred. Nothing is written where an engine is another
-model, or abonyx further from float32 than transformers' float16 allows; the record says whether the limit was held.
+Ratios of speed are measured on a sample. Every engine has the same batches (sorted by length, with one token budget),
+except `old`, which has batches of 32 in file order. Then the command line scores harvey-scale, 141,021 sequences made
+from real ones, CSV to CSV. The encoder has the real shape and random weights; the head is recentred. No record is
+written if an engine runs another model, or if abonyx is further from float32 than transformers' float16 allows. The
+record says whether abonyx is within its own limit.
 """
 
 from __future__ import annotations
@@ -42,14 +43,14 @@ DATA = REPOSITORY.parent / "shared" / "data"
 HARVEY_SCALE = 141_021
 MUTATION_SEED = 20261124
 OLD_ROWS = 32
-SIDE = 8192  # of the square product that stands for the card's limit
+SIDE = 8192  # rows and columns of the product that measures the GPU's limit
 
 Rows = list[npt.NDArray[np.int64]]
 Score = Callable[[Rows], npt.NDArray[np.float64]]
 
 
 def harvey_scale(sequences: list[str], count: int) -> list[str]:
-    """`count` different sequences: the file's own, then point mutants of them (1 to 5 substitutions, fixed seed)."""
+    """`count` different sequences: those of the file, then point mutants (1 to 5 substitutions, fixed seed)."""
     rng = np.random.default_rng(MUTATION_SEED)
     found = dict.fromkeys(sequences[:count])
     while len(found) < count:
@@ -59,13 +60,13 @@ def harvey_scale(sequences: list[str], count: int) -> list[str]:
 
 
 def floating_point_operations(layers: int, hidden: int, tokens: npt.NDArray[np.int64]) -> float:
-    """Of the encoder's products (a multiplication and an addition are two) on rows of so many tokens."""
-    weights = 12 * hidden**2  # QKV, output, two of the feed-forward
+    """Operations of the encoder's products on rows with these lengths; multiplication and addition count as two."""
+    weights = 12 * hidden**2  # QKV, output, and two of the feed-forward
     return float(layers * (2 * weights * tokens.sum() + 4 * hidden * (tokens.astype(float) ** 2).sum()))
 
 
 def matrix_limit() -> float:
-    """Operations a second of one large float16 product of random numbers, the median of ten."""
+    """Operations per second of one large float16 product of random numbers, the median of ten runs."""
     import torch
 
     a, b = (torch.randn(SIDE, SIDE, device="cuda", dtype=torch.float16) for _ in range(2))
@@ -81,13 +82,13 @@ def matrix_limit() -> float:
 
 
 def memory_used_bytes() -> int:
-    """Of the whole card, as nvidia-smi counts."""
+    """Used memory of the whole GPU, from nvidia-smi."""
     command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[0]) * 2**20
 
 
 class Peak:
-    """The largest memory_used_bytes while it lasts, asked four times a second."""
+    """Record the largest memory_used_bytes, read four times per second."""
 
     def __enter__(self) -> Peak:
         self.bytes = memory_used_bytes()
@@ -106,7 +107,7 @@ class Peak:
 
 
 class Transformers:
-    """transformers' EsmModel on the card, mean over residues, the bundle's head in numpy."""
+    """transformers' EsmModel on the GPU, with the mean over residues and the bundle's head in numpy."""
 
     def __init__(self, checkpoint: Path, golden: Any, kind: str, pad_id: int) -> None:
         import torch
@@ -122,7 +123,7 @@ class Transformers:
         self.golden, self.pad_id = golden, pad_id
 
     def embed(self, rows: Rows) -> npt.NDArray[np.float32]:
-        """(B, H), the batch padded to its longest."""
+        """Embeddings (B, H) of a batch that is padded to its longest row."""
         import torch
 
         lengths = np.array([len(row) for row in rows])
@@ -140,7 +141,7 @@ class Transformers:
         return np.asarray(mean.cpu().numpy())
 
     def score(self, rows: Rows, batches: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.float64]:
-        """Probabilities (n,), batch after batch."""
+        """Probabilities (n,)."""
         p = np.empty(len(rows))
         for batch in batches:
             embedding = self.embed([rows[index] for index in batch]).astype(np.float64)
@@ -149,17 +150,17 @@ class Transformers:
 
 
 def export(work: Path, layers: int, head: Path, max_dp: float | None) -> tuple[Path, Path]:
-    """A checkpoint of ESM-1v's shape and its bundle, made once in `work`."""
+    """A checkpoint of ESM-1v's shape and its bundle; made in `work` if they do not exist."""
     options = ["--head", str(head.absolute()), "--recentre-head", "--allow-encoder-mismatch"]
     options += ["--variants", "cuda-fp16"]
-    if max_dp is not None:  # judged again below, on the card
+    if max_dp is not None:  # judged again below, on the GPU
         options += ["--max-dp", f"cuda-fp16={max_dp:g}"]
     prepared = prepare(work.absolute(), layers, {"esm1v"}, set(), options, print)
     return prepared.checkpoint["esm1v"], prepared.bundle["esm1v"]
 
 
 def timed(engines: dict[str, Callable[[], Any]], repeats: int) -> tuple[dict[str, list[float]], dict[str, Any]]:
-    """Seconds of each engine by repeat, in turn, after one that is not counted; and their last results."""
+    """Seconds of each engine and repeat, and the engines' last results. The engines take turns after a warm-up."""
     seconds: dict[str, list[float]] = {name: [] for name in engines}
     last = {}
     for repeat in range(repeats + 1):
@@ -174,7 +175,7 @@ def timed(engines: dict[str, Callable[[], Any]], repeats: int) -> tuple[dict[str
 
 
 def peers(arguments: argparse.Namespace, checkpoint: Path, bundle: Path, sequences: list[str]) -> dict[str, Any]:
-    """Every engine on the same sample in one run; SystemExit where parity fails."""
+    """Run every engine on the same sample. SystemExit if parity fails."""
     opened = open_bundle(bundle)
     golden, alphabet = opened.golden(), opened.manifest.alphabet
     few = sequences[: arguments.few]
@@ -211,19 +212,19 @@ def peers(arguments: argparse.Namespace, checkpoint: Path, bundle: Path, sequenc
             "mean_dp": mean_dp,
         }
         print(f"{name:24s} {rate:9.1f} seq/s  |dp| max {dp[name]:.2e} mean {mean_dp:.2e}")
-    # a peer's float16 is its own affair: that it is the same model is what is asserted
+    # For a peer's float16, only check that it runs the same model.
     wrong = [f"{name}: {value:.3g}, limit {PEER_FP16_P:g}" for name, value in dp.items() if not value <= PEER_FP16_P]
     if not dp["abonyx-cuda-fp16"] <= CUDA_FP16_OVER_TRANSFORMERS * dp["transformers-fp16"]:
         wrong.append(f"abonyx {dp['abonyx-cuda-fp16']:.3g} against transformers fp16's {dp['transformers-fp16']:.3g}")
     if wrong:
-        raise SystemExit("parity failed, nothing written:\n  " + "\n  ".join(wrong))
+        raise SystemExit("parity failed, no record was written:\n  " + "\n  ".join(wrong))
     if not dp["abonyx-cuda-fp16"] <= CUDA_FP16_P:
-        print(f"over the limit of {CUDA_FP16_P:g}, and the record says so: abonyx {dp['abonyx-cuda-fp16']:.3g}")
+        print(f"abonyx is over its limit of {CUDA_FP16_P:g}: {dp['abonyx-cuda-fp16']:.3g} (the record says so)")
     return figures
 
 
 def budgets(arguments: argparse.Namespace, bundle: Path, sequences: list[str]) -> list[dict[str, Any]]:
-    """Speed and memory by token budget."""
+    """Speed and memory for each token budget."""
     found = []
     for budget in map(int, arguments.budgets.split(",")):
         before = memory_used_bytes()
@@ -231,7 +232,7 @@ def budgets(arguments: argparse.Namespace, bundle: Path, sequences: list[str]) -
             session: Session
             with open_session(RuntimeConfig(provider="cuda", bundle=str(bundle), token_budget=budget)) as session:
                 opened = memory_used_bytes()
-                session.score(sequences)  # each new shape costs its first run
+                session.score(sequences)  # the first run of each new shape is slow
                 started = time.perf_counter()
                 session.score(sequences)
                 taken = time.perf_counter() - started
@@ -249,7 +250,7 @@ def budgets(arguments: argparse.Namespace, bundle: Path, sequences: list[str]) -
 
 
 def command_line(work: Path, bundle: Path, sequences: list[str], repeats: int, domains: str) -> list[dict[str, Any]]:
-    """`abonyx score`, CSV to CSV, process start to exit; each domain check in turn, so many times."""
+    """Time `abonyx score` from process start to exit, CSV to CSV. The domain checks take turns, `repeats` times."""
     source, output = work / "harvey_scale.csv", work / "scores.csv"
     with source.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -292,7 +293,7 @@ def command_line(work: Path, bundle: Path, sequences: list[str], repeats: int, d
 
 
 def main() -> None:
-    """Run and write."""
+    """Run the benchmark and write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("-o", "--output", type=Path, required=True)
@@ -301,15 +302,15 @@ def main() -> None:
     add("--repeats", type=int, default=5)
     add("--count", type=int, default=HARVEY_SCALE)
     add("--many", type=int, default=8192, help="sequences of the sample for the float16 engines and the budgets")
-    add("--few", type=int, default=1024, help="of them, for the float32 engines")
+    add("--few", type=int, default=1024, help="sequences of this sample for the float32 engines")
     add("--token-budget", type=int, default=PROVIDERS["cuda"].token_budget)
     add("--budgets", default="8192,16384,32768,65536")
-    add("--kinds", default="fp32,fp16,compiled", help="of transformers")
+    add("--kinds", default="fp32,fp16,compiled", help="kinds of transformers' model to run")
     add("--command-repeats", type=int, default=2)
-    add("--domains", default="off,check", help="domain checks that the command is timed with")
-    add("--max-dp", type=float, help="of the export's check, on the CPU's kernels; default: the variant's limit")
-    add("--only-export", action="store_true", help="make the checkpoint and the bundle, and no more")
-    add("--commit", help="of these sources, where they are no git checkout")
+    add("--domains", default="off,check", help="domain checks to time the command with")
+    add("--max-dp", type=float, help="limit of the export's check, on the CPU's kernels; default: the variant's")
+    add("--only-export", action="store_true", help="only make the checkpoint and the bundle")
+    add("--commit", help="commit of these sources, if they are not a git checkout")
     add("--sequences", type=Path, default=DATA / "repertoire" / "vh_vhh_repertoire.csv.gz")
     add("--head", type=Path, default=DATA / "heads" / "esm1v_logreg" / "boughter_vh_esm1v_logreg.npz")
     arguments = parser.parse_args()
@@ -333,7 +334,7 @@ def main() -> None:
     import torch
     import transformers
 
-    # the modules' own word: the engine's distribution has another name here
+    # Versions come from the modules, because the engine's distribution has another name here.
     versions = {module.__name__: module.__version__ for module in (onnxruntime, torch, transformers)}
     record = {
         "machine": machine() | {"gpu": torch.cuda.get_device_name(), **versions},

@@ -1,10 +1,10 @@
-"""What 5 and 10 heads cost beside one, on the shipped encoder: a JSON record, with the parity of every bundle.
+"""Compare the time of 5 and 10 heads with one, on the shipped encoder; the JSON record has each bundle's parity.
 
     python benchmarks/heads.py FILE -o benchmarks/records/heads.json
 
-FILE holds sequences; --rows of them are scored. Bundles of 1, 5 and 10 heads are made in a temporary directory: mini's
-own head and linear ones of random weights. In each repeat every bundle is opened and scored once, in turns, after a
-warm-up that does not count. The target is at most 1.05 times one head.
+FILE has sequences; --rows of them are scored. Bundles with 1, 5 and 10 heads are made in a temporary directory. They
+have mini's own head, and linear heads with random weights. In each repeat, every bundle in turn is opened and scored
+once. A warm-up before is not counted. The target is at most 1.05 times the time of one head.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ VARIANT = "fp16-weights"
 
 
 def make_bundle(directory: Path, count: int) -> Path:
-    """Write mini with so many heads, checked as `fit` checks them."""
+    """Write mini with `count` heads, with the same checks as `fit`."""
     mini = open_bundle(None)
     golden, mean = mini.golden(), mini.golden().head_mean
     (own,) = stored_heads(mini.manifest.heads, golden)
@@ -61,7 +61,7 @@ def make_bundle(directory: Path, count: int) -> Path:
         heads=[head_spec(head, ("H",), sums_intercept(head, mean)) for head in heads],
         variants={VARIANT: msgspec.structs.replace(mini.manifest.variants[VARIANT], parity=None)},
         files={},
-        panels=[],  # their hashes are not copied
+        panels=[],  # the files of panels are not copied
     )
     record = mini.manifest.variants[VARIANT].parity
     assert record is not None
@@ -71,7 +71,7 @@ def make_bundle(directory: Path, count: int) -> Path:
 
 
 def run(bundle: Path, sequences: list[str]) -> tuple[float, dict[str, Any]]:
-    """Seconds that scoring takes with every head, and the scores."""
+    """Seconds to score with all heads, and the scores."""
     with abonyx.open_session(bundle) as session:
         session.score(sequences[:8], heads="all")
         started = time.perf_counter()
@@ -80,7 +80,7 @@ def run(bundle: Path, sequences: list[str]) -> tuple[float, dict[str, Any]]:
 
 
 def measure(sequences: list[str], repeats: int, work: Path) -> dict[str, Any]:
-    """The record, without the machine."""
+    """The record without the facts about the machine."""
     bundles = {count: make_bundle(work / f"heads-{count}", count) for count in COUNTS}
     seconds: dict[int, list[float]] = {count: [] for count in COUNTS}
     scores: dict[int, dict[str, Any]] = {}

@@ -1,10 +1,10 @@
-"""Five heads of the clinical antibodies' assays on several encoders: their cards, and what fitting them takes.
+"""Fit heads for five assays of the clinical antibodies on several encoders; records their cards and the time.
 
     python benchmarks/jain_heads.py DATA -o RECORD.json --bundle mini --bundle out/esm2_8m --bundle out/antiberty
 
-DATA is a folder with `paired/jain_sd02.csv` (sequences) and `paired/jain_sd03.csv` (assays) of Jain et al. 2017. Each
-bundle, "mini" or a directory that `abonyx export` wrote with or without a head, gets the heads of ASSAYS one by one, by
-`abonyx fit` with its defaults. The record holds each head's whole card, whatever it says.
+DATA is a folder with `paired/jain_sd02.csv` (sequences) and `paired/jain_sd03.csv` (assays) of Jain et al. 2017. A
+bundle is "mini", or a directory from `abonyx export` with or without a head. Each bundle gets the heads of ASSAYS one
+by one, with `abonyx fit` and its defaults. The record has the complete card of each head, good or bad.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from abonyx.bundle.listed import file_of_head
 from commands import ABONYX, machine
 
 _REGRESSION = ("--task", "regression", "--unit", "min", "--direction", "higher-is-worse")
-# head -> its column in jain_sd03.csv, and how it is fitted. 0.27: the border that Jain et al. give for PSR.
+# Head -> its column in jain_sd03.csv, and the options of its fit. 0.27 is Jain et al.'s threshold for PSR.
 ASSAYS: dict[str, tuple[str, tuple[str, ...]]] = {
     "psr": ("Poly-Specificity Reagent (PSR) SMP Score (0-1)", ("--positive-above", "0.27")),
     "cic": ("CIC Retention Time (Min)", _REGRESSION),
@@ -37,7 +37,7 @@ ASSAYS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 
 def write_table(data: Path, path: Path) -> int:
-    """Write id, sequence (VH) and a column an assay; returns the number of antibodies."""
+    """Write id, sequence (VH) and one column for each assay; returns the number of antibodies."""
     with (data / "paired" / "jain_sd02.csv").open(newline="", encoding="utf-8-sig") as file:
         heavy = {row["Name"]: row["VH"] for row in csv.DictReader(file) if row["VH"]}
     with (data / "paired" / "jain_sd03.csv").open(newline="", encoding="utf-8-sig") as file:
@@ -51,7 +51,7 @@ def write_table(data: Path, path: Path) -> int:
 
 
 def fit_heads(table: Path, bundle: str, work: Path) -> dict[str, Any]:
-    """Fit every head, the first without --add if the bundle has none worth keeping; returns the record of a bundle."""
+    """Fit every head; returns the bundle's record. If the bundle has no real head, the first fit is without --add."""
     parent, heads = ([] if bundle == "mini" else ["--bundle", bundle]), {}
     for number, (name, (_, options)) in enumerate(ASSAYS.items()):
         output = work / f"{number + 1}-heads"
@@ -71,7 +71,7 @@ def fit_heads(table: Path, bundle: str, work: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Fit, and write the record."""
+    """Fit the heads and write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)

@@ -1,12 +1,13 @@
-"""Whole runs of an encoder whose products have the levels of an int8 bundle, beside float32: one JSON record.
+"""Compare the speed of an encoder with the levels of an int8 bundle to float32; writes one JSON record.
 
     python benchmarks/make_checkpoint.py esm1v out/esm1v
     python benchmarks/levels.py --bundle INT8_BUNDLE --layers 6 --encoder out/esm1v --work out -o RECORD.json
 
-What the levels that a small trained encoder needs would cost a large one. For each kind of product (query-key-value,
-context, first and second feed-forward) the bundle's shares of two terms and of float32 are taken, and spread over the
-encoder's layers. Weights are rounded plainly: speed does not depend on their values, and the record says how far the
-embeddings are from float32's. The graphs run in turn in one process, from token ids to embeddings.
+The record shows what the levels of a small trained encoder would cost in a large encoder. The script takes the bundle's
+shares of two terms and of float32 for each kind of product (query-key-value, context, first and second feed-forward),
+and spreads them over the encoder's layers. Weights are only rounded, because speed does not depend on their values. The
+record also has the difference of the embeddings from float32's. The graphs take turns in one process, from token ids to
+embeddings.
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ from abonyx_export.int8.levels import COSTS, FLOAT32, Name, mean_cost, plan_of
 from abonyx_export.int8.quantization import Plan, quantize_encoder
 from commands import machine
 
-CALIBRATION = 8  # sequences: ranges only
-TOKENS = 2_048  # a batch
+CALIBRATION = 8  # sequences; only ranges are needed
+TOKENS = 2_048  # tokens per batch
 
 
 @dataclass
 class TimedGraph:
-    """One graph and what it took, a run each."""
+    """One graph, and the figures of each of its runs."""
 
     session: Any
     seconds: list[float] = field(default_factory=list)
@@ -49,7 +50,7 @@ class TimedGraph:
 
 
 def shares(quantization: Quantization, layers: int) -> dict[str, dict[int, float]]:
-    """Product -> level -> share of the layers that have it."""
+    """Product -> level -> share of the layers with this level."""
     listed = {2: quantization.two_terms, FLOAT32: quantization.float32}
     found = {}
     for product in PRODUCTS:
@@ -61,12 +62,12 @@ def shares(quantization: Quantization, layers: int) -> dict[str, dict[int, float
 
 
 def spread(found: dict[str, dict[int, float]], layers: int) -> dict[Name, int]:
-    """(layer, product) -> level: each level evenly over the layers."""
+    """(layer, product) -> level, with each level spread evenly over the layers."""
     levels: dict[Name, int] = {}
     for product, parts in found.items():
         given = dict.fromkeys(parts, 0)
         for index in range(layers):
-            # the level that is furthest behind its share
+            # choose the level with the largest missing part of its share
             level = max(parts, key=lambda each: parts[each] * (index + 1) - given[each])
             given[level] += 1
             levels[index, product] = level
@@ -81,7 +82,7 @@ def measure(
     threads: int,
     repeats: int,
 ) -> dict[str, TimedGraph]:
-    """Run every graph in turn, `repeats` times after one warm-up."""
+    """Run the graphs in turn, `repeats` times after one warm-up."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -111,7 +112,7 @@ def compare(given: argparse.Namespace) -> dict[str, Any]:
     """The record."""
     manifest = open_bundle(given.bundle).manifest
     quantization = manifest.variants["int8"].quantization
-    assert quantization is not None  # the manifest's own check
+    assert quantization is not None  # the manifest's check requires it for int8
     checkpoint = load_checkpoint(str(given.encoder))
     config, encode = checkpoint.config, Alphabet(checkpoint.alphabet).encode
     found = shares(quantization, given.layers)
@@ -146,9 +147,9 @@ def compare(given: argparse.Namespace) -> dict[str, Any]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", required=True, help="with an int8 variant, whose levels are taken")
-    parser.add_argument("--layers", type=int, required=True, help="of the bundle's encoder")
-    parser.add_argument("--encoder", type=Path, required=True, help="checkpoint that gets them")
+    parser.add_argument("--bundle", required=True, help="bundle with an int8 variant, the source of the levels")
+    parser.add_argument("--layers", type=int, required=True, help="number of layers of the bundle's encoder")
+    parser.add_argument("--encoder", type=Path, required=True, help="checkpoint that gets the levels")
     parser.add_argument("--work", type=Path, required=True, help="directory for the graphs")
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--sequences", type=int, default=48)

@@ -1,6 +1,6 @@
-"""Write an ESM checkpoint with fixed-seed random weights, in the layout of the hub's.
+"""Write an ESM checkpoint with random weights (fixed seed), in the hub's layout.
 
-For benchmarks and tests: shape and speed of the real encoder, numbers without meaning.
+It is for benchmarks and tests: shape and speed are those of the real encoder, but the numbers have no meaning.
 
     python benchmarks/make_checkpoint.py esm1v DIR      33 layers, hidden 1280: ESM-1v's exact architecture, 2.6 GB
     python benchmarks/make_checkpoint.py mini DIR       6 layers, hidden 320
@@ -16,7 +16,7 @@ from abonyx_export.encoder.checkpoint import VOCABULARY
 
 
 class Shape(NamedTuple):
-    """An ESM encoder's shape; the feed-forward width is four times the hidden one, as in every ESM."""
+    """An ESM encoder's shape. The feed-forward width is four times the hidden width, as in every ESM."""
 
     layers: int
     hidden: int
@@ -38,10 +38,10 @@ def make_checkpoint(shape: Shape, directory: Path, *, seed: int = 0, half_exact:
     """Write config.json, vocab.txt and model.safetensors.
 
     Args:
-        shape: of the encoder.
-        directory: created if need be.
-        seed: of torch's generator.
-        half_exact: round the weights to float16, so that a variant that stores them in half is exact.
+        shape: shape of the encoder.
+        directory: created if it does not exist.
+        seed: seed of torch's generator.
+        half_exact: round the weights to float16, so that storing them as float16 is exact.
     """
     import torch
     from transformers import EsmConfig, EsmModel
@@ -56,7 +56,7 @@ def make_checkpoint(shape: Shape, directory: Path, *, seed: int = 0, half_exact:
         num_attention_heads=shape.heads,
         intermediate_size=4 * shape.hidden,
         max_position_embeddings=1026,
-        layer_norm_eps=1e-5,  # the published checkpoints'; EsmConfig's own default is 1e-12
+        layer_norm_eps=1e-5,  # as in the published checkpoints; EsmConfig's default is 1e-12
         token_dropout=shape.token_dropout,
         position_embedding_type=shape.positions,
         emb_layer_norm_before=shape.emb_layer_norm_before,
@@ -67,7 +67,7 @@ def make_checkpoint(shape: Shape, directory: Path, *, seed: int = 0, half_exact:
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 1:
-                # transformers starts biases at 0 and LayerNorm at 1 and 0, which would hide a graph that loses them
+                # transformers starts biases at 0 and LayerNorm at 1 and 0. That would hide a graph without them.
                 parameter.add_(0.1 * torch.randn_like(parameter))
             if half_exact:
                 parameter.copy_(parameter.half())
@@ -80,7 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shape", choices=SHAPES)
     parser.add_argument("directory", type=Path)
-    parser.add_argument("--layers", type=int, help="fewer than the shape's, for quick runs")
+    parser.add_argument("--layers", type=int, help="number of layers, for quick runs  [default: the shape's]")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     shape = SHAPES[arguments.shape]

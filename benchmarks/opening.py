@@ -1,9 +1,9 @@
-"""Seconds from open_session to the first score, in a process of its own each time, written as a JSON record.
+"""Measure the seconds from open_session to the first score, each time in a new process; writes a JSON record.
 
     python benchmarks/opening.py BUNDLE --variant int8 -o benchmarks/records/opening.json
 
-first: no cache of hashes or self-tests, the bundle's files not in memory; evicted: the caches there, the files not;
-again: both there. The cases take turns.
+There are three cases, which take turns. first: there is no cache of hashes or self-tests, and the bundle's files are
+not in memory. evicted: there are caches, but the files are not in memory. again: both are there.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ with abonyx.open_session(config) as session:
 peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 print(json.dumps({"open_s": opened - started, "first_score_s": scored - started, "peak_bytes": peak_bytes}))
 """
-# a therapeutic antibody's heavy chain, of the examples
+# The heavy chain of a therapeutic antibody, from the examples.
 SEQUENCE = "EVQLVESGGGLVQPGGSLRLSCAASGFNIKDTYIHWVRQAPGKGLEWVARIYPTNGYTRYADSVKGRFTISADTSKNTAYLQMNSLRAEDTAVYYCSR"
 SEQUENCE += "WGGDGFYAMDYWGQGTLVTVSS"
 CASES = ("first", "evicted", "again")
 
 
 def evict(directory: Path) -> None:
-    """Ask the system to drop the files' pages."""
+    """Ask the system to remove the files' pages from memory."""
     for path in directory.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:
@@ -51,7 +51,7 @@ def evict(directory: Path) -> None:
 
 
 def opening(case: str, cache: Path, bundle: Path, variant: str, provider: str) -> dict[str, float]:
-    """One process's figures."""
+    """The figures of one process."""
     if case == "first":
         for file in cache.glob("*"):
             file.unlink()
@@ -68,7 +68,7 @@ def opening(case: str, cache: Path, bundle: Path, variant: str, provider: str) -
 
 
 def main() -> None:
-    """Run and write."""
+    """Run the benchmark and write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--variant", required=True)

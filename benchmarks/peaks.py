@@ -1,10 +1,10 @@
-"""How many operations a second this machine's matrix products achieve: what the ratios of a record are read against.
+"""Measure the operations per second of this machine's matrix products, to compare a record's ratios with.
 
     python benchmarks/peaks.py
 
-These are not the peaks of a data sheet, but the best of several runs of one large square product by the library that is
-named: float32 by ONNX Runtime's MatMul and by NumPy's BLAS, int8 by ONNX Runtime's MatMulInteger (uint8 x int8, int32
-sums; with VNNI or AMX where it has a kernel for them). A multiply and an add are two operations.
+These are not the peaks of a data sheet. Each figure is the best of several runs of one large square product. float32
+runs with ONNX Runtime's MatMul and with NumPy's BLAS. int8 runs with ONNX Runtime's MatMulInteger (uint8 x int8 with
+int32 sums; with VNNI or AMX if it has such a kernel). A multiplication and an addition are two operations.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from abonyx.engine.process import usable_processors
 
 SIZE = 2048
 REPEATS = 8
-SECONDS = 3.0  # of each product, at most: a slow machine repeats less
+SECONDS = 3.0  # at most for each product; a slow machine runs fewer repeats
 
 
 class Achieved(NamedTuple):
-    """Operations a second of the fastest run, and the processors that all runs together kept busy."""
+    """Operations per second of the fastest run, and the number of busy processors over all runs."""
 
     rate: float
     processors: float
 
 
 def achieved(product: Callable[[], object], operations: float, seconds: float = SECONDS) -> Achieved:
-    """The fastest of at most REPEATS runs, after one that is not counted."""
+    """The fastest of at most REPEATS runs. A first run is not counted."""
     product()
     best, started, used = 0.0, time.perf_counter(), time.process_time()
     now = started
@@ -47,7 +47,7 @@ def achieved(product: Callable[[], object], operations: float, seconds: float = 
 
 
 def _onnx(operator: str, types: tuple[int, int, int], size: int) -> bytes:
-    """A graph of one product, its right side a constant as a layer's weights are: prepacked."""
+    """A graph of one product. Its right side is a constant, like the weights of a layer, so that it is prepacked."""
     from onnx import TensorProto, helper, numpy_helper
 
     left, right, out = types
@@ -66,11 +66,12 @@ def _onnx(operator: str, types: tuple[int, int, int], size: int) -> bytes:
 
 
 def measure_peaks(size: int = SIZE, seconds: float = SECONDS) -> dict[str, Any]:
-    """The rates of each product, in 1e9 operations a second, and how they were measured.
+    """The rate of each product in 1e9 operations per second, and how it was measured.
 
     Returns:
-        "fp32_gflops": {"onnxruntime", "numpy"}, "int8_gops": {"onnxruntime"}, "processors" that each kept busy (in that
-        order; fewer than the threads: other processes had them), "size", "threads", "onnxruntime".
+        "fp32_gflops": {"onnxruntime", "numpy"}, "int8_gops": {"onnxruntime"}, "processors" (number of busy processors
+        for each product, in that order; it is below the number of threads if other processes use them), "size",
+        "threads", "onnxruntime".
     """
     from onnx import TensorProto
 
@@ -104,12 +105,12 @@ def measure_peaks(size: int = SIZE, seconds: float = SECONDS) -> dict[str, Any]:
 
 
 def peaks_line(peaks: dict[str, Any]) -> str:
-    """One line for people."""
+    """The peaks as one line of text."""
     real, whole = peaks["fp32_gflops"], peaks["int8_gops"]["onnxruntime"]
     return (
         f"achieved by one product of {peaks['size']} x {peaks['size']}, {peaks['threads']} threads: float32 "
         f"{real['onnxruntime']:.0f} GFLOP/s (ONNX Runtime), {real['numpy']:.0f} (NumPy); int8 {whole:.0f} GOP/s "
-        f"(ONNX Runtime); at least {min(peaks['processors']):.2f} processors had"
+        f"(ONNX Runtime); at least {min(peaks['processors']):.2f} processors were busy"
     )
 
 

@@ -1,16 +1,16 @@
-"""What a power cut leaves of a run: each file operation of it recorded, cut after each, under six models of a disk.
+"""Simulate power cuts: record the file operations of a run, and cut after each one under six models of a disk.
 
-A model says which names and bytes are on the disk after the cut. In all of them what was flushed is there:
+A model says which names and bytes are on the disk after the cut. Flushed data is there in every model. In addition:
 
-    kill      everything; nothing was in the cache (the process alone died)
-    strict    nothing else: a name only once its directory was flushed
-    ext4      flushing a new file flushes its name, too
-    names     every name, and of each file only the flushed bytes
-    zeros     every name, and zeros where bytes were not flushed; and the same with ext4's names
-    random    any of the names, and of each file any of these, or any prefix; drawn DRAWS times a cut
+    kill      everything is there (only the process died)
+    strict    nothing is added: a name is there only if its directory was flushed
+    ext4      the name of a flushed new file is there too
+    names     every name is there, but only the flushed bytes of each file
+    zeros     every name is there, with zeros in place of bytes that were not flushed; also with ext4's names
+    random    a random choice of names is there, with one of these contents or a prefix; DRAWS choices for each cut
 
-After each cut the same run is given again. OUT must be what stood there before or the whole new one, and the run must
-end with the bytes of one that nothing disturbed, or say why it does not.
+After each cut the same run starts again. OUT must then be the old file or the complete new file. The run must end with
+the bytes of an undisturbed run, or say why it does not.
 """
 
 from __future__ import annotations
@@ -56,20 +56,20 @@ Run = Callable[[Path], object]
 
 @dataclass
 class Disk:
-    """Names and bytes, as the process sees them and as the disk has them."""
+    """Names and bytes, as the process sees them and as they are on the disk."""
 
     cached_names: dict[str, int]
     cached: dict[int, bytearray]
     names: dict[str, int] = field(default_factory=dict)
     flushed: dict[int, bytes] = field(default_factory=dict)
-    pending: list[Operation] = field(default_factory=list)  # of names
+    pending: list[Operation] = field(default_factory=list)  # operations on names
 
     def __post_init__(self) -> None:
         self.names = dict(self.cached_names)
         self.flushed = {file: bytes(data) for file, data in self.cached.items()}
 
     def apply(self, operation: Operation, flushes_names: bool) -> None:
-        """One operation of the process."""
+        """Apply one operation of the process."""
         kind, subject, *rest = operation
         if kind in ("create", "rename", "unlink"):
             change_names(self.cached_names, operation)
@@ -89,7 +89,7 @@ class Disk:
                 self.pending.remove(made)
 
     def after_cut(self, model: str, draw: random.Random) -> dict[str, bytes]:
-        """Path -> bytes once the power is back."""
+        """Path -> bytes after the power cut."""
         if model == "kill":
             names, data = self.cached_names, {file: bytes(all_) for file, all_ in self.cached.items()}
         elif model in ("strict", "ext4"):
@@ -118,7 +118,7 @@ class Disk:
 
 
 def change_names(names: dict[str, int], operation: Operation) -> None:
-    """Do to names what an operation does, as far as they are there."""
+    """Apply an operation to the names that exist."""
     kind, path, *rest = operation
     if kind == "create":
         names[path] = rest[0]
@@ -129,7 +129,7 @@ def change_names(names: dict[str, int], operation: Operation) -> None:
 
 
 class _Recorded:
-    """An open file whose writes are noted."""
+    """An open file whose writes are recorded."""
 
     def __init__(self, file: IO[bytes], operations: list[Operation]) -> None:
         self._file, self._operations = file, operations
@@ -151,7 +151,7 @@ class _Recorded:
 
 @contextlib.contextmanager
 def recorded(operations: list[Operation]) -> Iterator[None]:
-    """Note what abonyx.output does to files and names."""
+    """Record what abonyx.output does to files and names."""
     fsync, replace, unlink = os.fsync, Path.replace, Path.unlink
 
     def open_(path: Path, *arguments: Any, **options: Any) -> Any:
@@ -188,14 +188,15 @@ def recorded(operations: list[Operation]) -> Iterator[None]:
 
 
 def cut_everywhere(folder: Path, name: str, run: Run, seed: int = 0) -> tuple[Mapping[str, int], list[str]]:
-    """Cut the power after each operation of a run, under each model; give the run again.
+    """Cut the power after each operation of a run under each model, and start the run again.
 
     Args:
-        folder: empty; run: writes OUT at the path that it is given.
-        name: of OUT.
+        folder: an empty folder.
+        run: writes OUT at the given path.
+        name: name of OUT.
 
     Returns:
-        Outcome ("same bytes", "refused") -> number of cuts; and what went wrong, a line each.
+        Outcome ("same bytes" or "refused") -> number of cuts; and one line of text for each fault.
     """
     (folder / "undisturbed").mkdir()
     run(folder / "undisturbed" / name)
@@ -223,7 +224,7 @@ def cut_everywhere(folder: Path, name: str, run: Run, seed: int = 0) -> tuple[Ma
 
 
 def _again(work: Path, name: str, run: Run, left: Mapping[str, bytes], expected: Mapping[str, bytes]) -> str:
-    """Lay out what a cut left, give the run again; say what came of it."""
+    """Write the files that a cut left and start the run again; returns the outcome."""
     shutil.rmtree(work)
     work.mkdir()
     for path, data in left.items():
@@ -235,7 +236,7 @@ def _again(work: Path, name: str, run: Run, left: Mapping[str, bytes], expected:
         run(output)
     except EngineError as error:
         return f"refused: {error}"
-    except Exception as error:  # whatever it is, it is what this looks for
+    except Exception as error:  # any error of another class is a fault
         return f"an error that is not abonyx's: {error!r}"
     return "same bytes" if contents(work) == expected else f"other files: {sorted(contents(work))}"
 
@@ -245,7 +246,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-# Every format that a run can write: the command, and the suffix of OUT.
+# Every format that a run can write, as the command and the suffix of OUT.
 FORMATS = (
     *(("score", f".{kind}") for kind in SCORE_KINDS),
     ("embed", ".npy"),
@@ -254,7 +255,7 @@ FORMATS = (
 
 
 def small_run(command: str, suffix: str, rows: int = 40, window: int = 7) -> Run:
-    """A run of that format, with a list of rejected records, whose values need no model."""
+    """A run that writes this format and a list of rejected records. Its values are made up and need no model."""
     ids = [f"row{number}" for number in range(rows)]
     p = np.linspace(0, 1, rows, dtype=np.float32)
     embedding = np.outer(p, np.arange(4, dtype=np.float32))

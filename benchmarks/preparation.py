@@ -1,4 +1,4 @@
-"""What benchmarks/cpu.py runs on: sequences, checkpoints, bundles, the peers' formats. Made once, kept in --work."""
+"""Prepare the inputs of benchmarks/cpu.py (sequences, checkpoints, bundles, the peers' formats) and keep them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SAMPLE_SEED = 20261124
 MODELS = ("esm1v", "esm2")
 STANDARD = set(RESIDUES) - {"X"}
 
-# In processes of their own: what a peer's exporter loads or warns of stays out of the benchmark.
+# These run in separate processes, so that imports and warnings of a peer's exporter do not affect the benchmark.
 STOCK_EXPORT = """
 import sys
 from optimum.exporters.onnx import main_export
@@ -41,8 +41,9 @@ class Prepared:
     """Paths under the working directory, by model name.
 
     Attributes:
-        checkpoint, bundle: of "esm1v" and "esm2".
-        stock: optimum's export of "esm1v"; masked_lm: "esm2" as an EsmForMaskedLM's safetensors file.
+        checkpoint, bundle: paths for "esm1v" and "esm2".
+        stock: optimum's export of "esm1v".
+        masked_lm: safetensors file of an EsmForMaskedLM with the encoder "esm2".
     """
 
     checkpoint: dict[str, Path]
@@ -52,21 +53,21 @@ class Prepared:
 
 
 def read_sequences(file: Path) -> list[str]:
-    """The column `sequence` of a CSV file, plain or .gz: rows of the 20 residues only."""
+    """The column `sequence` of a CSV file (plain or .gz), without rows that have other letters than the 20 residues."""
     with (gzip.open if file.suffix == ".gz" else open)(file, "rt", encoding="utf-8", newline="") as lines:
         found = [row["sequence"] for row in csv.DictReader(lines)]
     return [sequence for sequence in found if sequence and set(sequence) <= STANDARD]
 
 
 def sample(sequences: list[str], count: int) -> list[str]:
-    """`count` of them, drawn with a fixed seed, in the order drawn: the file's own mix of lengths."""
+    """A random sample of `count` sequences (fixed seed), in random order, with the file's mix of lengths."""
     return random.Random(SAMPLE_SEED).sample(sequences, count)
 
 
 def trusted_sample(sequences: list[str], count: int) -> list[str]:
-    """`count` of those that `abonyx score` gives a call to, or notes as nanobody-like; drawn with a fixed seed.
+    """A random sample (fixed seed) of `count` sequences that `abonyx score` gives a call or marks as nanobody-like.
 
-    int8 is judged on whole domains. The repertoire also holds pieces of domains and other proteins, which get no call.
+    int8 is judged on complete domains. The repertoire also has parts of domains and other proteins, which get no call.
     """
     found: list[str] = []
     for sequence in random.Random(SAMPLE_SEED).sample(sequences, len(sequences)):
@@ -77,21 +78,22 @@ def trusted_sample(sequences: list[str], count: int) -> list[str]:
 
 
 def digest(sequences: list[str]) -> str:
-    """SHA-256 of a workload, one sequence a line."""
+    """SHA-256 of a workload, with one sequence per line."""
     return hashlib.sha256("".join(f"{sequence}\n" for sequence in sequences).encode()).hexdigest()
 
 
 def prepare(
     work: Path, layers: int, models: set[str], peers: set[str], export_options: list[str], say: Callable[[str], None]
 ) -> Prepared:
-    """Make what is not in `work` yet.
+    """Make the files that do not exist in `work` yet.
 
     Args:
-        work: directory kept between runs.
-        layers: of both encoders.
-        models: of MODELS; peers: of "stock" and "masked_lm". What is not named is not made.
-        export_options: of `abonyx export`, beside encoder and output; others, or another exporter's sources, give
-            another bundle.
+        work: directory that is kept between runs.
+        layers: number of layers of both encoders.
+        models: names from MODELS to make.
+        peers: of "stock" and "masked_lm", the formats to make.
+        export_options: more options for `abonyx export`. Other options, or other sources of export, give another
+            bundle.
         say: called with a line before each step.
     """
     sources = sorted(Path(abonyx_export.__file__).parent.rglob("*.py"))

@@ -1,4 +1,4 @@
-"""Where the time of abonyx's graph goes on the CPU: ONNX Runtime's profile of one batch, by operator.
+"""Profile abonyx's graph on the CPU: time of each operator in one batch, from ONNX Runtime's profiler.
 
 python benchmarks/profile_cpu.py BUNDLE --variant int8 --peak-gops 1900 -o RECORD.json
 """
@@ -21,16 +21,17 @@ from abonyx.engine.process import usable_processors
 
 ROWS, TOKENS = 4, 124
 RUNS = 5
-PRODUCTS = ("MatMul", "Gemm")  # part of every matrix product's operator name, quantised and fused ones too
+PRODUCTS = ("MatMul", "Gemm")  # every matrix product has one of these in its operator name, also quantised or fused
 
 
 def profile(bundle_path: Path, variant_name: str, peak_gops: float | None) -> dict[str, Any]:
-    """Milliseconds and share by operator, of RUNS batches after one that is not counted.
+    """Milliseconds and share of each operator, over RUNS batches after a first one that is not counted.
 
     Args:
-        bundle_path: the bundle; variant_name: which graph.
-        peak_gops: giga-operations a second that the processors used can do at most, a multiplication and an addition
-            counted as two; None = no share of it.
+        bundle_path: the bundle.
+        variant_name: the variant to profile.
+        peak_gops: peak of the used processors in 1e9 operations per second (a multiplication and an addition are two);
+            None = the record has no share of the peak.
     """
     import onnxruntime
 
@@ -69,7 +70,7 @@ def profile(bundle_path: Path, variant_name: str, peak_gops: float | None) -> di
         },
     }
     encoder = bundle.manifest.encoder
-    attention = 4 * encoder.layers * encoder.hidden * TOKENS  # a token: two products with every other
+    attention = 4 * encoder.layers * encoder.hidden * TOKENS  # per token: two products with every other token
     gop = (2 * _weights(bundle.path / variant.model) + attention) * ROWS * TOKENS / 1e9
     products_s = sum(dur for name, dur in taken.items() if any(part in name for part in PRODUCTS)) / RUNS / 1e6
     record |= {
@@ -87,7 +88,7 @@ def profile(bundle_path: Path, variant_name: str, peak_gops: float | None) -> di
 
 
 def _weights(path: Path) -> int:
-    """Elements of the matrices that tokens are multiplied with: 2-D initializers, tables that are looked up aside."""
+    """Number of elements of the matrices in products: the 2-D initializers without lookup tables."""
     import onnx
 
     graph = onnx.load(path, load_external_data=False).graph
@@ -97,7 +98,7 @@ def _weights(path: Path) -> int:
 
 def show(record: dict[str, Any]) -> None:
     """Print a record as lines."""
-    print(f"{record['variant']}: {record['batch_ms']:.1f} ms a batch of {ROWS} x {TOKENS} tokens")
+    print(f"{record['variant']}: {record['batch_ms']:.1f} ms per batch of {ROWS} x {TOKENS} tokens")
     for name, figures in record["operators"].items():
         if figures["share"] >= 0.001:
             print(f"  {name:30s} {figures['share']:6.1%}  {figures['ms']:9.2f} ms")

@@ -1,9 +1,9 @@
-"""harvey-scale in 16 files on one card and on two: under Ray, and as two commands without it. One JSON record.
+"""Score harvey-scale in 16 files on one GPU and on two, with Ray and as two commands; writes one JSON record.
 
     python benchmarks/ray_cards.py -o benchmarks/records/ray_cards.json --work DIR --bundle BUNDLE
 
-The bytes of all results are compared with those of one worker, and these with `abonyx score` of two of the files.
-In one run a worker is killed in the middle. --provider cpu and --rows make a trial of it without a card.
+All results must have the same bytes as those of one worker, which must equal `abonyx score` of two of the files. In one
+run a worker is killed in the middle. For a trial without a GPU, use --provider cpu and --rows.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from gpu import HARVEY_SCALE, harvey_scale
 from preparation import read_sequences
 
 TARGET = 1.9
-FILES_WITHOUT_RAY = 2  # each opens the model
+FILES_WITHOUT_RAY = 2  # few, because each command opens the model
 SCORED = re.compile(r"(\d+) sequences scored.*?, in ([\d.]+) s on ")
-# The command itself, on a Ray with so many processors and cards.
+# Runs the command with a Ray of the given number of processors and GPUs.
 RUN = """
 import sys, ray
 ray.init("local", num_cpus=int(sys.argv[1]), num_gpus=int(sys.argv[2]), include_dashboard=False, log_to_driver=False,
@@ -47,7 +47,7 @@ main()
 
 
 def make_inputs(folder: Path, sequences: list[str], files: int) -> None:
-    """So many CSV files of about equal size."""
+    """Write the rows to CSV files of about equal size."""
     folder.mkdir(parents=True)
     for number in range(files):
         rows = [(f"h{index}", sequences[index]) for index in range(number, len(sequences), files)]
@@ -60,25 +60,25 @@ def hashes(output: Path) -> dict[str, str]:
 
 
 def summary(output: Path) -> dict[str, Any]:
-    """What the run says of itself."""
+    """Facts from the run's own output."""
     found: dict[str, Any] = json.loads((output / SIDE / "summary.json").read_bytes())
     return found
 
 
 class Runs:
-    """The runs of one bundle on one folder of files, each into a folder of its own.
+    """The runs of one bundle on one folder of files. Each run has a separate output folder.
 
     Args:
-        options: of every command: provider, bundle, domain check.
-        cards: whether a worker is a card's; else a processor's.
+        options: options of every command: provider, bundle, domain check.
+        cards: whether each worker has a GPU; otherwise it has a processor.
     """
 
     def __init__(self, inputs: Path, work: Path, options: list[str], cards: bool) -> None:
         self.inputs, self.work, self.options, self.cards = inputs, work, options, cards
-        self.expected: dict[str, str] = {}  # of the first run under Ray
+        self.expected: dict[str, str] = {}  # hashes of the first run with Ray
 
     def ray_command(self, workers: int, output: Path) -> list[str]:
-        """`abonyx score DIR --ray` where Ray has room for so many workers."""
+        """Start `abonyx score DIR --ray` with a Ray that has room for this number of workers."""
         room = [str(2 * workers if self.cards else workers), str(workers if self.cards else 0)]
         return [sys.executable, "-P", "-c", RUN, *room, *self.score(self.inputs, output), "--ray"]
 
@@ -86,7 +86,7 @@ class Runs:
         return ["score", str(inputs), "-o", str(output), *self.options]
 
     def ray(self, workers: int, name: str, kill_after_s: float | None = None) -> dict[str, Any]:
-        """One run under Ray; with kill_after_s, a worker is killed so long after its session opened."""
+        """One run with Ray. A worker is killed kill_after_s seconds after its session opened, if that is given."""
         output = self.work / name
         started = time.perf_counter()
         process = subprocess.Popen(self.ray_command(workers, output), stderr=subprocess.PIPE, text=True)
@@ -111,7 +111,7 @@ class Runs:
         return row
 
     def single(self) -> dict[str, Any]:
-        """`abonyx score` of the first files, without Ray."""
+        """Run `abonyx score` on the first files, without Ray."""
         output = self.work / "single"
         output.mkdir()
         started, scoring, rows = time.perf_counter(), 0.0, 0
@@ -135,7 +135,7 @@ class Runs:
         return row
 
     def two_commands(self) -> dict[str, Any]:
-        """Two `abonyx score` processes, each with a card of its own and half of the records in one file."""
+        """Run two `abonyx score` processes, each with one GPU and one file of half the records."""
         halves = [self.work / f"half{number}.csv" for number in range(2)]
         for number, half in enumerate(halves):
             lines: list[str] = []
@@ -156,14 +156,14 @@ class Runs:
                 raise SystemExit(f"two commands failed:\n{said}")
             row[f"wall_s_of_{count}"] = time.perf_counter() - started
             row[f"summary_of_{count}"] = [text.splitlines()[:2] for text in said]
-        # One command scores a half as fast alone as beside the other, if the cards are all that counts.
+        # If only the GPUs limit the speed, a command takes the same time alone and beside the other.
         row["two_over_one"] = 2 * row["wall_s_of_1"] / row["wall_s_of_2"]
         print(row, flush=True)
         return row
 
 
 def _kill_one(driver: int, output: Path, after_s: float) -> int:
-    """End one worker after it has finished a file and worked for a while; returns its process id."""
+    """Kill one worker some time after it has finished a file; returns its process id."""
     while not any(output.glob("*.parquet")):
         time.sleep(0.1)
     time.sleep(after_s)
@@ -179,7 +179,7 @@ def _kill_one(driver: int, output: Path, after_s: float) -> int:
 
 
 def main() -> None:
-    """Run and write."""
+    """Run the benchmark and write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("-o", "--output", type=Path, required=True)
@@ -195,7 +195,7 @@ def main() -> None:
     arguments = parser.parse_args()
     cards = arguments.provider == "cuda"
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["ABONYX_CPU_THREADS"] = "1"  # as a worker has: the configuration's hash is part of a result
+    os.environ["ABONYX_CPU_THREADS"] = "1"  # as in a worker: the configuration's hash is part of a result
     shutil.rmtree(arguments.work, ignore_errors=True)
     arguments.work.mkdir(parents=True)
     inputs = arguments.work / "inputs"
@@ -231,7 +231,7 @@ def main() -> None:
     arguments.output.write_text(json.dumps(record, indent=2) + "\n")
     wrong = [row["name"] for row in found if not row.get("same_bytes", True)]
     if wrong:
-        sys.exit(f"the bytes of {wrong} differ from those of one worker")
+        sys.exit(f"the results of {wrong} differ from those of one worker")
 
 
 def _cards() -> list[str]:

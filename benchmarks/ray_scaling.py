@@ -1,10 +1,10 @@
-"""Rows a second of `abonyx score DIR --ray` with one and with two single-threaded workers, as a JSON record.
+"""Measure rows per second of `abonyx score DIR --ray` with one and two single-threaded workers; writes a JSON record.
 
     python benchmarks/ray_scaling.py FILE -o benchmarks/records/ray.json
 
-FILE's first records that can be scored are divided among files; each run scores them with the shipped bundle. The bytes
-of every run are compared with those of `abonyx score`, file by file. Besides: what reading, writing and the run file
-cost, for docs/scale.md. (Not named ray.py: `import ray` would find it in the folder of the script that runs.)
+The first records of FILE that can be scored are split into files. Each run scores them with the shipped bundle, and its
+results must have the same bytes as those of `abonyx score`, file by file. The script also measures the cost of reading,
+writing and the run file, for docs/scale.md. (It is not named ray.py, because `import ray` would then import it.)
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from abonyx.run.run_file import SIDE, File, open_run_file
 from commands import ABONYX, machine
 
 TARGET = 1.8
-# The command itself, on a Ray with room for so many workers.
+# Runs the command with a Ray that has room for the given number of workers.
 RUN = """
 import sys, ray
 ray.init("local", num_cpus=int(sys.argv[1]), include_dashboard=False, log_to_driver=False, logging_level="ERROR")
@@ -105,7 +105,7 @@ def _run(inputs: Path, output: Path, workers: int) -> dict[str, Any]:
 
 
 def _without_ray(inputs: Path, output: Path) -> dict[str, Any]:
-    """The single-file command, file by file; its seconds are those of scoring, without starts."""
+    """Run the command without Ray, file by file; its seconds are the time of scoring without starts."""
     output.mkdir()
     seconds, rows = 0.0, 0
     for source in sorted(inputs.iterdir()):
@@ -121,7 +121,7 @@ def _hashes(output: Path) -> dict[str, str]:
 
 
 def _costs(whole: Input, work: Path) -> dict[str, Any]:
-    """What a row and a file cost beside the model."""
+    """The cost of a row and of a file, apart from the model."""
     count = len(whole.ids)
     results = {}
     p = np.random.default_rng(0).random(count, np.float32)

@@ -1,10 +1,11 @@
-"""Processor seconds to read and check a file: this checkout against another one, in turns, medians.
+"""Compare the processor seconds that this checkout and another one need to read and check a file.
 
     git worktree add BASE COMMIT
     python benchmarks/reading.py --base BASE -o benchmarks/records/reading.json
 
-The files are made: 141,021 records of 110 to 130 residues, as CSV and as FASTA, with a fixed seed. A process of its own
-reads each file once in every turn; importing is not counted. Both checkouts must read the same records, by their hash.
+The script makes the files with a fixed seed: 141,021 records of 110 to 130 residues, as CSV and as FASTA. The checkouts
+take turns. In every turn a new process reads each file once; imports are not counted, and the medians are compared.
+Both checkouts must read the same records (compared by hash).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 RECORDS = 141_021
 SEED = 20261125
 RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
-# A gate: how much longer than the base reading may take.
+# Largest allowed ratio of the time to the base's time.
 MOST = 1.10
 
 WORKER = """
@@ -41,7 +42,7 @@ print(json.dumps([seconds, len(checked.ids), checked.sha256()]))
 
 
 def write_files(folder: Path, records: int) -> list[Path]:
-    """The CSV and the FASTA file of the same records."""
+    """Write a CSV and a FASTA file with the same records."""
     draw = random.Random(SEED)
     rows = [(f"ab{number}", "".join(draw.choices(RESIDUES, k=draw.randint(110, 130)))) for number in range(records)]
     table, fasta = folder / "records.csv", folder / "records.fasta"
@@ -52,7 +53,7 @@ def write_files(folder: Path, records: int) -> list[Path]:
 
 
 def read(checkout: Path, file: Path) -> tuple[float, int, str]:
-    """Processor seconds, records and their hash, by a checkout's runtime."""
+    """Processor seconds, number of records and their hash, with a checkout's runtime."""
     environment = os.environ | {"PYTHONPATH": str(checkout / "runtime")}
     done = subprocess.run(
         [sys.executable, "-c", WORKER, str(file)], capture_output=True, text=True, check=True, env=environment
@@ -62,7 +63,7 @@ def read(checkout: Path, file: Path) -> tuple[float, int, str]:
 
 
 def compare(checkouts: dict[str, Path], file: Path, turns: int) -> dict[str, Any]:
-    """Medians over turns, each checkout once a turn."""
+    """Medians over the turns; each checkout runs once per turn."""
     seconds: dict[str, list[float]] = {name: [] for name in checkouts}
     hashes = set()
     for turn in range(turns):
@@ -101,7 +102,7 @@ def main() -> None:
     if arguments.output:
         arguments.output.write_text(json.dumps(record, indent=1) + "\n")
     if any(result["ratio"] > MOST for result in found.values()):
-        raise SystemExit(f"slower than {MOST:g} times the base")
+        raise SystemExit(f"reading takes more than {MOST:g} times as long as in the base")
 
 
 if __name__ == "__main__":

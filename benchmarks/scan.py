@@ -1,9 +1,9 @@
-"""How long a scan of one VH takes, all positions: one JSON record, with the parity of the bundle's variant.
+"""Measure the time of a scan of one VH at all positions; the JSON record has the parity of the bundle's variant.
 
     python benchmarks/scan.py [--bundle DIR] [--provider cuda] -o RECORD.json
 
-One session scans trastuzumab's heavy chain --repeats times, after a warm-up of one position that does not count. A scan
-scores each distinct sequence once, judges every mutant, and computes charge and pI.
+One session scans trastuzumab's heavy chain --repeats times. A warm-up of one position is not counted. A scan scores
+each different sequence once, judges every mutant, and computes charge and pI.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ POSITIONS = "all"
 
 
 def main() -> None:
-    """Run and write."""
+    """Run the benchmark and write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path)
     parser.add_argument("--provider", default="cpu")
-    parser.add_argument("--device", help="its name, for the record")
+    parser.add_argument("--device", help="name of the device, for the record")
     parser.add_argument("--weights", required=True, choices=["trained", "random"])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("-o", "--output", type=Path, required=True)

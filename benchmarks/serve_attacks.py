@@ -1,14 +1,14 @@
-"""How long a small CSV takes while `abonyx serve` is attacked, beside an idle service: a JSON record.
+"""Compare the time of a small CSV while `abonyx serve` is attacked with an idle service; writes a JSON record.
 
     python benchmarks/serve_attacks.py -o benchmarks/records/serve_attacks.json
     python benchmarks/serve_attacks.py -o RECORD.json --requests 20 --repeats 1 --only slow_parse,head_of_line
 
-One service with its defaults and the bundle that ships. For each attack (ATTACKS), so many times in turns: a client
-sends small CSV files, one after the other, to an idle service, then the same while a process of its own attacks. Both
-run on the same machine and share its processors. Exits 1 where an answer is wrong, an attack of HELD takes the 99th
-percentile over TARGET of the idle one, or the service does not end well.
+There is one service with its defaults and the shipped bundle. For each attack (ATTACKS), a client sends small CSV
+files one after the other, first to the idle service and then while another process attacks. This repeats --repeats
+times. All processes share the processors of one machine. The exit code is 1 if an answer is wrong, if the 99th
+percentile under an attack of HELD is more than TARGET times the idle one, or if the service does not stop cleanly.
 
-Longer than 300 lines, because the attacks are a list.
+The file has over 300 lines, because the attacks are a list.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from abonyx.bundle import open_bundle
 from commands import machine
 from serve import service
 
-# The 99th percentile under an attack, as a multiple of the idle one.
+# Largest allowed 99th percentile under an attack, as a multiple of the idle one.
 TARGET = 3.0
-# Attacks that the target is set for: requests that take long to read, and bytes that take long to parse.
+# Attacks to which the target applies: requests that are slow to read, and bytes that are slow to parse.
 HELD = (
     *("slow_parse", "head_of_line", "gzip_header", "gzip_members", "gzip_padding", "one_long_sequence"),
     *("tiny_chunks", "small_chunks", "many_headers", "many_trailers"),
@@ -53,14 +53,14 @@ _CHUNKED = _HEAD + _JSON + b"Transfer-Encoding: chunked\r\n\r\n"
 _READY = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n"
 _TABLE = b"id,sequence\na,EVQL\n"
 
-# Another address than the measured client: places are counted by address. Linux has all of 127.0.0.0/8.
+# Not the address of the measured client, because the service counts requests by address. Linux has all of 127.0.0.0/8.
 ATTACKER = ("127.0.0.2", 0)
 
 Attack = Callable[[int], None]
 
 
 def ask(port: int, body: bytes, kind: str, source: tuple[str, int] = ATTACKER) -> tuple[int, bytes]:
-    """One request on a connection of its own."""
+    """Send one request on a new connection."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60, source_address=source)
     with contextlib.closing(connection):
         connection.request("POST", "/v1/score", body, {"Content-Type": kind})
@@ -69,7 +69,7 @@ def ask(port: int, body: bytes, kind: str, source: tuple[str, int] = ATTACKER) -
 
 
 def send(port: int, data: bytes, wait_s: float = 5, *, half: bool = False) -> bytes:
-    """Bytes on a connection of their own, and what comes back until the other side closes it or is silent."""
+    """Send bytes on a new connection; returns the answer until the service closes it or stops sending."""
     found = b""
     with socket.create_connection(("127.0.0.1", port), 5, ATTACKER) as connection, contextlib.suppress(OSError):
         connection.settimeout(wait_s)
@@ -86,7 +86,7 @@ def _request(body: bytes, more: bytes = _JSON) -> bytes:
 
 
 def slow_parse(port: int) -> None:
-    """Small gzip bodies whose text takes long to read."""
+    """Small gzip bodies whose text is slow to read."""
     for packed in _packed():
         ask(port, packed, "text/csv")
 
@@ -110,43 +110,43 @@ _PACKED: list[bytes] = []
 
 
 def gzip_header(port: int) -> None:
-    """Gzip data whose header, a file name, has no end."""
+    """Gzip data whose header has a file name without an end."""
     ask(port, b"\x1f\x8b\x08\x08" + bytes(6) + b"n" * (UNPACKED - 4_096), "text/csv")
 
 
 def gzip_members(port: int) -> None:
-    """Gzip data of as many empty files as fit, then of files of a byte."""
+    """Gzip data with as many empty files as possible, then with files of one byte."""
     for data in (b"", b"#"):
         member = gzip.compress(data, mtime=0)
         ask(port, gzip.compress(SMALL) + member * ((UNPACKED - 4_096) // len(member)), "text/csv")
 
 
 def gzip_padding(port: int) -> None:
-    """A gzip file, and zeros after it."""
+    """A gzip file with zeros after it."""
     ask(port, gzip.compress(SMALL) + bytes(UNPACKED - 4_096), "text/csv")
 
 
 def one_long_sequence(port: int) -> None:
-    """JSON with one sequence of almost as many residues as a request may have."""
+    """JSON with one sequence of almost the maximum number of residues."""
     sequence = (SEQUENCE * 20_000)[:1_999_000]
     ask(port, json.dumps({"sequences": [sequence], "trim": "domain"}).encode(), "application/json")
 
 
 def head_of_line(port: int) -> None:
-    """Five requests at once that take long to read."""
+    """Five requests at the same time that are slow to read."""
     _together(5, lambda: ask(port, _packed()[0], "text/csv"))
 
 
 def judging(port: int) -> None:
-    """Five requests at once of thousands of records that take long to judge."""
+    """Five requests at the same time, with thousands of records that are slow to judge."""
     rows = "".join(f"{number},{SEQUENCE[number % 90 :]}{'DIQMTQ' * (number % 9)}\n" for number in range(2_000))
-    # An id that is not there: read and judged, and not scored.
+    # The last record is bad, so that the records are read and judged but not scored.
     body = f"id,sequence\n{rows}bad,!\n".encode()
     _together(5, lambda: ask(port, body, "text/csv"))
 
 
 def bodies(port: int) -> None:
-    """JSON that is deep, long or of very many items."""
+    """JSON that is deep, long, or has very many items."""
     for body in (
         b'{"sequences":' + b"[" * 5_000_000,
         b'{"sequences":[{"id":"a","sequence":"EVQL"}],"assay":"' + b"x" * 3_000_000 + b'"}',
@@ -157,7 +157,7 @@ def bodies(port: int) -> None:
 
 
 def smuggling(port: int) -> None:
-    """Heads that two servers could read differently."""
+    """Heads of requests that two servers could read differently."""
     for data in (
         _HEAD + _JSON + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET / HTTP/1.1\r\n\r\n",
         _HEAD + _JSON + b"Content-Length: 4\r\nContent-Length: 5\r\n\r\nabcde",
@@ -176,7 +176,7 @@ def pipelining(port: int) -> None:
 
 
 def huge_headers(port: int) -> None:
-    """Heads of megabytes."""
+    """Heads with megabytes of data."""
     for data in (
         _READY + b"X: " + b"a" * 60_000 + b"\r\n\r\n",
         _READY + b"X: " + b"a" * 5_000_000 + b"\r\n\r\n",
@@ -186,17 +186,17 @@ def huge_headers(port: int) -> None:
 
 
 def many_headers(port: int) -> None:
-    """Four clients at once that send heads of 15,000 lines, in 64 kB."""
+    """Four clients at the same time send heads of 15,000 lines, in 64 kB."""
     _together(4, lambda: send(port, _READY + b"a:\r\n" * 15_000 + b"\r\n", half=True))
 
 
 def many_trailers(port: int) -> None:
-    """The same after the last chunk of a body."""
+    """The same number of lines after the last chunk of a body."""
     _together(4, lambda: send(port, _CHUNKED + b"0\r\n" + b"a:\r\n" * 15_000 + b"\r\n", half=True))
 
 
 def slowloris(port: int) -> None:
-    """Half a head on each of six hundred connections, held for a second."""
+    """Half of a head on each of six hundred connections, which stay open for one second."""
     with contextlib.ExitStack() as stack:
         for _ in range(600):
             connection = stack.enter_context(socket.create_connection(("127.0.0.1", port), 5, ATTACKER))
@@ -205,17 +205,17 @@ def slowloris(port: int) -> None:
 
 
 def tiny_chunks(port: int) -> None:
-    """A body of 300,000 chunks of a byte, of four clients at once."""
+    """Four clients at the same time send a body of 300,000 chunks of one byte."""
     _together(4, lambda: send(port, _CHUNKED + b"1\r\nA\r\n" * 300_000 + b"0\r\n\r\n", 10, half=True))
 
 
 def small_chunks(port: int) -> None:
-    """A body of 100,000 chunks that are just large enough, of four clients at once."""
+    """Four clients at the same time send a body of 100,000 chunks of the smallest allowed size."""
     _together(4, lambda: send(port, _CHUNKED + b"10\r\nAAAAAAAAAAAAAAAA\r\n" * 100_000 + b"0\r\n\r\n", 60, half=True))
 
 
 def leavers(port: int) -> None:
-    """Clients that leave before their answer, half of them in the middle of their body."""
+    """Clients close the connection before the answer, half of them in the middle of the body."""
     rows = [{"id": str(number), "sequence": "EVQLVESGGG" + "A" * (number % 40)} for number in range(3_000)]
     body = json.dumps({"sequences": rows}).encode()
     for number in range(20):
@@ -228,7 +228,7 @@ def leavers(port: int) -> None:
 
 
 def many_requests(port: int) -> None:
-    """A hundred requests that are refused, on one connection."""
+    """A hundred refused requests on one connection."""
     refused = b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\nFOO /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
     send(port, (refused + _request(b'{"a": 1')) * 33, 5, half=True)
 
@@ -252,7 +252,7 @@ def _together(count: int, work: Callable[[], object]) -> None:
 
 
 def attack(name: str, port: int, started: Event, stop: Event) -> None:
-    """A process's life: the attack again and again."""
+    """The attacking process: repeat the attack until it is stopped."""
     if name in ("slow_parse", "head_of_line"):
         _packed()
     started.set()
@@ -263,7 +263,7 @@ def attack(name: str, port: int, started: Event, stop: Event) -> None:
 
 @contextlib.contextmanager
 def attacked(name: str, port: int) -> Iterator[None]:
-    """A service under attack."""
+    """Attack a service while the block runs."""
     context = multiprocessing.get_context("spawn")
     started, stop = context.Event(), context.Event()
     process = context.Process(target=attack, args=(name, port, started, stop))
@@ -279,7 +279,7 @@ def attacked(name: str, port: int) -> Iterator[None]:
 
 
 def small_files(port: int, count: int, expected: float | None = None) -> tuple[list[float], float]:
-    """Seconds of each of so many small files, and the score, which must be the expected one."""
+    """Send `count` small files; returns the seconds of each. Ends the script if a score is not the expected one."""
     taken = []
     for _ in range(count):
         started = time.perf_counter()
@@ -296,13 +296,13 @@ def small_files(port: int, count: int, expected: float | None = None) -> tuple[l
 
 
 def percentile(seconds: list[float], percent: float) -> float:
-    """The smallest value that so many per cent of the values do not exceed."""
+    """The percentile of the values: the smallest one that `percent` per cent of them do not exceed."""
     ordered = sorted(seconds)
     return ordered[max(0, -int(-len(ordered) * percent // 100) - 1)]
 
 
 def compare(port: int, name: str, count: int, repeats: int) -> dict[str, Any]:
-    """Idle and attacked, in turns."""
+    """Measure the idle and the attacked service in turns."""
     _, expected = small_files(port, 20)
     rounds = []
     for _ in range(repeats):
@@ -328,7 +328,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, required=True, help="JSON record")
-    parser.add_argument("--requests", type=int, default=200, help="small files of a round")
+    parser.add_argument("--requests", type=int, default=200, help="small files per round")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", default=",".join(ATTACKS), help="attacks, separated by commas")
     arguments = parser.parse_args()

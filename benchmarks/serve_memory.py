@@ -1,13 +1,13 @@
-"""Memory of `abonyx serve` over many requests and reloads, half of them of bad bundles: a JSON record.
+"""Watch the memory of `abonyx serve` over many requests and reloads; writes a JSON record.
 
     python benchmarks/serve_memory.py -o benchmarks/records/serve_memory.json
     python benchmarks/serve_memory.py -o RECORD.json --requests 1000 --reloads 4
 
-One service with the bundle that ships. Every tenth request scores a sequence that no other has; the rest are refused:
-other paths, methods, headers and bodies, each different. Then the service is reloaded: by turns from a bad copy of the
-bundle, which leaves no model open, and from the bundle itself. The bad copies are of three kinds (BAD). Resident
-memory and open files are the service's own (/metrics). Exits 1 if memory grows by more than tolerances.MEMORY_BYTES
-after the first tenth of the requests or the second good reload, or if files are left open.
+There is one service with the shipped bundle. Every tenth request scores a new sequence. The service refuses all other
+requests; their paths, methods, headers and bodies are all different. Then the service is reloaded, alternating between
+a bad copy of the bundle (which leaves no model open) and the bundle itself. There are three kinds of bad copies (BAD).
+The service reports its resident memory and open files (/metrics). The exit code is 1 if memory grows by more than
+tolerances.MEMORY_BYTES after the first tenth of the requests or after the second good reload, or if files stay open.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _JSON = {"Content-Type": "application/json"}
 def ask(
     connection: http.client.HTTPConnection, method: str, path: str, body: bytes = b"", headers: dict[str, str] = _JSON
 ) -> tuple[int, bytes]:
-    """One request on a connection that stays open."""
+    """Send one request on a connection that stays open."""
     connection.request(method, path, body, headers)
     answer = connection.getresponse()
     return answer.status, answer.read()
@@ -55,7 +55,7 @@ def held(connection: http.client.HTTPConnection) -> dict[str, int]:
 
 
 def requests(connection: http.client.HTTPConnection, count: int, seed: int = 0) -> list[dict[str, int]]:
-    """So many requests; what the service holds after each tenth of them."""
+    """Send `count` requests; returns memory and open files after each tenth of them."""
     draw = random.Random(seed)
     samples = []
     for number in range(1, count + 1):
@@ -80,7 +80,7 @@ def requests(connection: http.client.HTTPConnection, count: int, seed: int = 0) 
 
 
 def other_bytes(copy: Path) -> None:
-    """The middle of the largest file the other way round: its hash is wrong."""
+    """Invert bytes in the middle of the largest file, so that its hash is wrong."""
     largest = max((path for path in copy.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
     whole = largest.read_bytes()
     third = len(whole) // 3
@@ -88,13 +88,13 @@ def other_bytes(copy: Path) -> None:
 
 
 def other_weights(copy: Path) -> None:
-    """The same, with the right hash: the golden rows come out wrong."""
+    """The same with a correct hash, so that the golden rows give wrong numbers."""
     other_bytes(copy)
     reseal(copy)
 
 
 def another_axis(copy: Path) -> None:
-    """An embedding with one axis more, and the right hash: the outputs have another shape than the manifest's."""
+    """Add an axis to the embedding, with a correct hash, so that the outputs do not have the manifest's shape."""
     (path,) = copy.glob("*/model.onnx")
     graph = onnx.load(path, load_external_data=False)
     for node in graph.graph.node:
@@ -113,7 +113,7 @@ BAD: tuple[Callable[[Path], None], ...] = (other_bytes, other_weights, another_a
 
 
 def reseal(copy: Path) -> None:
-    """The manifest with the hashes of the files as they are."""
+    """Write the manifest again with the hashes of the current files."""
     path = copy / "manifest.json"
     manifest = json.loads(path.read_text())
     for name in manifest["files"]:
@@ -123,7 +123,7 @@ def reseal(copy: Path) -> None:
 
 
 def reloads(connection: http.client.HTTPConnection, count: int, config: Path, folder: Path) -> list[dict[str, int]]:
-    """So many reloads, bad and good by turns; what the service holds after each good one."""
+    """Reload `count` times, bad and good in turn; returns memory and open files after each good reload."""
     bundle = open_bundle(None).path
     for spoil in BAD:
         spoil(shutil.copytree(bundle, folder / spoil.__name__))
@@ -142,7 +142,7 @@ def reloads(connection: http.client.HTTPConnection, count: int, config: Path, fo
 
 
 def growth(samples: list[dict[str, int]], first: int) -> dict[str, int]:
-    """How much the most later on is over a first sample."""
+    """The growth of the largest later sample over the sample at index `first`."""
     return {name: max(one[name] for one in samples[first:]) - samples[first][name] for name in samples[first]}
 
 

@@ -1,12 +1,13 @@
-"""Memory over a long run and over many reloads, and what is left behind: a JSON record and a picture.
+"""Watch memory over a long run and over many reloads, and look for leaks; writes a JSON record and a picture.
 
     python benchmarks/soak.py -o benchmarks/records/soak.json --picture benchmarks/records/soak.png
     python benchmarks/soak.py -o RECORD.json --picture PICTURE.png --rows 400 --window 40 --reloads 5 [FILE]
 
-Scores as many rows as Harvey's set has (141,021) with the bundle that ships, CSV to CSV, watched from outside: resident
-memory and threads, every second. The rows are FILE's sequences (default: the examples), each time round with
-one more seeded substitution, so that hardly one comes twice. Then a process opens a session and reloads it 50 times,
-and counts its memory, files, threads and semaphores. Exits 1 where one is over its limit (LIMITS).
+The script scores as many rows as Harvey's set has (141,021) with the shipped bundle, CSV to CSV. It reads the resident
+memory and the threads of that process every second. The rows are FILE's sequences (default: the examples). They are
+repeated with one more random substitution each time, so that almost no row appears twice. Then a process opens a
+session, reloads it 50 times, and counts its memory, files, threads and semaphores. The exit code is 1 if one of them is
+over its limit (LIMITS).
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from faults import rows_done
 
 HARVEY_ROWS = 141_021
 LIMITS = {"memory_ratio": SOAK_RATIO, "reload_bytes": MEMORY_BYTES}
-# Resident memory goes up and down within a window: each end of the comparison is a median over this share of the rows.
+# Resident memory changes within a window, so each side of the comparison is a median over this share of the rows.
 SPAN = 0.02
 
 RELOADS = """
@@ -61,7 +62,7 @@ def held():
         "children": len(process.children(recursive=True)),
     }
 
-abonyx.open_session(config).close()  # what importing the engine leaves for good is no leak
+abonyx.open_session(config).close()  # what the import of the engine allocates is not a leak
 before, resident = held(), []
 session = abonyx.open_session(config)
 for _ in range(cycles):
@@ -74,7 +75,7 @@ print(json.dumps({"before": before, "after": held(), "resident_bytes": resident}
 
 
 def write_input(path: Path, rows: int, source: Path, seed: int = 0) -> None:
-    """A CSV of so many rows: the source's sequences, and mutants of them."""
+    """Write a CSV with `rows` rows: the source's sequences and mutants of them."""
     draw = random.Random(seed)
     sequences = read_input(source, SequenceLimit(open_bundle(None).manifest.max_residues), skip_invalid=True).sequences
     with path.open("w") as file:
@@ -87,7 +88,7 @@ def write_input(path: Path, rows: int, source: Path, seed: int = 0) -> None:
 
 
 def watch(process: psutil.Process, output: Path, interval_s: float) -> Iterator[dict[str, float]]:
-    """What the process holds, until it ends."""
+    """Sample the process's memory and threads until it ends."""
     started = time.monotonic()
     while process.status() != psutil.STATUS_ZOMBIE:
         yield {
@@ -100,7 +101,7 @@ def watch(process: psutil.Process, output: Path, interval_s: float) -> Iterator[
 
 
 def soak(folder: Path, rows: int, window: int | None, source: Path, interval_s: float) -> dict[str, Any]:
-    """Score so many rows; samples over time, and resident memory at 10 % and at 100 % of the rows."""
+    """Score the rows; returns samples over time, and resident memory at 10 % and at 100 % of the rows."""
     given, output = folder / "in.csv", folder / "out.csv"
     write_input(given, rows, source)
     environment = os.environ | ({"ABONYX_WINDOW_SIZE": str(window)} if window else {})
@@ -128,8 +129,8 @@ def soak(folder: Path, rows: int, window: int | None, source: Path, interval_s: 
 
 
 def _resident(samples: list[dict[str, float]], rows: int) -> tuple[float, float]:
-    """Median of the resident memory from a tenth of the rows on, and up to the last window, over SPAN of the rows."""
-    # Once all rows are done the session is closed, and its memory given back: that is no figure of the run.
+    """Two medians of resident memory, each over SPAN of the rows: after the first tenth, and before the last window."""
+    # After the last row the session closes and returns its memory, so later samples do not count.
     at_work = [sample for sample in samples if sample["resident_bytes"] and sample["rows"] < rows]
     first = next((sample["rows"] for sample in at_work if sample["rows"] >= 0.1 * rows), 0)
     last = max(sample["rows"] for sample in at_work)
@@ -142,7 +143,7 @@ def _resident(samples: list[dict[str, float]], rows: int) -> tuple[float, float]
 
 
 def reloads(cycles: int, sequences: list[str]) -> dict[str, Any]:
-    """A session reloaded so many times in a process of its own."""
+    """Reload a session `cycles` times in a new process."""
     line = [sys.executable, "-W", "error", "-c", RELOADS, str(cycles), *sequences]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -153,7 +154,7 @@ def reloads(cycles: int, sequences: list[str]) -> dict[str, Any]:
 
 
 def faults(run: dict[str, Any], reloaded: dict[str, Any], limits: dict[str, float] = LIMITS) -> list[str]:
-    """What is over its limit, or was left behind."""
+    """Texts about everything that is over its limit or was left open."""
     found = []
     if abs(run["memory_ratio"] - 1) > limits["memory_ratio"]:
         limit = f"1 +- {limits['memory_ratio']}"
@@ -174,7 +175,7 @@ def faults(run: dict[str, Any], reloaded: dict[str, Any], limits: dict[str, floa
 
 
 def draw(run: dict[str, Any], reloaded: dict[str, Any], path: Path) -> None:
-    """Memory over time, and over reloads."""
+    """Draw memory over time and over reloads."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.0, 6.0), layout="constrained")
@@ -219,7 +220,7 @@ def main() -> None:
     reloaded = reloads(arguments.reloads, sequences * 8)
     found = faults(run, reloaded)
     draw(run, reloaded, arguments.picture)
-    # One sample a per cent of the rows is enough to read; the picture has them all.
+    # The record has one sample per per cent of the rows; the picture has all samples.
     step = max(1, len(run["samples"]) // 100)
     record = {
         "machine": machine(),

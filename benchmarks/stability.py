@@ -1,9 +1,9 @@
-"""How stable a call is: the share of calls that flip when a sequence is changed at its ends, or has one X.
+"""Measure the stability of calls: the share that flips if a sequence is changed at its ends or has one X.
 
     python benchmarks/stability.py SEQUENCES -o RECORD [--bundle DIR]
 
-Scores every sequence of a file as it is and in each variation, with no look at chain and domain, and counts the calls
-at the head's default threshold that differ.
+The script scores every sequence of a file unchanged and in each variation, without the check of chain and domain. It
+counts the calls that differ, at the head's default threshold.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from commands import machine
 
 
 def measure(source: Path, bundle: Path | None) -> dict[str, Any]:
-    """Flips of each variation."""
+    """The flips for each variation."""
     opened = open_bundle(bundle)
     longest = SequenceLimit(opened.manifest.max_residues - len("AAAHHHHHH"))
     sequences = read_input(source, longest, skip_invalid=True).sequences

@@ -1,13 +1,14 @@
-"""The two trained encoders: parity, int8's gate and speed of every variant, as one JSON record.
+"""Measure parity, int8's gate and speed of every variant for the two trained encoders; writes one JSON record.
 
     python benchmarks/trained.py --encoders DIR --boughter VH_only_boughter_training.csv --provider cpu
         -o benchmarks/records/trained_cpu.json
 
-DIR holds esm2_t6_8M and antiberty (../shared/tools/make_trained.py DIR makes them). For each a head is fitted on the
-labelled file; each variant is exported by itself, so that one which is refused costs no other and is recorded with the
-reason. Real antibodies are then scored, of the shipped half that also judges int8 or of --sequences: by transformers in
-float64 (the reference), by optimum's stock export if it is installed, and by every variant on the CPU and on
---provider. Seconds are of scoring all of them with an open model; the variants take turns. Needs no network.
+DIR has esm2_t6_8M and antiberty (../shared/tools/make_trained.py DIR makes them). For each encoder, a head is fitted on
+the labelled file. Each variant is exported separately; if one is refused, the record has the reason, and the others
+still run. Then real antibodies are scored, from --sequences or from the shipped half that also judges int8. They are
+scored by transformers in float64 (the reference), by optimum's stock export if it is installed, and by every variant on
+the CPU and on --provider. The seconds are for all sequences with an open model; the variants take turns. The script
+needs no network.
 """
 
 from __future__ import annotations
@@ -46,14 +47,14 @@ from commands import machine
 from preparation import STANDARD, digest, read_sequences, sample
 
 ENCODERS = ("esm2_t6_8M", "antiberty")
-# No gate for the bundle that the head is fitted on: its int8 error is what the head is chosen by.
+# The bundle for the fit has no gate, because the fit uses its int8 error to choose the head.
 NO_LIMIT = 0.99
 THRESHOLD = 0.5
 Float64 = npt.NDArray[np.float64]
 
 
 def fit_head(encoder: Path, boughter: Path, work: Path, lines: list[str]) -> tuple[Path, dict[str, Any]]:
-    """The head that `abonyx fit` chooses, beside int8 if the encoder has it; and the record of its training."""
+    """The head from `abonyx fit`, with int8 in the bundle if the encoder supports it, and its training record."""
     parent, head = work / "parent", work / "head.npz"
     variants = ("fp32", "int8")
     try:
@@ -73,7 +74,7 @@ def fit_head(encoder: Path, boughter: Path, work: Path, lines: list[str]) -> tup
 
 
 def export_variants(encoder: Path, head: Path, work: Path) -> dict[str, dict[str, Any]]:
-    """For each variant its bundle and parity record, or why it was refused."""
+    """For each variant, its bundle and parity record, or the reason why it was refused."""
     found: dict[str, dict[str, Any]] = {}
     for name in VARIANTS:
         lines: list[str] = []
@@ -93,7 +94,7 @@ def export_variants(encoder: Path, head: Path, work: Path) -> dict[str, dict[str
 
 
 def reference(checkpoint: Checkpoint, head: Head, sequences: list[str]) -> tuple[Float64, Float64]:
-    """Embeddings (n, D) and p (n,) by transformers in float64, a row at a time."""
+    """Embeddings (n, D) and p (n,) by transformers in float64, one row at a time."""
     import torch
 
     model = checkpoint.model.double()
@@ -110,7 +111,7 @@ def reference(checkpoint: Checkpoint, head: Head, sequences: list[str]) -> tuple
 def stock_export(
     encoder: Path, checkpoint: Checkpoint, head: Head, sequences: list[str], work: Path
 ) -> tuple[Float64, Float64] | None:
-    """The same by optimum's stock export and ONNX Runtime on the CPU; None if optimum is not installed."""
+    """Embeddings and p by optimum's stock export with ONNX Runtime on the CPU; None if optimum is not installed."""
     if importlib.util.find_spec("optimum") is None:
         return None
     import onnxruntime
@@ -131,7 +132,7 @@ def stock_export(
 
 
 def compare(embedding: npt.NDArray[Any], p: npt.NDArray[Any], exact: tuple[Float64, Float64]) -> dict[str, Any]:
-    """How far scores and embeddings are from the reference."""
+    """Differences of scores and embeddings from the reference."""
     from scipy.stats import spearmanr
 
     difference = np.abs(p - exact[1])
@@ -151,7 +152,7 @@ def score(
     exact: tuple[Float64, Float64],
     repeats: int,
 ) -> dict[str, Any]:
-    """Parity and seconds of each variant that is for the provider; a provider that does not start is named."""
+    """Parity and seconds of each variant for the provider, or why the provider does not start."""
     seconds: dict[str, list[float]] = {}
     figures: dict[str, Any] = {}
     for repeat in range(repeats):
@@ -161,7 +162,7 @@ def score(
             try:
                 config = RuntimeConfig(bundle=facts["bundle"], provider=provider, variant=name)
                 with open_session(config) as session:
-                    p = session.score(sequences)  # each new shape costs its first run
+                    p = session.score(sequences)  # the first run of each new shape is slow
                     started = time.perf_counter()
                     session.score(sequences)
                     seconds.setdefault(name, []).append(time.perf_counter() - started)
@@ -203,7 +204,7 @@ def measure(encoder: Path, arguments: argparse.Namespace, sequences: list[str], 
 
 
 def table(record: dict[str, Any]) -> Iterator[str]:
-    """A line for each encoder, provider and variant."""
+    """Lines of text, one for each encoder, provider and variant."""
     yield f"{'encoder':12} {'provider':9} {'variant':13} {'max |dp|':>9} {'mean |dp|':>9} {'flips':>5} {'seq/s':>8}"
     for encoder, found in record["encoders"].items():
         stock = found["optimum"]
@@ -224,7 +225,7 @@ def table(record: dict[str, Any]) -> Iterator[str]:
 
 
 def devices(provider: str) -> dict[str, str]:
-    """What else the figures depend on."""
+    """The machine and versions that the figures depend on."""
     import torch
     import transformers
 
@@ -234,7 +235,7 @@ def devices(provider: str) -> dict[str, str]:
 
 @contextmanager
 def working(directory: Path | None) -> Iterator[Path]:
-    """A scratch directory, or the one that is given, which is kept."""
+    """The given directory, which is kept, or a temporary one."""
     if directory is not None:
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
@@ -247,7 +248,7 @@ def working(directory: Path | None) -> Iterator[Path]:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--encoders", type=Path, required=True, help="directory of esm2_t6_8M and antiberty")
+    parser.add_argument("--encoders", type=Path, required=True, help="directory with esm2_t6_8M and antiberty")
     parser.add_argument("--boughter", type=Path, required=True, help="labelled sequences for the heads")
     parser.add_argument("--provider", default="cpu", choices=("cpu", "openvino", "cuda"))
     parser.add_argument("-o", "--output", type=Path, required=True)
@@ -258,9 +259,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", choices=ENCODERS)
     parser.add_argument(
-        "--work", type=Path, help="keep the bundles here; emptied first  [default: a scratch directory]"
+        "--work", type=Path, help="keep the bundles here; the directory is emptied first  [default: temporary]"
     )
-    parser.add_argument("--commit", help="of the code, if git does not know it")
+    parser.add_argument("--commit", help="commit of the code, if it is not a git checkout")
     arguments = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     source = arguments.sequences

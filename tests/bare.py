@@ -1,4 +1,4 @@
-"""abonyx-mini without what makes it more than a head: no stored quantiles, no panels, no card, no training rows."""
+"""Make a plain copy of abonyx-mini: no stored quantiles, no panels, no card, no training rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ KEPT = ("head.onnx", "golden.npz", "README.md", "manifest.json")
 
 
 def bare_mini(directory: Path) -> Path:
-    """A copy in `directory`, which must not exist."""
+    """Make the copy in `directory`, which must not exist."""
     shutil.copytree(MINI, directory)
     manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
     manifest.pop("panels", None)

@@ -1,4 +1,4 @@
-"""What every test shares: no network, no cache outside tmp, no session left open."""
+"""Fixtures for every test: no network, no cache outside tmp, no session left open."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-# Before NumPy and PyTorch are imported, here and in the processes that tests start: the tests' encoders are so small
-# that two threads of one product mostly wait for each other, and the more so with two tests at a time.
+# Set before NumPy and PyTorch are imported, here and in the processes that tests start. The tests' encoders are so
+# small that two threads of one product mostly wait for each other, even more if two tests run at the same time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Some tests import ONNX Runtime before abonyx does, which abonyx would note.
+# Some tests import ONNX Runtime before abonyx does, and abonyx would print a note about that.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 from abonyx.bundle.manifest import RESIDUES
@@ -33,7 +33,7 @@ _READ_ONLY = [path for root in (MINI, EXAMPLES.parent) for path in (root, *sorte
 
 
 def _one_thread(asked: int | None, key: str) -> int:
-    """Threads of ONNX Runtime by default: for these few sequences a second one costs half as much processor again."""
+    """One thread of ONNX Runtime by default: for few sequences a second thread costs 50 % more processor time."""
     return process.thread_count(1 if asked is None else asked, key)
 
 
@@ -111,7 +111,7 @@ def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """abonyx-mini without stored quantiles, panels, card and training rows; not to be changed."""
+    """abonyx-mini without stored quantiles, panels, card and training rows. Tests must not change it."""
     from .bare import bare_mini
 
     return bare_mini(tmp_path_factory.mktemp("bare") / "mini")
@@ -119,22 +119,22 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def child_first(isolated: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bundles that never passed here are opened by a child first, as they are outside the tests."""
+    """Open new bundles in a child process first, as outside the tests."""
     monkeypatch.setattr(OpenModel, "_try_first", _TRY_FIRST)
 
 
 @pytest.fixture
 def all_threads(isolated: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ONNX Runtime's threads are as many as they are outside the tests."""
+    """Use as many threads of ONNX Runtime as outside the tests."""
     monkeypatch.setattr(onnx, "thread_count", process.thread_count)
 
 
 @pytest.fixture(autouse=True)
 def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One cache for the whole run (self-tests pass once), no hub, and the process's session slot free afterwards."""
+    """Use one cache for the whole run (each self-test passes once) and no hub. An open session fails the test."""
     monkeypatch.setenv("ABONYX_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    # A first open's child takes half a second, and hundreds of tests open a bundle of their own.
+    # The child process of a first open takes half a second, and hundreds of tests open a new bundle.
     monkeypatch.setattr(OpenModel, "_try_first", lambda self, fact: False)
     monkeypatch.setattr(onnx, "thread_count", _one_thread)
     yield
@@ -146,7 +146,7 @@ def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture(autouse=True, scope="session")
 def interruptible() -> None:
-    """A background job has SIGINT ignored, under nohup SIGHUP too, and so would every command under test have it."""
+    """Restore SIGINT and SIGHUP. A background job ignores SIGINT (with nohup also SIGHUP), and so do its children."""
     for number, usual in (
         (signal.SIGINT, signal.default_int_handler),
         (getattr(signal, "SIGHUP", None), signal.SIG_DFL),
@@ -157,7 +157,7 @@ def interruptible() -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def old_garbage_aside() -> None:
-    """What imports and collected tests hold is not looked through again by every close, which collects garbage."""
+    """Freeze the objects of imports and collected tests, because every close collects garbage."""
     gc.unfreeze()
     gc.collect()
     gc.freeze()
@@ -165,7 +165,7 @@ def old_garbage_aside() -> None:
 
 @pytest.fixture
 def shared_data() -> Path:
-    """Real data beside the repository, where the machine has it."""
+    """Real data beside the repository; tests skip without it."""
     if not SHARED_DATA.is_dir():
         pytest.skip("no ../shared/data beside this clone")
     return SHARED_DATA

@@ -1,4 +1,4 @@
-"""benchmarks/cpu.py: its gates hold what they should, and every engine it names is there."""
+"""benchmarks/: the checks of cpu.py work, every engine exists, and short forms of the scripts run."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_the_rates_of_a_product_are_measured(monkeypatch: pytest.MonkeyPatch) ->
     assert found["fp32_gflops"]["onnxruntime"] > 0 and found["fp32_gflops"]["numpy"] > 0
     assert found["int8_gops"]["onnxruntime"] > 0 and found["size"] == 64 and len(found["processors"]) == 3
     assert "float32" in peaks.peaks_line(found) and "64 x 64" in peaks.peaks_line(found)
-    # the fastest of the runs that are counted: 2 s, 1 s, 4 s; the first one is not
+    # The fastest of the counted runs (2 s, 1 s, 4 s); the first run is not counted.
     clock = iter([0.0, 0.0, 2.0, 2.0, 3.0, 3.0, 7.0])
     monkeypatch.setattr(peaks.time, "perf_counter", lambda: next(clock))
     used = iter([0.0, 14.0])

@@ -1,4 +1,4 @@
-"""Tab in a shell completes what docs/completion.md says."""
+"""Completion with Tab in a shell works as docs/completion.md says."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from .conftest import REPOSITORY
 
 PAGE = (REPOSITORY / "docs" / "completion.md").read_text(encoding="utf-8")
-# What Tab does in an interactive Bash: the words so far, then the function that completes them.
+# Simulates Tab in an interactive Bash: set the words so far, then call the function that completes them.
 _TAB = """
 tab() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _abonyx_completion abonyx; echo "${COMPREPLY[*]}"; }
 tab abonyx sc; tab abonyx fit --task ''; tab abonyx score --dom
@@ -49,7 +49,7 @@ def test_bash_completes_commands_options_and_choices(number: int, tmp_path: Path
 
 @pytest.mark.parametrize("name", ["zsh", "fish"])
 def test_the_other_shells_get_a_script_for_them(name: str, tmp_path: Path) -> None:
-    """The shell itself reads it where it is installed."""
+    """If the shell is installed, it reads the script."""
     (block,) = blocks(name)
     (command,) = re.findall(r"_ABONYX_COMPLETE=\w+ abonyx", block)
     script = shell("sh", command, tmp_path)

@@ -1,4 +1,4 @@
-"""The runtime stands alone: no torch, no export package, and nothing loaded as a side effect."""
+"""The runtime is independent: no torch, no export package, and no imports as a side effect."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ HEAVY = (
     *("torch", "transformers", "sklearn", "onnx", "optimum", "scipy", "matplotlib"),
     *("ray", "abonyx_export"),
 )
-# What runtime/abonyx/evaluate/ may import, and explain/ of it matplotlib, and only once their commands run.
+# Only runtime/abonyx/evaluate/ may import these (explain/ may import matplotlib), and only when their commands run.
 EVALUATE_ONLY = ("sklearn", "matplotlib")
-# The same of runtime/abonyx/serve/.
+# Only runtime/abonyx/serve/ may import these.
 SERVE_ONLY = ("fastapi", "starlette", "pydantic", "uvicorn", "prometheus_client")
 
 BLOCKED = """
@@ -60,7 +60,7 @@ def test_evaluates_in_a_process_where_only_its_own_extra_can_be_imported(tmp_pat
     lines = EXAMPLES.read_text(encoding="utf-8").splitlines()
     labelled = (f"{line},{index % 2}" for index, line in enumerate(lines[1:]))
     source.write_text("\n".join([f"{lines[0]},label", *labelled]), encoding="utf-8")
-    # scipy is scikit-learn's own.
+    # scikit-learn needs scipy.
     blocked = tuple(set(HEAVY) - {*EVALUATE_ONLY, "scipy"})
     code = BLOCKED.format(heavy=blocked, command="evaluate", source=str(source), output=str(output))
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
@@ -79,7 +79,7 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     assert done.stderr.strip() == "[]"
 
 
-def test_scoring_loads_nothing_that_is_evaluates_or_the_services_alone(tmp_path: Path) -> None:
+def test_scoring_does_not_import_packages_of_evaluate_or_the_service(tmp_path: Path) -> None:
     code = LOADED.format(
         arguments=["score", str(EXAMPLES), "-o", str(tmp_path / "scores.csv")], heavy=(*HEAVY, *SERVE_ONLY)
     )
@@ -94,7 +94,7 @@ def test_importing_loads_neither_engine_nor_numpy_nor_model() -> None:
 
 
 def test_modules_that_are_imported_by_name_are_few_and_listed() -> None:
-    """The import contracts in pyproject.toml do not see these."""
+    """The import contracts in pyproject.toml cannot check these imports."""
     sources = [
         path for part in ("runtime/abonyx", "export/abonyx_export") for path in (REPOSITORY / part).rglob("*.py")
     ]

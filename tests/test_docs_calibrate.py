@@ -24,7 +24,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "calibrate.md"
 
 
 def test_every_command_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The entry point of the command is the package's; here it is called as it is."""
+    """Run the commands through the package's entry point."""
     monkeypatch.chdir(tmp_path)
     make_several(tmp_path / "bundle", ("nonspecificity", "hic"))
     rows = made_rows(30)

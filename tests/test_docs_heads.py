@@ -24,7 +24,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "heads.md"
 
 
 def quick(command: list[str]) -> list[str]:
-    """A command of a page, its cross-validation cut short; so few draws that a card judges nothing."""
+    """A command of the page with a short cross-validation, and with so few draws that the card gives no verdict."""
     if command[0] == "evaluate":
         return [*command, "--bootstrap", "20"]
     if command[0] != "fit":
@@ -34,7 +34,7 @@ def quick(command: list[str]) -> list[str]:
 
 
 def write_assays(folder: Path) -> None:
-    """assays.csv and candidates.csv of the page's first part: whole domains, values of no meaning."""
+    """Write assays.csv and candidates.csv of the page's first part: complete domains with made-up values."""
     with EXAMPLES.open(newline="") as file:
         examples = [(row["id"], row["sequence"]) for row in csv.DictReader(file)]
     changed = [

@@ -10,12 +10,12 @@ import pytest
 
 from .conftest import REPOSITORY
 
-# Folders that git ignores, or that hold other people's pages.
+# Folders that git ignores, or that have pages of other projects.
 _IGNORED = re.compile(r"^(\.|out/|dist/|artifacts/(?!mini/)|.*egg-info)")
 _FENCED = re.compile(r"^```.*?^```", flags=re.M | re.S)
 _LINK = re.compile(r"\]\(([^()\s]+)\)")
 _PATH = re.compile(r"`((?:runtime|export|tests|docs|configs|benchmarks|training)/[\w./-]+\.\w+)`")
-# A name that stands for many.
+# A pattern, not the name of one file.
 _PATTERNS = {"configs/NAME.toml"}
 
 
@@ -54,7 +54,7 @@ def test_files_that_a_page_names_exist(page: str) -> None:
 
 
 def test_links_are_to_committed_files() -> None:
-    """A file that git ignores exists here and not in a clone."""
+    """A file that git ignores may exist here, but not in a clone."""
     if not (REPOSITORY / ".git").exists():
         pytest.skip("not a git checkout")
     targets = {

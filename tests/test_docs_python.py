@@ -18,7 +18,7 @@ from .conftest import REPOSITORY
 
 PAGE = (REPOSITORY / "docs" / "python.md").read_text(encoding="utf-8")
 SECTIONS = PAGE.split("\n## ")[1:]
-# Where an example that needs a service expects one.
+# The address at which examples expect a service.
 SERVICE = "http://127.0.0.1:8000"
 EXAMPLES = [
     pytest.param(example, id=section.splitlines()[0])
@@ -36,7 +36,7 @@ def test_example(example: str, tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def service() -> Iterator[str]:
-    """The address of a service in a process of its own, at a free port."""
+    """The address of a service that runs in a separate process at a free port."""
     pytest.importorskip("uvicorn", reason="the serve extra is not installed")
     command = [sys.executable, "-m", "abonyx", "serve", "--port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as started:

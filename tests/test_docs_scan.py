@@ -19,7 +19,7 @@ from .conftest import EXAMPLES
 pytest.importorskip("matplotlib", reason="the explain extra is not installed")
 
 PAGE = (Path(__file__).parents[1] / "docs" / "scan.md").read_text(encoding="utf-8")
-# Fewer mutants a position than the page's commands make.
+# Options for fewer mutants per position than in the page's commands.
 QUICK = ["--exclude", "A,F,G,H,I,L,M,N,P,Q,S,T,V,W"]
 
 

@@ -1,4 +1,4 @@
-"""What ships in examples/ is what its page says."""
+"""The files in examples/ are as their page says."""
 
 from __future__ import annotations
 

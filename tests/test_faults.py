@@ -1,4 +1,4 @@
-"""benchmarks/faults.py in its short form: a command that is killed, interrupted, starved or confused loses nothing."""
+"""benchmarks/faults.py in its short form: a killed or disturbed command loses nothing."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_two_runs_on_one_output(scene: faults.Scene, expected: dict[str, bytes])
 def test_full_disk_as_a_limit_on_file_sizes(
     scene: faults.Scene, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What `make faults` does where it may not mount; tests/runtime/test_resumable.py fills every format's disk."""
+    """`make faults` without the permission to mount; tests/runtime/output/test_resumable.py fills a disk per format."""
     real = faults.subprocess.run
 
     def no_mount(line: list[str], **options: object) -> object:
@@ -86,12 +86,12 @@ def test_weights_that_change_while_a_run_scores(scene: faults.Scene, expected: d
     assert faults.model_changed(scene, expected) == []
 
 
-def test_the_harness_sees_what_differs(scene: faults.Scene, expected: dict[str, bytes]) -> None:
+def test_the_script_detects_differences(scene: faults.Scene, expected: dict[str, bytes]) -> None:
     faults.stop_at(scene, scene.output(), 64, signal.SIGKILL)
     (found,) = faults.end(scene, expected | {"out.csv": b"other bytes"})
     assert found == "differs from the undisturbed run: out.csv"
     (scene.output().parent / "left behind").touch()
-    assert any("began anew" in fault for fault in faults.end(scene, expected))
+    assert any("started again" in fault for fault in faults.end(scene, expected))
 
 
 def test_input_is_seeded(tmp_path: Path) -> None:
@@ -126,10 +126,10 @@ def test_power_cuts_find_what_is_not_flushed(
 def test_power_cuts_find_an_output_that_is_not_whole(tmp_path: Path) -> None:
     def run(output: Path) -> None:
         partial = output.with_name("partial")
-        file = getattr(files, "open", open)(partial, "xb", buffering=0)  # the recorder's, while it records
+        file = getattr(files, "open", open)(partial, "xb", buffering=0)  # the recorder replaces open
         file.write(b"new")
         file.close()
-        partial.replace(output)  # its bytes were never flushed
+        partial.replace(output)  # without flushing its bytes
 
     _, found = power_loss.cut_everywhere(tmp_path, "out.csv", run)
     assert any("neither the old nor the new" in fault for fault in found)

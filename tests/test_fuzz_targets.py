@@ -1,4 +1,4 @@
-"""The fuzz targets in short: every seed, and seeds with a few bytes changed. The long form is tests/fuzz/run.py."""
+"""The fuzz targets in a short form: every seed, and seeds with a few changed bytes. tests/fuzz/run.py is longer."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_seeds_with_bytes_changed(name: str, data: st.DataObject) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", targets.TARGETS)
 def test_a_million_executions(name: str, tmp_path: Path) -> None:
-    """Minutes each; needs what tests/fuzz/requirements.txt names."""
+    """Takes minutes for each target, and needs tests/fuzz/requirements.txt."""
     pytest.importorskip("atheris")
     command = [sys.executable, CORPUS.parent / "run.py", name, "--runs", "1000000", "--work", tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
@@ -51,8 +51,8 @@ def test_a_million_executions(name: str, tmp_path: Path) -> None:
     assert "number_of_executed_units: 1000000" in done.stderr
 
 
-def test_a_target_sees_what_it_should_see(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each oracle, with the reader's own check taken away."""
+def test_a_target_detects_missing_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each target fails if the reader's own check is removed."""
     with monkeypatch.context() as patch, pytest.raises(AssertionError, match="weights in"):
         patch.setattr(targets.graph_file._Reader, "_place", lambda *_: ("../secret", 0, 4))
         targets.graph((CORPUS / "graph" / "whole").read_bytes())
@@ -65,7 +65,7 @@ def test_a_target_sees_what_it_should_see(monkeypatch: pytest.MonkeyPatch) -> No
         targets.manifest(json.dumps(manifest).encode())
 
 
-def test_the_pickle_target_sees_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pickle_target_detects_code_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     import pickle
 
     monkeypatch.setattr(targets.unpickle, "parse_pickle", lambda data, _: pickle.loads(data))

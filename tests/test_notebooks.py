@@ -1,4 +1,4 @@
-"""The notebooks of the site run in a clone, and print what they hold."""
+"""The notebooks of the site run in a clone, and print their stored outputs."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ NEEDED = {
     "score_and_shortlist": ("narwhals", "pandas"),
     "fit_five_assays": ("onnx", "sklearn", "scipy", "pandas"),
 }
-# Eight commands, 40 s on two cores.
+# This notebook has eight commands, which take 40 s on two cores.
 SLOW = {"fit_five_assays"}
-# Tag of a cell whose words depend on rounding: cards of small tables lie close to their limits.
+# Tag of a cell whose text depends on rounding, because figures of small tables are close to their limits.
 VARIES = "varies"
 
 
 @pytest.fixture
 def private_jupyter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """IPython and Jupyter keep their files in the home folder otherwise."""
+    """Keep the files of IPython and Jupyter out of the home folder."""
     for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
         monkeypatch.setenv(name, str(tmp_path / name.lower()))
     # The kernel and its commands use the same abonyx as the tests.
@@ -39,7 +39,7 @@ def private_jupyter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 
 def printed(cell: Any) -> list[str]:
-    """The cell's text without spaces at line ends; a picture counts as its kind."""
+    """The cell's text without spaces at line ends; a picture is replaced by its type."""
     text = "".join(output.get("text", str(output.get("data", {}).keys())) for output in cell.outputs)
     return [line.rstrip() for line in text.splitlines()]
 
@@ -71,7 +71,7 @@ def test_a_notebook_prints_what_it_holds(
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_holds_nothing_of_the_machine_that_ran_it(notebook: Path) -> None:
+def test_a_notebook_has_no_facts_about_the_machine(notebook: Path) -> None:
     text = notebook.read_text(encoding="utf-8")
     assert set(nbformat.reads(text, as_version=4).metadata) == {"kernelspec", "language_info"}
     for word in (str(Path.home()) + os.sep, str(REPOSITORY), "/tmp/", '"execution": {'):

@@ -1,4 +1,4 @@
-"""Every command in the README is run, word for word, in a directory that looks like the clone."""
+"""Run every command of the README, word for word, in a directory that looks like a clone."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ COMMANDS = [line for block in blocks("sh") for line in block.splitlines()]
 
 
 def clone(directory: Path) -> Path:
-    """What the commands need of a clone: its examples, configs and artifacts; and the user's own labelled file."""
+    """Make what the commands need: a clone's examples, configs and artifacts, and the user's labelled file."""
     for name in ("examples", "configs"):
         shutil.copytree(REPOSITORY / name, directory / name)
     (directory / "artifacts").mkdir()
@@ -109,7 +109,7 @@ def test_serve_answers_at_the_address_and_ends_by_a_signal(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("make")])
 def test_make_targets_exist(line: str) -> None:
-    """CI runs `make demo` and `make test` themselves; here only that what the README names is there."""
+    """CI runs `make demo` and `make test`. This test only checks that the targets exist."""
     done = shell(f"{line.partition('#')[0]} --dry-run", REPOSITORY)
     assert done.returncode == 0, done.stderr
     if line == "make demo":
@@ -124,7 +124,7 @@ def test_python_example(tmp_path: Path) -> None:
 
 
 def test_export_commands_on_a_hub_cache_with_a_small_checkpoint(tmp_path: Path) -> None:
-    """The README's own lines, with a hub cache that holds a tiny checkpoint under ESM-1v's name."""
+    """Run the README's lines with a hub cache that has a tiny checkpoint under ESM-1v's name."""
     pytest.importorskip("torch", reason="the export extra is not installed")
     from make_checkpoint import Shape, make_checkpoint
 
@@ -141,7 +141,7 @@ def test_export_commands_on_a_hub_cache_with_a_small_checkpoint(tmp_path: Path) 
     (directory / "boughter_vh_esm1v_logreg_config.json").write_text(json.dumps(config))
 
     export, score = [line for line in COMMANDS if "esm1v" in line]
-    # the random head is centred first; everything else is the README's line
+    # The random head is centred; the rest is the README's line.
     done = shell(f"{export} --recentre-head", directory, HF_HUB_CACHE=str(tmp_path / "hub"))
     assert done.returncode == 0, done.stderr
     manifest = json.loads((directory / "artifacts" / "esm1v" / "manifest.json").read_text())

@@ -1,4 +1,4 @@
-"""The documentation site builds without a warning, has every page and public name, and loads nothing from elsewhere."""
+"""The documentation site builds without a warning, has every page and public name, and loads only its own files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytest.importorskip("nbconvert", reason="the docs extra is not installed")
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, built once; a warning fails."""
+    """Build the site once; a warning is a failure."""
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
@@ -35,7 +35,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class _Loaded(HTMLParser):
-    """Addresses that a browser fetches when it shows the page: no link that somebody has to click."""
+    """The addresses that a browser fetches to show the page, without links to click."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class _Loaded(HTMLParser):
         self.addresses += [value for key, value in attrs if key == name and value]
 
 
-def test_no_page_loads_anything_from_elsewhere(site: Path) -> None:
+def test_no_page_loads_files_from_other_sites(site: Path) -> None:
     pages = sorted(site.rglob("*.html"))
     assert len(pages) > 40
     for page in pages:

@@ -1,4 +1,4 @@
-"""benchmarks/soak.py in its short form: memory stays flat, nothing is left behind, and the judge can say no."""
+"""benchmarks/soak.py in its short form: memory does not grow, nothing stays open, and faults are found."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_short_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_what_is_over_its_limit_is_said() -> None:
+def test_figures_over_their_limits_are_reported() -> None:
     held = {"open_files": 5, "threads": 1, "semaphores": 0}
     run = {"memory_ratio": 1.02, "rows": 10, "rows_written": 10, "stderr": ""}
     reloaded = {"before": held, "after": held, "highest_over_second_bytes": 1e6, "stderr": ""}
@@ -47,7 +47,7 @@ def test_memory_is_compared_at_a_tenth_and_at_the_end() -> None:
     assert soak._resident(samples + closed, 1000) == (210, 1080)
 
 
-def test_rows_go_round_the_sequences_with_more_substitutions_each_time(tmp_path: Path) -> None:
+def test_rows_repeat_the_sequences_with_more_substitutions_each_time(tmp_path: Path) -> None:
     soak.write_input(tmp_path / "in.csv", 30, EXAMPLES)
     sequences = [line.split(",")[1] for line in (tmp_path / "in.csv").read_text().splitlines()[1:]]
     originals = [line.split(",")[1] for line in EXAMPLES.read_text().splitlines()[1:]]

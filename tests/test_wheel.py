@@ -19,7 +19,7 @@ pytest.importorskip("hatchling", reason="the test extra is not installed")
 
 
 def cited_pages() -> set[str]:
-    """Pages that the code names, be it in a message, a help text or a docstring."""
+    """Pages that the code names in a message, a help text or a docstring."""
     sources = [path for folder in ("runtime", "export") for path in (REPOSITORY / folder).rglob("*.py")]
     found = {page for path in sources for page in re.findall(r"docs/\w+\.md", path.read_text(encoding="utf-8"))}
     return found - {"docs/NAME.md"}
@@ -46,7 +46,7 @@ def test_wheel_holds_the_model_and_scores_outside_the_clone(tmp_path: Path) -> N
         "print(abonyx.bundle.locate_mini(), golden.examples_path());"
         f"sys.argv = ['abonyx', 'score', {str(EXAMPLES)!r}, '-o', 'out.csv']; main()"
     )
-    environment = os.environ | {"PYTHONPATH": str(site)}  # goes before this environment's own abonyx
+    environment = os.environ | {"PYTHONPATH": str(site)}  # before the abonyx of this environment
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,12 +1,12 @@
-"""Choose the antibodies that the export package ships: int8 is calibrated on one half and judged on the other.
+"""Choose the antibodies that ship with export. int8 is calibrated on one half and judged on the other.
 
     python training/antibodies.py --data DATA -o export/abonyx_export/antibodies.csv
         --record training/records/antibodies.json
 
-DATA is the folder with the published tables (boughter/, jain/, shehata/, harvey/, repertoire/). Taken: rows of SOURCES
-with a whole domain, a VH and a VHH in turn, the sources of each in turn. Left out: whatever equals or nearly equals a
-sequence of Boughter or of a test set, or a sequence already chosen, so that no row is judged on a near copy of what
-calibrated. Needs rapidfuzz.
+DATA is the folder with the published tables (boughter/, jain/, shehata/, harvey/, repertoire/). The script takes rows
+of SOURCES with a complete domain. VH and VHH alternate, and so do the sources of each. It leaves out sequences that are
+equal or nearly equal to a sequence of Boughter, of a test set, or to a chosen sequence. So no judging row is similar to
+a calibrating row. Needs rapidfuzz.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ from typing import NamedTuple
 import abonyx
 from corpus import BOUGHTER, NEAR_IDENTITY, REPERTOIRE, TEST_TABLES, near, sequences_of
 
-# Olsen et al. 2022: OAS data are CC BY 4.0. Gordon et al. 2025: TNP's repository is BSD-3-Clause. Briney's rows lack
-# their first residues; the data of AVIDa-SARS-CoV-2 and VHHCorpus-2M are CC BY-NC 4.0.
+# Licences: OAS is CC BY 4.0 (Olsen et al. 2022), TNP's repository is BSD-3-Clause (Gordon et al. 2025). Briney's rows
+# are not used, because they lack their first residues. AVIDa-SARS-CoV-2 and VHHCorpus-2M are not used, because they are
+# CC BY-NC 4.0.
 SOURCES = ("oas_bernat2019_igg", "tnp_")
 TRAINING = {BOUGHTER: "sequence", "boughter/VH_only_boughter_training.csv": "sequence"}
-# Half calibrate, half judge: 0.5 % of 1,024 judged rows are five labels that may flip.
+# One half calibrates, the other half judges. 0.5 % of 1,024 judged rows are five changed labels.
 ROWS = 2_048
 SEED = 20261126
 
@@ -46,14 +47,14 @@ class Antibody(NamedTuple):
 
 
 def permitted(path: Path) -> list[Antibody]:
-    """The rows of SOURCES, in file order."""
+    """The rows of SOURCES in file order."""
     with gzip.open(path, "rt", encoding="utf-8", newline="") as lines:
         rows = [Antibody(*(row[name] for name in Antibody._fields)) for row in csv.DictReader(lines)]
     return [row for row in rows if row.source.startswith(SOURCES)]
 
 
 def sources_in_turn(rows: list[Antibody]) -> Iterator[Antibody]:
-    """A row of each source, then the next of each, in an order drawn with SEED, until every source is used up."""
+    """All rows in an order in which the sources alternate. SEED shuffles the rows of each source."""
     shuffled = sorted(rows)
     random.Random(SEED).shuffle(shuffled)
     by_source: dict[str, list[Antibody]] = {}
@@ -65,7 +66,7 @@ def sources_in_turn(rows: list[Antibody]) -> Iterator[Antibody]:
 
 
 def without_near(rows: Iterator[Antibody], count: int) -> list[Antibody]:
-    """The first `count` rows that are not near an earlier one."""
+    """The first `count` rows that are not similar to an earlier row."""
     chosen: list[Antibody] = []
     for row in rows:
         if len(chosen) == count:
@@ -76,15 +77,15 @@ def without_near(rows: Iterator[Antibody], count: int) -> list[Antibody]:
 
 
 def choose(data: Path) -> tuple[list[Antibody], dict[str, object]]:
-    """ROWS antibodies, a VH and a VHH in turn, and the record of the choice."""
+    """ROWS antibodies, alternating VH and VHH, and the record of the choice."""
     tables = TEST_TABLES | TRAINING
     tests = sorted({sequence for name, column in tables.items() for sequence in sequences_of(data / name, column)})
     rows = permitted(data / REPERTOIRE)
     close = near([row.sequence for row in rows], tests)
     whole = [judgement.trusted for judgement in abonyx.judge([row.sequence for row in rows])]
     usable = [row for row, drop, trusted in zip(rows, close, whole, strict=True) if not drop and trusted]
-    # A VH and a VHH are not compared: they differ at more than 5 % of their positions (tests/export/test_antibodies.py
-    # compares all rows of one half with all of the other).
+    # A VH is not compared with a VHH, because they differ at more than 5 % of their positions
+    # (tests/export/test_antibodies.py compares all rows of one half with all rows of the other).
     halves = [
         without_near(sources_in_turn([row for row in usable if row.domain == domain]), ROWS // 2)
         for domain in ("VH", "VHH")

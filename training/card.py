@@ -1,11 +1,12 @@
-"""The figures of artifacts/mini/README.md: the shipped bundle on the test sets, beside what it has to beat.
+"""Compute the figures of artifacts/mini/README.md: the shipped bundle and its baselines on the test sets.
 
     python training/card.py DATA --rows rows.csv --seeds seeds/seeds.json --untrained untrained/seeds.json \
         --record training/records/card.json
 
-DATA is the folder with the published tables, rows.csv is folds.py's. seeds.json is choose.py's for the five pretraining
-seeds, the other one for the same seeds with --try steps=0. Composition takes the C of its highest cross-validated AUC;
-nothing here chooses by a test set. "First" is the mini before this one: records/card_first.json.
+DATA is the folder with the published tables, and rows.csv comes from folds.py. Both seeds.json come from choose.py: one
+for the five pretraining seeds, the other for the same seeds with --try steps=0. The composition baseline uses the C
+with the highest cross-validated AUC; no test set decides anything. "First" is the mini before the current one
+(records/card_first.json).
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ TESTS = {
     "shehata": ("shehata/VH_only_shehata.csv", "sequence"),
     "harvey": ("harvey/harvey_1000_labelled.csv.gz", "heavy_seq"),
 }
-# The 137 clinical antibodies, whose calls are changed.
+# The 137 clinical antibodies whose sequences are changed, to count the calls that flip.
 CLINICAL = "jain/VH_only_jain.csv"
 ARCHIVED = {
-    "jain": None,  # of another 86
+    "jain": None,  # the published figure is for another set of 86 antibodies
     "shehata": "predictions_boughter_vh_esm1v_logreg_VH_only_shehata_20251106_212500.csv",
     "harvey": "predictions_boughter_vh_esm1v_logreg_VHH_only_harvey_20251106_223905.csv.gz",
 }
@@ -66,7 +67,7 @@ def metrics_of(labels: np.ndarray, p: np.ndarray) -> dict[str, Any]:
 
 
 def of_encoders(path: Path, tests: dict[str, np.ndarray], tables: dict[str, str]) -> dict[str, Any]:
-    """Five seeds of one recipe: cross-validation by cluster folds, the median's test figures, the seeds' ranges."""
+    """Figures of five seeds of one recipe: cross-validation by cluster folds, the median seed on the tests, ranges."""
     found = json.loads(path.read_text())
     by_seed = {name: setting_of(run, found["chosen"]) for name, run in found["runs"].items()}
     scored = {name: run["scores"] for name, run in found["runs"].items()}
@@ -86,7 +87,7 @@ def of_encoders(path: Path, tests: dict[str, np.ndarray], tables: dict[str, str]
 
 
 def of_composition(rows: Path, inputs: dict[str, Input], tests: dict[str, np.ndarray]) -> dict[str, Any]:
-    """The 20 residue shares as features, same rows and folds."""
+    """The composition baseline: the 20 residue shares as features, with the same rows and folds."""
     sequences = read_column(str(rows))
     labels = torch.tensor(list(map(float, read_column(str(rows), "label"))), dtype=torch.float64)
     folds = np.array([list(map(int, read_column(str(rows), f"fold_{number}"))) for number in range(5)])
@@ -99,7 +100,7 @@ def of_composition(rows: Path, inputs: dict[str, Input], tests: dict[str, np.nda
 
 
 def of_esm1v(folder: Path) -> dict[str, Any]:
-    """The old pipeline's own archived ESM-1v predictions."""
+    """Figures of the old pipeline's archived ESM-1v predictions."""
     figures = {}
     for name, file in ARCHIVED.items():
         if file is None:
@@ -112,7 +113,7 @@ def of_esm1v(folder: Path) -> dict[str, Any]:
 
 
 def of_mini(inputs: dict[str, Input], tests: dict[str, np.ndarray], clinical: list[str]) -> dict[str, Any]:
-    """The shipped bundle, as `abonyx score` runs it, and how many of its calls of changed sequences flip."""
+    """Figures of the shipped bundle, as `abonyx score` runs it, and the flips of its calls of changed sequences."""
     with open_model(abonyx.RuntimeConfig()) as session:
         manifest, bundle = session.manifest, session.bundle
         scored = {name: session.score(inputs[name].sequences)[:, 0] for name in tests}
@@ -120,7 +121,7 @@ def of_mini(inputs: dict[str, Input], tests: dict[str, np.ndarray], clinical: li
         changed = {name: session.score([vary(each) for each in clinical])[:, 0] for name, vary in VARIATIONS.items()}
     training = manifest.head.training
     if training is None:
-        raise SystemExit(f"{bundle.name}: its manifest has no training record")
+        raise SystemExit(f"{bundle.name}: the manifest has no training record; give a bundle made by `abonyx fit`")
     return {
         "name": bundle.name,
         "encoder_sha256": manifest.encoder.weights_sha256,
@@ -132,7 +133,7 @@ def of_mini(inputs: dict[str, Input], tests: dict[str, np.ndarray], clinical: li
 
 
 def of_first() -> dict[str, Any]:
-    """The mini before this one: its own record, by the same rows and folds, and its flips."""
+    """Figures of the mini before the current one, from its own record, for the same rows and folds."""
     tests = json.loads((FIRST / "card_first.json").read_text())["mini"]["tests"]
     stability = json.loads((FIRST / "stability_first.json").read_text())["variations"]
     return {
@@ -143,7 +144,7 @@ def of_first() -> dict[str, Any]:
 
 
 def table(record: dict[str, Any]) -> str:
-    """The card's tables, in Markdown; a test holds artifacts/mini/README.md to them."""
+    """The card's tables in Markdown. A test compares artifacts/mini/README.md with them."""
     trained, untrained = record["trained"], record["untrained"]
     validated = [
         record["composition"]["cross_validation"],
@@ -158,7 +159,7 @@ def table(record: dict[str, Any]) -> str:
     columns = [record["composition"]["tests"], untrained["tests_of_median"], record["first"]["tests"]]
     columns += [record["mini"]["tests"], record["esm1v_archived"]]
     for key, title in names.items():
-        # of the present Jain set the old pipeline's documents have an accuracy, without an AUC
+        # for the current Jain set, the old pipeline's documents have an accuracy but no AUC
         row = [_cell(figures[key]) if key in figures else "0.663 / not published" for figures in columns]
         lines.append(" | ".join([f"| {title}", *row]) + " |")
     areas = sorted(row["roc_auc"] for row in trained["cross_validation_by_seed"].values())

@@ -1,28 +1,30 @@
-"""Pretrain by several recipes or seeds, and judge heads on each encoder by Boughter's rows alone.
+"""Pretrain with several recipes or seeds, and judge heads on each encoder with Boughter's rows only.
 
     python training/choose.py --corpus corpus.txt --rows rows.csv -o CHOICE --device cuda --seeds 0,1 \
         --try base --try position_offsets=64,cut_residues=3,extra_residues=1 ...
     python training/choose.py --corpus corpus.txt --rows rows.csv -o SEEDS --device cuda --seeds 10,11,12,13,14 \
         --choice CHOICE/choice.json
 
-rows.csv is folds.py's. A --try changes keys of training/recipe.toml. The first command writes choice.json, with what
-the rule chose; the second pretrains that recipe once a seed (or a --try, with the chosen head setting) and writes
-seeds.json, which names the median.
+rows.csv comes from folds.py. A --try changes keys of training/recipe.toml. The first command writes choice.json with
+the chosen recipe and head setting. The second command pretrains that recipe (or a --try, with the chosen head setting)
+once for each seed, and writes seeds.json, which names the median seed.
 
-The rule, written before any figure was seen. No test set is opened: --tables only scores sequences, labels unread.
+This rule was written before any figure was seen. The rule uses no test set: --tables only scores sequences and reads no
+labels.
 
-- Candidates: every --try with every head setting (stable_head.SETTINGS: StandardScaler and C, with or without the
-  copies of stable_head.COPIES) on the residue means of the embedding layer and the last, concatenated.
-- a: AUC of whole rows, pooled out of fold, by folds of clusters of 80 % identity; mean over five assignments and over
-  the seeds.
-- f: of the calls of the same out-of-fold heads at 0.5 on Boughter's rows, the share that flips if the first residue is
-  cut, or if M is put in front: the larger one; mean over the seeds.
-- Chosen: of the candidates with a >= MIN_AREA and f <= MAX_FLIPS, and a within AREA_MARGIN of the highest a of these,
-  the one with the smallest f; of equals the smaller C. If none has both, the smallest f of those with a >= MIN_AREA. If
-  none has that, nothing is chosen, and the shipped bundle stays.
-- The other variations (one X, the last residue cut, three residues in front, a His tag) are recorded, and choose
-  nothing.
-- Shipped is the median of five seeds by a, at the chosen setting.
+- The candidates are every --try with every head setting. A head setting (stable_head.SETTINGS) is StandardScaler and C,
+  with or without the copies of stable_head.COPIES. The features are the residue means of the embedding layer and of the
+  last layer, concatenated.
+- a is the AUC of unchanged rows, pooled out of fold, with folds of clusters of 80 % identity. It is the mean over five
+  assignments to folds and over the seeds.
+- f is a share of flipped calls: the calls at 0.5 of the same out-of-fold heads on Boughter's rows, if the first residue
+  is cut, or if M is added in front. The larger of the two shares counts. It is the mean over the seeds.
+- The rule first keeps the candidates with a >= MIN_AREA and f <= MAX_FLIPS. Of these, it keeps those whose a is within
+  AREA_MARGIN of the highest a. It chooses the smallest f; if several are equal, the smallest C.
+- If no candidate meets both limits, the rule chooses the smallest f among the candidates with a >= MIN_AREA. If there
+  is none, nothing is chosen, and the shipped bundle stays.
+- Other variations (one X, the last residue cut, three residues in front, a His tag) are only recorded.
+- The shipped bundle is the median of five seeds by a, at the chosen setting.
 """
 
 from __future__ import annotations
@@ -43,18 +45,19 @@ from encoders import RECIPE, changed, pooled, read_column
 from pretrain import PretrainedEncoder, Recipe, TrainingRun, pretrain, read_corpus, read_recipe
 from stable_head import CHANGES, SETTINGS, fit_head, judge_setting, stacked
 
-# The bundle of before had .691 by such folds (80 %); a cut or an extra residue is to flip 10 % of Jain's calls at most.
+# With such folds (80 %), the earlier bundle had an AUC of .691. A cut or an extra residue should flip at most 10 % of
+# Jain's calls.
 MIN_AREA, MAX_FLIPS, AREA_MARGIN = 0.691, 0.08, 0.005
 JUDGED = ("first residue cut", "M in front")
 
 
 def train(recipe: Recipe, corpus: list[str], seed: int, device: str, directory: Path) -> Any:
-    """One encoder: its model, of float16 values as the checkpoint has them, and its training record."""
+    """One encoder: its model, with the checkpoint's float16 values, and its training record."""
     run = TrainingRun.begin(recipe, corpus, seed, device)
     record: dict[str, Any] | None = {"history": []}
     if recipe.steps:
         if device == "cuda":
-            torch._dynamo.reset()  # it compiles one code for eight models at most
+            torch._dynamo.reset()  # torch compiles the same code for at most eight models
             run.model.compile()
         record = pretrain(run, directory, lambda line: sys.stderr.write(f"{directory.name}: {line}\n"))
     run.model.eval()
@@ -65,13 +68,13 @@ def train(recipe: Recipe, corpus: list[str], seed: int, device: str, directory: 
 
 
 def embedded(model: PretrainedEncoder, sequences: Sequence[str], device: str) -> dict[str, Tensor]:
-    """Features of every change of the sequences, (n, 2H) float64 on the device."""
+    """Features of the sequences for every change, (n, 2H) float64 each, on the device."""
     found = {name: pooled(model, [change(each) for each in sequences], device) for name, change in CHANGES.items()}
     return {name: torch.from_numpy(rows).to(device, torch.float64) for name, rows in found.items()}
 
 
 def summarise(runs: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mean over seeds of each recipe and setting, the highest AUC first."""
+    """Means over seeds for each recipe and setting, the highest AUC first."""
     groups: dict[tuple[str, bool, float], list[dict[str, Any]]] = {}
     for run in runs.values():
         for setting in run["settings"]:
@@ -91,7 +94,7 @@ def summarise(runs: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def choose(means: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """By the rule above."""
+    """The choice by the rule in the module's docstring; None = nothing is chosen."""
     good = [row for row in means if row["roc_auc"] >= MIN_AREA]
     stable = [row for row in good if row["flips"] <= MAX_FLIPS]
     if stable:
@@ -103,7 +106,7 @@ def choose(means: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
 def table_scores(
     model: PretrainedEncoder, features: dict[str, Tensor], labels: Tensor, chosen: dict[str, Any], tables: Sequence[str]
 ) -> dict[str, list[float]]:
-    """The p of each sequence of each table, by the chosen head on all of Boughter's rows."""
+    """The p of each sequence of each table, from the chosen head setting fitted on all of Boughter's rows."""
     device = str(labels.device)
     rows, times = stacked(features, torch.ones_like(labels, dtype=torch.bool), chosen["copies"])
     head = fit_head(rows, labels.repeat(times), times, chosen["C"])
@@ -118,10 +121,10 @@ def parse() -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, required=True)
-    parser.add_argument("--rows", required=True, help="of folds.py")
-    parser.add_argument("--tables", nargs="*", default=[], help="CSVs to score besides, PATH or PATH:SEQUENCE_COLUMN")
+    parser.add_argument("--rows", required=True, help="rows.csv from folds.py")
+    parser.add_argument("--tables", nargs="*", default=[], help="more CSVs to score, PATH or PATH:SEQUENCE_COLUMN")
     parser.add_argument("--try", dest="changes", action="append", default=[])
-    parser.add_argument("--choice", type=Path, help="a choice.json: its recipe, if no --try is given, and its head")
+    parser.add_argument("--choice", type=Path, help="choice.json with the head setting, and the recipe without --try")
     parser.add_argument("--seeds", default="0", help="comma-separated")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("-o", "--output", type=Path, required=True)
@@ -129,7 +132,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Run the tries, and write what they gave."""
+    """Run the tries and write their figures."""
     arguments = parse()
     arguments.output.mkdir(parents=True, exist_ok=True)
     corpus, sequences = read_corpus(arguments.corpus), read_column(arguments.rows)
@@ -138,7 +141,7 @@ def main() -> None:
     folds = np.array([list(map(int, read_column(arguments.rows, f"fold_{number}"))) for number in range(5)])
     given = json.loads(arguments.choice.read_text())["chosen"] if arguments.choice else None
     if arguments.choice and not given:
-        sys.exit(f"{arguments.choice}: nothing was chosen")
+        sys.exit(f"{arguments.choice}: the rule chose nothing; give a choice.json with a choice")
     runs: dict[str, dict[str, Any]] = {}
     for seed in map(int, arguments.seeds.split(",")):
         for change in arguments.changes or [given["change"] if given else "base"]:
@@ -153,11 +156,11 @@ def main() -> None:
             runs[name]["seconds"] = round(time.monotonic() - began, 1)
             best = max(settings, key=lambda setting: float(setting["roc_auc"]))
             print(name, runs[name]["seconds"], "s", json.dumps(best), flush=True)
-            write(arguments.output, runs, given)  # each time: a stopped run leaves what it has
+            write(arguments.output, runs, given)  # after each run, so that a stopped script keeps its results
 
 
 def write(output: Path, runs: dict[str, dict[str, Any]], given: dict[str, Any] | None) -> None:
-    """choice.json with the rule's choice; or seeds.json with the median seed."""
+    """Write choice.json with the rule's choice, or seeds.json with the median seed."""
     means = summarise(runs)
     if given is None:
         found = {"chosen": choose(means), "means": means, "runs": runs}
@@ -173,7 +176,7 @@ def write(output: Path, runs: dict[str, dict[str, Any]], given: dict[str, Any] |
 
 
 def setting_of(run: dict[str, Any], chosen: dict[str, Any]) -> dict[str, Any]:
-    """A run's figures at the chosen head setting."""
+    """A run's figures with the chosen head setting."""
     (found,) = (row for row in run["settings"] if (row["copies"], row["C"]) == (chosen["copies"], chosen["C"]))
     return dict(found)
 

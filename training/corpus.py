@@ -1,10 +1,10 @@
-"""Choose the sequences that the mini encoder is pretrained on, and record the choice.
+"""Choose the sequences for pretraining the mini encoder, and record the choice.
 
     python training/corpus.py DATA -o corpus.txt --record training/records/corpus.json
 
-DATA is the folder with the published tables (boughter/, jain/, shehata/, harvey/, repertoire/). Taken: the repertoire
-rows under a licence that allows it (SOURCES) and Boughter's sequences. Left out: whatever equals, or nearly equals, a
-sequence of a test set. Needs rapidfuzz.
+DATA is the folder with the published tables (boughter/, jain/, shehata/, harvey/, repertoire/). The script takes
+Boughter's sequences and the repertoire rows whose licence allows it (SOURCES). It leaves out sequences that are equal
+or nearly equal to a sequence of a test set. Needs rapidfuzz.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from abonyx.input.checked import read_input
 from abonyx.input.records import Record, read_records
 
 REPERTOIRE = "repertoire/vh_vhh_repertoire.csv.gz"
-# Olsen et al. 2022: OAS data are CC BY 4.0. Gordon et al. 2025: TNP's repository is BSD-3-Clause. Not AVIDa-SARS-CoV-2
-# and VHHCorpus-2M, whose data are CC BY-NC 4.0.
+# Licences: OAS is CC BY 4.0 (Olsen et al. 2022), TNP's repository is BSD-3-Clause (Gordon et al. 2025).
+# AVIDa-SARS-CoV-2 and VHHCorpus-2M are not used, because they are CC BY-NC 4.0.
 SOURCES = {"oas_": "CC BY 4.0 (OAS)", "tnp_": "BSD-3-Clause (TNP)"}
-BOUGHTER = "boughter/VH_only_boughter.csv"  # with the 151 antibodies of 1-3 flags, which no head is fitted on
-# Every table that holds a sequence of a test set, and the column it is in.
+BOUGHTER = "boughter/VH_only_boughter.csv"  # includes the 151 antibodies with 1-3 flags, which no head is fitted on
+# Every table with sequences of a test set, and the column of the sequences.
 TEST_TABLES = {
     "jain/VH_only_jain.csv": "sequence",
     "jain/VH_only_jain_86_p5e_s2.csv": "vh_sequence",
@@ -38,14 +38,14 @@ TEST_TABLES = {
     "harvey/harvey_500_high_with_upstream_proba.csv": "sequence",
     "harvey/low_throughput_polyspecificity_scores_w_exp.csv": "1:128",
 }
-# Of the shorter sequence's residues. No alignment of two sequences has more identical residues than their longest
-# common subsequence: all that an aligner would call 95 % identical goes, also where one lacks its first residues.
+# Share of the shorter sequence's residues. An alignment cannot have more identical residues than the longest common
+# subsequence. So every pair that an aligner calls 95 % identical is found, even if one sequence lacks its start.
 NEAR_IDENTITY = 0.95
 LONGEST = 10**6
 
 
 def near(sequences: Sequence[str], tests: Sequence[str]) -> np.ndarray:
-    """Which sequences have NEAR_IDENTITY or more with one of the tests: (n,) bool."""
+    """Whether each sequence has NEAR_IDENTITY or more with a test sequence, (n,) bool."""
     from rapidfuzz.distance import LCSseq
     from rapidfuzz.process import cdist
 
@@ -56,12 +56,12 @@ def near(sequences: Sequence[str], tests: Sequence[str]) -> np.ndarray:
 
 
 def sequences_of(path: Path, column: str) -> list[str]:
-    """A table's sequences, cleaned."""
+    """A table's sequences, after cleaning."""
     return read_input(path, SequenceLimit(LONGEST), sequence_column=column).sequences
 
 
 def permitted(path: Path) -> list[tuple[str, str]]:
-    """(sequence, source) of the repertoire rows that SOURCES allow."""
+    """(sequence, source) of the repertoire rows of SOURCES."""
     sources = [record.label for record in read_records(path, label_column="source") if isinstance(record, Record)]
     sequences = sequences_of(path, "sequence")
     pairs = zip(sequences, sources, strict=True)
@@ -69,7 +69,7 @@ def permitted(path: Path) -> list[tuple[str, str]]:
 
 
 def choose(data: Path) -> tuple[list[str], dict[str, object]]:
-    """The corpus, without repeats, and its record."""
+    """The corpus without duplicates, and its record."""
     tests = sorted({sequence for name, column in TEST_TABLES.items() for sequence in sequences_of(data / name, column)})
     rows = permitted(data / REPERTOIRE)
     rows += [(sequence, "boughter") for sequence in sequences_of(data / BOUGHTER, "sequence")]
@@ -106,7 +106,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("-o", "--output", type=Path, required=True, help="corpus: one sequence a line")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="corpus file, one sequence per line")
     parser.add_argument("--record", type=Path, required=True)
     arguments = parser.parse_args()
     kept, record = choose(arguments.data)

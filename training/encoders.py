@@ -1,4 +1,4 @@
-"""What the scripts that choose have in common: a table's column, a recipe with changes, an encoder's features."""
+"""Shared by the training scripts: read a table's column, change a recipe, compute an encoder's features."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RECIPE = Path(__file__).resolve().parent / "recipe.toml"
 
 
 def read_column(spec: str, column: str = "sequence") -> list[str]:
-    """A column of PATH, or of PATH:COLUMN."""
+    """A column of a table, given as PATH or PATH:COLUMN."""
     name, _, given = spec.partition(":")
     path = Path(name)
     with gzip.open(path, "rt") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
@@ -26,7 +26,7 @@ def read_column(spec: str, column: str = "sequence") -> list[str]:
 
 
 def changed(recipe: Recipe, change: str) -> Recipe:
-    """The recipe with KEY=VALUE,... replaced; "base" changes nothing."""
+    """The recipe with the keys of KEY=VALUE,... replaced; "base" changes nothing."""
     kinds = {field.name: float if field.type == "float" else int for field in fields(Recipe)}
     pairs = [pair.split("=") for pair in change.split(",")] if change != "base" else []
     values: dict[str, Any] = {key: kinds[key](value) for key, value in pairs}
@@ -34,13 +34,13 @@ def changed(recipe: Recipe, change: str) -> Recipe:
 
 
 def pooled(model: PretrainedEncoder, sequences: Sequence[str], device: str) -> np.ndarray:
-    """Residue means of the embedding layer and the last, float32 arithmetic: (n, 2H) float32."""
+    """Residue means of the embedding layer and of the last layer, (n, 2H) float32."""
     width = max(map(len, sequences)) + 2
     parts = []
     with torch.inference_mode():
         for ids in torch.split(encode(sequences, width), 128):
             layers = model.forward(ids.to(device))
-            weights = (ids >= FIRST_RESIDUE).to(device).float()  # (B, L): CLS, PAD and EOS are below it
+            weights = (ids >= FIRST_RESIDUE).to(device).float()  # (B, L); CLS, PAD and EOS have smaller ids
             means = [torch.einsum("bl,blh->bh", weights, layer) / weights.sum(1, keepdim=True) for layer in layers]
             parts.append(torch.cat(means, 1).cpu())
     return torch.cat(parts).numpy()

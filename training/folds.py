@@ -1,10 +1,10 @@
-"""Boughter's training rows without flagged ones, and the folds that keep similar sequences together.
+"""Write Boughter's training rows without flagged rows, with folds that keep similar sequences together.
 
     python training/folds.py VH_only_boughter_training.csv -o rows.csv --record training/records/folds.json
 
-rows.csv has the columns sequence, label and fold_0 to fold_4: five assignments of the clusters of 80 % identity to ten
-folds, as `abonyx fit` makes them for a card. Left out are rows that `abonyx score` flags for another chain, for no
-domain or as a fragment; those flagged for X or unusual residues are kept.
+rows.csv has the columns sequence, label and fold_0 to fold_4. Each fold_N assigns the clusters of 80 % identity to ten
+folds, as `abonyx fit` does for a card. Rows that `abonyx score` flags for another chain, for no domain or as a fragment
+are left out. Rows that are flagged for X or unusual residues are kept.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from abonyx.input.checked import read_input
 
 FOLDS, ASSIGNMENTS = 10, 5
 LONGEST = 10**6
-# How the flags that a row is kept with end.
+# A flagged row is kept if its flag ends with one of these.
 KEPT = ("unknown residue (X)", "unknown residues (X)", "unusual framework residues")
 
 

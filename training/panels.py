@@ -1,10 +1,10 @@
-"""Give a bundle the two panels that artifacts/mini ships: clinical-stage antibodies, and a human repertoire.
+"""Add the two panels of artifacts/mini to a bundle: clinical-stage antibodies, and a human repertoire.
 
     python training/panels.py BUNDLE DATA -o NEW
 
-DATA is the folder with the published tables. Panels: `clinical`, the VH of the 137 antibodies of Jain et al. 2017; and
-`repertoire`, ROWS human VH of OAS (CC BY 4.0), of the study with whole domains. Nanobodies are not in it, nor the
-repertoire's other study, whose rows lack their first residues. Nothing here reads a label.
+DATA is the folder with the published tables. The panel `clinical` has the VH of the 137 antibodies of Jain et al. 2017.
+The panel `repertoire` has ROWS human VH of OAS (CC BY 4.0), from the study with complete domains. It has no nanobodies,
+and no rows of the other study, which lack their first residues. The script reads no labels.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ORIGINS = {
 
 
 def repertoire_sample(path: Path) -> list[tuple[str, str]]:
-    """Id and sequence of the ROWS rows of STUDY whose sequences have the lowest sha256: the same in any order."""
+    """Id and sequence of the ROWS rows of STUDY with the lowest sha256 of the sequence, for any order of the file."""
     rows = [
         (record.id, record.sequence)
         for record in read_records(path, keep=("domain", "source"))

@@ -2,9 +2,9 @@
 
     python training/pretrain.py --corpus corpus.txt --recipe training/recipe.toml --seed 10 -o DIR [--device cuda]
 
-Plain PyTorch, one file (hence over 300 lines); transformers' EsmForMaskedLM is what it must equal. DIR becomes a
-checkpoint in the hub's layout (config.json, vocab.txt, model.safetensors) with a training record (training.json). The
-same command again goes on from DIR/state.pt where a run was stopped, and on a CPU ends with the same weights.
+This is plain PyTorch in one file, which is why it has over 300 lines. It must give the same numbers as transformers'
+EsmForMaskedLM. DIR becomes a checkpoint in the hub's layout (config.json, vocab.txt, model.safetensors) with a training
+record (training.json). After a stop, the same command resumes from DIR/state.pt; on a CPU it gives the same weights.
 """
 
 from __future__ import annotations
@@ -29,29 +29,32 @@ from abonyx_export.encoder.checkpoint import VOCABULARY
 
 CLS, PAD, EOS, MASK = (VOCABULARY.index(token) for token in ("<cls>", "<pad>", "<eos>", "<mask>"))
 FIRST_RESIDUE, LAST_RESIDUE = VOCABULARY.index("L"), VOCABULARY.index("C")
-# Lin et al. 2023 and fair-esm: embeddings are scaled as if 0.15 * 0.8 of the tokens were masked, as in training.
+# As in Lin et al. 2023 and fair-esm, embeddings are scaled as if 0.15 * 0.8 of the tokens were masked, as in training.
 UNMASKED_SHARE = 0.88
 OUTPUTS = ("config.json", "vocab.txt", "model.safetensors", "training.json")
 STATE = "state.pt"
-# Of a loss target that is not predicted; functional.cross_entropy's own default.
+# Target of a token that is not predicted; functional.cross_entropy's default.
 IGNORED = -100
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Everything that decides the weights, with the corpus and the seed.
+    """The settings that decide the weights, together with the corpus and the seed.
 
     Attributes:
-        held_out_share: of the corpus, for the held-out loss; never trained on.
-        mask_share: residues predicted; of them 80 % masked, 10 % replaced at random, 10 % left (Devlin et al. 2019).
-        batch_size: sequences a step; steps: of the optimiser; warmup_steps: of linear rise, then a cosine to 0.
-        max_gradient_norm: gradients are clipped to it.
+        held_out_share: share of the corpus for the held-out loss; the model is never trained on it.
+        mask_share: share of residues to predict. Of these, 80 % are masked, 10 % are replaced by a random residue, and
+            10 % stay (Devlin et al. 2019).
+        batch_size: sequences per step.
+        steps: steps of the optimiser.
+        warmup_steps: steps in which the learning rate rises linearly; then it follows a cosine to 0.
+        max_gradient_norm: gradients are clipped to this norm.
         report_steps: steps between two lines of the training record.
-        position_offsets: each row's positions are moved by 0 to this many, drawn again every step, so that the model
-            cannot learn which residue is usual at a position. The checkpoint holds the middle of the table.
-            0: as ESM-1v.
-        cut_residues, extra_residues: half of the rows lose 1 to cut_residues first residues, or get 1 to
-            extra_residues drawn ones in front. The other end is left as it is.
+        position_offsets: each row's positions are moved by a random number from 0 to this one, different in every
+            step, so that the model cannot learn the usual residue of a position. The checkpoint has the middle of the
+            table. 0 = no offset, as in ESM-1v.
+        cut_residues, extra_residues: half of the rows lose their first 1 to cut_residues residues, or get 1 to
+            extra_residues random residues in front. The end of the sequence does not change.
     """
 
     layers: int
@@ -75,18 +78,18 @@ class Recipe:
 
 
 def read_recipe(path: Path) -> Recipe:
-    """The recipe in a TOML file; every key must be there and known, and of its type."""
+    """Read the recipe from a TOML file. No key may be missing, unknown or of a wrong type."""
     values = tomllib.loads(path.read_text(encoding="utf-8"))
     kinds = {field.name: field.type for field in fields(Recipe)}
     wrong = sorted(kinds.keys() ^ values.keys())
     wrong += [key for key in kinds.keys() & values.keys() if type(values[key]).__name__ != kinds[key]]
     if wrong:
-        sys.exit(f"{path}: keys missing, unknown or of another type: {', '.join(wrong)}")
+        sys.exit(f"{path}: these keys are missing, unknown or of a wrong type: {', '.join(wrong)}")
     return Recipe(**values)
 
 
 class PretrainedLayer(nn.Module):
-    """One pre-norm transformer layer; its tensors bear transformers' names."""
+    """One pre-norm transformer layer; its tensors have transformers' names."""
 
     def __init__(self, hidden: int, attention_heads: int, dropout: float) -> None:
         super().__init__()
@@ -103,7 +106,7 @@ class PretrainedLayer(nn.Module):
         self.output = nn.ModuleDict({"dense": nn.Linear(4 * hidden, hidden)})
 
     def forward(self, x: Tensor, may_attend: Tensor) -> Tensor:
-        """(B, L, H) -> (B, L, H); may_attend is (B, 1, 1, L) bool."""
+        """Hidden states (B, L, H) -> (B, L, H); may_attend is (B, 1, 1, L) bool."""
         batch, length, hidden = x.shape
         attention: Any = self.attention
         normed = attention["LayerNorm"](x)
@@ -119,13 +122,13 @@ class PretrainedLayer(nn.Module):
 
 
 class PretrainedEncoder(nn.Module):
-    """ESM-1v's encoder with its masked-language head: absolute positions, token dropout, a norm at the end."""
+    """ESM-1v's encoder with its masked-language head: absolute positions, token dropout, and a norm at the end."""
 
     def __init__(self, recipe: Recipe, longest: int) -> None:
         super().__init__()
         hidden = recipe.hidden
         self.middle, self.longest = recipe.position_offsets // 2, longest
-        # PAD + 1 ids before the first position, then CLS, the longest row and EOS: no position is left untrained.
+        # PAD + 1 ids before the first position, then CLS, the longest row and EOS, so that every position is trained.
         positions = PAD + 1 + longest + recipe.extra_residues + 2 + recipe.position_offsets
         self.embeddings = nn.ModuleDict(
             {
@@ -143,14 +146,14 @@ class PretrainedEncoder(nn.Module):
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
             elif parameter.ndim == 2:
-                nn.init.normal_(parameter, std=0.02)  # as transformers initialises every ESM
+                nn.init.normal_(parameter, std=0.02)  # transformers initialises every ESM this way
         tables: Any = self.embeddings
         with torch.no_grad():
             for table in tables.values():
                 table.weight[PAD] = 0
 
     def embed(self, ids: Tensor, offsets: Tensor | None) -> Tensor:
-        """Tokens (B, L) -> what the first layer sees (B, L, H), padding rows zero."""
+        """Tokens (B, L) -> input of the first layer (B, L, H); padding is zero."""
         is_token = ids.ne(PAD)
         moved = self.middle if offsets is None else offsets[:, None]
         position_ids = (torch.cumsum(is_token, 1) + moved) * is_token + PAD
@@ -165,8 +168,8 @@ class PretrainedEncoder(nn.Module):
         """Tokens (B, L) -> the embedding layer and the last layer after its norm, (B, L, H) each.
 
         Args:
-            ids: (B, L) of VOCABULARY.
-            offsets: (B,) int64, by which each row's positions are moved; None = the middle, as in the checkpoint.
+            ids: (B, L) token ids of VOCABULARY.
+            offsets: (B,) int64, the move of each row's positions; None = the middle, as in the checkpoint.
         """
         first = x = self.embed(ids, offsets)
         may_attend = ids.ne(PAD)[:, None, None, :]  # (B, 1, 1, L)
@@ -176,14 +179,15 @@ class PretrainedEncoder(nn.Module):
         return first, encoder["emb_layer_norm_after"](x)
 
     def predict(self, last: Tensor) -> Tensor:
-        """The last layer (..., H) -> logits of the vocabulary (..., V); the embedding table is the output layer."""
+        """The last layer (..., H) -> logits of the vocabulary (..., V), with the embedding table as output layer."""
         hidden = self.lm_head["layer_norm"](functional.gelu(self.lm_head["dense"](last)))
         return functional.linear(hidden, self.embeddings["word_embeddings"].weight, self.lm_bias)  # type: ignore[arg-type]
 
     def checkpoint(self) -> dict[str, Tensor]:
-        """Float32 tensors by transformers' names, rounded to float16 values so that half storage loses nothing.
+        """Float32 tensors by transformers' names, rounded to float16 values, so that float16 storage loses nothing.
 
-        Of the positions those that the longest sequence has at the middle offset: a plain ESM reads from its first.
+        The position table starts at the middle offset and has the positions of the longest sequence, because a plain
+        ESM starts at the first position.
         """
         names = {"lm_bias": "lm_head.bias"}
         tensors = {}
@@ -197,7 +201,7 @@ class PretrainedEncoder(nn.Module):
 
 
 def encode(sequences: Sequence[str], width: int) -> Tensor:
-    """Token rows (n, width) with CLS and EOS, padded."""
+    """Padded token rows (n, width) with CLS and EOS."""
     ids = {residue: index for index, residue in enumerate(VOCABULARY)}
     rows = torch.full((len(sequences), width), PAD, dtype=torch.long)
     for row, sequence in zip(rows, sequences, strict=True):
@@ -206,7 +210,7 @@ def encode(sequences: Sequence[str], width: int) -> Tensor:
 
 
 def mask_tokens(ids: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """A batch with residues hidden (see Recipe.mask_share), and what they were; IGNORED elsewhere."""
+    """A batch with hidden residues (see Recipe.mask_share), and the targets: their true ids, IGNORED elsewhere."""
 
     def draw() -> Tensor:
         return torch.rand(ids.shape, device=ids.device, generator=generator)
@@ -219,14 +223,14 @@ def mask_tokens(ids: Tensor, share: float, generator: torch.Generator) -> tuple[
 
 
 def vary_starts(ids: Tensor, cut: int, extra: int, generator: torch.Generator) -> Tensor:
-    """Half of the rows of a batch without 1 to `cut` first residues, or with 1 to `extra` drawn ones in front."""
+    """The batch with changed starts: half of the rows lose 1 to `cut` residues or get 1 to `extra` random ones."""
 
     def draw(low: int, high: int, *shape: int) -> Tensor:
         return torch.randint(low, high, shape, device=ids.device, generator=generator)
 
     rows, width = ids.shape
     moved = draw(-extra, cut, rows)
-    moved = torch.where(moved >= 0, moved + 1, moved) * draw(0, 2, rows)  # -extra to cut, 0 for half of them
+    moved = torch.where(moved >= 0, moved + 1, moved) * draw(0, 2, rows)  # from -extra to cut; 0 for half of the rows
     column = torch.arange(width, device=ids.device).expand(rows, width)
     source = column + moved[:, None]
     others = draw(FIRST_RESIDUE, LAST_RESIDUE + 1, rows, width)
@@ -236,7 +240,7 @@ def vary_starts(ids: Tensor, cut: int, extra: int, generator: torch.Generator) -
 
 @dataclass
 class TrainingRun:
-    """One pretraining run: what it trains on, its model and where it stands."""
+    """One pretraining run: its data, its model, and its current step."""
 
     recipe: Recipe
     corpus_sha256: str
@@ -252,7 +256,7 @@ class TrainingRun:
 
     @classmethod
     def begin(cls, recipe: Recipe, sequences: Sequence[str], seed: int, device: str) -> TrainingRun:
-        """A run at step 0. The split into trained and held-out sequences is the same for every seed."""
+        """Start a run at step 0. The split into training and held-out sequences is the same for every seed."""
         longest = max(map(len, sequences))
         tokens = encode(sequences, 8 * math.ceil((longest + recipe.extra_residues + 2) / 8))
         order = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(0))
@@ -282,7 +286,7 @@ class TrainingRun:
         )
 
     def learning_rate(self) -> float:
-        """Of the step about to be taken."""
+        """Learning rate of the next step."""
         recipe, done = self.recipe, self.step + 1
         if done <= recipe.warmup_steps:
             return recipe.learning_rate * done / recipe.warmup_steps
@@ -290,17 +294,17 @@ class TrainingRun:
         return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
 
     def batch(self) -> Tensor:
-        """The step's rows: every sequence once before any comes again, in an order of the run's own."""
+        """The step's rows. All sequences appear once in a random order before any appears again."""
         per_epoch = len(self.train) // self.recipe.batch_size
         if not per_epoch:
-            sys.exit(f"{len(self.train)} training sequences are fewer than one batch of {self.recipe.batch_size}")
+            sys.exit(f"{len(self.train)} training sequences are fewer than batch_size {self.recipe.batch_size}")
         epoch, at = divmod(self.step, per_epoch)
         order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(self.seed * 100_003 + epoch))
         rows = order[at * self.recipe.batch_size : (at + 1) * self.recipe.batch_size]
         return self.train[rows.to(self.device)]
 
     def varied(self) -> tuple[Tensor, Tensor | None]:
-        """The step's rows with their starts varied and their offsets drawn; the recipe without either draws nothing."""
+        """The step's rows with changed starts, and their offsets. A recipe without both draws no random numbers."""
         recipe, ids = self.recipe, self.batch()
         if recipe.cut_residues or recipe.extra_residues:
             ids = vary_starts(ids, recipe.cut_residues, recipe.extra_residues, self.generator)
@@ -324,7 +328,7 @@ class TrainingRun:
         return functional.cross_entropy(logits.float().flatten(0, 1), target.flatten(), ignore_index=IGNORED)
 
     def advance(self) -> Tensor:
-        """One optimiser step; its loss, not yet waited for."""
+        """One optimiser step; returns its loss as a tensor, without waiting for the device."""
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate()
         loss = self.loss(self.model, *self.varied(), self.generator)
@@ -336,12 +340,12 @@ class TrainingRun:
         return loss.detach()
 
     def held_out_loss(self) -> float:
-        """Mean cross-entropy on the held-out sequences, the same residues hidden every time."""
+        """Mean cross-entropy on the held-out sequences. The same residues are hidden every time."""
         generator = torch.Generator(self.device).manual_seed(12345)
         self.model.eval()
         with torch.no_grad():
             parts = torch.split(self.held_out, self.recipe.batch_size)
-            # forward, not the compiled module: the last part's shape would have it compiled again
+            # Call forward and not the compiled module, which would be compiled again for the shape of the last batch.
             losses = [
                 (self.loss(self.model.forward, part.to(self.device), None, generator).item(), len(part))
                 for part in parts
@@ -350,7 +354,7 @@ class TrainingRun:
         return sum(loss * rows for loss, rows in losses) / max(1, len(self.held_out))
 
     def state(self) -> dict[str, Any]:
-        """All that a later process needs to go on; dropout draws from torch's own generator."""
+        """Everything that a later process needs to resume. It includes torch's generator, which dropout uses."""
         generators = {"run": self.generator.get_state(), "cpu": torch.get_rng_state()}
         if self.device == "cuda":
             generators["cuda"] = torch.cuda.get_rng_state()
@@ -367,11 +371,11 @@ class TrainingRun:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a state; one of another recipe, corpus, seed or device is refused."""
+        """Resume from a state. A state of another recipe, corpus, seed or device is refused."""
         identity = {"recipe": asdict(self.recipe), "corpus_sha256": self.corpus_sha256}
         for key, here in (identity | {"seed": self.seed, "device": self.device}).items():
             if state[key] != here:
-                sys.exit(f"{STATE} is of another {key}: {state[key]}, now {here}; name another directory")
+                sys.exit(f"{STATE} has another {key}: {state[key]}, expected {here}; give another directory")
         self.step, self.history = state["step"], state["history"]
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -387,19 +391,19 @@ def pretrain(
     """Train to the recipe's last step, saving the state at each report.
 
     Args:
-        run: from TrainingRun.begin; goes on from directory/state.pt where there is one.
-        directory: created; gets OUTPUTS at the end, and loses state.pt.
+        run: from TrainingRun.begin; resumes from directory/state.pt if the file exists.
+        directory: created if needed. At the end it has OUTPUTS, and state.pt is removed.
         report: called with a line at each report.
-        stop_after: end the process's part at this step, as an interrupted run would.
+        stop_after: stop at this step, like an interrupted run.
 
     Returns:
-        The training record, or None where stop_after came first.
+        The training record, or None if the run stopped at stop_after.
     """
     directory.mkdir(parents=True, exist_ok=True)
     state_file = directory / STATE
     if state_file.is_file():
         run.restore(torch.load(state_file, map_location=run.device, weights_only=True))
-        report(f"going on from step {run.step}")
+        report(f"resuming from step {run.step}")
     recipe = run.recipe
     total, taken, started = torch.zeros((), device=run.device), 0, time.perf_counter()
     while run.step < min(recipe.steps, stop_after or recipe.steps):
@@ -426,7 +430,7 @@ def pretrain(
 
 
 def write_checkpoint(run: TrainingRun, directory: Path) -> dict[str, Any]:
-    """Write OUTPUTS and give the training record."""
+    """Write OUTPUTS; returns the training record."""
     from safetensors.torch import save_file
 
     recipe = run.recipe
@@ -470,29 +474,30 @@ def write_checkpoint(run: TrainingRun, directory: Path) -> dict[str, Any]:
 
 
 def read_corpus(path: Path) -> list[str]:
-    """One sequence a line, of ESM's letters; anything else ends the program and names the line."""
+    """Read one sequence per line. A letter that ESM does not know ends the program with the number of the line."""
     sequences = path.read_text(encoding="utf-8").split()
     letters = set(VOCABULARY[FIRST_RESIDUE : VOCABULARY.index("X") + 1])
     for number, sequence in enumerate(sequences, 1):
         if not set(sequence) <= letters:
-            sys.exit(f"{path}: sequence {number} has {''.join(sorted(set(sequence) - letters))!r}")
+            wrong = "".join(sorted(set(sequence) - letters))
+            sys.exit(f"{path}: sequence {number} has letters that ESM does not know: {wrong!r}")
     if not sequences:
-        sys.exit(f"{path}: no sequences")
+        sys.exit(f"{path}: the file has no sequences")
     return sequences
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", type=Path, required=True, help="one sequence a line; see training/corpus.py")
+    parser.add_argument("--corpus", type=Path, required=True, help="corpus.txt from training/corpus.py")
     parser.add_argument("--recipe", type=Path, required=True)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     arguments = parser.parse_args()
     finished = [name for name in OUTPUTS if (arguments.output / name).exists()]
-    if finished and not (arguments.output / STATE).exists():  # with it, a run was stopped while it wrote them
-        sys.exit(f"{arguments.output} holds {', '.join(finished)} already; name another directory")
+    if finished and not (arguments.output / STATE).exists():  # with STATE, a run was stopped while it wrote OUTPUTS
+        sys.exit(f"{arguments.output} already has {', '.join(finished)}; give another directory")
     run = TrainingRun.begin(
         read_recipe(arguments.recipe), read_corpus(arguments.corpus), arguments.seed, arguments.device
     )

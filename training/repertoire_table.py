@@ -1,9 +1,9 @@
-"""How often each residue occurs at each IMGT position of human VH: makes runtime/abonyx/explain/repertoire.json.
+"""Count the residues at each IMGT position of human VH. The output is runtime/abonyx/explain/repertoire.json.
 
     python training/repertoire_table.py ../shared/data/repertoire/vh_vhh_repertoire.csv.gz
 
-Prints the table. It counts the residues of every VH of the three OAS sources that is one heavy domain; a domain that
-lacks its first residues, as most of Briney et al.'s do, is counted at the positions that it has.
+The script prints the table. It counts every VH of the three OAS sources that is a single heavy domain. Most domains of
+Briney et al. lack their first residues; they are counted at the positions that they have.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ SOURCES = {
     "oas_briney2019_igm": "IgM of OAS, Briney et al. 2019; most lack the first 15 residues",
 }
 LICENCE = "counts of OAS sequences (Olsen et al. 2022), CC BY 4.0; the profiler's selection of them is BSD-3-Clause"
-# A domain counts in spite of these.
+# A domain with these flags is still counted.
 IGNORED = {"fragment", "nanobody-like", "unusual framework residues"}
-# A position that fewer domains have is left out: there, a single domain is more than 1 %.
+# A position with fewer domains is left out, because a single domain would be more than 1 %.
 FEWEST = 100
 
 
 def main() -> None:
-    """Print the table, a line for each position."""
+    """Print the table, one line for each position."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("repertoire", type=Path)
     with gzip.open(parser.parse_args().repertoire, "rt", encoding="utf-8", newline="") as lines:

@@ -1,7 +1,7 @@
-"""Logistic heads on an encoder's features, cross-validated by cluster: their AUC, and how often their calls flip.
+"""Cross-validate logistic heads on an encoder's features by cluster: AUC, and how often calls flip.
 
-The same regression as `abonyx fit --scale`, by Newton's method on many columns at once in PyTorch: a card does in
-seconds what scikit-learn does in minutes. A row's changed copies stay in the row's fold; only whole rows are scored.
+The regression is the one of `abonyx fit --scale`. It uses Newton's method in PyTorch, so that a GPU takes seconds where
+scikit-learn takes minutes. A row's changed copies stay in the row's fold; only unchanged rows are scored.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from abonyx.evaluate.variations import VARIATIONS
 from abonyx_export.fit.copies import COPIES
 
 WHOLE = "whole"
-# All that an encoder embeds of each row; a name that both have is the same change.
+# All changes of a row that an encoder embeds. If a name is in both dicts, it is the same change.
 CHANGES: dict[str, Callable[[str], str]] = {WHOLE: lambda sequence: sequence} | COPIES | VARIATIONS
 C_GRID = (0.001, 0.003, 0.01, 0.03, 0.1)
 SETTINGS = [(copies, c) for copies in (False, True) for c in C_GRID]
 MAX_STEPS = 50
-# Of the gradient's largest entry, of a sum over some hundred rows: the decision then moves by less than 1e-8.
+# Limit of the gradient's largest entry, for a sum over some hundred rows. At this limit the decision changes by less
+# than 1e-8.
 CONVERGED = 1e-8
 
 
@@ -42,11 +43,12 @@ class Head:
 
 
 def fit_head(rows: Tensor, labels: Tensor, copies: int, c: float) -> Head:
-    """L2-regularised logistic regression on standardised columns, as scikit-learn's with a sample weight of 1 / copies.
+    """L2-regularised logistic regression on standardised columns, like scikit-learn's with sample weights 1 / copies.
 
     Args:
-        rows: (n, D) float64; labels: (n,) float64.
-        copies: how many rows stand for one antibody: together they weigh as one row.
+        rows: (n, D) float64.
+        labels: (n,) float64.
+        copies: number of rows that come from one antibody; together they have the weight of one row.
     """
     mean, scale = rows.mean(0), rows.std(0, correction=0)
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
@@ -66,13 +68,13 @@ def fit_head(rows: Tensor, labels: Tensor, copies: int, c: float) -> Head:
 
 
 def stacked(features: dict[str, Tensor], chosen: Tensor, copies: bool) -> tuple[Tensor, int]:
-    """The training rows of a fit, whole ones first, and how many stand for one antibody."""
+    """The training rows of a fit, unchanged rows first, and the number of rows that come from one antibody."""
     names = [WHOLE, *(COPIES if copies else ())]
     return torch.cat([features[name][chosen] for name in names]), len(names)
 
 
 def area(labels: np.ndarray, scores: np.ndarray) -> float:
-    """ROC AUC; ties count half."""
+    """ROC AUC; a tie counts as half."""
     positive, negative = scores[labels == 1], np.sort(scores[labels == 0])
     below, up_to = np.searchsorted(negative, positive, "left"), np.searchsorted(negative, positive, "right")
     return float((below + up_to).mean() / 2 / len(negative))
@@ -84,13 +86,14 @@ def judge_setting(
     """The cross-validated figures of one head setting.
 
     Args:
-        features: by the names of CHANGES, (n, D) float64 each.
+        features: name of CHANGES -> (n, D) float64.
         labels: (n,) float64.
-        assignments: (k, n) each row's fold, k times.
+        assignments: (k, n), each row's fold in k assignments.
 
     Returns:
-        roc_auc: pooled out-of-fold decisions, each fold's less the mean decision of its training rows, mean over the
-        assignments. accuracy: at 0.5. flips, mean_dp: by the names of VARIATIONS, of those heads' calls and p.
+        roc_auc: AUC of the pooled out-of-fold decisions, mean over the assignments. The mean decision of a fold's
+        training rows is subtracted first. accuracy: accuracy at 0.5. flips, mean_dp: name of VARIATIONS -> share of
+        flipped calls, and mean change of p.
     """
     truth = labels.cpu().numpy()
     areas, accuracies = [], []

@@ -1,1 +1,1 @@
-"""One engine a process: the workers of benchmarks/cpu.py, run by whichever environment has the engine."""
+"""The workers of benchmarks/cpu.py. Each runs one engine in a separate process, in the engine's environment."""

@@ -1,4 +1,4 @@
-"""abonyx itself: open_session and score, nothing else."""
+"""abonyx itself, with open_session and score only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from peers.pipe import Call, serve
 
 
 def open_engine(request: dict[str, Any]) -> dict[str, Call]:
-    """The bundle's variant on the provider asked for, open until the process ends."""
+    """Open the bundle's variant on the requested provider until the process ends."""
     config = abonyx.RuntimeConfig(
         bundle=request["bundle"],
         variant=request["precision"],
@@ -27,7 +27,7 @@ def _engine() -> str:
         except PackageNotFoundError:
             continue
         return name
-    raise SystemExit("no ONNX Runtime in this environment")
+    raise SystemExit("ONNX Runtime is not installed in this environment")
 
 
 if __name__ == "__main__":

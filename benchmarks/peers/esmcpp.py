@@ -1,4 +1,4 @@
-"""esm-cpp, its int8 by its own quantize_weights: ESM-2 only, token ids in, logits out."""
+"""esm-cpp, with int8 from its own quantize_weights. It only runs ESM-2, from token ids to logits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from peers.pipe import Call, serve
 
 
 def open_engine(request: dict[str, Any]) -> dict[str, Call]:
-    """The EsmForMaskedLM checkpoint. `score` is what its users call; `check` the probabilities, by hidden states."""
+    """Open the EsmForMaskedLM checkpoint. `score` calls what its users call; `check` returns probabilities."""
     esm_cpp = importlib.import_module("esm_cpp")
     model = esm_cpp.Model.load_from_safetensors(request["masked_lm"])
     if request["precision"] == "int8":
@@ -32,7 +32,7 @@ def open_engine(request: dict[str, Any]) -> dict[str, Call]:
             logits, hidden = model.forward_with_hidden_states(ids)
             scheduled = model.forward_scheduled([ids])[0]
             if np.abs(scheduled - logits).max() > 1e-3:
-                raise SystemExit("esm-cpp: forward_scheduled and forward_with_hidden_states do not agree")
+                raise SystemExit("esm-cpp: forward_scheduled and forward_with_hidden_states give different logits")
             embedding = np.asarray(hidden[-1], np.float64).reshape(len(row), -1)[1:-1].mean(axis=0)
             p.append(float(1 / (1 + np.exp(-(embedding @ coef + intercept)))))
         return p

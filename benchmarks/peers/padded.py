@@ -1,4 +1,4 @@
-"""How scripts around an ESM score: batches of 32 in file order, padded to the longest, pooled and scored in numpy."""
+"""Score as usual scripts with an ESM do: padded batches of 32 in file order, with pooling and head in numpy."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import numpy.typing as npt
 
 from peers.pipe import Call
 
-BATCH_SIZE = 32  # the old pipeline's, in prediction
+BATCH_SIZE = 32  # as in the old pipeline's predictions
 
 # input_ids, attention_mask (B, L) int64 -> hidden states (B, L, H) float32
 Encode = Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], npt.NDArray[np.float32]]
 
 
 def padded_score(encode: Encode, request: dict[str, Any]) -> Call:
-    """The call that scores sequences with an encoder, the checkpoint's tokeniser and a logistic head.
+    """A function that scores sequences with an encoder, the checkpoint's tokeniser and a logistic head.
 
-    The mean is over residues. The old pipeline's own rule leaves the EOS of every row that is shorter than its batch's
-    longest in the mean; engines could not be compared by that.
+    The mean is over residues. The old pipeline's mean includes the EOS of every row that is shorter than the longest of
+    its batch, so that engines with other batches could not be compared.
     """
     from transformers import EsmTokenizer
 

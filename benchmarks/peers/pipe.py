@@ -1,4 +1,4 @@
-"""A worker's side of the pipe: JSON lines in, JSON lines out. Standard library only, to run in every environment."""
+"""The worker's side of the pipe, with JSON lines in both directions. It runs in every environment without packages."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from typing import Any
 
-# The rows of a workload (strings, or token ids for an engine without tokeniser) to probabilities, or none.
+# Rows of a workload (strings, or token ids for an engine without a tokeniser) -> probabilities, or None.
 Call = Callable[[list[Any]], Iterable[float]]
 
 
 def serve(open_engine: Callable[[dict[str, Any]], dict[str, Call]], packages: Sequence[str]) -> None:
-    """Open the engine that the first line asks for, then answer each line, timed, until the pipe closes.
+    """Open the engine for the request in the first line. Then answer each line and time it, until the pipe closes.
 
     Args:
-        open_engine: from the request to the calls it answers; imports included in the time it takes to open.
-        packages: whose versions the record holds.
+        open_engine: takes the request and returns the calls that it answers. Its time includes imports.
+        packages: packages whose versions go into the record.
     """
     with os.fdopen(os.dup(1), "w") as answers:
-        os.dup2(2, 1)  # what a library prints stays out of the answers
+        os.dup2(2, 1)  # so that printed text of a library does not mix with the answers
 
         def answer(**values: Any) -> None:
             print(json.dumps(values), file=answers, flush=True)

@@ -1,4 +1,4 @@
-"""transformers' EsmModel: the old pipeline's way (float32), and the same in bfloat16."""
+"""transformers' EsmModel in float32, as in the old pipeline, and in bfloat16."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from peers.pipe import Call, serve
 
 
 def open_engine(request: dict[str, Any]) -> dict[str, Call]:
-    """The checkpoint in PyTorch."""
+    """Open the checkpoint in PyTorch."""
     import torch
     from transformers import EsmModel
 

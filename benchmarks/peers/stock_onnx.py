@@ -1,4 +1,4 @@
-"""optimum's stock export, unquantised: through optimum's own model class, or a plain session as fastembed-bio's."""
+"""optimum's stock export without quantisation, run by optimum's model class or by a plain session (fastembed-bio)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from peers.pipe import Call, serve
 
 
 def open_engine(request: dict[str, Any]) -> dict[str, Call]:
-    """The export, by the class asked for; session options are the defaults but for the number of threads."""
+    """Open the export with the requested class. Session options are the defaults, except the number of threads."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

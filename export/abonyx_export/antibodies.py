@@ -1,4 +1,4 @@
-"""The antibodies that ship with export: real sequences, one half to calibrate int8 on, the other to judge it on."""
+"""The real antibodies that ship with export. int8 is calibrated on one half and judged on the other."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ ANTIBODIES_NAME = "antibodies.csv"
 
 
 class Halves(NamedTuple):
-    """The shipped antibodies, VH and VHH in turn; no row of one half is 95 % identical to a row of the other.
+    """The shipped antibodies; VH and VHH alternate. No row of one half is 95 % identical to a row of the other.
 
     Attributes:
-        calibration: the first half; judging: the second.
+        calibration: the first half.
+        judging: the second half.
     """
 
     calibration: tuple[str, ...]
@@ -25,7 +26,7 @@ class Halves(NamedTuple):
 
 @cache
 def shipped_antibodies() -> Halves:
-    """Both halves of antibodies.csv, which training/antibodies.py makes; antibodies.md has its sources and licences."""
+    """Both halves of antibodies.csv. training/antibodies.py makes it; antibodies.md lists sources and licences."""
     sequences = read_input(Path(__file__).with_name(ANTIBODIES_NAME), SequenceLimit(10**6)).sequences
     half = len(sequences) // 2
     return Halves(tuple(sequences[:half]), tuple(sequences[half:]))

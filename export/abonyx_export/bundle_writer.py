@@ -1,4 +1,4 @@
-"""What every bundle is put through, exported or fitted: built beside its place, run as a user will, then renamed."""
+"""The check of every new bundle, exported or fitted: each variant runs as it will run for a user."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ Report = Callable[[str], None]
 
 
 class Known(Protocol):
-    """Records of variants that outlive an interrupted call."""
+    """Parity records that survive an interrupted call."""
 
     def parity(self, variant: str) -> Parity | None:
-        """The record, None if the variant was not checked."""
+        """The variant's record; None if it was not checked yet."""
 
     def keep(self, variant: str, record: Parity) -> None:
-        """Take a record."""
+        """Store a variant's record."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +49,10 @@ class Reference:
     """What one variant is compared with.
 
     Attributes:
-        golden: PyTorch's rows.
+        golden: the golden rows with PyTorch's numbers.
         torch, transformers: the versions that made `golden`.
         rounding: see manifest.Parity.weight_rounding.
-        detail: what else an error about it says.
+        detail: text that an error message about the variant adds.
     """
 
     golden: Golden
@@ -71,32 +71,32 @@ def check_variants(
     fix: str,
     known: Known | None = None,
 ) -> Manifest:
-    """Run every variant as a user will, through the runtime's own session; nothing is written but the manifest.
+    """Run every variant through the runtime's own session, as a user will. Writes the manifest and no other file.
 
     Args:
         references: variant -> what it is compared with.
         golden: the rows that golden.npz holds.
-        fix: what to do about a variant over its limit.
-        known: variants that were checked before, and what is told of those that are now.
+        fix: what the user can do about a variant over its limit.
+        known: records of earlier calls. Variants that have one are not checked again; new records are stored there.
 
     Returns:
-        The manifest with every file and each variant's record, as it was written to `staging`.
+        The manifest with every file and each variant's record, as written to `staging`.
 
     Raises:
-        ParityError: a variant over its limit.
-        SelfTestError: one whose contributions do not sum to its heads' sums.
+        ParityError: a variant is over its limit.
+        SelfTestError: a variant's contributions do not sum to its heads' sums.
     """
-    # The CPU runs every graph here, also those that are for a card: there the self-test runs the golden rows again.
+    # The CPU runs every graph here, also the graphs for a GPU. On the GPU the self-test runs the golden rows again.
     variants = manifest.variants
     on_cpu = {name: msgspec.structs.replace(variant, providers=["cpu"]) for name, variant in variants.items()}
-    # the session reads it
+    # The session reads the manifest, so it is written first.
     manifest = list_files(msgspec.structs.replace(manifest, variants=on_cpu), staging)
     measured = {}
     for number, (name, variant) in enumerate(variants.items(), 1):
         record = known.parity(name) if known else None
         if record is None:
             report(f"checking {name} against PyTorch ({number} of {len(variants)})")
-            record = _checked(name, variant, manifest.heads, references[name], golden, staging, fix)
+            record = _check_variant(name, variant, manifest.heads, references[name], golden, staging, fix)
             if known:
                 known.keep(name, record)
         measured[name] = msgspec.structs.replace(variant, parity=record)
@@ -104,12 +104,12 @@ def check_variants(
             report(line)
     manifest = msgspec.structs.replace(manifest, variants=measured)
     write_manifest(manifest, staging)
-    read_manifest(staging)  # what cannot be read back must not be given a name
+    read_manifest(staging)  # a bundle that cannot be read back must not take its final name
     return manifest
 
 
 def parity_lines(variant: str, record: Parity) -> list[str]:
-    """A variant's record, a line a head."""
+    """A variant's record as text, one line for each head."""
     lines = []
     for name, head in record.heads.items():
         of_head = f", head {name}" if len(record.heads) > 1 else ""
@@ -122,7 +122,7 @@ def parity_lines(variant: str, record: Parity) -> list[str]:
 
 
 def list_files(manifest: Manifest, staging: Path) -> Manifest:
-    """Write the manifest with an entry for every file there is; returns it."""
+    """Write the manifest with an entry for every file in `staging`; returns that manifest."""
     paths = [path for path in sorted(staging.rglob("*")) if path.is_file() and path.name != MANIFEST_NAME]
     files = {
         path.relative_to(staging).as_posix(): FileEntry(sha256=file_sha256(path), size_bytes=path.stat().st_size)
@@ -133,7 +133,7 @@ def list_files(manifest: Manifest, staging: Path) -> Manifest:
     return manifest
 
 
-def _checked(
+def _check_variant(
     name: str,
     variant: Variant,
     heads: Sequence[HeadSpec],
@@ -142,7 +142,7 @@ def _checked(
     staging: Path,
     fix: str,
 ) -> Parity:
-    """One variant's record."""
+    """Check one variant; returns its record."""
     with open_model(RuntimeConfig(bundle=str(staging), variant=name), self_test="off") as session:
 
         def run(tokens: parity.Tokens) -> tuple[Float32Array, Float32Array]:

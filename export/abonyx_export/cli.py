@@ -1,4 +1,4 @@
-"""`abonyx export` and `abonyx fit`; `abonyx calibrate` has a module of its own. Import nothing heavy until they run."""
+"""`abonyx export` and `abonyx fit`; `abonyx calibrate` is in calibrate/cli.py. Heavy imports wait until they run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from abonyx_export.help_texts import CACHE_HELP, LABEL_HELP, NAME_HELP, NOTICE_H
 
 __all__ = ["calibrate", "export", "fit"]
 
-# As manifest.CHAINS, which would import numpy here.
+# A copy of manifest.CHAINS: importing that module would import numpy.
 _CHAINS = ("H", "L")
 _BOTH = "H,L"
 _CHAINS_HELP = "Chain of the head's training set, H or L. Records of other chains are flagged when scored."
@@ -30,7 +30,7 @@ def _pairs(values: tuple[str, ...]) -> dict[str, float]:
         try:
             pairs[name] = float(number)
         except ValueError as error:
-            raise ConfigError(f"--max-dp {value}", "Give VARIANT=VALUE, e.g. fp16=0.01.") from error
+            raise ConfigError(f"--max-dp {value}: not VARIANT=VALUE", "Give e.g. fp16=0.01.") from error
     return pairs
 
 
@@ -50,55 +50,55 @@ def _numbers(value: str, flag: str, example: str) -> tuple[float, ...]:
     "--encoder",
     required=True,
     metavar="ID_OR_PATH",
-    help="Id on the Hugging Face hub, directory (ESM, BERT), or a .pt file of fair-esm.",
+    help="Hugging Face hub id, directory of an ESM or BERT encoder, or .pt file of fair-esm.",
 )
 @click.option("--revision", help="Branch, tag or commit of the hub id; the commit is recorded.  [default: main]")
-@click.option("--encoder-id", metavar="ID", help="Hub id of which the directory or file is a copy.")
+@click.option("--encoder-id", metavar="ID", help="Hub id, if --encoder is a local copy of a hub repository.")
 @click.option(
     "--head",
     "heads",
     multiple=True,
     metavar="[NAME=]FILE",
-    help="Logistic head: .npz (and its .json), .joblib or .pkl; no code in it is run. Repeat it for more heads; the "
-    "first is the default.  [default: none; `abonyx fit` adds one]",
+    help="Logistic head: .npz (and its .json), .joblib or .pkl; code in the file never runs. Repeat the option for "
+    "more heads; the first is the default.  [default: none; `abonyx fit` adds one]",
 )
 @click.option("-o", "--output", required=True, type=PATH, help=BUNDLE_OUTPUT_HELP)
 @click.option(
     "--variants",
     default="fp32,fp16",
     show_default=True,
-    help="Variants to write, of fp32, fp16, fp16-weights, int8, cuda-fp16.",
+    help="Variants to write: any of fp32, fp16, fp16-weights, int8, cuda-fp16.",
 )
 @click.option(
     "--calibration",
     type=PATH,
-    help="File of antibody sequences to calibrate int8 on.  [default: 2,048 that ship with export]",
+    help="File of antibody sequences to calibrate int8 on.  [default: 2,048 sequences that ship with abonyx]",
 )
 @click.option(
     "--golden",
     type=PATH,
-    help="File of sequences to check the bundle on.  [default: examples, mutants of them, antibodies]",
+    help="File of sequences to check the bundle on.  [default: the examples, mutants of them, antibodies]",
 )
 @click.option("--name", help=NAME_HELP)
 @click.option("--notice", default="", help="One line shown wherever the bundle is named.")
 @click.option("--licence", help="Licence of the weights.  [default: known for facebook/esm*]")
-@click.option("--max-residues", type=int, help="Longest sequence that is accepted.  [default: the encoder's positions]")
+@click.option("--max-residues", type=int, help="Length of the longest accepted sequence.  [default: the encoder's]")
 @click.option("--chains", type=click.Choice(list(_CHAINS)), default="H", show_default=True, help=_CHAINS_HELP)
 @click.option(
     "--pooled-layers",
     default="last",
     show_default=True,
-    help="Layers whose means are concatenated: embedding, last, or numbers, e.g. 4,8.",
+    help="Layers to pool: embedding, last, or numbers, e.g. 4,8. The means of several layers are concatenated.",
 )
 @click.option("--allow-encoder-mismatch", is_flag=True, help="Accept a head that was trained with another encoder.")
 @click.option(
-    "--recentre-head", is_flag=True, help="Move the median logit to 0; only for benchmarks on random weights."
+    "--recentre-head", is_flag=True, help="Shift the head so that the median logit is 0; only for random weights."
 )
 @click.option(
     "--max-dp",
     multiple=True,
     metavar="VARIANT=VALUE",
-    help="Largest difference of p from PyTorch.  [default: fp32=1e-4, fp16=5e-3, int8=0.02]",
+    help="Largest allowed difference of p from PyTorch.  [default: fp32=1e-4, fp16=5e-3, int8=0.02]",
 )
 def export(
     encoder: str,
@@ -121,7 +121,7 @@ def export(
 ) -> None:
     """Turn an encoder and logistic heads into a bundle.
 
-    Each variant is checked against PyTorch. Needs the extra export.
+    The command checks each variant against PyTorch. It needs the extra export.
     """
     require("export")
     from abonyx_export.export import export_bundle
@@ -164,22 +164,22 @@ def export(
     show_default=True,
     help="classification: labels 0 (specific) and 1 (non-specific); regression: measured values.",
 )
-@click.option("--add", is_flag=True, help="Keep the bundle's heads, whose numbers do not change, and add the new one.")
+@click.option("--add", is_flag=True, help="Keep the bundle's heads unchanged, and add the new head.")
 @click.option("--head-name", metavar="NAME", help="Name of the head.  [default: nonspecificity]")
-@click.option("--unit", help="Unit of a regression's values, e.g. mg/mL.")
-@click.option("--direction", metavar="higher-is-worse|lower-is-worse", help="Which values of a regression are worse.")
-@click.option("--positive-above", type=float, metavar="T", help="Make classes from values: non-specific above T.")
-@click.option("--positive-below", type=float, metavar="T", help="Make classes from values: non-specific below T.")
+@click.option("--unit", help="Regression: unit of the values, e.g. mg/mL.")
+@click.option("--direction", metavar="higher-is-worse|lower-is-worse", help="Regression: which values are worse.")
+@click.option("--positive-above", type=float, metavar="T", help="Turn values into classes: non-specific above T.")
+@click.option("--positive-below", type=float, metavar="T", help="Turn values into classes: non-specific below T.")
 @click.option(
     "--chains",
     type=click.Choice([*_CHAINS, _BOTH]),
     help=f"{_CHAINS_HELP} H,L: each row is a pair.  [default: H; with --add the bundle's]",
 )
-@click.option("--vary-ends", is_flag=True, help="Also fit on copies with a cut or longer start: calls are steadier.")
+@click.option("--vary-ends", is_flag=True, help="Also fit on copies whose start is cut or longer: steadier calls.")
 @click.option("--drop-flagged", is_flag=True, help="Leave out rows that `score` would flag; nanobody-like rows stay.")
 @click.option("--C", "grid", help="Inverse regularisation strengths to choose from.  [default: 0.01,0.1,1,10]")
 @click.option(
-    "--alpha", "alphas", help="A regression's regularisation strengths to choose from.  [default: 0.1,1,...,10000]"
+    "--alpha", "alphas", help="Regression: regularisation strengths to choose from.  [default: 0.1,1,...,10000]"
 )
 @click.option(
     "--scale/--no-scale", default=False, show_default=True, help="Scale each column of the embedding before the fit."
@@ -189,7 +189,7 @@ def export(
     type=click.Choice(["none", "balanced"]),
     default="none",
     show_default=True,
-    help="balanced: both classes weigh the same in the fit; none: each row does.",
+    help="balanced: both classes have the same weight in the fit; none: all rows have the same weight.",
 )
 @click.option("--cv", "folds", type=int, default=10, show_default=True, help="Folds of each cross-validation.")
 @click.option("--cv-seeds", "seeds", type=int, default=5, show_default=True, help="Number of cross-validations.")
@@ -199,7 +199,7 @@ def export(
     type=float,
     default=0.8,
     show_default=True,
-    help="Out of fold: share of each class that is not called wrong, or share of values inside their interval.",
+    help="Share of each class without a wrong call, or of values inside their interval (measured out of fold).",
 )
 @click.option("--name", help=NAME_HELP)
 @click.option("--notice", help=NOTICE_HELP)
@@ -241,8 +241,8 @@ def fit(
 ) -> None:
     """Fit a new head on your labelled sequences.
 
-    INPUT is a file as for `score`, with labels; - is stdin. Writes a bundle with the new head. Needs the extra
-    export, but no PyTorch.
+    INPUT is a file as for `score`, with a column of labels; - is stdin. The command writes a bundle with the new
+    head. It needs the extra export, but no PyTorch.
     """
     require("fit")
     from abonyx.bundle.heads import chain_words

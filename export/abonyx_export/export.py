@@ -1,4 +1,4 @@
-"""Export: checkpoint and head in, one checked bundle out, or nothing at all."""
+"""Export: turn a checkpoint and heads into one checked bundle, or write nothing."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from abonyx_export.request import ExportRequest, check_request
 from abonyx_export.unfinished import GOLDEN_STEP, Unfinished, export_inputs, resumable
 from abonyx_export.variants import INT8, VARIANTS, default_variants
 
-# Licence of Meta's ESM weights, as their model cards state it; of others the exporter must say.
+# Licence of Meta's ESM weights, from their model cards. For other weights the user gives the licence.
 KNOWN_LICENCES = {"facebook/esm": "MIT (ESM weights, Meta)"}
 MODULES = ("abonyx", "torch", "transformers", "onnx", "sklearn", "scipy", "numpy")
 
@@ -46,20 +46,20 @@ def export_bundle(
 ) -> Manifest:
     """Write the bundle, or raise and leave nothing behind.
 
-    If it is interrupted, what is finished is kept in OUT.partial, and the next call with the same inputs uses it.
+    An interrupted export keeps its finished steps in OUT.partial, and the next call with the same inputs uses them.
 
     Args:
         request: what to export.
         report: called with a line at each step.
-        show: called with how far the step is.
+        show: called with the progress of the step.
 
     Returns:
         The manifest, with each variant's parity record.
 
     Raises:
         ConfigError, InputError, HeadRefused: the request, the checkpoint or the head cannot be used.
-        ParityError: a variant over its limit, or a golden set that cannot tell.
-        SessionInUse: this process has a session open; the check needs its one slot.
+        ParityError: a variant is over its limit, or the golden set cannot detect a wrong encoder.
+        SessionInUse: this process has an open session; the check needs the process's only session.
     """
     limits = check_request(request)
     heads = [dataclasses.replace(read_head(path), name=name) for name, path in request.heads]
@@ -86,20 +86,21 @@ def _check_width(head: Head, checkpoint: Checkpoint) -> None:
     width = checkpoint.config.embedding_width
     if len(head.coef) != width:
         raise HeadRefused(
-            f"{head.source_name}: {len(head.coef)} features, the encoder's embedding has {width}",
+            f"{head.source_name}: the head has {len(head.coef)} features, the encoder's embedding has {width}",
             "Give the head that was trained with this encoder and these pooled layers.",
         )
 
 
 def _check_encoder(head: Head, repo_id: str | None, request: ExportRequest) -> None:
-    """A head belongs to the encoder it was trained with: ESM-1v and ESM-2 have the same width."""
+    """Refuse a head that names another encoder. The width cannot show this: ESM-1v and ESM-2 have the same width."""
     if head.encoder is None or head.encoder == repo_id or request.allow_encoder_mismatch:
         return
-    given = repo_id or f"{request.encoder}, which states no hub id"
+    given = repo_id or f"{request.encoder}, whose hub id is not known"
     raise HeadRefused(
-        f"{head.source_name}: trained with {head.encoder}; the encoder given is {given}",
-        f"Give that encoder. If it is a copy of that one, say so with {option('encoder_id')}; to use "
-        f"another encoder nevertheless (scores then mean nothing), add {option('allow_encoder_mismatch')}.",
+        f"{head.source_name}: the head was trained with {head.encoder}; the given encoder is {given}",
+        f"Give the encoder {head.encoder}. If {request.encoder} is a copy of it, add {option('encoder_id')} "
+        f"{head.encoder}. To use another encoder anyway (the scores then mean nothing), add "
+        f"{option('allow_encoder_mismatch')}.",
     )
 
 
@@ -116,19 +117,19 @@ def _build(
     sequences, golden_source = golden_sequences(request.golden, max_residues, letters)
     fitted_on = calibration_sequences(request.calibration, max_residues, letters) if INT8 in request.variants else None
     encoder = checkpoint.encoder()
-    # the modules' own word: the engine's distribution has another name on a GPU machine
+    # Versions come from the modules: on a GPU machine the engine's distribution has another name.
     packages = {name: str(_module(name).__version__) for name in ("onnxruntime", *MODULES)}
     inputs = export_inputs(request, checkpoint, encoder, heads, packages, sequences, fitted_on)
     steps = Steps(report, show, checkpoint.config.layers)
     checkpoint = dataclasses.replace(checkpoint, on_layer=steps.at_layer)
     with resumable(request.output, inputs, report) as unfinished:
         staging = unfinished.bundle
-        # The last row is compared here only: it reaches every position, and would slow every first open.
+        # The last row reaches every position. It is only checked here: in golden.npz it would slow every first open.
         rows = Alphabet(checkpoint.alphabet).encode([*sequences, longest_sequence(max_residues)])
         embedding = _reference(request, checkpoint, rows, unfinished, steps)
         if not heads:
             heads = [placeholder_head(embedding[:-1])]
-            steps("no head was given: this bundle embeds; `abonyx fit` gives it a head")
+            steps("no head was given: this bundle can only embed; `abonyx fit` adds a head")
         if request.recentre_head:
             heads = [head.recentred(-float(np.median(head.logit(embedding[:-1])))) for head in heads]
         pad_id, mean = checkpoint.alphabet.pad_id, common_mean(heads, embedding[:-1])
@@ -137,7 +138,7 @@ def _build(
         check_discriminates(golden, {"default": DEFAULT_THRESHOLD, **heads[0].thresholds})
         golden.save(staging)
 
-        # fp32 is always built and checked: float16's limits are too wide to tell a subtly wrong graph from rounding.
+        # fp32 is always built and checked: within float16's wide limits, a slightly wrong graph looks like rounding.
         names = list(dict.fromkeys([*request.variants, "fp32"]))
         limits = {"fp32": LIMITS["fp32"], **limits}
         manifest = Manifest(
@@ -162,13 +163,13 @@ def _build(
         rounding = None
         if "fp16" in request.variants:
             rounding = _weight_rounding(checkpoint, rows[:-1], golden, heads[0], unfinished, steps)
-        # The weights are on disk now; the check holds one engine's copy and not PyTorch's beside it.
+        # The weights are on disk now. Without PyTorch's copy, the check needs memory for the engine's copy only.
         checkpoint.model.to("meta")
         gc.collect()
         references = _references(manifest, golden, everything, rounding)
         if INT8 in references:
             references[INT8] = dataclasses.replace(references[INT8], detail=detail)
-        fix = f"Leave the variant out, or allow more with {option('max_dp')} VARIANT=VALUE."
+        fix = f"Leave the variant out, or allow a larger difference with {option('max_dp')} VARIANT=VALUE."
         manifest = check_variants(manifest, references, golden, staging, steps, fix, unfinished)
         return _keep_only(request.variants, manifest, staging)
 
@@ -176,11 +177,11 @@ def _build(
 def _reference(
     request: ExportRequest, checkpoint: Checkpoint, rows: parity.Tokens, unfinished: Unfinished, steps: Steps
 ) -> Float32Array:
-    """PyTorch's embeddings of the golden rows; float16 is refused if their activations come near its end."""
+    """PyTorch's embeddings of the golden rows (n, D); refuses float16 if their activations come near its maximum."""
     largest = unfinished.value(GOLDEN_STEP, dict[str, float])
     path = unfinished.reference
     if largest is None:
-        steps(f"golden set: {len(rows)} rows through PyTorch")
+        steps(f"running {len(rows)} golden rows through PyTorch")
         with parity.watch_activations(checkpoint.model) as largest, steps.rows(checkpoint.model, len(rows)):
             np.save(path, parity.reference_embeddings(checkpoint, rows))
         unfinished.finish(GOLDEN_STEP, largest, [path])
@@ -199,7 +200,7 @@ def _references(
 ) -> dict[str, Reference]:
     return {
         name: Reference(
-            # The longest row has every position; what float16 adds to it says nothing about the graph.
+            # The longest row checks every position. fp32 is enough for that: float16 adds only rounding.
             golden=everything if name == "fp32" else golden,
             torch=manifest.packages["torch"],
             transformers=manifest.packages["transformers"],
@@ -218,7 +219,8 @@ def _max_residues(request: ExportRequest, checkpoint: Checkpoint) -> int:
     if request.max_residues is None:
         return limit
     if not 1 <= request.max_residues <= limit:
-        raise ConfigError(f"{option('max_residues')} is {request.max_residues}", f"The encoder takes 1 to {limit}.")
+        what = f"{option('max_residues')} is {request.max_residues}; the encoder takes sequences of 1 to {limit}"
+        raise ConfigError(what, f"Give a number from 1 to {limit}.")
     return request.max_residues
 
 
@@ -238,11 +240,11 @@ def _weight_rounding(
     unfinished: Unfinished,
     steps: Steps,
 ) -> dict[str, Difference]:
-    """What float16 weights alone cost, in PyTorch float32. Rounds the checkpoint's weights for good."""
+    """The error of float16 weights alone, measured in PyTorch float32. The checkpoint's weights stay rounded."""
     step = "fp16 rounding"
     found = unfinished.value(step, dict[str, Difference])
     if found is None:
-        steps("float16 weights through PyTorch")
+        steps("running float16 weights through PyTorch")
         parity.round_weights(checkpoint.model)
         with steps.rows(checkpoint.model, len(rows)):
             embedding = parity.reference_embeddings(checkpoint, rows)
@@ -257,7 +259,7 @@ def _weight_rounding(
 
 
 def _keep_only(names: tuple[str, ...], manifest: Manifest, staging: Path) -> Manifest:
-    """Remove the variants that were built for the check alone, and write the final manifest."""
+    """Remove the variants that were only built for the check, and write the final manifest."""
     for name in manifest.variants.keys() - set(names):
         shutil.rmtree(staging / name)
     manifest = msgspec.structs.replace(

@@ -1,4 +1,4 @@
-"""The golden set: the token rows every variant is checked on, at export and on every machine that opens it."""
+"""The golden set: the token rows on which every variant is checked, at export and on each machine that opens it."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ from abonyx_export.antibodies import ANTIBODIES_NAME, shipped_antibodies
 
 EXAMPLES_NAME = "therapeutic_vh.csv"
 SEED = 20261123
-# Substitutions a mutant; many of them take p far from its parent's, so that the set spreads.
+# Substitutions per mutant. Many substitutions move p far from the parent's, so that the p of the set differ.
 SUBSTITUTIONS = (1, 2, 4, 8, 16, 32)
 MUTANTS = 22
-# Residues cut from a mutant's start, so that lengths differ within a batch.
+# At most so many residues are cut from a mutant's start, so that lengths differ within a batch.
 MAX_TRIMMED = 24
-# An scFv's VH-linker-VH length, about twice a domain: (G4S)3.
+# The linker of an scFv, (G4S)3. Two linked domains have about the length of an scFv.
 LINKER = "GGGGS" * 3
-# Real antibodies, from the shortest to the longest of those that judge int8.
+# Real antibodies in the set, chosen by length among the sequences that judge int8: from the shortest to the longest.
 ANTIBODIES = 8
 _STANDARD = "ACDEFGHIKLMNPQRSTVWY"
 
 
 def examples_path() -> Path:
-    """The example sequences: inside the installed package, else the repository's (an editable install)."""
+    """Path of the example sequences: in the installed package, or in the repository for an editable install."""
     package = Path(__file__).resolve().parent
     packaged = package / EXAMPLES_NAME
     return packaged if packaged.is_file() else package.parents[1] / "examples" / EXAMPLES_NAME
 
 
 def golden_sequences(file: Path | None, max_residues: int, letters: str = RESIDUES) -> tuple[list[str], str]:
-    """The sequences and a line that says where they are from.
+    """The golden sequences, and a line that says where they come from.
 
     Args:
-        file: a FASTA, CSV or TSV file to use as it is; None = the examples, their seeded point mutants of several
-            lengths (some with an X), two long ones, and ANTIBODIES of the shipped ones.
-        max_residues: the bundle's limit; these are cut to it, a file that exceeds it is refused.
-        letters: those of the bundle's alphabet; a file with others is refused.
+        file: a FASTA, CSV or TSV file to use as it is; None = the examples, point mutants of them in several lengths
+            (some with an X), two long sequences, and ANTIBODIES of the shipped antibodies.
+        max_residues: the bundle's limit. Default sequences are cut to it; a file with longer sequences is refused.
+        letters: letters of the bundle's alphabet; a file with other letters is refused.
     """
     if file is not None:
         return read_input(file, SequenceLimit(max_residues, letters=letters)).sequences, file.name
@@ -66,7 +66,7 @@ def golden_sequences(file: Path | None, max_residues: int, letters: str = RESIDU
 
 
 def mutant(parent: str, substitutions: int, rng: np.random.Generator) -> str:
-    """The parent with so many positions drawn anew from the 20 residues."""
+    """The parent with that many positions replaced by random residues of the 20, possibly the same residue."""
     letters = list(parent)
     for position in rng.choice(len(letters), size=min(substitutions, len(letters)), replace=False):
         letters[position] = _STANDARD[rng.integers(len(_STANDARD))]
@@ -74,44 +74,44 @@ def mutant(parent: str, substitutions: int, rng: np.random.Generator) -> str:
 
 
 def longest_sequence(max_residues: int) -> str:
-    """The examples end to end, cut at the bundle's limit: checked at export, so that every position is.
+    """A sequence of the bundle's maximum length, made of the examples: export checks every position with it.
 
-    Not among the golden rows: a thousand tokens would slow every first open.
+    It is not in the golden set, because a thousand tokens would slow every first open.
     """
     joined = "".join(read_input(examples_path(), SequenceLimit(10**6)).sequences)
     return (joined * (max_residues // len(joined) + 1))[:max_residues]
 
 
 def check_discriminates(golden: Golden, thresholds: dict[str, float]) -> None:
-    """Refuse a golden set on which a broken encoder could pass, by the first head: one that tells them apart is enough.
+    """Refuse a golden set on which a broken encoder could pass. The first head decides; one such head is enough.
 
     Args:
-        thresholds: of the first head.
+        golden: the golden rows.
+        thresholds: name -> threshold of the first head.
 
     Raises:
-        ParityError: rows of one length (padding untested), p not finite, p that hardly varies (a saturated head hides
-            everything) or lies on one side of a threshold.
+        ParityError: all rows have the same length (padding is not tested), a p is not finite, p hardly varies (a
+            saturated head hides every error), or all p are on one side of a threshold.
     """
     if golden.lengths.min() == golden.lengths.max():
-        what = (
-            f"golden set: all {len(golden.lengths)} rows have {golden.lengths[0] - 2} residues; padding goes untested"
-        )
+        count, residues = len(golden.lengths), golden.lengths[0] - 2
+        what = f"golden set: all {count} rows have {residues} residues, so that padding is not tested"
         raise ParityError(what, f"Give {option('golden')} FILE with sequences of several lengths.")
     logit = golden.value[:, 0]
     p = sigmoid(logit)
     if not np.isfinite(p).all():
         raise ParityError(
             f"golden set: PyTorch's own logit is not finite for {np.count_nonzero(~np.isfinite(p))} of {len(p)} rows",
-            "The checkpoint holds NaN or overflows float32; use another.",
+            "The checkpoint has NaN values or overflows float32; use another checkpoint.",
         )
     fix = (
-        f"Give {option('golden')} FILE with sequences that this head tells apart. For a benchmark checkpoint with "
-        f"random weights, {option('recentre_head')} moves the head's intercept to median logit 0."
+        f"Give {option('golden')} FILE with sequences that this head scores differently. For a benchmark checkpoint "
+        f"with random weights, {option('recentre_head')} shifts the head so that the median logit is 0."
     )
     if p.std() < GOLDEN_MIN_SD_P:
         raise ParityError(
             f"golden set: p is {p.mean():.4f} +- {p.std():.2g} over {len(p)} rows (logit {logit.mean():.1f} +- "
-            f"{logit.std():.2g}); its sd must be at least {GOLDEN_MIN_SD_P}",
+            f"{logit.std():.2g}); the standard deviation of p must be at least {GOLDEN_MIN_SD_P}",
             fix,
         )
     for name, threshold in thresholds.items():

@@ -1,4 +1,4 @@
-"""The graphs of a bundle, each written once: encoder and head in one, whatever an interrupted call finished reused."""
+"""Write the graphs of a bundle, each with encoder and heads. Graphs that an interrupted call finished are reused."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from abonyx_export.variants import CUDA_FP16, INT8, VARIANTS, VariantSpec, defau
 
 
 class _Int8(msgspec.Struct):
-    """What is not in int8's files.
+    """The results of the int8 step that are not in its files.
 
     Attributes:
-        detail: what an error about the variant says of its plan.
+        detail: text about int8's plan, for an error message about the variant.
     """
 
     quantization: Quantization
@@ -35,7 +35,7 @@ class _Int8(msgspec.Struct):
 
 
 def blank_variant(spec: VariantSpec, limits: Limits) -> Variant:
-    """The manifest's entry of a variant before it is measured."""
+    """The manifest's entry of a variant that is not measured yet."""
     return Variant(
         model=f"{spec.name}/model.onnx",
         precision=spec.name,
@@ -55,24 +55,24 @@ def write_graphs(
     unfinished: Unfinished,
     steps: Steps,
 ) -> tuple[Manifest, str]:
-    """Write the heads' graph and it behind each variant's; int8 is settled too.
+    """Write the heads' graph, and for each variant the encoder's graph with the heads; chooses int8's plan.
 
     Args:
-        manifest: names the variants.
+        manifest: lists the variants.
         mean: (D,) from head.graph.common_mean.
-        fitted_on: what int8 is calibrated and judged on; None without int8.
+        fitted_on: sequences to calibrate and judge int8 on; None without int8.
 
     Returns:
-        The manifest with int8's record, and what an error about int8 says of its plan.
+        The manifest with int8's record, and text about int8's plan for an error message ("" without int8).
 
     Raises:
-        ParityError: int8 is over its gate.
+        ParityError: int8 is over the limits of its gate.
     """
     staging = unfinished.bundle
     head_graph = head_model(heads, mean)
     check_heads(head_graph, heads, mean)
     onnx.save(head_graph, staging / "head.onnx")
-    names = sorted(manifest.variants, key=lambda name: name == INT8)  # which is judged beside fp32
+    names = sorted(manifest.variants, key=lambda name: name == INT8)  # int8 last: it is compared with fp32
     detail = ""
     for number, name in enumerate(names, 1):
         step, path = f"{name} graph", staging / manifest.variants[name].model
@@ -83,7 +83,7 @@ def write_graphs(
             if found is None:
                 steps(f"writing {name} {place}")
                 path.parent.mkdir(exist_ok=True)
-                found = _settled(manifest, heads, head_graph, checkpoint, fitted_on, staging, steps)
+                found = _make_int8(manifest, heads, head_graph, checkpoint, fitted_on, staging, steps)
                 unfinished.finish(step, found, [path.parent, staging / "fp32", unfinished.reference])
             settled = msgspec.structs.replace(manifest.variants[INT8], quantization=found.quantization)
             manifest = msgspec.structs.replace(manifest, variants=manifest.variants | {INT8: settled})
@@ -101,11 +101,11 @@ def _write_float(spec: VariantSpec, checkpoint: Checkpoint, head_graph: onnx.Mod
         write_cuda_encoder(checkpoint.config, checkpoint.tensor, path)
     else:
         write_encoder(checkpoint.config, checkpoint.tensor, path, storage=spec.storage, arithmetic=spec.arithmetic)
-    # External data stays where it is: the graph alone is read and written again.
+    # Only the graph is read and written again; its external data stays in place.
     onnx.save(attach_head(onnx.load(path, load_external_data=False), head_graph), path)
 
 
-def _settled(
+def _make_int8(
     manifest: Manifest,
     heads: Sequence[Head],
     head_graph: onnx.ModelProto,
@@ -114,10 +114,10 @@ def _settled(
     staging: Path,
     steps: Steps,
 ) -> _Int8:
-    """int8, calibrated, written and judged."""
+    """Calibrate, write and judge int8."""
     with steps.rows(checkpoint.model, len(fitted_on.calibration)):
         calibrated = int8.calibrate(checkpoint, fitted_on, steps)
     beside = {name: manifest.variants[name] for name in ("fp32", INT8)}
     judged = msgspec.structs.replace(manifest, variants=beside, default_variant=default_variants(list(beside)))
-    quantization = int8.settle(calibrated, judged, checkpoint, heads, head_graph, staging, steps)
-    return _Int8(quantization, int8.worst(calibrated.candidates))
+    quantization = int8.choose_plan(calibrated, judged, checkpoint, heads, head_graph, staging, steps)
+    return _Int8(quantization, int8.worst_text(calibrated.candidates))

@@ -1,4 +1,4 @@
-"""PyTorch's numbers for the golden set, and how far a variant is from them."""
+"""PyTorch's numbers for the golden set, and the differences of a variant from them."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ Tokens = Sequence[Int64Array]
 
 
 def reference_embeddings(checkpoint: Checkpoint, rows: Tokens) -> Float32Array:
-    """Mean over residues by transformers' own EsmModel, float32, each row alone and without padding.
+    """Pooled embeddings by transformers' own model in float32, one row at a time, without padding.
 
     Args:
-        rows: token rows, CLS and EOS included.
+        checkpoint: the loaded encoder.
+        rows: token rows, with CLS and EOS.
 
     Returns:
-        (n, D) float32.
+        (n, D) float32, the mean over the residues of each row.
     """
     import torch
 
@@ -45,7 +46,7 @@ def reference_embeddings(checkpoint: Checkpoint, rows: Tokens) -> Float32Array:
             layers = {"last": output.last_hidden_state}
             for name in set(pooled) - {"last"}:
                 layers[name] = output.hidden_states[0 if name == "embedding" else int(name)]
-            # float64 mean: the reference has no rounding of its own to add
+            # The mean is float64, so that the reference adds no rounding of its own.
             means = [layers[name][0, 1:-1].double().mean(dim=0) for name in pooled]
             embeddings[index] = torch.cat(means).numpy()
     return embeddings
@@ -53,10 +54,10 @@ def reference_embeddings(checkpoint: Checkpoint, rows: Tokens) -> Float32Array:
 
 @contextmanager
 def watch_activations(model: EsmModel) -> Iterator[dict[str, float]]:
-    """While it lasts, the largest |activation| of each product's output and each LayerNorm's input and output.
+    """Record the largest |activation| of each product's output and of each LayerNorm's input and output.
 
-    The residual stream is among them: every LayerNorm takes it in. A product's output counts without its bias too, as
-    cuda_graph.py has it.
+    This covers the residual stream, because every LayerNorm reads it. A product's output is also recorded without its
+    bias, because cuda_graph.py adds the bias later.
     """
     import torch
 
@@ -82,26 +83,26 @@ def watch_activations(model: EsmModel) -> Iterator[dict[str, float]]:
 
 
 def check_range(largest: dict[str, float], variants: Sequence[str]) -> None:
-    """Refuse float16 arithmetic where the golden rows' activations come near its end.
+    """Refuse float16 arithmetic if activations of the golden rows come near the largest float16.
 
     Args:
-        largest: of watch_activations.
-        variants: those that would compute in float16.
+        largest: module -> largest activation, from watch_activations.
+        variants: the variants that would compute in float16.
 
     Raises:
-        ParityError: names the module, its largest activation and the limit.
+        ParityError: an activation is over the limit; names the module.
     """
     name = max(largest, key=lambda key: largest[key])
     if not largest[name] <= FP16_LARGEST_ACTIVATION:
         raise ParityError(
             f"{', '.join(variants)}: {name} reaches {largest[name]:.4g} on the golden rows, limit "
-            f"{FP16_LARGEST_ACTIVATION:g} (float16 ends at 65504)",
-            "Nothing was written. Leave the variant out; fp32 has the range.",
+            f"{FP16_LARGEST_ACTIVATION:g} (the largest float16 is 65504)",
+            "Nothing was written. Leave the variant out and use fp32, which has a larger range.",
         )
 
 
 def round_weights(model: EsmModel) -> None:
-    """Round every parameter to float16 and back, in place: what storing it in half costs, without the arithmetic."""
+    """Round every parameter to float16 and back, in place. This is the error of the storage alone."""
     import torch
 
     with torch.no_grad():
@@ -110,7 +111,7 @@ def round_weights(model: EsmModel) -> None:
 
 
 def summarise(found: Float64Array) -> Difference:
-    """Max and mean."""
+    """The maximum and the mean of differences."""
     return Difference(max=float(found.max()), mean=float(found.mean()))
 
 
@@ -128,10 +129,15 @@ def measure(
     """The parity record of one variant.
 
     Args:
-        embedding, sums: the variant's, as selftest.run_golden gives them.
+        golden: PyTorch's numbers.
+        heads: the bundle's heads.
+        embedding, sums: the variant's numbers, from selftest.run_golden.
         weight_rounding: see manifest.Parity.
-        provider: where the variant ran.
+        provider: the provider that ran the variant.
         torch, transformers: the versions that made `golden`.
+
+    Raises:
+        ParityError: a head gives all golden rows the same value.
     """
     compared = selftest.compare(golden, heads, np.arange(len(sums)), embedding, sums)
     found = {(each.metric, each.head): each.difference for each in compared}
@@ -158,7 +164,7 @@ def _of_head(
     places: Sequence[int],
     sums: Float32Array,
 ) -> LogisticParity | LinearParity:
-    """One head's record; places are its columns of sums (n, K)."""
+    """One head's record; `places` are the head's columns in sums (n, K)."""
     from scipy.stats import spearmanr
 
     expected = selftest.expected_total(golden, np.arange(len(sums)), places)
@@ -166,16 +172,15 @@ def _of_head(
     total = head_total(head, *parts)
     if min(np.ptp(expected), np.ptp(total)) < HEAD_MIN_SPREAD * (head.training_sd or 1.0):
         kind = "logit" if head.kind == LOGISTIC else "value"
-        what = f"head {head.name} gives every one of {len(total)} golden rows the {kind} {total[0]:.6g}"
         raise ParityError(
-            f"{what}: it tells nothing apart",
-            f"Nothing was written. Check the labels and that the sequences differ; raise {option('grid')}.",
+            f"head {head.name} gives all {len(total)} golden rows the same {kind}, {total[0]:.6g}",
+            f"Nothing was written. Check the labels, check that the sequences differ, or raise {option('grid')}.",
         )
     spearman = float(spearmanr(expected, total).statistic)
     if head.kind != LOGISTIC:
         return LinearParity(value=summarise(found["value", head.name]), spearman=spearman)
     p, expected_p = head_value(head, *parts), sigmoid(expected)
-    assert head.default_threshold is not None  # parse_manifest has refused it
+    assert head.default_threshold is not None  # parse_manifest refuses a logistic head without it
     thresholds = {head.default_threshold, *head.thresholds.values()}
     return LogisticParity(
         logit=summarise(found["logit", head.name]),
@@ -197,16 +202,16 @@ def enforce(
     """Refuse a variant over its limits.
 
     Args:
-        found: of selftest.compare.
-        detail: what else the message says of it.
+        found: differences from selftest.compare.
+        detail: text that the message adds.
         fix: what the user can do about it.
 
     Raises:
-        ParityError: names the metric, its value, the limit and the worst golden row.
+        ParityError: a difference is over its limit; names the metric, the limit and the worst golden row.
     """
     order = ("p", "logit", "value", EMBEDDING)
     for each in sorted(found, key=lambda one: order.index(one.metric)):
-        rows = each.difference.reshape(len(each.difference), -1).max(axis=1)  # NaN if any is
+        rows = each.difference.reshape(len(each.difference), -1).max(axis=1)  # NaN if one of them is NaN
         limit = getattr(limits, each.metric)
         if not np.all(rows <= limit):
             worst = int(np.argmax(np.where(np.isnan(rows), np.inf, rows)))

@@ -1,4 +1,4 @@
-"""How far an export is: a line for each step, and on a terminal's stderr a bar of the step's layers or rows."""
+"""Progress of an export: a line for each step, and on a terminal's stderr a bar of the step's layers or rows."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 
 from abonyx_export.bundle_writer import Report
 
-# The step, its layers or rows that are done, and all of them; 0 if nobody knows.
+# Called with the step, the number of finished layers or rows, and the total number (0 = not known).
 Show = Callable[[str, int, int], None]
 
 
 class Steps:
-    """Takes the lines of a report, and shows how far the step of the last one is.
+    """Passes on the lines of a report, and shows the progress of the last line's step.
 
     Args:
         report: called with each line.
-        show: called with the line and how far it is.
-        layers: of the encoder.
+        show: called with the line and its progress.
+        layers: number of layers of the encoder.
     """
 
     def __init__(self, report: Report, show: Show, layers: int) -> None:
@@ -31,12 +31,12 @@ class Steps:
         self._show(self._line, 0, 0)
 
     def at_layer(self, index: int) -> None:
-        """Show that a layer's tensors are read."""
+        """Show that layer `index` (from 0) is being read."""
         self._show(f"{self._line}: layer", index + 1, self._layers)
 
     @contextmanager
     def rows(self, model: Any, total: int) -> Iterator[None]:
-        """Count the rows that pass through a torch module, one a call."""
+        """Count the rows that pass through a torch module, one row per call."""
         done = 0
 
         def count(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""What an export is asked to do, and what can be refused before any work."""
+"""The request of an export, and the checks that need no work first."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ class ExportRequest:
     """What to export.
 
     Attributes:
-        encoder: hub id, directory or `.pt` file; revision: of a hub id.
-        encoder_id: hub id that a directory or file is a copy of.
-        heads: name and classifier file of each head, the default first; () = a placeholder, for `fit` to replace.
+        encoder: hub id, directory or `.pt` file.
+        revision: branch, tag or commit, if the encoder is a hub id.
+        encoder_id: hub id, if the encoder is a local copy of a hub repository.
+        heads: name and classifier file of each head, the default first; () = a placeholder that `fit` replaces.
         output: the bundle's directory; must not exist.
-        variants: names of variants.VARIANTS.
-        golden: file of sequences; None = the examples and their mutants.
-        name: of the bundle; None = its directory's, wherever that is moved.
+        variants: names from variants.VARIANTS.
+        golden: file of sequences; None = golden.golden_sequences' own.
+        name: the bundle's name; None = the name of its directory, also after a move.
         notice: one line shown wherever the bundle is named.
-        max_residues: a lower limit than the encoder's.
-        chains: of the head's training set, keys of manifest.CHAINS: records of others are flagged when scored.
-        allow_encoder_mismatch: use a head with an encoder it does not name.
-        recentre_head: move the intercept to median logit 0 on the golden set; for random weights only.
-        max_dp: variant -> limit of |dp|; its limits of logit and embedding scale along, and int8's gate.
-        calibration: file of sequences to calibrate int8 on; None = the antibodies that ship.
+        max_residues: length of the longest accepted sequence; None = the encoder's limit.
+        chains: chains of the head's training set, keys of manifest.CHAINS. Records of other chains are flagged.
+        allow_encoder_mismatch: accept a head that was trained with another encoder.
+        recentre_head: shift the head so that its median logit on the golden set is 0; for random weights only.
+        max_dp: variant -> limit of |dp|. The limits of logit and embedding, and int8's gate, change in proportion.
+        calibration: file of sequences to calibrate int8 on; None = the antibodies that ship with export.
     """
 
     encoder: str
@@ -57,49 +58,58 @@ class ExportRequest:
 
 
 def named_head(text: str) -> tuple[str, Path]:
-    """Name and file of a head given as NAME=FILE or FILE, which is called DEFAULT_NAME.
+    """Name and file of a head that is given as NAME=FILE or FILE; FILE alone is named DEFAULT_NAME.
 
-    If no head can be called what is before `=`, all of it is a path: a file a=b.npz is given as ./a=b.npz.
+    If the text before `=` is not a valid head name, the whole text is the path: give a file a=b.npz as ./a=b.npz.
 
     Raises:
-        ConfigError: no head can be called that, and there is no such file.
+        ConfigError: NAME is not a valid head name, and there is no file of the whole text.
     """
     name, equals, file = text.partition("=")
     if equals and is_head_name(name):
         return name, Path(file)
-    # os.path's: Path's own raises for a name that is too long for a file.
+    # os.path.exists, because Path.exists raises for a name that is too long for a file.
     if equals and not os.path.exists(text):  # noqa: PTH110
-        what = f"{option('head')} {printable(text)!r}: a head cannot be called {printable(name)!r}"
-        raise ConfigError(f"{what}, and no file has the whole text as its name", HEAD_NAME_RULE)
+        what = f"{option('head')} {printable(text)!r}: {printable(name)!r} is not a valid head name"
+        raise ConfigError(f"{what}, and there is no file of the whole text", HEAD_NAME_RULE)
     return DEFAULT_NAME, Path(text)
 
 
 def check_head_names(names: Sequence[str], argument: str = "head") -> None:
-    """Raise a ConfigError, about that argument, for a name that no head can have, or that two heads would have."""
+    """Refuse head names that are not valid or not unique.
+
+    Args:
+        names: names of the heads.
+        argument: the option that the message names.
+
+    Raises:
+        ConfigError: a name that is not valid, or that appears more than once.
+    """
     for at, name in enumerate(names):
         if not is_head_name(name):
-            raise ConfigError(f"{option(argument)}: a head cannot be called {name!r}", HEAD_NAME_RULE)
-        if name.lower() in (other.lower() for other in names[:at]):  # a table's reader may take capitals for the same
+            raise ConfigError(f"{option(argument)}: {name!r} is not a valid head name", HEAD_NAME_RULE)
+        if name.lower() in (other.lower() for other in names[:at]):  # some readers of tables ignore case in columns
             what = f"{option(argument)}: two heads are called {name}: {', '.join(names)}"
-            raise ConfigError(what, "Give each a name of its own.")
+            raise ConfigError(what, "Give each head a different name.")
 
 
 def check_request(request: ExportRequest) -> dict[str, Limits]:
-    """The limits of each variant asked for; refuses what can be refused before any work.
+    """Refuse what can be refused before any work; returns the limits of each requested variant.
 
     Raises:
-        ConfigError: a variant or limit that is not one, or an output that cannot be made.
+        ConfigError: an unknown variant, a limit out of range, or an output that cannot be created.
     """
     for name in (*request.variants, *request.max_dp):
         if name not in VARIANTS:
-            raise ConfigError(f"no variant {name!r}", f"Known: {', '.join(VARIANTS)}.")
+            raise ConfigError(f"there is no variant {name!r}", f"Give one or more of {', '.join(VARIANTS)}.")
     if len(set(request.variants)) != len(request.variants):
-        raise ConfigError(f"variants {', '.join(request.variants)}: one is named twice", "Name each once.")
+        what = f"{option('variants')} {', '.join(request.variants)}: a variant appears twice"
+        raise ConfigError(what, "Name each variant once.")
     if not request.variants:
-        raise ConfigError("no variant was asked for", f"Known: {', '.join(VARIANTS)}.")
+        raise ConfigError(f"{option('variants')} names no variant", f"Give one or more of {', '.join(VARIANTS)}.")
     if request.calibration is not None and INT8 not in request.variants:
-        what = f"{option('calibration')} {request.calibration} with variants {', '.join(request.variants)}"
-        raise ConfigError(what, f"Only int8 is calibrated: add it to {option('variants')}.")
+        what = f"{option('calibration')} {request.calibration}: variants {', '.join(request.variants)} do not use it"
+        raise ConfigError(what, f"Only int8 is calibrated: add int8 to {option('variants')}.")
     check_directory(request.output)
     check_head_names([name for name, _ in request.heads])
     limits = {}
@@ -108,10 +118,9 @@ def check_request(request: ExportRequest) -> dict[str, Limits]:
         if name in request.max_dp:
             allowed = request.max_dp[name]
             if not 0 < allowed < 1:
-                raise ConfigError(
-                    f"{option('max_dp')} {name}={allowed}", "Give a difference of probability, above 0, below 1."
-                )
+                what = f"{option('max_dp')} {name}={allowed}: not a difference of probabilities"
+                raise ConfigError(what, "Give a number above 0 and below 1.")
             scale = allowed / base.p
-            logit = min(base.logit * scale, LOGIT_PER_P)  # no manifest holds more
+            logit = min(base.logit * scale, LOGIT_PER_P)  # the largest limit that a manifest allows
             limits[name] = Limits(p=allowed, logit=logit, embedding=base.embedding * scale, value=base.value * scale)
     return limits

@@ -1,7 +1,7 @@
-"""An export that can be stopped and given again: OUT.partial has what is finished and a record of what it is made from.
+"""Resume a stopped export: OUT.partial keeps the finished steps, and a record of their inputs and files.
 
-What is finished is reused only if the inputs are the same and its bytes are those of the record. A step is recorded
-once its files are whole; whatever has no record is removed and made again.
+A finished step is reused only if the inputs are the same and its files have the recorded bytes. A step is recorded
+after its files are complete. Files without a record are removed and made again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from abonyx_export.request import ExportRequest
 
 try:
     import fcntl as _fcntl
-except ImportError:  # Windows: the second of two exports is not refused there
+except ImportError:  # Windows, where two exports to the same output are not detected
     fcntl: ModuleType | None = None
 else:
     fcntl = _fcntl
@@ -40,17 +40,17 @@ else:
 RECORD_NAME = "export.json"
 GOLDEN_STEP = "golden rows"
 _SCHEMA = 1
-# Paths: what is in them counts, and where the bundle goes does not.
+# Fields that hold paths: the content of the files counts as an input, the path does not.
 _HASHED = ("encoder", "revision", "heads", "output", "golden", "calibration")
 T = TypeVar("T")
 
 
 class _Step(msgspec.Struct, frozen=True):
-    """What one step made.
+    """The result of one step.
 
     Attributes:
-        value: JSON of what is not in a file.
-        files: those it made and those it depends on, by their path in OUT.partial.
+        value: JSON of the result that is not in a file.
+        files: files that the step made or depends on, by their path in OUT.partial.
     """
 
     value: msgspec.Raw
@@ -67,8 +67,8 @@ class Unfinished:
     """The finished steps of one export.
 
     Attributes:
-        directory: OUT.partial; bundle: in it, what becomes OUT.
-        reference: in it, PyTorch's embeddings of the golden rows.
+        directory: OUT.partial.
+        bundle, reference: in it, the folder that becomes OUT, and PyTorch's embeddings of the golden rows.
     """
 
     def __init__(self, directory: Path, record: _Record) -> None:
@@ -78,7 +78,7 @@ class Unfinished:
 
     @property
     def inputs(self) -> dict[str, str]:
-        """What the steps depend on, name -> value."""
+        """Inputs of the steps, name -> value."""
         return self._record.inputs
 
     @property
@@ -87,27 +87,27 @@ class Unfinished:
         return list(self._record.steps)
 
     def value(self, step: str, kind: type[T]) -> T | None:
-        """What a finished step gave, None if it is not finished."""
+        """The value of a finished step; None if it is not finished."""
         found = self._record.steps.get(step)
         return None if found is None else msgspec.json.decode(found.value, type=kind)
 
     def finish(self, step: str, value: object, files: Iterable[Path]) -> None:
-        """Record a step.
+        """Record a finished step.
 
         Args:
-            value: what `value` will give, as JSON can hold it.
-            files: files and folders that it made or depends on.
+            value: the result, for `value`; must be valid as JSON.
+            files: files and folders that the step made or depends on.
         """
         paths = [each for path in files for each in ([path] if path.is_file() else sorted(path.rglob("*")))]
         entries = {path.relative_to(self.directory).as_posix(): _entry(path) for path in paths if path.is_file()}
         for other, found in list(self._record.steps.items()):
             if any(found.files.get(name, entry) != entry for name, entry in entries.items()):
-                del self._record.steps[other]  # made from files that are others now
+                del self._record.steps[other]  # made from files that have changed
         self._record.steps[step] = _Step(msgspec.Raw(msgspec.json.encode(value)), entries)
         self._save()
 
     def parity(self, variant: str) -> Parity | None:
-        """The record of a variant's check, None if it is not finished."""
+        """The record of a variant's check; None if it is not finished."""
         return self.value(f"{variant} check", Parity)
 
     def keep(self, variant: str, record: Parity) -> None:
@@ -115,12 +115,12 @@ class Unfinished:
         self.finish(f"{variant} check", record, [self.bundle / variant, self.reference])
 
     def begin(self, inputs: dict[str, str]) -> None:
-        """Forget every step: these are the inputs now."""
+        """Set new inputs, and forget every step."""
         self._record = _Record(_SCHEMA, inputs, {})
         self._save()
 
     def drop_damaged(self) -> dict[str, str]:
-        """Forget the steps whose files are not those of the record; returns step -> file."""
+        """Forget the steps with a file that differs from its record; returns step -> file."""
         entries = {entry for step in self._record.steps.values() for entry in step.files.items()}
         wrong = {entry for entry in entries if not _is_whole(self.directory / entry[0], entry[1])}
         dropped = {}
@@ -133,9 +133,9 @@ class Unfinished:
         return dropped
 
     def clear(self) -> None:
-        """Remove every file that no step has."""
+        """Remove every file that belongs to no step."""
         known = {name for step in self._record.steps.values() for name in step.files}
-        for path in sorted(self.directory.rglob("*"), reverse=True):  # a folder comes after what is in it
+        for path in sorted(self.directory.rglob("*"), reverse=True):  # files come before their folder
             name = path.relative_to(self.directory).as_posix()
             if path.is_dir() and not path.is_symlink():
                 with suppress(OSError):  # not empty
@@ -170,11 +170,12 @@ def export_inputs(
     sequences: Sequence[str],
     fitted_on: Sequences | None,
 ) -> dict[str, str]:
-    """What a bundle depends on, name -> value.
+    """Everything that the bundle depends on, name -> value.
 
     Args:
-        encoder: of the checkpoint.
-        sequences: the golden rows; fitted_on: what int8 is calibrated and judged on.
+        encoder: description of the checkpoint.
+        sequences: the golden sequences.
+        fitted_on: the sequences that calibrate and judge int8; None without int8.
     """
     facts = {
         "encoder": encoder,
@@ -195,22 +196,22 @@ def _sha256(value: object) -> str:
 
 
 def partial_directory(output: Path) -> Path:
-    """Where an export is while it is not finished."""
+    """Directory of an unfinished export."""
     return output.with_name(output.name + PARTIAL_SUFFIX)
 
 
 @contextmanager
 def resumable(output: Path, inputs: Mapping[str, str], report: Callable[[str], None]) -> Iterator[Unfinished]:
-    """Give OUT.partial with what an earlier call finished; its bundle is renamed onto OUT when the block ends well.
+    """Open OUT.partial with the steps that an earlier call finished; rename its bundle to OUT if the block succeeds.
 
-    A block that is interrupted leaves what is finished, for the next call; one that fails leaves nothing.
+    After an interrupt, the finished steps stay for the next call. After an error, nothing stays.
 
     Args:
-        inputs: what everything depends on, name -> value.
-        report: called with a line on what is reused and what is not.
+        inputs: everything that the bundle depends on, name -> value.
+        report: called with a line for what is reused and what is made again.
 
     Raises:
-        ConfigError: OUT.partial is not an unfinished export, is of one with other inputs, or cannot be written.
+        ConfigError: OUT.partial is not an unfinished export, has other inputs, or cannot be written.
         OutputInUse: another process exports to OUT.
     """
     check_directory(output)
@@ -228,18 +229,17 @@ def resumable(output: Path, inputs: Mapping[str, str], report: Callable[[str], N
                 if not unfinished.steps:
                     shutil.rmtree(directory)
                 else:
-                    report(f"{directory}: has what is finished; give the same command again to resume")
+                    report(f"{directory} keeps the finished steps; run the same command again to resume")
                 raise
             shutil.rmtree(directory)
     except OSError as error:
-        # as output.directory.staged
         what = f"output {output}: cannot be written: {error.strerror or error}"
-        raise ConfigError(what, "Nothing was left behind; free space or name an output elsewhere.") from error
+        raise ConfigError(what, "Nothing was left behind. Free some space, or give another output.") from error
 
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """Make the directory, if it is not there, and keep other exports away from it."""
+    """Create the directory if it does not exist, and lock it against other exports."""
     if directory.is_symlink() or (os.path.lexists(directory) and not directory.is_dir()):
         raise _not_ours(directory, "is not a directory")
     directory.mkdir(exist_ok=True)
@@ -251,8 +251,8 @@ def _locked(directory: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            what = f"output {directory}: another export is writing it"
-            raise OutputInUse(what, "Wait for it or end it, or name another output.") from None
+            what = f"output {directory}: another export is writing to it"
+            raise OutputInUse(what, "Wait for that export or stop it, or give another output.") from None
         except OSError:  # a file system without locks, as in journal.py
             pass
         yield
@@ -261,7 +261,7 @@ def _locked(directory: Path) -> Iterator[None]:
 
 
 def _open(directory: Path, inputs: dict[str, str], report: Callable[[str], None]) -> Unfinished:
-    """The finished steps that can be used, in a directory with nothing else in it."""
+    """Load the steps that can be reused; remove everything else from the directory."""
     if not (directory / RECORD_NAME).exists():
         if any(path.name != f"{RECORD_NAME}.new" for path in directory.iterdir()):
             raise _not_ours(directory, f"has no {RECORD_NAME}")
@@ -270,17 +270,17 @@ def _open(directory: Path, inputs: dict[str, str], report: Callable[[str], None]
     else:
         unfinished = Unfinished(directory, _read(directory))
         changed = differences(dict(unfinished.inputs), dict(inputs))
-        if changed and unfinished.steps:  # minutes of work: a mistyped option does not throw it away
+        if changed and unfinished.steps:  # a mistyped option must not remove minutes of work
             shown = "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")
-            what = f"{directory}: an export with other inputs is unfinished there ({shown})"
-            fix = "Give its inputs again to resume it, or remove the directory to begin again."
+            what = f"{directory} holds an unfinished export with other inputs ({shown})"
+            fix = "Give the same inputs as before to resume it, or remove the directory to start again."
             raise ConfigError(what, fix)
         if changed:
             unfinished.begin(inputs)
         for step, file in unfinished.drop_damaged().items():
-            report(f"{directory / file}: not as it was written, so made again: {step}")
+            report(f"{directory / file} has changed since it was written; the step is run again: {step}")
         if unfinished.steps:
-            report(f"resumed: finished before are {', '.join(unfinished.steps)}")
+            report(f"resumed; already finished: {', '.join(unfinished.steps)}")
     unfinished.clear()
     return unfinished
 
@@ -291,9 +291,9 @@ def _read(directory: Path) -> _Record:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise _not_ours(directory, f"{RECORD_NAME} cannot be read") from error
     if record.schema_version != _SCHEMA:
-        raise _not_ours(directory, f"{RECORD_NAME} is of another version of abonyx")
+        raise _not_ours(directory, f"another version of abonyx wrote {RECORD_NAME}")
     return record
 
 
 def _not_ours(directory: Path, what: str) -> ConfigError:
-    return ConfigError(f"{directory}: {what}, so it is not an unfinished export", "Remove it, or name another output.")
+    return ConfigError(f"{directory}: {what}, so it is not an unfinished export", "Remove it, or give another output.")

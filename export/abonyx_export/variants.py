@@ -1,4 +1,4 @@
-"""What can be exported, as data: how each variant stores and computes, and where it is the default."""
+"""The variants that export can write: how each stores and computes, and for which providers it is the default."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class VariantSpec:
     """One kind of graph.
 
     Attributes:
-        name: also its folder in the bundle and its precision (a key of abonyx.bundle.tolerances.LIMITS).
+        name: name of the variant, of its folder, and of its precision (a key of abonyx.bundle.tolerances.LIMITS).
         storage: float type of the weight matrices on disk.
-        arithmetic: float type the encoder computes in; pooling and head are float32 in every variant.
-        providers: those it is for.
+        arithmetic: float type in which the encoder computes; pooling and head are float32 in every variant.
+        providers: providers that run the variant.
     """
 
     name: str
@@ -34,17 +34,17 @@ VARIANTS = {
     for spec in (
         VariantSpec("fp32", np.float32, np.float32),
         VariantSpec("fp16", np.float16, np.float16),
-        # Half the file, float32 arithmetic: engines fold the casts when they load it.
+        # Half the file size with float32 arithmetic: engines fold the casts when they load the graph.
         VariantSpec("fp16-weights", np.float16, np.float32),
-        # The products of the encoder in int8 (quantization.py), the rest in float32.
+        # The encoder's matrix products are int8 (quantization.py), everything else is float32.
         VariantSpec(INT8, np.float32, np.float32, ("cpu", "openvino")),
-        # ONNX Runtime's fused operators (cuda_graph.py); its CPU kernels run them too, for export's check alone.
+        # ONNX Runtime's fused operators (cuda_graph.py). Its CPU kernels run them too, but only for export's check.
         VariantSpec(CUDA_FP16, np.float16, np.float16, ("cuda",)),
     )
 }
 
-# The first of these that a bundle has is the provider's default. int8 moves p by up to 0.02: the default only where a
-# bundle has nothing else.
+# A provider's default is the first of these variants that the bundle has. int8 changes p by up to 0.02, so it is the
+# default only if the bundle has no other variant for the provider.
 PREFERENCE = {
     "cpu": ("fp32", "fp16-weights", "fp16", INT8),
     "cuda": (CUDA_FP16, "fp16", "fp32", "fp16-weights"),
@@ -54,7 +54,7 @@ PREFERENCE = {
 
 
 def default_variants(names: list[str]) -> dict[str, str]:
-    """Provider -> default, for a bundle with these variants."""
+    """Provider -> its default variant, for a bundle with these variants."""
     return {
         provider: next(name for name in order if name in names)
         for provider, order in PREFERENCE.items()

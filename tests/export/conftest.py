@@ -1,4 +1,4 @@
-"""Small checkpoints and heads that the export tests make for themselves."""
+"""Make the small checkpoints and heads of the export tests."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ TINY = {
     "esm1b": Shape(2, 32, 2, emb_layer_norm_before=True),
     "esm2": Shape(2, 32, 2, positions="rotary"),
     "no-dropout": Shape(2, 32, 2, token_dropout=False),
-    # head width 10: its scale, 10^-1/2, is no power of two
+    # The head width is 10, so that its scale 10^-1/2 is not a power of two.
     "odd-head": Shape(3, 40, 4),
 }
-# Its weights are float16 values already: storing them in half costs nothing.
+# Its weights are already float16 values, so that float16 storage is exact.
 HALF_EXACT = "no-dropout"
 CheckpointMaker = Callable[[str], Path]
 HeadMaker = Callable[..., Path]
@@ -32,7 +32,7 @@ HeadMaker = Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> CheckpointMaker:
-    """Directory of a tiny checkpoint by its name in TINY; made once."""
+    """A function from a name in TINY to the directory of that checkpoint; each is made once."""
     made: dict[str, Path] = {}
 
     def make(name: str) -> Path:
@@ -46,7 +46,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> CheckpointMaker:
 
 @pytest.fixture
 def spread_head(tmp_path: Path) -> HeadMaker:
-    """An .npz head whose p spreads over the golden set of a checkpoint (sd of the logit 0.4, median 0)."""
+    """Make an .npz head with different p on a checkpoint's golden set (the logit has sd 0.4 and median 0)."""
 
     def make(directory: Path, pooled_layers: tuple[str, ...] = ("last",), name: str = "head.npz") -> Path:
         return write_spread_head(directory, tmp_path / name, pooled_layers)

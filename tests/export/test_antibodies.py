@@ -1,4 +1,4 @@
-"""The antibodies that ship with export: real, of both kinds, and no row of one half near a row of the other."""
+"""The antibodies that ship with export: they are real, of both kinds, and the two halves are not similar."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def rows() -> list[dict[str, str]]:
         return list(csv.DictReader(lines))
 
 
-def test_the_file_is_what_its_record_counts() -> None:
+def test_the_file_agrees_with_its_record() -> None:
     record = json.loads((REPOSITORY / "training" / "records" / "antibodies.json").read_text())
     assert hashlib.sha256(FILE.read_bytes()).hexdigest() == record["sha256"]
     assert len(rows()) == record["chosen"]
@@ -42,7 +42,7 @@ def test_each_half_has_as_many_vh_as_vhh() -> None:
         assert sum(row["domain"] == "VH" for row in half) == len(half) // 2
 
 
-def test_what_judges_is_not_near_what_calibrates() -> None:
+def test_judging_rows_are_not_similar_to_calibrating_rows() -> None:
     pytest.importorskip("rapidfuzz", reason="the training extra is not installed")
     from corpus import near
 

@@ -1,4 +1,4 @@
-"""What an export says it will need, beside exports that were measured."""
+"""The estimate of an export's needs, compared with measured exports."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ESM2_8M = EncoderConfig(
     layer_norm_eps=1e-5,
     pad_id=1,
 )
-# By variants: operations a second, seconds and peak bytes. Every plan of int8 was tried in the first.
+# Variants -> operations per second, seconds and peak bytes. The first export tried every plan of int8.
 MEASURED = {tuple(VARIANTS): (200e9, 256.0, 1.82e9), ("fp32",): (105e9, 10.0, 0.85e9)}
 
 
@@ -59,9 +59,9 @@ def test_a_small_export_takes_the_disk_it_says(tmp_path: Path) -> None:
     assert "44 MB of disk" in lines[1]
 
 
-def test_a_full_disk_is_told_before_anything_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_an_error_before_weights_are_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_checkpoint(SHAPES["mini"], tmp_path / "checkpoint")
-    (tmp_path / "checkpoint" / "model.safetensors").unlink()  # it is not looked for
+    (tmp_path / "checkpoint" / "model.safetensors").unlink()  # not needed before the error
     monkeypatch.setattr(estimate.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10_000_000}))
     request = ExportRequest(encoder=str(tmp_path / "checkpoint"), output=tmp_path / "bundle", variants=("fp32",))
     with pytest.raises(ConfigError, match=r"the export needs 29 MB of disk, .* has 10 MB free"):

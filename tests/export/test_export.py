@@ -1,4 +1,4 @@
-"""Export from end to end on tiny checkpoints: what is written, what is refused, and that nothing is left behind."""
+"""Export from end to end on tiny checkpoints: the output, the refusals, and no leftover files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ from abonyx_export.request import ExportRequest
 from ..conftest import EXAMPLES
 from .conftest import HALF_EXACT, TINY, CheckpointMaker, HeadMaker, write_spread_head
 
-# What every provider's compiler takes (CoreML's ML Program list, CUDA, OpenVINO): the portable graph has no others.
+# Operators that every provider's compiler supports (CoreML's ML Program list, CUDA, OpenVINO). The portable graph must
+# not have others.
 PORTABLE_OPS = {
     *("Gather", "Add", "MatMul", "Reshape", "Transpose", "Softmax", "LayerNormalization", "Gelu", "Unsqueeze"),
     *("Squeeze", "Concat", "Slice", "Mul", "Cast", "Sub"),
@@ -53,7 +54,7 @@ def test_examples_are_published_sequences(shared_data: Path) -> None:
 @pytest.mark.parametrize("name", TINY)
 def test_every_architecture_meets_the_goal(name: str, checkpoint: CheckpointMaker, tmp_path: Path) -> None:
     directory, output = checkpoint(name), tmp_path / "bundle"
-    # Real antibodies are much alike to a tiny random encoder, so that a head which spreads them has large weights.
+    # A tiny random encoder sees real antibodies as very similar, so a head that spreads their scores has large weights.
     head = write_spread_head(directory, tmp_path / "head.npz", spread=0.3)
     variants = ("fp32", "fp16", "fp16-weights")
     wide = {"fp16": tolerances.TINY_FP16_P, "fp16-weights": tolerances.TINY_FP16_P}
@@ -128,7 +129,7 @@ def test_changing_the_head_leaves_the_weights_byte_identical(
     assert first == second
     graphs = [(tmp_path / name / "fp32" / "model.onnx").read_bytes() for name in ("one", "other")]
     assert graphs[0] != graphs[1]
-    # head tensors are inline, every encoder tensor is in the data file
+    # Head tensors are inline; every encoder tensor is in the data file.
     graph = onnx.load(tmp_path / "one" / "fp32" / "model.onnx", load_external_data=False).graph
     external = {tensor.name for tensor in graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL}
     inline = {tensor.name for tensor in graph.initializer} - external
@@ -145,7 +146,7 @@ def test_same_request_same_bytes(checkpoint: CheckpointMaker, spread_head: HeadM
     assert all((tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes() for file in files)
 
 
-# --- refusals: each leaves no output and no staging directory
+# --- Refusals: none leaves an output or a staging directory.
 
 
 def leftovers(directory: Path) -> list[str]:
@@ -174,7 +175,7 @@ def test_limits_are_recorded_and_enforced_at_open(
 
 
 @pytest.mark.parametrize("fault", ["saturated", "one-sided"])
-def test_a_golden_set_that_cannot_tell_is_refused(
+def test_a_golden_set_that_cannot_detect_faults_is_refused(
     checkpoint: CheckpointMaker, spread_head: HeadMaker, tmp_path: Path, fault: str
 ) -> None:
     directory = checkpoint("esm1v")
@@ -184,7 +185,7 @@ def test_a_golden_set_that_cannot_tell_is_refused(
     export_bundle(request(directory, head, tmp_path / "good"))
     lowest = open_bundle(tmp_path / "good").golden().value.min()
     shift, message = {
-        "saturated": (30.0, "sd must be at least"),
+        "saturated": (30.0, "the standard deviation of p must be at least"),
         "one-sided": (0.01 - lowest, "44 of 44 rows are above threshold default"),
     }[fault]
     np.savez(tmp_path / "shifted.npz", **(values | {"intercept": values["intercept"] + shift}))
@@ -212,9 +213,9 @@ def test_an_encoder_mismatch_is_an_error_unless_allowed(
     config = {"esm_model": "facebook/esm1v_t33_650M_UR90S_1", "esm_revision": "main", "batch_size": 8}
     (tmp_path / "head_config.json").write_text(json.dumps(config))
     asked = request(directory, head, tmp_path / "bundle")
-    with pytest.raises(HeadRefused, match="trained with facebook/esm1v_t33_650M_UR90S_1; the encoder given is"):
+    with pytest.raises(HeadRefused, match="trained with facebook/esm1v_t33_650M_UR90S_1; the given encoder is"):
         export_bundle(asked)
-    with pytest.raises(HeadRefused, match="the encoder given is facebook/esm2_t33_650M_UR50D"):
+    with pytest.raises(HeadRefused, match="the given encoder is facebook/esm2_t33_650M_UR50D"):
         export_bundle(dataclasses.replace(asked, encoder_id="facebook/esm2_t33_650M_UR50D"))
     assert leftovers(tmp_path) == []
     manifest = export_bundle(dataclasses.replace(asked, encoder_id="facebook/esm1v_t33_650M_UR90S_1"))
@@ -237,11 +238,11 @@ def test_bad_requests(checkpoint: CheckpointMaker, spread_head: HeadMaker, tmp_p
     np.savez(wide, coef=np.ones((1, 1280)), intercept=np.zeros(1), classes=np.array([0.0, 1.0]))
     cases: list[tuple[dict[str, Any], type[EngineError], str]] = [
         ({"variants": ("int4",)}, ConfigError, "no variant 'int4'"),
-        ({"variants": ()}, ConfigError, "no variant was asked for"),
+        ({"variants": ()}, ConfigError, "variants names no variant"),
         ({"output": tmp_path / "taken"}, ConfigError, "exists already"),
         ({"output": wide / "bundle"}, ConfigError, "wide.npz is not a writable directory"),
         ({"encoder": "nowhere at all"}, ConfigError, "no such directory"),
-        ({"encoder": "owner/name"}, InputError, "revision main cannot be had"),
+        ({"encoder": "owner/name"}, InputError, "cannot download revision main"),
         ({"revision": "main"}, ConfigError, "is a directory"),
         ({"max_residues": 2000}, ConfigError, "1 to 1022"),
         ({"max_dp": {"fp32": 0.0}}, ConfigError, "fp32=0"),
@@ -278,10 +279,10 @@ def test_incomplete_and_foreign_checkpoints(
     no_vocabulary = broken("no_vocabulary")
     (no_vocabulary / "vocab.txt").unlink()
     cases = {
-        missing: r"lacks 1 tensor of the encoder \(encoder.layer.1.LayerNorm.weight\)",
+        missing: r"missing: 1 tensor of the encoder \(encoder.layer.1.LayerNorm.weight\)",
         no_vocabulary: "vocab",
         config("gpt2", model_type="gpt2"): "model type 'gpt2'",
-        config("relative", position_embedding_type="relative_key"): "position embeddings are 'relative_key'",
+        config("relative", position_embedding_type="relative_key"): "position embeddings 'relative_key' are not",
         config("decoder", is_decoder=True): "is_decoder is True",
         config("heads", num_attention_heads=3): "3",
     }
@@ -307,7 +308,7 @@ def test_without_the_extra_the_command_says_what_to_install(monkeypatch: pytest.
     assert "Install the extra export: pip install " in str(result.exception)
 
 
-# --- the bug this project exists for
+# --- The bug that this project was started for.
 
 SCORE_AND_WATCH = """
 import psutil, sys
@@ -328,7 +329,7 @@ print(len(made), before, peak)
 
 
 class BinaryClassifier:
-    """Stands in for the old pipeline's class, whose __setstate__ built an encoder on the training device."""
+    """Replaces the old pipeline's class, whose __setstate__ built an encoder on the training device."""
 
     def __setstate__(self, state: object) -> None:
         raise AssertionError("an encoder was constructed")
@@ -336,7 +337,7 @@ class BinaryClassifier:
 
 @pytest.fixture
 def old(monkeypatch: pytest.MonkeyPatch) -> BinaryClassifier:
-    """An instance that pickles under the old pipeline's own module name."""
+    """An instance that is pickled with the old pipeline's module name."""
     module = types.ModuleType("antibody_training_esm.core.classifier")
     monkeypatch.setattr(BinaryClassifier, "__module__", module.__name__)
     module.BinaryClassifier = BinaryClassifier  # type: ignore[attr-defined]
@@ -347,20 +348,20 @@ def old(monkeypatch: pytest.MonkeyPatch) -> BinaryClassifier:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak from /proc")
 def test_a_head_trained_on_mps_opens_one_session_on_the_cpu(tmp_path: Path, old: BinaryClassifier) -> None:
-    """Trained "on mps", config says cpu: one session is ever created, one copy of the weights is ever in memory."""
+    """Trained "on mps", config says cpu: only one session exists, and memory has only one copy of the weights."""
     from sklearn.linear_model import LogisticRegression
 
     from make_checkpoint import Shape, make_checkpoint
 
     directory = tmp_path / "checkpoint"
-    make_checkpoint(Shape(10, 512, 8), directory)  # 126 MB of float32 weights: a second copy would show
+    make_checkpoint(Shape(10, 512, 8), directory)  # 126 MB of float32 weights, so that a second copy is visible
     rng = np.random.default_rng(0)
     estimator = LogisticRegression().fit(rng.standard_normal((60, 512)), np.arange(60) % 2)
     estimator.coef_ *= 10
     old.__dict__ |= {"classifier": estimator, "model_name": "facebook/esm1v_t33_650M_UR90S_1"}
     old.__dict__ |= {"device": "mps", "batch_size": 8, "is_fitted": True}
     (tmp_path / "head.pkl").write_bytes(pickle.dumps(old))
-    # Twelve golden rows, not 44: what is looked at is the memory of the session.
+    # Twelve golden rows instead of 44, because the test measures the memory of the session.
     asked = request(directory, tmp_path / "head.pkl", tmp_path / "bundle", recentre_head=True, golden=EXAMPLES)
     manifest = export_bundle(dataclasses.replace(asked, allow_encoder_mismatch=True))
     assert manifest.head.pooling_batch_size == 8
@@ -373,13 +374,13 @@ def test_a_head_trained_on_mps_opens_one_session_on_the_cpu(tmp_path: Path, old:
     assert peak - before < 1.6 * weights, f"{(peak - before) / weights:.2f} copies of the weights"
 
 
-def test_the_bug_scenario_would_see_a_real_unpickling(old: BinaryClassifier) -> None:
+def test_the_bug_test_detects_a_real_unpickling(old: BinaryClassifier) -> None:
     old.__dict__["device"] = "mps"
     with pytest.raises(AssertionError, match="an encoder was constructed"):
         pickle.loads(pickle.dumps(old))
 
 
-# --- could a wrong graph pass? Each mutant of the builder must be refused, and nothing written.
+# --- Could a wrong graph pass? Each changed graph must be refused, and nothing may be written.
 
 MUTANTS: dict[str, tuple[str, Any]] = {
     "no biases": (

@@ -1,4 +1,4 @@
-"""A head on both chains: its scores are PyTorch's, at fp32 and int8, whatever else the bundle holds."""
+"""A head on both chains: its scores equal PyTorch's with fp32 and int8, beside other heads of the bundle."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def checkpoint_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def paired(checkpoint_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle with fp32 and int8, whose heads expect one chain or both."""
+    """A bundle with fp32 and int8, and with heads of one chain and of both chains."""
     directory = checkpoint_directory.parent
     head = write_spread_head(checkpoint_directory, directory / "head.npz")
     request = ExportRequest(
@@ -73,7 +73,7 @@ def test_scores_are_pytorchs(paired: Path, checkpoint_directory: Path, pairs: li
     encode = Alphabet(loaded.alphabet).encode
     heavy, light = (reference_embeddings(loaded, encode([pair[at] for pair in pairs])) for at in (0, 1))
     expected = {name: expected_values(paired, name, heavy, light) for name in CHAINS}
-    # A head that looks at one chain alone would pass on values that hardly differ.
+    # If the values hardly differed, a head that uses only one chain would pass.
     assert min(values.std() for values in expected.values()) > 0.01
     for variant, limit in (("fp32", FP32_GOAL_P), ("int8", TINY_INT8_P)):
         config = abonyx.RuntimeConfig(bundle=str(paired), variant=variant)
@@ -87,7 +87,7 @@ def test_scores_are_pytorchs(paired: Path, checkpoint_directory: Path, pairs: li
             assert np.abs(values - expected[name]).max() / scale <= limit, (variant, name)
 
 
-def test_a_chain_that_comes_again_runs_once(
+def test_a_repeated_chain_runs_once(
     paired: Path, pairs: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with abonyx.open_session(paired) as session:
@@ -115,7 +115,7 @@ def test_heads_of_one_chain_take_sequences(paired: Path, pairs: list[tuple[str, 
         assert session.embed([pair[1] for pair in pairs]).shape == (len(pairs), SHAPE.hidden)
 
 
-def test_what_is_no_pair_is_refused(paired: Path, pairs: list[tuple[str, str]]) -> None:
+def test_records_that_are_not_pairs_are_refused(paired: Path, pairs: list[tuple[str, str]]) -> None:
     heavy, light = pairs[0]
     with abonyx.open_session(paired) as session:
         for given, message in (
@@ -142,7 +142,7 @@ def test_upstreams_batches_are_refused(paired: Path, pairs: list[tuple[str, str]
 
 
 def test_the_self_test_tells_a_heads_chains_apart(paired: Path, tmp_path: Path) -> None:
-    """A head of one chain in the place of another's column would be wrong in silence."""
+    """If heads of one chain exchanged their columns, scores would be wrong without an error."""
     copy = tmp_path / "copy"
     shutil.copytree(paired, copy)
     heads = [dict(head) for head in _manifest_heads(copy)]

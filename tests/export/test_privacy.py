@@ -1,4 +1,4 @@
-"""An export from a directory asks no host for anything, and writes nothing outside abonyx's cache."""
+"""An export from a directory opens no connection, and writes nothing outside abonyx's cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""--head NAME=FILE: what is a name, what is a path, and what is neither."""
+"""--head NAME=FILE: names, paths, and texts that are neither."""
 
 from __future__ import annotations
 
@@ -21,6 +21,6 @@ def test_a_name_and_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("name", ["my head", "2nd", "all", "", "h" * 300])
-def test_a_name_that_no_head_can_have_is_not_taken_for_a_path(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"a head cannot be called .*\nA name has 1 to 40 letters"):
+def test_a_name_that_is_not_valid_is_not_used_as_a_path(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"is not a valid head name.*\nA name has 1 to 40 letters"):
         named_head(f"{name}=hic.npz")

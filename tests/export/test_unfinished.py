@@ -1,4 +1,4 @@
-"""An export that is stopped and given again: finished work is reused, only if inputs and bytes are the same."""
+"""A stopped and resumed export: finished steps are reused if their inputs and bytes are the same."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def ask(checkpoint: CheckpointMaker, spread_head: HeadMaker, tmp_path: Path) -> 
         variants=VARIANTS,
         max_dp=WIDE,
         name="same",
-        max_residues=200,  # the longest row takes its time
+        max_residues=200,  # shorter than the default, because the longest row is slow
     )
 
 
@@ -49,7 +49,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, variant: str) -> None:
-    """Interrupt the function of that name when it comes to a variant."""
+    """Interrupt the function `name` when it gets this variant."""
     real = getattr(module, name)
 
     def stopped(first: Any, *arguments: Any) -> Any:
@@ -66,7 +66,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, variant: st
         (graphs, "_write_float", "fp16-weights", "golden rows, fp32 graph"),
         (
             bundle_writer,
-            "_checked",
+            "_check_variant",
             "fp16-weights",
             "golden rows, fp32 graph, fp16-weights graph, cuda-fp16 graph, fp32 check",
         ),
@@ -86,8 +86,8 @@ def test_a_stopped_export_gives_the_same_bytes(
     stray.write_bytes(b"half a file")
     lines: list[str] = []
     export_bundle(ask, lines.append)
-    assert f"resumed: finished before are {finished}" in lines
-    assert "golden set: 45 rows through PyTorch" not in lines
+    assert f"resumed; already finished: {finished}" in lines
+    assert "running 45 golden rows through PyTorch" not in lines
     assert "writing fp32 (1 of 3)" not in lines
     assert contents(ask.output) == contents(tmp_path / "undisturbed")
     assert not partial_directory(ask.output).exists()
@@ -97,7 +97,7 @@ def test_another_head_is_refused_and_keeps_what_is_finished(
     ask: ExportRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as stopped:
-        stop_at(stopped, bundle_writer, "_checked", "fp16-weights")
+        stop_at(stopped, bundle_writer, "_check_variant", "fp16-weights")
         with pytest.raises(KeyboardInterrupt):
             export_bundle(ask)
     ((_, file),) = ask.heads
@@ -105,9 +105,9 @@ def test_another_head_is_refused_and_keeps_what_is_finished(
         np.savez(file, coef=-arrays["coef"], intercept=-arrays["intercept"], classes=arrays["classes"])
     partial = partial_directory(ask.output)
     kept = contents(partial)
-    with pytest.raises(ConfigError, match="an export with other inputs is unfinished there \\(heads: '") as caught:
+    with pytest.raises(ConfigError, match="holds an unfinished export with other inputs \\(heads: '") as caught:
         export_bundle(ask)
-    assert "remove the directory to begin again" in str(caught.value.fix)
+    assert "remove the directory to start again" in str(caught.value.fix)
     assert contents(partial) == kept and kept
     shutil.rmtree(partial)
     export_bundle(ask)
@@ -117,7 +117,7 @@ def test_another_head_is_refused_and_keeps_what_is_finished(
 
 def test_a_damaged_file_is_made_again(ask: ExportRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as stopped:
-        stop_at(stopped, bundle_writer, "_checked", "fp16-weights")
+        stop_at(stopped, bundle_writer, "_check_variant", "fp16-weights")
         with pytest.raises(KeyboardInterrupt):
             export_bundle(ask)
     damaged = partial_directory(ask.output) / "bundle" / "fp32" / "model.onnx.data"
@@ -126,21 +126,21 @@ def test_a_damaged_file_is_made_again(ask: ExportRequest, tmp_path: Path, monkey
         file.write(b"\x55")
     lines: list[str] = []
     export_bundle(ask, lines.append)
-    assert f"{damaged}: not as it was written, so made again: fp32 graph" in lines
-    assert f"{damaged}: not as it was written, so made again: fp32 check" in lines
-    assert "resumed: finished before are golden rows, fp16-weights graph, cuda-fp16 graph" in lines
+    assert f"{damaged} has changed since it was written; the step is run again: fp32 graph" in lines
+    assert f"{damaged} has changed since it was written; the step is run again: fp32 check" in lines
+    assert "resumed; already finished: golden rows, fp16-weights graph, cuda-fp16 graph" in lines
     export_bundle(dataclasses.replace(ask, output=tmp_path / "undisturbed"))
     assert contents(ask.output) == contents(tmp_path / "undisturbed")
 
 
-def test_int8_that_is_settled_is_not_calibrated_again(
+def test_finished_int8_is_not_calibrated_again(
     ask: ExportRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(calibration, "GATE_ROWS", 64)
     monkeypatch.setattr(calibration, "CALIBRATION_ROWS", 32)
     ask = dataclasses.replace(ask, variants=("fp32", "int8"), max_dp={"int8": 0.9})
     with monkeypatch.context() as stopped:
-        stop_at(stopped, bundle_writer, "_checked", "fp32")
+        stop_at(stopped, bundle_writer, "_check_variant", "fp32")
         with pytest.raises(KeyboardInterrupt):
             export_bundle(ask)
     lines: list[str] = []
@@ -153,7 +153,7 @@ def test_int8_that_is_settled_is_not_calibrated_again(
 
 @pytest.mark.slow
 def test_killed(ask: ExportRequest, tmp_path: Path) -> None:
-    """By SIGKILL as its first check begins; then the same command."""
+    """SIGKILL at the start of the first check; then the same command runs again."""
     command = [sys.executable, "-m", "abonyx", "export", "--encoder", ask.encoder, "--head", str(ask.heads[0][1])]
     command += [
         "-o",
@@ -177,7 +177,7 @@ def test_killed(ask: ExportRequest, tmp_path: Path) -> None:
     assert seen[-1].startswith("checking fp32"), seen
     assert not ask.output.exists()
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, env=environment, check=True)
-    assert "resumed: finished before are golden rows, fp32 graph, fp16-weights graph" in done.stderr
+    assert "resumed; already finished: golden rows, fp32 graph, fp16-weights graph" in done.stderr
     assert "\r" not in done.stderr  # no bar without a terminal
     assert (ask.output / "manifest.json").is_file()
     assert not partial_directory(ask.output).exists()
@@ -191,7 +191,7 @@ def test_an_error_keeps_nothing(ask: ExportRequest) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"schema_version": 9, "inputs": {}, "steps": {}}', None])
-def test_what_is_not_an_unfinished_export_is_left_alone(content: str | None, tmp_path: Path) -> None:
+def test_a_directory_that_is_not_an_unfinished_export_is_not_changed(content: str | None, tmp_path: Path) -> None:
     directory = tmp_path / "bundle.partial"
     directory.mkdir()
     file = directory / ("notes.txt" if content is None else "export.json")
@@ -206,7 +206,7 @@ def test_what_is_not_an_unfinished_export_is_left_alone(content: str | None, tmp
 
 def test_one_export_at_a_time(tmp_path: Path) -> None:
     output = tmp_path / "bundle"
-    refused = pytest.raises(OutputInUse, match="another export is writing it")
+    refused = pytest.raises(OutputInUse, match="another export is writing to it")
     with resumable(output, {}, print), refused, resumable(output, {}, print):
         pass
 

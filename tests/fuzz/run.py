@@ -1,7 +1,7 @@
 """Fuzz one reader: python tests/fuzz/run.py TARGET --runs N.  Needs requirements.txt beside this file.
 
-Starts from corpus/TARGET, keeps what it finds on the way in --work, and ends with libFuzzer's statistics; a finding
-ends it with another exit code than 0, its bytes in --work/TARGET-findings.
+It starts from corpus/TARGET, stores new inputs in --work, and prints libFuzzer's statistics at the end. After a finding
+the exit code is not 0, and --work/TARGET-findings has the bytes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ with atheris.instrument_imports(include=["abonyx", "abonyx_export", "pickletools
 
 
 def main() -> None:
-    """Parse the command line, and hand over to libFuzzer, which does not come back."""
+    """Parse the command line and start libFuzzer, which does not return."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("target", choices=targets.TARGETS)
     parser.add_argument("--runs", type=int, default=1_000_000, help="executions [default: 1,000,000]")

@@ -1,7 +1,8 @@
-"""What fuzzing calls with bytes: one target for each reader of files that a stranger may have written.
+"""The fuzz targets: one for each reader of files that a stranger may have written.
 
-A target raises where the reader does anything but give a value or its documented error: another exception, a message
-that is endless or would act on a terminal, a value that the next stage cannot use. Nothing here needs atheris.
+A target takes bytes. It raises an error if the reader does not return a value or raise its documented error. Examples
+are another exception, a very long message, a message with control characters, or a value that the next stage cannot
+use. Nothing here needs atheris.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from abonyx_export.head import head, unpickle
 
 MINI_MANIFEST = json.loads((Path(__file__).parents[2] / "artifacts" / "mini" / "manifest.json").read_text())
 SIZES = {"model.onnx": 100, "model.onnx.data": 1000}
-# As a service has them, and small enough for an input to go over.
+# Limits as in a service, but small enough that inputs can exceed them.
 _LIMITS = ReadLimits(
     unpacked_bytes=1 << 24,
     gzip_members=100,
@@ -65,7 +66,7 @@ def _fail(why: str) -> None:
 
 
 def _check_message(error: EngineError) -> None:
-    """Short enough for a screen, and nothing in it that a terminal obeys."""
+    """Check that a message fits on a screen and has no control characters."""
     text = str(error)
     if len(text) > 4000 or not text.replace("\n", "").replace("\t", "").isprintable() or not error.fix:
         _fail(f"message of {len(text)} characters: {text[:500]!a}")
@@ -81,7 +82,7 @@ def _read_records(data: bytes, wanted: Wanted) -> None:
             label_column=wanted.label,
             keep=wanted.keep,
             stdin=io.BytesIO(data),
-            limits=_LIMITS,  # refuses Parquet and workbooks: their readers are others'
+            limits=_LIMITS,  # refuses Parquet and workbooks, whose readers are other projects
             notes=notes,
         ),
         notes,
@@ -123,17 +124,17 @@ def _check_sequence(sequence: str) -> None:
 
 
 def fasta(data: bytes) -> None:
-    """FASTA on standard input; without the leading '>' whatever the bytes look like."""
+    """FASTA on standard input; without a leading '>' the bytes may be any format."""
     _read_records(b">" + data, _COLUMNS[len(data) % 2 * 4])
 
 
 def csv(data: bytes) -> None:
-    """CSV, TSV, gzip of them, on standard input; the first byte chooses the columns."""
+    """CSV or TSV on standard input, also as gzip; the first byte chooses the columns."""
     _read_records(data[1:], _COLUMNS[data[0] % len(_COLUMNS)] if data else _COLUMNS[0])
 
 
 def gunzip(data: bytes) -> None:
-    """Gzip data: the same bytes and the same error as Python's own reader gives, or over a limit."""
+    """Gzip data: the reader gives the same bytes and the same error as Python's own, or is over a limit."""
     try:
         ours = _unzipped(unzip(io.BytesIO(data), "x", _LIMITS))
     except InputTooLarge as error:
@@ -145,7 +146,7 @@ def gunzip(data: bytes) -> None:
 
 
 def _unzipped(stream: BinaryIO) -> tuple[bytes, str]:
-    """What comes out, at most a MiB, and the error."""
+    """The unpacked bytes (at most one MiB) and the error."""
     found = b""
     try:
         while len(found) < 1 << 20 and (more := stream.read(4096)):
@@ -161,14 +162,14 @@ def jsonl(data: bytes) -> None:
 
 
 def lines(data: bytes) -> None:
-    """One sequence a line, as the service takes text/plain; the first byte chooses columns, which are refused."""
+    """One sequence per line, as text/plain in the service; the first byte chooses columns, which are refused."""
     text = io.TextIOWrapper(io.BytesIO(data[1:]), "utf-8-sig", "surrogateescape", newline="")
     columns = _COLUMNS[data[0] % len(_COLUMNS)] if data else _COLUMNS[0]
     _check_records(read_lines(text, "lines", columns), [])
 
 
 def sheet(data: bytes) -> None:
-    """A workbook's rows, one JSON array a line, as the child process writes them."""
+    """Rows of a workbook, one JSON array per line, as the child process writes them."""
     rows: list[list[Any]] = []
     for number, line in enumerate(data[1:].splitlines(), 1):
         try:
@@ -184,7 +185,7 @@ def sheet(data: bytes) -> None:
 
 
 def manifest(data: bytes) -> None:
-    """A manifest's bytes, or (first byte 1) edits of mini's: a path by numbers, then what stands there."""
+    """Bytes of a manifest, or (if the first byte is 1) changes to mini's: a path as numbers, then the new value."""
     if data[:1] == b"\x01":
         data = _edited(data[1:])
     path = Path("bundle/manifest.json")
@@ -208,7 +209,7 @@ def manifest(data: bytes) -> None:
             _fail(f"{name!a} is outside the bundle")
 
 
-# What an edit puts in place of a value; JSON knows numbers that Python's json does not write.
+# New values for a change. Some are numbers that JSON allows but Python's json does not write.
 _VALUES = [
     *("null", "true", "-1", "0", "0.5", "1", "31", "2147483648", "9223372036854775808", "1e30", "1e308", "1e400"),
     *("-0.0", "1" * 30, "1" * 5000, '""', '"a/b"', '"../x"', '"/etc"', '"a\\u0000b"', '"\\u001b[2J"', '"\\ud800"'),
@@ -218,7 +219,7 @@ _VALUES = [
 
 
 def _edited(data: bytes) -> bytes:
-    """Mini's manifest with values replaced. Of each edit: steps down the tree, 255, one of _VALUES."""
+    """Mini's manifest with replaced values. A change is the steps down the tree, 255, and an index of _VALUES."""
     whole = {"": json.loads(json.dumps(MINI_MANIFEST))}
     *edits, _ = (data + b"\xff").split(b"\xff")
     texts = []
@@ -239,7 +240,7 @@ def _edited(data: bytes) -> bytes:
 
 
 class _Watch:
-    """An audit hook that fails where a reader imports, opens, executes or calls out; there is no way to remove one."""
+    """An audit hook that fails if a reader imports, opens a file, runs code or connects. It cannot be removed."""
 
     events = ("import", "open", "exec", "os.", "subprocess.", "socket.", "ctypes.", "shutil.", "pickle.", "builtins.")
 
@@ -257,18 +258,18 @@ _watch: _Watch | None = None
 
 
 def pickle(data: bytes) -> None:
-    """A head's pickle or joblib file, then the head made of what it holds; nothing may run."""
+    """A head's pickle or joblib file, and the head made from its content; nothing in it may run."""
     global _watch
     path = Path("head.pkl")
-    if _watch is None:  # once what is imported on first use has been
+    if _watch is None:  # after the imports of the first use
         for name in ("raw_unicode_escape", "unicode_escape", "latin-1", "ascii", "utf-8"):
-            codecs.lookup(name)  # pickle's own
+            codecs.lookup(name)  # used by pickle
         _watch = _Watch()
     _watch.on = True
     try:
         found = head._from_pickle(unpickle.parse_pickle(data, path), path)
         if not np.isfinite(found.logit(np.zeros((1, found.coef.size))))[0]:
-            return  # weights near float64's end: no file is wrong for it
+            return  # weights near the largest float64 are not a fault of the file
     except HeadRefused as error:
         _check_message(error)
     finally:
@@ -276,7 +277,7 @@ def pickle(data: bytes) -> None:
 
 
 def graph(data: bytes) -> None:
-    """A graph file; what is accepted must be what protobuf's own parser then finds."""
+    """A graph file: the facts that the reader accepts must equal those of protobuf's own parser."""
     try:
         here = graph_file.read_graph(data, SIZES)
     except graph_file.WireError as error:
@@ -291,7 +292,7 @@ def graph(data: bytes) -> None:
     try:
         parsed = onnx.load_from_string(data)
     except DecodeError:
-        return  # nor will ONNX Runtime
+        return  # ONNX Runtime refuses it too
     found = Counter(f"{node.domain}.{node.op_type}" if node.domain else node.op_type for node in parsed.graph.node)
     if any(node.attribute and _holds_more(node.attribute) for node in parsed.graph.node):
         _fail("a tensor, a subgraph or a sparse tensor in a node")
@@ -324,7 +325,7 @@ def _holds_more(attributes: Iterable[Any]) -> bool:
 
 
 def _same(theirs: tuple[Any, ...], ours: tuple[Any, ...]) -> bool:
-    """Element type, shape, and the file's name among the entries, whose order is free."""
+    """Whether element type, shape, and the file's name among the entries are equal, in any order of the entries."""
     shape = len(ours) - 3
     return theirs[:shape] == ours[:shape] and ours[shape] in theirs[shape:]
 

@@ -1,7 +1,7 @@
-"""What the tests of packaging share: the sdist and the wheel, built once, and new environments outside the clone.
+"""Shared by the tests of packaging: the sdist and the wheel, built once, and new environments outside the clone.
 
-An environment is made by uv, in a folder that the caller gives. torch is installed as `torch==X+cpu` says in CPU_TORCH,
-never as a resolver chooses: another build brings gigabytes of CUDA.
+uv makes an environment in a folder that the caller gives. torch is always installed as `torch==X+cpu` from CPU_TORCH,
+because another build would bring gigabytes of CUDA.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-# The tools that tests need beside the extras.
+# Tools that the tests need in addition to the extras.
 TEST_TOOLS = ("pytest", "pytest-xdist", "hypothesis", "psutil")
-# pip finds the build for the CPU where its own settings say: uv does not read them.
+# pip finds the build for the CPU through its own settings, which uv does not read.
 CPU_TORCH = "torch==2.13.0"
 UV = (sys.executable, "-m", "uv", "--quiet", "--no-progress")
 
 
 def run(command: Sequence[str | Path], folder: Path, *, timeout_s: float = 1800) -> str:
-    """Standard output of a command that must end with 0.
+    """Run a command that must end with 0; returns its standard output.
 
     Raises:
-        RuntimeError: it did not; with the end of what it wrote.
+        RuntimeError: the exit code is not 0; with the end of the output.
     """
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     done = subprocess.run(
@@ -46,7 +46,7 @@ def run(command: Sequence[str | Path], folder: Path, *, timeout_s: float = 1800)
 
 
 def build(folder: Path) -> tuple[Path, Path]:
-    """The sdist of the clone, and the wheel that is made of the sdist alone."""
+    """Build the sdist of the clone, and the wheel from the sdist alone."""
     run([sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", folder], REPOSITORY)
     (sdist,) = folder.glob("abonyx-*.tar.gz")
     unpacked = unpack(sdist, folder / "unpacked")
@@ -70,25 +70,25 @@ def environment(folder: Path, python: str) -> Path:
 
 
 def install(python: Path, *what: str | Path, constraints: Path | None = None) -> None:
-    """Install into an environment, with uv; its cache makes the second time quick."""
+    """Install into an environment with uv, whose cache makes the second time fast."""
     limits = ["-c", constraints] if constraints else []
     run([*UV, "pip", "install", "--python", python, *limits, *what], python.parent)
 
 
 def install_torch(python: Path) -> None:
-    """PyTorch for the CPU, by pip, before anything that asks for torch."""
+    """Install PyTorch for the CPU with pip, before any package that requires torch."""
     run([python, "-m", "pip", "install", "--quiet", CPU_TORCH], python.parent)
 
 
 def interpreters() -> dict[int, Path]:
-    """Python 3's minor version -> an interpreter of this machine that starts: on the PATH, or one of pyenv's."""
+    """Minor version of Python 3 -> an interpreter on this machine that works, from the PATH or pyenv."""
     found: dict[int, Path] = {}
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
     for minor in range(11, 20):
         name = f"python3.{minor}"
         on_path = shutil.which(name)
         for candidate in [*([Path(on_path)] if on_path else []), *sorted(pyenv.glob(f"3.{minor}.*/bin/{name}"))]:
-            # Names that pyenv puts on the PATH need not start anything.
+            # A name from pyenv on the PATH may not work.
             done = subprocess.run([candidate, "-c", "import ssl, sqlite3"], capture_output=True, check=False)
             if done.returncode == 0:
                 found[minor] = candidate
@@ -97,7 +97,7 @@ def interpreters() -> dict[int, Path]:
 
 
 def index_answers(folder: Path) -> bool:
-    """Whether packages can be had here: what is tested needs an index."""
+    """Whether packages can be downloaded here; the tests need a package index."""
     requirement = folder / "one.in"
     requirement.write_text("msgspec\n")
     try:

@@ -3,9 +3,9 @@
     python tests/packaging/minima.py          # every extra
     python tests/packaging/minima.py serve    # some
 
-Direct dependencies have their lowest version, and what those need the newest (uv's lowest-direct). The tests are those
-of the sdist, and abonyx is the wheel: no code of the clone is run. PyTorch is the exception: it is the build for the
-CPU that pip finds, so the lower bound of torch is not tried.
+Direct dependencies have their lowest version, and their dependencies have the newest (uv's lowest-direct). The tests
+come from the sdist and abonyx from the wheel, so no code of the clone runs. PyTorch is an exception: it is the build
+for the CPU that pip finds, so the lower bound of torch is not tested.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if __package__:
 else:
     import built  # type: ignore[no-redef]
 
-# The oldest Python that abonyx runs on: the lowest versions need not have wheels for a newer one.
+# The oldest Python for abonyx, because the lowest versions may have no wheels for a newer Python.
 PYTHON = "3.11"
-# Extra -> the extras that it is installed with, and the tests of what it brings.
+# Extra -> extras that are installed with it, and the tests of its features.
 TESTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "cpu": (
         ("cpu",),
@@ -46,7 +46,7 @@ TESTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("tests/export/test_export.py", "tests/export/fit", "tests/export/head", "tests/export/encoder"),
     ),
 }
-# Tools that single test folders need and the extra does not bring.
+# Tools that some test folders need and that the extra does not include.
 BESIDE = {
     "frames": ("pandas>=2.2", "polars"),
     "export": ("joblib", "fair-esm==2.0.0"),
@@ -58,7 +58,7 @@ def minima(extras: tuple[str, ...], folder: Path) -> Path:
     """A constraints file with the lowest version of each direct dependency of the extras."""
     file = folder / "minima.txt"
     chosen = [part for extra in extras for part in ("--extra", extra)]
-    # In place of torch's lower bound, of which there may be no build for the CPU.
+    # Replaces torch's lower bound, which may have no build for the CPU.
     override = folder / "override.txt"
     override.write_text(built.CPU_TORCH + "\n")
     lowest = ["--resolution", "lowest-direct", "--python-version", PYTHON, "--no-header", "--no-annotate"]
@@ -70,7 +70,7 @@ def minima(extras: tuple[str, ...], folder: Path) -> Path:
 
 
 def try_extra(extra: str, sdist: Path, wheel: Path, folder: Path) -> str:
-    """The last line of the tests of one extra.
+    """Run the tests of one extra; returns their last line.
 
     Raises:
         RuntimeError: the lowest versions cannot be installed, or a test fails with them.
@@ -101,7 +101,7 @@ def try_extra(extra: str, sdist: Path, wheel: Path, folder: Path) -> str:
 
 
 def main() -> None:
-    """Try the extras that the command line names, or all."""
+    """Test the extras that the command line names, or all extras."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("extras", nargs="*", metavar="EXTRA", help=f"of {', '.join(TESTS)}  [default: all]")
     chosen = parser.parse_args().extras or list(TESTS)

@@ -1,4 +1,4 @@
-"""The files of deploy/: what can be checked of them without a cluster, a registry or root's systemd."""
+"""The files in deploy/: checks that need no cluster, no registry and no systemd of root."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def free_port() -> int:
 
 @pytest.fixture
 def proxied(tmp_path: Path) -> Iterator[str]:
-    """The address of nginx with deploy/nginx.conf, before a service."""
+    """The address of nginx with deploy/nginx.conf, in front of a service."""
     if not (shutil.which("nginx") and shutil.which("openssl")):
         pytest.skip("no nginx or no openssl here")
     inner, outer = free_port(), free_port()
@@ -184,7 +184,7 @@ def test_the_proxy_scores_streams_and_refuses_what_is_too_large(proxied: str) ->
     assert status == 200 and b"trastuzumab" in body
     status, body = ask(f"{proxied}/v1/score", csv, accept="application/x-ndjson")
     assert status == 200 and len(body.splitlines()) >= 2
-    # Just below the limit the service answers, above it the proxy: both 413 or 422, never a cut connection.
+    # Just below the limit the service answers, above it the proxy; both answer 413 or 422 and never cut the connection.
     assert ask(f"{proxied}/v1/score", b"A" * (DEFAULTS.max_body_bytes + 1))[0] == 413
     assert b"<html" in ask(proxied)[1]
     assert ask(f"{proxied}/metrics")[0] == 200
@@ -215,7 +215,7 @@ def test_the_page_names_files_and_options_that_exist() -> None:
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Buildah with a store of its own and a base image made by debootstrap: no registry is asked."""
+    """Buildah with a separate store and a base image from debootstrap, so that no registry is needed."""
     for program in ("buildah", "debootstrap"):
         if not shutil.which(program):
             pytest.skip(f"no {program} here")
@@ -239,14 +239,14 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 @pytest.mark.slow
 def test_the_container_is_built_offline_scores_and_serves(base: list[str], tmp_path: Path) -> None:
-    """The page's build, with a wheelhouse in place of an index; then its commands run as the image's user."""
+    """Build as on the page, with a wheelhouse instead of an index; then run its commands as the image's user."""
     context = tmp_path / "clone"
     _, wheel = built.build(tmp_path / "dist-made")
     (context / "dist").mkdir(parents=True)
     shutil.copy(wheel, context / "dist")
     shutil.copytree(DEPLOY, context / "deploy")
     house = context / "wheelhouse"
-    # The base has Debian's Python 3.11, as the oldest of the tests.
+    # The base image has Debian's Python 3.11, the oldest Python of the tests.
     python = built.environment(tmp_path / "env", str(built.interpreters()[11]))
     built.run([python, "-m", "pip", "download", "--quiet", "-d", house, f"{wheel}[cpu,serve]"], tmp_path)
     offline = ["--volume", f"{house}:/wheelhouse:ro", "--build-arg", "PIP_OPTIONS=--no-index --find-links=/wheelhouse"]

@@ -1,6 +1,7 @@
-"""The sdist and the wheel as somebody else gets them: looked at, installed outside the clone, tried on two Pythons.
+"""The sdist and the wheel as a user gets them: checked, installed outside the clone, and tested on two Pythons.
 
-Slow: each test makes a new environment. `make packaging` runs them. Without a package index they are skipped.
+These tests are slow, because each makes a new environment. `make packaging` runs them. Without a package index they are
+skipped.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ pytest.importorskip("hatchling", reason="the test extra is not installed")
 pytestmark = pytest.mark.slow
 
 PYTHONS = built.interpreters()
-# The oldest that abonyx takes, and the newest of this machine.
+# The oldest Python for abonyx, and the newest on this machine.
 EDGES = sorted({min(PYTHONS), max(PYTHONS)}) if PYTHONS else []
-# What of a README command needs an extra beside the engine's.
+# Parts of README commands that need an extra in addition to the engine's.
 NEEDS = {"parquet": r"\.parquet", "evaluate": r"abonyx evaluate", "export": r"abonyx fit", "ray": "--ray"}
 
 
@@ -66,7 +67,7 @@ def test_an_sdist_and_a_wheel_pass_the_checks_of_an_upload(files: tuple[Path, Pa
 
 
 def installed(folder: Path, files: tuple[Path, Path], minor: int, form: str, extras: tuple[str, ...]) -> Path:
-    """The Python of a new environment with abonyx, from the wheel or from a clone, and just these extras."""
+    """The Python of a new environment with abonyx (from the wheel or from a clone) and only these extras."""
     sdist, wheel = files
     python = built.environment(folder / "env", str(PYTHONS[minor]))
     if "export" in extras:
@@ -100,7 +101,7 @@ def test_readme_commands_run_with_just_the_extras_they_name(
 def test_the_pip_command_of_a_message_installs_the_missing_extra(
     form: str, files: tuple[Path, Path], index: None, tmp_path: Path
 ) -> None:
-    """The message of `abonyx serve` without its extra; its command, word for word, with the environment's pip."""
+    """Run the command in the message of `abonyx serve` without its extra, word for word, with the environment's pip."""
     python = installed(tmp_path, files, EDGES[0], form, ("cpu",))
     command = [python, "-m", "abonyx", "serve", "--port", "0", "--bundle", "nowhere"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -115,7 +116,7 @@ def test_the_pip_command_of_a_message_installs_the_missing_extra(
 def test_the_tests_of_the_sdist_pass_with_the_wheel(
     minor: int, files: tuple[Path, Path], index: None, tmp_path: Path
 ) -> None:
-    """Outside the clone, with the lean install: what needs an extra is skipped."""
+    """The tests run outside the clone with the lean install; tests that need an extra are skipped."""
     sdist, wheel = files
     python = built.environment(tmp_path / "env", str(PYTHONS[minor]))
     built.install(python, f"{wheel}[cpu]", *built.TEST_TOOLS)
@@ -128,7 +129,7 @@ def test_the_tests_of_the_sdist_pass_with_the_wheel(
 
 
 def test_wheelhouse_installs_without_a_network(files: tuple[Path, Path], index: None, tmp_path: Path) -> None:
-    """docs/deploy.md: what `pip download` fetched is all that an offline machine needs."""
+    """docs/deploy.md: an offline machine only needs the files from `pip download`."""
     _, wheel = files
     python = built.environment(tmp_path / "env", str(PYTHONS[EDGES[0]]))
     house = tmp_path / "wheelhouse"

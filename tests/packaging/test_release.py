@@ -1,4 +1,4 @@
-"""The release workflow: pinned, with few permissions, off until a person turns it on, and the files it names exist."""
+"""The release workflow: it is pinned, has few permissions, is off until a person turns it on, and its files exist."""
 
 from __future__ import annotations
 

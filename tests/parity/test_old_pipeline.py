@@ -1,4 +1,4 @@
-"""upstream-batch pooling against the old pipeline's own algorithm, written out in PyTorch."""
+"""upstream-batch pooling equals the old pipeline's algorithm, which is written here in PyTorch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REAL_ROWS = 64
 
 
 def old_pipeline(directory: Path, sequences: list[str], batch_size: int) -> npt.NDArray[np.float32]:
-    """The old pipeline's embeddings (n, H): batches in file order, padded, pooled under its mask."""
+    """The old pipeline's embeddings (n, H): padded batches in file order, pooled with its mask."""
     import torch
     from transformers import EsmTokenizer
 
@@ -38,7 +38,7 @@ def old_pipeline(directory: Path, sequences: list[str], batch_size: int) -> npt.
             hidden = model(**tokens).last_hidden_state  # (B, L, H)
         mask = tokens["attention_mask"].clone()
         mask[:, 0] = 0
-        mask[:, -1] = 0  # "EOS", it says there; the last column is a pad in every shorter row
+        mask[:, -1] = 0  # its comment says "EOS", but in shorter rows the last column is padding
         weights = mask[..., None].float()
         pooled.append(((hidden * weights).sum(1) / weights.sum(1)).numpy())
     return np.concatenate(pooled)
@@ -71,7 +71,7 @@ def test_fit_trains_on_the_old_pipelines_embeddings(
     spread_head: HeadMaker,  # noqa: F811
     tmp_path: Path,
 ) -> None:
-    """Real sequences in file order, a checkpoint of mini's shape: what fit caches, and what a session embeds."""
+    """The embeddings that fit caches and that a session gives, for real sequences and a checkpoint of mini's shape."""
     lines = (shared_data / "boughter" / "VH_only_boughter_training.csv").read_text().splitlines()[: REAL_ROWS + 1]
     sequences = [row["sequence"] for row in csv.DictReader(lines)]
     assert len({len(sequence) for sequence in sequences}) > 8  # most batches hold several lengths
@@ -95,6 +95,6 @@ def test_fit_trains_on_the_old_pipelines_embeddings(
     expected = old_pipeline(directory, sequences, 8)
     assert np.abs(cached - expected).max() <= tolerances.BATCH_NEIGHBOURS
     assert np.abs(embedded - expected).max() <= tolerances.BATCH_NEIGHBOURS
-    # and they are told apart from the mean over residues
+    # these embeddings differ from the mean over residues
     with abonyx.open_session(abonyx.RuntimeConfig(bundle=str(tmp_path / "new"))) as session:
         assert np.abs(session.embed(sequences) - expected).max() > 10 * tolerances.BATCH_NEIGHBOURS

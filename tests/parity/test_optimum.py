@@ -20,7 +20,7 @@ from ..export.conftest import CheckpointMaker, HeadMaker, checkpoint, spread_hea
 pytestmark = pytest.mark.parity
 pytest.importorskip("optimum.exporters.onnx", reason="the test extra's optimum-onnx is not installed")
 
-# In a process of its own: the stock exporter warns of its deprecated parts, and warnings are errors here.
+# This runs in a separate process, because the stock exporter gives warnings, and warnings are errors in these tests.
 STOCK_EXPORT = """
 import sys
 from optimum.exporters.onnx import main_export

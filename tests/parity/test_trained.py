@@ -1,7 +1,7 @@
-"""The trained ESM-2 8M, which stores rotary frequencies rounded, with a head of `abonyx fit` on Boughter; AntiBERTy.
+"""Trained encoders: ESM-2 8M (with rounded rotary frequencies) and a head of `abonyx fit` on Boughter; AntiBERTy.
 
-They are made by ../shared/tools/make_trained.py, which downloads; their folder is ../shared/trained, or what
-TRAINED_ENCODERS names. Without it, or without ../shared/data, these tests are skipped.
+../shared/tools/make_trained.py downloads and makes them. Their folder is ../shared/trained, or the one in
+TRAINED_ENCODERS. Without this folder, or without ../shared/data, these tests are skipped.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ Float64 = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def means(encoder: Path, sequences: list[str]) -> Float64:
-    """Mean over residues by transformers in float64, from text, each sequence alone."""
+    """Mean over residues by transformers in float64, from text, one sequence at a time."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(encoder)
     model = transformers.AutoModel.from_pretrained(encoder, dtype=torch.float32).double().eval()
     rows = []
@@ -80,7 +80,7 @@ def means(encoder: Path, sequences: list[str]) -> Float64:
 
 @pytest.mark.parity
 def test_every_variant_is_near_transformers_in_float64(encoder: Path, bundle: Path) -> None:
-    """On the golden rows and on a sequence of every position, in batches; at fp32 within 1e-5."""
+    """The golden rows and a sequence of maximum length, in batches; fp32 is within 1e-5."""
     sequences, _ = golden_sequences(None, 1022)
     sequences.append(longest_sequence(1022))
     golden = open_bundle(bundle).golden()
@@ -114,7 +114,7 @@ def test_the_record_of_the_export(bundle: Path) -> None:
 
 @pytest.mark.parity
 def test_antiberty(tmp_path: Path, sequences: list[str]) -> None:
-    """BERT without X. The longest sequence is 510 residues."""
+    """A BERT without X. The longest sequence has 510 residues."""
     encoder = trained("antiberty")
     run(cli.export, "--encoder", encoder, "--variants", "fp32", "-o", tmp_path / "bundle")
     manifest = open_bundle(tmp_path / "bundle").manifest

@@ -53,7 +53,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def new_page(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Opens pages, each with storage of its own; at the end none may have noted an error, or what its CSP held back."""
+    """Open pages with separate storage. At the end, no page may have logged an error or a blocked request (CSP)."""
     contexts, said = [], list[str]()
 
     def call(**options: Any) -> Page:
@@ -61,7 +61,7 @@ def new_page(browser: Browser) -> Iterator[Callable[..., Page]]:
         page = contexts[-1].new_page()
         page.set_default_timeout(10_000)
         page.on("pageerror", lambda error: said.append(str(error)))
-        # Chromium itself notes each 4xx and 5xx.
+        # Chromium also logs each 4xx and 5xx.
         page.on("console", lambda message: "status of" in message.text or said.append(message.text))
         return page
 

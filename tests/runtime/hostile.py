@@ -23,7 +23,7 @@ def edit(directory: Path, **changes: Any) -> None:
 
 
 def relist(directory: Path) -> None:
-    """Every file as it is, in the manifest: the hashes are right again."""
+    """List every file in the manifest again, so that the hashes are right."""
     names = [
         path for path in directory.rglob("*") if path.is_file() and path.name not in ("manifest.json", "README.md")
     ]
@@ -35,7 +35,7 @@ def relist(directory: Path) -> None:
 
 
 def shift_head(directory: Path, shift: float) -> None:
-    """Another head: so much more in every logit, in the manifest and in the golden rows."""
+    """Shift every logit, in the manifest and in the golden rows, as another head would."""
     with np.load(directory / "golden.npz") as arrays:
         golden = dict(arrays)
     golden |= {name: golden[name] + shift for name in ("value", "head_intercept")}
@@ -46,7 +46,7 @@ def shift_head(directory: Path, shift: float) -> None:
 
 
 def varint(value: int) -> bytes:
-    """Protobuf's number, 7 bits a byte."""
+    """A number in protobuf's encoding, 7 bits per byte."""
     low = bytes([value & 0x7F | (0x80 if value > 0x7F else 0)])
     return low + varint(value >> 7) if value > 0x7F else low
 
@@ -60,7 +60,7 @@ def field(number: int, value: bytes | str | int) -> bytes:
 
 
 def external(entries: Iterable[tuple[str, str]], *, located: bool = True, name: str = "hostile") -> bytes:
-    """A TensorProto of one float32 whose bytes lie elsewhere."""
+    """A TensorProto of one float32 with external data."""
     data = field(1, 1) + field(2, 1) + field(8, name)
     data += b"".join(field(13, field(1, key) + field(2, value)) for key, value in entries)
     return data + (field(14, 1) if located else b"")

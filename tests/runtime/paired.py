@@ -1,4 +1,4 @@
-"""A bundle with a head on both chains, on an encoder that is there, whose values are known from its embeddings."""
+"""A bundle with a head on both chains on the shipped encoder; its values can be computed from embeddings."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def make_paired(directory: Path, heads: Mapping[str, tuple[str, ...]] = CHAINS, 
     from abonyx_export.fit.assembly import Assembly, assemble, files_beside
     from abonyx_export.head.spec import golden_of, head_spec, stored_heads, sums_intercept
 
-    # Files are linked: a test that wrote into this bundle would write into the one that ships.
+    # Files are linked, so a test that writes into this bundle would change the shipped bundle.
     bundle = open_bundle(parent or bare_mini(directory.with_name(f"{directory.name}-parent")))
     golden = bundle.golden()
     own = stored_heads(bundle.manifest.heads, golden)[0]
@@ -76,7 +76,7 @@ def make_paired(directory: Path, heads: Mapping[str, tuple[str, ...]] = CHAINS, 
 def expected_values(
     bundle: Path, name: str, heavy: npt.NDArray[np.floating], light: npt.NDArray[np.floating]
 ) -> npt.NDArray[np.float64]:
-    """Values (n,) of a head, from the embeddings (n, D) of both chains and the golden rows' weights alone."""
+    """Values (n,) of a head, computed from the embeddings (n, D) of both chains and the weights in the golden rows."""
     opened = open_bundle(bundle)
     golden, head = opened.golden(), next(head for head in opened.manifest.heads if head.name == name)
     columns = [at for at, each in enumerate(golden.head_names) if each == name]

@@ -1,4 +1,4 @@
-"""A bundle of several heads on the shipped encoder, whose values are known from its embeddings."""
+"""A bundle with several heads on the shipped encoder; their values can be computed from embeddings."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def make_several(directory: Path, order: Sequence[str] = tuple(KINDS)) -> Path:
         heads=[head_spec(head, ("H",), sums_intercept(head, mean)) for head in chosen],
         variants=variants,
         files={},
-        panels=[],  # their hashes are not copied
+        panels=[],  # the files of panels are not copied
     )
     reference = Reference(golden=rows, torch="none", transformers="none")
     check_variants(manifest, {VARIANT: reference}, rows, directory, lambda line: None, "")
@@ -82,7 +82,7 @@ def make_several(directory: Path, order: Sequence[str] = tuple(KINDS)) -> Path:
 
 
 def expected_values(bundle: Path, embedding: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float64]]:
-    """Name -> values (n,), from embeddings (n, D) and the golden rows' weights alone."""
+    """Name -> values (n,), computed from embeddings (n, D) and the weights in the golden rows."""
     golden = open_bundle(bundle).golden()
     totals = embedding.astype(np.float64) @ golden.head_coef.T + golden.head_intercept
     return {

@@ -1,4 +1,4 @@
-"""What each residue adds: sums that are the scored number, rows that belong to residues, bundles without them."""
+"""Contributions of residues: they sum to the score, belong to the right residues, and may be missing in old bundles."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def paired(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def pairs(sequences: list[str]) -> list[tuple[str, str]]:
-    # any chain will do: a session does not judge
+    # any chain is fine, because a session does not check chains
     return list(zip(sequences[:5], [sequence[2:] for sequence in sequences[5:10]], strict=True))
 
 
@@ -188,7 +188,7 @@ def test_what_cannot_be_scored_has_none(sequences: list[str]) -> None:
 
 
 def test_a_graph_of_other_states_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """abonyx-mini pools two layers: their states the wrong way round give other sums, which export and fit refuse."""
+    """abonyx-mini pools two layers. If their states are exchanged, sums differ, and export and fit refuse the graph."""
     graph = pytest.importorskip("abonyx_export.head.graph", reason="the export extra is not installed")
     right = graph._pooled_states
     monkeypatch.setattr(graph, "_pooled_states", lambda encoder: right(encoder)[::-1])

@@ -1,4 +1,4 @@
-"""What other libraries say, and values of any size, fit on one line of a message."""
+"""Messages of other libraries, and values of any size, fit on one line of a message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A message about a missing extra names a pip command that works for the abonyx that is installed."""
+"""A message about a missing extra has a pip command that works for the installed abonyx."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A bundle that never passed on this machine is opened by a child process first."""
+"""A bundle that is new on this machine is opened in a child process first."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ posix = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 
 @pytest.fixture
 def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Another bundle than the shipped one, which has not passed here."""
+    """A bundle that is not the shipped one and is new on this machine."""
     monkeypatch.setenv("ABONYX_CACHE_DIR", str(tmp_path / "cache"))
     path = Path(shutil.copytree(MINI, tmp_path / "bundle"))
     edit(path, notice="another")
@@ -41,7 +41,7 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def child_after(code: str) -> str:
-    """The child's program, which runs this first."""
+    """Replace the child's program by one that runs this code first."""
     start, _, end = first_open._CHILD.partition("from abonyx import first_open")
     return f"{start.rstrip('; ')}\n{code}\nfrom abonyx import first_open{end}"
 
@@ -53,7 +53,7 @@ def divide(directory: Path) -> None:
         for name, value in (("low", -(2**63)), ("minus", -1))
     )
     divided = node("Div", inputs=("low", "minus")) + field(2, "quotient")
-    # Reading "quotient" as a shape keeps the node: an engine leaves out what nothing reads.
+    # "quotient" is used as a shape, because an engine removes nodes whose output is not used.
     body = field(1, divided) + field(5, low) + field(5, one)
     path = directory / MODEL
     path.write_bytes(path.read_bytes() + field(7, body))
@@ -102,7 +102,7 @@ def test_a_graph_that_ends_the_process_ends_the_child_alone(
     divide(copy)
     with pytest.raises(BundleError, match="operator Div with inputs of types 'ii'"):
         abonyx.open_session(RuntimeConfig(bundle=str(copy)), self_test=self_test)
-    # The graph's check refuses it; what if it did not?
+    # The graph's check would refuse it, so the check is removed here.
     monkeypatch.setitem(operators.OPERATORS[""], "Div", "ii|ff")
     allow = "from abonyx.bundle import operators; operators.OPERATORS[''].update(Div='ii|ff')"
     monkeypatch.setattr(first_open, "_CHILD", child_after(allow))

@@ -1,4 +1,4 @@
-"""score_frame: the same frame with result columns, pandas' and polars', whatever is missing in it."""
+"""score_frame: the same frame (pandas or polars) with result columns, also if values are missing."""
 
 from __future__ import annotations
 

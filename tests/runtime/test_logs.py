@@ -1,4 +1,4 @@
-"""The log is on stderr, as text or JSON; results are on stdout, with -o - and only then."""
+"""The log goes to stderr, as text or JSON; results go to stdout only with -o -."""
 
 from __future__ import annotations
 

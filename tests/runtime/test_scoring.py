@@ -1,4 +1,4 @@
-"""run_sequences over an engine that only remembers what it was given."""
+"""run_sequences with an engine that only records its inputs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from abonyx.scoring import pooled_eos, tokenize
 from ..conftest import MINI
 
 HEADS = ["sum", "first"]
-# Linear heads of the shipped bundle's encoder, in another order than they are asked for.
+# Linear heads on the shipped bundle's encoder, not in the order in which they are requested.
 LINEAR = {"kind": "linear", "unit": "tokens", "training_sd": 1.0, "default_threshold": None, "classes": []}
 
 
@@ -32,7 +32,7 @@ def linear_head(name: str, intercept: float) -> HeadSpec:
 
 
 class Recorder:
-    """Heads: the first token, and the sum of a row's tokens, its EOS flag added as a half."""
+    """The heads' values: the first token; and the sum of a row's tokens, plus 0.5 if EOS is pooled."""
 
     manifest = msgspec.structs.replace(
         open_bundle(MINI).manifest, heads=[linear_head("first", 100.0), linear_head("sum", 0.0)]
@@ -157,7 +157,7 @@ def test_an_interrupt_between_batches_leaves_the_rest_unrun() -> None:
 
 
 class Small(Recorder):
-    """A device with memory for so many tokens."""
+    """A device with memory for a given number of tokens."""
 
     tokens = 60
 

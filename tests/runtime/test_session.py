@@ -1,4 +1,4 @@
-"""The life cycle: one session a process, closed for good, never another provider than the one asked for."""
+"""The life cycle: one session per process, closed sessions stay closed, and always the requested provider."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ from . import hostile
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The arguments of every InferenceSession constructed."""
+    """A list that gets the arguments of every new InferenceSession."""
     made: list[Any] = []
     real = onnxruntime.InferenceSession
 
@@ -95,7 +95,7 @@ def test_no_sequences_give_no_scores() -> None:
 
 @pytest.mark.parametrize("budget", [1, 130, 500, 1_500, 100_000])
 def test_a_score_does_not_depend_on_its_batch(budget: int, sequences: list[str]) -> None:
-    # very different lengths, so that the plans pad differently; in one batch, two, and more
+    # Very different lengths, so that the batches have different padding; in one, two and more batches.
     mixed = [sequence[: 20 + 9 * index] for index, sequence in enumerate(sequences)] + sequences[:6]
     with open_session(abonyx.RuntimeConfig(token_budget=budget)) as session:
         p, embedding = session.score(mixed), session.embed(mixed)
@@ -111,7 +111,7 @@ def test_the_golden_rows_come_out_as_pytorch_saw_them() -> None:
         rows = [golden.input_ids[index, :length] for index, length in enumerate(golden.lengths)]
         embedding, sums = session._model.run_batch(rows)
         p = head_value(session._model.manifest.head, sums[:, 0])
-    # rounded to float16 before it was exported, so storing it in half costs nothing
+    # The weights were rounded to float16 before the export, so float16 storage is exact.
     assert np.abs(embedding - golden.embedding).max() <= tolerances.FP32.embedding
     assert np.abs(p - sigmoid(golden.value[:, 0])).max() <= tolerances.FP32_GOAL_P
 
@@ -187,7 +187,7 @@ def test_failed_open_leaves_the_slot_free(tmp_path: Path) -> None:
 def test_what_a_signal_handler_raises_in_the_engines_load_is_raised(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """ONNX Runtime's own fallback takes a RuntimeError for a provider that fails, prints that, and loads again."""
+    """ONNX Runtime's fallback treats any RuntimeError as a failing provider, prints that, and loads the model again."""
     create = onnxruntime.InferenceSession._create_inference_session
     calls = iter(range(2))
 
@@ -232,7 +232,7 @@ def test_provider_truth(provider: Any, extra: str, opened: list[Any]) -> None:
 
 
 def test_a_provider_that_does_not_start_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    # what ONNX Runtime does when CUDA's libraries are missing: lists the provider, then runs on the CPU
+    # If CUDA's libraries are missing, ONNX Runtime lists the provider and then runs on the CPU.
     real = onnxruntime.InferenceSession
     monkeypatch.setattr(
         onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
@@ -288,7 +288,7 @@ def test_a_folder_without_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class _Drifting:
-    """An engine whose numbers are finite and slightly wrong, as onnxruntime#32569's were."""
+    """An engine whose numbers are finite but slightly wrong, as in onnxruntime#32569."""
 
     def __init__(self, native: Any, output: int, by: float) -> None:
         self.native, self.output, self.by = native, output, by
@@ -312,7 +312,7 @@ def test_self_test_refuses_slightly_wrong_numbers(
     open_session(self_test="full").close()  # remembered: "auto" is then the quick test
     golden = open_bundle(MINI).golden()
     real = onnx_module.load
-    # push the embedding along the head where the logit is to move and no element by more than its own limit
+    # Move the embedding along the head's weights: the logit moves, but no element moves by more than its own limit.
     direction = np.float32(by) * np.sign(golden.head_coef[0]) if (output, metric) == (0, "logit") else by
 
     def create(*args: Any) -> Any:
@@ -342,7 +342,7 @@ def test_whole_golden_set_once_then_two_rows(monkeypatch: pytest.MonkeyPatch, tm
     assert rows == [2]
     rows.clear()
     open_session(abonyx.RuntimeConfig(token_budget=1)).close()
-    assert rows == [2]  # in one batch whatever the budget: padding is tested
+    assert rows == [2]  # always in one batch, so that padding is tested
 
 
 def test_what_the_engine_prints_while_it_finds_cuda_is_no_result(
@@ -359,7 +359,7 @@ def test_what_the_engine_prints_while_it_finds_cuda_is_no_result(
     assert caplog.messages == ["Failed to load libcurand.so.10"]
 
 
-def test_another_card_engine_or_system_is_tested_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_card_engine_or_system_is_tested_again(monkeypatch: pytest.MonkeyPatch) -> None:
     config = abonyx.RuntimeConfig(provider="cuda")
     first = CudaDevice(name="H100", uuid="1", total_bytes=1, free_bytes=1)
 
@@ -378,7 +378,7 @@ def test_another_card_engine_or_system_is_tested_anew(monkeypatch: pytest.Monkey
 
 
 class _Small:
-    """An engine with memory for a batch of so many tokens."""
+    """An engine with memory for a batch of a given number of tokens."""
 
     def __init__(self, native: Any, tokens: int) -> None:
         self.native, self.tokens = native, tokens
@@ -511,7 +511,7 @@ def test_a_variant_without_parity_record_is_refused(copy: Path) -> None:
 
 
 def test_a_graph_that_only_the_engine_finds_wrong(copy: Path) -> None:
-    (copy / "fp16-weights" / "model.onnx").write_bytes(hostile.model())  # an Add of nothing
+    (copy / "fp16-weights" / "model.onnx").write_bytes(hostile.model())  # an Add without inputs
     hostile.relist(copy)
     with pytest.raises(BundleError, match="ONNX Runtime cannot load it"):
         open_session(abonyx.RuntimeConfig(bundle=str(copy)))
@@ -582,7 +582,7 @@ def test_exit_with_an_open_session_neither_hangs_nor_crashes(sequences: list[str
 def test_golden_roundtrip(tmp_path: Path) -> None:
     golden = open_bundle(MINI).golden()
     golden.save(tmp_path)
-    # Arrays, not the archive's bytes: those depend on the version of Python's zipfile.
+    # Compare arrays and not the archive's bytes, which depend on the version of Python's zipfile.
     with np.load(tmp_path / "golden.npz") as found, np.load(MINI / "golden.npz") as shipped:
         assert found.files == shipped.files
         for name in shipped.files:

@@ -1,4 +1,4 @@
-"""The same mistake by each interface: the core's message, with the interface's own word for the option."""
+"""The same mistake in each interface gives the same message, with the interface's own name of the option."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from abonyx.wording import EXCEPTIONS, Interface, in_words, option
 from ..conftest import EXAMPLES, REPOSITORY
 
 FLAG = re.compile(r"(?<![\\w-])--[A-Za-z]")
-# Commands to type in a shell, the same for everyone; and the keys of journals, which are data.
+# Commands to type in a shell, which every interface may name; and the keys of journals, which are data.
 COMMANDS = ("abonyx export", "abonyx evaluate", "--encoder facebook", "abonyx score", "ray start")
 JOURNAL_KEYS = {"--format", "--on-invalid", "--domain", "--trim domain", "--gaps", "--keep", "--with", "--panel", "--"}
 JOURNAL_KEYS |= {"--heads", "--id-column", "--sequence-column", "--heavy-column", "--light-column", "--sheet"}

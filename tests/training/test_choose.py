@@ -1,4 +1,4 @@
-"""Heads on changed copies: scikit-learn's regression, copies that stay in their row's fold, and the rule of choice."""
+"""Heads on changed copies: the regression equals scikit-learn's, copies stay in their row's fold, and the rule."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from abonyx_export.fit.cross_validation import fit_once  # noqa: E402
 
 from ..conftest import REPOSITORY  # noqa: E402
 
-# Of corpus.txt without its last line end; records/corpus.json has the file's.
+# Hash of corpus.txt without its last line end; records/corpus.json has the hash of the file.
 CORPUS_SHA256 = "b326f01da2f31b459f3ba46295020d21359e7b0f831a14fbf46cf4714e88dcae"
 RECORD = REPOSITORY / "training" / "records" / "choice.json"
 
@@ -40,11 +40,11 @@ def test_a_head_is_scikit_learns(c: float) -> None:
     assert np.abs(found.decision(torch.tensor(x)).numpy() - theirs.decision(x)).max() < 1e-2
     assert stable_head.area(y, theirs.decision(x)) == pytest.approx(metrics.roc_auc_score(y, theirs.decision(x)))
     copies = stable_head.fit_head(torch.tensor(np.tile(x, (3, 1))), labels.repeat(3), 3, c)
-    assert torch.allclose(copies.coef, found.coef, atol=1e-9)  # three copies of a row weigh as the row
+    assert torch.allclose(copies.coef, found.coef, atol=1e-9)  # three copies of a row have its weight
 
 
 def test_copies_stay_in_their_rows_fold() -> None:
-    """Each row has columns of its own, which only its copies share: a copy in another fold would tell its label."""
+    """Only a row and its copies have values in the row's columns. A copy in another fold would reveal the label."""
     rng = np.random.default_rng(1)
     x, y = torch.tensor(rng.normal(size=(60, 200))), torch.tensor(rng.permutation(60) % 2, dtype=torch.float64)
     folds = np.stack([rng.permutation(60) % 5 for _ in range(2)])
@@ -77,8 +77,8 @@ def row(area: float, flips: float, c: float = 0.01) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("means", "chosen"),
     [
-        ([row(0.72, 0.30), row(0.70, 0.07), row(0.696, 0.03), row(0.692, 0.01)], 2),  # the last: not within 0.005
-        ([row(0.72, 0.30), row(0.70, 0.20), row(0.69, 0.01)], 1),  # nothing has both
+        ([row(0.72, 0.30), row(0.70, 0.07), row(0.696, 0.03), row(0.692, 0.01)], 2),  # the last one is not within 0.005
+        ([row(0.72, 0.30), row(0.70, 0.20), row(0.69, 0.01)], 1),  # none meets both limits
         ([row(0.70, 0.05, 0.03), row(0.70, 0.05, 0.001)], 1),
         ([row(0.69, 0.05)], None),
     ],

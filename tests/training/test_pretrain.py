@@ -1,4 +1,4 @@
-"""Pretraining: transformers' model, one result however often it is interrupted, a checkpoint that exports."""
+"""Pretraining: the model equals transformers', interrupted runs give the same result, and the checkpoint exports."""
 
 from __future__ import annotations
 
@@ -83,7 +83,8 @@ def test_is_the_model_of_transformers(tmp_path: Path, sequences: list[str], reci
     masked = encode([sequences[0][:40]], 42)
     masked[0, 5:9] = MASK
     run.model.eval()
-    # Not both at once: transformers 4.57 divides by the padded length there, fair-esm and we by the tokens.
+    # Padding and masks are tested separately: with both, transformers 4.57 divides by the padded length, but fair-esm
+    # and abonyx divide by the number of tokens.
     for ids in (padded, masked):
         with torch.no_grad():
             first, last = run.model(ids)
@@ -100,7 +101,7 @@ def test_is_the_model_of_transformers(tmp_path: Path, sequences: list[str], reci
 def test_interrupted_runs_end_with_the_same_bytes(tmp_path: Path, sequences: list[str]) -> None:
     record = train(sequences, tmp_path / "whole")
     assert record is not None
-    for stop in (4, 6, 8):  # 6 is between two saved states: the steps after the saved one are taken again
+    for stop in (4, 6, 8):  # 6 is between two saved states, so that steps are repeated
         assert train(sequences, tmp_path / "parts", stop_after=stop) is None
         assert (tmp_path / "parts" / "state.pt").is_file()
     again = train(sequences, tmp_path / "parts")
@@ -162,7 +163,7 @@ def test_the_recipe_without_variations_draws_nothing(sequences: list[str]) -> No
 
 def test_a_state_of_another_seed_is_refused(tmp_path: Path, sequences: list[str]) -> None:
     train(sequences, tmp_path, stop_after=4)
-    with pytest.raises(SystemExit, match=r"another seed: 1, now 2"):
+    with pytest.raises(SystemExit, match=r"another seed: 1, expected 2"):
         train(sequences, tmp_path, seed=2)
     with pytest.raises(SystemExit, match=r"another corpus_sha256"):
         train(sequences[::-1], tmp_path)
@@ -188,7 +189,7 @@ def test_the_checkpoint_exports_and_stores_in_half_without_loss(
     for name, values in weights(tmp_path).items():
         assert (values == values.astype(np.float16)).all(), name
     table = weights(tmp_path)["esm.embeddings.position_embeddings.weight"]
-    assert np.abs(table[PAD + 1 :]).max(axis=1).min() > 0  # all but the rows of no position
+    assert np.abs(table[PAD + 1 :]).max(axis=1).min() > 0  # all rows that belong to a position
     assert not table[PAD].any()
 
 
@@ -234,11 +235,11 @@ def test_command_line_refuses_a_finished_directory(tmp_path: Path, monkeypatch: 
     (tmp_path / "config.json").write_text("{}")
     arguments = ["pretrain", "--corpus", "c", "--recipe", "r", "--seed", "1", "-o", str(tmp_path)]
     monkeypatch.setattr("sys.argv", arguments)
-    with pytest.raises(SystemExit, match=r"holds config.json already"):
+    with pytest.raises(SystemExit, match=r"already has config.json"):
         module.main()
 
 
 def test_a_corpus_of_other_letters_is_refused(tmp_path: Path) -> None:
     (tmp_path / "c.txt").write_text("EVQL\nEV-L\n")
-    with pytest.raises(SystemExit, match="sequence 2 has '-'"):
+    with pytest.raises(SystemExit, match="sequence 2 has letters that ESM does not know: '-'"):
         module.read_corpus(tmp_path / "c.txt")

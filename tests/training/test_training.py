@@ -1,4 +1,4 @@
-"""training/: the card says what the records say, and the corpus rule removes what it should."""
+"""training/: the card agrees with the records, and the corpus has no rows that are similar to test rows."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_the_corpus_holds_no_row_of_the_non_commercial_sets() -> None:
     assert record("corpus")["longest_residues"] == open_bundle(MINI).manifest.max_residues
 
 
-def test_the_panels_are_of_whole_human_domains_alone(
+def test_the_panels_have_only_complete_human_domains(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bare: Path
 ) -> None:
     import gzip

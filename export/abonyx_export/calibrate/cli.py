@@ -1,4 +1,4 @@
-"""`abonyx calibrate`. Imports nothing heavy until it runs."""
+"""`abonyx calibrate`. Heavy imports wait until it runs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Any
 import click
 
 from abonyx.cli.example import example
-from abonyx.cli.options import BUNDLE, BUNDLE_OUTPUT_HELP, PATH, PATH_OR_DASH, prepare, run_options
-from abonyx.errors import ConfigError
+from abonyx.cli.options import BUNDLE, BUNDLE_OUTPUT_HELP, PATH, PATH_OR_DASH, prepare_with, run_options
 from abonyx.extras import require
 from abonyx.logs import LOGGER
 from abonyx_export.help_texts import CACHE_HELP, LABEL_HELP, NAME_HELP, NOTICE_HELP
@@ -20,7 +19,7 @@ from abonyx_export.help_texts import CACHE_HELP, LABEL_HELP, NAME_HELP, NOTICE_H
 @click.argument("source", metavar="CONTROLS", type=PATH_OR_DASH)
 @click.option("--label-column", default="label", show_default=True, help=LABEL_HELP)
 @click.option("-o", "--output", required=True, type=PATH, help=BUNDLE_OUTPUT_HELP)
-@click.option("--head", help="Head of the bundle to fit.  [default: the first]")
+@click.option("--head", help="Head of the bundle to calibrate.  [default: the first]")
 @run_options
 @click.option("--name", help=NAME_HELP)
 @click.option("--notice", help=NOTICE_HELP)
@@ -36,19 +35,17 @@ def calibrate(
     embedding_cache: Path | None,
     **options: Any,
 ) -> None:
-    """Adjust a head's numbers to controls that you have measured.
+    """Adjust a head's scores to controls that you have measured.
 
-    Fits a slope and an intercept of one head of BUNDLE to the file CONTROLS of 20 or more sequences; - is stdin.
-    Writes a new bundle. Needs the extra export, but no PyTorch.
+    CONTROLS is a file of 20 or more labelled sequences; - is stdin. The command fits a slope and an intercept for
+    one head of BUNDLE, and writes a new bundle. It needs the extra export, but no PyTorch.
     """
     require("calibrate")
     from abonyx_export.calibrate.calibrate import calibrate_bundle
     from abonyx_export.calibrate.request import CalibrateRequest
 
-    if options["bundle"] is not None:
-        raise ConfigError(f"--bundle {options['bundle']}: BUNDLE {source_bundle} is given too", "Leave --bundle out.")
     request = CalibrateRequest(
-        run=prepare(options | {"bundle": source_bundle}),
+        run=prepare_with(source_bundle, options),
         source=None if str(source) == "-" else source,
         label_column=label_column,
         output=output,

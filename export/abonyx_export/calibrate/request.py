@@ -1,4 +1,4 @@
-"""What a calibration is asked to do, and what can be refused before the encoder is opened."""
+"""The request of a calibration, and the checks that need no encoder."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ class CalibrateRequest:
     Attributes:
         run: the parent bundle, how it runs, and how the controls are read.
         source: the file of controls; None = standard input.
+        label_column: name of the column of labels.
         output: the new bundle's directory; must not exist.
         head: name of the head; None = the first.
-        name: of the bundle; None = its directory's. notice: None = the parent's.
+        name: name of the new bundle; None = the name of its directory.
+        notice: one line shown wherever the bundle is named; None = the parent's.
         embedding_cache: directory; None = in the user's cache.
     """
 
@@ -37,38 +39,38 @@ class CalibrateRequest:
 
     @property
     def source_name(self) -> str:
-        """The input, as messages and the bundle name it: without its folder."""
+        """The input's name in messages and in the bundle: the file name without its folder."""
         return self.source.name if self.source else "standard input"
 
     @property
     def at(self) -> int:
-        """The head's place among the bundle's; check_request has refused a name that is not there."""
+        """Index of the head in the bundle. check_request refuses an unknown name."""
         return 0 if self.head is None else [head.name for head in self.run.bundle.manifest.heads].index(self.head)
 
     @property
     def spec(self) -> HeadSpec:
-        """The head, as it is."""
+        """The head before the calibration."""
         return self.run.bundle.manifest.heads[self.at]
 
     @property
     def logistic(self) -> bool:
-        """Whether it gives a probability."""
+        """Whether the head gives a probability."""
         return self.spec.kind == LOGISTIC
 
 
 def check_request(request: CalibrateRequest) -> None:
-    """Refuse what can be refused before anything is read.
+    """Refuse what can be refused before the controls are read.
 
     Raises:
-        ConfigError: a head that is not there, an output that cannot be made.
-        BundleError: a bundle without a head, or with a variant that was never checked.
+        ConfigError: the head does not exist, or the output cannot be created.
+        BundleError: the bundle has no head, or has a variant that was never checked.
     """
     bundle = request.run.bundle
     bundle.refuse_placeholder()
     names = [head.name for head in bundle.manifest.heads]
     if request.head is not None and request.head not in names:
         what = f"{option('head')}: {bundle.name} has no head {printable(request.head)!r}"
-        raise ConfigError(what, f"It has: {', '.join(names)}.")
+        raise ConfigError(what, f"The bundle has: {', '.join(names)}.")
     for name, variant in bundle.manifest.variants.items():
         if variant.parity is None:
             raise BundleError(f"{bundle.path}: variant {name} was never checked", "Export the bundle again.")

@@ -1,7 +1,8 @@
-"""A slope and an intercept from controls, and what they are worth on controls that are left out.
+"""Fit a slope and an intercept to controls, and measure them on left-out controls.
 
-A logistic head's logit is scaled by Platt's method: a logistic regression whose targets are a little inside 0 and 1, so
-that controls which the head separates still have a finite slope. A linear head's value is scaled by least squares.
+A logistic head's logit is scaled by Platt's method. This is a logistic regression whose targets are slightly above 0
+and below 1, so that the slope is finite even if the head separates the controls perfectly. A linear head's value is
+scaled by least squares.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ import numpy as np
 from abonyx.arrays import Float64Array
 from abonyx.bundle.heads import sigmoid
 
-# Bins of equal width, of ECE.
+# Bins of ECE (expected calibration error), of equal width.
 BINS = 10
-# The loss that decides, first, and what is recorded beside it.
+# Logistic head or not -> metrics to record. The first one decides whether the calibration is accepted.
 METRICS = {True: ("log_loss", "brier", "ece"), False: ("squared_error", "mae")}
 
 
@@ -34,24 +35,27 @@ class Scaling:
 
 
 def fit_scaling(old: Float64Array, labels: Float64Array, *, logistic: bool) -> Scaling:
-    """The best scaling of these controls.
+    """The best scaling for these controls.
 
     Args:
-        old: (n,) logits or values. labels: (n,) 0 and 1, or measured values.
+        old: (n,) logits or values.
+        labels: (n,) 0 and 1, or measured values.
+        logistic: whether `old` has logits.
     """
     centre, spread = float(old.mean()), float(old.std())
-    if spread == 0:  # nothing to scale by: every control gets the same
+    if spread == 0:  # all controls have the same score, so that there is no slope
         return Scaling(0.0, _logit(float(_targets(labels).mean())) if logistic else float(labels.mean()))
     unit = (old - centre) / spread
     slope, intercept = _platt(unit, labels) if logistic else _line(unit, labels)
     return Scaling(slope / spread, intercept - slope * centre / spread)
 
 
-def left_out(old: Float64Array, labels: Float64Array, groups: Sequence[str], *, logistic: bool) -> Float64Array:
-    """The new logit or value of each control, (n,), by the others alone.
+def predict_left_out(old: Float64Array, labels: Float64Array, groups: Sequence[str], *, logistic: bool) -> Float64Array:
+    """The new logit or value of each control, (n,), from a scaling that is fitted without this control.
 
     Args:
-        groups: n names; controls of one name are left out together.
+        old, labels, logistic: see fit_scaling.
+        groups: n names; controls with the same name are left out together.
     """
     new, names = np.empty(len(old)), np.array(groups)
     for name in dict.fromkeys(groups):
@@ -61,7 +65,7 @@ def left_out(old: Float64Array, labels: Float64Array, groups: Sequence[str], *, 
 
 
 def measure(new: Float64Array, labels: Float64Array, *, logistic: bool) -> dict[str, float]:
-    """METRICS of logits or values (n,) against labels (n,)."""
+    """METRICS of logits or values (n,), compared with labels (n,)."""
     if not logistic:
         off = new - labels
         return {"squared_error": float((off**2).mean()), "mae": float(np.abs(off).mean())}
@@ -72,13 +76,13 @@ def measure(new: Float64Array, labels: Float64Array, *, logistic: bool) -> dict[
 
 
 def _ece(p: Float64Array, labels: Float64Array) -> float:
-    """Mean |share labelled 1 - mean p| over bins of p, each weighted by its rows."""
+    """Mean of |share labelled 1 - mean p| over bins of p, weighted by the rows in each bin."""
     at = np.minimum((p * BINS).astype(int), BINS - 1)
     return float(sum(abs((labels[at == bin_] - p[at == bin_]).sum()) for bin_ in range(BINS)) / len(p))
 
 
 def _targets(labels: Float64Array) -> Float64Array:
-    """Platt's: what a row of a class is told, given how many rows the class has."""
+    """Platt's targets (n,): slightly inside 0 and 1, closer to them if the class has more rows."""
     positives = labels.sum()
     high, low = (positives + 1) / (positives + 2), 1 / (len(labels) - positives + 2)
     targets: Float64Array = np.where(labels == 1, high, low)
@@ -90,11 +94,11 @@ def _logit(p: float) -> float:
 
 
 def _platt(unit: Float64Array, labels: Float64Array) -> tuple[float, float]:
-    """A target t is a row of class 1 of weight t and a row of class 0 of weight 1 - t."""
+    """Slope and intercept. A target t becomes two rows: class 1 with weight t, and class 0 with weight 1 - t."""
     from sklearn.linear_model import LogisticRegression
 
     targets = _targets(labels)
-    # C: no regularisation to speak of; Platt's targets bound the slope.
+    # C is so large that there is almost no regularisation; Platt's targets keep the slope finite.
     estimator = LogisticRegression(C=1e9, solver="newton-cholesky", tol=1e-8)
     both = np.concatenate([unit, unit])[:, None]
     classes = np.repeat([1, 0], len(unit))
@@ -103,5 +107,5 @@ def _platt(unit: Float64Array, labels: Float64Array) -> tuple[float, float]:
 
 
 def _line(unit: Float64Array, labels: Float64Array) -> tuple[float, float]:
-    """`unit` has mean 0 and standard deviation 1."""
+    """Slope and intercept of least squares; `unit` has mean 0 and standard deviation 1."""
     return float((unit * labels).mean()), float(labels.mean())

@@ -1,4 +1,4 @@
-"""What the graph is built from, read from a checkpoint's config, and refused where the graph could not be exact."""
+"""Read the encoder's shape and options from a checkpoint's config. Refuse it if the graph could not be exact."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _PRE_NORMS = ("attention.LayerNorm", "LayerNorm")
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """What the graph is built from.
+    """Shape and options of the encoder, from which the graph is built.
 
     Attributes:
-        architecture: "esm", whose norms are before each block, or "bert" or "roberta", whose norms are behind.
         positions: "absolute" or "rotary".
         positions_count: rows of the position table (max_position_embeddings).
-        pooled_layers: what is pooled and concatenated, in that order: "embedding", "last", or the number of a layer,
-            from "1" to the one before the last, whose output is taken as the next layer takes it (see pooled_names).
+        pooled_layers: layers whose means are concatenated, in that order: "embedding", "last", or a layer number from
+            "1" to the layer before the last. A numbered layer's output is the input of the next layer.
+        architecture: "esm" (each block's norm is before the block), "bert" or "roberta" (the norm is after it).
     """
 
     layers: int
@@ -61,11 +61,11 @@ class EncoderConfig:
 
     @property
     def is_post_norm(self) -> bool:
-        """Whether each block's norm is behind it, after the residual's sum."""
+        """Whether each block's norm is after the block, applied to the sum with the residual."""
         return self.architecture != "esm"
 
     def tensor_names(self) -> Iterator[str]:
-        """Transformers' names of every tensor the graph uses."""
+        """Names, in transformers, of every tensor that the graph uses."""
         yield "embeddings.word_embeddings.weight"
         if self.is_post_norm:
             yield "embeddings.token_type_embeddings.weight"
@@ -88,25 +88,25 @@ class EncoderConfig:
 
 
 def pooled_names(given: Sequence[str], layers: int) -> tuple[str, ...]:
-    """Layers to pool by the names that the manifest has: layer 0 is "embedding", the last one "last".
+    """The manifest's names of the layers to pool: layer 0 is "embedding", the last layer is "last".
 
     Args:
-        given: "embedding", "last" or numbers, as transformers counts its hidden states.
-        layers: of the encoder.
+        given: "embedding", "last", or indexes of transformers' hidden states.
+        layers: number of layers of the encoder.
 
     Raises:
-        ConfigError: none, something else, a number that is out of range, or one layer twice.
+        ConfigError: there is no layer, a name is unknown, a number is out of range, or a layer appears twice.
     """
     names: dict[str, str] = {}
     shown = f"{option('pooled_layers')} {','.join(given)}"
     fix = f"Give embedding, last, or numbers from 0 (embedding) to {layers} (last), each layer once."
     for each in given:
         if each not in ("embedding", "last") and not (each.isascii() and each.isdigit() and int(each) <= layers):
-            raise ConfigError(f"{shown}: {first_line(repr(each))}: the encoder has {layers} layers", fix)
+            raise ConfigError(f"{shown}: the encoder has {layers} layers, but no layer {first_line(repr(each))}", fix)
         number = str(int(each)) if each.isdigit() else each
         name = {"0": "embedding", str(layers): "last"}.get(number, number)
         if name in names:
-            raise ConfigError(f"{shown}: {names[name]} and {each} are the same layer of {layers}", fix)
+            raise ConfigError(f"{shown}: {names[name]} and {each} are the same layer (of {layers})", fix)
         names[name] = each
     if not names:
         raise ConfigError(f"{shown}: no layer is named", fix)
@@ -114,33 +114,41 @@ def pooled_names(given: Sequence[str], layers: int) -> tuple[str, ...]:
 
 
 def inverse_frequency_name(layer: int) -> str:
-    """Name of a layer's rotary frequencies (D/2,), as checkpoints store them."""
+    """Name in checkpoints of a layer's rotary frequencies (D/2,)."""
     return f"encoder.layer.{layer}.attention.self.rotary_embeddings.{INVERSE_FREQUENCY}"
 
 
 def read_config(config: Any, source: str, pooled_layers: tuple[str, ...]) -> EncoderConfig:
     """Read transformers' config of an encoder.
 
+    Args:
+        config: transformers' config.
+        source: the checkpoint's name, for messages.
+        pooled_layers: layers to pool, as in pooled_names.
+
     Raises:
-        InputError: not ESM, BERT or RoBERTa, or of a kind that the graph does not cover.
-        ConfigError: pooled layers that it does not have.
+        InputError: the encoder is not ESM, BERT or RoBERTa, or is of a kind that the graph does not support.
+        ConfigError: the encoder does not have these pooled layers.
     """
     kind = config.model_type
     if kind not in ARCHITECTURES:
         raise InputError(
-            f"{source}: model type {kind!r}", f"abonyx exports encoders of type {', '.join(ARCHITECTURES)}."
+            f"{source}: model type {kind!r} is not supported", f"Export an encoder of type {', '.join(ARCHITECTURES)}."
         )
     _refuse_other_kinds(config, source)
     positions = getattr(config, "position_embedding_type", "absolute")
     if positions not in (("absolute", "rotary") if kind == "esm" else ("absolute",)):
-        raise InputError(f"{source}: position embeddings are {positions!r}", "absolute, and ESM's rotary, are covered.")
-    if kind != "esm" and config.hidden_act != "gelu":  # ESM's is in its code
-        raise InputError(f"{source}: hidden_act is {config.hidden_act!r}", "'gelu' is covered.")
+        what = f"{source}: position embeddings {positions!r} are not supported"
+        raise InputError(what, "Export an encoder with absolute positions, or an ESM with rotary positions.")
+    if kind != "esm" and config.hidden_act != "gelu":  # ESM's code always uses gelu
+        what = f"{source}: hidden_act {config.hidden_act!r} is not supported"
+        raise InputError(what, "Export an encoder with hidden_act 'gelu'.")
     _refuse_numbers(config, source)
     if config.hidden_size % config.num_attention_heads or (config.hidden_size // config.num_attention_heads) % 2:
         raise InputError(
-            f"{source}: hidden size {config.hidden_size} does not divide into {config.num_attention_heads} even heads",
-            "This is not a loadable configuration.",
+            f"{source}: hidden size {config.hidden_size} cannot be split into {config.num_attention_heads} heads of an "
+            "even width",
+            "Use the config.json that was saved with the weights.",
         )
     found = EncoderConfig(
         layers=config.num_hidden_layers,
@@ -156,33 +164,34 @@ def read_config(config: Any, source: str, pooled_layers: tuple[str, ...]) -> Enc
         architecture=kind,
     )
     if found.max_residues < 1:
-        what = f"{source}: max_position_embeddings is {found.positions_count} in config.json, which leaves no residue"
+        what = f"{source}: max_position_embeddings is {found.positions_count} in config.json, too few for one residue"
         raise InputError(what, "Use the config.json that was saved with the weights.")
     return found
 
 
 def _refuse_numbers(config: Any, source: str) -> None:
-    """Refuse what transformers would fail on with words of its own, or compute NaN from."""
+    """Refuse numbers that would make transformers fail with an unclear message, or compute NaN."""
     for key in ("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size", "max_position_embeddings"):
         value = getattr(config, key, None)
         if not isinstance(value, int) or value < 1:
-            raise InputError(f"{source}: {key} is {first_line(repr(value))} in config.json", "It is a count, from 1.")
+            what = f"{source}: {key} is {first_line(repr(value))} in config.json, not a count of 1 or more"
+            raise InputError(what, "Use the config.json that was saved with the weights.")
     eps, pad_id, rows = config.layer_norm_eps, config.pad_token_id, config.vocab_size
     if not isinstance(eps, int | float) or not 0 < eps < 1:
-        what = f"{source}: layer_norm_eps is {first_line(repr(eps))} in config.json"
-        raise InputError(what, "It is a small number above 0, 1e-5 for example.")
+        what = f"{source}: layer_norm_eps is {first_line(repr(eps))} in config.json, not a small number above 0"
+        raise InputError(what, "Use the config.json that was saved with the weights; a usual value is 1e-5.")
     if not isinstance(pad_id, int) or not 0 <= pad_id < rows:
         what = f"{source}: pad_token_id is {first_line(repr(pad_id))} in config.json, the embedding has {rows} rows"
         raise InputError(what, "Use the config.json that was saved with the weights.")
 
 
-# What the graph has no nodes for. Another default in another version of transformers is the absence of the key.
+# Options that the graph does not support. A key that is missing has its default, which the graph supports.
 _REFUSED = {
-    "is_folding_model": "abonyx exports plain encoders (ESM-1b, 1v, 2), not ESMFold.",
-    "is_decoder": "abonyx exports encoders, in which each token sees all others.",
-    "add_cross_attention": "abonyx exports encoders, in which each token sees all others.",
-    "pruned_heads": "Heads were pruned, so that layers differ in width. Export the checkpoint before it was pruned.",
-    "quantization_config": "Its weights are quantized. Export the float checkpoint; abonyx quantizes it with int8.",
+    "is_folding_model": "Export a plain encoder (ESM-1b, 1v, 2); abonyx does not export ESMFold.",
+    "is_decoder": "Export an encoder, in which each token sees all others.",
+    "add_cross_attention": "Export an encoder, in which each token sees all others.",
+    "pruned_heads": "Layers with pruned heads differ in width. Export the checkpoint from before the pruning.",
+    "quantization_config": "The weights are quantized. Export the float checkpoint; the variant int8 quantizes it.",
 }
 
 

@@ -1,10 +1,10 @@
-"""The encoder for CUDA alone: ONNX Runtime's fused operators (domain com.microsoft), float16, lengths for a mask.
+"""The encoder for CUDA only: ONNX Runtime's fused operators (domain com.microsoft), float16, lengths as the mask.
 
-Attention takes the keys' lengths (right padding), so no bias is added to the scores, and queries, keys and values as
-three products leave them: of their biases one is added and two are folded away (benchmarks/NOTES.md).
-SkipLayerNormalization adds a product's bias and the residual and applies the norm that follows (in ESM that of the NEXT
-layer), in one pass;
-BiasGelu is the erf form.
+Attention takes the keys' lengths (right padding), so that no mask is added to the scores. It takes queries, keys and
+values directly from three products. Only the query's bias is added, and for rotary positions the key's; the value's
+bias is folded into the output's (see benchmarks/NOTES.md).
+SkipLayerNormalization adds a product's bias and the residual, and applies the following norm, in one pass. In ESM the
+following norm can belong to the NEXT layer. BiasGelu is the erf form.
 Pooling and head are float32, as in every variant. Shapes: B batch, L tokens, H hidden, N heads, D hidden per head.
 """
 
@@ -33,16 +33,14 @@ Tensor = Callable[[str], Float32Array]
 def write_cuda_encoder(
     config: EncoderConfig, tensor: Tensor, path: Path, *, arithmetic: npt.DTypeLike = np.float16
 ) -> None:
-    """Write `path` (graph) and `path`.data (weights), as encoder_graph.write_encoder does.
+    """Write `path` (graph) and `path`.data (weights), like graph.write_encoder. The inputs are CUDA_INPUTS.
 
     Args:
         config, tensor, path: see write_encoder.
-        arithmetic: float16; float32 is for the tests, where the CPU's kernels must give PyTorch's numbers.
-
-    The graph's inputs are CUDA_INPUTS.
+        arithmetic: float16. The tests use float32, so that the CPU's kernels must give PyTorch's numbers.
 
     Raises:
-        ParityError: a bias with another folded into it comes near the end of float16.
+        ParityError: a bias that includes a folded bias comes near the largest float16.
     """
     weights_path = path.with_name(path.name + WEIGHTS_SUFFIX)
     with weights_path.open("wb") as weights_file:
@@ -50,7 +48,7 @@ def write_cuda_encoder(
         residual = embed(graph, config, tensor)
         states = {"embedding": residual}
         rotary = rotary_tables(graph, config, tensor) if config.positions == "rotary" else [None] * config.layers
-        post = config.is_post_norm  # its norms are behind the blocks, and what they give is the residual too
+        post = config.is_post_norm  # norms come after the blocks, and their output is also the residual
         normed = residual
         if not post:
             normed = layer_norm(graph, config, tensor, "encoder.layer.0.attention.LayerNorm", residual)
@@ -80,13 +78,13 @@ def write_cuda_encoder(
 
 
 def _next_norm(config: EncoderConfig, layer: int) -> str:
-    """The norm between a pre-norm layer and what follows it."""
+    """Name of the norm that follows a pre-norm layer."""
     last = layer + 1 == config.layers
     return "encoder.emb_layer_norm_after" if last else f"encoder.layer.{layer + 1}.attention.LayerNorm"
 
 
 def _product(graph: Graph, tensor: Tensor, source: str, x: str) -> str:
-    """Product of x and the weight; the next operator adds its bias."""
+    """Product of x and the weight. The next operator adds the bias."""
     return graph.node("MatMul", [x, graph.weight(f"{source}.weight", tensor(f"{source}.weight").T)], f"{source}/out")
 
 
@@ -95,7 +93,7 @@ def _bias(graph: Graph, tensor: Tensor, source: str) -> str:
 
 
 def _output_bias(tensor: Tensor, source: str) -> Float32Array:
-    """The attention's output bias (H,) with the value's, which attention passes on whole: its weights sum to 1."""
+    """The attention's output bias (H,) with the value's bias, which is constant because attention weights sum to 1."""
     weight, bias = (tensor(f"{source}.attention.output.dense.{part}") for part in ("weight", "bias"))
     value = tensor(f"{source}.attention.self.value.bias").astype(np.float64)
     whole: Float32Array = (bias + weight @ value).astype(np.float32)
@@ -103,30 +101,30 @@ def _output_bias(tensor: Tensor, source: str) -> Float32Array:
 
 
 def _check_range(bias: Float32Array, product: str) -> None:
-    """As parity.check_range, for a number that no activation of PyTorch is: there the value has its bias already.
+    """Like parity.check_range, for a folded bias, which is not an activation in PyTorch.
 
-    The product without it is off from one that parity watches by no more than this, and so is in range too.
+    The product without its bias differs from a watched activation by at most this bias, so it is in range too.
     """
     largest = float(np.abs(bias).max())
     if not largest <= FP16_LARGEST_ACTIVATION:
         raise ParityError(
-            f"cuda-fp16: the bias of {product}, with the value's folded into it, reaches {largest:.4g}, limit "
-            f"{FP16_LARGEST_ACTIVATION:g} (float16 ends at 65504)",
-            "Nothing was written. Leave the variant out; fp32 has the range.",
+            f"cuda-fp16: the bias of {product}, with the value's bias included, reaches {largest:.4g}, limit "
+            f"{FP16_LARGEST_ACTIVATION:g} (the largest float16 is 65504)",
+            "Nothing was written. Leave the variant out and use fp32, which has a larger range.",
         )
 
 
 def _add_and_norm(
     graph: Graph, config: EncoderConfig, tensor: Tensor, product: str, residual: str, bias: Float32Array, norm: str
 ) -> tuple[str, str]:
-    """LayerNorm `norm` of product + bias (H,) + residual, and the residual that follows: (B, L, H) each.
+    """LayerNorm `norm` of the sum product + bias (H,) + residual, and the next residual, (B, L, H) each.
 
-    Of a norm before a block that is the sum, of one behind it what it gives.
+    For pre-norm layers the next residual is the sum; for post-norm layers it is the LayerNorm's output.
     """
     names = [graph.weight(f"{norm}.{part}", tensor(f"{norm}.{part}")) for part in ("weight", "bias")]
     outputs = [f"{norm}/out"]
     if not config.is_post_norm:
-        outputs += ["", "", f"{norm}/residual"]  # two that only training uses
+        outputs += ["", "", f"{norm}/residual"]  # two outputs that only training uses
     graph.nodes.append(
         onnx.helper.make_node(
             "SkipLayerNormalization",
@@ -141,9 +139,10 @@ def _add_and_norm(
 
 
 def _attention(graph: Graph, config: EncoderConfig, tensor: Tensor, source: str, x: str, rotary: Pair | None) -> str:
-    """The context (B, L, H), without the value's bias; queries are scaled by D^-1/2 inside.
+    """The context (B, L, H), without the value's bias. The operator scales queries by D^-1/2.
 
-    The key's bias adds one number to all scores of a query, which softmax does not see; not so once it is turned.
+    Without rotary positions the key's bias is left out: it adds the same number to all scores of a query, and softmax
+    ignores that.
     """
     query, key, value = (
         _product(graph, tensor, f"{source}.attention.self.{part}", x) for part in ("query", "key", "value")

@@ -1,8 +1,8 @@
-"""Meta's own checkpoint files (`esm1v_t33_650M_UR90S_1.pt`, as fair-esm downloads them), as transformers' EsmModel.
+"""Load Meta's own checkpoint files (`esm1v_t33_650M_UR90S_1.pt`, as fair-esm downloads them) as transformers' EsmModel.
 
-The rules are fair-esm 2.0.0's (esm/pretrained.py): `args` of ESM-1b and ESM-1v, `cfg` of ESM-2, and its names. The
-contact head's regression, a file of its own, is not needed. The files are read as data: torch makes nothing of them but
-tensors, plain values and argparse.Namespace, which holds the arguments of the training.
+The rules are those of fair-esm 2.0.0 (esm/pretrained.py): ESM-1b and ESM-1v have `args`, ESM-2 has `cfg`, and tensors
+have fair-esm's names. The separate file of the contact head is not needed. The files are read as data: torch only
+creates tensors, plain values, and argparse.Namespace, which holds the training arguments.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     import torch
     from transformers import EsmConfig, EsmModel
 
-_FIX = "Give the model's file as Meta publishes it (esm1v_..., esm1b_... or esm2_....pt), or a Hugging Face directory."
-# As transformers' conversion of ESM-2 writes it: rotary positions have no table that would end.
+_FIX = "Give the model's file from Meta (esm1v_..., esm1b_... or esm2_....pt), or a Hugging Face directory."
+# The value that transformers' conversion of ESM-2 writes. Rotary positions have no table, and so no limit.
 _ROTARY_POSITIONS = 1026
-# PyTorch's default, with which fair-esm makes its norms.
+# PyTorch's default, which fair-esm uses for its norms.
 _LAYER_NORM_EPS = 1e-5
 _WORDS = "embed_tokens.weight"
-# fair-esm's names and transformers', outside the layers and inside.
+# fair-esm's names -> transformers' names, outside the layers and inside a layer.
 _MODULES = {
     "embed_tokens": "embeddings.word_embeddings",
     "embed_positions": "embeddings.position_embeddings",
@@ -53,12 +53,13 @@ _UNPICKLED = re.compile(r"GLOBAL ([\w.]+)")
 
 
 class FairEsm(NamedTuple):
-    """What is in a file.
+    """The content of a file.
 
     Attributes:
-        model: in float32.
-        alphabet: fair-esm's, which is not in the file.
-        ignored: names of its tensors that do not belong to the encoder.
+        config: shape and options of the encoder.
+        model: transformers' model in float32.
+        alphabet: fair-esm's alphabet, which is not in the file.
+        ignored: names of tensors that do not belong to the encoder.
     """
 
     config: EncoderConfig
@@ -71,8 +72,8 @@ def load_fair_esm(path: Path, pooled_layers: tuple[str, ...]) -> FairEsm:
     """Load a `.pt` file of ESM-1b, ESM-1v or ESM-2.
 
     Raises:
-        InputError: not such a file, one that holds code, another model's, or with tensors missing, too many or of
-            another shape.
+        InputError: the file is not such a checkpoint, needs code, holds another model, or has tensors that are
+            missing, unexpected, or of a wrong shape.
     """
     import transformers
 
@@ -86,38 +87,38 @@ def load_fair_esm(path: Path, pooled_layers: tuple[str, ...]) -> FairEsm:
     ignored = tuple(sorted(name for name in tensors if name.startswith(_IGNORED)))
     state = {_our_name(name): value for name, value in tensors.items() if not name.startswith(_IGNORED)}
     wanted = set(config.tensor_names())
-    _refuse(wanted - state.keys(), "lacks", "Use a complete file: download it again.", path)
-    _refuse(state.keys() - wanted, "has, beside those of its model,", _FIX, path)
+    _refuse(wanted - state.keys(), "missing", "Use a complete file: download it again.", path)
+    _refuse(state.keys() - wanted, "unexpected", _FIX, path)
     model = transformers.EsmModel._from_config(hf_config, add_pooling_layer=False, attn_implementation="eager")
     try:
         model.load_state_dict(state, strict=False)  # names are compared above
     except RuntimeError as error:
-        raise InputError(f"{path}: does not fit its own arguments: {first_line(error)}", _FIX) from error
+        raise InputError(f"{path}: the tensors do not fit the arguments: {first_line(error)}", _FIX) from error
     _refuse_lost_frequencies(config, state, model, path)
     return FairEsm(config, model, _alphabet(), ignored)
 
 
 def refuse_code(error: BaseException, source: str, fix: str) -> None:
-    """Raise an InputError if torch refused to run code, by the error or by what it was raised from."""
-    said, cause = "", error.__cause__ or error.__context__
+    """Raise an InputError if the error, or one of its causes, says that torch refused to run code."""
+    text, cause = str(error), error.__cause__ or error.__context__
     while cause is not None:
-        said, cause = f"{said}\n{cause}", cause.__cause__ or cause.__context__
-    code = _UNPICKLED.search(f"{error}{said}")
+        text, cause = f"{text}\n{cause}", cause.__cause__ or cause.__context__
+    code = _UNPICKLED.search(text)
     if code:
-        raise InputError(f"{source}: cannot be read without running code ({code[1]}), which abonyx does not do", fix)
-    if "Weights only load failed" in f"{error}{said}":  # its advice is to run what is in the file
-        raise InputError(f"{source}: not a PyTorch checkpoint, or one that needs code to be read", fix)
+        raise InputError(f"{source}: reading it would run code ({code[1]}), which abonyx never does", fix)
+    if "Weights only load failed" in text:  # torch's own text advises to run the code
+        raise InputError(f"{source}: not a PyTorch checkpoint, or one that can only be read by running code", fix)
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The file's content, with its tensors in `model`."""
+    """The file's content; its tensors are in `model`."""
     import torch
 
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
-            warnings.simplefilter("ignore")  # torch's, about pickles that are not its own
+            warnings.simplefilter("ignore")  # torch warns about pickles from other tools
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch's reader lets through whatever the bytes lead to: KeyError, struct.error, ...
+    except Exception as error:  # damaged bytes can raise anything in torch's reader: KeyError, struct.error, ...
         refuse_code(error, str(path), _FIX)
         raise InputError(f"{path}: not a PyTorch checkpoint: {first_line(error)}", _FIX) from error
     model = content.get("model") if isinstance(content, dict) else None
@@ -128,24 +129,24 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _arguments(content: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], bool]:
-    """The arguments of the training by fair-esm's names, and whether they are ESM-2's."""
+    """The training arguments, name -> value, and whether the model is ESM-2."""
     cfg = content.get("cfg")
     esm2 = isinstance(cfg, dict)
     arguments = cfg.get("model") if isinstance(cfg, dict) else content.get("args")
     if not isinstance(arguments, argparse.Namespace):
         held = first_line(f"keys {', '.join(map(str, content))}")
-        raise InputError(f"{path}: not an encoder of fair-esm: it holds {held}, and no args or cfg of a model", _FIX)
-    # `layers` is `encoder_layers` in fairseq's own words
+        raise InputError(f"{path}: not an encoder of fair-esm: it holds {held}, but no args or cfg of a model", _FIX)
+    # fairseq's name for `layers` is `encoder_layers`
     facts = {name.removeprefix("encoder_"): value for name, value in vars(arguments).items()}
     if not esm2 and facts.get("arch") != "roberta_large":
-        raise InputError(f"{path}: model {first_line(facts.get('arch'))}, not ESM-1b, ESM-1v or ESM-2", _FIX)
-    if esm2 and "token_dropout" not in facts:  # ESM-1b's may lack it, and then has none
+        raise InputError(f"{path}: the model is {first_line(facts.get('arch'))}, not ESM-1b, ESM-1v or ESM-2", _FIX)
+    if esm2 and "token_dropout" not in facts:  # in a file of ESM-1b, a missing argument means no token dropout
         raise InputError(f"{path}: argument token_dropout is missing", _FIX)
     return facts, esm2
 
 
 def _describe(content: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], path: Path) -> EsmConfig:
-    """Transformers' config for the file's arguments."""
+    """Transformers' config that matches the file's arguments."""
     import transformers
 
     facts, rotary = _arguments(content, path)
@@ -181,7 +182,7 @@ def _describe(content: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], p
 
 
 def _our_name(name: str) -> str:
-    """Transformers' name of a tensor; its own name if transformers has none."""
+    """Transformers' name of a fair-esm tensor; the same name if transformers has none."""
     layer = _LAYER.fullmatch(name)
     module, _, part = (layer[2] if layer else name).rpartition(".")
     known = (_LAYER_MODULES if layer else _MODULES).get(module)
@@ -191,7 +192,7 @@ def _our_name(name: str) -> str:
 
 
 def _their_name(name: str) -> str:
-    """The reverse."""
+    """fair-esm's name of a tensor with transformers' name."""
     layer = re.fullmatch(r"encoder\.layer\.(\d+)\.(.+)", name)
     module, _, part = (layer[2] if layer else name).rpartition(".")
     for theirs, ours in (_LAYER_MODULES if layer else _MODULES).items():
@@ -201,24 +202,25 @@ def _their_name(name: str) -> str:
 
 
 def _refuse(names: Iterable[str], what: str, fix: str, path: Path) -> None:
-    """Raise an InputError for these names, if there are any."""
+    """Raise an InputError that lists these tensors, if there are any; `what` is "missing" or "unexpected"."""
     found = sorted(map(_their_name, names))
     if found:
         shown = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "")
-        raise InputError(f"{path}: {what} {len(found)} tensor{'s' if len(found) > 1 else ''}: {shown}", fix)
+        raise InputError(f"{path}: {len(found)} {what} tensor{'s' if len(found) > 1 else ''}: {shown}", fix)
 
 
 def _refuse_lost_frequencies(
     config: EncoderConfig, state: Mapping[str, torch.Tensor], model: EsmModel, path: Path
 ) -> None:
-    """Refuse layers of different frequencies where transformers 5 has one table for all: it would be no reference."""
+    """Refuse layers with different frequencies under transformers 5, which has only one table for all layers."""
     if config.positions == "rotary" and "rotary_embeddings.inv_freq" in dict(model.named_buffers()):
         first = state[inverse_frequency_name(0)]
         for index in range(config.layers):
             if not first.equal(state[inverse_frequency_name(index)]):
                 raise InputError(
-                    f"{path}: rotary frequencies of layers 0 and {index} differ; this transformers has one table",
-                    "Install transformers 4.57 to export it.",
+                    f"{path}: rotary frequencies of layers 0 and {index} differ; this version of transformers has only "
+                    "one table for all layers",
+                    "Install transformers 4.57 to export this file.",
                 )
 
 

@@ -1,9 +1,9 @@
 """Write an ESM or BERT encoder as one ONNX graph, straight from the checkpoint's tensors.
 
-The graph is built node by node with onnx.helper rather than traced: every operator and name is chosen here, one
-tensor is in memory at a time, and the reference it is checked against (transformers' own model, see parity.py)
-shares no code with it. Over 300 lines, because the nodes are read in one go, from the tokens to the pooled
-embedding. Shapes: B batch, L tokens, H hidden, N attention heads, D hidden per head.
+The graph is built node by node with onnx.helper and not traced. So this file chooses every operator and name, only one
+tensor is in memory at a time, and the graph shares no code with its reference (transformers' own model, parity.py).
+The file has over 300 lines, so that all nodes from the tokens to the pooled embedding can be read in one place.
+Shapes: B batch, L tokens, H hidden, N attention heads, D hidden per head.
 """
 
 from __future__ import annotations
@@ -18,20 +18,14 @@ from onnx import TensorProto
 
 from abonyx.arrays import Float32Array
 from abonyx_export.encoder.config import EncoderConfig
-from abonyx_export.encoder.rotary import Pair, rotary_rows, turn
+from abonyx_export.encoder.rotary import Pair, rotary_rows, rotate
 from abonyx_export.encoder.writing import WEIGHTS_SUFFIX, Graph, model
 from abonyx_export.int8.calibration import CONTEXT, NARROW, QKV, WIDEN
-from abonyx_export.int8.quantization import (
-    REST_STEPS,
-    REST_ZERO_POINT,
-    Plan,
-    Product,
-    fold_into_values,
-    folded_products,
-)
+from abonyx_export.int8.quantization import Plan, Product, fold_into_values, folded_products
+from abonyx_export.int8.rounding import REST_STEPS, REST_ZERO_POINT
 
-# What remains of an embedding at inference where training dropped tokens: 1 - 0.15 * 0.8, hard-coded in every ESM
-# (transformers EsmEmbeddings, fair-esm ProteinBertModel). Scoring never sees a <mask>, so the ratio is constant.
+# Factor on token embeddings at inference if training masked tokens: 1 - 0.15 * 0.8, a constant in every ESM
+# (transformers' EsmEmbeddings, fair-esm's ProteinBertModel). It does not change, because scoring never sees a <mask>.
 TOKEN_DROPOUT_SCALE = np.float32(1 - 0.15 * 0.8)
 
 ENCODER_INPUTS = ("input_ids", "position_ids", "attention_bias", "pool_weights")
@@ -46,17 +40,17 @@ def write_encoder(
     arithmetic: npt.DTypeLike = np.float32,
     plan: Plan | None = None,
 ) -> None:
-    """Write `path` (graph) and `path`.data (weights): the encoder with its pooling, no head yet.
+    """Write `path` (graph) and `path`.data (weights): the encoder with its pooling, without a head.
+
+    The graph's inputs are ENCODER_INPUTS; its output is `embedding` (B, H x pooled layers).
 
     Args:
         config: the encoder's shape, from `checkpoint.load_checkpoint`.
-        tensor: gives the checkpoint's tensor of that (transformers) name as float32.
-        path: the .onnx file to write; weights go beside it.
+        tensor: returns the checkpoint's tensor of a (transformers) name as float32.
+        path: the .onnx file to write; the weights go beside it.
         storage: float32 or float16, for the weight matrices on disk.
-        arithmetic: float32 or float16, of the encoder. The pooling is float32 always.
-        plan: the products that are int8; None = none. Such a graph has Shape nodes, for CPU and OpenVINO.
-
-    The graph's inputs are ENCODER_INPUTS, its output `embedding` (B, H x pooled layers).
+        arithmetic: float32 or float16, for the encoder. The pooling is always float32.
+        plan: the products that are int8; None = no product. An int8 graph has Shape nodes, for CPU and OpenVINO.
     """
     weights_path = path.with_name(path.name + WEIGHTS_SUFFIX)
     with weights_path.open("wb") as weights_file:
@@ -66,7 +60,7 @@ def write_encoder(
         rotary = rotary_rows(graph, config, tensor) if config.positions == "rotary" else [None] * config.layers
         hidden = embed(graph, config, tensor)
         states = {"embedding": hidden}
-        if plan is not None:  # Gemm, which adds the bias in the same pass, takes matrices only: (B x L, H) throughout
+        if plan is not None:  # Gemm adds the bias in the same pass, but takes matrices only, so (B x L, H) everywhere
             shape = graph.node("Shape", ["input_ids"], "shape")
             for name, dims in (("heads", (config.heads, config.head_dim)), ("hidden", (config.hidden,))):
                 parts = [shape, graph.constant(f"const/{name}", np.array(dims, np.int64))]
@@ -89,18 +83,19 @@ def write_encoder(
 
 
 def _unflat(graph: Graph, hidden: str, name: str) -> str:
-    """(B x L, H) as (B, L, H)."""
+    """Reshape (B x L, H) to (B, L, H)."""
     return graph.node("Reshape", [hidden, "shape/hidden"], name)
 
 
 def embed(graph: Graph, config: EncoderConfig, tensor: Callable[[str], Float32Array]) -> str:
-    """Token embedding (B, L, H), with the positions' where they are absolute."""
+    """Token embedding (B, L, H), plus the position embedding if positions are absolute."""
     words = tensor("embeddings.word_embeddings.weight")
     if config.token_dropout:
         words = words * TOKEN_DROPOUT_SCALE
-    if config.is_post_norm:  # every token's type is 0
+    if config.is_post_norm:  # the token type is always 0
         words = words + tensor("embeddings.token_type_embeddings.weight")[0]
-    # A few dozen rows, scaled: kept in the arithmetic type, so that float16 storage rounds checkpoint values only.
+    # These few dozen rows are scaled, and stored in the arithmetic type: float16 storage only rounds values that are
+    # in the checkpoint.
     hidden = graph.node("Gather", [graph.weight("embeddings.words", words), "input_ids"], "embeddings/words")
     if config.positions == "absolute":
         values = tensor("embeddings.position_embeddings.weight")
@@ -126,11 +121,11 @@ def _layer(
     bias: str,
     rotary: Pair | None,
 ) -> str:
-    """One transformer layer, its norms before or behind its blocks: (B, L, H) in and out."""
+    """One transformer layer with its norms before or after the blocks; input and output are (B, L, H)."""
     source = f"encoder.layer.{index}"
     post = config.is_post_norm
     normed = hidden if post else layer_norm(graph, config, tensor, f"{source}.attention.LayerNorm", hidden)
-    # The query's scale D^-1/2 goes into its weights; exact for D = 64, as in every published ESM.
+    # The query's scale D^-1/2 is multiplied into its weights. This is exact for D = 64, as in every published ESM.
     scale = config.head_dim**-0.5
     projected = {
         part: _linear(graph, tensor, f"{source}.attention.self.{part}", normed, scale if part == "query" else 1.0)
@@ -145,7 +140,7 @@ def _layer(
     norm = f"{source}.attention.output.LayerNorm" if post else f"{source}.LayerNorm"
     normed = layer_norm(graph, config, tensor, norm, hidden)
     wide = _linear(graph, tensor, f"{source}.intermediate.dense", normed)  # (B, L, FFN)
-    wide = graph.node("Gelu", [wide], f"{source}/gelu")  # the erf form, as ESM's and BERT's
+    wide = graph.node("Gelu", [wide], f"{source}/gelu")  # the erf form, as in ESM and BERT
     narrow = _linear(graph, tensor, f"{source}.output.dense", wide)
     added = graph.node("Add", [normed if post else hidden, narrow], f"{source}/residual")
     return layer_norm(graph, config, tensor, f"{source}.output.LayerNorm", added) if post else added
@@ -160,7 +155,7 @@ def _attention(
     bias: str,
     rotary: Pair | None,
 ) -> str:
-    """Query, key and value to the context (B, L, N, D)."""
+    """Attention from query, key and value; returns the context (B, L, N, D)."""
     heads = {}
     for part, values in projected.items():
         split = graph.node("Reshape", [values, heads_shape], f"{values}/heads")  # (B, L, N, D)
@@ -168,8 +163,8 @@ def _attention(
         heads[part] = graph.node("Transpose", [split], f"{values}/transposed", perm=order)  # (B, N, L, D)
     query, key = heads["query"], heads["key"]
     if rotary is not None:
-        query = turn(graph, config, query, rotary)
-        key = graph.node("Transpose", [turn(graph, config, key, rotary)], f"{key}/last", perm=[0, 1, 3, 2])
+        query = rotate(graph, config, query, rotary)
+        key = graph.node("Transpose", [rotate(graph, config, key, rotary)], f"{key}/last", perm=[0, 1, 3, 2])
     scores = graph.node("MatMul", [query, key], f"{source}/scores")  # (B, N, L, L)
     masked = graph.node("Add", [scores, bias], f"{source}/scores_masked")
     weights = graph.node("Softmax", [masked], f"{source}/attention", axis=-1)
@@ -186,7 +181,7 @@ def _flat_layer(
     rotary: Pair | None,
     products: dict[str, Product],
 ) -> str:
-    """One layer, (B x L, H) in and out, with those of its four products in int8 that are given."""
+    """One layer with the given products in int8; input and output are (B x L, H)."""
     source, post, context8 = f"encoder.layer.{index}", config.is_post_norm, products.get(CONTEXT)
     if context8 and QKV in products:
         products = products | {QKV: fold_into_values(products[QKV], context8, config.hidden)}
@@ -200,7 +195,7 @@ def _flat_layer(
         return _linear(graph, tensor, path, x, config.head_dim**-0.5 if columns == ".query" else 1.0, behind)
 
     def shifted(name: str, x: str) -> str:
-        """The input without its columns' means, if the product wants that and nothing before it takes them out."""
+        """Subtract the columns' means from the input, if the product needs it and no operator before does it."""
         if name in folded or name not in products or not products[name].shift.any():
             return x
         return graph.node("Add", [x, graph.weight(f"{x}/shift", -products[name].shift)], f"{x}/shifted")
@@ -209,7 +204,7 @@ def _flat_layer(
     normed = hidden if post else layer_norm(graph, config, tensor, before, hidden, folded.get(QKV))
     normed = shifted(QKV, normed)
     projected = {}
-    # Three products rather than one: as fast as one of three times the width and a Split (benchmarks/NOTES.md).
+    # Three products are as fast as one of three times the width with a Split (benchmarks/NOTES.md).
     for number, name in enumerate(("query", "key", "value")):
         part = slice(number * config.hidden, (number + 1) * config.hidden)
         projected[name] = linear(QKV, normed, f".{name}", part)
@@ -225,7 +220,7 @@ def _flat_layer(
 
 
 def _quantized_linear(graph: Graph, product: Product, source: str, x: str, columns: slice) -> str:
-    """Those columns of a product, as the QuantizeLinear/DequantizeLinear pattern that engines run in int8."""
+    """These columns of a product in the QuantizeLinear/DequantizeLinear pattern that engines run in int8."""
     restored = _quantized_terms(graph, product, x)
     scale = product.weight_scale[columns]
     weight = [
@@ -233,7 +228,8 @@ def _quantized_linear(graph: Graph, product: Product, source: str, x: str, colum
         graph.weight(f"{source}.weight.scale", scale),
         graph.weight(f"{source}.weight.zero_point", np.zeros(len(scale)), np.int8),
     ]
-    # int32 in units of both scales, as the sums are: rounding it moves an output by half a unit, some 1e-6
+    # The bias is int32 in the unit of the sums (both scales). Its rounding changes an output by at most half a unit,
+    # about 1e-6.
     unit = (scale * np.float32(product.input_scale)).astype(np.float32)
     bias = [
         graph.weight(f"{source}.bias.int32", np.rint(product.bias[columns] / unit), np.int32),
@@ -248,7 +244,7 @@ def _quantized_linear(graph: Graph, product: Product, source: str, x: str, colum
     ]
     if product.terms == 1:
         return graph.node("Gemm", inputs, name)
-    # A node of its own for the same weights: engines fuse a DequantizeLinear with one Gemm.
+    # A second node for the same weights, because engines fuse a DequantizeLinear with only one Gemm.
     again = graph.node("DequantizeLinear", weight, f"{source}.weight_again", axis=1)
     parts = [
         graph.node("Gemm", inputs, f"{source}/first"),
@@ -258,7 +254,7 @@ def _quantized_linear(graph: Graph, product: Product, source: str, x: str, colum
 
 
 def _quantized_terms(graph: Graph, product: Product, x: str) -> list[str]:
-    """The product's input as one or two int8 terms, restored; query, key and value share theirs."""
+    """Quantize and restore the product's input in one or two int8 terms. Query, key and value share these nodes."""
     scales = {"": (product.input_scale, product.input_zero_point)}
     if product.terms == 2:
         scales["rest_"] = (product.input_scale / REST_STEPS, REST_ZERO_POINT)
@@ -286,7 +282,7 @@ def _linear(
     scale: float = 1.0,
     behind: Product | None = None,
 ) -> str:
-    """A product in float32; `behind`: the int8 product that its output reaches, whose shift and scale it takes."""
+    """A product in float32. If its output goes to the int8 product `behind`, it applies that one's shift and scale."""
     values = (tensor(f"{source}.weight") * np.float32(scale)).T  # (in, out)
     offset = tensor(f"{source}.bias") * np.float32(scale)
     if behind:
@@ -303,7 +299,7 @@ def layer_norm(
     x: str,
     product: Product | None = None,
 ) -> str:
-    """LayerNorm; with the shift and scale of the int8 product that it feeds, where there is one."""
+    """LayerNorm. If its output goes to an int8 `product`, it also applies that product's shift and scale."""
     weight, bias = tensor(f"{source}.weight"), tensor(f"{source}.bias")
     if product is not None:
         weight, bias = weight / product.scale, (bias - product.shift) / product.scale

@@ -1,7 +1,7 @@
-"""Rotary positions (RoFormer, arXiv 2104.09864): tables of angles from the checkpoint's frequencies, and the turning.
+"""Rotary positions (RoFormer, arXiv 2104.09864): tables of angles, and the rotation of queries and keys.
 
-The frequencies are those that transformers' model uses. ESM-2's are stored as float16 values, and computing them again
-from the config moves p by 8e-4. Shapes: B batch, N heads, L tokens, D hidden per head, P position ids.
+The frequencies come from transformers' model. ESM-2 stores them as float16 values; computing them from the config
+instead changes p by 8e-4. Shapes: B batch, N heads, L tokens, D hidden per head, P position ids.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from abonyx_export.encoder.config import EncoderConfig, inverse_frequency_name
 from abonyx_export.encoder.writing import Graph
 
 Tensor = Callable[[str], Float32Array]
-# Names of a layer's two inputs or tables: of the cosine, of the sine.
+# Names of a layer's cosine and sine, as inputs or tables.
 Pair = tuple[str, str]
 
 
 def rotary_rows(graph: Graph, config: EncoderConfig, tensor: Tensor) -> list[Pair]:
-    """Cos and sin of each token's angles (B, 1, L, D), looked up by position id; for each layer.
+    """For each layer, cos and sin of each token's angles (B, 1, L, D), looked up by position id.
 
-    The sign of rotate_half is in the table ([-sin, sin]), so that turning is one swap of halves:
+    The table has the sign of rotate_half ([-sin, sin]), so that the rotation only swaps halves:
     x * cos + swap(x) * sin.
     """
 
@@ -41,7 +41,7 @@ def rotary_rows(graph: Graph, config: EncoderConfig, tensor: Tensor) -> list[Pai
 
 
 def rotary_tables(graph: Graph, config: EncoderConfig, tensor: Tensor) -> list[Pair]:
-    """Cos and sin (P, D/2) by position id, as com.microsoft's RotaryEmbedding takes them; for each layer."""
+    """For each layer, cos and sin (P, D/2) by position id, in the form of com.microsoft's RotaryEmbedding."""
 
     def write(angles: Float32Array, mark: str) -> Pair:
         return graph.weight(f"rotary{mark}.cos", np.cos(angles)), graph.weight(f"rotary{mark}.sin", np.sin(angles))
@@ -50,10 +50,10 @@ def rotary_tables(graph: Graph, config: EncoderConfig, tensor: Tensor) -> list[P
 
 
 def _each_layer(config: EncoderConfig, tensor: Tensor, write: Callable[[Float32Array, str], Pair]) -> list[Pair]:
-    """What `write` makes of each layer's angles; layers whose frequencies are equal share it.
+    """The result of `write` for each layer; layers with equal frequencies share one result.
 
     Args:
-        write: takes the angles and what its names are marked with, "" for the first.
+        write: takes a layer's angles and a mark for its names, "" for the first.
     """
     written: dict[bytes, Pair] = {}
     layers = []
@@ -67,7 +67,7 @@ def _each_layer(config: EncoderConfig, tensor: Tensor, write: Callable[[Float32A
 
 
 def rotary_angles(config: EncoderConfig, inverse_frequency: Float32Array) -> Float32Array:
-    """Angle of each position id and pair of units: (P, D/2) float32.
+    """Angle for each position id and pair of units, (P, D/2) float32.
 
     Position ids start at pad_id + 1; angles start at 0, as in transformers.
     """
@@ -75,8 +75,8 @@ def rotary_angles(config: EncoderConfig, inverse_frequency: Float32Array) -> Flo
     return np.outer(index, inverse_frequency)
 
 
-def turn(graph: Graph, config: EncoderConfig, x: str, rotary: Pair) -> str:
-    """Rotary embedding of queries or keys (B, N, L, D)."""
+def rotate(graph: Graph, config: EncoderConfig, x: str, rotary: Pair) -> str:
+    """Rotate queries or keys (B, N, L, D)."""
     half = config.head_dim // 2
     cos, sin = rotary
     low = graph.node("Slice", [x, graph.axes(0), graph.axes(half), graph.axes(3)], f"{x}/low")

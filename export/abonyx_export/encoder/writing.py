@@ -1,4 +1,4 @@
-"""One ONNX graph in the making: nodes in memory, weights straight to the external data file; the whole as a model."""
+"""Build one ONNX graph: nodes stay in memory, weights go directly to the external data file."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from onnx import TensorProto, helper, numpy_helper
 from abonyx.arrays import Float32Array
 from abonyx_export.encoder.config import EncoderConfig
 
-# LayerNormalization is an operator since opset 17, Gelu since 20. All four engines take 20.
+# LayerNormalization exists since opset 17, Gelu since opset 20. All four engines support opset 20.
 OPSET = 20
-# The IR version that came with opset 20 (ONNX 1.15): older ORT builds still in the field read it.
+# The IR version of opset 20 (ONNX 1.15), so that older builds of ONNX Runtime can read the graph.
 IR_VERSION = 9
-# ORT maps external data from disk; initializers that start on a page need no copy.
+# ONNX Runtime maps external data from disk; an initializer that starts at a page boundary needs no copy.
 PAGE_BYTES = 4096
 WEIGHTS_SUFFIX = ".data"
 
 
 @dataclass
 class Graph:
-    """Nodes and initializers in the making; big tensors go straight to `weights_file`."""
+    """Nodes and initializers of a graph; big tensors go directly to `weights_file`."""
 
     weights_file: BinaryIO
     weights_name: str
@@ -35,7 +35,7 @@ class Graph:
     initializers: list[TensorProto] = field(default_factory=list)
 
     def node(self, op_type: str, inputs: Iterable[str], name: str, **attributes: object) -> str:
-        """Append a node with one output named as the node; returns that name."""
+        """Append a node with one output, which has the node's name; returns that name."""
         self.nodes.append(helper.make_node(op_type, list(inputs), [name], name=name, **attributes))
         return name
 
@@ -47,7 +47,7 @@ class Graph:
         return self.node("Cast", [stored], name, to=helper.np_dtype_to_tensor_dtype(np.dtype(self.arithmetic)))
 
     def weight(self, name: str, values: npt.NDArray[np.number[Any]], dtype: npt.DTypeLike | None = None) -> str:
-        """Append a tensor of the checkpoint to the external data file, in the arithmetic type or the one given."""
+        """Append a tensor to the external data file, in `dtype` or else the arithmetic type; returns its name."""
         data = np.ascontiguousarray(values, dtype=dtype or self.arithmetic)
         self.weights_file.write(b"\0" * (-self.weights_file.tell() % PAGE_BYTES))
         tensor = TensorProto(
@@ -64,7 +64,7 @@ class Graph:
         return name
 
     def constant(self, name: str, values: npt.NDArray[np.generic]) -> str:
-        """Append a small tensor (shapes, axes, scales) inline, once."""
+        """Append a small tensor (shapes, axes, scales) inline, unless the graph has it already; returns its name."""
         if all(tensor.name != name for tensor in self.initializers):
             self.initializers.append(numpy_helper.from_array(values, name))
         return name
@@ -87,7 +87,7 @@ _VALUE_INFO: dict[str, tuple[int, list[str | int]]] = {
 
 
 def model(graph: Graph, config: EncoderConfig, names: Iterable[str], domains: Iterable[str] = ()) -> onnx.ModelProto:
-    """The graph with those inputs and its output `embedding`; domains: beyond the default one."""
+    """The graph as a model with these inputs and the output `embedding`; `domains` are its extra operator domains."""
     inputs = [helper.make_tensor_value_info(name, *_VALUE_INFO[name]) for name in names]
     outputs = [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", config.embedding_width])]
     proto = helper.make_graph(graph.nodes, "abonyx", inputs, outputs, graph.initializers)

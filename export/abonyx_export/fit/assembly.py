@@ -1,4 +1,4 @@
-"""A bundle with other heads on the same encoder: graphs written, int8 judged, every variant compared with PyTorch."""
+"""Write a bundle with other heads on the same encoder, judge int8 again, and compare every variant with PyTorch."""
 
 from __future__ import annotations
 
@@ -30,14 +30,16 @@ class Assembly:
     """What a new bundle is made of.
 
     Attributes:
-        parent: every one of its `variants` has a parity record.
-        variants: those that are kept.
-        files: of the parent, that are linked, but for graphs, which are written with the new heads.
-        heads, specs: all of the new bundle's, in its order; golden: the parent's rows with these heads.
+        parent: the old bundle. Each of `variants` must have a parity record.
+        variants: names of the variants to keep.
+        files: files of the parent to link. Graphs are not linked: they are written again with the new heads.
+        heads, specs: all heads of the new bundle, in its order.
+        golden: the parent's rows with these heads.
         same_first: whether the first head is the parent's.
-        name: of the bundle, "" = its directory's. notice: None = the parent's.
-        fix: what to do about a variant over its limit.
-        panels: those that are right of the new heads.
+        name: name of the new bundle; "" = the name of its directory.
+        notice: one line shown wherever the bundle is named; None = the parent's.
+        fix: what the user can do about a variant over its limit.
+        panels: reference panels whose scores are right for these heads.
     """
 
     parent: Bundle
@@ -54,22 +56,22 @@ class Assembly:
 
 
 def files_beside(bundle: Bundle, variants: Sequence[str], dropped: Sequence[str] = ()) -> list[str]:
-    """The files of these variants and what is beside them, less the heads and what is dropped."""
+    """Files of these variants, and the files in the bundle's own folder without head.onnx and `dropped`."""
     names = [name for variant in variants for name in bundle.files_of(bundle.manifest.variants[variant])]
     beside = [name for name in bundle.manifest.files if "/" not in name and name not in (HEAD_NAME, *dropped)]
     return list(dict.fromkeys([*names, *beside]))
 
 
 def assemble(made: Assembly, staging: Path, report: Report) -> Manifest:
-    """Write the bundle to `staging`, and check it; returns its manifest.
+    """Write the bundle to `staging` and check it; returns its manifest.
 
     Raises:
-        ParityError: the heads' graph, or a variant with it, over its limit.
+        ParityError: the heads' graph, or a variant with it, is over its limit.
     """
     parent = made.parent.manifest
     made.golden.save(staging)
     _write_graphs(made, staging, report)
-    variants = {name: _judged(made, name) for name in made.variants}
+    variants = {name: _kept_variant(made, name) for name in made.variants}
     inherited = {provider: name for provider, name in parent.default_variant.items() if name in variants}
     now = {"abonyx": abonyx.__version__, "sklearn": sklearn.__version__}
     manifest = msgspec.structs.replace(
@@ -84,14 +86,14 @@ def assemble(made: Assembly, staging: Path, report: Report) -> Manifest:
         files={},
     )
     references = {name: _reference(parent, name, made.golden, same_first=made.same_first) for name in variants}
-    # golden.check_discriminates is not asked again: it shows that the golden rows could tell a wrong encoder from a
-    # right one, which was settled at export, and a user's head may well see them all alike. check_heads has proven this
-    # head, on rows of its own.
+    # golden.check_discriminates does not run again. It shows that the golden rows can detect a wrong encoder; export
+    # has shown that already, and a user's head may well score all golden rows alike. check_heads has checked the new
+    # heads on its own rows.
     return check_variants(manifest, references, made.golden, staging, report, made.fix)
 
 
-def _judged(made: Assembly, name: str) -> Variant:
-    """A kept variant, its record still to be measured; int8 is judged again, by all heads of the new bundle."""
+def _kept_variant(made: Assembly, name: str) -> Variant:
+    """The manifest's entry of a kept variant, not measured yet. int8 is judged again by all heads of the new bundle."""
     bundle = made.parent
     check_quantization(bundle.path, name, bundle.manifest.variants[name])
     variant = msgspec.structs.replace(bundle.manifest.variants[name], parity=None)
@@ -105,19 +107,19 @@ def _judged(made: Assembly, name: str) -> Variant:
 
 def _reference(parent: Manifest, name: str, golden: Golden, *, same_first: bool) -> Reference:
     record = parent.variants[name].parity
-    assert record is not None  # the request's check has refused it
+    assert record is not None  # check_request refuses variants without a record
     rounding = record.weight_rounding
     return Reference(
         golden=golden,
         torch=record.torch,
         transformers=record.transformers,
-        # What it cost p and the logit was another head's, if the first is not the same.
+        # The rounding error of p and the logit depends on the first head, so it is dropped if that head changes.
         rounding=rounding if rounding is None or same_first else {"embedding": rounding["embedding"]},
     )
 
 
 def _write_graphs(made: Assembly, staging: Path, report: Report) -> None:
-    """The heads alone and behind each kept encoder graph, whose weights are linked and never read."""
+    """Write the heads' graph, alone and after each kept encoder graph. Encoder weights are linked and never read."""
     bundle, mean = made.parent, made.golden.head_mean
     graph = head_model(made.heads, mean)
     check_heads(graph, made.heads, mean)

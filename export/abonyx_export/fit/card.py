@@ -1,4 +1,4 @@
-"""The card of a new head, and what the bundle keeps of the rows that it was fitted to."""
+"""The card of a new head, and the files about its training rows."""
 
 from __future__ import annotations
 
@@ -31,23 +31,26 @@ FILES = (CARD_MD, CARD_HTML, METRICS_JSON, TRAINING_ROWS_NAME)
 
 
 def card_files(bundle: Bundle, head: str) -> list[str]:
-    """FILES of one of a bundle's heads, by their names in it; of a head that is to be added, too."""
+    """Names in the bundle of a head's FILES. The head may be new to the bundle."""
     return [file_of_head(name, head, bundle.manifest.head.name) for name in FILES]
 
 
 def head_files(bundle: Bundle, head: str) -> list[str]:
-    """All files of one of a bundle's heads: card_files, and its training sequences, which most bundles do not have."""
+    """All files of a head: card_files, and its training sequences, which most bundles do not have."""
     return [*card_files(bundle, head), file_of_head(TRAINING_SEQUENCES_NAME, head, bundle.manifest.head.name)]
 
 
 def judge_fit(
     request: FitRequest, checked: Input, rows: Float64Array, strength: float, left_out: tuple[str, ...]
 ) -> tuple[Card, CallBand | ValueBand | None]:
-    """The card, by nested cross-validation over the request's grid or alphas, and the band or interval that it gives.
+    """The head's card from nested cross-validation, and its band of uncertain calls or its interval.
 
     Args:
-        rows: embeddings (n, D), or with copies (n, copies, D); only the rows as they are count.
-        strength: C or alpha of the head itself. left_out: notes on the records that are not among the rows.
+        request: what to fit.
+        checked: the labelled input.
+        rows: embeddings (n, D), or with copies (n, copies, D). Only the original rows are scored.
+        strength: C or alpha of the head itself.
+        left_out: notes on records that are not in `rows`.
     """
     regression = request.task == REGRESSION
 
@@ -58,7 +61,7 @@ def judge_fit(
     def values(training: Float64Array, labels: Float64Array, alpha: float) -> Predict:
         return fit_ridge(training, labels, (alpha,), scale=request.scale)[0].decision
 
-    grid = sorted(request.strengths, reverse=regression)  # from the most regularised on
+    grid = sorted(request.strengths, reverse=regression)  # the most regularised first
     task: Task = "values" if regression else "classes"
     labels = values_of(checked, request) if regression else classes_of(checked, request)
     labelled = LabelledSet(
@@ -76,7 +79,7 @@ def judge_fit(
 
 
 def write_card(card: Card, checked: Input, directory: Path, request: FitRequest) -> None:
-    """Write FILES of the new head, and its sequences on request; with names of its own if it is not the first."""
+    """Write FILES of the new head, and its sequences if requested. With `add`, their names include the head's name."""
     md, page, metrics, known = card_files(request.run.bundle, request.name_of_head) if request.add else FILES
     write_pages(card, directory, md=md, page=page)
     (directory / metrics).write_bytes(CardFile(card=card).encode())

@@ -1,4 +1,4 @@
-"""Changed copies of the labelled rows: a head fitted on them, too, keeps its calls if a start is cut or longer."""
+"""Changed copies of the labelled rows. A head that is also fitted on them changes fewer calls if a start changes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from abonyx.input.checked import Input
 from abonyx.wording import option
 from abonyx_export.fit.request import FitRequest
 
-# All at the start, which constructs and readers cut or lengthen most often. The other end, X and longer tags are left
-# to evaluate's variations, which measure what a head was not fitted on.
+# All changes are at the start, which is cut or lengthened most often. Other changes (the end, X, longer tags) are only
+# in evaluate's variations, which must measure changes that the head was not fitted on.
 COPIES: dict[str, Callable[[str], str]] = {
     "1 cut": lambda sequence: sequence[1:],
     "2 cut": lambda sequence: sequence[2:],
@@ -26,10 +26,10 @@ COPIES: dict[str, Callable[[str], str]] = {
 
 
 def with_copies(request: FitRequest, checked: Input) -> Input:
-    """The rows, each followed by its copies; the rows alone without `vary_ends`.
+    """The rows, each followed by its copies. Without `vary_ends`, the rows alone.
 
     Raises:
-        InputError: a row of which the bundle cannot take every copy.
+        InputError: a copy cannot be scored, for example because it is too long.
     """
     if not request.vary_ends:
         return checked
@@ -38,7 +38,7 @@ def with_copies(request: FitRequest, checked: Input) -> Input:
     for row, sequence in zip(checked.ids, checked.sequences, strict=True):
         changed = [sequence, *(change(sequence) for change in COPIES.values())]
         for name, each in zip(["whole", *COPIES], changed, strict=True):
-            problem = limit.problem(each) if each else "nothing is left"
+            problem = limit.problem(each) if each else "no residue is left"
             if problem is not None:
                 what = f"{option('vary_ends')}: {row}, copy {name!r}: {problem}"
                 raise InputError(what, f"Leave the row out, or leave out {option('vary_ends')}.")
@@ -48,20 +48,20 @@ def with_copies(request: FitRequest, checked: Input) -> Input:
 
 
 def by_row(request: FitRequest, embeddings: Float64Array) -> Float64Array:
-    """Embeddings of with_copies, by row: (n, D), or (n, 1 + copies, D) with the row as it is first."""
+    """Embeddings of with_copies for each row: (n, D), or (n, 1 + copies, D) with the original row first."""
     if not request.vary_ends:
         return embeddings
     return embeddings.reshape(-1, 1 + len(COPIES), embeddings.shape[-1])  # (n * copies, D) -> (n, copies, D)
 
 
-def flattened(rows: Float64Array, labels: Int64Array) -> tuple[Float64Array, Int64Array, int]:
-    """What a regression is fitted on: (m, D), their labels (m,), and how many of them stand for one row."""
+def flatten_copies(rows: Float64Array, labels: Int64Array) -> tuple[Float64Array, Int64Array, int]:
+    """Rows for a regression (m, D), their labels (m,), and the number of them that come from one labelled row."""
     if rows.ndim == 2:
         return rows, labels, 1
     copies = rows.shape[1]
     return rows.reshape(-1, rows.shape[-1]), np.repeat(labels, copies), copies  # (n, copies, D) -> (n * copies, D)
 
 
-def whole(rows: Float64Array) -> Float64Array:
-    """The rows as they are, (n, D)."""
+def original_rows(rows: Float64Array) -> Float64Array:
+    """The original rows, (n, D)."""
     return rows if rows.ndim == 2 else rows[:, 0]

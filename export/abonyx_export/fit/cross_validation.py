@@ -1,4 +1,4 @@
-"""Logistic regression on embeddings: stratified cross-validation over a grid of C, and the refit."""
+"""Logistic regression on embeddings: stratified cross-validation over a grid of C, and the final fit."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from abonyx.bundle.heads import sigmoid
 from abonyx.bundle.manifest import Candidate, ScoreCounts
 from abonyx.errors import ConfigError
 from abonyx.wording import option
-from abonyx_export.fit.copies import flattened, whole
+from abonyx_export.fit.copies import flatten_copies, original_rows
 
-# lbfgs takes up to some hundreds of iterations on 914 unscaled embeddings at C = 10.
+# lbfgs needs some hundred iterations on 914 unscaled embeddings at C = 10.
 MAX_ITERATIONS = 5_000
-# Of p, for the recorded histogram: 0.05 wide.
+# Bins of the recorded histogram of p, each 0.05 wide.
 BINS = 20
 Labels = Int64Array
 
@@ -33,9 +33,9 @@ class Fitted:
     """A fitted regression: decision = ((x - mean) / scale) . coef + intercept.
 
     Attributes:
-        coef: (D,).
-        mean, scale: (D,) of the scaler; None without one.
-        iterations: that lbfgs took.
+        coef: weights, (D,).
+        mean, scale: the scaler's mean and scale, (D,); None without a scaler.
+        iterations: number of lbfgs iterations.
     """
 
     coef: Float64Array
@@ -45,27 +45,30 @@ class Fitted:
     iterations: int
 
     def decision(self, rows: Float64Array) -> Float64Array:
-        """Log-odds (n,) of rows (n, D); of rows with copies (n, copies, D), those of the rows as they are."""
-        rows = whole(rows)
+        """Log-odds (n,) of rows (n, D), or of the original rows in (n, copies, D)."""
+        rows = original_rows(rows)
         scaled = rows if self.mean is None or self.scale is None else (rows - self.mean) / self.scale
         return scaled @ self.coef + self.intercept
 
 
 def fit_once(rows: Float64Array, labels: Labels, c: float, *, scale: bool, balanced: bool) -> Fitted:
-    """One regression, by lbfgs.
+    """Fit one logistic regression with lbfgs.
 
     Args:
-        rows: (n, D); or (n, copies, D), which weigh as n rows.
-        labels: (n,).
+        rows: (n, D), or (n, copies, D), where all copies of a row together have the weight of one row.
+        labels: (n,) 0 or 1.
+        c: inverse strength of regularisation.
+        scale: put a StandardScaler before the regression.
+        balanced: weigh the classes by the inverse of their frequency.
 
     Raises:
-        ConfigError: it does not converge.
+        ConfigError: the regression does not converge.
     """
-    rows, labels, copies = flattened(rows, labels)
+    rows, labels, copies = flatten_copies(rows, labels)
     scaler = StandardScaler().fit(rows) if scale else None
     estimator = LogisticRegression(C=c / copies, max_iter=MAX_ITERATIONS, class_weight="balanced" if balanced else None)
-    # One thread: sums then add in one order, so that the same rows give the same bytes on any number of cores. Rows
-    # are few enough that more threads gain nothing.
+    # One thread, so that sums have a fixed order and the same rows give the same bytes on any number of cores. With so
+    # few rows, more threads would not be faster.
     with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("error", ConvergenceWarning)
         try:
@@ -73,8 +76,8 @@ def fit_once(rows: Float64Array, labels: Labels, c: float, *, scale: bool, balan
         except ConvergenceWarning as warning:
             line = str(warning).partition("\n")[0]
             what = f"{option('grid')} {c:g}: the regression did not converge in {MAX_ITERATIONS} iterations: {line}"
-            fix = "Leave this C out for a smaller one" + (
-                "." if scale else f", or put a scaler before it with {option('scale')}."
+            fix = "Replace this C by a smaller one" + (
+                "." if scale else f", or scale the embedding with {option('scale')}."
             )
             raise ConfigError(what, fix) from warning
     return Fitted(
@@ -95,15 +98,18 @@ def cross_validate(
     seeds: Sequence[int],
     fit: Callable[[Float64Array, Labels, float], Fitted],
 ) -> list[Candidate]:
-    """Each C by stratified k-fold cross-validation, the same folds for all; in ascending order of C.
+    """Evaluate each C by stratified k-fold cross-validation. All C use the same folds.
 
     Args:
-        rows: (n, D), or (n, copies, D); labels: (n,) 0 or 1.
-        seeds: one shuffled cross-validation each.
-        fit: as fit_once; fits everything, the scaler too, on the training folds alone.
+        rows: (n, D), or (n, copies, D).
+        labels: (n,) 0 or 1.
+        grid: values of C.
+        folds: number of folds.
+        seeds: seeds of the shuffled cross-validations.
+        fit: fits one regression, as fit_once. It sees the training folds only, also for the scaler.
 
     Returns:
-        One candidate a C.
+        One candidate for each C, in ascending order of C.
     """
     splits = [list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(labels, labels)) for seed in seeds]
     candidates = []
@@ -112,7 +118,7 @@ def cross_validate(
         for index in np.ndindex(len(seeds), folds):
             training, test = splits[index[0]][index[1]]
             decision = fit(rows[training], labels[training], c).decision(rows[test])
-            # p strictly above 0.5, as the bundle's threshold has it
+            # log-odds above 0 is p above 0.5, the bundle's default threshold
             accuracy[index] = np.mean((decision > 0) == labels[test])
             area[index] = roc_auc_score(labels[test], decision)
         candidates.append(_candidate(c, accuracy, area))
@@ -120,7 +126,7 @@ def cross_validate(
 
 
 def _candidate(c: float, accuracy: Float64Array, area: Float64Array) -> Candidate:
-    """Of (seeds, folds) scores."""
+    """The candidate of a C, from scores (seeds, folds)."""
 
     def seed_sd(scores: Float64Array) -> float | None:
         return float(scores.mean(axis=1).std(ddof=1)) if len(scores) > 1 else None
@@ -145,7 +151,7 @@ def count_scores(
     seed: int,
     fit: Callable[[Float64Array, Labels, float], Fitted],
 ) -> ScoreCounts:
-    """Each row's p by a regression fitted without its fold, counted by class; arguments as in cross_validate."""
+    """Histogram of out-of-fold p for each class. The arguments are those of cross_validate."""
     decision = np.empty(len(labels))
     for training, test in StratifiedKFold(folds, shuffle=True, random_state=seed).split(labels, labels):
         decision[test] = fit(rows[training], labels[training], c).decision(rows[test])
@@ -155,12 +161,12 @@ def count_scores(
 
 
 def choose(candidates: Sequence[Candidate]) -> Candidate:
-    """The highest mean ROC AUC; of equals the smallest C, the most regularised."""
+    """The candidate with the highest mean ROC AUC. If several are equal, the smallest C (most regularised)."""
     return max(candidates, key=lambda candidate: (candidate.roc_auc_mean, -candidate.c))
 
 
 def table(candidates: Sequence[Candidate]) -> list[str]:
-    """The candidates as lines: mean +- sd over folds (sd of the seeds' means)."""
+    """The candidates as lines of text: mean +- sd over folds (sd of the seeds' means)."""
 
     def cell(mean: float, sd: float, seed_sd: float | None) -> str:
         return f"{mean:.4f} +- {sd:.4f}" + (f" ({seed_sd:.4f})" if seed_sd is not None else "")

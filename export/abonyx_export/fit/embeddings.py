@@ -1,6 +1,6 @@
-"""Embeddings by the bundle's own runtime, remembered by the hash of everything they depend on.
+"""Embeddings from the bundle's own runtime, cached under the hash of everything that they depend on.
 
-An entry is KEY.npy and KEY.json. The JSON is written last: without it the array does not count.
+An entry is KEY.npy and KEY.json. The JSON is written last; an array without it is ignored.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ FORMAT = 1
 
 
 class _Identity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the embeddings depend on; its hash is the entry's name.
+    """Everything that the embeddings depend on; its hash is the entry's name.
 
     Attributes:
-        config_sha256: of the config (provider, pooling, batches), the bundle's path left out.
-        sequences_sha256: of the sequences in file order, one a line.
+        config_sha256: hash of the config (provider, pooling, batches) without the bundle's path.
+        sequences_sha256: hash of the sequences in file order, one per line.
     """
 
     format: int
@@ -54,37 +54,40 @@ class _Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 def embed(run: RunRequest, checked: Input, directory: Path, report: Report) -> Float32Array:
-    """The embeddings (n, D) of an input's sequences, in file order.
+    """The embeddings (n, D), float32, of an input's sequences in file order.
 
     Args:
-        directory: the cache; made where it is missing.
+        run: the bundle, and how it runs.
+        checked: the input.
+        directory: the cache; created if it does not exist.
+        report: called with a line at each step.
 
     Raises:
-        BundleError: an entry of the cache that is another bundle's or damaged.
+        BundleError: the cache entry is damaged or belongs to another bundle.
         ConfigError: the cache cannot be written.
     """
     wanted = _identity(run, checked)
     key = hashlib.sha256(msgspec.json.encode(wanted)).hexdigest()
     array, record = directory / f"{key}.npy", directory / f"{key}.json"
-    with _failing(directory):
+    with _cache_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
         if record.exists():
             report(f"embeddings of {wanted.rows} sequences from {array}")
             return _read(array, record, wanted)
         if not os.access(directory, os.W_OK | os.X_OK):
-            raise PermissionError(0, "it is not writable")
+            raise PermissionError(0, "the directory is not writable")
     embedding = _run(run, checked, wanted, report)
-    with _failing(directory):
+    with _cache_errors(directory):
         with replacing(array) as sink:
             np.lib.format.write_array(sink, embedding, allow_pickle=False)
         with replacing(record) as sink:
             sink.write(msgspec.json.encode(_Entry(identity=wanted, npy_sha256=file_sha256(array))))
-    report(f"  kept in {array}")
+    report(f"  saved in {array}")
     return embedding
 
 
 def embed_records(run: RunRequest, checked: Input, directory: Path, report: Report) -> Float32Array:
-    """As embed, (n, D); of pairs (n, 2 D), the heavy chain's first."""
+    """The embeddings of an input's records: (n, D) as embed, or for pairs (n, 2 D) with the heavy chain's first."""
     if not checked.light:
         return embed(run, checked, directory, report)
     chains = Input(ids=checked.ids * 2, sequences=checked.sequences + checked.light)
@@ -97,7 +100,7 @@ def _identity(run: RunRequest, checked: Input) -> _Identity:
         format=FORMAT,
         bundle_sha256=run.bundle.sha256,
         variant=variant,
-        config_sha256=dataclasses.replace(run.config, bundle=None).sha256(),  # not of how its path is spelt
+        config_sha256=dataclasses.replace(run.config, bundle=None).sha256(),  # the same bundle may have several paths
         onnxruntime=import_engine().__version__,
         rows=len(checked.sequences),
         width=run.bundle.manifest.embedding_width,
@@ -115,7 +118,7 @@ def _run(run: RunRequest, checked: Input, wanted: _Identity, report: Report) -> 
 
 
 def _read(array: Path, record: Path, wanted: _Identity) -> Float32Array:
-    fix = f"Remove {record}, or name another {option('embedding_cache')}."
+    fix = f"Remove {record}, or give another {option('embedding_cache')}."
     try:
         entry = msgspec.json.decode(record.read_bytes(), type=_Entry)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -124,9 +127,9 @@ def _read(array: Path, record: Path, wanted: _Identity) -> Float32Array:
         there, here = getattr(entry.identity, field.name), getattr(wanted, field.name)
         if there != here:
             name = field.name.removesuffix("_sha256")
-            raise BundleError(f"{record}: is of {name} {there}, this is {name} {here}", fix)
+            raise BundleError(f"{record}: the entry's {name} is {there}, expected {here}", fix)
     if not array.exists():
-        raise BundleError(f"{array}: missing; {record.name} describes it", fix)
+        raise BundleError(f"{array} is missing, although {record.name} exists", fix)
     found = file_sha256(array)
     if found != entry.npy_sha256:
         raise ChecksumMismatch(f"{array}: sha256 {found}, {record.name} says {entry.npy_sha256}", fix)
@@ -141,9 +144,9 @@ def _read(array: Path, record: Path, wanted: _Identity) -> Float32Array:
 
 
 @contextmanager
-def _failing(directory: Path) -> Iterator[None]:
+def _cache_errors(directory: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        what = f"embedding cache {directory}: cannot be used: {error.strerror or error}"
-        raise ConfigError(what, f"Name another directory with {option('embedding_cache')}.") from error
+        what = f"the embedding cache {directory} cannot be used: {error.strerror or error}"
+        raise ConfigError(what, f"Give another directory with {option('embedding_cache')}.") from error

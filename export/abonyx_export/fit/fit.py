@@ -1,6 +1,6 @@
-"""Fit: a labelled file and a bundle in, a bundle with a new head on the same encoder out, or nothing at all.
+"""Fit: write a new bundle with a new head on the parent's encoder, or write nothing.
 
-Nothing here imports PyTorch: the parent's golden embeddings are PyTorch's already, and only the head is new.
+Nothing here imports PyTorch: the parent's golden embeddings come from PyTorch already, and only the head is new.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from abonyx_export.fit.request import FitRequest, check_request
 from abonyx_export.fit.training import trainer
 from abonyx_export.head.graph import common_mean
 from abonyx_export.head.head import Head
-from abonyx_export.head.spec import golden_of, head_spec, joined, stored_heads, sums_intercept
+from abonyx_export.head.spec import golden_of, head_spec, join_heads, stored_heads, sums_intercept
 
 _FIX = (
-    f"Give a smaller {option('grid')} (of a regression, a larger {option('alphas')}), add {option('scale')}, "
+    f"Give a smaller {option('grid')} (for a regression a larger {option('alphas')}), add {option('scale')}, "
     f"or leave the variant out with {option('variants')}."
 )
 
@@ -54,11 +54,11 @@ def fit_bundle(request: FitRequest, report: Report = lambda line: None) -> Manif
         The new bundle's manifest, with the training and each variant's parity record.
 
     Raises:
-        ConfigError: an option, an output that cannot be made, a C at which the regression does not converge.
+        ConfigError: an option is wrong, the output cannot be created, or the regression does not converge.
         InputError: the file, its records or its labels cannot be used.
-        BundleError: the parent is damaged; a cache entry is another bundle's.
-        ParityError: the converted head, or a variant with it, over its limit.
-        SessionInUse: this process has a session open.
+        BundleError: the parent is damaged, or a cache entry belongs to another bundle.
+        ParityError: the converted head, or a variant with it, is over its limit.
+        SessionInUse: this process has an open session.
     """
     check_request(request)
     run, bundle = request.run.of_chains(request.trained_on), request.run.bundle
@@ -78,17 +78,17 @@ def fit_bundle(request: FitRequest, report: Report = lambda line: None) -> Manif
     train = trainer(request, checked)
     check_files(bundle, _needed_files(request))
     golden = bundle.golden()
-    for note in [*checked.notes, *_left_out(request)]:
+    for note in [*checked.notes, *_dropped_heads(request)]:
         report(note)
     if checked.rejected:
-        report(f"{len(checked.rejected)} bad records left out")
+        report(f"{len(checked.rejected)} bad records are left out")
     varied = with_copies(request, checked)
     embedding = embed_records(run, varied, embedding_cache(request.embedding_cache), report)
     rows = by_row(request, embedding.astype(np.float64))
     head, training, iterations = train(rows, report)
-    report("judging it by folds that keep similar sequences together")
+    report("evaluating the head for its card, with folds that keep similar sequences together")
     strength = training.c if training.ridge is None else training.ridge.alpha
-    assert strength is not None  # every training has one of them
+    assert strength is not None  # a training has C or alpha
     card, band = judge_fit(request, checked, rows, strength, left_out)
     if isinstance(band, ValueBand):
         training = msgspec.structs.replace(training, interval=band)
@@ -99,7 +99,7 @@ def fit_bundle(request: FitRequest, report: Report = lambda line: None) -> Manif
     with _head_file(request.head_out, head, iterations), staged(request.output) as staging:
         write_card(card, checked, staging, request)
         manifest = _build(request, head, training, golden, staging, report)
-        if run.skip:  # before the bundle takes its place: a fit that failed leaves none
+        if run.skip:  # written before the bundle is renamed, so that a failed fit leaves no bundle
             write_rejected(rejected_path(request.output), checked.rejected)
     report(f"card: {card.sentence}")
     if rule := own_rule(next(spec for spec in manifest.heads if spec.name == head.name)):
@@ -107,28 +107,33 @@ def fit_bundle(request: FitRequest, report: Report = lambda line: None) -> Manif
     return manifest
 
 
-def _left_out(request: FitRequest) -> list[str]:
-    """That the parent's heads are not in the new bundle, if it has several."""
+def _dropped_heads(request: FitRequest) -> list[str]:
+    """A note that the parent's heads are not in the new bundle, if the parent has several."""
     heads = request.run.bundle.manifest.heads
     if request.add or len(heads) == 1:
         return []
     names = ", ".join(head.name for head in heads)
-    return [f"the new bundle has the new head alone; {option('add')} keeps those of {request.run.bundle.name}: {names}"]
+    kept = f"{option('add')} keeps the heads of {request.run.bundle.name}: {names}"
+    return [f"the new bundle has only the new head; {kept}"]
 
 
 def embedding_cache(given: Path | None) -> Path:
-    """Where embeddings are kept."""
+    """Directory of the embedding cache: the given one, or one in the user's cache.
+
+    Raises:
+        ConfigError: no directory is given, and there is no home directory.
+    """
     if given is not None:
         return given
     kept = cache.cache_dir()
     if kept is None:
-        what = "there is no home directory to keep embeddings in: HOME is not set"
-        raise ConfigError(what, f"Name a directory with {option('embedding_cache')}.")
+        what = "the embedding cache needs a home directory, and HOME is not set"
+        raise ConfigError(what, f"Give a directory with {option('embedding_cache')}.")
     return kept / "embeddings"
 
 
 def _needed_files(request: FitRequest) -> list[str]:
-    """What the new bundle is made of: the kept variants, and what is beside them; heads that are not kept have none."""
+    """Files of the parent that the new bundle needs: without the files of heads that it does not keep."""
     bundle = request.run.bundle
     dropped = [] if request.add else [name for head in bundle.manifest.heads for name in head_files(bundle, head.name)]
     kept = [panel.name for panel in _kept_panels(request)]
@@ -137,7 +142,7 @@ def _needed_files(request: FitRequest) -> list[str]:
 
 
 def _kept_panels(request: FitRequest) -> list[Panel]:
-    """The parent's panels, with the scores of its heads if these stay; a new head's scores are not in any panel."""
+    """The parent's panels. They keep the scores of its heads if the heads stay; no panel has scores of a new head."""
     parent = request.run.bundle.manifest
     return kept_panels(parent.panels, [head.name for head in parent.heads] if request.add else [], request.kept)
 
@@ -152,9 +157,9 @@ def _build(
     new = golden_of(golden.input_ids, golden.lengths, golden.embedding, [head], mean)
     heads, specs = [head], [spec]
     if request.add:
-        # The parent's records and arrays as they are: made again they could differ in their last bits.
+        # The parent's records and arrays are copied, because their last bits could differ if they were made again.
         heads, specs = [*stored_heads(parent.heads, golden), head], [*parent.heads, spec]
-        new = joined(golden, new)
+        new = join_heads(golden, new)
     made = Assembly(
         parent=bundle,
         variants=request.kept,
@@ -173,9 +178,9 @@ def _build(
 
 @contextmanager
 def _head_file(path: Path | None, head: Head, iterations: int) -> Iterator[None]:
-    """The head in the old pipeline's .npz layout, in its place once the block has ended well.
+    """Write the head in the old pipeline's .npz layout; the file gets its name only if the block succeeds.
 
-    That layout has no scaler: it is folded into the weights.
+    That layout has no scaler, so the scaler is folded into the weights.
     """
     if path is None:
         yield

@@ -1,4 +1,4 @@
-"""What int8 costs a head: an error of the embedding moves the logit by that error times the head's weights."""
+"""The error that int8 adds to a head: the error of the embedding times the head's weights is the logit's error."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from abonyx_export.int8.score_gate import GateRows
 
 @dataclass(frozen=True)
 class Int8Error:
-    """One head on the rows that judge int8.
+    """int8's error with one head, on the rows that judge int8.
 
     Attributes:
-        norm: of the weights, a scaler folded in.
-        gate: the record that this head would have.
-        passes: whether it is within the gate's limits.
+        norm: norm of the weights, with the scaler folded in.
+        gate: the gate's record for this head.
+        passes: whether the record is within the gate's limits.
     """
 
     norm: float
@@ -36,10 +36,11 @@ def int8_errors(request: FitRequest, heads: Mapping[float, Head]) -> dict[float,
     """C -> the int8 error of its head; empty if no int8 variant is kept.
 
     Args:
-        heads: C -> the head refitted on all rows.
+        request: what to fit.
+        heads: C -> the head fitted on all rows.
 
     Raises:
-        BundleError: int8 was made by another version, or its gate's rows cannot be read.
+        BundleError: another version made int8, or the gate's rows cannot be read.
     """
     bundle = request.run.bundle
     for name in request.kept:
@@ -58,13 +59,14 @@ def int8_errors(request: FitRequest, heads: Mapping[float, Head]) -> dict[float,
 
 
 def choose_for_int8(candidates: Sequence[Candidate], errors: Mapping[float, Int8Error], folds: int) -> Candidate:
-    """The candidate with the smallest |w| of those as good as the best; one whose int8 passes the gate, if any does.
+    """The candidate with the smallest |w| among the candidates that are as good as the best.
 
-    As good: mean ROC AUC and mean accuracy are at most one standard error below the highest of each. Accuracy is asked
-    for because weights may become so small that p stays near the majority's share, with ranks as good as before.
+    "As good" means that mean ROC AUC and mean accuracy are at most one standard error below the highest. Accuracy
+    matters, because very small weights keep p near the share of the majority while the ranks stay good. If some of
+    these candidates pass int8's gate, only those count.
     """
-    # Of a mean over folds, whose training rows overlap: Nadeau and Bengio 2003, test rows over training rows added to
-    # 1 / folds. Further seeds shuffle the same rows and make it no smaller.
+    # The standard error of a mean over folds. Training rows overlap between folds, so test rows / training rows is
+    # added to 1 / folds (Nadeau and Bengio 2003). More seeds do not make it smaller: they shuffle the same rows.
     shrink = math.sqrt(1 / folds + 1 / (folds - 1))
     best = choose(candidates)
     area = best.roc_auc_mean - best.roc_auc_sd * shrink
@@ -75,7 +77,7 @@ def choose_for_int8(candidates: Sequence[Candidate], errors: Mapping[float, Int8
 
 
 def cell(error: Int8Error) -> str:
-    """The end of a candidate's line in the table."""
+    """The int8 part of a candidate's line in the table."""
     flips = max(error.gate.label_flips.values())
     verdict = "passes" if error.passes else "fails the gate"
     return (

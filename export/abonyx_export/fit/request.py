@@ -1,4 +1,4 @@
-"""What a fit is asked to do, and what can be refused before the encoder is opened."""
+"""The request of a fit, and the checks that need no encoder."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ CLASSIFICATION, REGRESSION = "classification", "regression"
 DIRECTIONS = {"higher-is-worse": True, "lower-is-worse": False}
 DEFAULT_GRID = (0.01, 0.1, 1.0, 10.0)
 DEFAULT_ALPHAS = (0.1, 1.0, 10.0, 100.0, 1_000.0, 10_000.0)
-# A unit is shown beside every value.
+# A unit appears beside every value, so it must be short.
 MAX_UNIT_CHARS = 40
-# Seeds are numpy's: 32 bits.
+# numpy's seeds have 32 bits.
 MAX_SEED = 2**32 - 1
 
 
@@ -38,29 +38,34 @@ class FitRequest:
     Attributes:
         run: the parent bundle, how it runs, and how the input is read.
         source: the labelled file; None = standard input.
+        label_column: name of the column of labels.
         output: the new bundle's directory; must not exist.
-        task: "classification", a head that gives a probability; or "regression", one that gives the assay's value.
-        add: put the head beside the parent's, which keep their numbers; otherwise it takes their place.
-        head_name: None = nonspecificity, of a classification.
-        unit, direction: of a regression's values; direction: a key of DIRECTIONS.
-        positive_above, positive_below: a classification of measured values: non-specific is strictly beyond it.
+        task: "classification" (the head gives a probability) or "regression" (the head gives the assay's value).
+        add: keep the parent's heads unchanged beside the new one; otherwise the new head replaces them.
+        head_name: name of the head; None = nonspecificity. A regression needs a name.
+        unit: unit of a regression's values.
+        direction: which values of a regression are worse, a key of DIRECTIONS.
+        positive_above, positive_below: classify measured values; non-specific is strictly above or below this value.
         grid: values of C, the inverse strength of regularisation; None = DEFAULT_GRID.
-        alphas: of a regression, values of its strength of regularisation; None = DEFAULT_ALPHAS.
+        alphas: a regression's strengths of regularisation; None = DEFAULT_ALPHAS.
         scale: put a StandardScaler before the regression.
         balanced: weigh the classes by the inverse of their frequency.
-        folds, seeds, seed: so many stratified cross-validations, of which the first is shuffled by `seed`. The card has
-            so many folds by sequence cluster, at least three.
-        confidence: share of each class that the band of uncertain calls keeps; of a regression, share of rows in the
-            interval around a value.
-        chains: of the labelled rows, one of manifest.CHAIN_SETS: records of others are flagged when scored. With both,
-            each row is a pair. None = those of the parent's first head beside its heads, else H.
-        vary_ends: of a classification, and of heads of one chain: fit on changed copies of the rows, too
-            (copies.COPIES), so that calls hold if the start of a sequence is cut or longer.
-        drop_flagged: leave rows out that are flagged for anything but being nanobody-like.
-        name: of the bundle; None = its directory's, wherever that is moved. notice: None = the parent's.
-        variants: those to keep; None = all the parent's.
+        folds: folds of each cross-validation. The card's folds by sequence cluster are as many, but at least three.
+        seeds: number of stratified cross-validations.
+        seed: seed of the first cross-validation.
+        confidence: share of each class without a wrong call outside the band of uncertain calls. For a regression,
+            share of rows inside the interval around a value.
+        chains: chains of the labelled rows, one of manifest.CHAIN_SETS. Records of other chains are flagged when they
+            are scored. With both chains, each row is a pair. None = H, or with `add` the chains of the parent's
+            first head.
+        vary_ends: also fit on changed copies of the rows (copies.COPIES), so that calls change less if the start of a
+            sequence is cut or longer. Only for a classification of single chains.
+        drop_flagged: leave out flagged rows, except rows that are only nanobody-like.
+        name: name of the new bundle; None = the name of its directory, also after a move.
+        notice: one line shown wherever the bundle is named; None = the parent's.
+        variants: variants to keep; None = all variants of the parent.
         embedding_cache: directory; None = in the user's cache.
-        head_out: .npz file for the head, in the old pipeline's layout; None = none.
+        head_out: .npz file for the head in the old pipeline's layout; None = no file.
         store_sequences: keep the training sequences in the bundle, beside their hashes.
     """
 
@@ -95,30 +100,30 @@ class FitRequest:
 
     @property
     def source_name(self) -> str:
-        """The input, as messages and the bundle name it: without its folder."""
+        """The input's name in messages and in the bundle: the file name without its folder."""
         return self.source.name if self.source else "standard input"
 
     @property
     def name_of_head(self) -> str:
-        """The new head's name; check_request has refused a regression without one."""
+        """The new head's name. check_request refuses a regression without a name."""
         return self.head_name or DEFAULT_NAME
 
     @property
     def strengths(self) -> tuple[float, ...]:
-        """What a fit chooses from: C of a classification, alpha of a regression."""
+        """The strengths to choose from: C for a classification, alpha for a regression."""
         given, usual = (self.alphas, DEFAULT_ALPHAS) if self.task == REGRESSION else (self.grid, DEFAULT_GRID)
         return usual if given is None else given
 
     @property
     def cut(self) -> ClassCut | None:
-        """How measured values become classes; None if the labels are classes, or values to be predicted."""
+        """How measured values become classes; None if the labels are classes already, or for a regression."""
         if self.positive_above is not None:
             return ClassCut(value=self.positive_above, above=True)
         return None if self.positive_below is None else ClassCut(value=self.positive_below, above=False)
 
     @property
     def label_kind(self) -> LabelKind:
-        """What the label column holds."""
+        """Whether the label column has classes or values."""
         return "values" if self.task == REGRESSION or self.cut else "classes"
 
     @property
@@ -130,63 +135,63 @@ class FitRequest:
 
     @property
     def rule(self) -> DomainRule:
-        """What is done with the labelled rows: the run's rule, with the new head's chains in place of the parent's."""
+        """The run's rule for flagged rows, with the new head's chains."""
         return self.run.rule._replace(chains=chain_letters(self.trained_on))
 
     @property
     def kept(self) -> tuple[str, ...]:
-        """The variants of the new bundle."""
+        """Names of the new bundle's variants."""
         return tuple(self.run.bundle.manifest.variants) if self.variants is None else self.variants
 
 
 def check_request(request: FitRequest) -> None:
-    """Refuse what can be refused before anything is read.
+    """Refuse what can be refused before the input is read.
 
     Raises:
-        ConfigError: an option out of its range, an output that cannot be made.
-        BundleError: a parent with a variant that was never checked.
+        ConfigError: an option is out of range, or the output cannot be created.
+        BundleError: a variant of the parent was never checked.
     """
     _check_task(request)
     _check_numbers(request)
     if request.drop_flagged and request.run.check == "off":
-        what = f"{option('drop_flagged')} with {option('domain')} off: no row is flagged without a look at its domain"
+        what = f"{option('drop_flagged')} with {option('domain')} off: no row is flagged if domains are not checked"
         raise ConfigError(what, "Leave one of them out.")
     _check_parent(request)
     _check_head(request)
     _check_pairs(request)
     check_directory(request.output)
-    if request.run.skip and request.output.absolute().parent.is_dir():  # else nothing can be in its place
+    if request.run.skip and request.output.absolute().parent.is_dir():  # without the folder there is no such file
         check_output(rejected_path(request.output), request.source)
     if request.head_out is None:
         return
     if request.head_out.suffix.lower() != ".npz":
-        raise ConfigError(f"{option('head_out')} {request.head_out}: not an .npz file", "Name one that ends in .npz.")
+        raise ConfigError(f"{option('head_out')} {request.head_out}: not an .npz file", "Give a name with .npz.")
     check_output(request.head_out, request.source)
     if request.output.absolute() in (request.head_out.absolute(), *request.head_out.absolute().parents):
-        what = f"{option('head_out')} {request.head_out}: lies in the new bundle, whose manifest lists every file"
-        raise ConfigError(what, "Name a file elsewhere.")
+        what = f"{option('head_out')} {request.head_out}: the file would be inside the new bundle {request.output}"
+        raise ConfigError(what, "Give a file in another directory.")
 
 
 def _check_task(request: FitRequest) -> None:
-    """Refuse options of the other task, and a regression whose values nobody could read later."""
+    """Refuse options of the other task, and a regression without a unit, a direction or a name."""
     classes: dict[str, object] = {
         "positive_above": request.positive_above,
         "positive_below": request.positive_below,
         "grid": request.grid,
         "class_weight": request.balanced or None,
         "head_out": request.head_out,
-        # A ridge's alpha is chosen by leaving one row out: its copies would stay and give the row away.
+        # A ridge's alpha is chosen by leaving one row out. The row's copies would stay in and reveal it.
         "vary_ends": request.vary_ends or None,
     }
     values: dict[str, object] = {"unit": request.unit, "direction": request.direction, "alphas": request.alphas}
     regression = request.task == REGRESSION
     if foreign := [name for name, value in (classes if regression else values).items() if value is not None]:
         other = CLASSIFICATION if regression else REGRESSION
-        what = f"{option(foreign[0])} with {option('task')} {request.task}: it is of a {other}"
-        raise ConfigError(what, f"Leave it out, or give {option('task')} {other}.")
+        what = f"{option(foreign[0])} with {option('task')} {request.task}: the option is only for a {other}"
+        raise ConfigError(what, f"Leave {option(foreign[0])} out, or give {option('task')} {other}.")
     if request.positive_above is not None and request.positive_below is not None:
         what = f"{option('positive_above')} {request.positive_above:g} and {option('positive_below')} "
-        raise ConfigError(f"{what}{request.positive_below:g}: one class would have two ends", "Give one of them.")
+        raise ConfigError(f"{what}{request.positive_below:g}: only one threshold is possible", "Give one of them.")
     if request.cut and not math.isfinite(request.cut.value):
         name = "positive_above" if request.cut.above else "positive_below"
         raise ConfigError(f"{option(name)} is {request.cut.value}", "Give a finite number.")
@@ -195,7 +200,7 @@ def _check_task(request: FitRequest) -> None:
     needed = {
         "unit": (request.unit and request.unit.strip(), "the unit of the values, e.g. mg/mL, or 1 for none"),
         "direction": (request.direction, "higher-is-worse or lower-is-worse"),
-        "head_name": (request.head_name, "what the head and its column are to be called, e.g. hic"),
+        "head_name": (request.head_name, "the name of the head and of its column, e.g. hic"),
     }
     for name, (value, wanted) in needed.items():
         if not value:
@@ -208,7 +213,7 @@ def _check_task(request: FitRequest) -> None:
 
 
 def _check_pairs(request: FitRequest) -> None:
-    """Refuse options that heads of one chain have."""
+    """Refuse, for pairs, options that only work for heads of one chain."""
     if len(request.trained_on) == 1:
         return
     given = {
@@ -217,12 +222,13 @@ def _check_pairs(request: FitRequest) -> None:
         "store_sequences": request.store_sequences,
     }
     for name in (name for name, value in given.items() if value):
-        what = f"{option(name)} with {option('chains')} {','.join(request.trained_on)}: it is of heads of one chain"
-        raise ConfigError(what, "Leave it out.")
+        chains = ",".join(request.trained_on)
+        what = f"{option(name)} with {option('chains')} {chains}: the option is only for heads of one chain"
+        raise ConfigError(what, f"Leave {option(name)} out.")
 
 
 def _check_head(request: FitRequest) -> None:
-    """Refuse a head that cannot take its place in the new bundle."""
+    """Refuse a head that does not fit the parent's heads."""
     bundle, name = request.run.bundle, request.name_of_head
     heads = {head.name: head for head in bundle.manifest.heads if not head.placeholder}
     if request.add and not heads:
@@ -232,7 +238,7 @@ def _check_head(request: FitRequest) -> None:
     old = heads.get(name)
     if old is not None and old.unit != request.unit:
         units = [f"values in {unit}" if unit else "a probability" for unit in (request.unit, old.unit)]
-        what = f"head {name} would give {units[0]}; the head of this name in {bundle.name} gives {units[1]}"
+        what = f"head {name} would give {units[0]}; the head {name} in {bundle.name} gives {units[1]}"
         fix = f"Give the same {option('unit')} and {option('task')}, or another {option('head_name')}."
         raise ConfigError(what, fix)
     if old is not None and request.direction and DIRECTIONS[request.direction] != old.higher_is_worse:
@@ -263,23 +269,24 @@ def _check_parent(request: FitRequest) -> None:
     bundle = request.run.bundle
     known = ", ".join(bundle.manifest.variants)
     if not request.kept:
-        raise ConfigError(f"{option('variants')} names none", f"{bundle.path} has: {known}.")
+        raise ConfigError(f"{option('variants')} names no variant", f"{bundle.path} has: {known}.")
     for name in request.kept:
         if name not in bundle.manifest.variants:
-            raise ConfigError(f"{option('variants')}: {bundle.path} has no variant {name!r}", f"It has: {known}.")
+            raise ConfigError(f"{option('variants')}: {bundle.path} has no variant {name!r}", f"Give one of: {known}.")
         if bundle.manifest.variants[name].parity is None:
             raise BundleError(f"{bundle.path}: variant {name} was never checked", "Export the bundle again.")
     if len(set(request.kept)) != len(request.kept):
-        raise ConfigError(f"{option('variants')} {', '.join(request.kept)}: one is named twice", "Name each once.")
+        what = f"{option('variants')} {', '.join(request.kept)}: a variant appears twice"
+        raise ConfigError(what, "Name each variant once.")
 
 
 def _check_strengths(name: str, values: Sequence[float], example: str) -> None:
-    """Refuse values to choose from that no regression takes."""
+    """Refuse strengths that are missing, not above 0, or repeated."""
     if not values:
-        raise ConfigError(f"{option(name)} names no value", f"Give one or more, e.g. {example}.")
+        raise ConfigError(f"{option(name)} has no value", f"Give one or more values, e.g. {example}.")
     for value in values:
         if not (math.isfinite(value) and value > 0):
             raise ConfigError(f"{option(name)} has {value:g}", "Give finite numbers above 0.")
     if len(set(values)) != len(values):
         shown = ", ".join(f"{value:g}" for value in values)
-        raise ConfigError(f"{option(name)} {shown}: one is named twice", "Name each once.")
+        raise ConfigError(f"{option(name)} {shown}: a value appears twice", "Give each value once.")

@@ -1,4 +1,4 @@
-"""Ridge regression on embeddings: alpha is chosen inside each fold, so that no test row has a say in it."""
+"""Ridge regression on embeddings. Alpha is chosen inside each fold, so that no test row influences it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ from abonyx_export.fit.cross_validation import Fitted
 def fit_ridge(
     rows: Float64Array, values: Float64Array, alphas: Sequence[float], *, scale: bool
 ) -> tuple[Fitted, float]:
-    """One regression, and the alpha with the smallest squared error of rows left out one at a time.
+    """Fit one regression; returns it with its alpha, which has the smallest leave-one-out squared error.
 
     Args:
-        rows: (n, D); values: (n,).
+        rows: (n, D).
+        values: (n,).
+        alphas: strengths of regularisation to choose from.
+        scale: put a StandardScaler before the regression.
     """
     scaler = StandardScaler().fit(rows) if scale else None
     estimator = RidgeCV(alphas=sorted(alphas))
-    # One thread: as cross_validation.fit_once.
+    # One thread, for the same reason as in cross_validation.fit_once.
     with threadpool_limits(1):
         estimator.fit(rows if scaler is None else scaler.transform(rows), values)
     fitted = Fitted(
@@ -48,21 +51,22 @@ def cross_validate_ridge(
     seeds: Sequence[int],
     scale: bool,
 ) -> RidgeTraining:
-    """What regressions give on rows that they were not fitted on; each fold chooses its alpha from its training rows.
+    """Measure regressions on rows that they were not fitted on. Each fold chooses alpha from its training rows.
 
     Args:
-        rows: (n, D); values: (n,).
-        seeds: one shuffled cross-validation each.
+        rows, values, alphas, scale: see fit_ridge.
+        folds: number of folds.
+        seeds: seeds of the shuffled cross-validations.
 
     Returns:
-        The record, with the alpha of all rows.
+        The record, with the alpha of a fit on all rows.
     """
     from scipy.stats import spearmanr
 
     measured = np.empty((len(seeds), 4))
     in_folds: dict[float, int] = dict.fromkeys(sorted(alphas), 0)
     for seed, row in zip(seeds, measured, strict=True):
-        # Less its fold's training mean: pooled over folds, that mean alone is correlated with what was left out.
+        # The fold's training mean is subtracted: over all folds, that mean alone correlates with the left-out values.
         found, centred = np.empty((2, len(values)))
         for training, test in KFold(folds, shuffle=True, random_state=seed).split(rows):
             fitted, alpha = fit_ridge(rows[training], values[training], alphas, scale=scale)
@@ -86,14 +90,14 @@ def cross_validate_ridge(
 
 
 def ridge_lines(found: RidgeTraining, unit: str) -> list[str]:
-    """What the command says of it."""
+    """Lines about a cross-validation, for the command's output."""
     sd = "" if found.spearman_seed_sd is None else f" ({found.spearman_seed_sd:.4f})"
     folds = ", ".join(f"{a:g} in {n}" for a, n in zip(found.alphas, found.alphas_of_folds, strict=True) if n)
     lines = [
-        f"  rows left out by random folds: Spearman {found.spearman_mean:.4f}{sd}, R2 {found.r2_mean:.4f}, "
-        f"mean |error| {found.mae_mean:.4g} {unit}; the training mean alone: {found.mae_of_mean:.4g} {unit}",
+        f"  on left-out rows of random folds: Spearman {found.spearman_mean:.4f}{sd}, R2 {found.r2_mean:.4f}, "
+        f"mean |error| {found.mae_mean:.4g} {unit} ({found.mae_of_mean:.4g} {unit} if every prediction is the mean)",
         f"  alpha chosen inside the folds: {folds}",
     ]
     if len(found.alphas) > 1 and found.alpha in (found.alphas[0], found.alphas[-1]):
-        lines.append(f"  note: alpha {found.alpha:g} is at the end of its range; {option('alphas')} names another")
+        lines.append(f"  note: alpha {found.alpha:g} is at the end of its range; {option('alphas')} sets a wider one")
     return lines

@@ -1,12 +1,10 @@
-"""A new head from embeddings and labels: cross-validated, chosen, fitted on all rows, and recorded."""
+"""Train a head from embeddings and labels: cross-validate, choose the regularisation, and fit all rows."""
 
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Callable
 
-import msgspec
 import sklearn
 
 from abonyx.arrays import Float64Array
@@ -24,20 +22,20 @@ from abonyx_export.fit.cross_validation import (
     table,
 )
 from abonyx_export.fit.int8_error import cell, choose_for_int8, int8_errors
-from abonyx_export.fit.labels import classes_of, values_of
+from abonyx_export.fit.labels import classes_of, rows_sha256, values_of
 from abonyx_export.fit.request import DIRECTIONS, REGRESSION, FitRequest
 from abonyx_export.fit.ridge import cross_validate_ridge, fit_ridge, ridge_lines
 from abonyx_export.head.head import Head
 
-# Embeddings (n, D) -> a head, its record, and the iterations it took.
+# Embeddings (n, D) -> the head, its record, and the number of iterations.
 Train = Callable[[Float64Array, Report], tuple[Head, HeadTraining, int]]
 
 
 def trainer(request: FitRequest, checked: Input) -> Train:
-    """What fits a head to an input's labels.
+    """A function that fits a head to the labels of `checked`.
 
     Raises:
-        InputError: labels that cannot be cross-validated.
+        InputError: the labels cannot be cross-validated.
     """
     if request.task == REGRESSION:
         return functools.partial(_train_values, request, checked, values_of(checked, request))
@@ -47,18 +45,18 @@ def trainer(request: FitRequest, checked: Input) -> Train:
 def _train_classes(
     request: FitRequest, checked: Input, labels: Labels, rows: Float64Array, report: Report
 ) -> tuple[Head, HeadTraining, int]:
-    """Cross-validate, choose C, and refit on all rows: a logistic head, its record, and the iterations it took."""
-    positives, repeated = int(labels.sum()), _repeated(checked)
+    """Cross-validate, choose C, and fit all rows; returns a logistic head, its record, and the iterations."""
+    positives, repeated = int(labels.sum()), _count_repeated(checked)
     report(
         f"{len(labels)} rows, {positives} of them non-specific{_cut_words(request)}: {request.folds}-fold "
         f"cross-validation, {request.seeds} seeds from {request.seed}; mean +- sd over folds (sd of the seeds' means)"
     )
     _report_repeated(repeated, report)
     if request.vary_ends:
-        report(f"  each row with {len(COPIES)} changed copies, which weigh as one row: {', '.join(COPIES)}")
+        report(f"  each row has {len(COPIES)} changed copies, with the weight of one row together: {', '.join(COPIES)}")
     fit = functools.partial(fit_once, scale=request.scale, balanced=request.balanced)
     candidates = cross_validate(rows, labels, request.strengths, folds=request.folds, seeds=_seeds(request), fit=fit)
-    fitted, c = _chosen(request, checked, candidates, functools.partial(fit, rows, labels), report)
+    fitted, c = _choose_c(request, checked, candidates, functools.partial(fit, rows, labels), report)
     training = HeadTraining(
         rows=len(labels),
         positives=positives,
@@ -81,8 +79,8 @@ def _train_classes(
 def _train_values(
     request: FitRequest, checked: Input, values: Float64Array, rows: Float64Array, report: Report
 ) -> tuple[Head, HeadTraining, int]:
-    """Cross-validate with alpha chosen inside each fold, and fit all rows: a linear head, its record, and 0."""
-    repeated, unit = _repeated(checked), request.unit or ""
+    """Cross-validate with alpha chosen inside each fold, and fit all rows; returns a linear head, its record, and 0."""
+    repeated, unit = _count_repeated(checked), request.unit or ""
     sd = float(values.std(ddof=1))
     report(
         f"{len(values)} rows, {values.min():g} to {values.max():g} {unit}, sd {sd:.4g}: {request.folds}-fold "
@@ -114,13 +112,13 @@ def _seeds(request: FitRequest) -> range:
     return range(request.seed, request.seed + request.seeds)
 
 
-def _repeated(checked: Input) -> int:
+def _count_repeated(checked: Input) -> int:
     return len(checked.records) - len(set(checked.records))
 
 
 def _report_repeated(repeated: int, report: Report) -> None:
     if repeated:
-        report(f"  {repeated} rows repeat an earlier row's sequence: folds may share it, and score too well")
+        report(f"  {repeated} rows repeat an earlier row's sequence; folds may share it, and then score too well")
 
 
 def _cut_words(request: FitRequest) -> str:
@@ -128,20 +126,20 @@ def _cut_words(request: FitRequest) -> str:
     return "" if cut is None else f" ({'above' if cut.above else 'below'} {cut.value:g})"
 
 
-def _chosen(
+def _choose_c(
     request: FitRequest,
     checked: Input,
     candidates: list[Candidate],
     refit: Callable[[float], Fitted],
     report: Report,
 ) -> tuple[Fitted, float]:
-    """The regression on all rows with the C that is chosen, and that C; the candidates are reported."""
+    """Report the candidates and choose C; returns the regression on all rows, and C."""
     lines = table(candidates)
     if not any(request.run.bundle.manifest.variants[name].quantization for name in request.kept):
         for line in lines:
             report(line)
         c = choose(candidates).c
-        report(f"refitting on all rows with C {c:g}, of the highest mean ROC AUC")
+        report(f"fitting all rows with C {c:g}, which has the highest mean ROC AUC")
         return refit(c), c
     fitted = {each.c: refit(each.c) for each in candidates}
     errors = int8_errors(request, {c: head_of(request, checked, regression) for c, regression in fitted.items()})
@@ -150,13 +148,14 @@ def _chosen(
         report(f"{line}  {cell(errors[each.c])}")
     c = choose_for_int8(candidates, errors, request.folds).c
     report(
-        f"refitting on all rows with C {c:g}: of those as good as the best, int8 moves its scores least (docs/int8.md)"
+        f"fitting all rows with C {c:g}: among the values as good as the best, int8 changes its scores least "
+        "(docs/int8.md)"
     )
     return fitted[c], c
 
 
 def head_of(request: FitRequest, checked: Input, fitted: Fitted, training_sd: float | None = None) -> Head:
-    """A fitted regression as a head; training_sd: of a linear head's values."""
+    """A fitted regression as a head; training_sd is the standard deviation of a linear head's training values."""
     encoder, config = request.run.bundle.manifest.encoder, request.run.config
     return Head(
         coef=fitted.coef,
@@ -165,7 +164,7 @@ def head_of(request: FitRequest, checked: Input, fitted: Fitted, training_sd: fl
         scale=fitted.scale,
         classes=(0, 1) if training_sd is None else (),
         source_name=request.source_name,
-        source_sha256=_rows_sha256(checked),
+        source_sha256=rows_sha256(checked),
         encoder=encoder.repo_id,
         encoder_revision=encoder.revision,
         pooling=config.pooling,
@@ -177,10 +176,3 @@ def head_of(request: FitRequest, checked: Input, fitted: Fitted, training_sd: fl
         training_sd=training_sd,
         chain_count=len(request.trained_on),
     )
-
-
-def _rows_sha256(checked: Input) -> str:
-    """Hash of ids, sequences and labels in order: the same for a file, its gzip and standard input."""
-    return hashlib.sha256(
-        msgspec.json.encode([checked.ids, checked.records, checked.labels or checked.values])
-    ).hexdigest()

@@ -1,4 +1,4 @@
-"""A classifier file as the head of a graph."""
+"""Read a classifier from a file, and write it as the head of a graph."""
 
 from abonyx_export.head.head import read_head
 

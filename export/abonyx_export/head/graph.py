@@ -1,13 +1,13 @@
-"""Write heads as one ONNX graph, and put it behind an encoder's.
+"""Write heads as one ONNX graph, and attach it to an encoder's graph.
 
-Sub, MatMul and Concat of the default domain, named "head/...": the embedding less one common mean, times the weights
-of each head, a column a chain. Each column has a product of its own: in one product of all weights, the last bits of a
-head's sum could depend on how many other heads there are. Scalers are folded into the weights. The mean comes off first
-because float32 sums are the more accurate the smaller their terms are. Intercepts and the sigmoid are the runtime's
-(abonyx.bundle.heads).
+The graph subtracts one common mean from the embedding and multiplies by the weights of each head. It has one output
+column for each chain of each head. Its nodes are Sub, MatMul and Concat of the default domain, named "head/...".
+Each column is a separate product: in one product of all weights, the last bits of a head's sum could depend on the
+number of other heads. Scalers are folded into the weights. The mean is subtracted first, because float32 sums of small
+terms are more accurate. The runtime adds the intercepts and applies the sigmoid (abonyx.bundle.heads).
 
-Behind an encoder the same weights also meet the states before they are pooled: `contributions`, whose sum over a row's
-tokens is its head_sums, because pooling is a weighted mean and the weights of a row sum to 1.
+After an encoder, the same weights are also applied to the token states before pooling. This gives `contributions`.
+Pooling is a weighted mean whose weights sum to 1, so the contributions of a row's tokens sum to its head_sums.
 """
 
 from __future__ import annotations
@@ -33,23 +33,26 @@ PREFIX = "head/"
 
 
 def common_mean(heads: Sequence[Head], embedding: npt.NDArray[np.floating]) -> Float32Array:
-    """Give what the graph subtracts from every embedding, (D,) float32.
+    """The mean that the graph subtracts from every embedding, (D,) float32.
 
-    The first head's scaler says best where its embeddings lie; without one the golden rows do.
+    It is the mean of the first head's scaler, or without a scaler the mean of the golden rows.
 
     Args:
-        embedding: (n, D) of the golden rows.
+        heads: the bundle's heads.
+        embedding: (n, D), embeddings of the golden rows.
     """
     mean = heads[0].parts()[0].mean
     return (embedding.astype(np.float64).mean(axis=0) if mean is None else mean).astype(np.float32)
 
 
 def head_model(heads: Sequence[Head], mean: Float32Array) -> onnx.ModelProto:
-    """Give heads as a model: `embedding` (batch, D) float32 to `head_sums` (batch, K) float32, a column a chain.
+    """The heads as a model: input `embedding` (batch, D) float32, output `head_sums` (batch, K) float32.
 
-    Heads with the same numbers have the same graph; where they come from is in the metadata alone.
+    Each chain of each head has one column. Heads with the same numbers have the same graph; only the metadata says
+    where they come from.
 
     Args:
+        heads: the bundle's heads.
         mean: (D,) from `common_mean`.
     """
     columns = [part for head in heads for part in head.parts()]
@@ -77,11 +80,19 @@ def head_model(heads: Sequence[Head], mean: Float32Array) -> onnx.ModelProto:
 
 
 def check_heads(model: onnx.ModelProto, heads: Sequence[Head], mean: Float32Array, limit: float = HEAD_P) -> float:
-    """Give the largest difference of p between heads' model (float32) and the heads in float64; 0.0 of linear ones.
+    """Compare the heads' model (float32) with the heads in float64 on random rows.
+
+    Args:
+        model: from `head_model`.
+        heads: the bundle's heads.
+        mean: (D,) from `common_mean`.
+        limit: largest allowed difference of p.
+
+    Returns:
+        The largest difference of p; 0.0 if all heads are linear.
 
     Raises:
-        ParityError: where it is above `limit`, or a linear head's value above FP32.value, or not a number.
-
+        ParityError: a difference of p is above `limit`, a linear head's is above FP32.value, or one is NaN.
     """
     engine = import_engine()
     options = engine.SessionOptions()
@@ -107,25 +118,24 @@ def check_heads(model: onnx.ModelProto, heads: Sequence[Head], mean: Float32Arra
             raise ParityError(
                 f"{head.source_name}: the graph's {metric} differs by {difference[worst]:.3g}, limit {allowed:.3g}, at "
                 f"{where} {total[worst]:.6g} (graph {found[worst]:.9g}, float64 {expected[worst]:.9g})",
-                "The weights or the scaler span more than float32 holds: refit the head on scaled embeddings.",
+                "The range of the weights or the scaler is too large for float32: refit the head on scaled embeddings.",
             )
         largest = max(largest, float(difference[worst])) if logistic else largest
     return largest
 
 
 def attach_head(encoder: onnx.ModelProto, head: onnx.ModelProto) -> onnx.ModelProto:
-    """Put heads behind an encoder, in place of those it has; edits `encoder` and gives it back.
+    """Attach heads to an encoder, and remove the heads that it has. Changes `encoder` and returns it.
 
     The encoder gets the outputs `head_sums` (batch, K) and `contributions` (batch, length, K), float32.
 
     Args:
-        encoder: loaded with load_external_data=False, so that its weights stay where they are.
+        encoder: loaded with load_external_data=False, so that its weights are not read.
         head: from `head_model`, or a bundle's head.onnx.
 
     Raises:
-        HeadRefused: where the two do not fit, by width or by operator set.
-        BundleError: where `encoder` has no `embedding` output, or another pooling than encoder.graph.pool writes.
-
+        HeadRefused: the two graphs differ in width or operator set.
+        BundleError: `encoder` has no `embedding` output, or its pooling differs from encoder.graph.pool's.
     """
     _check_fit(encoder, head)
     graph = encoder.graph
@@ -141,14 +151,14 @@ def attach_head(encoder: onnx.ModelProto, head: onnx.ModelProto) -> onnx.ModelPr
     _add_contributions(graph, head)
     for name in (HEAD_SUMS, CONTRIBUTIONS):
         if sum(name in node.output for node in graph.node) != 1:
-            raise BundleError(f"the encoder graph makes {name} itself", "Export the encoder again.")
+            raise BundleError(f"the encoder graph already has a node for {name}", "Export the encoder again.")
     return encoder
 
 
 def _add_contributions(graph: onnx.GraphProto, head: onnx.ModelProto) -> None:
-    """Add the output `contributions`: each token's pooling weight times its states, less the mean, times the weights.
+    """Add the output `contributions`: pooling weight x (token states - mean) x head weights, for each token.
 
-    Nothing of it runs, but for what engines do not leave out, unless it is asked for.
+    Engines skip these nodes unless the output is requested.
     """
     values = {tensor.name: numpy_helper.to_array(tensor) for tensor in head.graph.initializer}
     columns = [node.input[1] for node in head.graph.node if node.op_type == "MatMul"]  # in head_sums' order
@@ -178,7 +188,7 @@ def _add_contributions(graph: onnx.GraphProto, head: onnx.ModelProto) -> None:
 
 
 def _pooled_states(graph: onnx.GraphProto) -> list[str]:
-    """Names of the float32 states (B, L, H) that make up the embedding, in its order: what encoder.graph.pool takes."""
+    """Names of the float32 token states (B, L, H) that are pooled into the embedding, in its order."""
     makers = {output: node for node in graph.node for output in node.output}
 
     def made(name: str, operator: str) -> onnx.NodeProto | None:
@@ -192,12 +202,12 @@ def _pooled_states(graph: onnx.GraphProto) -> list[str]:
         rows = [made(mean.input[0], "Unsqueeze") for mean in means if mean]
         if all(means) and all(row and row.input[0] == "pool_weights" for row in rows):
             return [mean.input[1] for mean in means if mean]
-    what = f"{EMBEDDING} is not the mean of token states by pool_weights that this version writes"
-    raise BundleError(f"the encoder graph's {what}", "Export the encoder again.")
+    what = f"the encoder graph's {EMBEDDING} is not the mean of token states with pool_weights that this version writes"
+    raise BundleError(what, "Export the encoder again.")
 
 
 def _metadata(heads: Sequence[Head]) -> dict[str, str]:
-    """What is known of each head; keys begin with its name if there are several."""
+    """Metadata of the heads, key -> value. If there are several heads, keys start with the head's name."""
     described: dict[str, str] = {}
     for head in heads:
         values = {
@@ -210,7 +220,7 @@ def _metadata(heads: Sequence[Head]) -> dict[str, str]:
             "sklearn_version": head.sklearn_version,
             "classes": ",".join(map(str, head.classes)) or None,
             "unit": head.unit,
-            "intercept_shift": head.intercept_shift or None,  # the file's sha256 is not of a head that was moved
+            "intercept_shift": head.intercept_shift or None,  # a shifted head differs from the file of this sha256
         }
         prefix = f"{head.name}." if len(heads) > 1 else ""
         described |= {f"{prefix}{key}": str(value) for key, value in values.items() if value is not None}
@@ -218,12 +228,14 @@ def _metadata(heads: Sequence[Head]) -> dict[str, str]:
 
 
 def _probe_rows(head: Head, mean: Float32Array) -> Float32Array:
-    """Give (384, D) rows about the head's own mean: sums spread by 1 and 4 about the intercept, and from -40 to 40.
+    """Random rows (384, D) around the head's mean, in three groups of 128.
 
-    Of a linear head in training sds.
+    The head's sums have a standard deviation of 1, then of 4, and then go from -40 to 40. For a linear head, the unit
+    of these sums is the standard deviation of its training values.
 
     Args:
-        mean: (D,) where the head has no scaler that says where its embeddings lie.
+        head: the head to check.
+        mean: (D,), the centre of the rows if the head has no scaler.
     """
     weights, unit = head.weights()[0], head.training_sd or 1.0
     scale = np.ones(len(mean)) if head.scale is None else head.scale
@@ -242,16 +254,18 @@ def _check_fit(encoder: onnx.ModelProto, head: onnx.ModelProto) -> None:
         for model in (encoder, head)
     ]
     if opsets[0] != opsets[1]:
-        what = f"the encoder graph is of opset {opsets[0]}, the head of {opsets[1]}"
-        raise HeadRefused(what, "Export the older of the two again.")
+        what = f"the encoder graph has opset {opsets[0]}, the head graph has opset {opsets[1]}"
+        raise HeadRefused(what, "Export the older one again.")
     embeddings = [output for output in encoder.graph.output if output.name == EMBEDDING]
     if len(embeddings) != 1:
         names = ", ".join(output.name for output in encoder.graph.output)
-        raise BundleError(f"the encoder graph's outputs are {names}; {EMBEDDING} is missing", "Export it again.")
+        what = f"the encoder graph has the outputs {names}, but not {EMBEDDING}"
+        raise BundleError(what, "Export the encoder again.")
     io = ([value.name for value in head.graph.input], [value.name for value in head.graph.output])
     inner = [value.name for value in (*head.graph.node, *head.graph.initializer)]
     if io != ([EMBEDDING], [HEAD_SUMS]) or not all(name.startswith(PREFIX) for name in inner):
-        raise HeadRefused(f"the head graph goes from {io[0]} to {io[1]}, with names {inner[:9]}", "Export it again.")
+        what = f"the head graph has inputs {io[0]}, outputs {io[1]} and names {inner[:9]}"
+        raise HeadRefused(f"{what}, not those of an abonyx head", "Export the bundle again.")
     widths = [value.type.tensor_type.shape.dim[-1].dim_value for value in (*embeddings, head.graph.input[0])]
     if widths[0] != widths[1]:
         what = f"the encoder's embedding has {widths[0]} values, the head takes {widths[1]}"

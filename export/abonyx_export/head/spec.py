@@ -1,4 +1,4 @@
-"""Heads as the manifest and the golden rows describe them."""
+"""Descriptions of heads for the manifest and the golden rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DEFAULT_THRESHOLD = 0.5  # scikit-learn's own rule for a binary logistic regress
 
 
 def sums_intercept(head: Head, mean: Float32Array) -> float:
-    """Give what the runtime adds to the head's sum: its intercept, and what the common mean (D,) took away."""
+    """What the runtime adds to the head's sum: the intercept, and the product of the common mean (D,) and weights."""
     weights, intercept = head.weights()
     return intercept + float(np.tile(mean, head.chain_count).astype(np.float64) @ weights)
 
@@ -26,8 +26,10 @@ def head_spec(head: Head, chains: Sequence[str], intercept: float, training: Hea
     """The manifest's description of a head.
 
     Args:
-        chains: of its training set; keys of manifest.CHAINS.
+        head: the head.
+        chains: chains of the head's training set, keys of manifest.CHAINS.
         intercept: from sums_intercept.
+        training: the record of `fit`; None = the head comes from a file.
     """
     return HeadSpec(
         name=head.name,
@@ -54,7 +56,7 @@ def head_spec(head: Head, chains: Sequence[str], intercept: float, training: Hea
 def golden_of(
     input_ids: Int64Array, lengths: Int64Array, embedding: Float32Array, heads: Sequence[Head], mean: Float32Array
 ) -> Golden:
-    """Give golden rows for these heads, whose graph subtracts `mean` (D,) first; see Golden."""
+    """Golden rows for these heads, whose graph subtracts `mean` (D,); see Golden."""
     columns = [part for head in heads for part in head.parts()]
     weights = [column.weights() for column in columns]
     return Golden(
@@ -69,8 +71,8 @@ def golden_of(
     )
 
 
-def joined(golden: Golden, more: Golden) -> Golden:
-    """Give the golden rows with the heads of both; `more` has the same rows and mean."""
+def join_heads(golden: Golden, more: Golden) -> Golden:
+    """The golden rows with the heads of both; `more` must have the same rows and mean."""
     return dataclasses.replace(
         golden,
         value=np.concatenate([golden.value, more.value], axis=1),
@@ -81,7 +83,7 @@ def joined(golden: Golden, more: Golden) -> Golden:
 
 
 def stored_heads(specs: Sequence[HeadSpec], golden: Golden) -> list[Head]:
-    """Give a bundle's own heads, of its manifest and its golden rows; a scaler is folded into the weights."""
+    """A bundle's own heads, from its manifest and its golden rows, with the scaler folded into the weights."""
     places = column_places(specs)
     return [
         Head(

@@ -1,11 +1,11 @@
 """Read a pickle as data: nothing in the file is imported, called or constructed.
 
-`pickletools.genops` (standard library) decodes opcodes and does nothing else; the small stack machine here gives a
-meaning to the few forms that a fitted logistic head takes. A global is looked up in the tables below, never imported,
-and an instance becomes a `Bag` of its state: the old head's class loaded a 650M-parameter encoder in __setstate__.
-joblib's format is a pickle with the arrays' bytes between its opcodes.
+`pickletools.genops` (standard library) only decodes opcodes. The small stack machine here understands the few forms of
+a fitted logistic head. A global is looked up in the tables below and never imported. An instance becomes a `Bag` of its
+state, and its class never runs: the old head's __setstate__ loaded a 650M-parameter encoder. joblib's format is a
+pickle with the bytes of arrays between its opcodes.
 
-One file on purpose: whoever audits what a hostile head can do reads this one and nothing else.
+The file has over 300 lines on purpose: an audit of hostile heads needs to read only this file.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ import numpy as np
 from abonyx.errors import HeadRefused, first_line
 from abonyx_export.head.advice import SAVE_AGAIN, SAVE_ALONE, advice
 
-# A logistic head over 2 x 1280 features is 20 kB; 64 MiB leaves room for one kept with its training embeddings.
+# A logistic head of 2 x 1280 features has 20 kB; 64 MiB also allows a head that is saved with training embeddings.
 MAX_FILE_BYTES = 64 * 2**20
-# zlib packs zeros 1000:1, so the unpacked size is bound too, and all arrays made from one file. Text with one character
-# past U+FFFF takes four times its bytes.
+# zlib packs zeros 1000:1, so the unpacked size has a limit too. All arrays of a file count, and text with one character
+# above U+FFFF takes four times its bytes.
 MAX_UNPACKED_BYTES = 64 * 2**20
-# The old heads take 300 opcodes, 10,000 feature names 20,000. Keeps the time and the object count of a bomb small.
+# The old heads have 300 opcodes, 10,000 feature names have 20,000. The limit keeps the time and memory of a bomb small.
 MAX_OPCODES = 1_000_000
-# MARKs open at once; pickle.dump opens one for each nested list or dict, and a Pipeline needs under ten.
+# Limit of open MARKs. pickle.dump opens one for each nested list or dict, and a Pipeline needs fewer than ten.
 MAX_DEPTH = 100
-# What xz may take for its dictionary; preset 9, the largest joblib writes, takes 65 MiB.
+# Memory for xz's dictionary; preset 9, the largest that joblib writes, needs 65 MiB.
 _LZMA_MEMORY_BYTES = 128 * 2**20
 
 _CLASSES = frozenset(
@@ -45,7 +45,7 @@ _CLASSES = frozenset(
         "sklearn.linear_model._logistic LogisticRegressionCV",
         "sklearn.linear_model.logistic LogisticRegressionCV",
         "sklearn.discriminant_analysis LinearDiscriminantAnalysis",
-        # A LogisticRegressionCV keeps the splitter it was fitted with; nothing of it is used.
+        # A LogisticRegressionCV keeps the splitter of its fit, which is ignored here.
         *(f"sklearn.model_selection._split {name}" for name in ("KFold", "StratifiedKFold", "GroupKFold")),
         *(f"sklearn.model_selection._split {name}" for name in ("ShuffleSplit", "StratifiedShuffleSplit")),
         *(f"sklearn.model_selection._split {name}" for name in ("RepeatedKFold", "RepeatedStratifiedKFold")),
@@ -64,11 +64,11 @@ _DTYPE_CODE = re.compile(r"f[248]|[iu][1248]|b1|O8?|U[0-9]{1,4}")
 
 
 class _StreamError(Exception):
-    """Why the stream cannot be read; parse_pickle adds the file's name.
+    """The stream cannot be read; parse_pickle adds the file's name.
 
     Args:
-        why: the end of a sentence that begins with the file's name.
-        fix: what to do.
+        why: the reason, as the end of a sentence that starts with the file's name.
+        fix: what the user can do.
     """
 
     def __init__(self, why: str, fix: str = SAVE_AGAIN) -> None:
@@ -77,10 +77,10 @@ class _StreamError(Exception):
 
 
 class _Global(str):
-    """A known "module name" of the file, standing for the class or function."""
+    """A known "module name" from the file; represents the class or function."""
 
 
-@dataclass(eq=False, repr=False)  # both would recurse into whatever the file nests
+@dataclass(eq=False, repr=False)  # both would recurse into nested values of the file
 class Bag:
     """An instance in the file: the name of its class, and the state it was saved with."""
 
@@ -99,20 +99,24 @@ class _DType:
 
 @dataclass(eq=False, repr=False)
 class _Pending:
-    """An array whose shape and bytes come with the next BUILD, and the places in the memo that then hold it."""
+    """An array whose shape and bytes come with the next BUILD, and its keys in the memo, to be set then."""
 
     from_joblib: bool
     memo_keys: list[int] = field(default_factory=list)
 
 
 def read_file(path: Path) -> bytes:
-    """Read a regular file of at most MAX_FILE_BYTES; HeadRefused otherwise."""
+    """Read a regular file of at most MAX_FILE_BYTES.
+
+    Raises:
+        HeadRefused: the file does not exist, is too large, or cannot be read.
+    """
     try:
         if not path.is_file():
             kind = "is not a file" if path.exists() else "does not exist"
-            raise HeadRefused(f"{path} {kind}", "Name the head's own .npz, .pkl, .pickle or .joblib file.")
+            raise HeadRefused(f"{path} {kind}", "Give the head's .npz, .pkl, .pickle or .joblib file.")
         if (size := path.stat().st_size) > MAX_FILE_BYTES:
-            raise HeadRefused(f"{path} is {size} bytes long; a head is at most {MAX_FILE_BYTES}", SAVE_ALONE)
+            raise HeadRefused(f"{path} has {size} bytes; a head has at most {MAX_FILE_BYTES}", SAVE_ALONE)
         with path.open("rb") as stream:
             return stream.read(size)
     except OSError as error:
@@ -122,40 +126,39 @@ def read_file(path: Path) -> bytes:
 
 
 def read_pickle(path: Path) -> object:
-    """Give what a pickle or joblib file holds, as plain values, numpy arrays and `Bag`s.
+    """The content of a pickle or joblib file, as plain values, numpy arrays and `Bag`s.
 
     Args:
         path: pickle of protocol 0 to 5 or joblib file, raw or packed with zlib, gzip, bz2, lzma or xz.
 
     Raises:
-        HeadRefused: for any class or function that is not part of a plain logistic head, and any damaged file.
-
+        HeadRefused: the file is damaged, or has a class or function that is not part of a plain logistic head.
     """
     return parse_pickle(read_file(path), path)
 
 
 def parse_pickle(data: bytes, path: Path) -> object:
-    """As `read_pickle`, of bytes already read; `path` is for the messages only."""
+    """Like `read_pickle`, for bytes that are already read; only messages use `path`."""
     try:
         return _Machine(_unpack(data)).run()
     except _StreamError as error:
         why, fix = str(error), error.fix
     except (ValueError, LookupError, OverflowError, MemoryError, Warning) as error:
-        # What genops and the stack raise on bytes that are no pickle; their text quotes the file at any length.
+        # genops and the stack raise these on damaged bytes. Their text may quote the file at any length, so omit it.
         why, fix = f"is cut short, damaged or not a pickle ({type(error).__name__})", SAVE_AGAIN
-    raise HeadRefused(f"{path} {why}; it was not loaded and nothing in it was executed", fix)
+    raise HeadRefused(f"{path} {why}; the file was not loaded and nothing in it was executed", fix)
 
 
 def _unpack(data: bytes) -> bytes:
     unpacker: zlib._Decompress | bz2.BZ2Decompressor | lzma.LZMADecompressor
     if data.startswith((b"\x1f\x8b", b"\x78")):
-        unpacker = zlib.decompressobj(wbits=47)  # gzip or zlib, whichever the header says
+        unpacker = zlib.decompressobj(wbits=47)  # gzip or zlib, detected from the header
     elif data.startswith(b"BZh"):
         unpacker = bz2.BZ2Decompressor()
     elif data.startswith((b"\xfd7zXZ", b"\x5d\x00")):
         unpacker = lzma.LZMADecompressor(memlimit=_LZMA_MEMORY_BYTES)
     elif data.startswith((b"\x04\x22\x4d\x18", b"ZF")):
-        raise _StreamError("is packed with lz4 or by joblib before 0.10, which are not read")
+        raise _StreamError("is packed with lz4 or by joblib before 0.10, which is not supported")
     else:
         return data
     try:
@@ -170,7 +173,7 @@ def _unpack(data: bytes) -> bytes:
 
 
 class _Machine:
-    """Pickle's stack machine, over values that cannot act."""
+    """Pickle's stack machine. It only holds plain values, which cannot run code."""
 
     def __init__(self, data: bytes) -> None:
         self.stream = io.BytesIO(data)
@@ -189,7 +192,7 @@ class _Machine:
                 raise _StreamError(f"has more than {MAX_OPCODES} pickle opcodes")
             if opcode.name in _LITERALS:
                 if isinstance(argument, int) and argument.bit_length() > 64:
-                    raise _StreamError(f"holds an integer of {argument.bit_length()} bits; 64 are the most")
+                    raise _StreamError(f"holds an integer of {argument.bit_length()} bits, the limit is 64")
                 self.stack.append(argument)
             elif opcode.name in _OPCODES:
                 _OPCODES[opcode.name](self, argument)
@@ -202,17 +205,17 @@ class _Machine:
 
     def mark(self) -> None:
         if len(self.marked) >= MAX_DEPTH:
-            raise _StreamError(f"nests deeper than {MAX_DEPTH}")
+            raise _StreamError(f"nests values more than {MAX_DEPTH} levels deep")
         self.marked.append(self.stack)
         self.stack = []
 
     def items(self) -> list[object]:
-        """Take off what was pushed since the last MARK."""
+        """Pop the values that were pushed since the last MARK."""
         items, self.stack = self.stack, self.marked.pop()
         return items
 
     def last(self, count: int) -> list[object]:
-        """Take off the topmost `count` values."""
+        """Pop the topmost `count` values."""
         return [self.stack.pop() for _ in range(count)][::-1]
 
     def find(self, argument: object) -> _Global:
@@ -223,9 +226,9 @@ class _Machine:
         raise _StreamError(why, advice(shown, self.outermost()))
 
     def outermost(self) -> str | None:
-        """The class of the instance that the file holds, whose state is being read; None = another value, or none yet.
+        """The class of the file's outermost instance while its state is being read; None = there is no such instance.
 
-        An instance that has its state already is complete: what follows stands beside it, as in a tuple.
+        An instance that already has its state is complete. Later values are not inside it, for example in a tuple.
         """
         stack = self.marked[0] if self.marked else self.stack
         whole = stack[0] if stack else None
@@ -250,9 +253,9 @@ class _Machine:
         if type(target := self.stack[-1]) is not dict:
             raise _StreamError(f"sets items of a {type(target).__name__}")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            # Not tuples: nested through the memo they take for ever to hash.
+            # Tuples are not allowed as keys: hashing tuples that the memo nests would never end.
             if not (key is None or isinstance(key, str | int | float | bytes)):
-                raise _StreamError(f"has a {type(key).__name__} as a dictionary's key")
+                raise _StreamError(f"has a {type(key).__name__} as a key of a dictionary")
             target[key] = value
 
     def new_dict(self) -> None:
@@ -261,17 +264,17 @@ class _Machine:
         self.update(items)
 
     def new(self, what: object, arguments: Sequence[object]) -> object:
-        """Give the stand-in for what(*arguments), where the file makes an instance."""
+        """The replacement for what(*arguments), when the file creates an instance."""
         name = what.replace(" ", ".") if isinstance(what, _Global) else type(what).__name__
         if not isinstance(what, _Global) or arguments or (what not in _CLASSES and what != _WRAPPER):
-            raise _StreamError(f"calls {name} with {len(arguments)} arguments, which a logistic head does not do")
+            raise _StreamError(f"calls {name} with {len(arguments)} arguments, which a logistic head does not need")
         return Bag(name) if what in _CLASSES else _Pending(from_joblib=True)
 
     def call(self) -> None:
-        """REDUCE and NEWOBJ; a function's own stand-in looks at every argument."""
+        """REDUCE and NEWOBJ. The replacement of a function checks all its arguments."""
         what, arguments = self.last(2)
         if type(arguments) is not tuple:
-            raise _StreamError(f"calls something with a {type(arguments).__name__}")
+            raise _StreamError(f"calls a function with a {type(arguments).__name__} instead of arguments")
         make = _FUNCTIONS.get(what) if isinstance(what, _Global) else None
         self.stack.append(make(self, *arguments[:9]) if make else self.new(what, arguments))
 
@@ -286,20 +289,20 @@ class _Machine:
             array = self.joblib_array(self.attributes(state)) if target.from_joblib else self.numpy_array(state)
             self.stack[-1] = array
             self.memo.update(dict.fromkeys(target.memo_keys, array))
-            target.memo_keys.clear()  # copies of it that are still on the stack do not set them again
+            target.memo_keys.clear()  # other references on the stack must not set the memo again
         else:
-            raise _StreamError(f"gives a state to a {type(target).__name__}")
+            raise _StreamError(f"sets the state of a {type(target).__name__}")
 
     def attributes(self, state: object) -> dict[str, object]:
-        """An instance's state."""
+        """Check and return an instance's state."""
         if type(state) is not dict:
             raise _StreamError(f"has a {type(state).__name__} where an instance's state should be")
-        # One large dict given as the state again and again would take hours without this.
+        # Without this limit, a file that sets one large dict as the state many times would take hours.
         self.built_keys += len(state)
         if self.built_keys > MAX_OPCODES:
             raise _StreamError(f"sets more than {MAX_OPCODES} attributes")
         if not all(isinstance(key, str) for key in state):
-            raise _StreamError("has an instance's state with keys that are not names")
+            raise _StreamError("has an instance's state with keys that are not text")
         return state
 
     def numpy_array(self, state: object) -> object:
@@ -309,10 +312,10 @@ class _Machine:
         return self.array(data, dtype, shape, "F" if fortran is True else "C")
 
     def joblib_array(self, state: dict[str, object]) -> object:
-        """Read padding and the array's bytes, which follow in the stream right after the BUILD."""
+        """Read the padding and the array's bytes, which follow directly after the BUILD."""
         dtype, shape = state.get("dtype"), _shape(state.get("shape"))
         if state.get("subclass") != _NDARRAY or not isinstance(dtype, _DType):
-            raise _StreamError("holds a joblib array of a subclass, which is not read")
+            raise _StreamError("holds a joblib array of a subclass of numpy's, which is not supported")
         if dtype.code.startswith("O"):
             return self.objects_inside(shape)
         if state.get("numpy_array_alignment_bytes") is not None:  # since joblib 1.2
@@ -321,9 +324,9 @@ class _Machine:
         return self.array(data, dtype, shape, state.get("order"))
 
     def objects_inside(self, shape: tuple[int, ...]) -> list[object]:
-        """Read an array of Python objects, which joblib writes as a pickle of its own after the BUILD."""
+        """Read an array of Python objects, which joblib writes as a separate pickle after the BUILD."""
         if self.inside:
-            raise _StreamError("holds a joblib array of Python objects in another one")
+            raise _StreamError("holds a joblib array of Python objects inside another one")
         outer = self.stack, self.marked, self.memo
         self.stack, self.marked, self.memo, self.inside = [], [], {}, True
         value = self.run()
@@ -333,7 +336,7 @@ class _Machine:
         return value
 
     def array(self, data: object, dtype: object, shape: object, order: object) -> object:
-        """Give numbers as an array in native byte order, text and objects as a list; only from bytes that are there."""
+        """The array's numbers in native byte order, or its text or objects as a list. The bytes must fit the shape."""
         dims = _shape(shape)
         if not isinstance(dtype, _DType) or (order != "C" and order != "F"):
             raise _StreamError("has an array of unknown type or order")
@@ -344,18 +347,18 @@ class _Machine:
         kind = dtype.numpy()
         if not isinstance(data, bytes | bytearray) or len(data) != math.prod(dims) * kind.itemsize:
             found = len(data) if isinstance(data, bytes | bytearray) else type(data).__name__
-            raise _StreamError(f"has an array of shape {dims} and type {kind}, and {found} as its bytes")
+            raise _StreamError(f"has an array of shape {dims} and type {kind} with {found} as its bytes")
         self.spend(len(data))
         flat = np.frombuffer(bytes(data), kind)
         if kind.kind == "U":
-            self.spend(64 * flat.size)  # a str takes more than its characters
+            self.spend(64 * flat.size)  # a str needs more memory than its characters
             return flat.tolist()
         return flat.astype(kind.newbyteorder("="), copy=False).reshape(dims, order="F" if order == "F" else "C")
 
     def spend(self, count: int) -> None:
         self.made_bytes += count
         if self.made_bytes > MAX_UNPACKED_BYTES:
-            raise _StreamError(f"makes more than {MAX_UNPACKED_BYTES} bytes of arrays")
+            raise _StreamError(f"has arrays of more than {MAX_UNPACKED_BYTES} bytes")
 
 
 def _integer(value: object) -> int:
@@ -378,13 +381,13 @@ def _byte_order(state: object) -> str:
     return str(state[1])
 
 
-# What the file's functions are here. Each takes the machine and the file's arguments, of any number and type.
+# Replacements of the functions that a file may call. Each takes the machine and the file's unchecked arguments.
 
 
 def _dtype(_: _Machine, code: object = None, *_flags: object) -> object:
     if not isinstance(code, str) or not _DTYPE_CODE.fullmatch(code):
         shown = ascii(code[:40]) if isinstance(code, str) else type(code).__name__
-        raise _StreamError(f"has an array of type {shown}; integers, floats, booleans and text are read")
+        raise _StreamError(f"has an array of type {shown}; only integers, floats, booleans and text are supported")
     return _DType(code)
 
 
@@ -408,7 +411,7 @@ def _scalar(machine: _Machine, *arguments: object) -> object:
 def _encode(machine: _Machine, *arguments: object) -> object:
     text, encoding = arguments
     if not isinstance(text, str) or not isinstance(encoding, str) or encoding != "latin1":
-        raise _StreamError("encodes text in a way pickle does not")
+        raise _StreamError("encodes text in a way that pickle does not use")
     machine.spend(len(text))
     return text.encode("latin-1")
 
@@ -416,13 +419,13 @@ def _encode(machine: _Machine, *arguments: object) -> object:
 def _reconstructor(machine: _Machine, *arguments: object) -> object:
     what, base, state = arguments
     if not isinstance(base, _Global) or base not in _OBJECTS or state is not None:
-        raise _StreamError("makes an instance of a built-in type's subclass")
+        raise _StreamError("creates an instance of a subclass of a built-in type")
     return machine.new(what, ())
 
 
 def _ordered_dict(_: _Machine, *arguments: object) -> object:
     if arguments:
-        raise _StreamError("makes an OrderedDict with arguments")
+        raise _StreamError("creates an OrderedDict with arguments")
     return {}
 
 
@@ -438,8 +441,8 @@ for _numpy in ("numpy.core", "numpy._core"):  # before and since numpy 2
     _FUNCTIONS[f"{_numpy}.multiarray scalar"] = _scalar
     _FUNCTIONS[f"{_numpy}.numeric _frombuffer"] = _frombuffer
 
-# Opcodes whose argument is the value. The Python 2 strings, sets, extensions, persistent ids, out-of-band buffers and
-# old-style instances are in neither table, so they are refused.
+# Opcodes whose argument is the value. Opcodes in neither table are refused: Python 2 strings, sets, extensions,
+# persistent ids, out-of-band buffers and old-style instances.
 _LITERALS = frozenset(
     {
         *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),

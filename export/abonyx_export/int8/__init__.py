@@ -1,1 +1,1 @@
-"""The int8 variant: calibration, quantization, the gate on its scores."""
+"""The int8 variant: calibration, quantization, and the gate on its scores."""

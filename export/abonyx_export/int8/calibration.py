@@ -1,4 +1,4 @@
-"""What every matrix product of the encoder sees on real sequences: the calibration of the int8 variant."""
+"""Calibration of the int8 variant: observe the inputs of the encoder's matrix products on real sequences."""
 
 from __future__ import annotations
 
@@ -21,30 +21,34 @@ from abonyx_export.golden import SEED
 
 Tokens = list[Int64Array]
 
-# The four products of a layer, by the checkpoint's names; query, key and value share one input.
+# The four products of a layer, by the checkpoint's names. Query, key and value have the same input and count as one.
 QKV, CONTEXT, WIDEN, NARROW = "attention.self", "attention.output.dense", "intermediate.dense", "output.dense"
 PRODUCTS = (QKV, CONTEXT, WIDEN, NARROW)
 RESIDUAL = "residual"
 
-# Sequences that scales are fitted on, and others that the result is judged on. 512 to fit on are four times the work
-# and no better on trained ESM-2 8M (docs/int8.md). Of 1,024 that judge, five labels may flip at 0.5 %; of 256 one may.
+# Numbers of sequences that calibrate int8, and of other sequences that judge it. Calibrating on 512 takes four times as
+# long and is not better for trained ESM-2 8M (docs/int8.md). At 0.5 %, 1,024 judging sequences allow five changed
+# labels, 256 would allow one.
 CALIBRATION_ROWS = 128
 GATE_ROWS = 1_024
-# Fewer say too little of the ranges (issue 4).
+# Fewer sequences show too little of the ranges (issue 4).
 MIN_CALIBRATION_ROWS = 32
-# Token rows kept of each product's input: as many as SAMPLE_BYTES hold, within these. Weights rounded on 8,192 move
-# trained ESM-2 8M by a third less than on 1,024 (benchmarks/NOTES.md). Of 33 layers of ESM-1v, 1,024 take 1.2 GB; three
-# times as many changed nothing that 256 sequences can tell (random weights, mean |dp| 0.0047 against 0.0042).
+# Fewest and most token rows to keep of each product's input; within these, as many as fit into SAMPLE_BYTES. With 8,192
+# rows, rounded weights change trained ESM-2 8M a third less than with 1,024 (benchmarks/NOTES.md). 1,024 rows of the 33
+# layers of ESM-1v take 1.2 GB; three times as many made no difference on 256 sequences (random weights, mean |dp|
+# 0.0047 and 0.0042).
 SAMPLED_TOKENS = (1_024, 8_192)
 SAMPLE_BYTES = 2**30
 
 
 @dataclass(frozen=True)
 class Sequences:
-    """What int8 is fitted on and, disjoint from it, judged on.
+    """Sequences that calibrate int8, and other sequences that judge it.
 
     Attributes:
-        source: one line that says where they are from.
+        calibration: sequences to calibrate on.
+        gate: sequences to judge on, none of them in `calibration`.
+        source: one line that says where the sequences come from.
     """
 
     calibration: list[str]
@@ -54,11 +58,11 @@ class Sequences:
 
 @dataclass(frozen=True)
 class Activations:
-    """The input of one product.
+    """The observed input of one product.
 
     Attributes:
         low, high: (in,) float32, smallest and largest value of each column over all tokens.
-        sample: (n, in) float32, tokens drawn evenly from the rows; about sampled_tokens of them, fewer of short rows.
+        sample: (n, in) float32, about sampled_tokens tokens, equally many from each row; short rows may give fewer.
     """
 
     low: Float32Array
@@ -68,11 +72,11 @@ class Activations:
 
 @dataclass(frozen=True)
 class Observation:
-    """One pass of the calibration rows through PyTorch float32.
+    """The result of one pass of the calibration rows through PyTorch in float32.
 
     Attributes:
-        products: "encoder.layer.{i}.{product}" -> its input.
-        residual_power: (layers,) variance over tokens of what enters each layer, summed over columns.
+        products: "encoder.layer.{i}.{product}" -> the product's input.
+        residual_power: (layers,) variance over tokens of each layer's input, summed over columns.
     """
 
     products: dict[str, Activations]
@@ -80,36 +84,37 @@ class Observation:
 
 
 def calibration_sequences(file: Path | None, max_residues: int, letters: str = RESIDUES) -> Sequences:
-    """The sequences to calibrate with.
+    """The sequences to calibrate and to judge with.
 
     Args:
-        file: the user's own, half of which calibrate and half judge; None = none. What CALIBRATION_ROWS and GATE_ROWS
-            leave room for is filled from the two halves of the shipped antibodies.
-        max_residues: the bundle's limit; shipped antibodies are cut to it, a file that exceeds it is refused.
-        letters: those of the bundle's alphabet; a file with others is refused. The shipped have the 20 residues only.
+        file: the user's sequences; one half calibrates, the other half judges. None = no file. The two halves of the
+            shipped antibodies fill up to CALIBRATION_ROWS and GATE_ROWS.
+        max_residues: the bundle's limit. Shipped antibodies are cut to it; a file with longer sequences is refused.
+        letters: letters of the bundle's alphabet; a file with other letters is refused. Shipped antibodies only have
+            the 20 residues.
 
     Raises:
-        InputError: the file cannot be read, holds a sequence that cannot be scored, or fewer than 32; the limit leaves
-            too few different antibodies.
+        InputError: the file cannot be read, has a sequence that cannot be scored, or has fewer than 32 sequences; or
+            too few different antibodies are left after the cut.
     """
-    # One of each: a repeated sequence would be judged on what it was fitted on.
+    # Duplicates are removed, so that no sequence both calibrates and judges.
     limit = SequenceLimit(max_residues, letters=letters)
     found = [] if file is None else list(dict.fromkeys(read_input(file, limit).sequences))
     if file is not None and len(found) < MIN_CALIBRATION_ROWS:
         raise InputError(
-            f"{file}: {len(found)} different sequences to calibrate with, at least {MIN_CALIBRATION_ROWS} are needed",
+            f"{file}: only {len(found)} different sequences, at least {MIN_CALIBRATION_ROWS} are needed to calibrate",
             f"Give more antibody sequences, or leave {option('calibration')} out.",
         )
     own = [found[index] for index in np.random.default_rng(SEED).permutation(len(found)).tolist()]
     fitted = min(CALIBRATION_ROWS, len(own) // 2)
     judged = own[fitted : fitted + GATE_ROWS]
     shipped = shipped_antibodies()
-    calibration = _filled(own[:fitted], shipped.calibration, CALIBRATION_ROWS, max_residues, own)
-    gate = _filled(judged, shipped.judging, GATE_ROWS, max_residues, [*own, *calibration])
+    calibration = _fill_up(own[:fitted], shipped.calibration, CALIBRATION_ROWS, max_residues, own)
+    gate = _fill_up(judged, shipped.judging, GATE_ROWS, max_residues, [*own, *calibration])
     if min(len(calibration), len(gate)) < MIN_CALIBRATION_ROWS:
         raise InputError(
-            f"cut to {max_residues} residues, {len(calibration)} different antibodies are left to calibrate on and "
-            f"{len(gate)} to judge, at least {MIN_CALIBRATION_ROWS} are needed",
+            f"int8: after a cut to {max_residues} residues, {len(calibration)} different antibodies calibrate and "
+            f"{len(gate)} judge, at least {MIN_CALIBRATION_ROWS} each are needed",
             f"Raise {option('max_residues')}, or leave int8 out.",
         )
     parts = [] if file is None else [f"{file.name}: {fitted} of {len(found)} sequences"]
@@ -118,27 +123,28 @@ def calibration_sequences(file: Path | None, max_residues: int, letters: str = R
     return Sequences(calibration, gate, ", ".join(parts))
 
 
-def _filled(
+def _fill_up(
     own: list[str], shipped: tuple[str, ...], count: int, max_residues: int, taken: Collection[str]
 ) -> list[str]:
-    """`own`, filled up to `count` with shipped rows that are not among those taken."""
+    """`own`, filled up to `count` with shipped sequences that are not in `taken`."""
     excluded = set(taken)
     usable = dict.fromkeys(row[:max_residues] for row in shipped)
     return own + [row for row in usable if row not in excluded][: max(0, count - len(own))]
 
 
 def observe(checkpoint: Checkpoint, rows: Tokens) -> Observation:
-    """Run the rows through transformers' model, each alone, and look at every product's input.
+    """Run the rows through transformers' model, one at a time, and observe the input of every product.
 
     Args:
-        rows: token rows, CLS and EOS included.
+        checkpoint: the loaded encoder.
+        rows: token rows, with CLS and EOS.
     """
     import torch
 
     seen: dict[str, list[Float32Array]] = {}
     ranges: dict[str, tuple[Float32Array, Float32Array]] = {}
     layers = checkpoint.model.encoder.layer
-    # A block with its norm behind it adds to what its product reads; one with the norm before, to what the norm reads.
+    # The residual stream is the product's input in a post-norm layer, and the norm's input in a pre-norm layer.
     residual = QKV if checkpoint.config.is_post_norm else RESIDUAL
     watched = {name: name for name in PRODUCTS[1:]} | {f"{QKV}.query": QKV}
     if residual == RESIDUAL:
@@ -172,7 +178,7 @@ def observe(checkpoint: Checkpoint, rows: Tokens) -> Observation:
     finally:
         for handle in hooks:
             handle.remove()
-    # popped, so that no more than one product's rows are held twice
+    # The samples are popped one by one, so that only one product's rows are in memory twice.
     found = {name: Activations(*ranges[name], np.concatenate(seen.pop(name))) for name in list(seen)}
     streams = [found[f"encoder.layer.{index}.{residual}"].sample for index in range(len(layers))]
     power = [float(stream.var(axis=0, dtype=np.float64).sum()) for stream in streams]
@@ -180,6 +186,6 @@ def observe(checkpoint: Checkpoint, rows: Tokens) -> Observation:
 
 
 def sampled_tokens(columns: int) -> int:
-    """Token rows to keep of all products' inputs, `columns` float32 each."""
+    """Number of token rows to keep, if the inputs of all products have `columns` float32 columns."""
     fewest, most = SAMPLED_TOKENS
     return max(fewest, min(most, SAMPLE_BYTES // (4 * columns)))

@@ -1,8 +1,8 @@
-"""Which products of the encoder get one int8 term, which get two, and which stay float32.
+"""Choose which products of the encoder get one int8 term, which get two, and which stay float32.
 
-All begin with one. The product whose next level takes away most of the predicted error for its cost gets it, again
-and again; the plans on that way are tried in turn until the gate lets one pass. The prediction only orders them: it is
-the error that a product puts into the residual stream, as a share of the stream's own variance.
+All products start with one term. Step by step, the product with the best ratio of removed error to added cost goes to a
+higher level. On this way, plans are tried in order until one passes the gate. The removed error is predicted: it is the
+error that a product adds to the residual stream, as a share of the stream's variance. It only decides the order.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from abonyx_export.int8.calibration import CONTEXT, NARROW, PRODUCTS, QKV, WIDEN
 from abonyx_export.int8.quantization import Candidates, Plan, Product
 
 FLOAT32 = 0
-# Time of a product beside one int8 term's (1280 columns, 512 tokens: one term 3.7 times as fast as float32, two 1.8).
+# Time of a product, relative to a product with one int8 term. (Measured with 1280 columns and 512 tokens: one term is
+# 3.7 times as fast as float32, two terms are 1.8 times as fast.)
 COSTS = {1: 1.0, 2: 2.05, FLOAT32: 3.7}
 LEVELS = (1, 2, FLOAT32)
-# Plans that are tried, by mean cost. At the last one the products are 1.3 times as fast as in float32.
+# Largest mean cost of each plan that is tried. With the last plan, products are 1.3 times as fast as in float32.
 BUDGETS = (1.0, 1.2, 1.4, 1.6, 1.8, 2.05, 2.3, 2.6, 2.9)
 _BLOCK_END = {QKV: CONTEXT, CONTEXT: CONTEXT, WIDEN: NARROW, NARROW: NARROW}
 
@@ -27,7 +28,7 @@ Name = tuple[int, str]
 
 
 class Step(NamedTuple):
-    """A product's way to a higher level, and the error that it takes away."""
+    """Raise one product to a higher level; `gain` is the error that this removes."""
 
     gain: float
     name: Name
@@ -36,11 +37,12 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Leveled:
-    """A plan and what it is made of.
+    """A plan with its levels and cost.
 
     Attributes:
+        plan: the products to write.
         levels: (layer, product) -> 1 or 2 int8 terms, or FLOAT32.
-        cost: mean over the arithmetic, in products of one term.
+        cost: see mean_cost.
     """
 
     plan: Plan
@@ -52,23 +54,23 @@ class Leveled:
         return [f"{index}.{name}" for (index, name), found in sorted(self.levels.items()) if found == level]
 
 
-def written(candidates: Candidates, index: int, name: str, level: int) -> float:
-    """Error that a product at a level puts into the residual stream, as a share of the stream's variance.
+def residual_error(candidates: Candidates, index: int, name: str, level: int) -> float:
+    """Error that a product at a level adds to the residual stream, as a share of the stream's variance.
 
-    Of the first product of a block, nearly all of the error reaches the second.
+    Nearly all of the error of a block's first product reaches its second product.
     """
     if level == FLOAT32:
         return 0.0
     layer = candidates.layers[index]
     power = layer[_BLOCK_END[name]][1].power
-    # A residual stream that is the same for every token (weights of zero) has no variance to take a share of.
+    # If all tokens have the same residual stream (weights of zero), its variance is 0; avoid a division by 0.
     return layer[name][level].error * power / max(float(candidates.residual_power[index]), sys.float_info.min)
 
 
 def worst_products(candidates: Candidates) -> list[tuple[str, float]]:
-    """The products with one term that put most error into the residual stream, the worst first."""
+    """All products with one term, and the error that each adds to the residual stream, the largest first."""
     errors = {
-        f"{index}.{name}": written(candidates, index, name, 1)
+        f"{index}.{name}": residual_error(candidates, index, name, 1)
         for index in range(len(candidates.layers))
         for name in PRODUCTS
     }
@@ -76,7 +78,7 @@ def worst_products(candidates: Candidates) -> list[tuple[str, float]]:
 
 
 def ladder(candidates: Candidates) -> Iterator[Leveled]:
-    """The plans to try, from all products with one term to the last budget; each differs from the one before."""
+    """The plans to try, from one term for all products to the last budget. Each differs from the one before."""
     sizes = _sizes(candidates)
     levels = dict.fromkeys(sizes, 1)
 
@@ -96,7 +98,7 @@ def ladder(candidates: Candidates) -> Iterator[Leveled]:
 
 
 def plan_of(candidates: Candidates, levels: Mapping[Name, int]) -> Plan:
-    """The plan of a level for every product."""
+    """The plan for a given level of every product."""
     layers: list[dict[str, Product]] = []
     for index, layer in enumerate(candidates.layers):
         kept = {name: levels[index, name] for name in PRODUCTS}
@@ -105,18 +107,18 @@ def plan_of(candidates: Candidates, levels: Mapping[Name, int]) -> Plan:
 
 
 def mean_cost(candidates: Candidates, levels: Mapping[Name, int]) -> float:
-    """Mean over the arithmetic, in products of one term."""
+    """Mean cost of the products, weighted by their size; 1.0 is the cost with one term for all."""
     sizes = _sizes(candidates)
     return sum(COSTS[level] * sizes[name] for name, level in levels.items()) / sum(sizes.values())
 
 
 def _sizes(candidates: Candidates) -> dict[Name, int]:
-    """Elements of every product's weight."""
+    """Number of weights of every product."""
     layers = enumerate(candidates.layers)
     return {(index, name): layer[name][1].weight.size for index, layer in layers for name in PRODUCTS}
 
 
 def _steps(candidates: Candidates, name: Name, level: int) -> Iterator[Step]:
-    """A step to each higher level."""
+    """The steps of a product to each higher level."""
     for higher in LEVELS[LEVELS.index(level) + 1 :]:
-        yield Step(written(candidates, *name, level) - written(candidates, *name, higher), name, higher)
+        yield Step(residual_error(candidates, *name, level) - residual_error(candidates, *name, higher), name, higher)

@@ -1,19 +1,22 @@
-"""How the encoder's matrix products become int8: fixed scales, so that a score does not depend on its batch.
+"""Quantize the encoder's matrix products to int8. Scales are fixed, so that a score does not depend on its batch.
 
-Each product y = x W + b of float32 becomes y = s_x s_w (x_q - z) W_q + b', x_q uint8 a tensor, W_q int8 a column. What
-keeps its error small costs nothing at run time, because LayerNorm, or the value projection, absorbs it:
+A float32 product y = x W + b becomes y = s_x s_w (x_q - z) W_q + b'. x_q is uint8 with one scale for the tensor, W_q is
+int8 with one scale for each column. Three methods keep the error small:
 
-- each column of x is shifted to mean 0 and scaled (Outlier Suppression+, arXiv 2304.09145; the scale is SmoothQuant's,
-  arXiv 2211.10438, its exponent chosen by the product's own measured error);
-- W is rounded column after column, each rounding error spread over the columns still to come (GPTQ, arXiv 2210.17323);
-- the mean error that is left goes into the bias (arXiv 1906.04721).
+- each column of x is shifted to mean 0 and scaled (Outlier Suppression+, arXiv 2304.09145). The scale is SmoothQuant's
+  (arXiv 2211.10438), with the exponent that gives the product the smallest measured error;
+- W is rounded one row after the other, and each rounding error is spread over the rows that are not rounded yet (GPTQ,
+  arXiv 2210.17323);
+- the mean of the remaining error is added to the bias (arXiv 1906.04721).
 
-What 8 bits of x lose may be kept in a second term: x - s_x (x_q - z) in int8 again, times the same W_q. Such a product
-costs two, and only W's rounding is left (levels.py says which products get it).
+They cost nothing at run time, because LayerNorm or the value projection applies shift and scale.
 
-GELU lets no shift or scale through, and neither does a LayerNorm behind a block (BERT), whose output is also the
-residual. If a shift at least halves the product's squared error there, an Add takes the columns' means out: one more
-pass over the tensor. Shapes: T sampled tokens.
+A second term can keep what 8 bits of x lose: x - s_x (x_q - z), again in int8, times the same W_q. Such a product costs
+twice as much, and only the rounding of W remains (levels.py decides which products get a second term).
+
+Shift and scale cannot be applied by GELU, nor by a LayerNorm after a block (BERT), whose output is also the residual.
+If a shift at least halves the product's squared error there, an extra Add subtracts the columns' means, which costs one
+more pass over the tensor. Shapes: T sampled tokens.
 """
 
 from __future__ import annotations
@@ -24,34 +27,34 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
 
 from abonyx.arrays import Float32Array, Float64Array
 from abonyx_export.encoder.checkpoint import EncoderConfig
 from abonyx_export.int8.calibration import CONTEXT, PRODUCTS, QKV, WIDEN, Activations, Observation
+from abonyx_export.int8.rounding import (
+    SMALLEST,
+    gptq,
+    input_range,
+    restore,
+    round_weight,
+    smooth_scale,
+    weight_scale_of,
+)
 
-LARGEST_WEIGHT = 127  # of 128: a symmetric range
-LARGEST_ACTIVATION = 255
-# Tried for each product; None = no scaling.
+# SmoothQuant exponents that are tried for each product; None = no scaling.
 _EXPONENTS = (None, 0.3, 0.5, 0.7, 0.85)
-# Where attention is even the tokens of a sequence share one context: so the range was seen on few independent values,
-# and what is cut off one token is cut off all, which no average over tokens heals (33 layers, in benchmarks/NOTES.md).
+# If attention is uniform, all tokens of a sequence have the same context. Then the observed range comes from few
+# independent values, and clipping affects all tokens, so that pooling does not average it out (benchmarks/NOTES.md,
+# 33 layers).
 _CONTEXT_MARGIN = 1.25
-# Two terms have 16 bits: range beyond what was seen costs them nothing.
+# Two terms have 16 bits, so that a range wider than the observed one costs them nothing.
 _TWO_TERM_MARGIN = 1.5
-# The second term's steps in one of the first: what rounding leaves is at most half of one.
-REST_STEPS = 254
-REST_ZERO_POINT = 128
-# Tokens that exponents are compared on: enough to rank five.
+# Tokens for the comparison of exponents; enough to rank five.
 _TRIAL_TOKENS = 256
-# GPTQ's own: share of the mean diagonal added to it, and columns a block.
-_DAMPING = 0.01
-_BLOCK = 128
-_SMALLEST = np.float32(1e-12)
-# A bias is int32 in units of both scales: a column of weights near 0 has a scale that leaves room for its bias, and for
-# what the mean error and the context's shift add to it.
+# A bias is int32 in units of both scales. For a column of weights near 0, the scale is made large enough for its bias,
+# including what the mean error and the context's shift add to it.
 _LARGEST_BIAS = 2**29
-# An Add behind GELU must be worth its pass: the squared error with it, at most this share of the error without.
+# An extra Add is used if the squared error with it is at most this share of the error without it.
 _SHIFT_WORTH = 0.5
 
 
@@ -60,12 +63,14 @@ class Product:
     """One product in int8.
 
     Attributes:
-        shift, scale: (in,) float32; the graph's input is (x - shift) / scale.
-        input_scale: float; input_zero_point: 0 to 255, of that input.
-        weight: (in, out) int8; weight_scale: (out,) float32, with `scale` multiplied in.
-        bias: (out,) float32, with what the shift took away and the mean error in it.
+        shift, scale: (in,) float32; the product's input in the graph is (x - shift) / scale.
+        input_scale: quantization scale of that input.
+        input_zero_point: zero point of that input, 0 to 255.
+        weight: (in, out) int8, of the weights multiplied by `scale`.
+        weight_scale: (out,) float32.
+        bias: (out,) float32; includes the product of the shift, and the mean error.
         terms: int8 terms of the input, 1 or 2.
-        error: variance of the output's error over the output's own variance, on the sample.
+        error: variance of the output's error divided by the output's variance, on the sample.
         power: the output's variance over tokens, summed over columns.
     """
 
@@ -81,42 +86,44 @@ class Product:
     power: float
 
 
-# Terms -> the product with so many.
+# Number of terms -> the product with that number of terms.
 Terms = dict[int, Product]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The encoder in int8: for each layer, the products that are; those left out stay float32."""
+    """The int8 products of each layer. Products that are not listed stay float32."""
 
     layers: list[dict[str, Product]]
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Every product of every layer, with one term and with two.
+    """Every product of every layer, with one term and with two terms.
 
     Attributes:
-        residual_power: (layers,) variance of the residual stream that enters each layer.
+        layers: for each layer, product -> number of terms -> the quantized product.
+        residual_power: (layers,) variance of each layer's input.
     """
 
     layers: list[dict[str, Terms]]
     residual_power: Float64Array
 
     def plan(self, terms: int = 1) -> Plan:
-        """All products with so many terms."""
+        """The plan in which all products have this number of terms."""
         return Plan([{name: product[terms] for name, product in layer.items()} for layer in self.layers])
 
 
 def quantize_encoder(
     config: EncoderConfig, tensor: Callable[[str], Float32Array], observation: Observation, *, plain: bool = False
 ) -> Candidates:
-    """Quantize every layer.
+    """Quantize every product of every layer.
 
     Args:
-        tensor: gives the checkpoint's tensor of that name.
+        config: the encoder's shape.
+        tensor: returns the checkpoint's tensor of a name.
         observation: from calibration.observe.
-        plain: round to the whole range and no more; what everything else is compared with.
+        plain: only round to the whole range, without the methods above; a baseline for benchmarks.
     """
     layers = []
     for index in range(config.layers):
@@ -134,14 +141,14 @@ def quantize_encoder(
 
 
 def folded_products(config: EncoderConfig) -> tuple[str, ...]:
-    """The products whose input's shift and scale cost nothing: LayerNorm or the values take them."""
+    """The products whose shift and scale cost nothing, because LayerNorm or the value projection applies them."""
     return (CONTEXT,) if config.is_post_norm else (QKV, CONTEXT, WIDEN)
 
 
 def product_weights(
     config: EncoderConfig, tensor: Callable[[str], Float32Array], source: str, name: str
 ) -> tuple[Float32Array, Float32Array]:
-    """A product's weight (in, out) and bias (out,); query, key and value side by side, the query scaled by D^-1/2."""
+    """A product's weight (in, out) and bias (out,). Query (scaled by D^-1/2), key and value are side by side."""
     if name != QKV:
         return tensor(f"{source}.{name}.weight").T, tensor(f"{source}.{name}.bias")
     scales = {"query": np.float32(config.head_dim**-0.5), "key": np.float32(1), "value": np.float32(1)}
@@ -153,7 +160,16 @@ def product_weights(
 def _quantize(
     seen: Activations, weight: Float32Array, bias: Float32Array, *, folded: bool, margin: float, plain: bool
 ) -> Terms:
-    """One product; folded: what comes before it takes a shift and a scale at no cost. margin: of one term's range."""
+    """Quantize one product with one and with two terms.
+
+    Args:
+        seen: the observed input.
+        weight: (in, out).
+        bias: (out,).
+        folded: whether the operator before can apply shift and scale at no cost.
+        margin: factor on the observed range, for one term.
+        plain: see quantize_encoder.
+    """
     weight = np.ascontiguousarray(weight, np.float32)
     exponents = _EXPONENTS if folded and not plain else (None,)
     mean: Float32Array = seen.sample.mean(axis=0)
@@ -169,19 +185,19 @@ def _quantize(
     scaled = weight * scale[:, None]
     margins = {1: margin, 2: _TWO_TERM_MARGIN}
     ranges = {
-        terms: _input_range((seen.low - shift) / scale, (seen.high - shift) / scale, wider)
+        terms: input_range((seen.low - shift) / scale, (seen.high - shift) / scale, wider)
         for terms, wider in margins.items()
     }
     offset = bias + shift @ weight
     least = np.abs(offset) / (np.float32(_LARGEST_BIAS) * min(input_scale for input_scale, _ in ranges.values()))
-    weight_scale: Float32Array = np.maximum(_weight_scale(scaled), least)
+    weight_scale: Float32Array = np.maximum(weight_scale_of(scaled), least)
     inputs = centred / scale
-    rounded = _round(scaled / weight_scale) if plain else _gptq(scaled, weight_scale, inputs)
+    rounded = round_weight(scaled / weight_scale) if plain else gptq(scaled, weight_scale, inputs)
     exact = centred @ weight  # (T, out)
     power = float(exact.var(axis=0, dtype=np.float64).sum())
     found, weight8 = {}, rounded.astype(np.int8)
     for terms, (input_scale, zero_point) in ranges.items():
-        error = exact - _restored(inputs, input_scale, zero_point, terms) @ (rounded * weight_scale)
+        error = exact - restore(inputs, input_scale, zero_point, terms) @ (rounded * weight_scale)
         mean_error: Float32Array = np.zeros(error.shape[1], np.float32) if plain else error.mean(axis=0)
         found[terms] = Product(
             shift=shift,
@@ -193,7 +209,7 @@ def _quantize(
             bias=offset + mean_error,
             terms=terms,
             error=float(np.square(error - mean_error).sum(axis=1, dtype=np.float64).mean())
-            / max(power, float(_SMALLEST)),
+            / max(power, float(SMALLEST)),
             power=power,
         )
     return found
@@ -213,92 +229,25 @@ def _choose(
     exponents: tuple[float | None, ...],
     margin: float,
 ) -> _Choice:
-    """Of the exponents, the one with the smallest squared error of the product on a few tokens."""
+    """The column scales of the exponent with the smallest squared error of the product on a few tokens."""
     low, high = seen.low - shift, seen.high - shift
     trial = seen.sample[:: max(1, len(seen.sample) // _TRIAL_TOKENS)] - shift
     exact = trial @ weight
     best = _Choice(np.ones(len(weight), np.float32), np.inf)
     for exponent in exponents:
-        scale = _smooth(np.maximum(np.abs(low), np.abs(high)), np.abs(weight).max(axis=1), exponent)
+        scale = smooth_scale(np.maximum(np.abs(low), np.abs(high)), np.abs(weight).max(axis=1), exponent)
         scaled = weight * scale[:, None]
-        weight_scale = _weight_scale(scaled)
-        restored = _round(scaled / weight_scale) * weight_scale
-        values = _restored(trial / scale, *_input_range(low / scale, high / scale, margin))
+        weight_scale = weight_scale_of(scaled)
+        restored = round_weight(scaled / weight_scale) * weight_scale
+        values = restore(trial / scale, *input_range(low / scale, high / scale, margin))
         error = float(np.square(values @ restored - exact).mean())
         if error < best.error:
             best = _Choice(scale, error)
     return best
 
 
-def _smooth(largest_input: Float32Array, largest_weight: Float32Array, exponent: float | None) -> Float32Array:
-    """SmoothQuant's column scales, of geometric mean 1."""
-    if exponent is None:
-        return np.ones(len(largest_input), np.float32)
-    floor = np.float32(1e-5)  # a column that is never used
-    scale = np.maximum(largest_input, floor) ** exponent / np.maximum(largest_weight, floor) ** (1 - exponent)
-    smooth: Float32Array = (scale / np.exp(np.log(scale).mean())).astype(np.float32)
-    return smooth
-
-
-def _weight_scale(weight: Float32Array) -> Float32Array:
-    scale: Float32Array = np.maximum(np.abs(weight).max(axis=0), _SMALLEST) / np.float32(LARGEST_WEIGHT)
-    return scale
-
-
-def _input_range(low: Float32Array, high: Float32Array, margin: float) -> tuple[np.float32, int]:
-    """Scale and zero point of so many times the range, which holds 0."""
-    bottom, top = min(float(low.min()) * margin, 0.0), max(float(high.max()) * margin, 0.0)
-    scale = np.float32(max((top - bottom) / LARGEST_ACTIVATION, float(_SMALLEST)))
-    return scale, int(np.clip(np.rint(-bottom / scale), 0, LARGEST_ACTIVATION))
-
-
-def _restored(values: Float32Array, scale: np.float32, zero_point: int, terms: int = 1) -> Float32Array:
-    """What is left of values after one or two terms of uint8."""
-    kept: Float32Array = np.clip(np.rint(values / scale) + np.float32(zero_point), 0, LARGEST_ACTIVATION)
-    first: Float32Array = (kept - np.float32(zero_point)) * scale
-    if terms == 1:
-        return first
-    step = scale / np.float32(REST_STEPS)
-    rest: Float32Array = np.clip(
-        np.rint((values - first) / step), -REST_ZERO_POINT, LARGEST_ACTIVATION - REST_ZERO_POINT
-    )
-    restored: Float32Array = first + rest * step
-    return restored
-
-
-def _round(weight: Float32Array) -> Float32Array:
-    rounded: Float32Array = np.clip(np.rint(weight), -LARGEST_WEIGHT, LARGEST_WEIGHT)
-    return rounded
-
-
-def _gptq(weight: Float32Array, weight_scale: Float32Array, inputs: Float32Array) -> Float32Array:
-    """Rounded weights (in, out) whose product with `inputs` (T, in) is closest to the exact one, greedily."""
-    count = len(weight)
-    hessian = (inputs.T @ inputs) / np.float32(len(inputs))  # (in, in)
-    diagonal = np.diag(hessian).copy()
-    hessian[np.diag_indices(count)] += np.float32(_DAMPING) * max(diagonal.mean(), _SMALLEST)
-    order = np.argsort(-diagonal, kind="stable")
-    lower = scipy.linalg.cholesky(hessian[np.ix_(order, order)].astype(np.float64), lower=True, overwrite_a=True)
-    inverse, _ = scipy.linalg.lapack.dpotri(lower, lower=1)  # its lower half
-    upper = scipy.linalg.cholesky(np.tril(inverse) + np.tril(inverse, -1).T, lower=False, overwrite_a=True)
-    upper = upper.astype(np.float32)
-    left = weight[order].astype(np.float32)
-    rounded = np.empty_like(left)
-    for start in range(0, count, _BLOCK):
-        stop = min(start + _BLOCK, count)
-        errors = np.empty((stop - start, left.shape[1]), np.float32)
-        for row in range(start, stop):
-            rounded[row] = _round(left[row] / weight_scale)
-            errors[row - start] = (left[row] - rounded[row] * weight_scale) / upper[row, row]
-            left[row + 1 : stop] -= np.outer(upper[row, row + 1 : stop], errors[row - start])
-        left[stop:] -= upper[start:stop, stop:].T @ errors
-    result = np.empty_like(rounded)
-    result[order] = rounded
-    return result
-
-
 def fold_into_values(qkv: Product, context: Product, hidden: int) -> Product:
-    """The shift and scale of the context, taken by the values: attention weights sum to 1, so both pass through."""
+    """Apply the context's shift and scale to the values. They pass through attention, whose weights sum to 1."""
     weight_scale, bias = qkv.weight_scale.copy(), qkv.bias.copy()
     weight_scale[2 * hidden :] /= context.scale
     bias[2 * hidden :] = (bias[2 * hidden :] - context.shift) / context.scale

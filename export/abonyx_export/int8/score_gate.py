@@ -1,4 +1,4 @@
-"""int8 is judged by its scores: against fp32, on sequences it was not calibrated on."""
+"""Judge int8 by its scores: compare them with fp32 on sequences that did not calibrate it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Tokens = Sequence[Int64Array]
 
 @dataclass(frozen=True)
 class GateRows:
-    """The gate's rows as both variants embed them, kept beside int8 so that another head can be judged too.
+    """Embeddings of the gate's sequences by both variants. The bundle keeps them, so that `fit` can judge a new head.
 
     Attributes:
         fp32, int8: (n, D) float32.
@@ -51,10 +51,10 @@ class GateRows:
 
     @classmethod
     def load(cls, directory: Path) -> GateRows:
-        """Read score_gate.npz, whose bytes the manifest vouches for.
+        """Read score_gate.npz. Its bytes are already checked, because the manifest has its hash.
 
         Raises:
-            BundleError: not such a file.
+            BundleError: the file cannot be read or has wrong shapes.
         """
         path, fix = directory / GATE_NAME, "Export the bundle again."
         try:
@@ -63,13 +63,14 @@ class GateRows:
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise BundleError(f"{path}: cannot be read: {first_line(error)}", fix) from error
         if rows.fp32.ndim != 2 or rows.fp32.shape != rows.int8.shape:
-            raise BundleError(f"{path}: fp32 {rows.fp32.shape}, int8 {rows.int8.shape}: not twice one (n, D)", fix)
+            what = f"{path}: fp32 is {rows.fp32.shape}, int8 is {rows.int8.shape}; both must have the same (n, D)"
+            raise BundleError(what, fix)
         return rows
 
 
 @contextmanager
 def embedder(bundle: Path, variant: str) -> Iterator[Callable[[Tokens], Float32Array]]:
-    """The call from token rows to embeddings (n, D) by one variant of a bundle, on the CPU; the model stays open."""
+    """Open one variant of a bundle on the CPU; gives a function from token rows to embeddings (n, D)."""
     with open_model(RuntimeConfig(bundle=str(bundle), variant=variant), self_test="off") as session:
 
         def embed(rows: Tokens) -> Float32Array:
@@ -82,12 +83,12 @@ def embedder(bundle: Path, variant: str) -> Iterator[Callable[[Tokens], Float32A
 
 
 def judge_all(rows: GateRows, heads: Sequence[Head]) -> dict[str, ScoreGate | ValueGate]:
-    """Name -> record, of every head."""
+    """Head name -> record of the gate."""
     return {head.name: judge_values(rows, head) if head.kind != LOGISTIC else judge(rows, head) for head in heads}
 
 
 def judge(rows: GateRows, head: Head) -> ScoreGate:
-    """The record of a logistic head: both variants' scores, in float64; flips at each of its thresholds."""
+    """The record of a logistic head: differences of the scores in float64, and label flips at each threshold."""
     exact, found = head.logit_of_rows(rows.fp32), head.logit_of_rows(rows.int8)
     p, p_found = sigmoid(exact), sigmoid(found)
     thresholds = dict.fromkeys((DEFAULT_THRESHOLD, *head.thresholds.values()))
@@ -101,7 +102,7 @@ def judge(rows: GateRows, head: Head) -> ScoreGate:
 
 
 def judge_values(rows: GateRows, head: Head) -> ValueGate:
-    """The record of a linear head: both variants' values, in float64."""
+    """The record of a linear head: differences of the values in float64."""
     exact, found = head.logit_of_rows(rows.fp32), head.logit_of_rows(rows.int8)
     value = summarise(np.abs(found - exact) / (head.training_sd or 1.0))
     return ValueGate(rows=len(exact), value=value, spearman=_spearman(exact, found))
@@ -110,12 +111,12 @@ def judge_values(rows: GateRows, head: Head) -> ValueGate:
 def _spearman(exact: Float64Array, found: Float64Array) -> float:
     from scipy.stats import spearmanr
 
-    constant = np.ptp(exact) == 0 or np.ptp(found) == 0  # no ranks to compare
+    constant = np.ptp(exact) == 0 or np.ptp(found) == 0  # there are no ranks to compare
     return 0.0 if constant else float(spearmanr(exact, found).statistic)
 
 
 def gate_line(gate: ScoreGate | ValueGate) -> str:
-    """A record in one line."""
+    """A record as one line of text."""
     if isinstance(gate, ValueGate):
         return f"max |dvalue| {gate.value.max:.2g} sds, mean {gate.value.mean:.2g}, Spearman {gate.spearman:.5f}"
     return (
@@ -136,12 +137,12 @@ def _value_faults(gate: ValueGate, scale: float) -> list[str]:
 
 
 def faults(gate: ScoreGate | ValueGate, allowed_p: float = INT8_GATE_MAX_P) -> list[str]:
-    """What is over its limit, as text; limits of |dp|, |dvalue| and flips scale with the |dp| allowed."""
+    """Texts about each figure over its limit. The other limits change in proportion to the allowed |dp|."""
     scale = allowed_p / INT8_GATE_MAX_P
     if isinstance(gate, ValueGate):
         return _value_faults(gate, scale)
     flips = max(gate.label_flips.values())
-    # not <=: a NaN is a fault too
+    # A fault is "not <=" and not ">", so that NaN is a fault too.
     checks = {
         f"max |dp| {gate.p.max:.4f}, limit {allowed_p:g}": gate.p.max <= allowed_p,
         f"mean |dp| {gate.p.mean:.5f}, limit {INT8_GATE_MEAN_P * scale:g}": gate.p.mean <= INT8_GATE_MEAN_P * scale,
@@ -153,21 +154,21 @@ def faults(gate: ScoreGate | ValueGate, allowed_p: float = INT8_GATE_MAX_P) -> l
 
 
 def over_largest(gates: Mapping[str, ScoreGate | ValueGate], allowed_p: float) -> bool:
-    """Whether the largest |dp| or |dvalue| of any head is over its limit: more rows cannot help then."""
+    """Whether the largest |dp| or |dvalue| of any head is over its limit. If so, more rows cannot help."""
     most = INT8_GATE_MAX_VALUE * allowed_p / INT8_GATE_MAX_P
     held = (g.value.max <= most if isinstance(g, ValueGate) else g.p.max <= allowed_p for g in gates.values())
     return not all(held)
 
 
 def all_faults(gates: Mapping[str, ScoreGate | ValueGate], allowed_p: float) -> list[str]:
-    """As faults, of every head; each text names its head if there are several."""
+    """The faults of all heads. If there are several heads, each text names its head."""
     several = len(gates) > 1
     found = ((name, text) for name, gate in gates.items() for text in faults(gate, allowed_p))
     return [f"head {name}: {text}" if several else text for name, text in found]
 
 
 def enforce(gates: Mapping[str, ScoreGate | ValueGate], allowed_p: float, detail: str, fix: str) -> None:
-    """Raise a ParityError that lists what is over its limit."""
+    """Raise a ParityError that lists the faults, if there are any."""
     wrong = all_faults(gates, allowed_p)
     if wrong:
         rows = next(iter(gates.values())).rows

@@ -1,4 +1,4 @@
-"""The int8 variant: calibrated, written, judged by its scores, and given what the gate asks for beyond one term."""
+"""Make the int8 variant: calibrate it, write it, judge its scores, and raise its precision until the gate passes."""
 
 from __future__ import annotations
 
@@ -29,21 +29,23 @@ from abonyx_export.int8.quantization import Candidates, Plan, quantize_encoder
 from abonyx_export.int8.score_gate import GateRows
 from abonyx_export.variants import INT8, default_variants
 
-# Judged first: a plan whose largest |dp| or |dvalue| is over the limit on these is over it on all.
+# These rows are judged first. A plan whose largest |dp| or |dvalue| is over the limit on them is over it on all rows.
 FIRST_ROWS = 256
 FIX = (
-    f"Give sequences like those that will be scored with {option('calibration')}, allow more with "
-    f"{option('max_dp')} int8=VALUE, or leave "
-    "int8 out."
+    f"Give {option('calibration')} FILE with sequences like those that you will score, allow a larger difference "
+    f"with {option('max_dp')} int8=VALUE, or leave int8 out."
 )
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """int8 before it is written.
+    """int8 after calibration, before it is written.
 
     Attributes:
-        rows: token rows of the gate's sequences; source, count: as manifest.Quantization has them.
+        candidates: the quantized products.
+        rows: token rows of the gate's sequences.
+        source: where the calibration sequences come from, for manifest.Quantization.
+        count: number of calibration sequences.
     """
 
     candidates: Candidates
@@ -53,7 +55,7 @@ class Calibration:
 
 
 def calibrate(checkpoint: Checkpoint, sequences: calibration.Sequences, report: Report) -> Calibration:
-    """Observe the encoder on the calibration sequences and quantize its products."""
+    """Observe the encoder on the calibration sequences, and quantize its products."""
     encode = Alphabet(checkpoint.alphabet).encode
     report(f"calibrating int8 on {len(sequences.calibration)} sequences ({sequences.source})")
     observation = calibration.observe(checkpoint, encode(sequences.calibration))
@@ -63,18 +65,18 @@ def calibrate(checkpoint: Checkpoint, sequences: calibration.Sequences, report: 
 
 
 def write_int8(plan: Plan, checkpoint: Checkpoint, head_graph: onnx.ModelProto, path: Path) -> None:
-    """Write the graph of a plan with its head."""
+    """Write a plan's graph with the heads."""
     write_encoder(checkpoint.config, checkpoint.tensor, path, plan=plan)
     onnx.save(attach_head(onnx.load(path, load_external_data=False), head_graph), path)
 
 
-def worst(candidates: Candidates) -> str:
-    """The products that one int8 term costs most, as the end of an error message."""
+def worst_text(candidates: Candidates) -> str:
+    """The products with the largest error with one int8 term, as the end of an error message."""
     shown = ", ".join(f"{name} ({error:.1e})" for name, error in worst_products(candidates)[:5])
-    return f"; products by error put into the residual stream: {shown}"
+    return f"; products that add most error to the residual stream: {shown}"
 
 
-def settle(
+def choose_plan(
     found: Calibration,
     manifest: Manifest,
     checkpoint: Checkpoint,
@@ -83,15 +85,20 @@ def settle(
     staging: Path,
     report: Report,
 ) -> Quantization:
-    """Leave the cheapest int8 in staging that the gate lets pass.
+    """Write the cheapest int8 that passes the gate to `staging`; returns its record.
 
     Args:
-        manifest: of fp32, which is in staging, and of int8, whose folder is.
-        heads: of the bundle; head_graph: their graph.
+        found: from calibrate.
+        manifest: the manifest with fp32, which is already in `staging`, and int8, whose folder exists.
+        checkpoint: the loaded encoder.
+        heads: the bundle's heads.
+        head_graph: the graph of these heads.
+        staging: folder of the new bundle.
+        report: called with a line at each step.
 
     Raises:
-        ParityError: over the gate's limits with every plan of levels.ladder, naming the products that cost most; or
-            sequences that all score alike, on which any int8 would pass.
+        ParityError: every plan of levels.ladder is over a limit of the gate, or all sequences have the same score, so
+            that any int8 would pass.
     """
     report(f"judging int8 by the scores of {len(found.rows)} sequences")
     limits = manifest.variants[INT8].limits
@@ -106,8 +113,8 @@ def settle(
     for leveled in ladder(found.candidates):
         write_int8(leveled.plan, checkpoint, head_graph, staging / manifest.variants[INT8].model)
         list_files(manifest, staging)
-        shown = f"{len(leveled.at(2))} products of two terms, {len(leveled.at(FLOAT32))} in float32"
-        both, on_golden = _embedded(found.rows, exact, golden, heads, limits, staging)
+        shown = f"{len(leveled.at(2))} products with two terms, {len(leveled.at(FLOAT32))} in float32"
+        both, on_golden = _embed_both(found.rows, exact, golden, heads, limits, staging)
         gates = score_gate.judge_all(both, heads)
         for head in heads:
             of_head = f", head {head.name}" if len(heads) > 1 else ""
@@ -116,7 +123,7 @@ def settle(
         over = [head for head in heads if not on_golden[head.name] <= _limit_of(head, limits)]
         if not (over or score_gate.all_faults(gates, limit)):
             break
-    detail = f", with {shown}{worst(found.candidates)}"
+    detail = f", with {shown}{worst_text(found.candidates)}"
     score_gate.enforce(gates, limit, detail, FIX)
     if over:
         of_head = f" of head {over[0].name}" if len(heads) > 1 else ""
@@ -138,7 +145,7 @@ def settle(
 
 
 def _refuse_alike(head: Head, exact: Float32Array, *, several: bool) -> None:
-    """Refuse rows (n, D) that a head scores alike: any int8 would pass on them."""
+    """Refuse rows (n, D) that a head scores almost equally, because any int8 would pass on them."""
     value = head.logit(exact)
     spread = float(sigmoid(value).std()) if head.kind == LOGISTIC else float(value.std()) / (head.training_sd or 1.0)
     if spread >= GOLDEN_MIN_SD_P:
@@ -146,13 +153,14 @@ def _refuse_alike(head: Head, exact: Float32Array, *, several: bool) -> None:
     metric = "p" if head.kind == LOGISTIC else "the value, in sds of its training values,"
     of_head = f" of head {head.name}" if several else ""
     raise ParityError(
-        f"int8: the standard deviation of {metric}{of_head} over the {len(exact)} sequences that judge it is "
-        f"{spread:.3g}, at least {GOLDEN_MIN_SD_P:g} is needed to tell",
-        f"Nothing was written. Give {option('calibration')} sequences that score differently, or leave int8 out.",
+        f"int8 cannot be judged: the standard deviation of {metric}{of_head} over {len(exact)} sequences is "
+        f"{spread:.3g}, at least {GOLDEN_MIN_SD_P:g} is needed",
+        f"Nothing was written. Give {option('calibration')} FILE with sequences that score differently, or leave int8 "
+        "out.",
     )
 
 
-def _embedded(
+def _embed_both(
     rows: score_gate.Tokens,
     exact: Float32Array,
     golden: Golden,
@@ -160,12 +168,22 @@ def _embedded(
     limits: Limits,
     staging: Path,
 ) -> tuple[GateRows, dict[str, float]]:
-    """The gate's rows, and each head's largest difference on the golden ones, which the export checks against `limits`.
+    """Embed the gate's rows and the golden rows with int8.
 
-    A plan that is over a limit on the golden rows or on the first of the gate's has these alone: more cannot help it.
+    If the plan is already over a limit on the golden rows or on the first of the gate's rows, the other rows are
+    skipped.
+
+    Args:
+        rows: token rows of the gate.
+        exact: fp32's embeddings of these rows, (n, D).
+        golden: the golden rows.
+        heads: the bundle's heads.
+        limits: limits on the golden rows.
+        staging: folder of the new bundle.
 
     Returns:
-        The rows, and name -> |dp| or, of a linear head, |dvalue| in sds of its training values.
+        The gate's rows, and head name -> largest |dp| on the golden rows. For a linear head it is |dvalue| in standard
+        deviations of its training values.
     """
     with score_gate.embedder(staging, INT8) as embed:
         embedding = embed([ids[:length] for ids, length in zip(golden.input_ids, golden.lengths, strict=True)])
@@ -181,18 +199,18 @@ def _embedded(
 
 
 def _largest(head: Head, found: Float64Array, expected: Float64Array) -> float:
-    """The largest |dp| of logits (n,), or |dvalue| of values in sds of the training values."""
+    """The largest |dp| of logits (n,), or |dvalue| of values (n,) in standard deviations of the training values."""
     if head.kind == LOGISTIC:
         return float(np.abs(sigmoid(found) - sigmoid(expected)).max())
     return float(np.abs(found - expected).max()) / (head.training_sd or 1.0)
 
 
 def _limit_of(head: Head, limits: Limits) -> float:
-    """What the golden rows may show at export: less than a machine that opens the bundle allows."""
+    """The limit on the golden rows at export. It is smaller than the limit when a bundle is opened."""
     return INT8_GOLDEN_SHARE * (limits.p if head.kind == LOGISTIC else limits.value)
 
 
 def _worst_of(head: Head, on_golden: Mapping[str, float], digits: str = ".2g") -> str:
-    """A head's figure of _embedded, as a message has it."""
+    """A head's figure from _embed_both, as text for a message."""
     metric, unit = ("|dp|", "") if head.kind == LOGISTIC else ("|dvalue|", " sds")
     return f"max {metric} {on_golden[head.name]:{digits}}{unit}"

@@ -1,4 +1,4 @@
-"""`abonyx calibrate`: a slope and an intercept from controls, in every place that holds the head, or a refusal."""
+"""`abonyx calibrate` changes every file that describes the head, or refuses the controls."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from abonyx.cli import cli as abonyx_cli
 from abonyx.errors import BundleError, ConfigError, InputError
 from abonyx.logs import to_stderr
 from abonyx_export import cli
-from abonyx_export.calibrate.scaling import Scaling, fit_scaling, left_out, measure
+from abonyx_export.calibrate.scaling import Scaling, fit_scaling, measure, predict_left_out
 
 from ...conftest import MINI
 from ...runtime.hostile import relist
@@ -49,7 +49,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def calibrate(bundle: Path, labels: list[Any], output: Path, *more: str, count: int = 40) -> str:
-    """What the command wrote to stderr; raises its error."""
+    """Run the command; returns its stderr, and raises its error."""
     rows = [
         (f"c{at}", sequence, str(label)) for at, (sequence, label) in enumerate(zip(SEQUENCES, labels, strict=False))
     ]
@@ -73,7 +73,7 @@ def logit(p: npt.NDArray[Any]) -> Floats:
 
 
 def classes(bundle: Path, head: str, slope: float, shift: float) -> list[int]:
-    """Labels drawn from the head's own logits, scaled."""
+    """Random labels from the head's scaled logits."""
     p = sigmoid(slope * logit(scored(bundle)[head]) + shift)
     return (np.random.default_rng(5).random(len(p)) < p).astype(int).tolist()
 
@@ -95,7 +95,7 @@ def test_values_of_one_head_among_several(several: Path, cache: Path, tmp_path: 
     np.testing.assert_allclose(after["hic"], found.slope * before["hic"] + found.intercept, atol=1e-4 * sd)
     for other in ("nonspecificity", "psr"):
         np.testing.assert_array_equal(after[other], before[other])
-    assert f"MAE {found.before['mae']:.4g} before, {found.after['mae']:.4g} after, each control left out" in said
+    assert f"MAE {found.before['mae']:.4g} before, {found.after['mae']:.4g} after (on left-out controls)" in said
     assert found.before["mae"] == pytest.approx(np.abs(before["hic"] - values).mean(), rel=1e-4)
     assert [head for head in bundle.manifest.heads if head.calibration] == [spec]
     check_files(bundle, list(bundle.manifest.files))
@@ -111,7 +111,7 @@ def test_the_interval_of_a_value_is_left_out(cache: Path, mini: Path, tmp_path: 
     old, new = (open_bundle(bundle).manifest.heads[0] for bundle in (parent, tmp_path / "new"))
     assert old.training and old.training.interval and new.training
     assert new.training.interval is None
-    assert "note: the interval around its values is left out" in said
+    assert "note: the interval around the head's values is removed" in said
 
 
 def _noise(count: int) -> Floats:
@@ -148,8 +148,8 @@ def test_a_probability_and_all_that_goes_by_it(cache: Path, mini: Path, tmp_path
     assert f"Brier {found.before['brier']:.4g} before" in said and "ECE" in said
     assert card_sentence(bundle, "nonspecificity") == card_sentence(open_bundle(parent), "nonspecificity")
     card = msgspec.json.decode((tmp_path / "new" / "metrics.json").read_bytes(), type=CardFile).card
-    assert card.notes[0].startswith("Calibrated afterwards with 40 controls")
-    assert "Calibrated afterwards" in (tmp_path / "new" / "card.md").read_text()
+    assert card.notes[0].startswith("This head was calibrated later with 40 controls.")
+    assert "This head was calibrated later" in (tmp_path / "new" / "card.md").read_text()
     assert (tmp_path / "new" / "training_rows.sha256").read_bytes() == (parent / "training_rows.sha256").read_bytes()
     again = classes(tmp_path / "new", "nonspecificity", 2.0, 1.0)
     calibrate(tmp_path / "new", again, tmp_path / "newer", "--embedding-cache", str(cache))
@@ -182,20 +182,22 @@ def test_controls_that_are_refused(case: str, tmp_path: Path) -> None:
         calibrate(MINI, labels, tmp_path / "new", count=count)
     assert said in caught.value.what and not (tmp_path / "new").exists()
     if case == "values for classes":
-        assert caught.value.fix.startswith("Head nonspecificity gives a probability: its controls are labelled 0 or 1.")
+        assert caught.value.fix.startswith("Head nonspecificity gives a probability and needs labels 0 and 1.")
 
 
 def test_controls_that_do_not_support_it(several: Path, cache: Path, tmp_path: Path) -> None:
     more = ("--embedding-cache", str(cache))
     p = scored(several)["nonspecificity"]
     against = (p < np.median(p)).astype(int).tolist()
-    with pytest.raises(InputError, match=r"the slope is -.*rank against head nonspecificity"):
+    with pytest.raises(
+        InputError, match=r"the slope is -.*head nonspecificity ranks the controls against their labels"
+    ):
         calibrate(several, against, tmp_path / "new", *more)
     exact = scored(several)["hic"].tolist()
     noisy = [
         float(value + noise) for value, noise in zip(exact, np.random.default_rng(0).normal(0, 0.5, 40), strict=True)
     ]
-    with pytest.raises(InputError, match=r"squared error of controls left out is .* after and .* before"):
+    with pytest.raises(InputError, match=r"on left-out controls, the squared error is .* before and .* after"):
         calibrate(several, noisy, tmp_path / "new", "--head", "hic", *more)
     with pytest.raises(InputError, match="all 40 values are 3 min"):
         calibrate(several, [3.0] * 40, tmp_path / "new", "--head", "hic", *more)
@@ -212,14 +214,14 @@ def test_controls_that_do_not_support_it(several: Path, cache: Path, tmp_path: P
 def test_controls_that_are_training_rows_are_counted(
     several: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those of the head that is calibrated: the bundle's first records none. A tag does not hide the seventh."""
+    """Only rows of the calibrated head count; the bundle's first head records none. A tag does not hide the seventh."""
     bundle = Path(shutil.copytree(several, tmp_path / "bundle"))
     write_training_rows(SEQUENCES[:7], bundle / "training_rows.hic.sha256")
     relist(bundle)
     monkeypatch.setattr(f"{__name__}.SEQUENCES", [*SEQUENCES[:6], f"{SEQUENCES[6]}HHHHHH", *SEQUENCES[7:]])
     values = [float(2.5 * value - 3 + noise) for value, noise in zip(scored(bundle)["hic"], _noise(40), strict=True)]
     said = calibrate(bundle, values, tmp_path / "new", "--head", "hic", "--embedding-cache", str(cache))
-    assert "note: 7 of 40 controls are training rows of the head: measure others, these flatter it" in said
+    assert "note: 7 of 40 controls are training rows of the head, which makes it look better than it is" in said
 
 
 def test_controls_of_one_score_are_refused(several: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,7 +231,7 @@ def test_controls_of_one_score_are_refused(several: Path, tmp_path: Path, monkey
         calibrate(several, [0, 1] * 20, tmp_path / "new")
 
 
-def test_a_record_of_another_kind_is_no_manifest(several: Path, tmp_path: Path) -> None:
+def test_a_record_of_another_kind_is_not_a_valid_manifest(several: Path, tmp_path: Path) -> None:
     values = (2 * scored(several)["hic"] + 1).tolist()
     calibrate(several, values, tmp_path / "new", "--head", "hic")
     path = tmp_path / "new" / "manifest.json"
@@ -245,13 +247,13 @@ def test_separated_classes_have_a_finite_slope() -> None:
     labels = (old > 0).astype(float)
     found = fit_scaling(old, labels, logistic=True)
     assert 0 < found.slope < 10
-    new = left_out(old, labels, [str(at) for at in range(20)], logistic=True)
+    new = predict_left_out(old, labels, [str(at) for at in range(20)], logistic=True)
     assert measure(new, labels, logistic=True)["log_loss"] < measure(old, labels, logistic=True)["log_loss"]
 
 
 def test_a_repeated_control_is_left_out_with_its_copies() -> None:
     old, labels = np.array([0.0, 1, 2, 3, 3]), np.array([0.0, 1, 2, 9, 9])
-    new = left_out(old, labels, ["a", "b", "c", "d", "d"], logistic=False)
+    new = predict_left_out(old, labels, ["a", "b", "c", "d", "d"], logistic=False)
     assert new[3:] == pytest.approx([3, 3])
 
 

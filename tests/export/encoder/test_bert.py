@@ -1,4 +1,4 @@
-"""BERT and RoBERTa encoders: norms behind the blocks, token types, positions from 0 or behind the padding's id."""
+"""BERT and RoBERTa encoders: norms after the blocks, token types, positions from 0 or from the padding's id."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from ..conftest import HeadMaker
 from ..test_export import PORTABLE_OPS
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-# AntiBERTy's, without X; and ProtBert's and IgBert's, in another order and with more.
+# The vocabulary of AntiBERTy, without X; and that of ProtBert and IgBert, with more tokens in another order.
 WITHOUT_X = [*SPECIAL, *"ACDEFGHIKLMNPQRSTVWY"]
 WITH_X = [*SPECIAL, *"LAGVESIKRDTPNQFYMHCWXUBZO"]
 SEQUENCES = ["EVQLVESGGGLVQPGRSLRLSCAASGFTF", "QVQLQSGAEVKKPGASVKVSCKASGYTFTSYWMHWVRQAPGQGLEWIGR", "DIQMTQSPSS"]
@@ -46,7 +46,7 @@ def make(
     half: bool = False,
     **facts: Any,
 ) -> Path:
-    """A random encoder with the attention and the biases of a trained one."""
+    """A random encoder, with attention and biases as large as in a trained encoder."""
     torch.manual_seed(2)
     config = getattr(transformers, f"{kind}Config")(
         **{
@@ -91,7 +91,7 @@ def independent(directory: Path) -> Float64:
 
 
 def check(directory: Path, tmp_path: Path) -> Checkpoint:
-    """The graph and the reference of export give the independent numbers."""
+    """Check that the graph and export's reference give the independent numbers."""
     import onnxruntime
 
     loaded = load_checkpoint(str(directory))
@@ -144,7 +144,7 @@ HALVES = ("fp16", "fp16-weights", "cuda-fp16")
 def test_a_bundle(
     kind: str, layers: tuple[str, ...], tmp_path: Path, spread_head: HeadMaker, sequences: list[str]
 ) -> None:
-    """Every position is compared: the longest row is 138 residues, or 137 where the padding's id comes first."""
+    """Every position is compared: the longest row has 138 residues, or 137 if the padding's id comes first."""
     directory = make(tmp_path / "checkpoint", kind)
     head = spread_head(directory, layers)
     asked = ExportRequest(
@@ -193,11 +193,11 @@ FAULTS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "relative positions": (
         {"position_embedding_type": "relative_key"},
         {},
-        "position embeddings are 'relative_key'",
+        "position embeddings 'relative_key' are not supported",
     ),
     "a decoder": ({"is_decoder": True}, {}, "is_decoder is True in config.json"),
-    "another activation": ({"hidden_act": "gelu_new"}, {}, "hidden_act is 'gelu_new'"),
-    "words": ({"vocabulary": WORDS}, {}, "the vocabulary has words, 2 of 27 tokens (##ing, the)"),
+    "another activation": ({"hidden_act": "gelu_new"}, {}, "hidden_act 'gelu_new' is not supported"),
+    "words": ({"vocabulary": WORDS}, {}, "2 of 27 tokens are words (##ing, the)"),
     "lower case": ({}, {"do_lower_case": True}, "the tokenizer reads A C D E F G H I K L M N P Q R S T V W Y as"),
     "no W": ({"vocabulary": [token for token in WITH_X if token != "W"]}, {}, "no token for W"),
 }
@@ -224,4 +224,4 @@ def test_a_missing_tensor_is_named(name: str, tmp_path: Path) -> None:
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(InputError) as caught:
         load_checkpoint(str(directory))
-    assert f"lacks 1 tensor of the encoder ({name})" in str(caught.value)
+    assert f"missing: 1 tensor of the encoder ({name})" in str(caught.value)

@@ -1,4 +1,4 @@
-"""What is given as an encoder and is none: the message says what it is, in a few lines."""
+"""Inputs that are not encoders: the message says in a few lines what they are."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ def _adapter(directory: Path) -> Path:
     return directory
 
 
-def test_an_adapter_is_to_be_merged_first(tmp_path: Path) -> None:
+def test_an_adapter_must_be_merged_first(tmp_path: Path) -> None:
     message = _refused(_adapter(tmp_path / "lora"))
-    assert "is a PEFT adapter (LoRA, say), not a whole model" in message
+    assert "this is a PEFT adapter (e.g. LoRA), not a whole model" in message
     assert "merge_and_unload().save_pretrained(MERGED)" in message
 
 
 def test_an_adapter_beside_a_whole_model_is_refused_until_it_is_moved_away(
     tmp_path: Path, checkpoint: CheckpointMaker
 ) -> None:
-    """transformers loads another model than the weights that are there, if peft is installed."""
+    """If peft is installed, transformers loads another model than the weights in the directory."""
     both = Path(shutil.copytree(checkpoint("esm2"), tmp_path / "both"))
-    assert "If the weights here are merged already, move adapter_config.json away" in _refused(_adapter(both))
+    assert "If the weights here are already merged, move adapter_config.json away" in _refused(_adapter(both))
     (both / "adapter_config.json").unlink()
     assert load_checkpoint(str(both)).config.layers == 2
 
@@ -56,7 +56,7 @@ def test_an_adapter_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*_: object, **__: object) -> str:
         raise EntryNotFoundError.__new__(
             EntryNotFoundError
-        )  # its arguments differ between versions of the hub's client
+        )  # the arguments differ between versions of the hub's client
 
     def offline(*_: object, **__: object) -> str:
         raise LocalEntryNotFoundError("Cannot reach the hub.\nAnd more.")
@@ -69,14 +69,14 @@ def test_an_adapter_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "LocalEntryNotFoundError: Cannot reach the hub.\n" in message and "merge" not in message
 
 
-def test_what_transformers_says_is_cut(tmp_path: Path) -> None:
-    """It lists the names of all its models."""
+def test_a_long_message_of_transformers_is_cut(tmp_path: Path) -> None:
+    """The message lists the names of all its models."""
     (tmp_path / "config.json").write_text("{}")
     message = _refused(tmp_path)
     assert "transformers cannot load it as an encoder: Unrecognized model" in message and "..." in message
 
 
-# --- a checkpoint that is not what its config and vocabulary say: each fault is named
+# --- A checkpoint that does not fit its config and vocabulary: each fault is named.
 
 Tensors = dict[str, Any]
 FREQUENCIES = "encoder.layer.1.attention.self.rotary_embeddings.inv_freq"
@@ -94,30 +94,33 @@ EIGHT = [1.0, 0.5, 0.25, 0.125, 0.1, 0.05, 0.02, 0.01]
 TENSOR_FAULTS: dict[str, tuple[Callable[[Tensors], object], str]] = {
     "a norm is missing": (
         _pop("encoder.layer.1.LayerNorm.bias"),
-        "lacks 1 tensor of the encoder (encoder.layer.1.LayerNorm.bias), which transformers would make up",
+        "missing: 1 tensor of the encoder (encoder.layer.1.LayerNorm.bias); transformers would use random values",
     ),
-    "frequencies are missing": (_pop(FREQUENCIES), f"lacks 1 tensor of the encoder ({FREQUENCIES})"),
+    "frequencies are missing": (_pop(FREQUENCIES), f"missing: 1 tensor of the encoder ({FREQUENCIES})"),
     "a layer too many": (
         _put("encoder.layer.2.LayerNorm.bias", [0.0] * 32),
-        "has 1 tensor of the encoder (encoder.layer.2.LayerNorm.bias), for which the model that config.json describes",
+        "unexpected: 1 tensor of the encoder (encoder.layer.2.LayerNorm.bias); the model in config.json has no such",
     ),
     "an unmerged adapter": (
         _put("encoder.layer.0.attention.self.query.lora_A.weight", [0.0] * 32),
-        "has 1 tensor of the encoder (encoder.layer.0.attention.self.query.lora_A.weight)",
+        "unexpected: 1 tensor of the encoder (encoder.layer.0.attention.self.query.lora_A.weight)",
     ),
-    "frequencies are not finite": (_put(FREQUENCIES, [*EIGHT[:7], np.nan]), f"{FREQUENCIES} is not finite"),
-    "frequencies are infinite": (_put(FREQUENCIES, [*EIGHT[:7], np.inf]), f"{FREQUENCIES} is not finite"),
+    "frequencies are not finite": (
+        _put(FREQUENCIES, [*EIGHT[:7], np.nan]),
+        f"{FREQUENCIES} has 1 values that are not finite",
+    ),
+    "frequencies are infinite": (_put(FREQUENCIES, [*EIGHT[:7], np.inf]), f"{FREQUENCIES} has 1 values that are not"),
     "a norm is not finite": (
         _put("encoder.layer.1.LayerNorm.bias", [*[0.0] * 30, np.nan, np.inf]),
-        "encoder.layer.1.LayerNorm.bias is not finite: 2 of its values ([nan, inf])",
+        "encoder.layer.1.LayerNorm.bias has 2 values that are not finite ([nan, inf])",
     ),
     "frequencies of the wrong length": (
         _put(FREQUENCIES, EIGHT[:7]),
-        f"1 tensor of the encoder ({FREQUENCIES}): not of the shape that config.json gives it, (8,)",
+        f"1 tensor of the encoder ({FREQUENCIES}): the shape is not (8,), as config.json requires",
     ),
     "a norm of the wrong length": (
         _put("encoder.layer.1.LayerNorm.bias", EIGHT),
-        "(encoder.layer.1.LayerNorm.bias): not of the shape that config.json gives it, (32,)",
+        "(encoder.layer.1.LayerNorm.bias): the shape is not (32,), as config.json requires",
     ),
 }
 
@@ -139,24 +142,24 @@ CONFIG_FAULTS: dict[str, tuple[dict[str, object], str]] = {
     "ESMFold": ({"is_folding_model": True}, "is_folding_model is True"),
     "pruned": ({"pruned_heads": {"0": [1]}}, "pruned_heads is set in config.json"),
     "quantized": ({"quantization_config": {"quant_method": "bitsandbytes"}}, "quantization_config is set"),
-    "relative positions": ({"position_embedding_type": "relative_key"}, "position embeddings are 'relative_key'"),
+    "relative positions": ({"position_embedding_type": "relative_key"}, "position embeddings 'relative_key' are not"),
     "its own code": (
         {"auto_map": {"AutoModel": "modeling.Model"}},
-        "config.json names Python code of its own (AutoModel), which abonyx does not run",
+        "config.json needs Python code of the checkpoint (AutoModel), which abonyx never runs",
     ),
     "its own kind and code": (
         {"model_type": "esm_plus", "auto_map": {"AutoConfig": "modeling.Config", "AutoModel": "modeling.Model"}},
-        "config.json names Python code of its own (AutoConfig, AutoModel)",
+        "config.json needs Python code of the checkpoint (AutoConfig, AutoModel)",
     ),
-    "another padding": ({"pad_token_id": 2}, "pad token is 1 in the vocabulary and 2 in config.json"),
+    "another padding": ({"pad_token_id": 2}, "the pad token is 1 in the vocabulary, but 2 in config.json"),
     "a mask that is a residue": ({"mask_token_id": 5}, "mask_token_id in config.json is 5, which is the id of A"),
-    "fewer rows": ({"vocab_size": 20}, "C is token 23 of the vocabulary, the embedding has 20 rows"),
+    "fewer rows": ({"vocab_size": 20}, "the id of C is 23, but the embedding has only 20 rows"),
     "no heads": ({"num_attention_heads": 0}, "num_attention_heads is 0 in config.json"),
     "layers in words": ({"num_hidden_layers": "two"}, "num_hidden_layers is 'two' in config.json"),
     "a negative epsilon": ({"layer_norm_eps": -1.0}, "layer_norm_eps is -1.0 in config.json"),
     "padding without a row": ({"pad_token_id": 99}, "pad_token_id is 99 in config.json, the embedding has 33 rows"),
-    "no positions": ({"max_position_embeddings": 3}, "max_position_embeddings is 3 in config.json, which leaves no"),
-    "odd heads": ({"num_attention_heads": 32}, "hidden size 32 does not divide into 32 even heads"),
+    "no positions": ({"max_position_embeddings": 3}, "max_position_embeddings is 3 in config.json, too few"),
+    "odd heads": ({"num_attention_heads": 32}, "hidden size 32 cannot be split into 32 heads of an even width"),
 }
 
 
@@ -185,14 +188,16 @@ def test_weights_that_are_code_are_not_run(tmp_path: Path, checkpoint: Checkpoin
     directory = Path(shutil.copytree(checkpoint("esm1v"), tmp_path / "fault"))
     (directory / "model.safetensors").unlink()
     (directory / "pytorch_model.bin").write_bytes(pickle.dumps(_Trap(tmp_path / "ran")))
-    # Which of the two says so depends on the version of transformers.
+    # Which of these two messages appears depends on the version of transformers.
     refusal = _refused(directory)
-    assert "transformers cannot load it as an encoder" in refusal or "one that needs code to be read" in refusal
+    assert (
+        "transformers cannot load it as an encoder" in refusal or "one that can only be read by running code" in refusal
+    )
     assert not (tmp_path / "ran").exists()
 
 
 class _Trap:
-    """Makes a file when it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -229,19 +234,19 @@ def test_weights_that_name_code_are_refused_by_its_name(tmp_path: Path, checkpoi
     directory = Path(shutil.copytree(checkpoint("esm2"), tmp_path / "fault"))
     (directory / "model.safetensors").unlink()
     torch.save({"weight": _Code()}, directory / "pytorch_model.bin")
-    assert "cannot be read without running code (print), which abonyx does not do" in _refused(directory)
+    assert "reading it would run code (print), which abonyx never does" in _refused(directory)
     (directory / "pytorch_model.bin").write_bytes(b"xx" * 100)
-    assert "not a PyTorch checkpoint, or one that needs code to be read" in _refused(directory)
+    assert "not a PyTorch checkpoint, or one that can only be read by running code" in _refused(directory)
 
 
 def test_tokenizers_of_words_and_with_code(tmp_path: Path) -> None:
-    """A byte-pair vocabulary that does not fit its merges fails in the tokenizers library, as a plain Exception."""
+    """If the merges do not fit a byte-pair vocabulary, the tokenizers library raises a plain Exception."""
     from .test_bert import make
 
     directory = make(tmp_path / "checkpoint", "Roberta")
     settings = {"tokenizer_class": "Other", "auto_map": {"AutoTokenizer": ["tokens.Other", None]}}
     (directory / "tokenizer_config.json").write_text(json.dumps(settings))
-    assert "tokenizer_config.json names Python code of its own, which abonyx does not run" in _refused(directory)
+    assert "tokenizer_config.json needs Python code from the checkpoint, which abonyx never runs" in _refused(directory)
     (directory / "vocab.txt").unlink()
     (directory / "tokenizer_config.json").write_text("{}")
     (directory / "vocab.json").write_text(json.dumps({"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "A": 4, "the": 5}))

@@ -1,4 +1,4 @@
-"""What can be known of Core ML without a Mac: the operators, a conversion of the whole graph, and the file's size."""
+"""Tests for Core ML without a Mac: the operators, a conversion of the whole graph, and the size of the file."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from abonyx_export.variants import PREFERENCE, VARIANTS, VariantSpec
 from ...conftest import MINI
 from ..conftest import TINY, CheckpointMaker
 
-# ONNX Runtime's own list: tools/ci_build/github/apple/coreml_supported_mlprogram_ops.md in microsoft/onnxruntime, as of
-# commit 04f568d869ec533a48f29f67f9842ddf694d7ab1 (2026); default domain, com.microsoft left out.
+# ONNX Runtime's list: tools/ci_build/github/apple/coreml_supported_mlprogram_ops.md in microsoft/onnxruntime at commit
+# 04f568d869ec533a48f29f67f9842ddf694d7ab1 (2026); only the default domain, without com.microsoft.
 ML_PROGRAM_LIST = """
 Add Argmax AveragePool Cast Clip Concat Conv ConvTranspose Cos DepthToSpace Ceil Div Elu Erf Exp GatherND Gemm Gelu
 GlobalAveragePool GlobalMaxPool GridSample GroupNormalization HardSigmoid Identity InstanceNormalization
 LayerNormalization LeakyRelu MatMul MaxPool Max Mul Pow PRelu Range Reciprocal ReduceSum ReduceMean ReduceMax Relu
 Reshape Resize Round Shape Sin Slice Softplus Split Sub Sigmoid Softmax Sqrt Squeeze Tanh Tile Transpose Unsqueeze
 """
-# Not in that list, and in the provider: gather_op_builder.cc supports ML Program since PR #24387 (merged 2025-04),
-# float16 since #26442.
+# This operator is missing in the list, but the provider has it: gather_op_builder.cc supports ML Program since PR
+# #24387 (merged 2025-04), and float16 since #26442.
 ML_PROGRAM = {*ML_PROGRAM_LIST.split(), "Gather"}
-# Core ML refuses a file of weights from 2 GiB on (apple/coremltools#1807).
+# Core ML refuses a file of weights with 2 GiB or more (apple/coremltools#1807).
 COREML_LARGEST_WEIGHTS_BYTES = 2 * 2**30
 
 # ESM-1v's shape (facebook/esm1v_t33_650M_UR90S_1).
@@ -81,7 +81,7 @@ def test_only_operators_of_core_ml_s_ml_program_in_their_supported_forms(written
     assert {node.domain for node in graph.node} <= {"", "ai.onnx"}
     assert {node.op_type for node in graph.node} <= ML_PROGRAM
     constants = {tensor.name for tensor in graph.initializer}
-    for node in graph.node:  # the notes beside the list: these operands must be constant
+    for node in graph.node:  # the list's notes say that these operands must be constant
         if node.op_type in ("Slice", "Reshape", "Squeeze", "Unsqueeze"):
             assert set(node.input[1:]) <= constants, node.name
         if node.op_type == "LayerNormalization":
@@ -91,7 +91,7 @@ def test_only_operators_of_core_ml_s_ml_program_in_their_supported_forms(written
 
 
 def _sources(graph: onnx.GraphProto, name: str) -> set[str]:
-    """The initializers that a name comes to once casts of constants are folded."""
+    """The initializers from which a value is computed, when casts of constants are folded."""
     made = {node.output[0]: node for node in graph.node if node.op_type == "Cast"}
     while name in made:
         name = made[name].input[0]
@@ -199,7 +199,7 @@ def test_the_shipped_bundle_s_graph_and_core_ml_s_own_variant_convert_whole(
 
 
 def _weights_bytes(layers: int, spec: VariantSpec, directory: Path) -> int:
-    """Of an encoder of ESM-1v's width with so many layers."""
+    """Bytes of the weights of an encoder with ESM-1v's width and this number of layers."""
     config = EncoderConfig(
         layers=layers,
         hidden=ESM1V_WIDTH,
@@ -233,16 +233,16 @@ def _weights_bytes(layers: int, spec: VariantSpec, directory: Path) -> int:
 
 @pytest.mark.parametrize(("name", "fits"), [("fp16", True), ("fp16-weights", True), ("fp32", False)])
 def test_esm_1v_s_33_layers_in_float16_are_under_core_ml_s_limit(name: str, fits: bool, tmp_path: Path) -> None:
-    # Each layer adds as many bytes as the last one did (page by page), so two small files say what 33 layers take.
+    # Each layer adds the same number of bytes (in pages), so two small files show the size of 33 layers.
     one, two = (_weights_bytes(layers, VARIANTS[name], tmp_path) for layers in (1, 2))
     per_layer = two - one
-    parameters = 4 * ESM1V_WIDTH**2 + 2 * ESM1V_WIDTH * ESM1V_FEED_FORWARD  # of a layer's matrices
+    parameters = 4 * ESM1V_WIDTH**2 + 2 * ESM1V_WIDTH * ESM1V_FEED_FORWARD  # number of weights in a layer's matrices
     assert per_layer >= parameters * np.dtype(VARIANTS[name].storage).itemsize
     total = one + (ESM1V_LAYERS - 1) * per_layer
     assert (total < COREML_LARGEST_WEIGHTS_BYTES) is fits
 
 
 def test_float16_arithmetic_is_core_ml_s_first_choice() -> None:
-    # engines fold fp16-weights to float32 before Core ML sees it: 2.6 GB again
+    # Engines fold fp16-weights to float32 before Core ML gets the graph, so that it has 2.6 GB again.
     assert PREFERENCE["coreml"][0] == "fp16"
     assert VARIANTS["fp16"].arithmetic == np.float16

@@ -1,4 +1,4 @@
-"""cuda-fp16: the fused graph gives PyTorch's numbers on ONNX Runtime's CPU kernels, and float16's range is kept."""
+"""cuda-fp16: the fused graph gives PyTorch's numbers on ONNX Runtime's CPU kernels, within the range of float16."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_float32_gives_pytorchs_embeddings_in_a_padded_batch(
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
     found = session.run(["embedding"], make_inputs(rows, CUDA_INPUTS, loaded.alphabet.pad_id))[0]
     assert np.abs(found - exact).max() <= tolerances.FP32_GOAL_P
-    # the lengths are what keeps padding out
+    # only the lengths exclude the padding
     unmasked = make_inputs(rows, CUDA_INPUTS, loaded.alphabet.pad_id)
     unmasked["lengths"] = np.full_like(unmasked["lengths"], unmasked["lengths"].max())
     assert np.abs(session.run(["embedding"], unmasked)[0] - exact).max() > 1e-3
@@ -90,7 +90,7 @@ def test_activations_near_the_end_of_float16_refuse_it(variant: str, tmp_path: P
     file = tmp_path / "checkpoint" / "model.safetensors"
     tensors = load_file(file)
     name = "encoder.layer.1.intermediate.dense.bias"
-    tensors[name] = torch.full_like(tensors[name], -40_000.0)  # GELU makes 0 of it: the scores are finite
+    tensors[name] = torch.full_like(tensors[name], -40_000.0)  # GELU turns this into 0, so that the scores are finite
     save_file(tensors, file, metadata={"format": "pt"})
     said = r"encoder\.layer\.1\.intermediate\.dense reaches 4e\+04 on the golden rows, limit 30000"
     ask = ExportRequest(encoder=str(tmp_path / "checkpoint"), output=tmp_path / "bundle", variants=("fp32", variant))
@@ -100,7 +100,7 @@ def test_activations_near_the_end_of_float16_refuse_it(variant: str, tmp_path: P
 
 
 def test_a_folded_bias_near_the_end_of_float16_refuses_it(tmp_path: Path) -> None:
-    """In PyTorch the value's bias is cancelled before the output product: no activation there is large."""
+    """In PyTorch another term cancels the value's bias before the output product, so that no activation is large."""
     import torch
     from safetensors.torch import load_file, save_file
 

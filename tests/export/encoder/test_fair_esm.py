@@ -1,4 +1,4 @@
-"""Meta's `.pt` files: small random models in fair-esm's layout give what fair-esm's own classes give."""
+"""Meta's `.pt` files: small random models in fair-esm's layout give the numbers of fair-esm's own classes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Tensors = dict[str, torch.Tensor]
 
 
 def write(path: Path, kind: str, change: Callable[[dict[str, Any]], object] = lambda content: None) -> Path:
-    """A random model as Meta's files have it: half-precision weights, fairseq's names and arguments."""
+    """Write a random model in the layout of Meta's files: half-precision weights, fairseq's names and arguments."""
     torch.manual_seed(5)
     if kind == "esm2":
         arguments = {
@@ -61,7 +61,7 @@ def write(path: Path, kind: str, change: Callable[[dict[str, Any]], object] = la
         model = esm.ProteinBertModel(argparse.Namespace(**arguments), alphabet)
         kept = ("arch", "max_positions", "token_dropout")
         theirs = {name if name in kept else f"encoder_{name}": value for name, value in arguments.items()}
-        del theirs["encoder_emb_layer_norm_before"]  # fair-esm sees it in the tensors
+        del theirs["encoder_emb_layer_norm_before"]  # fair-esm reads this from the tensors
         content = {"args": argparse.Namespace(**theirs)}
     prefix = "encoder.sentence_encoder."
     with torch.no_grad():
@@ -82,7 +82,7 @@ def write(path: Path, kind: str, change: Callable[[dict[str, Any]], object] = la
 
 
 def theirs(path: Path) -> Float64:
-    """Mean over residues by fair-esm's own reading, alphabet and classes, in float64, one padded batch."""
+    """Mean over residues with fair-esm's own loader, alphabet and classes, in float64, in one padded batch."""
     content = torch.load(path, map_location="cpu", weights_only=False)
     regression = {"contact_head.regression.weight": torch.zeros(1, LAYERS * HEADS)}
     regression["contact_head.regression.bias"] = torch.zeros(1)
@@ -114,7 +114,7 @@ def test_the_alphabet_is_fair_esms() -> None:
 
 
 def test_other_forms_of_the_same_file(tmp_path: Path) -> None:
-    """Torch's older format; the prefix `encoder.` alone; names in which fairseq's `encoder_` is missing."""
+    """Torch's older format, the prefix `encoder.` alone, and names without fairseq's `encoder_`."""
     first = load_checkpoint(str(write(tmp_path / "esm1v.pt", "esm1v"))).encoder().weights_sha256
     content = torch.load(tmp_path / "esm1v.pt", weights_only=False)
     torch.save(content, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
@@ -146,7 +146,7 @@ def test_a_bundle_from_a_file(tmp_path: Path) -> None:
     assert manifest.licence.startswith("MIT")
 
 
-# --- what is no such file
+# --- Files that are not such checkpoints.
 
 
 def _set(where: str, **facts: object) -> Callable[[dict[str, Any]], object]:
@@ -168,31 +168,39 @@ def _only_regression(content: dict[str, Any]) -> None:
 
 FREQUENCIES = "layers.1.self_attn.rot_emb.inv_freq"
 FAULTS: dict[str, tuple[str, Callable[[dict[str, Any]], object], str]] = {
-    "ESM-1": ("esm1v", _set("args", arch="protein_bert_base"), "model protein_bert_base, not ESM-1b, ESM-1v or ESM-2"),
-    "MSA Transformer": ("esm1v", _set("args", arch="msa_transformer"), "model msa_transformer, not ESM-1b"),
-    "a contact regression": ("esm1v", _only_regression, "it holds keys model, and no args or cfg of a model"),
+    "ESM-1": (
+        "esm1v",
+        _set("args", arch="protein_bert_base"),
+        "the model is protein_bert_base, not ESM-1b",
+    ),
+    "MSA Transformer": ("esm1v", _set("args", arch="msa_transformer"), "the model is msa_transformer, not ESM-1b"),
+    "a contact regression": ("esm1v", _only_regression, "it holds keys model, but no args or cfg of a model"),
     "no layers": ("esm1v", _set("args", encoder_layers=None), "argument layers is None"),
     "no token dropout": (
         "esm2",
         lambda content: vars(content["cfg"]["model"]).pop("token_dropout"),
         "argument token_dropout is missing",
     ),
-    "a norm is missing": ("esm1v", _pop("layers.1.fc1.bias"), "lacks 1 tensor: layers.1.fc1.bias"),
-    "frequencies are missing": ("esm2", _pop(FREQUENCIES), f"lacks 1 tensor: {FREQUENCIES}"),
+    "a norm is missing": ("esm1v", _pop("layers.1.fc1.bias"), "1 missing tensor: layers.1.fc1.bias"),
+    "frequencies are missing": ("esm2", _pop(FREQUENCIES), f"1 missing tensor: {FREQUENCIES}"),
     "words are missing": ("esm2", _pop("embed_tokens.weight"), "embed_tokens.weight has 0 rows, the alphabet"),
     "a layer too many": (
         "esm2",
         _put("layers.3.fc1.bias", [0.0]),
-        "has, beside those of its model, 1 tensor: layers.3.fc1.bias",
+        "1 unexpected tensor: layers.3.fc1.bias",
     ),
-    "a bias of keys": ("esm1v", _put("layers.0.self_attn.bias_k", [0.0]), "1 tensor: layers.0.self_attn.bias_k"),
-    "frequencies of the wrong length": ("esm2", _put(FREQUENCIES, [1.0]), "does not fit its own arguments: "),
+    "a bias of keys": (
+        "esm1v",
+        _put("layers.0.self_attn.bias_k", [0.0]),
+        "1 unexpected tensor: layers.0.self_attn.bias_k",
+    ),
+    "frequencies of the wrong length": ("esm2", _put(FREQUENCIES, [1.0]), "the tensors do not fit the arguments: "),
     "frequencies are not finite": (
         "esm2",
         _put(FREQUENCIES, [1.0, 0.5, 0.25, float("nan"), 0.1, 0.1, 0.1, 0.1]),
-        "encoder.layer.1.attention.self.rotary_embeddings.inv_freq is not finite",
+        "encoder.layer.1.attention.self.rotary_embeddings.inv_freq has 1 values that are not finite",
     ),
-    "heads that do not divide": ("esm2", _set("cfg", encoder_attention_heads=5), "does not divide into 5 even heads"),
+    "heads that do not divide": ("esm2", _set("cfg", encoder_attention_heads=5), "cannot be split into 5 heads"),
 }
 
 
@@ -212,7 +220,7 @@ def test_files_at_fault(fault: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"hello\n", b"\x80\x04junk", b"PK\x03\x04" + bytes(100), bytes(5000)])
-def test_bytes_that_are_no_checkpoint(content: bytes, tmp_path: Path) -> None:
+def test_bytes_that_are_not_a_checkpoint(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "esm.pt").write_bytes(content)
     assert "esm.pt: not a PyTorch checkpoint" in refused(tmp_path / "esm.pt")
 
@@ -233,7 +241,7 @@ class Trap:
 
 def test_code_is_not_run(tmp_path: Path) -> None:
     torch.save({"model": Trap(tmp_path / "ran")}, tmp_path / "esm.pt")
-    assert f"cannot be read without running code ({os.name}.mkdir), which abonyx" in refused(tmp_path / "esm.pt")
+    assert f"reading it would run code ({os.name}.mkdir), which abonyx" in refused(tmp_path / "esm.pt")
     (tmp_path / "plain.pt").write_bytes(pickle.dumps(Trap(tmp_path / "ran"), protocol=2))
     refused(tmp_path / "plain.pt")
     assert not (tmp_path / "ran").exists()

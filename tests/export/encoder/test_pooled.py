@@ -1,4 +1,4 @@
-"""Pooled layers by name and by number, in every graph, beside transformers' hidden states in float64."""
+"""Pooled layers by name and by number, in every graph, compared with transformers' hidden states in float64."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def make(name: str, directory: Path) -> Path:
 
 
 def hidden_states(directory: Path) -> list[np.ndarray[Any, np.dtype[np.float64]]]:
-    """Mean over residues of the embedding and of each layer's output, as transformers gives them from text."""
+    """Mean over residues of the embedding and of each layer's output, computed by transformers from text."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
     model = transformers.AutoModel.from_pretrained(directory, dtype=torch.float32).double().eval()
     batch = tokenizer([" ".join(sequence) for sequence in SEQUENCES], return_tensors="pt", padding=True)
@@ -50,7 +50,7 @@ def hidden_states(directory: Path) -> list[np.ndarray[Any, np.dtype[np.float64]]
         found = model(**batch, output_hidden_states=True)
     states = found.hidden_states
     for state, output in zip(states[1:-1], outputs[:-1], strict=True):
-        assert torch.equal(state, output)  # a number counts the layers that have run
+        assert torch.equal(state, output)  # layer number N is the output of the Nth layer
     assert torch.equal(states[-1], found.last_hidden_state)
     return [
         torch.stack([state[row, 1 : 1 + len(text)].mean(dim=0) for row, text in enumerate(SEQUENCES)]).numpy()
@@ -93,13 +93,13 @@ def test_a_bundle_of_numbers(name: str, tmp_path: Path, spread_head: HeadMaker) 
 
 
 REFUSED = {
-    ("4", "34"): "'34': the encoder has 33 layers",
-    ("-1",): "'-1': the encoder has 33 layers",
-    ("first",): "'first': the encoder has 33 layers",
-    ("4", "last", "4"): "4 and 4 are the same layer of 33",
-    ("33", "last"): "33 and last are the same layer of 33",
-    ("embedding", "0"): "embedding and 0 are the same layer of 33",
-    ("04", "4"): "04 and 4 are the same layer of 33",
+    ("4", "34"): "the encoder has 33 layers, but no layer '34'",
+    ("-1",): "the encoder has 33 layers, but no layer '-1'",
+    ("first",): "the encoder has 33 layers, but no layer 'first'",
+    ("4", "last", "4"): "4 and 4 are the same layer (of 33)",
+    ("33", "last"): "33 and last are the same layer (of 33)",
+    ("embedding", "0"): "embedding and 0 are the same layer (of 33)",
+    ("04", "4"): "04 and 4 are the same layer (of 33)",
     (): "no layer is named",
 }
 
@@ -123,4 +123,4 @@ def test_the_commands_word(tmp_path: Path) -> None:
     result = CliRunner().invoke(cli.export, [*arguments, "embedding+last,5"])
     assert isinstance(result.exception, ConfigError)
     shown = result.exception.text(Interface.COMMAND_LINE)
-    assert shown.startswith("--pooled-layers embedding,last,5: '5': the encoder has 4 layers")
+    assert shown.startswith("--pooled-layers embedding,last,5: the encoder has 4 layers, but no layer '5'")

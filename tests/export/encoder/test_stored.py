@@ -1,7 +1,7 @@
-"""Whatever a checkpoint stores is used as it is stored: the table "From the checkpoint" in docs/export.md.
+"""Export uses a checkpoint's values as they are stored: the table "From the checkpoint" in docs/export.md.
 
-The reference here is loaded by transformers' Auto classes, computes in float64, reads text with the checkpoint's own
-tokenizer and takes padded batches: it shares neither code nor arithmetic with the graphs.
+The reference here is loaded by transformers' Auto classes. It computes in float64, reads text with the checkpoint's own
+tokenizer, and takes padded batches. So it shares neither code nor arithmetic with the graphs.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Float64 = np.ndarray[Any, np.dtype[np.float64]]
 
 @pytest.fixture
 def make(tmp_path: Path) -> Callable[..., Path]:
-    """A checkpoint of a shape, its tensors and config.json changed as asked."""
+    """Make a checkpoint of a shape, with changed tensors and config.json."""
 
     def make_one(
         name: str = "esm2",
@@ -71,7 +71,7 @@ def edit(directory: Path, change: Callable[[dict[str, torch.Tensor]], None], **f
 
 
 def _sharpen(tensors: dict[str, torch.Tensor]) -> None:
-    """Give attention the weights of a trained model: random ones attend evenly, whatever the positions are."""
+    """Make attention as sharp as in a trained model. With random weights it is uniform and ignores positions."""
     for name, values in tensors.items():
         if name.endswith(("query.weight", "key.weight")):
             values.mul_(16)
@@ -92,7 +92,7 @@ def independent(directory: Path, model: Any = None) -> Float64:
 
 
 def graphs(loaded: Checkpoint, folder: Path) -> dict[str, Float32Array]:
-    """The padded batch by each kind of graph, all in float32."""
+    """Embeddings of the padded batch by each kind of graph, all in float32."""
     import onnxruntime
 
     found = {}
@@ -100,7 +100,7 @@ def graphs(loaded: Checkpoint, folder: Path) -> dict[str, Float32Array]:
         path = folder / f"{kind}.onnx"
         if kind == "cuda":
             write_cuda_encoder(loaded.config, loaded.tensor, path, arithmetic=np.float32)
-        else:  # int8 without a product in int8: the rest of its graph
+        else:  # int8's graph without a product in int8
             write_encoder(
                 loaded.config, loaded.tensor, path, plan=Plan([{}] * loaded.config.layers) if kind == "int8" else None
             )
@@ -112,7 +112,7 @@ def graphs(loaded: Checkpoint, folder: Path) -> dict[str, Float32Array]:
 
 
 def check(directory: Path, tmp_path: Path, model: Any = None) -> Checkpoint:
-    """Every graph gives the independent numbers, and so does the reference that export compares with."""
+    """Check that every graph, and the reference of export, give the independent numbers."""
     loaded = load_checkpoint(str(directory))
     exact = independent(directory, model)
     reference = reference_embeddings(loaded, Alphabet(loaded.alphabet).encode(SEQUENCES))
@@ -129,17 +129,17 @@ def test_every_kind_of_esm(name: str, make: Callable[..., Path], tmp_path: Path)
 
 
 def round_frequencies(tensors: dict[str, torch.Tensor]) -> None:
-    """Released checkpoints are rounded to float16; bfloat16 shows within 60 residues."""
+    """Released checkpoints have frequencies rounded to float16. bfloat16 makes a visible change within 60 residues."""
     for index in range(LAYERS):
         name = inverse_frequency_name(index)
         tensors[name] = tensors[name].bfloat16().float()
 
 
 def test_frequencies_that_the_checkpoint_rounded(make: Callable[..., Path], tmp_path: Path) -> None:
-    """As in every released ESM-2. Equal in all layers, they are in the graph once."""
+    """Every released ESM-2 is like this. Frequencies that are equal in all layers are in the graph once."""
     plain = independent(make())
     directory = make(change=round_frequencies)
-    assert np.abs(independent(directory) - plain).max() > 10 * tolerances.FP32_GOAL_P  # or this test would tell nothing
+    assert np.abs(independent(directory) - plain).max() > 10 * tolerances.FP32_GOAL_P  # or this test could not fail
     check(directory, tmp_path)
     for kind in ("portable", "int8", "cuda"):
         graph = onnx.load(tmp_path / f"{kind}.onnx", load_external_data=False).graph
@@ -161,7 +161,7 @@ def test_frequencies_that_differ_between_layers(make: Callable[..., Path], tmp_p
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_a_checkpoint_in_half_precision(dtype: torch.dtype, make: Callable[..., Path], tmp_path: Path) -> None:
-    """Its values are taken as stored and computed with in float32; frequencies in float32 are not rounded to them."""
+    """The stored values are used and computed with in float32; float32 frequencies are not rounded."""
 
     def change(tensors: dict[str, torch.Tensor]) -> None:
         for name, values in tensors.items():
@@ -242,7 +242,7 @@ def test_another_width_of_the_feed_forward(make: Callable[..., Path], tmp_path: 
 
 
 def test_buffers_of_earlier_versions_and_contacts_are_ignored(make: Callable[..., Path], tmp_path: Path) -> None:
-    """`position_ids` counts up; rotary checkpoints still have a position table, as the released ones do."""
+    """Earlier versions store `position_ids`. Rotary checkpoints have a position table, like the released ones."""
 
     def change(tensors: dict[str, torch.Tensor]) -> None:
         tensors["embeddings.position_ids"] = torch.arange(1026)[None].flip(-1).contiguous()
@@ -254,7 +254,7 @@ def test_buffers_of_earlier_versions_and_contacts_are_ignored(make: Callable[...
     assert loaded.ignored == ()
 
 
-def test_max_residues_is_the_position_tables(make: Callable[..., Path]) -> None:
+def test_max_residues_follows_from_the_position_table(make: Callable[..., Path]) -> None:
     directory = make("esm1v", lambda tensors: _cut(tensors, 200), max_position_embeddings=200)
     assert load_checkpoint(str(directory)).config.max_residues == 200 - 2 - 2
 

@@ -1,4 +1,4 @@
-"""fit --vary-ends: copies weigh as one row, stay in their row's fold, and are never scored."""
+"""fit --vary-ends: copies have the weight of one row, stay in its fold, and are never scored."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ...conftest import EXAMPLES, MINI
 
 
 def rows_with_copies(count: int = 60, copies: int = 3, width: int = 4) -> tuple[np.ndarray, np.ndarray]:
-    """(n, copies, D) whose copies lie beside their row, and labels (n,)."""
+    """Rows (n, copies, D) whose copies are close to the original row, and labels (n,)."""
     rng = np.random.default_rng(5)
     labels = rng.integers(2, size=count)
     whole = rng.normal(size=(count, 1, width)) + labels[:, None, None]
@@ -34,7 +34,7 @@ def rows_with_copies(count: int = 60, copies: int = 3, width: int = 4) -> tuple[
 
 
 @pytest.mark.parametrize("balanced", [False, True])
-def test_copies_weigh_as_one_row(balanced: bool) -> None:
+def test_copies_have_the_weight_of_one_row(balanced: bool) -> None:
     rows, labels = rows_with_copies()
     fitted = fit_once(rows, labels, 0.7, scale=True, balanced=balanced)
     flat = rows.reshape(-1, rows.shape[-1])

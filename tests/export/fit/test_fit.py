@@ -1,4 +1,4 @@
-"""Fit from end to end on a tiny bundle: the head, the cache, what is linked or refused, and nothing left behind."""
+"""Fit from end to end on a tiny bundle: the head, the cache, linked files, refusals, and no leftover files."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ QUICK = ("--cv", "3", "--cv-seeds", "2", "--C", "1,10")
 
 @pytest.fixture(scope="module")
 def parent(checkpoint: CheckpointMaker, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle of an old head, with its assay thresholds; both variants hold the same numbers."""
+    """A bundle with an old pipeline's head and its assay thresholds; both variants have the same numbers."""
     directory, folder = checkpoint(HALF_EXACT), tmp_path_factory.mktemp("parent")
     head = write_spread_head(directory, folder / "head.npz")
     (folder / "head.json").write_text(json.dumps({"esm_model": "some/esm", "esm_revision": "main", "batch_size": 8}))
@@ -81,9 +81,9 @@ def parent(checkpoint: CheckpointMaker, tmp_path_factory: pytest.TempPathFactory
 
 
 def made_rows(count: int = 48) -> Rows:
-    """Mutants of the examples, of several lengths: towards W and R where the label is 1, towards D and E where it is 0.
+    """Mutants of the examples in several lengths. Mutations are to W and R for label 1, and to D and E for label 0.
 
-    Every seventh goes the other way, so that no C separates them.
+    In every seventh row it is the opposite, so that no C separates the classes.
     """
     with EXAMPLES.open(newline="") as file:
         parents = [row["sequence"] for row in csv.DictReader(file)]
@@ -110,7 +110,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fit(source: Path, parent: Path, output: Path, *more: str, quick: tuple[str, ...] = QUICK) -> str:
-    """What the command wrote to stderr; raises its error."""
+    """Run the command; returns its stderr, and raises its error."""
     arguments = [str(source), "--label-column", "label", "--bundle", str(parent), "-o", str(output), *quick, *more]
     with to_stderr(as_json=False):
         result = CliRunner().invoke(cli.fit, arguments)
@@ -144,7 +144,7 @@ def labels(rows: Rows) -> npt.NDArray[np.int64]:
 
 @pytest.fixture
 def opens(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The folder of each bundle that is opened."""
+    """A list that gets the folder of each opened bundle."""
     opened: list[str] = []
     real = OpenModel.open
 
@@ -156,7 +156,7 @@ def opens(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return opened
 
 
-# --- what is written
+# --- The written bundle.
 
 
 @pytest.mark.parametrize(("flags", "scale", "balanced"), [((), False, False), (("--scale",), True, True)])
@@ -186,7 +186,7 @@ def test_scores_are_scikit_learns_own(
     assert [candidate.c for candidate in training.candidates] == [1.0, 10.0]
     best = max(training.candidates, key=lambda candidate: candidate.roc_auc_mean)
     assert best.c == training.c and best.roc_auc_mean > 0.6
-    assert f"refitting on all rows with C {training.c:g}" in said
+    assert f"fitting all rows with C {training.c:g}" in said
 
 
 def test_cross_validation_is_scikit_learns(parent: Path, labelled: Path, tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ def test_the_new_bundle(parent: Path, labelled: Path, tmp_path: Path) -> None:
 
 
 def test_the_card_and_what_a_bundle_keeps_of_its_rows(parent: Path, labelled: Path, tmp_path: Path) -> None:
-    """A bundle that is fitted on this one has a card and rows of its own."""
+    """A bundle that is fitted from this one has its own card and rows."""
     said = fit(labelled, parent, tmp_path / "new", "--confidence", "0.7")
     bundle = open_bundle(tmp_path / "new")
     record = msgspec.json.decode((bundle.path / "metrics.json").read_bytes(), type=CardFile)
@@ -294,7 +294,7 @@ def test_a_confidence_is_between_0_and_1(parent: Path, labelled: Path, tmp_path:
 
 def test_fewer_different_sequences_than_folds(parent: Path, tmp_path: Path) -> None:
     rows = [(f"r{index}", made_rows(2)[index % 2][1], str(index % 2)) for index in range(24)]
-    with pytest.raises(InputError, match=r"24 rows hold 2 different sequences[^\n]*\n.*or ask for folds 2\.$"):
+    with pytest.raises(InputError, match=r"24 rows hold 2 different sequences[^\n]*\n.*or use folds 2\.$"):
         fit(write(rows, tmp_path / "rows.csv"), parent, tmp_path / "new")
     same = [(f"r{index}", made_rows(2)[0][1], str(index % 2)) for index in range(24)]
     with pytest.raises(InputError, match=r"24 rows hold 1 different sequences[^\n]*\nAdd rows with other sequences\.$"):
@@ -321,7 +321,7 @@ def test_same_input_same_bytes(parent: Path, labelled: Path, tmp_path: Path) -> 
     first, second = ({key: data for key, (data, _) in everything(tmp_path / name).items()} for name in names)
     assert first == second
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
-    with zipfile.ZipFile(tmp_path / "a.npz") as archive:  # no clock in it: two runs may share a second
+    with zipfile.ZipFile(tmp_path / "a.npz") as archive:  # no time in the file
         assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
     fit(labelled, parent, tmp_path / "c", "--name", "same", "--C", "2")
     assert (tmp_path / "c" / "head.onnx").read_bytes() != first["head.onnx"]
@@ -358,7 +358,7 @@ def test_a_subset_of_variants_name_and_notice(parent: Path, labelled: Path, tmp_
     assert (manifest.name, manifest.notice) == ("mine", "") and open_bundle(tmp_path / "new").name == "mine"
     assert {*everything(tmp_path / "new")} == {"manifest.json", *manifest.files}
     assert not (tmp_path / "new" / "fp32").exists()
-    # and a fit of what was fitted
+    # a fit from the fitted bundle
     fit(labelled, tmp_path / "new", tmp_path / "newer", "--C", "1")
     newer = open_bundle(tmp_path / "newer").manifest
     assert newer.packages == manifest.packages and newer.head.training is not None
@@ -389,21 +389,21 @@ def test_skip_leaves_bad_rows_out_and_lists_them(parent: Path, tmp_path: Path) -
     rows = made_rows()
     bad = [*rows[:3], ("blank", rows[3][1], ""), ("nan", rows[4][1], "nan"), ("gap", "EV-QL", "1"), *rows[3:], rows[0]]
     said = fit(write(bad, tmp_path / "bad.csv"), parent, tmp_path / "new", "--on-invalid", "skip")
-    assert "3 bad records left out" in said
+    assert "3 bad records are left out" in said
     assert "1 rows repeat an earlier row's sequence" in said
     training = open_bundle(tmp_path / "new").manifest.head.training
     assert training is not None and (training.rows, training.repeated_sequences) == (49, 1)
     listed = (tmp_path / "new.rejected.csv").read_text().splitlines()
     assert listed[1] == "blank,5,no label"
-    assert listed[2] == "5,6,no label"  # nan is how pandas writes a missing value: of an id too
+    assert listed[2] == "5,6,no label"  # pandas writes a missing value as nan, also for an id
     assert listed[3].startswith("gap,7,")
     assert len(listed) == 4
-    left_out = "3 of 52 records were rejected and left out: the list of rejected records says why"
+    left_out = "3 of 52 records were rejected and left out; the list of rejected records has why"
     assert left_out in (tmp_path / "new" / "card.md").read_text()
 
 
 def whole_rows(count: int = 24) -> Rows:
-    """The examples' whole domains, each with some residues of its CDR 3 exchanged, so that none is flagged."""
+    """The examples' complete domains with some changed residues in CDR 3, so that none is flagged."""
     with EXAMPLES.open(newline="") as file:
         parents = [row["sequence"] for row in csv.DictReader(file)]
     rng = np.random.default_rng(5)
@@ -417,7 +417,7 @@ def whole_rows(count: int = 24) -> Rows:
 
 
 def with_flags() -> tuple[Rows, Rows]:
-    """Rows of which three are flagged, and the others."""
+    """Rows with three flagged ones, and the same rows without these."""
     kept = whole_rows()
     tagged = kept[4][1]
     light = (
@@ -448,9 +448,9 @@ def test_flagged_rows_are_listed_and_kept_or_left_out(parent: Path, tmp_path: Pa
     card = (tmp_path / "dropped" / "card.md").read_text()
     assert re.search(r"3 of 27 rows were flagged and left out \(.*light chain.* 1.*\)", card)
     assert "left out" not in (tmp_path / "all" / "card.md").read_text()
-    # The head is that of a file without those rows: no label has moved to another row.
+    # The head equals the head of a file without those rows, so no label has moved to another row.
     said = fit(write(good, tmp_path / "rows2.csv"), parent, tmp_path / "good", "--name", "same")
-    assert "none of 24 rows is flagged" in said
+    assert "none of the 24 rows is flagged" in said
     heads = [(tmp_path / name / "head.onnx").read_bytes() for name in ("dropped", "good", "all")]
     assert heads[0] == heads[1] != heads[2]
     hashes = [open_bundle(tmp_path / name).manifest.head.source_sha256 for name in ("dropped", "good", "all")]
@@ -475,23 +475,23 @@ def test_rows_are_judged_for_the_new_heads_chains(parent: Path, tmp_path: Path) 
     assert "the head expects chain L" in said
     head = open_bundle(tmp_path / "light").manifest.head
     assert (head.chains, head.training and head.training.flagged) == (["L"], 26)
-    # and of a parent whose head is for light chains
+    # also with a parent whose head is for light chains
     said = fit(source, tmp_path / "light", tmp_path / "heavy", "--chains", "H")
     assert "3 of 27 rows are flagged" in said
 
 
-def test_no_row_left_no_look_and_other_rules(parent: Path, tmp_path: Path, opens: list[str]) -> None:
+def test_drop_flagged_without_rows_or_without_checks(parent: Path, tmp_path: Path, opens: list[str]) -> None:
     rows = with_flags()[0]
     source = write(rows, tmp_path / "rows.csv")
     cut = write([(name, sequence[30:], label) for name, sequence, label in rows], tmp_path / "cut.csv")
-    with pytest.raises(InputError, match="all 27 rows are flagged, and drop_flagged leaves none"):
+    with pytest.raises(InputError, match="all 27 rows are flagged; drop_flagged leaves no row"):
         fit(cut, parent, tmp_path / "new", "--drop-flagged")
     with pytest.raises(ConfigError, match="drop_flagged with domain off"):
         fit(source, parent, tmp_path / "new", "--drop-flagged", "--domain", "off")
     with pytest.raises(RecordsRejected, match=r"rows.csv:5: tag: 6 residues outside the domain"):
         fit(source, parent, tmp_path / "new", "--domain", "require")
     assert opens == [] and not (tmp_path / "new").exists()
-    assert "chain and domain were not looked at" in fit(source, parent, tmp_path / "off", "--domain", "off")
+    assert "chains and domains are not checked" in fit(source, parent, tmp_path / "off", "--domain", "off")
     training = open_bundle(tmp_path / "off").manifest.head.training
     assert (
         training is not None
@@ -514,7 +514,7 @@ def test_standard_input(parent: Path, labelled: Path, tmp_path: Path) -> None:
     assert heads[0].source_sha256 == heads[1].source_sha256
 
 
-# --- the cache
+# --- The cache.
 
 
 def entry_of(cache: Path) -> tuple[Path, Path]:
@@ -536,14 +536,14 @@ def test_embeddings_are_kept_and_used_again(parent: Path, labelled: Path, tmp_pa
     said = fit(labelled, parent, tmp_path / "b", "--embedding-cache", str(cache), "--scale")
     assert f"embeddings of 48 sequences from {array}" in said
     assert len(opens) == 2 and "bundle" not in opens
-    # other sequences, another order, other pooling, another variant: other entries
+    # Other sequences, another order, another pooling and another variant have separate entries.
     backwards = write(made_rows()[::-1], tmp_path / "backwards.csv")
     fit(backwards, parent, tmp_path / "c", "--embedding-cache", str(cache))
     fit(labelled, parent, tmp_path / "d", "--embedding-cache", str(cache), "--variant", "fp16-weights")
     batches = ("--pooling", "upstream-batch", "--batch-size", "8")
     fit(labelled, parent, tmp_path / "e", "--embedding-cache", str(cache), *batches)
     assert len(list(cache.glob("*.json"))) == 4
-    # without its record an array does not count: a run may have been stopped between the two
+    # An array without its record is ignored, because a run may have been stopped before it wrote the record.
     record.unlink()
     assert "embedding 48 sequences" in fit(labelled, parent, tmp_path / "f", "--embedding-cache", str(cache))
     assert record.exists()
@@ -566,7 +566,7 @@ def test_a_cache_that_is_not_this_bundles_is_refused(parent: Path, labelled: Pat
         changed = facts | {"identity": facts["identity"] | {field: value}}
         record.write_text(json.dumps(changed))
         name = field.removesuffix("_sha256")
-        refused(BundleError, rf"{record.name}: is of {name} {value}, this is {name} {facts['identity'][field]}")
+        refused(BundleError, rf"{record.name}: the entry's {name} is {value}, expected {facts['identity'][field]}")
     record.write_text("{")
     refused(BundleError, "not an entry of an embedding cache")
     record.write_text(json.dumps(facts))
@@ -601,16 +601,16 @@ def test_a_cache_that_cannot_be_written(parent: Path, labelled: Path, tmp_path: 
 
 def test_a_cache_that_is_a_file(parent: Path, labelled: Path, tmp_path: Path, opens: list[str]) -> None:
     (tmp_path / "cache").write_text("")
-    with pytest.raises(ConfigError, match=r"embedding cache .*: cannot be used: File exists"):
+    with pytest.raises(ConfigError, match=r"embedding cache .* cannot be used: File exists"):
         fit(labelled, parent, tmp_path / "new", "--embedding-cache", str(tmp_path / "cache"))
     assert opens == [] and not (tmp_path / "new").exists()
 
 
-# --- refusals: before any model is opened, and nothing written
+# --- Refusals, before any model is opened and without any output.
 
 
 def relabelled(*counts: int) -> Rows:
-    """So many rows of class 0, so many of class 1."""
+    """Rows with these numbers of class 0 and class 1."""
     rows = made_rows(sum(counts))
     return [(name, sequence, str(int(index >= counts[0]))) for index, (name, sequence, _) in enumerate(rows)]
 
@@ -621,7 +621,7 @@ def with_label(label: str) -> Rows:
 
 
 BAD_ROWS: dict[str, tuple[Rows, type[EngineError], str]] = {
-    "a single member": (relabelled(20, 1), InputError, "class 1 has a single row of 21"),
+    "a single member": (relabelled(20, 1), InputError, "only one of 21 rows has class 1"),
     "all equal": (relabelled(20, 0), InputError, "all 20 labels are 0"),
     "one row": (relabelled(0, 1), InputError, "all 1 labels are 1"),
     "fewer rows than folds": (relabelled(2, 2), InputError, "class 0 has 2 rows of 4, --cv 3 needs at least 3"),
@@ -634,19 +634,19 @@ BAD_ROWS: dict[str, tuple[Rows, type[EngineError], str]] = {
 }
 BAD_OPTIONS: dict[str, tuple[tuple[str, ...], type[EngineError], str]] = {
     "C is a word": (("--C", "1,big"), ConfigError, "--C 1,big: could not convert"),
-    "no C": (("--C", " , "), ConfigError, "--C names no value"),
+    "no C": (("--C", " , "), ConfigError, "--C has no value"),
     "C is 0": (("--C", "0,1"), ConfigError, "--C has 0"),
     "C below 0": (("--C", "-1"), ConfigError, "--C has -1"),
     "C infinite": (("--C", "inf"), ConfigError, "--C has inf"),
     "C is nan": (("--C", "nan"), ConfigError, "--C has nan"),
-    "C twice": (("--C", "1,1.0"), ConfigError, "one is named twice"),
+    "C twice": (("--C", "1,1.0"), ConfigError, "a value appears twice"),
     "one fold": (("--cv", "1"), ConfigError, "--cv is 1"),
     "no seeds": (("--cv-seeds", "0"), ConfigError, "--cv-seeds is 0"),
     "seed below 0": (("--seed", "-1"), ConfigError, "--seed -1"),
     "seed too large": (("--seed", "4294967295"), ConfigError, "seeds 4294967295 to 4294967296 are used"),
     "no such variant": (("--variants", "fp32,int8"), ConfigError, "no variant 'int8'"),
-    "no variants": (("--variants", ","), ConfigError, "--variants names none"),
-    "variant twice": (("--variants", "fp32,fp32"), ConfigError, "one is named twice"),
+    "no variants": (("--variants", ","), ConfigError, "--variants names no variant"),
+    "variant twice": (("--variants", "fp32,fp32"), ConfigError, "a variant appears twice"),
     "variant to embed with": (("--variant", "int8"), ConfigError, "no variant 'int8'"),
     "no such column": (("--label-column", "binder"), InputError, "binder"),
     "batches without a size": (("--pooling", "upstream-batch"), ConfigError, "batch_size is None"),
@@ -680,7 +680,7 @@ def test_outputs_that_are_refused(parent: Path, labelled: Path, tmp_path: Path, 
         fit(labelled, parent, tmp_path / "taken")
     with pytest.raises(ConfigError, match=r"rows\.csv is not a writable directory"):
         fit(labelled, parent, labelled / "where")
-    with pytest.raises(ConfigError, match="lies in the new bundle"):
+    with pytest.raises(ConfigError, match="would be inside the new bundle"):
         fit(labelled, parent, tmp_path / "taken.npz", "--head-out", str(tmp_path / "taken.npz"))
     with pytest.raises(ConfigError, match="there is no directory"):
         fit(labelled, parent, tmp_path / "new", "--head-out", str(tmp_path / "new" / "head.npz"))
@@ -755,7 +755,7 @@ def test_a_variant_over_its_limit(parent: Path, labelled: Path, tmp_path: Path) 
     assert (tmp_path / "head.npz").exists()
 
 
-def test_what_rounding_costs_is_kept_of_the_embedding_alone(parent: Path) -> None:
+def test_only_the_rounding_error_of_the_embedding_is_kept(parent: Path) -> None:
     bundle = open_bundle(parent)
     variant = bundle.manifest.variants["fp32"]
     assert variant.parity is not None
@@ -768,7 +768,7 @@ def test_what_rounding_costs_is_kept_of_the_embedding_alone(parent: Path) -> Non
     assert [reference.rounding for reference in references] == [{"embedding": cost}, None]
 
 
-def test_of_equal_candidates_the_smallest_c_is_chosen() -> None:
+def test_the_smallest_c_is_chosen_among_equal_candidates() -> None:
     scores = np.full((2, 3), 0.5)
     candidates = [cross_validation._candidate(c, scores, scores) for c in (10.0, 0.1, 1.0)]
     assert cross_validation.choose(candidates).c == 0.1
@@ -858,13 +858,15 @@ def test_a_bundle_exported_without_a_head_embeds_and_is_fitted(
         assert np.isfinite(session.score(["EVQLVESGG"])).all()
 
 
-def test_a_head_that_tells_nothing_apart_is_refused(parent: Path, labelled: Path, tmp_path: Path) -> None:
-    with pytest.raises(ParityError, match=r"gives every one of \d+ golden rows the logit"):
+def test_a_head_that_scores_everything_the_same_is_refused(parent: Path, labelled: Path, tmp_path: Path) -> None:
+    with pytest.raises(ParityError, match=r"gives all \d+ golden rows the same logit"):
         fit(labelled, parent, tmp_path / "new", "--C", "1e-30")
     assert not list(tmp_path.iterdir())
 
 
-def test_one_input_by_any_name_gives_one_head(parent: Path, labelled: Path, tmp_path: Path) -> None:
+def test_the_same_input_from_file_gzip_or_stdin_gives_the_same_head(
+    parent: Path, labelled: Path, tmp_path: Path
+) -> None:
     other = tmp_path / "other.csv"
     shutil.copy(labelled, other)
     for source, output in ((labelled, "a"), (other, "b")):
@@ -873,7 +875,7 @@ def test_one_input_by_any_name_gives_one_head(parent: Path, labelled: Path, tmp_
     assert heads[0] == heads[1]
 
 
-def test_the_cache_is_of_the_content_not_of_the_bundles_path(
+def test_the_cache_depends_on_the_content_not_on_the_bundles_path(
     parent: Path, labelled: Path, tmp_path: Path, opens: list[str]
 ) -> None:
     copy = Path(shutil.copytree(parent, tmp_path / "copy"))
@@ -883,7 +885,7 @@ def test_the_cache_is_of_the_content_not_of_the_bundles_path(
     assert len(list((tmp_path / "cache").glob("*.npy"))) == 1
 
 
-def test_a_user_without_a_home_names_where_embeddings_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_user_without_a_home_must_name_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("abonyx.cache.cache_dir", lambda: None)
     with pytest.raises(ConfigError, match=r"(?s)HOME is not set.*embedding_cache"):
         fit_module.embedding_cache(None)

@@ -1,4 +1,4 @@
-"""Which C is chosen if the bundle has int8: the smallest |w| of those as good as the best."""
+"""The choice of C if the bundle has int8: the smallest |w| among the values that are as good as the best."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NONE = Difference(max=0.0, mean=0.0)
 
 
 def candidate(c: float, area: float, accuracy: float = 0.7) -> Candidate:
-    """One whose standard error of 9 folds is 0.0146, by an sd of 0.03."""
+    """A candidate with an sd of 0.03, so that its standard error over 9 folds is 0.0146."""
     return Candidate(
         c=c,
         accuracy_mean=accuracy,
@@ -46,17 +46,17 @@ def test_the_smallest_weights_within_one_standard_error_are_taken(areas: dict[fl
 
 
 def test_a_head_of_lower_accuracy_is_not_as_good() -> None:
-    # so small weights that p stays near the majority's share: the ranks are as good, the calls are not
+    # The weights are so small that p stays near the majority's share. The ranks are as good, but not the calls.
     candidates = [candidate(0.1, 0.70, accuracy=0.6), candidate(1.0, 0.70)]
     assert choose_for_int8(candidates, ERRORS, folds=9).c == 1.0
 
 
-def test_a_head_that_passes_goes_before_a_smaller_one_that_fails() -> None:
+def test_a_head_that_passes_is_preferred_to_a_smaller_one_that_fails() -> None:
     candidates = [candidate(c, 0.70) for c in ERRORS]
     errors = ERRORS | {0.1: error(1.0, passes=False)}
     assert choose_for_int8(candidates, errors, folds=9).c == 1.0
     errors = {c: error(each.norm, passes=False) for c, each in ERRORS.items()}
-    assert choose_for_int8(candidates, errors, folds=9).c == 0.1  # none passes: the gate refuses it, by name
+    assert choose_for_int8(candidates, errors, folds=9).c == 0.1  # none passes, so the gate will refuse it
 
 
 def test_the_table_shows_the_error_and_the_verdict() -> None:

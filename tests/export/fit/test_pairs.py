@@ -1,4 +1,4 @@
-"""`abonyx fit --chains H,L`: a head on the embeddings of both chains, judged on pairs, alone and beside others."""
+"""`abonyx fit --chains H,L`: a head on the embeddings of both chains, alone and beside other heads."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def mutated(parent: str, rng: Any) -> str:
 
 
 def made_pairs(count: int = 40) -> tuple[list[Pair], list[float]]:
-    """Pairs, and a value that rises with W and R of both chains; light chains come again."""
+    """Pairs, and a value that rises with the number of W and R in both chains. Light chains repeat."""
     with EXAMPLES.open(newline="") as file:
         parents = [row["sequence"] for row in csv.DictReader(file)]
     rng = np.random.default_rng(4)
@@ -62,7 +62,7 @@ CLASSES = [int(value > float(np.median(VALUES))) for value in VALUES]
 
 
 def run(command: Any, *arguments: Any) -> str:
-    """What the command wrote to stderr; raises its error."""
+    """Run the command; returns its stderr, and raises its error."""
     with to_stderr(as_json=False):
         result = CliRunner().invoke(command, [str(argument) for argument in arguments])
     if result.exception:
@@ -115,7 +115,7 @@ def test_values_and_a_scaler(classes: Path, mini: Path) -> None:
 
 
 def test_the_card_is_of_pairs(fitted: Path, tmp_path: Path) -> None:
-    """Pairs are one record each: linked if both chains are close, with baselines on both."""
+    """Each pair is one record. Two pairs are linked if both chains are similar; baselines use both chains."""
     bundle = open_bundle(fitted)
     records = ["|".join(pair) for pair in PAIRS]
     known = training_rows(bundle, [*records, PAIRS[0][0], f"{PAIRS[0][0]}|{PAIRS[1][1]}"])
@@ -145,7 +145,7 @@ def test_beside_a_head_of_one_chain(classes: Path, mini: Path, tmp_path: Path) -
         np.testing.assert_allclose(found["nonspecificity"], before, atol=FP32_GOAL_P)
         with pytest.raises(InputError, match="is one sequence"):
             session.score(heavy, heads="both")
-    # and a light one beside both, whose default would be the first head's chains
+    # a head of light chains beside both; the default would be the first head's chains
     light = tmp_path / "light.csv"
     rows = enumerate(zip(PAIRS, CLASSES, strict=True))
     light.write_text("id,VL,label\n" + "".join(f"{at},{pair[1]},{label}\n" for at, (pair, label) in rows))
@@ -163,7 +163,7 @@ def test_a_chain_that_is_missing(classes: Path, mini: Path, tmp_path: Path) -> N
     with pytest.raises(RecordsRejected, match="alone: no light chain: the heads need both chains"):
         fit(source, tmp_path / "out", *BOTH, bundle=mini)
     said = fit(source, tmp_path / "out", *BOTH, "--C", "1", "--on-invalid", "skip", bundle=mini)
-    assert "1 bad records left out" in said
+    assert "1 bad records are left out" in said
     assert "alone" in (tmp_path / "out.rejected.csv").read_text()
 
 
@@ -179,7 +179,7 @@ def test_flags_of_either_chain(classes: Path, mini: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--vary-ends",), "vary_ends=True with chains H,L: it is of heads of one chain"),
+        (("--vary-ends",), "vary_ends=True with chains H,L: the option is only for heads of one chain"),
         (("--head-out", "head.npz"), "head_out with chains H,L"),
         (("--sequence-column", "heavy"), "sequence_column heavy: the heads need both chains"),
         (("--pooling", "upstream-batch", "--batch-size", "8"), "not possible for pairs"),

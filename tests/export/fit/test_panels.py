@@ -1,4 +1,4 @@
-"""What becomes of a bundle's panels when its heads change."""
+"""The panels of a bundle when its heads change."""
 
 from __future__ import annotations
 
@@ -68,6 +68,6 @@ def test_percentiles_stay_when_a_head_is_calibrated(parent: Path, cache: Path, t
     assert all(len(each) != 1 for each in bands), "a row has both percentiles or none"
     found = np.array([each for each in bands if each])
     assert len(found) > 20
-    # Ranks between two scores of the panel are interpolated in p, which the scaling bends.
+    # Ranks between two scores of the panel are interpolated in p, and the scaling is not linear in p.
     assert np.abs(found[:, 0] - found[:, 1]).max() <= 2
     assert [row.p_nonspecific for row in after] != [row.p_nonspecific for row in before]

@@ -1,4 +1,4 @@
-"""`abonyx fit` on measured values, and beside heads that are there: regressions, classes of values, --add."""
+"""`abonyx fit` on measured values and beside existing heads: regressions, classes of values, --add."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_a_regression_beside_the_parents_head(regression: tuple[Path, str]) -> N
         record = variant.parity.heads["hic"]
         assert isinstance(record, LinearParity)
         assert 0 < record.value.max <= variant.limits.value
-    # The card's folds and alphas, and so its residuals, are tested in test_card; the interval is stored as it is there.
+    # test_card tests the card's folds, alphas and residuals. The stored interval equals the card's.
     card = json.loads((output / "metrics.hic.json").read_text())["card"]
     assert training.interval is not None and training.band is None
     assert (training.interval.low, training.interval.high) == (card["interval"]["low"], card["interval"]["high"])
@@ -138,7 +138,7 @@ def test_a_regression_beside_the_parents_head(regression: tuple[Path, str]) -> N
         assert isinstance(value, float)
         expected = [value + training.interval.low, value + training.interval.high]
         assert ends == pytest.approx(expected, rel=1e-5)
-    assert "score it with --heads hic" in said and "the training mean alone" in said
+    assert "score it with --heads hic" in said and "if every prediction is the mean" in said
 
 
 def test_each_head_has_a_card_and_rows_of_its_own(
@@ -189,7 +189,7 @@ def test_training_sequences_are_stored_on_request_alone(
 
 
 def test_evaluate_on_the_training_rows_says_so(regression: tuple[Path, str], measured: Path, tmp_path: Path) -> None:
-    """The card counts them, and says how many of them the stored interval holds."""
+    """The card counts the training rows, and says how many of them are inside the stored interval."""
     pytest.importorskip("matplotlib", reason="the extra evaluate is not installed")
     bundle = open_bundle(regression[0])
     command = ["evaluate", str(measured), "--bundle", str(bundle.path), "--head", "hic", "-o", str(tmp_path / "out")]
@@ -210,7 +210,7 @@ def test_inspect_names_every_head(regression: tuple[Path, str]) -> None:
     assert "36 rows, alpha " in found and "probability, threshold 0.5" in found
 
 
-def test_heads_that_are_there_keep_their_numbers(regression: tuple[Path, str], bare: Path) -> None:
+def test_existing_heads_keep_their_numbers(regression: tuple[Path, str], bare: Path) -> None:
     output, _ = regression
     before, after = open_bundle(bare), open_bundle(output)
     assert after.manifest.heads[0] == before.manifest.heads[0]
@@ -240,7 +240,7 @@ def test_a_third_head_and_names_that_are_taken(
     with pytest.raises(ConfigError, match="two heads are called nonspecificity"):
         fit(measured, tmp_path / "twice", *more, bundle=parent, cache=cache)
     said = fit(measured, tmp_path / "alone", "--positive-above", "12", "--C", "1", bundle=parent, cache=cache)
-    assert "the new bundle has the new head alone; --add keeps those of bundle: nonspecificity, hic" in said
+    assert "the new bundle has only the new head; --add keeps the heads of bundle: nonspecificity, hic" in said
     assert [head.name for head in open_bundle(tmp_path / "alone").manifest.heads] == ["nonspecificity"]
 
 
@@ -263,7 +263,7 @@ def test_classes_of_values(flag: str, above: bool, measured: Path, cache: Path, 
 
 
 def test_alpha_is_chosen_without_the_rows_left_out() -> None:
-    """The nested estimate is that of RidgeCV on each fold's training rows, pooled less that fold's training mean."""
+    """The nested estimate equals RidgeCV on each fold's training rows, pooled after subtracting the training mean."""
     from scipy.stats import spearmanr
 
     rng = np.random.default_rng(5)
@@ -285,11 +285,11 @@ def test_alpha_is_chosen_without_the_rows_left_out() -> None:
 def test_a_head_without_signal_is_not_ranked_by_its_folds_means() -> None:
     values = np.random.default_rng(1).normal(size=40)
     found = cross_validate_ridge(np.zeros((40, 3)), values, [1.0], folds=10, seeds=[0, 1], scale=False)
-    assert found.spearman_mean == 0.0  # the training means alone: about -0.3
+    assert found.spearman_mean == 0.0  # the training means alone would give about -0.3
     assert abs(found.r2_mean) < 1e-12
 
 
-# --- bad input: before any model is opened, and nothing written
+# --- Bad input is refused before any model is opened, without any output.
 
 
 def with_value(text: str) -> Rows:
@@ -396,17 +396,17 @@ BAD_OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
     "no direction": (("--task", "regression", "--unit", "h", "--head-name", "hic"), "needs --direction"),
     "another direction": ((*WITHOUT_UNIT, "--unit", "h", "--direction", "up"), "--direction is 'up'"),
     "no name": (("--task", "regression", "--unit", "h", "--direction", "lower-is-worse"), "needs --head-name"),
-    "C of a regression": ((*REGRESSION, "--C", "1"), "--C with --task regression: it is of a classification"),
-    "alpha of a classification": (("--alpha", "1"), "--alpha with --task classification: it is of a regression"),
+    "C of a regression": ((*REGRESSION, "--C", "1"), "--C with --task regression: the option is only for a cl"),
+    "alpha of a classification": (("--alpha", "1"), "--alpha with --task classification: the option is only"),
     "a unit of classes": (("--unit", "min"), "--unit with --task classification"),
     "classes of a regression": ((*REGRESSION, "--positive-above", "3"), "--positive-above with --task regression"),
     "weights of a regression": ((*REGRESSION, "--class-weight", "balanced"), "--class-weight with --task regression"),
     "a head file": ((*REGRESSION, "--head-out", "x.npz"), "--head-out with --task regression"),
-    "two ends": (("--positive-above", "1", "--positive-below", "3"), "one class would have two ends"),
+    "two ends": (("--positive-above", "1", "--positive-below", "3"), "only one threshold is possible"),
     "an end that is not finite": (("--positive-above", "nan"), "--positive-above is nan"),
     "alpha is 0": ((*REGRESSION, "--alpha", "0,1"), "--alpha has 0"),
     "alpha is a word": ((*REGRESSION, "--alpha", "1,big"), "--alpha 1,big: could not convert"),
-    "a reserved name": ((*REGRESSION[:-1], "all"), "--head-name: a head cannot be called 'all'"),
+    "a reserved name": ((*REGRESSION[:-1], "all"), "--head-name: 'all' is not a valid head name"),
 }
 
 
@@ -441,9 +441,9 @@ def test_a_unit_that_differs_from_the_parents(regression: tuple[Path, str], meas
     parent, _ = regression
     other = [*REGRESSION]
     other[other.index("min")] = "s"
-    with pytest.raises(ConfigError, match="hic would give values in s; the head of this name in bundle gives values"):
+    with pytest.raises(ConfigError, match="hic would give values in s; the head hic in bundle gives values"):
         fit(measured, tmp_path / "new", *other, bundle=parent)
-    with pytest.raises(ConfigError, match="hic would give a probability; the head of this name in bundle gives"):
+    with pytest.raises(ConfigError, match="hic would give a probability; the head hic in bundle gives"):
         fit(measured, tmp_path / "new", "--head-name", "hic", "--positive-above", "9", bundle=parent)
 
 

@@ -1,4 +1,4 @@
-"""The head's graph says what the head says, in default-domain operators, and goes behind an encoder untouched."""
+"""The head's graph gives the head's numbers with default-domain operators, and is attached to an encoder unchanged."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_ten_heads_have_a_column_each_whatever_their_order() -> None:
         check_head(head_model(*heads), *heads[::-1])
 
 
-def test_metadata_says_where_it_is_from() -> None:
+def test_metadata_says_where_the_head_comes_from() -> None:
     head = dataclasses.replace(
         _head(), encoder="some/esm", encoder_revision="main", pooling="upstream-batch", pooling_batch_size=8
     )
@@ -197,9 +197,9 @@ def test_check_head_finds_another_heads_graph() -> None:
         check_head(broken, head)
 
 
-def test_check_head_finds_what_float32_cannot_hold() -> None:
+def test_check_head_finds_weights_that_float32_cannot_represent() -> None:
     wide = dataclasses.replace(_head(), mean=np.full(WIDTH, 1e4 + 1e-4), scale=np.full(WIDTH, 1e-3), name="wide")
-    check_head(head_model(wide), wide)  # its own mean comes off first
+    check_head(head_model(wide), wide)  # passes, because its own mean is subtracted first
     with pytest.raises(ParityError, match="float32"):
         check_head(head_model(_head(), wide), _head(), wide)
     linear = dataclasses.replace(wide, training_sd=1.0, unit="min", classes=())
@@ -240,39 +240,39 @@ def test_attach_and_swap_leave_the_encoder_alone(tmp_path: Path) -> None:
     onnx.checker.check_model(str(path), full_check=True)
 
 
-def test_attach_edits_and_gives_back_the_encoder(tmp_path: Path) -> None:
+def test_attach_changes_and_returns_the_encoder(tmp_path: Path) -> None:
     encoder = _load(_encoder(tmp_path))
     assert attach_head(encoder, head_model(_head())) is encoder
 
 
-def test_attach_takes_away_value_infos_of_the_old_head(tmp_path: Path) -> None:
+def test_attach_removes_value_infos_of_the_old_head(tmp_path: Path) -> None:
     encoder = attach_head(_load(_encoder(tmp_path)), head_model(_head(mean=True)))
     encoder.graph.value_info.append(helper.make_tensor_value_info("head/sub", TensorProto.FLOAT, ["batch", WIDTH]))
     attach_head(encoder, head_model(_head()))
     assert not encoder.graph.value_info
-    assert sum(node.op_type == "Sub" for node in encoder.graph.node) == 2  # of the sums and of contributions
+    assert sum(node.op_type == "Sub" for node in encoder.graph.node) == 2  # one for the sums, one for contributions
 
 
 def test_attach_refuses_what_does_not_fit(tmp_path: Path) -> None:
     path = _encoder(tmp_path)
     with pytest.raises(HeadRefused, match="embedding has 12 values, the head takes 7"):
         attach_head(_load(path), head_model(_head(7)))
-    with pytest.raises(HeadRefused, match=r"opset \{'': 18\}, the head of \{'': 20\}"):
+    with pytest.raises(HeadRefused, match=r"opset \{'': 18\}, the head graph has opset \{'': 20\}"):
         attach_head(_load(_encoder(tmp_path, opset=18)), head_model(_head()))
-    with pytest.raises(HeadRefused, match="the head graph goes from"):
+    with pytest.raises(HeadRefused, match="the head graph has inputs"):
         attach_head(_load(_encoder(tmp_path)), _load(path))
     bare = _load(path)
     del bare.graph.output[:]
-    with pytest.raises(BundleError, match="embedding is missing"):
+    with pytest.raises(BundleError, match="but not embedding"):
         attach_head(bare, head_model(_head()))
     for name in ("head_sums", "contributions"):
         taken = _load(path)
         taken.graph.node.append(helper.make_node("Identity", ["embedding"], [name], "other"))
-        with pytest.raises(BundleError, match=f"makes {name} itself"):
+        with pytest.raises(BundleError, match=f"already has a node for {name}"):
             attach_head(taken, head_model(_head()))
     other = _load(path)
     other.graph.node[1].input[0] = "attention_bias"  # weights of something else
-    with pytest.raises(BundleError, match="not the mean of token states by pool_weights"):
+    with pytest.raises(BundleError, match="not the mean of token states with pool_weights"):
         attach_head(other, head_model(_head()))
 
 

@@ -1,4 +1,4 @@
-"""Every form a plain logistic head comes in is read to the same numbers; whatever is not one is refused."""
+"""Every file format of a plain logistic head gives the same numbers; anything else is refused."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from abonyx_export.head.head import Head, read_head
 from abonyx_export.head.unpickle import Bag, read_pickle
 
 Data = tuple[Float64Array, npt.NDArray[np.int64]]
-# name, ||coef||, intercept: the table under "Heads" of the shared data's README
+# name, ||coef||, intercept: the table under "Heads" in the README of the shared data
 SHARED = [
     ("esm1v_logreg/boughter_vh_esm1v_logreg", 8.1800, 0.014579588, "1.7.2"),
     ("esm1v_logreg_published_2025-11/boughter_vh_esm1v_logreg", 8.2101, 0.016440834, "1.7.2"),
@@ -88,7 +88,7 @@ def _save(path: Path, **changes: object) -> Path:
 
 
 class BinaryClassifier:
-    """Stands for the old pipeline's class when a pickle is made here."""
+    """Replaces the old pipeline's class when a test writes a pickle."""
 
 
 def _old_pipeline(path: Path, **state: object) -> Path:
@@ -101,7 +101,7 @@ def _old_pipeline(path: Path, **state: object) -> Path:
 
 
 class LogisticRegressionStrategy:
-    """Stands for what the old pipeline's newer BinaryClassifier holds."""
+    """Replaces the object inside the old pipeline's newer BinaryClassifier."""
 
 
 def test_the_newer_classifier_wraps_its_estimator(tmp_path: Path, data: Data) -> None:
@@ -212,7 +212,7 @@ def test_exact_classes_give_their_own_probability(
 
 
 def test_feature_names_are_an_array_of_objects(tmp_path: Path, data: Data) -> None:
-    """As after a fit on a DataFrame; joblib writes them as a pickle inside its own."""
+    """A fit on a DataFrame stores feature names. joblib writes them as a pickle inside its pickle."""
     model = _fitted(data, feature_names_in_=np.array(["a", "b", "c", "d", "e", "f"], dtype=object))
     joblib.dump(model, tmp_path / "head.joblib")
     np.testing.assert_array_equal(read_head(tmp_path / "head.joblib").coef, model.coef_[0])
@@ -247,8 +247,8 @@ def test_recentred_moves_every_logit(tmp_path: Path, data: Data) -> None:
         ({"coef_": np.ones((1, 6), np.float16)}, "coef is float16"),
         ({"coef_": [[1.0] * 6]}, "coef is list"),
         ({"coef_": np.full((1, 6), np.nan)}, r"coef\[0\] is nan"),
-        ({"coef_": np.ones((1, 5))}, "says 6 features, coef has 5"),
-        ({"n_features_in_": "6"}, "says '6' features"),
+        ({"coef_": np.ones((1, 5))}, "has 6 features, coef has 5"),
+        ({"n_features_in_": "6"}, "has '6' features"),
         ({"intercept_": np.array([np.inf])}, "intercept is inf"),
         ({"intercept_": np.array([0.0, 1.0])}, r"intercept is float64 \(2,\)"),
         ({"intercept_": "0"}, "intercept is '0'"),
@@ -274,7 +274,7 @@ def test_refused_estimators(tmp_path: Path, data: Data, changes: dict[str, objec
 
 
 def test_unfitted(tmp_path: Path) -> None:
-    with pytest.raises(HeadRefused, match="has no coef_, intercept_, classes_: it is not fitted"):
+    with pytest.raises(HeadRefused, match="is not fitted: it has no coef_, intercept_, classes_"):
         read_head(_dumped(tmp_path / "head.pkl", LogisticRegression()))
     with pytest.raises(HeadRefused, match="mean_ is None"):
         model = make_pipeline(StandardScaler(), LogisticRegression().fit([[0.0], [1.0]], [0, 1]))
@@ -290,7 +290,7 @@ def test_unfitted(tmp_path: Path) -> None:
         ({"mean_": np.full(6, np.nan)}, r"mean\[0\] is nan"),
         ({"mean_": np.zeros(5)}, r"mean is float64 \(5,\), coef float64 \(6,\)"),
         ({"scale_": np.ones(5)}, r"scale is float64 \(5,\), coef float64 \(6,\)"),
-        ({"n_features_in_": 5}, "StandardScaler says 5 features, coef has 6"),
+        ({"n_features_in_": 5}, "StandardScaler has 5 features, coef has 6"),
         ({"mean_": np.zeros(6, int)}, "mean_ is int64"),
     ],
 )
@@ -347,9 +347,9 @@ NO_ROW: dict[str, BaseEstimator] = {
 
 @pytest.mark.filterwarnings("ignore")  # that few steps do not converge
 @pytest.mark.parametrize("name", NO_ROW)
-def test_a_classifier_that_is_no_single_row_is_to_be_refitted(tmp_path: Path, data: Data, name: str) -> None:
+def test_the_advice_for_a_classifier_without_a_single_row_is_a_new_fit(tmp_path: Path, data: Data, name: str) -> None:
     fix = _advice(tmp_path / "head.joblib", NO_ROW[name].fit(*data))
-    assert "Refit a LogisticRegression" in fix and "`abonyx fit`" in fix
+    assert "Fit a LogisticRegression" in fix and "`abonyx fit`" in fix
     assert "npz" not in fix and "savez" not in fix
 
 
@@ -358,7 +358,7 @@ def test_the_advice_for_a_search_can_be_followed(tmp_path: Path, data: Data) -> 
     search = GridSearchCV(make_pipeline(StandardScaler(), LogisticRegression()), grid, cv=3).fit(*data)
     fix = _advice(path, search)
     assert "joblib.dump(search.best_estimator_, 'head.joblib')" in fix and "npz" not in fix
-    assert "If it is another class: Refit a LogisticRegression" in fix, "no second round if it is not read either"
+    assert "For another class: Fit a LogisticRegression" in fix, "the advice must also cover other classes"
     joblib.dump(search.best_estimator_, path)
     np.testing.assert_allclose(_p(read_head(path), data[0]), search.predict_proba(data[0])[:, 1], rtol=0, atol=HEAD_P)
 
@@ -370,7 +370,7 @@ def test_the_advice_for_a_search_in_a_pipeline_can_be_followed(tmp_path: Path, d
     expected = pipeline.predict_proba(data[0])[:, 1]
     fix = _advice(path, pipeline)
     assert "pipeline.steps[-1] = ('head', pipeline[-1].best_estimator_)" in fix and "npz" not in fix
-    assert "best_estimator_ is a LogisticRegression" in fix and "If not: Refit a LogisticRegression" in fix
+    assert "best_estimator_ is a LogisticRegression" in fix and "If not: Fit a LogisticRegression" in fix
     pipeline.steps[-1] = ("head", pipeline[-1].best_estimator_)
     joblib.dump(pipeline, path)
     np.testing.assert_allclose(_p(read_head(path), data[0]), expected, rtol=0, atol=HEAD_P)
@@ -396,13 +396,13 @@ def test_the_advice_for_a_parameter_that_is_not_read_can_be_followed(tmp_path: P
 
 @pytest.mark.parametrize("protocol", range(6))
 def test_arrays_are_never_advised(tmp_path: Path, data: Data, protocol: int) -> None:
-    """Beside or before the row of weights may be a scaler."""
+    """The advice must not be an .npz, because a scaler may be before the row of weights."""
     path, scaler = tmp_path / "head.pkl", MinMaxScaler().fit(data[0])
     odd = LogisticRegression(random_state=np.random.RandomState(0)).fit(*data)
     for value, said in (
-        ((_fitted(data), scaler), "StandardScaler alone is read"),
-        ([_fitted(data), scaler], "StandardScaler alone is read"),
-        ({"model": _fitted(data), "scaler": scaler}, "StandardScaler alone is read"),
+        ((_fitted(data), scaler), "StandardScaler is the only step"),
+        ([_fitted(data), scaler], "StandardScaler is the only step"),
+        ({"model": _fitted(data), "scaler": scaler}, "StandardScaler is the only step"),
         ((odd, StandardScaler()), "set_params"),
         (make_pipeline(StandardScaler(), odd), "set_params"),
     ):
@@ -503,11 +503,11 @@ def test_two_configs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"coef": None}, r"missing: \['coef'\].*found: \['classes', 'intercept'"),
-        ({"scaler_mean": np.ones(3)}, r"not known: \['scaler_mean'\]"),
+        ({"coef": None}, r"missing arrays: \['coef'\].*found: \['classes', 'intercept'"),
+        ({"scaler_mean": np.ones(3)}, r"unknown arrays: \['scaler_mean'\]"),
         ({"coef": np.ones((2, 3))}, r"coef is float64 \(2, 3\)"),
         ({"coef": np.ones((1, 3), int)}, "coef is int64"),
-        ({"coef": np.ones((1, 0))}, "not a row of float64|says 3"),
+        ({"coef": np.ones((1, 0))}, "not a row of float64|has 3"),
         ({"coef": np.full((1, 3), np.inf)}, r"coef\[0\] is inf"),
         ({"coef": np.array([[None] * 3])}, "damaged or not an .npz of numbers"),
         ({"coef": np.ones((1, 3), complex)}, "damaged or not an .npz of numbers"),
@@ -515,8 +515,8 @@ def test_two_configs(tmp_path: Path) -> None:
         ({"classes": [0, 1, 2]}, "has 3 classes"),
         ({"classes": ["a", "b"]}, "classes are 'a', 'b'"),
         ({"classes": 1}, "has classes 1"),
-        ({"n_features_in": [4]}, "says 4 features, coef has 3"),
-        ({"n_features_in": [3, 3]}, "says list features"),
+        ({"n_features_in": [4]}, "has 4 features, coef has 3"),
+        ({"n_features_in": [3, 3]}, "has list features"),
         ({"mean": np.ones(2)}, r"mean is float64 \(2,\), coef float64 \(3,\)"),
         ({"scale": np.array([1.0, 0.0, 1.0])}, r"scale\[1\] is 0.0"),
     ],
@@ -561,13 +561,13 @@ def test_npz_sizes_are_checked_before_reading(tmp_path: Path, monkeypatch: pytes
     for shape in (b"(9999999999,)}", b"(1, 99999999)}", b"(-1, -3), }", b"(1, 2), }", b"((((((((()}", b"'x'}"):
         with pytest.raises(HeadRefused, match="damaged or not"):
             read_head(_zip(path, npy.replace(b"(1, 3), }      ", shape.ljust(15))))
-    with pytest.raises(HeadRefused, match="packed otherwise"):
+    with pytest.raises(HeadRefused, match="numpy does not compress this way"):
         read_head(_zip(path, npy, zipfile.ZIP_LZMA))
     for body in (npy[:20], b"\x93NUMPY\x09\x00" + npy[8:], b"", npy + b"x"):
         with pytest.raises(HeadRefused, match="damaged or not"):
             read_head(_zip(path, body))
     monkeypatch.setattr(head_module, "MAX_UNPACKED_BYTES", 2**20)
-    with pytest.raises(HeadRefused, match="1048576 are the most"):
+    with pytest.raises(HeadRefused, match="the limit is 1048576"):
         read_head(_zip(path, bytes(2**20 + 1)))
 
 
@@ -577,7 +577,7 @@ def test_paths(tmp_path: Path) -> None:
         ("none.npz", "does not exist"),
         ("none.pkl", "does not exist"),
         ("folder.npz", "is not a file"),
-        ("head.onnx", r"suffix '\.onnx'; heads are read from \.npz, \.pkl, \.pickle, \.joblib"),
+        ("head.onnx", r"suffix '\.onnx'; a head's file has \.npz, \.pkl, \.pickle, \.joblib"),
         ("head", "suffix ''"),
     ):
         with pytest.raises(HeadRefused, match=match):
@@ -606,7 +606,7 @@ def test_reading_imports_nothing_heavy(tmp_path: Path, data: Data) -> None:
 def test_published_heads(shared_heads: Path, name: str, norm: float, intercept: float, version: str) -> None:
     head = read_head(shared_heads / f"{name}.pkl")
     assert float(np.linalg.norm(head.coef)) == pytest.approx(norm, abs=5e-5)
-    # The table's ESM-2 intercept is 1.8e-9 from what both its files hold, -0.8688202692.
+    # The table's ESM-2 intercept differs by 1.8e-9 from the value in both files, -0.8688202692.
     assert head.intercept == pytest.approx(intercept, abs=2e-9)
     assert head.coef.shape == (1280,) and head.mean is None and head.scale is None
     esm = "facebook/esm2_t33_650M_UR50D" if "esm2" in name else "facebook/esm1v_t33_650M_UR90S_1"

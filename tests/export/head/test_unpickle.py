@@ -1,4 +1,4 @@
-"""A pickle is read as data: what a fitted head needs comes out, anything else is refused and never runs."""
+"""A pickle is read as data: a fitted head is read, anything else is refused and never runs."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_text_objects_and_scalars(tmp_path: Path, protocol: int) -> None:
 
 
 def test_state_forms(tmp_path: Path) -> None:
-    """Read REDUCE of the class, a state with slots, and the older module names."""
+    """REDUCE of the class, a state with slots, and the older module names can be read."""
     for module, name in (("classifier", "BinaryClassifier"), ("sklearn.linear_model.logistic", "LogisticRegression")):
         data = f"c{module}\n{name}\n(tR((Vcoef_\nI1\nd(Vslot\nI2\ndtb.".encode()
         value = read_pickle(_write(tmp_path, data))
@@ -172,7 +172,7 @@ def _exploit(module: str, name: str, argument: str) -> bytes:
         ("antibody_training_esm.core.embeddings", "ESMEmbeddingExtractor"),
         ("pickle", "loads"),
         ("copyreg", "__newobj__"),
-        # what lists of forbidden names have let pass
+        # names that lists of forbidden names missed in the past
         ("runpy", "_run_code"),
         ("importlib", "import_module"),
         ("cProfile", "runctx"),
@@ -206,7 +206,7 @@ def test_exploits_do_not_run(tmp_path: Path, module: str, name: str, form: str) 
     if form not in ("inst", "obj"):  # these opcodes are refused for any class
         _refused(tmp_path, forms[form], f"{module}.{name}".replace(".", r"\."))
     assert not trace.exists()
-    # pickletools decodes text, and Python loads a codec when it first does
+    # pickletools decodes text, and the first use of a codec imports it
     assert {name for name in sys.modules.keys() - before if not name.startswith("encodings.")} == set()
 
 
@@ -242,12 +242,12 @@ def test_a_joblib_array_of_objects_is_one_row_of_plain_values(tmp_path: Path, pr
 
 
 def test_joblib_arrays_of_objects_do_not_nest(tmp_path: Path) -> None:
-    """joblib never writes such; reading it would recurse as deep as the file says."""
+    """joblib never writes nested arrays, and reading them would recurse as deep as the file."""
     joblib.dump(np.array([None], dtype=object), tmp_path / "a.joblib", protocol=3)
     data = (tmp_path / "a.joblib").read_bytes()
-    inner = re.search(rb"\x80[\x02\x04\x05]", data[2:])  # the protocol of the array's own pickle is joblib's choice
+    inner = re.search(rb"\x80[\x02\x04\x05]", data[2:])  # joblib chooses the protocol of the array's pickle
     assert inner
-    _refused(tmp_path, data[: 2 + inner.start()] * 2_000 + data, "in another one")
+    _refused(tmp_path, data[: 2 + inner.start()] * 2_000 + data, "inside another one")
 
 
 def test_opcodes_of_a_joblib_array_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,10 +290,10 @@ def test_other_estimators_are_named(tmp_path: Path) -> None:
         (b"}I1\na.", "appends to a dict"),
         (b"]I1\nI2\ns.", "sets items of a list"),
         (b"}(I1\nu.", "damaged"),
-        (b"}(I1\ntI2\ns.", "tuple as a dictionary's key"),
-        (b"I1\n}b.", "gives a state to a int"),
+        (b"}(I1\ntI2\ns.", "tuple as a key of a dictionary"),
+        (b"I1\n}b.", "sets the state of a int"),
         (b"I1\n(tR.", "calls int"),
-        (b"csklearn.pipeline\nPipeline\nI1\nR.", "calls something with a int"),
+        (b"csklearn.pipeline\nPipeline\nI1\nR.", "calls a function with a int"),
         (b"csklearn.pipeline\nPipeline\n(tRI1\nb.", "instance's state"),
         (b"csklearn.pipeline\nPipeline\n(tR}I1\nI1\nsb.", "instance's state"),
         (b"cnumpy\nndarray\n(tR.", "calls numpy.ndarray"),
@@ -349,15 +349,15 @@ def test_joblib_shape_is_checked_against_the_bytes(tmp_path: Path) -> None:
 
 
 def test_bombs_end_in_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _refused(tmp_path, b"(" * 100_000 + b"." * 2, "nests deeper")
+    _refused(tmp_path, b"(" * 100_000 + b"." * 2, "levels deep")
     _refused(tmp_path, b"N0" * 10 + b"N" * (unpickle.MAX_OPCODES + 10) + b".", "opcode")
     _refused(tmp_path, b"N" * (unpickle.MAX_OPCODES + 10) + b".", "more than")
     billion_laughs = b"]\x94" + b"](h\x00h\x00e\x94" * 2000 + b"."
-    assert isinstance(read_pickle(_write(tmp_path, billion_laughs)), list)  # shared, so small; never walked
+    assert isinstance(read_pickle(_write(tmp_path, billion_laughs)), list)  # small, because the lists are shared
     assert isinstance(read_pickle(_write(tmp_path, b"N" + b"\x85" * 500_000 + b".")), tuple)
     monkeypatch.setattr(unpickle, "MAX_UNPACKED_BYTES", 2**20)
     encode = b"Vlatin1\n\x94V" + b"x" * 1000 + b"\n\x94" + b"(" + b"c_codecs\nencode\nh\x01h\x00\x86R" * 2000 + b"t."
-    _refused(tmp_path, encode, "of arrays")
+    _refused(tmp_path, encode, "has arrays of more than")
 
 
 def test_compressed_bombs_end_in_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -368,7 +368,7 @@ def test_compressed_bombs_end_in_refusal(tmp_path: Path, monkeypatch: pytest.Mon
     _refused(tmp_path, b"\x5d\x00\x00\xff\xff" + b"\xff" * 8 + bytes(100), "damaged|cut short")
 
 
-def test_files_that_are_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_that_are_not_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(HeadRefused, match="does not exist"):
         read_pickle(tmp_path / "none.pkl")
     with pytest.raises(HeadRefused, match="is not a file"):
@@ -377,8 +377,8 @@ def test_files_that_are_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     _refused(tmp_path, pickle.dumps([1.0] * 10), "at most 10")
 
 
-def test_a_large_state_given_again_and_again_is_refused(tmp_path: Path) -> None:
-    """Of joblib's arrays too: the time would grow with states times names."""
+def test_a_large_state_that_is_set_many_times_is_refused(tmp_path: Path) -> None:
+    """This includes joblib's arrays. Without the limit, time would grow with states times names."""
     names = b"".join(b"Va%d\nN" % number for number in range(5_000))
     state = b"(" + names + b"d\x94"
     wrapper = b"cjoblib.numpy_pickle\nNumpyArrayWrapper\n)\x81h\x00b"
@@ -389,7 +389,7 @@ def test_a_large_state_given_again_and_again_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_array_fills_its_places_in_the_memo_once() -> None:
-    """Copies of an unfinished array, each built in turn, would set every place again: time as places times copies."""
+    """Without this, each reference to an unfinished array would set the whole memo again when it is built."""
 
     class Counting(dict[int, object]):
         set_at_once = 0
@@ -402,7 +402,7 @@ def test_an_array_fills_its_places_in_the_memo_once() -> None:
     state = b"(Vshape\nI0\n\x85Vsubclass\ncnumpy\nndarray\nVorder\nVC\nVdtype\n" + dtype + b"d\x94"
     pending = b"cjoblib.numpy_pickle\nNumpyArrayWrapper\n)\x81"
     puts = b"".join(b"r" + struct.pack("<I", 10 + number) for number in range(1000))
-    # on the stack array, dictionary, key, array, dictionary, key ...; then BUILD and SETITEM from the top down
+    # The stack has array, dictionary, key, array, dictionary, key ...; then BUILD and SETITEM run from the top.
     data = state + pending + puts + b"h\x00VZ\nh\x0a" * 1000 + b"h\x00b" + b"sb" * 1000 + b"."
     machine = unpickle._Machine(data)
     machine.memo = memo = Counting()
@@ -429,7 +429,7 @@ _plain = st.recursive(
     | st.integers(-(2**63), 2**63 - 1)
     | st.floats(allow_nan=False)
     | st.text(max_size=20)
-    | st.binary(min_size=1, max_size=20),  # before protocol 3 none is a call of bytes()
+    | st.binary(min_size=1, max_size=20),  # before protocol 3, empty bytes are a call of bytes()
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.lists(inner, max_size=4).map(tuple)

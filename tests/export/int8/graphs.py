@@ -1,4 +1,4 @@
-"""Small checkpoints, and the graph of a plan run on the CPU."""
+"""Run the graph of a plan on the CPU."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHAPES = {
 
 
 def graph_embeddings(loaded: Checkpoint, plan: Any, rows: Any, path: Path) -> Any:
-    """Pooled embeddings (n, D) of token rows, each alone; no plan = float32."""
+    """Pooled embeddings (n, D) of token rows, run one at a time; without a plan in float32."""
     import onnxruntime
 
     write_encoder(loaded.config, loaded.tensor, path, plan=plan)

@@ -14,7 +14,7 @@ from abonyx_export.int8 import calibration
 @pytest.mark.parametrize(
     ("rows", "error", "message"),
     [
-        (["EVQLVESGGG"] * 40, InputError, "1 different sequences to calibrate with, at least 32"),
+        (["EVQLVESGGG"] * 40, InputError, "only 1 different sequences, at least 32"),
         ([f"EVQLVESGG{letter}" for letter in "ACDEFGHIKLMNPQRSTVWY"], InputError, "20 different sequences"),
         (["EVQ?"] * 3, RecordsRejected, "cannot be scored"),
         (["EVQLVESGGGLVQPGR" * 75], RecordsRejected, "1200 residues; this bundle takes at most 1022"),
@@ -30,10 +30,10 @@ def test_calibration_files_that_are_refused(
         calibration.calibration_sequences(file, 1022)
 
 
-def test_a_file_is_split_into_what_is_fitted_and_what_is_judged(tmp_path: Path) -> None:
+def test_a_file_is_split_into_calibrating_and_judging_sequences(tmp_path: Path) -> None:
     file = tmp_path / "calibration.csv"
     shipped = shipped_antibodies()
-    # some of them are shipped rows, which neither half may then have twice
+    # some of them are shipped rows, and neither half may have a row twice
     own = [*shipped.calibration[:50], *shipped.judging[:48], "EVQLVESGGG", "EVQLVESGGGLVQ"]
     file.write_text("id,sequence\n" + "".join(f"{index},{row}\n" for index, row in enumerate(own)))
     found = calibration.calibration_sequences(file, 1022)
@@ -56,7 +56,7 @@ def test_the_default_judges_real_antibodies_that_did_not_calibrate() -> None:
 
 
 def test_a_limit_that_leaves_too_few_antibodies_is_refused() -> None:
-    with pytest.raises(InputError, match=r"cut to 2 residues, \d+ different antibodies are left"):
+    with pytest.raises(InputError, match=r"after a cut to 2 residues, \d+ different antibodies calibrate"):
         calibration.calibration_sequences(None, 2)
 
 

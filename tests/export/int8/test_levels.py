@@ -1,4 +1,4 @@
-"""A level per product: the plans that are tried, and graphs that mix levels."""
+"""Levels of products: the plans that are tried, and graphs with different levels."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_each_plan_costs_more_and_errs_less(loaded: Checkpoint, candidates: Cand
 def test_any_product_can_stay_float32(
     float32: tuple[str, ...], loaded: Checkpoint, candidates: Candidates, tmp_path: Path
 ) -> None:
-    """Shifts and scales that a product no longer has must not stay in what fed it."""
+    """If a product is float32, the operator before it must not apply its shift and scale."""
     rows = Alphabet(loaded.alphabet).encode(calibration.calibration_sequences(None, 138).gate[:12])
     exact = graph_embeddings(loaded, None, rows, tmp_path / "fp32.onnx")
     two = candidates.plan(2)

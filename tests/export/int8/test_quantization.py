@@ -13,13 +13,14 @@ from abonyx.bundle import tolerances
 from abonyx_export.encoder.checkpoint import Checkpoint, load_checkpoint
 from abonyx_export.int8 import calibration, quantization
 from abonyx_export.int8.quantization import quantize_encoder
+from abonyx_export.int8.rounding import LARGEST_ACTIVATION
 from make_checkpoint import Shape, make_checkpoint
 
 from .graphs import SHAPES, graph_embeddings
 
 
 def planted(directory: Path) -> Checkpoint:
-    """A checkpoint that computes what another does, with a few hidden units 50 times as large in every LayerNorm."""
+    """A checkpoint with the same results, but with a few hidden units 50 times as large in every LayerNorm."""
     import torch
 
     make_checkpoint(SHAPES["esm1v"], directory, seed=5)
@@ -37,7 +38,7 @@ def planted(directory: Path) -> Checkpoint:
     return loaded
 
 
-def test_outlier_channels_break_plain_int8_and_not_the_recipe(tmp_path: Path) -> None:
+def test_outlier_channels_break_plain_rounding_but_not_our_methods(tmp_path: Path) -> None:
     loaded = planted(tmp_path / "checkpoint")
     sequences = calibration.calibration_sequences(None, 1022)
     encode = Alphabet(loaded.alphabet).encode
@@ -58,7 +59,7 @@ def test_outlier_channels_break_plain_int8_and_not_the_recipe(tmp_path: Path) ->
         plan = quantize_encoder(encoder.config, encoder.tensor, seen, plain=plain).plan()
         found = graph_embeddings(encoder, plan, rows, tmp_path / f"{name}.onnx")
         worst[name] = float(np.abs(p(found) - p(exact)).max())
-    # it is the outliers that break it
+    # without outliers, plain rounding is good enough
     assert worst["plain"] > tolerances.INT8_GATE_MAX_P
     assert worst["plain"] > 2 * worst["unplanted"]
     assert worst["recipe"] <= tolerances.INT8_GATE_MAX_P
@@ -71,7 +72,7 @@ def test_a_constant_behind_gelu_is_shifted_out(tmp_path: Path, monkeypatch: pyte
     loaded = load_checkpoint(str(tmp_path / "checkpoint"))
     with torch.no_grad():
         for layer in loaded.model.encoder.layer:
-            layer.intermediate.dense.bias[:64] += 6.0  # GELU passes it on: columns of 6 with a ripple
+            layer.intermediate.dense.bias[:64] += 6.0  # GELU passes it on, so that columns are 6 with small changes
     encode = Alphabet(loaded.alphabet).encode
     sequences = calibration.calibration_sequences(None, 1022)
     observation = calibration.observe(loaded, encode(sequences.calibration))
@@ -94,7 +95,7 @@ def test_a_unit_without_weights_keeps_its_bias(tmp_path: Path) -> None:
     loaded = load_checkpoint(str(tmp_path / "checkpoint"))
     with torch.no_grad():
         for layer in loaded.model.encoder.layer:
-            # int32 in units of the smallest scale would wrap: 3 is some 1e13 of them
+            # int32 in units of the smallest scale would overflow: 3 is about 1e13 units
             layer.intermediate.dense.weight[:8] = 0.0
             layer.intermediate.dense.bias[:8] = 3.0
             layer.output.dense.weight[:, :8] *= 20
@@ -109,7 +110,7 @@ def test_a_unit_without_weights_keeps_its_bias(tmp_path: Path) -> None:
     assert np.abs(found - exact).max() < 0.1 * exact.std()
 
 
-def test_the_context_has_more_range_than_was_seen(tmp_path: Path) -> None:
+def test_the_context_has_a_wider_range_than_observed(tmp_path: Path) -> None:
     make_checkpoint(SHAPES["esm1v"], tmp_path / "checkpoint", seed=5)
     loaded = load_checkpoint(str(tmp_path / "checkpoint"))
     sequences = calibration.calibration_sequences(None, 1022).calibration[:32]
@@ -120,13 +121,13 @@ def test_the_context_has_more_range_than_was_seen(tmp_path: Path) -> None:
         seen = observation.products[f"encoder.layer.{index}.{calibration.CONTEXT}"]
         low = float(((seen.low - product.shift) / product.scale).min())
         high = float(((seen.high - product.shift) / product.scale).max())
-        steps = np.array([0, quantization.LARGEST_ACTIVATION]) - product.input_zero_point
+        steps = np.array([0, LARGEST_ACTIVATION]) - product.input_zero_point
         bottom, top = product.input_scale * steps
         assert bottom < 1.2 * low
         assert top > 1.2 * high
 
 
-def test_a_second_term_has_range_for_what_calibration_did_not_see() -> None:
+def test_a_second_term_has_a_wider_range_than_observed() -> None:
     rng = np.random.default_rng(0)
     sample = rng.standard_normal((256, 32)).astype(np.float32)
     seen = calibration.Activations(sample.min(axis=0), sample.max(axis=0), sample)

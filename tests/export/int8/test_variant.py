@@ -1,4 +1,4 @@
-"""int8: static scales, judged by scores, and a recipe that survives outlier channels."""
+"""The int8 variant: fixed scales, a gate on scores, and methods that work with outlier channels."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from ..conftest import write_spread_head
 from ..encoder.test_bert import make as make_bert
 from .graphs import SHAPES
 
-# Rows that calibrate and judge here; the tests of what is shipped are in test_calibration.py.
+# Numbers of rows that calibrate and judge in these tests; test_calibration.py tests the shipped rows.
 FEW = {"CALIBRATION_ROWS": 48, "GATE_ROWS": 160}
-# What the gate asks of these at most; random heads of 128 units multiply rounding more than ESM-1v's.
+# The gate's limit in these tests. It is wider, because random heads of 128 units enlarge rounding more than ESM-1v's.
 WIDE = {"int8": tolerances.TINY_INT8_P}
 
 
@@ -67,7 +67,7 @@ def antibodies(count: int) -> list[str]:
     return calibration.calibration_sequences(None, 1022).gate[:count]
 
 
-def test_the_record_is_what_both_variants_score(exported: Path) -> None:
+def test_the_record_agrees_with_the_scores_of_both_variants(exported: Path) -> None:
     variant = open_bundle(exported).manifest.variants["int8"]
     assert variant.quantization is not None
     assert variant.providers == ["cpu", "openvino"]
@@ -84,7 +84,7 @@ def test_the_record_is_what_both_variants_score(exported: Path) -> None:
             exact = p
     assert np.abs(p - exact).max() == pytest.approx(gate.p.max, abs=tolerances.BATCH_NEIGHBOURS)
     assert 0 < gate.p.max <= tolerances.INT8_GATE_MAX_P
-    # the default stays exact
+    # the default is still fp32
     assert open_bundle(exported).variant("cpu", None)[0] == "fp32"
 
 
@@ -94,7 +94,7 @@ def test_every_product_of_the_encoder_is_int8(exported: Path) -> None:
     assert variant.quantization is not None
     found = variant.quantization
     assert found.float32 == []
-    # query, key and value are three products, and two terms two
+    # query, key and value are three products; a product with two terms counts twice
     doubled = sum(3 if name.endswith(calibration.QKV) else 1 for name in found.two_terms)
     assert sum(node.op_type == "Gemm" for node in graph.node) == 6 * 3 + doubled
     assert {node.domain for node in graph.node} == {""}
@@ -109,7 +109,7 @@ def test_a_score_does_not_depend_on_its_batch(exported: Path) -> None:
     with abonyx.open_session(config) as session:
         together = session.score(sequences)
         alone = np.concatenate([session.score([sequence]) for sequence in sequences])
-    # the scales are fixed; what remains is a last bit of float32 that tips a rounding to the next integer
+    # The scales are fixed. Only the last bit of a float32 may change, and then a value rounds to the next integer.
     assert np.abs(together - alone).max() <= tolerances.INT8_BATCH_NEIGHBOURS
 
 
@@ -145,7 +145,7 @@ def test_over_the_gate_nothing_is_written_and_the_worst_products_are_named(
         max_dp={"int8": 1e-6},
     )
     with pytest.raises(
-        ParityError, match=r"max \|dp\| .* limit 1e-06.*products by error put into the residual stream: \d"
+        ParityError, match=r"max \|dp\| .* limit 1e-06.*products that add most error to the residual stream: \d"
     ):
         export_bundle(ask)
     assert not (tmp_path / "bundle").exists()
@@ -157,7 +157,7 @@ def test_products_get_more_than_one_term_only_where_the_gate_or_the_golden_rows_
 ) -> None:
     make_checkpoint(SHAPES["esm1v"], tmp_path / "checkpoint", seed=5)
     head = write_spread_head(tmp_path / "checkpoint", tmp_path / "head.npz")
-    faults, embedded, asked = score_gate.faults, int8._embedded, []
+    faults, embedded, asked = score_gate.faults, int8._embed_both, []
     said: list[str] = []
 
     def fails_once(gate: Any, allowed_p: float) -> list[str]:
@@ -171,7 +171,7 @@ def test_products_get_more_than_one_term_only_where_the_gate_or_the_golden_rows_
         return both, dict.fromkeys(on_golden, just_under) if once else on_golden
 
     monkeypatch.setattr(score_gate, "faults", fails_once)
-    monkeypatch.setattr(int8, "_embedded", over_once)
+    monkeypatch.setattr(int8, "_embed_both", over_once)
     ask = ExportRequest(
         encoder=str(tmp_path / "checkpoint"),
         heads=(("nonspecificity", head),),
@@ -185,11 +185,11 @@ def test_products_get_more_than_one_term_only_where_the_gate_or_the_golden_rows_
     assert quantization.two_terms and 1 < quantization.cost <= levels.BUDGETS[1]
     if over == "gate":
         assert quantization.gates["nonspecificity"].p.mean < asked[0].p.mean
-    # the figure is the one that the export checks at its end
+    # export checks the same figure at its end
     assert variant.parity is not None
     plans = [line for line in said if "golden rows: max" in line]
     assert len(plans) == 2 and plans[1].endswith(f"golden rows: max |dp| {variant.parity.max_p:.2g}")
-    # less than what a machine that opens it allows, whose engine may round otherwise
+    # The limit is smaller than at open, because another machine's engine may round differently.
     assert variant.parity.max_p <= tolerances.INT8_GOLDEN_SHARE * variant.limits.p < variant.limits.p
     graph = onnx.load(tmp_path / "bundle" / "int8" / "model.onnx", load_external_data=False).graph
     two = {node.name for node in graph.node if node.op_type == "Gemm" and node.name.endswith("/rest")}
@@ -202,8 +202,8 @@ def test_golden_rows_over_the_limit_with_every_plan_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(levels, "BUDGETS", (1.0,))
-    embedded = int8._embedded
-    monkeypatch.setattr(int8, "_embedded", lambda *given: (embedded(*given)[0], {"nonspecificity": 0.5}))
+    embedded = int8._embed_both
+    monkeypatch.setattr(int8, "_embed_both", lambda *given: (embedded(*given)[0], {"nonspecificity": 0.5}))
     make_checkpoint(SHAPES["esm1v"], tmp_path / "checkpoint", seed=5)
     head = write_spread_head(tmp_path / "checkpoint", tmp_path / "head.npz")
     ask = ExportRequest(
@@ -233,7 +233,7 @@ def test_sequences_that_score_alike_cannot_judge(tmp_path: Path) -> None:
         calibration=file,
         max_dp=WIDE,
     )
-    with pytest.raises(ParityError, match="standard deviation of p over the 160 sequences"):
+    with pytest.raises(ParityError, match="standard deviation of p over 160 sequences"):
         export_bundle(ask)
     assert not (tmp_path / "bundle").exists()
 
@@ -323,7 +323,7 @@ def test_fit_judges_int8_by_the_new_heads_scores(
     with caplog.at_level("INFO"):
         CliRunner().invoke(fit, [*arguments, "--cv-seeds", "1"], catch_exceptions=False)
     assert caplog.text.count(", int8 max |dp| ") == 2
-    assert "refitting on all rows with C 0.001: of those as good as the best" in caplog.text
+    assert "fitting all rows with C 0.001: among the values as good as the best" in caplog.text
     before, after = (open_bundle(path).manifest.variants["int8"].quantization for path in (exported, output))
     assert before
     assert after
@@ -364,7 +364,7 @@ def test_calibrate_judges_every_variant_again(
     rows = antibodies(160)
     with abonyx.open_session(RuntimeConfig(bundle=str(exported))) as session:
         logit = np.log(1 / session.score(rows).astype(np.float64) - 1) * -1
-    # moved, too, so that the head as it is is far from its controls
+    # also shifted, so that the head is far from its controls before the calibration
     p = sigmoid(0.5 * (logit - np.quantile(logit, 0.9)))
     labels = (np.random.default_rng(3).random(len(p)) < p).astype(int)
     lines = "".join(f"{at},{row},{label}\n" for at, (row, label) in enumerate(zip(rows, labels, strict=True)))

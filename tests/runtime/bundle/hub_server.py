@@ -1,4 +1,4 @@
-"""The hub's endpoints that huggingface_hub asks for bundles, on this machine: repositories in memory, and faults."""
+"""A local server with the hub's endpoints that huggingface_hub uses for bundles: repositories in memory, and faults."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-# The hub keeps files by LFS that are binary or large: their bytes come from another address.
+# The hub stores binary or large files with LFS, so that their bytes come from another address.
 LFS_SUFFIXES = (".onnx", ".data", ".npz")
 WRITE_TOKEN = "hf_writes_and_reads"
 
 
 def commit_of(files: Mapping[str, bytes]) -> str:
-    """A commit's hash: of what it holds."""
+    """The hash of a commit, from its content."""
     digest = hashlib.sha1()
     for path, data in sorted(files.items()):
         digest.update(path.encode() + b"\0" + hashlib.sha256(data).digest())
@@ -46,15 +46,16 @@ class Repository:
 
 @dataclass
 class HubServer:
-    """Repositories by ORG/NAME, what was asked, and what is to go wrong.
+    """Repositories by ORG/NAME, the requests, and the faults to inject.
 
     Attributes:
         asked: method, path and headers of each request.
-        cut_after: file -> bytes of its body after which the connection breaks, once.
-        status: if it is not 0, the answer to everything; fail_writes: to POST and PUT.
-        yaml_warning: what it says of a README.
-        slow_s: before each file's body.
-        stored: LFS objects by hash, as they were uploaded.
+        cut_after: file -> number of bytes of its body after which the connection breaks, once.
+        status: if not 0, the status of every answer.
+        fail_writes: if not 0, the status of every answer to POST and PUT.
+        yaml_warning: the server's warning about a README.
+        slow_s: seconds to wait before each file's body.
+        stored: hash -> uploaded LFS object.
     """
 
     repositories: dict[str, Repository] = field(default_factory=dict)
@@ -74,11 +75,11 @@ class HubServer:
 
     @property
     def storage_url(self) -> str:
-        """The same server by another host, as the hub's storage is one."""
+        """The same server under another host name, because the hub's storage has another host."""
         return self.url.replace("127.0.0.1", "localhost")
 
     def paths(self, method: str) -> list[str]:
-        """The paths that were asked by a method."""
+        """The requested paths of a method."""
         return [path for asked, path, _ in self.asked if asked == method]
 
 
@@ -107,7 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True  # headers and body are two writes, and the second would wait 40 ms
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Write no log."""
 
     def do_HEAD(self) -> None:
         self._answer()
@@ -244,7 +245,7 @@ class _Handler(BaseHTTPRequestHandler):
         return {"path": path, "uploadMode": "lfs" if path.endswith(LFS_SUFFIXES) else "regular", "shouldIgnore": False}
 
     def _take(self, repo: str) -> None:
-        """A commit: a JSON object a line."""
+        """Receive a commit, with one JSON object per line."""
         found = self.hub.repositories[repo]
         files = dict(found.commits[found.revisions["main"]])
         for line in self.body.splitlines():

@@ -1,4 +1,4 @@
-"""A hub of its own for a test, and huggingface_hub as it is in a process that only now imports it."""
+"""A separate hub for a test, and huggingface_hub as in a process that has just imported it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REPO = "acme/mini"
 
 
 def use_hub(server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have this process and its children ask the server, and keep bundles in tmp_path/cache."""
+    """Make this process and its children use the server, with bundles in tmp_path/cache."""
     pytest.importorskip("huggingface_hub", reason="the hub extra is not installed")
     for name in ("HF_HUB_OFFLINE", "HF_TOKEN", "TRANSFORMERS_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
@@ -25,7 +25,7 @@ def use_hub(server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf_home"))
     monkeypatch.setenv("ABONYX_CACHE_DIR", str(tmp_path / "cache"))
     constants, http = map(importlib.import_module, ("huggingface_hub.constants", "huggingface_hub.utils._http"))
-    # Read at its import, which another test may have done offline; its sessions remember it.
+    # huggingface_hub reads these at import, and another test may have imported it offline. Its sessions keep them.
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     template = constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants.ENDPOINT)
     for module in (constants, importlib.import_module("huggingface_hub.file_download")):
@@ -38,6 +38,6 @@ def use_hub(server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:
-    """`abonyx` in a process of its own."""
+    """Run `abonyx` in a separate process."""
     command = [sys.executable, "-m", "abonyx", *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))

@@ -1,4 +1,4 @@
-"""A graph file is looked at before an engine sees it: operators, subgraphs, and where its weights lie."""
+"""A graph file is checked before an engine reads it: operators, subgraphs, and the place of its weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ...conftest import MINI
 from ..hostile import WEIGHT, WEIGHTS, external, field, graph, model, node, varint
 
 SIZES = {"model.onnx": 100, WEIGHTS: 1000}
-# ONNX Runtime's mark for weights at an address of its own memory.
+# ONNX Runtime's mark for weights at an address in memory.
 IN_MEMORY = "*/_ORT_MEM_ADDR_/*"
 
 
@@ -48,7 +48,7 @@ def test_mini_has_the_operators_that_onnx_finds() -> None:
 
 def test_a_graph_of_what_is_known(tmp_path: Path) -> None:
     body = graph(node("Add"), node("Add"), node("Attention", "com.microsoft", inputs=("weight",) * 3))
-    # a key and a length in more bytes than they need, and fields of 4 and 8 bytes that nobody knows
+    # a key and a length with more bytes than needed, and unknown fields of 4 and 8 bytes
     spare = b"\xfd\x07abcd" + b"\xf9\x07abcdefgh" + b"\xfa\x87\x00\x83\x00abc"
     operators, used = check(tmp_path, model(body, "com.microsoft", more=spare))
     assert operators == {"Add": 2, "com.microsoft.Attention": 1}
@@ -78,7 +78,7 @@ def test_operators_no_export_writes(tmp_path: Path, op_type: str, domain: str) -
 def test_the_last_of_a_field_that_comes_twice_counts(tmp_path: Path) -> None:
     assert "'Loop'" in refusal(tmp_path, model(graph(node("Add") + field(4, "Loop"))))
     assert check(tmp_path, model(graph(node("Loop") + field(4, "Add"))))[0] == {"Add": 1}
-    # two graphs are one to a parser
+    # a parser merges two graphs into one
     assert "'Loop'" in refusal(tmp_path, model(more=field(7, graph(node("Loop"), tensors=()))))
 
 

@@ -1,4 +1,4 @@
-"""Chains are added, and the intercept and the sigmoid come in, in one place; every column is of the head it is of."""
+"""Chains, intercept and sigmoid are applied in one place, and every column belongs to the right head."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_every_head_has_its_own_column_in_any_order(tmp_path: Path, sequences: l
 
 
 def test_heads_in_another_order_than_the_graphs_are_found(tmp_path: Path) -> None:
-    """Names, kinds and intercepts moved together: the numbers alone would not tell."""
+    """If names, kinds and intercepts are exchanged together, the numbers alone would not show it."""
     bundle = make_several(tmp_path / "several", ("psr", "elisa"))
     psr, elisa = (msgspec.to_builtins(head) for head in open_bundle(bundle).manifest.heads)
     edit(bundle, heads=[psr | {"intercept": elisa["intercept"]}, elisa | {"intercept": psr["intercept"]}])

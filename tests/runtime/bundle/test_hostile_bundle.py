@@ -41,7 +41,7 @@ def copy(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def no_engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Fails where an InferenceSession is constructed."""
+    """Fail if an InferenceSession is created."""
 
     def construct(*_: Any, **__: Any) -> Any:
         raise AssertionError("the bundle reached the engine")
@@ -80,7 +80,7 @@ def test_one_flipped_bit_in_each_file(copy: Path, name: str, bits: int) -> None:
         else:
             with pytest.raises(ChecksumMismatch, match="sha256"):
                 check_files(bundle, bundle.manifest.files, use_cache=False)
-            # and now the cache knows: an open refuses it too, though the time stamp says nothing
+            # Now the cache has the hash, so that open refuses it too, although the time stamp has not changed.
             with pytest.raises(ChecksumMismatch, match="sha256"):
                 check_files(bundle, [name])
         flip(copy / name, int(bit))
@@ -118,7 +118,7 @@ def test_a_folder_behind_a_link(copy: Path, tmp_path: Path) -> None:
 
 
 def test_a_folder_of_links_as_caches_make_them(copy: Path, tmp_path: Path) -> None:
-    """The message's own advice, `cp -rL`, gives a bundle."""
+    """The advice in the message, `cp -rL`, gives a valid bundle."""
     links = tmp_path / "snapshot"
     for name in [*open_bundle(copy).manifest.files, "manifest.json", "README.md"]:
         (links / name).parent.mkdir(parents=True, exist_ok=True)

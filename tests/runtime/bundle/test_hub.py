@@ -1,4 +1,4 @@
-"""Bundles by name against a server that speaks the hub's endpoints: what is asked, kept, refused and said."""
+"""Bundles by name, with a server that has the hub's endpoints: requests, cache, refusals and messages."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SHA256 = open_bundle(None).sha256
 
 
 class Kept(NamedTuple):
-    """Names of what the cache has of REPO."""
+    """Names of REPO's files in the cache."""
 
     whole: list[str]
     partial: list[str]
@@ -294,7 +294,7 @@ def test_a_private_repository_needs_the_token_which_is_never_shown(
 ) -> None:
     hub.add(REPO, MINI)
     hub.repositories[REPO].private = True
-    # A login that left its token on the disk is not used.
+    # The token of a login on the disk is not used.
     (tmp_path / "hf_home").mkdir()
     (tmp_path / "hf_home" / "token").write_text(WRITE_TOKEN)
     said = run("inspect", f"hf:{REPO}@main")

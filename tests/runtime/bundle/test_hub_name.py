@@ -1,4 +1,4 @@
-"""Names of bundles on the hub: what they may look like, and that no path is taken for one."""
+"""Names of bundles on the hub: valid forms, and that no path is read as a name."""
 
 from __future__ import annotations
 

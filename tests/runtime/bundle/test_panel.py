@@ -1,4 +1,4 @@
-"""Percentiles in a panel: ranks, intervals, and what a bundle stores of them."""
+"""Percentiles in a panel: ranks, intervals, and the stored quantiles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`abonyx push` against a server that speaks the hub's endpoints: what is uploaded, refused and printed."""
+"""`abonyx push`, with a server that has the hub's endpoints: uploads, refusals and output."""
 
 from __future__ import annotations
 

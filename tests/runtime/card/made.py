@@ -19,7 +19,7 @@ def parents() -> list[str]:
 
 
 def mutants(count: int, mutations: int = 4, seed: int = 3) -> list[str]:
-    """So many sequences, each a mutant of one of twelve antibodies in turn; two of one antibody are alike to 93 %."""
+    """`count` mutants of twelve antibodies in turn. Two mutants of one antibody are 93 % identical."""
     rng, made, wild = np.random.default_rng(seed), [], parents()
     for index in range(count):
         letters = list(wild[index % len(wild)])

@@ -18,7 +18,7 @@ from .made import mutants
 
 
 def test_net_charge_and_isoelectric_point() -> None:
-    """Glycine has its termini alone: the mean of 8.6 and 3.6. Far from every pKa, residues count whole."""
+    """Glycine only has its termini: the mean of 8.6 and 3.6. Far from every pKa, residues have their full charge."""
     assert isoelectric_point(["GG"])[0] == pytest.approx(6.1, abs=1e-6)
     assert net_charge(["GG"], 6.1)[0] == pytest.approx(0, abs=1e-9)
     assert net_charge(["GKKKG", "GDDG", "GHG", "GCCYG"], 7.4) == pytest.approx(
@@ -39,7 +39,7 @@ def test_features_are_of_each_chain() -> None:
 
 @pytest.mark.parametrize("task", ["classes", "values"])
 def test_the_nearest_row_is_of_another_fold(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each sequence occurs twice with one label: apart they find each other, together they never do."""
+    """Each sequence appears twice with one label. In different folds they find each other, in the same fold never."""
     monkeypatch.setattr("abonyx.card.identity._BLOCK_CELLS", 24 * 5)
     once = mutants(24, mutations=2)
     sequences = [*once, *once]
@@ -53,7 +53,7 @@ def test_the_nearest_row_is_of_another_fold(task: Task, monkeypatch: pytest.Monk
 
 
 def test_the_nearest_row_knows_nothing_of_shuffled_labels() -> None:
-    """Few positives in unequal folds: a training mean would tell which folds hold them."""
+    """Few positives in unequal folds. A training mean would reveal the folds with positives."""
     rng = np.random.default_rng(3)
     sequences = mutants(120, mutations=25)
     numbered, fold = number_rows([sequences]), np.sort(rng.integers(0, 8, 120))
@@ -76,7 +76,7 @@ def test_rows_of_equal_identity_give_their_mean() -> None:
 
 
 def test_baselines_are_fitted_without_their_fold(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Changing the labels of a fold changes the scores of the others alone, C's choice included."""
+    """If the labels of a fold change, only the scores of other folds change, with the choice of C included."""
     sequences = mutants(60)
     labels = (np.random.default_rng(0).random(60) < 0.5).astype(float)
     fold = np.arange(60) % 4
@@ -119,7 +119,7 @@ def test_training_rows_of_one_class_give_a_constant() -> None:
 
 
 def test_the_majority_class_is_that_of_all_rows() -> None:
-    """Of folds it would be called by the others' labels, and be right less often than calling every row the same."""
+    """With a majority per fold, the other folds' labels would decide, and accuracy would be lower than a constant's."""
     labels = np.repeat([0.0, 1.0], [11, 9])
     found = baselines.constant(labels, np.repeat([0, 1, 2, 3], 5), "classes")
     assert (found.raw < 0).all() and (found.pooled == 0).all()

@@ -1,4 +1,4 @@
-"""The band of calls: quantiles counted by hand, and what it keeps on rows it has not seen."""
+"""The band of uncertain calls: quantiles counted by hand, and its coverage of new rows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from abonyx.card.calls import CallCounts, choose_band, choose_interval, count_ca
 
 
 def test_quantiles_counted_by_hand() -> None:
-    """Nine of a class at 0.8: the eighth from its own end, ceil(10 * 0.8)."""
+    """Nine rows of a class at 0.8: the eighth row from its own end, ceil(10 * 0.8)."""
     specific, nonspecific = np.arange(1, 10) / 20, np.arange(5, 14) / 20
     band = choose_band(np.concatenate([specific, nonspecific]), np.repeat([0.0, 1.0], 9), 0.8)
     assert (band.low, band.high) == (pytest.approx(6 / 20), pytest.approx(8 / 20))
@@ -64,7 +64,7 @@ def test_shares_counted_by_hand() -> None:
 
 
 def test_a_fold_is_called_by_the_band_of_the_others() -> None:
-    """A fold whose scores are of another scale is called wrong, though its own quantiles would call it right."""
+    """A fold whose scores have another scale gets wrong calls, although its own quantiles would give right calls."""
     labels = np.tile(np.repeat([0.0, 1.0], 20), 2)
     fold = np.repeat([0, 1], 40)
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Cards of made sets whose truth is known: charge only, noise, a real effect, one class that does better."""
+"""Cards of made-up sets with a known truth: charge only, noise, a real effect, one class that does better."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from abonyx.card.writing import write_pages
 
 from .made import mutants
 
-# Mutants of twelve antibodies that are still alike, and such as are not: a cluster each.
+# Mutants of twelve antibodies that are still similar; and sequences that are not similar, each a cluster.
 FAMILIES, SEQUENCES = mutants(240, mutations=8), mutants(240, mutations=22)
 CHARGE = net_charge(SEQUENCES)
 NOISE = np.random.default_rng(0).normal(0, 1, (240, 4))
@@ -51,7 +51,7 @@ def values(found: Card, name: str, statistic: str) -> float:
 
 
 def test_a_class_of_one_family_is_not_judged() -> None:
-    """FAMILIES are mutants of twelve antibodies: what tells one of them from the rest tells nothing of the class."""
+    """FAMILIES are mutants of twelve antibodies. What distinguishes one antibody says nothing about the class."""
     labels = np.zeros(240)
     labels[clusters.cluster_rows(number_rows([FAMILIES]), 3).of_row == 0] = 1
     found = fitted(labels, np.column_stack([labels, NOISE[:, 0]]), chains=(FAMILIES,))
@@ -112,7 +112,7 @@ def test_an_interval_that_is_no_narrower_than_the_labels_says_so() -> None:
 
 
 def test_an_embedding_that_knows_the_cluster_shines_in_random_folds_alone() -> None:
-    """Labels that go with the antibody: its mutants in the training rows tell them, the antibody's own never."""
+    """Labels that depend on the antibody: only its mutants in the training rows reveal them."""
     of_row = np.arange(240) % 12
     labels = np.isin(of_row, [0, 2, 5, 7, 8, 11])
     found = fitted(labels, np.eye(12)[of_row], chains=(FAMILIES,))
@@ -189,7 +189,7 @@ def test_a_fitted_heads_calls_are_by_fold_and_its_band_is_printed() -> None:
 
 
 def test_the_band_is_of_the_heads_own_strength() -> None:
-    """Not of those that the folds choose: the head that is shipped has one strength."""
+    """The band does not use the strengths that folds choose, because the final head has one strength."""
     labels = (HIDDEN + NOISE[:, 0] > 0).astype(np.float64)
     rows, fit = np.column_stack([HIDDEN, NOISE[:, 1]]), fit_standardised("classes")
     of_one, band_of_one = card_of_fit(labelled(labels), rows, (10.0,), fit)
@@ -220,7 +220,7 @@ def test_contradictory_labels_are_counted() -> None:
 
 
 def test_without_folds_that_keep_families_apart_better_is_said_to_flatter() -> None:
-    """Mutants of one antibody: whatever is held out has relatives among the rest."""
+    """Mutants of one antibody: every held-out row has similar rows in the training set."""
     family, p = mutants(12 * 240)[::12], 1 / (1 + np.exp(-HIDDEN))
     found = card_of_scores(labelled(HIDDEN > 0, chains=(family,)), p, p > 0.5)
     assert found.folds is not None and found.folds.level == 100
@@ -246,7 +246,7 @@ def test_flagged_rows_have_no_call() -> None:
 
 
 def test_calls_against_the_threshold_are_named() -> None:
-    """Classes of very different size: the whole band lies below 0.5."""
+    """With classes of very different sizes, the whole band is below 0.5."""
     p = 1 / (1 + np.exp(-HIDDEN))
     found = card_of_scores(labelled(HIDDEN > 0), p, p > 0.5, CallBand(confidence=0.8, low=0.1, high=0.3))
     against = int(((p > 0.3) & (p <= 0.5)).sum())
@@ -256,7 +256,7 @@ def test_calls_against_the_threshold_are_named() -> None:
 
 
 def test_several_comparisons_widen_the_first_lines_intervals() -> None:
-    """One better set of twenty is what chance gives: a difference clear of zero alone is not, over forty sets."""
+    """Chance gives one better set in twenty. So over forty sets, a difference that just excludes zero is not enough."""
     p = 1 / (1 + np.exp(-(0.9 * (HIDDEN > 0) + np.random.default_rng(5).normal(0, 1.6, 240))))
     alone = card_of_scores(labelled(HIDDEN > 0, draws=2_000), p, p > 0.5)
     of_forty = card_of_scores(labelled(HIDDEN > 0, draws=2_000, comparisons=40), p, p > 0.5)

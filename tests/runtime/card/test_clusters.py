@@ -23,7 +23,7 @@ def matrix(numbered: Numbered) -> np.ndarray:
 
 
 def changed(sequence: str, count: int) -> str:
-    """The sequence with so many residues of CDR1 and framework 2 replaced by others."""
+    """The sequence with some residues of CDR1 and framework 2 replaced."""
     return (
         sequence[:40]
         + "".join("W" if letter != "W" else "F" for letter in sequence[40 : 40 + count])
@@ -60,7 +60,7 @@ def test_blocks_give_the_same_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_clusters_of_the_examples_and_their_mutants() -> None:
-    """The level is reached by chains of links; mutants of one antibody are never apart."""
+    """Rows are linked in chains at the level; mutants of one antibody always have the same cluster."""
     sequences = mutants(120)
     found = cluster_rows(number_rows([sequences]), 5)
     assert found.level.percent == 80
@@ -75,7 +75,7 @@ def test_clusters_of_the_examples_and_their_mutants() -> None:
 
 
 def test_a_large_cluster_steps_the_level_up_and_says_so() -> None:
-    """85 %: one antibody's mutants are a third of the rows at 80 %, and fall apart above."""
+    """At 80 %, one antibody's mutants are a third of the rows; they separate at 85 %."""
     one = parents()[0]
     family = [one] + [changed(one, count) for count in (21, 42)]
     others = parents()[1:]
@@ -135,7 +135,7 @@ def test_rows_without_a_domain_are_linked_to_equal_ones_alone() -> None:
 def test_clusters_of_public_sets(
     shared_data: Path, file: str, column: str, levels: tuple[int, int, int], used: int
 ) -> None:
-    """At 70, 80 and 90 %, as another program counted them; and the level that ten folds are made of."""
+    """Clusters at 70, 80 and 90 % agree with another program; and the level that ten folds use."""
     data = (shared_data / file).read_bytes()
     text = (gzip.decompress(data) if file.endswith(".gz") else data).decode()
     rows = [row[column].strip() for row in csv.DictReader(text.splitlines())]

@@ -89,6 +89,6 @@ def test_numbers_have_no_negative_zero_and_a_bound_is_never_shown_as_zero() -> N
 
 
 def test_a_fitted_head_below_chance_shows_no_signal() -> None:
-    """Whichever way the labels run, it was fitted to them: there is nothing for the reader to check."""
+    """The head was fitted to these labels, in whatever direction, so the reader has nothing to check."""
     line = sentence("auc", Estimate(0.3, 0.2, 0.4), Estimate(-0.3, -0.4, -0.2), "x", fitted=True)
     assert line == "No signal: AUC 0.30, 95 % interval 0.20 to 0.40, which is not above chance (0.5)."

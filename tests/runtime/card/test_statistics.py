@@ -1,4 +1,4 @@
-"""Statistics that agree with scikit-learn and scipy on every draw, intervals that cover, and the constant predictor."""
+"""Statistics equal scikit-learn's and scipy's on every draw; coverage of intervals; and the constant predictor."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_statistics_of_values_equal_scipy_on_the_same_rows(decimals: int) -> Non
 
 
 def test_a_constant_predictor_ranks_nothing_by_cluster_folds() -> None:
-    """Without each fold's training mean its Spearman is far below 0: a fold of high labels has a low training mean."""
+    """Without subtracting training means, Spearman is far below 0: a fold of high labels has a low training mean."""
     rng = np.random.default_rng(0)
     of_row = np.repeat(np.arange(20), 6)
     labels = rng.normal(0, 1, 20)[of_row] + rng.normal(0, 0.3, 120)
@@ -90,7 +90,7 @@ def test_a_constant_predictor_of_classes_has_auc_one_half() -> None:
 
 
 def test_intervals_over_clusters_cover_and_those_over_rows_do_not() -> None:
-    """Labels and scores share a cluster's effect: 20 rows in a cluster are far fewer than 20 in 20."""
+    """Labels and scores share an effect per cluster: 20 rows in one cluster say less than 20 rows in 20 clusters."""
     rng = np.random.default_rng(5)
     covered = np.zeros(2)
     true_auc = 0.777  # of the same model, on 600,000 rows in 60,000 clusters
@@ -113,7 +113,7 @@ def drawn_set(rng: np.random.Generator, of_row: np.ndarray) -> tuple[np.ndarray,
 
 
 def test_the_difference_is_paired() -> None:
-    """Two predictors that are nearly one differ by nearly nothing on every draw, however wide each one's interval."""
+    """Two almost equal predictors differ by almost nothing on every draw, although each has a wide interval."""
     rng = np.random.default_rng(1)
     labels = (np.arange(80) % 2).astype(float)
     score = rng.normal(labels, 1.5)

@@ -1,4 +1,4 @@
-"""A word that no measurement here supports."""
+"""No text uses the word "guaranteed", which no measurement supports."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ SUFFIXES = {".py", ".md", ".html", ".js", ".toml", ".json"}
 
 
 def test_nothing_is_guaranteed() -> None:
-    """Coverage on Shehata was .66 where .8 was asked for."""
+    """Measured coverage on Shehata was .66 for a requested .8."""
     word = "guarant"
     paths = [path for folder in FOLDERS for path in (REPOSITORY / folder).rglob("*") if path.suffix in SUFFIXES]
     paths += REPOSITORY.glob("*.md")

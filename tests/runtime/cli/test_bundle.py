@@ -1,4 +1,4 @@
-"""doctor, verify and inspect: what they say, and the code they exit with."""
+"""doctor, verify and inspect: their output and their exit codes."""
 
 from __future__ import annotations
 
@@ -248,7 +248,7 @@ def test_inspect_prints_no_markup_of_the_bundles(run: Any, copy: Path) -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 @pytest.mark.parametrize("arguments", [["doctor"], ["verify", "--json"], ["inspect"]])
 def test_standard_output_that_is_full_is_one_error(arguments: list[str]) -> None:
-    """In a process of its own: Python flushes standard output once more when it exits."""
+    """This runs in a separate process, because Python flushes standard output again at exit."""
     command = [sys.executable, "-m", "abonyx", *arguments]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)

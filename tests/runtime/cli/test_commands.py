@@ -1,4 +1,4 @@
-"""The command line as a user meets it: results, summaries, and one clear error for each bad input."""
+"""The command line as a user sees it: results, summaries, and one clear error for each bad input."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_embed(run: Any, tmp_path: Path, sequences: list[str]) -> None:
 def test_windows_and_old_pooling(
     run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sequences: list[str]
 ) -> None:
-    """Batches of the old pipeline are of the whole file, wherever a window ends."""
+    """The old pipeline's batches do not depend on windows: they are made from the whole file."""
     whole, windowed = tmp_path / "whole.csv", tmp_path / "windowed.csv"
     options = ("--pooling", "upstream-batch", "--batch-size", "8")
     assert run("score", EXAMPLES, "-o", whole, *options).code == 0

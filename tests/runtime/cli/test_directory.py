@@ -1,4 +1,4 @@
-"""`abonyx score` of several inputs, a directory or a pattern: a file of results each, in one session."""
+"""`abonyx score` of several inputs, a directory or a pattern: one file of results for each input, in one session."""
 
 from __future__ import annotations
 

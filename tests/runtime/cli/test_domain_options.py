@@ -1,4 +1,4 @@
-"""--domain and --trim of `abonyx score`, as a user meets them."""
+"""--domain and --trim of `abonyx score`, as a user sees them."""
 
 from __future__ import annotations
 

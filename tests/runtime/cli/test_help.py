@@ -25,7 +25,7 @@ def help_of(*command: str, columns: int = 80) -> str:
 
 
 def example_of(text: str) -> list[str]:
-    """The words of the example in a help, as a shell reads them."""
+    """The words of the example in a help text, split as a shell does."""
     found = EXAMPLE.search(text)
     assert found, text[-300:]
     return shlex.split(found[1])
@@ -45,7 +45,7 @@ class TestHelp:
         found = cli.get_command(parent, name)
         assert found is not None
         found.make_context(name, [*rest], parent=parent)  # empties the list; a UsageError names what does not parse
-        # an input is a file of the clone, so that the example runs there as it is
+        # an input is a file of the clone, so that the example runs in a clone unchanged
         assert [word for word in rest if word.startswith("examples/") and not (REPOSITORY / word).is_file()] == []
 
 

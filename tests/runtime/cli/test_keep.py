@@ -1,4 +1,4 @@
-"""--keep, and the outputs .tsv, .csv.gz and .tsv.gz, as a user meets them."""
+"""--keep, and the outputs .tsv, .csv.gz and .tsv.gz, as a user sees them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`abonyx doctor --measure`: what it times, remembers, leaves out and suggests."""
+"""`abonyx doctor --measure`: its measurements, its cache, what it leaves out, and its suggestions."""
 
 from __future__ import annotations
 

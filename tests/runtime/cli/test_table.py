@@ -1,4 +1,4 @@
-"""What --table prints."""
+"""The output of --table."""
 
 from __future__ import annotations
 

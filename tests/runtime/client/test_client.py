@@ -1,4 +1,4 @@
-"""abonyx.client against a real service: the session's own numbers, whole lists, the service's errors."""
+"""abonyx.client with a real service: the numbers of a session, complete lists, the service's errors."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 @pytest.fixture(autouse=True)
 def isolated() -> None:
-    """In place of conftest's: the module's service keeps its session open."""
+    """Replaces conftest's fixture: the module's service keeps its session open."""
 
 
 @pytest.fixture

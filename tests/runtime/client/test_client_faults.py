@@ -1,4 +1,4 @@
-"""The client and services that are full, gone, restarted, slow, cut off, or not abonyx at all."""
+"""The client with services that are full, stopped, restarted, slow, disconnected, or not abonyx."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ LIMITS = {
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """How long the client waited; it does not."""
+    """A list that gets the client's waiting times, without waiting."""
     found: list[float] = []
     monkeypatch.setattr(transport.time, "sleep", found.append)
     return found
@@ -56,7 +56,7 @@ MODEL = answer(200, "application/json", json.dumps({"limits": LIMITS}))
 
 @contextlib.contextmanager
 def scripted(*answers: bytes | Callable[[socket.socket], None]) -> Iterator[tuple[str, list[bytes]]]:
-    """A server that gives these answers, one a connection, and then none; yields its address and what it was sent."""
+    """A server that gives these answers, one per connection, and then stops; yields its address and the requests."""
     heads: list[bytes] = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
@@ -221,7 +221,7 @@ def test_a_service_that_is_not_there_is_tried_again(waits: list[float]) -> None:
 
 
 def test_a_service_that_restarts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The old connection is dead, and the service comes back at the same port while the client waits."""
+    """The old connection is closed, and the service starts again at the same port while the client waits."""
     monkeypatch.setattr(transport, "_FIRST_WAIT_S", 0.05)
     with process() as old, Client(f"http://127.0.0.1:{old.port}", attempts=12) as client:
         before = client.score([VH]).p_nonspecific

@@ -1,4 +1,4 @@
-"""Public sequences by what they are."""
+"""Public sequences by kind."""
 
 from __future__ import annotations
 
@@ -37,5 +37,5 @@ TCR_DELTA = (
     "AIELVPEHQTVPVSIGVPATLRCSMKGEAIGNYYINWYRKTQGNTMTFIYREKDIYGPGFKDNFQGDIDIAKNLAVLKILAPSERDEGSYYCACDTLGMGGEYTDKLIF"
     "GKGTRVTVEP"
 )
-# Half of the letters are residues' too: 20 amino acids are enough to look like one.
+# Half of the letters are also residues, so a text of these letters can look like a protein.
 DNA = "GAGGTGCAGCTGGTGGAGTCTGGGGGAGGCTTGGTACAGCCTGGGGGGTCCCTGAGACTCTCC"

@@ -1,4 +1,4 @@
-"""Domains: found where immunum's own search finds them, and in bounded work."""
+"""Domains are found in the same places as by immunum's own search, with bounded work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reasons that a record carries."""
+"""The reasons for which a record is flagged."""
 
 from __future__ import annotations
 
@@ -83,13 +83,13 @@ def test_an_engineered_domain_within_the_human_range_is_not_nanobody_like() -> N
 
 @pytest.mark.parametrize("loop", ["ARAPLRFLEWSTQDHYYYYY", "ATMVPQGLMTTGARGPRSLSS"])
 def test_a_domain_without_framework_4_is_a_fragment(loop: str) -> None:
-    # immunum alone takes the end of CDR3, or a shifted reading frame, for framework 4.
+    # immunum alone reads the end of CDR3, or a shifted reading frame, as framework 4.
     assert _flags(VH[: VH.index("SRWGG")] + loop)[0] == "fragment"
 
 
 @pytest.mark.parametrize("tag", ["H", "A", "AS", "GS", "HHHHHH", "EPKTPKPQ", "AAAEQKLISEEDL"])
 def test_a_tag_is_not_taken_into_a_domain_with_a_long_loop(tag: str) -> None:
-    # immunum alone takes one or two residues into the last positions and leaves a gap in the loop.
+    # immunum alone puts one or two residues of the tag into the last positions, and leaves a gap in the loop.
     flag = f"{len(tag)} residue{'s' * (len(tag) > 1)} outside the domain"
     assert _flags(NANOBODY + tag) == (flag, "nanobody-like")
     assert _flags(VH + tag) == (flag,)

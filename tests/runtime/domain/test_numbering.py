@@ -1,4 +1,4 @@
-"""The numbering of one domain: whose it is, and what has none."""
+"""The numbering of one domain, and sequences without a numbering."""
 
 from __future__ import annotations
 

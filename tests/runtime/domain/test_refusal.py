@@ -1,4 +1,4 @@
-"""What is not scored at all."""
+"""Records that are refused and never scored."""
 
 from __future__ import annotations
 

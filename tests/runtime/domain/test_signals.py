@@ -1,4 +1,4 @@
-"""Signals during an import that drops what their handlers raise."""
+"""Signals during an import that ignores exceptions of their handlers."""
 
 from __future__ import annotations
 

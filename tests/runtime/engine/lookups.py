@@ -1,6 +1,6 @@
-"""Run a command in a network namespace of its own and print the host names that it looks up: python lookups.py COMMAND.
+"""Run a command in a separate network namespace and print the host names that it looks up: python lookups.py COMMAND.
 
-Run by `unshare -n`. Loopback gets the address of the machine's name server, where this script answers "no such host".
+`unshare -n` starts it. Loopback gets the address of the machine's name server, and this script answers "no such host".
 """
 
 from __future__ import annotations

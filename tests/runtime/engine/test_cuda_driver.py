@@ -1,4 +1,4 @@
-"""What the NVIDIA driver says, with a driver made for the test: no card is needed."""
+"""Facts from the NVIDIA driver, with a driver made for the test, so that no GPU is needed."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def cards(*free_bytes: int | None) -> CudaDriver:
 
 @pytest.fixture
 def for_cuda(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Bundle:
-    """The shipped bundle, 320 hidden units wide, as of cuda-fp16 or the precision that is the fixture's parameter.
+    """The shipped bundle (320 hidden units), with the precision cuda-fp16 or the fixture's parameter.
 
     32,768 tokens take 1.05 GB in float16, and twice that must be free.
     """

@@ -1,4 +1,4 @@
-"""Provider openvino: its options everywhere, its numbers where the OpenVINO wheel is the installed engine."""
+"""Provider openvino: its options on every machine, its numbers if the OpenVINO wheel is installed."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_bfloat16_is_named_in_the_metadata() -> None:
     for precision, named in (("f32", "fp16-weights"), ("bf16", "bf16")):
         run = RunRequest(_config(precision=precision), bundle)
         assert run.metadata()["precision"] == named
-    # the table is kept for another provider, and means nothing there
+    # another provider keeps the table, but ignores it
     config = RuntimeConfig(openvino=OpenVinoOptions(precision="bf16"))
     assert RunRequest(config, bundle).metadata()["precision"] == "fp16-weights"
 
@@ -131,7 +131,7 @@ def test_two_streams_give_the_scores_of_one(sequences: list[str]) -> None:
 
 
 @here
-# GPU: listed by OpenVINO where there is one. cpu: not how OpenVINO spells it; it starts, and takes no node.
+# OpenVINO lists GPU only if there is one. "cpu" is not OpenVINO's spelling: it starts, but runs no node.
 @pytest.mark.parametrize("device", ["GPU.7", "cpu"])
 @pytest.mark.parametrize("allow_cpu_nodes", [False, True])
 def test_a_device_that_is_not_there(device: str, allow_cpu_nodes: bool) -> None:

@@ -25,7 +25,7 @@ LONG_S = 20
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home directory of its own, for commands; no variable says where libraries write."""
+    """A separate home directory for commands, without variables that say where libraries write."""
     for name in ("ABONYX_CACHE_DIR", "XDG_CACHE_HOME", "MPLCONFIGDIR", "ORT_DISABLE_TELEMETRY", "HF_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -84,7 +84,7 @@ def test_an_open_session_looks_nothing_up(home: Path) -> None:
 
 @pytest.mark.slow
 def test_the_lookups_are_seen(home: Path) -> None:
-    """The test above can fail: the engine alone, with its telemetry on."""
+    """The test above can fail: run the engine alone with its telemetry on."""
     probe = f"import onnxruntime, time; time.sleep({LONG_S})"
     assert any("microsoft" in name for name in looked_up([sys.executable, "-c", probe], home))
 
@@ -107,7 +107,7 @@ def test_a_command_looks_nothing_up(command: str, home: Path) -> None:
         (home / "out.in").mkdir()
         shutil.copy(EXAMPLES, home / "out.in" / "a.csv")
         arguments = ["score", str(home / "out.in"), "-o", str(home / "out"), "--ray"]
-    # Ray asks a Google cloud's own machine whether it is a TPU host; nothing else does, and nothing of ours is sent.
+    # Ray asks Google's metadata server whether this is a TPU host. It sends no data of abonyx, and nothing else asks.
     expected = {"metadata.google.internal"} if command == "ray" else set()
     assert set(looked_up([*abonyx, *arguments], home)) <= expected
     assert written(home) <= ({".ray/auth_token"} if command == "ray" else set())

@@ -1,4 +1,4 @@
-"""Processors that a process may use: the quota of its cgroup and of those above it."""
+"""Processors that a process may use: the quota of its cgroup and of its parents."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def _write(root: Path, files: dict[str, str]) -> Path:
     [
         ("0::/\n", {"cpu.max": "150000 100000"}, 1.5),
         ("0::/\n", {"cpu.max": "max 100000"}, None),
-        # the quota sits where the process is, and the root of version 2 has no such file
+        # the quota is in the process's own cgroup; the root of version 2 has no such file
         ("0::/system.slice/run.service\n", {"system.slice/run.service/cpu.max": "100000 100000"}, 1.0),
-        # one above is tighter
+        # a parent has a smaller quota
         ("0::/a/b\n", {"a/cpu.max": "200000 100000", "a/b/cpu.max": "400000 100000"}, 2.0),
-        # a container's mount begins at its own cgroup, while the path is the host's
+        # a container's mount starts at its own cgroup, but the path is the host's
         ("0::/docker/abc\n", {"cpu.max": "300000 100000"}, 3.0),
         (
             "5:memory:/x\n4:cpu,cpuacct:/x\n",

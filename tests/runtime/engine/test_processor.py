@@ -1,4 +1,4 @@
-"""The processor's generation, from its numbers and from what it can do."""
+"""The processor's generation, from its model numbers and its instruction sets."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def x86(vendor: str, family: int, model: int, stepping: int, flags: str) -> str:
         ("GenuineIntel", 6, 106, 6, "avx2 avx512f avx512_vnni", "Ice Lake"),
         ("GenuineIntel", 6, 143, 8, "avx2 avx512_bf16 avx512_fp16 amx_tile amx_int8", "Sapphire Rapids"),
         ("GenuineIntel", 6, 207, 2, "avx2 avx512_bf16 avx512_fp16 amx_tile amx_int8", "Emerald Rapids"),
-        # a hypervisor's number of a Rocket Lake, which has no AMX
+        # a hypervisor shows the number of a Rocket Lake, which has no AMX
         ("GenuineIntel", 6, 167, 1, "avx2 avx512_bf16 avx512_fp16 amx_tile", "Sapphire Rapids or later"),
         ("GenuineIntel", 15, 143, 1, "sse2", ""),
         ("HygonGenuine", 24, 1, 1, "avx2", ""),

@@ -1,4 +1,4 @@
-"""Batches rounded up to few shapes, as a card has them: run here on the CPU, equal to the path without."""
+"""Batches are rounded up to few shapes, as on a GPU. Here they run on the CPU and equal the path without a grid."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GRID = ShapeGrid(tokens=4, rows=8)
 
 @pytest.fixture
 def gridded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """The CPU with a card's grid; the shapes that the engine is given, as they come."""
+    """The CPU with a GPU's grid; a list that gets the shapes of the engine's batches."""
     cpu = dataclasses.replace(providers.PROVIDERS["cpu"], grid=GRID)
     monkeypatch.setitem(providers.PROVIDERS, "cpu", cpu)
     shapes: list[tuple[int, int]] = []

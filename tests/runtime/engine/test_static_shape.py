@@ -1,4 +1,4 @@
-"""Every batch of one fixed shape, as Core ML needs it: run here on the CPU, equal to the path without."""
+"""Every batch has one fixed shape, as Core ML needs it. Here it runs on the CPU and equals the path without it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from ...conftest import EXAMPLES, MINI
 
 @pytest.fixture
 def mixed(sequences: list[str]) -> list[str]:
-    """Very different lengths, one of them twice, and a number of rows that no shape below divides."""
+    """Very different lengths, one of them twice. The number of rows is not a multiple of any batch size below."""
     return [*[sequence[: 5 + 11 * index] for index, sequence in enumerate(sequences)], *sequences[:4], sequences[0][:5]]
 
 
@@ -83,7 +83,7 @@ def test_the_graph_itself_takes_no_other_shape() -> None:
 
 
 def test_a_graph_whose_dimensions_have_other_names_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # ONNX Runtime takes an override of a name that is not there in silence
+    # ONNX Runtime accepts an override of an unknown name without an error
     real = onnxruntime.SessionOptions.add_free_dimension_override_by_name
 
     def misspelt(self: Any, name: str, size: int) -> None:
@@ -136,7 +136,7 @@ def test_half_a_shape_or_two_sizes_are_refused(fields: dict[str, Any], message: 
 
 
 def test_a_token_budget_that_says_the_same_is_taken() -> None:
-    # as a run that goes on writes it into its config
+    # as a resumed run writes it into its config
     config = abonyx.RuntimeConfig(static_rows=2, static_tokens=9)
     bundle = open_bundle(None)
     assert token_budget(dataclasses.replace(config, token_budget=18), bundle) == token_budget(config, bundle) == 18
@@ -148,7 +148,7 @@ def test_a_token_budget_that_says_the_same_is_taken() -> None:
 def test_slightly_wrong_numbers_of_the_fixed_shape_are_refused(
     monkeypatch: pytest.MonkeyPatch, output: int, by: float, metric: str
 ) -> None:
-    """Finite, plausible, and only of the padded program: what microsoft/onnxruntime#32569 shows on a Mac."""
+    """Padded batches give wrong numbers that look plausible, as in microsoft/onnxruntime#32569 on a Mac."""
     real = onnxruntime.InferenceSession.run
 
     def run(self: Any, outputs: list[str], feed: dict[str, Any], *args: Any) -> Any:
@@ -165,7 +165,7 @@ def test_slightly_wrong_numbers_of_the_fixed_shape_are_refused(
 
 
 def test_one_wrong_row_of_the_whole_set_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The whole golden set runs in the fixed shape the first time, whatever other shapes have passed."""
+    """The first open runs the whole golden set in the fixed shape, even if other shapes have passed."""
     monkeypatch.setenv("ABONYX_CACHE_DIR", str(tmp_path))
     open_session(abonyx.RuntimeConfig(static_rows=8, static_tokens=128)).close()
     real = onnxruntime.InferenceSession.run
@@ -252,7 +252,7 @@ def test_the_bundle_s_limit_comes_first(sequences: list[str]) -> None:
 def test_coreml_is_asked_for_a_program_of_that_shape_kept_by_the_bundle_s_hash(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """What Core ML's provider would be given; there is none here."""
+    """The options that Core ML's provider would get; there is no such provider here."""
     asked: list[Any] = []
 
     def record(path: str, options: Any, providers: Any, **_: Any) -> Any:

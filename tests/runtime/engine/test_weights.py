@@ -1,4 +1,4 @@
-"""An open model computes with the bytes that were hashed, whatever happens to the bundle meanwhile."""
+"""An open model computes with the hashed bytes, even if the bundle changes later."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def copy(tmp_path: Path) -> Path:
 
 
 def overwrite(path: Path) -> None:
-    """Other weights of the same length, in place."""
+    """Write other weights of the same length in place."""
     values = np.fromfile(path, np.float16)
     with path.open("r+b") as file:
         file.write(np.roll(values, len(values) // 2).tobytes())
@@ -94,7 +94,7 @@ def test_mapped_sees_a_mapping_by_its_number_and_by_its_name(copy: Path, monkeyp
     assert weights.mapped([path]) is True
     assert weights.mapped([copy / "manifest.json"]) is False
     listing = copy / "maps"
-    # An overlay's file has another device and inode in the list.
+    # On an overlay file system, the list has another device and inode.
     listing.write_text(
         f"7f00-7f01 r--s 00000000 00:01 1                          {os.path.realpath(path)}\n7f-80 r 0 00:00 0\n"
     )
@@ -109,7 +109,7 @@ def test_mapped_sees_a_mapping_by_its_number_and_by_its_name(copy: Path, monkeyp
 
 @pytest.fixture
 def make_private(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Path]:
-    """Makes the bundle's private copy in an empty cache, or finds it there; gives the copy of the weights' file."""
+    """Make or find the bundle's private copy in the cache; returns the copied file of the weights."""
     monkeypatch.setenv("ABONYX_CACHE_DIR", str(tmp_path / "cache"))
     bundle = open_bundle(copy)
     return lambda: private_copy.private_copy(bundle, bundle.manifest.variants[FOLDER])[0].path / FOLDER / WEIGHTS
@@ -235,7 +235,7 @@ def test_a_hard_link_made_during_the_load_is_no_change(
 def test_a_swap_during_the_load_is_noticed_even_if_it_is_undone(
     copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
-    """Or it changes nothing: of a link, the place it led to at first is used."""
+    """Or the swap has no effect: for a link, its first target is used."""
     other = Path(shutil.copytree(copy, tmp_path / "other"))
     overwrite(other / FOLDER / WEIGHTS)
     link = tmp_path / "link"

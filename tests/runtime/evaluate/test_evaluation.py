@@ -1,4 +1,4 @@
-"""evaluate: metrics that agree with scikit-learn, files that are whole or not there, and every real labelled table."""
+"""evaluate: metrics equal scikit-learn's, files are complete or not written, and every real labelled table works."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def quickly_drawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture
 def three_folds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cards whose baselines are fitted some 60 times, not 760; test_card.py has them with ten folds."""
+    """Make cards fit their baselines about 60 times instead of 760; test_card.py has ten folds."""
     monkeypatch.setattr("abonyx.evaluate.evaluation.LabelledSet", functools.partial(LabelledSet, folds=3))
 
 
@@ -120,7 +120,7 @@ def measure(y: list[int], p: list[float], threshold: float = 0.5, resamples: int
 
 
 def test_metrics_of_a_case_counted_by_hand() -> None:
-    """Three of each class: 0.5 is not above the threshold, and the pair (0.5, 0.5) is half in order."""
+    """Three rows of each class. 0.5 is not above the threshold, and the pair (0.5, 0.5) counts half."""
     found = measure([0, 0, 0, 1, 1, 1], [0.25, 0.5, 0.75, 0.5, 0.75, 1.0])
     assert found.confusion == [[2, 1], [1, 2]]
     values = {name: metric.value for name, metric in found.metrics.items()}
@@ -135,7 +135,7 @@ def test_metrics_of_a_case_counted_by_hand() -> None:
 
 
 def test_threshold_is_compared_as_float32() -> None:
-    """0.1 as float32 is above 0.1: what prints as 0.1 is not above the threshold 0.1, as in score."""
+    """0.1 as float32 is above 0.1. As in score, a p that is printed as 0.1 is not above the threshold 0.1."""
     p = float(np.float32(0.1))
     assert p > 0.1
     assert measure([0, 1], [p, 0.9], threshold=0.1).confusion == [[1, 0], [0, 1]]
@@ -143,7 +143,7 @@ def test_threshold_is_compared_as_float32() -> None:
 
 @pytest.mark.parametrize(("seed", "decimals", "threshold"), [(1, 7, 0.5), (2, 1, 0.5), (3, 0, 0.5), (4, 1, 0.95)])
 def test_resampled_metrics_equal_scikit_learn_on_the_same_rows(seed: int, decimals: int, threshold: float) -> None:
-    """With ties of p (one decimal), p of 0 and 1 only, and a threshold above most of them."""
+    """The p have ties (one decimal), or are only 0 and 1, or are mostly below the threshold."""
     rng = np.random.default_rng(seed)
     y = (rng.random(17) < 0.4).astype(np.int64)
     p = np.sort(np.round(rng.random(17), decimals).astype(np.float32))[::-1]
@@ -297,7 +297,7 @@ def test_predictions_are_what_score_writes(run: Any, tmp_path: Path, labelled: P
 
 
 def with_flags(folder: Path, sequences: list[str]) -> Path:
-    """Eight labelled rows of which three are flagged, and a flagged one without a label."""
+    """Eight labelled rows with three flagged ones, and a flagged row without a label."""
     cut = [
         sequences[8][30:],
         sequences[9] + "HHHHHH",
@@ -397,7 +397,7 @@ def test_sets_without_any_flag_and_with_nothing_else(run: Any, tmp_path: Path, s
 
 
 def excerpt(source: Path, path: Path, count: int, every: int = 1) -> Path:
-    """So many rows of a real table, one of each `every`, under its own header."""
+    """Some rows of a real table, every `every`th row, with the table's header."""
     with (gzip.open if source.suffix == ".gz" else open)(source, "rt", encoding="utf-8", newline="") as file:
         header, *lines = list(file)
     path.write_text("".join([header, *lines[::every][:count]]), encoding="utf-8")
@@ -437,7 +437,7 @@ def test_several_inputs_open_the_model_once(
     page = (output / "other" / "report.html").read_text()
     assert "pictures are left out" in page
     assert page.count("<img") == 2
-    # What comes of an input does not depend on the others of the call.
+    # The results of an input do not depend on the other inputs of the call.
     assert run("evaluate", labelled, "-o", tmp_path / "alone", "--bootstrap", 20)[0] == 0
     for name in ("predictions.csv", "shortlist.csv", "roc.svg", "roc.png"):
         assert (tmp_path / "alone" / name).read_bytes() == (output / "labelled" / name).read_bytes(), name
@@ -582,7 +582,7 @@ def test_a_failure_midway_leaves_nothing(
 
 
 def test_the_card_counts_training_rows(run: Any, tmp_path: Path, three_folds: None) -> None:
-    """The bundle holds hashes; the same threshold as the head's keeps its band, another asks for two calls."""
+    """The bundle has hashes of training rows. The head's own threshold keeps its band; another gives two calls."""
     sequences = mutants(24)
     source = table(tmp_path / "made.csv", [(f"m{i}", each, str(i % 2)) for i, each in enumerate(sequences)])
     bundle = Path(shutil.copytree(MINI, tmp_path / "bundle"))
@@ -609,7 +609,7 @@ def test_the_card_counts_training_rows(run: Any, tmp_path: Path, three_folds: No
 
 
 def test_a_tag_hides_no_training_row(run: Any, tmp_path: Path, sequences: list[str], bare: Path) -> None:
-    """On the labelled row, on the training row, or on both; a residue less is another sequence."""
+    """The tag is on the labelled row, on the training row, or on both. One residue less is another sequence."""
     trained = [sequences[0], sequences[1] + "HHHHHH", sequences[2] + "GSHHHHHH", sequences[3], sequences[4]]
     rows = [sequences[0] + "HHHHHH", sequences[1], "M" + sequences[2], sequences[3], sequences[4][1:], sequences[5]]
     bundle = Path(shutil.copytree(bare, tmp_path / "bundle"))
@@ -628,7 +628,7 @@ def test_a_tag_hides_no_training_row(run: Any, tmp_path: Path, sequences: list[s
 
 
 def test_several_sets_are_so_many_comparisons(run: Any, tmp_path: Path, three_folds: None) -> None:
-    """A set that cannot be judged is none."""
+    """A set that cannot be judged does not count as a comparison."""
     sources = []
     for name, count in (("one", 24), ("two", 24), ("few", 6)):
         made = mutants(count, seed=count + len(name))
@@ -643,7 +643,7 @@ def test_several_sets_are_so_many_comparisons(run: Any, tmp_path: Path, three_fo
     assert err.count("over the 2 comparisons made") == 2
 
 
-# ---- real tables: options, and of each file n, positives, rows without a label
+# ---- real tables: options, and for each file n, positives, and rows without a label
 
 ONE_CALL = {
     "boughter/VH_only_boughter_training.csv": (914, 471, 0),
@@ -695,7 +695,7 @@ def test_real_tables_go_through(
 
 
 class _Read(Exception):
-    """Ends a command once all inputs are read and judged."""
+    """Ends a command after all inputs are read and judged."""
 
 
 @pytest.mark.parametrize(("options", "tables"), TABLES, ids=IDS)
@@ -707,7 +707,7 @@ def test_real_tables_are_read_whole(
     tables: dict[str, tuple[int, int, int]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The short form of test_real_tables_go_through: every row is read and judged, a few of one file are scored."""
+    """The short form of test_real_tables_go_through: all rows are read and judged, but few rows are scored."""
     found, read = {}, evaluation.read_set
 
     def counted(source: Path, *arguments: Any) -> Any:
@@ -742,7 +742,7 @@ def test_a_head_of_another_encoder_is_said_in_every_file(run: Any, tmp_path: Pat
 
 @pytest.fixture
 def variants(tmp_path: Path, sequences: list[str]) -> Path:
-    """Two parents of 12 variants, which differ in charge at one place and in nothing else at another."""
+    """Two parents with 12 variants each. One position changes the charge, another position does not."""
     rows = []
     for parent in (0, 1):
         for place, residue in itertools.product((10, 40, 60), "KDSA"):

@@ -1,4 +1,4 @@
-"""evaluate --head: the metrics are of the head that is named, and of no other."""
+"""evaluate --head: the metrics belong to the named head."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..several import make_several  # noqa: E402
 
 @pytest.fixture(scope="module")
 def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Its head psr was trained on another pooling than the first."""
+    """A bundle whose head psr was trained with another pooling than the first head."""
     bundle = make_several(tmp_path_factory.mktemp("heads") / "several", ("nonspecificity", "hic", "psr"))
     manifest = json.loads((bundle / "manifest.json").read_text())
     manifest["heads"][2] |= {"pooling": "upstream-batch", "pooling_batch_size": 8}

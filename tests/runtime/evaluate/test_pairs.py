@@ -1,4 +1,4 @@
-"""evaluate of a head on both chains: metrics, card and predictions are of pairs."""
+"""evaluate for a head on both chains: metrics, card and predictions are for pairs."""
 
 from __future__ import annotations
 

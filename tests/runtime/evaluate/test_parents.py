@@ -1,4 +1,4 @@
-"""Variants of parents: figures of labels whose answer is known."""
+"""Variants of parents: figures for labels with a known answer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RESIDUES = "ADEFGKLNQRSTVWY"
 
 
 class _Made:
-    """Variants of some parents: sequences, formal charges, and an effect that is not charge's (tryptophans)."""
+    """Variants of some parents: sequences, formal charges, and an effect other than charge (tryptophans)."""
 
     def __init__(self, parents: int = 3, variants: int = 300, seed: int = 0) -> None:
         self.generator = np.random.default_rng(seed)
@@ -125,7 +125,7 @@ def test_few_rows_or_draws_conclude_nothing() -> None:
 
 
 def _few_beside_many(seed: int) -> ByParent:
-    """22 parents of two rows that differ in charge, and 24 rows of one parent and one charge; the scores are noise."""
+    """22 parents with two rows that differ in charge, and one parent with 24 rows of equal charge. Scores are noise."""
     generator = np.random.default_rng(seed)
     parents = [f"pair {row // 2}" for row in range(44)] + ["big"] * 24
     sequences = ["AK", "AA"] * 22 + ["AAAA"] * 24
@@ -187,7 +187,7 @@ def test_flagged_rows_are_left_out_and_counted() -> None:
 
 
 def test_each_figure_is_drawn_by_its_own_weights() -> None:
-    """At equal charge the small parents weigh most; for net charge alone one large parent has nearly all the weight."""
+    """At equal charge the small parents have most weight; for net charge alone, one large parent has nearly all."""
     rng = np.random.default_rng(3)
     parents = [f"p{number}" for number in range(150) for _ in range(2)] + ["large"] * 60
     sequences = ["AAAA"] * 300 + ["AAAAA" + "K" * (index % 30) for index in range(60)]

@@ -1,4 +1,4 @@
-"""evaluate --stability: calls that flip are those that flip when the changed sequences are scored by hand."""
+"""evaluate --stability: the flips equal those of changed sequences that the test scores itself."""
 
 from __future__ import annotations
 

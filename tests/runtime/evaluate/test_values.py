@@ -1,4 +1,4 @@
-"""evaluate of a head that gives values: metrics, card, pictures and predictions are of measured values."""
+"""evaluate for a head that gives values: metrics, card, pictures and predictions are for measured values."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ FILES = [
 
 @pytest.fixture(scope="module")
 def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A probability first, then hic, a value in min."""
+    """A bundle with a probability first, and then hic, a value in min."""
     return make_several(tmp_path_factory.mktemp("values") / "several", ("nonspecificity", "hic"))
 
 
@@ -70,7 +70,7 @@ def table(path: Path, labels: list[Any], sequences: list[str] = SEQUENCES) -> Pa
 
 
 def made_labels(values: npt.NDArray[np.float32]) -> list[float]:
-    """What the head says, with noise of its own spread, to two decimals."""
+    """The head's values with noise of the same spread, to two decimals."""
     rng = np.random.default_rng(1)
     return [round(float(value), 2) for value in values + rng.normal(0, values.std(), len(values))]
 
@@ -89,7 +89,7 @@ def evaluated(run: Any, several: Path, source: Path, output: Path, *more: object
 
 
 def test_resampled_metrics_equal_those_of_the_same_rows() -> None:
-    """With ties, and with draws of one row alone, of which nothing but the error is defined."""
+    """There are ties, and draws that have one row only, for which only the error is defined."""
     rng = np.random.default_rng(2)
     y = np.round(rng.normal(40, 1, 4), 1)
     y[1] = y[0]
@@ -278,7 +278,7 @@ def test_pictures_name_the_unit(unit: str) -> None:
 
 @pytest.mark.parametrize("count", [1, 2_001])
 def test_pictures_of_one_row_and_of_many(count: int) -> None:
-    """Above 2,000 rows the points of an SVG are one image: its size does not grow with them."""
+    """Above 2,000 rows, an SVG has its points as one image, so that its size does not grow with the rows."""
     y = np.random.default_rng(0).normal(0, 1, count)
     measured = value_metrics.measure_values(y, y.astype(np.float32), 5, 0)
     scatter, _ = draw_values(ValueSubject("many", "hic", "min", y, y.astype(np.float32), measured))

@@ -1,4 +1,4 @@
-"""A scan of a few positions by the shipped model, made once; a bundle of several heads; a model of known answers."""
+"""Fixtures: a scan of a few positions by the shipped model, a bundle of several heads, a model with known answers."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from abonyx.scoring import TokenBudget
 from ...conftest import MINI
 from ..domain.proteins import VH
 
-# Of VH: two positions of CDRs, a conserved one, and one from which a mutation makes a motif.
+# Positions of VH: two in CDRs, a conserved one, and one where a mutation makes a motif.
 FEW = "27,57,104,116"
 _MADE: list[Scan] = []
 
 
 @pytest.fixture
 def few(isolated: None) -> Scan:
-    """FEW positions of VH by abonyx-mini; not to be changed."""
+    """A scan of the FEW positions of VH by abonyx-mini. Tests must not change it."""
     if not _MADE:
         with abonyx.open_session() as session:
             _MADE.append(abonyx.scan(session, VH, positions=FEW))
@@ -36,7 +36,7 @@ def few(isolated: None) -> Scan:
 
 @pytest.fixture(scope="session")
 def heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle on the shipped encoder: a head of heavy chains, a linear one, one of light chains, one of pairs."""
+    """A bundle on the shipped encoder with heads of heavy chains, of values, of light chains and of pairs."""
     pytest.importorskip("onnx", reason="the export extra is not installed")
     from ..paired import make_paired
 
@@ -45,10 +45,10 @@ def heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class KnownModel:
-    """The shipped bundle with another model in its place: `logit` of a sequence is its head's sum, less the intercept.
+    """The shipped bundle with another model: `logit` of a sequence is the head's sum without the intercept.
 
     Attributes:
-        scored: how many rows were scored.
+        scored: number of scored rows.
     """
 
     streams = 1

@@ -1,4 +1,4 @@
-"""The picture of a scan: two panels on one scale, with the parent's residues and the sentence in it."""
+"""The picture of a scan: two panels on one scale, the parent's residues, and the sentence."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from abonyx.explain.scan_result import NOT_VALIDATED, Scan
 
 @pytest.fixture
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that are drawn."""
+    """A list that gets the drawn figures."""
     made: list[Figure] = []
 
     def figure(**options: object) -> Figure:

@@ -1,4 +1,4 @@
-"""Where residues lie: number and region, in and outside the domain."""
+"""Places of residues: number and region, inside and outside the domain."""
 
 from __future__ import annotations
 

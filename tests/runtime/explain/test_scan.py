@@ -1,4 +1,4 @@
-"""All single mutants of a parent: what is scored, what is said of each, and what is refused."""
+"""All single mutants of a parent: scores, columns of the table, and refusals."""
 
 from __future__ import annotations
 

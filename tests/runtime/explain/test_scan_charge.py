@@ -1,4 +1,4 @@
-"""Charge taken out of changes whose parts are known."""
+"""Remove the effect of charge from changes whose parts are known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`abonyx scan`: tables and pictures in a directory, whole or resumable; and what it refuses."""
+"""`abonyx scan`: tables and pictures in a directory, complete or resumable; and refusals."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from ..domain.proteins import GFP, KAPPA, VH
 
 OTHER = VH[:25] + "S" + VH[26:]
 NAMES = {"scan.csv", "parents.csv", "scan.json"}
-# Five residues are left: four or five mutants a position.
+# Five residues are left, so that each position has four or five mutants.
 FEW = ("--exclude", "A,F,G,H,I,L,M,N,P,Q,S,T,V,W,Y")
 
 
@@ -75,7 +75,7 @@ def test_tables_and_pictures_of_every_parent(run: Any, parents: Path, tmp_path: 
     assert second["id"] == "second/one" and float(second["charge_slope"]) > 0
     assert first["statement"] == second["statement"] == NOT_VALIDATED
     assert ET.fromstring((tmp_path / "out" / "first.scan.svg").read_bytes()).tag.endswith("svg")
-    # Once more into it would mix two scans.
+    # A second scan into the same directory would mix two scans.
     again = run("scan", parents, "-o", tmp_path / "out")
     assert again.code == 2 and "is not empty" in again.err
 
@@ -158,7 +158,7 @@ def test_a_large_scan_says_how_long_it_takes_and_wants_a_yes(
 
 
 def stop_before(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C as the scan of a parent, counted from 1, begins."""
+    """Ctrl-C at the start of the scan of a parent (counted from 1)."""
     begun, usual = [], scan_files.run_scan
 
     def run_scan(*arguments: Any) -> Any:
@@ -264,7 +264,7 @@ def test_several_heads_have_a_picture_each(run: Any, heads: Path, parents: Path,
 
 
 def metrics_json(**changes: Any) -> dict[str, Any]:
-    """What `evaluate --by` wrote, as far as a scan reads it; changes of `by_parent` go by its own keys."""
+    """The part of `evaluate --by`'s file that a scan reads, with changed keys of `by_parent`."""
     found = {
         "bundle_sha256": open_bundle(MINI).sha256,
         "input_sha256": "0" * 64,

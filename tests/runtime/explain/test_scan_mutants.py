@@ -1,4 +1,4 @@
-"""What is known of a mutant without a model: motifs, cysteines, conserved positions."""
+"""Facts about a mutant that need no model: motifs, cysteines, conserved positions."""
 
 from __future__ import annotations
 

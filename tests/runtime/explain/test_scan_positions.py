@@ -1,4 +1,4 @@
-"""Which positions are changed: words, lists, and what is refused."""
+"""The positions to change: words, lists, and refusals."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def test_nothing_in_it() -> None:
 
 
 def test_a_cell_far_out_is_refused_before_it_is_held() -> None:
-    """512 GiB, were the rectangle held."""
+    """The full rectangle would need 512 GiB."""
     far = Raw('<c r="XFD1048576" t="inlineStr"><is><t>x</t></is></c>')
     message = refusal(one_sheet([["id", "sequence"], ["a", "EVQ", far]]))
     assert "spans 1048576 rows and 16384 columns" in message

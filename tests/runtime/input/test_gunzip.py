@@ -1,4 +1,4 @@
-"""Gzip data that are not trusted: bytes and errors as GzipFile gives them, within limits, with a step at each piece."""
+"""Untrusted gzip data: the same bytes and errors as GzipFile, within limits, with a call of `step` at each piece."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def member(data: bytes, flags: int = 0, more: bytes = b"") -> bytes:
 
 
 def bgzip(data: bytes, size: int = 65_280) -> bytes:
-    """As bgzip writes it: members of 64 kB, each with its length in the header, and an empty one at the end."""
+    """Data as bgzip writes it: members of 64 kB with their lengths in the header, and an empty member at the end."""
     found = b""
     for start in range(0, len(data) + size, size):
         body = gzip.compress(data[start : start + size], 1, mtime=0)[10:]
@@ -49,7 +49,7 @@ def empty_blocks(count: int) -> bytes:
 
 
 def outcome(open_: Callable[[bytes], io.BufferedIOBase], data: bytes) -> tuple[bytes, str]:
-    """What comes out before the end or the error, in pieces that a text reader would ask for."""
+    """The output before the end or the error, read in pieces like a text reader."""
     found, stream = b"", open_(data)
     try:
         while more := stream.read(8192):
@@ -60,7 +60,7 @@ def outcome(open_: Callable[[bytes], io.BufferedIOBase], data: bytes) -> tuple[b
 
 
 def same(data: bytes) -> tuple[bytes, str]:
-    """Both readers' outcome."""
+    """The outcomes of both readers."""
     ours = outcome(lambda packed: unzip(io.BytesIO(packed), "x", limits()), data)  # type: ignore[arg-type, return-value]
     assert ours == outcome(lambda packed: gzip.GzipFile(fileobj=io.BytesIO(packed)), data)
     return ours
@@ -153,7 +153,7 @@ def test_too_long_headers_and_padding() -> None:
     ids=["header", "empty-members", "one-byte-members", "padding", "empty-blocks"],
 )
 def test_reading_ends_at_a_step(data: bytes) -> None:
-    """However little comes out, the reading that nobody waits for ends, and others have their turn."""
+    """Even if there is almost no output, an abandoned read ends, and other requests get their turn."""
     steps = 0
 
     def step() -> None:

@@ -1,4 +1,4 @@
-"""Records are judged before they are scored: what is refused, flagged, trimmed and rejected, and in which order."""
+"""Records are judged before they are scored: refusals, flags, trimming and rejections, and their order."""
 
 from __future__ import annotations
 

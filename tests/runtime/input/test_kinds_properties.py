@@ -21,7 +21,7 @@ from abonyx.input.records import read_records
 from .workbook import one_sheet
 
 LIMIT = SequenceLimit(30)
-# Not in XML or not in a TSV cell: line ends, control characters.
+# Characters that XML or a TSV cell cannot have: line ends, control characters.
 PLAIN = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\ufffe\uffff"), max_size=8)
 WORDS = st.sampled_from(
     ["NA", "nan", "-", "", " ", "#1", '"', '"a"', "1.0", "0007", "EV-Q", "evq", "EVnanQ", "a;b", ">x"]
@@ -89,7 +89,7 @@ def test_every_record_is_scored_or_rejected(write: Any, blank_rows: bool, rows: 
 @settings(max_examples=150, deadline=None)
 @given(rows=st.lists(ROW, min_size=1, max_size=6))
 def test_the_same_of_tsv(rows: list[tuple[str, ...]]) -> None:
-    """A cell that is quoted as a whole loses its quotes: R quotes every one."""
+    """A completely quoted cell loses its quotes, because R quotes every cell."""
 
     def bare(cell: str) -> str:
         return cell.replace('"', "'")

@@ -1,4 +1,4 @@
-"""A text with one sequence a line: every line that is not blank is a record, or the whole text is refused."""
+"""A text with one sequence per line: every line that is not blank is a record, or the whole text is refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def read(body: bytes) -> list[Record]:
 
 @given(LINES, st.sampled_from(["\n", "\r\n", "\r"]))
 def test_each_line_that_is_not_blank_is_a_record(lines: list[str], end: str) -> None:
-    # The first line is a plain sequence: others may look like a file of another kind.
+    # The first line is a plain sequence, because another first line may look like another kind of file.
     records = read(end.join(["EVQL", *lines]).encode())
     expected = [(at, line.strip()) for at, line in enumerate(["EVQL", *lines], 1) if line.strip()]
     assert [(record.line, record.sequence) for record in records] == expected

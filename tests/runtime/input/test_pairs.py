@@ -30,7 +30,7 @@ HEAVY = heavy_chains()[0]
 
 
 def read(path: Path | str, tmp_path: Path | None = None, suffix: str = ".csv", **options: Any) -> Input:
-    """A file, or a text that is written as one, with bad records left out."""
+    """Read a file, or a text that is written to a file, and skip bad records."""
     if tmp_path is not None:
         (tmp_path / f"given{suffix}").write_text(str(path))
         path = tmp_path / f"given{suffix}"
@@ -60,7 +60,7 @@ def test_a_paired_airr_table_is_read_without_its_gaps(tmp_path: Path) -> None:
 
 
 def write_kinds(directory: Path) -> dict[str, Path]:
-    """The same three pairs in every kind of file, of which the third has no light chain."""
+    """The same three pairs in every kind of file; the third pair has no light chain."""
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     rows = [("a", HEAVY, LIGHT), ("b", heavy_chains()[1], LIGHT), ("c", HEAVY, None)]
     files = {kind: directory / f"pairs.{kind}" for kind in ("csv", "tsv", "jsonl", "parquet", "xlsx", "fasta")}
@@ -177,7 +177,7 @@ def test_heads_of_one_chain_take_it_of_a_pair_and_say_so(tmp_path: Path, chain: 
 
 
 def test_in_a_file_of_pairs_each_record_is_known_by_its_chains(tmp_path: Path) -> None:
-    """One header that is wrong does not change what the others are."""
+    """One wrong header does not change how the others are read."""
     headers = ("a|H", "a|L", "b|H", "a|H", "a|L", "c|L", "d")
     text = "".join(f">{header}\n{LIGHT if 'L' in header else HEAVY}\n" for header in headers)
     found = read(text, tmp_path, ".fasta", chains=("H",), rule=DomainRule("check"))

@@ -37,7 +37,7 @@ def refusal(path: Path, **columns: str) -> str:
 
 
 class Pipe(io.RawIOBase):
-    """A stream that gives a few bytes at a time and cannot be rewound, as a pipe whose writer is slow."""
+    """A stream that gives a few bytes at a time and cannot be rewound, like a pipe with a slow writer."""
 
     def __init__(self, data: bytes, step: int = 3) -> None:
         self.data, self.step = data, step

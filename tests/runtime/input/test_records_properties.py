@@ -1,4 +1,4 @@
-"""FASTA and tables written by others' writers come back as they were written; bytes at random never crash a reader."""
+"""FASTA and tables from other writers are read back unchanged; random bytes never crash a reader."""
 
 from __future__ import annotations
 

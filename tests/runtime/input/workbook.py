@@ -1,4 +1,4 @@
-"""Writes small .xlsx files by hand: what a test needs of them is in their XML."""
+"""Write small .xlsx files by hand, so that a test can choose their XML."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _KIND = "application/vnd.openxmlformats-officedocument.spreadsheetml"
 
 
 class Raw(str):
-    """A cell's XML as it is, but for its place in place of WHERE."""
+    """A cell as XML, in which WHERE is replaced by its place."""
 
 
 def name_of(row: int, column: int) -> str:

@@ -1,4 +1,4 @@
-"""Columns on request beside a score: of the numbered domain, in every interface, and of nothing else."""
+"""Requested columns beside a score describe the numbered domain only, in every interface."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A directory is whole or not there, and so are the parents made for it."""
+"""A directory is complete or does not exist, and so do the parents that were created for it."""
 
 from __future__ import annotations
 

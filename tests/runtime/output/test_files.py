@@ -1,4 +1,4 @@
-"""Where an output may stand, and files that take their place whole."""
+"""Valid places of an output, and files that appear only when they are complete."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .written import contents, write_all
 
 
 def test_a_link_in_the_partial_files_place_is_not_followed(tmp_path: Path) -> None:
-    """Its name is known beforehand: in a shared directory somebody may have laid one."""
+    """The name is predictable, so in a shared directory somebody may have created a link with it."""
     (tmp_path / "victim").write_bytes(b"precious")
     (tmp_path / "out.csv.partial").symlink_to(tmp_path / "victim")
     before = contents(tmp_path)

@@ -1,4 +1,4 @@
-"""A journal whose lines are not those that the run wrote, and files that are not the run's own."""
+"""A journal with lines that the run did not write, and files that do not belong to the run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from abonyx.output.resumable import ResumableOutput, open_resumable
 from .test_resumable import dies_at_the_rename, form, interrupted, run, targets, window
 from .written import contents, header
 
-# The lines that `interrupted` leaves: header, window of 0 rows, started, window of 3 rows; of 7 in all.
+# The lines after `interrupted`: header, window of 0 rows, started, window of 3 rows (of 7 rows).
 LAST = 4
 Lines = list[dict[str, Any]]
 
@@ -34,7 +34,7 @@ def forged(journal: Path, change: Callable[[Lines], object]) -> None:
 
 
 def refused(folder: Path, part: str) -> None:
-    """The run is refused for that reason, touches nothing, and starts again if it is asked to."""
+    """Check that the run is refused for this reason and changes nothing, and that it starts again with --restart."""
     before = contents(folder)
     with pytest.raises(ResumeRefused, match=part) as caught:
         run(folder, "csv")
@@ -47,7 +47,7 @@ def refused(folder: Path, part: str) -> None:
 
 @pytest.mark.parametrize("rows_done", [b"0", b"2", b"4", b"7", b"40", b"-3"])
 def test_a_count_of_rows_that_was_changed_is_refused(tmp_path: Path, rows_done: bytes) -> None:
-    """Rows would be there twice, or missing."""
+    """Otherwise rows would be missing or appear twice."""
     interrupted(tmp_path)
     journal = tmp_path / "out.csv.journal"
     text = journal.read_bytes()
@@ -101,14 +101,14 @@ def test_a_line_that_was_changed_removed_or_added_is_refused(
 def test_facts_that_contradict_each_other_are_refused(
     tmp_path: Path, change: Callable[[Lines], object], part: str
 ) -> None:
-    """Whoever changed them computed the checks again."""
+    """The facts were changed, and the checks were computed again."""
     interrupted(tmp_path)
     forged(tmp_path / "out.csv.journal", change)
     refused(tmp_path, part)
 
 
 def test_a_journal_that_nobody_changed_is_resumed(tmp_path: Path) -> None:
-    """What `forged` writes is what a run writes."""
+    """`forged` writes the same lines as a run."""
     interrupted(tmp_path)
     before = contents(tmp_path)
     forged(tmp_path / "out.csv.journal", lambda _: None)
@@ -138,7 +138,7 @@ def test_a_journal_of_another_version_is_refused_as_that(tmp_path: Path) -> None
 @pytest.mark.parametrize("kind", ["csv", "parquet", "npy"])
 @pytest.mark.parametrize("rows_done", [0, 3])
 def test_a_run_whose_files_were_removed_leaves_those_of_the_next_run(tmp_path: Path, kind: str, rows_done: int) -> None:
-    """It was stopped meanwhile, and ends at its next window."""
+    """The first run was paused meanwhile, and ends at its next window."""
     run(tmp_path, kind)
     expected = contents(tmp_path)
     for path in targets(tmp_path, kind):
@@ -173,7 +173,7 @@ def test_a_journal_that_is_another_runs_is_not_removed(tmp_path: Path) -> None:
 def test_a_resumed_run_whose_journal_is_replaced_removes_no_partial_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The Arrow stream that a Parquet file was made from, once that is in its place."""
+    """The partial file is the Arrow stream from which the finished Parquet file was made."""
     pytest.importorskip("pyarrow")
     dies_at_the_rename(tmp_path, "parquet", monkeypatch)
     original = ResumableOutput._place

@@ -1,4 +1,4 @@
-"""nearest_identity: to the closest training row, only of heads whose bundle stores the sequences."""
+"""nearest_identity: identity to the closest training row, only for heads with stored sequences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An output that is whole or can be resumed, whatever ends the run and wherever."""
+"""An output is complete or can be resumed, at whatever point and for whatever reason the run ends."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ EMBEDDING = P[:, None] * 3
 
 
 class Dies(BaseException):
-    """Stands in for kill -9: after it nothing of the process runs, not even a clean-up."""
+    """Simulates kill -9: after it, no code of the process runs, not even a clean-up."""
 
 
 def form(kind: str) -> Format:
@@ -63,7 +63,7 @@ def window(kind: str, start: int, stop: int) -> Columns:
 
 
 def run(folder: Path, kind: str, *, restart: bool = False, **identity: Any) -> int:
-    """One process of a run of three windows; returns where it went on."""
+    """One process of a run with three windows; returns the row at which it resumed."""
     with open_resumable(targets(folder, kind), form(kind), header(7, **identity), restart=restart) as output:
         first = output.rows_done
         for start in range(first, 7, 3):
@@ -88,10 +88,10 @@ def calls_of_a_run(monkeypatch: pytest.MonkeyPatch, act: Callable[[str, int], No
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # its files stay open, as in a kill
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_run_that_dies_before_any_system_call_is_gone_on_with(
+def test_a_run_that_dies_before_any_system_call_can_be_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """Death at each call in turn, with what was written and not yet flushed left there, and again with it torn."""
+    """The run dies before each call in turn. Data that is not flushed stays, or in a second round is cut."""
     whole = tmp_path / "whole"
     whole.mkdir()
     seen: list[str] = []
@@ -244,7 +244,7 @@ def test_a_first_line_that_a_power_cut_left_as_zeros_is_dropped(tmp_path: Path, 
 def test_a_partial_file_that_no_journal_names_is_somebody_elses(
     tmp_path: Path, kind: str, restart: bool, journal: bytes | None
 ) -> None:
-    """The journal was lost, or the file was never abonyx's."""
+    """The journal was lost, or the file does not belong to abonyx."""
     suffixes = [".converted.partial", ".partial"] if "parquet" in kind else [".partial"]
     for path in [path.with_name(path.name + suffix) for path in targets(tmp_path, kind) for suffix in suffixes]:
         path.write_bytes(b"somebody's notes")
@@ -261,7 +261,7 @@ def test_a_partial_file_that_no_journal_names_is_somebody_elses(
 
 
 def test_a_partial_file_that_another_kind_of_run_left_no_name_of_stays(tmp_path: Path) -> None:
-    """The journal is a run's without a list of rejected records; a restart of it removes no file of that name."""
+    """The journal belongs to a run without a list of rejected records. Its restart removes no file of that name."""
     interrupted(tmp_path)
     notes = tmp_path / "out.csv.rejected.csv.partial"
     notes.write_bytes(b"somebody's notes")
@@ -288,7 +288,7 @@ def test_a_partial_file_that_appears_while_the_run_begins_is_not_written_over(
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("mode", [0o444, 0o400, 0o440])
 def test_a_run_on_an_output_that_is_protected_can_be_resumed(tmp_path: Path, kind: str, mode: int) -> None:
-    """Its owner may reopen the partial file, though root, who runs these tests elsewhere, may reopen any."""
+    """The owner may reopen the partial file. (Root may reopen any file, and some machines run these tests as root.)"""
     for path in targets(tmp_path, kind):
         path.write_bytes(b"old")
         path.chmod(mode)
@@ -302,7 +302,7 @@ def test_a_run_on_an_output_that_is_protected_can_be_resumed(tmp_path: Path, kin
 
 
 def test_a_file_missing_at_the_end_is_not_taken_for_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An OUT of last week does not stand in for it."""
+    """An older OUT does not count as the result."""
     (tmp_path / "out.csv").write_bytes(b"last week's")
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "I/O error")))
@@ -319,7 +319,7 @@ def test_a_file_missing_at_the_end_is_not_taken_for_renamed(tmp_path: Path, monk
 
 
 def dies_at_the_rename(folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that is killed when the journal says complete and nothing is in its place yet."""
+    """A process that is killed when the journal is complete but no file has its final name."""
 
     def die(*_: object) -> None:
         raise Dies
@@ -408,7 +408,7 @@ def test_two_runs_on_one_output(tmp_path: Path) -> None:
 def test_a_run_that_waits_for_a_journal_being_removed_makes_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Opened before the first run's end removed it, locked after: a lock on a file that nobody else can find."""
+    """It opened the journal before the first run removed it, and locked it later: nobody else can find that file."""
     first = Journal(tmp_path / "out.csv")
     lock = Journal._lock
 
@@ -544,7 +544,7 @@ class Stdout(io.TextIOWrapper):
 
 @contextmanager
 def standard_output(buffer: io.BytesIO, terminal: bool = False) -> Iterator[Stdout]:
-    """Stand in for sys.stdout; no fixture, because pytest puts its own capture there before the test's body."""
+    """Replace sys.stdout. This is not a fixture, because pytest would replace it again before the test's body."""
     stream = Stdout(buffer, encoding="ascii")
     stream.terminal = terminal
     before, sys.stdout = sys.stdout, stream

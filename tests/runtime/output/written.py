@@ -1,4 +1,4 @@
-"""Seven rows of hostile ids, and how the tests of outputs write them."""
+"""Seven rows with hostile ids, and functions to write them in the tests of outputs."""
 
 from __future__ import annotations
 

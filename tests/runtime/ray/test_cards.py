@@ -1,4 +1,4 @@
-"""Cards and nodes that are not what a run needs: each is one message that says where and what to do. Needs no card."""
+"""GPUs and nodes that do not fit a run give one message that says where and what to do. No GPU is needed."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ CARD = CudaDevice(name="NVIDIA H100", uuid="0" * 32, total_bytes=80 * 10**9, fre
 
 
 def request(tmp_path: Path) -> DirectoryRequest:
-    """Of a run on cuda, as the driver of a run makes it."""
+    """The setup of a run on cuda, as the driver of a run makes it."""
     run = prepare(OPTIONS)
     return DirectoryRequest(dataclasses.replace(run, config=cluster.for_worker(CUDA)), tmp_path, "csv", USUAL)
 
 
 def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *devices: CudaDevice, problem: str = "") -> EngineError:
-    """What a worker says that Ray gave card 3 of a node with these devices; ONNX Runtime has CUDA there."""
+    """The answer of a worker to which Ray gave card 3 of a node with these devices. ONNX Runtime has CUDA there."""
     driver = CudaDriver(version="13.0", devices=list(devices), problem=problem)
     for module in (cuda_driver, providers):
         monkeypatch.setattr(module, "read_cuda_driver", lambda **_: driver)
@@ -113,7 +113,7 @@ def test_a_card_that_is_taken_in_the_middle(text: str, kind: type[EngineError], 
 def test_a_card_that_is_not_there_is_refused_with_those_that_are(
     run: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without Ray: two commands with device_id 0 and 1 are docs/scale.md's way to use two cards."""
+    """docs/scale.md uses two cards without Ray with two commands, with device_id 0 and 1."""
     two = CudaDriver(version="13.0", devices=[CARD, CARD])
     for module in (cuda_driver, providers):
         monkeypatch.setattr(module, "read_cuda_driver", lambda **_: two)

@@ -1,4 +1,4 @@
-"""`score --ray` on a Ray of this machine with two workers: the bytes of the single-file command, whatever dies."""
+"""`score --ray` on a local Ray with two workers gives the bytes of the single-file command, whatever process dies."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ ray = pytest.importorskip("ray", reason="the ray extra is not installed")
 pytest.importorskip("ray.data", reason="the ray extra is not installed")
 
 Call = Callable[..., Done]
-# Only what hangs takes so long.
+# Only a hanging process takes longer.
 PATIENCE_S = 120
 USUAL = choose_heads(open_bundle(None), None)
 OPTIONS = {
@@ -83,10 +83,10 @@ OPTIONS = {
 
 @pytest.fixture(scope="module")
 def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Ray with room for two workers of one thread, for every test here that takes it."""
+    """A Ray with room for two workers of one thread, shared by the tests of this file."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        # The workers': as in `isolated`.
+        # The workers' environment, as in the fixture `isolated`.
         patch.setenv("ABONYX_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
         ending = signal.getsignal(signal.SIGTERM)
         ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
@@ -109,7 +109,7 @@ def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def parts(tmp_path: Path, sequences: list[str]) -> Path:
-    """A directory of four inputs of 6 records, one of them with one that cannot be scored besides."""
+    """A directory of four inputs with 6 records; one input also has a record that cannot be scored."""
     folder = tmp_path / "parts"
     folder.mkdir()
     written = [[(f"id{at}", sequence) for at, sequence in enumerate(sequences[n : n + 6])] for n in range(0, 8, 2)]
@@ -126,7 +126,7 @@ def table(written: list[tuple[str, str]]) -> str:
 
 
 def many(folder: Path, sequences: list[str], count: int, files: int = 2) -> Path:
-    """Files of `count` different records: some hundred milliseconds a window of 4."""
+    """Files with `count` different records; a window of 4 takes some hundred milliseconds."""
     folder.mkdir()
     for number in range(files):
         written = [(f"{number}-{at}", sequences[at % 12] + "AGSTV"[number] * (at // 12)) for at in range(count)]
@@ -135,7 +135,7 @@ def many(folder: Path, sequences: list[str], count: int, files: int = 2) -> Path
 
 
 def without_ray(run: Call, folder: Path, output: Path, *options: str, suffix: str = "csv") -> dict[str, bytes]:
-    """What the single-file command makes of each file."""
+    """The results of the single-file command for each file."""
     output.mkdir()
     for source in sorted(folder.glob("*.*")):
         if source.suffix != ".txt":
@@ -150,7 +150,7 @@ def results(output: Path) -> dict[str, bytes]:
 
 @contextlib.contextmanager
 def meanwhile(act: Callable[[], bool]) -> Iterator[None]:
-    """Call `act` again and again until it returns True, which it has to before the block ends."""
+    """Call `act` repeatedly until it returns True. It must do so before the block ends."""
     over, done = threading.Event(), threading.Event()
 
     def watch() -> None:
@@ -170,7 +170,7 @@ def meanwhile(act: Callable[[], bool]) -> Iterator[None]:
 
 
 def lines(journal: Path) -> list[dict[str, Any]]:
-    """The whole lines of a journal that somebody may be writing."""
+    """The complete lines of a journal that another process may be writing."""
     try:
         return [json.loads(line) for line in journal.read_bytes().split(b"\n")[:-1]]
     except FileNotFoundError:
@@ -201,7 +201,7 @@ def test_the_bytes_of_the_single_file_command_and_nothing_twice(
     assert [each["output"] for each in summary["files"]] == [f"{name}.parquet" for name in "abcd"]
     assert summary["run"]["engine"].startswith("onnxruntime")
 
-    # Again: nothing is scored, so Ray is not even reached; then one file more, and one whose result is gone.
+    # The second time nothing is scored, so Ray is not started. Then there is one more file, and one removed result.
     before = {path: path.stat().st_mtime_ns for path in output.rglob("[abcd].*")}
     done = run(*command, "192.0.2.1:1")
     assert done.code == 0, done.err
@@ -290,10 +290,10 @@ def test_other_input_another_run_and_unknown_files_are_refused(
     assert "bytes, and now has 7" in done.err
 
 
-def test_killed_workers_are_replaced_and_their_files_gone_on_with(
+def test_killed_workers_are_replaced_and_their_files_resumed(
     two_workers: None, run: Call, tmp_path: Path, sequences: list[str]
 ) -> None:
-    """One kill with 0.csv, three with 1.csv, each after a window of that worker's own."""
+    """One kill during 0.csv and three during 1.csv, each after the worker has finished a window."""
     folder, output = many(tmp_path / "many", sequences, 40), tmp_path / "out"
     expected = without_ray(run, folder, tmp_path / "single")
     killed: dict[str, list[int]] = {"0.csv": [], "1.csv": []}
@@ -401,7 +401,7 @@ def test_an_address_that_does_not_answer(parts: Path, tmp_path: Path, monkeypatc
 
 
 def test_a_living_cluster_is_joined_at_its_address(two_workers: None, run: Call, parts: Path, tmp_path: Path) -> None:
-    """By a process that has no Ray of its own; the cluster goes on without it."""
+    """The process has no Ray of its own, and the cluster keeps running after it."""
     (parts / "d.csv").unlink()
     expected = without_ray(run, parts, tmp_path / "single")
     address = ray.get_runtime_context().gcs_address
@@ -472,7 +472,7 @@ def test_what_cannot_be_asked_for(run: Call, parts: Path, tmp_path: Path, monkey
 
 
 class Silent:
-    """A Ray whose workers are never placed; `stop` is asked at the third look."""
+    """A Ray that never places workers; `stop` becomes true at the third check."""
 
     def __init__(self, stop: Stop) -> None:
         self._stop, self._looks = stop, 0
@@ -566,7 +566,7 @@ def test_a_node_with_another_bundle_or_directory_is_refused(parts: Path, tmp_pat
 
 @pytest.fixture
 def worker(parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
-    """A worker in this process, to be opened; its run writes CSV."""
+    """A worker in this process that is not open yet; its run writes CSV."""
     monkeypatch.setenv("ABONYX_CACHE_DIR", str(tmp_path / "cache"))
     run = prepare(OPTIONS)
     worker = Worker(DirectoryRequest(run, tmp_path, "csv", USUAL))
@@ -643,7 +643,7 @@ def seen_budgets(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_a_driver_that_died_behind_a_result_has_that_file_done_again(parts: Path, tmp_path: Path) -> None:
-    """Between the worker's rename and the driver's line; and a line that was cut short."""
+    """The driver dies between the worker's rename and its own line in the journal; or the line is cut."""
     files = [File(parts / name, tmp_path / f"{name[0]}.csv") for name in ("a.csv", "d.csv")]
     with open_run_file(tmp_path, restart=False) as run_file:
         run_file.settle({"threshold": 0.5})
@@ -695,7 +695,7 @@ class NeverOpens:
 
 
 class Defective(Worker):
-    """Not an EngineError, with the second file."""
+    """The second file raises an error that is not an EngineError."""
 
     def score(self, source: Path, target: Path, restart: bool) -> Any:
         if source.name == "b.fasta":
@@ -852,7 +852,7 @@ def test_a_dataset_without_a_threshold_and_one_that_does_not_fit() -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:ray", "ignore::FutureWarning:ray")
 def test_pairs_in_files_and_in_a_dataset(two_workers: None, run: Call, tmp_path: Path) -> None:
-    """Parquet with two columns gives the bytes of the single-file command; a dataset has a reason for each bad row."""
+    """Parquet with two columns gives the bytes of the single-file command. A dataset has a reason for each bad row."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,4 +1,4 @@
-"""`score s3://... -o s3://... --ray` against a local S3 server: the bytes of files, resumed, refused in one message."""
+"""`score s3://... -o s3://... --ray` with a local S3 server: same bytes as files, resumed runs, one-line refusals."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PATIENCE_S = 60
 
 
 class Proxy:
-    """What stands between the store and everybody: it can be cut, and restored at the same address."""
+    """A proxy before the store. It can be stopped, and started again at the same address."""
 
     def __init__(self, upstream: int) -> None:
         self._upstream, self.port = upstream, 0
@@ -132,7 +132,7 @@ def put(path: str, data: bytes) -> None:
 
 
 def objects(prefix: str) -> dict[str, bytes]:
-    """Name -> bytes of the results; not what stands in SIDE."""
+    """Name -> bytes of the results, without the objects in SIDE."""
     from pyarrow.fs import FileSelector
 
     found = system().get_file_info(FileSelector(prefix, allow_not_found=True))

@@ -1,4 +1,4 @@
-"""The column `call`: by the head's stored quantiles, or by the threshold, in every interface."""
+"""The column `call`, from the head's stored quantiles or from the threshold, in every interface."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def banded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def mixed(tmp_path: Path) -> Path:
-    """The examples, which have all three calls, one flagged row, and one that is only nanobody-like."""
+    """The examples with all three calls, one flagged row, and one row that is only nanobody-like."""
     path = tmp_path / "mixed.csv"
     path.write_text(EXAMPLES.read_text() + f"light,{LIGHT}\nvhh,{NANOBODY}\n", encoding="utf-8")
     return path
@@ -106,7 +106,7 @@ def test_the_quantiles_are_of_the_default_threshold_alone(banded: Path) -> None:
     other, same = choose_calls(bundle, "psr", None), choose_calls(bundle, "elisa", None)
     assert (other.threshold, other.band) == (0.97, None)
     assert other.given == "assay" and other.text.endswith(" was given")
-    # else p = 0.7 would have nonspecific 0 and call non-specific
+    # otherwise p = 0.7 would have nonspecific 0 and the call non-specific
     assert other.words(np.array([0.7, 0.98], np.float32), [True, True]) == ["specific", "non-specific"]
     assert same.band is not None
 
@@ -164,7 +164,7 @@ def test_a_frame_has_it(banded: Path) -> None:
 
 
 def test_without_a_threshold_ray_gives_the_call_of_a_head_with_quantiles_alone(banded: Path, bare: Path) -> None:
-    """What abonyx.ray.score adds: its default is no column `nonspecific`."""
+    """abonyx.ray.score has no column `nonspecific` by default."""
     rows, p = judged([HEAVY], DomainRule("off", False, ("H",)), SequenceLimit(148)), np.full((1, 1), 0.5, np.float32)
     of_band, of_bare = (choose_heads(open_bundle(str(bundle)), None) for bundle in (banded, bare))
     found = result_columns(rows, p, of_band.without_numbers(), False)
@@ -174,7 +174,7 @@ def test_without_a_threshold_ray_gives_the_call_of_a_head_with_quantiles_alone(b
 
 
 def test_a_bound_is_not_outside_as_every_output_shows_it() -> None:
-    """Float32 on both sides: a p that reads 0.4 is not below 0.4."""
+    """Both sides are float32, so a p that is printed as 0.4 is not below 0.4."""
     p = np.array([0.4, np.nextafter(np.float32(0.4), np.float32(0)), 0.6, 0.60001], np.float32)
     words = CallRule(0.5, CallBand(**BAND)).words(p, [True] * 4)
     assert words == ["uncertain", "specific", "uncertain", "non-specific"]

@@ -1,4 +1,4 @@
-"""score_file is `abonyx score` as a function: same bytes, same refusals, resumed, and with progress."""
+"""score_file is `abonyx score` as a function: same bytes, same refusals, resumed runs, and progress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several heads of one bundle: a column set each, in every output, and never another head's values."""
+"""Several heads of one bundle: each head has its columns in every output, with its own values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from abonyx.errors import BundleError, ConfigError, InputError
 from ...conftest import EXAMPLES, MINI
 from ..several import KINDS, expected_values, make_several
 
-# Not the order that they are asked for in.
+# Not the order of the request.
 ORDER = ("nonspecificity", "elisa", "hic", "psr", "ac-sins")
 ALL_COLUMNS = [
     *("id", "sequence", "p_nonspecific", "nonspecific", "call", "percentile", "flag"),
@@ -57,7 +57,7 @@ def read(path: Path, delimiter: str = ",") -> list[dict[str, Any]]:
 
 
 def agree(rows: list[dict[str, Any]], expected: Expected, columns: list[str]) -> None:
-    """Every column of the heads holds its own head's values."""
+    """Check that every column has the values of its own head."""
     for name in columns:
         if name in expected:
             found = np.array([float(row[name]) for row in rows])
@@ -109,7 +109,7 @@ def test_the_first_head_alone_looks_as_one_head_does(run: Any, several: Path, ba
     one, other = (read(tmp_path / f"{name}.csv") for name in (bare.name, several.name))
     assert list(one[0]) == list(other[0]) == USUAL
     for mine, its in zip(one, other, strict=True):
-        # five columns are summed in another order than one
+        # five columns are summed in a different order than one column
         assert float(mine.pop("p_nonspecific")) == pytest.approx(float(its.pop("p_nonspecific")), abs=1e-6)
         assert mine == its
 
@@ -132,7 +132,7 @@ def test_trim_and_kept_columns_come_last(run: Any, several: Path, tmp_path: Path
 def test_each_head_calls_by_its_own_quantiles(
     run: Any, several: Path, expected: Expected, tmp_path: Path, threshold: float | None
 ) -> None:
-    """A threshold is the first head's alone: psr keeps its quantiles, and elisa has none."""
+    """A threshold applies to the first head only: psr keeps its quantiles, and elisa has none."""
     bundle = Path(shutil.copytree(several, tmp_path / "banded"))
     bands = {"nonspecificity": (0.4, 0.6), "psr": np.quantile(expected["psr_p"], [0.3, 0.7]).tolist()}
     manifest = json.loads((bundle / "manifest.json").read_text())
@@ -179,7 +179,7 @@ REGRESSION: dict[str, Any] = {
 
 @pytest.fixture
 def around(several: Path, tmp_path: Path) -> Path:
-    """The bundle, with an interval of hic's."""
+    """The bundle with an interval for hic."""
     bundle = Path(shutil.copytree(several, tmp_path / "around"))
     manifest = json.loads((bundle / "manifest.json").read_text())
     interval = {"confidence": 0.8, "low": -1.5, "high": 2.25}
@@ -348,7 +348,7 @@ def test_another_choice_of_heads_does_not_resume_a_run(several: Path) -> None:
 
 
 def test_values_are_the_weights_sums(several: Path) -> None:
-    """The expectation itself: weights of the golden rows, applied to a row's embedding."""
+    """The expected values are right: they are the weights of the golden rows applied to a row's embedding."""
     golden = open_bundle(several).golden()
     at = golden.head_names.index("psr")
     logit = golden.embedding[0].astype(float) @ golden.head_coef[at] + golden.head_intercept[at]

@@ -60,7 +60,7 @@ def test_scores_are_the_sessions(run: Any, paired: Path, table: Path, tmp_path: 
     for head, column in columns.items():
         found = np.array([float(row[column]) for row in rows], np.float32)
         np.testing.assert_allclose(found, expected[head], atol=BATCH_NEIGHBOURS)
-    # What was written is read again: its columns are found.
+    # The written file can be read again, because its columns are found.
     again = run("score", tmp_path / "out.csv", "-o", tmp_path / "again.csv", "--bundle", paired)
     assert again.code == 0, again.err
     assert [row["p_nonspecific"] for row in rows_of(tmp_path / "again.csv")] == [row["p_nonspecific"] for row in rows]
@@ -80,7 +80,7 @@ def test_a_panel_of_pairs_knows_the_pair_and_each_chain(run: Any, paired: Path, 
         column: [row[column].endswith(" (in panel)") for row in rows_of(tmp_path / "out.csv")]
         for column in ("percentile", "nonspecificity_percentile", "light_percentile")
     }
-    # Of the pair, of its heavy chain, of its light chain: the last record mixes two members.
+    # Matches of the pair, of its heavy chain and of its light chain. The last record mixes two members of the panel.
     assert known == {
         "percentile": [True, False, False],
         "nonspecificity_percentile": [True, False, True],

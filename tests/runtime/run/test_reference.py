@@ -1,4 +1,4 @@
-"""`abonyx reference`: a panel in a new bundle, and the percentiles that every interface gives in it."""
+"""`abonyx reference`: a panel in a new bundle, and its percentiles in every interface."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ VARIANT = "fp16-weights"
 
 
 def changed(sequences: list[str]) -> list[str]:
-    """Two dozen whole domains that differ: the examples, and each with another residue in framework 1."""
+    """24 different complete domains: the examples, and each example with another residue in framework 1."""
     return [*sequences, *(sequence[:9] + "T" + sequence[10:] for sequence in sequences)]
 
 
@@ -44,7 +44,7 @@ def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def with_panel(tmp_path_factory: pytest.TempPathFactory, rows_file: Path, bare: Path) -> Path:
-    """The shipped bundle with a panel of 24 rows: the light chain among them is left out."""
+    """The shipped bundle with a panel of 24 rows; the light chain in the file is left out."""
     from click.testing import CliRunner
 
     from abonyx.cli.commands import cli
@@ -158,7 +158,7 @@ def test_the_same_rows_by_another_rule_extend_a_panel(
 def test_a_record_that_repeats_another_counts_once(
     run: Any, with_panel: Path, tmp_path: Path, sequences: list[str], bare: Path
 ) -> None:
-    """Also if the repeat is the first record of all, and by whatever id."""
+    """This also holds if the repeated record is the first one, and for any id."""
     rows = changed(sequences)
     source = write(tmp_path / "known.csv", [rows[0], rows[0], *rows[1:], rows[3], KAPPA, KAPPA])
     done = run("reference", bare, source, "--name", "known", "-o", tmp_path / "new")
@@ -240,3 +240,14 @@ def test_every_head_has_percentiles_of_its_own(run: Any, rows_file: Path, tmp_pa
         lows = [int(row[band].split("-")[0]) for row in sorted(rows, key=lambda row: float(row[value]))]
         assert lows == sorted(lows), band
     assert "hic: value in min" in done.err and "psr: threshold 0.5" in done.err
+
+
+@pytest.mark.parametrize("command", ["reference", "calibrate"])
+def test_a_bundle_is_not_given_twice(command: str, run: Any, rows_file: Path, bare: Path, tmp_path: Path) -> None:
+    if command == "calibrate":
+        pytest.importorskip("abonyx_export", reason="the export package is not installed")
+        pytest.importorskip("sklearn", reason="the export extra is not installed")
+    name = ("--name", "known")
+    done = run(command, bare, rows_file, *name, "--bundle", bare, "-o", tmp_path / "new")
+    assert done.code == 2 and f"--bundle {bare}: BUNDLE {bare} is given too" in done.err
+    assert not (tmp_path / "new").exists()

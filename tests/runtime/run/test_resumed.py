@@ -1,4 +1,4 @@
-"""`score` and `embed` stopped and gone on with, as a user meets it. Kills and full disks: tests/test_faults.py."""
+"""Stopped and resumed runs of `score` and `embed`, as a user sees them. Kills and full disks: tests/test_faults.py."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ Stopping = Callable[..., Done]
 
 @pytest.fixture
 def stopped(run: Call, monkeypatch: pytest.MonkeyPatch) -> Stopping:
-    """The command, with something done once: in the second window, where none is scored twice."""
+    """Run the command, and call `act` once in the second window. No window may be scored twice."""
 
     def call(act: Callable[[], None], *arguments: object, at: int = 1) -> Done:
         original, calls = pipeline.run_sequences, iter(range(100))
@@ -67,7 +67,7 @@ def send(*numbers: int) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_finishes_the_window_and_says_how_to_go_on(
+def test_a_signal_finishes_the_window_and_says_how_to_resume(
     run: Call,
     stopped: Stopping,
     tmp_path: Path,
@@ -119,7 +119,7 @@ def test_a_signal_in_the_last_window_loses_nothing(run: Call, tmp_path: Path, mo
 
 
 def test_an_ignored_signal_stays_ignored() -> None:
-    """As under nohup, and for SIGINT in a shell's background job."""
+    """As with nohup, or SIGINT in a background job of a shell."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         stop = Stop()
@@ -140,7 +140,7 @@ def half(stopped: Stopping, *arguments: object, at: int = 1) -> None:
         stopped(fail, *arguments, at=at)
 
 
-def test_another_command_is_refused_by_name_and_restart_begins_anew(
+def test_another_command_is_refused_by_name_and_restart_starts_again(
     run: Call,
     stopped: Stopping,
     tmp_path: Path,
@@ -227,7 +227,7 @@ def test_a_halving_is_journalled_and_the_end_is_that_of_a_run_that_never_stopped
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A device with room for 150 tokens of a batch; the note survives, and no batch of 300 is tried again."""
+    """A device with memory for 150 tokens per batch. The journal keeps this, and no batch of 300 is tried again."""
     monkeypatch.setenv("ABONYX_TOKEN_BUDGET", "300")
     tried: list[int] = []
     original = OpenModel.run_batch
@@ -258,7 +258,7 @@ def test_a_halving_is_journalled_and_the_end_is_that_of_a_run_that_never_stopped
 def test_a_halving_in_the_self_test_is_journalled(
     run: Call, stopped: Stopping, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The next process remembers that the self-test passed, and scores with the budget of the one before."""
+    """The next process knows that the self-test passed, and scores with the budget of the process before."""
     monkeypatch.setenv("ABONYX_TOKEN_BUDGET", "1000")
     monkeypatch.setenv("ABONYX_CACHE_DIR", str(tmp_path / "cache"))
     budgets: list[int] = []
@@ -287,7 +287,7 @@ def test_a_halving_in_the_self_test_is_journalled(
 
 
 def test_a_window_is_of_one_token_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sequences: list[str]) -> None:
-    """The window in which the budget was halved is scored again with the halved one."""
+    """The window in which the budget was halved is scored again with the halved budget."""
     budgets: list[int] = []
 
     def scored(_: Any, window: Tokenized, __: str, budget: scoring.TokenBudget, **___: Any) -> Any:
@@ -312,7 +312,7 @@ def test_a_window_is_of_one_token_budget(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_window_is_written_while_the_next_is_scored(monkeypatch: pytest.MonkeyPatch, sequences: list[str]) -> None:
-    """The first write ends only once the second window is being scored; the second's failure ends the run."""
+    """The first write ends only when the second window is being scored. A failure of the second write ends the run."""
     began, original, calls = threading.Event(), pipeline.run_sequences, iter(range(100))
     written: list[int] = []
 
@@ -335,7 +335,7 @@ def test_a_window_is_written_while_the_next_is_scored(monkeypatch: pytest.Monkey
     assert written == [0]
 
 
-def test_standard_output_cannot_be_gone_on_with_and_says_so(stopped: Stopping) -> None:
+def test_a_run_to_standard_output_cannot_be_resumed_and_says_so(stopped: Stopping) -> None:
     done = stopped(send(signal.SIGTERM), "score", EXAMPLES, "-o", "-")
     assert done.code == 130
     assert "standard output has 6 of 12 rows; such a run cannot be resumed" in done.err
@@ -353,7 +353,7 @@ def test_the_partial_file_is_no_input(run: Call, stopped: Stopping, tmp_path: Pa
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".parquet"])
-def test_embeddings_are_gone_on_with(run: Call, stopped: Stopping, tmp_path: Path, suffix: str) -> None:
+def test_embeddings_are_resumed(run: Call, stopped: Stopping, tmp_path: Path, suffix: str) -> None:
     if suffix == ".parquet":
         pytest.importorskip("pyarrow", reason="the extra parquet is not installed")
     (tmp_path / "whole").mkdir()
@@ -365,7 +365,7 @@ def test_embeddings_are_gone_on_with(run: Call, stopped: Stopping, tmp_path: Pat
 
 
 def test_output_that_is_read_again_row_by_row_is_what_was_scored(run: Call, stopped: Stopping, tmp_path: Path) -> None:
-    """p as the shortest decimal of its float32, on both sides of an interruption."""
+    """p is the shortest decimal of its float32, before and after an interruption."""
     output = tmp_path / "out.csv"
     half(stopped, "score", EXAMPLES, "-o", output)
     run("score", EXAMPLES, "-o", output)

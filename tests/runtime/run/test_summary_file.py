@@ -1,4 +1,4 @@
-"""`--summary FILE`: the printed figures as JSON, whole or not there."""
+"""`--summary FILE`: the printed figures as JSON, complete or not written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A service in this process at a free port of the loopback, an engine that can be held, and a client."""
+"""A service in this process at a free local port, an engine that can be paused, and a client."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from abonyx.serve.server import bound, running, uvicorn_server, wide_fields
 from abonyx.serve.service import Service
 from abonyx.serve.settings import Settings
 
-# Only what hangs takes so long.
+# Only a hanging test takes longer.
 PATIENCE_S = 120
 JSON = {"Content-Type": "application/json"}
 CSV = {"Content-Type": "text/csv"}
@@ -42,7 +42,7 @@ class Answer(NamedTuple):
 
 
 class Held:
-    """An engine that counts batches and their rows; while it is held, the next batch waits."""
+    """An engine that counts batches and their rows. While it is paused, the next batch waits."""
 
     def __init__(self, native: Any) -> None:
         self.native, self.batches, self.rows = native, 0, 0
@@ -88,7 +88,7 @@ class Running:
     metrics: Metrics
 
     def ask(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Answer:
-        """One request on a connection of its own; a dict or list goes as JSON."""
+        """Send one request on a new connection; a dict or list is sent as JSON."""
         if isinstance(body, dict | list):
             body, headers = json.dumps(body), JSON | (headers or {})
         connection = http.client.HTTPConnection(self.host, self.port, timeout=PATIENCE_S)
@@ -109,7 +109,7 @@ class Running:
 def service(
     config: RuntimeConfig | None = None, load: Callable[[], RuntimeConfig] | None = None, **limits: Any
 ) -> Iterator[Running]:
-    """What server.serve puts together, in a thread: signals are for processes of their own."""
+    """The parts of server.serve in a thread. Tests of signals start a separate process."""
     settings = Settings(port=0, **limits)
     config = config or RuntimeConfig()
     with bound(settings) as listener, wide_fields(), held_session(config) as (session, engine):
@@ -139,7 +139,7 @@ def refused(answer: Answer, status: int, part: str) -> None:
 
 
 def until(true: Callable[[], Any]) -> None:
-    """Wait for another thread to get somewhere."""
+    """Wait until a condition holds that another thread makes true."""
     end = time.monotonic() + PATIENCE_S
     while not true():
         assert time.monotonic() < end
@@ -147,7 +147,7 @@ def until(true: Callable[[], Any]) -> None:
 
 
 def at_once(work: Callable[[int], Any], count: int) -> list[Any]:
-    """What `work` gives in each of so many threads; an error in one is raised here."""
+    """The results of `work` in several threads; an error in one thread is raised here."""
     found: list[Any] = [None] * count
 
     def run(number: int) -> None:
@@ -168,6 +168,6 @@ def at_once(work: Callable[[int], Any], count: int) -> list[Any]:
 
 
 def made_up(count: int, seed: int, longest: int = 40) -> list[str]:
-    """Short sequences of many lengths, hardly one twice."""
+    """Short sequences of many lengths, almost all different."""
     draw = random.Random(seed)
     return ["".join(draw.choices("ACDEFGHIKLMNPQRSTVWY", k=draw.randint(5, longest))) for _ in range(count)]

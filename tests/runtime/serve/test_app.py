@@ -1,4 +1,4 @@
-"""The service over loopback: right answers, and every wrong, hostile or impatient client."""
+"""The service on a local port: right answers, and wrong, hostile or impatient clients."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 @pytest.fixture(autouse=True)
 def isolated() -> None:
-    """In place of conftest's: the module's service keeps its session open."""
+    """Replaces conftest's fixture: the module's service keeps its session open."""
 
 
 def test_answers_are_those_of_the_session(shared: Running, sequences: list[str]) -> None:
@@ -617,7 +617,7 @@ def test_many_clients_at_once_get_each_their_own(shared: Running) -> None:
 
 
 def test_open_session_in_this_process_is_the_services(shared: Running) -> None:
-    """The one session of the process: a second is refused, as everywhere."""
+    """A process has one session: a second session is refused, as everywhere."""
     from abonyx.errors import SessionInUse
 
     with pytest.raises(SessionInUse):

@@ -1,4 +1,4 @@
-"""`abonyx serve` as a process: what it refuses, what it says, and how it ends."""
+"""`abonyx serve` as a process: refusals, output, and how it ends."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from ..domain import proteins  # noqa: E402
 from .serving import CSV, PATIENCE_S, TOKEN, until  # noqa: E402
 
 VH = proteins.VH.encode()
-# Of the residues one request of these tests has: so many that a signal comes while it is scored.
+# Number of residues in one request of these tests: enough that a signal comes while they are scored.
 LONG = b"sequence\n" + b"\n".join(VH[:30] + bytes([letter]) * number for letter in b"ACDEF" for number in range(12))
 
 

@@ -1,4 +1,4 @@
-"""Many connections, and few file descriptors: who is closed, and what the log says."""
+"""Many connections and few file descriptors: which connections are closed, and the log."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_a_text_passes_once_a_second() -> None:
 
 
 def test_no_token_is_needed_for_the_limits(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """And of a flood that was answered already, the rest is parsed a little at a time, up to the limit."""
+    """If a flood was already answered, the rest is parsed a little at a time, up to the limit."""
     goes: list[int] = []
     handle = Connection.handle_events
 

@@ -1,4 +1,4 @@
-"""POST /v1/explain: the session's contributions with the place of each residue, and what is refused."""
+"""POST /v1/explain: the session's contributions with the place of each residue, and refusals."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 @pytest.fixture(autouse=True)
 def isolated() -> None:
-    """In place of conftest's: the module's service keeps its session open."""
+    """Replaces conftest's fixture: the module's service keeps its session open."""
 
 
 def explain(running: Running, sequences: list[Any], **more: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The heads of one bundle over HTTP: each request has the values of the heads that it names, and no others."""
+"""The heads of one bundle over HTTP: each answer has the values of the requested heads only."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..several import make_several  # noqa: E402
 from .serving import CSV, Running, at_once, refused, service  # noqa: E402
 
 ORDER = ("nonspecificity", "hic", "psr")
-# Of values of "hic", whose sd is some minutes.
+# Tolerance of values of "hic", whose sd is some minutes.
 CLOSE = {"rtol": 0, "atol": 50 * BATCH_NEIGHBOURS}
 PSR = ["psr_p", "psr_nonspecific", "psr_call", "psr_percentile"]
 HIC = ["hic_value", "hic_percentile"]
@@ -41,7 +41,7 @@ def shared(several: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture(autouse=True)
 def isolated() -> None:
-    """In place of conftest's: the module's service keeps its session open."""
+    """Replaces conftest's fixture: the module's service keeps its session open."""
 
 
 CHOICES: dict[str, tuple[Any, list[str]]] = {

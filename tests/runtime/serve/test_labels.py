@@ -1,4 +1,4 @@
-"""Labels in a file over HTTP: which column is taken, what it says, and when it is left alone."""
+"""Labels in a file over HTTP: the column of labels, their values, and columns that are not labels."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 @pytest.fixture(autouse=True)
 def isolated() -> None:
-    """In place of conftest's: the module's service keeps its session open."""
+    """Replaces conftest's fixture: the module's service keeps its session open."""
 
 
 FIND = "/v1/score?on_invalid=skip&labels=find"

@@ -1,4 +1,4 @@
-"""Services of their own settings: places, times, tokens, another page."""
+"""Services with other settings: number of requests, times, tokens, another page."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_the_page_is_the_packages_three_files(monkeypatch: pytest.MonkeyPatch, t
 
 
 def _slow_readers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Have readings never end by themselves; how each ended is in the list."""
+    """Make every read endless; the list gets the reason why each one ended."""
     ended: list[str] = []
 
     def read(_body: bytes, _asked: Any, step: Any, **_more: Any) -> Any:
@@ -191,7 +191,7 @@ FREE = {"max_gzip_members": 10**9, "max_gzip_extra_bytes": 10**9}
 
 
 def _held_at_a_step(monkeypatch: pytest.MonkeyPatch, go_on: threading.Event) -> tuple[list[int], list[str]]:
-    """Have a flood wait in its third step; steps of floods, and how their readings ended, are in the lists."""
+    """Make a flood wait in its third step; the lists get the steps of floods, and why their reads ended."""
     steps: list[int] = []
     ended: list[str] = []
     read = service_module.check_file
@@ -216,7 +216,7 @@ def _held_at_a_step(monkeypatch: pytest.MonkeyPatch, go_on: threading.Event) -> 
 
 @pytest.mark.parametrize("name", GZIP_FLOODS)
 def test_reading_gzip_ends_within_a_step(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Of what unpacks to nothing: once its client has left, nobody else waits for it."""
+    """Data that unpacks to nothing: after its client has left, nobody else waits for it."""
     body, go_on = GZIP_FLOODS[name], threading.Event()
     steps, ended = _held_at_a_step(monkeypatch, go_on)
     with service(**FREE) as running:

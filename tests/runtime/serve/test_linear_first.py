@@ -1,4 +1,4 @@
-"""A bundle whose first head is linear is served like any other: no route answers 501 for it."""
+"""A bundle with a linear first head is served like any other bundle: no route answers 501."""
 
 from __future__ import annotations
 

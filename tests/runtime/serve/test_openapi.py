@@ -1,4 +1,4 @@
-"""The service against its own OpenAPI document: schemathesis makes requests that fit it and requests that do not."""
+"""The service follows its own OpenAPI document: schemathesis makes requests that fit it and requests that do not."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .serving import ADMIN, TOKEN, Running, service  # noqa: E402
 SCAN = "/v1/scan"  # takes no file
 CONFIG = {
     "seed": 7,
-    # Whether text is a sequence of residues, and what the head declares, no schema says: 422.
+    # A schema cannot say whether text is a sequence, or what a head declares, so 422 is allowed.
     "checks": {"positive_data_acceptance": {"expected-statuses": [200, 422]}},
 }
 
@@ -39,7 +39,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 @pytest.fixture(autouse=True)
 def isolated() -> None:
-    """In place of conftest's: the module's service keeps its session open."""
+    """Replaces conftest's fixture: the module's service keeps its session open."""
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode))

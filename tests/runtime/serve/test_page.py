@@ -1,4 +1,4 @@
-"""The page of `abonyx serve`, used in a real Chromium as a user would; the server's answers are given here."""
+"""The page of `abonyx serve` in a real Chromium, used as by a user. These tests give the server's answers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Answer = dict[str, Any]
 
 
 def model(**changes: Any) -> Answer:
-    """What /v1/model says of the shipped bundle."""
+    """The answer of /v1/model for the shipped bundle."""
     bundle = open_bundle(MINI)
     manifest, variant = bundle.manifest, bundle.manifest.variants["fp16-weights"]
     return {
@@ -78,7 +78,7 @@ def scored(
     flags: list[str] | None = None,
     places: list[str] | None = None,
 ) -> Answer:
-    """What /v1/score says; p is float32, as the server writes it; places are those of a trimmed request."""
+    """An answer of /v1/score. p is float32, as the server writes it; `places` are for a trimmed request."""
     values = np.linspace(0.05, 0.95, len(ids)).astype(np.float32) if p is None else p
     flags = flags or [""] * len(ids)
     rows: list[Answer] = [
@@ -115,7 +115,7 @@ def scored(
 
 
 def explained(ids: list[str], heads: list[Answer] | None = None, chains: str = "H") -> Answer:
-    """What /v1/explain says of the first id: residue i of n adds (i - n / 2) / 100 to the first head, 1 to others."""
+    """/v1/explain for the first id: residue i of n adds (i - n / 2) / 100 to the first head, 1 to others."""
     heads = heads or model()["heads"]
     found = []
     for chain in chains:
@@ -143,13 +143,13 @@ def problem(status: int, title: str, detail: str, fix: str) -> Answer:
 
 @dataclass
 class Site:
-    """Answers of the server, and the requests for scores that came.
+    """Answers of the server, and the received requests for scores.
 
     Attributes:
-        models: answers of /v1/model in turn, the last one for good: a problem with its status, or the model.
-        answer: of /v1/score, as lines of a stream; a problem where it has a status.
-        explained: of /v1/explain; a problem likewise.
-        scanned: of /v1/scan, as answer.
+        models: answers of /v1/model in order (a problem with its status, or the model). The last one repeats.
+        answer: answer of /v1/score as lines of a stream, or a problem if it has a status.
+        explained: answer of /v1/explain, or a problem if it has a status.
+        scanned: answer of /v1/scan, like `answer`.
     """
 
     models: list[Answer] = field(default_factory=lambda: [model()])
@@ -199,7 +199,7 @@ Opener = Callable[..., "Page"]
 
 @pytest.fixture
 def visit(new_page: Opener, site: Site) -> Opener:
-    """Opens the page of the site."""
+    """Open the page of the site."""
 
     def call(**options: Any) -> Page:
         page = new_page(**options)
@@ -337,7 +337,7 @@ def test_calls_of_two_values_say_why(visit: Opener, site: Site) -> None:
 
 
 def test_the_card_of_the_head(visit: Opener, site: Site) -> None:
-    """What `fit` wrote, with its escapes read; a stranger's is text."""
+    """A card from `fit` is shown with its escapes decoded; a card from a stranger is shown as text."""
     card = "No signal: AUC 0.5 &lt;b&gt; \\_x\\_.\n\n# Title\n\n## Folds\n\n|  | a\\|b |\n| --- | --- |\n| head | 1 |\n"
     site.models = [model(card=card)]
     page = visit()
@@ -351,7 +351,7 @@ def test_the_card_of_the_head(visit: Opener, site: Site) -> None:
     assert page.is_hidden("#trust") and "How far" not in page.inner_text("#facts")
 
 
-# The cells as a screen reader says them: what is hidden from it is left out.
+# The cells as a screen reader reads them, without hidden parts.
 HEARD = """cells => cells.map((cell) => {
   const heard = cell.cloneNode(true);
   for (const silent of heard.querySelectorAll("[aria-hidden=true]")) silent.remove();
@@ -497,7 +497,7 @@ def test_cells_of_a_spreadsheet_without_a_header(
     [
         (f"id\tVH\tnote\r\na\t{VH}\tx\r\n", f"id\tVH\tnote\na\t{VH}\tx\n"),
         (f'id\tVH\n"a"\t{VH}\n', f'id\tVH\n"a"\t{VH}\n'),
-        # A cell of two lines: as CSV, with as many lines.
+        # A cell with two lines is sent as CSV with the same lines.
         (f'id\tVH\tnote\n\na\t{VH}\t"x, y\n""z"""\n', f'id,VH,note\n\na,{VH},"x, y\n""z"""\n'),
         # Quotes that a spreadsheet would not write are sent unchanged.
         (f'id\tVH\n"a\t{VH}\nb\t{VH}\n', f'id\tVH\n"a\t{VH}\nb\t{VH}\n'),
@@ -541,7 +541,7 @@ def test_the_columns_are_picked_if_they_are_not_clear(visit: Opener, site: Site)
     page.fill("#text", f">a\n{VH}")  # another input has other columns
     assert page.input_value("#sequence-column") == page.input_value("#id-column") == ""
 
-    # A file's first record is not offered as a name: to pick it would leave the record out.
+    # A file's first record is not offered as a name, because picking it would leave the record out.
     site.answer = [unclear | {"columns": ["mab", VH]}]
     page.click("#score")
     page.wait_for_selector("#problem:not([hidden])")
@@ -1044,7 +1044,7 @@ def labelled(p: list[float], labels: list[int | None], flags: list[str] | None =
 
 
 def auc(p: list[float], labels: list[int]) -> float:
-    """How often a non-specific row scores higher than a specific one; equal scores count half."""
+    """The share of pairs in which the non-specific row scores higher than the specific one; equal scores count half."""
     pairs = [(a, b) for a, y in zip(p, labels, strict=True) for b, z in zip(p, labels, strict=True) if y and not z]
     return float(np.mean([(a > b) + (a == b) / 2 for a, b in pairs]))
 
@@ -1122,7 +1122,7 @@ def test_what_is_no_threshold_moves_nothing(visit: Opener, site: Site) -> None:
 
 
 def test_rows_that_the_model_was_trained_on_are_counted(visit: Opener, site: Site) -> None:
-    """Of those that the curve uses alone; a bundle that records none says so."""
+    """Only rows that the curve uses are counted. If the bundle records no training rows, the page says so."""
     for trained, said in (
         ([True, True, False, True], "The model was trained on 2 of these 3 rows, so that the curve"),
         ([False, False, False, True], ""),
@@ -1149,7 +1149,7 @@ OTHER_HEADS = [
 
 
 def several_heads(count: int) -> tuple[Answer, Answer]:
-    """The model and an answer with so many heads beside the first; psr's calls are the first head's, turned round."""
+    """The model and an answer with more heads beside the first. psr's calls are the opposite of the first head's."""
     heads = [*model()["heads"], *({"band": None, "chains": ["H"]} | head for head in OTHER_HEADS[:count])]
     answer = scored(["trastuzumab", "b", "light"], flags=["", "", "light chain (kappa)"]) | {"heads": heads}
     for row in answer["results"]:

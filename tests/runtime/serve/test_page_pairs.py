@@ -1,4 +1,4 @@
-"""The page in Chromium before the real service of a bundle whose first head expects both chains."""
+"""The page in Chromium with the real service, for a bundle whose first head expects both chains."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Rows = list[dict[str, str]]
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """Its first head expects both chains, the second the heavy one."""
+    """A bundle whose first head expects both chains, and whose second head expects the heavy chain."""
     folder: Path = tmp_path_factory.mktemp("bundles")
     bundle = make_paired(folder / "paired", {"psr": ("H", "L"), "nonspecificity": ("H",)})
     with pytest.MonkeyPatch.context() as patch:
@@ -40,7 +40,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 @pytest.fixture(autouse=True)
 def isolated() -> None:
-    """In place of conftest's: the module's service keeps its session open."""
+    """Replaces conftest's fixture: the module's service keeps its session open."""
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def page(new_page: Callable[[], Page], served: Running) -> Page:
 
 
 def scores(page: Page) -> Rows:
-    """What the page lets a user download, once the results are there."""
+    """The file that the page offers for download when the results are complete."""
     page.wait_for_selector("#results:not([hidden])")
     with page.expect_download() as waited:
         page.click("#download")

@@ -1,4 +1,4 @@
-"""The scan of a row, in Chromium before the real service: its maps, numbers and CSV, and the user's cancelling."""
+"""The scan of a row in Chromium with the real service: maps, numbers, CSV, and cancelling."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def expected(served: Running) -> Scan:
 
 @pytest.fixture(autouse=True)
 def isolated() -> None:
-    """In place of conftest's: the module's service keeps its session open."""
+    """Replaces conftest's fixture: the module's service keeps its session open."""
 
 
 @pytest.fixture
 def page(new_page: Callable[[], Page], served: Running) -> Page:
-    """With a row that is opened."""
+    """The page with one opened row."""
     page = new_page()
     page.goto(f"http://{served.host}:{served.port}/")
     page.fill("#text", f">mab\n{VH}\n")
@@ -63,7 +63,7 @@ def page(new_page: Callable[[], Page], served: Running) -> Page:
 
 
 def start(page: Page) -> Locator:
-    """Begin a scan of POSITIONS with the keyboard alone, from the choice of positions."""
+    """Start a scan of POSITIONS with the keyboard only, from the choice of positions."""
     page.get_by_label("Positions to mutate").focus()
     page.keyboard.press("End")
     page.keyboard.press("Tab")

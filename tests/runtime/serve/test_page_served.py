@@ -1,4 +1,4 @@
-"""The page in Chromium before the real service and the shipped model."""
+"""The page in Chromium with the real service and the shipped model."""
 
 from __future__ import annotations
 

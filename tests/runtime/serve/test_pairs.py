@@ -1,4 +1,4 @@
-"""Pairs over HTTP: in JSON and in files, scored with heads on both chains, beside requests for heads on one."""
+"""Pairs over HTTP: in JSON and in files, scored with heads on both chains, beside requests for heads of one chain."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 @pytest.fixture(autouse=True)
 def isolated() -> None:
-    """In place of conftest's: the module's service keeps its session open."""
+    """Replaces conftest's fixture: the module's service keeps its session open."""
 
 
 def items(pairs: list[tuple[str, str]] = PAIRS) -> list[dict[str, str]]:

@@ -1,4 +1,4 @@
-"""Floods of chunks and headers: refused, or parsed a little at a time; honest chunks are read as they were."""
+"""Floods of chunks and headers are refused or parsed a little at a time; normal chunks are read as before."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 @pytest.fixture(autouse=True)
 def isolated() -> None:
-    """In place of conftest's: the module's service keeps its session open."""
+    """Replaces conftest's fixture: the module's service keeps its session open."""
 
 
 def answer(running: Running, *pieces: bytes) -> tuple[int, dict[str, Any], bool]:
@@ -95,7 +95,7 @@ def test_a_head_request_with_such_a_body_is_closed(
 
 
 def test_a_line_a_chunk(shared: Running) -> None:
-    """As Python's clients send a generator of lines: many chunks, scored as they are in one."""
+    """Python's clients send a generator of lines as many chunks. Scores equal those of one chunk."""
     lines = [
         b"id,sequence\n",
         *[b"# a comment line\n"] * CHUNKS,
@@ -132,7 +132,7 @@ def test_a_go_has_so_many_events() -> None:
 
 
 def test_one_go_at_a_time() -> None:
-    """However many connections wait for theirs."""
+    """This holds for any number of waiting connections."""
     timers: list[tuple[Callable[..., None], Any]] = []
 
     class Loop:

@@ -1,4 +1,4 @@
-"""Reloads: none loses a request, none is answered by half a model, and a bad bundle says why."""
+"""Reloads: no request is lost or answered by two models, and a bad bundle gives the reason."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BEARER = {"Authorization": f"Bearer {ADMIN}"}
 
 
 class Chosen:
-    """What the service's config says at the moment."""
+    """The source of the service's config: the current bundle, or an error."""
 
     def __init__(self, bundle: Path) -> None:
         self.bundle = bundle
@@ -40,7 +40,7 @@ class Chosen:
 
 
 def other_bundle(directory: Path) -> Path:
-    """The mini bundle with another name and head, its card a link to what is nobody's business."""
+    """The mini bundle with another name and head; its card is a link to a private file."""
     shutil.copytree(MINI, directory)
     shift_head(directory, -4.0)
     edit(directory, name="other")
@@ -50,7 +50,7 @@ def other_bundle(directory: Path) -> Path:
 
 
 def damaged(directory: Path) -> Path:
-    """A bundle whose hashes are right and whose golden rows are another model's."""
+    """A bundle with right hashes but the golden rows of another model."""
     shutil.copytree(MINI, directory)
     with np.load(directory / "golden.npz") as arrays:
         values = dict(arrays)
@@ -71,7 +71,7 @@ def test_reload_under_load_loses_no_request_and_answers_none_by_two_models(tmp_p
         with open_session(RuntimeConfig(bundle=str(bundle))) as session:
             values = session.score([sequence for one in requests for sequence in one])
         expected[name] = np.split(values, np.cumsum([len(one) for one in requests])[:-1])
-    # p of such sequences is often near 0 or 1, whatever the head: of most requests it tells the two apart
+    # p of such sequences is often near 0 or 1 for any head, but in most requests it distinguishes the two models
     apart = [np.abs(one - other).max() > 0.01 for one, other in zip(*expected.values(), strict=True)]
     assert sum(apart) > len(apart) * 2 / 3
     chosen = Chosen(MINI)
@@ -167,7 +167,7 @@ def test_a_model_whose_card_cannot_be_read_is_not_served(tmp_path: Path, monkeyp
             patch.setattr(Path, "open", opened)
             refused(reload(running), 500, f"{card}: cannot be read: Permission denied")
             assert running.session.state is State.CLOSED  # nothing holds the memory
-            # whose path it is, only who has the token is told
+            # only a client with the token sees the path
             answer = running.ask("GET", "/readyz")
             refused(answer, 503, "no model is open")
             assert str(tmp_path) not in answer.body.decode()
@@ -197,7 +197,7 @@ def test_reload_has_a_token_of_its_own() -> None:
 
 
 def misshapen(directory: Path) -> Path:
-    """A bundle whose hashes are right and whose graph gives the embedding one axis more."""
+    """A bundle with right hashes whose graph gives the embedding one more axis."""
     onnx = pytest.importorskip("onnx", reason="the export extra is not installed")
     shutil.copytree(MINI, directory)
     path = next(directory.glob("*/model.onnx"))

@@ -1,4 +1,4 @@
-"""POST /v1/scan: the session's scan as columns, its progress, what is refused, and a client that leaves."""
+"""POST /v1/scan: the session's scan as columns, progress, refusals, and a client that leaves."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from ..domain.proteins import KAPPA, LAMBDA, NANOBODY, VH  # noqa: E402
 from ..paired import make_paired  # noqa: E402
 from .serving import CSV, JSON, NDJSON, PATIENCE_S, Running, at_once, refused, service, until  # noqa: E402
 
-# All but a few residues are left out: a mutant takes its time.
+# Most residues are left out, because each mutant takes time.
 EXCLUDED = [residue for residue in AMINO_ACIDS if residue not in "ADKNW"]
 MOST = 60
 # Three rounds.
@@ -38,7 +38,7 @@ LONG = {"positions": "105-117", "exclude": [*EXCLUDED, "N"]}
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """Heads of both chains, of the heavy and of the light one; the first is of the heavy one."""
+    """A bundle with heads of both chains, of the heavy chain (first) and of the light chain."""
     folder = tmp_path_factory.mktemp("heads")
     bundle = make_paired(folder / "paired", {"nonspecificity": ("H",), "psr": ("H", "L"), "light": ("L",)})
     with pytest.MonkeyPatch.context() as patch:
@@ -50,7 +50,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 @pytest.fixture(autouse=True)
 def isolated() -> None:
-    """In place of conftest's: the module's service keeps its session open."""
+    """Replaces conftest's fixture: the module's service keeps its session open."""
 
 
 def ask(running: Running, headers: dict[str, str] | None = None, **body: Any) -> Any:
@@ -64,7 +64,7 @@ def scan(running: Running, **body: Any) -> Any:
 
 
 def same(found: dict[str, list[Any]], expected: dict[str, Any]) -> None:
-    """Columns of two scans, in batches of their own."""
+    """Check that the columns of two scans are equal, although their batches differ."""
     assert list(found) == list(expected)
     for name, cells in expected.items():
         if cells and isinstance(cells[0], float) and name.startswith(("nonspecificity", "p_", "light")):
@@ -209,7 +209,7 @@ def test_each_limit_is_named(shared: Running, limit: str, most: int) -> None:
 
 
 def test_pooling_by_batches_is_refused(shared: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The service opens no such bundle; that a scan refuses it does not rest on that."""
+    """The service opens no such bundle, but a scan must refuse it independently."""
     model = shared.scheduler.model()
     config = RuntimeConfig(bundle=model.config.bundle, pooling="upstream-batch", batch_size=8)
     monkeypatch.setattr(shared.scheduler, "_model", dataclasses.replace(model, config=config))

@@ -1,4 +1,4 @@
-"""The scoring thread: fair rounds, values that do not depend on the company, and nobody who waits for ever."""
+"""The scoring thread: fair rounds, values that do not depend on other requests, and no endless waiting."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_a_small_request_is_not_held_up_by_a_large_one(monkeypatch: pytest.Monke
     assert len(next(share.rows for share in first if share.job is small)) == 5
     assert [share.job for share in second] == [also]  # the other output's turn came before more of the large one
     assert [share.job for share in third] == [large]
-    # and every round but the last is full, whoever shares it
+    # every round except the last is full, with any requests in it
     budget = scheduler._session.budget.tokens
     for shares in (first, third):
         tokens = sum(len(share.job.sequences[row]) + 2 for share in shares for row in share.rows)
@@ -140,7 +140,7 @@ def test_a_request_that_cannot_be_scored_does_not_take_others_along(
                 assert isinstance(error, ScoreNotFinite) and "s3" in str(error) and "1 of 4" in str(error)
                 found.append(-1)
     assert found == [3, -1, 3, 3]
-    # ids are the client's own: not in the log
+    # ids belong to the client and must not be in the log
     assert [one.getMessage() for one in caplog.records if one.levelname == "ERROR"] == [
         "a request failed, at 4 of its sequences: ScoreNotFinite"
     ]

@@ -1,4 +1,4 @@
-"""Readers in turns: a short one does not wait for a long one, and one that is stopped ends."""
+"""Readers take turns: a short reader does not wait for a long one, and a stopped reader ends."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""scikit-learn's own checks of estimators. They all give numbers, and Embedder and Scorer take text alone.
+"""scikit-learn's own checks of estimators. All checks pass numbers, but Embedder and Scorer only take text.
 
-So each row of numbers is spelled as a sequence first, by two subclasses that do nothing else: what the checks look at
-then, fits, clones, pickles, parameters, shapes, order, is Embedder's and Scorer's own.
+So two subclasses first turn each row of numbers into a sequence, and do nothing else. The checks then test the fits,
+clones, pickles, parameters, shapes and order of Embedder and Scorer.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class SpelledScorer(_Spelled, Scorer):
         return super().predict_proba(self._spelled(X, False))
 
 
-# Of Scorer alone. Once numbers are spelled, text makes no check impossible; that fit learns nothing does.
+# Expected failures of Scorer only. They fail because `fit` learns nothing, not because of text.
 FIXED_CLASSES = "the head's classes are 0 and 1, and fit refuses other labels: a metric would compare unlike things"
 EXPECTED = dict.fromkeys(
     (
@@ -86,7 +86,7 @@ def session() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def isolated() -> None:
-    """In place of conftest's: one session for all checks."""
+    """Replaces conftest's fixture: one session for all checks."""
 
 
 @parametrize_with_checks(
@@ -97,7 +97,7 @@ def test_check(estimator: Any, check: Callable[[Any], None]) -> None:
 
 
 def test_each_expected_failure_is_a_check_that_exists() -> None:
-    """xfail_strict sees a check that passes, and not a name that is wrong."""
+    """xfail_strict finds a check that passes, but not a wrong name of a check."""
     names = {theirs._check_name(check) for check in theirs._yield_all_checks(SpelledScorer(), legacy=True)}
     assert set(EXPECTED) <= names
 

@@ -1,4 +1,4 @@
-"""Embedder and Scorer as a user has them: numbers, sessions, pickles, pipelines, wrong inputs."""
+"""Embedder and Scorer as a user uses them: numbers, sessions, pickles, pipelines, wrong inputs."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ print(*cross_val_score(model, np.array(texts, object), labels, cv=2, n_jobs=2, s
 
 
 def test_cross_validation_in_two_processes() -> None:
-    """In a process of its own: joblib keeps its workers until that ends."""
+    """This runs in a separate process, because joblib keeps its workers until the process ends."""
     asked = json.dumps([list(TEXTS), [int(label) for label in LABELS]])
     command = [sys.executable, "-c", PROCESSES]
     done = subprocess.run(command, input=asked, capture_output=True, text=True, check=False)
