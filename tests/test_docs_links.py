@@ -14,7 +14,7 @@ from .conftest import REPOSITORY
 _IGNORED = re.compile(r"^(\.|out/|dist/|artifacts/(?!mini/)|.*egg-info)")
 _FENCED = re.compile(r"^```.*?^```", flags=re.M | re.S)
 _LINK = re.compile(r"\]\(([^()\s]+)\)")
-_PATH = re.compile(r"`((?:runtime|export|tests|docs|configs|benchmarks|training)/[\w./-]+\.\w+)`")
+_PATH = re.compile(r"(?<![\w./-])(?:runtime|export|tests|docs|configs|benchmarks|training)/[\w./-]+\.\w+")
 # A pattern, not the name of one file.
 _PATTERNS = {"configs/NAME.toml"}
 
@@ -45,7 +45,12 @@ def test_links(page: Path) -> None:
         assert not heading or heading in anchors(target), link
 
 
-@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "RELEASE.md", "docs/bundle.md"])
+_NAME_FILES = ["CONTRIBUTING.md", "RELEASE.md", "SECURITY.md", "benchmarks/NOTES.md", "training/README.md"]
+_NAME_FILES += [f"docs/{name}.md" for name in ("bundle", "coreml", "export", "int8", "providers", "reliability")]
+_NAME_FILES += ["docs/privacy.md", "docs/scale.md"]
+
+
+@pytest.mark.parametrize("page", _NAME_FILES)
 def test_files_that_a_page_names_exist(page: str) -> None:
     named = set(_PATH.findall((REPOSITORY / page).read_text(encoding="utf-8"))) - _PATTERNS
     assert named
