@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from abonyx.alphabet import SequenceLimit
-from abonyx.domain import NO_RULE, DomainRule, Judgement, reason, scored_part
+from abonyx.domain import (
+    NO_RULE,
+    DomainRule,
+    Judge,
+    Judgement,
+    LaterJudgements,
+    can_wait,
+    judge_in_children,
+    judge_in_turn,
+    judge_long,
+    reason,
+    scored_part,
+)
 from abonyx.errors import RecordsRejected, printable
 from abonyx.input.labels import LabelKind, class_of, label_of, label_problem, refuse_other_kind, value_of
 from abonyx.input.limits import no_step
@@ -32,7 +44,7 @@ class Input:
         sequences: what is scored: cleaned, and trimmed to the variable domain if the rule says so; of pairs the heavy
             chains.
         light: of pairs the light chains, one a sequence; else empty.
-        judgements: what each record is, one a sequence.
+        judgements: what each record is, one a sequence; some are made when they are first read (LaterJudgements).
         originals: the cleaned sequences before trimming; empty if nothing is trimmed. light_originals: of light.
         kept: name -> cells, of the columns that go to the output as they are.
         places: of each sequence in its original, "FIRST-LAST" from 1, "" = no domain to trim to; empty as originals. Of
@@ -47,7 +59,7 @@ class Input:
     rejected: list[RejectedRecord] = field(default_factory=list)
     labels: list[int | None] = field(default_factory=list)
     values: list[float | None] = field(default_factory=list)
-    judgements: list[Judgement] = field(default_factory=list)
+    judgements: Sequence[Judgement] = field(default_factory=list)
     originals: list[str] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
     kept: dict[str, list[str]] = field(default_factory=dict)
@@ -135,7 +147,7 @@ def read_input(
             whole.
         skip_invalid: collect bad records instead of refusing the input.
         rule: what is done with records that the head was not trained on.
-        in_children: judge many records in other processes.
+        in_children: judge many records in other processes; where the rule lets them be, while they are scored.
         gaps: what happens to gaps and a final stop.
         light_column, chains, sheet, keep: as read_records has them.
 
@@ -166,7 +178,8 @@ def read_input(
         label_kind=label_kind,
         skip_invalid=skip_invalid,
         rule=rule,
-        in_children=in_children,
+        judge_by=judge_in_children if in_children else judge_in_turn,
+        later=in_children,
         gaps=gaps,
         notes=notes,
     )
@@ -183,7 +196,8 @@ def check_records(
     label_kind: LabelKind = "classes",
     skip_invalid: bool = False,
     rule: DomainRule = NO_RULE,
-    in_children: bool = False,
+    judge_by: Judge = judge_in_turn,
+    later: bool = False,
     gaps: Gaps | None = None,
     notes: list[str] | None = None,
     step: Callable[[], None] = no_step,
@@ -192,7 +206,8 @@ def check_records(
 
     Args:
         name: what messages call the source.
-        in_children: judge many records in other processes.
+        judge_by: what judges the records, once all of them are read.
+        later: leave the judging of many records for when it is first read, if it decides about none of them.
         gaps: None = refused, by an interface that has no such option.
         notes: the list that the records' reader fills.
         step: called before each record is judged; may raise to end the checking.
@@ -202,11 +217,14 @@ def check_records(
     if label_column is not None:
         refuse_other_kind([label_of(row.record) for row in rows], label_kind, name)
     rules = rules_of_chains(rule, chains)
+    later = later and len(rules) == 1 and can_wait(rule, sum(row.rejected is None for row in rows))
+    judge_now = judge_long(judge_by, limit) if later else judge_by
     judgements = [
-        of_chain.judgements([row.chains[at] for row in rows if row.rejected is None], in_children=in_children)
+        of_chain.judgements([row.chains[at] for row in rows if row.rejected is None], judge_now)
         for at, of_chain in enumerate(rules)
     ]
-    checked = Input(notes=[] if notes is None else notes)
+    found: list[Judgement] = []
+    checked = Input(judgements=found, notes=[] if notes is None else notes)
     escaped = 0
     for row in rows:
         if row.rejected:
@@ -222,7 +240,7 @@ def check_records(
         whole = part_of_record(parts)
         checked.sequences.append(whole.sequence)
         checked.light.extend(part.sequence for part in parts[1:])
-        checked.judgements.append(whole.judgement)
+        found.append(whole.judgement)
         if rule.trim:
             checked.originals.append(row.chains[0])
             checked.light_originals.extend(row.chains[1:])
@@ -238,7 +256,7 @@ def check_records(
     checked.notes.extend(_notes(checked, name, escaped))
     if checked.rejected and not (skip_invalid and checked.sequences):
         _refuse(checked, name, rule)
-    return checked
+    return replace(checked, judgements=LaterJudgements(checked.sequences, rule.chains)) if later else checked
 
 
 def _notes(checked: Input, name: str, escaped: int) -> Iterator[str]:

@@ -21,15 +21,17 @@ from abonyx.contributions import refuse_without
 from abonyx.errors import EngineError, InputError, RequestRefused
 from abonyx.output.beside import refuse_columns, refuse_pair_columns
 from abonyx.serve import answers, bodies, openapi
+from abonyx.serve.direct import Direct, Endpoint
 from abonyx.serve.explain_answers import ExplainRequest
 from abonyx.serve.explanations import explain_answer
 from abonyx.serve.gate import METRICS, RELOAD, Gate
 from abonyx.serve.metrics import Metrics
 from abonyx.serve.problems import problem, problem_response
+from abonyx.serve.queries import FileExplainQuery, FileQuery, FileScoreQuery
 from abonyx.serve.requests import JSON
 from abonyx.serve.scans import plan_scan_request, scan_answer
 from abonyx.serve.scheduler import DEAD, NO_MODEL
-from abonyx.serve.service import LOOK_S, FileExplainQuery, FileQuery, FileScoreQuery, Service, Waiting
+from abonyx.serve.service import LOOK_S, Service, Waiting
 
 NDJSON = "application/x-ndjson"
 _SCRIPTS = (
@@ -44,19 +46,28 @@ def create_app(service: Service) -> Gate:
     """The ASGI application of an open session's scheduler."""
     app = FastAPI(title="abonyx", docs_url=None, redoc_url=None, redirect_slashes=False)
     _add_errors(app, service)
-    _add_scoring(app, service)
+    endpoints = _add_scoring(app, service)
     _add_model(app, service)
     _add_state(app, service)
     _add_page(app)
     openapi.complete(app, needs_token=service.settings.token is not None)
     paths = frozenset(getattr(route, "path", "") for route in app.routes)
-    return Gate(app, paths, service.settings, service.metrics)
+    direct = Direct(app, endpoints, functools.partial(_refused, service.metrics), lambda: _fault(service.metrics))
+    return Gate(direct, paths, service.settings, service.metrics)
+
+
+def _refused(metrics: Metrics, error: EngineError) -> Response:
+    metrics.count_rejected(error)
+    return problem_response(error)
+
+
+def _fault(metrics: Metrics) -> Response:
+    error = RequestRefused(500, "fault", "a fault in abonyx; the service's log has it", "Please report it.")
+    return _refused(metrics, error)
 
 
 def _add_errors(app: FastAPI, service: Service) -> None:
-    def answer(error: EngineError) -> Response:
-        service.metrics.count_rejected(error)
-        return problem_response(error)
+    answer = functools.partial(_refused, service.metrics)
 
     @app.exception_handler(EngineError)
     async def engine_error(_request: Request, error: EngineError) -> Response:
@@ -78,7 +89,7 @@ def _add_errors(app: FastAPI, service: Service) -> None:
     @app.exception_handler(Exception)
     async def fault(_request: Request, _error: Exception) -> Response:
         # Starlette raises it again once this is sent, and uvicorn logs it.
-        return answer(RequestRefused(500, "fault", "a fault in abonyx; the service's log has it", "Please report it."))
+        return _fault(service.metrics)
 
 
 def _wrong(error: dict[str, Any]) -> str:
@@ -87,22 +98,16 @@ def _wrong(error: dict[str, Any]) -> str:
     return f"{'.'.join(map(str, error['loc']))}: {error['msg']}{given}"
 
 
-def _add_scoring(app: FastAPI, service: Service) -> None:
+def _add_scoring(app: FastAPI, service: Service) -> dict[str, Endpoint]:
+    """Add the routes that score; returns those that a request without a query takes directly."""
+
     @app.post("/v1/score", **openapi.SCORE)
     async def score(request: Request, query: Annotated[FileScoreQuery, Query()]) -> Response:
         """Score sequences: JSON, or FASTA, a table or one sequence a line (also its gzip) as the body itself."""
         model = service.scheduler.model()
         checked, asked, until = await service.checked(request, model, answers.ScoreRequest, query)
         beside = refuse_columns(asked.with_columns, asked.domain)
-        heads = choose_heads(
-            model.bundle,
-            asked.heads,
-            asked.assay,
-            asked.threshold,
-            config=model.config,
-            panel=asked.panel,
-            with_columns=beside,
-        )
+        heads = model.choose_heads(asked.heads, asked.assay, asked.threshold, asked.panel, beside)
         refuse_pair_columns(beside, heads.chains)
         waiting = Waiting(service, request, model, checked, heads.names, until)
 
@@ -137,16 +142,23 @@ def _add_scoring(app: FastAPI, service: Service) -> None:
         """Score all single mutants of one sequence, beside what charge explains; it recommends none."""
         model = service.scheduler.model()
         body, until = await service.received_json(request)
-        plan = functools.partial(plan_scan_request, body, model, service.settings)
-        planned = await service.read(request, plan, until)
+        planned = await service.read(
+            request, lambda turn: plan_scan_request(body, model, service.settings, turn.step), until
+        )
         waiting = Waiting(service, request, model, planned.scored, planned.options.names, until, totals=True)
 
         async def answer() -> bytes:
             assert waiting.job.totals is not None
             encode = functools.partial(scan_answer, model, planned, waiting.job.totals)
-            return await service.read(request, encode, until)  # not here: a tenth of a second of numbers and texts
+            # Not here: a tenth of a second of numbers and texts.
+            return await service.read(request, lambda turn: encode(turn.step), until)
 
         return await _answered(request, waiting, answer, service.metrics)
+
+    return {
+        "/v1/score": lambda request: score(request, FileScoreQuery.model_validate({})),
+        "/v1/embed": lambda request: embed(request, FileQuery()),
+    }
 
 
 async def _answered(

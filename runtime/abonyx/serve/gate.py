@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from abonyx.errors import RequestRefused
@@ -38,6 +38,8 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
+_RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in _HEADERS.items()]
+_REQUEST_ID = HEADER.lower().encode()
 
 
 class Gate:
@@ -68,10 +70,9 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                for header, value in _HEADERS.items():
-                    headers[header] = value
-                headers[HEADER] = name
+                # No answer has any of these by itself.
+                own = (_REQUEST_ID, name.encode("latin-1"))
+                message["headers"] = [*message.get("headers", ()), *_RAW_HEADERS, own]
             await send(message)
 
         try:

@@ -7,6 +7,7 @@ session's turns and its reload have to be read together.
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections import deque
@@ -19,6 +20,7 @@ import numpy as np
 from abonyx.alphabet import SequenceLimit
 from abonyx.arrays import Float32Array, Float64Array
 from abonyx.bundle import README_NAME, Bundle
+from abonyx.bundle.chosen import ChosenHeads, choose_heads
 from abonyx.bundle.heads import record_chains
 from abonyx.bundle.listed import CARD_MD, read_listed
 from abonyx.bundle.manifest import Variant
@@ -42,6 +44,8 @@ RETRY_AFTER_S = 1
 RETRY_AFTER_RELOAD_S = 5
 NO_MODEL = "no_model"
 _MAX_CARD_CHARS = 1 << 20
+# Choices of heads that a model remembers: clients name them.
+_MAX_CHOSEN = 64
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,7 @@ class Model:
     trust: str | None
     gives_contributions: bool
     training: dict[str, frozenset[bytes]]
+    _chosen: dict[object, ChosenHeads] = field(default_factory=dict, compare=False)
 
     @classmethod
     def of(cls, session: OpenModel) -> Model:
@@ -94,6 +99,38 @@ class Model:
             gives_contributions=session.gives_contributions,
             training={name: known for name, known in hashes.items() if known is not None},
         )
+
+    def choose_heads(
+        self,
+        names: Sequence[str] | str | None,
+        assay: str | None = None,
+        threshold: float | None = None,
+        panel: str | None = None,
+        with_columns: Sequence[str] = (),
+        *,
+        percentiles: bool = True,
+    ) -> ChosenHeads:
+        """As chosen.choose_heads; a choice without a threshold is remembered, with the panel's rows that it reads.
+
+        Args:
+            percentiles: whether a panel is chosen.
+        """
+        wanted = names if names is None or isinstance(names, str) else tuple(names)
+        key = (wanted, assay, panel, tuple(with_columns), percentiles)
+        if threshold is None and (known := self._chosen.get(key)) is not None:
+            return known
+        config = self.config if percentiles else None
+        heads = choose_heads(
+            self.bundle, names, assay, threshold, config=config, panel=panel, with_columns=with_columns
+        )
+        if threshold is None and len(self._chosen) < _MAX_CHOSEN:
+            self._chosen[key] = heads
+        return heads
+
+    @functools.cached_property
+    def name(self) -> str:
+        """The bundle's, which is looked up on the disk."""
+        return self.bundle.name
 
     @property
     def limit(self) -> SequenceLimit:
@@ -335,8 +372,9 @@ class Scheduler:
 
     def drop(self, job: QueuedJob) -> None:
         """Forget a job whose client left; nothing happens to one that is settled."""
-        with self._changed:
-            self._fail(job, RequestRefused(503, "dropped", "the request was dropped"), notify=False)
+        if not job.settled:
+            with self._changed:
+                self._fail(job, RequestRefused(503, "dropped", "the request was dropped"), notify=False)
 
     def reload(self, config: RuntimeConfig, changed: Callable[[], object]) -> Callable[[], bool]:
         """Take no more requests, finish those queued, then reload the session.

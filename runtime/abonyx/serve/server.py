@@ -22,6 +22,7 @@ from abonyx.run.interrupts import ENDING, handled
 from abonyx.serve.app import create_app
 from abonyx.serve.connections import ACCEPTED_AT_ONCE, HEAD_BYTES, Connection, Seldom, State, connections_for
 from abonyx.serve.gate import Gate, is_loopback
+from abonyx.serve.judging import Judging, judging_processes
 from abonyx.serve.metrics import Metrics
 from abonyx.serve.scheduler import Scheduler, refuse_upstream_pooling
 from abonyx.serve.service import Service
@@ -51,10 +52,15 @@ def serve(load: Callable[[], RuntimeConfig], settings: Settings) -> None:
     config = load()
     refuse_upstream_pooling(config)
     # Bound before the model is opened: an address in use is said at once. It listens after, for who can be answered.
-    with bound(settings) as listener, wide_fields(), open_model(config) as session:
+    with (
+        bound(settings) as listener,
+        wide_fields(),
+        Judging(judging_processes(settings, config)) as judging,  # its processes start while the model is opened
+        open_model(config) as session,
+    ):
         LOGGER.info(f"opened {session.bundle.label()}, {session.variant_name} on {config.provider}")
         with running(Scheduler(session, settings.max_queued_sequences, metrics := Metrics())) as scheduler:
-            gate = create_app(Service(scheduler, settings, metrics, load))
+            gate = create_app(Service(scheduler, settings, metrics, load, judging))
             _run(gate, listener, settings, scheduler)
             dead = scheduler.dead
             if gate.cut_off:

@@ -49,14 +49,28 @@ class Turn:
         Raises:
             EngineError: the error that stop() was given.
         """
-        if self._error is not None:
-            raise self._error
+        self.refuse_stopped()
         now = time.monotonic()
         if now < self._look_at:
             return
         self.used_s += now - self.since
         self._turns.let_pass(self)
         self._begin()
+        self.refuse_stopped()
+
+    @contextlib.contextmanager
+    def left(self) -> Iterator[None]:
+        """Have others read while this reader only waits; take the turn again at the end."""
+        self.used_s += time.monotonic() - self.since
+        self._turns.leave()
+        try:
+            yield
+        finally:
+            self._turns.wait(self)
+            self._begin()
+
+    def refuse_stopped(self) -> None:
+        """Raise the error that stop() was given, if it was."""
         if self._error is not None:
             raise self._error
 
