@@ -30,7 +30,8 @@ class RunSummary:
     """What a run did.
 
     Attributes:
-        records: scored now; earlier: before, where an interrupted run was resumed. altered: copies scored beside them.
+        records: scored now; earlier: before, by the interrupted run that was resumed. altered: copies scored
+            beside them.
         open_seconds: hashing, loading and self-test; run_seconds: scoring and writing.
         bf16: whether the arithmetic was bfloat16.
         pairs: whether records are both chains.

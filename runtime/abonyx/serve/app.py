@@ -76,13 +76,13 @@ def _add_errors(app: FastAPI, service: Service) -> None:
     @app.exception_handler(RequestValidationError)
     async def wrong_query(_request: Request, error: RequestValidationError) -> Response:
         found = "; ".join(map(_wrong, error.errors()[:5]))
-        return answer(InputError(f"request: {ascii(found)[1:-1][:500]}", "/openapi.json says what is taken."))
+        return answer(InputError(f"request: {ascii(found)[1:-1][:500]}", "/openapi.json lists the parameters."))
 
     @app.exception_handler(HTTPException)
     async def no_route(request: Request, error: HTTPException) -> Response:
         what = f"{request.method} {ascii(request.url.path)[1:-1][:200]}: {error.detail}"
         reason = {404: "route", 405: "method"}.get(error.status_code, "http")
-        response = answer(RequestRefused(error.status_code, reason, what, "/openapi.json lists what there is."))
+        response = answer(RequestRefused(error.status_code, reason, what, "/openapi.json lists all routes."))
         response.headers.update(error.headers or {})
         return response
 
@@ -164,7 +164,7 @@ def _add_scoring(app: FastAPI, service: Service) -> dict[str, Endpoint]:
 async def _answered(
     request: Request, waiting: Waiting, answer: Callable[[], Awaitable[bytes]], metrics: Metrics
 ) -> Response:
-    """The answer of what waits for its scores: lines for who accepts them, else one JSON."""
+    """The answer once the scores are there: lines for a client that accepts them, else one JSON."""
     if NDJSON in request.headers.get("accept", ""):
         return _Lines(waiting, answer, metrics)
     await waiting.finished()
@@ -172,7 +172,7 @@ async def _answered(
 
 
 class _Lines(StreamingResponse):
-    """An answer as lines; what is left in the queue is dropped however it ends."""
+    """An answer as lines. However it ends, what is left in the queue is dropped."""
 
     def __init__(self, waiting: Waiting, answer: Callable[[], Awaitable[bytes]], metrics: Metrics) -> None:
         super().__init__(_lines(waiting, answer, metrics), media_type=NDJSON)
@@ -181,12 +181,12 @@ class _Lines(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
-        finally:  # not in the generator: where the client left at once it never begins, and has no end
+        finally:  # not in the generator: if the client left at once, that never starts, and its own finally never runs
             self._waiting.drop()
 
 
 async def _lines(waiting: Waiting, answer: Callable[[], Awaitable[bytes]], metrics: Metrics) -> AsyncIterator[bytes]:
-    """How far it is, and the answer or the problem as the last line."""
+    """Lines of progress, then the answer or the problem as the last line."""
     try:
         said, at = -1, 0.0
         while await waiting.change():
@@ -230,13 +230,13 @@ def _add_state(app: FastAPI, service: Service) -> None:
 
     @app.get("/readyz", **openapi.READY)
     async def readyz() -> Response:
-        """Whether requests are taken; if not, why, but for what a token protects."""
+        """Whether requests are taken; if not, why, except what a token protects."""
         try:
             scheduler.model()
         except RequestRefused as error:
             if service.settings.token is None or error.reason != NO_MODEL:
                 raise
-            fix = "/v1/model says why to who has the token."
+            fix = "Ask /v1/model with the token: it says why."
             raise RequestRefused(error.status, NO_MODEL, "no model is open", fix) from None
         return Response(msgspec.json.encode(answers.Health()), media_type=JSON)
 

@@ -12,7 +12,7 @@ from abonyx.serve.answers import OnInvalid, Trim
 
 
 class FileQuery(BaseModel):
-    """What a file's request may say in its query; JSON says it in its body."""
+    """The options of a file's request; JSON has them in its body."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -26,7 +26,7 @@ class FileQuery(BaseModel):
     light_column: str | None = None
 
     def asked(self) -> dict[str, Any]:
-        """What a JSON request would say, but for its sequences."""
+        """The options as a JSON request has them, without its sequences."""
         return self.model_dump(exclude={"id_column", "sequence_column", "heavy_column", "light_column", "labels"})
 
     @property

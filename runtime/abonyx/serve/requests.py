@@ -29,11 +29,11 @@ from abonyx.serve.settings import Settings
 
 JSON = "application/json"
 PLAIN = "text/plain"
-# A file as it is: which kind is found from its content, as on standard input, not from what the client calls it; but
-# PLAIN is FASTA or one sequence a line, and no table.
+# A file as it is. Its kind is found from its content, as on standard input, not from what the client calls it; but
+# PLAIN is FASTA or one sequence a line, never a table.
 FILES = ("text/csv", "text/tab-separated-values", "text/x-fasta", PLAIN, "application/octet-stream")
 NAME = "request"
-# Quotes of an item of JSON, and of all that is not one.
+# The most quotes of an item of JSON, and of all the rest of a body.
 _ITEM_QUOTES, _OTHER_QUOTES = 12, 100
 
 Step = Callable[[], None]
@@ -135,7 +135,7 @@ def check_json(
 ) -> Input:
     """The sequences of a JSON request; as check_file. A record's line is the number of its item, from 1."""
     if not asked.sequences:
-        raise InputError(f"{NAME}: no sequences", "Send one at least.")
+        raise InputError(f"{NAME}: no sequences", "Send at least one.")
     chains = chains_of(asked, model)
     records = (record_of(item, number, chains) for number, item in enumerate(asked.sequences, 1))
     checked = _check(records, asked, model, settings, step, judge_by, chains)
@@ -150,7 +150,7 @@ def check_json(
 
 
 def chains_of(asked: EmbedRequest, model: Model) -> tuple[str, ...]:
-    """The chains that a record needs: of what is embedded one, whatever the heads need."""
+    """The chains that a record needs. Embeddings need one, whatever the heads need."""
     if isinstance(asked, ScoreRequest):
         return model.choose_heads(asked.heads, asked.assay, asked.threshold, percentiles=False).chains
     return model.choose_heads(asked.heads, percentiles=False).chains if isinstance(asked, HeadsRequest) else ("H",)
@@ -190,7 +190,7 @@ def check_file(
     plain: bool,
     find_label: bool = False,
 ) -> Input:
-    """The sequences of a FASTA, CSV or TSV file, or of its gzip; what is asked for them is all but its own sequences.
+    """The sequences of a FASTA, CSV or TSV file, or of its gzip. `asked` has the options; its sequences are not used.
 
     Args:
         step: called between lines and between records; may raise to end the reading.

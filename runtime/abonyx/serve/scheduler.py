@@ -54,8 +54,8 @@ class Model:
 
     Attributes:
         placement: execution provider -> nodes it runs.
-        card: the bundle's README.md; None where it has none.
-        trust: the card that `fit` wrote, Markdown whose first line is its sentence; None where it has none.
+        card: the bundle's README.md; None if it has none.
+        trust: the card that `fit` wrote, Markdown whose first line is its sentence; None if it has none.
         gives_contributions: whether the graph has the output `contributions`.
         training: head -> hashes of its training rows, those that the bundle records.
     """
@@ -151,7 +151,7 @@ def _log_notes(session: OpenModel) -> None:
 
 
 def _log_failure(error: EngineError, count: int) -> None:
-    # Whose score is not finite is named by its id, which is the client's own.
+    # ScoreNotFinite names records by their ids, which belong to the client.
     said = type(error).__name__ if isinstance(error, ScoreNotFinite) else error.text(Interface.COMMAND_LINE)
     LOGGER.error(f"a request failed, at {count} of its sequences: {said}")
 
@@ -166,7 +166,7 @@ def _known(error: Exception) -> EngineError:
 
 
 def refuse_upstream_pooling(config: RuntimeConfig) -> None:
-    """Raise a ConfigError where scores would depend on a request's other sequences."""
+    """Raise a ConfigError if scores would depend on a request's other sequences."""
     if config.batch_size is not None:
         raise ConfigError(
             f"config: pooling is {config.pooling!r} (batch_size {config.batch_size}): a score would depend on the "
@@ -426,7 +426,7 @@ class Scheduler:
             while self._wait():
                 with self._changed:
                     shares = self._take_round()
-                    # Of one moment: what is queued was checked against the model that is open, and is finished with it.
+                    # Decide under the same lock: queued jobs must finish on the model that they were checked against.
                     reload = None if self._waiting or self._stopping else self._reload
                 if shares:
                     self._score(shares)
@@ -444,7 +444,7 @@ class Scheduler:
                 self.on_death()
 
     def _wait(self) -> bool:
-        """Wait for work, a little longer where only little came; False at the end."""
+        """Wait for work, a little longer if only little has come; False at the end."""
         with self._changed:
             if self._waiting:
                 return True
@@ -470,7 +470,7 @@ class Scheduler:
         self._queued_tokens += sign * self._tokens(job, rows)
 
     def _take_round(self) -> list[Share]:
-        """A batch's worth of each job in turn until the round is full; who gave last comes last in the next."""
+        """A batch's worth of each job in turn until the round is full; jobs with more left come last in the next."""
         with self._changed:
             if not self._waiting:
                 return []
@@ -501,7 +501,7 @@ class Scheduler:
         return tokens
 
     def _score(self, shares: list[Share]) -> None:
-        """Run a round, and give each job its values; where it fails, each job alone, so that each has its own error."""
+        """Run a round and give each job its values. If it fails, run each job alone, so that each has its own error."""
         started = time.monotonic()
         heads = _heads_of(shares)
         records = [job.of_row(row) for job, rows in shares for row in rows]
@@ -574,7 +574,7 @@ class Scheduler:
             model = Model.of(self._session)
         except Exception as unknown:  # whatever a bundle can provoke
             error = _known(unknown)
-            self._session.close()  # where it is the card alone that cannot be read
+            self._session.close()  # if only the card cannot be read, it is still open
             said = error.text(Interface.COMMAND_LINE)  # the log is read by whoever started the service
             LOGGER.error(f"reload failed; no request is taken until one succeeds: {said}")
             self._metrics.session_opens.labels("failed").inc()

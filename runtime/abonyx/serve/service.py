@@ -35,7 +35,7 @@ from abonyx.serve.scheduler import RETRY_AFTER_S, Model, Scheduler
 from abonyx.serve.settings import Settings
 from abonyx.serve.turns import Turn, Turns
 
-# How often a waiting request looks whether its client is still there; a stream says no more often how far it is.
+# How often a waiting request looks whether its client is still there; a stream reports progress no more often.
 LOOK_S = 0.2
 
 Value = TypeVar("Value")
@@ -67,7 +67,7 @@ class Service:
         self._readers = ThreadPoolExecutor(settings.max_requests, "reading")
 
     async def read(self, request: Request, work: Callable[[Turn], Value], until: float) -> Value:
-        """What a reader makes of a request, in a thread; ended where its time is over or the client leaves."""
+        """A reader's result, worked out in a thread; early if its time is over or the client leaves."""
         turn = Turn(self._turns)
 
         def read() -> Value:
@@ -87,7 +87,7 @@ class Service:
                     raise client_left()
         finally:
             turn.stop(client_left())
-            reading.cancel()  # nobody looks at what becomes of it
+            reading.cancel()  # its result is not used
 
     async def received_json(self, request: Request) -> tuple[bytes, float]:
         """The body of a request that is JSON, and its deadline as `checked` has it. Raises EngineError."""
@@ -103,9 +103,9 @@ class Service:
     async def checked(
         self, request: Request, model: Model, kind: type[Asked], query: FileQuery
     ) -> tuple[Input, Asked, float]:
-        """A request's sequences, checked against a model; what it asks for them, wherever it says so; and its deadline.
+        """A request's sequences, checked against a model; its options, from the body or the query; and its deadline.
 
-        Its time (request_timeout_s) begins when all of it has come, on time.monotonic's clock.
+        The deadline is request_timeout_s after the whole body has come, on time.monotonic's clock.
 
         Raises:
             EngineError: see requests.py.
@@ -157,7 +157,7 @@ class Service:
         return check_json(asked, model, self.settings, turn.step, self._judging.of_reader(turn))
 
     async def reload(self) -> None:
-        """Read the config again and have the scheduler open what it names; over once it is open.
+        """Read the config again, have the scheduler open what it names, and return once that is open.
 
         Raises:
             RequestRefused: 500, it cannot be opened, in the words of the error; 503, not now.
@@ -192,7 +192,7 @@ def client_left() -> RequestRefused:
 
 
 def _setting(event: asyncio.Event) -> Callable[[], None]:
-    """A call for another thread that sets the event of the running loop; where that has ended nobody waits for it."""
+    """A function for another thread that sets an event of this loop; it does nothing if the loop has ended."""
     loop = asyncio.get_running_loop()
 
     def changed() -> None:
@@ -259,7 +259,7 @@ class Waiting:
             raise client_left()
 
     async def finished(self) -> None:
-        """Wait for the end; what is left is dropped where there is none."""
+        """Wait until all is done. If it fails, what is left is dropped."""
         try:
             while await self.change():
                 pass

@@ -12,7 +12,7 @@ from abonyx.errors import ConfigError
 
 TOKEN_VARIABLE = "ABONYX_SERVE_TOKEN"
 ADMIN_TOKEN_VARIABLE = "ABONYX_SERVE_ADMIN_TOKEN"
-# 16 characters of base64 are 96 bits: none is guessed over a network.
+# 16 characters of base64 are 96 bits: nobody guesses them over a network.
 MIN_TOKEN_CHARS = 16
 MAX_TOKEN_CHARS = 1_000
 MAX_DOMAIN_PROCESSES = 64
@@ -87,10 +87,10 @@ class Settings:
 
 
 def read_token(variable: str, file: Path | None, environment: Mapping[str, str] = os.environ) -> str | None:
-    """A token from a file, else from an environment variable; None where neither is given.
+    """A token from a file, else from an environment variable; None if neither is given.
 
     Raises:
-        ConfigError: both are given, the file cannot be read, or the text is no token (MIN_TOKEN_CHARS and more
+        ConfigError: both are given, the file cannot be read, or the text is not a token (MIN_TOKEN_CHARS and more
             printable ASCII characters without a space). The text itself is never shown.
     """
     given = environment.get(variable)
@@ -110,7 +110,7 @@ def _token(text: str, where: str) -> str:
     fits = MIN_TOKEN_CHARS <= len(text) <= MAX_TOKEN_CHARS
     if not fits or not all("!" <= char <= "~" for char in text):
         raise ConfigError(
-            f"{where}: is no token ({len(text)} characters)",
+            f"{where}: is not a token ({len(text)} characters)",
             f"Give {MIN_TOKEN_CHARS} or more letters, digits or signs, no space: openssl rand -base64 24",
         )
     return text
