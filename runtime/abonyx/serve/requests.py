@@ -179,7 +179,6 @@ def check_file(
     body: bytes,
     asked: EmbedRequest,
     step: Step,
-    judge_by: Judge = judge_in_turn,
     *,
     model: Model,
     settings: Settings,
@@ -189,6 +188,7 @@ def check_file(
     light_column: str | None,
     plain: bool,
     find_label: bool = False,
+    judge_by: Judge = judge_in_turn,
 ) -> Input:
     """The sequences of a FASTA, CSV or TSV file, or of its gzip. `asked` has the options; its sequences are not used.
 

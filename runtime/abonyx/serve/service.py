@@ -129,7 +129,9 @@ class Service:
                 plain=media_type == PLAIN,
                 find_label=query.finds_labels,
             )
-            checked = await self.read(request, lambda turn: read_file(turn.step, self._judging.of_reader(turn)), until)
+            checked = await self.read(
+                request, lambda turn: read_file(turn.step, judge_by=self._judging.of_reader(turn)), until
+            )
         self.metrics.rejected_records.inc(len(checked.rejected))
         return checked, asked, until
 
