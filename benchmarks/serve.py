@@ -4,11 +4,12 @@
     python benchmarks/serve.py -o RECORD.json --rows 100 --repeats 1 [FILE]
     python benchmarks/serve.py -o RECORD.json --bundle DIR --provider cuda --clients 64 --processes 8 --rows 20000
 
-The rows are FILE's sequences (default: the examples), each time round with one more seeded substitution. One service is
-started; then, so many times, the file is scored by the command and by the service, in turns: once for each number of
-sequences a request has (PER_REQUEST). Clients are threads of this process or of others on the same machine, and take
-their part of its processors. Of the command, reading, opening and exit do not count. Exits 1 where a score differs by
-more than the tolerance of another batch, or the median of the ratios of throughput is under TARGET.
+The rows are FILE's sequences (default: the examples) and mutants of them, with one to five seeded substitutions each:
+text that is not an antibody any more takes five times as long to judge. One service is started. Then, in turns and so
+many times, the file is scored by the command and by the service, once for each number of sequences a request has
+(PER_REQUEST). Clients are threads of this process or of others on the same machine, and take their part of its
+processors. Of the command, reading, opening and exit do not count. Exits 1 if a score differs by more than the
+tolerance of another batch, or the median of the ratios of throughput is under TARGET.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ from typing import Any
 from abonyx.bundle import open_bundle
 from abonyx.bundle.tolerances import BATCH_NEIGHBOURS, FLOAT16_NEIGHBOURS
 from commands import ABONYX, REPOSITORY, machine
-from soak import write_input
+from gpu import harvey_scale
+from preparation import read_sequences
 
 TARGET = 0.85
 PER_REQUEST = (1, 8)
@@ -196,7 +198,10 @@ def main() -> None:
     tolerance = FLOAT16_NEIGHBOURS if variant == "cuda-fp16" else BATCH_NEIGHBOURS
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "in.csv"
-        write_input(source, arguments.rows, arguments.source)
+        rows = harvey_scale(read_sequences(arguments.source), arguments.rows)
+        source.write_text(
+            "id,sequence\n" + "".join(f"row{at},{row}\n" for at, row in enumerate(rows)), encoding="utf-8"
+        )
         found = compare(source, Path(folder), arguments.repeats, options, arguments.clients, arguments.processes)
     record = {
         "machine": machine(),

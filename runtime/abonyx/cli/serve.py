@@ -23,9 +23,9 @@ def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
     for one in reversed(_FLAGS):
         option = click.option(
             _flag_names(one.name, one.default),
-            type=type(one.default),
+            type=one.metadata["type"],
             default=one.default,
-            show_default=True,
+            show_default=one.default is not None,
             help=one.metadata["help"],
         )
         command = option(command)

@@ -7,14 +7,16 @@ from abonyx.domain.flags import (
     Judgement,
     Trimmed,
     judge,
+    judge_in_turn,
     judged_by,
     judgement_of_pair,
     reason,
     trimmed,
 )
-from abonyx.domain.pool import judge_in_children
+from abonyx.domain.later import LaterJudgements, beside, can_wait, judge_long
+from abonyx.domain.pool import Judges, judge_in_children
 from abonyx.domain.refusal import refusal
-from abonyx.domain.rule import CHECKS, NO_RULE, Check, DomainRule, Part, part_problem, refuse_rule, scored_part
+from abonyx.domain.rule import CHECKS, NO_RULE, Check, DomainRule, Judge, Part, part_problem, refuse_rule, scored_part
 
 __all__ = [
     "CHAIN_NAMES",
@@ -24,11 +26,18 @@ __all__ = [
     "PAIR_WORDS",
     "Check",
     "DomainRule",
+    "Judge",
     "Judgement",
+    "Judges",
+    "LaterJudgements",
     "Part",
     "Trimmed",
+    "beside",
+    "can_wait",
     "judge",
     "judge_in_children",
+    "judge_in_turn",
+    "judge_long",
     "judged_by",
     "judgement_of_pair",
     "part_problem",

@@ -95,7 +95,7 @@ def judge(sequences: Iterable[str], chains: Iterable[str] = ("H",)) -> list[Judg
 
 
 def judge_in_turn(sequences: Iterable[str], chains: Iterable[str]) -> Iterator[Judgement]:
-    """As judge, of texts: each is judged when it is asked for."""
+    """As judge, of texts: each is judged when it is needed."""
     expected = frozenset(chains)
     if not expected or not expected <= CHAIN_NAMES.keys():
         raise ValueError(f"chains is {sorted(expected)}, expected one or more of {', '.join(CHAIN_NAMES)}")

@@ -1,41 +1,163 @@
-"""Judging many records in child processes: immunum holds the interpreter's lock, so threads do not help.
+"""Judging in child processes: immunum holds the interpreter's lock, so threads do not help.
 
-A child reads its whole share, judges it, writes the judgements and ends. It ignores Ctrl-C, because its parent ends it,
-and looks now and then whether the parent is still there. No threads: a caller that wants to score meanwhile runs
-judge_in_children on a thread of its own, which only waits.
+Each child has a thread of this process that hands it work and waits for its answer. Judging a sequence twice gives the
+same judgement, so what a child did not finish is judged again by another one.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import subprocess
+import queue
 import sys
-from collections.abc import Collection, Iterator
-from typing import IO
+import threading
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from types import TracebackType
 
-import msgspec
-
+from abonyx.domain.child import Child, ChildEnded, Share
 from abonyx.domain.flags import Judgement, judge
 from abonyx.engine.process import usable_processors
 from abonyx.errors import EngineError
+from abonyx.logs import LOGGER
 from abonyx.wording import option
 
 # A child starts in a fifth of a second, in which one process judges some 1,500 records.
 MIN_POOLED = 8_000
 MAX_CHILDREN = 8
-# Records that a child judges before it looks whether its parent is still there; under half a second.
-_PIECE = 500
-# The parent's own search path: a child must find the same abonyx and immunum, wherever the parent found them.
-_CHILD = "import sys; sys.path[:] = sys.argv[2:]; from abonyx.domain import pool; pool.serve(int(sys.argv[1]))"
+# Records of a run that a child judges at a time, some 0.1 s.
+PIECE = 500
+# Small tasks that wait go to a child together, up to so many sequences: a call costs about as much as one sequence.
+_TOGETHER = 16
 
 
-class PoolShare(msgspec.Struct, frozen=True, array_like=True):
-    """What a child judges."""
+@dataclass(eq=False)
+class _Task:
+    share: Share
+    future: Future[list[Judgement]] = field(default_factory=Future)
 
-    sequences: list[str]
-    chains: tuple[str, ...]
+
+class Judges:
+    """Child processes that judge, from the first call until close(). Any thread may use them.
+
+    Args:
+        processes: how many, at least 1. They start in the background.
+    """
+
+    def __init__(self, processes: int) -> None:
+        self.processes = processes
+        self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._children: set[Child] = set()
+        self._threads = [threading.Thread(target=self._work, name="judging", daemon=True) for _ in range(processes)]
+        for thread in self._threads:
+            thread.start()
+
+    def __enter__(self) -> Judges:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def submit(self, sequences: Sequence[str], chains: Collection[str]) -> Future[list[Judgement]]:
+        """The judgements of these, as flags.judge gives them, once they are there.
+
+        Args:
+            sequences: ASCII texts, to be judged in one go.
+
+        Returns:
+            Raises EngineError from result() if the sequences ended two children, one after the other, or if no
+            process can be started, or after close().
+        """
+        task = _Task(Share(list(sequences), tuple(chains)))
+        with self._lock:
+            if self._closed:
+                task.future.set_exception(_closed())
+            else:
+                self._tasks.put(task)
+        return task.future
+
+    def close(self) -> None:
+        """End the children, and have what they did not finish raise. Safe to call again."""
+        with self._lock:
+            self._closed = True
+            self._tasks.put(None)
+            for child in self._children:
+                child.kill()
+        for thread in self._threads:
+            thread.join()
+        while not self._tasks.empty():
+            task = self._tasks.get()
+            if task is not None and task.future.set_running_or_notify_cancel():
+                task.future.set_exception(_closed())
+
+    def _work(self) -> None:
+        """One thread's life: start a child, and hand it what waits."""
+        child = self._started()
+        while tasks := self._waiting():
+            wanted = [task for task in tasks if task.future.set_running_or_notify_cancel()]
+            child = self._judge(child, wanted) if wanted else child
+        if child is not None:
+            self._end(child)
+
+    def _waiting(self) -> list[_Task]:
+        """The next tasks, few enough for one call; none after close()."""
+        tasks: list[_Task] = []
+        count = 0
+        while count < _TOGETHER:
+            try:
+                task = self._tasks.get(block=not tasks)
+            except queue.Empty:
+                break
+            if task is None:
+                self._tasks.put(None)  # for the other threads
+                break
+            tasks.append(task)
+            count += len(task.share.sequences)
+        return tasks
+
+    def _judge(self, child: Child | None, tasks: list[_Task], *, again: bool = False) -> Child | None:
+        """Settle the tasks; the child to be used from now on. If one ends, each task is tried again alone, once."""
+        child = child or self._started()
+        try:
+            if child is None:
+                raise ChildEnded("the system starts no process")
+            answers = child.judge([task.share for task in tasks])
+        except ChildEnded as ended:
+            if child is not None:
+                self._end(child)
+            if self._closed or again:
+                for task in tasks:
+                    task.future.set_exception(_closed() if self._closed else _failed(ended.reason))
+                return None
+            LOGGER.warning(f"a process that judges records ended with {_code(ended)}; another one is started")
+            child = None
+            for task in tasks:
+                child = self._judge(child, [task], again=True)
+            return child
+        for task, judgements in zip(tasks, answers, strict=True):
+            task.future.set_result(judgements)
+        return child
+
+    def _started(self) -> Child | None:
+        """A new child; None if the system starts none, or after close()."""
+        with self._lock:
+            if self._closed:
+                return None
+            try:
+                child = Child()
+            except OSError as error:
+                LOGGER.warning(f"a process that judges records cannot be started: {error.strerror}")
+                return None
+            self._children.add(child)
+            return child
+
+    def _end(self, child: Child) -> None:
+        with self._lock:
+            self._children.discard(child)
+        child.end()
 
 
 def judge_in_children(
@@ -49,7 +171,7 @@ def judge_in_children(
 
     Raises:
         ValueError: an unknown chain.
-        EngineError: a child did not end well.
+        EngineError: two children, one after the other, did not finish the same sequences.
     """
     judge((), chains)  # for what it raises
     unique = list(dict.fromkeys(sequences))
@@ -59,19 +181,19 @@ def judge_in_children(
     portable = [sequence for sequence in unique if sequence.isascii()] if children else []
     if not portable:
         return judge(sequences, chains)
-    children = min(children, len(portable))
-    # Every n-th record, so that a file sorted by length or chain gives equal shares.
-    shares = [PoolShare(portable[index::children], tuple(chains)) for index in range(children)]
     judgements: dict[str, Judgement] = {}
-    with contextlib.ExitStack() as stack:
-        processes = [stack.enter_context(_child()) for _ in shares]
-        for process, share in zip(processes, shares, strict=True):
-            _send(process, share)
-        for process, share in zip(processes, shares, strict=True):
-            judgements.update(zip(share.sequences, _receive(process), strict=True))
+    with Judges(min(children, len(portable))) as judges:
+        for piece, future in [(piece, judges.submit(piece, chains)) for piece in pieces(portable, children)]:
+            judgements.update(zip(piece, future.result(), strict=True))
     others = [sequence for sequence in unique if sequence not in judgements]
     judgements.update(zip(others, judge(others, chains), strict=True))
     return [judgements[sequence] for sequence in sequences]
+
+
+def pieces(sequences: Sequence[str], children: int) -> Iterator[Sequence[str]]:
+    """The sequences in order, PIECE at a time, or fewer so that each child has some."""
+    size = min(PIECE, -(-len(sequences) // children))
+    return (sequences[start : start + size] for start in range(0, len(sequences), size))
 
 
 def chosen_children(unique: int) -> int:
@@ -82,68 +204,17 @@ def chosen_children(unique: int) -> int:
     return min(MAX_CHILDREN, processors // 2, unique // (MIN_POOLED // 4))
 
 
-def serve(parent: int) -> None:
-    """A child's life: one share in, its judgements out.
-
-    Args:
-        parent: the process that reads the judgements.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and ends its children
-    data = sys.stdin.buffer.read()
-    if not data:  # the parent ended first
-        return
-    share = msgspec.msgpack.decode(data, type=PoolShare)
-    judgements: list[Judgement] = []
-    for start in range(0, len(share.sequences), _PIECE):
-        if os.name == "posix" and os.getppid() != parent:
-            os._exit(0)
-        judgements += judge(share.sequences[start : start + _PIECE], share.chains)
-    with contextlib.suppress(BrokenPipeError):
-        sys.stdout.buffer.write(msgspec.msgpack.encode(judgements))
-        sys.stdout.buffer.flush()
-    os._exit(0)  # nothing to clean up, and a closed pipe is not an error here
+def _code(ended: ChildEnded) -> str:
+    """Without what the child printed, which a log is not to hold."""
+    return ended.reason.partition(":")[0]
 
 
-@contextlib.contextmanager
-def _child() -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", _CHILD, str(os.getpid()), *sys.path],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+def _failed(reason: str) -> EngineError:
+    return EngineError(
+        f"two processes that judge records ended at the same ones: {reason}",
+        f"Try again. If it fails again, report the message; {option('domain')} off scores without judging.",
     )
-    try:
-        yield process
-    finally:
-        process.kill()
-        for stream in (process.stdin, process.stdout, process.stderr):
-            if stream is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    stream.close()
-        process.wait()
 
 
-def _send(process: subprocess.Popen[bytes], share: PoolShare) -> None:
-    """Write the whole share; a child answers only after it has read all of it, so neither waits for the other."""
-    stream = _open(process.stdin)
-    with contextlib.suppress(BrokenPipeError):  # a child that ended says why in _receive
-        stream.write(msgspec.msgpack.encode(share))
-        stream.close()
-
-
-def _receive(process: subprocess.Popen[bytes]) -> list[Judgement]:
-    data = _open(process.stdout).read()
-    # Read after the output's end, when the child has ended: a traceback is far smaller than a pipe's buffer.
-    message = _open(process.stderr).read().decode(errors="replace").strip()
-    code = process.wait()
-    if code or not data:
-        raise EngineError(
-            f"a process that judges records ended with code {code}: {message[-500:] or 'without a message'}",
-            f"Run it again. If it fails again, report the message; {option('domain')} off scores without judging.",
-        )
-    return msgspec.msgpack.decode(data, type=list[Judgement])
-
-
-def _open(stream: IO[bytes] | None) -> IO[bytes]:
-    assert stream is not None  # subprocess.PIPE was given
-    return stream
+def _closed() -> EngineError:
+    return EngineError("the processes that judge records were ended", "Try again.")

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, NamedTuple
 
 from abonyx.alphabet import SequenceLimit
 from abonyx.domain.flags import Judgement, judge_in_turn, judged_by, trimmed
-from abonyx.domain.pool import judge_in_children
 from abonyx.errors import ConfigError, first_line
 from abonyx.wording import option
 
 Check = Literal["check", "require", "off"]
 CHECKS: tuple[Check, ...] = ("check", "require", "off")
+# From sequences and the chains of a rule to their judgements, in order.
+Judge = Callable[[list[str], tuple[str, ...]], Iterable[Judgement]]
 
 
 class DomainRule(NamedTuple):
@@ -29,18 +30,16 @@ class DomainRule(NamedTuple):
     trim: bool = False
     chains: tuple[str, ...] = ("H",)
 
-    def judgements(self, sequences: list[str], *, in_children: bool = False) -> Iterator[Judgement]:
-        """One a sequence, in order; in this process, each is judged when it is asked for.
+    def judgements(self, sequences: list[str], judge: Judge = judge_in_turn) -> Iterator[Judgement]:
+        """One a sequence, in order; by default in this process, each when it is needed.
 
         Args:
             sequences: cleaned, of the alphabet's letters.
-            in_children: use other processes if there are many sequences.
+            judge: what judges them.
         """
         if self.check == "off":
             return itertools.repeat(Judgement(), len(sequences))
-        if in_children:
-            return iter(judge_in_children(sequences, self.chains))
-        return judge_in_turn(sequences, self.chains)
+        return iter(judge(sequences, self.chains))
 
     def facts(self) -> dict[str, str | bool | None]:
         """What results depend on, by the name a user knows it by; a part of a run's identity."""

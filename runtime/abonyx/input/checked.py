@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from abonyx.alphabet import SequenceLimit
-from abonyx.domain import NO_RULE, DomainRule, Judgement, reason, scored_part
+from abonyx.domain import (
+    NO_RULE,
+    DomainRule,
+    Judge,
+    Judgement,
+    LaterJudgements,
+    can_wait,
+    judge_in_children,
+    judge_in_turn,
+    judge_long,
+    reason,
+    scored_part,
+)
 from abonyx.errors import RecordsRejected, printable
 from abonyx.input.labels import LabelKind, class_of, label_of, label_problem, refuse_other_kind, value_of
 from abonyx.input.limits import no_step
@@ -35,7 +47,8 @@ class Input:
         rejected: the records that cannot be scored.
         labels: n labels, 0 specific, 1 non-specific, None not labelled; empty if no classes were requested.
         values: n measured values, None not labelled; empty if no values were requested.
-        judgements: n judgements about the chain and the domain.
+        judgements: n judgements about the chain and the domain. Some may be made when they are first read
+            (LaterJudgements).
         originals: the n cleaned sequences before trimming; empty if nothing is trimmed.
         places: for each sequence its place in the original, "FIRST-LAST" from 1; "" if no domain was found; empty if
             nothing is trimmed. For a pair "heavy FIRST-LAST; light FIRST-LAST", without a chain that has no place.
@@ -50,7 +63,7 @@ class Input:
     rejected: list[RejectedRecord] = field(default_factory=list)
     labels: list[int | None] = field(default_factory=list)
     values: list[float | None] = field(default_factory=list)
-    judgements: list[Judgement] = field(default_factory=list)
+    judgements: Sequence[Judgement] = field(default_factory=list)
     originals: list[str] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
     kept: dict[str, list[str]] = field(default_factory=dict)
@@ -138,7 +151,8 @@ def read_input(
         label_kind: "classes" = words of labels.LABELS; "values" = numbers. A column of the other kind is refused.
         skip_invalid: collect bad records instead of raising an error.
         rule: how to treat records unlike the head's training set.
-        in_children: whether other processes may judge records if there are many.
+        in_children: whether other processes may judge records if there are many. If the rule allows it, they judge
+            while the records are scored.
         gaps: how to treat gaps and a final stop.
 
     Raises:
@@ -168,7 +182,8 @@ def read_input(
         label_kind=label_kind,
         skip_invalid=skip_invalid,
         rule=rule,
-        in_children=in_children,
+        judge_by=judge_in_children if in_children else judge_in_turn,
+        later=in_children,
         gaps=gaps,
         notes=notes,
     )
@@ -185,7 +200,8 @@ def check_records(
     label_kind: LabelKind = "classes",
     skip_invalid: bool = False,
     rule: DomainRule = NO_RULE,
-    in_children: bool = False,
+    judge_by: Judge = judge_in_turn,
+    later: bool = False,
     gaps: Gaps | None = None,
     notes: list[str] | None = None,
     step: Callable[[], None] = no_step,
@@ -195,7 +211,9 @@ def check_records(
     Args:
         records: the records.
         name: name of the source in messages.
-        limit, chains, label_column, label_required, label_kind, skip_invalid, rule, in_children: as for read_input.
+        limit, chains, label_column, label_required, label_kind, skip_invalid, rule: as for read_input.
+        judge_by: the function that judges the records, after all of them are read.
+        later: judge many records only when a judgement is first read, if the rule rejects and trims nothing.
         gaps: None = gaps are refused, by an interface without this option.
         notes: the list that the reader of the records fills.
         step: called before each record is judged. It may raise, to end the check.
@@ -205,11 +223,14 @@ def check_records(
     if label_column is not None:
         refuse_other_kind([label_of(row.record) for row in rows], label_kind, name)
     rules = rules_of_chains(rule, chains)
+    later = later and len(rules) == 1 and can_wait(rule, sum(row.rejected is None for row in rows))
+    judge_now = judge_long(judge_by, limit) if later else judge_by
     judgements = [
-        of_chain.judgements([row.chains[at] for row in rows if row.rejected is None], in_children=in_children)
+        of_chain.judgements([row.chains[at] for row in rows if row.rejected is None], judge_now)
         for at, of_chain in enumerate(rules)
     ]
-    checked = Input(notes=[] if notes is None else notes)
+    found: list[Judgement] = []
+    checked = Input(judgements=found, notes=[] if notes is None else notes)
     escaped = 0
     for row in rows:
         if row.rejected:
@@ -225,7 +246,7 @@ def check_records(
         whole = part_of_record(parts)
         checked.sequences.append(whole.sequence)
         checked.light.extend(part.sequence for part in parts[1:])
-        checked.judgements.append(whole.judgement)
+        found.append(whole.judgement)
         if rule.trim:
             checked.originals.append(row.chains[0])
             checked.light_originals.extend(row.chains[1:])
@@ -241,7 +262,7 @@ def check_records(
     checked.notes.extend(_notes(checked, name, escaped))
     if checked.rejected and not (skip_invalid and checked.sequences):
         _refuse(checked, name, rule)
-    return checked
+    return replace(checked, judgements=LaterJudgements(checked.sequences, rule.chains)) if later else checked
 
 
 def _notes(checked: Input, name: str, escaped: int) -> Iterator[str]:

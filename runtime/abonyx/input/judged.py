@@ -7,7 +7,16 @@ from typing import NamedTuple
 
 from abonyx.alphabet import SequenceLimit
 from abonyx.bundle.heads import PAIR
-from abonyx.domain import PAIR_WORDS, DomainRule, Judgement, Part, part_problem, scored_part
+from abonyx.domain import (
+    PAIR_WORDS,
+    DomainRule,
+    Judgement,
+    Part,
+    judge_in_children,
+    judge_in_turn,
+    part_problem,
+    scored_part,
+)
 from abonyx.input.cells import is_missing
 from abonyx.input.pairs import missing_chain, part_of_record, rules_of_chains
 from abonyx.input.sequences import Gaps, judge
@@ -54,7 +63,9 @@ def judged(
     """
     cleaned = [_cleaned(value, gaps) for value in values]
     readable = [sequence for sequence, why in cleaned if why is None]
-    judgements = dict(zip(readable, rule.judgements(readable, in_children=in_children), strict=True))
+    judgements = dict(
+        zip(readable, rule.judgements(readable, judge_in_children if in_children else judge_in_turn), strict=True)
+    )
     # A trimmed part is judged again. The dictionary makes sure that this is done once for each distinct sequence.
     parts = {sequence: scored_part(sequence, judgement, rule) for sequence, judgement in judgements.items()}
     rows = []

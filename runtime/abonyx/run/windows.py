@@ -15,6 +15,7 @@ from abonyx.arrays import Float32Array
 from abonyx.bundle import Bundle
 from abonyx.bundle.threshold import pooling_notes, shipped_note
 from abonyx.config import RuntimeConfig
+from abonyx.domain import beside
 from abonyx.engine.providers import window_size
 from abonyx.input.checked import Input
 from abonyx.logs import LOGGER
@@ -29,7 +30,8 @@ class RunSummary:
     """What a run did.
 
     Attributes:
-        records: scored now; earlier: before, where an interrupted run was resumed. altered: copies scored beside them.
+        records: scored now; earlier: before, by the interrupted run that was resumed. altered: copies scored
+            beside them.
         open_seconds: hashing, loading and self-test; run_seconds: scoring and writing.
         bf16: whether the arithmetic was bfloat16.
         pairs: whether records are both chains.
@@ -159,7 +161,8 @@ def run_windows(
     if any(job.checked.light for job in jobs):
         refuse_batches(config.batch_size)
     started = time.perf_counter()
-    with (opening or open_model)(config) as model:
+    # Records are judged while the model is opened and while the device scores.
+    with beside(job.checked.judgements for job in jobs), (opening or open_model)(config) as model:
         opened = time.perf_counter()
         notes: list[str] = []
         budget = TokenBudget(_first_budget(model, config), config.provider, notes.append)

@@ -1,4 +1,4 @@
-"""What goes over the wire, both ways, but for errors (problems.py). OpenAPI's schemas are made from these types."""
+"""The bodies of requests and answers, except errors (problems.py). OpenAPI's schemas are made from these types."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class _In(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class Answered(msgspec.Struct, frozen=True, kw_only=True):
-    """What all parts of answers are."""
+    """The base of all parts of answers."""
 
 
 class Sequence(_In, frozen=True, kw_only=True):
-    """One record; ids may repeat. It is one sequence, or the chains of a pair: heads that need both refuse one alone.
+    """One record: one sequence, or the chains of a pair. Ids may repeat. Heads that need both chains refuse one alone.
 
     Attributes:
         heavy, light: in place of `sequence`. A head that needs one of them takes that one.
@@ -181,14 +181,14 @@ class ScoreAnswer(Answered, frozen=True, kw_only=True):
 
     Attributes:
         threshold: of the first head; null if it makes no calls, or is not among the heads.
-        band: the first head's quantiles, between which a call is uncertain; null where the request has a threshold, or
-            the head has none: calls have two values then, by the threshold.
+        band: the first head's quantiles, between which a call is uncertain; null if the request has a
+            threshold or the head has no band: calls then have two values, by the threshold.
         panel: whose percentiles the results have; null = they have none.
         heads: those whose values the results have.
         chains: what was scored of each record: H the heavy chain, L the light one, or both.
         domain, trim: as the request has them.
         flags: reason -> results that have it, most first; the numbers that a flag begins with are left out.
-        labels: the column of the file whose classes the results have; null = none was asked for, or found.
+        labels: the column of the file whose classes the results have; null = none was requested, or found.
         notes: how the input was read: columns that were chosen by their names, chains that are not scored.
     """
 
@@ -285,6 +285,6 @@ class ModelAnswer(Answered, frozen=True, kw_only=True):
 
 
 class Health(Answered, frozen=True, kw_only=True):
-    """Said by /healthz and /readyz."""
+    """The answer of /healthz and /readyz."""
 
     status: Literal["ok"] = "ok"

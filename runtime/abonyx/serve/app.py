@@ -21,15 +21,17 @@ from abonyx.contributions import refuse_without
 from abonyx.errors import EngineError, InputError, RequestRefused
 from abonyx.output.beside import refuse_columns, refuse_pair_columns
 from abonyx.serve import answers, bodies, openapi
+from abonyx.serve.direct import Direct, Endpoint
 from abonyx.serve.explain_answers import ExplainRequest
 from abonyx.serve.explanations import explain_answer
 from abonyx.serve.gate import METRICS, RELOAD, Gate
 from abonyx.serve.metrics import Metrics
 from abonyx.serve.problems import problem, problem_response
+from abonyx.serve.queries import FileExplainQuery, FileQuery, FileScoreQuery
 from abonyx.serve.requests import JSON
 from abonyx.serve.scans import plan_scan_request, scan_answer
 from abonyx.serve.scheduler import DEAD, NO_MODEL
-from abonyx.serve.service import LOOK_S, FileExplainQuery, FileQuery, FileScoreQuery, Service, Waiting
+from abonyx.serve.service import LOOK_S, Service, Waiting
 
 NDJSON = "application/x-ndjson"
 _SCRIPTS = (
@@ -44,19 +46,28 @@ def create_app(service: Service) -> Gate:
     """The ASGI application of an open session's scheduler."""
     app = FastAPI(title="abonyx", docs_url=None, redoc_url=None, redirect_slashes=False)
     _add_errors(app, service)
-    _add_scoring(app, service)
+    endpoints = _add_scoring(app, service)
     _add_model(app, service)
     _add_state(app, service)
     _add_page(app)
     openapi.complete(app, needs_token=service.settings.token is not None)
     paths = frozenset(getattr(route, "path", "") for route in app.routes)
-    return Gate(app, paths, service.settings, service.metrics)
+    direct = Direct(app, endpoints, functools.partial(_refused, service.metrics), lambda: _fault(service.metrics))
+    return Gate(direct, paths, service.settings, service.metrics)
+
+
+def _refused(metrics: Metrics, error: EngineError) -> Response:
+    metrics.count_rejected(error)
+    return problem_response(error)
+
+
+def _fault(metrics: Metrics) -> Response:
+    error = RequestRefused(500, "fault", "a fault in abonyx; the service's log has it", "Please report it.")
+    return _refused(metrics, error)
 
 
 def _add_errors(app: FastAPI, service: Service) -> None:
-    def answer(error: EngineError) -> Response:
-        service.metrics.count_rejected(error)
-        return problem_response(error)
+    answer = functools.partial(_refused, service.metrics)
 
     @app.exception_handler(EngineError)
     async def engine_error(_request: Request, error: EngineError) -> Response:
@@ -65,20 +76,20 @@ def _add_errors(app: FastAPI, service: Service) -> None:
     @app.exception_handler(RequestValidationError)
     async def wrong_query(_request: Request, error: RequestValidationError) -> Response:
         found = "; ".join(map(_wrong, error.errors()[:5]))
-        return answer(InputError(f"request: {ascii(found)[1:-1][:500]}", "/openapi.json says what is taken."))
+        return answer(InputError(f"request: {ascii(found)[1:-1][:500]}", "/openapi.json lists the parameters."))
 
     @app.exception_handler(HTTPException)
     async def no_route(request: Request, error: HTTPException) -> Response:
         what = f"{request.method} {ascii(request.url.path)[1:-1][:200]}: {error.detail}"
         reason = {404: "route", 405: "method"}.get(error.status_code, "http")
-        response = answer(RequestRefused(error.status_code, reason, what, "/openapi.json lists what there is."))
+        response = answer(RequestRefused(error.status_code, reason, what, "/openapi.json lists all routes."))
         response.headers.update(error.headers or {})
         return response
 
     @app.exception_handler(Exception)
     async def fault(_request: Request, _error: Exception) -> Response:
         # Starlette raises it again once this is sent, and uvicorn logs it.
-        return answer(RequestRefused(500, "fault", "a fault in abonyx; the service's log has it", "Please report it."))
+        return _fault(service.metrics)
 
 
 def _wrong(error: dict[str, Any]) -> str:
@@ -87,22 +98,16 @@ def _wrong(error: dict[str, Any]) -> str:
     return f"{'.'.join(map(str, error['loc']))}: {error['msg']}{given}"
 
 
-def _add_scoring(app: FastAPI, service: Service) -> None:
+def _add_scoring(app: FastAPI, service: Service) -> dict[str, Endpoint]:
+    """Add the routes that score; returns those that a request without a query takes directly."""
+
     @app.post("/v1/score", **openapi.SCORE)
     async def score(request: Request, query: Annotated[FileScoreQuery, Query()]) -> Response:
         """Score sequences: JSON, or FASTA, a table or one sequence a line (also its gzip) as the body itself."""
         model = service.scheduler.model()
         checked, asked, until = await service.checked(request, model, answers.ScoreRequest, query)
         beside = refuse_columns(asked.with_columns, asked.domain)
-        heads = choose_heads(
-            model.bundle,
-            asked.heads,
-            asked.assay,
-            asked.threshold,
-            config=model.config,
-            panel=asked.panel,
-            with_columns=beside,
-        )
+        heads = model.choose_heads(asked.heads, asked.assay, asked.threshold, asked.panel, beside)
         refuse_pair_columns(beside, heads.chains)
         waiting = Waiting(service, request, model, checked, heads.names, until)
 
@@ -137,22 +142,29 @@ def _add_scoring(app: FastAPI, service: Service) -> None:
         """Score all single mutants of one sequence, beside what charge explains; it recommends none."""
         model = service.scheduler.model()
         body, until = await service.received_json(request)
-        plan = functools.partial(plan_scan_request, body, model, service.settings)
-        planned = await service.read(request, plan, until)
+        planned = await service.read(
+            request, lambda turn: plan_scan_request(body, model, service.settings, turn.step), until
+        )
         waiting = Waiting(service, request, model, planned.scored, planned.options.names, until, totals=True)
 
         async def answer() -> bytes:
             assert waiting.job.totals is not None
             encode = functools.partial(scan_answer, model, planned, waiting.job.totals)
-            return await service.read(request, encode, until)  # not here: a tenth of a second of numbers and texts
+            # Not here: a tenth of a second of numbers and texts.
+            return await service.read(request, lambda turn: encode(turn.step), until)
 
         return await _answered(request, waiting, answer, service.metrics)
+
+    return {
+        "/v1/score": lambda request: score(request, FileScoreQuery.model_validate({})),
+        "/v1/embed": lambda request: embed(request, FileQuery()),
+    }
 
 
 async def _answered(
     request: Request, waiting: Waiting, answer: Callable[[], Awaitable[bytes]], metrics: Metrics
 ) -> Response:
-    """The answer of what waits for its scores: lines for who accepts them, else one JSON."""
+    """The answer once the scores are there: lines for a client that accepts them, else one JSON."""
     if NDJSON in request.headers.get("accept", ""):
         return _Lines(waiting, answer, metrics)
     await waiting.finished()
@@ -160,7 +172,7 @@ async def _answered(
 
 
 class _Lines(StreamingResponse):
-    """An answer as lines; what is left in the queue is dropped however it ends."""
+    """An answer as lines. However it ends, what is left in the queue is dropped."""
 
     def __init__(self, waiting: Waiting, answer: Callable[[], Awaitable[bytes]], metrics: Metrics) -> None:
         super().__init__(_lines(waiting, answer, metrics), media_type=NDJSON)
@@ -169,12 +181,12 @@ class _Lines(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
-        finally:  # not in the generator: where the client left at once it never begins, and has no end
+        finally:  # not in the generator: if the client left at once, that never starts, and its own finally never runs
             self._waiting.drop()
 
 
 async def _lines(waiting: Waiting, answer: Callable[[], Awaitable[bytes]], metrics: Metrics) -> AsyncIterator[bytes]:
-    """How far it is, and the answer or the problem as the last line."""
+    """Lines of progress, then the answer or the problem as the last line."""
     try:
         said, at = -1, 0.0
         while await waiting.change():
@@ -218,13 +230,13 @@ def _add_state(app: FastAPI, service: Service) -> None:
 
     @app.get("/readyz", **openapi.READY)
     async def readyz() -> Response:
-        """Whether requests are taken; if not, why, but for what a token protects."""
+        """Whether requests are taken; if not, why, except what a token protects."""
         try:
             scheduler.model()
         except RequestRefused as error:
             if service.settings.token is None or error.reason != NO_MODEL:
                 raise
-            fix = "/v1/model says why to who has the token."
+            fix = "Ask /v1/model with the token: it says why."
             raise RequestRefused(error.status, NO_MODEL, "no model is open", fix) from None
         return Response(msgspec.json.encode(answers.Health()), media_type=JSON)
 

@@ -41,7 +41,7 @@ from abonyx.wording import Interface, in_words
 def model_name(model: Model) -> ModelName:
     """The model as every answer names it."""
     return ModelName(
-        name=model.bundle.name,
+        name=model.name,
         sha256=model.bundle.sha256,
         variant=model.variant_name,
         provider=model.config.provider,

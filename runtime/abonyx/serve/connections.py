@@ -1,6 +1,6 @@
 """How many connections are open at once, how one is read, and what the log says of those that are not: a line a second.
 
-Whoever may connect can open connections until the process has no file descriptor left; no token is looked at before.
+Anybody who can connect could open connections until the process has no file descriptor left: a token is checked later.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class State(ServerState):
 
 
 class _Flow(FlowControl):
-    """Reading that stays paused while what has come is not parsed."""
+    """Reading that stays paused until the bytes that have come are parsed."""
 
     held = False
 
@@ -100,7 +100,7 @@ class Connection(H11Protocol):
         self.conn = self._parser = Parser(HEAD_BYTES)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Have a place among the connections."""
+        """Count the connection, and close the longest idle one if there are too many."""
         super().connection_made(transport)
         self.flow = _Flow(transport)
         self.idle_since = self.loop.time()
@@ -189,13 +189,13 @@ class Connection(H11Protocol):
 
 
 def connections_for(most: int) -> int:
-    """So many connections as the process can have files for.
+    """How many connections the process has file descriptors for, at most the setting.
 
     Args:
         most: the setting.
 
     Raises:
-        ConfigError: for none.
+        ConfigError: there are descriptors for none.
     """
     try:
         import resource

@@ -1,4 +1,4 @@
-"""What stands before every request: host, token, places for clients; headers of the answer, counts, the log."""
+"""What every request passes first: checks of its host, token and place. It also adds headers, counts and logs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from abonyx.errors import RequestRefused
@@ -38,6 +38,8 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
+_RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in _HEADERS.items()]
+_REQUEST_ID = HEADER.lower().encode()
 
 
 class Gate:
@@ -68,10 +70,9 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                for header, value in _HEADERS.items():
-                    headers[header] = value
-                headers[HEADER] = name
+                # No answer has any of these by itself.
+                own = (_REQUEST_ID, name.encode("latin-1"))
+                message["headers"] = [*message.get("headers", ()), *_RAW_HEADERS, own]
             await send(message)
 
         try:
@@ -102,7 +103,7 @@ class Gate:
             self._check_host(scope)
             self._check_token(scope)
             with self._place(scope):
-                # HEAD is GET without the answer's body, which the server leaves out: load balancers ask so.
+                # HEAD is GET without the answer's body, which the server leaves out. Load balancers send it.
                 method = "GET" if scope["method"] == "HEAD" else scope["method"]
                 await self._app({**scope, "method": method}, receive, send)
         except RequestRefused as error:
@@ -110,7 +111,7 @@ class Gate:
             await problem_response(error)(scope, receive, send)
 
     def _check_host(self, scope: Scope) -> None:
-        """On the loopback and without a token, take no name but this machine's own.
+        """On the loopback and without a token, accept only this machine's own names.
 
         Any website can have its own name point here (DNS rebinding). To the browser its page and this service are then
         one site, and only the Host header still says whose name it was.
@@ -126,7 +127,7 @@ class Gate:
                 421,
                 "host",
                 f"Host is {ascii(host)[1:-1][:100]!r}, and this service is this machine's own: no token was set",
-                "Ask http://localhost, or have the proxy send Host: localhost; with a token any name is taken.",
+                "Use http://localhost, or have the proxy send Host: localhost; with a token any name is accepted.",
             )
 
     def _check_token(self, scope: Scope) -> None:
@@ -151,7 +152,7 @@ class Gate:
 
     @contextmanager
     def _place(self, scope: Scope) -> Iterator[None]:
-        """Hold one of the places of requests in hand, and of its client's, while it is."""
+        """Count a request as one in hand, of all and of its client, until it ends."""
         if scope["path"] not in SCORING:
             yield
             return
@@ -160,7 +161,7 @@ class Gate:
             raise RequestRefused(
                 503,
                 "requests",
-                f"{self._settings.max_requests} requests are in hand, the most that are taken",
+                f"{self._settings.max_requests} requests are in progress, the most that are accepted",
                 "Send it again later.",
                 retry_after_s=RETRY_AFTER_S,
             )
@@ -168,7 +169,7 @@ class Gate:
             raise RequestRefused(
                 429,
                 "client_requests",
-                f"{most} requests of {client} are in hand, the most of one address",
+                f"{most} requests of {client} are in progress, the most that one address may have",
                 "Send fewer at a time, with more sequences each.",
                 retry_after_s=RETRY_AFTER_S,
             )
@@ -182,7 +183,7 @@ class Gate:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether an IP address is of this machine alone; False for what is none (a name, a path)."""
+    """Whether an IP address is of this machine alone; False for text that is not an address (a name, a path)."""
     try:
         return ipaddress.ip_address(address).is_loopback
     except ValueError:
@@ -190,5 +191,5 @@ def is_loopback(address: str) -> bool:
 
 
 def _known_method(method: str) -> str:
-    """A client may send any word for a method: the metrics have room for those that exist."""
+    """The method as metrics and log name it: a client may send any word, and only known methods have a name there."""
     return method if method in ("GET", "HEAD", "POST", "OPTIONS") else "other"

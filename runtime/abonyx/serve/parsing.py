@@ -1,4 +1,4 @@
-"""HTTP as h11 parses it, a little at a time: heads of few lines, no flood of tiny chunks, and pauses.
+"""HTTP parsed by h11, a little at a time and with limits on header lines and tiny chunks.
 
 The service parses in the thread that answers everybody, and parses before any token is looked at.
 """
@@ -27,7 +27,7 @@ _BLANK_LINE = re.compile(rb"\n\r?\n")
 
 
 class _OverLimit(h11.RemoteProtocolError):
-    """Bytes that are HTTP, and more than is taken."""
+    """HTTP beyond a limit of this module."""
 
     def __init__(self, refusal: RequestRefused) -> None:
         super().__init__(refusal.what, refusal.status)
@@ -101,7 +101,7 @@ class Parser(h11.Connection):
 
 
 class Lane:
-    """Goes of connections that have more to parse than fits into one: in turn, with a pause after each.
+    """Turns of connections that have more to parse than fits into one turn, with a pause after each.
 
     However many connections have more, the event loop is held for one go at a time.
     """

@@ -22,7 +22,7 @@ from abonyx.serve.request_ids import REQUEST_ID
 from abonyx.wording import Interface, in_words
 
 MEDIA_TYPE = "application/problem+json"
-# What nginx says of a client that left: it is counted, and nobody reads it.
+# nginx's status for a client that left: it is counted, and nobody reads it.
 CLIENT_LEFT = 499
 
 
@@ -32,7 +32,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         type: "urn:abonyx:" and the error's class, as docs/errors.md lists them.
         title: HTTP's phrase for the status.
-        detail: what, where, both values where two disagree.
+        detail: what is wrong, where, and both values if two disagree.
         fix: what to do next.
         request_id: as in the answer's X-Request-Id and in the service's log.
         columns: of a table whose column is not clear: the names that id_column and sequence_column may have.

@@ -7,8 +7,8 @@ import uuid
 from contextvars import ContextVar
 
 HEADER = "X-Request-Id"
-# Short, and without a sign that means something in a log, a shell or HTML. An id has a digit: a sequence that a client
-# sends as its id has none, and is not logged.
+# Short, and without a character that means something in a log, a shell or HTML. An id has a digit: a sequence that a
+# client sends as its id has none, and is not logged.
 _SANE = re.compile(r"(?=[^0-9]*[0-9])[A-Za-z0-9._:/+=@-]{1,64}")
 
 # Of the request that this task answers; None between requests.

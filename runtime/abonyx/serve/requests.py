@@ -13,9 +13,8 @@ import msgspec
 from msgspec import UNSET
 from starlette.requests import ClientDisconnect, Request
 
-from abonyx.bundle.chosen import choose_heads
 from abonyx.bundle.manifest import chain_letters
-from abonyx.domain import DomainRule
+from abonyx.domain import DomainRule, Judge, judge_in_turn
 from abonyx.errors import InputError, InputTooLarge, RequestRefused, first_line, printable
 from abonyx.input.checked import Input, check_records
 from abonyx.input.labels import classes_of
@@ -30,11 +29,11 @@ from abonyx.serve.settings import Settings
 
 JSON = "application/json"
 PLAIN = "text/plain"
-# A file as it is: which kind is found from its content, as on standard input, not from what the client calls it; but
-# PLAIN is FASTA or one sequence a line, and no table.
+# A file as it is. Its kind is found from its content, as on standard input, not from what the client calls it; but
+# PLAIN is FASTA or one sequence a line, never a table.
 FILES = ("text/csv", "text/tab-separated-values", "text/x-fasta", PLAIN, "application/octet-stream")
 NAME = "request"
-# Quotes of an item of JSON, and of all that is not one.
+# The most quotes of an item of JSON, and of all the rest of a body.
 _ITEM_QUOTES, _OTHER_QUOTES = 12, 100
 
 Step = Callable[[], None]
@@ -131,13 +130,15 @@ def _allowed(what: str, kind: type) -> str:
     return f"; allowed: {', '.join([*map(repr, words), *others])}" if words else ""
 
 
-def check_json(asked: EmbedRequest, model: Model, settings: Settings, step: Step) -> Input:
+def check_json(
+    asked: EmbedRequest, model: Model, settings: Settings, step: Step, judge_by: Judge = judge_in_turn
+) -> Input:
     """The sequences of a JSON request; as check_file. A record's line is the number of its item, from 1."""
     if not asked.sequences:
-        raise InputError(f"{NAME}: no sequences", "Send one at least.")
-    chains = _chains(asked, model)
-    records = (_record(item, number, chains) for number, item in enumerate(asked.sequences, 1))
-    checked = _check(records, asked, model, settings, step, chains)
+        raise InputError(f"{NAME}: no sequences", "Send at least one.")
+    chains = chains_of(asked, model)
+    records = (record_of(item, number, chains) for number, item in enumerate(asked.sequences, 1))
+    checked = _check(records, asked, model, settings, step, judge_by, chains)
     if len(chains) == 1:
         other = "light" if chains == ("H",) else "heavy"
         pairs = sum(isinstance(item, Sequence) and bool(getattr(item, other)) for item in asked.sequences)
@@ -148,14 +149,14 @@ def check_json(asked: EmbedRequest, model: Model, settings: Settings, step: Step
     return checked
 
 
-def _chains(asked: EmbedRequest, model: Model) -> tuple[str, ...]:
-    """The chains that a record needs: of what is embedded one, whatever the heads need."""
+def chains_of(asked: EmbedRequest, model: Model) -> tuple[str, ...]:
+    """The chains that a record needs. Embeddings need one, whatever the heads need."""
     if isinstance(asked, ScoreRequest):
-        return choose_heads(model.bundle, asked.heads, asked.assay, asked.threshold).chains
-    return choose_heads(model.bundle, asked.heads).chains if isinstance(asked, HeadsRequest) else ("H",)
+        return model.choose_heads(asked.heads, asked.assay, asked.threshold, percentiles=False).chains
+    return model.choose_heads(asked.heads, percentiles=False).chains if isinstance(asked, HeadsRequest) else ("H",)
 
 
-def _record(item: Sequence | str, number: int, chains: tuple[str, ...]) -> Record | RejectedRecord:
+def record_of(item: Sequence | str, number: int, chains: tuple[str, ...]) -> Record | RejectedRecord:
     """A record of a JSON request; rejected without the chains that the heads need."""
     if isinstance(item, str):
         item = Sequence(id=str(number), sequence=item)
@@ -187,11 +188,13 @@ def check_file(
     light_column: str | None,
     plain: bool,
     find_label: bool = False,
+    judge_by: Judge = judge_in_turn,
 ) -> Input:
-    """The sequences of a FASTA, CSV or TSV file, or of its gzip; what is asked for them is all but its own sequences.
+    """The sequences of a FASTA, CSV or TSV file, or of its gzip. `asked` has the options; its sequences are not used.
 
     Args:
         step: called between lines and between records; may raise to end the reading.
+        judge_by: what judges the records, after all of them are read.
         plain: it is FASTA or one sequence a line, and no table.
         find_label: read the classes of a column with a usual name of labels; one that holds something else is noted.
 
@@ -199,7 +202,7 @@ def check_file(
         InputError, RecordsRejected: as of the same file on the command line; trim with domain off.
         InputTooLarge: over a limit; seen while it is unpacked and read.
     """
-    chains = _chains(asked, model)
+    chains = chains_of(asked, model)
     sequence, light = columns_of(chains, sequence_column, heavy_column, light_column)
     notes: list[str] = []
     records = read_records(
@@ -215,7 +218,7 @@ def check_file(
         find_label=find_label,
         notes=notes,
     )
-    checked = _check(records, asked, model, settings, step, chains, notes)
+    checked = _check(records, asked, model, settings, step, judge_by, chains, notes)
     for column, cells in checked.kept.items():  # nothing else is kept
         classes, why = classes_of(cells)
         checked.labels.extend(classes)
@@ -243,24 +246,30 @@ def _check(
     model: Model,
     settings: Settings,
     step: Step,
+    judge_by: Judge,
     chains: tuple[str, ...],
     notes: list[str] | None = None,
 ) -> Input:
     if asked.trim and asked.domain == "off":
         what = "trim is domain and domain is off: without looking for the domain there is nothing to trim to"
         raise InputError(f"{NAME}: {what}", "Leave one of them out.")
-    letters = chain_letters(chains) if isinstance(asked, HeadsRequest) else model.chains
     return check_records(
         _counted(records, settings, step, *_most_sequences(type(asked), settings)),
         NAME,
         model.limit,
         skip_invalid=asked.on_invalid == "skip",
         chains=chains,
-        rule=DomainRule(asked.domain, asked.trim is not None, letters),
+        rule=DomainRule(asked.domain, asked.trim is not None, letters_of(asked, model, chains)),
+        judge_by=judge_by,
         gaps=asked.gaps,
         notes=notes,
         step=step,
     )
+
+
+def letters_of(asked: EmbedRequest, model: Model, chains: tuple[str, ...]) -> tuple[str, ...]:
+    """The chains that a record is judged by."""
+    return chain_letters(chains) if isinstance(asked, HeadsRequest) else model.chains
 
 
 def _counted(

@@ -7,6 +7,7 @@ session's turns and its reload have to be read together.
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections import deque
@@ -19,6 +20,7 @@ import numpy as np
 from abonyx.alphabet import SequenceLimit
 from abonyx.arrays import Float32Array, Float64Array
 from abonyx.bundle import README_NAME, Bundle
+from abonyx.bundle.chosen import ChosenHeads, choose_heads
 from abonyx.bundle.heads import record_chains
 from abonyx.bundle.listed import CARD_MD, read_listed
 from abonyx.bundle.manifest import Variant
@@ -42,6 +44,8 @@ RETRY_AFTER_S = 1
 RETRY_AFTER_RELOAD_S = 5
 NO_MODEL = "no_model"
 _MAX_CARD_CHARS = 1 << 20
+# Choices of heads that a model remembers: clients name them.
+_MAX_CHOSEN = 64
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,8 @@ class Model:
 
     Attributes:
         placement: execution provider -> nodes it runs.
-        card: the bundle's README.md; None where it has none.
-        trust: the card that `fit` wrote, Markdown whose first line is its sentence; None where it has none.
+        card: the bundle's README.md; None if it has none.
+        trust: the card that `fit` wrote, Markdown whose first line is its sentence; None if it has none.
         gives_contributions: whether the graph has the output `contributions`.
         training: head -> hashes of its training rows, those that the bundle records.
     """
@@ -65,6 +69,7 @@ class Model:
     trust: str | None
     gives_contributions: bool
     training: dict[str, frozenset[bytes]]
+    _chosen: dict[object, ChosenHeads] = field(default_factory=dict, compare=False)
 
     @classmethod
     def of(cls, session: OpenModel) -> Model:
@@ -95,6 +100,38 @@ class Model:
             training={name: known for name, known in hashes.items() if known is not None},
         )
 
+    def choose_heads(
+        self,
+        names: Sequence[str] | str | None,
+        assay: str | None = None,
+        threshold: float | None = None,
+        panel: str | None = None,
+        with_columns: Sequence[str] = (),
+        *,
+        percentiles: bool = True,
+    ) -> ChosenHeads:
+        """As chosen.choose_heads; a choice without a threshold is remembered, with the panel's rows that it reads.
+
+        Args:
+            percentiles: whether a panel is chosen.
+        """
+        wanted = names if names is None or isinstance(names, str) else tuple(names)
+        key = (wanted, assay, panel, tuple(with_columns), percentiles)
+        if threshold is None and (known := self._chosen.get(key)) is not None:
+            return known
+        config = self.config if percentiles else None
+        heads = choose_heads(
+            self.bundle, names, assay, threshold, config=config, panel=panel, with_columns=with_columns
+        )
+        if threshold is None and len(self._chosen) < _MAX_CHOSEN:
+            self._chosen[key] = heads
+        return heads
+
+    @functools.cached_property
+    def name(self) -> str:
+        """The bundle's, which is looked up on the disk."""
+        return self.bundle.name
+
     @property
     def limit(self) -> SequenceLimit:
         """How long a sequence may be."""
@@ -114,7 +151,7 @@ def _log_notes(session: OpenModel) -> None:
 
 
 def _log_failure(error: EngineError, count: int) -> None:
-    # Whose score is not finite is named by its id, which is the client's own.
+    # ScoreNotFinite names records by their ids, which belong to the client.
     said = type(error).__name__ if isinstance(error, ScoreNotFinite) else error.text(Interface.COMMAND_LINE)
     LOGGER.error(f"a request failed, at {count} of its sequences: {said}")
 
@@ -129,7 +166,7 @@ def _known(error: Exception) -> EngineError:
 
 
 def refuse_upstream_pooling(config: RuntimeConfig) -> None:
-    """Raise a ConfigError where scores would depend on a request's other sequences."""
+    """Raise a ConfigError if scores would depend on a request's other sequences."""
     if config.batch_size is not None:
         raise ConfigError(
             f"config: pooling is {config.pooling!r} (batch_size {config.batch_size}): a score would depend on the "
@@ -335,8 +372,9 @@ class Scheduler:
 
     def drop(self, job: QueuedJob) -> None:
         """Forget a job whose client left; nothing happens to one that is settled."""
-        with self._changed:
-            self._fail(job, RequestRefused(503, "dropped", "the request was dropped"), notify=False)
+        if not job.settled:
+            with self._changed:
+                self._fail(job, RequestRefused(503, "dropped", "the request was dropped"), notify=False)
 
     def reload(self, config: RuntimeConfig, changed: Callable[[], object]) -> Callable[[], bool]:
         """Take no more requests, finish those queued, then reload the session.
@@ -388,7 +426,7 @@ class Scheduler:
             while self._wait():
                 with self._changed:
                     shares = self._take_round()
-                    # Of one moment: what is queued was checked against the model that is open, and is finished with it.
+                    # Decide under the same lock: queued jobs must finish on the model that they were checked against.
                     reload = None if self._waiting or self._stopping else self._reload
                 if shares:
                     self._score(shares)
@@ -406,7 +444,7 @@ class Scheduler:
                 self.on_death()
 
     def _wait(self) -> bool:
-        """Wait for work, a little longer where only little came; False at the end."""
+        """Wait for work, a little longer if only little has come; False at the end."""
         with self._changed:
             if self._waiting:
                 return True
@@ -432,7 +470,7 @@ class Scheduler:
         self._queued_tokens += sign * self._tokens(job, rows)
 
     def _take_round(self) -> list[Share]:
-        """A batch's worth of each job in turn until the round is full; who gave last comes last in the next."""
+        """A batch's worth of each job in turn until the round is full; jobs with more left come last in the next."""
         with self._changed:
             if not self._waiting:
                 return []
@@ -463,7 +501,7 @@ class Scheduler:
         return tokens
 
     def _score(self, shares: list[Share]) -> None:
-        """Run a round, and give each job its values; where it fails, each job alone, so that each has its own error."""
+        """Run a round and give each job its values. If it fails, run each job alone, so that each has its own error."""
         started = time.monotonic()
         heads = _heads_of(shares)
         records = [job.of_row(row) for job, rows in shares for row in rows]
@@ -536,7 +574,7 @@ class Scheduler:
             model = Model.of(self._session)
         except Exception as unknown:  # whatever a bundle can provoke
             error = _known(unknown)
-            self._session.close()  # where it is the card alone that cannot be read
+            self._session.close()  # if only the card cannot be read, it is still open
             said = error.text(Interface.COMMAND_LINE)  # the log is read by whoever started the service
             LOGGER.error(f"reload failed; no request is taken until one succeeds: {said}")
             self._metrics.session_opens.labels("failed").inc()

@@ -22,6 +22,7 @@ from abonyx.run.interrupts import ENDING, handled
 from abonyx.serve.app import create_app
 from abonyx.serve.connections import ACCEPTED_AT_ONCE, HEAD_BYTES, Connection, Seldom, State, connections_for
 from abonyx.serve.gate import Gate, is_loopback
+from abonyx.serve.judging import Judging, judging_processes
 from abonyx.serve.metrics import Metrics
 from abonyx.serve.scheduler import Scheduler, refuse_upstream_pooling
 from abonyx.serve.service import Service
@@ -42,7 +43,7 @@ def serve(load: Callable[[], RuntimeConfig], settings: Settings) -> None:
         load: the config; called again at each reload.
 
     Raises:
-        ConfigError: upstream-batch pooling, or an address that cannot be listened at.
+        ConfigError: upstream-batch pooling, or an address that it cannot listen on.
         RunInterrupted: requests were still in hand when the grace time was over.
         EngineError: the scoring thread ended by itself.
         BundleError, ProviderError, SelfTestError: the model cannot be opened.
@@ -50,11 +51,16 @@ def serve(load: Callable[[], RuntimeConfig], settings: Settings) -> None:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     config = load()
     refuse_upstream_pooling(config)
-    # Bound before the model is opened: an address in use is said at once. It listens after, for who can be answered.
-    with bound(settings) as listener, wide_fields(), open_model(config) as session:
+    # Bind before the model is opened: an address in use is reported at once. Listen only once the model is ready.
+    with (
+        bound(settings) as listener,
+        wide_fields(),
+        Judging(judging_processes(settings, config)) as judging,  # its processes start while the model is opened
+        open_model(config) as session,
+    ):
         LOGGER.info(f"opened {session.bundle.label()}, {session.variant_name} on {config.provider}")
         with running(Scheduler(session, settings.max_queued_sequences, metrics := Metrics())) as scheduler:
-            gate = create_app(Service(scheduler, settings, metrics, load))
+            gate = create_app(Service(scheduler, settings, metrics, load, judging))
             _run(gate, listener, settings, scheduler)
             dead = scheduler.dead
             if gate.cut_off:
@@ -84,7 +90,7 @@ def running(scheduler: Scheduler) -> Iterator[Scheduler]:
 def wide_fields() -> Iterator[None]:
     """Have csv's field limit as the reader of tables sets it.
 
-    It is the whole process's, and readers that take turns would restore it in each other's way.
+    The limit is of the whole process: readers that each set and restore it would disturb each other.
     """
     before = csv.field_size_limit(FIELD_LIMIT_CHARS)
     try:
@@ -98,7 +104,7 @@ def bound(settings: Settings) -> Iterator[socket.socket]:
     """A socket at the settings' address that does not listen yet.
 
     Raises:
-        ConfigError: it cannot be had.
+        ConfigError: the address cannot be used.
     """
     with _refusing(settings):
         family, _, protocol, _, address = socket.getaddrinfo(
@@ -120,7 +126,7 @@ def _refusing(settings: Settings) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        what = f"serve: {settings.host} port {settings.port} cannot be listened at: {error.strerror}"
+        what = f"serve: cannot listen on {settings.host} port {settings.port}: {error.strerror}"
         raise ConfigError(what, f"Choose another with {option('host')} and {option('port')}.") from error
 
 
@@ -129,16 +135,16 @@ def _run(gate: Gate, listener: socket.socket, settings: Settings, scheduler: Sch
     shown = f"[{host}]" if ":" in host else host
     if settings.token is None and not is_loopback(host):
         LOGGER.warning(f"no token is set: whoever reaches {shown}:{port} can use this service")
-    with _refusing(settings):  # of two that bound it neither was refused yet
+    with _refusing(settings):  # two processes can bind one address: the second is refused here
         listener.listen(BACKLOG)
     with _uvicorn_log():
         server = uvicorn_server(gate, settings, connections_for(settings.max_connections))
         scheduler.on_death = lambda: server.handle_exit(signal.SIGTERM, None)
-        if scheduler.dead:  # it ended before anybody could be told
+        if scheduler.dead:  # it ended before on_death was set
             scheduler.on_death()
         LOGGER.info(f"listening at http://{shown}:{port}")
-        # uvicorn takes SIGINT and SIGTERM while it runs, and raises them again once all is finished: that is no
-        # interruption here. SIGHUP (a closed terminal) it does not know.
+        # uvicorn takes SIGINT and SIGTERM while it runs, and raises them again once all is finished: here that is
+        # not an interruption. It does not handle SIGHUP (a closed terminal).
         with handled(server.handle_exit, ENDING):
             server.run(sockets=[listener])
 
@@ -151,7 +157,7 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         for listener in sockets or ():
-            listener.listen(BACKLOG)  # asyncio has only ACCEPTED_AT_ONCE wait
+            listener.listen(BACKLOG)  # asyncio lets only ACCEPTED_AT_ONCE wait
 
 
 def uvicorn_server(gate: Gate, settings: Settings, max_connections: int) -> uvicorn.Server:
@@ -162,7 +168,7 @@ def uvicorn_server(gate: Gate, settings: Settings, max_connections: int) -> uvic
     """
     config = uvicorn.Config(
         gate,
-        # What else is installed decides nothing: httptools has no limit on a head, and uvloop accepts in its own way.
+        # Whatever else is installed: httptools has no limit on a head, and uvloop accepts in its own way.
         http=Connection,
         loop="asyncio",
         h11_max_incomplete_event_size=HEAD_BYTES,
@@ -171,7 +177,7 @@ def uvicorn_server(gate: Gate, settings: Settings, max_connections: int) -> uvic
         backlog=ACCEPTED_AT_ONCE,
         log_config=None,
         access_log=False,
-        # A client could name any address in X-Forwarded-For, and so have places without end.
+        # A client could name any address in X-Forwarded-For, and so have any number of places.
         proxy_headers=False,
         server_header=False,
         lifespan="off",

@@ -8,89 +8,37 @@ import functools
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, TypeVar
+from typing import TypeVar
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, Field
 
 from abonyx.config import RuntimeConfig
-from abonyx.domain import Check
 from abonyx.errors import EngineError, InputError, RequestRefused
 from abonyx.input.checked import Input
-from abonyx.input.sequences import Gaps
-from abonyx.serve.answers import OnInvalid, Trim
+from abonyx.input.limits import no_step
+from abonyx.serve.answers import EmbedRequest
+from abonyx.serve.judging import Judging, is_small, judged_as_sent, judged_texts
 from abonyx.serve.metrics import Metrics
 from abonyx.serve.problems import CLIENT_LEFT
-from abonyx.serve.requests import JSON, PLAIN, Asked, Step, check_file, check_json, content_type, decode, read_body
+from abonyx.serve.queries import FileQuery
+from abonyx.serve.requests import (
+    JSON,
+    PLAIN,
+    Asked,
+    check_file,
+    check_json,
+    content_type,
+    decode,
+    read_body,
+)
 from abonyx.serve.scheduler import RETRY_AFTER_S, Model, Scheduler
 from abonyx.serve.settings import Settings
 from abonyx.serve.turns import Turn, Turns
 
-# How often a waiting request looks whether its client is still there; a stream says no more often how far it is.
+# How often a waiting request looks whether its client is still there; a stream reports progress no more often.
 LOOK_S = 0.2
 
 Value = TypeVar("Value")
-
-
-class FileQuery(BaseModel):
-    """What a file's request may say in its query; JSON says it in its body."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    on_invalid: OnInvalid = "fail"
-    domain: Check = "check"
-    trim: Trim | None = None
-    gaps: Gaps = "refuse"
-    id_column: str | None = None
-    sequence_column: str | None = None
-    heavy_column: str | None = None
-    light_column: str | None = None
-
-    def asked(self) -> dict[str, Any]:
-        """What a JSON request would say, but for its sequences."""
-        return self.model_dump(exclude={"id_column", "sequence_column", "heavy_column", "light_column", "labels"})
-
-    @property
-    def finds_labels(self) -> bool:
-        """Whether a column of labels is looked for."""
-        return False
-
-
-class FileExplainQuery(FileQuery):
-    """As FileQuery, and names of heads with commas between, or `all`."""
-
-    heads: str | None = None
-
-    def asked(self) -> dict[str, Any]:
-        """As FileQuery's."""
-        return super().asked() | {"heads": _names(self.heads)}
-
-
-class FileScoreQuery(FileExplainQuery):
-    """As FileExplainQuery, the choice of the threshold, and names of columns with commas between.
-
-    labels: find = read the classes in a column called label, labels, y or class, and return them.
-    """
-
-    assay: str | None = None
-    threshold: float | None = None
-    panel: str | None = None
-    with_columns: str | None = Field(None, alias="with")
-    labels: Literal["find", "off"] = "off"
-
-    def asked(self) -> dict[str, Any]:
-        """As FileQuery's."""
-        return super().asked() | {"with_columns": _names(self.with_columns)}
-
-    @property
-    def finds_labels(self) -> bool:
-        """As FileQuery's."""
-        return self.labels == "find"
-
-
-def _names(text: str | None) -> list[str] | None:
-    """Names with commas between them."""
-    return None if text is None else [name.strip() for name in text.split(",")]
 
 
 class Service:
@@ -98,26 +46,33 @@ class Service:
 
     Args:
         load: the config as it is now, for a reload; may raise any EngineError.
+        judging: what judges records; None = their readers.
     """
 
     def __init__(
-        self, scheduler: Scheduler, settings: Settings, metrics: Metrics, load: Callable[[], RuntimeConfig]
+        self,
+        scheduler: Scheduler,
+        settings: Settings,
+        metrics: Metrics,
+        load: Callable[[], RuntimeConfig],
+        judging: Judging | None = None,
     ) -> None:
         self.scheduler = scheduler
         self.settings = settings
         self.metrics = metrics
         self._load = load
+        self._judging = judging or Judging()
         self._turns = Turns(lambda: scheduler.busy)
         # One for each request in hand: most of them wait for their turn.
         self._readers = ThreadPoolExecutor(settings.max_requests, "reading")
 
-    async def read(self, request: Request, work: Callable[[Step], Value], until: float) -> Value:
-        """What a reader makes of a request, in a thread; ended where its time is over or the client leaves."""
+    async def read(self, request: Request, work: Callable[[Turn], Value], until: float) -> Value:
+        """A reader's result, worked out in a thread; early if its time is over or the client leaves."""
         turn = Turn(self._turns)
 
         def read() -> Value:
             with turn.taken():
-                return work(turn.step)
+                return work(turn)
 
         reading = asyncio.get_running_loop().run_in_executor(self._readers, read)
         try:
@@ -132,7 +87,7 @@ class Service:
                     raise client_left()
         finally:
             turn.stop(client_left())
-            reading.cancel()  # nobody looks at what becomes of it
+            reading.cancel()  # its result is not used
 
     async def received_json(self, request: Request) -> tuple[bytes, float]:
         """The body of a request that is JSON, and its deadline as `checked` has it. Raises EngineError."""
@@ -148,9 +103,9 @@ class Service:
     async def checked(
         self, request: Request, model: Model, kind: type[Asked], query: FileQuery
     ) -> tuple[Input, Asked, float]:
-        """A request's sequences, checked against a model; what it asks for them, wherever it says so; and its deadline.
+        """A request's sequences, checked against a model; its options, from the body or the query; and its deadline.
 
-        Its time (request_timeout_s) begins when all of it has come, on time.monotonic's clock.
+        The deadline is request_timeout_s after the whole body has come, on time.monotonic's clock.
 
         Raises:
             EngineError: see requests.py.
@@ -158,8 +113,7 @@ class Service:
         media_type = content_type(request)
         body, until = await self._received(request, media_type)
         if media_type == JSON:
-            read = functools.partial(self._read_json, body, model, kind)
-            checked, asked = await self.read(request, read, until)
+            checked, asked = await self._checked_json(request, body, model, kind, until)
         else:
             asked = kind(sequences=[], **query.asked())
             read_file = functools.partial(
@@ -175,16 +129,37 @@ class Service:
                 plain=media_type == PLAIN,
                 find_label=query.finds_labels,
             )
-            checked = await self.read(request, read_file, until)
+            checked = await self.read(
+                request, lambda turn: read_file(turn.step, judge_by=self._judging.of_reader(turn)), until
+            )
         self.metrics.rejected_records.inc(len(checked.rejected))
         return checked, asked, until
 
-    def _read_json(self, body: bytes, model: Model, kind: type[Asked], step: Step) -> tuple[Input, Asked]:
+    async def _checked_json(
+        self, request: Request, body: bytes, model: Model, kind: type[Asked], until: float
+    ) -> tuple[Input, Asked]:
+        if not self._judging.beside or not is_small(body):
+            return await self.read(request, functools.partial(self._read_json, body, model, kind), until)
+        # In this thread: to hand it to a reader would cost more than the reading.
         asked = decode(body, kind, self.settings)
-        return check_json(asked, model, self.settings, step), asked
+        if not judged_as_sent(asked, model):
+            return await self.read(request, lambda turn: (self._check_json(asked, model, turn), asked), until)
+        try:
+            async with asyncio.timeout(until - time.monotonic()):
+                judge_by = await self._judging.known(*judged_texts(asked, model))
+        except TimeoutError:
+            raise out_of_time("was not judged", self.settings) from None
+        return check_json(asked, model, self.settings, no_step, judge_by), asked
+
+    def _read_json(self, body: bytes, model: Model, kind: type[Asked], turn: Turn) -> tuple[Input, Asked]:
+        asked = decode(body, kind, self.settings)
+        return self._check_json(asked, model, turn), asked
+
+    def _check_json(self, asked: EmbedRequest, model: Model, turn: Turn) -> Input:
+        return check_json(asked, model, self.settings, turn.step, self._judging.of_reader(turn))
 
     async def reload(self) -> None:
-        """Read the config again and have the scheduler open what it names; over once it is open.
+        """Read the config again, have the scheduler open what it names, and return once that is open.
 
         Raises:
             RequestRefused: 500, it cannot be opened, in the words of the error; 503, not now.
@@ -219,7 +194,7 @@ def client_left() -> RequestRefused:
 
 
 def _setting(event: asyncio.Event) -> Callable[[], None]:
-    """A call for another thread that sets the event of the running loop; where that has ended nobody waits for it."""
+    """A function for another thread that sets an event of this loop; it does nothing if the loop has ended."""
     loop = asyncio.get_running_loop()
 
     def changed() -> None:
@@ -286,7 +261,7 @@ class Waiting:
             raise client_left()
 
     async def finished(self) -> None:
-        """Wait for the end; what is left is dropped where there is none."""
+        """Wait until all is done. If it fails, what is left is dropped."""
         try:
             while await self.change():
                 pass

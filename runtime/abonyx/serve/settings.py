@@ -12,13 +12,16 @@ from abonyx.errors import ConfigError
 
 TOKEN_VARIABLE = "ABONYX_SERVE_TOKEN"
 ADMIN_TOKEN_VARIABLE = "ABONYX_SERVE_ADMIN_TOKEN"
-# 16 characters of base64 are 96 bits: none is guessed over a network.
+# 16 characters of base64 are 96 bits: nobody guesses them over a network.
 MIN_TOKEN_CHARS = 16
 MAX_TOKEN_CHARS = 1_000
+MAX_DOMAIN_PROCESSES = 64
+_MAY_BE_0 = ("port", "domain_processes")
 
 
-def _flag(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
+def _flag(default: Any, help: str, kind: type | None = None) -> Any:
+    """A setting with its help; kind: its type if the default is None."""
+    return field(default=default, metadata={"help": help, "type": kind or type(default)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +57,12 @@ class Settings:
         600.0, "Seconds in which a received request must be read and scored, waiting included (503)."
     )
     grace_s: int = _flag(30, "Seconds after SIGTERM to finish what is queued.")
+    domain_processes: int | None = _flag(
+        None,
+        "Processes that judge chain and domain; 0 = the service itself judges. "
+        "[default: with cuda half of the processors, at most 4; else 0]",
+        int,
+    )
     access_log: bool = _flag(True, "Log one line for each request, without its sequences.")
     token: str | None = field(default=None, repr=False)
     admin_token: str | None = field(default=None, repr=False)
@@ -61,8 +70,13 @@ class Settings:
     def __post_init__(self) -> None:
         for one in fields(self):
             value = getattr(self, one.name)
-            if not isinstance(value, str | bool | None) and not (value > 0 or (one.name == "port" and value == 0)):
-                raise ConfigError(f"serve: {one.name} is {value}", "Give a number above 0.")
+            if isinstance(value, str | bool | None) or value > 0 or (value == 0 and one.name in _MAY_BE_0):
+                continue
+            fix = "Give 0 or a number above 0." if one.name in _MAY_BE_0 else "Give a number above 0."
+            raise ConfigError(f"serve: {one.name} is {value}", fix)
+        if (self.domain_processes or 0) > MAX_DOMAIN_PROCESSES:
+            what = f"serve: domain_processes is {self.domain_processes}"
+            raise ConfigError(what, f"Give at most {MAX_DOMAIN_PROCESSES}: four judge more than a card scores.")
         if self.port > 65_535:
             raise ConfigError(f"serve: port is {self.port}", "Give a number up to 65535.")
         if self.max_queued_sequences < self.max_sequences:
@@ -73,10 +87,10 @@ class Settings:
 
 
 def read_token(variable: str, file: Path | None, environment: Mapping[str, str] = os.environ) -> str | None:
-    """A token from a file, else from an environment variable; None where neither is given.
+    """A token from a file, else from an environment variable; None if neither is given.
 
     Raises:
-        ConfigError: both are given, the file cannot be read, or the text is no token (MIN_TOKEN_CHARS and more
+        ConfigError: both are given, the file cannot be read, or the text is not a token (MIN_TOKEN_CHARS and more
             printable ASCII characters without a space). The text itself is never shown.
     """
     given = environment.get(variable)
@@ -96,7 +110,7 @@ def _token(text: str, where: str) -> str:
     fits = MIN_TOKEN_CHARS <= len(text) <= MAX_TOKEN_CHARS
     if not fits or not all("!" <= char <= "~" for char in text):
         raise ConfigError(
-            f"{where}: is no token ({len(text)} characters)",
+            f"{where}: is not a token ({len(text)} characters)",
             f"Give {MIN_TOKEN_CHARS} or more letters, digits or signs, no space: openssl rand -base64 24",
         )
     return text

@@ -1,6 +1,6 @@
 """Readers in threads of their own, of which one runs at a time: the one that has used least.
 
-Reading is Python, which runs in one thread at a time in any case. So that a request of a moment never waits for one of
+Reading is Python, which runs in one thread at a time in any case. So that a short request never waits for one of
 seconds, a reader asks every few milliseconds whether another one has used less than itself, and then lets it pass.
 """
 
@@ -49,19 +49,33 @@ class Turn:
         Raises:
             EngineError: the error that stop() was given.
         """
-        if self._error is not None:
-            raise self._error
+        self.refuse_stopped()
         now = time.monotonic()
         if now < self._look_at:
             return
         self.used_s += now - self.since
         self._turns.let_pass(self)
         self._begin()
+        self.refuse_stopped()
+
+    @contextlib.contextmanager
+    def left(self) -> Iterator[None]:
+        """Have others read while this reader only waits; take the turn again at the end."""
+        self.used_s += time.monotonic() - self.since
+        self._turns.leave()
+        try:
+            yield
+        finally:
+            self._turns.wait(self)
+            self._begin()
+
+    def refuse_stopped(self) -> None:
+        """Raise the error that stop() was given, if it was."""
         if self._error is not None:
             raise self._error
 
     def stop(self, error: EngineError) -> None:
-        """Have the reader raise this error at its next step, before any other reader goes on; from any thread."""
+        """Have the reader raise this error at its next step, before any other reader continues; from any thread."""
         self._error = error
         self.used_s = 0.0
 
@@ -84,7 +98,7 @@ class Turns:
         self._waiting: list[Turn] = []
 
     def wait(self, turn: Turn) -> None:
-        """Take the turn once it is free and nobody who waits has used less."""
+        """Take the turn once it is free and no waiting reader has used less."""
         with self._lock:
             if not self._taken:
                 self._taken = True
@@ -94,7 +108,7 @@ class Turns:
         turn.given.wait()
 
     def let_pass(self, turn: Turn) -> None:
-        """Give the turn to who has used less, if anybody has, and wait for it to come back."""
+        """Give the turn to a reader that has used less, if there is one, and wait until it comes back."""
         if self._busy():
             time.sleep(QUANTUM_S)
         with self._lock:
@@ -111,7 +125,7 @@ class Turns:
             self._give()
 
     def _give(self) -> None:
-        """Hand the turn to who has used least, of equals to who waits longest; the lock is held."""
+        """Hand the turn to the reader that has used least; of equals, the one that waits longest. The lock is held."""
         self._taken = bool(self._waiting)
         if self._waiting:
             # min() takes the first of equals.

@@ -8,12 +8,16 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
-from abonyx.domain import judge, judge_in_children, pool
+from abonyx.domain import Judgement, Judges, child, judge, judge_in_children, pool
 from abonyx.errors import EngineError
 
 from . import proteins
@@ -22,14 +26,26 @@ RECORDS = [
     *(proteins.VH, proteins.KAPPA, proteins.SCFV, proteins.NANOBODY, proteins.VH, proteins.GFP, proteins.DNA),
     *("", "nan", "\ud800" + proteins.VH, "é" * 40, proteins.VH[9:], f" {proteins.VH.lower()}", "X" + proteins.VH),
 ]
+PATIENCE_S = 60
 
 
-@pytest.mark.parametrize("children", [None, 0, 1, 2, 50])
-def test_the_same_judgements_in_order(children: int | None) -> None:
-    assert judge_in_children(RECORDS, children=children) == judge(RECORDS)
-    assert judge_in_children(RECORDS, ("K", "L"), children) == judge(RECORDS, ("K", "L"))
-    assert judge_in_children([], children=children) == []
-    assert not psutil.Process().children()
+def children() -> list[psutil.Process]:
+    return psutil.Process().children()
+
+
+def until(true: Any) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("children_", [None, 0, 1, 2, 50])
+def test_the_same_judgements_in_order(children_: int | None) -> None:
+    assert judge_in_children(RECORDS, children=children_) == judge(RECORDS)
+    assert judge_in_children(RECORDS, ("K", "L"), children_) == judge(RECORDS, ("K", "L"))
+    assert judge_in_children([], children=children_) == []
+    assert not children()
 
 
 def test_unknown_chains_start_nothing() -> None:
@@ -49,23 +65,128 @@ def test_children_only_for_many_records_on_many_processors(monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("code", "words"), [("raise SystemExit(3)", "code 3"), ("raise ValueError('no room')", "no room"), ("", "code 0")]
 )
-def test_a_child_that_fails_is_an_error_with_its_words(monkeypatch: pytest.MonkeyPatch, code: str, words: str) -> None:
-    monkeypatch.setattr(pool, "_CHILD", code)
+def test_a_child_that_fails_twice_is_an_error_with_its_words(
+    monkeypatch: pytest.MonkeyPatch, code: str, words: str
+) -> None:
+    monkeypatch.setattr(child, "_CHILD", code)
     with pytest.raises(EngineError, match=words):
         judge_in_children(RECORDS, children=2)
-    assert not psutil.Process().children()
+    assert not children()
 
 
-def test_a_child_whose_parent_has_ended_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Stdin:
-        buffer = io.BytesIO()
+# A child that ends at one sequence, or answers one judgement too few for it; any other is judged.
+POISONED = """
+import sys; sys.path[:] = sys.argv[2:]
+from abonyx.domain import child
+right = child.judge
+def judge(sequences, chains):
+    if any(text.startswith("{poison}") for text in sequences):
+        {does}
+    return right(sequences, chains)
+child.judge = judge
+child.serve(int(sys.argv[1]))
+"""
 
-    monkeypatch.setattr(sys, "stdin", Stdin)
-    before = signal.getsignal(signal.SIGINT)
+
+@pytest.mark.parametrize("does", ["import os; os._exit(9)", "return right(sequences, chains)[1:]"])
+def test_one_bad_task_fails_alone(monkeypatch: pytest.MonkeyPatch, does: str) -> None:
+    monkeypatch.setattr(child, "_CHILD", POISONED.format(poison="POISN", does=does))
+    good = [[proteins.VH[at:]] for at in range(20)]
+    with Judges(1) as judges:
+        first = judges.submit(RECORDS[:2], ("H",))
+        futures = [judges.submit(texts, ("H",)) for texts in good]
+        bad = judges.submit(["POISN" + proteins.VH], ("H",))
+        after = judges.submit([proteins.KAPPA], ("K", "L"))
+        assert first.result(PATIENCE_S) == judge(RECORDS[:2])
+        assert [future.result(PATIENCE_S) for future in futures] == [judge(texts) for texts in good]
+        with pytest.raises(EngineError, match="two processes that judge records ended at the same ones: code "):
+            bad.result(PATIENCE_S)
+        assert after.result(PATIENCE_S) == judge([proteins.KAPPA], ("K", "L"))
+    assert not children()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_what_a_killed_child_had_is_judged_by_another(caplog: pytest.LogCaptureFixture) -> None:
+    texts = [proteins.VH[:at] + "A" + proteins.VH[at:] for at in range(100)] * 20
+    with Judges(2) as judges:
+        judges.submit([proteins.VH], ("H",)).result(PATIENCE_S)
+        until(lambda: len(children()) == 2)
+        futures = [judges.submit(texts[start : start + 50], ("H",)) for start in range(0, len(texts), 50)]
+        for one in children():
+            one.kill()
+        found = [judgement for future in futures for judgement in future.result(PATIENCE_S)]
+        assert len(children()) == 2
+    assert found == judge(texts)
+    assert not children()
+    assert "ended with code -9; another one is started" in caplog.text
+
+
+def test_closed_judges_leave_nobody_waiting() -> None:
+    judges = Judges(1)
+    judges.submit([proteins.VH], ("H",)).result(PATIENCE_S)
+    futures = [judges.submit([proteins.VH] * 200, ("H",)) for _ in range(200)]
+    cancelled = futures[-1].cancel()
+    closing = threading.Thread(target=judges.close)
+    closing.start()
+    closing.join(PATIENCE_S)
+    assert not closing.is_alive() and not children() and cancelled
+    late = judges.submit([proteins.VH], ("H",))
+    judges.close()
+    for future in (*futures[-3:-1], late):
+        with pytest.raises(EngineError, match="were ended"):
+            future.result(PATIENCE_S)
+
+
+def test_a_system_that_starts_no_process_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> None:
+        raise OSError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(pool, "Child", none)
+    with Judges(1) as judges, pytest.raises(EngineError, match="the system starts no process"):
+        judges.submit([proteins.VH], ("H",)).result(PATIENCE_S)
+
+
+def test_small_tasks_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    held = threading.Event()
+
+    class Counted:
+        def judge(self, shares: list[child.Share]) -> list[list[Judgement]]:
+            assert held.wait(PATIENCE_S)
+            calls.append(len(shares))
+            return [judge(share.sequences, share.chains) for share in shares]
+
+        def end(self) -> None: ...
+
+        kill = end
+
+    monkeypatch.setattr(pool, "Child", Counted)
+    with Judges(1) as judges:
+        futures: list[Future[list[Judgement]]] = [judges.submit([proteins.VH], ("H",)) for _ in range(64)]
+        held.set()
+        assert all(future.result(PATIENCE_S) == judge([proteins.VH]) for future in futures)
+    assert sum(calls) == 64 and len(calls) <= 6
+
+
+def test_a_child_whose_input_ends_ends() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    target = io.BytesIO()
     try:
-        pool.serve(os.getpid())
+        with Path(os.devnull).open("rb") as source:
+            child.serve(os.getppid(), source, target)
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert target.getvalue() == b""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="process groups")
+def test_a_child_of_another_parent_ends() -> None:
+    reading, writing = os.pipe()  # its input does not end
+    code = f"from abonyx.domain import child; child._LOOK_S = 0.1; child.serve({os.getpid() + 10**6})"
+    with os.fdopen(reading), os.fdopen(writing, "w"):
+        done = subprocess.run([sys.executable, "-c", code], stdin=reading, timeout=PATIENCE_S, check=False)
+    assert done.returncode == 0
 
 
 JUDGING = """
@@ -89,20 +210,20 @@ def test_children_do_not_outlive_a_stopped_parent(number: signal.Signals) -> Non
         stack.callback(parent.kill)
         assert parent.stdout is not None and parent.stderr is not None
         assert parent.stdout.readline() == b"start\n"
-        children: list[psutil.Process] = []
-        until = time.monotonic() + 60
-        while len(children) < 2 and time.monotonic() < until:
-            children = psutil.Process(parent.pid).children()
+        started: list[psutil.Process] = []
+        end = time.monotonic() + PATIENCE_S
+        while len(started) < 2 and time.monotonic() < end:
+            started = psutil.Process(parent.pid).children()
             time.sleep(0.01)
-        assert len(children) == 2
+        assert len(started) == 2
         time.sleep(1)
         if number == signal.SIGINT:
             os.killpg(parent.pid, number)  # what a terminal does
         else:
             parent.kill()
         message = parent.stderr.read()
-        parent.wait(60)
+        parent.wait(PATIENCE_S)
         assert message.count(b"Traceback") == (number == signal.SIGINT)
         assert b"KeyboardInterrupt" in message or number != signal.SIGINT
-        _, alive = psutil.wait_procs(children, timeout=60)
+        _, alive = psutil.wait_procs(started, timeout=PATIENCE_S)
         assert alive == []

@@ -55,7 +55,8 @@ def test_a_value_that_comes_again_is_judged_and_trimmed_once(monkeypatch: pytest
         looked_at.extend(dict.fromkeys(sequences))
         return iter(judge(sequences, chains))
 
-    monkeypatch.setattr("abonyx.domain.rule.judge_in_turn", counted)
+    monkeypatch.setattr("abonyx.input.judged.judge_in_turn", counted)  # of the values
+    monkeypatch.setattr("abonyx.domain.rule.judge_in_turn", counted)  # of what is trimmed
     rows = judged([TAGGED, None, TAGGED, HEAVY, TAGGED], DomainRule(trim=True), LIMIT)
     assert looked_at == [TAGGED, HEAVY, HEAVY], "the whole values, then what was trimmed"
     assert [row.part.sequence for row in rows] == [HEAVY, "", HEAVY, HEAVY, HEAVY]

@@ -16,6 +16,7 @@ from abonyx.config import RuntimeConfig
 from abonyx.model import OpenModel, open_model
 from abonyx.serve.app import create_app
 from abonyx.serve.gate import Gate
+from abonyx.serve.judging import Judging
 from abonyx.serve.metrics import Metrics
 from abonyx.serve.scheduler import Scheduler
 from abonyx.serve.server import bound, running, uvicorn_server, wide_fields
@@ -107,15 +108,23 @@ class Running:
 
 @contextlib.contextmanager
 def service(
-    config: RuntimeConfig | None = None, load: Callable[[], RuntimeConfig] | None = None, **limits: Any
+    config: RuntimeConfig | None = None,
+    load: Callable[[], RuntimeConfig] | None = None,
+    judging: int = 0,
+    **limits: Any,
 ) -> Iterator[Running]:
-    """The parts of server.serve in a thread. Tests of signals start a separate process."""
+    """The parts of server.serve in a thread. Tests of signals start a separate process. judging: number of processes."""
     settings = Settings(port=0, **limits)
     config = config or RuntimeConfig()
-    with bound(settings) as listener, wide_fields(), held_session(config) as (session, engine):
+    with (
+        bound(settings) as listener,
+        wide_fields(),
+        Judging(judging) as judges,
+        held_session(config) as (session, engine),
+    ):
         metrics = Metrics()
         with running(Scheduler(session, settings.max_queued_sequences, metrics)) as scheduler:
-            gate = create_app(Service(scheduler, settings, metrics, load or (lambda: config)))
+            gate = create_app(Service(scheduler, settings, metrics, load or (lambda: config), judges))
             listener.listen()
             server = uvicorn_server(gate, settings, settings.max_connections)
             thread = threading.Thread(target=server.run, args=([listener],))

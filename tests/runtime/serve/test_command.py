@@ -151,10 +151,10 @@ def test_what_is_refused_before_a_model_is_opened(run: Any, tmp_path: Path, monk
             (["--workers", "2"], "run several services behind a load balancer"),
             (["--workers", "0"], "--workers is 0"),
             (["--config", str(pooled)], "depend on the other sequences of its request"),
-            (["--port", str(port)], f"127.0.0.1 port {port} cannot be listened at: Address already in use"),
-            (["--host", "203.0.113.1"], "203.0.113.1 port 8000 cannot be listened at"),
+            (["--port", str(port)], f"cannot listen on 127.0.0.1 port {port}: Address already in use"),
+            (["--host", "203.0.113.1"], "cannot listen on 203.0.113.1 port 8000"),
             (["--token-file", str(tmp_path / "none")], "the token cannot be read: No such file"),
-            (["--token-file", str(short)], "is no token (6 characters)"),
+            (["--token-file", str(short)], "is not a token (6 characters)"),
             (["--port", "70000"], "port is 70000"),
             (["--max-sequences", "0"], "max_sequences is 0"),
             (["--max-sequences", "60000"], "max_queued_sequences is 50000 and max_sequences 60000"),
@@ -196,7 +196,7 @@ def test_tokens_come_from_a_file_or_the_environment(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="T is set and"):
         read_token("T", file, {"T": TOKEN})
     for bad in ("too short", "with a space in it, long", "nön-ascii-but-long-enough", "x" * 1001):
-        with pytest.raises(ConfigError, match="is no token") as refused:
+        with pytest.raises(ConfigError, match="is not a token") as refused:
             read_token("T", None, {"T": bad})
         assert bad not in str(refused.value)
     assert TOKEN not in repr(Settings(token=TOKEN))

@@ -8,13 +8,13 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 for _name in ("fastapi", "uvicorn", "prometheus_client"):
     pytest.importorskip(_name, reason="the serve extra is not installed")
 
 import abonyx  # noqa: E402
-from abonyx.domain import pool  # noqa: E402
 from abonyx.serve import requests  # noqa: E402
 
 from ..domain.proteins import CH1, DNA, GFP, KAPPA, LAMBDA, NANOBODY, SCFV, VH  # noqa: E402
@@ -69,8 +69,9 @@ def last(answer: Answer) -> Any:
 
 
 @pytest.mark.parametrize("options", [{}, {"domain": "require"}, {"trim": "domain"}, {"domain": "off"}])
+@pytest.mark.parametrize("judging", [0, 2])
 def test_flags_are_those_of_python_and_of_the_command_line(
-    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, str]
+    run: Any, tmp_path: Path, judging: int, options: dict[str, str]
 ) -> None:
     (tmp_path / "in.csv").write_text(TABLE)
     out = tmp_path / "out.csv"
@@ -79,9 +80,9 @@ def test_flags_are_those_of_python_and_of_the_command_line(
     assert done.code == 0, done.err
     rows = list(csv.DictReader(out.read_text().splitlines()))
     bad = list(csv.DictReader((tmp_path / "out.csv.rejected.csv").read_text().splitlines()))
-    monkeypatch.setattr(pool, "judge_in_children", None)  # the service starts no process
-    with service() as running:
+    with service(judging=judging) as running:
         answers = [last(answer) for answer in ask(running, **options)]
+        assert len(psutil.Process().children()) == judging
     assert answers[0]["results"] == answers[1]["results"] and answers[0]["rejected"] == answers[1]["rejected"]
     for answer in answers:
         found = answer["results"]

@@ -84,8 +84,8 @@ def test_too_many_requests_of_one_client_and_of_all() -> None:
         return asking
 
     for limits, status, reason, part in (
-        ({"max_requests_per_client": 2}, 429, "client_requests", "2 requests of 127.0.0.1 are in hand"),
-        ({"max_requests": 2}, 503, "requests", "2 requests are in hand"),
+        ({"max_requests_per_client": 2}, 429, "client_requests", "2 requests of 127.0.0.1 are in progress"),
+        ({"max_requests": 2}, 503, "requests", "2 requests are in progress"),
     ):
         with service(**limits) as running:
             with running.engine.held():

@@ -1,0 +1,159 @@
+"""A process that judges sequences for this one: shares in, judgements out, until its input ends.
+
+A frame is four bytes with a length and so many bytes of msgpack. The parent writes one and reads one in turn, so
+neither side waits for the other with a full pipe. A child ignores the signals that end a service: its parent ends it,
+or its input does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import IO, Any, BinaryIO, TypeVar
+
+import msgspec
+
+from abonyx.domain.flags import Judgement, judge
+
+_LENGTH_BYTES = 4
+# How often a child that waits looks whether its parent is still there: a fork of the parent can keep the pipe open.
+_LOOK_S = 5.0
+# How long a child whose answer was wrong may take to end by itself.
+_END_S = 5.0
+_IGNORED = ("SIGINT", "SIGTERM", "SIGHUP")
+# The parent's own search path: a child must find the same abonyx and immunum, wherever the parent found them.
+_CHILD = "import sys; sys.path[:] = sys.argv[2:]; from abonyx.domain import child; child.serve(int(sys.argv[1]))"
+
+Message = TypeVar("Message")
+
+
+class Share(msgspec.Struct, frozen=True, array_like=True):
+    """What is judged by one rule.
+
+    Attributes:
+        sequences: ASCII texts.
+        chains: as flags.judge.
+    """
+
+    sequences: list[str]
+    chains: tuple[str, ...]
+
+
+class ChildEnded(Exception):
+    """A child ended, or answered something else than the judgements of its shares.
+
+    Attributes:
+        reason: its exit code and the last line of what it printed.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Child:
+    """A running child. One thread at a time uses it; any thread may kill it.
+
+    Raises:
+        OSError: the system starts no process.
+    """
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _CHILD, str(os.getpid()), *sys.path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C in a terminal is for the parent
+        )
+
+    def judge(self, shares: Sequence[Share]) -> list[list[Judgement]]:
+        """The judgements of each share's sequences, in order.
+
+        Raises:
+            ChildEnded: there are none; the child is of no use any more.
+        """
+        try:
+            _write(_open(self._process.stdin), shares)
+            answers = _read(_open(self._process.stdout), list[list[Judgement]])
+        except (OSError, msgspec.DecodeError) as error:
+            raise self._ended() from error
+        if answers is None or [len(each) for each in answers] != [len(share.sequences) for share in shares]:
+            raise self._ended()
+        return answers
+
+    def kill(self) -> None:
+        """End the process; a thread in judge() gets ChildEnded."""
+        self._process.kill()
+
+    def end(self) -> None:
+        """End the process and wait for it; for the thread that used it."""
+        self._process.kill()
+        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
+            with contextlib.suppress(OSError):
+                _open(stream).close()
+        self._process.wait()
+
+    def _ended(self) -> ChildEnded:
+        with contextlib.suppress(OSError):
+            _open(self._process.stdin).close()  # a child that still runs ends
+        try:
+            # A traceback is far smaller than a pipe's buffer, so a child never waits for somebody to read it.
+            code = self._process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
+        lines = _open(self._process.stderr).read().decode(errors="replace").split("\n")
+        message = next((line.strip() for line in reversed(lines) if line.strip()), "without a message")
+        return ChildEnded(f"code {code}: {message[:200]}")
+
+
+def serve(parent: int, source: BinaryIO | None = None, target: BinaryIO | None = None) -> None:
+    """A child's life: judge share after share until the input ends.
+
+    Args:
+        parent: the process that reads the judgements.
+        source, target: of frames; None = standard input, standard output.
+    """
+    for name in _IGNORED:
+        if number := getattr(signal, name, None):
+            signal.signal(number, signal.SIG_IGN)
+    source, target = source or sys.stdin.buffer, target or sys.stdout.buffer
+    with contextlib.suppress(BrokenPipeError):
+        while _waits(source, parent) and (shares := _read(source, list[Share])) is not None:
+            _write(target, [judge(share.sequences, share.chains) for share in shares])
+
+
+def _waits(source: BinaryIO, parent: int) -> bool:
+    """Wait for the next frame or the end of the input; False if the parent has ended."""
+    if os.name != "posix":  # select takes no pipes
+        return True
+    while os.getppid() == parent:
+        if select.select([source], [], [], _LOOK_S)[0]:
+            return True
+    return False
+
+
+def _write(stream: IO[bytes], message: Any) -> None:
+    data = msgspec.msgpack.encode(message)
+    stream.write(len(data).to_bytes(_LENGTH_BYTES, "big") + data)
+    stream.flush()
+
+
+def _read(stream: IO[bytes], kind: type[Message]) -> Message | None:
+    """The next frame; None if the stream ends before the end of it."""
+    length = int.from_bytes(stream.read(_LENGTH_BYTES), "big")
+    data = stream.read(length) if length else b""
+    if not length or len(data) < length:
+        return None
+    return msgspec.msgpack.decode(data, type=kind)
+
+
+def _open(stream: IO[bytes] | None) -> IO[bytes]:
+    assert stream is not None  # subprocess.PIPE was given
+    return stream
