@@ -23,6 +23,7 @@ from abonyx.cli.options import (
     PATH,
     PATH_OR_DASH,
     PATH_OR_URI,
+    SUMMARY,
     ObjectUri,
     can_draw,
     names_of,
@@ -137,12 +138,6 @@ def _end(_number: int, _frame: object) -> None:
 _SOURCE = click.argument("source", metavar="INPUT", type=PATH_OR_DASH)
 _OUTPUT = click.option("-o", "--output", required=True, type=PATH_OR_DASH, help="Output file, .npy or .parquet.")
 _RESTART = click.option("--restart", is_flag=True, help="Discard what an interrupted run left, and start again.")
-_SUMMARY = click.option(
-    "--summary",
-    metavar="FILE",
-    type=PATH_OR_DASH,
-    help="Also write the figures of the run's summary to FILE, as JSON; see docs/runs.md.",
-)
 _KINDS = ("csv", "tsv", "csv.gz", "tsv.gz", "jsonl", "parquet")
 _KEEP = click.option(
     "--keep",
@@ -190,7 +185,7 @@ _THRESHOLD = click.option("--threshold", type=float, help="A record is non-speci
     type=click.Choice(_KINDS),
     help="Format of the output.  [default: OUTPUT's suffix; csv in a directory, parquet with --ray]",
 )
-@_SUMMARY
+@SUMMARY
 @click.option("--table", is_flag=True, help=f"Also print the results to stderr, at most {TABLE_ROWS} rows.")
 @click.option(
     "--ray",
@@ -315,7 +310,7 @@ def _score_directory(request: DirectoryRequest, sources: tuple[Path, ...], ray: 
 @run_options
 @_RESTART
 @_KEEP
-@_SUMMARY
+@SUMMARY
 def embed(source: Path, output: Path, restart: bool, summary: Path | None, **options: Any) -> None:
     """Write the embeddings of sequences.
 
@@ -400,7 +395,7 @@ def evaluate(
 @click.option("-o", "--output", required=True, type=PATH, help="Directory to create.")
 @_HEADS
 @click.option("--no-pictures", is_flag=True, help="Write only the tables; they need no extra.")
-@_SUMMARY
+@SUMMARY
 @run_options
 def explain(
     source: Path, output: Path, heads: str | None, no_pictures: bool, summary: Path | None, **options: Any

@@ -24,9 +24,18 @@ BUNDLE_HELP = "Bundle: a directory, or hf:ORG/NAME@REVISION.  [default: mini, wh
 BUNDLE_OUTPUT_HELP = "Bundle directory to create; must not exist."
 HEADS_HELP = "Heads to use; each has its own columns in the output.  [default: the first]"
 PROVIDER_HELP = "What runs the model: cpu, cuda, coreml or openvino; an error if it cannot.  [default: cpu]"
+VALIDATED_HELP = (
+    'metrics.json of `evaluate --by COLUMN` for this bundle. In scans, its figure replaces "has not been validated".'
+)
 VARIANT_HELP = "A variant of the bundle.  [default: the bundle's own for the provider]"
 CONFIG_HELP = "TOML file of settings; see configs/."
 PATH_OR_DASH = click.Path(path_type=Path, allow_dash=True)
+SUMMARY = click.option(
+    "--summary",
+    metavar="FILE",
+    type=PATH_OR_DASH,
+    help="Also write the figures of the run's summary to FILE, as JSON; see docs/runs.md.",
+)
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from abonyx.run.windows import RunSummary
 
 SCHEMA = 1
+Command = Literal["score", "embed", "explain", "scan"]
 # A reason quotes what is wrong with one record: without numbers, and cut, a few words stand for many records.
 _REASON_CHARS = 120
 
@@ -40,7 +41,9 @@ class CommandSummary(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         records: of the input: scored + rejected.
-        scored: in the output, embedded or explained too; earlier: of these, before an interrupted run was resumed.
+        scored: in the output, embedded, explained or scanned too; earlier: of these, before an interrupted run was
+            resumed.
+        mutants: of scan alone: in the output.
         rejected_reasons: reason, N in place of its numbers -> rejected records that have it.
         flagged: of the scored; without_call: of these; flags: reason -> records, each with each of its flags.
         seconds: of this process: scoring and writing; open_seconds: hashing, loading and self-test. null = it had
@@ -49,7 +52,7 @@ class CommandSummary(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     schema: int = SCHEMA
-    command: Literal["score", "embed", "explain"]
+    command: Command
     abonyx: str = __version__
     records: int
     scored: int
@@ -68,6 +71,7 @@ class CommandSummary(msgspec.Struct, frozen=True, kw_only=True):
     heads: list[str]
     outputs: list[str]
     notes: list[str]
+    mutants: int | msgspec.UnsetType = msgspec.UNSET
 
 
 def check_summary(summary: Path | None, output: Path | None, source: Path | None) -> None:
@@ -84,7 +88,9 @@ def check_summary(summary: Path | None, output: Path | None, source: Path | None
     check_output(summary, source)
     if output is None:
         return
-    beside = (output, ids_path(output), rejected_path(output), journal_path(output), *partial_paths(output))
+    beside = [output]
+    if not output.is_dir():
+        beside += [ids_path(output), rejected_path(output), journal_path(output), *partial_paths(output)]
     place = os.path.realpath(summary)
     if place in map(os.path.realpath, beside) or Path(place).is_relative_to(os.path.realpath(output)):
         what = f"{option('summary')} {summary}: is the output, in it, or a file that the run keeps beside it"
@@ -92,7 +98,7 @@ def check_summary(summary: Path | None, output: Path | None, source: Path | None
 
 
 def summary_of(
-    command: Literal["score", "embed", "explain"],
+    command: Command,
     run: RunRequest,
     checked: Input,
     *,
@@ -102,6 +108,7 @@ def summary_of(
     open_seconds: float | None,
     outputs: Sequence[Path | None],
     notes: Sequence[str],
+    mutants: int | msgspec.UnsetType = msgspec.UNSET,
 ) -> CommandSummary:
     """The summary of a run that has ended well. outputs: None = standard output."""
     judgements, rejected = checked.judgements, len(checked.rejected)
@@ -126,6 +133,7 @@ def summary_of(
         heads=list(heads),
         outputs=[_shown(path.absolute()) for path in outputs if path is not None],
         notes=[in_words(note, Interface.COMMAND_LINE) for note in notes],
+        mutants=mutants,
     )
 
 

@@ -26,10 +26,11 @@ from abonyx.serve.explanations import explain_answer
 from abonyx.serve.gate import METRICS, RELOAD, Gate
 from abonyx.serve.metrics import Metrics
 from abonyx.serve.problems import problem, problem_response
+from abonyx.serve.queries import FileExplainQuery, FileQuery, FileScoreQuery
 from abonyx.serve.requests import JSON
-from abonyx.serve.scans import plan_scan_request, scan_answer
+from abonyx.serve.scans import NO_TIME_FIX, plan_scan_request, refuse_slow, scan_answer
 from abonyx.serve.scheduler import DEAD, NO_MODEL
-from abonyx.serve.service import LOOK_S, FileExplainQuery, FileQuery, FileScoreQuery, Service, Waiting
+from abonyx.serve.service import LOOK_S, Service, Waiting
 
 NDJSON = "application/x-ndjson"
 _SCRIPTS = (
@@ -139,7 +140,14 @@ def _add_scoring(app: FastAPI, service: Service) -> None:
         body, until = await service.received_json(request)
         plan = functools.partial(plan_scan_request, body, model, service.settings)
         planned = await service.read(request, plan, until)
-        waiting = Waiting(service, request, model, planned.scored, planned.options.names, until, totals=True)
+        in_time = functools.partial(refuse_slow, planned, service.scheduler, service.settings)
+        in_time()
+        waiting = Waiting(
+            *(service, request, model, planned.scored, planned.options.names, until),
+            totals=True,
+            in_time=in_time,
+            no_time_fix=NO_TIME_FIX,
+        )
 
         async def answer() -> bytes:
             assert waiting.job.totals is not None

@@ -8,19 +8,16 @@ import functools
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, TypeVar
+from typing import TypeVar
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, Field
 
 from abonyx.config import RuntimeConfig
-from abonyx.domain import Check
 from abonyx.errors import EngineError, InputError, RequestRefused
 from abonyx.input.checked import Input
-from abonyx.input.sequences import Gaps
-from abonyx.serve.answers import OnInvalid, Trim
 from abonyx.serve.metrics import Metrics
 from abonyx.serve.problems import CLIENT_LEFT
+from abonyx.serve.queries import FileQuery
 from abonyx.serve.requests import JSON, PLAIN, Asked, Step, check_file, check_json, content_type, decode, read_body
 from abonyx.serve.scheduler import RETRY_AFTER_S, Model, Scheduler
 from abonyx.serve.settings import Settings
@@ -30,67 +27,6 @@ from abonyx.serve.turns import Turn, Turns
 LOOK_S = 0.2
 
 Value = TypeVar("Value")
-
-
-class FileQuery(BaseModel):
-    """What a file's request may say in its query; JSON says it in its body."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    on_invalid: OnInvalid = "fail"
-    domain: Check = "check"
-    trim: Trim | None = None
-    gaps: Gaps = "refuse"
-    id_column: str | None = None
-    sequence_column: str | None = None
-    heavy_column: str | None = None
-    light_column: str | None = None
-
-    def asked(self) -> dict[str, Any]:
-        """What a JSON request would say, but for its sequences."""
-        return self.model_dump(exclude={"id_column", "sequence_column", "heavy_column", "light_column", "labels"})
-
-    @property
-    def finds_labels(self) -> bool:
-        """Whether a column of labels is looked for."""
-        return False
-
-
-class FileExplainQuery(FileQuery):
-    """As FileQuery, and names of heads with commas between, or `all`."""
-
-    heads: str | None = None
-
-    def asked(self) -> dict[str, Any]:
-        """As FileQuery's."""
-        return super().asked() | {"heads": _names(self.heads)}
-
-
-class FileScoreQuery(FileExplainQuery):
-    """As FileExplainQuery, the choice of the threshold, and names of columns with commas between.
-
-    labels: find = read the classes in a column called label, labels, y or class, and return them.
-    """
-
-    assay: str | None = None
-    threshold: float | None = None
-    panel: str | None = None
-    with_columns: str | None = Field(None, alias="with")
-    labels: Literal["find", "off"] = "off"
-
-    def asked(self) -> dict[str, Any]:
-        """As FileQuery's."""
-        return super().asked() | {"with_columns": _names(self.with_columns)}
-
-    @property
-    def finds_labels(self) -> bool:
-        """As FileQuery's."""
-        return self.labels == "find"
-
-
-def _names(text: str | None) -> list[str] | None:
-    """Names with commas between them."""
-    return None if text is None else [name.strip() for name in text.split(",")]
 
 
 class Service:
@@ -202,13 +138,13 @@ class Service:
             await changed.wait()
 
 
-def out_of_time(state: str, settings: Settings) -> RequestRefused:
+def out_of_time(state: str, settings: Settings, fix: str = "Send fewer at a time, or later.") -> RequestRefused:
     """The refusal of a request that took longer than request_timeout_s, and how far it was."""
     return RequestRefused(
         503,
         "request_timeout",
         f"the request {state} in {settings.request_timeout_s:g} s, the most it may take",
-        "Send fewer at a time, or later.",
+        fix,
         retry_after_s=RETRY_AFTER_S,
     )
 
@@ -232,6 +168,10 @@ def _setting(event: asyncio.Event) -> Callable[[], None]:
 class Waiting:
     """One request whose sequences are in the queue.
 
+    Args:
+        in_time: raises if the request cannot end in its time.
+        no_time_fix: what to do when its time is over; None = as of any request.
+
     Attributes:
         job: its place there; its values are complete once change() was False.
     """
@@ -247,7 +187,11 @@ class Waiting:
         *,
         explain: bool = False,
         totals: bool = False,
+        in_time: Callable[[], None] | None = None,
+        no_time_fix: str | None = None,
     ) -> None:
+        self._in_time = in_time
+        self._fixes = () if no_time_fix is None else (no_time_fix,)
         self._request = request
         self._scheduler = service.scheduler
         self._settings = service.settings
@@ -281,7 +225,10 @@ class Waiting:
 
     async def _look(self) -> None:
         if time.monotonic() > self._until:
-            raise out_of_time(f"had {self.job.done} of {len(self.job.ids)} sequences done", self._settings)
+            state = f"had {self.job.done} of {len(self.job.ids)} sequences done"
+            raise out_of_time(state, self._settings, *self._fixes)
+        if self._in_time is not None:
+            self._in_time()
         if await self._request.is_disconnected():
             raise client_left()
 

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from abonyx.config import RuntimeConfig
@@ -107,14 +108,18 @@ class Running:
 
 @contextlib.contextmanager
 def service(
-    config: RuntimeConfig | None = None, load: Callable[[], RuntimeConfig] | None = None, **limits: Any
+    config: RuntimeConfig | None = None,
+    load: Callable[[], RuntimeConfig] | None = None,
+    validated: Path | None = None,
+    **limits: Any,
 ) -> Iterator[Running]:
     """What server.serve puts together, in a thread: signals are for processes of their own."""
     settings = Settings(port=0, **limits)
     config = config or RuntimeConfig()
     with bound(settings) as listener, wide_fields(), held_session(config) as (session, engine):
         metrics = Metrics()
-        with running(Scheduler(session, settings.max_queued_sequences, metrics)) as scheduler:
+        queue = Scheduler(session, settings.max_queued_sequences, metrics, validated, settings.request_timeout_s)
+        with running(queue) as scheduler:
             gate = create_app(Service(scheduler, settings, metrics, load or (lambda: config)))
             listener.listen()
             server = uvicorn_server(gate, settings, settings.max_connections)

@@ -1,0 +1,72 @@
+"""The query of a request whose body is a file."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from abonyx.domain import Check
+from abonyx.input.sequences import Gaps
+from abonyx.serve.answers import OnInvalid, Trim
+
+
+class FileQuery(BaseModel):
+    """What a file's request may say in its query; JSON says it in its body."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    on_invalid: OnInvalid = "fail"
+    domain: Check = "check"
+    trim: Trim | None = None
+    gaps: Gaps = "refuse"
+    id_column: str | None = None
+    sequence_column: str | None = None
+    heavy_column: str | None = None
+    light_column: str | None = None
+
+    def asked(self) -> dict[str, Any]:
+        """What a JSON request would say, but for its sequences."""
+        return self.model_dump(exclude={"id_column", "sequence_column", "heavy_column", "light_column", "labels"})
+
+    @property
+    def finds_labels(self) -> bool:
+        """Whether a column of labels is looked for."""
+        return False
+
+
+class FileExplainQuery(FileQuery):
+    """As FileQuery, and names of heads with commas between, or `all`."""
+
+    heads: str | None = None
+
+    def asked(self) -> dict[str, Any]:
+        """As FileQuery's."""
+        return super().asked() | {"heads": _names(self.heads)}
+
+
+class FileScoreQuery(FileExplainQuery):
+    """As FileExplainQuery, the choice of the threshold, and names of columns with commas between.
+
+    labels: find = read the classes in a column called label, labels, y or class, and return them.
+    """
+
+    assay: str | None = None
+    threshold: float | None = None
+    panel: str | None = None
+    with_columns: str | None = Field(None, alias="with")
+    labels: Literal["find", "off"] = "off"
+
+    def asked(self) -> dict[str, Any]:
+        """As FileQuery's."""
+        return super().asked() | {"with_columns": _names(self.with_columns)}
+
+    @property
+    def finds_labels(self) -> bool:
+        """As FileQuery's."""
+        return self.labels == "find"
+
+
+def _names(text: str | None) -> list[str] | None:
+    """Names with commas between them."""
+    return None if text is None else [name.strip() for name in text.split(",")]
