@@ -708,7 +708,7 @@ def test_refusals_are_the_servers_own_words(visit: Opener, site: Site) -> None:
         assert page.is_hidden("#results") and page.is_enabled("#score")
         sent = site.answer[-1].get("problem", site.answer[-1])
         assert page.text_content("#problem-detail") == sent.get("detail", "")
-        assert sent.get("fix", "Send it again") in (page.text_content("#problem-fix") or "")
+        assert sent.get("fix", "Try again") in (page.text_content("#problem-fix") or "")
     assert page.locator("#problem img").count() == 0
     strange = "The answer is not from abonyx"
     for status, body, heading in (
