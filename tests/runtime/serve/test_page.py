@@ -1004,7 +1004,7 @@ def test_the_table_leads_with_percentile_and_call(visit: Opener, site: Site) -> 
     assert texts(page, "#scores td.id") == ["c", "b", "a"], "the highest score first"
     assert texts(page, "#scores td.percentile") == ["90-98 (in panel)", "-", "2-9"]
     words = page.inner_text("#results-model")
-    assert "the panel clinical" in words and "137 rows allow (Jain et al. 2017)" in words
+    assert "the panel clinical" in words and "the panel has 137 rows (Jain et al. 2017)" in words
     p = np.linspace(0.05, 0.95, 3).astype(np.float32)
     calls: list[Any] = [[row[name] for row in answer["results"]] for name in ("nonspecific", "call")]
     flags = [row["flag"] for row in answer["results"]]
