@@ -1,8 +1,8 @@
-"""What each residue adds to each head's logit or value: the graph's `contributions`, by record, chain and head.
+"""What each residue adds to each head's logit or value: the graph's output `contributions`, by record, chain and head.
 
 A head's sum is linear in the pooled embedding, and pooling is a weighted mean over tokens. So the sum is exactly a sum
 over tokens: each one's pooling weight times its final state, less the mean that the graph subtracts, times the head's
-weights. The final states see the whole sequence: a contribution is not the effect of a mutation.
+weights. A final state sees the whole sequence, so a contribution is not the effect of a mutation.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from abonyx.wording import option
 
 @dataclass(frozen=True)
 class ChainContributions:
-    """One chain's part.
+    """The contributions of one chain.
 
     Attributes:
         chain: "H" or "L", as the heads name it.
-        residues: (n, heads) float32, of each of n residues; 0 of a head that does not expect this chain.
-        end: (heads,) float32, of the end token; 0 unless the pooling rule has it in the mean.
+        residues: (n, heads) float32, for n residues; 0 for a head that does not expect this chain.
+        end: (heads,) float32, of the end token; 0 unless the pooling rule includes it in the mean.
     """
 
     chain: str
@@ -40,13 +40,13 @@ class ChainContributions:
 
 @dataclass(frozen=True)
 class Contributions:
-    """One record's.
+    """The contributions of one record.
 
     Attributes:
         heads: names, in the order of the columns.
         baseline: (heads,) float64, the logit or value at the mean that the graph subtracts from every embedding.
         total: (heads,) float64, the logit or value that is scored: the baseline plus all contributions.
-        chains: one, or heavy and light.
+        chains: one chain, or heavy and light.
     """
 
     heads: tuple[str, ...]
@@ -56,18 +56,18 @@ class Contributions:
 
 
 class ContributionSource(Protocol):
-    """What says whether its graph gives contributions."""
+    """A model that knows whether its graph gives contributions."""
 
     @property
     def gives_contributions(self) -> bool: ...
 
 
 class ContributionEngine(ContributionSource, BatchEngine, Protocol):
-    """What contributions need of a session."""
+    """What run_contributions needs of a session."""
 
 
 def refuse_without(source: ContributionSource, place: object) -> None:
-    """Refuse a graph that gives no contributions by a BundleError; place is the bundle's."""
+    """Raise a BundleError if the graph gives no contributions; place: of the bundle, for the message."""
     if not source.gives_contributions:
         raise BundleError(
             f"{place}: its graph gives no contributions: an earlier version of abonyx wrote it",
@@ -87,7 +87,7 @@ def run_contributions(
     """The contributions of n tokenized records, in their order. Args as scoring.run_sequences.
 
     Raises:
-        SelfTestError: they do not sum to the head's own sum: the engine or device computes them wrongly.
+        SelfTestError: they do not sum to the head's sum, so the engine or device computes them wrongly.
         OutOfDeviceMemory: for a single sequence or a fixed shape.
     """
     rows, place = tokens
@@ -115,7 +115,7 @@ def run_contributions(
 def _of_record(
     chosen: Sequence[HeadSpec], specs: Sequence[HeadSpec], sums: Sequence[Float32Array], parts: Sequence[Float32Array]
 ) -> Contributions:
-    """One record's: sums (K,) and parts (L, K) of each of its chains."""
+    """The contributions of one record, from sums (K,) and parts (L, K) of each of its chains."""
     chains, places = record_chains(chosen), column_places(specs)
     of_chains = []
     for chain, part in zip(chains, parts, strict=True):
@@ -133,10 +133,12 @@ def _of_record(
 
 
 def check_sums(parts: Sequence[Float32Array], sums: Float32Array, specs: Sequence[HeadSpec]) -> None:
-    """Refuse contributions that do not sum to the heads' own sums.
+    """Raise an error if contributions do not sum to the heads' sums.
 
     Args:
-        parts: (L, K) of each of B rows, without padding; sums: (B, K) of the same run; specs: all of the bundle's.
+        parts: (L, K) for each of B rows, without padding.
+        sums: (B, K) of the same run.
+        specs: all heads of the bundle.
 
     Raises:
         SelfTestError: names the head, the difference and the limit.

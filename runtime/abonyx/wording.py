@@ -2,7 +2,7 @@
 
 Code that raises an error does not know which interface the caller uses. It puts a mark into the message:
 `option("assay")`. Each interface replaces the marks with its own words: the command line in logs.py, HTTP in
-serve/problems.py, Python in errors.EngineError.
+serve/problems.py (also for its page), Python in errors.EngineError.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ class Interface(enum.Enum):
 
     COMMAND_LINE = "command line"
     HTTP = "HTTP"
+    PAGE = "page"
     PYTHON = "Python"
 
 
@@ -23,7 +24,8 @@ class Interface(enum.Enum):
 _BEGIN, _END = "\ufdd0", "\ufdd1"
 _MARK = re.compile(f"{_BEGIN}([a-z_]+){_END}")
 
-# Options whose word does not follow from their name. "skip" and "strip" are values of on_invalid and gaps.
+# Options whose word does not follow from their name. Three names stand for an option with its value: "skip" leaves bad
+# records out, "strip" takes gaps out, "trim_domain" cuts records to their domain.
 EXCEPTIONS: dict[Interface, dict[str, str]] = {
     Interface.COMMAND_LINE: {
         "alphas": "--alpha",
@@ -33,9 +35,25 @@ EXCEPTIONS: dict[Interface, dict[str, str]] = {
         "seeds": "--cv-seeds",
         "skip": "--on-invalid skip",
         "strip": "--gaps strip",
+        "trim_domain": "--trim domain",
         "with_columns": "--with",
     },
-    Interface.HTTP: {"skip": "on_invalid skip", "strip": "gaps strip", "with_columns": "with"},
+    Interface.HTTP: {
+        "skip": "on_invalid skip",
+        "strip": "gaps strip",
+        "trim_domain": "trim domain",
+        "with_columns": "with",
+    },
+    # The labels of serve/page/index.html.
+    Interface.PAGE: {
+        "heavy_column": 'the field "Column of the heavy chains"',
+        "id_column": 'the field "Column of the ids"',
+        "light_column": 'the field "Column of the light chains"',
+        "sequence_column": 'the field "Column of the sequences"',
+        "skip": 'the box "Leave out records that cannot be scored, and list them"',
+        "strip": 'the box "Take out gaps (- and .) and a final *"',
+        "trim_domain": 'the box "For longer records (Fab, scFv, tags), score only the variable domain"',
+    },
     Interface.PYTHON: {
         "add": "add=True",
         "allow_encoder_mismatch": "allow_encoder_mismatch=True",
@@ -45,6 +63,7 @@ EXCEPTIONS: dict[Interface, dict[str, str]] = {
         "scale": "scale=True",
         "skip": "skip_invalid=True",
         "strip": 'gaps="strip"',
+        "trim_domain": 'trim="domain"',
         "vary_ends": "vary_ends=True",
     },
 }

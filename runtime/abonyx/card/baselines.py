@@ -1,4 +1,4 @@
-"""What a head has to beat: what can be had without any encoder, cross-validated on the same folds."""
+"""What a head has to beat: predictors that need no encoder, cross-validated on the same folds."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ MAJORITY: dict[Task, str] = {"classes": "majority class", "values": "mean of the
 def cross_validate_baselines(
     chains: Sequence[Sequence[str]], numbered: Numbered, labels: Float64Array, fold: Int64Array, task: Task
 ) -> dict[str, OutOfFold]:
-    """Name -> out-of-fold scores of n rows, in the order in which the card lists them.
+    """Name -> out-of-fold scores of n rows, in the order of the card.
 
     Args:
-        chains: for each chain, n cleaned sequences; numbered: the same.
+        chains: for each chain, n cleaned sequences.
+        numbered: the same sequences, numbered.
         labels: (n,) 0 and 1, or values.
-        fold: (n,) each row's.
+        fold: (n,) the fold of each row.
     """
     fit, grid = fit_standardised(task), GRIDS[task]
-    with one_thread():  # once: it looks through the process's libraries each time
+    with one_thread():  # entered once: it searches the process's libraries each time
         regressions = {
             COMPOSITION: cross_fit(composition(chains), labels, fold, grid, fit, task),
             LENGTH_AND_CHARGE: cross_fit(length_and_charge(chains), labels, fold, grid, fit, task),
@@ -62,16 +63,16 @@ def length_and_charge(chains: Sequence[Sequence[str]]) -> Float64Array:
 
 
 def constant(labels: Float64Array, fold: Int64Array, task: Task) -> OutOfFold:
-    """The class that most of all rows have, those of the fold itself too; or the training rows' mean. Ranks nothing."""
+    """The majority class of all rows, including the fold; or the mean of the training rows. It ranks nothing."""
     raw = np.full(len(labels), log_odds(labels)) if task == "classes" else training_means(labels, fold)
     return OutOfFold(raw, raw.copy())
 
 
 def nearest_values(numbered: Numbered, labels: Float64Array, fold: Int64Array, task: Task) -> OutOfFold:
-    """The label of the training row of highest identity, the mean of those of equal identity.
+    """The label of the training row with the highest identity; if several have it, the mean of their labels.
 
-    Of classes the score is that label minus 0.5, so that above 0 it is called 1. The training rows' mean is not taken
-    off: most scores are one of few labels, and such a mean, lower where the fold holds more positives, would rank them.
+    For classes the score is that label minus 0.5, so that above 0 it is called 1. The mean of the training rows is not
+    subtracted: it is lower for folds with more positives, and would rank scores that are equal.
     """
     half = 0.5 if task == "classes" else 0.0
     raw = np.empty(len(labels))
@@ -80,6 +81,8 @@ def nearest_values(numbered: Numbered, labels: Float64Array, fold: Int64Array, t
         for left_out in np.unique(fold[in_block]):
             test, training = np.flatnonzero(in_block & (fold == left_out)), np.flatnonzero(fold != left_out)
             near = percent[np.ix_(numbered.distinct[test] - block.start, numbered.distinct[training])]
-            nearest = near >= near.max(axis=1, keepdims=True) - 1e-4  # as in clusters: no two percents are closer
+            nearest = (
+                near >= near.max(axis=1, keepdims=True) - 1e-4
+            )  # as in clusters: different percents differ by more
             raw[test] = nearest @ labels[training] / nearest.sum(axis=1) - half
     return OutOfFold(raw, np.zeros(len(labels)))

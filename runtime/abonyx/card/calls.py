@@ -1,7 +1,7 @@
 """Calls with a band of uncertainty: two quantiles of scores of rows that the fit had not seen.
 
-Of the non-specific rows the share `confidence` has a score of `low` or above, of the specific ones as many have `high`
-or below. A score below `low` is called specific, above `high` non-specific; between them it could be either.
+A share `confidence` of the non-specific rows has a score of `low` or above; the same share of the specific rows has
+`high` or below. A score below `low` is called specific, above `high` non-specific; between them it could be either.
 """
 
 from __future__ import annotations
@@ -18,16 +18,18 @@ CONFIDENCE = 0.8
 
 
 class CallCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """What the calls of labelled rows are worth.
+    """How good the calls of labelled rows are.
 
     Attributes:
-        confidence: of the band; None = no row is uncertain: the calls are by the threshold.
-        band: the head's. by_fold: it is of these rows, and each was called by a band of the other folds' scores.
-        rows: that can have a call. flagged: those that cannot, and are left out.
-        uncertain: share of the rows.
+        confidence: of the band; None = the calls are made by the threshold, and no row is uncertain.
+        band: of the head.
+        by_fold: the band was chosen from these rows, and each row was called by a band of the other folds' scores.
+        rows: how many rows can have a call.
+        flagged: how many rows cannot, and are left out.
+        uncertain: share of the rows that are uncertain.
         covered: share of the rows that are uncertain or called right.
-        right: of the calls made, the share that is right; None if none is made.
-        against: rows with a call that is not the threshold's.
+        right: share of the calls that are right; None without a call.
+        against: how many rows have another call than by the threshold.
     """
 
     confidence: float | None
@@ -49,19 +51,20 @@ def choose_band(p: Float64Array, labels: Float64Array, confidence: float = CONFI
         labels: (n,) 0 and 1.
         confidence: between 0 and 1.
 
-    A class with too few rows for the quantile keeps all scores: the other call is then never made.
+    If a class has too few rows for the quantile, the other call is never made.
     """
     low = 1 - _upper_quantile(1 - p[labels == 1], confidence)
     high = _upper_quantile(p[labels == 0], confidence)
-    if low > high:  # the classes hardly overlap: any threshold between the two keeps both shares
+    if low > high:  # the classes hardly overlap: a threshold between the two keeps both shares
         low = high = (low + high) / 2
     return CallBand(confidence=confidence, low=low, high=high)
 
 
 def choose_interval(residuals: Float64Array, confidence: float = CONFIDENCE) -> ValueBand | None:
-    """The interval around a value of which (n,) out-of-fold residuals, measured minus predicted, hold that share.
+    """The interval around a predicted value that holds this share of (n,) out-of-fold residuals.
 
-    As much lies beyond either end, one future row counted in. None if the rows are too few for that.
+    A residual is measured minus predicted. Equal shares lie beyond both ends, with one future row counted. None if
+    there are too few rows.
     """
     beyond = math.floor((len(residuals) + 1) * (1 - confidence) / 2 + 1e-9)
     if beyond < 1:
@@ -71,9 +74,9 @@ def choose_interval(residuals: Float64Array, confidence: float = CONFIDENCE) -> 
 
 
 def _upper_quantile(scores: Float64Array, confidence: float) -> float:
-    """The smallest score with the share of `confidence` at or below it, one future row counted in; 1 if there is none.
+    """The smallest score with a share `confidence` at or below it, with one future row counted; 1 if there is none.
 
-    With (n + 1) in place of n, a row like these is at or below it with at least that probability.
+    Because of (n + 1) in place of n, a new row of this kind is at or below it with at least that probability.
     """
     place = math.ceil((len(scores) + 1) * confidence - 1e-9)
     return float(np.sort(scores)[place - 1]) if place <= len(scores) else 1.0
@@ -82,28 +85,29 @@ def _upper_quantile(scores: Float64Array, confidence: float) -> float:
 def count_calls(
     p: Float64Array, labels: Float64Array, band: CallBand, called: BoolArray, trusted: BoolArray
 ) -> CallCounts | None:
-    """What a fixed band does on rows that had no part in it; None if no row has a call.
+    """The calls of a fixed band on rows that were not used to choose it; None if no row has a call.
 
     Args:
         p, labels: as in choose_band.
         called: (n,) bool, calls by the threshold.
-        trusted: (n,) bool, rows that have a call: those that are not flagged.
+        trusted: (n,) bool, rows that have a call because they are not flagged.
     """
     return _counts(band.calls(p), called, labels, trusted, band.confidence, band)
 
 
 def count_called(called: BoolArray, labels: Float64Array, trusted: BoolArray) -> CallCounts | None:
-    """The same of (n,) calls by the threshold."""
+    """The same for (n,) calls by the threshold."""
     return _counts(called.astype(np.int64), called, labels, trusted, None, None)
 
 
 def count_calls_by_fold(
     p: Float64Array, labels: Float64Array, fold: Int64Array, band: CallBand, called: BoolArray, trusted: BoolArray
 ) -> CallCounts | None:
-    """What a band like this does on each fold of (n,) rows if the scores of the other folds choose it.
+    """The calls on each fold of (n,) rows by a band that is chosen from the scores of the other folds.
 
     Args:
-        fold: (n,). band: of all rows' scores. The others are as in count_calls.
+        fold: (n,).
+        band: chosen from the scores of all rows. The others are as in count_calls.
     """
     calls = np.empty(len(p), np.int64)
     for left_out in range(int(fold.max()) + 1):

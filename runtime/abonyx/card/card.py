@@ -47,9 +47,10 @@ class _Judged:
     """What is the same for a fitted and a fixed head.
 
     Attributes:
-        all_rows: of the set before it was sampled.
+        all_rows: how many rows the set had before it was sampled.
         by_cluster, at_random: (n,) folds.
-        baselines: name -> scores by cluster folds; random_baselines: by random ones.
+        baselines: name -> scores with folds by cluster.
+        random_baselines: name -> scores with random folds.
     """
 
     set: LabelledSet
@@ -62,7 +63,7 @@ class _Judged:
 
     @property
     def facts(self) -> SetFacts:
-        """What notes say of the set."""
+        """What the notes need of the set."""
         return SetFacts(
             rows=len(self.set.labels),
             all_rows=self.all_rows,
@@ -86,19 +87,19 @@ def card_of_fit(
     confidence: float = CONFIDENCE,
     strength: float | None = None,
 ) -> tuple[Card, CallBand | ValueBand | None]:
-    """The card of a head that is fitted on these rows, judged out of fold, and the band for its calls.
+    """The card of a head that is fitted on these rows and judged out of fold, and the band for its calls.
 
     Args:
-        labelled: the rows. embeddings: (n, D), or any (n, ...) that `fit` takes.
-        grid: C or alpha to choose from inside the folds, from the most regularised on.
-        fit: of the head.
+        labelled: the rows.
+        embeddings: (n, D), or any (n, ...) that `fit` accepts.
+        grid: C or alpha to choose from inside the folds, the most regularised first.
+        fit: how the head is fitted.
         confidence: of the band or interval.
-        strength: C or alpha of the head itself, by which the band, the calls and the interval are; None = those that
-            the folds choose.
+        strength: C or alpha of the head itself, for the band, the calls and the interval; None = as the folds choose.
 
     Returns:
         The card, and the band of the out-of-fold scores, or the interval around values; None if nothing could be
-        judged, or rows are too few for an interval.
+        judged, or there are too few rows for an interval.
 
     Raises:
         InputError: fewer different sequences than folds.
@@ -115,7 +116,7 @@ def card_of_fit(
     )
     scores = _scores({HEAD: own} | judged.baselines, labels, judged.by_cluster, task)
     random = _scores({HEAD: own_random} | judged.random_baselines, labels, judged.at_random, task)
-    # The calls of the head that is shipped: another strength has other scores.
+    # Calls are those of the head that is shipped: another strength gives other scores.
     shipped, said = own, []
     if strength is not None and list(grid) != [strength]:
         shipped = cross_fit(embeddings, labels, judged.by_cluster, [strength], fit, task)
@@ -136,12 +137,13 @@ def _noted(card: Card, more: list[str]) -> Card:
 
 
 def card_of_scores(labelled: LabelledSet, p: Float64Array, called: BoolArray, band: CallBand | None = None) -> Card:
-    """The card of a head of classes that was fixed before; the baselines alone learn from these rows.
+    """The card of a head of classes that was fitted before. Only the baselines learn from these rows.
 
     Args:
-        labelled: the rows, of classes. p: (n,) probabilities of class 1.
+        labelled: the rows, of classes.
+        p: (n,) probabilities of class 1.
         called: (n,) whether the head calls a row 1.
-        band: the head's; None = it has none.
+        band: of the head; None = it has none.
     """
 
     def judge(judged: _Judged, rows: Int64Array) -> Card:
@@ -155,16 +157,17 @@ def card_of_scores(labelled: LabelledSet, p: Float64Array, called: BoolArray, ba
 
 
 def card_of_values(labelled: LabelledSet, values: Float64Array, interval: ValueBand | None = None) -> Card:
-    """The same of a head of values.
+    """The same for a head of values.
 
     Args:
-        labelled: the rows, of values. values: (n,) predicted, in the labels' unit.
-        interval: the head's, around a value; None = it has none.
+        labelled: the rows, of values.
+        values: (n,) predicted, in the labels' unit.
+        interval: of the head, around a value; None = it has none.
     """
 
     def judge(judged: _Judged, rows: Int64Array) -> Card:
         labels, own = judged.set.labels, values[rows]
-        # As the baselines': R2 is beside the mean of the rows outside the fold.
+        # As for the baselines, R2 compares with the mean of the rows outside the fold.
         card = _fixed_card(judged, ValueScores(own, own, training_means(labels, judged.by_cluster)), None)
         if interval is None:
             return card
@@ -175,7 +178,7 @@ def card_of_values(labelled: LabelledSet, values: Float64Array, interval: ValueB
 
 
 def _card_of_fixed(labelled: LabelledSet, judge: Callable[[_Judged, Int64Array], Card]) -> Card:
-    """The card that `judge` makes of the rows that it is given, unless nothing can be said of them."""
+    """The card that `judge` makes of the rows, unless they cannot be judged."""
     if why := unjudged(labelled):
         return _without_judgement(labelled, why, fitted=False)
     rows = sample_rows(len(labelled.labels), labelled.seed)
@@ -198,7 +201,7 @@ def _without_judgement(labelled: LabelledSet, why: str, *, fitted: bool) -> Card
 
 
 def _first_line(labelled: LabelledSet, line: str, *, fitted: bool) -> Card:
-    """A card of the line and of what is known of a set before it is judged."""
+    """A card with this line and with what is known of a set before it is judged."""
     return Card(
         sentence=line,
         name=labelled.name,
@@ -213,7 +216,7 @@ def _first_line(labelled: LabelledSet, line: str, *, fitted: bool) -> Card:
 
 
 def _judge(labelled: LabelledSet, rows: Int64Array) -> _Judged:
-    """Cluster, deal to folds, and cross-validate the baselines."""
+    """Cluster the rows, put them into folds, and cross-validate the baselines."""
     sampled = labelled if len(rows) == len(labelled.labels) else labelled.sample(rows)
     numbered, folds = number_rows(sampled.chains), max(labelled.folds, MIN_FOLDS)
     clusters = cluster_rows(numbered, folds)
@@ -244,7 +247,7 @@ def _card(
     *,
     fitted: bool,
 ) -> Card:
-    """Measure and put together. Every predictor of `scores` but the first, the head, is a baseline."""
+    """Measure, and make the card. The first predictor of `scores` is the head; all others are baselines."""
     labelled, clusters = judged.set, judged.clusters
     measured = measure(scores, labelled.labels, clusters.of_row, labelled.draws, labelled.seed)
     beside = measure(random, labelled.labels, np.arange(len(labelled.labels)), 1, labelled.seed).estimates
@@ -282,7 +285,7 @@ def _card(
 
 
 def _accuracy(measured: Measurement, labelled: LabelledSet) -> tuple[float, float, str] | None:
-    """Of the head, of calling every row the same, and the word for it; None of values."""
+    """The accuracy of the head, that of calling every row the same, and the word for that call; None for values."""
     if labelled.task == "values":
         return None
     own, same = (measured.estimates[name]["accuracy"].value for name in (HEAD, MAJORITY["classes"]))

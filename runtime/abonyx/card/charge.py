@@ -8,12 +8,12 @@ import numpy as np
 
 from abonyx.arrays import Float64Array
 
-# EMBOSS's table (Epk.dat). Cysteines are taken as bonded and carry no charge: each domain's two form a disulfide.
+# The table of EMBOSS (Epk.dat). Cysteines count as bonded, without a charge: the two of a domain form a disulfide.
 PKA_SOURCE = "EMBOSS"
 PKA_POSITIVE = {"N-terminus": 8.6, "K": 10.8, "R": 12.5, "H": 6.5}
 PKA_NEGATIVE = {"C-terminus": 3.6, "D": 3.9, "E": 4.1, "Y": 10.1}
 PHYSIOLOGICAL_PH = 7.4
-# Halvings of the interval 0 to 14: to 1e-8 of a pH unit.
+# How often the interval from pH 0 to 14 is halved: down to 1e-8.
 _HALVINGS = 31
 
 
@@ -36,7 +36,7 @@ def isoelectric_point(sequences: Sequence[str]) -> Float64Array:
 
 
 def _counts(sequences: Sequence[str]) -> tuple[Float64Array, Float64Array]:
-    """How often each group of PKA_POSITIVE and of PKA_NEGATIVE occurs: (n, 4) each; a terminus once."""
+    """How often each group of PKA_POSITIVE and PKA_NEGATIVE occurs: (n, 4) each; a terminus counts once."""
 
     def count(groups: dict[str, float]) -> Float64Array:
         cells = [[sequence.count(group) if len(group) == 1 else 1 for group in groups] for sequence in sequences]

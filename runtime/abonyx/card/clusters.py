@@ -1,4 +1,4 @@
-"""Folds that keep similar sequences together: single-linkage clusters, dealt to folds by size."""
+"""Folds that keep similar sequences together: single-linkage clusters, put into folds by size."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from abonyx.card.identity import Numbered, identity_blocks
 from abonyx.errors import InputError
 from abonyx.wording import option
 
-# Percent identity at which two sequences are linked, tried in this order; then identical sequences alone.
+# Percent identity at which two sequences are linked, tried in this order; after them, only identical sequences are.
 LEVELS = (80, 85, 90)
 IDENTICAL = 100
-# With a larger cluster than this share of the rows, one fold is mostly that cluster, and the others are trained on it.
+# If a cluster has a larger share of the rows, one fold is mostly that cluster, and all other folds are trained on it.
 LARGEST_SHARE = 0.25
-# The matrix of identities is of rows times rows: 4,000 rows take 2.6 CPU seconds, 20,000 some 25 times as many.
+# The matrix of identities grows with the square of the rows: 4,000 rows take 2.6 CPU seconds, 20,000 about 25 times as
+# many.
 MAX_ROWS = 20_000
 
 
 @dataclass(frozen=True)
 class Level:
-    """What linking at one identity gives.
+    """The clusters that linking at one identity gives.
 
     Attributes:
         percent: two records are in one cluster if a chain of records of at least this identity joins them.
         clusters: how many.
-        largest: rows of the largest.
+        largest: rows of the largest cluster.
     """
 
     percent: int
@@ -42,10 +43,10 @@ class Clusters:
 
     Attributes:
         of_row: (n,) int64, numbered from 0 in order of their first row.
-        level: the one that is used.
-        tried: all levels up to it, in order.
-        without_domain: rows that could not be numbered: in a cluster with identical sequences alone.
-        note: why a level above the first is used, "" if the first is.
+        level: the level that is used.
+        tried: all levels up to this one, in order.
+        without_domain: rows that could not be numbered; they are only with identical sequences in a cluster.
+        note: why the first level is not used; "" if it is.
     """
 
     of_row: Int64Array
@@ -56,18 +57,18 @@ class Clusters:
 
 
 def sample_rows(count: int, seed: int) -> Int64Array:
-    """The rows that the card is of, ascending: all, or MAX_ROWS of them drawn by `seed`."""
+    """The rows of the card, ascending: all rows, or MAX_ROWS of them, drawn with `seed`."""
     if count <= MAX_ROWS:
         return np.arange(count)
     return np.sort(np.random.default_rng(seed).choice(count, MAX_ROWS, replace=False))
 
 
 def cluster_rows(numbered: Numbered, folds: int, levels: Sequence[int] = LEVELS) -> Clusters:
-    """Cluster at the first level that can be dealt to folds; at identical sequences if no level can.
+    """Cluster at the first level that allows folds; if none does, only identical sequences share a cluster.
 
     Args:
         numbered: the rows.
-        folds: how many folds are made of the clusters.
+        folds: how many folds the clusters are put into.
         levels: percent, ascending.
 
     Raises:
@@ -117,11 +118,11 @@ def _clusters(count: int) -> str:
 
 
 def _linked(numbered: Numbered, levels: Sequence[int]) -> list[Int64Array]:
-    """Single linkage at each level, in one pass over the matrix: (u,) labels each, not consecutive."""
+    """Single linkage at each level, in one pass over the matrix: (u,) labels for each level, with gaps."""
     labels = [np.arange(len(numbered)) for _ in levels]
     for _, percent in identity_blocks(numbered):
         for of_record, level in zip(labels, levels, strict=True):
-            # Percents are float32 quotients of counts below 200: no two of them differ by less than 1e-3.
+            # Percents are float32 quotients of counts below 200: different ones differ by at least 1e-3.
             _merge(of_record, percent >= level - 1e-4)
     return labels
 
@@ -130,17 +131,17 @@ def _merge(of_record: Int64Array, near: BoolArray) -> None:
     """Join, in place, the clusters of each record of a block with those of the records near it."""
     for row in near:
         found = of_record[row]
-        if (found != found[0]).any():  # else nothing to sort, as for most rows of a large cluster
+        if (found != found[0]).any():  # otherwise there is nothing to join, as for most rows of a large cluster
             joined = np.unique(found)
             of_record[np.isin(of_record, joined)] = joined[0]
 
 
 def cluster_folds(of_row: Int64Array, folds: int, seed: int) -> Int64Array:
-    """Each row's fold, (n,) 0 to folds - 1: whole clusters, the largest first, each to the smallest fold so far.
+    """The fold of each row, (n,) 0 to folds - 1. Clusters stay whole; the largest first, each into the smallest fold.
 
     Args:
         of_row: (n,) clusters, at least as many as folds.
-        seed: of the order among clusters of one size.
+        seed: for the order of clusters of the same size.
     """
     sizes = np.bincount(of_row)
     order = np.random.default_rng(seed).permutation(len(sizes))
@@ -154,7 +155,7 @@ def cluster_folds(of_row: Int64Array, folds: int, seed: int) -> Int64Array:
 
 
 def random_folds(labels: np.ndarray[tuple[int], np.dtype[np.float64]], folds: int, seed: int) -> Int64Array:
-    """Each row's fold, (n,), whatever its sequence: rows in order of their label, ties by `seed`, are dealt in turn."""
+    """The fold of each row, (n,), without regard to sequences: rows sorted by label, ties by `seed`, in turn."""
     order = np.random.default_rng(seed).permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]
     fold = np.empty(len(labels), np.int64)

@@ -13,7 +13,7 @@ from abonyx.arrays import BoolArray, Float64Array, Int64Array
 from abonyx.card.linear import Fit, Predict, Task
 from abonyx.card.statistics import point_auc
 
-# One fold is left out, one more to choose C or alpha on, and at least one remains to fit on.
+# One fold is left out, another one is for choosing C or alpha, and at least one remains for the fit.
 MIN_FOLDS = 3
 
 
@@ -23,8 +23,8 @@ class OutOfFold:
 
     Attributes:
         raw: (n,) log-odds of class 1, or values in the labels' unit. Log-odds above 0 are called 1.
-        centre: (n,) mean score of the fit's own training rows: what a fold's scores are moved by, whatever its rows
-            are. Without it a constant predictor is negatively correlated with the labels it has not seen.
+        centre: (n,) mean score of the fit's own training rows, which `pooled` subtracts. Without this, a constant
+            predictor would be negatively correlated with the labels that it has not seen.
     """
 
     raw: Float64Array
@@ -37,7 +37,7 @@ class OutOfFold:
 
 
 def training_means(labels: Float64Array, fold: Int64Array) -> Float64Array:
-    """(n,) mean label of the rows that are not in a row's fold."""
+    """(n,) for each row, the mean label of the rows outside its fold."""
     means = np.empty(len(labels))
     for left_out in range(int(fold.max()) + 1):
         means[fold == left_out] = labels[fold != left_out].mean()
@@ -47,11 +47,11 @@ def training_means(labels: Float64Array, fold: Int64Array) -> Float64Array:
 def cross_fit(
     rows: Float64Array, labels: Float64Array, fold: Int64Array, grid: Sequence[float], fit: Fit, task: Task
 ) -> OutOfFold:
-    """Nested cross-validation: a fold's strength is chosen by the other folds, each left out in turn.
+    """Nested cross-validation: the other folds, each left out in turn, choose the strength for a fold.
 
     Args:
         rows: (n, D); labels: (n,); fold: (n,) 0 to MIN_FOLDS - 1 or more.
-        grid: strengths, from the most regularised on: of equals the first is chosen.
+        grid: strengths, the most regularised first; of equally good ones the first is chosen.
     """
     folds = int(fold.max()) + 1
     chosen = _strengths(rows, labels, fold, grid, fit, task) if len(grid) > 1 else [grid[0]] * folds
@@ -64,7 +64,7 @@ def cross_fit(
 def _strengths(
     rows: Float64Array, labels: Float64Array, fold: Int64Array, grid: Sequence[float], fit: Fit, task: Task
 ) -> list[float]:
-    """The best strength for each fold. A fit without two folds serves both: it is an inner fit of either."""
+    """The best strength for each fold. A fit without two folds is an inner fit of both, and so made once."""
     folds = int(fold.max()) + 1
     quality = np.empty((folds, len(grid)))
     for at, strength in enumerate(grid):
@@ -103,7 +103,7 @@ def _fill(
 
 
 def _guarded(fit: Fit, task: Task) -> Fit:
-    """The fit, or a constant if the training labels are all one: no regression can be fitted to them."""
+    """The fit, or a constant if all training labels are equal: no regression can be fitted to them."""
 
     def guarded(rows: Float64Array, labels: Float64Array, strength: float) -> Predict:
         if (labels == labels[0]).all():
@@ -115,6 +115,6 @@ def _guarded(fit: Fit, task: Task) -> Fit:
 
 
 def log_odds(labels: Float64Array) -> float:
-    """Of class 1 among labels (n,), with half a row added to each class, so that it is finite."""
+    """The log-odds of class 1 among labels (n,); half a row is added to each class, so that they are finite."""
     positives = float(labels.sum())
     return math.log((positives + 0.5) / (len(labels) - positives + 0.5))

@@ -1,7 +1,7 @@
 """Sequence identity over IMGT positions, by blocks of a matrix product.
 
 The identity of two domains is the number of positions with the same residue, divided by the number of positions that
-either of them occupies. An unknown residue (X) occupies its position and equals nothing.
+either of them occupies. An unknown residue (X) occupies its position and is equal to no residue.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class ChainMatrix:
     """One chain of u records as 0 and 1.
 
     Attributes:
-        residues: (u, pairs of position and residue that occur) float32.
-        occupied: (u, positions that occur) float32.
+        residues: (u, pairs) float32, for each pair of position and residue that occurs.
+        occupied: (u, positions) float32, for each position that occurs.
     """
 
     residues: Float32Array
@@ -37,9 +37,9 @@ class Numbered:
     """The distinct records among n rows, numbered.
 
     Attributes:
-        chains: a matrix a chain, u records each.
-        distinct: (n,) each row's record, 0 to u - 1; records are in order of their first row.
-        without_domain: (u,) bool; records of which a chain cannot be numbered: identical to themselves alone.
+        chains: one matrix for each chain, with u records.
+        distinct: (n,) the record of each row, 0 to u - 1; records are in order of their first row.
+        without_domain: (u,) bool; records with a chain that cannot be numbered: they are identical only to themselves.
     """
 
     chains: tuple[ChainMatrix, ...]
@@ -87,10 +87,10 @@ def _ones(cells: list[tuple[int, int]], shape: tuple[int, int]) -> Float32Array:
 
 
 def identity_with(queries: Sequence[dict[str, str]], reference: Sequence[dict[str, str]]) -> Float32Array:
-    """The identity of n numbered domains with m others: (n, m) float32 percent; 0 where either has no position.
+    """The identity of n numbered domains with m others: (n, m) float32 percent; 0 if either has no position.
 
     Args:
-        queries, reference: of imgt_positions; m is at least 1.
+        queries, reference: from imgt_positions; m is at least 1.
     """
     both, count = _matrix([*queries, *reference]), len(queries)
     same = both.residues[:count] @ both.residues[count:].T
@@ -102,11 +102,11 @@ def identity_with(queries: Sequence[dict[str, str]], reference: Sequence[dict[st
 
 
 def identity_blocks(numbered: Numbered) -> Iterator[tuple[slice, Float32Array]]:
-    """The identity of all u records with each other, block by block: of pairs the lower one of their chains'.
+    """The identity of all u records with each other, block by block; for pairs, the lower one of their two chains.
 
     Yields:
-        The records of the block, b of them, and (b, u) float32 percent; 100 on the diagonal, whatever X there is.
-        0 wherever a chain is not numbered.
+        The records of the block, b of them, and (b, u) float32 percent; 100 on the diagonal, also with an X;
+        0 if a chain is not numbered.
     """
     count = len(numbered)
     size = max(1, _BLOCK_CELLS // max(1, count))

@@ -1,4 +1,4 @@
-"""The labelled rows that a card is of, and why they may be too few for one."""
+"""The labelled rows of a card, and why there may be too few of them."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ from abonyx.card.linear import Task
 FOLDS = 10
 # With fewer rows every interval contains everything.
 MIN_ROWS = 20
-# With fewer rows of a class an interval over draws says nothing: a draw only repeats those few.
+# With fewer rows of a class, an interval says nothing: a draw only repeats those few.
 MIN_OF_CLASS = 5
 CLASS_WORDS = ("specific", "non-specific")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledSet:
-    """The rows that a card is of.
+    """The rows of a card.
 
     Attributes:
-        name: of the set; head: of what is judged.
+        name: of the set.
+        head: what is judged.
         chains: for each chain, n cleaned sequences; one chain, or heavy and light of pairs.
         labels: (n,) float64: 0 and 1, or measured values.
         shared: (n,) bool, rows whose sequence, or its domain, the head was trained on; None = not known.
         trusted: (n,) bool, rows that are not flagged, and so have a call; None = all.
-        left_out: a note on records that are not among the rows: how many, and why.
-        comparisons: made in all, this set's among them: intervals of the first line are corrected for them.
-        folds, draws, seed: folds by cluster, draws of clusters, and the seed of both.
+        left_out: notes on records that are not among the rows: how many, and why.
+        comparisons: how many are made in all, including this one; intervals of the first line are corrected for them.
+        folds, draws, seed: how many folds by cluster and draws of clusters, and the seed of both.
     """
 
     name: str
@@ -49,7 +50,7 @@ class LabelledSet:
     seed: int = 0
 
     def sample(self, rows: Int64Array) -> LabelledSet:
-        """The set of these rows alone."""
+        """The set with only these rows."""
         chains = tuple([chain[row] for row in rows] for chain in self.chains)
         shared = None if self.shared is None else self.shared[rows]
         return replace(self, chains=chains, labels=self.labels[rows], shared=shared, trusted=self.has_call[rows])
@@ -62,7 +63,7 @@ class LabelledSet:
 
     @property
     def contradicted(self) -> int:
-        """Sequences, or pairs, that have both labels; 0 of values."""
+        """How many sequences, or pairs, have both labels; 0 for values."""
         if self.task == "values":
             return 0
         labels: dict[tuple[str, ...], set[float]] = {}
@@ -77,7 +78,7 @@ class LabelledSet:
 
 
 def related(labelled: LabelledSet, of_row: Int64Array) -> str:
-    """Why a class that is hardly more than one family says nothing, "" if both are more.
+    """Why a class is too close to one family of sequences to be judged; "" if neither is.
 
     Args:
         of_row: (n,) cluster of each row.
@@ -94,7 +95,7 @@ def related(labelled: LabelledSet, of_row: Int64Array) -> str:
 
 
 def unjudged(labelled: LabelledSet) -> str:
-    """Why nothing can be said of a set, "" if something can."""
+    """Why a set cannot be judged; "" if it can."""
     count, different = len(labelled.labels), len(set(zip(*labelled.chains, strict=True)))
     if not count:
         return "no row has a label"

@@ -12,21 +12,21 @@ import numpy as np
 from abonyx.arrays import Float64Array
 
 Task = Literal["classes", "values"]
-# What a fit gives: scores (m,) of rows (m, D), log-odds of class 1 or values.
+# The result of a fit: a function from rows (m, D) to scores (m,), log-odds of class 1 or values.
 Predict = Callable[[Float64Array], Float64Array]
 # Rows (n, D), labels (n,) and the strength C or alpha.
 Fit = Callable[[Float64Array, Float64Array, float], Predict]
-# C of the logistic regression, from the most regularised on; alpha of the ridge, likewise.
+# C of the logistic regression and alpha of the ridge, the most regularised first.
 GRIDS: dict[Task, tuple[float, ...]] = {"classes": (0.01, 0.1, 1.0, 10.0), "values": (1000.0, 100.0, 10.0, 1.0)}
 
 
 def fit_standardised(task: Task) -> Fit:
-    """A fit of the task's kind, of columns scaled to mean 0 and standard deviation 1 on its own rows."""
+    """A fit for the task that first scales the columns to mean 0 and standard deviation 1 over its rows."""
     return _logistic if task == "classes" else _ridge
 
 
 def one_thread() -> AbstractContextManager[Any]:
-    """While it is entered, sums add in one order, so that the same rows give the same card on any number of cores."""
+    """Within this context, sums are added in one order, so the same rows give the same card on any number of cores."""
     from threadpoolctl import threadpool_limits  # scikit-learn's own requirement
 
     limits: AbstractContextManager[Any] = threadpool_limits(1)
@@ -36,7 +36,7 @@ def one_thread() -> AbstractContextManager[Any]:
 def _logistic(rows: Float64Array, labels: Float64Array, c: float) -> Predict:
     from sklearn.linear_model import LogisticRegression
 
-    # Newton's method: a handful of steps for so few columns, where lbfgs takes tens.
+    # For so few columns, Newton's method needs a handful of steps and lbfgs tens.
     return _fitted(LogisticRegression(C=c, solver="newton-cholesky"), rows, labels)
 
 
@@ -50,7 +50,7 @@ def _fitted(estimator: object, rows: Float64Array, labels: Float64Array) -> Pred
     mean, scale = rows.mean(axis=0), rows.std(axis=0)
     scale = np.where(scale > 0, scale, 1)
     with warnings.catch_warnings():
-        # A baseline that has not quite converged is still one; its statistics are what they are.
+        # A baseline that has not quite converged is still a baseline, with its own statistics.
         warnings.simplefilter("ignore")
         estimator.fit((rows - mean) / scale, labels)  # type: ignore[attr-defined]
     coef = np.ravel(estimator.coef_)  # type: ignore[attr-defined]

@@ -8,23 +8,26 @@ from abonyx.card.calls import CallCounts
 from abonyx.card.charge import PKA_SOURCE
 from abonyx.card.clusters import Clusters
 
-# Below it percentile intervals over whole clusters are too narrow.
+# With fewer clusters, percentile intervals over whole clusters are too narrow.
 _FEW_CLUSTERS = 20
 # Rows of the smaller class.
 _FEW_OF_CLASS = 20
-# Draws beyond a bound of an interval: with fewer, the bound is little more than the outermost draw.
+# Draws beyond a bound of an interval. With fewer, the bound is hardly more than the outermost draw.
 _FEW_BEYOND = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class SetFacts:
-    """What notes are of.
+    """What notes need to know of a set.
 
     Attributes:
-        rows: that are judged, all_rows: that there were; flagged: of the rows, those without a call.
-        fewest: rows of the smaller class; None of values. contradicted: sequences with both labels.
+        rows: how many are judged.
+        all_rows: how many there were before sampling.
+        flagged: how many of the rows have no call.
+        fewest: rows of the smaller class; None for values.
+        contradicted: how many sequences have both labels.
         left_out: notes on records that are not among the rows.
-        comparisons: that the first line's intervals are corrected for.
+        comparisons: how many the intervals of the first line are corrected for.
         shared_known: whether the bundle records its training rows.
     """
 
@@ -42,7 +45,7 @@ class SetFacts:
 
 
 def notes(facts: SetFacts, calls: CallCounts | None, *, fitted: bool) -> list[str]:
-    """The notes, in the order in which a page lists them."""
+    """The notes, in the order of the page."""
     return [*_of_rows(facts, fitted), *_of_intervals(facts), *_of_calls(facts, calls, fitted), *_of_fits(facts, fitted)]
 
 
@@ -96,7 +99,7 @@ def _of_fits(facts: SetFacts, fitted: bool) -> list[str]:
     else:
         learns = "the baselines learn from the labels of this set, in folds; the head does not"
     charge = f"charge is at pH 7.4, with the pKa values of {PKA_SOURCE}; cysteines are taken as bonded"
-    # Else the head's R2 here and the same head's R2 over the whole set would look like a contradiction.
+    # Without this note, R2 here and R2 over the whole set would seem to contradict each other.
     beside = "R2 compares the head, too, with the mean of the rows outside each fold; of all rows at once it differs"
     return [learns, charge, *([beside] if facts.fewest is None and not fitted else [])]
 

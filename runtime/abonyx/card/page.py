@@ -1,4 +1,4 @@
-"""card.md and card.html: one card, two pages. The HTML holds everything and links to nothing."""
+"""card.md and card.html: the same card as two pages. The HTML loads nothing and links to nothing."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ svg text { fill: var(--ink); }
 @media print { html, body { font-size: 10px; } body { margin: 0; padding: 0; max-width: none; }
   h2, tr, svg { break-inside: avoid; } h2 { break-after: avoid; } }
 """
-# What Markdown could read as markup, wherever it is in a line.
+# Characters that Markdown could read as markup anywhere in a line.
 _MARKUP = re.compile(r"([\\`*_\[\]|~#])")
-# The picture, in SVG units: names to the left of _LEFT, one row each.
+# The picture, in SVG units: names are to the left of _LEFT, one in each row.
 _LEFT, _RIGHT, _WIDTH, _ROW = 210, 640, 660, 26
 
 
@@ -57,12 +57,12 @@ def _markdown_table(section: Section) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown shows as it is: names of files may hold anything."""
+    """Text that Markdown shows unchanged: names of files may hold any character."""
     return _MARKUP.sub(r"\\\1", escape(one_line(text), quote=False))
 
 
 def one_line(text: str) -> str:
-    """Text without control characters, at its whole length."""
+    """The whole text, with control characters escaped."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
@@ -100,7 +100,7 @@ def _html_section(section: Section, picture: str) -> str:
             f'<tr><th scope="row">{_text(row[0])}</th>{"".join(f"<td>{_text(cell)}</td>" for cell in row[1:])}</tr>\n'
             for row in section.rows
         )
-        # What scrolls on a phone has to take the focus, and a name.
+        # An area that scrolls on a phone needs the focus and a name.
         region = f'<div class="wide" tabindex="0" role="region" aria-label="{_text(section.title)}">'
         body += f"{region}<table><thead><tr>{head}</tr></thead><tbody>\n{rows}</tbody></table></div>\n"
     if section.title == "Folds by sequence cluster":
@@ -122,7 +122,7 @@ class _Mark(NamedTuple):
 
 
 def _picture(card: Card) -> str:
-    """Each predictor's first statistic with its interval, beside chance; "" if none is defined."""
+    """The first statistic of each predictor with its interval, and chance; "" if none is defined."""
     statistic, word = next(iter(STATISTICS[card.task].items()))
     marks = []
     for each in card.predictors:
@@ -149,7 +149,7 @@ def _picture(card: Card) -> str:
     ends = "".join(
         f'<text x="{across(value)}" y="{bottom + 16}" text-anchor="middle">{number(value)}</text>'
         for value in (first + 0.03, last - 0.03)
-        if abs(across(value) - across(chance)) > 90  # else the two texts would touch
+        if abs(across(value) - across(chance)) > 90  # otherwise the two texts would touch
     )
     described = "; ".join(f"{mark.name} {number(mark.value)}" for mark in marks)
     return (
@@ -162,5 +162,5 @@ def _picture(card: Card) -> str:
 
 
 def _colour(row: int) -> str:
-    """The head, which is the first, stands out."""
+    """A colour of its own for the head, which is the first row."""
     return "var(--ink)" if row else "var(--mark)"

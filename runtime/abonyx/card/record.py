@@ -8,14 +8,14 @@ from abonyx.card.calls import CallCounts
 from abonyx.card.statistics import Estimate
 
 SCHEMA_VERSION = 1
-# metrics.json's key -> as a page prints it, in the order of both; the first is what the first line is about.
+# Key of metrics.json -> name on the page, in the order of both. The first line is about the first one.
 CLASS_STATISTICS = {"auc": "AUC", "balanced_accuracy": "balanced accuracy", "mcc": "MCC", "accuracy": "accuracy"}
 VALUE_STATISTICS = {"spearman": "Spearman", "r2": "R2", "mae": "mean absolute error"}
 STATISTICS = {"classes": CLASS_STATISTICS, "values": VALUE_STATISTICS}
 
 
 class LevelRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """Single linkage at one identity: fields as clusters.Level's."""
+    """Single linkage at one identity; fields as in clusters.Level."""
 
     percent: int
     clusters: int
@@ -27,11 +27,11 @@ class FoldsRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         folds: how many.
-        level: percent identity at which sequences are linked; 100: identical ones alone.
-        tried: the levels up to it.
+        level: percent identity at which sequences are linked; 100: only identical ones.
+        tried: the levels up to this one.
         seed: of the folds and of the draws.
         draws: of whole clusters, for the intervals.
-        rows_of: rows that there were, where the card is of a sample; else None.
+        rows_of: how many rows there were if the card is of a sample; otherwise None.
     """
 
     folds: int
@@ -47,7 +47,7 @@ class PredictorRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         clusters: statistic -> estimate, folds by sequence cluster.
-        random: statistic -> value, random folds; None for a head that was not fitted here: it has no folds.
+        random: statistic -> value, random folds; None for a head that was not fitted here, and so has no folds.
     """
 
     name: str
@@ -59,7 +59,7 @@ class DifferenceRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The head minus the best baseline, paired on the same draws.
 
     Attributes:
-        comparisons: made in all: the interval holds 95 % over them (Bonferroni).
+        comparisons: how many are made in all; the interval holds 95 % over them (Bonferroni).
     """
 
     baseline: str
@@ -77,12 +77,13 @@ class SpreadRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class IntervalRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """The interval around a value, beside not predicting.
+    """The interval around a predicted value, compared with no prediction.
 
     Attributes:
-        confidence: share of rows whose measured value lies in it. low, high: what is added to a value.
+        confidence: share of rows whose measured value lies in it.
+        low, high: what is added to a value.
         spread: width of the interval that holds the same share of the labels, in their unit.
-        covered: of a head that was fixed before: share of the rows without a flag whose label lies in the interval.
+        covered: for a head that was fitted before, the share of the rows without a flag whose label lies in it.
     """
 
     confidence: float
@@ -93,7 +94,7 @@ class IntervalRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ratio(self) -> float:
-        """The interval's width over the labels' own; 1 and more: a prediction narrows nothing."""
+        """The width of the interval over that of the labels; from 1 on, a prediction narrows nothing."""
         return (self.high - self.low) / self.spread
 
 
@@ -102,14 +103,17 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         sentence: the first line.
-        name: of the set. head: of what is judged.
+        name: of the set.
+        head: what is judged.
         task: "classes" or "values".
-        fitted: the head was fitted on these rows and is judged out of fold; else it was fixed before.
-        rows: that the card is of. positives: of them labelled 1; None of values.
+        fitted: the head was fitted on these rows and is judged out of fold; False = it was fitted before.
+        rows: how many rows the card has.
+        positives: how many of them are labelled 1; None for values.
         shared: rows whose sequence, or its domain, the head was trained on; None = not known.
         folds, predictors, difference: None and empty if nothing could be judged; the head is the first predictor.
-        calls: of heads with a band.
-        spread: of values. interval: of a head of values that stores one, or was fitted here, out of fold.
+        calls: how good the calls are; None for values.
+        spread: of measured values; None for classes.
+        interval: of a head of values that stores one or was fitted here (out of fold).
         notes: what a reader must know of the numbers.
     """
 
@@ -131,7 +135,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CardFile(msgspec.Struct, frozen=True, kw_only=True):
-    """metrics.json of a fitted bundle. What `evaluate` writes has the same two fields, and its own."""
+    """metrics.json of a fitted bundle. The file of `evaluate` has these two fields and more."""
 
     schema_version: int = SCHEMA_VERSION
     card: Card

@@ -1,4 +1,4 @@
-"""What both pages of a card show: paragraphs and tables, as plain text."""
+"""The content of both pages of a card: paragraphs and tables, as plain text."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from abonyx.card.record import STATISTICS, Card, FoldsRecord, IntervalRecord, Pr
 from abonyx.card.sentence import interval, number
 from abonyx.card.statistics import Estimate
 
-# Of the labels' own spread: an interval so wide says no more than the labels without a prediction.
+# Share of the labels' own spread. An interval wider than this says no more than the labels without a prediction.
 _NO_NARROWER = 0.9
 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, and under it paragraphs and a table; the first cell of each row names it."""
+    """A heading, paragraphs and a table; the first cell of a row is its name."""
 
     title: str
     paragraphs: list[str] = field(default_factory=list)
@@ -25,7 +25,7 @@ class Section:
 
 
 def sections(card: Card) -> list[Section]:
-    """All of a card below its first line, in order; a section without content is left out."""
+    """The sections of a card below its first line, in order; empty ones are left out."""
     names = STATISTICS[card.task]
     found = [Section("Notes", [*card.notes])] if card.notes else []
     if card.predictors:
@@ -41,7 +41,7 @@ def sections(card: Card) -> list[Section]:
 
 
 def percent(share: float) -> str:
-    """As `42 %`."""
+    """Such as `42 %`."""
     return f"{100 * share:.0f} %"
 
 
@@ -62,7 +62,7 @@ def _clustered(card: Card, names: dict[str, str]) -> Section:
 
 
 def _random(card: Card, names: dict[str, str]) -> Section:
-    """The same without intervals, so that the difference that similar sequences make is seen."""
+    """The same without intervals; it shows how much similar sequences matter."""
 
     def row(each: PredictorRecord) -> list[str]:
         values = ["fixed" for _ in names] if each.random is None else [_figure(key, each.random[key]) for key in names]
@@ -80,7 +80,7 @@ def _cell(statistic: str, estimate: Estimate) -> str:
 
 
 def _figure(statistic: str, value: float | None) -> str:
-    """With three decimals; an error, which has the labels' unit and may be of any size, with four digits."""
+    """With three decimals; an error has the labels' unit and may have any size, so it has four digits."""
     return number(value, 3) if statistic != "mae" or value is None else f"{value:.4g}"
 
 

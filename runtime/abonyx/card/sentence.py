@@ -1,4 +1,4 @@
-"""The first line of a card: what the data say of the head, in plain words."""
+"""The first line of a card: what the data say about the head, in plain words."""
 
 from __future__ import annotations
 
@@ -27,18 +27,19 @@ def sentence(
 
     Args:
         statistic: "auc" or "spearman".
-        head: the head's; difference: from the best baseline's.
+        head: the statistic of the head.
+        difference: the head minus the best baseline.
         baseline: the best baseline's name.
-        accuracy: the head's, that of calling every row the same, and the word for that class; of classes.
+        accuracy: of the head, of calling every row the same, and the word for that class; None for values.
         shared: rows that the head was trained on, and all rows; None = not known.
-        fitted: the head was fitted to these labels, whichever way they run.
-        comparisons: that head and difference are corrected for.
+        fitted: the head was fitted to these labels, so their direction is right.
+        comparisons: how many head and difference are corrected for.
         apart: folds keep similar sequences apart, not only identical ones.
     """
     verdict = _verdict(statistic, head, difference, baseline, fitted, comparisons)
     parts = [verdict]
     if shared is not None and shared[0]:
-        # First of all: a head is better on its own training rows whatever it is worth.
+        # This comes first: on its own training rows, any head looks better.
         parts.insert(0, f"Trained on {shared[0]:,} of these {shared[1]:,} rows, so that the figures flatter.")
     elif not apart and verdict.startswith((_BETTER, _WORSE)):
         parts.insert(
@@ -76,10 +77,10 @@ def _verdict(
 
 
 def interval(estimate: Estimate, comparisons: int = 1) -> str:
-    """As `0.02, 95 % interval -0.03 to 0.07`; with three decimals if a bound would be shown as 0.
+    """Such as `0.02, 95 % interval -0.03 to 0.07`; with three decimals if a bound would be shown as 0.
 
     Args:
-        comparisons: that the interval is corrected for.
+        comparisons: how many the interval is corrected for.
     """
     if estimate.value is None:
         return "not defined"
@@ -93,5 +94,5 @@ def interval(estimate: Estimate, comparisons: int = 1) -> str:
 
 
 def number(value: float | None, places: int = 2) -> str:
-    """With so many decimals and no sign on a zero; "-" if there is none."""
+    """A number with so many decimals, and no minus on a zero; "-" for None."""
     return "-" if value is None else f"{round(value, places) + 0.0:.{places}f}"

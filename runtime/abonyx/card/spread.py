@@ -1,4 +1,4 @@
-"""How far measured values lie apart, and an interval around predicted ones beside that."""
+"""How far measured values lie apart, and how wide an interval around predicted values is in comparison."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from abonyx.card.record import IntervalRecord, SpreadRecord
 
 
 def spread_record(labels: Float64Array) -> SpreadRecord:
-    """Of measured labels (n,)."""
+    """The spread of measured labels (n,)."""
     p10, p90 = np.percentile(labels, (10, 90))
     return SpreadRecord(sd=float(labels.std(ddof=1)), p10=float(p10), p90=float(p90))
 
@@ -18,7 +18,7 @@ def spread_record(labels: Float64Array) -> SpreadRecord:
 def interval_record(
     interval: ValueBand | None, labels: Float64Array, covered: float | None = None
 ) -> IntervalRecord | None:
-    """An interval beside the one that holds the same share of labels (n,); None if nearly all of them are equal."""
+    """An interval, with the width that holds the same share of labels (n,); None if nearly all labels are equal."""
     if interval is None:
         return None
     tail = 50 * (1 - interval.confidence)
@@ -35,7 +35,7 @@ def interval_record(
 
 
 def share_covered(interval: ValueBand, labels: Float64Array, values: Float64Array, trusted: BoolArray) -> float | None:
-    """The share of measured labels (n,) inside the interval around values (n,), of trusted rows; None if none is."""
+    """The share of trusted rows whose label (n,) lies in the interval around its value (n,); None without such rows."""
     if not trusted.any():
         return None
     off = (labels - values)[trusted]

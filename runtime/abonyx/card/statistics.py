@@ -1,7 +1,7 @@
-"""Statistics of pooled scores, on the rows as they are and on draws of whole clusters.
+"""Statistics of pooled scores, on all rows once and on draws of whole clusters.
 
-A draw only changes how often each row counts, so that every statistic of a draw is a sum over those counts, and the
-same draws serve all predictors: their differences are paired.
+A draw only changes how often each row counts, so every statistic of a draw is a sum over those counts. All predictors
+share the same draws, so their differences are paired.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ class Estimate(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class ClassScores:
-    """What one predictor gives n rows of classes.
+    """The scores of one predictor for n rows of classes.
 
     Attributes:
         ranked: (n,) comparable across folds; higher = class 1.
-        called: (n,) whether it is called 1.
+        called: (n,) whether a row is called 1.
     """
 
     ranked: Float64Array
     called: BoolArray
 
     def measure(self, labels: Float64Array, weights: Float64Array) -> dict[str, Float64Array]:
-        """Statistic -> (draws,); NaN where a draw leaves it undefined.
+        """Statistic -> (draws,); NaN if it is not defined for a draw.
 
         Args:
             labels: (n,) 0 and 1.
@@ -55,7 +55,7 @@ class ClassScores:
             return {
                 "auc": _area(self.ranked, positive, negative),
                 "balanced_accuracy": (tp / positives + tn / negatives) / 2,
-                # 0 of constant calls, as scikit-learn has it
+                # 0 for constant calls, as in scikit-learn
                 "mcc": np.where(margins > 0, (tp * tn - fp * fn) / np.sqrt(np.maximum(margins, 1)), 0),
                 "accuracy": (tp + tn) / (positives + negatives),
             }
@@ -63,12 +63,12 @@ class ClassScores:
 
 @dataclass(frozen=True)
 class ValueScores:
-    """What one predictor gives n rows of measured values.
+    """The scores of one predictor for n rows of measured values.
 
     Attributes:
         ranked: (n,) comparable across folds.
         predicted: (n,) in the labels' unit.
-        mean: (n,) the training rows' mean label: what predicting nothing predicts.
+        mean: (n,) mean label of the training rows: the prediction without a predictor.
     """
 
     ranked: Float64Array
@@ -76,7 +76,7 @@ class ValueScores:
     mean: Float64Array
 
     def measure(self, labels: Float64Array, weights: Float64Array) -> dict[str, Float64Array]:
-        """As ClassScores.measure, of measured labels (n,)."""
+        """As ClassScores.measure, for measured labels (n,)."""
         with np.errstate(divide="ignore", invalid="ignore"):
             left = weights @ (labels - self.predicted) ** 2
             nothing = weights @ (labels - self.mean) ** 2
@@ -103,7 +103,7 @@ class Measurement:
     drawn: dict[str, dict[str, Float64Array]]
 
     def estimate(self, predictor: str, statistic: str, comparisons: int = 1) -> Estimate:
-        """A predictor's, its interval corrected (Bonferroni) for so many comparisons."""
+        """The estimate of a predictor, with its interval corrected (Bonferroni) for so many comparisons."""
         value = self.estimates[predictor][statistic].value
         return Estimate(None) if value is None else _estimate(value, self.drawn[predictor][statistic], comparisons)
 
@@ -143,13 +143,13 @@ def measure(
 
 
 def point_auc(labels: Float64Array, ranked: Float64Array) -> float:
-    """The AUC of n rows; NaN if all labels are one."""
+    """The AUC of n rows; NaN if all labels are the same."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return float(_area(ranked, labels[None], 1 - labels[None])[0])
 
 
 def _estimate(value: float, drawn: Float64Array, comparisons: int = 1) -> Estimate:
-    """The value and the percentiles of those draws that define it."""
+    """The value, and the percentiles over the draws that define it."""
     beyond = 100 * (1 - CONFIDENCE_LEVEL) / 2 / comparisons
     defined = drawn[np.isfinite(drawn)]
     if not np.isfinite(value):
@@ -172,7 +172,7 @@ def _weights(clusters: Int64Array, draws: int, seed: int) -> Iterator[Float64Arr
 
 
 def _area(ranked: Float64Array, positive: Float64Array, negative: Float64Array) -> Float64Array:
-    """AUC (draws,) of how often each row counts as a positive and as a negative: (draws, n) each; a tie is half."""
+    """AUC (draws,), from how often each row counts as positive and as negative: (draws, n) each; a tie counts half."""
     order = np.argsort(ranked, kind="stable")
     ends = _ends(ranked[order])
     below = np.cumsum(negative[:, order], axis=1)[:, ends]
@@ -193,7 +193,7 @@ def _ranks(values: Float64Array, weights: Float64Array) -> Float64Array:
     order = np.argsort(values, kind="stable")
     ends = _ends(values[order])
     upto = np.cumsum(weights[:, order], axis=1)[:, ends]
-    middle = upto - np.diff(upto, prepend=0) / 2  # half a rank from the mean rank, the same for all
+    middle = upto - np.diff(upto, prepend=0) / 2  # half a rank below the mean rank, for every row
     run = np.searchsorted(ends, np.arange(len(values)))
     ranks = np.empty_like(weights)
     ranks[:, order] = middle[:, run]
@@ -201,13 +201,13 @@ def _ranks(values: Float64Array, weights: Float64Array) -> Float64Array:
 
 
 def rank_correlation(ranked: Float64Array, labels: Float64Array, weights: Float64Array) -> Float64Array:
-    """Spearman's (draws,); 0 of scores that are all one, NaN of labels that are."""
+    """Spearman correlation (draws,); 0 if all scores are equal, NaN if all labels are equal."""
     one, other = _ranks(ranked, weights), _ranks(labels, weights)
     total = weights.sum(axis=1, keepdims=True)
     one = one - (weights * one).sum(axis=1, keepdims=True) / total
     other = other - (weights * other).sum(axis=1, keepdims=True) / total
     spread, spread_of_labels = (weights * one**2).sum(axis=1), (weights * other**2).sum(axis=1)
     together = (weights * one * other).sum(axis=1)
-    none = spread <= 1e-9 * spread_of_labels  # rounding leaves a trace of the mean
+    none = spread <= 1e-9 * spread_of_labels  # rounding leaves a small rest
     known: Float64Array = together / np.sqrt(np.where(none, 1, spread) * spread_of_labels)
     return np.where(none & (spread_of_labels > 0), 0, known)

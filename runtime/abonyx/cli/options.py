@@ -24,6 +24,9 @@ BUNDLE_HELP = "Bundle: a directory, or hf:ORG/NAME@REVISION.  [default: mini, wh
 BUNDLE_OUTPUT_HELP = "Bundle directory to create; must not exist."
 HEADS_HELP = "Heads to use; each has its own columns in the output.  [default: the first]"
 PROVIDER_HELP = "Provider that runs the model: cpu, cuda, coreml or openvino; no other is tried.  [default: cpu]"
+VALIDATED_HELP = (
+    'metrics.json of `evaluate --by COLUMN` for this bundle. In scans, its figure replaces "has not been validated".'
+)
 VARIANT_HELP = "Variant of the bundle.  [default: the bundle's choice for the provider]"
 CONFIG_HELP = "TOML file of settings; see configs/."
 PATH_OR_DASH = click.Path(path_type=Path, allow_dash=True)

@@ -9,7 +9,17 @@ from typing import Any
 import click
 
 from abonyx.cli.example import example
-from abonyx.cli.options import HEADS_HELP, PATH, PATH_OR_DASH, can_draw, names_of, prepare, run_options
+from abonyx.cli.options import (
+    HEADS_HELP,
+    PATH,
+    PATH_OR_DASH,
+    SUMMARY,
+    VALIDATED_HELP,
+    can_draw,
+    names_of,
+    prepare,
+    run_options,
+)
 from abonyx.logs import LOGGER
 
 
@@ -35,10 +45,11 @@ from abonyx.logs import LOGGER
     "--validated",
     metavar="METRICS.JSON",
     type=PATH,
-    help='metrics.json from `evaluate --by COLUMN` for this bundle. Its figure replaces "has not been validated".',
+    help=VALIDATED_HELP,
 )
 @click.option("--no-pictures", is_flag=True, help="Write only the tables; they need no extra.")
 @click.option("--yes", is_flag=True, help="Allow more than 20,000 mutants.")
+@SUMMARY
 @click.option("--restart", is_flag=True, help="Discard what an interrupted scan left, and start again.")
 @run_options
 def scan(
@@ -53,6 +64,7 @@ def scan(
     no_pictures: bool,
     yes: bool,
     restart: bool,
+    summary: Path | None,
     **options: Any,
 ) -> None:
     """Show what each single mutation does to scores and charge.
@@ -60,16 +72,20 @@ def scan(
     Scans the sequences of INPUT; - is stdin. It recommends no mutation. Pictures need the extra explain.
     """
     from abonyx.explain.scan import scan_options
-    from abonyx.explain.scan_files import ScanRequest, refuse_output, scan_records
+    from abonyx.explain.scan_files import refuse_output, scan_records
+    from abonyx.explain.scan_request import ScanRequest
+    from abonyx.run.summary_file import check_summary
 
     run = prepare(options)
     chosen = scan_options(run.bundle, run.config, names_of("heads", heads), positions, exclude, run.check, validated)
     run = run.of_chains(tuple(chosen.heads[0].chains))
     refuse_output(output)
+    source_file = None if str(source) == "-" else source
+    check_summary(summary, output, source_file)
     pictures = not no_pictures and can_draw("drawing a scan")
     # With --id, other records of the file may be invalid.
     read = run if id_ is None else dataclasses.replace(run, skip=True)
-    checked = read.read(None if str(source) == "-" else source)
-    request = ScanRequest(run, chosen, output, id_, rank, pictures, yes, restart)
+    checked = read.read(source_file)
+    request = ScanRequest(run, chosen, output, id_, rank, pictures, yes, restart, summary)
     for line in scan_records(request, checked):
         LOGGER.info(line)

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from abonyx.cli.example import example
-from abonyx.cli.options import BUNDLE, BUNDLE_HELP, CONFIG_HELP, PATH, PROVIDER_HELP, VARIANT_HELP
+from abonyx.cli.options import BUNDLE, BUNDLE_HELP, CONFIG_HELP, PATH, PROVIDER_HELP, VALIDATED_HELP, VARIANT_HELP
 from abonyx.errors import ConfigError
 from abonyx.extras import require
 from abonyx.serve.settings import ADMIN_TOKEN_VARIABLE, TOKEN_VARIABLE, Settings, read_token
@@ -43,6 +43,7 @@ def _flag_names(name: str, default: object) -> str:
 @click.option("--provider", help=PROVIDER_HELP)
 @click.option("--variant", help=VARIANT_HELP)
 @click.option("--config", "config_file", type=PATH, help=f"{CONFIG_HELP} /v1/reload reads it again.")
+@click.option("--validated", metavar="METRICS.JSON", type=PATH, help=VALIDATED_HELP)
 @_settings_options
 @click.option("--token-file", type=PATH, help=f"File with the clients' token; or set {TOKEN_VARIABLE}.")
 @click.option(
@@ -54,6 +55,7 @@ def serve(
     provider: str | None,
     variant: str | None,
     config_file: Path | None,
+    validated: Path | None,
     token_file: Path | None,
     admin_token_file: Path | None,
     workers: int,
@@ -66,6 +68,7 @@ def serve(
     """
     from abonyx.bundle import open_pinned
     from abonyx.config import RuntimeConfig, load_config
+    from abonyx.explain.validated import read_validated_for_any
 
     if workers != 1:
         raise ConfigError(
@@ -80,8 +83,10 @@ def serve(
     def load() -> RuntimeConfig:
         config, opened = open_pinned(load_config(config_file, flags=flags))
         opened.variant(config.provider, config.variant)
+        if validated is not None:  # before the open model is closed for another one
+            read_validated_for_any(validated, opened, config)
         return config
 
     from abonyx.serve.server import serve as run_service
 
-    run_service(load, settings)
+    run_service(load, settings, validated)

@@ -1,8 +1,8 @@
 """Percentile intervals of every metric, from one set of resampled rows.
 
-Resampling only changes how often each row counts. With the rows sorted by p once, every metric of a resample is a sum
-over those counts: 2,000 resamples of 141,021 rows cost seconds to minutes, where as many calls of scikit-learn's
-ranking metrics would each sort again.
+Resampling only changes how often each row counts. If the rows are sorted by p once, every metric of a resample is a sum
+over those counts. So 2,000 resamples of 141,021 rows take seconds to minutes; scikit-learn's ranking metrics would sort
+again for each resample.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ def resampled_metrics(y: Ints, p: Float32Array, called: int, resamples: int, see
     """Every metric on every resample of rows, with replacement; NaN where a resample leaves it undefined.
 
     Args:
-        y: (n,) labels 0/1, rows sorted by falling p.
-        p: (n,) probabilities, falling.
-        called: how many rows are called non-specific: the first ones.
+        y: (n,) labels 0/1, in the order of p.
+        p: (n,) probabilities, the highest first.
+        called: how many rows, from the first, are called non-specific.
         resamples: how many.
         seed: of the generator.
     """
     ends = np.flatnonzero(np.append(p[1:] != p[:-1], True))  # last row of each run of equal p
     error = (p.astype(np.float64) - y) ** 2
     blocks: list[dict[str, Float64Array]] = []
-    # Quotients without a denominator come out as the NaN that they are meant to be.
+    # 0 / 0 gives NaN, which means that the metric is not defined.
     with np.errstate(divide="ignore", invalid="ignore"):
         for weights in row_weights(len(y), resamples, seed):
             below, positives = np.cumsum(weights, axis=1), np.cumsum(weights * y, axis=1)
@@ -45,7 +45,7 @@ def resampled_metrics(y: Ints, p: Float32Array, called: int, resamples: int, see
 
 
 def interval(values: Float64Array) -> tuple[float, float, int]:
-    """The percentiles of those resamples that define the metric (NaN if none does), and how many do not."""
+    """The percentiles over the resamples that define the metric (NaN if none does), and how many do not define it."""
     defined = values[~np.isnan(values)]
     if not defined.size:
         return float("nan"), float("nan"), len(values)
@@ -64,7 +64,7 @@ def row_weights(n: int, resamples: int, seed: int) -> Iterator[Ints]:
 
 
 def _confusion_metrics(below: Ints, positives: Ints, called: int) -> dict[str, Float64Array]:
-    """Metrics of the calls, from the cumulated counts of rows and of positives in order of falling p."""
+    """Metrics of the calls, from the cumulative counts of rows and of positives, the highest p first."""
     zero = np.zeros(len(below), np.int64)
     tp = (positives[:, called - 1] if called else zero).astype(np.float64)
     fp = (below[:, called - 1] if called else zero) - tp
@@ -86,7 +86,7 @@ def _ranking_metrics(tp: Ints, fp: Ints) -> dict[str, Float64Array]:
     total_tp, total_fp = tp[:, -1].astype(np.float64), fp[:, -1].astype(np.float64)
     # Trapezoids under the ROC curve; a positive and a negative of equal p count as half in order.
     area = (new_fp * (tp - new_tp / 2)).sum(axis=1) / (total_tp * total_fp)
-    # Steps at which no row was drawn add nothing; their precision may be 0 / 0.
+    # Steps without a drawn row add nothing; their precision could be 0 / 0.
     precision = tp / np.maximum(tp + fp, 1)
     average = (new_tp * precision).sum(axis=1) / total_tp
     return {"roc_auc": area, "pr_auc": np.where(total_fp > 0, average, np.nan)}

@@ -1,4 +1,4 @@
-"""How pictures look, explain's too, by matplotlib: readable at 600 pixels, and without telling colours apart."""
+"""The look of all pictures, also those of explain: readable at 600 pixels, and without telling colours apart."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Of Okabe and Ito's palette, which every kind of colour vision tells apart; line styles and hatches say it again.
+# From the palette of Okabe and Ito, which every kind of colour vision tells apart. Line styles and hatches differ, too.
 BLUE, VERMILLION, GREY = "#0072B2", "#D55E00", "#595959"
 # Over matplotlib's own defaults, so that a user's matplotlibrc changes nothing. The salt fixes the SVG's ids.
 _STYLE = {
@@ -25,7 +25,7 @@ _STYLE = {
 }
 _SIZE_INCHES, _DPI = (6.0, 4.8), 150
 _NAME_LENGTH = 36
-# The bundled font draws the letters before this one; others would be empty boxes and a warning each.
+# The bundled font has the letters before this one. Each other letter would be an empty box and a warning.
 _FIRST_UNDRAWN = "\u0250"
 
 
@@ -39,7 +39,7 @@ class Picture(NamedTuple):
 
 
 def render(name: str, text: str, paint: Callable[[Axes], None]) -> Picture:
-    """What `paint` puts on empty axes, the same bytes each time."""
+    """A picture of what `paint` draws on empty axes: the same bytes each time."""
     with style():
         figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
         paint(figure.add_subplot())
@@ -56,7 +56,7 @@ def encode(figure: Figure) -> tuple[bytes, bytes]:
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Within it, figures look alike, whatever the user's matplotlibrc has."""
+    """Within this context, figures look the same whatever the user's matplotlibrc says."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(_STYLE)
@@ -64,8 +64,8 @@ def style() -> Iterator[None]:
 
 
 def titled(axes: Axes, what: str, name: str, rows: int) -> None:
-    """What is drawn; below it the input's name, as far as the font and the width go, and its rows."""
-    # a $ in a file's name is no formula
+    """Set a title: what is drawn, then the input's name, as far as font and width allow, and its rows."""
+    # parse_math: a $ in a file's name must not begin a formula
     axes.set_title(f"{what}\n{drawn(shortened(name, _NAME_LENGTH))}, n = {rows:,}", parse_math=False)
 
 
@@ -80,5 +80,5 @@ def drawn(text: str) -> str:
 
 
 def add_legend(axes: Axes) -> None:
-    """Below the axes: there is no corner that no curve passes."""
+    """Add a legend below the axes: curves pass through every corner inside."""
     axes.figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9, columnspacing=1.2)

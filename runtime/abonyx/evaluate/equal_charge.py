@@ -1,4 +1,4 @@
-"""What is concluded of a ranking among variants of one parent and one charge; `abonyx scan --validated` says it."""
+"""The conclusion about a ranking among variants of one parent and one charge; `abonyx scan --validated` repeats it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from abonyx.bundle.tolerances import NO_WIDTH
 AUC, SPEARMAN = "ROC AUC", "Spearman"
 CHANCE = {AUC: 0.5, SPEARMAN: 0.0}
 LOWEST = {AUC: 0.0, SPEARMAN: -1.0}
-# Rows of one parent and one charge with labels that differ, and draws, below which nothing is concluded; as the card.
+# With fewer rows of one parent and one charge that have different labels, or fewer draws, nothing is concluded.
 FEWEST_ROWS, FEWEST_DRAWS = 20, 200
 
 
@@ -23,10 +23,10 @@ class Figure(NamedTuple):
 
 
 def conclusion(figure: Figure, variants: str) -> str | None:
-    """Whether variants of one parent and one charge are ranked better than by chance; None = this cannot be told.
+    """Whether variants of one parent and one charge are ranked better than by chance; None = this is not known.
 
     Args:
-        variants: which, in words.
+        variants: which variants, as part of the sentence.
     """
     metric, value, low, high = figure
     if value is None or low is None or high is None or high - low < NO_WIDTH:

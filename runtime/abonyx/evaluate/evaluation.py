@@ -1,4 +1,4 @@
-"""From labelled files to a directory of metrics, a card, predictions, pictures and a report, or nothing at all."""
+"""From labelled files to a directory of metrics, a card, predictions, pictures and a report; or to an error."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ __all__ = ["EvaluationRequest", "check_request", "evaluate_files"]
 
 
 class _Evaluation(NamedTuple):
-    """What holds for every input."""
+    """What is the same for every input."""
 
     request: EvaluationRequest
     run: RunRequest
@@ -47,7 +47,7 @@ class _Evaluation(NamedTuple):
 
 
 class _Both(NamedTuple):
-    """What was measured on all labelled rows, and without the flagged ones; None if nothing is left or known."""
+    """What was measured on all labelled rows, and without flagged rows; None if none is left, or flags are unknown."""
 
     rows: LabelledRows
     measured: Measured
@@ -63,7 +63,7 @@ def evaluate_files(request: EvaluationRequest, run: RunRequest) -> list[str]:
 
     Raises:
         BundleError, ConfigError: see check_request and evaluated_head; or the directory cannot be written.
-        InputError: an input that cannot be read, has no label, or labels of the other kind than the head's.
+        InputError: an input that cannot be read, has no label, or has labels of a kind that does not fit the head.
     """
     head = evaluated_head(request, run)
     run = replace(run.of_chains(head.spec.chains), keep=() if request.by is None else (request.by,))
@@ -120,7 +120,7 @@ def _write(each: EvaluatedSet, directory: Path, evaluation: _Evaluation, labelle
 def _by_parent(
     each: EvaluatedSet, rows: LabelledRows, evaluation: _Evaluation, shared: BoolArray | None
 ) -> ByParent | None:
-    """The agreement among variants of one parent, if it was asked for."""
+    """The agreement among variants of one parent, if it was requested."""
     request = evaluation.request
     if request.by is None:
         return None
@@ -146,7 +146,7 @@ def _by_parent(
 
 
 def _measure(each: EvaluatedSet, evaluation: _Evaluation) -> _Both:
-    """Measure with and without the flagged rows, by the same seed."""
+    """Measure with and without the flagged rows, with the same seed."""
     request = evaluation.request
 
     def measured(rows: LabelledRows) -> Measured:
@@ -170,7 +170,7 @@ def _record(
     request, run, head = evaluation
     batch = f" (batch {run.config.batch_size})" if run.config.batch_size else ""
     rows, without, metadata = both.rows, both.unflagged, run.metadata()
-    del metadata["domain"]  # as text, for formats that hold nothing else
+    del metadata["domain"]  # it is one text; the record has its parts
     return EvaluationRecord(
         input=each.name,
         input_sha256=each.sha256,
@@ -201,7 +201,7 @@ def _record(
 
 
 class _Counts(TypedDict):
-    """Labelled rows, and those of each class; None of values."""
+    """How many labelled rows, and how many of each class; None for values."""
 
     n: int
     n_positive: int | None
@@ -217,7 +217,7 @@ def _counts(rows: LabelledRows, head: EvaluatedHead) -> _Counts:
 
 
 def _labelled_set(each: EvaluatedSet, evaluation: _Evaluation) -> LabelledSet:
-    """What the card is of: all labelled rows, flagged or not, as `metrics` is."""
+    """The rows of the card: all labelled rows, flagged or not, as in `metrics`."""
     checked, (request, run, head) = each.checked, evaluation
     return LabelledSet(
         name=each.name,
@@ -236,7 +236,7 @@ def _labelled_set(each: EvaluatedSet, evaluation: _Evaluation) -> LabelledSet:
 
 
 def _evaluated(bundle: Bundle, head: HeadSpec) -> str:
-    """What the card is of: the bundle, and which of its heads if it has several."""
+    """What the card judges: the bundle, and its head if it has several."""
     named = f"{bundle.name} ({bundle.sha256[:12]})"
     return named if len(bundle.manifest.heads) == 1 else f"head {head.name} of {named}"
 
@@ -256,18 +256,19 @@ def _notes(each: EvaluatedSet, both: _Both, run: RunRequest, head: HeadSpec) -> 
     notes += _rejected(each)
     if head.calibration is not None:
         controls = f"{head.calibration.controls} controls of {head.calibration.source_name}"
-        notes.append(f"head {head.name} was calibrated to {controls}: among these rows, they flatter the figures")
+        flatter = "if they are among these rows, the figures look better than they are"
+        notes.append(f"head {head.name} was calibrated to {controls}: {flatter}")
     if run.check == "off":
         notes.append("chain and domain were not looked at: no row is flagged")
     elif flagged := labelled - len(both.unflagged.y):
-        notes.append(f"{flagged} of {labelled} labelled rows are flagged: in the first table of metrics alone")
+        notes.append(f"{flagged} of {labelled} labelled rows are flagged: only the first table of metrics has them")
         others = both.measured_unflagged.notes if both.measured_unflagged else []
         notes += [f"without flagged rows: {note}" for note in others if note not in both.measured.notes]
     return notes
 
 
 def _rejected(each: EvaluatedSet) -> list[str]:
-    """That records were rejected, if any were."""
+    """A note on rejected records, if there are any."""
     rejected, total = len(each.checked.rejected), len(each.checked.rejected) + len(each.scores)
     return [f"{rejected} of {total} records were rejected and not scored: see rejected.csv"] if rejected else []
 
@@ -282,7 +283,7 @@ def _flagged_rows(each: EvaluatedSet, head: EvaluatedHead) -> Table:
 
 
 def _write_predictions(path: Path, each: EvaluatedSet, run: RunRequest, head: EvaluatedHead) -> None:
-    """The columns in the order of results, with y_true and what it is compared with before the flag."""
+    """Write the columns of results, with y_true and what it is compared with before the flag."""
     checked = each.checked
     shown: dict[str, Iterable[object]] = {"sequence": checked.shown}
     if checked.light:

@@ -1,4 +1,4 @@
-"""What an evaluation makes of a head that gives a probability, and of one that gives a value."""
+"""How an evaluation uses a head that gives a probability, and a head that gives a value."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from abonyx.evaluate.value_pictures import ValueSubject, draw_values
 from abonyx.run.request import RunRequest
 from abonyx.wording import option
 
-# Below this share of labels in the head's interval, another unit is likelier than a bad head: of random labels it holds
-# several times as many.
+# If less than this share of the labels lies in the head's interval, they probably have another unit: the interval holds
+# several times as many random labels.
 _FEW_COVERED = 0.1
 
 
@@ -40,10 +40,11 @@ class EvaluatedHead(Protocol):
 
     Attributes:
         first: whether it is the bundle's first.
-        rule: of its calls; None = it makes none.
-        task: what its labels are. threshold: of its calls; None = it makes none.
-        column: name of its scores' column in predictions.csv, as results have it.
-        used: what the summary's last line says was used.
+        rule: the rule of its calls; None = it makes none.
+        task: the kind of its labels.
+        threshold: of its calls; None = it makes none.
+        column: the column of its scores in predictions.csv, named as in results.
+        used: what the last line of the summary says was used.
     """
 
     @property
@@ -68,13 +69,13 @@ class EvaluatedHead(Protocol):
         """The card of the same rows."""
 
     def stability(self, varied: Varied, scores: Float32Array) -> Stability | ValueStability:
-        """What changed sequences do to scores (n,)."""
+        """How scores (n,) change if the sequences are changed."""
 
     def draw(self, name: str, rows: LabelledRows, measured: Measured) -> Iterator[Picture]:
-        """The pictures of an input of that name."""
+        """The pictures of the input with that name."""
 
     def facts(self, rows: LabelledRows) -> ValueFacts | None:
-        """What the values are; None of classes."""
+        """Facts about the values; None for classes."""
 
     def columns(self, scores: Float32Array) -> dict[str, Iterable[object]]:
         """Name -> cells of n rows, between y_true and flag in predictions.csv."""
@@ -128,7 +129,7 @@ class ClassHead:
         """See EvaluatedHead."""
 
     def columns(self, scores: Float32Array) -> dict[str, Iterable[object]]:
-        """See EvaluatedHead. y_pred is what is compared with y_true: a flagged row has it, though results do not."""
+        """See EvaluatedHead. y_pred is compared with y_true, so flagged rows have it, too, unlike in results."""
         called = is_nonspecific(scores, self.threshold).astype(np.int8).tolist()
         return {"y_pred": called, self.column: map(shortest_decimal, scores)}
 
@@ -176,7 +177,7 @@ class ValueHead:
 
     def stability(self, varied: Varied, scores: Float32Array) -> ValueStability:
         """See EvaluatedHead."""
-        assert self.spec.training_sd is not None  # as every linear head of a sound manifest
+        assert self.spec.training_sd is not None  # a checked manifest has it for every linear head
         return varied.measure_values(scores, self.spec.training_sd, self._unit)
 
     def draw(self, name: str, rows: LabelledRows, measured: Measured) -> Iterator[Picture]:
@@ -201,7 +202,7 @@ def evaluated_head(request: EvaluationRequest, run: RunRequest) -> EvaluatedHead
     """The head that is evaluated.
 
     Raises:
-        BundleError, ConfigError: see choose_head and choose_calls; or an assay or a threshold for a head of values.
+        BundleError, ConfigError: see choose_head and choose_calls; or an assay or threshold for a head of values.
     """
     head = choose_head(request, run.bundle)
     first = head is run.bundle.manifest.head

@@ -1,4 +1,4 @@
-"""Rows of an evaluated input in an order that a reader wants: the shortlist, and what was called wrong, by margin."""
+"""Lists for the reader of an evaluation: the shortlist, and the rows that were called wrong, by margin."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ SHORTLIST_CSV = "shortlist.csv"
 
 
 class Table(NamedTuple):
-    """Names of columns, and rows of cells as a page and a CSV file show them."""
+    """Names of columns, and rows of cells as text, for a page and a CSV file."""
 
     header: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
 
 
 def shortlist(each: EvaluatedSet, run: RunRequest, head: EvaluatedHead) -> Table:
-    """All scored rows, the best first, those without a call last: rank, id, the columns of results, and the flag."""
+    """All scored rows, best first, rows without a call last: rank, id, the columns of results, and the flag."""
     (found,) = choose_heads(run.bundle, [head.spec.name], config=run.config).heads
     chosen = replace(found, rule=head.rule)
     checked = each.checked
@@ -43,7 +43,7 @@ def shortlist(each: EvaluatedSet, run: RunRequest, head: EvaluatedHead) -> Table
 
 
 def wrong_rows(each: EvaluatedSet, head: EvaluatedHead) -> Table:
-    """The labelled rows that are called wrong, the furthest from the threshold first; of values the largest errors."""
+    """The labelled rows that are called wrong, furthest from the threshold first; for values, all by size of error."""
     threshold = head.threshold
     rows = []
     for id_, label, score, judged in zip(
@@ -52,7 +52,7 @@ def wrong_rows(each: EvaluatedSet, head: EvaluatedHead) -> Table:
         if label is None:
             continue
         off = label - float(score) if threshold is None else float(score) - threshold
-        # as threshold.is_nonspecific: strictly above, in float32
+        # the same rule as threshold.is_nonspecific: strictly above, in float32
         if threshold is None or (score > np.float32(threshold)) != (label == 1):
             rows.append((abs(off), (id_, f"{label:g}", shortest_decimal(score), f"{off:+.3g}", judged.text)))
     rows.sort(key=lambda row: -row[0])
@@ -61,7 +61,7 @@ def wrong_rows(each: EvaluatedSet, head: EvaluatedHead) -> Table:
 
 
 def _texts(column: Iterable[object]) -> list[str]:
-    """Cells as a CSV file has them; nothing is empty."""
+    """Cells as text for a CSV file; None is an empty cell."""
     return [
         "" if cell is None else shortest_decimal(cell) if isinstance(cell, np.float32) else str(cell) for cell in column
     ]

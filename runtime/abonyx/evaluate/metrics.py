@@ -16,7 +16,7 @@ from abonyx.evaluate.bootstrap import interval, resampled_metrics
 
 Ints = Int64Array
 
-# metrics.json's key -> as the report prints it, in the order of both.
+# Key of metrics.json -> name in the report, in the order of both.
 NAMES = {
     "accuracy": "accuracy",
     "precision": "precision",
@@ -37,7 +37,7 @@ class Metric(msgspec.Struct, frozen=True):
     high: float | None
 
     def text(self, form: str = ".3f") -> str:
-        """As `0.663 [0.570, 0.756]`, each number in that format, or that it is undefined."""
+        """Such as `0.663 [0.570, 0.756]`, with each number in that format, or `undefined`."""
         if self.value is None:
             return "undefined"
         if self.low is None or self.high is None:
@@ -51,7 +51,7 @@ class Measured:
 
     Attributes:
         notes: why a metric is None, and which resamples were left out.
-        confusion: [[TN, FP], [FN, TP]]; None of values.
+        confusion: [[TN, FP], [FN, TP]]; None for values.
     """
 
     metrics: dict[str, Metric]
@@ -61,7 +61,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class MeasuredClasses(Measured):
-    """The same of classes, which have a confusion matrix."""
+    """The same for classes, which always have a confusion matrix."""
 
     confusion: list[list[int]]
 
@@ -93,7 +93,7 @@ def with_intervals(
     """Metrics with their intervals, and the notes on what is undefined.
 
     Args:
-        values: name -> value of the rows as they are; None = undefined, and `reasons` has why.
+        values: name -> value of the rows, without resampling; None = undefined, and `reasons` says why.
         drawn: name -> (resamples,) values; NaN = undefined.
     """
     metrics: dict[str, Metric] = {}
@@ -116,7 +116,7 @@ def with_intervals(
 
 Compute = Callable[[Ints, Ints, Float64Array], float]
 
-# Each of labels, calls and probabilities. None is called where _undefined gives a reason.
+# Functions of labels, calls and probabilities; not called for a metric that _undefined gives a reason for.
 _METRICS: dict[str, Compute] = {
     "accuracy": lambda y, calls, p: sk.accuracy_score(y, calls),
     "precision": lambda y, calls, p: sk.precision_score(y, calls, zero_division=np.nan),
@@ -130,7 +130,7 @@ _METRICS: dict[str, Compute] = {
 
 
 def _undefined(confusion: list[list[int]]) -> dict[str, str]:
-    """Why a metric has no value, where scikit-learn would put a 0 or 1 in its place."""
+    """Why a metric is not defined; scikit-learn would return 0 or 1 for it."""
     (tn, fp), (fn, tp) = confusion
     reasons: dict[str, str] = {}
     if tp + fn == 0 or tn + fp == 0:

@@ -1,6 +1,6 @@
-"""Measured variants of parents: how well the model ranks those of one parent, and charge alone, and it at equal charge.
+"""How well variants of one parent are ranked: by the model, by charge alone, and by the model at equal charge.
 
-Only rows of one parent are compared with each other: between parents, a model can look good by telling parents apart.
+Only rows of the same parent are compared: across parents, a model can look good only because it tells parents apart.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from abonyx.evaluate.metrics import Metric
 from abonyx.evaluate.within_groups import Question, Statistic, auc, spearman
 from abonyx.wording import option
 
-# If so many parents weigh alike in the figure at equal charge, parents are drawn for the intervals; otherwise rows of
-# each parent: a draw of parents hardly moves a figure that is of a few of them.
+# If a figure is based on at least this many parents, its interval draws parents. Otherwise it draws rows within each
+# parent: draws of parents hardly move a figure that rests on a few of them.
 PARENTS_TO_DRAW = 20
 PARENTS_CSV = "parents.csv"
 # Cells of (resample, row) held at a time, as in bootstrap.
@@ -27,10 +27,11 @@ _BLOCK_CELLS = 1 << 20
 
 
 class Parent(msgspec.Struct, frozen=True):
-    """One parent's figures; None = not defined: of fewer than two classes, or values that are all equal.
+    """The figures of one parent; None = not defined: fewer than two classes, or values that are all equal.
 
     Attributes:
-        rows: its variants that have a label; charges: formal charges among them.
+        rows: its variants that have a label.
+        charges: how many formal charges they have.
     """
 
     parent: str
@@ -42,7 +43,7 @@ class Parent(msgspec.Struct, frozen=True):
 
     @property
     def figures(self) -> tuple[float | None, float | None, float | None]:
-        """Of the model, of charge alone, and of the model at equal charge."""
+        """The figures of the model, of charge alone, and of the model at equal charge."""
         return self.model, self.charge, self.model_at_equal_charge
 
 
@@ -50,19 +51,20 @@ class ByParent(msgspec.Struct, frozen=True, kw_only=True):
     """Agreement with the measurement among rows of one parent.
 
     Attributes:
-        column: that names the parent.
-        metric: AUC of classes, SPEARMAN of values.
-        rows: that are compared: with a label, a parent and no flag.
-        left_out: with a label and no parent.
-        flagged: with a label and a parent, left out since their score should not be trusted; None = flags were not
+        column: the column that names the parent.
+        metric: AUC for classes, SPEARMAN for values.
+        rows: how many rows are compared: they have a label, a parent and no flag.
+        left_out: how many rows have a label and no parent.
+        flagged: how many rows with a label and a parent are left out because they are flagged; None = flags were not
             looked for.
-        model: of the head's score. charge: of the formal charge alone (K and R less D and E). model_at_equal_charge: of
-            the score among rows of one parent and one formal charge.
-        drawn: what the intervals' resamples draw.
-        concluded: whether it says more than that this cannot be told.
-        compared: parents with rows that can be compared.
+        model: of the head's score.
+        charge: of the formal charge alone (K and R minus D and E).
+        model_at_equal_charge: of the score among rows of one parent and one formal charge.
+        drawn: what the resamples of the intervals draw.
+        concluded: whether the sentence has a conclusion.
+        compared: how many parents have rows that can be compared.
         sentence: what is known of the ranking at equal charge; `abonyx scan --validated` says the same.
-        parents: one each, in the order of their first row.
+        parents: one entry for each, in the order of their first row.
     """
 
     column: str
@@ -80,7 +82,7 @@ class ByParent(msgspec.Struct, frozen=True, kw_only=True):
     parents: list[Parent]
 
     def line(self) -> str:
-        """What the summary, the card and the report say."""
+        """The line in the summary, the card and the report."""
         rows = [f"{self.left_out:,} row{'s' * (self.left_out > 1)} without a parent"] * (self.left_out > 0)
         if self.flagged:
             rows.append(f"{self.flagged:,} flagged row{'s' * (self.flagged > 1)}")
@@ -91,7 +93,7 @@ class ByParent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _comparable(y: Float64Array, strata: Int64Array) -> int:
-    """Rows that share their group with a row of another label."""
+    """How many rows have a row with another label in their group."""
     lowest, highest = np.full(strata.max() + 1, np.inf), np.full(strata.max() + 1, -np.inf)
     np.minimum.at(lowest, strata, y)
     np.maximum.at(highest, strata, y)
@@ -99,9 +101,9 @@ def _comparable(y: Float64Array, strata: Int64Array) -> int:
 
 
 def _weighing_parents(y: Float64Array, group: Int64Array, strata: Int64Array) -> float:
-    """How many parents of equal weight would give a figure that is as widely based (Kish).
+    """The effective number of parents (Kish): so many of equal weight would support the figure as well.
 
-    A parent's weight is its pairs of rows of one stratum with different labels.
+    The weight of a parent is how many pairs of its rows have one stratum and different labels.
     """
     rows_of = np.bincount(strata)
     alike = np.unique(np.stack([strata, np.unique(y, return_inverse=True)[1].ravel()]), axis=1, return_counts=True)
@@ -118,7 +120,7 @@ def _sentence(told: str | None, shared: int | None) -> str:
 
 
 def formal_charge(sequences: Sequence[str]) -> Int64Array:
-    """Lysines and arginines less aspartates and glutamates, (n,) int64: rows of one value are of equal charge."""
+    """Lysines and arginines minus aspartates and glutamates, (n,) int64: rows with the same value have equal charge."""
     counts = [sum(map(sequence.count, "KR")) - sum(map(sequence.count, "DE")) for sequence in sequences]
     return np.array(counts, np.int64)
 
@@ -139,17 +141,18 @@ def measure_by_parent(
     """Measure n rows that have a label.
 
     Args:
-        column: the parents' column.
+        column: the column of the parents, for messages.
         parents: name of each row's parent, "" = none.
-        sequences: what was scored; of a pair both chains.
-        labels: (n,) 0/1, or measured values; scores: (n,) logits, probabilities or values.
+        sequences: what was scored; both chains of a pair.
+        labels: (n,) 0/1, or measured values.
+        scores: (n,) logits, probabilities or values.
         classes: whether labels are classes.
         resamples, seed: of the intervals.
         shared: rows that the head was trained on; None = not known.
-        flagged: whether each row's score should not be trusted: it is left out; None = this was not looked for.
+        flagged: whether each row is flagged, and so left out; None = flags were not looked for.
 
     Raises:
-        InputError: no parent has rows that could be told apart.
+        InputError: no parent has rows with different labels.
     """
     parents = [parent.strip() for parent in parents]
     named = [index for index, parent in enumerate(parents) if parent]
@@ -179,7 +182,7 @@ def measure_by_parent(
         )
     rows = [_of_parent(name, group == number, y, questions, charge, statistic) for name, number in numbers.items()]
     compared = [parent for parent in rows if parent.model is not None]
-    # Of each figure by its own weights: one parent can have nearly all of one of them, and little of another.
+    # For each figure separately: one parent can dominate one figure and count little in another.
     by_parents = {
         name: _weighing_parents(y, group, asked.group) >= PARENTS_TO_DRAW for name, asked in questions.items()
     }
@@ -211,10 +214,10 @@ def measure_by_parent(
 
 
 def _metric(value: float | None, low: float | None, high: float | None) -> Metric:
-    """A figure with its interval, if that is one of it.
+    """A figure with its interval, unless the interval does not contain the figure.
 
-    A draw of the rows of a parent of two rows often leaves one of them, so that large parents weigh more in the draws:
-    with many small parents, the interval can lie beside the figure.
+    A draw often leaves only one row of a parent that has two. So large parents weigh more in the draws, and with many
+    small parents the interval can miss the figure.
     """
     if value is None or low is None or high is None or not low <= value <= high:
         return Metric(value, None, None)
@@ -222,7 +225,7 @@ def _metric(value: float | None, low: float | None, high: float | None) -> Metri
 
 
 def _nothing_left(column: str, flagged: int) -> InputError:
-    """The error about labelled rows of which none can be compared."""
+    """The error if none of the labelled rows can be compared."""
     if not flagged:
         return InputError(f"{option('by')} {printable(column)}: no labelled row has a parent", "Name another column.")
     rows = (
@@ -250,7 +253,7 @@ def _of_parent(
 
 
 def _weights(group: Int64Array, parents: int, resamples: int, seed: int, *, by_parents: bool) -> Iterator[Float64Array]:
-    """How often each row is drawn, (block, n): with its parent, or among the rows of its parent."""
+    """How often each row is drawn, (block, n): together with its parent, or among the rows of its parent."""
     generator = np.random.default_rng(seed)
     n = len(group)
     order = np.argsort(group, kind="stable")

@@ -17,7 +17,7 @@ from abonyx.evaluate.metrics import MeasuredClasses
 
 CLASSES = ("specific (0)", "non-specific (1)")
 _MOST_BINS = 40
-# Up to this many rows each has a dot, in bins of 1 / _DOT_BINS.
+# Up to this many rows, each row is a dot, in bins of 1 / _DOT_BINS.
 _MOST_DOTS, _DOT_BINS = 200, 40
 
 
@@ -38,12 +38,12 @@ class Subject:
 
     @property
     def ranked(self) -> bool:
-        """Whether both classes are there, without which there is no curve."""
+        """Whether both classes occur: a curve needs both."""
         return self.measured.metrics["roc_auc"].value is not None
 
 
 def draw(subject: Subject) -> Iterator[Picture]:
-    """Give each picture that the rows allow."""
+    """Yield each picture that the rows allow."""
     for name, (describe, paint, needs_both) in _PICTURES.items():
         if needs_both and not subject.ranked:
             continue
@@ -60,7 +60,7 @@ def _paint_confusion(axes: Axes, subject: Subject) -> None:
     shares = counts / np.maximum(totals, 1)
     axes.set(xlim=(-0.5, 1.5), ylim=(1.5, -0.5), aspect="equal")
     for (row, column), count in np.ndenumerate(counts):
-        # Errors have a colour, a hatch and a word of their own; the deeper the colour, the larger the share of the row.
+        # Errors have their own colour, hatch and word. A deeper colour is a larger share of the row.
         right = row == column
         colour, depth = BLUE if right else VERMILLION, 0.12 + 0.5 * float(shares[row, column])
         cell = Rectangle((column - 0.48, row - 0.48), 0.96, 0.96, facecolor=(colour, depth), edgecolor=(colour, 0.6))
@@ -93,8 +93,8 @@ def _paint_precision_recall(axes: Axes, subject: Subject) -> None:
     precision, recall, _ = precision_recall_curve(subject.y, subject.p, drop_intermediate=True)
     (_, fp), (fn, tp) = subject.measured.confusion
     label = f"AUC {subject.measured.metrics['pr_auc'].text()}"
-    # The area is a sum of steps: each precision holds back to the recall before it. scikit-learn's point of precision 1
-    # at recall 0 is none of them, nor are the negatives above the first positive: the first step runs to the axis.
+    # The area is a sum of steps: each precision holds back to the recall before it. The first step reaches the axis: it
+    # leaves out scikit-learn's point of precision 1 at recall 0, and negatives above the first positive.
     start = int(np.flatnonzero(recall)[-1])
     precision, recall = np.append(precision[: start + 1], precision[start]), np.append(recall[: start + 1], 0)
     axes.plot(recall, precision, drawstyle="steps-post", color=BLUE, linewidth=2, label=label)
@@ -130,7 +130,7 @@ def _unit_square(axes: Axes, across: str, up: str) -> None:
 
 
 def _paint_scores(axes: Axes, subject: Subject) -> None:
-    """A dot for each row if there are few, else a histogram of each class."""
+    """Draw a dot for each row if there are few, otherwise a histogram of each class."""
     few = len(subject.y) <= _MOST_DOTS
     (_paint_dots if few else _paint_histograms)(axes, subject)
     axes.axvline(subject.threshold, color="black", linestyle=":", linewidth=2, label=f"threshold {subject.threshold:g}")
@@ -140,7 +140,7 @@ def _paint_scores(axes: Axes, subject: Subject) -> None:
 
 
 def _paint_dots(axes: Axes, subject: Subject) -> None:
-    """Dots of one bin stand on each other: specific below the line upside down, non-specific above it."""
+    """Stack the dots of each bin: non-specific rows upwards from the line, specific rows downwards."""
     highest = 0
     for value, (colour, marker) in enumerate(((BLUE, "o"), (VERMILLION, "^"))):
         scores = np.sort(subject.p[subject.y == value].astype(np.float64))

@@ -9,14 +9,14 @@ from abonyx.evaluate.metrics import Metric
 from abonyx.evaluate.parents import ByParent
 from abonyx.evaluate.stability import Stability, ValueStability
 
-# Percent identity of sequences that are one and the same.
+# Percent identity of identical sequences.
 _IDENTICAL = 100
-# What decides the domain's flags -> value, as domain.DomainRule.facts has it.
+# What the flags of the domain depend on -> its value, from domain.DomainRule.facts.
 DomainFacts = dict[str, str | bool | None]
 
 
 class Bootstrap(msgspec.Struct, frozen=True, kw_only=True):
-    """How the intervals were made: rows drawn with replacement, whatever their label, unless stratified."""
+    """How the intervals were made: rows drawn with replacement from all labels, unless stratified."""
 
     resamples: int
     seed: int
@@ -35,7 +35,7 @@ class Unflagged(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ValueFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What the values of a linear head are.
+    """Facts about the values of a linear head.
 
     Attributes:
         lowest, highest: of the measured values.
@@ -48,7 +48,7 @@ class ValueFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def words(self) -> str:
-        """As a reader needs it beside the head's name."""
+        """The unit and the direction, to follow the head's name."""
         return f"value in {self.unit}, {'higher' if self.higher_is_worse else 'lower'} is worse"
 
 
@@ -58,23 +58,25 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         input: the file's name; input_sha256: of its bytes.
         head: name of the head that was evaluated.
-        values: of a head that gives values; None of one that gives a probability.
-        n: labelled rows, which the metrics are of, flagged or not; n_positive, n_negative: those labelled 1 and 0, None
-            of values.
-        n_flagged: of n, those whose score has no call; None if flags were not looked for.
+        values: facts about the values of a head; None if it gives a probability.
+        n: labelled rows, flagged or not, from which the metrics are.
+        n_positive, n_negative: rows labelled 1 and 0; None for values.
+        n_flagged: how many of n have no call because they are flagged; None if flags were not looked for.
         flags: reason -> scored rows that have it, with a label or without; a row may have several.
         unflagged: the metrics without the n_flagged rows; None if no row is left, or flags were not looked for.
         domain: how chain and domain were judged.
         n_unlabelled: rows scored and left out of the metrics; n_rejected: records not scored.
-        threshold: p strictly above it is called 1, None of values; assay: whose it is, None where none was asked for.
-        precision: the variant's, or bf16 where the arithmetic was that.
-        confusion_matrix: [[TN, FP], [FN, TP]]; None of values.
+        threshold: p strictly above it is called 1; None for values.
+        assay: the assay of the threshold; None if none was requested.
+        precision: of the variant, or bf16 if the arithmetic was bfloat16.
+        confusion_matrix: [[TN, FP], [FN, TP]]; None for values.
         notes: what a reader must know of the numbers, such as why one is null.
         card: how far to trust the head on this set.
         stability: how many calls flip, or how far values move, if sequences are changed; None if not requested.
         by_parent: agreement among variants of one parent; None if not requested.
-        schema_version: of the card, and of where it is.
-        date: UTC. command: as it was typed; None if a program called.
+        schema_version: of the card and its place in this file.
+        date: UTC.
+        command: as it was typed; None if a program called.
     """
 
     input: str
@@ -117,7 +119,7 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
 
     def facts(self) -> list[tuple[str, str]]:
-        """Return name and value of each row of the report's table."""
+        """Return the name and value of each row of the report's table."""
         values = self.values
         return [
             ("date", self.date),
@@ -144,7 +146,7 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
         ]
 
     def rows_line(self) -> str:
-        """What was compared, for a reader of the conclusion."""
+        """What was compared, to follow the conclusion."""
         kind = f"head {self.head}" if self.values is None else f"head {self.head} ({self.values.words})"
         return f"{kind}; rows with a label: {self._labelled()}; {self.date}"
 
@@ -154,7 +156,7 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.n:,}: {self.n_negative:,} specific, {self.n_positive:,} non-specific"
 
     def _calls(self) -> list[tuple[str, str]]:
-        """The rows that are of calls; values have none."""
+        """The rows about calls; none for values."""
         if self.threshold is None or self.confusion_matrix is None:
             return []
         (tn, fp), (fn, tp) = self.confusion_matrix
@@ -167,12 +169,16 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
         """Return the summary's lines: n and metrics, of all labelled rows and without flags; the card's; stability."""
         unflagged = f"{name}, flagged rows left out: {self._unflagged_line()}"
         more = [f"{name}: {measured.line()}" for measured in (self.stability, self.by_parent) if measured]
-        drawn = self.drawn()
+        drawn = self.drawn("the line above")
         said = [f"{name}: {drawn}"] if drawn else []
         return [self._line(name), unflagged, f"{name}: {self.card.sentence}", *said, *more]
 
-    def drawn(self) -> str:
-        """Why the sentence's interval is not that of the metrics; "" if the sentence has none."""
+    def drawn(self, place: str) -> str:
+        """Why the interval of the card's sentence differs from those of the metrics; "" if the sentence has none.
+
+        Args:
+            place: where the reader finds the sentence.
+        """
         folds = self.card.folds
         if folds is None or "interval" not in self.card.sentence:
             return ""
@@ -182,7 +188,7 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
             else f"similar sequences (linked at {folds.level} % identity)"
         )
         return (
-            f"the interval in the first sentence draws whole clusters of {alike}, since their labels tend to be alike; "
+            f"the interval in {place} draws whole clusters of {alike}, since their labels tend to be alike; "
             "the intervals of the metrics draw single rows, and are often narrower"
         )
 
@@ -197,9 +203,9 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
         if self.n_flagged is None:
             return "not known: chain and domain were not looked at"
         if not self.n_flagged:
-            return f"the same {self.n} labelled, none is flagged"
+            return f"the same {self.n} labelled rows, none is flagged"
         if self.unflagged is None:
-            return f"none is left, all {self.n} labelled rows are flagged"
+            return f"no row is left: all {self.n} labelled rows are flagged"
         return f"{self.unflagged.n} labelled, {self._shown(self.unflagged.metrics)}"
 
     def _shown(self, metrics: dict[str, Metric]) -> str:

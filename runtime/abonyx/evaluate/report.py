@@ -55,8 +55,9 @@ class Lists(NamedTuple):
     """Rows that the page lists.
 
     Attributes:
-        shortlist: all scored rows, the best first. wrong: those called wrong, the furthest off first. flagged: those
-            whose score should not be trusted, with a label or without.
+        shortlist: all scored rows, best first.
+        wrong: rows that are called wrong, furthest from the threshold first.
+        flagged: rows whose score should not be trusted, with or without a label.
     """
 
     shortlist: Table
@@ -110,7 +111,7 @@ def _metrics(record: EvaluationRecord, metrics: dict[str, Metric]) -> str:
 
 
 def _unflagged(record: EvaluationRecord) -> str:
-    """The metrics without the flagged rows, if they are others."""
+    """The metrics without the flagged rows, if there are flagged rows."""
     if record.unflagged is None or not record.n_flagged:
         return ""
     counts = f"{record.unflagged.n:,} of {record.n:,} rows with a label"
@@ -118,7 +119,7 @@ def _unflagged(record: EvaluationRecord) -> str:
 
 
 def _stability(record: EvaluationRecord) -> str:
-    """What changed sequences do to the scores, if that was measured."""
+    """How scores change if the sequences are changed, if that was measured."""
     if record.stability is None:
         return ""
     title, (header, *table) = record.stability.table()
@@ -135,13 +136,13 @@ def _stability(record: EvaluationRecord) -> str:
 
 
 def _drawn(record: EvaluationRecord) -> str:
-    """What the sentence's interval draws, which the metrics' does not."""
-    drawn = record.drawn()
+    """How the interval of the sentence differs from those of the metrics."""
+    drawn = record.drawn("the first sentence")
     return f'<p class="rows">{escape(_sentence(drawn))}.</p>\n' if drawn else ""
 
 
 def _parents_verdict(record: EvaluationRecord) -> str:
-    """What was found among variants of one parent, beside the conclusion about all rows."""
+    """The conclusion about variants of one parent, below the conclusion about all rows."""
     if record.by_parent is None:
         return ""
     return f'<p class="verdict">{escape(_sentence(record.by_parent.line()))}</p>\n'
@@ -162,7 +163,7 @@ def _by_parent(record: EvaluationRecord) -> str:
 
 
 def _wrong(table: Table, record: EvaluationRecord) -> str:
-    """The rows that were called wrong, or whose values are furthest off."""
+    """The rows that were called wrong, or have the largest errors."""
     if not table.rows:
         return ""
     title = f"Rows called wrong ({len(table.rows):,})" if record.values is None else "Largest errors"
@@ -171,10 +172,10 @@ def _wrong(table: Table, record: EvaluationRecord) -> str:
 
 
 def _shortlist(table: Table) -> str:
-    """The best rows by the head's own order."""
+    """The best rows, in the order of the head's scores."""
     more = _more(len(table.rows), LISTED_BEST, "shortlist.csv")
     return (
-        f"<h2>Shortlist</h2>\n<p>The order of the scores and nothing else: read the first sentence of this page before "
+        f"<h2>Shortlist</h2>\n<p>The rows in the order of their scores. Read the first sentence of this page before "
         f"you use it. Flagged rows come last.</p>\n{_table(table, LISTED_BEST)}{more}\n"
     )
 
@@ -218,6 +219,6 @@ def _number(value: float | None, form: str) -> str:
 
 
 def _image(text: str, svg: bytes) -> str:
-    # As an image, not inline: an SVG's ids would meet those of the next one.
+    # As an image, not inline: two inline SVGs would share ids.
     data = base64.b64encode(svg).decode("ascii")
     return f'<figure><img alt="{escape(text)}" src="data:image/svg+xml;base64,{data}"></figure>'

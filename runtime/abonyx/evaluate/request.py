@@ -1,4 +1,4 @@
-"""What an evaluation is asked to do, and what can be refused before anything is read."""
+"""What an evaluation is asked to do, and checks before anything is read."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from abonyx.wording import option
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """What the command was asked, run_options apart.
+    """What the command was asked, except the options of every run, which are in RunRequest.
 
     Attributes:
-        output: directory to make.
-        label_column: of classes, or of measured values if the head gives values.
-        head: name of the head that is evaluated, None = the bundle's first; assay and threshold are its own.
-        bootstrap, seed: resamples of the intervals, and their generator's seed.
+        output: directory to create.
+        label_column: column of classes, or of measured values if the head gives values.
+        head: name of the head to evaluate; None = the bundle's first. assay and threshold are those of this head.
+        bootstrap, seed: how many resamples the intervals have, and their seed.
         stability: score changed sequences, too, and say how many calls flip, or how far values move.
-        by: column that names the parent of a variant: variants of one parent are compared among themselves; None = no.
+        by: column that names the parent of a variant; only variants of one parent are compared. None = not compared.
         command: as it was typed, for the report; None if a program called.
     """
 
@@ -41,10 +41,10 @@ class EvaluationRequest:
 
 
 def check_request(request: EvaluationRequest) -> None:
-    """Refuse what can be refused before anything is read.
+    """Check what can be checked before anything is read.
 
     Raises:
-        ConfigError: an output that cannot be made, or two inputs whose files would be in one place.
+        ConfigError: an output that cannot be created, or two inputs with the same place in the output.
     """
     output = request.output
     if Path("-") in request.sources:
@@ -54,19 +54,19 @@ def check_request(request: EvaluationRequest) -> None:
     check_directory(output)
     seen: dict[str, Path] = {}
     for source in request.sources:
-        key = input_stem(source).casefold()  # some file systems hold only one of A and a
+        key = input_stem(source).casefold()  # some file systems take A and a as the same name
         if key in seen:
             what = f"{seen[key]} and {source}: both would be written to {output / input_stem(source)}"
-            raise ConfigError(what, "Rename one of them, or evaluate it in a call of its own.")
+            raise ConfigError(what, "Rename one of them, or evaluate it separately.")
         seen[key] = source
 
 
 def choose_head(request: EvaluationRequest, bundle: Bundle) -> HeadSpec:
-    """The head that is evaluated.
+    """The head to evaluate.
 
     Raises:
         BundleError: the bundle has no head yet.
-        ConfigError: a head that is not there, or stability of a head on both chains.
+        ConfigError: a head that the bundle does not have, or stability of a head that scores both chains.
     """
     bundle.refuse_placeholder()
     heads = {head.name: head for head in bundle.manifest.heads}
@@ -76,5 +76,5 @@ def choose_head(request: EvaluationRequest, bundle: Bundle) -> HeadSpec:
     head = bundle.manifest.head if request.head is None else heads[request.head]
     if request.stability and len(head.chains) > 1:
         what = f"{option('stability')}: head {head.name} expects both chains of a record"
-        raise ConfigError(what, f"Leave {option('stability')} out: it changes the one sequence of a record.")
+        raise ConfigError(what, f"Leave {option('stability')} out: it changes records of one sequence only.")
     return head

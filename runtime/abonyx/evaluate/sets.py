@@ -1,4 +1,4 @@
-"""One labelled input of an evaluation, as it is read, and its labelled rows once it is scored."""
+"""One labelled input of an evaluation, and its labelled rows after scoring."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class LabelledRows(NamedTuple):
 
 @dataclass(frozen=True)
 class EvaluatedSet:
-    """One input, read; `scores` (n,) is filled while scoring. `varied`: its changed rows, if they are scored, too."""
+    """One input that was read. `scores` (n,) is filled while scoring. `varied`: changed copies, if they are scored."""
 
     name: str
     stem: str
@@ -51,11 +51,11 @@ class EvaluatedSet:
         return self.checked.labels or self.checked.values
 
     def of_labelled(self, column: Sequence[Cell]) -> list[Cell]:
-        """Of a column of all rows, the cells of the labelled ones."""
+        """The cells of the labelled rows, from a column of all rows."""
         return [cell for cell, label in zip(column, self.labels, strict=True) if label is not None]
 
     def rows(self, *, unflagged: bool = False) -> LabelledRows:
-        """The labelled rows; unflagged: without those whose score should not be trusted."""
+        """The labelled rows; unflagged: without flagged rows."""
         every = zip(self.labels, self.checked.judgements, strict=True)
         kept = np.array([label is not None and (judged.trusted or not unflagged) for label, judged in every], bool)
         y = np.array([np.nan if label is None else label for label in self.labels], np.float64)
@@ -63,10 +63,10 @@ class EvaluatedSet:
 
 
 def read_set(source: Path, request: EvaluationRequest, run: RunRequest, head: HeadSpec) -> EvaluatedSet:
-    """One input.
+    """Read one input.
 
     Raises:
-        InputError: it cannot be read, has no label, or labels of the other kind than the head's.
+        InputError: it cannot be read, has no label, or has labels of a kind that does not fit the head.
     """
     regular = os.path.isfile(source) or os.path.isdir(source)  # noqa: PTH112, PTH113
     if os.path.exists(source) and not regular:  # noqa: PTH110 (what is missing, or a directory, the reader reports)
@@ -81,7 +81,7 @@ def read_set(source: Path, request: EvaluationRequest, run: RunRequest, head: He
         what, fix = error.marked
         if option("keep") not in fix:
             raise
-        # the one column that is kept is the parents'
+        # only the column of the parents is kept
         raise type(error)(what, fix.replace(option("keep"), option("by"))) from error
     labels = checked.labels or checked.values
     if all(label is None for label in labels):
@@ -97,7 +97,7 @@ def read_set(source: Path, request: EvaluationRequest, run: RunRequest, head: He
 
 
 def _other_kind(head: HeadSpec, bundle: Bundle) -> str:
-    """What to do about labels that are not what a head gives."""
+    """What to do about labels of a kind that does not fit the head."""
     gives = "a probability: its labels are 0 and 1"
     if head.kind != LOGISTIC:
         gives = f"values in {head.unit}: its labels are measured values"

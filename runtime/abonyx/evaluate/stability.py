@@ -21,7 +21,7 @@ class Variation(msgspec.Struct, frozen=True):
     """What one change does.
 
     Attributes:
-        flips: share of the rows whose call at the threshold is another one.
+        flips: share of the rows whose call at the threshold changes.
         mean_dp: mean absolute difference of p.
     """
 
@@ -30,11 +30,11 @@ class Variation(msgspec.Struct, frozen=True):
 
 
 class Stability(msgspec.Struct, frozen=True):
-    """How often calls flip, whatever the labels are.
+    """How often calls flip; labels do not matter.
 
     Attributes:
-        rows: that were changed: scored rows, with a label or without, flagged or not.
-        left_out: scored rows of which the bundle cannot take every variation.
+        rows: how many rows were changed: scored rows, with or without a label, flagged or not.
+        left_out: how many scored rows have a variation that the bundle cannot score.
         variations: by the names of VARIATIONS.
     """
 
@@ -48,7 +48,7 @@ class Stability(msgspec.Struct, frozen=True):
         return f"calls of {self.rows} rows that flip: {shares}"
 
     def table(self) -> tuple[str, list[list[str]]]:
-        """What the report shows: a heading; the header, then a row a variation."""
+        """What the report shows: a heading, and a header followed by a row for each variation."""
         rows = [[name, f"{100 * each.flips:.1f} %", f"{each.mean_dp:.4f}"] for name, each in self.variations.items()]
         return "How stable a call is", [["change", "calls that flip", "mean difference of p"], *rows]
 
@@ -66,11 +66,12 @@ class MovedValue(msgspec.Struct, frozen=True):
 
 
 class ValueStability(msgspec.Struct, frozen=True):
-    """How far values move, whatever was measured.
+    """How far values move; measured values do not matter.
 
     Attributes:
-        rows, left_out: as Stability's.
-        unit: of the values. training_sd: standard deviation of the head's training values, in the unit.
+        rows, left_out: as in Stability.
+        unit: of the values.
+        training_sd: standard deviation of the head's training values, in the unit.
         variations: by the names of VARIATIONS.
     """
 
@@ -87,7 +88,7 @@ class ValueStability(msgspec.Struct, frozen=True):
         return f"mean change of {self.rows} values, in units of {sd}: {moved}"
 
     def table(self) -> tuple[str, list[list[str]]]:
-        """As Stability's."""
+        """As Stability.table."""
         rows = [[name, f"{each.mean_change:.4g}", f"{each.training_sds:.2f}"] for name, each in self.variations.items()]
         header = ["change", f"mean change ({self.unit})", f"in training standard deviations ({self.training_sd:.4g})"]
         return "How stable a value is", [header, *rows]
@@ -98,8 +99,8 @@ class Varied:
     """The variations of one input's rows; `scores` is filled while scoring.
 
     Attributes:
-        kept: (n,) which of the input's rows are changed, k of them.
-        inputs: one a variation, k rows each.
+        kept: (n,) which of the input's rows are changed, k in all.
+        inputs: one for each variation, with k rows.
         scores: (variations, k), probabilities or values.
     """
 
@@ -109,7 +110,7 @@ class Varied:
 
     @classmethod
     def of(cls, checked: Input, limit: SequenceLimit, name: str) -> Varied:
-        """The variations of the rows of which the bundle can take every one.
+        """The variations of the rows for which the bundle can score every variation.
 
         Raises:
             InputError: there is no such row.
@@ -118,9 +119,8 @@ class Varied:
         kept = np.array([all(each and limit.problem(each) is None for each in row) for row in changed], bool)
         if not kept.any():
             what = f"{name}: none of {len(kept)} rows can be changed in every way that {option('stability')} measures"
-            fix = (
-                f"Leave out {option('stability')}: the rows are too short, or the bundle takes no X or nothing longer."
-            )
+            why = "the rows are too short, or the bundle accepts no X or no longer sequences"
+            fix = f"Leave out {option('stability')}: {why}."
             raise InputError(what, fix)
         rows = [row for row, keep in zip(changed, kept, strict=True) if keep]
         ids = [id_ for id_, keep in zip(checked.ids, kept, strict=True) if keep]
@@ -128,18 +128,18 @@ class Varied:
         return cls(kept, inputs, np.empty((len(inputs), len(rows)), np.float32))
 
     def jobs(self) -> list[Job]:
-        """One a variation."""
+        """One job for each variation."""
         each = zip(self.inputs, self.scores, strict=True)
         return [Job(changed, ArraySink(row[:, None]), altered=True) for changed, row in each]
 
     def measure(self, p: Float32Array, threshold: float) -> Stability:
-        """Compare with probabilities (n,) of the input's rows as they are."""
+        """Compare with probabilities (n,) of the unchanged rows."""
         flips = is_nonspecific(self.scores, threshold) != is_nonspecific(p[self.kept], threshold)
         found = zip(VARIATIONS, flips.mean(axis=1).tolist(), self._moved(p), strict=True)
         return Stability(*self._counts, {name: Variation(share, mean) for name, share, mean in found})
 
     def measure_values(self, values: Float32Array, training_sd: float, unit: str) -> ValueStability:
-        """Compare with values (n,) of the input's rows as they are."""
+        """Compare with values (n,) of the unchanged rows."""
         found = zip(VARIATIONS, self._moved(values), strict=True)
         variations = {name: MovedValue(mean, mean / training_sd) for name, mean in found}
         return ValueStability(*self._counts, unit, training_sd, variations)

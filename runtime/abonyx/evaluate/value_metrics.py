@@ -9,7 +9,7 @@ from abonyx.card.statistics import rank_correlation
 from abonyx.evaluate.bootstrap import row_weights
 from abonyx.evaluate.metrics import Measured, with_intervals
 
-# metrics.json's key -> as the report prints it, in the order of both.
+# Key of metrics.json -> name in the report, in the order of both.
 NAMES = {"spearman": "Spearman correlation", "r2": "R2", "mae": "mean absolute error"}
 # In the unit of the values.
 OF_UNIT = frozenset({"mae"})
@@ -38,11 +38,11 @@ def measure_values(y: Float64Array, predicted: Float32Array, resamples: int, see
 
 
 def _statistics(y: Float64Array, predicted: Float64Array, weights: Float64Array) -> dict[str, Float64Array]:
-    """Name -> (draws,) of rows that count (draws, n) times; NaN = undefined."""
+    """Name -> (draws,) statistics of rows that count `weights` (draws, n) times; NaN = undefined."""
     total = weights.sum(axis=1)
-    centred = y - y.mean()  # sums of squares of values far from 0 would lose their digits
+    centred = y - y.mean()  # without it, sums of squares of values far from 0 would lose digits
     spread = weights @ centred**2 - (weights @ centred) ** 2 / total
-    # What is left of rounding if all drawn rows have one value.
+    # If all drawn rows have the same value, only a rounding error is left.
     same = spread <= 1e-12 * total * max(float((centred**2).mean()), np.finfo(np.float64).tiny)
     off = y - predicted
     with np.errstate(divide="ignore", invalid="ignore"):

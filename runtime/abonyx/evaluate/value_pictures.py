@@ -14,9 +14,9 @@ from abonyx.evaluate.drawing import BLUE, GREY, VERMILLION, Picture, add_legend,
 from abonyx.evaluate.metrics import Measured
 
 _MOST_BINS = 40
-# With more points an SVG holds them as an image: each would be a few hundred bytes of text.
+# More points than this are an image inside the SVG: as text, each takes a few hundred bytes.
 _MOST_MARKS = 2_000
-# Greek letters that units begin with, as the font has them: micro and mu.
+# Units can begin with a Greek mu; the font has the micro sign, which looks the same.
 _SAME_LOOKS = str.maketrans({"\u03bc": "\u00b5"})
 
 
@@ -43,12 +43,12 @@ class ValueSubject:
         return self.y - self.predicted
 
     def name_axis(self, name: Callable[..., object], what: str) -> None:
-        """Name an axis by what it shows and the unit, in which a $ is no formula."""
+        """Name an axis by what it shows and the unit. A $ in the unit does not begin a formula."""
         name(f"{what} ({drawn(self.unit.translate(_SAME_LOOKS))})", parse_math=False)
 
 
 def draw_values(subject: ValueSubject) -> Iterator[Picture]:
-    """Give each picture."""
+    """Yield each picture."""
     error = subject.measured.metrics["mae"].text(".4g")
     text = (
         f"Predicted against measured {subject.head} of {len(subject.y)} rows: Spearman "
@@ -62,7 +62,7 @@ def draw_values(subject: ValueSubject) -> Iterator[Picture]:
 def _paint_scatter(axes: Axes, subject: ValueSubject) -> None:
     y, predicted = subject.y, subject.predicted.astype(np.float64)
     low, high = float(min(y.min(), predicted.min())), float(max(y.max(), predicted.max()))
-    margin = 0.04 * (high - low) or 0.5  # one value alone has no range
+    margin = 0.04 * (high - low) or 0.5  # a single value has no range
     ends = (low - margin, high + margin)
     axes.plot(ends, ends, color=GREY, linestyle="--", linewidth=1, label="predicted = measured")
     axes.axhline(float(y.mean()), color=VERMILLION, linestyle=":", linewidth=1.5, label="mean of the measured values")
@@ -77,7 +77,7 @@ def _paint_scatter(axes: Axes, subject: ValueSubject) -> None:
         label="a row",
         rasterized=len(y) > _MOST_MARKS,
     )
-    # The same scale on both axes: predictions that only vary a little look it.
+    # Both axes have the same scale, so that predictions that vary little look like it.
     axes.set(xlim=ends, ylim=ends)
     subject.name_axis(axes.set_xlabel, "measured")
     subject.name_axis(axes.set_ylabel, "predicted")

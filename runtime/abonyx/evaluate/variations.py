@@ -1,4 +1,4 @@
-"""What is changed in a sequence to see whether its call flips. training/ and benchmarks/ use it, too."""
+"""The changes of a sequence that show whether its call flips. training/ and benchmarks/ use them, too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Agreement of a score with labels among rows of one group, as a function of how often each row counts."""
+"""Agreement of a score with labels within groups of rows, as a function of how often each row counts."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Statistic = Callable[[Float64Array], Float64Array]
 
 
 class Question(NamedTuple):
-    """A score (n,) that is compared with the labels among rows of one group (n,) int64."""
+    """A score (n,), which is compared with the labels within each group (n,) int64."""
 
     score: Float64Array
     group: Int64Array
 
 
 def auc(y: Float64Array, asked: Question) -> Statistic:
-    """Share of pairs of one group, one row of each class, that the score orders as the classes; ties count half."""
+    """Share of the pairs of one row of each class within a group that the score orders correctly; ties count half."""
     order = np.lexsort((asked.score, asked.group))
     positive, score, group = y[order] > 0, asked.score[order], asked.group[order]
     new_group = np.append(True, group[1:] != group[:-1])
@@ -45,7 +45,7 @@ def auc(y: Float64Array, asked: Question) -> Statistic:
 
 
 def spearman(y: Float64Array, asked: Question) -> Statistic:
-    """Correlation of ranks within groups, each rank as a share of its group; resamples keep the ranks."""
+    """Correlation of ranks within groups. A rank is a share of its group; resamples keep the ranks."""
     ranks = [_ranks(values, asked.group) for values in (y, asked.score)]
     order = np.argsort(asked.group, kind="stable")
     group = asked.group[order]

@@ -18,9 +18,9 @@ _ID_LENGTH = 60
 _SHADE = "#EFEFEF"
 # An IMGT number is written at every residue whose position is a multiple of it.
 _NUMBER_STEP = 5
-# Without IMGT numbers, every tenth residue has its own.
+# Without IMGT numbers, every tenth residue shows its number in the chain.
 _STEP = 10
-# Residues between two numbers: nearer ones would overlap where positions are left out.
+# Fewest residues between two numbers: closer numbers would overlap where IMGT positions are missing.
 _NUMBER_GAP = 3
 _NOTE = "A bar is the share of the sum that passes through the residue's final state, not the effect of a mutation."
 
@@ -29,7 +29,7 @@ def draw_record(record: Explained, heads: list[HeadSpec]) -> tuple[bytes, bytes]
     """PNG and SVG with a panel for each head and each chain that it expects.
 
     Args:
-        heads: of the record's columns, in their order.
+        heads: the heads of the record's columns, in the same order.
     """
     panels = [
         (column, head, chain)
@@ -52,7 +52,7 @@ def draw_record(record: Explained, heads: list[HeadSpec]) -> tuple[bytes, bytes]
 
 
 def _title(record: Explained, chain: ExplainedChain, column: int, head: HeadSpec) -> str:
-    """The head, the chain, and the sum in numbers: a term for what each chain's bars sum to, and one for end tokens."""
+    """The head, the chain and the sum: one term for the bars of each chain, and one for the end tokens."""
     found = record.contributions
     own = [each for each in record.chains if each.part.chain in head.chains]
     terms = []
@@ -70,13 +70,13 @@ def _title(record: Explained, chain: ExplainedChain, column: int, head: HeadSpec
 
 
 def _largest(record: Explained, column: int, head: HeadSpec) -> float:
-    """The largest bar of a head in any of its chains: one scale, so that bars of both chains can be compared."""
+    """The largest bar of a head over all of its chains, so that both chains have the same scale."""
     own = [chain for chain in record.chains if chain.part.chain in head.chains]
     return max(1e-12, *(float(np.abs(chain.part.residues[:, column]).max(initial=0)) for chain in own))
 
 
 def _outside(chain: ExplainedChain) -> list[tuple[int, int]]:
-    """First and last residue of what lies in front of the domain and behind it; none if there is no domain."""
+    """First and last residue of each stretch before or after the domain; empty without a domain."""
     inside = [place.index for place in chain.places if place.region]
     if not inside:
         return []
@@ -124,7 +124,7 @@ def _paint(axes: Axes, chain: ExplainedChain, column: int, head: HeadSpec, large
     else:
         steps = np.arange(_STEP - 1, len(values), _STEP)
         axes.set_xticks(steps, [str(at + 1) for at in steps.tolist()], fontsize=8)
-        axes.set_xlabel("residue, from 1: the chain has no domain to number", fontsize=9)
+        axes.set_xlabel("residue, counted from 1: no domain was found in this chain", fontsize=9)
     upwards = "non-specific" if head.kind == LOGISTIC else f"more {head.unit}"
     unit = "logits" if head.kind == LOGISTIC else head.unit
     axes.set_ylabel(f"adds ({unit})\nup: {upwards}", fontsize=9, parse_math=False)

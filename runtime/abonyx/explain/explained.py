@@ -11,7 +11,8 @@ from abonyx.card.charge import isoelectric_point, net_charge
 from abonyx.contributions import ChainContributions, Contributions
 from abonyx.explain.places import REGIONS, Place, places
 
-# Residues in front of the domain and behind it, or of a chain without one; and the end token, of upstream-batch alone.
+# OUTSIDE: residues before or after the domain, or all residues of a chain without one. END: the end token, which has a
+# contribution only under upstream-batch.
 OUTSIDE, END = "outside", "end token"
 
 
@@ -32,7 +33,7 @@ class ExplainedChain:
     pi: float | None
 
     def regions(self) -> dict[str, tuple[int, Float64Array]]:
-        """Region -> its residues, and the sum of their contributions (heads,), of the regions that occur, in order."""
+        """Each region that occurs, in order -> how many residues it has, and the sum (heads,) of what they add."""
         found = {}
         names = [place.region or OUTSIDE for place in self.places]
         for region in (*REGIONS, OUTSIDE):
@@ -50,7 +51,8 @@ class Explained:
 
     Attributes:
         id: of the record.
-        contributions: of all its chains; chains: each with what is known of it.
+        contributions: of all its chains.
+        chains: each with the places of its residues and its charge.
         flag: why the score should not be trusted; "" = nothing.
     """
 
@@ -61,10 +63,10 @@ class Explained:
 
 
 def explain_record(id_: str, contributions: Contributions, sequences: tuple[str, ...], flag: str) -> Explained:
-    """Put a record's contributions beside what its sequences say.
+    """Combine a record's contributions with the places and the charge of its chains.
 
     Args:
-        sequences: what was scored, a chain each.
+        sequences: what was scored, one for each chain.
     """
     chains = []
     for part, sequence in zip(contributions.chains, sequences, strict=True):

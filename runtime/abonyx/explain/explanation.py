@@ -39,7 +39,7 @@ CONTRIBUTIONS_CSV, REGIONS_CSV, RECORDS_CSV, FACTS_JSON = (
 )
 PICTURES = "pictures"
 RECORD = "record"
-# Two files each, half a second each on one core: more of them are a mistake more often than a wish.
+# A record has two files, which take half a second each on one core. More pictures than this are usually a mistake.
 MOST_PICTURES = 200
 # Records whose contributions are in memory at a time.
 _WINDOW = 256
@@ -53,7 +53,7 @@ _CHAIN_NAMES = {"H": "heavy", "L": "light"}
 
 @dataclass(frozen=True)
 class ExplanationRequest:
-    """What the command was asked, run_options apart.
+    """What the command was asked, except the options of every run, which are in RunRequest.
 
     Attributes:
         output: directory to make.
@@ -90,11 +90,11 @@ def explain_file(request: ExplanationRequest, run: RunRequest) -> list[str]:
     checked = run.read(request.source)
     count = len(checked.ids)
     if request.pictures and count > MOST_PICTURES:
-        what = f"{count} records: more than the {MOST_PICTURES} that are drawn"
+        what = f"{count} records: at most {MOST_PICTURES} are drawn"
         raise ConfigError(what, f"Give fewer records, or {option('no_pictures')}: the tables have all of them.")
     opened: list[str] = []
     with staged(request.output) as staging, progress(count) as on_batch:
-        # with the records, the model is closed, however this ends
+        # closing the records closes the model, also after an error
         with closing(_explained(checked, run, names, on_batch, opened)) as records:
             _write(staging, records, heads, pictures=request.pictures)
         (staging / FACTS_JSON).write_bytes(
@@ -138,14 +138,14 @@ def _facts(request: ExplanationRequest, run: RunRequest, heads: Sequence[HeadSpe
 def _explained(
     checked: Input, run: RunRequest, names: Sequence[str], on_batch: Callable[[int], None] | None, opened: list[str]
 ) -> Generator[Explained, None, None]:
-    """Each record's, in file order; the model is open as long as they are asked for.
+    """Yield each record's contributions, in file order; the model is open until the last one.
 
     Args:
-        opened: is given the summary's lines about what was opened.
+        opened: an empty list, to which the summary's lines about the model are added.
     """
-    from abonyx.model import open_model  # not before the input was found good
+    from abonyx.model import open_model  # not before the input was checked
 
-    # the old pipeline's batches are of the whole file
+    # the old pipeline makes its batches from the whole file
     flags = None if checked.light else scoring.pooled_eos(checked.sequences, run.config.batch_size)
     with open_model(run.config) as model:
         opened.append(f"model: {model.bundle.label()}")
@@ -174,7 +174,7 @@ def _write(directory: Path, records: Iterator[Explained], heads: list[HeadSpec],
             writer.writerow(header)
             return writer
 
-        # Ids need not differ: the record's number, which pictures have, too, comes last.
+        # Ids may repeat. So the last column is the record's number, with which the names of its pictures begin.
         residues = table(CONTRIBUTIONS_CSV, ("id", "chain", "position", "imgt", "region", "residue", *names, RECORD))
         regions = table(REGIONS_CSV, ("id", "chain", "region", "residues", *names, RECORD))
         summary = None
@@ -194,7 +194,7 @@ def _draw(directory: Path, number: int, record: Explained, heads: list[HeadSpec]
     from abonyx.explain.bars import draw_record
 
     directory.mkdir(exist_ok=True)
-    stem = f"{number:03d}-{re.sub(r'[^A-Za-z0-9._-]+', '_', record.id)[:60]}"  # ids need not differ, nor be names
+    stem = f"{number:03d}-{re.sub(r'[^A-Za-z0-9._-]+', '_', record.id)[:60]}"  # an id is not always a file name
     for kind, data in zip(("png", "svg"), draw_record(record, heads), strict=True):
         (directory / f"{stem}.{kind}").write_bytes(data)
 
@@ -242,7 +242,7 @@ def _summary_row(record: Explained, heads: Sequence[HeadSpec]) -> list[object]:
 
 
 def _prefixes(record: Explained) -> list[str]:
-    """What the columns of each chain begin with."""
+    """The beginning of the names of each chain's columns."""
     if len(record.chains) == 1:
         return [""]
     return [f"{_CHAIN_NAMES[chain.part.chain]}_" for chain in record.chains]

@@ -20,7 +20,7 @@ from abonyx.explain.places import CDRS
 from abonyx.explain.scan_mutants import AMINO_ACIDS
 from abonyx.explain.scan_result import HeadScan, Scan, statement_of
 
-# Red and blue with white between them, which every kind of colour vision tells apart; also lighter and darker in print.
+# Red, white and blue: every kind of colour vision tells them apart.
 _COLOURS = "RdBu_r"
 _NOT_SCANNED, _CDR_SHADE, _FRAMEWORK_SHADE = "#d0d0d0", "#595959", "#e6e6e6"
 # Over matplotlib's own defaults, so that a user's matplotlibrc changes nothing. The salt fixes the SVG's ids.
@@ -31,18 +31,18 @@ _DPI = 150
 _CELL, _LEAST_WIDTH, _LEFT, _RIGHT = 0.21, 5.5, 0.8, 1.9
 _PANEL_ABOVE, _PANEL_BELOW, _TOP = 0.75, 0.75, 0.45
 _LINE, _CHARACTER = 0.19, 0.083
-# A narrower region has its number alone.
+# In inches; a narrower region is labelled with its number only.
 _LABELLED = 0.55
-# The end of the colours: the first of these that no change of the scan is beyond, in logits or, of a linear head, in
-# standard deviations of its training values. Most scans have the first, so that their pictures can be compared.
+# The colours end at the first of these that no change exceeds: in logits or, for a linear head, in standard deviations
+# of its training values. Most scans end at the first one, so that their pictures can be compared.
 _ENDS = (1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0)
 _NAME_LENGTH = 60
-# The bundled font draws the letters before this one; others would be empty boxes and a warning each.
+# The bundled font has the letters before this one. Each other letter would be an empty box and a warning.
 _FIRST_UNDRAWN = "\u0250"
 
 
 class Picture(NamedTuple):
-    """One picture in two formats, and in words for who does not see it."""
+    """One picture in two formats, and its content in words for readers who cannot see it."""
 
     png: bytes
     svg: bytes
@@ -61,11 +61,11 @@ def draw(scan: Scan, name: str, head: str | None = None) -> Picture:
 
     Args:
         name: of the parent.
-        head: which; None = the first that was named.
+        head: its name; None = the first that was requested.
     """
     each = scan.head(head)
     unit = each.head.change_unit
-    panels = [_Panel("Change of the score, mutant less parent", scan.grid(each.change))]
+    panels = [_Panel("Change of the score, mutant minus parent", scan.grid(each.change))]
     if each.fit is not None:
         panels.append(_Panel("What the change of charge does not explain", scan.grid(scan.without_charge(head))))
     end = _end(panels, each.head.sd or 1.0)
@@ -130,7 +130,7 @@ def _paint(axes: Axes, scan: Scan, panel: _Panel, end: float) -> None:
 
 
 def _shade_regions(axes: Axes, regions: list[str]) -> None:
-    """A strip above the cells with each region's name, and a line where one begins."""
+    """Draw a strip above the cells with the name of each region, and a line where a region begins."""
     starts = [at for at, region in enumerate(regions) if at == 0 or region != regions[at - 1]]
     for start, stop in zip(starts, [*starts[1:], len(regions)], strict=True):
         region = regions[start]
@@ -160,5 +160,5 @@ def _drawable(text: str) -> str:
 
 def _lines(scan: Scan, each: HeadScan) -> list[str]:
     """What a reader of the picture must know."""
-    dot = "Black dot: the parent's residue, which the axis names behind its IMGT position."
+    dot = "Black dot: the parent's residue; the axis names it after its IMGT position."
     return [f"{statement_of(scan.validated, each.head.name)} A scan recommends no mutant.", f"{each.sentence()}.", dot]

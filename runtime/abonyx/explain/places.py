@@ -40,7 +40,7 @@ class Place(NamedTuple):
 def places(sequence: str) -> list[Place]:
     """The place of each residue of one cleaned sequence, in its order.
 
-    All lie outside a domain if the sequence has none. Of a sequence with two domains, one is numbered: see
+    Without a domain, all residues are outside. If a sequence has two domains, only one is numbered: see
     domain.numbering.imgt_positions.
     """
     start, numbering = numbered_domain(sequence)
@@ -50,7 +50,7 @@ def places(sequence: str) -> list[Place]:
 
 
 def region_of(imgt: str) -> str:
-    """The region of an IMGT position; "" if none has it."""
+    """The region of an IMGT position; "" if it is in no region."""
     number = _POSITION.fullmatch(imgt)
     if number is None:
         return ""

@@ -8,7 +8,7 @@ from importlib.resources import files
 
 import msgspec
 
-# A residue is seen at a position if at least this share of the domains that have the position have it there.
+# A residue counts as seen at a position if at least this share of the domains with that position have it there.
 SEEN = 0.01
 
 
@@ -34,7 +34,7 @@ class Repertoire(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return None if counts is None else counts.get(residue, 0) / sum(counts.values())
 
     def source(self) -> str:
-        """What it is, in a sentence's words."""
+        """The number of domains and the sources, as part of a sentence."""
         return f"{self.domains:,} human VH of OAS ({', '.join(self.sources)})"
 
 

@@ -1,4 +1,4 @@
-"""All single mutants of one parent: what the model says of each, beside what charge says. It recommends none."""
+"""Score all single mutants of one parent, and show which part of each change charge explains. It recommends none."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from abonyx.bundle.heads import record_chains, total_values
 from abonyx.bundle.manifest import HeadSpec, chain_letters
 from abonyx.card.charge import isoelectric_point, net_charge
 from abonyx.config import RuntimeConfig
-from abonyx.domain import Check, Judgement, judge, judge_in_children, refusal, refuse_rule
+from abonyx.domain import Check, Judgement, judge, judge_in_children, refusal, refuse_rule, trimmed
 from abonyx.errors import ConfigError, InputError
 from abonyx.explain.places import CDRS, Place, places
 from abonyx.explain.scan_charge import fit_charge
@@ -38,12 +38,14 @@ OnBatch = Callable[[int], None]
 
 @dataclass(frozen=True)
 class ScanOptions:
-    """What is scanned, of any parent. Make it with scan_options.
+    """What to scan, the same for every parent. Make it with scan_options.
 
     Attributes:
-        heads: those whose changes are wanted; first: the bundle's first head's name, whose column has none.
-        letters: of the chains that the heads were trained on, as a numbering gives them.
-        positions: of positions_text; excluded: residues that no mutant has.
+        heads: those to score with.
+        first: name of the bundle's first head, whose score column does not have its name.
+        letters: the chains that the heads were trained on, H, K or L.
+        positions: of positions_text.
+        excluded: residues that are not used as replacements.
         check: "off" = neither parent nor mutants are judged.
         validated: what a user measured of a head's ranking at equal charge; None = nothing.
     """
@@ -63,12 +65,13 @@ class ScanOptions:
 
 
 class ScanPlan(NamedTuple):
-    """What is to be scored of one parent; its mutants are made when they are scored, since there can be many parents.
+    """What to score for one parent. Its mutants are made only when they are scored: there can be many parents.
 
     Attributes:
         sequence: cleaned; name: for messages.
         judgement: of the parent, flags included.
-        n_mutants: how many; in_cdrs: whether a position of a CDR is scanned.
+        n_mutants: how many mutants.
+        in_cdrs: whether a position of a CDR is scanned.
     """
 
     sequence: str
@@ -83,7 +86,7 @@ class ScanPlan(NamedTuple):
         return where, mutants_of(choose_places(where, options.positions, self.name), options.excluded)
 
     def names(self, mutants: Sequence[Mutant]) -> list[str]:
-        """Of the parent and its mutants, for messages."""
+        """Names of the parent and its mutants, for messages."""
         return [self.name, *(f"{self.name} {mutant.label}" for mutant in mutants)]
 
 
@@ -100,20 +103,20 @@ def scan(
 ) -> Scan:
     """All single mutants of one sequence: the change of each head, of charge, and what charge does not explain.
 
-    A scan shows what the model says; it recommends no mutant. See docs/scan.md for what is known of that.
+    A scan recommends no mutant; docs/scan.md says why.
 
     Args:
         session: of abonyx.open_session.
         sequence: the parent: one chain, as the heads need it.
         positions: "cdr", "framework", "all", or IMGT positions, such as "27,57,105-117" or [27, 57].
-        exclude: residues that no mutant is to have, such as "C,M".
+        exclude: residues that are not used as replacements, such as "C,M".
         heads: names of the bundle's heads, or "all"; None = the first.
-        domain: "check" refuses a parent that the heads were not trained on, and flags mutants; "off" does not look.
-        validated: metrics.json of `abonyx evaluate --by COLUMN` for this bundle: the result carries its sentence.
+        domain: "check" refuses a parent that the heads were not trained on, and flags mutants; "off" skips this.
+        validated: metrics.json of `abonyx evaluate --by COLUMN` for this bundle: the result has its sentence.
         on_batch: called with the number of sequences that were scored, after each batch.
 
     Returns:
-        arrays with a value for each mutant, and `table()`, its columns.
+        Arrays with a value for each mutant; `table()` has them as columns.
 
     Raises:
         InputError: a sequence that cannot be scored, or has a flag.
@@ -122,7 +125,7 @@ def scan(
     """
     if not isinstance(sequence, str):
         what = f"sequence is {type_name(sequence)}, not a text"
-        raise InputError(what, "Give the one chain whose mutants are wanted; call scan again for another.")
+        raise InputError(what, "Give the sequence of one chain; call scan again for another one.")
     refuse_rule(domain, None)
     model = model_of(session, optional=False)
     with model.turn():  # no reload between the plan and the scores
@@ -131,7 +134,7 @@ def scan(
         why = refusal(cleaned) or alphabet.problem(cleaned, model.limit)
         if why:
             raise InputError(f"sequence: {why}", "Correct it; nothing was scored.")
-        plan = plan_scan(cleaned, options, "sequence", fix="Give the variable domain alone.")
+        plan = plan_scan(cleaned, options, "sequence", trim_fix="Give the variable domain alone.")
         return run_scan(model, plan, options, on_batch)
 
 
@@ -144,14 +147,14 @@ def scan_options(
     check: Check,
     validated: str | Path | None = None,
 ) -> ScanOptions:
-    """The options of a scan, refused before anything is scored.
+    """The options of a scan, checked before anything is scored.
 
     Raises:
         ConfigError: see scan. BundleError: the bundle has no head yet.
     """
     if config.batch_size is not None:
         what = f"{option('pooling')} upstream-batch: there, a score depends on the sequences beside it in a file"
-        raise ConfigError(what, f"Use {option('pooling')} residues: a scan has no such file.")
+        raise ConfigError(what, f"Use {option('pooling')} residues.")
     chosen = [head.spec for head in choose_heads(bundle, heads).heads]
     single = ", ".join(head.name for head in bundle.manifest.heads if len(head.chains) == 1) or "none"
     paired = [head.name for head in chosen if len(head.chains) > 1]
@@ -161,7 +164,7 @@ def scan_options(
     if len(record_chains(chosen)) > 1:
         told = ", ".join(f"{head.name} ({head.chains[0]})" for head in chosen)
         what = f"{option('heads')} of different chains: {told}"
-        raise ConfigError(what, "Scan each chain by the heads that score it.")
+        raise ConfigError(what, "Scan each chain with the heads that score it.")
     letters, names = chain_letters(chosen[0].chains), [head.name for head in chosen]
     return ScanOptions(
         heads=tuple(chosen),
@@ -175,14 +178,21 @@ def scan_options(
 
 
 def plan_scan(
-    sequence: str, options: ScanOptions, name: str, judgement: Judgement | None = None, *, fix: str = ""
+    sequence: str,
+    options: ScanOptions,
+    name: str,
+    judgement: Judgement | None = None,
+    *,
+    trim_fix: str = "",
+    fix: str = "",
 ) -> ScanPlan:
-    """How many mutants of one cleaned sequence are to be scored.
+    """Plan the scan of one cleaned sequence.
 
     Args:
         name: of the parent, for messages.
-        judgement: of the sequence, if it was judged by the options' letters; None = it is judged here.
-        fix: what the caller's user can do about a flag.
+        judgement: of the sequence, made with the options' letters; None = it is judged here.
+        trim_fix: how the caller's user trims the sequence to its domain; part of the error only if that would help.
+        fix: what else the caller's user can do about a flag.
 
     Raises:
         InputError: the parent has a flag.
@@ -191,15 +201,22 @@ def plan_scan(
     if judgement is None:
         (judgement,) = judge([sequence], options.letters)
     if options.check != "off" and not judgement.trusted:
-        what = f"{name}: is flagged: {judgement.text}; its mutants would have no scores to trust"
+        what = f"{name}: is flagged: {judgement.text}; the scores of its mutants could not be trusted"
         told = "Scan whole variable domains of the heads' chains: docs/domain.md says what a flag means."
-        raise InputError(what, f"{told} {fix}".rstrip())
+        trim = trim_fix if _can_be_trimmed(sequence, judgement, options.letters) else ""
+        raise InputError(what, " ".join(filter(None, (told, trim, fix))))
     chosen = choose_places(places(sequence), options.positions, name)
     n_mutants = count_mutants(chosen, options.excluded)
     if not n_mutants:
         what = f"{name}: {option('exclude')} {','.join(options.excluded)} leaves no mutant at {options.positions}"
         raise ConfigError(what, "Exclude fewer residues.")
     return ScanPlan(sequence, name, judgement, n_mutants, any(place.region in CDRS for place in chosen))
+
+
+def _can_be_trimmed(sequence: str, judgement: Judgement, letters: Sequence[str]) -> bool:
+    """Whether the sequence holds one domain of these chains and more residues beside it."""
+    domain = trimmed(sequence, judgement)
+    return domain is not None and judgement.chain in letters and len(domain.sequence) < len(sequence)
 
 
 def run_scan(model: OpenModel, plan: ScanPlan, options: ScanOptions, on_batch: OnBatch | None = None) -> Scan:
@@ -228,7 +245,7 @@ def scan_of_totals(
     totals: Float64Array,
     judgements: Sequence[Judgement] | None,
 ) -> Scan:
-    """What was found, of a parent and its n mutants that are scored.
+    """The scan of a parent and its n mutants, from their scores.
 
     Args:
         where, mutants: of plan.make_mutants.

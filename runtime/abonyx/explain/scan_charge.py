@@ -1,4 +1,4 @@
-"""What the change of net charge explains of a head's changes over one scan: ordinary least squares with intercept."""
+"""Which part of a head's changes the change of net charge explains: ordinary least squares over one scan."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 
 from abonyx.arrays import Float64Array
 
-# Two points lie on a line whatever they are.
+# Any two points lie on a line.
 FEWEST = 3
-# In elementary charges: without a mutant that gains or loses a whole one, only His and Tyr differ, by 0.11 and 0.002.
+# In elementary charges. If no mutant gains or loses a whole charge, only His and Tyr change it, by 0.11 and 0.002.
 LEAST_SPREAD = 0.5
 
 
@@ -18,8 +18,8 @@ class ChargeFit(NamedTuple):
     """change = intercept + slope x change of net charge, over the n mutants of a scan.
 
     Attributes:
-        slope: of the head's change for one elementary charge.
-        intercept: of the head's change at equal charge.
+        slope: the head's change for one elementary charge.
+        intercept: the head's change at equal charge.
         r2: the share of the changes' variance that the line explains; 0 if all changes are equal.
         n: mutants that it was fitted to.
     """
@@ -36,7 +36,7 @@ class ChargeFit(NamedTuple):
 
 
 def fit_charge(change: Float64Array, charge: Float64Array) -> ChargeFit | None:
-    """The line through the changes (n,) of a head by those of charge (n,).
+    """Fit a line to the changes (n,) of a head over the changes of charge (n,).
 
     None if charge cannot be taken out: fewer than FEWEST mutants, or changes of charge less than LEAST_SPREAD apart.
     """

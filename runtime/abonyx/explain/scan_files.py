@@ -1,7 +1,7 @@
-"""`abonyx scan`: the parents of a file to a directory of tables and pictures, parent after parent.
+"""`abonyx scan`: scan the parents of a file one after another, and write tables and pictures to a directory.
 
-A parent's rows and pictures are written once all of its mutants are scored; the same command resumes behind the last
-parent that is whole.
+The rows and pictures of a parent are written when all of its mutants are scored. The same command resumes after the
+last parent that is finished.
 """
 
 from __future__ import annotations
@@ -10,17 +10,16 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from abonyx.bundle.threshold import pooling_notes, shipped_note
 from abonyx.engine.providers import token_budget, window_size
 from abonyx.errors import ConfigError, RunInterrupted
-from abonyx.explain.scan import ScanOptions, run_scan
+from abonyx.explain.scan import run_scan
 from abonyx.explain.scan_parents import Parent, choose_parents, last_rows, plan_parents
-from abonyx.explain.scan_result import Scan, refuse_ranks
-from abonyx.explain.scan_tables import scan_facts, scan_format, statements
+from abonyx.explain.scan_request import PARENTS_CSV, ScanRequest
+from abonyx.explain.scan_result import Scan, refuse_ranks, statements
+from abonyx.explain.scan_summary import Ran, summary_of_scan
+from abonyx.explain.scan_tables import scan_facts, scan_format
 from abonyx.input.checked import Input
 from abonyx.logs import LOGGER
 from abonyx.output.files import replacing
@@ -29,45 +28,15 @@ from abonyx.output.journal import Header, journal_path
 from abonyx.output.resumable import ResumableOutput, open_resumable
 from abonyx.run.interrupts import Stop, handled
 from abonyx.run.progress import progress
-from abonyx.run.request import RunRequest
 from abonyx.run.resumed import identity, input_facts
+from abonyx.run.summary_file import write_summary
 from abonyx.wording import option
 
-if TYPE_CHECKING:
-    from abonyx.model import OpenModel
-
-SCAN_CSV, PARENTS_CSV, REJECTED_CSV, FACTS_JSON = "scan.csv", "parents.csv", "rejected.csv", "scan.json"
-# More mutants than so many are scored only if that was confirmed: ten VH, or half an hour of a large model's on a CPU.
+SCAN_CSV, REJECTED_CSV, FACTS_JSON = "scan.csv", "rejected.csv", "scan.json"
+# A scan of more mutants has to be confirmed. This is about ten VH, or half an hour of a large model on a CPU.
 MOST_UNASKED = 20_000
-# Mutants whose scoring is timed to say how long all of them take.
+# How many mutants are scored to estimate the time for all of them.
 _TIMED = 64
-# Parents whose charge fit the summary tells; parents.csv has all.
-_SHOWN = 5
-
-
-@dataclass(frozen=True)
-class ScanRequest:
-    """What the command was asked.
-
-    Attributes:
-        run: how the input was read, and the config.
-        options: what is scanned.
-        output: the directory.
-        id: of the one parent that is scanned; None = all of the input.
-        rank: with ranks within equal charge.
-        pictures: with a picture of each parent and head.
-        confirmed: scan even if there are more than MOST_UNASKED mutants.
-        restart: drop what an interrupted scan left.
-    """
-
-    run: RunRequest
-    options: ScanOptions
-    output: Path
-    id: str | None = None
-    rank: bool = False
-    pictures: bool = True
-    confirmed: bool = False
-    restart: bool = False
 
 
 def scan_records(request: ScanRequest, checked: Input) -> list[str]:
@@ -77,8 +46,8 @@ def scan_records(request: ScanRequest, checked: Input) -> list[str]:
         The lines that the command line prints.
 
     Raises:
-        InputError: an id that is missing or comes twice; a flagged parent.
-        ConfigError: positions that a parent lacks; too many mutants that were not confirmed; the output.
+        InputError: an id that is missing or appears twice; a flagged parent.
+        ConfigError: positions that a parent does not have; too many mutants without confirmation; an unusable output.
         RunInterrupted: by a signal; finished parents are kept.
     """
     chosen = choose_parents(checked, request.id)
@@ -97,7 +66,7 @@ def scan_records(request: ScanRequest, checked: Input) -> list[str]:
 
 
 def refuse_output(output: Path) -> None:
-    """Refuse, by a ConfigError, a directory that holds something and no interrupted scan."""
+    """Raise a ConfigError if the directory holds anything but an interrupted scan."""
     if output.is_dir():
         if any(output.iterdir()) and not journal_path(output / SCAN_CSV).exists():
             raise ConfigError(f"output {output}: is not empty", "Name a new directory, or remove this one.")
@@ -113,7 +82,7 @@ def _refuse_ranks(request: ScanRequest, parents: Sequence[Parent]) -> None:
 
 
 def _unconfirmed(request: ScanRequest, parents: Sequence[Parent], mutants: int) -> ConfigError:
-    """The error about a scan that is too large to begin unasked: how long it would take."""
+    """The error for a scan that has to be confirmed; it says how long the scan would take."""
     from abonyx.model import open_model
 
     plan, options = parents[0].plan, request.options
@@ -130,57 +99,61 @@ def _unconfirmed(request: ScanRequest, parents: Sequence[Parent], mutants: int) 
 
 
 def _duration(seconds: float) -> str:
-    """A time to one figure that a person plans with."""
+    """A time as a person would say it."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _run(request: ScanRequest, chosen: Input, parents: list[Parent], stop: Stop) -> list[str]:
-    from abonyx.model import open_model  # not before the input was found good
-
-    started = time.perf_counter()
-    told: list[str] = []
     said = statements(request.options.validated, request.options.names)
     with _opened(request, chosen, parents) as out:
-        ends = last_rows(parents)
-        done = ends.index(out.rows_done) + 1 if out.rows_done else 0
+        done = last_rows(parents).index(out.rows_done) + 1 if out.rows_done else 0
         if done:
             LOGGER.info(f"resuming after {done} of {len(parents)} parents, which an interrupted scan left")
         if done == len(parents):
-            _write_facts(request, chosen)
-            return [
-                "every parent was scanned by an interrupted run; its files are in place",
-                *said,
-            ]
-        config = dataclasses.replace(request.run.config, token_budget=out.token_budget)
-        with open_model(config) as model, progress(out.rows + len(parents), out.rows_done + done) as bar:
-            opened = time.perf_counter()
-            rest = parents[done:]
-            for parent, end in zip(rest, ends[done:], strict=True):
-                found = run_scan(model, parent.plan, request.options, _watch(stop, bar, done, len(parents)))
-                _draw(request, parent, found)
-                if model.budget.tokens != out.token_budget:
-                    out.token_budget = model.budget.tokens
-                    out.halved(model.budget.tokens, "the device ran out of memory")
-                out.append(end, (parent.id, found))
-                done += 1
-                told += found.notes[1:-1] if len(parents) == 1 else [f"{parent.plan.name}: {found.notes[1]}"]
-            lines = _summary(request, model, rest, opened - started, time.perf_counter() - opened)
+            ran = None
+            lines = ["every parent was scanned by an interrupted run; its files are in place", *said]
+        else:
+            ran = _scan_rest(request, out, parents, done, stop)
+            lines = [*ran.lines(request, parents[done:]), *ran.notes(request, chosen), *said, _wrote(request, parents)]
         _write_facts(request, chosen)
-    more = [f"... and {len(told) - _SHOWN} more: parents.csv"] if len(told) > _SHOWN else []
-    pictures = len(parents) * len(request.options.heads) * request.pictures  # those of an interrupted run, too
+    if request.summary is not None:
+        mutants = sum(parent.plan.n_mutants for parent in parents)
+        notes = [*(() if ran is None else ran.notes(request, chosen)), *said]
+        summary = summary_of_scan(request, chosen, mutants, done, ran, notes)
+        write_summary(request.summary, summary)
+    return lines
+
+
+def _scan_rest(request: ScanRequest, out: ResumableOutput, parents: list[Parent], done: int, stop: Stop) -> Ran:
+    """Scan the parents from number `done` on; an interrupted scan had finished those before."""
+    from abonyx.model import open_model  # not before the input was found good
+
+    started = time.perf_counter()
+    charge: list[str] = []
+    config = dataclasses.replace(request.run.config, token_budget=out.token_budget)
+    with open_model(config) as model, progress(out.rows + len(parents), out.rows_done + done) as bar:
+        opened = time.perf_counter()
+        for parent, end in list(zip(parents, last_rows(parents), strict=True))[done:]:
+            found = run_scan(model, parent.plan, request.options, _watch(stop, bar, done, len(parents)))
+            _draw(request, parent, found)
+            if model.budget.tokens != out.token_budget:
+                out.token_budget = model.budget.tokens
+                out.halved(model.budget.tokens, "the device ran out of memory")
+            out.append(end, (parent.id, found))
+            done += 1
+            explained = [each.sentence() for each in found.heads]
+            charge += explained if len(parents) == 1 else [f"{parent.plan.name}: {explained[0]}"]
+        ended = time.perf_counter()
+        return Ran(model.bundle.label(), [*model.opening_notes], charge, opened - started, ended - opened)
+
+
+def _wrote(request: ScanRequest, parents: Sequence[Parent]) -> str:
+    """The last line: what is in the directory, with what an interrupted scan left."""
+    pictures = len(parents) * len(request.options.heads) * request.pictures
     drawn = f", {pictures} picture{'s' * (pictures > 1)}, each as SVG and PNG" if pictures else ""
-    wrote = f"wrote {request.output}: {SCAN_CSV}, {PARENTS_CSV}, {FACTS_JSON}{drawn}"
-    return [
-        *lines,
-        *chosen.notes,
-        *shipped_note(request.run.config),
-        *told[:_SHOWN],
-        *more,
-        *said,
-        wrote,
-    ]
+    return f"wrote {request.output}: {SCAN_CSV}, {PARENTS_CSV}, {FACTS_JSON}{drawn}"
 
 
 def _write_facts(request: ScanRequest, chosen: Input) -> None:
@@ -191,31 +164,18 @@ def _write_facts(request: ScanRequest, chosen: Input) -> None:
 
 
 def _watch(stop: Stop, bar: Callable[[int], None] | None, done: int, parents: int) -> Callable[[int], None]:
-    """End after the batch in which a signal came; and move the bar."""
+    """What to call after each batch: it ends the scan if a signal came, and moves the progress bar."""
 
     def on_batch(sequences: int) -> None:
         if stop.asked:
             if done:
                 what = f"{stop.asked}: {done} of {parents} parents are kept"
                 raise RunInterrupted(what, f"The same command resumes from there, {option('restart')} starts again.")
-            raise RunInterrupted(f"{stop.asked}: no parent was done; nothing is left behind")
+            raise RunInterrupted(f"{stop.asked}: no parent was finished, so nothing is kept")
         if bar:
             bar(sequences)
 
     return on_batch
-
-
-def _summary(
-    request: ScanRequest, model: OpenModel, scanned: Sequence[Parent], opening: float, seconds: float
-) -> list[str]:
-    mutants = sum(parent.plan.n_mutants for parent in scanned)
-    counts = f"{len(scanned)} parent{'s' * (len(scanned) > 1)} scanned, {mutants:,} mutant{'s' * (mutants > 1)}"
-    return [
-        f"{counts}, in {seconds:.2f} s on {request.run.config.provider}",
-        f"model: {model.bundle.label()}",
-        *model.opening_notes,
-        *pooling_notes(model.bundle, request.run.config),
-    ]
 
 
 def _draw(request: ScanRequest, parent: Parent, found: Scan) -> None:
@@ -262,8 +222,8 @@ def _opened(request: ScanRequest, chosen: Input, parents: Sequence[Parent]) -> I
             for picture in (*output.glob("*.scan.png"), *output.glob("*.scan.svg")):
                 picture.unlink()
     except OSError as error:
-        what = f"output {output}: cannot be made: {error.strerror}"
-        raise ConfigError(what, "Name a new directory in one that is there.") from error
+        what = f"output {output}: cannot be created: {error.strerror}"
+        raise ConfigError(what, "Name a new directory inside an existing one.") from error
     try:
         with open_resumable(targets, format, header, restart=request.restart) as out:
             yield out

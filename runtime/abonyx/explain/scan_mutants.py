@@ -1,4 +1,4 @@
-"""Single mutants of a parent, and what can be known of each without a model."""
+"""Single mutants of a parent, and what is known of each without a model."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from abonyx.explain.places import Place
 from abonyx.texts import type_name
 from abonyx.wording import option
 
-# By kind, as the heat map has them from the top: basic, acidic, polar, special, hydrophobic.
+# Sorted by kind, from the top of the heat map: basic, acidic, polar, special, hydrophobic.
 AMINO_ACIDS = "KRHDENQSTGPCAVILMFWY"
-# The two cysteines, and what the framework around them is built on: Trp 41, the hydrophobic residue 89, Trp or Phe 118.
+# The two cysteines, and other conserved residues: Trp 41, the hydrophobic residue 89, Trp or Phe 118.
 CYSTEINES = ("23", "104")
 CONSERVED = (*CYSTEINES, "41", "89", "118")
 
@@ -39,18 +39,18 @@ class Mutant(NamedTuple):
 
     @property
     def is_conserved(self) -> bool:
-        """Whether it changes a position that nearly all domains have in common."""
+        """Whether it changes a position that is conserved in nearly all domains."""
         return self.place.imgt in CONSERVED
 
 
 def excluded_residues(exclude: Sequence[str] | str | None) -> str:
-    """Residues that no mutant is to have, as one text in the order of AMINO_ACIDS.
+    """Residues that are not used as replacements, as one text in the order of AMINO_ACIDS.
 
     Args:
         exclude: letters, as "C,M" or a list of them; None = none.
 
     Raises:
-        ConfigError: something else than the 20 residues, or all of them.
+        ConfigError: a letter that is not one of the 20 residues, or all 20 residues.
     """
     if exclude is None:
         return ""
@@ -69,13 +69,13 @@ def excluded_residues(exclude: Sequence[str] | str | None) -> str:
 
 
 def mutants_of(places: Sequence[Place], excluded: str) -> list[Mutant]:
-    """Every other residue at each place, but the excluded ones; in the order of the places, then of the alphabet."""
+    """A mutant for each residue that is not the parent's and not excluded; sorted by place, then by letter."""
     residues = [residue for residue in sorted(AMINO_ACIDS) if residue not in excluded]
     return [Mutant(place, residue) for place in places for residue in residues if residue != place.residue]
 
 
 def count_mutants(places: Sequence[Place], excluded: str) -> int:
-    """How many mutants_of gives."""
+    """How many mutants mutants_of returns."""
     left = len(AMINO_ACIDS) - len(excluded)
     return sum(left - (place.residue in AMINO_ACIDS and place.residue not in excluded) for place in places)
 
@@ -93,7 +93,7 @@ def _is_motif(sequence: str, start: int) -> bool:
 
 
 def unpairs_cysteine(parent: str, mutant: Mutant) -> bool:
-    """Whether it adds or removes a cysteine and leaves an odd number, or removes one of the domain's own two."""
+    """Whether it leaves an odd number of cysteines by adding or removing one, or removes the one at IMGT 23 or 104."""
     old, new = mutant.place.residue, mutant.residue
     if "C" not in (old, new):
         return False

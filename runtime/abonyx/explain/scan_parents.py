@@ -1,4 +1,4 @@
-"""The parents of a scan: which records of an input they are, and what their files are called."""
+"""The parents of a scan: which records they are, and the names of their files."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ from abonyx.explain.scan import ScanOptions, ScanPlan, plan_scan
 from abonyx.input.checked import Input
 from abonyx.wording import option
 
-_FLAGGED_FIX = (
-    f"{option('trim')} domain cuts off what lies outside the domain. {option('skip')} with {option('domain')} require "
-    "leaves flagged records out."
-)
+_TRIM_FIX = f"To cut off what lies outside the domain, use {option('trim_domain')}."
+_FLAGGED_FIX = f"{option('skip')} with {option('domain')} require leaves flagged records out."
 
 
 @dataclass(frozen=True)
 class Parent:
-    """One parent: its id, what the pictures' names begin with, and its plan."""
+    """One parent: its id, the beginning of its pictures' names, and its plan."""
 
     id: str
     stem: str
@@ -28,13 +26,13 @@ class Parent:
 
 
 def choose_parents(checked: Input, id_: str | None) -> Input:
-    """The parents that are scanned: all, or the one of an id. Raises InputError."""
+    """The parents to scan: all records, or the one with this id. Raises InputError."""
     counts = Counter(checked.ids)
     if id_ is None:
         twice = [name for name, count in counts.items() if count > 1]
         if twice:
-            come = "id comes" if len(twice) == 1 else "ids come"
-            what = f"{len(twice)} {come} more than once: {printable(twice[0])!r} {counts[twice[0]]} times"
+            appear = "id appears" if len(twice) == 1 else "ids appear"
+            what = f"{len(twice)} {appear} more than once: {printable(twice[0])!r} {counts[twice[0]]} times"
             raise InputError(what, f"Give each parent an id of its own; {option('id_column')} names their column.")
         return checked
     found = [at for at, name in enumerate(checked.ids) if name == id_]
@@ -58,17 +56,21 @@ def choose_parents(checked: Input, id_: str | None) -> Input:
 
 
 def plan_parents(chosen: Input, options: ScanOptions) -> list[Parent]:
-    """The plans of the parents. Raises as plan_scan, of the first that cannot be scanned."""
+    """The plans of the parents. Raises as plan_scan does for the first parent that cannot be scanned."""
     judgements = [None] * len(chosen.ids) if options.check == "off" else chosen.judgements
     rows = zip(chosen.ids, _stems(chosen.ids), chosen.sequences, judgements, strict=True)
     return [
-        Parent(id_, stem, plan_scan(sequence, options, printable(id_), judgement, fix=_FLAGGED_FIX))
+        Parent(
+            id_,
+            stem,
+            plan_scan(sequence, options, printable(id_), judgement, trim_fix=_TRIM_FIX, fix=_FLAGGED_FIX),
+        )
         for id_, stem, sequence, judgement in rows
     ]
 
 
 def _stems(ids: Sequence[str]) -> Iterator[str]:
-    """A file's name for each id, each another one: some file systems hold only one of A and a."""
+    """A different file name for each id. Some file systems take A and a as the same name."""
     taken: set[str] = set()
     numbers: Counter[str] = Counter()
     for id_ in ids:
@@ -82,7 +84,7 @@ def _stems(ids: Sequence[str]) -> Iterator[str]:
 
 
 def last_rows(parents: Sequence[Parent]) -> list[int]:
-    """Rows of scan.csv up to each parent's last."""
+    """For each parent, how many rows scan.csv has up to its last one."""
     ends, total = [], 0
     for parent in parents:
         total += parent.plan.n_mutants

@@ -1,4 +1,4 @@
-"""Which positions of a parent a scan changes: a word for a set of them, or a list of IMGT positions."""
+"""Which positions of a parent a scan changes: cdr, framework, all, or a list of IMGT positions."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _FIX = "Give cdr, framework, all, or IMGT positions and ranges of them, such as 
 
 
 def positions_text(positions: object) -> str:
-    """The option in one spelling, which choose_places takes.
+    """The option in the one spelling that choose_places accepts.
 
     Args:
         positions: a text, or texts and numbers.
 
     Raises:
-        ConfigError: something else, or a list that names nothing.
+        ConfigError: another type, or a text that is not a list of positions.
     """
     if isinstance(positions, str):
         text = positions.strip()
@@ -47,7 +47,7 @@ def positions_text(positions: object) -> str:
 
 
 def choose_places(places: Sequence[Place], positions: str, name: str) -> list[Place]:
-    """The places of a parent that are changed, in its order.
+    """The places to change, in the order of the sequence.
 
     Args:
         places: of every residue.

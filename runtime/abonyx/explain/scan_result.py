@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -27,7 +28,7 @@ Cells = list[str] | list[int] | list[float] | list[float | None] | list[int | No
 
 
 class ScoredHead(NamedTuple):
-    """Which head it is.
+    """One of the bundle's heads.
 
     Attributes:
         name: as the bundle has it.
@@ -35,7 +36,7 @@ class ScoredHead(NamedTuple):
         unit: as the bundle has it; None for a probability.
         higher_is_worse: as the bundle has it.
         sd: standard deviation of a linear head's training values; None for a probability.
-        first: whether it is the bundle's first.
+        first: whether it is the bundle's first head.
     """
 
     name: str
@@ -47,14 +48,14 @@ class ScoredHead(NamedTuple):
 
     @property
     def score_column(self) -> str:
-        """The name of its values, as results of `abonyx score` have it."""
+        """The name of the column of its scores, the same as in results of `abonyx score`."""
         if self.kind != LOGISTIC:
             return f"{self.name}_value"
         return P if self.first else f"{self.name}_p"
 
     @property
     def change_unit(self) -> str:
-        """What its changes are measured in."""
+        """The unit of its changes."""
         return self.unit or "logits"
 
 
@@ -63,11 +64,11 @@ class HeadScan:
     """One head over a scan of n mutants.
 
     Attributes:
-        head: which.
+        head: the head.
         parent: its probability or value of the parent.
-        change: (n,) float64, mutant less parent: of the logit, or of a linear head's value in its unit.
+        change: (n,) float64, mutant minus parent: of the logit, or of a linear head's value in its unit.
         score: (n,) float32, the mutant's probability or value.
-        fit: the line of the changes over those of net charge; None if charge cannot be taken out of this scan.
+        fit: the line of the changes over those of net charge; None if the mutants hardly differ in charge.
     """
 
     head: ScoredHead
@@ -91,6 +92,16 @@ def statement_of(validated: Validated | None, head: str) -> str:
     return validated.sentence if validated is not None and validated.head == head else NOT_VALIDATED
 
 
+def statements(validated: Validated | None, names: Sequence[str]) -> list[str]:
+    """How far the order of mutants by each head can be trusted; with the heads' names, if they differ in that."""
+    heads: dict[str, list[str]] = {}
+    for name in names:
+        heads.setdefault(statement_of(validated, name), []).append(name)
+    if len(heads) == 1:
+        return list(heads)
+    return [f"{', '.join(of)}: {statement}" for statement, of in heads.items()]
+
+
 @dataclass(frozen=True)
 class Scan:
     """The n single mutants of one parent. It recommends none: see `statement`.
@@ -100,11 +111,11 @@ class Scan:
         chain: its letter; None if it has no single domain.
         places: of each of the parent's residues.
         mutants: by place, then by the new residue's letter.
-        heads: their changes, in the order in which they were named.
+        heads: the changes of each head, in the order of the request.
         charge: net charge of the parent at pH 7.4, in elementary charges.
         pi: isoelectric point of the parent.
-        charge_change: (n,) float64, mutant less parent.
-        pi_change: (n,) float64, mutant less parent.
+        charge_change: (n,) float64, mutant minus parent.
+        pi_change: (n,) float64, mutant minus parent.
         judgements: of the mutants, n; None if they were not judged.
         validated: what a user measured of one head's ranking at equal charge; None = nothing.
     """
@@ -123,23 +134,28 @@ class Scan:
 
     @property
     def statement(self) -> str:
-        """How far the order of mutants by the head that was named first can be trusted."""
+        """How far the order of mutants by the first requested head can be trusted."""
         return statement_of(self.validated, self.heads[0].head.name)
 
     @property
+    def statements(self) -> list[str]:
+        """How far the order can be trusted: one sentence, or one for each group of heads if they differ."""
+        return statements(self.validated, [each.head.name for each in self.heads])
+
+    @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader of the numbers must know, a line each."""
+        """What a reader of the numbers must know, one line each."""
         known = f"seen_in_repertoire: at least {SEEN:.0%} of {repertoire().source()} have the residue at that position"
         if self.chain != HEAVY:
             known = "seen_in_repertoire is empty: the repertoire is of heavy chains"
-        return (self.statement, *(each.sentence() for each in self.heads), known)
+        return (*self.statements, *(each.sentence() for each in self.heads), known)
 
     def head(self, name: str | None = None) -> HeadScan:
-        """One head's changes; None = the first that was named. Raises KeyError."""
+        """One head's changes; None = the first requested head. Raises KeyError."""
         return self.heads[0] if name is None else {each.head.name: each for each in self.heads}[name]
 
     def without_charge(self, name: str | None = None) -> Float64Array:
-        """The part (n,) of a head's changes that the change of charge does not explain; NaN if it cannot be told."""
+        """The part (n,) of a head's changes that the change of charge does not explain; NaN without a fit."""
         head = self.head(name)
         if head.fit is None:
             return np.full(len(self.mutants), np.nan)
@@ -157,14 +173,14 @@ class Scan:
 
     @cached_property
     def conserved(self) -> BoolArray:
-        """(n,) whether a position is changed that nearly all domains have in common: IMGT 23, 41, 89, 104, 118."""
+        """(n,) whether the mutant changes a conserved position: IMGT 23, 41, 89, 104 or 118."""
         return np.array([mutant.is_conserved for mutant in self.mutants], bool)
 
     @cached_property
     def repertoire_share(self) -> list[float | None]:
         """The share (n), 0 to 1, of human VH with that position that have the residue there.
 
-        None of a light chain, and of a position that fewer than 100 of them have.
+        None for a light chain, and at positions that fewer than 100 of them have.
         """
         if self.chain != HEAVY:
             return [None] * len(self.mutants)
@@ -183,15 +199,14 @@ class Scan:
         return [round(change) for change in self.charge_change.tolist()]
 
     def ranks(self, name: str | None = None) -> list[int | None]:
-        """Places of some mutants in the order of a head's change, each within its stratum of equal charge; 1 = first.
+        """Ranks of mutants by a head's change, within each stratum of equal charge; 1 = first, None = not ranked.
 
-        The order is that of the head's changes: lowest first, or highest first if lower values are worse. Ranked are
-        mutants of the CDRs whose residue is seen in the repertoire at that position; not those that are flagged, change
-        a conserved position, leave a cysteine unpaired or add a glycosylation motif. The others have None. No rank is a
-        recommendation.
+        The lowest change comes first, or the highest if lower values are worse. Only mutants of the CDRs whose residue
+        is seen in the repertoire at that position are ranked, and only if they are not flagged, change no conserved
+        position, leave no cysteine unpaired and add no glycosylation motif. A rank is not a recommendation.
 
         Raises:
-            ConfigError: the parent is no heavy chain, or no mutant is of a CDR.
+            ConfigError: the parent is not a heavy chain, or no mutant is in a CDR.
         """
         refuse_ranks(self.chain, any(mutant.place.region in CDRS for mutant in self.mutants), "the parent")
         head, flags = self.head(name), self.judgements
@@ -212,9 +227,9 @@ class Scan:
         return ranks
 
     def grid(self, values: Float64Array) -> Float64Array:
-        """Values (n,) as (20, scanned positions): a row for each of AMINO_ACIDS; NaN for the parent's own residue.
+        """Values (n,) as (20, scanned positions): a row for each of AMINO_ACIDS.
 
-        Excluded residues are NaN, too.
+        The parent's own residues and excluded residues are NaN.
         """
         columns = {place.index: at for at, place in enumerate(self.scanned)}
         found = np.full((len(AMINO_ACIDS), len(columns)), np.nan)
@@ -231,7 +246,7 @@ class Scan:
         """Name -> column of n cells, as docs/scan.md describes them; None is an empty cell.
 
         Args:
-            rank: with the columns charge_stratum, and NAME_rank of each head. Raises as ranks.
+            rank: add the columns charge_stratum, and NAME_rank for each head. Raises as ranks.
         """
         at = [mutant.place for mutant in self.mutants]
         found: dict[str, Cells] = {
@@ -265,7 +280,7 @@ class Scan:
 
 
 def refuse_ranks(chain: str | None, in_cdrs: bool, name: str) -> None:
-    """Refuse, by a ConfigError, ranks of a parent whose mutants have none."""
+    """Raise a ConfigError if mutants of this parent cannot be ranked."""
     if chain != HEAVY:
         what = f"{option('rank')}: {name} is not a heavy chain, and the repertoire is of heavy chains"
         raise ConfigError(what, f"Leave {option('rank')} out.")

@@ -1,14 +1,13 @@
-"""The tables of `abonyx scan`, and what says how they were made."""
+"""The tables of `abonyx scan`, and scan.json, which says how they were made."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
 from abonyx.explain.scan import ScanOptions
-from abonyx.explain.scan_result import Scan, statement_of
-from abonyx.explain.validated import Validated
+from abonyx.explain.scan_result import Scan, statement_of, statements
 from abonyx.output.formats import Columns, Format, csv_bytes
 
 STATEMENT = "statement"
@@ -16,16 +15,6 @@ _PARENT_COLUMNS = (
     *("id", "chain", "sequence", "charge", "pI", "mutants", "head", "unit", "score"),
     *("charge_slope", "charge_intercept", "charge_r2", "charge_n", STATEMENT),
 )
-
-
-def statements(validated: Validated | None, names: Sequence[str]) -> list[str]:
-    """How far the order of mutants by each head can be trusted; with the heads' names, if they differ in that."""
-    heads: dict[str, list[str]] = {}
-    for name in names:
-        heads.setdefault(statement_of(validated, name), []).append(name)
-    if len(heads) == 1:
-        return list(heads)
-    return [f"{', '.join(of)}: {statement}" for statement, of in heads.items()]
 
 
 def scan_facts(options: ScanOptions, read: Mapping[str, object], made_by: Mapping[str, object], *, rank: bool) -> bytes:
@@ -43,12 +32,12 @@ def scan_facts(options: ScanOptions, read: Mapping[str, object], made_by: Mappin
 
 
 def scan_format(*, rank: bool) -> Format:
-    """A parent and its scan as rows of both tables; the first parent's behind the names of the columns."""
+    """The rows of both tables for one parent; before the first parent, the names of the columns."""
 
     def encode(start: int, window: Columns) -> tuple[bytes, bytes]:
         id_, found = window
         table = found.table(rank=rank)
-        said = " ".join(statements(found.validated, [each.head.name for each in found.heads]))
+        said = " ".join(found.statements)
         rows = [(id_, *row, said) for row in zip(*table.values(), strict=True)]
         names: list[tuple[tuple[str, ...], ...]] = [(), ()]
         if start == 0:

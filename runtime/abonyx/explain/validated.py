@@ -1,6 +1,6 @@
-"""What a user measured of the ranking at equal charge: read from the metrics.json of `abonyx evaluate --by`.
+"""What a user measured of the ranking at equal charge, from the metrics.json of `abonyx evaluate --by`.
 
-No text of that file is shown: the sentence is made again from its numbers, which are checked.
+No text of that file is shown: the sentence is made from its numbers, which are checked.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Agreement = Annotated[float, msgspec.Meta(ge=-1.0, le=1.0)]
 
 
 class Validated(NamedTuple):
-    """A head, and the sentence that its scans carry."""
+    """A head, and the sentence that its scans have."""
 
     head: str
     sentence: str
@@ -69,12 +69,13 @@ def read_validated(
     """The head that was measured, and what was found.
 
     Args:
-        heads: names of those that are scanned; check: whether the scan looks for flags.
+        heads: names of the heads that are scanned.
+        check: whether the scan looks for flags.
 
     Raises:
         InputError: path is not a path.
-        ConfigError: not such a file, measured without --by, without a conclusion, of flagged rows, or of another
-            bundle, head or pooling.
+        ConfigError: it is not such a file; it was measured without --by or without looking for flags; it allows no
+            conclusion; or it is of another bundle, head or pooling.
     """
     if not isinstance(path, str | Path):
         raise InputError(f"{option('validated')} is {type_name(path)}, not a path", _FIX)
@@ -95,8 +96,14 @@ def read_validated(
     return Validated(found.head, f"{told} Measured with variant {found.variant}{trimmed}.")
 
 
+def read_validated_for_any(path: str | Path, bundle: Bundle, config: RuntimeConfig) -> Validated:
+    """As read_validated, for scans with any heads of the bundle that look for flags."""
+    heads = [head.name for head in bundle.manifest.heads if len(head.chains) == 1]
+    return read_validated(path, bundle, config, heads, "check")
+
+
 def _file(path: Path) -> str:
-    """The evaluation as a reader knows it: the last names of the path that the user gave."""
+    """The name of the file and its directory, by which a reader knows it."""
     return printable("/".join(path.absolute().parts[-2:]).removeprefix("//"))
 
 
@@ -109,22 +116,25 @@ def _read(path: Path, place: str) -> _Metrics:
     try:
         return msgspec.json.decode(data, type=_Metrics)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        # the reason can hold text of the file; where it was met cannot, since keys that are not known are passed over
+        # the reason can hold text of the file; the place cannot, because unknown keys are ignored
         where = re.search(r"\$[.\w]*\Z", str(error).rstrip("`"))
         at = f", at {where[0]}" if where else ""
         raise ConfigError(f"{place}: is not the metrics.json of an evaluation by this version{at}", _FIX) from error
 
 
 def _refuse_others(found: _Metrics, place: str, bundle: Bundle, config: RuntimeConfig, heads: Sequence[str]) -> None:
-    """Refuse, by a ConfigError, a figure that is not of what is scanned."""
+    """Raise a ConfigError if the figure is not of what is scanned."""
     if found.bundle_sha256 != bundle.sha256:
         what = (
             f"is of bundle {found.bundle_sha256[:_LABEL_LENGTH]}, and {bundle.name} is {bundle.sha256[:_LABEL_LENGTH]}"
         )
         raise ConfigError(f"{place}: {what}", _FIX)
-    known = [head.name for head in bundle.manifest.heads]
+    known = {head.name: head for head in bundle.manifest.heads}
     if found.head not in known or found.variant not in bundle.manifest.variants:
         raise ConfigError(f"{place}: names a head or a variant that {bundle.name} does not have", _FIX)
+    if len(known[found.head].chains) > 1:
+        what = f"{place}: is of head {found.head}, which scores both chains of a record; a scan changes one"
+        raise ConfigError(what, "Give a file of a head that scores one chain.")
     if found.head not in heads:
         what = f"{place}: is of head {found.head}, and {', '.join(heads)} is scanned"
         raise ConfigError(what, f"Scan it, too ({option('heads')}), or give a file of a head that is scanned.")
@@ -134,7 +144,7 @@ def _refuse_others(found: _Metrics, place: str, bundle: Bundle, config: RuntimeC
 
 
 def _sound(figure: Figure) -> bool:
-    """Whether the numbers can be what they are called."""
+    """Whether such figures can exist."""
     numbers = [number for number in figure[1:] if number is not None]
     ordered = figure.low is None or figure.high is None or figure.low <= figure.high
     return ordered and all(number >= LOWEST[figure.metric] for number in numbers)

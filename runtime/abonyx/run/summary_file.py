@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from abonyx.run.windows import RunSummary
 
 SCHEMA = 1
+Command = Literal["score", "embed", "explain", "scan"]
 # A reason has details of one record. Without numbers, and cut to this length, it is equal for many records.
 _REASON_CHARS = 120
 
@@ -42,7 +43,8 @@ class CommandSummary(msgspec.Struct, frozen=True, kw_only=True):
         schema: version of this object.
         command: the command.
         records: number of records in the input: scored + rejected.
-        scored: number of records in the output (scored, embedded or explained).
+        scored: number of records in the output (scored, embedded, explained or scanned).
+        mutants: number of mutants in the output; only for scan.
         earlier: number of these that an interrupted run had done.
         rejected: number of rejected records.
         rejected_reasons: reason, with N instead of numbers -> number of rejected records.
@@ -57,7 +59,7 @@ class CommandSummary(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     schema: int = SCHEMA
-    command: Literal["score", "embed", "explain"]
+    command: Command
     abonyx: str = __version__
     records: int
     scored: int
@@ -76,6 +78,7 @@ class CommandSummary(msgspec.Struct, frozen=True, kw_only=True):
     heads: list[str]
     outputs: list[str]
     notes: list[str]
+    mutants: int | msgspec.UnsetType = msgspec.UNSET
 
 
 def check_summary(summary: Path | None, output: Path | None, source: Path | None) -> None:
@@ -93,7 +96,9 @@ def check_summary(summary: Path | None, output: Path | None, source: Path | None
     check_output(summary, source)
     if output is None:
         return
-    beside = (output, ids_path(output), rejected_path(output), journal_path(output), *partial_paths(output))
+    beside = [output]
+    if not output.is_dir():
+        beside += [ids_path(output), rejected_path(output), journal_path(output), *partial_paths(output)]
     place = os.path.realpath(summary)
     if place in map(os.path.realpath, beside) or Path(place).is_relative_to(os.path.realpath(output)):
         what = f"{option('summary')} {summary}: is the output, is in it, or is a file that the run keeps beside it"
@@ -101,7 +106,7 @@ def check_summary(summary: Path | None, output: Path | None, source: Path | None
 
 
 def summary_of(
-    command: Literal["score", "embed", "explain"],
+    command: Command,
     run: RunRequest,
     checked: Input,
     *,
@@ -111,6 +116,7 @@ def summary_of(
     open_seconds: float | None,
     outputs: Sequence[Path | None],
     notes: Sequence[str],
+    mutants: int | msgspec.UnsetType = msgspec.UNSET,
 ) -> CommandSummary:
     """The summary of a run that succeeded. None in `outputs` is standard output, and left out."""
     judgements, rejected = checked.judgements, len(checked.rejected)
@@ -135,6 +141,7 @@ def summary_of(
         heads=list(heads),
         outputs=[_shown(path.absolute()) for path in outputs if path is not None],
         notes=[in_words(note, Interface.COMMAND_LINE) for note in notes],
+        mutants=mutants,
     )
 
 

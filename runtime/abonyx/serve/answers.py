@@ -157,7 +157,8 @@ class Score(Answered, frozen=True, kw_only=True):
         added: the columns that `with` names, by name; null for a record without a single domain.
         label: with labels read alone: 0 specific, 1 non-specific, null not labelled.
         training_row: with labels read alone: whether the first of the answer's heads was trained on this record, whose
-            score then flatters it; null = the bundle does not record its training rows.
+            score then flatters it; null = not known: the bundle does not record its training rows, or domain is off,
+            so that a training row with a tag is not recognised.
     """
 
     id: str

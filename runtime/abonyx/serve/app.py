@@ -29,7 +29,7 @@ from abonyx.serve.metrics import Metrics
 from abonyx.serve.problems import problem, problem_response
 from abonyx.serve.queries import FileExplainQuery, FileQuery, FileScoreQuery
 from abonyx.serve.requests import JSON
-from abonyx.serve.scans import plan_scan_request, scan_answer
+from abonyx.serve.scans import NO_TIME_FIX, plan_scan_request, refuse_slow, scan_answer
 from abonyx.serve.scheduler import DEAD, NO_MODEL
 from abonyx.serve.service import LOOK_S, Service, Waiting
 
@@ -142,10 +142,16 @@ def _add_scoring(app: FastAPI, service: Service) -> dict[str, Endpoint]:
         """Score all single mutants of one sequence, beside what charge explains; it recommends none."""
         model = service.scheduler.model()
         body, until = await service.received_json(request)
-        planned = await service.read(
-            request, lambda turn: plan_scan_request(body, model, service.settings, turn.step), until
+        plan = functools.partial(plan_scan_request, body, model, service.settings)
+        planned = await service.read(request, lambda turn: plan(turn.step), until)
+        in_time = functools.partial(refuse_slow, planned, service.scheduler, service.settings)
+        in_time()
+        waiting = Waiting(
+            *(service, request, model, planned.scored, planned.options.names, until),
+            totals=True,
+            in_time=in_time,
+            no_time_fix=NO_TIME_FIX,
         )
-        waiting = Waiting(service, request, model, planned.scored, planned.options.names, until, totals=True)
 
         async def answer() -> bytes:
             assert waiting.job.totals is not None

@@ -15,6 +15,7 @@ from abonyx.bundle.manifest import HeadSpec
 from abonyx.bundle.panel import PERCENTILE, Panel
 from abonyx.bundle.threshold import CALL, CALLED, CallRule, own_rule
 from abonyx.bundle.training_rows import rows_among
+from abonyx.domain import Check
 from abonyx.input.checked import Input
 from abonyx.input.records import RejectedRecord
 from abonyx.output.beside import column_cells
@@ -33,9 +34,10 @@ from abonyx.serve.answers import (
     ScoreAnswer,
     ScoreRequest,
 )
+from abonyx.serve.interfaces import INTERFACE
 from abonyx.serve.scheduler import Model
 from abonyx.serve.settings import Settings
-from abonyx.wording import Interface, in_words
+from abonyx.wording import in_words
 
 
 def model_name(model: Model) -> ModelName:
@@ -126,7 +128,7 @@ def score_answer(
     more = _by_row(cells, len(judgements))
     beside = _by_row(column_cells(asked.with_columns or (), records.sequences, judgements, heads), len(judgements))
     labels: Sequence[Any] = records.labels or [msgspec.UNSET] * len(judgements)
-    trained = _trained(model, records, heads)
+    trained = _trained(model, records, heads, asked.domain)
     rows = zip(
         records.ids, shown, p, numbers, words, bands, judgements, places, more, beside, labels, trained, strict=True
     )
@@ -160,18 +162,22 @@ def score_answer(
             for id_, sequences, value, number, word, band, judgement, place, of_heads, of_domain, label, known in rows
         ],
         rejected=rejected(records.rejected),
-        notes=[in_words(note, Interface.HTTP) for note in records.notes],
+        notes=[in_words(note, INTERFACE.get()) for note in records.notes],
     )
 
 
-def _trained(model: Model, records: Input, heads: ChosenHeads) -> list[Any]:
-    """Of each record, whether the first of the heads was trained on it; unset without labels, which it matters for."""
+def _trained(model: Model, records: Input, heads: ChosenHeads, domain: Check) -> list[Any]:
+    """Of each record, whether the first of the heads was trained on it; None = not known; unset without labels.
+
+    If domains are not looked for, a training row with a tag looks like any other row.
+    """
     if not records.labels:
         return [msgspec.UNSET] * len(records.ids)
     known = model.training.get(heads.names[0])
     if known is None:
         return [None] * len(records.ids)
-    return list(map(bool, rows_among(known, records.records, records.domains)))
+    missing = None if domain == "off" else False
+    return [bool(found) or missing for found in rows_among(known, records.records, records.domains)]
 
 
 def _by_row(columns: Mapping[str, Sequence[Any]], count: int) -> list[dict[str, Any] | msgspec.UnsetType]:
@@ -183,7 +189,7 @@ def _by_row(columns: Mapping[str, Sequence[Any]], count: int) -> list[dict[str, 
 
 def rejected(problems: list[RejectedRecord]) -> list[Rejected]:
     """The records that were left out."""
-    return [Rejected(id=one.id, line=one.line, reason=in_words(one.reason, Interface.HTTP)) for one in problems]
+    return [Rejected(id=one.id, line=one.line, reason=in_words(one.reason, INTERFACE.get())) for one in problems]
 
 
 def embed_answer(model: Model, records: Input, embedding: Float32Array, asked: EmbedRequest) -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""What /v1/explain takes and answers, as it goes over the wire."""
+"""The request and the answer of /v1/explain."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from abonyx.serve.answers import Answered, HeadName, HeadsRequest, ModelName, Re
 
 
 class ExplainRequest(HeadsRequest, frozen=True, kw_only=True):
-    """Sequences whose contributions are wanted.
+    """Sequences whose contributions are requested.
 
     Attributes:
-        domain: check flags a record that the head was not trained on, require rejects it, off does not look.
+        domain: check flags a record that the head was not trained on, require rejects it, off skips this.
         trim: domain = explain only the variable domain of a longer record; null = all of it.
         gaps: strip takes out gaps (- and .) and a final *, refuse makes a bad record of one that has them.
-        heads: names of the model's heads whose contributions are wanted, or "all"; null = the first.
+        heads: names of the model's heads whose contributions are requested, or "all"; null = the first.
     """
 
 
@@ -39,12 +39,13 @@ class ResidueContribution(Answered, frozen=True, kw_only=True):
 
 
 class ChainExplanation(Answered, frozen=True, kw_only=True):
-    """One chain; each list of numbers is in the order of `heads`, 0 of a head that does not expect this chain.
+    """One chain. Each list of numbers is in the order of `heads`, with 0 for a head that does not expect this chain.
 
     Attributes:
-        net_charge: of the domain at pH 7.4, in elementary charges; pI: its isoelectric point; null without a domain.
-        end: of the end token; 0 unless the pooling rule has it in the mean.
-        regions: region, or "outside" the domain -> sum of its residues' contributions; those that occur.
+        net_charge: of the domain at pH 7.4, in elementary charges; null without a domain.
+        pI: isoelectric point of the domain; null without a domain.
+        end: of the end token; 0 unless the pooling rule includes it in the mean.
+        regions: each region that occurs, or "outside" the domain -> sum of its residues' contributions.
     """
 
     chain: Literal["H", "L"]
@@ -62,8 +63,8 @@ class Explanation(Answered, frozen=True, kw_only=True):
         flag: why the score should not be trusted; "" = nothing is wrong.
         domain: with trim alone: the residues that were scored, FIRST-LAST from 1; "" = no domain to trim to.
         heads: names, in the order of all lists of numbers.
-        baseline: of each head the logit or value that contributions are relative to.
-        total: of each head the baseline and all contributions: a logit (its sigmoid is p), or the value.
+        baseline: for each head, the logit or value to which contributions are relative.
+        total: for each head, the baseline plus all contributions: a logit, whose sigmoid is p, or the value.
     """
 
     id: str
@@ -76,7 +77,7 @@ class Explanation(Answered, frozen=True, kw_only=True):
 
 
 class ExplainAnswer(Answered, frozen=True, kw_only=True):
-    """Contributions in input order. They are not the effects of mutations: a final state sees the whole sequence.
+    """Contributions in input order. They are not the effects of mutations, because a state sees the whole sequence.
 
     Attributes:
         domain, trim, flags, heads: as in ScoreAnswer.

@@ -28,10 +28,10 @@ from abonyx.serve.scheduler import Model
 def explain_answer(
     model: Model, records: Input, found: Sequence[Contributions], heads: ChosenHeads, asked: ExplainRequest
 ) -> Iterator[bytes]:
-    """POST /v1/explain, an ExplainAnswer a record at a time: its text takes some hundred bytes a residue.
+    """POST /v1/explain: an ExplainAnswer, one record at a time, because its text takes some hundred bytes a residue.
 
     Args:
-        found: of each record of `records`.
+        found: the contributions of each record of `records`.
     """
     head = ExplainAnswer(
         model=model_name(model),
@@ -91,5 +91,5 @@ def _rounded(value: float | None) -> float | None:
 
 
 def _numbers(values: npt.NDArray[np.floating]) -> list[float]:
-    """As few digits as read back as the same float32."""
+    """The shortest decimals that read back as the same float32."""
     return [float(shortest_decimal(value)) for value in values.astype(np.float32)]

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from abonyx.errors import RequestRefused
 from abonyx.logs import FIELDS, LOGGER
+from abonyx.serve.interfaces import INTERFACE, interface_of
 from abonyx.serve.metrics import Metrics
 from abonyx.serve.problems import CLIENT_LEFT, problem_response
 from abonyx.serve.request_ids import HEADER, REQUEST_ID, request_id
@@ -63,8 +64,9 @@ class Gate:
             await self._app(scope, receive, send)
             return
         started, status = time.monotonic(), CLIENT_LEFT
-        name = request_id(Headers(scope=scope).get(HEADER))
-        set_before = REQUEST_ID.set(name)
+        sent = Headers(scope=scope)
+        name = request_id(sent.get(HEADER))
+        set_before, words_before = REQUEST_ID.set(name), INTERFACE.set(interface_of(sent))
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
@@ -82,6 +84,7 @@ class Gate:
             raise
         finally:
             REQUEST_ID.reset(set_before)
+            INTERFACE.reset(words_before)
             self._note(scope, name, status, time.monotonic() - started)
 
     def _note(self, scope: Scope, name: str, status: int, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""Errors as application/problem+json (RFC 9457), in the words of HTTP."""
+"""Errors as application/problem+json (RFC 9457), in the words of HTTP or of the page."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from abonyx.errors import (
     RequestRefused,
 )
 from abonyx.serve.answers import Rejected
+from abonyx.serve.interfaces import INTERFACE
 from abonyx.serve.request_ids import REQUEST_ID
-from abonyx.wording import Interface, in_words
+from abonyx.wording import in_words
 
 MEDIA_TYPE = "application/problem+json"
 # nginx's status for a client that left: it is counted, and nobody reads it.
@@ -69,7 +70,7 @@ def problem(error: EngineError) -> Problem:
     """The error as a client reads it."""
     status = status_of(error)
     title = "Client Closed Request" if status == CLIENT_LEFT else HTTPStatus(status).phrase
-    detail, fix = error.worded(Interface.HTTP)
+    detail, fix = error.worded(INTERFACE.get())
     columns = list(error.columns) if isinstance(error, ColumnUnclear) and error.columns else msgspec.UNSET
     kind = f"urn:abonyx:{type(error).__name__}"
     return Problem(
@@ -88,7 +89,7 @@ def _rejected(error: EngineError) -> list[Rejected] | msgspec.UnsetType:
     """What was wrong with each record of a request that none or only some of could be scored."""
     if not isinstance(error, RecordsRejected):
         return msgspec.UNSET
-    return [Rejected(id=id_, line=line, reason=in_words(why, Interface.HTTP)) for id_, line, why in error.records]
+    return [Rejected(id=id_, line=line, reason=in_words(why, INTERFACE.get())) for id_, line, why in error.records]
 
 
 def problem_response(error: EngineError) -> Response:

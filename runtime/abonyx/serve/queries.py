@@ -1,4 +1,4 @@
-"""What a file's request says in its query."""
+"""The query of a request whose body is a file."""
 
 from __future__ import annotations
 

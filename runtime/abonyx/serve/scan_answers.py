@@ -1,4 +1,4 @@
-"""What /v1/scan takes and answers, as it goes over the wire."""
+"""The request and the answer of /v1/scan."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from abonyx.serve.answers import Answered, HeadsRequest, ModelName, Sequence, Tr
 
 
 class ScanRequest(Sequence, frozen=True, kw_only=True):
-    """One parent, whose single mutants are scored, and which of them.
+    """One parent, and which of its single mutants are scored.
 
     Attributes:
         id: of the parent.
-        heavy, light: in place of `sequence`. The one that the heads score is scanned.
+        heavy, light: in place of `sequence`; the chain that the heads score is scanned.
         positions: cdr, framework, all, or IMGT positions and ranges, as "27,57,105-117" or a list of them.
-        exclude: residues that no mutant is to have, as "C,M" or a list of them.
+        exclude: residues that are not used as replacements, as "C,M" or a list of them.
         heads: names of the model's heads that score one chain, or "all"; null = the first.
-        domain: check and require refuse a parent that the heads were not trained on, and flag mutants; off does not
-            look.
+        domain: check and require refuse a parent that the heads were not trained on, and flag mutants; off skips
+            this.
         trim: domain = scan only the variable domain of a longer record; null = all of it.
         gaps: strip takes out gaps (- and .) and a final *, refuse makes a bad record of one that has them.
-        rank: with columns charge_stratum and NAME_rank: orders within equal charge, which recommend nothing either.
+        rank: add the columns charge_stratum and NAME_rank, an order within equal charge. It recommends nothing, either.
     """
 
     id: str = "parent"
@@ -38,7 +38,7 @@ class ScanRequest(Sequence, frozen=True, kw_only=True):
 
     @property
     def record(self) -> HeadsRequest:
-        """The parent as a request of its own."""
+        """The parent as a request to check."""
         parent = Sequence(id=self.id, sequence=self.sequence, heavy=self.heavy, light=self.light)
         return HeadsRequest(sequences=[parent], heads=self.heads, domain=self.domain, trim=self.trim, gaps=self.gaps)
 
@@ -47,11 +47,12 @@ class ScanParent(Answered, frozen=True, kw_only=True):
     """The parent.
 
     Attributes:
-        sequence: what was scanned of it; positions count in this.
+        sequence: the part that was scanned, in which positions count.
         chain: H, K or L; null without a single domain.
         flag: as of a score; "" = nothing is wrong.
         domain: with trim alone: the residues that were scanned, FIRST-LAST from 1; "" = no domain to trim to.
-        net_charge: of all of `sequence` at pH 7.4, in elementary charges; pI: its isoelectric point.
+        net_charge: of the whole `sequence` at pH 7.4, in elementary charges.
+        pI: its isoelectric point.
     """
 
     id: str
@@ -67,7 +68,7 @@ class ChargeLine(Answered, frozen=True, kw_only=True):
     """change = intercept + slope x change of net charge, fitted over the n mutants of this scan.
 
     Attributes:
-        r2: the share of the changes' variance that it explains.
+        r2: the share of the variance of the changes that it explains.
     """
 
     slope: float
@@ -82,8 +83,8 @@ class ScannedHead(Answered, frozen=True, kw_only=True):
     Attributes:
         kind, unit, higher_is_worse: as in HeadName. Changes are in logits, or in the unit.
         sd: standard deviation of a linear head's training values; null for a probability.
-        column: of the mutants' scores; their changes are in NAME_change and NAME_without_charge.
-        parent: score of the parent.
+        column: the column of the mutants' scores; their changes are in NAME_change and NAME_without_charge.
+        parent: the score of the parent.
         charge: what the change of charge explains; null if the mutants hardly differ in charge.
         words: the same in a sentence.
     """
@@ -103,9 +104,9 @@ class ScanAnswer(Answered, frozen=True, kw_only=True):
     """Every mutant, and no recommendation.
 
     Attributes:
-        statement: how far the order of mutants can be trusted.
-        notes: the statement, what charge explains, and of what the repertoire is.
-        positions, exclude: what was scanned; exclude is letters without commas.
+        statement: how far the order of mutants can be trusted; one sentence for each head if they differ.
+        notes: the statement, what charge explains, and what the repertoire consists of.
+        positions, exclude: what was scanned; exclude has letters without commas.
         mutants: how many.
         columns: name -> list with a cell for each mutant, in the order of positions, then of residues: the columns of
             scan.csv without id and statement, as docs/scan.md describes them; null is an empty cell.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import dataclasses
 from typing import NamedTuple
 
 import msgspec
@@ -18,22 +19,28 @@ from abonyx.input.checked import Input
 from abonyx.serve.bodies import model_name
 from abonyx.serve.requests import NAME, Step, check_json, not_decoded
 from abonyx.serve.scan_answers import ChargeLine, ScanAnswer, ScannedHead, ScanParent, ScanRequest
-from abonyx.serve.scheduler import Model
+from abonyx.serve.scheduler import Model, Scheduler
 from abonyx.serve.settings import Settings
 from abonyx.wording import option
 
-# Of a body beside its sequence: names and options take a few kilobytes, and what is longer is not decoded.
+# An estimate of the time can be off by some percent: a scan that may end in time is tried.
+_CLEARLY = 1.25
+_FEWER = f"Choose fewer {option('positions')}, or name residues to {option('exclude')}."
+NO_TIME_FIX = f"{_FEWER} The command `abonyx scan` has no limit of time."
+# Most bytes of a body besides its sequence: names and options take a few kilobytes. A longer body is not decoded.
 _BODY_BYTES = 1 << 16
 
 
 class PlannedScan(NamedTuple):
-    """A scan before its scores.
+    """A scan that is not scored yet.
 
     Attributes:
-        asked: the request; id, place: of the parent; place is "" without trim.
+        asked: the request.
+        id: of the parent.
+        place: the residues of the parent that are scanned; "" without trim.
         where: the place of each residue of the parent.
         scored: the parent and its mutants, as they are queued.
-        judgements: of the mutants; None if the domain is not looked for.
+        judgements: of the mutants; None if domains are not looked for.
     """
 
     asked: ScanRequest
@@ -48,23 +55,24 @@ class PlannedScan(NamedTuple):
 
 
 def plan_scan_request(body: bytes, model: Model, settings: Settings, step: Step) -> PlannedScan:
-    """What a request asks to be scored.
+    """The scan that a request asks for.
 
     Args:
         step: called between mutants; may raise to end the planning.
 
     Raises:
-        InputTooLarge: more mutants than max_scan_mutants, or more than one request may have of sequences or residues.
+        InputTooLarge: more mutants than max_scan_mutants, or more sequences or residues than a request may have.
         InputError: not a ScanRequest; a parent that cannot be scored, or is flagged.
         ConfigError: as explain.scan.scan.
     """
     asked = _decode(body, settings)
     options = scan_options(model.bundle, model.config, asked.heads, asked.positions, asked.exclude, asked.domain)
+    options = dataclasses.replace(options, validated=model.validated)
     checked = check_json(asked.record, model, settings, step)
     (id_,), (sequence,), (judgement,) = checked.ids, checked.sequences, checked.judgements
     judged = None if asked.domain == "off" else judgement
-    fix = f"{option('trim')} domain cuts off what lies outside the domain."
-    plan = plan_scan(sequence, options, printable(id_), judged, fix=fix)
+    trim_fix = f"To cut off what lies outside the domain, use {option('trim_domain')}."
+    plan = plan_scan(sequence, options, printable(id_), judged, trim_fix=trim_fix)
     if asked.rank:
         refuse_ranks(plan.judgement.chain, plan.in_cdrs, plan.name)
     _refuse_many(plan, settings)
@@ -84,8 +92,8 @@ def plan_scan_request(body: bytes, model: Model, settings: Settings, step: Step)
 def _decode(body: bytes, settings: Settings) -> ScanRequest:
     most = settings.max_sequence_chars + _BODY_BYTES
     if len(body) > most:
-        what = f"{NAME}: {len(body)} bytes; a scan has one parent, and {most} bytes are the most of it"
-        raise InputTooLarge(what, "Send one record, and its options.")
+        what = f"{NAME}: {len(body)} bytes; a scan has one parent, and at most {most} bytes"
+        raise InputTooLarge(what, "Send one record and its options.")
     try:
         return msgspec.json.decode(body.removeprefix(codecs.BOM_UTF8), type=ScanRequest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -93,7 +101,7 @@ def _decode(body: bytes, settings: Settings) -> ScanRequest:
 
 
 def _refuse_many(plan: ScanPlan, settings: Settings) -> None:
-    """Refuse, by an InputTooLarge, more than a request may have; the parent is scored, too."""
+    """Raise an InputTooLarge if the scan has more than a request may have. The parent is scored, too."""
     count = plan.n_mutants
     for found, unit, limit in (
         (count, "mutants", "max_scan_mutants"),
@@ -102,8 +110,16 @@ def _refuse_many(plan: ScanPlan, settings: Settings) -> None:
     ):
         most = getattr(settings, limit)
         if found > most:
-            fix = f"Choose fewer {option('positions')}, or name residues to {option('exclude')}."
-            raise InputTooLarge(f"{plan.name}: the scan has {found} {unit}; {limit} is {most}", fix)
+            raise InputTooLarge(f"{plan.name}: the scan has {found} {unit}; {limit} is {most}", _FEWER)
+
+
+def refuse_slow(planned: PlannedScan, scheduler: Scheduler, settings: Settings) -> None:
+    """Raise an InputTooLarge if the scan cannot end within the time of a request, as far as the speed is known."""
+    sequences, most = planned.scored.sequences, settings.request_timeout_s
+    seconds = scheduler.seconds_for(sequences)
+    if seconds is not None and seconds > _CLEARLY * most:
+        what = f"{planned.plan.name}: the scan has {len(sequences)} sequences with their parent, which take about "
+        raise InputTooLarge(f"{what}{seconds:.0f} s on this service; request_timeout_s is {most:g}", NO_TIME_FIX)
 
 
 def scan_answer(model: Model, planned: PlannedScan, totals: Float64Array, step: Step) -> bytes:
@@ -117,7 +133,7 @@ def scan_answer(model: Model, planned: PlannedScan, totals: Float64Array, step: 
     step()
     answer = ScanAnswer(
         model=model_name(model),
-        statement=found.statement,
+        statement=" ".join(found.statements),
         notes=list(found.notes),
         parent=ScanParent(
             id=planned.id,

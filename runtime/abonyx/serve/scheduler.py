@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -29,10 +30,12 @@ from abonyx.bundle.training_rows import training_hashes
 from abonyx.config import RuntimeConfig
 from abonyx.contributions import Contributions, run_contributions
 from abonyx.errors import BundleError, ConfigError, EngineError, RequestRefused, ScoreNotFinite, first_line
+from abonyx.explain.validated import Validated, read_validated_for_any
 from abonyx.logs import LOGGER
 from abonyx.model import OpenModel
 from abonyx.scoring import run_sequences, run_totals, tokenize
 from abonyx.serve.metrics import Metrics
+from abonyx.serve.speed import Speed
 from abonyx.wording import Interface
 
 # Batches of a round: enough to sort by length in, and a small request that comes meanwhile waits for no more.
@@ -58,6 +61,7 @@ class Model:
         trust: the card that `fit` wrote, Markdown whose first line is its sentence; None if it has none.
         gives_contributions: whether the graph has the output `contributions`.
         training: head -> hashes of its training rows, those that the bundle records.
+        validated: what the operator measured of a head's ranking at equal charge; None = nothing.
     """
 
     config: RuntimeConfig
@@ -69,14 +73,19 @@ class Model:
     trust: str | None
     gives_contributions: bool
     training: dict[str, frozenset[bytes]]
+    validated: Validated | None = None
     _chosen: dict[object, ChosenHeads] = field(default_factory=dict, compare=False)
 
     @classmethod
-    def of(cls, session: OpenModel) -> Model:
+    def of(cls, session: OpenModel, validated: Path | None = None) -> Model:
         """What an open session holds.
+
+        Args:
+            validated: metrics.json of `abonyx evaluate --by`.
 
         Raises:
             BundleError: its cards or the hashes of its training rows cannot be read.
+            ConfigError: `validated` is not of this model.
         """
         path, card = session.bundle.path / README_NAME, None
         try:
@@ -98,6 +107,7 @@ class Model:
             trust=trust,
             gives_contributions=session.gives_contributions,
             training={name: known for name, known in hashes.items() if known is not None},
+            validated=None if validated is None else read_validated_for_any(validated, session.bundle, session.config),
         )
 
     def choose_heads(
@@ -143,8 +153,10 @@ class Model:
         return self.bundle.manifest.head.domain_chains
 
 
-def _log_notes(session: OpenModel) -> None:
-    """What `abonyx score` says in its summary, once for all requests."""
+def _log_notes(session: OpenModel, model: Model) -> None:
+    """What `abonyx score` says in its summary, once for all requests; and what scans say of their order."""
+    if model.validated is not None:
+        LOGGER.info(f"scans by head {model.validated.head}: {model.validated.sentence}")
     config = session.config
     for note in [*session.opening_notes, *pooling_notes(session.bundle, config), *shipped_note(config)]:
         LOGGER.warning(note)
@@ -268,9 +280,18 @@ class Scheduler:
     Args:
         session: open; the caller closes it, after stop().
         max_queued_sequences: most sequences waiting.
+        validated: metrics.json of `abonyx evaluate --by`, read at each opening of the model; None = none.
+        request_timeout_s: of the settings; so far back the speed is measured.
     """
 
-    def __init__(self, session: OpenModel, max_queued_sequences: int, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        session: OpenModel,
+        max_queued_sequences: int,
+        metrics: Metrics,
+        validated: Path | None = None,
+        request_timeout_s: float = 600.0,
+    ) -> None:
         self._session = session
         self._max_queued = max_queued_sequences
         self._metrics = metrics
@@ -281,9 +302,12 @@ class Scheduler:
         self._reload: _Reload | None = None
         self._refusal: _Refusal | None = None  # None = requests are taken
         self._stopping = False
-        self._model = Model.of(session)
+        self._validated = validated
+        self._model = Model.of(session, validated)
+        self._request_timeout_s = request_timeout_s
+        self._speed = Speed(request_timeout_s)
         metrics.session_opens.labels("opened").inc()
-        _log_notes(session)
+        _log_notes(session, self._model)
         metrics.watch(lambda: self._queued_sequences, lambda: len(self._unsettled), lambda: self._refusal is None)
         # Called by the scoring thread if it ends by itself.
         self.on_death: Callable[[], object] = lambda: None
@@ -376,6 +400,12 @@ class Scheduler:
             with self._changed:
                 self._fail(job, RequestRefused(503, "dropped", "the request was dropped"), notify=False)
 
+    def seconds_for(self, sequences: Iterable[str]) -> float | None:
+        """How long these take alone, at the speed of the last minutes; None = too little was measured."""
+        tokens = sum(self._tokens_of(sequence) for sequence in sequences)
+        with self._changed:
+            return self._speed.seconds_for(tokens)
+
     def reload(self, config: RuntimeConfig, changed: Callable[[], object]) -> Callable[[], bool]:
         """Take no more requests, finish those queued, then reload the session.
 
@@ -461,9 +491,11 @@ class Scheduler:
         return self._queued_tokens >= ROUND_BATCHES * self._session.budget.tokens
 
     def _tokens(self, job: QueuedJob, rows: Iterable[int]) -> int:
+        return sum(self._tokens_of(chain) for row in rows for chain in job.of_row(row))
+
+    def _tokens_of(self, sequence: str) -> int:
         fixed = self._model.limit.static_tokens
-        chains = (chain for row in rows for chain in job.of_row(row))
-        return sum(len(chain) + 2 if fixed is None else fixed for chain in chains)
+        return len(sequence) + 2 if fixed is None else fixed
 
     def _count(self, job: QueuedJob, rows: Collection[int], sign: int) -> None:
         self._queued_sequences += sign * len(rows)
@@ -528,7 +560,12 @@ class Scheduler:
                     _log_failure(known, len(records))
                 self._fail(shares[0].job, known)
             return
-        self._metrics.inference_seconds.observe(time.monotonic() - started)
+        seconds = time.monotonic() - started
+        self._metrics.inference_seconds.observe(seconds)
+        round_tokens = sum(self._tokens(job, rows) for job, rows in shares)
+        if heads is not None and not explain and round_tokens >= session.budget.tokens:
+            with self._changed:
+                self._speed.add(round_tokens, seconds)  # a smaller round says little about a full one
         output = "contributions" if explain else "embedding" if heads is None else "p_nonspecific"
         self._metrics.sequences.labels(output).inc(len(tokens.rows))
         self._metrics.tokens.inc(sum(map(len, tokens.rows)))
@@ -571,7 +608,7 @@ class Scheduler:
         LOGGER.info("reloading the model")
         try:
             self._session.reload(asked.config)
-            model = Model.of(self._session)
+            model = Model.of(self._session, self._validated)
         except Exception as unknown:  # whatever a bundle can provoke
             error = _known(unknown)
             self._session.close()  # if only the card cannot be read, it is still open
@@ -585,9 +622,9 @@ class Scheduler:
             return
         self._metrics.session_opens.labels("opened").inc()
         LOGGER.info(f"reloaded: {model.bundle.label()}")
-        _log_notes(self._session)
+        _log_notes(self._session, model)
         with self._changed:
-            self._model, self._refusal = model, None
+            self._model, self._refusal, self._speed = model, None, Speed(self._request_timeout_s)
             self._end_reload(asked, None)
 
     def _end_reload(self, asked: _Reload, error: EngineError | None) -> None:

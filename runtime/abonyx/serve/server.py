@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import uvicorn
 
@@ -36,11 +37,12 @@ SWITCH_INTERVAL_S = 0.0005
 BACKLOG = 1_024
 
 
-def serve(load: Callable[[], RuntimeConfig], settings: Settings) -> None:
+def serve(load: Callable[[], RuntimeConfig], settings: Settings, validated: Path | None = None) -> None:
     """Open the model, then take requests until SIGINT, SIGTERM or SIGHUP; then finish those that were taken.
 
     Args:
         load: the config; called again at each reload.
+        validated: metrics.json of `abonyx evaluate --by`, whose sentence scans carry; None = none.
 
     Raises:
         ConfigError: upstream-batch pooling, or an address that it cannot listen on.
@@ -59,7 +61,9 @@ def serve(load: Callable[[], RuntimeConfig], settings: Settings) -> None:
         open_model(config) as session,
     ):
         LOGGER.info(f"opened {session.bundle.label()}, {session.variant_name} on {config.provider}")
-        with running(Scheduler(session, settings.max_queued_sequences, metrics := Metrics())) as scheduler:
+        metrics = Metrics()
+        queue = Scheduler(session, settings.max_queued_sequences, metrics, validated, settings.request_timeout_s)
+        with running(queue) as scheduler:
             gate = create_app(Service(scheduler, settings, metrics, load, judging))
             _run(gate, listener, settings, scheduler)
             dead = scheduler.dead

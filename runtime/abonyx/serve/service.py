@@ -177,13 +177,13 @@ class Service:
             await changed.wait()
 
 
-def out_of_time(state: str, settings: Settings) -> RequestRefused:
+def out_of_time(state: str, settings: Settings, fix: str = "Send fewer at a time, or later.") -> RequestRefused:
     """The refusal of a request that took longer than request_timeout_s, and how far it was."""
     return RequestRefused(
         503,
         "request_timeout",
         f"the request {state} in {settings.request_timeout_s:g} s, the most it may take",
-        "Send fewer at a time, or later.",
+        fix,
         retry_after_s=RETRY_AFTER_S,
     )
 
@@ -207,6 +207,10 @@ def _setting(event: asyncio.Event) -> Callable[[], None]:
 class Waiting:
     """One request whose sequences are in the queue.
 
+    Args:
+        in_time: raises if the request cannot end in its time.
+        no_time_fix: what to do when its time is over; None = as of any request.
+
     Attributes:
         job: its place there; its values are complete once change() was False.
     """
@@ -222,7 +226,11 @@ class Waiting:
         *,
         explain: bool = False,
         totals: bool = False,
+        in_time: Callable[[], None] | None = None,
+        no_time_fix: str | None = None,
     ) -> None:
+        self._in_time = in_time
+        self._fixes = () if no_time_fix is None else (no_time_fix,)
         self._request = request
         self._scheduler = service.scheduler
         self._settings = service.settings
@@ -256,7 +264,10 @@ class Waiting:
 
     async def _look(self) -> None:
         if time.monotonic() > self._until:
-            raise out_of_time(f"had {self.job.done} of {len(self.job.ids)} sequences done", self._settings)
+            state = f"had {self.job.done} of {len(self.job.ids)} sequences done"
+            raise out_of_time(state, self._settings, *self._fixes)
+        if self._in_time is not None:
+            self._in_time()
         if await self._request.is_disconnected():
             raise client_left()
 

@@ -389,8 +389,8 @@ def test_sets_without_any_flag_and_with_nothing_else(run: Any, tmp_path: Path, s
     bad = table(tmp_path / "bad.csv", [("a", sequences[0][40:], "0"), ("b", sequences[1][40:], "1")])
     code, err = run("evaluate", good, bad, "-o", tmp_path / "out", "--bootstrap", 10)
     assert code == 0, err
-    assert "good, flagged rows left out: the same 2 labelled, none is flagged" in err
-    assert "bad, flagged rows left out: none is left, all 2 labelled rows are flagged" in err
+    assert "good, flagged rows left out: the same 2 labelled rows, none is flagged" in err
+    assert "bad, flagged rows left out: no row is left: all 2 labelled rows are flagged" in err
     records = [json.loads((tmp_path / "out" / name / "metrics.json").read_text()) for name in ("good", "bad")]
     assert [(record["n_flagged"], record["unflagged"] is None) for record in records] == [(0, False), (2, True)]
     assert "Flagged rows (" not in (tmp_path / "out" / "good" / "report.html").read_text()
@@ -804,9 +804,12 @@ def test_the_intervals_say_what_they_draw(
     folds = FoldsRecord(folds=10, level=80, tried=[], seed=0, draws=2000)
     card = msgspec.structs.replace(known.card, sentence="No signal: AUC 0.62, 95 % interval 0.49 to 0.75.", folds=folds)
     known = msgspec.structs.replace(known, card=card)
-    said = "the interval in the first sentence draws whole clusters of similar sequences (linked at 80 % identity)"
-    assert said in known.drawn() and any(said in line for line in known.lines("x"))
-    assert said[1:] in report("x", known, Lists(*[Table((), [])] * 3), [])
+    draws = "draws whole clusters of similar sequences (linked at 80 % identity)"
+    lines = known.lines("x")
+    at = next(at for at, line in enumerate(lines) if f"the interval in the line above {draws}" in line)
+    assert card.sentence in lines[at - 1]
+    page = report("x", known, Lists(*[Table((), [])] * 3), [])
+    assert f"he interval in the first sentence {draws}" in page.partition("verdict")[2]
 
 
 def test_the_report_leads_with_the_conclusion(run: Any, tmp_path: Path, labelled: Path, three_folds: None) -> None:

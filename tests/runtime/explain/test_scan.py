@@ -19,6 +19,7 @@ from abonyx.explain.scan import plan_scan, run_scan, scan_options
 from abonyx.explain.scan_mutants import AMINO_ACIDS
 from abonyx.explain.scan_positions import positions_text
 from abonyx.explain.scan_result import NOT_VALIDATED, Scan
+from abonyx.explain.validated import Validated
 
 from ..domain.proteins import GFP, KAPPA, NANOBODY, SCFV, VH
 from .conftest import KnownModel
@@ -153,6 +154,16 @@ def test_every_result_carries_the_sentence(few: Scan) -> None:
     )
     assert few.notes[0] == NOT_VALIDATED
     assert "14,375 human VH of OAS" in few.notes[-1]
+
+
+def test_each_head_of_several_has_its_own_statement(few: Scan) -> None:
+    (own,) = few.heads
+    other = dataclasses.replace(own, head=own.head._replace(name="hic"))
+    both = dataclasses.replace(few, heads=(own, other), validated=Validated("hic", "Worse than chance."))
+    assert both.statement == NOT_VALIDATED
+    assert both.statements == [f"{own.head.name}: {NOT_VALIDATED}", "hic: Worse than chance."]
+    assert list(both.notes[:2]) == both.statements
+    assert dataclasses.replace(both, validated=None).statements == [NOT_VALIDATED]
 
 
 def test_excluded_residues_are_not_scored() -> None:

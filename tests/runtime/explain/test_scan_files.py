@@ -27,6 +27,7 @@ from abonyx.input.checked import Input
 
 from ...conftest import MINI
 from ..domain.proteins import GFP, KAPPA, VH
+from .measured import metrics_json
 
 OTHER = VH[:25] + "S" + VH[26:]
 NAMES = {"scan.csv", "parents.csv", "scan.json"}
@@ -104,7 +105,7 @@ def test_a_longer_record_is_scanned_in_its_domain(run: Any, tmp_path: Path) -> N
     [
         ([("a", VH)], ["--id", "b"], 3, "--id 'b': no record has this id\nIts ids are a; --id-column names"),
         ([("a", VH), ("a", OTHER)], ["--id", "a"], 3, "--id 'a': 2 records have this id"),
-        ([("a", VH), ("a", OTHER)], [], 3, "1 id comes more than once: 'a' 2 times"),
+        ([("a", VH), ("a", OTHER)], [], 3, "1 id appears more than once: 'a' 2 times"),
         ([("a", VH), ("b", KAPPA)], [], 3, "b: is flagged: light chain (kappa)"),
         ([("a", GFP[:100])], ["--domain", "off"], 2, "a: no antibody domain was found"),
         ([("a", GFP[:100])], ["--domain", "require"], 3, "no antibody domain"),
@@ -130,7 +131,7 @@ def test_an_output_that_is_something_else_is_refused(run: Any, parents: Path, tm
     done = run("scan", parents, "-o", tmp_path / "file")
     assert done.code == 2 and "file: is not a directory" in done.err
     done = run("scan", parents, "-o", tmp_path / "missing" / "out", "--positions", "28")
-    assert done.code == 2 and "cannot be made" in done.err
+    assert done.code == 2 and "cannot be created" in done.err
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -215,7 +216,7 @@ def test_a_scan_that_is_stopped_before_a_parent_is_done_leaves_nothing(
 ) -> None:
     stop_before(1, monkeypatch)
     done = run("scan", parents, "--positions", "28", "-o", tmp_path / "out")
-    assert done.code == 130 and "SIGINT: no parent was done; nothing is left behind" in done.err
+    assert done.code == 130 and "SIGINT: no parent was finished, so nothing is kept" in done.err
     assert not (tmp_path / "out").exists()
 
 
@@ -261,29 +262,6 @@ def test_several_heads_have_a_picture_each(run: Any, heads: Path, parents: Path,
     assert [row["unit"] for row in read(tmp_path / "out" / "parents.csv")] == ["", "min"]
     refused = run("scan", parents, "-o", tmp_path / "paired", "--bundle", heads, "--heads", "psr")
     assert refused.code == 2 and "--heads: psr expects both chains of a record" in refused.err
-
-
-def metrics_json(**changes: Any) -> dict[str, Any]:
-    """The part of `evaluate --by`'s file that a scan reads, with changed keys of `by_parent`."""
-    found = {
-        "bundle_sha256": open_bundle(MINI).sha256,
-        "input_sha256": "0" * 64,
-        "head": "nonspecificity",
-        "input": "variants.csv",
-        "variant": "fp16-weights",
-        "pooling": "residues",
-        "domain": {"--domain": "check", "--trim domain": False},
-        "by_parent": {
-            "metric": "ROC AUC",
-            "rows": 180,
-            "flagged": 0,
-            "model_at_equal_charge": {"value": 0.4, "low": 0.3, "high": 0.45},
-            "concluded": True,
-            "sentence": "Proven. Choose D.\nSecond line",
-        },
-    }
-    within = {name: changes.pop(name) for name in list(changes) if name in found["by_parent"]}
-    return found | {"by_parent": found["by_parent"] | within} | changes
 
 
 def test_a_figure_of_ones_own_is_carried(run: Any, parents: Path, tmp_path: Path) -> None:
@@ -339,7 +317,28 @@ def test_one_record_is_scanned_beside_others_that_are_bad(run: Any, tmp_path: Pa
 def test_what_to_do_about_a_flag(run: Any, tmp_path: Path) -> None:
     done = run("scan", write(tmp_path, [("tagged", VH + "HHHHHH")]), "-o", tmp_path / "out")
     assert done.code != 0 and "6 residues outside the domain" in done.err
-    assert "--trim domain cuts off what lies outside the domain. --on-invalid skip with --domain require" in done.err
+    assert (
+        "To cut off what lies outside the domain, use --trim domain. --on-invalid skip with --domain require"
+        in done.err
+    )
+
+
+@pytest.mark.parametrize(("sequence", "options"), [(KAPPA, ()), (VH[:90] + "HHHHHH", ("--trim", "domain"))])
+def test_trimming_is_not_advised_if_it_does_not_help(
+    run: Any, tmp_path: Path, sequence: str, options: tuple[str, ...]
+) -> None:
+    done = run("scan", write(tmp_path, [("other", sequence)]), "-o", tmp_path / "out", *options)
+    assert done.code != 0 and "other: is flagged" in done.err
+    assert "--trim domain" not in done.err and "--on-invalid skip with --domain require" in done.err
+
+
+def test_a_figure_of_a_head_of_both_chains_is_refused(run: Any, heads: Path, parents: Path, tmp_path: Path) -> None:
+    bundle = open_bundle(heads)
+    metrics = tmp_path / "metrics.json"
+    known = metrics_json(head="psr", bundle_sha256=bundle.sha256, variant=next(iter(bundle.manifest.variants)))
+    metrics.write_text(json.dumps(known), encoding="utf-8")
+    done = run("scan", parents, "-o", tmp_path / "out", "--bundle", heads, "--validated", metrics)
+    assert done.code == 2 and "is of head psr, which scores both chains of a record" in done.err
 
 
 def test_a_figure_of_a_head_that_is_not_scanned_is_refused(

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from abonyx.explain import scan_files
 from abonyx.first_open import MINI_SHA256
+from abonyx.output.resumable import ResumableOutput
 from abonyx.run import resumed
 
 from ...conftest import EXAMPLES
@@ -31,9 +33,9 @@ def mixed(tmp_path: Path) -> Path:
     return path
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path, *more: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    assert set(found) == KEYS
+    assert set(found) == KEYS | set(more)
     assert found["scored"] + found["rejected"] == found["records"]
     assert sum(found["rejected_reasons"].values()) == found["rejected"]
     assert found["bundle"] == {"name": "abonyx-mini", "sha256": MINI_SHA256}
@@ -77,6 +79,54 @@ def test_embed_and_explain(run: Any, tmp_path: Path) -> None:
     rule = ("--pooling", "upstream-batch", "--batch-size", "8")
     done = run("explain", EXAMPLES, "-o", tmp_path / "y", "--no-pictures", "--summary", summary, *rule)
     assert done.code == 0 and any("these scores use upstream-batch" in note for note in read(summary)["notes"])
+
+
+def test_scan(run: Any, tmp_path: Path) -> None:
+    source, summary = tmp_path / "in.csv", tmp_path / "s.json"
+    source.write_text(f"id,sequence\na,{VH}\nb,EV*QL\n", encoding="utf-8")
+    command = ("scan", source, "--positions", "107", "--no-pictures", "--summary", summary)
+    done = run(*command, "-o", tmp_path / "all", "--on-invalid", "skip")
+    assert done.code == 0, done.err
+    found = read(summary, "mutants")
+    assert (found["command"], found["records"], found["scored"], found["rejected"]) == ("scan", 2, 1, 1)
+    assert (found["mutants"], found["earlier"], found["heads"]) == (19, 0, ["nonspecificity"])
+    assert f"1 parent scanned, 19 mutants, in {found['seconds']:.2f} s" in done.err and found["open_seconds"] > 0
+    assert found["outputs"] == [str(tmp_path / "all")]
+    printed = done.err.splitlines()
+    assert printed[2:-1] == found["notes"] and found["notes"][-1].startswith("Ranking of mutants at equal charge")
+    assert run(*command, "-o", tmp_path / "one", "--id", "a").code == 0
+    assert (read(summary, "mutants")["records"], read(summary, "mutants")["rejected"]) == (1, 0)
+
+
+def test_a_resumed_scan_counts_what_was_there(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    summary, out = tmp_path / "s.json", tmp_path / "out"
+    command = ("scan", EXAMPLES, "--positions", "107", "--no-pictures", "--summary", summary, "-o", out)
+    scanned, usual = list[int](), scan_files.run_scan
+
+    def run_scan(*arguments: Any) -> Any:
+        scanned.append(1)
+        if len(scanned) == 3:
+            raise KeyboardInterrupt
+        return usual(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scan_files, "run_scan", run_scan)
+        assert run(*command).code == 130
+    assert not summary.exists()
+
+    assert run(*command[:-4], "--summary", out / "s.json", "-o", out).code == 2
+
+    def ended(_output: ResumableOutput) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:  # stopped behind the last parent
+        patch.setattr(ResumableOutput, "finish", ended)
+        assert run(*command).code == 130
+    assert not summary.exists()
+    assert run(*command).code == 0
+    found = read(summary, "mutants")
+    assert (found["scored"], found["earlier"], found["mutants"]) == (12, 12, 12 * 19)
+    assert (found["seconds"], found["open_seconds"]) == (None, None)
 
 
 def test_results_on_standard_output_are_no_file(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from abonyx.config import RuntimeConfig
@@ -111,6 +112,7 @@ def service(
     config: RuntimeConfig | None = None,
     load: Callable[[], RuntimeConfig] | None = None,
     judging: int = 0,
+    validated: Path | None = None,
     **limits: Any,
 ) -> Iterator[Running]:
     """The parts of server.serve in a thread. Tests of signals start a separate process. judging: number of processes."""
@@ -123,7 +125,8 @@ def service(
         held_session(config) as (session, engine),
     ):
         metrics = Metrics()
-        with running(Scheduler(session, settings.max_queued_sequences, metrics)) as scheduler:
+        queue = Scheduler(session, settings.max_queued_sequences, metrics, validated, settings.request_timeout_s)
+        with running(queue) as scheduler:
             gate = create_app(Service(scheduler, settings, metrics, load or (lambda: config), judges))
             listener.listen()
             server = uvicorn_server(gate, settings, settings.max_connections)

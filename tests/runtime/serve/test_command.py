@@ -157,6 +157,7 @@ def test_what_is_refused_before_a_model_is_opened(run: Any, tmp_path: Path, monk
             (["--token-file", str(short)], "is not a token (6 characters)"),
             (["--port", "70000"], "port is 70000"),
             (["--max-sequences", "0"], "max_sequences is 0"),
+            (["--validated", str(short)], "--validated"),
             (["--max-sequences", "60000"], "max_queued_sequences is 50000 and max_sequences 60000"),
         ):
             done = run("serve", *arguments)

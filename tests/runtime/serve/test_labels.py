@@ -91,3 +91,13 @@ def test_a_training_row_is_said_to_be_one(shared: Running) -> None:
     found = shared.ask("POST", FIND, table, CSV).json
     assert [row["training_row"] for row in found["results"]] == [True, VH in trained, True]
     assert "training_row" not in shared.ask("POST", "/v1/score", table, CSV).json["results"][0]
+
+
+def test_without_domains_a_training_row_with_a_tag_is_not_said_to_be_new(shared: Running) -> None:
+    trained = training_sequences(shared.session.bundle, "nonspecificity")
+    assert trained is not None
+    table = f"id,sequence,label\na,{trained[0]}HHHHHH,1\nb,{trained[1]},0\n".encode()
+    found = shared.ask("POST", FIND, table, CSV).json
+    assert [row["training_row"] for row in found["results"]] == [True, True]
+    unjudged = shared.ask("POST", f"{FIND}&domain=off", table, CSV).json
+    assert [row["training_row"] for row in unjudged["results"]] == [None, True]

@@ -274,7 +274,7 @@ def test_flagged_rows_are_grey_and_have_no_call(visit: Opener, site: Site) -> No
     page = visit()
     score(page)
     page.wait_for_selector("#results:not([hidden])")
-    assert page.inner_text("#results-title") == "6 sequences scored, 1 called non-specific, 5 flagged"
+    assert page.inner_text("#results-title") == "6 sequences scored, 1 called non-specific, 5 flagged, 4 without a call"
     assert page.inner_text("#flagged").startswith("Flagged: 5 of 6 records (light chain (kappa) 1, nanobody-like 1, ")
     assert "4 of them have a score but no call" in page.inner_text("#flagged")
     assert texts(page, "#scores td.id") == ["m1", "m0", "m3", "m5", "m2", "m4"]
@@ -361,8 +361,13 @@ HEARD = """cells => cells.map((cell) => {
 
 def test_a_nanobody_alone_keeps_its_call_and_no_call_at_all_has_no_histogram(visit: Opener, site: Site) -> None:
     for flag, title, words, histogram in (
-        (NANOBODY_LIKE, "1 called non-specific, 1 flagged", "All of them keep their call.", "1 with a call (100 %)"),
-        ("fragment", "0 called non-specific, 1 flagged", "1 of them has a score but no call", None),
+        (
+            NANOBODY_LIKE,
+            "1 called non-specific, 1 flagged, none without a call",
+            "All of them keep their call.",
+            "1 with a call (100 %)",
+        ),
+        ("fragment", "0 called non-specific, 1 flagged, 1 without a call", "1 of them has a score but no call", None),
     ):
         site.answer = [scored(["a"], np.array([0.9], np.float32), flags=[flag])]
         page = visit()
@@ -447,7 +452,7 @@ def test_one_sequence_a_line(visit: Opener, site: Site) -> None:
     page = visit()
     text = f"\n{VH}\n\nJ{VH}\nQVQL\n"
     page.fill("#text", text)
-    assert "each line is taken for a whole sequence, 3 sequences" in page.inner_text("#text-note")
+    assert "each line is read as a whole sequence, 3 sequences" in page.inner_text("#text-note")
     page.click("#score")
     page.wait_for_selector("#rejected:not([hidden])")
     assert (site.asked[0].post_data, site.asked[0].headers["content-type"]) == (text, "text/plain")
@@ -695,7 +700,7 @@ def test_refusals_are_the_servers_own_words(visit: Opener, site: Site) -> None:
     for site.answer, heading in (
         ([refused], "Nothing was scored (422 Unprocessable Entity)"),
         ([{"done": 1, "total": 2}, {"problem": late}], "Nothing was scored (503 Service Unavailable)"),
-        ([{"done": 1, "total": 2}], "The server's answer ended before it was whole"),
+        ([{"done": 1, "total": 2}], "The server's answer is incomplete"),
     ):
         score(page)
         page.get_by_role("heading", name=heading, exact=True).wait_for()
@@ -703,9 +708,9 @@ def test_refusals_are_the_servers_own_words(visit: Opener, site: Site) -> None:
         assert page.is_hidden("#results") and page.is_enabled("#score")
         sent = site.answer[-1].get("problem", site.answer[-1])
         assert page.text_content("#problem-detail") == sent.get("detail", "")
-        assert sent.get("fix", "Send it again") in (page.text_content("#problem-fix") or "")
+        assert sent.get("fix", "Try again") in (page.text_content("#problem-fix") or "")
     assert page.locator("#problem img").count() == 0
-    strange = "The answer is not that of abonyx"
+    strange = "The answer is not from abonyx"
     for status, body, heading in (
         (200, "<p>Sign in</p>\n", strange),
         (502, "null", "The server answered 502 Bad Gateway"),
@@ -748,7 +753,7 @@ def test_model_not_ready_is_said_and_asked_for_again(visit: Opener, site: Site) 
         "The model is not ready, so nothing can be scored yet.",
         "abonyx-mini: sha256 is not the manifest's",
         "Copy the bundle again.",
-        "Asked again every 1 s.",
+        "This page asks again every 1 s.",
     ]
     assert page.is_disabled("#score")
     page.wait_for_selector("#waiting", state="hidden")
@@ -999,7 +1004,7 @@ def test_the_table_leads_with_percentile_and_call(visit: Opener, site: Site) -> 
     assert texts(page, "#scores td.id") == ["c", "b", "a"], "the highest score first"
     assert texts(page, "#scores td.percentile") == ["90-98 (in panel)", "-", "2-9"]
     words = page.inner_text("#results-model")
-    assert "the panel clinical" in words and "137 rows allow (Jain et al. 2017)" in words
+    assert "the panel clinical" in words and "the panel has 137 rows (Jain et al. 2017)" in words
     p = np.linspace(0.05, 0.95, 3).astype(np.float32)
     calls: list[Any] = [[row[name] for row in answer["results"]] for name in ("nonspecific", "call")]
     flags = [row["flag"] for row in answer["results"]]
@@ -1110,7 +1115,7 @@ def test_what_is_no_threshold_moves_nothing(visit: Opener, site: Site) -> None:
     assert words.startswith("At 0.3:") and page.is_hidden("#moved-problem")
     for wrong in ("1.5", ""):
         page.fill("#moved", wrong)
-        assert "a number from 0 to 1. Shown is the threshold 0.3." in page.inner_text("#moved-problem")
+        assert "a number from 0 to 1. The threshold that is shown is 0.3." in page.inner_text("#moved-problem")
         assert page.get_attribute("#moved", "aria-invalid") == "true"
         before = page.locator("#roc-point").element_handle()
         page.set_viewport_size({"width": 700 + 10 * len(wrong), "height": 700})
@@ -1123,19 +1128,24 @@ def test_what_is_no_threshold_moves_nothing(visit: Opener, site: Site) -> None:
 
 def test_rows_that_the_model_was_trained_on_are_counted(visit: Opener, site: Site) -> None:
     """Only rows that the curve uses are counted. If the bundle records no training rows, the page says so."""
-    for trained, said in (
-        ([True, True, False, True], "The model was trained on 2 of these 3 rows, so that the curve"),
-        ([False, False, False, True], ""),
-        ([None] * 4, "Whether the model was trained on these rows is not recorded"),
+    tag = "a training row with a tag is not recognised."
+    for trained, domain, said in (
+        ([True, True, False, True], "check", "The model was trained on 2 of these 3 rows, so the curve"),
+        ([False, False, False, True], "check", ""),
+        ([None] * 4, "check", "Whether the model was trained on these rows is not recorded"),
+        ([True, None, None, True], "off", "The model was trained on at least 1 of these 3 rows, so the curve"),
+        ([None] * 4, "off", "It is not known whether the model was trained on these rows."),
     ):
-        answer = labelled([0.1, 0.35, 0.4, 0.8], [0, 1, 0, None])
+        answer = labelled([0.1, 0.35, 0.4, 0.8], [0, 1, 0, None]) | {"domain": domain}
         for row, each in zip(answer["results"], trained, strict=True):
             row["training_row"] = each
         site.answer = [answer]
         page = visit()
         score(page)
         page.wait_for_selector("#assessment:not([hidden])")
-        assert page.is_visible("#trained") == bool(said) and page.inner_text("#trained").startswith(said)
+        words = page.inner_text("#trained")
+        assert page.is_visible("#trained") == bool(said) and words.startswith(said)
+        assert (tag in words) == (domain == "off")
 
 
 OTHER_HEADS = [
@@ -1269,7 +1279,7 @@ def test_a_row_opens_what_its_residues_add(visit: Opener, site: Site) -> None:
         f"p {p:.3f}, a logit of {total:+.3f} = +0.250, the baseline at the bundle's mean embedding, and {adds}" in words
     )
     assert f"{VH[-1]}{len(VH)} (FR4) {(len(VH) / 2 - 1) / 100:+.3f}" in words
-    assert "It is not the effect of a mutation, and no advice to change a residue." in words
+    assert "It is not the effect of a mutation, and not advice to change a residue." in words
     assert "Net charge +3.0 at pH 7.4, pI 8.9" in words
     named = page.locator(".strip text").all_text_contents()
     assert {each for each in named if each.startswith("CDR")} == {"CDR1", "CDR2"}  # CDR3 has two residues: no room

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from abonyx.bundle.tolerances import BATCH_NEIGHBOURS  # noqa: E402
 from abonyx.domain import NANOBODY_LIKE  # noqa: E402
 from abonyx.explain.scan_mutants import AMINO_ACIDS  # noqa: E402
 from abonyx.explain.scan_result import NOT_VALIDATED, Scan  # noqa: E402
+from abonyx.explain.validated import Validated  # noqa: E402
 from abonyx.session import Session  # noqa: E402
 
 from ..domain.proteins import NANOBODY, VH  # noqa: E402
@@ -80,7 +82,7 @@ def test_maps_numbers_and_the_csv_are_the_sessions(page: Page, expected: Scan) -
     assert page.locator(":focus").inner_text() == f"{count} single mutants of mab: nonspecificity, parent {p}"
     words = section.inner_text()
     assert f"{NOT_VALIDATED} A scan recommends no mutant" in words
-    assert words.index(NOT_VALIDATED) < words.index("Change of the score, mutant less parent")
+    assert words.index(NOT_VALIDATED) < words.index("Change of the score, mutant minus parent")
     assert f"over {count} mutants, change = " in words and "-1.00, lower" in words
 
     change, rest = page.locator(".map").all()
@@ -98,7 +100,7 @@ def test_maps_numbers_and_the_csv_are_the_sessions(page: Page, expected: Scan) -
     tip = f"{first.label} (CDR3): change {expected.head().change[0]:+.3f}, without charge "
     assert any(text.startswith(tip) for text in change.locator("title").all_text_contents())
     labelled = change.locator("svg").get_attribute("aria-labelledby")
-    assert page.inner_text(f"#{labelled}") == "Change of the score, mutant less parent (logits)"
+    assert page.inner_text(f"#{labelled}") == "Change of the score, mutant minus parent (logits)"
 
     assert section.locator("table").count() == 0  # made for who opens them
     section.get_by_text("The same in numbers").click()
@@ -179,6 +181,31 @@ def test_a_scan_by_another_model_says_so(page: Page, served: Running, changed: d
     assert ("The server has another model by now" in section.inner_text()) == bool(changed)
     for name in {"name", "variant"} & set(changed):
         assert changed[name] in section.locator(".inner .note").first.inner_text()
+
+
+def test_a_refusal_names_the_pages_own_box(page: Page) -> None:
+    page.fill("#text", f">tagged\n{VH}HHHHHH\n")
+    page.click("#score")
+    page.get_by_role("button", name="Explain tagged").click(timeout=WAIT_MS)
+    page.wait_for_selector(".explained svg", timeout=WAIT_MS)
+    section = start(page)
+    page.wait_for_selector(".scan [role=alert]:not([hidden])", timeout=WAIT_MS)
+    label = page.inner_text("label[for=trim]")
+    refusal = section.get_by_role("alert").inner_text()
+    assert (
+        f'To cut off what lies outside the domain, use the box "{label}".' in refusal and "trim domain" not in refusal
+    )
+    assert "if you change one, score again first." in refusal
+
+
+def test_the_operators_figure_is_shown(page: Page, served: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = served.scheduler.model()
+    known = dataclasses.replace(model, validated=Validated("nonspecificity", "Worse than chance."))
+    monkeypatch.setattr(served.scheduler, "_model", known)
+    section = start(page)
+    page.wait_for_selector(".map svg", timeout=WAIT_MS)
+    assert "Worse than chance. A scan recommends no mutant" in section.inner_text()
+    assert NOT_VALIDATED not in section.inner_text()
 
 
 def test_a_nanobodys_mutants_have_a_note_and_are_not_flagged(page: Page) -> None:

@@ -21,9 +21,13 @@ from abonyx.errors import InputTooLarge, ScoreNotFinite  # noqa: E402
 from abonyx.explain.places import places  # noqa: E402
 from abonyx.explain.scan_mutants import AMINO_ACIDS  # noqa: E402
 from abonyx.explain.scan_result import NOT_VALIDATED  # noqa: E402
+from abonyx.explain.validated import Validated  # noqa: E402
+from abonyx.serve.interfaces import PAGE_HEADER  # noqa: E402
 from abonyx.serve.scans import plan_scan_request  # noqa: E402
 from abonyx.serve.settings import Settings  # noqa: E402
+from abonyx.serve.speed import Speed  # noqa: E402
 from abonyx.session import Session  # noqa: E402
+from abonyx.wording import Interface, in_words, option  # noqa: E402
 
 from ..domain.proteins import KAPPA, LAMBDA, NANOBODY, VH  # noqa: E402
 from ..paired import make_paired  # noqa: E402
@@ -171,7 +175,13 @@ def test_what_is_refused(shared: Running) -> None:
     refused(ask(shared, id="K", sequence=KAPPA, positions="cdr"), 422, "K: is flagged")
     tagged = ask(shared, sequence=VH + "HHHHHH")
     refused(tagged, 422, "6 residues outside the domain")
-    assert b"trim domain cuts off" in tagged.body and b"on_invalid" not in tagged.body
+    assert tagged.json["fix"].endswith("To cut off what lies outside the domain, use trim domain.")
+    page = ask(shared, {PAGE_HEADER: "1"}, sequence=VH + "HHHHHH").json
+    assert page["fix"].endswith(f"use {in_words(option('trim_domain'), Interface.PAGE)}.")
+    for body in ({"sequence": KAPPA}, {"sequence": VH[:90] + "HHHHHH", "trim": "domain"}):
+        answer = ask(shared, **body)
+        refused(answer, 422, "parent: is flagged")
+        assert "trim domain" not in answer.json["fix"]
     refused(ask(shared, sequence="EVQLVESGG", domain="off"), 422, "no antibody domain was found")
     refused(ask(shared, sequence="EV-QL"), 422, "cannot be scored")
     refused(ask(shared, heads=["psr"]), 422, "psr expects both chains of a record, and a scan changes one")
@@ -206,6 +216,33 @@ def test_each_limit_is_named(shared: Running, limit: str, most: int) -> None:
     body = json.dumps({"sequence": VH, "positions": "107", "exclude": EXCLUDED[:14]}).encode()
     with pytest.raises(InputTooLarge, match=f"{limit} is {most}"):
         plan_scan_request(body, shared.scheduler.model(), settings, lambda: None)
+
+
+def test_a_scan_that_cannot_end_in_time_is_refused_before_it_starts(
+    shared: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = shared.engine.rows
+    tokens = 5 * (len(VH) + 2)  # four mutants and their parent
+    speed = Speed(600)
+    monkeypatch.setattr(shared.scheduler, "_speed", speed)
+    speed.add(tokens, 59)
+    speed.add(tokens, 1_941)  # 1,000 s for the scan
+    answer = ask(shared, positions="107")
+    said = "parent: the scan has 5 sequences with their parent, which take about 1000 s on this service"
+    refused(answer, 413, f"{said}; request_timeout_s is 600")
+    assert "Choose fewer positions" in answer.json["fix"] and "`abonyx scan` has no limit of time" in answer.json["fix"]
+    assert shared.engine.rows == rows
+    monkeypatch.setattr(shared.scheduler, "_speed", faster := Speed(600))
+    faster.add(tokens, 740)  # an estimate can be off: this is tried
+    assert ask(shared, positions="107").status == 200
+
+
+def test_each_heads_statement_is_told(shared: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = dataclasses.replace(shared.scheduler.model(), validated=Validated("light", "Worse than chance."))
+    monkeypatch.setattr(shared.scheduler, "_model", other)
+    assert scan(shared, positions="107")["statement"] == NOT_VALIDATED
+    light = {"sequence": LAMBDA, "positions": "107", "heads": ["light"]}
+    assert scan(shared, **light)["statement"] == "Worse than chance."
 
 
 def test_pooling_by_batches_is_refused(shared: Running, monkeypatch: pytest.MonkeyPatch) -> None:

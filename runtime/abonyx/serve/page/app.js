@@ -38,8 +38,8 @@ async function loadModel() {
 function showWaiting({ title, detail, fix }, wait) {
   $("model-name").textContent = "Model not ready";
   const lines = ["The model is not ready, so nothing can be scored yet.", detail || title, fix];
-  const text = [...lines.filter(Boolean), `Asked again every ${wait} s.`].join("\n");
-  // Only what changed is put in: a screen reader would read the same words every few seconds.
+  const text = [...lines.filter(Boolean), `This page asks again every ${wait} s.`].join("\n");
+  // Only a change is put in: a screen reader would otherwise read the same words every few seconds.
   if ($("waiting").textContent !== text || $("waiting").hidden) $("waiting").textContent = text;
   $("waiting").hidden = false;
   retry = setTimeout(loadModel, 1000 * wait);
@@ -74,7 +74,7 @@ function showModel() {
 
 // --- one request
 
-/** What keeps the input from being sent, as a problem; null = nothing. */
+/** Why the input cannot be sent, as a problem; null = it can. */
 function unusable(body) {
   if (isEmpty()) return { title: "There is nothing to score", fix: "Paste sequences, choose a file, or use the example." };
   if (body.size <= model.limits.max_body_bytes) return null;
@@ -115,7 +115,7 @@ async function score(event) {
   }
 }
 
-/** The service's answer; of JSON it knows the number of the item only, where the text has a line. */
+/** The service's answer. For JSON the service names the number of an item; this turns it into the line of the text. */
 async function answerOf({ path, type, body, lines }) {
   const headers = { "Content-Type": type, Accept: "application/x-ndjson" };
   try {

@@ -5,7 +5,7 @@ import { called, hasCalls } from "./scores.js";
 
 let rows = []; // {p, label} of the rows that are used
 let usual = 0; // the threshold of the answer
-let moved = 0; // the threshold that is shown, whatever the field holds
+let moved = 0; // the threshold that is shown; the field may hold something else
 
 /** Show the assessment of an answer; nothing without labels. */
 export function showAssessment(answer) {
@@ -33,7 +33,7 @@ export function showAssessment(answer) {
     + (words.length ? `Left out: ${words.join("; ")}.` : "No row is left out.");
   $("assessment-body").hidden = !rows.length;
   showMissing();
-  showTrained(used);
+  showTrained(used, answer.domain);
   drawAssessment();
   setThreshold(usual);
 }
@@ -42,7 +42,7 @@ const many = (what) => what.replace("row has", "rows have").replace("it is flagg
   .replace("record", "records");
 const positives = () => rows.filter(({ label }) => label === 1).length;
 
-/** The corners of the ROC curve, from (0, 0) to (1, 1): [false positive rate, true positive rate]; equal scores make one step. */
+/** The corners of the ROC curve, from (0, 0) to (1, 1): [false positive rate, true positive rate]; equal scores are one step. */
 function corners() {
   const sorted = [...rows].sort((a, b) => b.p - a.p);
   const [ones, zeros] = [positives(), rows.length - positives()];
@@ -72,13 +72,20 @@ function showMissing() {
 }
 
 /** Say how many of the used rows the head was trained on. */
-function showTrained(used) {
+function showTrained(used, domain) {
   const known = used.every(({ training_row: trained }) => typeof trained === "boolean");
   const count = used.filter(({ training_row: trained }) => trained).length;
   $("trained").hidden = !used.length || (known && !count);
-  $("trained").textContent = known
-    ? `The model was trained on ${whole(count)} of these ${plural(used.length, "row")}, so that the curve and the counts flatter it.`
-    : "Whether the model was trained on these rows is not recorded in its bundle. If it was, the curve and the counts flatter it.";
+  $("trained").textContent = trainedWords(known, count, used.length, domain);
+}
+
+function trainedWords(known, count, rows, domain) {
+  if (known) return `The model was trained on ${whole(count)} of these ${plural(rows, "row")}, so the curve and the counts flatter it.`;
+  const flatter = "the curve and the counts flatter it.";
+  const unseen = "Domains were not looked for, so a training row with a tag is not recognised.";
+  if (domain === "off" && count) return `The model was trained on at least ${whole(count)} of these ${plural(rows, "row")}, so ${flatter} ${unseen}`;
+  if (domain === "off") return `It is not known whether the model was trained on these rows. If it was, ${flatter} ${unseen}`;
+  return `Whether the model was trained on these rows is not recorded in its bundle. If it was, ${flatter}`;
 }
 
 /** Draw the ROC curve again, as wide as the page leaves it. */
@@ -107,7 +114,7 @@ export function drawAssessment() {
   movePoint();
 }
 
-/** Rows by label and call: {found, missed, alarms, clear}. As the service does: above the threshold as a float32. */
+/** Rows by label and call: {found, missed, alarms, clear}. As in the service, both numbers are compared as float32. */
 function countsAt(threshold) {
   const counts = { found: 0, missed: 0, alarms: 0, clear: 0 };
   for (const { p, label } of rows) {
@@ -149,10 +156,10 @@ function movePoint() {
 
 const usable = () => $("moved").value !== "" && $("moved").validity.valid;
 
-/** Say which threshold is shown if the field holds none. */
+/** Say which threshold is shown if the field does not hold one. */
 function showUnusable() {
   $("moved").setAttribute("aria-invalid", String(!usable()));
-  $("moved-problem").textContent = usable() ? "" : `The field needs a number from 0 to 1. Shown is the threshold ${moved}.`;
+  $("moved-problem").textContent = usable() ? "" : `The field needs a number from 0 to 1. The threshold that is shown is ${moved}.`;
   $("moved-problem").hidden = usable();
 }
 

@@ -1,11 +1,11 @@
-// What the page says of the model that answers: its facts, and its card.
+// What the page says about the model that answers: its facts and its card.
 
 import { $, DECIMALS, make, plural, whole } from "./dom.js";
 
 const MOST_CHARS = 100_000; // of a card, on the page
 const CHAINS = { H: "heavy", L: "light" }; // as a manifest names them
 
-/** Of training rows, how many have an earlier row's sequence; nothing where none has. */
+/** How many training rows repeat the sequence of an earlier row; "" if none does. */
 export function repeats({ repeated_sequences: rows }, before) {
   return rows ? `${before}${plural(rows, "row repeats", "rows repeat")} an earlier row's sequence` : "";
 }
@@ -53,7 +53,8 @@ function showList(list, facts) {
 /**
  * Headings, paragraphs, lists, tables, bold, emphasis and code of a model card; the rest stays as it is written.
  *
- * A card may come from a stranger. No pattern here looks at a character more than a few times, and only so much is shown.
+ * A card may come from a stranger. No pattern here reads a character more than a few times, and the text that is shown is
+ * limited.
  */
 function markdown(text) {
   const blocks = blocksOf(text.slice(0, MOST_CHARS)).map((lines) => {
@@ -85,12 +86,12 @@ function markdownTable(lines) {
   const row = (tag, line) => make("tr", {}, ...cells(line).map((cell) => make(tag, {}, ...inline(cell))));
   const rows = lines.slice(2).map((line) => row("td", line));
   const table = make("table", {}, make("thead", {}, row("th", lines[0])), make("tbody", {}, ...rows));
-  // Wider than a phone: what scrolls has to take the focus, and a name.
+  // It can be wider than a phone: an area that scrolls needs the focus and a name.
   return make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Table of the card" }, table);
 }
 
-// Each part ends at the next mark of its own kind or is none; an address, which may hold `[` and `(`, is short.
-// A mark behind a backslash, and < > & as entities, are that character.
+// Each part ends at the next mark of its own kind. An address may hold `[` and `(`, so its length is limited.
+// A mark after a backslash, and the entities of < > &, stand for that character.
 const INLINE = /\\([\\`*_[\]|~#])|&(lt|gt|amp);|\*\*([^*]+)\*\*|\*([^*\s][^*]*)\*|`([^`]+)`|\[([^[\]]+)\]\(([^)]{1,1000})\)/g;
 
 function inline(text) {

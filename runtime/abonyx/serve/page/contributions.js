@@ -1,15 +1,15 @@
-// The picture of a chain's contributions: a bar for each residue, as many lines as the page is narrow.
+// The picture of a chain's contributions: a bar for each residue, in as many lines as the width of the page needs.
 
 import { DECIMALS, draw, signed } from "./dom.js";
 
-const LEFT = 48, RIGHT = 4; // pixels beside the residues; on the left is the scale
+const LEFT = 48, RIGHT = 4; // pixels on both sides of the residues; the scale is on the left
 const NARROWEST = 12; // of a residue
 const WIDEST = 18;
 const NAME = 15, BAR = 36, LETTER = 16, NUMBER = 18; // heights: region's name, bars to each side, residue, IMGT number
 const LINE = NAME + 2 * BAR + LETTER + NUMBER + 8;
-const FEWEST_NAMED = 3; // residues of a shaded piece that has room for its name
+const FEWEST_NAMED = 3; // residues of a shaded piece with room for its name
 
-/** residues: {residue, position, imgt, region, adds}; highest: the contribution of a bar of full height. */
+/** residues: {residue, position, imgt, region, adds}; highest: the contribution with a bar of full height. */
 export function chart(residues, width, highest, labelledBy) {
   const most = Math.max(1, Math.floor((width - LEFT - RIGHT) / NARROWEST));
   const lines = Math.ceil(residues.length / most);

@@ -26,7 +26,7 @@ export function make(tag, attributes = {}, ...children) {
   return element;
 }
 
-export const isolated = (text) => make("bdi", {}, text); // an id may turn the direction of what follows it
+export const isolated = (text) => make("bdi", {}, text); // an id may change the direction of the text after it
 
 export function draw(tag, attributes = {}, text = "") {
   const element = document.createElementNS(SVG, tag);
@@ -35,7 +35,7 @@ export function draw(tag, attributes = {}, text = "") {
   return element;
 }
 
-/** A table that is scrolled sideways where it is too wide; the first cell of each row names it. */
+/** A table that scrolls sideways if it is too wide; the first cell of a row is its name. */
 export function dataTable(caption, titles, rows) {
   const head = make("tr", {}, ...titles.map((title) => make("th", { scope: "col" }, title)));
   const body = rows.map(([name, ...cells]) =>

@@ -1,4 +1,4 @@
-// Why a row has its score: its contributions, asked for when the row is opened.
+// Why a row has its score: its contributions, which are requested when the row is opened.
 
 import { chart } from "./contributions.js";
 import { DECIMALS, dataTable, isolated, make, say, signed } from "./dom.js";
@@ -8,7 +8,7 @@ import { Refused, ask, otherModelWords, parsed, reached } from "./server.js";
 const CHAINS = { H: "Heavy chain", L: "Light chain" };
 const STRONGEST = 3;
 const NOT_A_MUTATION = "A contribution is the share of the sum that passes through a residue's final state, and that state sees "
-  + "the whole sequence. It is not the effect of a mutation, and no advice to change a residue.";
+  + "the whole sequence. It is not the effect of a mutation, and not advice to change a residue.";
 
 let opened = 0; // names each opened row
 
@@ -26,7 +26,7 @@ function opener(row, answer) {
   return button;
 }
 
-/** Show what a row's residues add, below it; returns what closes it again. */
+/** Show below a row what its residues add; returns a function that closes it. */
 function open(button, row, answer) {
   const line = button.closest("tr");
   const host = make("section", { class: "explained", id: `explained-${opened += 1}`, "aria-label": `Why ${row.id} has its score` });
@@ -70,7 +70,7 @@ async function explain(row, answer, signal) {
   return parsed(await reached((await ask("v1/explain", { method: "POST", headers, body, signal })).text()));
 }
 
-/** Fill a row's section; a record with several heads has a choice of one. */
+/** Fill the section of a row; with several heads, the user chooses one. */
 function show(host, found, row, answer, scan) {
   const [record] = found.results;
   const body = make("div", { class: "inner" });
@@ -98,13 +98,13 @@ function show(host, found, row, answer, scan) {
   fill();
 }
 
-/** Words, pictures and tables of one head; returns what fits the pictures to the width of the page. */
+/** Words, pictures and tables of one head; returns a function that fits the pictures to the page. */
 function showHead(host, body, record, heads, at) {
   const head = heads[at];
   const chains = record.chains.filter(({ chain }) => head.chains.includes(chain));
   const valued = chains.map((chain) => ({
     ...chain,
-    name: chains.length > 1 ? CHAINS[chain.chain] : "", // of one, a flagged record's may be another than the head expects
+    name: chains.length > 1 ? CHAINS[chain.chain] : "", // a single chain of a flagged record may not be the one that the head expects
     residues: chain.residues.map((residue) => ({ ...residue, adds: residue.contributions[at] })),
   }));
   const highest = Math.max(...valued.flatMap(({ residues }) => residues.map(({ adds }) => Math.abs(adds))), 1e-9);
@@ -121,7 +121,7 @@ function showHead(host, body, record, heads, at) {
 
 const inUnit = (value, unit) => `${signed(value, DECIMALS)}${unit}`;
 
-/** The baseline, the sum of the contributions, and what they make. */
+/** The baseline, the sum of the contributions, and their total. */
 function sumWords(record, head, at, chains) {
   const [baseline, total] = [record.baseline[at], record.total[at]];
   const parts = chains.length > 1
@@ -134,7 +134,7 @@ function sumWords(record, head, at, chains) {
   }
   const p = 1 / (1 + Math.exp(-total));
   return `${head.name}: p ${p.toFixed(DECIMALS)}, a logit of ${signed(total, DECIMALS)} = ${signed(baseline, DECIMALS)}, the `
-    + `baseline at the bundle's mean embedding, and ${adds} from the residues${parts}. Above 0 raises p, below 0 lowers it.`;
+    + `baseline at the bundle's mean embedding, and ${adds} from the residues${parts}. A contribution above 0 raises p, one below 0 lowers it.`;
 }
 
 const sum = (regions, at) => Object.values(regions).reduce((all, sums) => all + sums[at], 0);
@@ -155,7 +155,7 @@ function figureOf(chain, id, highest) {
   const charged = chain.net_charge === null ? "No antibody domain was found"
     : `Net charge ${signed(chain.net_charge, 1)} at pH 7.4, pI ${chain.pI.toFixed(1)}`;
   const caption = make("figcaption", { id }, [chain.name, charged].filter(Boolean).join(": "));
-  const legend = make("p", { class: "hint" }, "Bars upwards raise, bars downwards lower; shaded: CDRs. Numbers below the residues are IMGT positions.");
+  const legend = make("p", { class: "hint" }, "A bar that points up raises the sum, and one that points down lowers it. CDRs are shaded. Numbers below the residues are IMGT positions.");
   const plot = make("div", { class: "strip" });
   let width = 0;
   const redraw = () => {

@@ -1,8 +1,8 @@
-// Files to download, with the digits and columns of the command line's.
+// Files to download, with the same digits and columns as those of the command line.
 
 import { make } from "./dom.js";
 
-/** A float32 as the command line writes it: the shortest decimal that reads back as the same. */
+/** A float32 as the command line writes it: the shortest decimal that reads back as the same number. */
 function decimal(value) {
   const single = Math.fround(value);
   let digits = 0;
@@ -59,7 +59,7 @@ export function downloadRejected(answer) {
   download("scores.rejected", ["id", "line", "reason"], answer.rejected.map((row) => [row.id, row.line, row.reason]));
 }
 
-/** The columns of scan.csv, and in each row how far the order of mutants can be trusted: a row is read without its page. */
+/** The columns of scan.csv, and in each row how far the order of mutants can be trusted: a row may be read without this page. */
 export function downloadScan({ parent, heads, columns, statement }) {
   const scores = heads.map(({ column }) => column);
   const numbers = ["charge_change", "pI_change", "repertoire_share",

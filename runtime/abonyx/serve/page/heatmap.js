@@ -1,23 +1,23 @@
-// The picture of a scan: new residues by positions, in as many pieces as the page is narrow. Its colours are opacities over
-// the ground, so that they follow light and dark.
+// The picture of a scan: new residues by positions, in as many pieces as the width of the page needs. Its colours are
+// transparent, so that they suit a light and a dark page.
 
 import { draw, make, signed } from "./dom.js";
 
 export const RESIDUES = [..."KRHDENQSTGPCAVILMFWY"]; // by kind: basic, acidic, polar, special, hydrophobic
-const ENDS = [1, 1.5, 2, 3, 5, 10, 20, 50]; // the first that nothing is beyond: most maps have 1 and compare
-const LEFT = 20, RIGHT = 2; // pixels beside the cells; on the left are the new residues
+const ENDS = [1, 1.5, 2, 3, 5, 10, 20, 50]; // the first that no value exceeds; most maps have 1, so that they can be compared
+const LEFT = 20, RIGHT = 2; // pixels on both sides of the cells; the new residues are on the left
 const NARROWEST = 14, WIDEST = 22, HIGH = 14; // of a cell
 const REGION = 18, LETTER = 16, NUMBER = 32; // heights: region's name, parent's residue, IMGT number
 const PIECE = REGION + RESIDUES.length * HIGH + LETTER + NUMBER;
-const FEWEST_NAMED = 3; // positions of a region that have room for its name
+const FEWEST_NAMED = 3; // positions of a region with room for its name
 
-/** Where the colours end, on both sides; sd: of a head that gives values. */
+/** Where the colours end on both sides; sd: for a head that gives values. */
 export function endOf(values, sd) {
   const most = Math.max(0, ...values.map((value) => Math.abs(value ?? 0)));
   return (ENDS.find((end) => most <= end * (sd ?? 1)) ?? ENDS.at(-1)) * (sd ?? 1);
 }
 
-/** A cell's colour: orange above 0, blue below, the ground at 0. */
+/** The colour of a cell: orange above 0, blue below, none at 0. */
 const coloured = (value, end) => ({ class: value > 0 ? "raises" : "lowers", "fill-opacity": Math.min(1, Math.abs(value) / end) });
 
 /** places: {position, imgt, region, residue}; cellOf(place, residue): {value, text}, or nothing if it was not scanned. */
@@ -51,7 +51,7 @@ function drawPiece(svg, places, cellOf, { top, wide, end }) {
   });
 }
 
-/** One mutant; own: the parent's residue, which has a dot; without a value, a stroke. */
+/** One cell: a dot for the parent's own residue, a stroke if it was not scanned. */
 function cell(found, own, { x, y, width, end }) {
   const group = draw("g");
   const box = { x: x + 0.5, y: y + 0.5, width: width - 1, height: HIGH - 1 };
@@ -75,7 +75,7 @@ function drawRegions(svg, places, { top, bottom, x }) {
   });
 }
 
-/** What colours, dot and stroke mean. */
+/** The meaning of the colours, the dot and the stroke. */
 export function legend(end, unit) {
   const swatch = (...parts) => {
     const svg = draw("svg", { viewBox: "0 0 22 14", "aria-hidden": "true" });

@@ -1,14 +1,14 @@
-// The histogram of rows with a call: each group's share of its own rows a bin, so that groups of any size compare.
+// The histogram of rows with a call. A bar is a share of its own group, so that groups of any size can be compared.
 
 import { repeats } from "./card.js";
 import { $, DECIMALS, draw, make, percent, plural, whole } from "./dom.js";
 
-const BINS = 20; // if the model brings no bins of its own
+const BINS = 20; // if the model has no bins of its own
 
 const called = (row) => row.nonspecific !== null;
 const calledScores = (answer) => answer.results.filter(called).map((row) => row.p_nonspecific);
 
-/** Rows a bin: a bin holds its lower edge, the last one its upper edge too, as in the model's own counts. */
+/** How many values each bin has. A bin includes its lower edge; the last one also its upper edge, as in the model's counts. */
 function counted(edges, values) {
   const counts = new Array(edges.length - 1).fill(0);
   for (const value of values) {
@@ -29,7 +29,7 @@ function groupsOf(edges, answer, scores) {
   return [...known, own].map((group) => ({ ...group, total: group.counts.reduce((sum, n) => sum + n, 0) }));
 }
 
-/** Draw the answer over the training set of the model, if it is the one that scored it. */
+/** Draw the answer, and the training set of the model if that model scored it. */
 export function drawHistogram(answer, model) {
   $("histogram").hidden = !calledScores(answer).length;
   if ($("histogram").hidden) return;
@@ -60,7 +60,7 @@ function median(values) {
   return (sorted[Math.ceil(half) - 1] + sorted[Math.floor(half)]) / 2;
 }
 
-/** The edges between which the median of rows lies of which only the counts are known. */
+/** The edges between which the median lies; only the counts of the bins are known. */
 function medianBins(edges, { counts, total }) {
   let seen = 0;
   const upTo = counts.map((n) => (seen += n));
@@ -68,7 +68,7 @@ function medianBins(edges, { counts, total }) {
   return `${edges[lower]} and ${edges[upper + 1]}`;
 }
 
-/** What the picture shows; model: null if another one scored the answer. */
+/** What the picture shows; model: null if another model scored the answer. */
 function histogramWords(edges, groups, answer, model) {
   const { results, threshold } = answer;
   const calls = results.filter(called);

@@ -1,4 +1,4 @@
-// The input: a pasted text or a file, the columns of a table, and the request that they make.
+// The input: a pasted text or a file, the columns of a table, and the request made from them.
 
 import { $, make, plural, say, size } from "./dom.js";
 import { isSequence, itemsOf, likelyOf, placesOf, placesOfPairs, readPasted } from "./pasted.js";
@@ -43,13 +43,13 @@ export function chooseThreshold() {
 
 const tickedHeads = () => [...$("heads").querySelectorAll(":checked")].map((box) => box.value);
 
-/** Whether the heads that are asked for need both chains of a record. */
+/** Whether the requested heads need both chains of a record. */
 export function paired() {
   const wanted = offered.filter(({ name }, at) => at === 0 || tickedHeads().includes(name));
   return new Set(wanted.flatMap(({ chains }) => chains)).size > 1;
 }
 
-/** Show the names of columns that records of these heads have, and what to give. */
+/** Show the fields and the hint for the chains that these heads need. */
 function showChains() {
   const both = paired();
   $("sequence-column").parentElement.hidden = both;
@@ -57,7 +57,7 @@ function showChains() {
   noteText();
 }
 
-/** A box for each head but the first, which is always shown; those that were ticked stay so. */
+/** A box for each head except the first, which is always shown; ticked boxes stay ticked. */
 export function offerHeads(heads) {
   const [first, ...others] = offered = heads;
   const ticked = tickedHeads();
@@ -73,7 +73,7 @@ export function offerHeads(heads) {
   showChains();
 }
 
-/** The example with both chains, as FASTA has pairs. */
+/** The example with both chains, as pairs in FASTA. */
 function exampleOfPairs() {
   const light = EXAMPLE_LIGHT.split("\n");
   return EXAMPLE.replaceAll(/>(.*)\n(.*)\n/g, (_, id, heavy) => `>${id}|H\n${heavy}\n>${id}|L\n${light.shift()}\n`);
@@ -96,13 +96,13 @@ function options() {
   else if ($("assay").value) chosen.assay = $("assay").value;
   const others = tickedHeads();
   if (others.length) chosen.heads = [$("heads").dataset.first, ...others]; // in a query the names have commas between them
-  if (!paired()) chosen.with = ["charge"]; // the service has it of one domain only
+  if (!paired()) chosen.with = ["charge"]; // the service gives it for single domains only
   return chosen;
 }
 
 /**
- * The request for scores: path, type and body; lines: of JSON's items, each one's line in the text.
- * A table without a header whose columns are not clear is {unclear} instead, for the picker.
+ * The request for scores: path, type and body; lines: for each item of JSON, its line in the text.
+ * If the columns of a table without a header are not clear, it is {unclear}, for the picker.
  */
 export function requestOf() {
   const query = options();
@@ -141,11 +141,11 @@ function unclearRows({ names, rows }) {
   return { detail, columns: names, labels: names.map(label), sequence, light, without: "none: row numbers" };
 }
 
-/** What the picker shows of a problem of the service; null if there is nothing to pick. */
+/** What the picker shows for a problem of the service; null if there is nothing to pick. */
 export function unclearProblem(problem) {
   const { columns, detail } = problem;
   if (!columns?.length) return null;
-  if (columns.some(isSequence)) { // a first record: to pick one of its cells would leave it out
+  if (columns.some(isSequence)) { // it is the first record: if a cell of it is picked, the record is lost
     problem.fix = "It has no header. Put a line with the names of its columns first, or paste its cells here.";
     return null;
   }
@@ -180,14 +180,14 @@ function pick(event) {
   $(both ? "heavy-column" : "sequence-column").value = $("picked-sequence").value;
   if (both) $("light-column").value = $("picked-light").value;
   $("id-column").value = $("picked-id").value;
-  $("columns").open = true; // what is used is seen
+  $("columns").open = true; // so that the user sees which columns are used
   $("picker").hidden = true;
   picked = true;
   noteText();
   $("input").requestSubmit();
 }
 
-/** Columns that were picked are those of one input; names that the user typed stay. */
+/** Picked columns are for one input only; names that the user typed stay. */
 function forgetPicked() {
   $("picker").hidden = true;
   if (picked) for (const name of COLUMNS) $(name).value = "";
@@ -198,13 +198,13 @@ const usualNote = $("text-note").textContent;
 const PAIRED_NOTE = "Both chains of a record: a table has a column for each, such as \"heavy\" and \"light\" or \"VH\" and "
   + "\"VL\", and \"id\" if there are ids; FASTA has >ID|H and >ID|L.";
 
-/** Say how the text is taken if it has no header. */
+/** Say how the text is read if it has no header. */
 function noteText() {
   const pasted = file ? {} : readPasted($("text").value);
   const named = COLUMNS.some((name) => $(name).value);
   const taken = {
-    lines: named ? null : `each line is taken for a whole sequence, ${plural(pasted.count, "sequence")}`,
-    rows: `each row is taken for a record, ${plural(pasted.rows?.length ?? 0, "row")}`,
+    lines: named ? null : `each line is read as a whole sequence, ${plural(pasted.count, "sequence")}`,
+    rows: `each row is read as a record, ${plural(pasted.rows?.length ?? 0, "row")}`,
   }[pasted.kind];
   $("text-note").textContent = taken ? `No header: ${taken}.` : paired() ? PAIRED_NOTE : usualNote;
 }
@@ -230,7 +230,7 @@ function listenToDrops(refuse) {
   });
 }
 
-/** Have the form do what the user asks; refuse(problem) shows why it does not. */
+/** Listen to the form; refuse(problem) shows a problem. */
 export function listen(refuse) {
   $("choose").addEventListener("click", () => $("file").click());
   $("file").addEventListener("change", () => $("file").files.length && chooseFile($("file").files[0]));

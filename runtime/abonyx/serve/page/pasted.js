@@ -1,8 +1,8 @@
-// What a pasted text is: a file that the service reads as it is, one sequence a line, or a table without a header.
+// What a pasted text is: a file that the service reads unchanged, one sequence per line, or a table without a header.
 
 import { csvLine } from "./files.js";
 
-// A first line's cell counts as a sequence from here on: names of columns are shorter, or have other signs.
+// A cell of the first line counts as a sequence from this length on: names of columns are shorter or have other signs.
 const FEWEST_RESIDUES = 20;
 const DELIMITERS = ["\t", ",", ";"];
 const MISSING = new Set(["", "na", "n/a", "#n/a", "<na>", "nan", "-", "none", "null"]); // as the service reads a table's ids
@@ -15,7 +15,7 @@ export function isSequence(text) {
   return line.length >= FEWEST_RESIDUES && /^([A-Z*.-]+|[a-z*.-]+)$/.test(line);
 }
 
-/** Rows {cells, line}, blank ones too; null if the quotes are not a spreadsheet's, which quotes whole cells. */
+/** Rows {cells, line}, also blank ones; null if quotes are not around whole cells, as a spreadsheet writes them. */
 function rowsOf(text, delimiter) {
   const open = `[^"\\r\\n${delimiter}][^\\r\\n${delimiter}]*`;
   const pattern = new RegExp(`(?:"([^"]*(?:""[^"]*)*)"|(${open})?)(${delimiter}|\\r\\n?|\\n|$)`, "y");
@@ -38,7 +38,7 @@ function rowsOf(text, delimiter) {
 /**
  * What a text is:
  *   {kind: "file", text}: FASTA, or a table with a header, for the service to read,
- *   {kind: "lines", count}: one sequence a line,
+ *   {kind: "lines", count}: one sequence per line,
  *   {kind: "rows", names, rows}: a table without a header; rows are {cells, line}, names are made up.
  */
 export function readPasted(given) {
@@ -60,7 +60,7 @@ export function readPasted(given) {
   return { kind: "file", text: asCsv ? table.map(csv).join("") : text };
 }
 
-/** The names of a headerless table's columns whose first cell is a sequence. */
+/** The names of the columns of a table without a header whose first cell is a sequence. */
 export const likelyOf = ({ names, rows }) => names.filter((_, at) => isSequence(rows[0].cells[at]));
 
 /** The places {sequence, id} of a headerless table's columns, id -1: none; null if it is not clear which they are. */
@@ -73,13 +73,13 @@ export function placesOf({ names, rows }, sequenceName, idName) {
   return sequence < 0 || (idName && id < 0) ? null : { sequence, id };
 }
 
-/** As placesOf, of pairs: {heavy, light, id}. Nothing says which of two columns is which: both have to be named. */
+/** As placesOf, for pairs: {heavy, light, id}. Both columns have to be named, because nothing tells them apart. */
 export function placesOfPairs({ names }, heavyName, lightName, idName) {
   const [heavy, light, id] = [heavyName, lightName, idName].map((name) => names.indexOf(name));
   return heavy < 0 || light < 0 || (idName && id < 0) ? null : { heavy, light, id };
 }
 
-/** The items of a headerless table, as JSON has them; an id that is missing is the number of its row. */
+/** The items of a table without a header, for JSON; a missing id becomes the number of its row. */
 export function itemsOf({ rows }, { id, ...chains }) {
   return rows.map(({ cells }, at) => {
     const name = cells[id] ?? "";

@@ -8,7 +8,7 @@ import { called, hasCalls, sequencesOf, tableOf } from "./scores.js";
 import { PagedTable } from "./table.js";
 
 let answer = null; // of the last request that ended well
-let model = null; // that was open when it came, or since
+let model = null; // that was open when the answer came, or was opened since
 let scoresTable = null; // its columns are those of the answer
 const rejectedTable = new PagedTable($("rejects"), "Records that were left out", [
   { kind: "number", title: "Line", cell: (row) => whole(row.line) },
@@ -50,7 +50,7 @@ export function showAnswer(found, known) {
 
 const flaggedRows = () => answer.results.filter((row) => row.flag);
 
-/** Which scores are called what. */
+/** How scores become calls. */
 function callWords() {
   const threshold = answer.threshold + (answer.assay ? ` (${answer.assay})` : "");
   if (!answer.band) return `Called non-specific above ${threshold}, and never uncertain: ${whyTwo()}.`;
@@ -65,30 +65,37 @@ const whyTwo = () => (model?.sha256 === answer.model.sha256 && model?.training?.
 function resultsTitle() {
   const counted = (call) => whole(answer.results.filter((row) => row.call === call).length);
   const uncertain = answer.band ? `, ${counted("uncertain")} uncertain` : "";
-  const flagged = flaggedRows().length ? `, ${whole(flaggedRows().length)} flagged` : "";
+  const flagged = flaggedRows().length ? `, ${whole(flaggedRows().length)} flagged${withoutCall()}` : "";
   const left = answer.rejected.length ? `, ${whole(answer.rejected.length)} left out` : "";
   const scored = `${plural(answer.results.length, answer.chains.length > 1 ? "pair" : "sequence")} scored`;
   const calls = hasCalls(answer) ? `, ${counted("non-specific")} called non-specific${uncertain}` : "";
   return `${scored}${calls}${flagged}${left}`;
 }
 
-/** What the columns of heads that give values mean; nothing without such a head. */
+/** How many of the flagged rows have no call, as the command's summary says it: a nanobody-like row keeps its call. */
+function withoutCall() {
+  if (!hasCalls(answer)) return "";
+  const without = answer.results.filter((row) => !called(row)).length;
+  return without ? `, ${whole(without)} without a call` : ", none without a call";
+}
+
+/** What the columns of heads that give values mean; "" without such a head. */
 function headWords() {
   const words = answer.heads.filter(({ unit }) => unit).map(({ name, unit, higher_is_worse: higher }) =>
     `${name} is in ${unit}; ${higher ? "higher" : "lower"} is worse. `);
   return words.join("");
 }
 
-/** What the column of net charges means; nothing without it. */
+/** What the column of net charges means; "" without it. */
 const chargeWords = () => (answer.results.some((row) => row.added)
   ? " Net charge is that of the domain at pH 7.4, in elementary charges." : "");
 
-/** What the column of percentiles means; nothing without a panel. */
+/** What the column of percentiles means; "" without a panel. */
 function panelWords() {
   if (!answer.panel) return "";
   const { name, rows, source } = answer.panel;
-  return `A percentile is the share of the panel ${name} that scores lower, in percent, as the 95 % interval that `
-    + `${plural(rows, "row")} allow (${source}); "in panel" marks a sequence of the panel itself. `;
+  return `A percentile is the share of the panel ${name} that scores lower, in percent. It is a 95 % interval, `
+    + `because the panel has ${plural(rows, "row")} (${source}); "in panel" marks a sequence of the panel itself. `;
 }
 
 /** How many rows are flagged, for which reasons, and how many of them have no call. */
@@ -113,12 +120,12 @@ function filterScores() {
   scoresTable.show(kept, answer.results.length);
 }
 
-/** Say that the answer shown is of an earlier request. */
+/** Say that the answer that is shown belongs to an earlier request. */
 export function markEarlier() {
   if (answer) $("results-title").textContent = `Earlier: ${resultsTitle()}`;
 }
 
-/** Whether the answer shown is of this model. */
+/** Whether the answer that is shown is of this model. */
 export const isOf = (known) => answer.model.sha256 === known?.sha256;
 
 /** Draw what depends on the model again. */
@@ -127,7 +134,7 @@ export function useModel(known) {
   drawHistogram(answer, model);
 }
 
-/** Have filters and downloads do what the user asks, and pictures follow the width of the page. */
+/** Listen to filters and downloads, and redraw pictures if the width of the page changes. */
 export function listenToResults() {
   $("find").addEventListener("input", filterScores);
   $("call").addEventListener("change", filterScores);

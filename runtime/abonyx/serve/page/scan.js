@@ -1,5 +1,5 @@
-// All single mutants of a row's sequence, scored when the user asks: two heat maps, the same in numbers, a CSV. It
-// recommends no mutant.
+// All single mutants of a row's sequence, scored on request: two heat maps, the same in numbers, and a CSV. It recommends
+// no mutant.
 
 import { DECIMALS, dataTable, make, plural, say, signed, whole } from "./dom.js";
 import { downloadScan } from "./files.js";
@@ -7,9 +7,9 @@ import { RESIDUES, chart, endOf, legend } from "./heatmap.js";
 import { Refused, ask, lastLine, otherModelWords } from "./server.js";
 
 const CHOICES = [["CDRs", "cdr"], ["Framework", "framework"], ["All of the domain", "all"], ["IMGT positions", "list"]];
-const NOTE = "nanobody-like"; // the one flag that alone leaves a record its call
-const WHY_NOT = "A scan recommends no mutant: much of what the score says of a mutation is its change of charge, which can "
-  + "be told without a model. To choose a mutant, measure it.";
+const NOTE = "nanobody-like"; // a record with only this flag keeps its call
+const WHY_NOT = "A scan recommends no mutant: much of the change of a score only reflects the change of charge, which needs "
+  + "no model. To choose a mutant, measure it.";
 
 /** The part of an opened row that scans it: {element, useHead(head), redraw()}; closed: a signal that ends a scan. */
 export function scanOf(row, answer, id, closed) {
@@ -49,7 +49,7 @@ function partsOf(id) {
   const problem = make("div", { class: "note", role: "alert", hidden: "" });
   const result = make("div", { class: "inner" });
   const title = make("h4", { id: `${id}-title` }, "What a mutation changes");
-  const hint = make("p", { class: "hint" }, "A scan scores every single mutant, beside its change of charge. It recommends none.");
+  const hint = make("p", { class: "hint" }, "A scan scores every single mutant, and shows how it changes the charge. It recommends none.");
   const element = make("section", { class: "scan", "aria-labelledby": title.id }, title, hint, form, unscanned, progress, problem, result);
   return { element, form, positions, listed, list, start, bar, counted, cancel, progress, unscanned, problem, result };
 }
@@ -66,13 +66,13 @@ async function run(state, parts) {
   parts.cancel.focus();
   const earlier = state.markEarlier();
   say(`Scanning the mutants of ${row.id}.`);
-  let next = parts.start; // what the keyboard goes on from
+  let next = parts.start; // what has the focus afterwards
   try {
     const found = await answerOf(state, parts);
     next = show(state, parts, found);
     say(`${plural(found.mutants, "mutant")} of ${row.id} scored with ${head.name}. No mutant is recommended.`);
   } catch (error) {
-    if (error instanceof Refused) refuse(parts, error);
+    if (error instanceof Refused) refuse(parts, error, state);
     else if (error.name !== "AbortError") throw error;
     else say(`Cancelled: ${earlier ? "what is shown is the earlier scan" : "no mutant is shown"}.`);
   } finally {
@@ -99,17 +99,18 @@ async function answerOf({ row, answer, head, running }, parts) {
   }, "columns");
 }
 
-function refuse({ problem }, { problem: { title, detail = "", fix = "" } }) {
-  problem.replaceChildren(make("strong", {}, `Nothing was scanned: ${title}`), make("p", {}, detail), make("p", {}, fix));
+function refuse({ problem }, { problem: { title, detail = "", fix = "" } }, { row }) {
+  const again = row.flag ? [make("p", {}, "A scan uses the settings of the table: if you change one, score again first.")] : [];
+  problem.replaceChildren(make("strong", {}, `Nothing was scanned: ${title}`), make("p", {}, detail), make("p", {}, fix), ...again);
   problem.hidden = false;
 }
 
-/** Fill in a scan; returns its title, which takes the focus. */
+/** Show a scan; returns its title, which takes the focus. */
 function show(state, { result }, found) {
   const [head] = found.heads;
   const unit = head.unit ?? "logits";
   const { places, mutants } = mutantsOf(found, head);
-  const maps = [{ caption: `Change of the score, mutant less parent (${unit})`, valueOf: ({ change }) => change }];
+  const maps = [{ caption: `Change of the score, mutant minus parent (${unit})`, valueOf: ({ change }) => change }];
   if (head.charge) maps.push({ caption: `What the change of charge does not explain (${unit})`, valueOf: ({ rest }) => rest });
   const end = endOf([...mutants.values()].flatMap((mutant) => maps.map(({ valueOf }) => valueOf(mutant))), head.sd);
   const figures = maps.map((map, at) => figureOf(map, places, mutants, { end, id: `${state.id}-map-${at}` }));
@@ -121,7 +122,7 @@ function show(state, { result }, found) {
   const save = make("button", { type: "button" }, "Download the scan as CSV");
   save.addEventListener("click", () => downloadScan(found));
   const numbers = make("details", {}, make("summary", {}, "The same in numbers"));
-  numbers.addEventListener("toggle", () => { // thousands of cells, made for who wants them
+  numbers.addEventListener("toggle", () => { // thousands of cells, made only if they are opened
     if (numbers.children.length === 1) numbers.append(...maps.map((map) => tableOf(map, places, mutants)));
   });
   result.replaceChildren(title, ...(other ? [make("p", { class: "note" }, other)] : []),
@@ -156,7 +157,7 @@ function mutantsOf({ columns }, { name }) {
   return { places: [...places.values()], mutants };
 }
 
-/** How many mutants have what a score does not see. */
+/** How many mutants have something that a score does not show. */
 function warningWords({ columns, mutants, domain }) {
   const count = (column) => whole(columns[column].filter(Boolean).length);
   const known = columns.seen_in_repertoire.some((seen) => seen !== null); // of heavy chains

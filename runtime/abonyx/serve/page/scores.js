@@ -1,4 +1,4 @@
-// The table of an answer: which columns it has, and what is in their cells.
+// The table of an answer: its columns and their cells.
 
 import { $, DECIMALS, isolated, make, signed, whole } from "./dom.js";
 import { whyColumn } from "./explanation.js";
@@ -6,11 +6,11 @@ import { PagedTable } from "./table.js";
 
 const NO_CALL = "No call: the model was not trained on such a record, so its score means nothing.";
 
-// Of a model or an answer: whether its first head, the model's, makes calls.
+// Whether the first head of a model or an answer makes calls.
 export const hasCalls = ({ heads }) => heads[0].kind === "logistic";
 export const called = (row) => row.call !== null;
 
-/** Number, bar, and where the threshold lies on it. */
+/** The number, a bar, and the threshold on the bar. */
 function measure(row, threshold) {
   const fill = make("div", { class: "fill" }), tick = make("div", { class: "tick" });
   fill.style.width = `${100 * row.p_nonspecific}%`;
@@ -19,25 +19,25 @@ function measure(row, threshold) {
   return make("div", { class: "measure" }, make("span", {}, row.p_nonspecific.toFixed(DECIMALS)), track);
 }
 
-/** The call in words; a dash for the eye and words for a screen reader if there is none. */
+/** The call in words; without a call, a dash to see and words for a screen reader. */
 function callOf(row) {
   if (called(row)) return row.call;
   const dash = make("span", { "aria-hidden": "true" }, "-");
   return make("span", { title: NO_CALL }, dash, make("span", { class: "hidden-text" }, "no call"));
 }
 
-/** The flag, and of a trimmed record which residues were scored. */
+/** The flag, and for a trimmed record the residues that were scored. */
 function flagOf(row) {
   const trimmed = row.domain ? `residues ${row.domain} scored` : "";
   return [row.flag, trimmed].filter(Boolean).join("; ");
 }
 
-/** The column of percentiles in the answer's panel, none without one; they sort as the numbers do that they are of. */
+/** The column of percentiles in the answer's panel, if it has one; they are sorted by their scores. */
 function percentilesOf({ panel }, title, cell, value) {
   return panel ? [{ kind: "percentile", title, named: true, value, descending: true, cell: (row) => cell(row) ?? "-" }] : [];
 }
 
-/** The columns of a head that is not the first, or gives values: percentile, its call if it makes one, its number. */
+/** The columns of another head, or of a first head that gives values: percentile, call if it makes calls, number. */
 function columnsOf({ name, kind, unit, threshold }, found) {
   const column = kind === "logistic" ? `${name}_p` : `${name}_value`;
   const value = (row) => row.heads[column];
@@ -70,7 +70,7 @@ const chainsOf = ({ chains }) => (chains.length > 1
 
 const callClass = (row) => (called(row) ? row.call.replace("-", "") : "no-call");
 
-/** The table of an answer: the first head's columns before the flag, the others' behind it. */
+/** The table of an answer: the columns of the first head before the flag, those of other heads after it. */
 export function tableOf(found) {
   const [first, ...others] = found.heads;
   const bar = (row) => measure(row, found.threshold);

@@ -2,12 +2,12 @@
 
 let token = "";
 
-/** Send this token from now on; it is kept until the page is closed or loaded again. */
+/** Send this token from now on; it is kept until the page is closed or reloaded. */
 export function useToken(given) {
   token = given;
 }
 
-/** An answer that is no result: its problem+json (title, detail, fix), and how many seconds it asks to wait. */
+/** An answer that is not a result: its problem+json (title, detail, fix), and how many seconds it asks to wait. */
 export class Refused extends Error {
   constructor(problem, status = 0, wait = 0) {
     super(problem.title);
@@ -17,6 +17,7 @@ export class Refused extends Error {
 
 export async function ask(path, options = {}) {
   const headers = new Headers(options.headers);
+  headers.set("X-Abonyx-Page", "1"); // problems then name this page's labels, not the fields of a request
   if (token) headers.set("Authorization", `Bearer ${token}`);
   const response = await reached(fetch(path, { ...options, headers, cache: "no-store" }));
   if (response.ok) return response;
@@ -27,7 +28,7 @@ export async function ask(path, options = {}) {
   throw new Refused(known, response.status, Number(response.headers.get("Retry-After")) || 0);
 }
 
-/** What a promise of the network gives; a failure that is not the user's own cancelling is a Refused. */
+/** The result of a network promise. A failure becomes a Refused, unless the user cancelled. */
 export async function reached(promise) {
   try {
     return await promise;
@@ -38,14 +39,14 @@ export async function reached(promise) {
   }
 }
 
-/** What to say of an answer that is by another model than an earlier one; "" = it is by the same. */
+/** What to say if an answer is from another model than an earlier one; "" = it is from the same model. */
 export function otherModelWords(found, earlier) {
   const same = found.model.sha256 === earlier.model.sha256 && found.model.variant === earlier.model.variant;
   return same ? "" : `The server has another model by now, ${found.model.name} (variant ${found.model.variant}): `
     + "score again before you compare.";
 }
 
-/** The value of JSON text; null where it is none. */
+/** The value of JSON text; null if it is not JSON. */
 function json(text) {
   try {
     return JSON.parse(text);
@@ -54,15 +55,15 @@ function json(text) {
   }
 }
 
-/** The object of JSON text that answered well; something between page and server may have answered instead. */
+/** The object in the JSON text of a good answer. A proxy between page and server may have answered instead. */
 export function parsed(text) {
   const value = json(text);
   if (value instanceof Object) return value;
-  const fix = "Check what stands between this page and the server.";
-  throw new Refused({ title: "The answer is not that of abonyx", detail: text.slice(0, 500), fix });
+  const fix = "Check for a proxy between this page and the server.";
+  throw new Refused({ title: "The answer is not from abonyx", detail: text.slice(0, 500), fix });
 }
 
-/** The last line of a stream of JSON lines, which has this part; those before it, {done, total}, are shown. */
+/** The last line of a stream of JSON lines, which has this part. Lines before it, {done, total}, are shown. */
 export async function lastLine(response, showProgress, part = "results") {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let parts = [], last = null;
@@ -83,8 +84,8 @@ export async function lastLine(response, showProgress, part = "results") {
   const rest = parts.join("");
   if (last?.problem) throw new Refused(last.problem, last.problem.status);
   if (rest.trim() || !last?.[part]) {
-    const fix = "Nothing of it is shown. Send it again; if that fails too, see the server's log.";
-    throw new Refused({ title: "The server's answer ended before it was whole", fix });
+    const fix = "Nothing is shown. Try again; if that fails, too, read the server's log.";
+    throw new Refused({ title: "The server's answer is incomplete", fix });
   }
   return last;
 }

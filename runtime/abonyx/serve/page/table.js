@@ -1,12 +1,12 @@
-// A table that is sorted by its heads, a page of rows at a time.
+// A table that is sorted by its column heads and shows one page of rows at a time.
 
 import { make, whole } from "./dom.js";
 
 const ROWS_A_PAGE = 50;
-// Of columns by their kind, in rem; flag, sequence and reason share what is left.
+// Widths of columns by kind, in rem; flag, sequence and reason share the rest.
 const WIDTHS = { number: 4, id: 8.5, percentile: 8.5, call: 7.5, score: 8.5, flag: 6.5, charge: 5, why: 5.5, value: 7.5, sequence: 6, reason: 7 };
 
-/** What scrolls a table sideways where the page is narrower than its columns; the keyboard reaches it then alone. */
+/** An area that scrolls a table sideways if the page is narrower; only then the keyboard reaches it. */
 function scroller(table, caption, hint) {
   const element = make("div", { class: "scroll" }, table);
   new ResizeObserver(() => {
@@ -20,12 +20,12 @@ function scroller(table, caption, hint) {
   return element;
 }
 
-/** A table of which one page of rows is in the document, however many there are. */
+/** A table with only one page of its rows in the document. */
 export class PagedTable {
   /**
-   * columns: {kind, title, cell(row)}, and value(row), descending if it can be sorted by; cellClass(row) beside the kind;
-   * named: each cell has the title before it where a row is no line of columns.
-   * sorted: the column that it is sorted by at first.
+   * columns: {kind, title, cell(row)}; value(row) and descending if the table can be sorted by it; cellClass(row) is added
+   * to the kind; named: on a narrow page, where a row is not a line, the title comes before the cell.
+   * sorted: the column by which the table is sorted at first.
    */
   constructor(host, caption, columns, { rowClass = () => "", sorted = 0 } = {}) {
     const descending = Boolean(columns[sorted].descending);
