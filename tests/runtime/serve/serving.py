@@ -115,7 +115,7 @@ def service(
     validated: Path | None = None,
     **limits: Any,
 ) -> Iterator[Running]:
-    """The parts of server.serve in a thread. Tests of signals start a separate process. judging: number of processes."""
+    """The parts of server.serve in a thread. Tests of signals start a process. judging: number of processes."""
     settings = Settings(port=0, **limits)
     config = config or RuntimeConfig()
     with (
