@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from abonyx import __version__
+
 from ..conftest import REPOSITORY
 
 yaml = pytest.importorskip("yaml", reason="the test extra is not installed")
@@ -55,3 +57,11 @@ def test_the_files_it_names_exist() -> None:
     for path in re.findall(r"\b(?:tests|constraints)[\w/.]+", TEXT):
         assert (REPOSITORY / path).exists(), path
     assert "release.yml" in (REPOSITORY / "RELEASE.md").read_text(encoding="utf-8")
+
+
+def test_the_version_is_the_same_wherever_it_is_written() -> None:
+    changes = (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
+    dated = re.findall(r"^## \[(\d+\.\d+\.\d+)\] - (\d{4}-\d\d-\d\d)$", changes, flags=re.M)
+    cited = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (cited["version"], str(cited["date-released"])) == dated[0]
+    assert dated[0][0] == __version__
