@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from typing import Any
 
 import pytest
@@ -38,6 +39,7 @@ def test_permissions_are_those_of_each_job() -> None:
     assert given == {
         "build": {"contents": "read"},
         "test": {},
+        "packaging": {"contents": "read"},
         "attest": {"attestations": "write", "id-token": "write"},
         "publish": {"id-token": "write"},
     }
@@ -51,6 +53,20 @@ def test_every_action_is_pinned_by_commit_with_its_version() -> None:
     assert all(pinned), used
     commits = {(one[1], one[2]) for one in pinned if one}
     assert len(commits) == len({name for name, _ in commits}), "one action, one commit"
+
+
+def test_nothing_is_published_before_every_check_passed() -> None:
+    jobs = workflow()["jobs"]
+    assert (jobs["publish"]["needs"], jobs["attest"]["needs"]) == ("attest", ["test", "packaging"])
+    commands = [step.get("run", "") for step in jobs["packaging"]["steps"]]
+    assert any(command.startswith("make packaging ") for command in commands)
+
+
+def test_it_tries_the_lower_bound_of_torch() -> None:
+    extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (bound,) = [need for need in extras["optional-dependencies"]["export"] if need.startswith("torch>=")]
+    (tried,) = re.findall(r"minima\.py export --torch (\S+)", TEXT)
+    assert tried == f"{bound.removeprefix('torch>=')}.0"
 
 
 def test_the_files_it_names_exist() -> None:
