@@ -2,7 +2,7 @@ PYTHON ?= python3
 # options of benchmarks/cpu.py, e.g. BENCH='--calibration FILE --profile --target abonyx-int8/old=8'
 BENCH ?=
 
-.PHONY: demo test bench faults packaging site
+.PHONY: demo test bench faults packaging packaging-short site
 
 demo: .venv/installed  ## score the examples with the lean install
 	mkdir -p out
@@ -25,6 +25,9 @@ faults: .venv-test/installed  ## kills, full disks, hostile files and processes,
 
 packaging: .venv-test/installed  ## sdist and wheel outside the clone; the lowest versions of every extra
 	.venv-test/bin/python -m pytest -m slow tests/packaging
+
+packaging-short: .venv-test/installed  ## sdist and wheel checked; size of the lean install; README's first command
+	.venv-test/bin/python -m pytest -m slow tests/packaging/test_packaging.py -k "upload or lean_install"
 
 site: .venv-test/installed  ## the documentation site, into out/site
 	NO_MKDOCS_2_WARNING=1 .venv-test/bin/python -m mkdocs build --strict

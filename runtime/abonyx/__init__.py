@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from abonyx.run.file import ScoreRow, ScoreSummary, score_file
     from abonyx.session import Session, close_session, open_session
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "Contributions",
     "RuntimeConfig",

@@ -1,7 +1,7 @@
 """Shared by the tests of packaging: the sdist and the wheel, built once, and new environments outside the clone.
 
-uv makes an environment in a folder that the caller gives. torch is always installed as `torch==X+cpu` from CPU_TORCH,
-because another build would bring gigabytes of CUDA.
+uv makes an environment in a folder that the caller gives. torch is the version of CPU_TORCH, never one that a resolver
+chooses, because another build would bring gigabytes of CUDA.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ def unpack(sdist: Path, folder: Path) -> Path:
     return top
 
 
-def environment(folder: Path, python: str) -> Path:
-    """A new environment with pip; the path of its Python."""
-    run([*UV, "venv", "--seed", "--python", python, folder], folder.parent)
+def environment(folder: Path, python: str, *, pip: bool = True) -> Path:
+    """A new environment; the path of its Python."""
+    run([*UV, "venv", *(["--seed"] if pip else []), "--python", python, folder], folder.parent)
     return folder / ("Scripts" if os.name == "nt" else "bin") / "python"
 
 
@@ -75,9 +75,9 @@ def install(python: Path, *what: str | Path, constraints: Path | None = None) ->
     run([*UV, "pip", "install", "--python", python, *limits, *what], python.parent)
 
 
-def install_torch(python: Path) -> None:
+def install_torch(python: Path, torch: str = CPU_TORCH) -> None:
     """Install PyTorch for the CPU with pip, before any package that requires torch."""
-    run([python, "-m", "pip", "install", "--quiet", CPU_TORCH], python.parent)
+    run([python, "-m", "pip", "install", "--quiet", torch], python.parent)
 
 
 def interpreters() -> dict[int, Path]:

@@ -2,10 +2,14 @@
 
     python tests/packaging/minima.py          # every extra
     python tests/packaging/minima.py serve    # some
+    python tests/packaging/minima.py export --torch 2.11.0
 
 Direct dependencies have their lowest version, and their dependencies have the newest (uv's lowest-direct). The tests
-come from the sdist and abonyx from the wheel, so no code of the clone runs. PyTorch is an exception: it is the build
-for the CPU that pip finds, so the lower bound of torch is not tested.
+come from the sdist and abonyx from the wheel, so no code of the clone runs.
+
+PyTorch is the exception. Without --torch it is the version of constraints.txt, not its lower bound: an index may have
+no build of another version for the CPU, and the builds for CUDA are gigabytes. `make packaging` runs without --torch.
+The release workflow gives the lower bound, and is the only place where that is tried.
 """
 
 from __future__ import annotations
@@ -54,13 +58,13 @@ BESIDE = {
 }
 
 
-def minima(extras: tuple[str, ...], folder: Path) -> Path:
-    """A constraints file with the lowest version of each direct dependency of the extras."""
+def minima(extras: tuple[str, ...], folder: Path, torch: str = built.CPU_TORCH) -> Path:
+    """A constraints file with the lowest version of each direct dependency of the extras, and this torch."""
     file = folder / "minima.txt"
     chosen = [part for extra in extras for part in ("--extra", extra)]
     # Replaces torch's lower bound, which may have no build for the CPU.
     override = folder / "override.txt"
-    override.write_text(built.CPU_TORCH + "\n")
+    override.write_text(torch + "\n")
     lowest = ["--resolution", "lowest-direct", "--python-version", PYTHON, "--no-header", "--no-annotate"]
     project = built.REPOSITORY / "pyproject.toml"
     built.run([*built.UV, "pip", "compile", project, *chosen, *lowest, "--override", override, "-o", file], folder)
@@ -69,7 +73,7 @@ def minima(extras: tuple[str, ...], folder: Path) -> Path:
     return file
 
 
-def try_extra(extra: str, sdist: Path, wheel: Path, folder: Path) -> str:
+def try_extra(extra: str, sdist: Path, wheel: Path, folder: Path, torch: str = built.CPU_TORCH) -> str:
     """Run the tests of one extra; returns their last line.
 
     Raises:
@@ -77,9 +81,9 @@ def try_extra(extra: str, sdist: Path, wheel: Path, folder: Path) -> str:
     """
     extras, tests = TESTS[extra]
     python = built.environment(folder / "env", PYTHON)
-    limits = minima(extras, folder)
+    limits = minima(extras, folder, torch)
     if "export" in extras:
-        built.install_torch(python)
+        built.install_torch(python, torch)
     built.install(python, f"{wheel}[{','.join(extras)}]", *built.TEST_TOOLS, *BESIDE.get(extra, ()), constraints=limits)
     clone = built.unpack(sdist, folder / "sdist")
     # Old versions of libraries may warn of what new versions of others deprecate.
@@ -104,7 +108,9 @@ def main() -> None:
     """Test the extras that the command line names, or all extras."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("extras", nargs="*", metavar="EXTRA", help=f"of {', '.join(TESTS)}  [default: all]")
-    chosen = parser.parse_args().extras or list(TESTS)
+    parser.add_argument("--torch", metavar="VERSION", help=f"[default: {built.CPU_TORCH.partition('==')[2]}]")
+    asked = parser.parse_args()
+    chosen, torch = asked.extras or list(TESTS), f"torch=={asked.torch}" if asked.torch else built.CPU_TORCH
     if unknown := sorted(set(chosen) - set(TESTS)):
         parser.error(f"no such extra: {', '.join(unknown)}; there are {', '.join(TESTS)}")
     failed = []
@@ -115,7 +121,7 @@ def main() -> None:
             folder.mkdir()
             started = time.monotonic()
             try:
-                outcome = try_extra(extra, sdist, wheel, folder)
+                outcome = try_extra(extra, sdist, wheel, folder, torch)
             except RuntimeError as error:
                 failed.append(extra)
                 outcome = f"FAILED\n{error}"

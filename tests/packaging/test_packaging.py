@@ -25,6 +25,8 @@ pytestmark = pytest.mark.slow
 PYTHONS = built.interpreters()
 # The oldest Python for abonyx, and the newest on this machine.
 EDGES = sorted({min(PYTHONS), max(PYTHONS)}) if PYTHONS else []
+# The limits of the lean install, `abonyx[cpu]`.
+LEAN_PACKAGES, LEAN_BYTES = 16, 220_000_000
 # Parts of README commands that need an extra in addition to the engine's.
 NEEDS = {"parquet": r"\.parquet", "evaluate": r"abonyx evaluate", "export": r"abonyx fit", "ray": "--ray"}
 
@@ -79,6 +81,24 @@ def installed(folder: Path, files: tuple[Path, Path], minor: int, form: str, ext
     else:
         built.install(python, "-e", f"{built.unpack(sdist, folder / 'clone')}[{','.join(extras)}]")
     return python
+
+
+def test_the_lean_install_is_small_and_runs_the_first_command(
+    files: tuple[Path, Path], index: None, tmp_path: Path
+) -> None:
+    """What `abonyx[cpu]` brings, without pip: packages, and bytes of all files with the byte code that pip compiles."""
+    _, wheel = files
+    python = built.environment(tmp_path / "env", sys.executable, pip=False)
+    built.install(python, "--compile-bytecode", f"{wheel}[cpu]")
+    (site,) = (tmp_path / "env").glob("lib/python*/site-packages")
+    packages = list(site.glob("*.dist-info"))
+    size = sum(path.stat().st_size for path in site.rglob("*") if path.is_file())
+    assert len(packages) <= LEAN_PACKAGES
+    assert size <= LEAN_BYTES
+    (tmp_path / "work").mkdir()
+    first = f"PATH={shlex.quote(str(python.parent))}:$PATH; {COMMANDS[0]}"
+    built.run(["sh", "-ec", first], clone(tmp_path / "work"))
+    assert (tmp_path / "work" / "scores.csv").stat().st_size > 100
 
 
 @pytest.mark.parametrize("extras", SETS, ids="+".join)

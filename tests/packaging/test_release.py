@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from typing import Any
 
 import pytest
+
+from abonyx import __version__
 
 from ..conftest import REPOSITORY
 
@@ -36,6 +39,7 @@ def test_permissions_are_those_of_each_job() -> None:
     assert given == {
         "build": {"contents": "read"},
         "test": {},
+        "packaging": {"contents": "read"},
         "attest": {"attestations": "write", "id-token": "write"},
         "publish": {"id-token": "write"},
     }
@@ -51,7 +55,29 @@ def test_every_action_is_pinned_by_commit_with_its_version() -> None:
     assert len(commits) == len({name for name, _ in commits}), "one action, one commit"
 
 
+def test_nothing_is_published_before_every_check_passed() -> None:
+    jobs = workflow()["jobs"]
+    assert (jobs["publish"]["needs"], jobs["attest"]["needs"]) == ("attest", ["test", "packaging"])
+    commands = [step.get("run", "") for step in jobs["packaging"]["steps"]]
+    assert any(command.startswith("make packaging ") for command in commands)
+
+
+def test_it_tries_the_lower_bound_of_torch() -> None:
+    extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (bound,) = [need for need in extras["optional-dependencies"]["export"] if need.startswith("torch>=")]
+    (tried,) = re.findall(r"minima\.py export --torch (\S+)", TEXT)
+    assert tried == f"{bound.removeprefix('torch>=')}.0"
+
+
 def test_the_files_it_names_exist() -> None:
     for path in re.findall(r"\b(?:tests|constraints)[\w/.]+", TEXT):
         assert (REPOSITORY / path).exists(), path
     assert "release.yml" in (REPOSITORY / "RELEASE.md").read_text(encoding="utf-8")
+
+
+def test_the_version_is_the_same_wherever_it_is_written() -> None:
+    changes = (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
+    dated = re.findall(r"^## \[(\d+\.\d+\.\d+)\] - (\d{4}-\d\d-\d\d)$", changes, flags=re.M)
+    cited = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (cited["version"], str(cited["date-released"])) == dated[0]
+    assert dated[0][0] == __version__

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from abonyx import __version__
 from abonyx.bundle import open_bundle
 from abonyx.domain import NANOBODY_LIKE, reason
 from abonyx.explain.places import REGIONS, places
@@ -43,7 +44,7 @@ def model(**changes: Any) -> Answer:
     bundle = open_bundle(MINI)
     manifest, variant = bundle.manifest, bundle.manifest.variants["fp16-weights"]
     return {
-        "abonyx": "0.1.0",
+        "abonyx": __version__,
         "ready": True,
         "name": manifest.name,
         "label": bundle.label(),
