@@ -28,9 +28,11 @@ def cache_dir() -> Path | None:
     if given:
         return Path(os.path.expanduser(given))  # noqa: PTH111  (Path.expanduser raises if there is no such user)
     try:
-        return Path(platformdirs.user_cache_dir("abonyx", appauthor=False))
+        found = Path(platformdirs.user_cache_dir("abonyx", appauthor=False))
     except RuntimeError:
         return None
+    # Without a home, platformdirs 4.0 gives "~/.cache/abonyx" as it is: a folder of the working directory.
+    return found if found.is_absolute() else None
 
 
 def remembered(name: str) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import abonyx
 from abonyx import cache
 from abonyx.bundle import check_files, locate_mini, open_bundle
 from abonyx.errors import BundleError, ChecksumMismatch, ConfigError
@@ -27,7 +28,8 @@ def edit(directory: Path, **changes: Any) -> None:
 
 
 def test_mini_is_found_small_and_says_what_it_is() -> None:
-    assert locate_mini() == MINI
+    # Of a clone, or of the wheel that these tests are run with.
+    assert locate_mini() in (MINI, Path(abonyx.__file__).parent / "mini")
     bundle = open_bundle(None)
     assert "not ESM-1v" in bundle.label()
     assert bundle.manifest.max_residues == 148  # the longest sequence trained on
@@ -165,6 +167,13 @@ def test_a_user_without_a_home_has_no_cache(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delenv("MPLCONFIGDIR", raising=False)
     silence()
     assert "MPLCONFIGDIR" not in os.environ
+
+
+def test_a_cache_below_the_working_directory_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """platformdirs 4.0 answers "~/.cache" itself where a user has no home."""
+    monkeypatch.delenv("ABONYX_CACHE_DIR", raising=False)
+    monkeypatch.setattr("platformdirs.user_cache_dir", lambda *_, **__: "~/.cache/abonyx")
+    assert cache.cache_dir() is None
 
 
 def test_a_pipe_in_the_caches_place_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

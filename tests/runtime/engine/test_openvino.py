@@ -156,4 +156,4 @@ def test_the_command_line_says_bf16(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         cli.main()
     except SystemExit as exit_:
         assert exit_.code in (None, 0), capfd.readouterr().err
-    assert "variant fp16-weights on openvino (bf16)" in capfd.readouterr().err
+    assert "on openvino (bf16)" in capfd.readouterr().err
