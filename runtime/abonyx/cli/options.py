@@ -143,7 +143,7 @@ def can_draw(what: str) -> bool:
         require(what)
     except ConfigError as error:
         reason, fix = error.worded(Interface.COMMAND_LINE)
-        LOGGER.info(f"note: no pictures were drawn: {reason}. The tables are complete. For pictures: {fix}")
+        LOGGER.info(f"note: no pictures were drawn: {reason}. The tables are complete. {fix}")
         return False
     return True
 
