@@ -51,7 +51,7 @@ def test_a_small_export_takes_the_disk_it_says(tmp_path: Path) -> None:
     shown: list[tuple[str, int, int]] = []
     manifest = export_bundle(request, lines.append, lambda *step: shown.append(step))
     assert ("writing fp32 (1 of 2): layer", 6, 6) in shown
-    assert ("golden set: 45 rows through PyTorch: row", 45, 45) in shown
+    assert ("running 45 golden rows through PyTorch: row", 45, 45) in shown
     size = sum(entry.size_bytes for entry in manifest.files.values())
     config = dataclasses.replace(ESM2_8M, positions="absolute")
     assert estimate.needs(config, request.variants, 105e9).disk_bytes == pytest.approx(size, rel=0.1)
