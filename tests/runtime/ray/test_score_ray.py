@@ -314,7 +314,8 @@ def test_killed_workers_are_replaced_and_their_files_resumed(
     for name in killed:
         assert f"{name}: its worker died: " in done.err
     assert "another worker resumes it" in done.err
-    assert f"1 of 2 files failed; the others are done\n  {folder}/1.csv: 3 workers failed with this file; its worker died" in done.err
+    assert "1 of 2 files failed; the others are done\n" in done.err
+    assert f"  {folder}/1.csv: 3 workers failed with this file; its worker died" in done.err
     assert (output / "0.csv").read_bytes() == expected["0.csv"]
     assert json.loads((output / SIDE / "summary.json").read_bytes())["failed"][0]["input"] == "1.csv"
     done = run("score", folder, "-o", output, "--format", "csv", "--ray")
