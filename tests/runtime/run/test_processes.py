@@ -1,9 +1,10 @@
-"""Several processes, forks and exits: right numbers, clear errors, and no process that aborts or waits for ever."""
+"""Several processes, forks and exits: right numbers, clear errors, and no process that aborts or hangs."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,9 @@ import pytest
 
 from abonyx import cache
 
-from ...conftest import EXAMPLES
+from ...conftest import EXAMPLES, MINI
 
-# Only what hangs takes so long.
+# Only a hanging process takes longer.
 PATIENCE_S = 300
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
@@ -24,7 +25,7 @@ import os, sys, threading, time
 import abonyx
 sequences = [line.split(",")[1] for line in open(sys.argv[1], encoding="utf-8").read().splitlines()[1:]]
 """
-# Prints the scores' bits; begins when the file named second is there.
+# Prints the bits of the scores. It starts when the file in the second argument exists.
 ONE_OF_TWO = (
     START
     + """
@@ -46,6 +47,9 @@ def _run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_two_processes_open_one_bundle_for_the_first_time_at_once(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, attempt: int
 ) -> None:
+    # A file that another test links meanwhile is another fact of the cache.
+    shutil.copytree(MINI, tmp_path / "bundle")
+    monkeypatch.setenv("ABONYX_BUNDLE", str(tmp_path / "bundle"))
     monkeypatch.setenv("ABONYX_CACHE_DIR", str(tmp_path / "cache"))
     go = tmp_path / "go"
     command = [sys.executable, "-c", ONE_OF_TWO, str(EXAMPLES), str(go)]
@@ -113,7 +117,7 @@ print(os.waitstatus_to_exitcode(status))
 @needs_fork
 @pytest.mark.parametrize(("how", "code"), [("uses", 1), ("closes", 1), ("exits", 3)])
 def test_a_bare_fork_s_child_gets_a_clear_error_and_ends(how: str, code: int) -> None:
-    # it hung in ONNX Runtime's exit handlers, and its parent in waitpid
+    # Before the fix, it hung in ONNX Runtime's exit handlers, and its parent in waitpid.
     done = _run(FORK, how)
     assert (done.returncode, done.stdout.strip()) == (0, str(code)), done.stderr
     if how == "uses":
@@ -121,7 +125,7 @@ def test_a_bare_fork_s_child_gets_a_clear_error_and_ends(how: str, code: int) ->
         assert "spawn" in done.stderr
 
 
-# The thread that scores, and holds the session's lock at the fork, does not exist in the child.
+# The scoring thread holds the session's lock at the fork, but does not exist in the child.
 FORK_WHILE_SCORING = (
     START
     + """
@@ -215,7 +219,8 @@ sys.exit(int(sys.argv[3]))
 
 @pytest.mark.parametrize("times", [3, pytest.param(50, marks=pytest.mark.slow)])
 def test_exit_while_a_daemon_thread_scores(times: int) -> None:
-    # ONNX Runtime's return to a dying interpreter aborted the process: "terminate called without an active exception"
+    # Before the fix, ONNX Runtime returned to an interpreter that was ending, and the process aborted with "terminate
+    # called without an active exception".
     for number in range(times):
         done = _run(EXIT, f"{0.003 * number}", str(number % 2))
         assert done.returncode == number % 2, (number, done.stderr)
