@@ -8,8 +8,7 @@ from typing import Any
 import click
 
 from abonyx.cli.example import example
-from abonyx.cli.options import BUNDLE, BUNDLE_OUTPUT_HELP, PATH, PATH_OR_DASH, prepare, run_options
-from abonyx.errors import ConfigError
+from abonyx.cli.options import BUNDLE, BUNDLE_OUTPUT_HELP, PATH, PATH_OR_DASH, prepare_with, run_options
 from abonyx.extras import require
 from abonyx.logs import LOGGER
 from abonyx_export.help_texts import CACHE_HELP, LABEL_HELP, NAME_HELP, NOTICE_HELP
@@ -45,10 +44,8 @@ def calibrate(
     from abonyx_export.calibrate.calibrate import calibrate_bundle
     from abonyx_export.calibrate.request import CalibrateRequest
 
-    if options["bundle"] is not None:
-        raise ConfigError(f"--bundle {options['bundle']}: BUNDLE {source_bundle} is given too", "Leave --bundle out.")
     request = CalibrateRequest(
-        run=prepare(options | {"bundle": source_bundle}),
+        run=prepare_with(source_bundle, options),
         source=None if str(source) == "-" else source,
         label_column=label_column,
         output=output,

@@ -148,3 +148,14 @@ def prepare(options: dict[str, Any]) -> RunRequest:
         with_columns=names_of("with", flags.pop("with_columns", None)),
         flags={key: str(value) if isinstance(value, Path) else value for key, value in flags.items()},
     )
+
+
+def prepare_with(bundle: str, options: dict[str, Any]) -> RunRequest:
+    """The run of a command that takes its bundle as the argument BUNDLE.
+
+    Raises:
+        ConfigError: --bundle is given too; or see `prepare`.
+    """
+    if options["bundle"] is not None:
+        raise ConfigError(f"--bundle {options['bundle']}: BUNDLE {bundle} is given too", "Leave --bundle out.")
+    return prepare(options | {"bundle": bundle})

@@ -8,8 +8,7 @@ from typing import Any
 import click
 
 from abonyx.cli.example import example
-from abonyx.cli.options import BUNDLE, BUNDLE_OUTPUT_HELP, PATH, PATH_OR_DASH, prepare, run_options
-from abonyx.errors import ConfigError
+from abonyx.cli.options import BUNDLE, BUNDLE_OUTPUT_HELP, PATH, PATH_OR_DASH, prepare_with, run_options
 from abonyx.logs import LOGGER
 
 
@@ -28,10 +27,8 @@ def reference(source_bundle: str, source: Path, name: str, origin: str | None, o
     """
     from abonyx.run.reference import ReferenceRequest, add_panel
 
-    if options["bundle"] is not None:
-        raise ConfigError(f"--bundle {options['bundle']}: BUNDLE {source_bundle} is given too", "Leave --bundle out.")
     request = ReferenceRequest(
-        run=prepare(options | {"bundle": source_bundle}),
+        run=prepare_with(source_bundle, options),
         source=None if str(source) == "-" else source,
         output=output,
         name=name,

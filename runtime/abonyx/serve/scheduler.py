@@ -362,11 +362,13 @@ class Scheduler:
         with self._changed:
             self._fail(job, RequestRefused(503, "dropped", "the request was dropped"), notify=False)
 
-    def seconds_for(self, sequences: Iterable[str]) -> float | None:
-        """How long these take alone, at the speed of the last minutes; None = too little was measured."""
-        tokens = sum(self._tokens_of(sequence) for sequence in sequences)
+    def seconds_for(self, sequence: str, count: int) -> float | None:
+        """Seconds for `count` sequences of this length alone, at the speed of the last minutes.
+
+        None = too little was measured.
+        """
         with self._changed:
-            return self._speed.seconds_for(tokens)
+            return self._speed.seconds_for(count * self._tokens_of(sequence))
 
     def reload(self, config: RuntimeConfig, changed: Callable[[], object]) -> Callable[[], bool]:
         """Take no more requests, finish those queued, then reload the session.

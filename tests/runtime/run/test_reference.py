@@ -237,3 +237,13 @@ def test_every_head_has_percentiles_of_its_own(run: Any, rows_file: Path, tmp_pa
         lows = [int(row[band].split("-")[0]) for row in sorted(rows, key=lambda row: float(row[value]))]
         assert lows == sorted(lows), band
     assert "hic: value in min" in done.err and "psr: threshold 0.5" in done.err
+
+
+@pytest.mark.parametrize("command", ["reference", "calibrate"])
+def test_a_bundle_is_not_given_twice(command: str, run: Any, rows_file: Path, bare: Path, tmp_path: Path) -> None:
+    if command == "calibrate":
+        pytest.importorskip("abonyx_export", reason="the export package is not installed")
+        pytest.importorskip("sklearn", reason="the export extra is not installed")
+    done = run(command, bare, rows_file, "--name", "known", "--bundle", bare, "-o", tmp_path / "new")
+    assert done.code == 2 and f"--bundle {bare}: BUNDLE {bare} is given too" in done.err
+    assert not (tmp_path / "new").exists()
