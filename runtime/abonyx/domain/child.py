@@ -1,6 +1,6 @@
 """A process that judges sequences for this one: shares in, judgements out, until its input ends.
 
-A frame is four bytes with a length and so many bytes of msgpack. The parent writes one and reads one in turn, so
+A frame is a mark, four bytes with a length and so many bytes of msgpack. The parent writes one and reads one in turn, so
 neither side waits for the other with a full pipe. A child ignores the signals that end a service: its parent ends it,
 or its input does.
 """
@@ -13,6 +13,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from typing import IO, Any, BinaryIO, TypeVar
 
@@ -20,6 +21,8 @@ import msgspec
 
 from abonyx.domain.flags import Judgement, judge
 
+# Standard output also takes what a start-up hook of Python prints: a frame without the mark is refused.
+_MARK = b"abonyx:"
 _LENGTH_BYTES = 4
 # How often a child that waits looks whether its parent is still there: a fork of the parent can keep the pipe open.
 _LOOK_S = 5.0
@@ -64,13 +67,19 @@ class Child:
     """
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _CHILD, str(os.getpid()), *sys.path],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C in a terminal is for the parent
-        )
+        # A file takes any number of warnings. A pipe that nobody reads would stop the child once it is full.
+        self._printed = tempfile.TemporaryFile()
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _CHILD, str(os.getpid()), *sys.path],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._printed,
+                start_new_session=True,  # Ctrl-C in a terminal is for the parent
+            )
+        except BaseException:
+            self._printed.close()
+            raise
 
     def judge(self, shares: Sequence[Share]) -> list[list[Judgement]]:
         """The judgements of each share's sequences, in order.
@@ -81,8 +90,10 @@ class Child:
         try:
             _write(_open(self._process.stdin), shares)
             answers = _read(_open(self._process.stdout), list[list[Judgement]])
-        except (OSError, msgspec.DecodeError) as error:
+        except OSError as error:
             raise self._ended() from error
+        except ValueError as error:  # msgspec's errors are ValueErrors
+            raise self._ended(str(error)) from error
         if answers is None or [len(each) for each in answers] != [len(share.sequences) for share in shares]:
             raise self._ended()
         return answers
@@ -94,21 +105,21 @@ class Child:
     def end(self) -> None:
         """End the process and wait for it; for the thread that used it."""
         self._process.kill()
-        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
+        for stream in (self._process.stdin, self._process.stdout, self._printed):
             with contextlib.suppress(OSError):
                 _open(stream).close()
         self._process.wait()
 
-    def _ended(self) -> ChildEnded:
+    def _ended(self, problem: str = "") -> ChildEnded:
         with contextlib.suppress(OSError):
             _open(self._process.stdin).close()  # a child that still runs ends
         try:
-            # A traceback is far smaller than a pipe's buffer, so a child never waits for somebody to read it.
             code = self._process.wait(_END_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             code = self._process.wait()
-        lines = _open(self._process.stderr).read().decode(errors="replace").split("\n")
+        self._printed.seek(0)
+        lines = [*self._printed.read().decode(errors="replace").split("\n"), problem]
         message = next((line.strip() for line in reversed(lines) if line.strip()), "without a message")
         return ChildEnded(f"code {code}: {message[:200]}")
 
@@ -141,12 +152,19 @@ def _waits(source: BinaryIO, parent: int) -> bool:
 
 def _write(stream: IO[bytes], message: Any) -> None:
     data = msgspec.msgpack.encode(message)
-    stream.write(len(data).to_bytes(_LENGTH_BYTES, "big") + data)
+    stream.write(_MARK + len(data).to_bytes(_LENGTH_BYTES, "big") + data)
     stream.flush()
 
 
 def _read(stream: IO[bytes], kind: type[Message]) -> Message | None:
-    """The next frame; None if the stream ends before the end of it."""
+    """The next frame; None if the stream ends before the end of it.
+
+    Raises:
+        ValueError: it is no frame, or its message is of another kind.
+    """
+    mark = stream.read(len(_MARK))
+    if mark and mark != _MARK:
+        raise ValueError(f"standard output is for judgements only, and something printed {mark!r}")
     length = int.from_bytes(stream.read(_LENGTH_BYTES), "big")
     data = stream.read(length) if length else b""
     if not length or len(data) < length:

@@ -11,7 +11,7 @@ from typing import overload
 
 from abonyx.alphabet import SequenceLimit
 from abonyx.domain.flags import Judgement
-from abonyx.domain.pool import MAX_CHILDREN, MIN_POOLED, Judges, judge_in_children, pieces
+from abonyx.domain.pool import MAX_CHILDREN, MIN_POOLED, Judges, can_start, judge_in_children, pieces
 from abonyx.domain.rule import DomainRule, Judge
 from abonyx.engine.process import usable_processors
 
@@ -102,7 +102,7 @@ def beside(judgements: Iterable[Sequence[Judgement]]) -> Iterator[None]:
 def children_beside(distinct: int) -> int:
     """Processes that judge so many different records while something else scores them; 0 = judge them before."""
     processors = usable_processors()
-    if distinct < MIN_POOLED or processors < 2:
+    if distinct < MIN_POOLED or processors < 2 or not can_start():
         return 0
     return min(MAX_CHILDREN, processors // 2, distinct // (MIN_POOLED // 4))
 

@@ -125,7 +125,8 @@ class Judges:
             if child is None:
                 raise ChildEnded("the system starts no process")
             answers = child.judge([task.share for task in tasks])
-        except ChildEnded as ended:
+        except Exception as error:  # whatever it is, the tasks are settled and the thread lives on
+            ended = error if isinstance(error, ChildEnded) else ChildEnded(repr(error))
             if child is not None:
                 self._end(child)
             if self._closed or again:
@@ -148,8 +149,8 @@ class Judges:
                 return None
             try:
                 child = Child()
-            except OSError as error:
-                LOGGER.warning(f"a process that judges records cannot be started: {error.strerror}")
+            except Exception as error:  # whatever it is, the thread lives on
+                LOGGER.warning(f"a process that judges records cannot be started: {error}")
                 return None
             self._children.add(child)
             return child
@@ -199,9 +200,14 @@ def pieces(sequences: Sequence[str], children: int) -> Iterator[Sequence[str]]:
 def chosen_children(unique: int) -> int:
     """Processes for so many different records: half of the processors, at most MAX_CHILDREN; 0 = none."""
     processors = usable_processors()
-    if unique < MIN_POOLED or processors < 4 or not sys.executable:
+    if unique < MIN_POOLED or processors < 4 or not can_start():
         return 0
     return min(MAX_CHILDREN, processors // 2, unique // (MIN_POOLED // 4))
+
+
+def can_start() -> bool:
+    """Whether this Python knows its own program, which a child runs. A Python inside another program may not."""
+    return bool(sys.executable)
 
 
 def _code(ended: ChildEnded) -> str:

@@ -145,7 +145,7 @@ def _add_scoring(app: FastAPI, service: Service) -> dict[str, Endpoint]:
         plan = functools.partial(plan_scan_request, body, model, service.settings)
         planned = await service.read(request, lambda turn: plan(turn.step), until)
         in_time = functools.partial(refuse_slow, planned, service.scheduler, service.settings)
-        in_time()
+        in_time(0, until)
         waiting = Waiting(
             *(service, request, model, planned.scored, planned.options.names, until),
             totals=True,

@@ -15,8 +15,9 @@ from types import TracebackType
 
 from abonyx.alphabet import clean
 from abonyx.config import RuntimeConfig
-from abonyx.domain import Judge, Judgement, Judges, judge_in_turn
+from abonyx.domain import Judge, Judgement, Judges, can_start, judge_in_turn
 from abonyx.engine.process import usable_processors
+from abonyx.errors import ConfigError
 from abonyx.input.records import Record
 from abonyx.serve.answers import EmbedRequest
 from abonyx.serve.requests import chains_of, letters_of, record_of
@@ -35,10 +36,17 @@ _LOOK_S = 0.2
 
 
 def judging_processes(settings: Settings, config: RuntimeConfig) -> int:
-    """Child processes of a service: those of the setting, else some on a card, and none where processors score."""
+    """Child processes of a service: those of the setting, else some on a card, and none where processors score.
+
+    Raises:
+        ConfigError: the setting asks for some, and this Python cannot start any.
+    """
+    if settings.domain_processes and not can_start():
+        what = f"serve: domain_processes is {settings.domain_processes}, and this Python does not know its own program"
+        raise ConfigError(what, "Give 0, or start the service with the command abonyx.")
     if settings.domain_processes is not None:
         return settings.domain_processes
-    return min(MAX_PROCESSES, usable_processors() // 2) if config.provider == "cuda" else 0
+    return 0 if not can_start() else min(MAX_PROCESSES, usable_processors() // 2) if config.provider == "cuda" else 0
 
 
 class Judging:

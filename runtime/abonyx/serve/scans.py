@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import dataclasses
+import time
 from typing import NamedTuple
 
 import msgspec
@@ -113,11 +114,19 @@ def _refuse_many(plan: ScanPlan, settings: Settings) -> None:
             raise InputTooLarge(f"{plan.name}: the scan has {found} {unit}; {limit} is {most}", _FEWER)
 
 
-def refuse_slow(planned: PlannedScan, scheduler: Scheduler, settings: Settings) -> None:
-    """Raise an InputTooLarge if the scan cannot end within the time of a request, as far as the speed is known."""
+def refuse_slow(planned: PlannedScan, scheduler: Scheduler, settings: Settings, done: int, until: float) -> None:
+    """Raise an InputTooLarge if the scan cannot end within the time of a request, as far as the speed is known.
+
+    Args:
+        done: number of its sequences that are scored.
+        until: when its time ends, by time.monotonic().
+    """
     sequences, most = planned.scored.sequences, settings.request_timeout_s
-    seconds = scheduler.seconds_for(sequences)
-    if seconds is not None and seconds > _CLEARLY * most:
+    left = scheduler.seconds_for(sequences[0], len(sequences) - done)  # mutants are as long as their parent
+    if left is None:
+        return
+    seconds = most - (until - time.monotonic()) + left
+    if seconds > _CLEARLY * most:
         what = f"{planned.plan.name}: the scan has {len(sequences)} sequences with their parent, which take about "
         raise InputTooLarge(f"{what}{seconds:.0f} s on this service; request_timeout_s is {most:g}", NO_TIME_FIX)
 

@@ -48,7 +48,7 @@ RETRY_AFTER_RELOAD_S = 5
 NO_MODEL = "no_model"
 _MAX_CARD_CHARS = 1 << 20
 # Choices of heads that a model remembers: clients name them.
-_MAX_CHOSEN = 64
+_MAX_CHOSEN = 16
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class Model:
         heads = choose_heads(
             self.bundle, names, assay, threshold, config=config, panel=panel, with_columns=with_columns
         )
-        if threshold is None and len(self._chosen) < _MAX_CHOSEN:
+        if threshold is None and not with_columns and len(self._chosen) < _MAX_CHOSEN:
             self._chosen[key] = heads
         return heads
 
@@ -400,11 +400,13 @@ class Scheduler:
             with self._changed:
                 self._fail(job, RequestRefused(503, "dropped", "the request was dropped"), notify=False)
 
-    def seconds_for(self, sequences: Iterable[str]) -> float | None:
-        """How long these take alone, at the speed of the last minutes; None = too little was measured."""
-        tokens = sum(self._tokens_of(sequence) for sequence in sequences)
+    def seconds_for(self, sequence: str, count: int) -> float | None:
+        """Seconds for `count` sequences of this length alone, at the speed of the last minutes.
+
+        None = too little was measured.
+        """
         with self._changed:
-            return self._speed.seconds_for(tokens)
+            return self._speed.seconds_for(count * self._tokens_of(sequence))
 
     def reload(self, config: RuntimeConfig, changed: Callable[[], object]) -> Callable[[], bool]:
         """Take no more requests, finish those queued, then reload the session.

@@ -208,7 +208,8 @@ class Waiting:
     """One request whose sequences are in the queue.
 
     Args:
-        in_time: raises if the request cannot end in its time.
+        in_time: called with the number of scored sequences and the end of the request's time; raises if the request
+            cannot end by then.
         no_time_fix: what to do when its time is over; None = as of any request.
 
     Attributes:
@@ -226,7 +227,7 @@ class Waiting:
         *,
         explain: bool = False,
         totals: bool = False,
-        in_time: Callable[[], None] | None = None,
+        in_time: Callable[[int, float], None] | None = None,
         no_time_fix: str | None = None,
     ) -> None:
         self._in_time = in_time
@@ -267,7 +268,7 @@ class Waiting:
             state = f"had {self.job.done} of {len(self.job.ids)} sequences done"
             raise out_of_time(state, self._settings, *self._fixes)
         if self._in_time is not None:
-            self._in_time()
+            self._in_time(self.job.done, self._until)
         if await self._request.is_disconnected():
             raise client_left()
 

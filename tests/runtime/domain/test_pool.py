@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from abonyx.domain import Judgement, Judges, child, judge, judge_in_children, pool
+from abonyx.domain import Judgement, Judges, child, judge, judge_in_children, later, pool
 from abonyx.errors import EngineError
 
 from . import proteins
@@ -144,6 +144,42 @@ def test_a_system_that_starts_no_process_is_an_error(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(pool, "Child", none)
     with Judges(1) as judges, pytest.raises(EngineError, match="the system starts no process"):
         judges.submit([proteins.VH], ("H",)).result(PATIENCE_S)
+
+
+def test_any_other_fault_is_an_error_and_the_next_task_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = child.Child.judge
+
+    def judge_or_fail(self: child.Child, shares: Any) -> Any:
+        if shares[0].sequences == ["bad"]:
+            raise MemoryError("no room")
+        return right(self, shares)
+
+    monkeypatch.setattr(child.Child, "judge", judge_or_fail)
+    with Judges(1) as judges:
+        bad = judges.submit(["bad"], ("H",))
+        with pytest.raises(EngineError, match="no room"):
+            bad.result(PATIENCE_S)
+        assert judges.submit([proteins.VH], ("H",)).result(PATIENCE_S) == judge([proteins.VH])
+
+
+def test_a_child_may_print_much_to_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "_CHILD", "import sys; sys.stderr.write('warning ' * 50_000); " + child._CHILD)
+    assert judge_in_children(RECORDS, children=1) == judge(RECORDS)
+
+
+def test_a_child_that_prints_to_standard_output_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "_CHILD", "print('hello', flush=True); " + child._CHILD)
+    with pytest.raises(EngineError, match="standard output is for judgements only.*hello"):
+        judge_in_children(RECORDS, children=1)
+    assert not children()
+
+
+def test_a_python_that_does_not_know_its_program_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "usable_processors", lambda: 16)
+    monkeypatch.setattr(later, "usable_processors", lambda: 16)
+    assert pool.chosen_children(pool.MIN_POOLED) and later.children_beside(pool.MIN_POOLED)
+    monkeypatch.setattr(sys, "executable", "")
+    assert not pool.chosen_children(pool.MIN_POOLED) and not later.children_beside(pool.MIN_POOLED)
 
 
 def test_small_tasks_go_together(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from typing import Any
@@ -188,6 +189,10 @@ def test_processes_by_the_provider_and_the_setting(monkeypatch: pytest.MonkeyPat
     for wrong in (-1, MAX_DOMAIN_PROCESSES + 1):
         with pytest.raises(ConfigError, match=f"domain_processes is {wrong}"):
             Settings(domain_processes=wrong)
+    monkeypatch.setattr(sys, "executable", "")
+    assert judging_processes(Settings(), cuda) == 0
+    with pytest.raises(ConfigError, match="domain_processes is 2, and this Python does not know its own program"):
+        judging_processes(Settings(domain_processes=2), cpu)
 
 
 def test_a_fault_is_answered_and_logged(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

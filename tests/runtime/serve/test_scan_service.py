@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -11,8 +14,12 @@ for _name in ("fastapi", "uvicorn", "prometheus_client"):
     pytest.importorskip(_name, reason="the serve extra is not installed")
 
 from abonyx.config import RuntimeConfig  # noqa: E402
+from abonyx.errors import InputTooLarge  # noqa: E402
 from abonyx.explain.scan_result import NOT_VALIDATED  # noqa: E402
+from abonyx.input.checked import Input  # noqa: E402
+from abonyx.serve.scans import refuse_slow  # noqa: E402
 from abonyx.serve.scheduler import ROUND_BATCHES  # noqa: E402
+from abonyx.serve.settings import Settings  # noqa: E402
 
 from ...conftest import MINI  # noqa: E402
 from ..explain.measured import metrics_json  # noqa: E402
@@ -29,6 +36,18 @@ def test_a_scan_that_turns_out_too_slow_ends_after_its_first_round(monkeypatch: 
         assert running.engine.batches <= 2 * ROUND_BATCHES  # of three rounds
         refused(ask(running, **LONG), 413, "request_timeout_s is 600")
         assert running.engine.batches <= 2 * ROUND_BATCHES
+
+
+def test_only_the_rest_of_a_scan_counts_once_it_runs() -> None:
+    """600 s at 1 s a sequence: 1,000 are too many, and 500 of them are not once the other 500 took 60 s."""
+    scan = cast(Any, SimpleNamespace(scored=Input(sequences=["A"] * 1_000), plan=SimpleNamespace(name="parent")))
+    queue = cast(Any, SimpleNamespace(seconds_for=lambda _sequence, count: float(count)))
+    settings = Settings(request_timeout_s=600)
+    with pytest.raises(InputTooLarge, match="take about 1000 s"):
+        refuse_slow(scan, queue, settings, 0, time.monotonic() + 600)
+    refuse_slow(scan, queue, settings, 500, time.monotonic() + 540)
+    with pytest.raises(InputTooLarge, match="take about 1060 s"):
+        refuse_slow(scan, queue, settings, 0, time.monotonic() + 540)
 
 
 def test_a_scan_whose_time_is_over_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
