@@ -1,8 +1,8 @@
 """A process that judges sequences for this one: shares in, judgements out, until its input ends.
 
-A frame is a mark, four bytes with a length and so many bytes of msgpack. The parent writes one and reads one in turn, so
-neither side waits for the other with a full pipe. A child ignores the signals that end a service: its parent ends it,
-or its input does.
+A frame is a mark, four bytes with a length and so many bytes of msgpack. The parent writes one and reads one in turn,
+so neither side waits for the other with a full pipe. A child ignores the signals that end a service: its parent ends
+it, or its input does.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Child:
 
     def __init__(self) -> None:
         # A file takes any number of warnings. A pipe that nobody reads would stop the child once it is full.
-        self._printed = tempfile.TemporaryFile()
+        self._printed = tempfile.TemporaryFile()  # noqa: SIM115  # end() closes it
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _CHILD, str(os.getpid()), *sys.path],

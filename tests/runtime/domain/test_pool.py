@@ -169,7 +169,7 @@ def test_a_child_may_print_much_to_standard_error(monkeypatch: pytest.MonkeyPatc
 
 def test_a_child_that_prints_to_standard_output_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(child, "_CHILD", "print('hello', flush=True); " + child._CHILD)
-    with pytest.raises(EngineError, match="standard output is for judgements only.*hello"):
+    with pytest.raises(EngineError, match=r"standard output is for judgements only.*hello"):
         judge_in_children(RECORDS, children=1)
     assert not children()
 
