@@ -29,8 +29,8 @@ _NEEDED = {
     "push": ("hub", {"huggingface_hub": "huggingface_hub"}),
     "scoring by Ray": ("ray", {"ray": "ray.data"}),
     "export": ("export", {"torch": "torch", "transformers": "transformers", **_TO_FIT}),
-    "fit": ("export", _TO_FIT),
-    "calibrate": ("export", _TO_FIT),
+    "fit": ("fit", _TO_FIT),
+    "calibrate": ("fit", _TO_FIT),
 }
 
 

@@ -45,6 +45,7 @@ TESTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "client": (("cpu", "serve", "client"), ("tests/runtime/client",)),
     "hub": (("cpu", "hub"), ("tests/runtime/bundle",)),
     "training": (("cpu", "training", "evaluate"), ("tests/training",)),
+    "fit": (("cpu", "fit", "evaluate"), ("tests/test_docs_heads.py", "tests/test_docs_calibrate.py")),
     "export": (
         ("cpu", "export"),
         ("tests/export/test_export.py", "tests/export/fit", "tests/export/head", "tests/export/encoder"),

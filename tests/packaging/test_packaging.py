@@ -28,7 +28,7 @@ EDGES = sorted({min(PYTHONS), max(PYTHONS)}) if PYTHONS else []
 # The limits of the lean install, `abonyx[cpu]`.
 LEAN_PACKAGES, LEAN_BYTES = 16, 220_000_000
 # Parts of README commands that need an extra in addition to the engine's.
-NEEDS = {"parquet": r"\.parquet", "evaluate": r"abonyx evaluate", "export": r"abonyx fit", "ray": "--ray"}
+NEEDS = {"parquet": r"\.parquet", "evaluate": r"abonyx evaluate", "fit": r"abonyx fit", "ray": "--ray"}
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-pytest.importorskip("sklearn", reason="the export extra is not installed")
-pytest.importorskip("onnx", reason="the export extra is not installed")
+pytest.importorskip("sklearn", reason="the fit extra is not installed")
+pytest.importorskip("onnx", reason="the fit extra is not installed")
 
 from click.testing import CliRunner
 

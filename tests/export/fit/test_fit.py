@@ -827,11 +827,11 @@ def test_neither_torch_nor_transformers_is_imported(
 def test_without_the_extra_the_command_says_what_to_install(
     labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    needed = {"fit": ("export", {"scipy": "scipy", "nobody-has-it": "a_package_nobody_has"})}
+    needed = {"fit": ("fit", {"scipy": "scipy", "nobody-has-it": "a_package_nobody_has"})}
     monkeypatch.setattr(extras, "_NEEDED", needed)
     with pytest.raises(ConfigError, match=r"fit needs nobody-has-it \(No module") as caught:
         fit(labelled, MINI, tmp_path / "new")
-    assert "Install the extra export: pip install " in caught.value.fix
+    assert "Install the extra fit: pip install " in caught.value.fix
 
 
 def test_a_bundle_exported_without_a_head_embeds_and_is_fitted(

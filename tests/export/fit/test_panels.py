@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("sklearn", reason="the export extra is not installed")
-pytest.importorskip("onnx", reason="the export extra is not installed")
+pytest.importorskip("sklearn", reason="the fit extra is not installed")
+pytest.importorskip("onnx", reason="the fit extra is not installed")
 
 import abonyx
 from abonyx.bundle import open_bundle
