@@ -48,7 +48,8 @@ def require(what: str) -> None:
         try:
             importlib.import_module(module)
         except ImportError as error:
-            missing.append(f"{distribution} ({first_line(error)})")
+            absent = isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]
+            missing.append(f"{distribution} ({'not installed' if absent else first_line(error)})")
     if missing:
         fix = f"Install the extra {extra}: {install_command(extra)}"
         raise ConfigError(f"{what} needs {' and '.join(missing)}", fix)

@@ -224,7 +224,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("container")
     made = run(
         *("debootstrap", "--variant=minbase", "--include=python3,python3-venv,ca-certificates", "bookworm"),
-        *(folder / "root", "http://deb.debian.org/debian"),
+        folder / "root",
         folder=folder,
     )
     if made.returncode:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -197,10 +198,14 @@ def unavailable(provider: ProviderName, found: str, fix: str = "") -> ProviderUn
         found: what is available instead.
         fix: the first advice, if installing the provider may not help.
     """
+    if provider == "coreml" and sys.platform != "darwin":
+        install = "Core ML is part of macOS: use it on a Mac"
+    else:
+        command = install_command(PROVIDERS[provider].extra)
+        install = f"Install it with: {command} (in an environment without another onnxruntime)"
     return ProviderUnavailable(
         f"provider {provider} is not available: {found}",
-        f"{fix}Install it with: {install_command(PROVIDERS[provider].extra)} (in an environment without another "
-        f"onnxruntime), or choose {option('provider')} cpu. No other provider was tried.",
+        f"{fix}{install}, or choose {option('provider')} cpu. No other provider was tried.",
     )
 
 

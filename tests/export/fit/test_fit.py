@@ -829,7 +829,7 @@ def test_without_the_extra_the_command_says_what_to_install(
 ) -> None:
     needed = {"fit": ("fit", {"scipy": "scipy", "nobody-has-it": "a_package_nobody_has"})}
     monkeypatch.setattr(extras, "_NEEDED", needed)
-    with pytest.raises(ConfigError, match=r"fit needs nobody-has-it \(No module") as caught:
+    with pytest.raises(ConfigError, match=r"fit needs nobody-has-it \(not installed") as caught:
         fit(labelled, MINI, tmp_path / "new")
     assert "Install the extra fit: pip install " in caught.value.fix
 
