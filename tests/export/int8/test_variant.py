@@ -270,7 +270,9 @@ def test_an_older_schema_says_how_to_export_again(copy: Path) -> None:
     manifest = json.loads((copy / "manifest.json").read_text())
     manifest["variants"]["int8"]["quantization"]["schema_version"] = 0
     (copy / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(BundleError, match=r"int8 of schema 0, this abonyx reads schema 2\nExport it again: abonyx export"):
+    with pytest.raises(
+        BundleError, match=r"int8 of schema 0, this abonyx reads schema 2\nExport it again: abonyx export"
+    ):
         abonyx.open_session(abonyx.RuntimeConfig(bundle=str(copy), variant="int8"))
     abonyx.open_session(abonyx.RuntimeConfig(bundle=str(copy), variant="fp32")).close()
 
@@ -279,7 +281,9 @@ def test_another_schema_with_other_fields_says_so_too(copy: Path) -> None:
     manifest = json.loads((copy / "manifest.json").read_text())
     manifest["variants"]["int8"]["quantization"] = {"schema_version": 9, "rotations": []}
     (copy / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(BundleError, match=r"int8 of schema 9, this abonyx reads schema 2\nExport it again: abonyx export"):
+    with pytest.raises(
+        BundleError, match=r"int8 of schema 9, this abonyx reads schema 2\nExport it again: abonyx export"
+    ):
         abonyx.open_session(abonyx.RuntimeConfig(bundle=str(copy), variant="int8"))
 
 

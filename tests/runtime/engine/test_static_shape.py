@@ -97,7 +97,7 @@ def test_a_graph_whose_dimensions_have_other_names_is_refused(tmp_path: Path, mo
 def test_longer_sequences_are_refused_and_the_field_is_named(sequences: list[str], tmp_path: Path) -> None:
     with open_session(abonyx.RuntimeConfig(static_rows=2, static_tokens=120)) as session:
         session.score([("ACDEFGHIKL" * 15)[:118]])
-        with pytest.raises(InputError, match=r"sequences\[1\]: 119 residues, static_tokens = 120 .* at most 118"):
+        with pytest.raises(InputError, match=r"sequences\[1\]: 119 residues; static_tokens = 120 .* at most 118"):
             session.score([sequences[0][:50], ("ACDEFGHIKL" * 15)[:119]])
         with pytest.raises(InputError, match=r"3 rows, longest 3 tokens; static_rows is 2"):
             session._model.run_batch([np.array([0, 5, 2])] * 3)

@@ -135,12 +135,14 @@ def test_a_pickle_holds_the_name_and_hash_and_opening_it_loads_nothing(tmp_path:
 def test_another_bundle_than_at_fit_is_refused(opens: list[str]) -> None:
     for estimator in (Embedder().fit(TEXTS), Scorer().fit(TEXTS)):
         estimator.bundle_sha256_ = "0" * 64
-        with pytest.raises(BundleError, match=r"fitted with abonyx-mini \(0{12}\), .*, but .* is abonyx-mini \("):
+        with pytest.raises(
+            BundleError, match=r"fitted with abonyx-mini \(0{12}\), variant .*, but .* is abonyx-mini \("
+        ):
             estimator.transform(TEXTS)
         with abonyx.open_session(), pytest.raises(SessionInUse, match="bundle"):
             estimator.transform(TEXTS)
         estimator.fit(TEXTS).variant_ = "fp32"
-        with pytest.raises(BundleError, match=r"variant fp32, and .*, variant fp16-weights"):
+        with pytest.raises(BundleError, match=r"variant fp32, but .*, variant fp16-weights"):
             estimator.transform(TEXTS)
     assert not opens
 
