@@ -77,11 +77,12 @@ def _numbers(value: str, flag: str, example: str) -> tuple[float, ...]:
 @click.option(
     "--golden",
     type=PATH,
-    help="File of sequences to check the bundle on.  [default: the examples, mutants of them, antibodies]",
+    help="File of sequences to check the bundle on.  [default: example sequences, mutants of them, and "
+    "antibodies that ship with abonyx]",
 )
 @click.option("--name", help=NAME_HELP)
 @click.option("--notice", default="", help="One line shown wherever the bundle is named.")
-@click.option("--licence", help="Licence of the weights.  [default: known for facebook/esm*]")
+@click.option("--licence", help="Licence of the weights.  [default: for facebook/esm*, the licence of Meta's weights]")
 @click.option("--max-residues", type=int, help="Length of the longest accepted sequence.  [default: the encoder's]")
 @click.option("--chains", type=click.Choice(list(_CHAINS)), default="H", show_default=True, help=_CHAINS_HELP)
 @click.option(
@@ -98,7 +99,7 @@ def _numbers(value: str, flag: str, example: str) -> tuple[float, ...]:
     "--max-dp",
     multiple=True,
     metavar="VARIANT=VALUE",
-    help="Largest allowed difference of p from PyTorch.  [default: fp32=1e-4, fp16=5e-3, int8=0.02]",
+    help="Largest allowed difference of p from PyTorch.  [default: 1e-4 for fp32, 0.02 for int8, 5e-3 for the others]",
 )
 def export(
     encoder: str,
@@ -175,7 +176,11 @@ def export(
     type=click.Choice([*_CHAINS, _BOTH]),
     help=f"{_CHAINS_HELP} H,L: each row is a pair.  [default: H; with --add the bundle's]",
 )
-@click.option("--vary-ends", is_flag=True, help="Also fit on copies whose start is cut or longer: steadier calls.")
+@click.option(
+    "--vary-ends",
+    is_flag=True,
+    help="Also fit on copies whose start is cut or longer. Then fewer calls change if a start changes.",
+)
 @click.option("--drop-flagged", is_flag=True, help="Leave out rows that `score` would flag; nanobody-like rows stay.")
 @click.option("--C", "grid", help="Inverse regularisation strengths to choose from.  [default: 0.01,0.1,1,10]")
 @click.option(
@@ -199,13 +204,18 @@ def export(
     type=float,
     default=0.8,
     show_default=True,
-    help="Share of each class without a wrong call, or of values inside their interval (measured out of fold).",
+    help="Wanted share of each class without a wrong call or, for a regression, of values inside their "
+    "interval; measured out of fold.",
 )
 @click.option("--name", help=NAME_HELP)
 @click.option("--notice", help=NOTICE_HELP)
 @click.option("--variants", help="Variants of the bundle to keep.  [default: all]")
 @click.option("--embedding-cache", type=PATH, help=CACHE_HELP)
-@click.option("--head-out", type=PATH, help="Also write the head as .npz, in the old pipeline's layout.")
+@click.option(
+    "--head-out",
+    type=PATH,
+    help="Also write the head as .npz, in the layout of the old pipeline (see docs/migrating.md).",
+)
 @click.option(
     "--store-sequences", is_flag=True, help="Keep the training sequences in the bundle, for nearest_identity."
 )

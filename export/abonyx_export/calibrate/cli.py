@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from abonyx.cli.example import example
-from abonyx.cli.options import BUNDLE, BUNDLE_OUTPUT_HELP, PATH, PATH_OR_DASH, prepare_with, run_options
+from abonyx.cli.options import BUNDLE, BUNDLE_OUTPUT_HELP, PATH, PATH_OR_DASH, prepare_with, run_options_beside_bundle
 from abonyx.extras import require
 from abonyx.logs import LOGGER
 from abonyx_export.help_texts import CACHE_HELP, LABEL_HELP, NAME_HELP, NOTICE_HELP
@@ -20,7 +20,7 @@ from abonyx_export.help_texts import CACHE_HELP, LABEL_HELP, NAME_HELP, NOTICE_H
 @click.option("--label-column", default="label", show_default=True, help=LABEL_HELP)
 @click.option("-o", "--output", required=True, type=PATH, help=BUNDLE_OUTPUT_HELP)
 @click.option("--head", help="Head of the bundle to calibrate.  [default: the first]")
-@run_options
+@run_options_beside_bundle
 @click.option("--name", help=NAME_HELP)
 @click.option("--notice", help=NOTICE_HELP)
 @click.option("--embedding-cache", type=PATH, help=CACHE_HELP)
@@ -38,7 +38,7 @@ def calibrate(
     """Adjust a head's scores to controls that you have measured.
 
     CONTROLS is a file of 20 or more labelled sequences; - is stdin. The command fits a slope and an intercept for
-    one head of BUNDLE, and writes a new bundle. It needs the extra export, but no PyTorch.
+    one head of BUNDLE, and writes a new bundle. It needs the extra fit, and no PyTorch.
     """
     require("calibrate")
     from abonyx_export.calibrate.calibrate import calibrate_bundle

@@ -80,7 +80,7 @@ def doctor(bundle: str | None, timed: bool, again: bool, as_json: bool) -> None:
 @click.option(
     "--deep",
     is_flag=True,
-    help="Also list the files and sockets that the open bundle holds. It is opened in another process for this.",
+    help="Also open the bundle in another process, and list the files and sockets that this process has open.",
 )
 @_JSON
 def verify(

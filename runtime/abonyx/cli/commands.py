@@ -67,7 +67,7 @@ _LOG_OPTIONS = [
 @click.group(
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog=f"Pages that messages name as docs/NAME.md are in {pages_folder()}\n\n{example(SCORE_EXAMPLE)}",
+    epilog=f"If a message names a page docs/NAME.md, look for it in {pages_folder()}\n\n{example(SCORE_EXAMPLE)}",
 )
 @click.version_option(__version__, prog_name="abonyx")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")

@@ -44,7 +44,8 @@ from abonyx.logs import LOGGER
 @click.option(
     "--by",
     metavar="COLUMN",
-    help="Column that names each variant's parent. Only variants of one parent are compared with each other.",
+    help="Column that names the parent of each antibody variant. Only variants of one parent are compared "
+    "with each other.",
 )
 def evaluate(
     sources: tuple[Path, ...],

@@ -25,7 +25,8 @@ def explain(
 ) -> None:
     """Show what each residue adds to the score of its record.
 
-    Writes tables, and a picture of each record of INPUT; - is stdin. Pictures need the extra explain.
+    INPUT is a file of sequences; - is stdin. The command writes tables, and a picture of each record. Pictures need
+    the extra explain.
     """
     from abonyx.explain.explanation import ExplanationRequest, explain_file
 

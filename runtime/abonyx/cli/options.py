@@ -25,7 +25,8 @@ BUNDLE_OUTPUT_HELP = "Bundle directory to create; must not exist."
 HEADS_HELP = "Heads to use; each has its own columns in the output.  [default: the first]"
 PROVIDER_HELP = "Provider that runs the model: cpu, cuda, coreml or openvino; no other is tried.  [default: cpu]"
 VALIDATED_HELP = (
-    'metrics.json of `evaluate --by COLUMN` for this bundle. In scans, its figure replaces "has not been validated".'
+    "The metrics.json that `evaluate --by COLUMN` wrote for this bundle. "
+    'Scans then show its figure instead of "has not been validated".'
 )
 VARIANT_HELP = "Variant of the bundle.  [default: the bundle's choice for the provider]"
 CONFIG_HELP = "TOML file of settings; see configs/."
@@ -60,7 +61,7 @@ SUMMARY = click.option(
 KEEP = click.option(
     "--keep",
     metavar="COLUMN,...|all",
-    help="Columns of INPUT to copy to the output; FASTA has description.",
+    help="Columns of INPUT to copy to the output. For FASTA, the column is description.",
 )
 ASSAY = click.option("--assay", help="Use the threshold that the head declares for this assay, e.g. elisa, psr.")
 HEADS = click.option(
@@ -80,15 +81,17 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--config", "config_file", type=PATH, help=CONFIG_HELP),
         click.option(
             "--pooling",
-            help="Rule for the mean embedding: residues, or upstream-batch, the old pipeline's.  [default: residues]",
+            help="How the embedding is averaged: residues, or upstream-batch (as in the old pipeline; see "
+            "docs/migrating.md).  [default: residues]",
         ),
         click.option(
-            "--batch-size", type=int, help="The old pipeline's batch size; only with --pooling upstream-batch."
+            "--batch-size", type=int, help="Batch size that the old pipeline used; only with --pooling upstream-batch."
         ),
         click.option("--id-column", help="Column of the ids.  [default: id, name, ...; else the record's number]"),
         click.option(
             "--sequence-column",
-            help="Column of the sequences, or FIRST:LAST of an alignment's columns.  [default: sequence, VH, ...]",
+            help="Column of the sequences. For an alignment with one position per column: FIRST:LAST column.  "
+            "[default: sequence, VH, ...]",
         ),
         click.option("--heavy-column", help="Column of the heavy chains of pairs.  [default: heavy, VH, ...]"),
         click.option("--light-column", help="Column of the light chains of pairs.  [default: light, VL, ...]"),
@@ -112,12 +115,22 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
             type=click.Choice(["check", "require", "off"]),
             default="check",
             show_default=True,
-            help="Records unlike the head's training set. check: flag them; require: reject them; off: do not look.",
+            help="Records unlike the head's training set. check: flag them; require: reject them; off: do not "
+            "check for them.",
         ),
         click.option("--trim", type=click.Choice(["domain"]), help="Score only the variable domain of each sequence."),
     ]
     for option in reversed(options):
         command = option(command)
+    return command
+
+
+def run_options_beside_bundle(command: Callable[..., None]) -> Callable[..., None]:
+    """As run_options, for a command with the argument BUNDLE. Its help does not show --bundle, which is refused."""
+    command = run_options(command)
+    for parameter in command.__click_params__:  # type: ignore[attr-defined]
+        if parameter.name == "bundle":
+            parameter.hidden = True
     return command
 
 

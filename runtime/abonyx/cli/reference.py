@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from abonyx.cli.example import example
-from abonyx.cli.options import BUNDLE, BUNDLE_OUTPUT_HELP, PATH, PATH_OR_DASH, prepare_with, run_options
+from abonyx.cli.options import BUNDLE, BUNDLE_OUTPUT_HELP, PATH, PATH_OR_DASH, prepare_with, run_options_beside_bundle
 from abonyx.logs import LOGGER
 
 
@@ -18,7 +18,7 @@ from abonyx.logs import LOGGER
 @click.option("--name", required=True, help="Name of the panel; `score --panel NAME` chooses it.")
 @click.option("--origin", help="Source of the antibodies, one line for readers.  [default: the name of FILE]")
 @click.option("-o", "--output", required=True, type=PATH, help=BUNDLE_OUTPUT_HELP)
-@run_options
+@run_options_beside_bundle
 def reference(source_bundle: str, source: Path, name: str, origin: str | None, output: Path, **options: Any) -> None:
     """Add known antibodies to a bundle, for percentiles of scores.
 

@@ -36,7 +36,7 @@ _WITH = click.option(
     "--with",
     "with_columns",
     metavar="NAME,...",
-    help="More columns: charge, pI, length, cdr3, nearest_identity (with the training rows), interval.",
+    help="More columns: charge, pI, length, cdr3, nearest_identity (to the nearest training row), interval.",
 )
 _PANEL = click.option(
     "--panel", metavar="NAME", help="Panel of known antibodies, for percentiles.  [default: the bundle's first]"

@@ -34,8 +34,8 @@ class Settings:
 
     host: str = _flag("127.0.0.1", "Address to listen on.")
     port: int = _flag(8000, "Port; 0 takes a free one, which the log names.")
-    max_body_bytes: int = _flag(16 * 2**20, "Most bytes of a request, and of a gzip body once unpacked (413).")
-    max_gzip_members: int = _flag(1_000, "Most gzip files, one after another, in a gzip body (413).")
+    max_body_bytes: int = _flag(16 * 2**20, "Maximum number of bytes of a request, and of an unpacked gzip body (413).")
+    max_gzip_members: int = _flag(1_000, "Maximum number of gzip files that a gzip body joins (413).")
     max_gzip_extra_bytes: int = _flag(2**20, "Most bytes of headers and zero padding in a gzip body (413).")
     max_sequences: int = _flag(10_000, "Most sequences of a request (413).")
     # Some hundred bytes a residue: the answer for 300 pairs and five heads has 10 MB. It is for a shortlist.
@@ -44,14 +44,18 @@ class Settings:
     max_scan_mutants: int = _flag(3_000, "Most mutants of a request to /v1/scan (413).")
     max_residues_per_request: int = _flag(2_000_000, "Most residues of a request (413).")
     max_sequence_chars: int = _flag(100_000, "Most characters of one sequence (413).")
-    max_lines: int = _flag(100_000, "Most lines of a file, with blank lines and comments (413).")
+    max_lines: int = _flag(100_000, "Maximum number of lines of a file; blank lines and comments count too (413).")
     max_line_chars: int = _flag(2**20, "Most characters of one line (413).")
     max_columns: int = _flag(4_096, "Most columns of a table (413).")
     max_cells: int = _flag(2_000_000, "Most cells of a table (413).")
-    max_connections: int = _flag(1_000, "Most connections; a new one closes the one that is idle longest.")
-    max_requests: int = _flag(128, "Most requests at a time: being read, waiting or being scored (503).")
+    max_connections: int = _flag(
+        1_000, "Maximum number of connections. Above it, a new connection closes the one that has been idle longest."
+    )
+    max_requests: int = _flag(
+        128, "Maximum number of requests that are being read, are waiting or are being scored at one time (503)."
+    )
     max_requests_per_client: int = _flag(32, "Most requests at a time from one address (429).")
-    max_queued_sequences: int = _flag(50_000, "Most waiting sequences of all requests together (503).")
+    max_queued_sequences: int = _flag(50_000, "Maximum number of waiting sequences, over all requests (503).")
     body_timeout_s: float = _flag(30.0, "Seconds in which a client must send the body of its request (408).")
     request_timeout_s: float = _flag(
         600.0, "Seconds in which a received request must be read and scored, waiting included (503)."

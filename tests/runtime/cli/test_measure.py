@@ -115,7 +115,7 @@ def test_a_child_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -
     assert timing.time_in_child(RuntimeConfig(), 0.05) is None
     assert time.monotonic() - started < 5
     monkeypatch.setattr(timing, "_CHILD", "import os; os.kill(os.getpid(), 8)")
-    with pytest.raises(BundleError, match="ended with -8"):
+    with pytest.raises(BundleError, match="ended with exit code -8"):
         timing.time_in_child(RuntimeConfig(), 60)
 
 
