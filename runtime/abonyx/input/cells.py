@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 NO_CELLS: Mapping[str, str] = {}
-# The light chain's cell of a row that is read as one sequence.
+# The value of Cells.light for a row that is read as one sequence.
 NO_LIGHT = object()
 # The words for a missing value in tables. Case matters: an antibody may be called Nan, but not nan.
 MISSING = frozenset(
@@ -40,7 +40,7 @@ class Record(NamedTuple):
 
 
 class Cells(NamedTuple):
-    """The cells of one row that are used. They can have any type."""
+    """The used cells of one row. They can have any type."""
 
     id: object
     sequence: object

@@ -31,7 +31,7 @@ from abonyx.input.records import Record, RejectedRecord, read_records
 from abonyx.input.sequences import Gaps, judge
 from abonyx.wording import option
 
-# Number of problems in the error message. With --on-invalid skip, OUT.rejected.csv has all of them.
+# Largest number of problems in the error message. With --on-invalid skip, OUT.rejected.csv has all of them.
 SHOWN_PROBLEMS = 10
 _HASHED_ROWS = 4_096
 
@@ -51,7 +51,7 @@ class Input:
             (LaterJudgements).
         originals: the n cleaned sequences before trimming; empty if nothing is trimmed.
         places: for each sequence its place in the original, "FIRST-LAST" from 1; "" if no domain was found; empty if
-            nothing is trimmed. For a pair "heavy FIRST-LAST; light FIRST-LAST", without a chain that has no place.
+            nothing is trimmed. For a pair "heavy FIRST-LAST; light FIRST-LAST"; a chain without a place is left out.
         kept: name -> n cells, for columns that are copied to the output.
         notes: lines about how the file was read.
         light: for pairs, the n light chains; else empty.
@@ -83,7 +83,7 @@ class Input:
 
     @property
     def domains(self) -> list[str]:
-        """The variable domain in the scored part of each record; "" for a pair, or if none was found or looked for."""
+        """The variable domain in the scored part of each record; "" for a pair, or if no domain is known."""
         if self.light or not self.judgements:
             return [""] * len(self.sequences)
         found = zip(self.sequences, self.judgements, strict=True)
@@ -91,7 +91,7 @@ class Input:
 
     @property
     def shown(self) -> list[str]:
-        """The sequences that results show: the whole sequences of the input, also if only a part is scored."""
+        """The sequences that results show: the whole sequences of the input, even if only a part is scored."""
         return self.originals or self.sequences
 
     @property
@@ -105,7 +105,10 @@ class Input:
         return counts.most_common()
 
     def sha256(self) -> str:
-        """Hash of ids, sequences and rejected records. It does not depend on the format of the file."""
+        """Hash of ids, sequences, kept columns and rejected records.
+
+        It does not depend on the format of the file, except for the line numbers of rejected records.
+        """
         digest = hashlib.sha256()
         for start in range(0, len(self.ids), _HASHED_ROWS):
             # ascii() gives the same text for any id in every version of Python.
@@ -146,7 +149,7 @@ def read_input(
         source: a file; None = standard input.
         limit: how long a sequence may be.
         id_column, sequence_column, light_column, chains, sheet, keep: as for read_records.
-        label_column: column of labels of label_kind; an empty cell is not labelled. None = read no labels.
+        label_column: column of the labels; a record with an empty cell is not labelled. None = read no labels.
         label_required: whether a record without a label is a bad record.
         label_kind: "classes" = words of labels.LABELS; "values" = numbers. A column of the other kind is refused.
         skip_invalid: collect bad records instead of raising an error.
@@ -157,7 +160,7 @@ def read_input(
 
     Raises:
         InputError: the file cannot be read, or none of its records can be scored.
-        LabelsOfOtherKind: the labels are of the other kind.
+        LabelsOfOtherKind: the labels are not of label_kind.
         RecordsRejected: some records cannot be scored, and skip_invalid is false. The message shows the first ten.
     """
     notes: list[str] = []
@@ -213,8 +216,9 @@ def check_records(
         name: name of the source in messages.
         limit, chains, label_column, label_required, label_kind, skip_invalid, rule: as for read_input.
         judge_by: the function that judges the records, after all of them are read.
-        later: judge many records only when a judgement is first read, if the rule rejects and trims nothing.
-        gaps: None = gaps are refused, by an interface without this option.
+        later: whether to judge the records only when a judgement is first read. It has no effect for pairs, for few
+            records, or if the rule rejects or trims records.
+        gaps: as for sequences.judge.
         notes: the list that the reader of the records fills.
         step: called before each record is judged. It may raise, to end the check.
     """
@@ -266,7 +270,7 @@ def check_records(
 
 
 def _notes(checked: Input, name: str, escaped: int) -> Iterator[str]:
-    """Lines for the user: how many records were trimmed, and how many ids repeat."""
+    """Lines for the user: how many records were trimmed, how many kept cells are not UTF-8, how many ids repeat."""
     originals, parts = (checked.originals, checked.light_originals), (checked.sequences, checked.light)
     cut = [
         [len(original) > len(part) for original, part in zip(*chain, strict=False)]
@@ -284,7 +288,7 @@ def _notes(checked: Input, name: str, escaped: int) -> Iterator[str]:
 
 
 class _Row(NamedTuple):
-    """A record with its cleaned sequence (or both chains); or why it is rejected before its domain is checked."""
+    """A record with its cleaned sequence (or both chains), before its domain is checked. rejected: why it is bad."""
 
     record: Record
     chains: tuple[str, ...]

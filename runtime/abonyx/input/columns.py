@@ -1,4 +1,4 @@
-"""Find the columns of ids, sequences and labels in a table. Over 300 lines, because every known name is here."""
+"""Find the columns of ids, sequences and labels in a table. It has over 300 lines, because all known names are here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from abonyx.input.cells import NO_CELLS, NO_LIGHT, Cells, is_missing, text
 from abonyx.input.limits import check_width
 from abonyx.wording import option
 
-# Names of columns that are recognised, in lower case, without spaces, `_` and `-`. Ids are searched in this order.
+# Names of columns that are recognised, in lower case, without spaces, `_` and `-`. Ids' names are tried in this order.
 _ID_NAMES = ("id", "sequenceid", "antibodyid", "name", "antibody", "clone", "sequenceidheavy")
 _HEAVY_NAMES = frozenset(
     {*("sequenceaaheavy", "sequencealignmentaaheavy", "sequenceheavy")}
@@ -26,7 +26,7 @@ _ANY_NAMES = frozenset(
 _SEQUENCE_NAMES = _ANY_NAMES | _HEAVY_NAMES
 # Names of a column that may have classes. The first one that exists is used.
 _LABEL_NAMES = ("label", "labels", "y", "class")
-# AIRR's columns of amino acids, the better one first: an alignment ends with the variable domain.
+# AIRR's columns of amino acids. The alignment comes first, because it ends where the variable domain ends.
 _AIRR_RESIDUES = ("sequencealignmentaa", "sequenceaa")
 _AIRR_MARKS = frozenset(
     {*("sequenceid", "revcomp", "productive", "locus", "vcall", "dcall", "jcall", "junction", "junctionaa")}
@@ -36,7 +36,7 @@ _FEWEST_MARKS = 3
 # Keep all columns.
 ALL = "all"
 _SHOWN, _SHOWN_CHARS = 20, 1_500
-# Largest number of names, and longest name, that an error offers for a choice.
+# An error offers the names for a choice only if there are at most this many, each with at most this many characters.
 _OFFERED, _OFFERED_CHARS = 200, 100
 _SURROGATE = re.compile("[\ud800-\udfff]")  # a byte that is not UTF-8
 _NAME_IT = f"Name one of them with {option('sequence_column')}."
@@ -52,7 +52,7 @@ class Wanted(NamedTuple):
         max_columns: largest number of columns in a header; None = any.
         light: for pairs, column of the light chains.
         chains: the chains that a record needs: ("H",), ("L",), or both.
-        find_label: whether to also keep a column with a usual name of labels.
+        find_label: whether to also keep a column whose name is usual for labels.
     """
 
     id: str | None
@@ -143,7 +143,7 @@ def find_columns(
     Raises:
         ColumnUnclear: a column is missing, or more than one could be meant.
         InputError: a used name appears more than once, or a range ends before it starts.
-        InputTooLarge: the header has more than wanted.max_columns.
+        InputTooLarge: the header has more columns than wanted.max_columns.
     """
     check_width(len(header), where, wanted.max_columns)
     table = _Header([column.strip() for column in header], where, in_text)
@@ -162,8 +162,8 @@ def find_columns(
     gapped = len(sequence) == 1 and table.is_alignment(sequence.start)
     columns = Columns(id_, sequence, label, gapped, (), light, light is not None and table.is_alignment(light))
     if light is not None and light in sequence:
-        what = f"{where}: column {printable(table.names[light])!r} would be both chains"
-        raise InputError(what, f"Name another with {option('light_column')}.")
+        what = f"{where}: column {printable(table.names[light])!r} would be used for both chains"
+        raise InputError(what, f"Name another column with {option('light_column')}.")
     columns = columns._replace(kept=table.kept(wanted.keep, columns.used))
     if wanted.find_label:
         label = table.possible_label(columns.used)
@@ -205,7 +205,7 @@ class _Header:
             return self.names.index(name)
         if argument == "sequence_column" and len(self.names) == 1 and self.in_text:
             fix = "If the file has one sequence on each line and no header, add `sequence` as the first line. "
-            fix += f"If that name is the header, give {option('sequence_column')} NAME."
+            fix += f"If the first line is a header, name its column with {option('sequence_column')} NAME."
         else:
             fix = f"Name one of them with {option(argument)}."
         raise self._unclear(f"no column {printable(name)!r}; columns: {self.shown()}", fix)
@@ -220,7 +220,10 @@ class _Header:
         return range(first, last + 1)
 
     def id(self) -> int | None:
-        """The place of the ids, by name; None if no column has a known name, or several differ only in case."""
+        """The place of the ids, by name, or the first column if it is the only one without a name; else None.
+
+        It is also None if several columns have the same known name, and none of them is written exactly like it.
+        """
         for known in _ID_NAMES:
             if place := self._places(known):
                 exact = [at for at in place if self.names[at] == known]
@@ -231,13 +234,14 @@ class _Header:
     def sequence(self) -> range:
         """The place of the sequences, by name.
 
-        The column `sequence` of an AIRR table has nucleotides, and A, C, G, T are also letters of residues.
+        The column `sequence` of an AIRR table has nucleotides. It could be read by mistake, because A, C, G and T
+        are also letters of residues.
         """
         airr = self._airr()
         places = airr if airr is not None else self._places("sequence")
         exact = [at for at in places if self.names[at] == "sequence"]
         if airr is None and exact:
-            places = exact[:1]  # check_once refuses the others
+            places = exact[:1]  # if there are others, check_once raises
         places = places or [at for at, known in enumerate(self.keys) if known in _SEQUENCE_NAMES]
         if len(places) > 1:
             candidates = _shown([self.names[at] for at in places])
@@ -298,12 +302,12 @@ class _Header:
         return tuple((place, self.names[place]) for place in places)
 
     def possible_label(self, used: list[int]) -> int | None:
-        """The place of the column with a usual name of labels; None if there is none, or two have the same name."""
+        """The place of the first unused column whose name is usual for labels, and unique; None if there is none."""
         found = (self._places(known) for known in _LABEL_NAMES)
         return next((places[0] for places in found if len(places) == 1 and places[0] not in used), None)
 
     def other_labels(self, used: list[int], label: int) -> list[str]:
-        """A note if other columns also have a usual name of labels."""
+        """A note if the names of other columns are usual for labels too."""
         places = [at for known in _LABEL_NAMES for at in self._places(known) if at not in used]
         if not places:
             return []
@@ -349,7 +353,7 @@ class _Header:
         return lines
 
     def _left_out(self, place: int, chains: tuple[str, ...]) -> list[str]:
-        """A note that the other chains of pairs are not scored, if the column's name is that of one chain."""
+        """A note that the columns of the other chain are not scored, if the chosen column has a name of one chain."""
         words = (("heavy", _HEAVY_NAMES), ("light", _LIGHT_NAMES))
         (own, own_names), (other, other_names) = words if chains == ("H",) else words[::-1]
         left = [name for name, key_ in zip(self.names, self.keys, strict=True) if key_ in other_names]

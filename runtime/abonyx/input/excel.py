@@ -112,8 +112,8 @@ def _rows(data: bytes, name: str, sheet: str | None) -> Generator[list[Any]]:
                 answered = True
             child.wait()
             if child.returncode or not answered:
-                what = f"{name}: cannot be read: the process that read it ended with {child.returncode}; out of memory?"
-                raise InputError(what, _TOO_LARGE)
+                what = f"{name}: cannot be read: the process that read it ended with exit status {child.returncode}"
+                raise InputError(f"{what}; it may have run out of memory", _TOO_LARGE)
         finally:
             child.kill()
             feeding.join()

@@ -1,8 +1,8 @@
 """Read a workbook in a child process, because a hostile workbook of a few kB can need 549 GB of memory.
 
-This file is run as a script. Its argument is the name of a sheet, or nothing. The workbook is read from standard input.
-Standard output is JSON, one value on each line: first an object (with `error` and `fix`, or with `sheet`), then the
-rows, each a list that begins with the row's number. The script imports nothing from abonyx.
+This file is run as a script. Its only argument is the name of a sheet, and may be left out. The workbook is read from
+standard input. Standard output is JSON, one value on each line: first an object (with `error` and `fix`, or with
+`sheet`), then the rows, each a list that begins with the row's number. The script imports nothing from abonyx.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import Any
 from xml.parsers import expat
 
 MAX_UNPACKED_BYTES = 1 << 29
-# Largest number of cells in the rectangle around a sheet's cells. The reader keeps it in memory, with 32 bytes a cell.
+# Largest number of cells in the rectangle around a sheet's cells. The reader keeps
+# this rectangle in memory, with 32 bytes for each cell.
 MAX_CELLS = 20_000_000
 MAX_MEMORY_BYTES = 3 << 30
 MAX_CPU_S = 300
@@ -35,7 +36,7 @@ class _Refused(Exception):
 
 def main() -> None:
     """Read the workbook on standard input."""
-    import python_calamine  # noqa: F401  before the limits, which are only for the workbook
+    import python_calamine  # noqa: F401  (the limits set below are only for the workbook)
 
     _limit()
     try:
@@ -73,7 +74,7 @@ def _read(data: bytes, wanted: str | None) -> None:
         if wanted is None:
             filled = [name for name in names if _is_filled(book, name)]
             if len(filled) > 1:
-                raise _Refused(f"has {len(filled)} sheets: {_listed(filled)}", _SHEET)
+                raise _Refused(f"has {len(filled)} sheets with values: {_listed(filled)}", _SHEET)
             if not filled:
                 raise _Refused("has no cell with a value", "Give a header and at least one record.")
             wanted = filled[0]
@@ -106,7 +107,7 @@ def _plain(cell: object) -> object:
 
 
 def _check_size(data: bytes) -> None:
-    """Unpack every part piece by piece and count, because the sizes in the archive may be wrong."""
+    """Unpack every part piece by piece and count the bytes, because the sizes in the archive may be wrong."""
     left = MAX_UNPACKED_BYTES
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         for part in archive.infolist():

@@ -31,10 +31,11 @@ def read_fasta(
     Args:
         lines: the lines of the file.
         name: name of the file in messages.
-        keep: () or ("description",) or (ALL,), to keep the header after its first word; for a pair, of its first chain.
+        keep: () = nothing; ("description",) or (ALL,) = the header after its first word, for a pair that of its first
+            chain.
         notes: a list to which lines for the user are added.
-        chains: the chains that a record needs. For pairs, and if a file has both chains of a record, first words end
-            with |H or |L (or :H or :L). The text before is the id.
+        chains: the chains that a record needs. If they are both, or if a file has both chains of a record, the first
+            words end with |H or |L (or :H or :L). The text before this ending is the id.
     """
     if keep not in ((), (ALL,), (DESCRIPTION,)):
         what = f"{name}: is FASTA, which has no column {printable(next(key for key in keep if key != DESCRIPTION))!r}"
@@ -45,7 +46,7 @@ def read_fasta(
     except (InputError, OSError, EOFError, gzip.BadGzipFile, zlib.error):
         yield from entries.records(
             whole=False, keep=bool(keep)
-        )  # the records before the fault, so that the message can give its line
+        )  # the records before the fault: an error in gzip data gives the last one's line
         raise
     if len(chains) > 1:
         yield from entries.pairs(keep=bool(keep))
@@ -101,7 +102,7 @@ class _Entries:
     def take_chain(self, chain: str) -> int:
         """If some records have both chains, keep only this chain, with the pair's name as id.
 
-        In such a file, a record without this chain, or with a second one, is rejected.
+        In such a file, a record without this chain is rejected. So is each further chain of the same kind and name.
 
         Returns:
             The number of records that have both chains.
@@ -132,7 +133,10 @@ class _Entries:
         self.rejected.append(RejectedRecord(printable(id_), self.lines[at], why))
 
     def pairs(self, *, keep: bool) -> Generator[Record | RejectedRecord]:
-        """Yield the pairs in the order of their first chains. A chain that belongs to no pair is a rejected record."""
+        """Yield the pairs in the order of their first chains. A missing chain is "".
+
+        A header that names no chain, or a second chain of the same kind and name, is a rejected record.
+        """
         of_pair: dict[str, dict[str, int]] = {}
         unpaired: dict[int, tuple[str, str]] = {}  # place -> id and reason
         for at, header in enumerate(self.headers):

@@ -121,7 +121,7 @@ class _Packed:
         return data
 
     def give_back(self, data: bytes) -> None:
-        """Give back the last bytes of a piece. They come next."""
+        """Give back the last bytes of a piece. The next piece begins with them."""
         self._kept = data
 
     def exactly(self, size: int) -> bytes:

@@ -13,7 +13,7 @@ from abonyx.input.cells import Record, RejectedRecord, typed
 from abonyx.input.columns import ALL, Wanted, find_columns
 from abonyx.wording import option
 
-# The header is all keys of this many first objects, because some writers leave out a key without a value.
+# The header has the keys of the first lines, up to this number, because some writers leave out a key without a value.
 _HEADER_ROWS = 1_000
 
 _Row = tuple[int, "dict[str, Any] | str"]

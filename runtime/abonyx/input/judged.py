@@ -56,7 +56,8 @@ def judged(
 
     Args:
         values: n texts; None = missing.
-        rule, limit, gaps, in_children: as for checked.check_records.
+        rule, limit, gaps: as for checked.check_records.
+        in_children: whether other processes may judge the values.
 
     Returns:
         n results, in order.
@@ -87,7 +88,7 @@ def judged_pairs(
 
     Args:
         pairs: the column of heavy chains and the column of light chains.
-        rule, limit, gaps, in_children: as for checked.check_records.
+        rule, limit, gaps, in_children: as for judged.
     """
     rules = rules_of_chains(rule, PAIR)
     columns = [

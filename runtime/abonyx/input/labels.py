@@ -77,15 +77,15 @@ def _not_a_number(label: str) -> str:
 
 
 def refuse_other_kind(labels: Sequence[str], kind: LabelKind, where: str) -> None:
-    """Refuse a column whose labels are of the other kind. Single wrong cells are bad records, and pass here.
+    """Refuse a column whose labels are of the other kind. A few wrong cells pass: label_problem rejects their records.
 
     Args:
-        labels: label_of each record.
+        labels: the label of each record, from label_of.
         kind: the kind that is expected.
         where: name of the source in messages.
 
     Raises:
-        LabelsOfOtherKind: the labels are of the other kind. The message names the options for them.
+        LabelsOfOtherKind: the labels are not of `kind`. The message names the options for such labels.
     """
     given = [label for label in labels if label]
     classes = sum(class_of(label) is not None for label in given)

@@ -1,4 +1,4 @@
-"""Records with both chains: each chain is checked as the chain that it must be, and the record by both results."""
+"""Records with both chains. Each chain is checked by the rule for its kind, and the record by both results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def columns_of(
         sequence, heavy, light: names of columns that the user gives; None = not given.
 
     Raises:
-        ConfigError: a column of sequences and a column of a chain are given, or a column of sequences for pairs.
+        ConfigError: a column of sequences is given together with a column of a chain, or is given for pairs.
     """
     if sequence is None:
         if len(chains) > 1:

@@ -1,4 +1,4 @@
-"""Recognise the kind of a file by its suffix and its first bytes; and the advice for kinds that are not read."""
+"""Recognise the kind of a file by its suffix and its first bytes, and give advice for kinds that are not read."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Foreign(NamedTuple):
     encoding: bool = False
 
 
-_DOWNLOAD = "Download the file itself: with Git LFS `git lfs pull`, on a web page the link to the raw file."
+_DOWNLOAD = "Download the file itself: run `git lfs pull` for Git LFS, or use the link to the raw file on a web page."
 _UNPACK = "Unpack it first"
 _AS_XLSX = "Save it as .xlsx or as CSV UTF-8."
 _AS_TABLE = "Write the table as CSV or Parquet, e.g. pandas' df.to_csv(FILE, index=False)."
@@ -119,7 +119,10 @@ def _zip(head: bytes) -> Foreign | None:
 
 
 def _wide(head: bytes) -> str | None:
-    """UTF-16 or UTF-32, or None. Without a byte order mark: in ASCII text, every second byte is NUL."""
+    """The encoding, if it is UTF-16 or UTF-32; else None.
+
+    Without a byte order mark, UTF-16 is recognised by its NUL bytes: in ASCII text, every second byte is NUL.
+    """
     if head.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
         return "UTF-32"
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -160,7 +163,7 @@ def is_jsonl(head: bytes) -> bool:
 
 
 def _closed(line: bytes, head: bytes) -> bool:
-    """Whether a single line is a whole object, as far as it was read."""
+    """Whether a single line can be a whole object: it ends with }, or its end was not read."""
     return line.rstrip().endswith(b"}") or len(line) + 1 >= len(head)
 
 
@@ -191,7 +194,7 @@ def check_kind(head: bytes, kind: str | None, name: str) -> None:
         foreign = _JSON
     if foreign is None and kind == "xlsx" and not head.startswith(ZIP):
         what = f"{name}: is not an .xlsx workbook, which begins with {ZIP!r}; it begins with {head[:16]!r}"
-        raise InputError(what, "Save it again as .xlsx. If it is a table in text, name it .csv.")
+        raise InputError(what, "Save it again as .xlsx. If it is a text table, name it .csv.")
     if foreign:
         instead = f", not {kind}" if kind and not foreign.encoding else ""
         raise InputError(f"{name}: is {foreign.what}{instead}", foreign.convert)

@@ -72,8 +72,8 @@ def read_records(
         limits: limits for a source that is not trusted; None = no limits. With limits, Parquet and Excel are refused,
             because their unpacked size has no limit.
         notes: a list to which lines about how the file was read are added.
-        plain: whether a text without a suffix that is not FASTA has one sequence on each line (lines.py). If false, it
-            is a table.
+        plain: whether a text has one sequence on each line (lines.py), if it has no suffix and is not FASTA. If false,
+            it is a table or JSONL.
 
     Raises:
         InputTooLarge: the source is over a limit.
@@ -132,7 +132,7 @@ def _parse(source: Path | None, stdin: BinaryIO | None, reading: _Reading) -> Ge
         if kind in ("parquet", "xlsx"):
             yield from _read_packed(source, stream, kind, reading)
         else:
-            # newline="" splits at \n, \r\n and \r and leaves line ends inside quoted fields as they are.
+            # newline="" splits at \n, \r\n and \r and does not change line ends inside quoted fields.
             text = stack.enter_context(io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline=""))
             yield from _read_text(text, kind, reading)
 

@@ -19,11 +19,11 @@ _NO_GAPS = str.maketrans("", "", "-.")
 
 
 def judge(sequence: str, gaps: Gaps | None = None) -> tuple[str, str | None]:
-    """(cleaned sequence, why its letters cannot be scored, or None). The reason may contain marks of options.
+    """(cleaned sequence, why its letters cannot be scored, or None). The reason may have option marks (see wording.py).
 
     Args:
         sequence: the sequence in the file.
-        gaps: None = gaps are refused, by an interface without this option.
+        gaps: None = gaps are refused, and the reason does not name the option, because the interface does not have it.
     """
     cleaned = alphabet.clean(sequence)
     if len(cleaned) <= _LONGEST_MISSING and cleaned.upper() in _MISSING:

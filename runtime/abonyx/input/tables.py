@@ -1,6 +1,6 @@
 """Records of a CSV or TSV table.
 
-CSV follows RFC 4180: a quoted cell may have line ends. In TSV each line is a row, also if it has quotes.
+CSV follows RFC 4180: a quoted cell may have line ends. In TSV each line is a row, even if it has quotes.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _read_top(lines: Iterator[str], name: str) -> _Top:
 
 
 def _delimiter(top: _Top, kind: str, wanted: Wanted) -> str:
-    """The delimiter that gives the needed columns, else the one that gives most cells; if equal, a comma."""
+    """The delimiter that gives the needed columns, or else the most cells. A comma wins a tie."""
     if kind == "tsv":
         return "\t"
     best, best_rank = ",", (False, 0)
@@ -212,7 +212,7 @@ def _records(
         elif sequence_at is not None:
             yield identified("" if at.id is None else row[at.id], ordinal, row[sequence_at], line)
         else:
-            cells = at.cells(row + [""] * (width - len(row)))  # the padded cells are not needed
+            cells = at.cells(row + [""] * (width - len(row)))  # the added cells are not needed
             kept = {name: str(cell) for name, cell in cells.kept.items()}
             light = None if at.light is None else str(cells.light)
             yield identified(str(cells.id), ordinal, str(cells.sequence), line, str(cells.label).strip(), kept, light)

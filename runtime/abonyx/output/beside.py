@@ -49,7 +49,7 @@ def refuse_columns(names: object, check: Check) -> tuple[str, ...]:
     """Check the names of columns on request, and return them as a tuple.
 
     Args:
-        names: a list with keys of COLUMN_KINDS, NEAREST or INTERVAL, or one such name; None = none.
+        names: a list with keys of COLUMN_KINDS, NEAREST or INTERVAL, or one such name; None = no columns.
         check: the check of records unlike the head's training set.
 
     Raises:
@@ -70,7 +70,8 @@ def refuse_columns(names: object, check: Check) -> tuple[str, ...]:
     of_domain = [name for name in wanted if name != INTERVAL]
     if of_domain and check == "off":
         what = f"{option('with_columns')} {', '.join(of_domain)} with {option('domain')} off"
-        raise ConfigError(f"{what}: these columns need the domain, which is not looked for", "Leave one of them out.")
+        fix = f"Leave out these columns, or {option('domain')} off."
+        raise ConfigError(f"{what}: these columns need the domain, which is not looked for", fix)
     return tuple(wanted)
 
 
@@ -88,7 +89,10 @@ def refuse_pair_columns(names: Sequence[str], chains: Sequence[str]) -> None:
 
 
 def column_kinds(names: Sequence[str], heads: ChosenHeads) -> dict[str, ColumnKind]:
-    """Name -> kind of the columns on request, in order. NEAREST gives one for each head; INTERVAL belongs to heads."""
+    """Name -> kind of the columns on request, in order. NEAREST gives one for each head.
+
+    INTERVAL gives none here, because its columns belong to the heads.
+    """
     kinds: dict[str, ColumnKind] = {}
     for name in names:
         if name == NEAREST:
@@ -101,7 +105,7 @@ def column_kinds(names: Sequence[str], heads: ChosenHeads) -> dict[str, ColumnKi
 def column_cells(
     names: Sequence[str], sequences: Sequence[str], judgements: Sequence[Judgement], heads: ChosenHeads
 ) -> dict[str, Cells]:
-    """The cells of columns on request, by name. A cell is None for a flagged record without a single domain.
+    """The cells of columns on request, by name. A cell is None if a record has no domain, or several.
 
     Args:
         names: names of columns, from refuse_columns.

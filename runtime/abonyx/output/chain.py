@@ -1,7 +1,7 @@
 """Checks that link the lines of a journal.
 
 Each line of JSON gets one more field at its end: a hash over its bytes and the check of the line before. So a line that
-was changed, added or removed is noticed, unless it was the last line or all checks were computed again.
+was changed, added or removed is noticed, unless the last lines were removed or the checks were computed again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Chain:
     def follow(self, line: bytes) -> str:
         """Read the next line; returns the check in it, or "" if it has none.
 
-        The line is unchanged if this is equal to `check` afterwards.
+        The line is unchanged if the returned check is equal to the attribute `check`.
         """
         content, key, found = line.rpartition(_KEY)
         self._extend(content + b"}")

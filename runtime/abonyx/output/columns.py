@@ -46,7 +46,7 @@ def result_columns(
     trim: bool,
     with_columns: Sequence[str] = (),
 ) -> dict[str, list[float | int | str | None]]:
-    """The new columns, as name -> n cells. Cells of a rejected row are None.
+    """The new columns, as name -> n cells. In a rejected row, all cells but REASON are None.
 
     Args:
         rows: n judged values.

@@ -1,4 +1,4 @@
-"""Write a directory so that it is either whole or absent: under another name beside its place, then renamed."""
+"""Write a directory under another name, then rename it, so that it is either whole or absent."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def staged(output: Path) -> Iterator[Path]:
 
 @contextmanager
 def parents_of(output: Path) -> Iterator[None]:
-    """Create the missing parents of a path. If the block fails, remove those that are empty."""
+    """Create the missing parents of a path. If the block fails, remove the created ones that are empty."""
     made: list[Path] = []
     try:
         for parent in [each for each in reversed(output.absolute().parents) if not os.path.lexists(each)]:

@@ -1,4 +1,4 @@
-"""Write a file under another name beside its place, flush it to the disk, and rename it to its place."""
+"""Write a file under another name in its directory, flush it to the disk, and give it its final name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PARTIAL_SUFFIX = ".partial"
 # Suffix of a file that is made from the whole partial file (Parquet).
 CONVERTED_SUFFIX = f".converted{PARTIAL_SUFFIX}"
 _BLOCK_BYTES = 1 << 20
-# Permissions that the owner needs to resume a run, also if the output will have fewer.
+# Permissions that the owner needs to resume a run, even if the output will have fewer.
 _OWNER = stat.S_IRUSR | stat.S_IWUSR
 # Advice for failures to write that are not about space.
 _FIXES = {
@@ -227,7 +227,7 @@ def rejected_path(path: Path) -> Path:
 
 
 def input_stem(source: Path) -> str:
-    """The name of an input without .gz and the suffix of its format. Its results are named after it."""
+    """The name of an input without .gz and the suffix of its format. The results are named after this stem."""
     name = Path(source.name)
     stem = Path(name.stem).stem if name.suffix.lower() == ".gz" else name.stem
     return stem if stem.strip(".") else source.name

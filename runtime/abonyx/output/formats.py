@@ -40,7 +40,7 @@ Cells = Any
 _NO_COLUMNS: Mapping[str, ColumnKind] = {}
 # The columns of a file with only the first head's scores.
 _SCORES: Mapping[str, ColumnKind] = {P: "float", CALLED: "call", CALL: "word", PERCENTILE: "word"}
-# For pairs, the columns instead of `sequence`. abonyx recognises these names if it reads the file.
+# The columns that replace `sequence` for pairs. abonyx recognises these names when it reads the file.
 PAIR_COLUMNS = ("heavy", "light")
 # With --trim domain: the residues that were scored, FIRST-LAST from 1; empty if no domain was found.
 PLACE_COLUMN = "domain"
@@ -64,7 +64,7 @@ class Format:
     convert: Callable[[IO[bytes], Sink], None] | None = None
 
     def beside(self, whole: bytes) -> Format:
-        """The same format with one more file before the others, whose bytes are all known at the start."""
+        """The same format with one more file before the others. All bytes of that file are known at the start."""
         return Format((whole, *self.head), lambda start, columns: (b"", *self.encode(start, columns)), self.convert)
 
 
@@ -153,7 +153,7 @@ def results_format(
         metadata: stored in Parquet's schema under keys `abonyx.KEY`; ignored by the others.
         extra: names of the last columns.
         leading: kinds of the columns before `flag`.
-        following: kinds of the columns after `flag`: of heads, and on request.
+        following: kinds of the columns after `flag`: those of heads, and those on request.
         chains: names of the columns of sequences; for pairs PAIR_COLUMNS.
 
     Raises:
@@ -220,7 +220,7 @@ def embeddings_format(
 
 
 def rejected_bytes(problems: Iterable[RejectedRecord]) -> bytes:
-    """The rejected records as CSV with the columns id, line and reason. Options have the names of the command line."""
+    """The rejected records as CSV with the columns id, line and reason. Reasons have the command line's words."""
     worded = ((id_, line, in_words(reason, Interface.COMMAND_LINE)) for id_, line, reason in problems)
     return csv_bytes([("id", "line", "reason"), *worded])
 
@@ -274,7 +274,7 @@ def _parquet(
     width: int = 1,
     kinds: Mapping[str, ColumnKind] = _NO_COLUMNS,
 ) -> Format:
-    """A Parquet file cannot be appended to, so windows are gathered as an Arrow stream. Each becomes a row group."""
+    """Parquet. A file cannot be appended to, so windows are gathered as an Arrow stream. Each becomes a row group."""
     pa, pq = load("Parquet", "pyarrow"), load("Parquet", "pyarrow.parquet")
     types = {"float": pa.float32(), "call": pa.int8(), "word": pa.string(), "number": pa.float32(), "count": pa.int32()}
     stored = {name: types[kind] for name, kind in kinds.items()}
@@ -287,7 +287,7 @@ def _parquet(
         return (pa.record_batch(arrays, schema=schema).serialize().to_pybytes(),)
 
     def convert(gathered: IO[bytes], sink: Sink) -> None:
-        # The writer must be closed also after an error, or its finaliser writes to a file that no longer exists.
+        # The writer must be closed even after an error, or its finaliser writes to a file that no longer exists.
         with (
             pa.ipc.open_stream(gathered) as batches,
             pq.ParquetWriter(pa.PythonFile(sink, mode="w"), schema) as writer,

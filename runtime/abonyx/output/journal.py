@@ -48,9 +48,10 @@ class Header(msgspec.Struct, frozen=True, tag="header"):
         config_sha256: RuntimeConfig.sha256(). The identity also has each field of the config.
         rows: number of records to score.
         rejected: number of rejected records.
-        token_budget, window_size: the values at the start of the run. Later versions may have other defaults.
-        files: the partial files, relative to the journal's directory. The run created them, because the journal was
-            written first; so a later process may remove them.
+        token_budget, window_size: the values at the start of the run. They are stored because later versions may
+            have other defaults.
+        files: the partial files, relative to the journal's directory. The journal was written before they were
+            created, so they belong to the run, and a later process may remove them.
     """
 
     identity: dict[str, Fact]
@@ -212,7 +213,7 @@ class Journal:
         self.close()
 
     def refuse_replaced(self) -> None:
-        """Raise a ResumeRefused if the file is no longer at its path: its partial files may be another run's then."""
+        """Raise a ResumeRefused if the file is no longer at its path: the partial files may now be another run's."""
         refuse_replaced(self.path, self._file)
 
     def refuse(self, what: str, restart: bool = True) -> NoReturn:
@@ -222,7 +223,7 @@ class Journal:
         raise ResumeRefused(f"{self.path}: {what}", fix)
 
     def _refuse_another_version(self, first: bytes) -> None:
-        """Refuse a journal with another schema. Must come first, because other fields may differ too."""
+        """Refuse a journal with another schema. This check comes first, because other fields may differ too."""
         with suppress(msgspec.DecodeError, UnicodeDecodeError):
             found = msgspec.json.decode(first, type=_AnyFirst)
             if found.type == self.FIRST.__struct_config__.tag and found.schema != SCHEMA:

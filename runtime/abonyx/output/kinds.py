@@ -37,7 +37,7 @@ def score_kind(output: Path | None, kind: str | None) -> ScoreKind:
 
 
 def named_kind(output: Path, kinds: Sequence[str], other: str = "") -> str:
-    """The format by the suffix of the output. Raises a ConfigError; `other` is added to its advice."""
+    """The format by the suffix of the output. Raises a ConfigError if it is unknown; `other` is added to its advice."""
     for kind in sorted(kinds, key=len, reverse=True):
         if output.name.lower().endswith(f".{kind}"):
             return kind

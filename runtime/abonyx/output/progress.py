@@ -54,7 +54,8 @@ def read_progress(journal: Journal, rows: int, files: int) -> Progress:
         if isinstance(line, Window):
             if not found.window.rows_done <= line.rows_done <= rows:
                 before = found.window.rows_done
-                journal.refuse(f"line {number} says {line.rows_done} rows are done, of {rows}, after {before}")
+                what = f"line {number} says {line.rows_done} of {rows} rows are done, the lines above say {before}"
+                journal.refuse(what)
             _refuse_other_count(journal, number, "sizes", len(line.size_bytes), files)
             _refuse_other_count(journal, number, "hashes", len(line.sha256), files)
             found.window = line

@@ -7,8 +7,8 @@ Beside OUT are OUT.partial, to which windows are appended, and OUT.journal. The 
 2. For each window: its bytes are written to the disk, then a line of the journal that counts them.
 3. After the last window: a line that says that the files are whole, then the renames, OUT last.
 
-To resume, each partial file is compared with the last line of the journal and cut to the length there. So a window that
-was half written is written again.
+When a run is resumed, each partial file is compared with the last window line of the journal, and cut to the length
+that this line gives. So a window that was half written is written again.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class ResumableOutput:
 
     Attributes:
         rows_done: number of rows on the disk.
-        token_budget, window_size: the values for the remaining rows. With others, the batches and so the last bits of
-            scores would differ.
+        token_budget, window_size: the values for the remaining rows. With other values, the batches would
+            differ, and so would the last bits of scores.
         notes: notes from earlier processes of the run.
     """
 
@@ -82,7 +82,7 @@ class ResumableOutput:
         self._journal.start()
 
     def append(self, stop: int, columns: Columns) -> None:
-        """Add the rows from rows_done up to, but without, `stop`. They are on the disk when this returns."""
+        """Add the rows from rows_done up to, but not including, `stop`. They are on the disk when this returns."""
         for file, data in zip(self._files, self._format.encode(self.rows_done, columns), strict=True):
             if data:
                 file.write(data)
@@ -251,10 +251,10 @@ class ResumableOutput:
         final, fix = resolved(target), f"Let no other program write there, and start again with {option('restart')}."
         with failing_as(target):
             if not os.path.lexists(path):
-                if not _has(final, sha256):  # an earlier process of this run has not renamed it
+                if not _has(final, sha256):  # no earlier process of this run has renamed it
                     raise ResumeRefused(f"{path}: is missing, but the journal says it is whole", fix)
                 return
-            give_mode(path, target)  # before the stamp, because it moves the change time
+            give_mode(path, target)  # before the stamps are compared, because this changes the change time
             before = path.lstat()
             if not _has(path, sha256):
                 found = file_sha256(path) if path.is_file() and not path.is_symlink() else "none: it is not a file"

@@ -65,7 +65,7 @@ class Stream:
         self.rows_done = stop
 
     def begin(self) -> None:
-        """Write the head once. This waits for the first rows, because opening the model may fail."""
+        """Write the head once. It is not written before the first rows, because opening the model may fail."""
         if not self._begun:
             self._sink.write(*self._format.head)
             self._begun = True

@@ -244,5 +244,5 @@ def _raise_failed(failed: dict[File, EngineError], total: int) -> None:
     first = next(iter(failed.values()))
     raise type(first)(
         "\n".join([f"{len(failed)} of {total} files failed; the others are done", *lines, *more]),
-        f"{first.marked[1]} Then give the same command again to score the missing files.".strip(),
+        f"{first.marked[1]} Then give the same command again to score the files that failed.".strip(),
     )

@@ -150,9 +150,9 @@ def score_file(
         keep: columns of the input to copy to the output, or to `kept` of the rows; for FASTA ["description"].
         with_columns: more columns, of "charge", "pI", "length", "cdr3", "nearest_identity" and "interval"
             (docs/files.md).
-        skip_invalid: score the other records if some cannot be scored. Those are in `problems`, and with an output also
-            in OUTPUT.rejected.csv.
-        domain: "check" flags records unlike the head's training set, "require" rejects them, "off" does not look.
+        skip_invalid: if some records cannot be scored, score the others. The rejected records are in `problems`, and
+            with an output also in OUTPUT.rejected.csv.
+        domain: "check" flags records unlike the head's training set, "require" rejects them, "off" does not check.
         trim: "domain" scores only the variable domain of a longer record.
         restart: whether to discard the rows of an interrupted run.
         progress: called with (number of scored records, number of all records), before the model is opened and after

@@ -33,7 +33,9 @@ class ChosenModel(NamedTuple):
 
 @contextmanager
 def chosen_model(session: Session | None, config: RuntimeConfig | str | Path | None) -> Iterator[ChosenModel]:
-    """Hold the caller's session for the whole block, so that one model scores everything. Without one, open the bundle.
+    """Hold the caller's session for the whole block, so that one model scores everything.
+
+    Without a session, open the bundle.
 
     Raises:
         ConfigError: session and config are both given, or one of them has a wrong type.

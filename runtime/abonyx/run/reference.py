@@ -126,7 +126,11 @@ def _key(request: ReferenceRequest) -> tuple[str, str, int | None]:
 
 
 def _earlier(request: ReferenceRequest, sequences: list[str]) -> Panel | None:
-    """The bundle's panel with this name, if it has the same rows and scores are missing; None if there is none."""
+    """The bundle's panel with this name; None if no panel has this name.
+
+    Raises:
+        ConfigError: the panel has other rows or no missing scores, or its name differs only in case.
+    """
     panels = request.run.bundle.manifest.panels
     panel = next((each for each in panels if each.name.lower() == request.name.lower()), None)
     if panel is None:
@@ -135,7 +139,7 @@ def _earlier(request: ReferenceRequest, sequences: list[str]) -> Panel | None:
     if panel.name != request.name:
         raise ConfigError(f"{has}, and {request.name} differs from it only in case", "Give another name.")
     if panel.rows_sha256 != _rows_sha256(sequences):
-        raise ConfigError(f"{has} with {panel.rows} other rows ({panel.source})", "Give another name.")
+        raise ConfigError(f"{has} with other rows ({panel.rows} from {panel.source})", "Give another name.")
     if not _missing(request, panel):
         variant, pooling, _ = _key(request)
         what = f"{has} with these rows, scored by variant {variant} with pooling {pooling}"

@@ -41,8 +41,8 @@ class RunRequest:
         trim: whether to score only the variable domain of longer records.
         gaps: how to treat gaps and a final stop.
         with_columns: columns on request; see output.beside.
-        heavy_column, light_column: columns of pairs. For heads of one chain, the column of that chain is the same as
-            sequence_column.
+        heavy_column, light_column: columns of pairs. For heads of one chain, the column of that chain has the same
+            meaning as sequence_column.
         chains: the chains that a record needs for the chosen heads; None = the chains of the first head.
     """
 
@@ -107,7 +107,7 @@ class RunRequest:
             rule: a rule to use instead of the run's rule.
             in_children: whether other processes may judge records if there are many. False in a process that is itself
                 one of many.
-            single: whether to read one sequence for each record, also if the heads need both chains.
+            single: whether to read one sequence for each record, even if the heads need both chains.
         """
         chains = self.record_chains[:1] if single else self.record_chains
         sequence_column, light_column = self._columns(chains)

@@ -127,7 +127,7 @@ def _names(columns: list[tuple[str, list[str]]]) -> list[str]:
 
 
 def score_facts(kind: str, heads: ChosenHeads) -> dict[str, Fact]:
-    """Facts that a file of scores depends on, beside the run's identity."""
+    """Facts that a file of scores depends on, besides the run's identity."""
     return {"command": "score", "--format": kind, **heads.facts()}
 
 
@@ -145,8 +145,8 @@ def run_file(
         file_run: the run.
         restart: whether to discard the rows of an interrupted run.
         opening: gives the model; None = open_model. It is called with the config that the rows need.
-        budget: token budget if no interrupted run left rows; None = providers.token_budget. On CUDA that depends on the
-            GPU's free memory, so a process that already has a model there must give the budget.
+        budget: token budget if no interrupted run left rows; None = providers.token_budget. On CUDA its result
+            depends on the GPU's free memory, so a process that already has a model there must give the budget.
         shown: shows the progress; the default is a bar on a terminal.
 
     Returns:
@@ -226,7 +226,7 @@ def _kept(out: ResumableOutput | Stream) -> str:
         written = f"standard output has {out.rows_done} of {out.rows} rows"
         return f"{written}; such a run cannot be resumed. A run with {option('output')} FILE can be resumed"
     if out.rows_done == 0:
-        return "no row was done; no files are left"
+        return "no row was written; no files were kept"
     kept = f"{out.rows_done} of {out.rows} rows are kept"
     return f"{kept}; the same command resumes the run, {option('restart')} starts it again"
 
@@ -264,7 +264,7 @@ def input_facts(checked: Input) -> dict[str, Fact]:
 
 
 def identity(run: RunRequest) -> dict[str, Fact]:
-    """Facts that rows depend on, beside the input, with names that a user knows. The bundle's path is not a fact."""
+    """Facts that rows depend on, besides the input, with names that a user knows. The bundle's path is not a fact."""
     return {
         "--on-invalid": "skip" if run.skip else "fail",
         **run.rule.facts(),

@@ -184,7 +184,7 @@ class RunFile(Journal):
         return left
 
     def other_run(self, refused: list[str]) -> ResumeRefused:
-        """The error about results of another run, with a line for each."""
+        """The error about results of another run, with the lines in `refused`."""
         more = [f"... and {len(refused) - SHOWN} more"] if len(refused) > SHOWN else []
         return ResumeRefused(
             f"output {self.shown}: has results of another run or from other inputs:\n  "
@@ -243,7 +243,7 @@ def open_run_file_of(kind: type[AnyRunFile], directory: Path, *, restart: bool) 
 
 
 def run_facts(run: RunRequest, kind: ScoreKind, heads: ChosenHeads) -> dict[str, Fact]:
-    """Facts that the results of a run depend on, beside the files, on this machine."""
+    """Facts that the results of a run depend on, besides the files. The engine is that of this machine."""
     columns = {"--id-column": run.id_column, "--sequence-column": run.sequence_column, "--sheet": run.sheet}
     columns |= {"--heavy-column": run.heavy_column, "--light-column": run.light_column}
     return score_facts(kind, heads) | columns | identity(run)

@@ -96,7 +96,7 @@ class FileScorer:
 
     @contextmanager
     def _kept(self, _config: RuntimeConfig) -> Iterator[OpenModel]:
-        """Yield the open model in the way of open_model. It stays open."""
+        """Yield the open model, as open_model does, but leave it open."""
         assert self._model is not None
         yield self._model
 

@@ -45,7 +45,7 @@ class CommandSummary(msgspec.Struct, frozen=True, kw_only=True):
         records: number of records in the input: scored + rejected.
         scored: number of records in the output (scored, embedded, explained or scanned).
         mutants: number of mutants in the output; only for scan.
-        earlier: number of these that an interrupted run had done.
+        earlier: number of the scored records that an interrupted run had done.
         rejected: number of rejected records.
         rejected_reasons: reason, with N instead of numbers -> number of rejected records.
         domain: value of the option --domain.

@@ -28,7 +28,8 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
             in standard deviations of the training values), embedding.
         limits: metric -> largest allowed difference.
         placement: execution provider -> number of graph nodes that it runs.
-        use: what the open model holds of the system; None if it was not requested, or if the system does not tell.
+        use: files, sockets, processes and threads that the open model adds; None if they were not requested, or if the
+            system does not tell.
         hub: name of the bundle with commit and hash, if it was given by name.
     """
 
@@ -54,10 +55,10 @@ def verify(config: RuntimeConfig, *, deep: bool = False) -> Verification:
 
     Args:
         config: the config.
-        deep: whether to also open the bundle in a child process, and report what the open model holds there.
+        deep: whether to also open the bundle in a child process, and report what it uses there (EngineUse).
 
     Raises:
-        BundleError: a file is missing, damaged, not listed or a link; the schema is another one; or a graph was not
+        BundleError: a file is missing, damaged, not listed or a link; the bundle has another schema; or a graph was not
             exported by abonyx.
         ProviderError, ConfigError: the provider or the variant cannot be used.
         SelfTestError: a golden row gives other numbers here than the bundle stores.

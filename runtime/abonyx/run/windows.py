@@ -30,11 +30,13 @@ class RunSummary:
     """What a run did.
 
     Attributes:
-        records: scored now; earlier: before, by the interrupted run that was resumed. altered: copies scored
-            beside them.
-        open_seconds: hashing, loading and self-test; run_seconds: scoring and writing.
+        records: number of records that this run scored.
+        earlier: number of records that the resumed run had scored before.
+        altered: number of changed copies that were scored too.
+        open_seconds: seconds of hashing, loading and self-test.
+        run_seconds: seconds of scoring and writing.
         bf16: whether the arithmetic was bfloat16.
-        pairs: whether records are both chains.
+        pairs: whether each record has both chains.
     """
 
     records: int
@@ -72,7 +74,7 @@ class RunSummary:
 
 
 def flag_notes(checked: Input, *, scored: bool) -> list[str]:
-    """A line that counts the flagged records of a run by reason; scored: whether scores have calls, not embeddings."""
+    """A line that counts the flagged records of a run by reason. scored: whether the values are scores, with calls."""
     flagged = sum(bool(judgement.flags) for judgement in checked.judgements)
     if not flagged:
         return []
@@ -82,7 +84,7 @@ def flag_notes(checked: Input, *, scored: bool) -> list[str]:
 
 
 def flag_line(flagged: int, records: int, without_call: int, counts: Mapping[str, int]) -> str:
-    """What a summary says of flagged records: how many of all, by reason, and how many have no call."""
+    """A line about flagged records: how many there are, how many for each reason, and how many have no call."""
     reasons = ", ".join(f"{name} {count}" for name, count in counts.items())
     call = f"; {without_call} without a call" if without_call else ""
     return f"flagged: {flagged} of {records} records ({reasons}){call}; see docs/domain.md"
@@ -104,13 +106,13 @@ class WindowSink(Protocol):
     def first_row(self) -> int: ...
 
     def begin(self, start: int) -> None:
-        """Called before the window that starts there is scored; may raise, to end there."""
+        """Called before the window that begins at row `start` is scored. It may raise, to end the run there."""
 
     def write(self, start: int, stop: int, values: Float32Array) -> None:
-        """Take a window's values, (k, heads) or (k, D); on a thread of its own."""
+        """Take a window's values, (k, heads) or (k, D). It is called on another thread than `begin`."""
 
     def halved(self, token_budget: int, note: str) -> None:
-        """Take note of the token budget from here on: the device ran out of memory."""
+        """Note the smaller token budget of the next batches. The device ran out of memory."""
 
 
 class ArraySink:
@@ -154,9 +156,9 @@ def run_windows(
         jobs: the inputs.
         heads: names of the heads whose values are wanted; None = the embedding.
         on_batch: called with the number of sequences done, after each batch.
-        opening: in place of open_model.
+        opening: a function to use instead of open_model; None = open_model.
     """
-    from abonyx.model import open_model  # not before the input was found good
+    from abonyx.model import open_model  # imported only after the input was checked
 
     if any(job.checked.light for job in jobs):
         refuse_batches(config.batch_size)
@@ -205,13 +207,13 @@ def score_input(
     on_batch: OnBatch | None,
     opening: Opening | None,
 ) -> tuple[Float32Array, RunSummary]:
-    """The values of one input, (n, len(heads)) float32, in memory. Arguments as run_windows'."""
+    """The values of one input, (n, len(heads)) float32, in memory. The arguments are those of run_windows."""
     values = np.empty((len(checked.sequences), len(heads)), np.float32)
     return values, run_windows(bundle, [Job(checked, ArraySink(values))], config, heads, on_batch, opening)
 
 
 def _first_budget(model: OpenModel, config: RuntimeConfig) -> int:
-    """Tokens a batch of the run: the config's, less if the self-test already ran out of memory."""
+    """Number of tokens in a batch: that of the config or the model, or fewer if the self-test ran out of memory."""
     tokens = config.token_budget or model.budget.tokens
     return tokens if model.halved_to is None else min(tokens, model.halved_to)
 
@@ -231,7 +233,7 @@ class _Windows:
         self._model, self._checked, self._sink = model, job.checked, job.sink
         self._heads, self._budget, self._notes = heads, budget, notes
         self._size = window_size(config)
-        # The old pipeline's batches are of the whole file, wherever a window ends.
+        # The old pipeline's batches are counted over the whole file, and may go across the end of a window.
         self._flags = None if job.checked.light else pooled_eos(job.checked.sequences, config.batch_size)
 
     def run(self, on_batch: OnBatch | None) -> None:
@@ -248,7 +250,7 @@ class _Windows:
                     writing.result()
                     writing = aside.submit(self._write, start, stop, values)
             finally:
-                writing.result()  # what was scored is written, however this ends; a failure to write is raised
+                writing.result()  # what was scored is written, even after an error; a failure to write is raised
 
     def _tokens(self, start: int) -> Tokenized:
         window = slice(start, start + self._size)
@@ -262,10 +264,10 @@ class _Windows:
     def _values(
         self, window: slice, tokens: Tokenized, on_batch: OnBatch | None, writing: Future[None]
     ) -> Float32Array:
-        """Values of one window, all of one token budget: if it was halved on the way, they are computed again.
+        """Values of one window, all with the same token budget. If it is halved meanwhile, they are computed again.
 
-        Then a run that is resumed from its journal has the batches of one that never stopped. The journal has the
-        window before, still being written, first.
+        So a resumed run has the same batches as a run that never stopped. The window before may still be being written:
+        it gets its line in the journal before the smaller budget does.
         """
         planned, reported = 0, len(self._notes)
         while planned != self._budget.tokens:
@@ -273,7 +275,7 @@ class _Windows:
                 writing.result()
                 self._sink.halved(self._budget.tokens, "\n".join(self._notes[reported:]))
                 reported = len(self._notes)
-            report = None if planned else on_batch  # the second time its sequences are counted
+            report = None if planned else on_batch  # its sequences were counted the first time
             planned = self._budget.tokens
             values = run_sequences(
                 self._model,

@@ -138,7 +138,7 @@ def test_a_sheet_of_a_workbook(run: Any, tmp_path: Path) -> None:
     source.write_bytes(workbook(sheets))
     done = run("score", source, "-o", output)
     assert done.code == 3
-    assert "has 2 sheets: 'One', 'Two'" in done.err
+    assert "has 2 sheets with values: 'One', 'Two'" in done.err
     done = run("score", source, "-o", output, "--sheet", "Two")
     assert done.code == 0, done.err
     assert [row["id"] for row in rows(output)] == ["two"]

@@ -81,7 +81,7 @@ def test_which_sheet() -> None:
     assert read(workbook({"Empty": sheet_xml([]), "Data": table}), notes) == [Record("a", "EVQ", 2)]
     assert notes == ["x.xlsx: read from sheet 'Data' of 2"]
     two = workbook({"VH": table, "VL": sheet_xml([["id", "sequence"], ["b", "DIQ"]])})
-    assert "has 2 sheets: 'VH', 'VL'" in refusal(two)
+    assert "has 2 sheets with values: 'VH', 'VL'" in refusal(two)
     assert read(two, sheet="VL") == [Record("b", "DIQ", 2)]
     assert "has no sheet 'VX'; sheets: 'VH', 'VL'" in refusal(two, sheet="VX")
     assert "which has no sheet 'VH'" in refusal(b"id,sequence\na,EVQ\n", sheet="VH")

@@ -97,7 +97,7 @@ def test_columns_can_be_named(tmp_path: Path) -> None:
         read(text, tmp_path, sequence_column="first")
     with pytest.raises(InputError, match="no column 'third'"):
         read(text, tmp_path, sequence_column="first", light_column="third")
-    with pytest.raises(InputError, match="column 'first' would be both chains"):
+    with pytest.raises(InputError, match="column 'first' would be used for both chains"):
         read(text, tmp_path, sequence_column="first", light_column="first")
     found = read(text, tmp_path, sequence_column="first", light_column="second")
     assert (found.sequences, found.light) == ([HEAVY], [LIGHT])

@@ -79,8 +79,11 @@ def test_a_line_that_was_changed_removed_or_added_is_refused(
 @pytest.mark.parametrize(
     ("change", "part"),
     [
-        (lambda lines: lines[3].update(rows_done=40), "line 4 says 40 rows are done, of 7, after 0"),
-        (lambda lines: lines.append(lines[1] | {"type": "window"}), "line 5 says 0 rows are done, of 7, after 3"),
+        (lambda lines: lines[3].update(rows_done=40), "line 4 says 40 of 7 rows are done, the lines above say 0"),
+        (
+            lambda lines: lines.append(lines[1] | {"type": "window"}),
+            "line 5 says 0 of 7 rows are done, the lines above say 3",
+        ),
         (lambda lines: lines[3].update(rows_done=-3), r"line 4 cannot be read: .*rows_done"),
         (lambda lines: lines[3].update(sha256=[]), "line 4 has 0 hashes, for 1 files"),
         (lambda lines: lines[3].update(sha256=["0" * 63]), r"line 4 cannot be read: .*sha256"),

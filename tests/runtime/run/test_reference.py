@@ -206,7 +206,7 @@ def test_other_rows_and_too_few_are_refused(
 ) -> None:
     other = write(tmp_path / "other.csv", [*changed(sequences)[::-1]])
     done = run("reference", with_panel, other, "--name", "known", "-o", tmp_path / "new")
-    assert done.code == 2 and "with 24 other rows (known.csv)\nGive another name." in done.err
+    assert done.code == 2 and "with other rows (24 from known.csv)\nGive another name." in done.err
     few = write(tmp_path / "few.csv", [*sequences, *[KAPPA] * 10])
     done = run("reference", bare, few, "--name", "few", "-o", tmp_path / "new")
     assert done.code == 3
