@@ -119,7 +119,7 @@ def worker_count(config: RuntimeConfig) -> int:
     if not sum(rooms):
         wanted = needs(config)
         what = f"a worker needs {wanted['num_cpus']} CPU and {wanted['num_gpus']} GPU of one node; the cluster's nodes "
-        what += f"have: {'; '.join(map(_has, nodes)) or 'there is no node'}"
+        what += f"have: {'; '.join(map(_has, nodes)) or 'nothing, because no node is alive'}"
         raise ConfigError(what, f"Lower the provider's threads, choose another {option('provider')}, or add a node.")
     return sum(rooms)
 

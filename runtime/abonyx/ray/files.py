@@ -33,7 +33,8 @@ from abonyx.wording import option
 _POLL_S = 0.5
 # If no worker answers or scores for this long, the reason is logged.
 _SILENCE_S = 30
-# Number of workers that may die with the same file; and that may die in a row before they have opened the model.
+# A file fails when MOST_DEATHS workers have died with it. The run fails when MOST_DEATHS workers in a row have died
+# before they opened the model.
 MOST_DEATHS = 3
 
 
@@ -137,7 +138,7 @@ class RayDispatch:
         has = load_ray().available_resources()
         free = f"the cluster has {has.get('CPU', 0):g} CPU, {has.get('GPU', 0):g} GPU unused"
         needed = _text(needs(self.request.run.config))
-        return f"no worker for {_SILENCE_S} s: waiting for {needed} of one node ({free}), or until the model is loaded"
+        return f"no worker for {_SILENCE_S} s: waiting for {needed} of one node ({free}), or for the model to load"
 
     def _take(self, call: Any) -> None:
         """Handle the end of a call."""
@@ -179,7 +180,7 @@ class RayDispatch:
         except ResumeRefused as error:
             before = self.run_file.facts()
             other = [
-                f"{key}: {before.get(key)} there, {value} here"
+                f"{key}: {before.get(key)} on the first node, {value} on this node"
                 for key, value in facts.items()
                 if value != before.get(key)
             ]

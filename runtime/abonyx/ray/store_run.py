@@ -103,7 +103,7 @@ class StoreRunFile(RunFile):
         Args:
             stores: access to the buckets.
             output: "BUCKET/PREFIX" of the results.
-            files: all files of the run. Their results belong to the run from the first line on.
+            files: all files of the run. Their results belong to the run from its journal's first line on.
             there: the journal's object at the start; None = there was none.
         """
         self._stores, self._output, self._files, self._there = stores, output, files, there
@@ -166,4 +166,4 @@ class StoreRunFile(RunFile):
         if now == (line.input_bytes, line.input_mtime_ns):
             return ""
         size = f"{now.size} bytes" if now else "no object"
-        return f"{file.source.name}: had {line.input_bytes} bytes and another time stamp; now there is {size}"
+        return f"{file.source.name}: had {line.input_bytes} bytes and another time stamp; now: {size}"

@@ -43,7 +43,7 @@ class Sequence(_In, frozen=True, kw_only=True):
             raise ValueError("Object has `sequence`, and `heavy` or `light`: give one of them")
 
 
-# A sequence without an id has the number of its item, from 1.
+# The id of a plain string is the number of its item, from 1.
 Items = list[Sequence | str]
 
 
@@ -51,9 +51,9 @@ class EmbedRequest(_In, frozen=True, kw_only=True):
     """Sequences to embed.
 
     Attributes:
-        domain: check flags a record that the head was not trained on, require rejects it, off does not look.
+        domain: check flags a record that the head was not trained on, require rejects it, off skips this.
         trim: domain = use only the variable domain of a longer record; null = all of it.
-        gaps: strip takes out gaps (- and .) and a final *, refuse makes a bad record of one that has them.
+        gaps: strip removes gaps (- and .) and a final *; with refuse, a record that has them is unusable.
     """
 
     sequences: Items
@@ -74,17 +74,17 @@ class HeadsRequest(EmbedRequest, frozen=True, kw_only=True):
 
 
 class ScoreRequest(HeadsRequest, frozen=True, kw_only=True):
-    """Sequences to score, and the threshold: the assay's that the head declares, one given, or the head's default.
+    """Sequences to score, and the threshold: the one that the head declares for `assay`, `threshold`, or the default.
 
     Attributes:
-        domain: check flags a record that the head was not trained on, require rejects it, off does not look.
+        domain: check flags a record that the head was not trained on, require rejects it, off skips this.
         trim: domain = score only the variable domain of a longer record; null = all of it.
-        gaps: strip takes out gaps (- and .) and a final *, refuse makes a bad record of one that has them.
-        heads: names of the model's heads whose values are wanted, or "all"; null = the first. assay and threshold are
-            the first head's.
+        gaps: strip removes gaps (- and .) and a final *; with refuse, a record that has them cannot be scored.
+        heads: names of the model's heads whose values are wanted, or "all"; null = the first. assay and threshold
+            apply to the first head.
         panel: name of the model's panel whose percentiles are wanted; null = the first.
-        with: columns beside the score: charge, pI, length, cdr3 and nearest_identity of the domain, not with domain
-            off; interval of heads that give values; null = none.
+        with: columns beside the score; null = none. charge, pI, length, cdr3 and nearest_identity are of the domain,
+            and are refused with domain off. interval is for heads that give values.
     """
 
     assay: str | None = None
@@ -103,7 +103,7 @@ class ModelName(Answered, frozen=True, kw_only=True):
 
 
 class Rejected(Answered, frozen=True, kw_only=True):
-    """A record that was left out; line is the file's, or the number of the item, from 1."""
+    """A record that was left out. `line` is its line in the file or, in JSON, the number of its item, from 1."""
 
     id: str
     line: int
@@ -116,9 +116,9 @@ class HeadName(Answered, frozen=True, kw_only=True):
     Attributes:
         kind: logistic, a probability; linear, a value in `unit`, which is null for a probability.
         higher_is_worse: whether a higher value means a worse antibody.
-        threshold: of its calls; null = it makes none.
+        threshold: the threshold of the head's calls; null = the head makes no calls.
         band: quantiles between which a call is uncertain; null = calls have two values, by the threshold.
-        chains: that it expects of a record, H heavy and L light.
+        chains: the chains that the head expects of a record: H heavy, L light.
     """
 
     name: str
@@ -142,23 +142,23 @@ class Score(Answered, frozen=True, kw_only=True):
     """One score.
 
     Attributes:
-        sequence: as the input has it, in capital letters; with trim too. Of a pair it is left out: heavy and light are
-            in its place.
-        p_nonspecific: of the first head; null if that is linear, or not among the heads.
-        nonspecific: 1 if p_nonspecific is strictly above the threshold, 0 if not; null for a flagged record, whose
-            score means nothing, and without p_nonspecific. A nanobody-like record without another flag has its 1 or 0.
+        sequence: the whole sequence of the input in capital letters, also with trim. A pair has heavy and light
+            instead.
+        p_nonspecific: probability of the first head; null if that head is linear, or was not requested.
+        nonspecific: 1 if p_nonspecific is strictly above the threshold, 0 if not; null without p_nonspecific, and for a
+            flagged record, whose score means nothing. A record whose only flag is nanobody-like still has 1 or 0.
         call: specific, non-specific, or, where the answer has a band, uncertain; null as in nonspecific.
         percentile: 95 % interval of the share of the panel that scores lower, in percent, FIRST-LAST; followed by
             " (in panel)" if the sequence is in the panel itself; null as in nonspecific, or without a panel.
         flag: why the score should not be trusted, several reasons joined by "; "; "" = nothing is wrong.
-        domain: with trim alone: the residues that were scored, FIRST-LAST from 1; "" = no domain to trim to.
-        heads: the other heads and a linear first one, if any was wanted: NAME_p, NAME_nonspecific (1, 0 or null) and
-            NAME_call, or NAME_value; and NAME_percentile; with interval NAME_low and NAME_high.
-        added: the columns that `with` names, by name; null for a record without a single domain.
-        label: with labels read alone: 0 specific, 1 non-specific, null not labelled.
-        training_row: with labels read alone: whether the first of the answer's heads was trained on this record, whose
-            score then flatters it; null = not known: the bundle does not record its training rows, or domain is off,
-            so that a training row with a tag is not recognised.
+        domain: only with trim: the residues that were scored, FIRST-LAST from 1; "" = no domain to trim to.
+        heads: values of the requested heads except a logistic first head: NAME_p, NAME_nonspecific (1, 0 or null) and
+            NAME_call, or NAME_value; and NAME_percentile; with interval also NAME_low and NAME_high.
+        added: the columns that `with` names, by name; values are null for a record without a single domain.
+        label: only if labels were read: 0 specific, 1 non-specific, null not labelled.
+        training_row: only if labels were read: whether the first of the answer's heads was trained on this record. If
+            so, its score looks better than the head is. null = not known: the bundle does not record its training rows,
+            or domain is off, so that a training row with a tag is not recognised.
     """
 
     id: str
@@ -181,15 +181,15 @@ class ScoreAnswer(Answered, frozen=True, kw_only=True):
     """Scores in input order.
 
     Attributes:
-        threshold: of the first head; null if it makes no calls, or is not among the heads.
+        threshold: threshold of the first head; null if this head makes no calls, or was not requested.
         band: the first head's quantiles, between which a call is uncertain; null if the request has a
             threshold or the head has no band: calls then have two values, by the threshold.
-        panel: whose percentiles the results have; null = they have none.
-        heads: those whose values the results have.
-        chains: what was scored of each record: H the heavy chain, L the light one, or both.
-        domain, trim: as the request has them.
-        flags: reason -> results that have it, most first; the numbers that a flag begins with are left out.
-        labels: the column of the file whose classes the results have; null = none was requested, or found.
+        panel: the panel of the percentiles; null = the results have no percentiles.
+        heads: the heads whose values the results have.
+        chains: the chains of each record that were scored: H heavy, L light, or both.
+        domain, trim: the values of the request.
+        flags: reason -> number of results that have it, most frequent first; the number that begins a flag is left out.
+        labels: the column of the file whose classes the results have; null = none was requested, or none was found.
         notes: how the input was read: columns that were chosen by their names, chains that are not scored.
     """
 
@@ -229,7 +229,7 @@ class EmbedAnswer(Answered, frozen=True, kw_only=True):
 
 
 class RequestLimits(Answered, frozen=True, kw_only=True):
-    """The most of one request."""
+    """The limits of one request."""
 
     max_body_bytes: int
     max_gzip_members: int
@@ -249,14 +249,15 @@ class ModelAnswer(Answered, frozen=True, kw_only=True):
     """The open model and what it takes.
 
     Attributes:
-        abonyx: its version.
-        ready: always true: without an open model the answer is a problem. (msgspec before 0.22 takes no Literal[True].)
-        placement: execution provider -> nodes it runs.
-        parity: the variant's differences from PyTorch, as its export measured them.
-        chains: those that the first head was trained on, H heavy and L light; records of others are flagged.
-        heads: all of them; the first is the default, and default_threshold, thresholds and training are its own.
-        thresholds: assay -> threshold, those the head declares.
-        panels: those that percentiles can be of; the first is the default.
+        abonyx: version of abonyx.
+        ready: always true, because the answer is a problem if no model is open. (msgspec before 0.22 does not accept
+            Literal[True].)
+        placement: execution provider -> number of graph nodes that it runs.
+        parity: the variant's differences from PyTorch, as measured at its export.
+        chains: the chains that the first head was trained on: H heavy, L light. Records of other chains are flagged.
+        heads: all heads. The first is the default; default_threshold, thresholds and training are those of this head.
+        thresholds: assay -> threshold that the first head declares.
+        panels: the panels for percentiles; the first is the default.
         model_card: the bundle's README.md.
         card: how far to trust the head, as `abonyx fit` found: Markdown, a sentence on its first line.
     """

@@ -43,7 +43,7 @@ _PAGE_TYPES = {"html": "text/html; charset=utf-8", "js": "text/javascript; chars
 
 
 def create_app(service: Service) -> Gate:
-    """The ASGI application of an open session's scheduler."""
+    """The ASGI application of a service."""
     app = FastAPI(title="abonyx", docs_url=None, redoc_url=None, redirect_slashes=False)
     _add_errors(app, service)
     endpoints = _add_scoring(app, service)
@@ -62,7 +62,7 @@ def _refused(metrics: Metrics, error: EngineError) -> Response:
 
 
 def _fault(metrics: Metrics) -> Response:
-    error = RequestRefused(500, "fault", "a fault in abonyx; the service's log has it", "Please report it.")
+    error = RequestRefused(500, "fault", "a fault in abonyx; the service's log has its traceback", "Please report it.")
     return _refused(metrics, error)
 
 
@@ -88,22 +88,22 @@ def _add_errors(app: FastAPI, service: Service) -> None:
 
     @app.exception_handler(Exception)
     async def fault(_request: Request, _error: Exception) -> Response:
-        # Starlette raises it again once this is sent, and uvicorn logs it.
+        # After this answer is sent, Starlette raises the error again, and uvicorn logs it.
         return _fault(service.metrics)
 
 
 def _wrong(error: dict[str, Any]) -> str:
-    """What is wrong with one word of a query, with its value if there are a few to choose from."""
+    """What is wrong with one parameter of a query. If only a few values are allowed, the text has the given value."""
     given = f", not {error['input']!r}" if error["type"] == "literal_error" else ""
     return f"{'.'.join(map(str, error['loc']))}: {error['msg']}{given}"
 
 
 def _add_scoring(app: FastAPI, service: Service) -> dict[str, Endpoint]:
-    """Add the routes that score; returns those that a request without a query takes directly."""
+    """Add the routes that score. Returns path -> function for requests without a query (direct.py)."""
 
     @app.post("/v1/score", **openapi.SCORE)
     async def score(request: Request, query: Annotated[FileScoreQuery, Query()]) -> Response:
-        """Score sequences: JSON, or FASTA, a table or one sequence a line (also its gzip) as the body itself."""
+        """Score sequences. The body is JSON, FASTA, a table or one sequence on each line; a file may be gzipped."""
         model = service.scheduler.model()
         checked, asked, until = await service.checked(request, model, answers.ScoreRequest, query)
         beside = refuse_columns(asked.with_columns, asked.domain)
@@ -118,7 +118,7 @@ def _add_scoring(app: FastAPI, service: Service) -> dict[str, Endpoint]:
 
     @app.post("/v1/embed", **openapi.EMBED)
     async def embed(request: Request, query: Annotated[FileQuery, Query()]) -> Response:
-        """Pooled embeddings of sequences, sent as to /v1/score."""
+        """Give pooled embeddings of sequences. Send the sequences as to /v1/score."""
         model = service.scheduler.model()
         checked, asked, until = await service.checked(request, model, answers.EmbedRequest, query)
         waiting = Waiting(service, request, model, checked, None, until)
@@ -127,7 +127,7 @@ def _add_scoring(app: FastAPI, service: Service) -> dict[str, Endpoint]:
 
     @app.post("/v1/explain", **openapi.EXPLAIN)
     async def explain(request: Request, query: Annotated[FileExplainQuery, Query()]) -> Response:
-        """What each residue of a few sequences adds to a score, sent as to /v1/score."""
+        """Say what each residue of a few sequences adds to a score. Send the sequences as to /v1/score."""
         model = service.scheduler.model()
         refuse_without(model, model.bundle.name)
         checked, asked, until = await service.checked(request, model, ExplainRequest, query)
@@ -139,7 +139,7 @@ def _add_scoring(app: FastAPI, service: Service) -> dict[str, Endpoint]:
 
     @app.post("/v1/scan", **openapi.SCAN)
     async def scan(request: Request) -> Response:
-        """Score all single mutants of one sequence, beside what charge explains; it recommends none."""
+        """Score all single mutants of one sequence, and say what charge explains. No mutant is recommended."""
         model = service.scheduler.model()
         body, until = await service.received_json(request)
         plan = functools.partial(plan_scan_request, body, model, service.settings)
@@ -156,7 +156,7 @@ def _add_scoring(app: FastAPI, service: Service) -> dict[str, Endpoint]:
         async def answer() -> bytes:
             assert waiting.job.totals is not None
             encode = functools.partial(scan_answer, model, planned, waiting.job.totals)
-            # Not here: a tenth of a second of numbers and texts.
+            # In a reader's thread, because it takes a tenth of a second.
             return await service.read(request, lambda turn: encode(turn.step), until)
 
         return await _answered(request, waiting, answer, service.metrics)
@@ -178,7 +178,7 @@ async def _answered(
 
 
 class _Lines(StreamingResponse):
-    """An answer as lines. However it ends, what is left in the queue is dropped."""
+    """An answer as lines. At its end, sequences of the request that are still in the queue are dropped."""
 
     def __init__(self, waiting: Waiting, answer: Callable[[], Awaitable[bytes]], metrics: Metrics) -> None:
         super().__init__(_lines(waiting, answer, metrics), media_type=NDJSON)
@@ -187,7 +187,7 @@ class _Lines(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
-        finally:  # not in the generator: if the client left at once, that never starts, and its own finally never runs
+        finally:  # not in the generator: if the client leaves at once, it never starts
             self._waiting.drop()
 
 
@@ -219,7 +219,7 @@ def _add_model(app: FastAPI, service: Service) -> None:
 
     @app.post(RELOAD, **openapi.RELOAD)
     async def reload() -> Response:
-        """Read the service's config again and open what it names; requests meanwhile get 503."""
+        """Read the service's config again, and open the bundle that it names. Meanwhile, requests get 503."""
         await service.reload()
         return _described(service)
 
@@ -229,20 +229,20 @@ def _add_state(app: FastAPI, service: Service) -> None:
 
     @app.get("/healthz", **openapi.HEALTH)
     async def healthz() -> Response:
-        """Whether the service works at all."""
+        """Whether the service works."""
         if not scheduler.alive:
             raise DEAD.error()
         return Response(msgspec.json.encode(answers.Health()), media_type=JSON)
 
     @app.get("/readyz", **openapi.READY)
     async def readyz() -> Response:
-        """Whether requests are taken; if not, why, except what a token protects."""
+        """Whether the service takes requests, and if not, why. If a token is set, the reason is only in /v1/model."""
         try:
             scheduler.model()
         except RequestRefused as error:
             if service.settings.token is None or error.reason != NO_MODEL:
                 raise
-            fix = "Ask /v1/model with the token: it says why."
+            fix = "Send the token to /v1/model, which says why."
             raise RequestRefused(error.status, NO_MODEL, "no model is open", fix) from None
         return Response(msgspec.json.encode(answers.Health()), media_type=JSON)
 

@@ -167,9 +167,9 @@ def score_answer(
 
 
 def _trained(model: Model, records: Input, heads: ChosenHeads, domain: Check) -> list[Any]:
-    """Of each record, whether the first of the heads was trained on it; None = not known; unset without labels.
+    """For each record, whether the first of the heads was trained on it; None = not known; unset without labels.
 
-    If domains are not looked for, a training row with a tag looks like any other row.
+    With domain off, a training row with a tag is not recognised.
     """
     if not records.labels:
         return [msgspec.UNSET] * len(records.ids)
@@ -181,7 +181,7 @@ def _trained(model: Model, records: Input, heads: ChosenHeads, domain: Check) ->
 
 
 def _by_row(columns: Mapping[str, Sequence[Any]], count: int) -> list[dict[str, Any] | msgspec.UnsetType]:
-    """Columns of as many cells by name, as an object a row; unset without any."""
+    """Turn columns (name -> cells) into one dictionary for each row; unset if there are no columns."""
     if not columns:
         return [msgspec.UNSET] * count
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
@@ -193,7 +193,7 @@ def rejected(problems: list[RejectedRecord]) -> list[Rejected]:
 
 
 def embed_answer(model: Model, records: Input, embedding: Float32Array, asked: EmbedRequest) -> Iterator[bytes]:
-    """POST /v1/embed, an EmbedAnswer a row at a time: as one piece the numbers' text takes twenty times their room."""
+    """POST /v1/embed: an EmbedAnswer, one row at a time, because text takes twenty times the memory of the numbers."""
     head = EmbedAnswer(
         model=model_name(model),
         width=embedding.shape[1],

@@ -1,6 +1,7 @@
-"""How many connections are open at once, how one is read, and what the log says of those that are not: a line a second.
+"""Limit the open connections, read each one in small steps, and log warnings about them at most once a second.
 
-Anybody who can connect could open connections until the process has no file descriptor left: a token is checked later.
+Without a limit, any client could open connections until the process has no file descriptor left, because tokens are
+checked later.
 """
 
 from __future__ import annotations
@@ -23,17 +24,21 @@ from abonyx.serve.parsing import EVENTS_AT_ONCE, Lane, Parser
 from abonyx.serve.problems import problem_response
 from abonyx.wording import option
 
-# The most of a request's head, or of a chunk's.
+# Most bytes of the head of a request, or of a chunk.
 HEAD_BYTES = 1 << 16
-# asyncio accepts so many before any of them is counted, and tries so often again when no descriptor is left.
+# asyncio accepts this many connections before any of them is counted. When no descriptor is left, it tries this often.
 ACCEPTED_AT_ONCE = 4
-# Descriptors that the service needs for itself: a bundle's files in a reload, a child, those accepted and not counted.
+# Descriptors kept for the service itself: for a bundle's files in a reload, for a child process, and for connections
+# that are accepted but not counted yet.
 _KEPT_FILES = 24
 _ACCEPT_FAILED = "socket.accept() out of system resource"
 
 
 class Seldom(logging.Filter):
-    """Lets a text pass once a second, and says then how many were left out; what has a traceback always passes."""
+    """Lets each text pass at most once a second, with the number of records that were left out before.
+
+    A record with a traceback always passes, unless it says that accept() failed.
+    """
 
     def __init__(self, interval_s: float = 1.0) -> None:
         super().__init__()
@@ -69,7 +74,7 @@ class State(ServerState):
 
 
 class _Flow(FlowControl):
-    """Reading that stays paused until the bytes that have come are parsed."""
+    """Flow control that keeps reading paused while received bytes wait to be parsed."""
 
     held = False
 
@@ -81,8 +86,8 @@ class _Flow(FlowControl):
 class Connection(H11Protocol):
     """One connection. If there are more than uvicorn's limit_concurrency allows, the longest idle one is closed.
 
-    Idle is one without a request in hand: half a head, sent slowly, does not keep its place. What comes is parsed a
-    little at a time (parsing.py).
+    A connection is idle if it has no request in progress; an incomplete request head counts as idle. Received bytes are
+    parsed a little at a time (parsing.py).
     """
 
     idle_since = 0.0
@@ -109,7 +114,7 @@ class Connection(H11Protocol):
             self._make_room(most - 1)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what has come, as much as fits into one go."""
+        """Parse the received bytes, but no more than EVENTS_AT_ONCE events in one go."""
         if self.flow.held:  # uvicorn has resumed the transport itself
             self.transport.pause_reading()
         self._grant()
@@ -117,7 +122,7 @@ class Connection(H11Protocol):
         self._wait()
 
     def on_response_complete(self) -> None:
-        """Be idle from now on."""
+        """Count the connection as idle from now on."""
         self._grant()
         super().on_response_complete()
         self.idle_since = self.loop.time()
@@ -128,7 +133,7 @@ class Connection(H11Protocol):
             self._parser.left = EVENTS_AT_ONCE
 
     def _wait(self) -> None:
-        """Read no more, and wait for the next go, if this one did not suffice."""
+        """If there is more to parse than fits into this go, pause reading and wait for the next one."""
         if not self._parser.left and not self.flow.held and not self.transport.is_closing():
             self.flow.held = True
             self.flow.pause_reading()
@@ -144,11 +149,11 @@ class Connection(H11Protocol):
         self._wait()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what cannot be parsed, or is over a limit of parsing.py, and close."""
-        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):  # it has its answer, or the beginning of one
+        """Answer a request that cannot be parsed or is over a limit of parsing.py, and close the connection."""
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):  # an answer has been sent, or its beginning
             self.transport.close()
             return
-        if self.scope is not None and self.scope["method"] == "HEAD":  # h11 refuses to send it a body
+        if self.scope is not None and self.scope["method"] == "HEAD":  # h11 refuses to answer HEAD with a body
             self.transport.close()
             return
         if self.cycle is not None:
@@ -169,33 +174,33 @@ class Connection(H11Protocol):
 
     @property
     def idle(self) -> bool:
-        """Whether no request is in hand."""
+        """Whether no request is in progress."""
         return self.cycle is None or self.cycle.response_complete
 
     def abort(self) -> None:
-        """Close at once, whatever is still to be sent, and count no more."""
+        """Close the connection at once, even if data is still to be sent, and stop counting it."""
         self.connections.discard(self)
         self.transport.abort()
 
     def _make_room(self, most: int) -> None:
         others = [one for one in self.connections if isinstance(one, Connection) and one.idle]
-        # An answer that a client does not read keeps its place a little longer than one that is sent.
+        # A connection with an answer that is not fully sent yet is closed after those without one.
         order = {one: (one.transport.get_write_buffer_size() > 0, one.idle_since) for one in others}
         min(others, key=lambda one: order[one], default=self).abort()
-        text = f"{most} connections are open, the most that are taken: the longest idle one was closed"
+        text = f"{most} connections are open, which is the limit: the one that was idle longest was closed"
         record = LOGGER.makeRecord(LOGGER.name, logging.WARNING, __file__, 0, text, (), None)
         if _LIMIT_LOG.filter(record):
             LOGGER.handle(record)
 
 
 def connections_for(most: int) -> int:
-    """How many connections the process has file descriptors for, at most the setting.
+    """The number of connections that the process has file descriptors for, but at most the setting.
 
     Args:
         most: the setting.
 
     Raises:
-        ConfigError: there are descriptors for none.
+        ConfigError: there is no descriptor for a connection.
     """
     try:
         import resource
@@ -211,5 +216,5 @@ def connections_for(most: int) -> int:
     what = f"the process may open {allowed} files (ulimit -n)"
     if fit < 1:
         raise ConfigError(f"serve: {what}, too few for a connection", "Raise `ulimit -n` to 256 or more.")
-    LOGGER.warning(f"{what}: at most {fit} connections are taken, not the {most} of {option('max_connections')}")
+    LOGGER.warning(f"{what}: at most {fit} connections are accepted, not {most} ({option('max_connections')})")
     return fit

@@ -1,6 +1,6 @@
-"""The routes that score, without what FastAPI does for each request: half of the time of a small one.
+"""Answer scoring requests without FastAPI, whose work takes half of the time of a small request.
 
-FastAPI still has these routes: its document describes them, and it takes the requests that have a query.
+FastAPI still has these routes: its OpenAPI document describes them, and it answers requests that have a query.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ class Direct:
     """An application that answers some POSTs itself and leaves the rest to another.
 
     Args:
-        app: takes what is not in `endpoints`, is not POST, or has a query.
-        endpoints: path -> what answers a request without a query.
-        refused: the answer to a request that raised an EngineError.
-        fault: the answer to one that raised anything else, which is raised again once the answer is sent.
+        app: answers a request whose path is not in `endpoints`, whose method is not POST, or that has a query.
+        endpoints: path -> function that answers a request without a query.
+        refused: makes the answer to a request that raised an EngineError.
+        fault: makes the answer to a request that raised another error, which is raised again after the answer.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Direct:
         self._fault = fault
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Answer one request."""
         endpoint = self._endpoints.get(scope.get("path", ""))
         if endpoint is None or scope["method"] != "POST" or scope["query_string"]:
             await self._app(scope, receive, send)

@@ -16,7 +16,7 @@ class ExplainRequest(HeadsRequest, frozen=True, kw_only=True):
     Attributes:
         domain: check flags a record that the head was not trained on, require rejects it, off skips this.
         trim: domain = explain only the variable domain of a longer record; null = all of it.
-        gaps: strip takes out gaps (- and .) and a final *, refuse makes a bad record of one that has them.
+        gaps: strip removes gaps (- and .) and a final *; with refuse, a record that has them cannot be scored.
         heads: names of the model's heads whose contributions are requested, or "all"; null = the first.
     """
 
@@ -25,10 +25,10 @@ class ResidueContribution(Answered, frozen=True, kw_only=True):
     """One residue.
 
     Attributes:
-        position: in what was scored, from 1.
+        position: position in the sequence that was scored, from 1.
         imgt: IMGT position, "111A" for an insertion; "" outside the domain.
         region: FR1, CDR1, FR2, CDR2, FR3, CDR3 or FR4; "" outside the domain.
-        contributions: what it adds to each head's logit or value, in the order of `heads`.
+        contributions: what the residue adds to each head's logit or value, in the order of `heads`.
     """
 
     position: int
@@ -42,10 +42,10 @@ class ChainExplanation(Answered, frozen=True, kw_only=True):
     """One chain. Each list of numbers is in the order of `heads`, with 0 for a head that does not expect this chain.
 
     Attributes:
-        net_charge: of the domain at pH 7.4, in elementary charges; null without a domain.
+        net_charge: net charge of the domain at pH 7.4, in elementary charges; null without a domain.
         pI: isoelectric point of the domain; null without a domain.
-        end: of the end token; 0 unless the pooling rule includes it in the mean.
-        regions: each region that occurs, or "outside" the domain -> sum of its residues' contributions.
+        end: contributions of the end token; 0 unless the pooling rule includes this token in the mean.
+        regions: region, or "outside" for residues outside the domain -> sum of the contributions of its residues.
     """
 
     chain: Literal["H", "L"]
@@ -61,7 +61,7 @@ class Explanation(Answered, frozen=True, kw_only=True):
 
     Attributes:
         flag: why the score should not be trusted; "" = nothing is wrong.
-        domain: with trim alone: the residues that were scored, FIRST-LAST from 1; "" = no domain to trim to.
+        domain: only with trim: the residues that were scored, FIRST-LAST from 1; "" = no domain to trim to.
         heads: names, in the order of all lists of numbers.
         baseline: for each head, the logit or value to which contributions are relative.
         total: for each head, the baseline plus all contributions: a logit, whose sigmoid is p, or the value.
@@ -77,7 +77,7 @@ class Explanation(Answered, frozen=True, kw_only=True):
 
 
 class ExplainAnswer(Answered, frozen=True, kw_only=True):
-    """Contributions in input order. They are not the effects of mutations, because a state sees the whole sequence.
+    """Contributions in input order. They are not effects of mutations: each state depends on the whole sequence.
 
     Attributes:
         domain, trim, flags, heads: as in ScoreAnswer.

@@ -28,7 +28,7 @@ from abonyx.serve.scheduler import Model
 def explain_answer(
     model: Model, records: Input, found: Sequence[Contributions], heads: ChosenHeads, asked: ExplainRequest
 ) -> Iterator[bytes]:
-    """POST /v1/explain: an ExplainAnswer, one record at a time, because its text takes some hundred bytes a residue.
+    """POST /v1/explain: an ExplainAnswer, one record at a time, because it takes some hundred bytes a residue.
 
     Args:
         found: the contributions of each record of `records`.

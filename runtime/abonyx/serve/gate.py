@@ -1,4 +1,4 @@
-"""What every request passes first: checks of its host, token and place. It also adds headers, counts and logs."""
+"""Check the host, the token and the number of requests before any route. Also add headers, count and log."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from abonyx.serve.settings import Settings
 RELOAD = "/v1/reload"
 METRICS = "/metrics"
 SCORING = ("/v1/score", "/v1/embed", "/v1/explain", "/v1/scan")
-# The page's scripts and styles come from here, nothing else from anywhere; no other site shows it in a frame.
+# The page may load files only from this service, and no other site may show the page in a frame.
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
 )
-# Asked every few seconds by machines: only -v logs their good answers.
+# Machines ask these paths every few seconds. Answers below 400 are logged only with -v.
 _PROBES = ("/healthz", "/readyz", METRICS)
 _HEADERS = {
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
@@ -47,7 +47,7 @@ class Gate:
     """The service's outermost application.
 
     Attributes:
-        cut_off: requests that ended without an answer because the service did.
+        cut_off: number of requests that got no answer because the service ended.
     """
 
     def __init__(self, app: ASGIApp, paths: frozenset[str], settings: Settings, metrics: Metrics) -> None:
@@ -59,7 +59,7 @@ class Gate:
         self.cut_off = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request, from its head to the end of its answer."""
+        """Handle one request, from its head to the end of its answer."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -72,7 +72,7 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                # No answer has any of these by itself.
+                # The routes themselves set none of these headers.
                 own = (_REQUEST_ID, name.encode("latin-1"))
                 message["headers"] = [*message.get("headers", ()), *_RAW_HEADERS, own]
             await send(message)
@@ -88,7 +88,7 @@ class Gate:
             self._note(scope, name, status, time.monotonic() - started)
 
     def _note(self, scope: Scope, name: str, status: int, seconds: float) -> None:
-        """Count a request and log it: nothing of its query and body, and of its path and method only what exists."""
+        """Count and log a request, without its query and body. An unknown path or method is written as "other"."""
         path = scope["path"] if scope["path"] in self._paths else "other"
         method = _known_method(scope["method"])
         self._metrics.requests.labels(path, method, str(status)).inc()
@@ -106,7 +106,7 @@ class Gate:
             self._check_host(scope)
             self._check_token(scope)
             with self._place(scope):
-                # HEAD is GET without the answer's body, which the server leaves out. Load balancers send it.
+                # HEAD is handled as GET, and the server leaves out the body of the answer. Load balancers send HEAD.
                 method = "GET" if scope["method"] == "HEAD" else scope["method"]
                 await self._app({**scope, "method": method}, receive, send)
         except RequestRefused as error:
@@ -116,8 +116,8 @@ class Gate:
     def _check_host(self, scope: Scope) -> None:
         """On the loopback and without a token, accept only this machine's own names.
 
-        Any website can have its own name point here (DNS rebinding). To the browser its page and this service are then
-        one site, and only the Host header still says whose name it was.
+        Any website can let its name point to this address (DNS rebinding). A browser then takes the website and this
+        service for one site. Only the Host header shows that the name is not of this machine.
         """
         address = (scope.get("server") or ("",))[0]
         if self._settings.token is not None or not is_loopback(address):
@@ -129,7 +129,7 @@ class Gate:
             raise RequestRefused(
                 421,
                 "host",
-                f"Host is {ascii(host)[1:-1][:100]!r}, and this service is this machine's own: no token was set",
+                f"Host is {ascii(host)[1:-1][:100]!r}; without a token, only names of this machine are accepted",
                 "Use http://localhost, or have the proxy send Host: localhost; with a token any name is accepted.",
             )
 
@@ -146,7 +146,7 @@ class Gate:
         scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
         if wanted is None:
             return
-        # compare_digest takes as long wherever the two differ; only the length may show.
+        # The time of compare_digest does not depend on where the two differ. It may only show the length.
         right = hmac.compare_digest(given.strip().encode("utf-8", "replace"), wanted.encode())
         if scheme.lower() != "bearer" or not right:
             found = "a wrong one" if given else "none"
@@ -155,7 +155,7 @@ class Gate:
 
     @contextmanager
     def _place(self, scope: Scope) -> Iterator[None]:
-        """Count a request as one in hand, of all and of its client, until it ends."""
+        """Count a request as one in progress until it ends, in total and for its client."""
         if scope["path"] not in SCORING:
             yield
             return
@@ -186,7 +186,7 @@ class Gate:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether an IP address is of this machine alone; False for text that is not an address (a name, a path)."""
+    """Whether an IP address is a loopback address; False for text that is not an address (a name, a path)."""
     try:
         return ipaddress.ip_address(address).is_loopback
     except ValueError:
@@ -194,5 +194,5 @@ def is_loopback(address: str) -> bool:
 
 
 def _known_method(method: str) -> str:
-    """The method as metrics and log name it: a client may send any word, and only known methods have a name there."""
+    """The method for metrics and log. A client may send any word as method; an unknown one becomes "other"."""
     return method if method in ("GET", "HEAD", "POST", "OPTIONS") else "other"

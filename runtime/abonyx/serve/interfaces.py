@@ -1,4 +1,4 @@
-"""Whose words an answer has: those of the page, whose user sees labels, or those of HTTP."""
+"""Which words a message uses for options: the labels of the page, or the names of HTTP."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from abonyx.wording import Interface
 # The page sends this header with each of its requests.
 PAGE_HEADER = "X-Abonyx-Page"
 
-# Of the request that this task answers.
+# The interface of the request that this task answers.
 INTERFACE: ContextVar[Interface] = ContextVar("abonyx_interface", default=Interface.HTTP)
 
 
 def interface_of(headers: Headers) -> Interface:
-    """Who reads the answer to a request with these headers."""
+    """The interface of a request with these headers: the page or HTTP."""
     return Interface.PAGE if PAGE_HEADER in headers else Interface.HTTP

@@ -1,7 +1,7 @@
 """Who judges the records of requests: child processes beside the service, or the readers of requests themselves.
 
-A reader holds the interpreter while it judges, and with it everything that the service does in Python. On a card that
-scores some thousand sequences a second, judging would be the limit.
+While a reader judges, it holds the lock of Python's interpreter, so all other Python code of the service waits. On a
+GPU that scores thousands of sequences a second, judging by readers would be the limit.
 """
 
 from __future__ import annotations
@@ -25,24 +25,25 @@ from abonyx.serve.scheduler import Model
 from abonyx.serve.settings import Settings
 from abonyx.serve.turns import Turn
 
-# At 0.15 to 0.8 ms a sequence, four judge more than a card scores.
+# A process judges a sequence in 0.15 to 0.8 ms, so four judge more sequences than a GPU scores in the same time.
 MAX_PROCESSES = 4
-# Sequences that go to a child at a time, some 10 ms: a small request waits no longer behind a large one.
+# Number of sequences that a child gets at a time. They take some 10 ms, so a small request waits no longer than this
+# behind a large one.
 _PIECE = 50
-# A JSON body up to this is read by the thread that answers: some 40 records.
+# A JSON body up to this size, some 40 records, is read by the thread that answers.
 _SMALL_BYTES, _SMALL_QUOTES = 8_192, 400
-# How often a reader that waits for judgements looks whether its request is still wanted.
+# Seconds after which a reader that waits for judgements checks again whether its request is still wanted.
 _LOOK_S = 0.2
 
 
 def judging_processes(settings: Settings, config: RuntimeConfig) -> int:
-    """Child processes of a service: those of the setting, else some on a card, and none where processors score.
+    """Number of child processes: the setting or, by default, some with cuda and none with other providers.
 
     Raises:
         ConfigError: the setting asks for some, and this Python cannot start any.
     """
     if settings.domain_processes and not can_start():
-        what = f"serve: domain_processes is {settings.domain_processes}, and this Python does not know its own program"
+        what = f"serve: domain_processes is {settings.domain_processes}, but the path of this Python is unknown"
         raise ConfigError(what, "Give 0, or start the service with the command abonyx.")
     if settings.domain_processes is not None:
         return settings.domain_processes
@@ -50,10 +51,10 @@ def judging_processes(settings: Settings, config: RuntimeConfig) -> int:
 
 
 class Judging:
-    """What judges for one service.
+    """The judges of one service: child processes, or the readers themselves.
 
     Args:
-        processes: how many child processes; 0 = none, the readers judge.
+        processes: number of child processes; 0 = the readers judge.
     """
 
     def __init__(self, processes: int = 0) -> None:
@@ -74,9 +75,9 @@ class Judging:
         return self._judges is not None
 
     def of_reader(self, turn: Turn) -> Judge:
-        """What judges for a reader, which lets others read meanwhile.
+        """The function that judges for a reader. While child processes judge, other readers can read.
 
-        The judging raises what the reader's request was stopped with, or EngineError if two children failed.
+        The function raises the error that stopped the reader's request, or EngineError if two children failed.
         """
         judges = self._judges
         if judges is None:
@@ -85,7 +86,7 @@ class Judging:
         def judged(sequences: list[str], chains: tuple[str, ...]) -> list[Judgement]:
             parts = (sequences[start : start + _PIECE] for start in range(0, len(sequences), _PIECE))
             found: list[Judgement] = []
-            # A large request has a part with each child, and the others wait their turn behind those of other requests.
+            # Each child gets one part of a large request at a time. Others wait behind those of other requests.
             coming = deque(judges.submit(part, chains) for part in itertools.islice(parts, judges.processes))
             try:
                 with turn.left():
@@ -101,13 +102,13 @@ class Judging:
         return judged
 
     async def known(self, sequences: Iterable[str], chains: tuple[str, ...]) -> Judge:
-        """Judge a few sequences of a request, as it has them; gives what judges the same ones at once.
+        """Judge a few sequences as the request has them. Returns a function that looks up these judgements.
 
         Raises:
             EngineError: two children failed, one after the other.
         """
         assert self._judges is not None
-        # Other text is rejected before it is judged.
+        # Text that is not ASCII is rejected before it is judged.
         texts = list(dict.fromkeys(text for text in map(clean, sequences) if text.isascii()))
         judgements = await asyncio.wrap_future(self._judges.submit(texts, chains)) if texts else []
         found = dict(zip(texts, judgements, strict=True))
@@ -128,17 +129,17 @@ def _result(future: Future[list[Judgement]], look: Callable[[], None]) -> list[J
 
 
 def is_small(body: bytes) -> bool:
-    """Whether a JSON body is read in about a millisecond, but for the judging."""
+    """Whether a JSON body can be read in about a millisecond, not counting the judging."""
     return len(body) <= _SMALL_BYTES and body.count(b'"') <= _SMALL_QUOTES
 
 
 def judged_as_sent(asked: EmbedRequest, model: Model) -> bool:
-    """Whether the sequences of a request are judged as it has them: not pairs, no gaps or domain cut out."""
+    """Whether sequences are judged exactly as the request has them: no pairs, no removal of gaps, no trimming."""
     return asked.trim is None and asked.gaps == "refuse" and len(chains_of(asked, model)) == 1
 
 
 def judged_texts(asked: EmbedRequest, model: Model) -> tuple[list[str], tuple[str, ...]]:
-    """The sequences that are judged of a request that judged_as_sent, and the chains they are judged by."""
+    """The sequences to judge, and the chains to judge them by, if judged_as_sent is true for the request."""
     if asked.domain == "off":
         return [], ()
     chains = chains_of(asked, model)

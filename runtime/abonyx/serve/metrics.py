@@ -23,7 +23,7 @@ class Metrics:
         )
         self.request_seconds = Histogram(
             "abonyx_request_seconds",
-            "From a request's head to the end of its answer",
+            "Time from a request's head to the end of its answer",
             ["path"],
             buckets=_SECONDS,
             registry=registry,
@@ -38,20 +38,25 @@ class Metrics:
             "abonyx_rejected_records_total", "Records left out with on_invalid skip", registry=registry
         )
         self.sequences = Counter(
-            "abonyx_sequences_total", "Sequences run; copies in a round run once", ["output"], registry=registry
+            "abonyx_sequences_total",
+            "Sequences that were run; copies in one round count once",
+            ["output"],
+            registry=registry,
         )
-        self.tokens = Counter("abonyx_tokens_total", "Tokens of them, padding left out", registry=registry)
+        self.tokens = Counter(
+            "abonyx_tokens_total", "Tokens of the sequences that were run, without padding", registry=registry
+        )
         self.wait_seconds = Histogram(
             "abonyx_queue_wait_seconds",
-            "From a request's place in the queue to its first batch",
+            "Time from a request's place in the queue to its first batch",
             buckets=_SECONDS,
             registry=registry,
         )
         self.batch_sequences = Histogram(
-            "abonyx_batch_sequences", "Sequences of a batch, copies too", buckets=_SEQUENCES, registry=registry
+            "abonyx_batch_sequences", "Sequences of a batch, including copies", buckets=_SEQUENCES, registry=registry
         )
         self.inference_seconds = Histogram(
-            "abonyx_inference_seconds", "Of one round of batches", buckets=_SECONDS, registry=registry
+            "abonyx_inference_seconds", "Time of one round of batches", buckets=_SECONDS, registry=registry
         )
         self.session_opens = Counter(
             "abonyx_session_opens_total", "Openings of the model, by outcome", ["outcome"], registry=registry
@@ -61,7 +66,7 @@ class Metrics:
             Gauge("abonyx_queue_requests", "Requests waiting or being scored", registry=registry),
         )
         self._ready = Gauge("abonyx_ready", "1 while requests are taken", registry=registry)
-        ProcessCollector(registry=registry)  # process_resident_memory_bytes and others; Linux alone
+        ProcessCollector(registry=registry)  # process_resident_memory_bytes and others; only on Linux
 
     def watch(self, sequences: Callable[[], float], requests: Callable[[], float], ready: Callable[[], float]) -> None:
         """Read these gauges from the queue at each scrape."""
@@ -69,10 +74,10 @@ class Metrics:
             gauge.set_function(read)
 
     def count_rejected(self, error: EngineError) -> None:
-        """Count a request that was answered with a problem: by the refusal's word, else by the error's class."""
+        """Count a request that was answered with a problem: by the refusal's reason, else by the error's class."""
         reason = error.reason if isinstance(error, RequestRefused) else type(error).__name__
         self.rejected.labels(reason).inc()
 
     def exposition(self) -> bytes:
-        """All of it, as text in Prometheus' format."""
+        """All metrics, as text in Prometheus' format."""
         return generate_latest(self._registry)

@@ -1,4 +1,4 @@
-"""What FastAPI cannot find out by itself: bodies, answers and errors of each route, made from the types they have."""
+"""What FastAPI cannot find out by itself: the bodies, answers and errors of each route, made from our types."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _REASONS = {
     401: "No token, or a wrong one",
     403: "No admin token was set: reload is off",
     408: "The body came too slowly",
-    413: "Over a limit of a request",
-    415: "A Content-Type that is not taken",
-    421: "On the loopback without a token: a Host of another name",
-    422: "A body or a query that cannot be used as it is",
-    429: "Too many requests of one client in hand",
+    413: "The request is over a limit",
+    415: "A Content-Type that is not accepted",
+    421: "No token is set, and the Host of a request to the loopback address is not a name of this machine",
+    422: "A body or a query that cannot be used",
+    429: "Too many requests of one client are in progress",
     500: "The service failed",
     501: "The bundle has no head to score with, or its graph gives no contributions",
     503: "Not ready, full, or out of time",
@@ -41,7 +41,7 @@ def _schema(kind: type) -> dict[str, Any]:
 
 
 def _answers(content: dict[str, Any], *statuses: int) -> dict[str, Any]:
-    """A route's keyword arguments: its 200 and its problems."""
+    """Keyword arguments of a route that describe its answer 200 and its problems."""
     responses: dict[int | str, Any] = {200: {"description": "Done", "content": content}}
     for status in (*statuses, 421):
         described = {"description": _REASONS[status], "content": {problems.MEDIA_TYPE: _schema(problems.Problem)}}
@@ -62,7 +62,7 @@ _TAKEN = (401, 408, 413, 415, 422, 429, 500, 503)
 
 def _lines(answer: type) -> dict[str, Any]:
     last = f'a {answer.__name__} or {{"problem": Problem}}'
-    described = f'Lines {{"done", "total"}}, and last {last}; with this Accept.'
+    described = f'With this Accept: lines {{"done", "total"}}, then {last} as the last line.'
     return {"application/x-ndjson": {"schema": {"type": "string", "description": described}}}
 
 
@@ -89,7 +89,7 @@ def complete(app: FastAPI, *, needs_token: bool) -> None:
         title="abonyx",
         version=__version__,
         summary="Antibody sequences scored for non-specificity",
-        description="Another path is answered 404 and another method 405, each with a Problem. HEAD is taken as GET.",
+        description="Any other path gets 404, and any other method 405, each with a Problem. HEAD is handled as GET.",
         routes=app.routes,
     )
     _, schemas = msgspec.json.schema_components(_TYPES, ref_template=_REFERENCE)
@@ -103,4 +103,4 @@ def complete(app: FastAPI, *, needs_token: bool) -> None:
                 operation["security"] = [{"admin_token": []}]
             elif needs_token and (path == "/metrics" or path.startswith("/v1/")):
                 operation["security"] = [{"token": []}]
-    app.openapi = lambda: document  # type: ignore[method-assign]  # FastAPI's own way to have another document
+    app.openapi = lambda: document  # type: ignore[method-assign]  # FastAPI's own way to replace the document

@@ -1,6 +1,6 @@
 """HTTP parsed by h11, a little at a time and with limits on header lines and tiny chunks.
 
-The service parses in the thread that answers everybody, and parses before any token is looked at.
+The service parses in the thread that answers all requests, before it checks a token.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from h11._receivebuffer import ReceiveBuffer
 
 from abonyx.errors import RequestRefused
 
-# The most header lines of a head, or of the trailers of a body in chunks.
+# Most header lines of a request's head, or of the trailers of a chunked body.
 HEAD_LINES = 100
-# A body may have so many chunks of any size; if it has more, they must have so many bytes on average.
+# A body may have CHUNKS chunks of any size. If it has more, they must have CHUNK_BYTES bytes on average.
 CHUNKS, CHUNK_BYTES = 1_000, 16
-# Parsed of one connection in one go: about a millisecond's worth.
+# Events of one connection that are parsed in one go. They take about a millisecond.
 EVENTS_AT_ONCE = 32
-# After a go, before the next one of any connection that has more to parse.
+# Pause after each go, if any connection has more to parse.
 PAUSE_S = 0.001
 _BLANK_LINE = re.compile(rb"\n\r?\n")
 
 
 class _OverLimit(h11.RemoteProtocolError):
-    """HTTP beyond a limit of this module."""
+    """A request exceeds a limit of this module."""
 
     def __init__(self, refusal: RequestRefused) -> None:
         super().__init__(refusal.what, refusal.status)
@@ -35,19 +35,19 @@ class _OverLimit(h11.RemoteProtocolError):
 
 
 class _Buffer(ReceiveBuffer):
-    """What has come and is not parsed yet. h11 takes the lines of a head, and of trailers, from here."""
+    """The received bytes that are not parsed yet. h11 takes the lines of a head, and of trailers, from here."""
 
     def maybe_extract_lines(self) -> list[bytearray] | None:
-        """The lines up to a blank one, if that has come.
+        """The lines up to a blank line; None if the blank line has not been received.
 
         Raises:
             _OverLimit: more than HEAD_LINES.
         """
-        most = HEAD_LINES + 2  # and the request line, and the blank one
+        most = HEAD_LINES + 2  # plus the request line and the blank line
         if self._data.count(b"\n") > most:
             blank = _BLANK_LINE.search(self._data)
             if self._data.count(b"\n", 0, blank.end() if blank else len(self._data)) > most:
-                what = f"request: more than {HEAD_LINES} header lines, the most that are taken"
+                what = f"request: more than {HEAD_LINES} header lines, which is the limit"
                 raise _OverLimit(RequestRefused(431, "header_lines", what, "Send fewer headers."))
         return super().maybe_extract_lines()
 
@@ -56,11 +56,11 @@ class Parser(h11.Connection):
     """The server's side of one connection.
 
     Args:
-        head_bytes: the most of a head, or of a chunk's.
+        head_bytes: most bytes of the head of a request, or of a chunk.
 
     Attributes:
-        left: how many events are still given in this go; after them it says PAUSED.
-        refusal: which limit was exceeded, if one was.
+        left: how many events next_event still returns in this go; after them it returns PAUSED.
+        refusal: the error of the limit that was exceeded; None if none was.
     """
 
     def __init__(self, head_bytes: int) -> None:
@@ -95,22 +95,22 @@ class Parser(h11.Connection):
         self._bytes += len(data.data)
         if self._chunks > CHUNKS and self._bytes < CHUNK_BYTES * self._chunks:
             what = f"request: {self._bytes} bytes in {self._chunks} chunks"
-            least = f"above {CHUNKS} chunks, {CHUNK_BYTES} bytes a chunk are the least"
+            least = f"above {CHUNKS} chunks, chunks need {CHUNK_BYTES} bytes on average"
             fix = "Send larger chunks, or the whole body with its Content-Length."
             raise _OverLimit(RequestRefused(413, "chunks", f"{what}; {least}", fix))
 
 
 class Lane:
-    """Turns of connections that have more to parse than fits into one turn, with a pause after each.
+    """The queue of connections that have more to parse than fits into one go, with a pause after each go.
 
-    However many connections have more, the event loop is held for one go at a time.
+    So the event loop is blocked for one go at a time, no matter how many connections wait.
     """
 
     def __init__(self) -> None:
         self._waiting: deque[Callable[[], None]] = deque()
 
     def wait(self, loop: asyncio.AbstractEventLoop, go: Callable[[], None]) -> None:
-        """Have a go after those who wait already; it may wait again."""
+        """Call `go` after those that wait already. `go` may call wait again."""
         self._waiting.append(go)
         if len(self._waiting) == 1:
             loop.call_later(PAUSE_S, self._next, loop)

@@ -23,7 +23,7 @@ from abonyx.serve.request_ids import REQUEST_ID
 from abonyx.wording import in_words
 
 MEDIA_TYPE = "application/problem+json"
-# nginx's status for a client that left: it is counted, and nobody reads it.
+# nginx's status for a client that left. It is only counted, because nobody reads the answer.
 CLIENT_LEFT = 499
 
 
@@ -36,8 +36,8 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
         detail: what is wrong, where, and both values if two disagree.
         fix: what to do next.
         request_id: as in the answer's X-Request-Id and in the service's log.
-        columns: of a table whose column is not clear: the names that id_column and sequence_column may have.
-        rejected: the records that cannot be scored, all of them; `detail` names ten at most.
+        columns: if a table's columns are not clear: the names that id_column and sequence_column may have.
+        rejected: all records that cannot be scored; `detail` names ten at most.
     """
 
     type: str
@@ -50,7 +50,8 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     rejected: list[Rejected] | msgspec.UnsetType = msgspec.UNSET
 
 
-# The first class that fits. A BundleError of a request is a bundle without a head; one of an opening is no answer.
+# The first class that fits counts. A BundleError here means that the bundle has no head or gives no contributions.
+# If a bundle cannot be opened, the error gets here only as a RequestRefused.
 _STATUSES: tuple[tuple[type[EngineError], int], ...] = (
     (InputTooLarge, 413),
     (InputError, 422),
@@ -86,7 +87,7 @@ def problem(error: EngineError) -> Problem:
 
 
 def _rejected(error: EngineError) -> list[Rejected] | msgspec.UnsetType:
-    """What was wrong with each record of a request that none or only some of could be scored."""
+    """What is wrong with each rejected record, if the error lists them."""
     if not isinstance(error, RecordsRejected):
         return msgspec.UNSET
     return [Rejected(id=id_, line=line, reason=in_words(why, INTERFACE.get())) for id_, line, why in error.records]

@@ -36,17 +36,17 @@ class FileQuery(BaseModel):
 
 
 class FileExplainQuery(FileQuery):
-    """As FileQuery, and names of heads with commas between, or `all`."""
+    """The options of FileQuery, and `heads`: names with commas between them, or `all`."""
 
     heads: str | None = None
 
     def asked(self) -> dict[str, Any]:
-        """As FileQuery's."""
+        """As FileQuery.asked, with `heads`."""
         return super().asked() | {"heads": _names(self.heads)}
 
 
 class FileScoreQuery(FileExplainQuery):
-    """As FileExplainQuery, the choice of the threshold, and names of columns with commas between.
+    """The options of FileExplainQuery, of threshold and panel, and `with`: names of columns with commas between them.
 
     labels: find = read the classes in a column called label, labels, y or class, and return them.
     """
@@ -58,15 +58,15 @@ class FileScoreQuery(FileExplainQuery):
     labels: Literal["find", "off"] = "off"
 
     def asked(self) -> dict[str, Any]:
-        """As FileQuery's."""
+        """As FileExplainQuery.asked, with `with_columns`."""
         return super().asked() | {"with_columns": _names(self.with_columns)}
 
     @property
     def finds_labels(self) -> bool:
-        """As FileQuery's."""
+        """Whether a column of labels is looked for."""
         return self.labels == "find"
 
 
 def _names(text: str | None) -> list[str] | None:
-    """Names with commas between them."""
+    """The names in a text with commas between them; None if there is no text."""
     return None if text is None else [name.strip() for name in text.split(",")]

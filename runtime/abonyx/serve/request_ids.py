@@ -1,4 +1,4 @@
-"""The name of one request: in its answer, in its problem, and in the log."""
+"""The id of a request, which is in its answer, in its problem and in the log."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import uuid
 from contextvars import ContextVar
 
 HEADER = "X-Request-Id"
-# Short, and without a character that means something in a log, a shell or HTML. An id has a digit: a sequence that a
-# client sends as its id has none, and is not logged.
+# An id is short, and has no character with a meaning in a log, a shell or HTML. It must have a digit, so that a
+# sequence that a client sends as id is not logged.
 _SANE = re.compile(r"(?=[^0-9]*[0-9])[A-Za-z0-9._:/+=@-]{1,64}")
 
-# Of the request that this task answers; None between requests.
+# The id of the request that this task answers; None between requests.
 REQUEST_ID: ContextVar[str | None] = ContextVar("abonyx_request_id", default=None)
 
 

@@ -1,4 +1,4 @@
-"""From the bytes of a request to checked sequences. No file is opened, whatever a client names."""
+"""Turn the bytes of a request into checked sequences. No file that a client names is opened."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from abonyx.serve.settings import Settings
 
 JSON = "application/json"
 PLAIN = "text/plain"
-# A file as it is. Its kind is found from its content, as on standard input, not from what the client calls it; but
-# PLAIN is FASTA or one sequence a line, never a table.
+# Types of a file. Its format is recognised from its content, as on standard input, and not from the type. But PLAIN is
+# FASTA or one sequence on each line, never a table.
 FILES = ("text/csv", "text/tab-separated-values", "text/x-fasta", PLAIN, "application/octet-stream")
 NAME = "request"
-# The most quotes of an item of JSON, and of all the rest of a body.
+# Most quotation marks of one item in JSON, and of the rest of the body.
 _ITEM_QUOTES, _OTHER_QUOTES = 12, 100
 
 Step = Callable[[], None]
@@ -44,7 +44,7 @@ def content_type(request: Request, *, files: bool = True) -> str:
     """JSON or, if they are taken, one of FILES.
 
     Raises:
-        RequestRefused: 415, another or none, or a text that is not UTF-8.
+        RequestRefused: 415, the type is missing or another one, or the charset is not UTF-8.
     """
     given = request.headers.get("content-type", "")
     kind, *parameters = (part.strip().lower() for part in given.split(";"))
@@ -59,7 +59,7 @@ async def read_body(request: Request, settings: Settings) -> bytes:
     """The whole body.
 
     Raises:
-        InputTooLarge: more than max_body_bytes; nothing beyond is kept.
+        InputTooLarge: the body has more than max_body_bytes; the rest is not kept.
         RequestRefused: 408, it took longer than body_timeout_s; 499, the client left.
     """
     most = settings.max_body_bytes
@@ -74,7 +74,7 @@ async def read_body(request: Request, settings: Settings) -> bytes:
                 if len(body) > most:
                     raise _too_large(f"more than {most} bytes", "max_body_bytes", most)
     except TimeoutError:
-        what = f"{len(body)} bytes of the body came in {settings.body_timeout_s:g} s, and not its end"
+        what = f"{len(body)} bytes of the body came in {settings.body_timeout_s:g} s; its end is missing"
         raise RequestRefused(408, "body_timeout", what, "Send it faster, or less at a time.") from None
     except ClientDisconnect:
         raise RequestRefused(CLIENT_LEFT, "client_left", "the client left before the end of its request") from None
@@ -86,7 +86,7 @@ def _too_large(found: str, limit: str, most: int) -> InputTooLarge:
 
 
 def _most_sequences(kind: type[EmbedRequest], settings: Settings) -> tuple[int, str]:
-    """The most sequences of a request, and the setting that says so."""
+    """The largest number of sequences in a request, and the name of the setting that limits it."""
     limits = ["max_sequences", *(["max_explained_sequences"] if kind is ExplainRequest else [])]
     return min((int(getattr(settings, limit)), limit) for limit in limits)
 
@@ -98,8 +98,8 @@ def decode(body: bytes, kind: type[Asked], settings: Settings) -> Asked:
         InputTooLarge: more items than max_sequences, or max_explained_sequences.
         InputError: not JSON, or not of this type.
     """
-    # Counted before it is decoded, in one piece that no other thread interrupts. An item has three names and three
-    # texts at most, and so twelve quotes; a quote inside a text is escaped.
+    # Count the items before decoding, because no other thread runs while a body is decoded. An item has at most three
+    # names and three texts, and so twelve quotation marks; a mark inside a text is escaped.
     most, limit = _most_sequences(kind, settings)
     if body.count(b'"') - body.count(b'\\"') > _ITEM_QUOTES * most + _OTHER_QUOTES:
         raise _too_large(f"more than {most} sequences", limit, most)
@@ -113,13 +113,13 @@ def decode(body: bytes, kind: type[Asked], settings: Settings) -> Asked:
 
 
 def not_decoded(error: Exception, kind: type, example: str) -> InputError:
-    """The refusal of a body that is not JSON, or not of this type; example: one that is."""
+    """The error for a body that is not JSON, or not of this type. `example` is a valid body."""
     what = f"{NAME}: {first_line(error)}{_allowed(str(error), kind)}"
-    return InputError(what, f"Send {example}; /openapi.json has all of it.")
+    return InputError(what, f"Send {example}; /openapi.json describes all fields.")
 
 
 def _allowed(what: str, kind: type) -> str:
-    """The values of the field that msgspec's message names, if it has a few only."""
+    """The end of the message: the allowed values of the field that msgspec names, if there are only a few."""
     named = re.search(r"at `\$\.(\w+)`$", what)
     hint: Any = get_type_hints(kind).get(named[1]) if named else None
     words: list[str] = [
@@ -133,7 +133,7 @@ def _allowed(what: str, kind: type) -> str:
 def check_json(
     asked: EmbedRequest, model: Model, settings: Settings, step: Step, judge_by: Judge = judge_in_turn
 ) -> Input:
-    """The sequences of a JSON request; as check_file. A record's line is the number of its item, from 1."""
+    """The checked sequences of a JSON request; see check_file. A record's line is the number of its item, from 1."""
     if not asked.sequences:
         raise InputError(f"{NAME}: no sequences", "Send at least one.")
     chains = chains_of(asked, model)
@@ -157,7 +157,7 @@ def chains_of(asked: EmbedRequest, model: Model) -> tuple[str, ...]:
 
 
 def record_of(item: Sequence | str, number: int, chains: tuple[str, ...]) -> Record | RejectedRecord:
-    """A record of a JSON request; rejected without the chains that the heads need."""
+    """A record of a JSON request. A record without the chains that the heads need is rejected."""
     if isinstance(item, str):
         item = Sequence(id=str(number), sequence=item)
     if len(chains) > 1:
@@ -170,7 +170,7 @@ def record_of(item: Sequence | str, number: int, chains: tuple[str, ...]) -> Rec
     word = "heavy" if chains == ("H",) else "light"
     own = item.heavy if word == "heavy" else item.light
     if own is UNSET:
-        why = f"has no {word} chain, the one that is scored: send it as {word}, or as sequence"
+        why = f"has no {word} chain, which is the chain that is scored: send it as {word} or as sequence"
         return RejectedRecord(printable(item.id), number, why)
     return Record(item.id, own, number)
 
@@ -195,12 +195,12 @@ def check_file(
     Args:
         step: called between lines and between records; may raise to end the reading.
         judge_by: what judges the records, after all of them are read.
-        plain: it is FASTA or one sequence a line, and no table.
-        find_label: read the classes of a column with a usual name of labels; one that holds something else is noted.
+        plain: the file is FASTA or has one sequence on each line, and is not a table.
+        find_label: read the classes in a column with a usual name for labels. If it has other values, a note says so.
 
     Raises:
-        InputError, RecordsRejected: as of the same file on the command line; trim with domain off.
-        InputTooLarge: over a limit; seen while it is unpacked and read.
+        InputError, RecordsRejected: as for the same file on the command line; or trim is given with domain off.
+        InputTooLarge: the file is over a limit, which is checked while the file is unpacked and read.
     """
     chains = chains_of(asked, model)
     sequence, light = columns_of(chains, sequence_column, heavy_column, light_column)
@@ -251,7 +251,7 @@ def _check(
     notes: list[str] | None = None,
 ) -> Input:
     if asked.trim and asked.domain == "off":
-        what = "trim is domain and domain is off: without looking for the domain there is nothing to trim to"
+        what = "trim is domain and domain is off: trim needs the domain, which off does not look for"
         raise InputError(f"{NAME}: {what}", "Leave one of them out.")
     return check_records(
         _counted(records, settings, step, *_most_sequences(type(asked), settings)),
@@ -275,7 +275,7 @@ def letters_of(asked: EmbedRequest, model: Model, chains: tuple[str, ...]) -> tu
 def _counted(
     records: Iterable[Record | RejectedRecord], settings: Settings, step: Step, most_records: int, limit: str
 ) -> Iterator[Record | RejectedRecord]:
-    """The records, up to the limits: unusable ones count too."""
+    """Yield the records. Raise an InputTooLarge above a limit; unusable records count, too."""
     residues = 0
     for number, record in enumerate(records, 1):
         step()
@@ -286,7 +286,7 @@ def _counted(
         if residues > settings.max_residues_per_request:
             most = settings.max_residues_per_request
             raise _too_large(f"more than {most} residues", "max_residues_per_request", most)
-        if max(lengths) > settings.max_sequence_chars:  # it would be judged in one piece
+        if max(lengths) > settings.max_sequence_chars:  # a longer sequence would be judged in one piece
             what = f"{NAME}:{record.line}: a sequence of {max(lengths)} characters; max_sequence_chars is "
             raise InputTooLarge(f"{what}{settings.max_sequence_chars}", "Leave it out: no antibody is so long.")
         yield record

@@ -15,16 +15,16 @@ class ScanRequest(Sequence, frozen=True, kw_only=True):
     """One parent, and which of its single mutants are scored.
 
     Attributes:
-        id: of the parent.
+        id: id of the parent.
         heavy, light: in place of `sequence`; the chain that the heads score is scanned.
-        positions: cdr, framework, all, or IMGT positions and ranges, as "27,57,105-117" or a list of them.
-        exclude: residues that are not used as replacements, as "C,M" or a list of them.
+        positions: cdr, framework, all, or IMGT positions and ranges, such as "27,57,105-117", or a list of them.
+        exclude: residues that are not used as replacements, such as "C,M", or a list of them.
         heads: names of the model's heads that score one chain, or "all"; null = the first.
         domain: check and require refuse a parent that the heads were not trained on, and flag mutants; off skips
             this.
         trim: domain = scan only the variable domain of a longer record; null = all of it.
-        gaps: strip takes out gaps (- and .) and a final *, refuse makes a bad record of one that has them.
-        rank: add the columns charge_stratum and NAME_rank, an order within equal charge. It recommends nothing, either.
+        gaps: strip removes gaps (- and .) and a final *; with refuse, a record that has them cannot be scored.
+        rank: add the columns charge_stratum and NAME_rank, an order within equal charge, which is no recommendation.
     """
 
     id: str = "parent"
@@ -47,11 +47,11 @@ class ScanParent(Answered, frozen=True, kw_only=True):
     """The parent.
 
     Attributes:
-        sequence: the part that was scanned, in which positions count.
+        sequence: the part that was scanned; positions refer to it.
         chain: H, K or L; null without a single domain.
-        flag: as of a score; "" = nothing is wrong.
-        domain: with trim alone: the residues that were scanned, FIRST-LAST from 1; "" = no domain to trim to.
-        net_charge: of the whole `sequence` at pH 7.4, in elementary charges.
+        flag: as for a score; "" = nothing is wrong.
+        domain: only with trim: the residues that were scanned, FIRST-LAST from 1; "" = no domain to trim to.
+        net_charge: net charge of the whole `sequence` at pH 7.4, in elementary charges.
         pI: its isoelectric point.
     """
 
@@ -68,7 +68,7 @@ class ChargeLine(Answered, frozen=True, kw_only=True):
     """change = intercept + slope x change of net charge, fitted over the n mutants of this scan.
 
     Attributes:
-        r2: the share of the variance of the changes that it explains.
+        r2: the share of the variance of the changes that the line explains.
     """
 
     slope: float
@@ -86,7 +86,7 @@ class ScannedHead(Answered, frozen=True, kw_only=True):
         column: the column of the mutants' scores; their changes are in NAME_change and NAME_without_charge.
         parent: the score of the parent.
         charge: what the change of charge explains; null if the mutants hardly differ in charge.
-        words: the same in a sentence.
+        words: what the change of charge explains, as a sentence.
     """
 
     name: str
@@ -107,9 +107,9 @@ class ScanAnswer(Answered, frozen=True, kw_only=True):
         statement: how far the order of mutants can be trusted; one sentence for each head if they differ.
         notes: the statement, what charge explains, and what the repertoire consists of.
         positions, exclude: what was scanned; exclude has letters without commas.
-        mutants: how many.
-        columns: name -> list with a cell for each mutant, in the order of positions, then of residues: the columns of
-            scan.csv without id and statement, as docs/scan.md describes them; null is an empty cell.
+        mutants: number of mutants.
+        columns: name -> list with a cell for each mutant, in the order of positions, then of residues. The names are
+            those of scan.csv without id and statement, which docs/scan.md describes; null is an empty cell.
     """
 
     model: ModelName

@@ -1,4 +1,4 @@
-"""The answer of /v1/scan: all single mutants of one parent, beside charge. It recommends none."""
+"""The answer of /v1/scan: all single mutants of one parent, and what charge explains. It recommends no mutant."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class PlannedScan(NamedTuple):
 
     Attributes:
         asked: the request.
-        id: of the parent.
+        id: id of the parent.
         place: the residues of the parent that are scanned; "" without trim.
-        where: the place of each residue of the parent.
+        where: IMGT position and region of each residue of the parent.
         scored: the parent and its mutants, as they are queued.
-        judgements: of the mutants; None if domains are not looked for.
+        judgements: judgements of the mutants; None with domain off.
     """
 
     asked: ScanRequest
@@ -64,7 +64,7 @@ def plan_scan_request(body: bytes, model: Model, settings: Settings, step: Step)
     Raises:
         InputTooLarge: more mutants than max_scan_mutants, or more sequences or residues than a request may have.
         InputError: not a ScanRequest; a parent that cannot be scored, or is flagged.
-        ConfigError: as explain.scan.scan.
+        ConfigError: as for explain.scan.scan.
     """
     asked = _decode(body, settings)
     options = scan_options(model.bundle, model.config, asked.heads, asked.positions, asked.exclude, asked.domain)
@@ -102,7 +102,7 @@ def _decode(body: bytes, settings: Settings) -> ScanRequest:
 
 
 def _refuse_many(plan: ScanPlan, settings: Settings) -> None:
-    """Raise an InputTooLarge if the scan has more than a request may have. The parent is scored, too."""
+    """Raise an InputTooLarge if the scan is over a limit of a request. The parent is scored, so it counts, too."""
     count = plan.n_mutants
     for found, unit, limit in (
         (count, "mutants", "max_scan_mutants"),
@@ -119,7 +119,7 @@ def refuse_slow(planned: PlannedScan, scheduler: Scheduler, settings: Settings, 
 
     Args:
         done: number of its sequences that are scored.
-        until: when its time ends, by time.monotonic().
+        until: when the request's time ends, by time.monotonic().
     """
     sequences, most = planned.scored.sequences, settings.request_timeout_s
     left = scheduler.seconds_for(sequences[0], len(sequences) - done)  # mutants are as long as their parent

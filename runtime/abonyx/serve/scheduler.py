@@ -1,8 +1,8 @@
 """The one thread that scores: requests wait in one queue, and it takes from all of them in fair rounds.
 
-A round is a few batches. Each waiting request gives a batch's worth in turn, so that a large one does not hold up small
-ones, and each batch is full though every request is small. Over 300 lines for what one lock guards: the queue, the
-session's turns and its reload have to be read together.
+A round is a few batches. Each waiting request in turn gives enough sequences for one batch. So a large request does not
+hold up small ones, and batches are full even if every request is small. The file has over 300 lines, because one lock
+guards the queue, the session's turns and its reload, which have to be read together.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ from abonyx.serve.metrics import Metrics
 from abonyx.serve.speed import Speed
 from abonyx.wording import Interface
 
-# Batches of a round: enough to sort by length in, and a small request that comes meanwhile waits for no more.
+# Batches of a round: enough to sort sequences by length, and few enough for a small request that arrives meanwhile.
 ROUND_BATCHES = 8
-# How long the first request of an idle queue waits for company.
+# How long the first request of an idle queue waits for others to join it.
 MAX_WAIT_S = 0.003
 RETRY_AFTER_S = 1
 # Opening takes seconds with a large model.
 RETRY_AFTER_RELOAD_S = 5
 NO_MODEL = "no_model"
 _MAX_CARD_CHARS = 1 << 20
-# Choices of heads that a model remembers: clients name them.
+# Most choices of heads that a model remembers. There is a limit, because clients make the choices.
 _MAX_CHOSEN = 16
 
 
@@ -60,8 +60,8 @@ class Model:
         card: the bundle's README.md; None if it has none.
         trust: the card that `fit` wrote, Markdown whose first line is its sentence; None if it has none.
         gives_contributions: whether the graph has the output `contributions`.
-        training: head -> hashes of its training rows, those that the bundle records.
-        validated: what the operator measured of a head's ranking at equal charge; None = nothing.
+        training: head -> hashes of its training rows, for heads whose rows the bundle records.
+        validated: the operator's measurement of how a head ranks at equal charge; None = there is none.
     """
 
     config: RuntimeConfig
@@ -78,14 +78,14 @@ class Model:
 
     @classmethod
     def of(cls, session: OpenModel, validated: Path | None = None) -> Model:
-        """What an open session holds.
+        """The Model of an open session.
 
         Args:
             validated: metrics.json of `abonyx evaluate --by`.
 
         Raises:
-            BundleError: its cards or the hashes of its training rows cannot be read.
-            ConfigError: `validated` is not of this model.
+            BundleError: the bundle's cards or the hashes of its training rows cannot be read.
+            ConfigError: `validated` is not a measurement of this model.
         """
         path, card = session.bundle.path / README_NAME, None
         try:
@@ -120,7 +120,7 @@ class Model:
         *,
         percentiles: bool = True,
     ) -> ChosenHeads:
-        """As chosen.choose_heads; a choice without a threshold is remembered, with the panel's rows that it reads.
+        """As chosen.choose_heads. A choice without a threshold is remembered, with the rows of its panel.
 
         Args:
             percentiles: whether a panel is chosen.
@@ -139,7 +139,7 @@ class Model:
 
     @functools.cached_property
     def name(self) -> str:
-        """The bundle's, which is looked up on the disk."""
+        """The bundle's name. It is kept, because the bundle looks it up on the disk."""
         return self.bundle.name
 
     @property
@@ -154,7 +154,7 @@ class Model:
 
 
 def _log_notes(session: OpenModel, model: Model) -> None:
-    """What `abonyx score` says in its summary, once for all requests; and what scans say of their order."""
+    """Log once what `abonyx score` would note in its summary, and how far the order of scans can be trusted."""
     if model.validated is not None:
         LOGGER.info(f"scans by head {model.validated.head}: {model.validated.sentence}")
     config = session.config
@@ -165,11 +165,11 @@ def _log_notes(session: OpenModel, model: Model) -> None:
 def _log_failure(error: EngineError, count: int) -> None:
     # ScoreNotFinite names records by their ids, which belong to the client.
     said = type(error).__name__ if isinstance(error, ScoreNotFinite) else error.text(Interface.COMMAND_LINE)
-    LOGGER.error(f"a request failed, at {count} of its sequences: {said}")
+    LOGGER.error(f"a request failed in a round with {count} of its sequences: {said}")
 
 
 def _known(error: Exception) -> EngineError:
-    """The error as one of abonyx's; any other is logged with its traceback."""
+    """The error as an EngineError. Any other error is logged with its traceback."""
     if isinstance(error, EngineError):
         return error
     LOGGER.error(f"unexpected {type(error).__name__}", exc_info=error)
@@ -192,12 +192,12 @@ class QueuedJob:
     """One request's sequences on their way through the queue.
 
     Attributes:
-        light: of pairs the light chains, whose heavy chains are `sequences`; else empty.
+        light: for pairs, the light chains, and `sequences` are the heavy chains; else empty.
         heads: names of the heads whose values are wanted; None = the embedding.
-        chains: that these heads need; () of embeddings.
+        chains: the chains that these heads need; () for embeddings.
         explained: row -> its contributions; None = the job wants values.
-        changed: called by the scoring thread after each round that had some of them, and at the end.
-        totals: (n, heads) float64, the heads' logits, or values of linear ones; None = the job wants something else.
+        changed: called by the scoring thread after each round with sequences of this job, and at the end.
+        totals: (n, heads) float64, logits, or values of linear heads; None = the job does not want them.
         values: (n, heads) or (n, D) float32, in the order of `sequences`; complete once `settled` and without an error.
     """
 
@@ -213,7 +213,7 @@ class QueuedJob:
     done: int = 0
     error: EngineError | None = None
     queued_at: float = field(default_factory=time.monotonic)
-    # Longest first, as batches want them: rounds then pad as little as one call for the whole request.
+    # Numbers of the waiting sequences, longest first: rounds then pad as little as one call for the whole request.
     left: deque[int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -226,7 +226,7 @@ class QueuedJob:
 
     @property
     def company(self) -> tuple[object, ...]:
-        """What jobs of one round have in common: their chains, what they want, and of contributions the heads."""
+        """What must be equal for jobs of one round: chains, kind of result and, for contributions, the heads."""
         return (self.chains, self.totals is None, None if self.explained is None else self.heads)
 
     @property
@@ -249,7 +249,7 @@ def _heads_of(shares: list[Share]) -> list[str] | None:
 
 
 class _Refusal(NamedTuple):
-    """Why no request is taken; an error of its own each time, or its traceback would grow."""
+    """Why no request is taken. Each request gets a new error, because the traceback of a shared one would grow."""
 
     status: int
     reason: str
@@ -261,7 +261,7 @@ class _Refusal(NamedTuple):
         return RequestRefused(self.status, self.reason, self.what, self.fix, retry_after_s=self.retry_after_s)
 
 
-_ENDING = _Refusal(503, "ending", "the service is ending", "Send it again later, or to another.")
+_ENDING = _Refusal(503, "ending", "the service is ending", "Send it again later, or send it to another service.")
 _RELOADING = _Refusal(503, "reloading", "the model is being reloaded", "Send it again.", RETRY_AFTER_RELOAD_S)
 DEAD = _Refusal(500, "dead", "the scoring thread ended; the log says why", "Start the service again.")
 
@@ -281,7 +281,7 @@ class Scheduler:
         session: open; the caller closes it, after stop().
         max_queued_sequences: most sequences waiting.
         validated: metrics.json of `abonyx evaluate --by`, read at each opening of the model; None = none.
-        request_timeout_s: of the settings; so far back the speed is measured.
+        request_timeout_s: as in the settings; the speed is measured over this time.
     """
 
     def __init__(
@@ -333,7 +333,7 @@ class Scheduler:
         """The open model.
 
         Raises:
-            RequestRefused: requests are not taken: a reload, one that failed, or the end of the service.
+            RequestRefused: requests are not taken because of a reload, a failed reload, or the end of the service.
         """
         with self._changed:
             if self._refusal is not None:
@@ -356,13 +356,13 @@ class Scheduler:
 
         Args:
             checked_for: the model they were checked against.
-            heads: names of its heads whose values are wanted; None = the embedding.
-            light: of pairs the light chains, if these heads need both chains.
-            explain: contributions to these heads are wanted, in place of their values.
-            totals: logits are wanted in place of probabilities, of records of one chain.
+            heads: names of the model's heads whose values are wanted; None = the embedding.
+            light: the light chains of pairs, if these heads need both chains.
+            explain: whether contributions to these heads are wanted instead of values.
+            totals: whether logits are wanted instead of probabilities, for records of one chain.
 
         Raises:
-            RequestRefused: requests are not taken, the model is another by now, or the queue is full.
+            RequestRefused: requests are not taken, the model has changed meanwhile, or the queue is full.
         """
         width = 0 if explain or totals else checked_for.bundle.manifest.embedding_width if heads is None else len(heads)
         values = np.empty((len(sequences), width), np.float32)
@@ -409,17 +409,17 @@ class Scheduler:
             return self._speed.seconds_for(count * self._tokens_of(sequence))
 
     def reload(self, config: RuntimeConfig, changed: Callable[[], object]) -> Callable[[], bool]:
-        """Take no more requests, finish those queued, then reload the session.
+        """Take no more requests, finish the queued ones, then reload the session.
 
         Args:
             changed: called by the scoring thread at the end.
 
         Returns:
-            Says whether it is over; raises what the reload raised.
+            A function that says whether the reload is over, and raises the error of a failed reload.
 
         Raises:
             RequestRefused: another reload is under way, or the service ends.
-            ConfigError: a config that is not served; nothing was changed.
+            ConfigError: the config cannot be served; nothing has changed.
         """
         refuse_upstream_pooling(config)
         asked = _Reload(config, changed)
@@ -438,7 +438,7 @@ class Scheduler:
         return over
 
     def stop(self) -> None:
-        """Take no more requests, finish those queued, and end the thread. Safe to call again."""
+        """Take no more requests, finish the queued ones, and end the thread. It can be called again."""
         with self._changed:
             self._stopping = True
             self._refusal = _ENDING
@@ -446,9 +446,9 @@ class Scheduler:
         self._thread.join()
 
     def cut_off(self) -> None:
-        """stop() without finishing: the batch in hand, or the opening of a reload, is the last that is waited for."""
+        """Stop without finishing requests. Wait only for the current batch, or for the model that is being opened."""
         with self._changed:
-            self._stopping = True  # before the close: no reload opens it again
+            self._stopping = True  # before the session is closed, so that no reload opens it again
             self._refusal = _ENDING
         self._session.close()
         self.stop()
@@ -465,7 +465,7 @@ class Scheduler:
                 elif reload is not None:
                     self._reload_session(reload)
         finally:
-            # However it ended: nobody waits for ever.
+            # However the loop ended, no request must wait for ever.
             with self._changed:
                 self._refusal = refusal = _ENDING if self._stopping else DEAD
                 for job in list(self._unsettled):
@@ -476,7 +476,7 @@ class Scheduler:
                 self.on_death()
 
     def _wait(self) -> bool:
-        """Wait for work, a little longer if only little has come; False at the end."""
+        """Wait for work, up to MAX_WAIT_S longer if there is less than a full round; False at the end."""
         with self._changed:
             if self._waiting:
                 return True
@@ -488,7 +488,7 @@ class Scheduler:
             return bool(self._waiting) or not self._stopping
 
     def _round_is_full(self) -> bool:
-        if self._stopping or self._reload:  # nobody else will come
+        if self._stopping or self._reload:  # no more requests will come
             return True
         return self._queued_tokens >= ROUND_BATCHES * self._session.budget.tokens
 
@@ -504,7 +504,7 @@ class Scheduler:
         self._queued_tokens += sign * self._tokens(job, rows)
 
     def _take_round(self) -> list[Share]:
-        """A batch's worth of each job in turn until the round is full; jobs with more left come last in the next."""
+        """A batch's worth of each job in turn until the round is full; unfinished jobs come last in the next."""
         with self._changed:
             if not self._waiting:
                 return []
@@ -526,7 +526,7 @@ class Scheduler:
             return [Share(job, rows) for job, rows in taken.items()]
 
     def _take_turn(self, job: QueuedJob, rows: list[int], room: int) -> int:
-        """Move a job's sequences to `rows` until the room is filled, one at least; returns the tokens."""
+        """Move a job's sequences to `rows` until `room` tokens are used, at least one; returns the tokens."""
         tokens = 0
         while job.left and tokens < room:
             row = job.left.popleft()
@@ -576,7 +576,7 @@ class Scheduler:
     def _hand_back(
         self, shares: list[Share], heads: list[str] | None, found: Float32Array | Float64Array | list[Contributions]
     ) -> None:
-        """Give each job its rows, and of values its own heads' columns."""
+        """Give each job its rows of the results and, if they are values, only the columns of its own heads."""
         start = 0
         with self._changed:
             for job, rows in shares:
@@ -611,10 +611,10 @@ class Scheduler:
         try:
             self._session.reload(asked.config)
             model = Model.of(self._session, self._validated)
-        except Exception as unknown:  # whatever a bundle can provoke
+        except Exception as unknown:  # any error that a bundle can cause
             error = _known(unknown)
-            self._session.close()  # if only the card cannot be read, it is still open
-            said = error.text(Interface.COMMAND_LINE)  # the log is read by whoever started the service
+            self._session.close()  # the session is still open if only the card cannot be read
+            said = error.text(Interface.COMMAND_LINE)  # whoever started the service reads the log, and knows the flags
             LOGGER.error(f"reload failed; no request is taken until one succeeds: {said}")
             self._metrics.session_opens.labels("failed").inc()
             with self._changed:

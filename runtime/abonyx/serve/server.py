@@ -30,23 +30,23 @@ from abonyx.serve.service import Service
 from abonyx.serve.settings import Settings
 from abonyx.wording import option
 
-# How long a reader keeps the interpreter from the thread that answers: Python's own 5 ms, several times a request, are
-# more than a score takes.
+# How long a reader may keep the interpreter before the thread that answers gets it. Python's default is 5 ms, and a
+# request waits several times: together longer than a score takes.
 SWITCH_INTERVAL_S = 0.0005
 # Connections that the kernel holds until they are accepted.
 BACKLOG = 1_024
 
 
 def serve(load: Callable[[], RuntimeConfig], settings: Settings, validated: Path | None = None) -> None:
-    """Open the model, then take requests until SIGINT, SIGTERM or SIGHUP; then finish those that were taken.
+    """Open the model, take requests until SIGINT, SIGTERM or SIGHUP, then finish the requests in progress.
 
     Args:
-        load: the config; called again at each reload.
-        validated: metrics.json of `abonyx evaluate --by`, whose sentence scans carry; None = none.
+        load: returns the config; called again at each reload.
+        validated: metrics.json of `abonyx evaluate --by`, whose sentence is in the answers to scans; None = none.
 
     Raises:
-        ConfigError: upstream-batch pooling, or an address that it cannot listen on.
-        RunInterrupted: requests were still in hand when the grace time was over.
+        ConfigError: pooling is upstream-batch, or the service cannot listen on the address.
+        RunInterrupted: requests were still in progress when the grace time ended, or at a second signal.
         EngineError: the scoring thread ended by itself.
         BundleError, ProviderError, SelfTestError: the model cannot be opened.
     """
@@ -71,11 +71,11 @@ def serve(load: Callable[[], RuntimeConfig], settings: Settings, validated: Path
                 scheduler.cut_off()
         if dead:
             fix = "The log has its traceback. Start the service again, and please report it."
-            raise EngineError("the scoring thread ended by itself; the service takes no requests any more", fix)
+            raise EngineError("the scoring thread ended by itself; the service no longer takes requests", fix)
         if gate.cut_off:
             raise RunInterrupted(
-                f"requests without an answer: {gate.cut_off}; cut off {settings.grace_s} s after the signal, or by a "
-                "second one",
+                f"requests without an answer: {gate.cut_off}; they were cut off {settings.grace_s} s after the signal, "
+                "or by a second signal",
                 f"Raise {option('grace_s')}.",
             )
     LOGGER.info("every request was answered; the model is closed")
@@ -83,7 +83,7 @@ def serve(load: Callable[[], RuntimeConfig], settings: Settings, validated: Path
 
 @contextlib.contextmanager
 def running(scheduler: Scheduler) -> Iterator[Scheduler]:
-    """The scheduler, stopped at the end: its thread would keep the process alive."""
+    """Yield the scheduler, and stop it at the end, because its thread would keep the process alive."""
     try:
         yield scheduler
     finally:
@@ -92,9 +92,9 @@ def running(scheduler: Scheduler) -> Iterator[Scheduler]:
 
 @contextlib.contextmanager
 def wide_fields() -> Iterator[None]:
-    """Have csv's field limit as the reader of tables sets it.
+    """Set csv's field limit once, as the reader of tables needs it.
 
-    The limit is of the whole process: readers that each set and restore it would disturb each other.
+    The limit applies to the whole process. If each reader set and restored it, readers would disturb each other.
     """
     before = csv.field_size_limit(FIELD_LIMIT_CHARS)
     try:
@@ -116,7 +116,7 @@ def bound(settings: Settings) -> Iterator[socket.socket]:
         )[0]
     # Without the protocol asyncio does not set TCP_NODELAY, and each answer on an open connection waits 40 ms.
     with socket.socket(family, socket.SOCK_STREAM, protocol) as listener:
-        with _refusing(settings):  # as socket.create_server, which listens at once, has it
+        with _refusing(settings):  # the options of socket.create_server, which would listen at once
             if os.name == "posix":
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
@@ -147,8 +147,8 @@ def _run(gate: Gate, listener: socket.socket, settings: Settings, scheduler: Sch
         if scheduler.dead:  # it ended before on_death was set
             scheduler.on_death()
         LOGGER.info(f"listening at http://{shown}:{port}")
-        # uvicorn takes SIGINT and SIGTERM while it runs, and raises them again once all is finished: here that is
-        # not an interruption. It does not handle SIGHUP (a closed terminal).
+        # uvicorn handles SIGINT and SIGTERM while it runs, and raises them again after all requests are finished. Here,
+        # this is not an interruption. uvicorn does not handle SIGHUP (a closed terminal).
         with handled(server.handle_exit, ENDING):
             server.run(sockets=[listener])
 
@@ -172,16 +172,16 @@ def uvicorn_server(gate: Gate, settings: Settings, max_connections: int) -> uvic
     """
     config = uvicorn.Config(
         gate,
-        # Whatever else is installed: httptools has no limit on a head, and uvloop accepts in its own way.
+        # Use these even if others are installed: httptools does not limit a head, and uvloop accepts in its own way.
         http=Connection,
         loop="asyncio",
         h11_max_incomplete_event_size=HEAD_BYTES,
-        # Never reached, since Connection closes one before: uvicorn itself leaves idle connections open.
+        # uvicorn would leave idle connections open. It never gets to this limit, because Connection closes one first.
         limit_concurrency=max_connections + 1,
         backlog=ACCEPTED_AT_ONCE,
         log_config=None,
         access_log=False,
-        # A client could name any address in X-Forwarded-For, and so have any number of places.
+        # A client could name any address in X-Forwarded-For, and so get around the limit of requests of one client.
         proxy_headers=False,
         server_header=False,
         lifespan="off",
@@ -193,7 +193,7 @@ def uvicorn_server(gate: Gate, settings: Settings, max_connections: int) -> uvic
 
 @contextlib.contextmanager
 def _uvicorn_log() -> Iterator[None]:
-    """Have the warnings and errors of uvicorn and asyncio in our log; what clients can provoke, once a second."""
+    """Write warnings and errors of uvicorn and asyncio to our log; those that clients can cause, once a second."""
     with contextlib.ExitStack() as stack:
         for name in ("uvicorn", "asyncio"):
             theirs = logging.getLogger(name)

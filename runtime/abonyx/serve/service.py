@@ -1,4 +1,4 @@
-"""What the routes do with a request: read it, have it wait for its scores, and reload the model."""
+"""What the routes do: read a request, wait for its scores, and reload the model."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from abonyx.serve.scheduler import RETRY_AFTER_S, Model, Scheduler
 from abonyx.serve.settings import Settings
 from abonyx.serve.turns import Turn, Turns
 
-# How often a waiting request looks whether its client is still there; a stream reports progress no more often.
+# Seconds after which a waiting request checks again whether its client is there, and a stream may report progress.
 LOOK_S = 0.2
 
 Value = TypeVar("Value")
@@ -45,8 +45,8 @@ class Service:
     """What the routes share.
 
     Args:
-        load: the config as it is now, for a reload; may raise any EngineError.
-        judging: what judges records; None = their readers.
+        load: returns the current config, for a reload; may raise any EngineError.
+        judging: judges the records; None = the readers of the requests judge.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class Service:
         self._load = load
         self._judging = judging or Judging()
         self._turns = Turns(lambda: scheduler.busy)
-        # One for each request in hand: most of them wait for their turn.
+        # One thread for each request in progress; most of them wait for their turn.
         self._readers = ThreadPoolExecutor(settings.max_requests, "reading")
 
     async def read(self, request: Request, work: Callable[[Turn], Value], until: float) -> Value:
-        """A reader's result, worked out in a thread; early if its time is over or the client leaves."""
+        """Run a reader in a thread; returns its result. Raises RequestRefused if time runs out or the client leaves."""
         turn = Turn(self._turns)
 
         def read() -> Value:
@@ -90,7 +90,7 @@ class Service:
             reading.cancel()  # its result is not used
 
     async def received_json(self, request: Request) -> tuple[bytes, float]:
-        """The body of a request that is JSON, and its deadline as `checked` has it. Raises EngineError."""
+        """The body of a JSON request, and its deadline as in `checked`. Raises an EngineError."""
         return await self._received(request, content_type(request, files=False))
 
     async def _received(self, request: Request, media_type: str) -> tuple[bytes, float]:
@@ -105,7 +105,7 @@ class Service:
     ) -> tuple[Input, Asked, float]:
         """A request's sequences, checked against a model; its options, from the body or the query; and its deadline.
 
-        The deadline is request_timeout_s after the whole body has come, on time.monotonic's clock.
+        The deadline is request_timeout_s after the whole body was received, by time.monotonic().
 
         Raises:
             EngineError: see requests.py.
@@ -140,7 +140,7 @@ class Service:
     ) -> tuple[Input, Asked]:
         if not self._judging.beside or not is_small(body):
             return await self.read(request, functools.partial(self._read_json, body, model, kind), until)
-        # In this thread: to hand it to a reader would cost more than the reading.
+        # Decode in this thread, because a handover to a reader would take longer than the decoding.
         asked = decode(body, kind, self.settings)
         if not judged_as_sent(asked, model):
             return await self.read(request, lambda turn: (self._check_json(asked, model, turn), asked), until)
@@ -159,10 +159,10 @@ class Service:
         return check_json(asked, model, self.settings, turn.step, self._judging.of_reader(turn))
 
     async def reload(self) -> None:
-        """Read the config again, have the scheduler open what it names, and return once that is open.
+        """Read the config again, and return after the scheduler has opened the model that it names.
 
         Raises:
-            RequestRefused: 500, it cannot be opened, in the words of the error; 503, not now.
+            RequestRefused: 500, the model cannot be opened; 503, the service cannot reload now.
         """
         changed = asyncio.Event()
         try:
@@ -178,7 +178,7 @@ class Service:
 
 
 def out_of_time(state: str, settings: Settings, fix: str = "Send fewer at a time, or later.") -> RequestRefused:
-    """The refusal of a request that took longer than request_timeout_s, and how far it was."""
+    """The error for a request that took longer than request_timeout_s; `state` says how far it got."""
     return RequestRefused(
         503,
         "request_timeout",
@@ -189,7 +189,7 @@ def out_of_time(state: str, settings: Settings, fix: str = "Send fewer at a time
 
 
 def client_left() -> RequestRefused:
-    """Nobody waits for the answer any more."""
+    """The error for a request whose client left before its answer."""
     return RequestRefused(CLIENT_LEFT, "client_left", "the client left before its answer")
 
 
@@ -210,10 +210,10 @@ class Waiting:
     Args:
         in_time: called with the number of scored sequences and the end of the request's time; raises if the request
             cannot end by then.
-        no_time_fix: what to do when its time is over; None = as of any request.
+        no_time_fix: what the client can do when the request's time is over; None = the fix of any request.
 
     Attributes:
-        job: its place there; its values are complete once change() was False.
+        job: the request in the queue. Its values are complete after change() has returned False.
     """
 
     def __init__(
@@ -243,7 +243,7 @@ class Waiting:
         )
 
     async def change(self) -> bool:
-        """Wait until more is done, at most LOOK_S; False once all is.
+        """Wait until more sequences are scored, at most LOOK_S; False if all are scored.
 
         Raises:
             EngineError: what scoring raised.
@@ -273,7 +273,7 @@ class Waiting:
             raise client_left()
 
     async def finished(self) -> None:
-        """Wait until all is done. If it fails, what is left is dropped."""
+        """Wait until all sequences are scored. If that fails, drop those that are still in the queue."""
         try:
             while await self.change():
                 pass
@@ -281,5 +281,5 @@ class Waiting:
             self.drop()
 
     def drop(self) -> None:
-        """Take what is left out of the queue."""
+        """Remove from the queue what is not scored yet."""
         self._scheduler.drop(self.job)

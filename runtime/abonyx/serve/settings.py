@@ -29,16 +29,17 @@ class Settings:
     """Where a service listens and its limits; the flags of `abonyx serve` are those with a help text.
 
     Attributes:
-        token, admin_token: of the requests, and of /v1/reload alone; None = not asked for, and no reload.
+        token: needed for /metrics and for /v1, except /v1/reload; None = no token is needed.
+        admin_token: needed for /v1/reload; None = reload is off.
     """
 
     host: str = _flag("127.0.0.1", "Address to listen on.")
-    port: int = _flag(8000, "Port; 0 takes a free one, which the log names.")
+    port: int = _flag(8000, "Port. With 0 the service takes a free port, and the log says which.")
     max_body_bytes: int = _flag(16 * 2**20, "Maximum number of bytes of a request, and of an unpacked gzip body (413).")
     max_gzip_members: int = _flag(1_000, "Maximum number of gzip files that a gzip body joins (413).")
     max_gzip_extra_bytes: int = _flag(2**20, "Most bytes of headers and zero padding in a gzip body (413).")
     max_sequences: int = _flag(10_000, "Most sequences of a request (413).")
-    # Some hundred bytes a residue: the answer for 300 pairs and five heads has 10 MB. It is for a shortlist.
+    # Answers have some hundred bytes for each residue: 10 MB for 300 pairs and five heads. The route is for shortlists.
     max_explained_sequences: int = _flag(300, "Most sequences of a request to /v1/explain (413).")
     # All single mutants of one variable domain: at most 130 positions, 19 mutants each.
     max_scan_mutants: int = _flag(3_000, "Most mutants of a request to /v1/scan (413).")
@@ -80,7 +81,7 @@ class Settings:
             raise ConfigError(f"serve: {one.name} is {value}", fix)
         if (self.domain_processes or 0) > MAX_DOMAIN_PROCESSES:
             what = f"serve: domain_processes is {self.domain_processes}"
-            raise ConfigError(what, f"Give at most {MAX_DOMAIN_PROCESSES}: four judge more than a card scores.")
+            raise ConfigError(what, f"Give at most {MAX_DOMAIN_PROCESSES}: four judge more than a GPU scores.")
         if self.port > 65_535:
             raise ConfigError(f"serve: port is {self.port}", "Give a number up to 65535.")
         if self.max_queued_sequences < self.max_sequences:
@@ -94,8 +95,8 @@ def read_token(variable: str, file: Path | None, environment: Mapping[str, str] 
     """A token from a file, else from an environment variable; None if neither is given.
 
     Raises:
-        ConfigError: both are given, the file cannot be read, or the text is not a token (MIN_TOKEN_CHARS and more
-            printable ASCII characters without a space). The text itself is never shown.
+        ConfigError: both are given, the file cannot be read, or the text is not a token (MIN_TOKEN_CHARS to
+            MAX_TOKEN_CHARS printable ASCII characters without a space). The text itself is never shown.
     """
     given = environment.get(variable)
     if file is None:

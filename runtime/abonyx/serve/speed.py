@@ -6,7 +6,7 @@ import time
 from collections import deque
 from typing import NamedTuple
 
-# Share of the window that has to be measured: first batches are slow, and a machine can be busy for a moment.
+# Scoring must have taken this share of the window: first batches are slow, and a machine can be busy for a moment.
 _LEAST_MEASURED = 0.1
 
 
@@ -31,7 +31,7 @@ class Speed:
         self._rounds.append(_Round(time.monotonic(), tokens, seconds))
 
     def seconds_for(self, tokens: int) -> float | None:
-        """How long these tokens take alone; None = too little was measured."""
+        """Seconds for these tokens, if nothing else is scored; None = too little was measured."""
         oldest = time.monotonic() - self._window_s
         while self._rounds and self._rounds[0].ended < oldest:
             self._rounds.popleft()

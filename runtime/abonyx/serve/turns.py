@@ -1,7 +1,7 @@
-"""Readers in threads of their own, of which one runs at a time: the one that has used least.
+"""Readers in threads of their own, of which one runs at a time: the one that has used the least time.
 
-Reading is Python, which runs in one thread at a time in any case. So that a short request never waits for one of
-seconds, a reader asks every few milliseconds whether another one has used less than itself, and then lets it pass.
+Reading is Python code, which runs in one thread at a time in any case. Every few milliseconds a reader checks whether
+another one has used less time, and then gives it the turn. So a short request never waits for one that takes seconds.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 from abonyx.errors import EngineError
 
-# How long a reader runs before it looks at the others: far longer than a change takes, shorter than a score.
+# How long a reader runs before it checks the others: far longer than a change of turns takes, and shorter than a score.
 QUANTUM_S = 0.002
 
 
@@ -21,7 +21,7 @@ class Turn:
     """One reader's part.
 
     Args:
-        turns: those it shares with.
+        turns: the object that all readers share.
     """
 
     def __init__(self, turns: Turns) -> None:
@@ -34,7 +34,7 @@ class Turn:
 
     @contextlib.contextmanager
     def taken(self) -> Iterator[None]:
-        """Hold the turn, and let others pass at each step."""
+        """Hold the turn for the block. Others can get it at each step."""
         self._turns.wait(self)
         self._begin()
         try:
@@ -44,7 +44,7 @@ class Turn:
             self._turns.leave()
 
     def step(self) -> None:
-        """Called by the reader between small pieces of its work; waits while others have used less.
+        """Called by the reader between small pieces of its work; waits while others have used less time.
 
         Raises:
             EngineError: the error that stop() was given.
@@ -60,7 +60,7 @@ class Turn:
 
     @contextlib.contextmanager
     def left(self) -> Iterator[None]:
-        """Have others read while this reader only waits; take the turn again at the end."""
+        """Let others read while this reader only waits; take the turn again at the end."""
         self.used_s += time.monotonic() - self.since
         self._turns.leave()
         try:
@@ -75,7 +75,7 @@ class Turn:
             raise self._error
 
     def stop(self, error: EngineError) -> None:
-        """Have the reader raise this error at its next step, before any other reader continues; from any thread."""
+        """Let the reader raise this error at its next step, and run before other readers. Call it from any thread."""
         self._error = error
         self.used_s = 0.0
 
@@ -88,7 +88,7 @@ class Turns:
     """What the readers of one service share.
 
     Args:
-        busy: whether anything is being scored. A reader then pauses for half of the time.
+        busy: says whether anything is being scored. If so, readers pause for half of the time.
     """
 
     def __init__(self, busy: Callable[[], bool]) -> None:
@@ -108,7 +108,7 @@ class Turns:
         turn.given.wait()
 
     def let_pass(self, turn: Turn) -> None:
-        """Give the turn to a reader that has used less, if there is one, and wait until it comes back."""
+        """Give the turn to a reader that has used less time, if there is one, and wait until the turn comes back."""
         if self._busy():
             time.sleep(QUANTUM_S)
         with self._lock:
@@ -120,12 +120,12 @@ class Turns:
         turn.given.wait()
 
     def leave(self) -> None:
-        """Give the turn away for good."""
+        """Give the turn away without waiting for it."""
         with self._lock:
             self._give()
 
     def _give(self) -> None:
-        """Hand the turn to the reader that has used least; of equals, the one that waits longest. The lock is held."""
+        """Give the turn to the reader with the least time used; of equals, to the first. The caller holds the lock."""
         self._taken = bool(self._waiting)
         if self._waiting:
             # min() takes the first of equals.

@@ -34,7 +34,7 @@ class Scorer(ClassifierMixin, TransformerMixin, BaseEstimator):  # type: ignore[
         heads: names of the bundle's heads, or "all"; None = the first. transform gives a column for each. predict and
             predict_proba use the bundle's first head, which must be one of them and give probabilities.
         threshold, assay: for predict, as in score_file.
-        domain: "check" = predict refuses sequences with a flag, because they get no call; "off" = no check.
+        domain: "check" = predict refuses sequences that get no call because of their flag; "off" = no check.
 
     Attributes:
         classes_: [0, 1]: specific, non-specific.
@@ -110,7 +110,7 @@ class Scorer(ClassifierMixin, TransformerMixin, BaseEstimator):  # type: ignore[
         """Calls: (n,) int64, 1 if p is strictly above the threshold, else 0. Uncertain scores also get 0 or 1.
 
         Raises:
-            InputError: a sequence has a flag, so it gets no call (not with domain="off"). The error is also a
+            InputError: a sequence gets no call because of its flag (not with domain="off"). The error is also a
                 ValueError.
             EngineError: as for predict_proba.
         """
@@ -131,7 +131,7 @@ class Scorer(ClassifierMixin, TransformerMixin, BaseEstimator):  # type: ignore[
         return np.array(self.heads_, dtype=object)
 
     def _scored(self, X: Any) -> tuple[Float32Array, ChosenHeads, list[tuple[int, str]]]:
-        """(values, heads, [(row, flag), ...] for rows with a flag)."""
+        """(values, heads, [(row, reason), ...] for rows that are rejected, or get no call because of their flag)."""
         check_is_fitted(self)
         texts = texts_of(X, pairs=self.takes_pairs_)
         with as_value_errors(), pinned_model(self, config_of(self.bundle, self.config)) as model:

@@ -166,7 +166,8 @@ def test_nodes_with_different_engines_are_one_error_and_not_another_runs_results
         dispatch._opened = True
         dispatch._settle(worker, facts)
         expected = (
-            f"(?s)node b .*opened the model first:\n  engine: {facts['engine']} there, onnxruntime-gpu 1.31.1 here"
+            f"(?s)node b .*opened the model first:\n  engine: {facts['engine']} on the first node, "
+            "onnxruntime-gpu 1.31.1 on this node"
         )
         with pytest.raises(ConfigError, match=expected) as raised:
             dispatch._settle(worker, other)

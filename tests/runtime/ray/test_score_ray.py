@@ -511,9 +511,9 @@ def test_a_cluster_without_room_is_named_once_and_one_without_nodes_ends_the_run
         dispatch = RayDispatch(DirectoryRequest(prepare(OPTIONS), tmp_path, "csv", USUAL), run_file, False)
         with pytest.raises(RunInterrupted):
             dispatch._run([file], stop)
-        said = "waiting for num_cpus 32 of one node (the cluster has 3 CPU, 0 GPU unused), or until the model is loaded"
+        said = "waiting for num_cpus 32 of one node (the cluster has 3 CPU, 0 GPU unused), or for the model to load"
         assert [said in message for message in caplog.messages] == [False, True]
-        with pytest.raises(ConfigError, match=r"needs 32 CPU and 0 GPU of one node; .* have: there is no node"):
+        with pytest.raises(ConfigError, match=r"needs 32 CPU and 0 GPU of one node; .* have: nothing, because no node"):
             dispatch._replace(object(), None, "its worker died")
 
 

@@ -375,7 +375,7 @@ def test_results_without_a_note_are_begun_again(journal: Callable[[], StoreRunFi
     assert one.left(files, skip=False) == [files[1]]
     assert one.left(files, skip=True) == list(files)  # the rejected records' lists are missing
     memory.there["lab/in/a.csv"] = Stored(5, 8)
-    with pytest.raises(ConfigError, match=r"a\.csv: had 5 bytes and another time stamp; now there is 5 bytes"):
+    with pytest.raises(ConfigError, match=r"a\.csv: had 5 bytes and another time stamp; now: 5 bytes"):
         one.left(files, skip=False)
 
 

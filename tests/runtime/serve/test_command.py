@@ -123,7 +123,7 @@ def test_what_the_grace_time_does_not_suffice_for_is_cut_off_and_said() -> None:
         one.running.send_signal(signal.SIGTERM)
         assert ended(one) == 130, one.log
         asking.join(PATIENCE_S)
-    assert any("requests without an answer: 1; cut off 1 s after the signal" in line for line in one.log)
+    assert any("requests without an answer: 1; they were cut off 1 s after the signal" in line for line in one.log)
 
 
 def test_the_log_is_json_and_names_the_model_and_the_address() -> None:

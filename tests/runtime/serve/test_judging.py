@@ -191,7 +191,7 @@ def test_processes_by_the_provider_and_the_setting(monkeypatch: pytest.MonkeyPat
             Settings(domain_processes=wrong)
     monkeypatch.setattr(sys, "executable", "")
     assert judging_processes(Settings(), cuda) == 0
-    with pytest.raises(ConfigError, match="domain_processes is 2, and this Python does not know its own program"):
+    with pytest.raises(ConfigError, match="domain_processes is 2, but the path of this Python is unknown"):
         judging_processes(Settings(domain_processes=2), cpu)
 
 
@@ -204,7 +204,7 @@ def test_a_fault_is_answered_and_logged(monkeypatch: pytest.MonkeyPatch, caplog:
         for path in ("/v1/score", "/v1/score?domain=off"):
             body = "id,sequence\na," + VH + "\n"
             answer = running.ask("POST", path, body, {"Content-Type": "text/csv"})
-            refused(answer, 500, "a fault in abonyx; the service's log has it")
+            refused(answer, 500, "a fault in abonyx; the service's log has its traceback")
         assert running.value("abonyx_rejected_requests_total", reason="fault") == 2
 
 

@@ -67,7 +67,7 @@ def test_too_many_headers(shared: Running) -> None:
     ):
         status, problem, closed = answer(shared, *pieces)
         assert (status, closed) == (431, True)
-        assert problem["detail"] == f"request: more than {HEAD_LINES} header lines, the most that are taken"
+        assert problem["detail"] == f"request: more than {HEAD_LINES} header lines, which is the limit"
         assert problem["fix"] == "Send fewer headers."
 
 
@@ -79,7 +79,7 @@ def test_too_small_chunks(shared: Running) -> None:
     assert status == 200, found
     status, problem, closed = answer(shared, POST + b"\r\n" + ONE_BYTE * (CHUNKS + 1))
     assert (status, closed) == (413, True)
-    assert problem["detail"] == "request: 1001 bytes in 1001 chunks; above 1000 chunks, 16 bytes a chunk are the least"
+    assert problem["detail"] == "request: 1001 bytes in 1001 chunks; above 1000 chunks, chunks need 16 bytes on average"
     until(lambda: not shared.gate._in_hand)
 
 

@@ -142,7 +142,7 @@ def test_a_request_that_cannot_be_scored_does_not_take_others_along(
     assert found == [3, -1, 3, 3]
     # ids belong to the client and must not be in the log
     assert [one.getMessage() for one in caplog.records if one.levelname == "ERROR"] == [
-        "a request failed, at 4 of its sequences: ScoreNotFinite"
+        "a request failed in a round with 4 of its sequences: ScoreNotFinite"
     ]
 
 
