@@ -79,8 +79,8 @@ def score_frame(
         - p_nonspecific: float32;
         - nonspecific: 1 or 0, 8 bits; null for a row with a flag and no call;
         - call: "specific", "non-specific", or, if the head has stored quantiles, "uncertain"; null as in nonspecific;
-        - percentile: "FIRST-LAST", an interval for the percentage of the panel that scores lower (docs/percentile.md);
-          null as in nonspecific, or without a panel;
+        - percentile: "FIRST-LAST", an interval for the percentage of the panel that scores lower; null as in
+            nonspecific, or without a panel (docs/percentile.md);
         - flag: why the score should not be trusted; "" if nothing is wrong;
         - domain, with `trim`: the residues that were scored, FIRST-LAST, counted from 1; "" if no domain was found;
         - NAME_p, NAME_nonspecific and NAME_call (or NAME_value), and NAME_percentile, for each further head in `heads`;

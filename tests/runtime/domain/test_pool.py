@@ -205,7 +205,8 @@ def test_small_tasks_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_child_whose_input_ends_ends() -> None:
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [getattr(signal, name) for name in child._IGNORED if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
     target = io.BytesIO()
     try:
         with Path(os.devnull).open("rb") as source:
