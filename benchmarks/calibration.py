@@ -3,7 +3,8 @@
     python benchmarks/calibration.py --encoder CHECKPOINT -o benchmarks/records/calibration.json
 
 The record shows the gain from --calibration, and the gain from the int8 methods over plain rounding. Both calibrations
-use the same number of sequences. The same other rows of the file judge both. The head is recentred on the judging rows.
+use the same number of sequences. Rows of the file that calibrate neither judge both, and the head is
+recentred on them.
 """
 
 from __future__ import annotations

@@ -160,7 +160,8 @@ def faults(figures: dict[str, Any], precision: str, max_dp: dict[str, float], *,
     Args:
         figures: from compare().
         precision: "fp32", "bf16" or "int8".
-        max_dp: precision -> limit of |dp|, given by the user. If there is one, no other limit applies.
+        max_dp: precision -> limit of |dp|, given by the user. It replaces all other limits of that precision. A peer's
+            int8 keeps its own limit.
         peer: whether another project did the quantisation.
     """
     usual = {"fp32": tolerances.FP32.p, "bf16": tolerances.PEER_BF16_P, "int8": tolerances.INT8_GATE_MAX_P}
@@ -174,7 +175,7 @@ def faults(figures: dict[str, Any], precision: str, max_dp: dict[str, float], *,
         flips = max(tolerances.INT8_GATE_FLIPS, 1 / figures["rows"])
         limits |= {"mean_dp": tolerances.INT8_GATE_MEAN_P, "flips": flips}
         least_spearman = tolerances.INT8_GATE_SPEARMAN
-    # A fault is "not <=" and not ">", so that NaN is a fault too.
+    # The condition is "not <=" instead of ">", so that NaN is a fault too.
     wrong = [f"{key} {figures[key]:.3g}, limit {limit:g}" for key, limit in limits.items() if not figures[key] <= limit]
     if not figures["spearman"] >= least_spearman:
         wrong.append(f"spearman {figures['spearman']:.5f}, at least {least_spearman:g}")
@@ -194,11 +195,11 @@ def parse() -> argparse.Namespace:
     add("--work", type=Path, required=True, help="directory for checkpoints, bundles, logs; kept between runs")
     add("--layers", type=int, default=33, help="layers of both encoders; fewer for a quick run")
     add("--repeats", type=int, default=5)
-    add("--only", help=f"engines to run, of {','.join(ENGINES)}; old always runs, as the reference")
+    add("--only", help=f"engines to run, from {','.join(ENGINES)}; old always runs, as the reference")
     add("--variants", default="fp32,int8", help="variants to export; engines of other variants are left out")
     add("--sequences", type=Path, default=DATA / "repertoire" / "vh_vhh_repertoire.csv.gz")
     add("--count", type=int, default=SEQUENCES, help="number of sequences to sample, from those with a call")
-    add("--shehata", type=Path, default=DATA / "shehata" / "VH_only_shehata.csv", help="scored once, only by abonyx")
+    add("--shehata", type=Path, default=DATA / "shehata" / "VH_only_shehata.csv", help="CSV; only abonyx scores it")
     add("--no-shehata", action="store_true")
     add("--head", type=Path, default=DATA / "heads" / "esm1v_logreg" / "boughter_vh_esm1v_logreg.npz")
     add("--calibration", type=Path, help="as in abonyx export")

@@ -1,9 +1,9 @@
-"""What judging chain and domain costs a run: `abonyx score` CSV to CSV with --domain off and check, interleaved.
+"""Measure what the check of chain and domain costs: `abonyx score`, CSV to CSV, with --domain off and check in turns.
 
     python benchmarks/domain_cost.py SEQUENCES -o RECORD --work DIR [--count 141021] [--provider cuda] [--bundle DIR]
 
-SEQUENCES is a file of antibody sequences; more rows than it has are point mutants of them, with a fixed seed. The two
-outputs have to agree in every score. Nothing is written if they do not.
+SEQUENCES is a file of antibody sequences. If --count is higher than its number of rows, the script adds point mutants
+of them (fixed seed). If the two outputs differ in a score, no record is written.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def scores(path: Path) -> list[str]:
 
 
 def timed(source: Path, output: Path, check: str, options: list[str]) -> tuple[float, float, str]:
-    """Seconds of one run from start to exit, those of its processors, and its summary."""
+    """Seconds of one run from start to exit, its processor seconds, and its summary."""
     command = [sys.executable, "-m", "abonyx", "score", str(source), "-o", str(output), "--domain", check, *options]
     started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -48,7 +48,7 @@ def timed(source: Path, output: Path, check: str, options: list[str]) -> tuple[f
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Run both, one after the other, `repeats` times after a run that is not counted."""
+    """Run the command with each check in turn, `repeats` times, after a warm-up that is not counted."""
     arguments.work.mkdir(parents=True, exist_ok=True)
     source = arguments.work / "rows.csv"
     rows = harvey_scale(read_sequences(arguments.sequences), arguments.count)
@@ -66,7 +66,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 seconds[check].append(took)
                 processor_seconds[check].append(busy)
     if scores(arguments.work / "off.csv") != scores(arguments.work / "check.csv"):
-        sys.exit("the scores differ")
+        sys.exit(f"the scores in off.csv and check.csv of {arguments.work} differ; no record was written")
     medians = {check: statistics.median(values) for check, values in seconds.items()}
     return {
         "rows": len(rows),
@@ -95,12 +95,12 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=141_021)
     parser.add_argument("--provider", default="cpu")
     parser.add_argument("--bundle", type=Path, help="[default: abonyx-mini]")
-    parser.add_argument("--weights", default="trained (abonyx-mini)", help="what the record says of the weights")
+    parser.add_argument("--weights", default="trained (abonyx-mini)", help="text about the weights, for the record")
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     record = measure(arguments)
     arguments.output.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    print(f"check over off: {record['check_over_off']:.4f}", file=sys.stderr)
+    print(f"time with check / time with off: {record['check_over_off']:.4f}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -151,7 +151,7 @@ def judge_sets(data: Path) -> list[Row]:
 
 
 def _patchworks(paired: list[dict[str, str]]) -> list[tuple[str, str, list[str]]]:
-    """Records that get numbers like a heavy domain, but are a mix of a VH and another sequence."""
+    """Records that can be numbered like a heavy domain, but are a mix of a VH and another sequence."""
     source = random.Random(20_252)
     pairs = [(row["VH"], row["VL"]) for row in paired]
     gfp = PROTEINS["GFP_AEQVI"]
@@ -189,7 +189,7 @@ def seconds(call: Callable[[], object], repeats: int) -> dict[str, float]:
 
 
 def measure_speed(data: Path, repeats: int) -> dict[str, Any]:
-    """Seconds for records of the repertoire (heavy chains, with and without other chains), and for starting Python."""
+    """Seconds to judge heavy chains (with and without child processes) and light chains, and to start Python."""
     sequences = column(data / "repertoire/vh_vhh_repertoire.csv.gz", "sequence")
     some = random.Random(7).sample(sequences, 4_000)
     many = random.Random(8).sample(sequences, 20_000)
@@ -211,7 +211,7 @@ def measure_speed(data: Path, repeats: int) -> dict[str, Any]:
 
 
 def measure_bad_input() -> dict[str, dict[str, Any]]:
-    """Processor time of the slowest record of each kind: slow, long, or not a protein."""
+    """Processor time of the slowest record of each kind of bad input: slow to judge, long, or not a protein."""
     source = random.Random(9)
     heavy = (
         "EVQLVESGGGLVQPGGSLRLSCAASGFNIKDTYIHWVRQAPGKGLEWVARIYPTNGYTRYADSVKGRFTISADTSKNTAYLQMNSLRAEDTAVYYCSRWG"

@@ -7,7 +7,7 @@ The script uses the shipped bundle. The rows are random fragments of the example
 them are repeated. Fragments run faster than complete domains, and this script only tests the writing. The exit code is
 1 if an outcome is not the expected one. The full and the read-only disk are small tmpfs mounts. Without the permission
 to mount, the full disk is a limit on file sizes (RLIMIT_FSIZE), and the read-only disk is left out with a message. The
-file has over 300 lines, because each fault has its function.
+file has over 300 lines, because each fault has its own function.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def reference(scene: Scene) -> dict[str, bytes]:
 
 
 def rows_done(output: Path, process: int | None = None) -> int:
-    """Number of rows in the journal of an output; -1 without a journal, or before this process continues the run."""
+    """Number of rows in the journal of an output; -1 if there is no journal, or if `process` is not in it yet."""
     try:
         text = output.with_name(output.name + ".journal").read_text()
     except FileNotFoundError:
@@ -197,7 +197,7 @@ def interrupt(scene: Scene, expected: dict[str, bytes]) -> list[str]:
 
 
 def full_disk(scene: Scene, expected: dict[str, bytes]) -> tuple[str, list[str]]:
-    """A disk with space for half of the output: one clear error, nothing is lost, and the run resumes with space."""
+    """A disk with space for half of the output: one clear error, no loss, and the run resumes when there is space."""
     size = sum(map(len, expected.values()))
     with mounted(scene.folder / "small", size // 2) as grow:
         if grow is None:
@@ -231,7 +231,7 @@ def read_only(scene: Scene, expected: dict[str, bytes]) -> tuple[str, list[str]]
 
 
 def another_run(scene: Scene, expected: dict[str, bytes]) -> list[str]:
-    """Input, bundle or config change before the resumed run: an error names it, and the first command still resumes."""
+    """Change input, bundle or config before resuming: an error names the change, the first command still resumes."""
     output = scene.output()
     stop_at(scene, output, scene.rows // 2, signal.SIGKILL)
     kept = files(output.parent)
@@ -253,7 +253,7 @@ def another_run(scene: Scene, expected: dict[str, bytes]) -> list[str]:
 
 
 def two_at_once(scene: Scene, expected: dict[str, bytes]) -> list[str]:
-    """A second command on the same OUT is refused with the first one's process; the first one ends without error."""
+    """A second command on the same OUT is refused, and the error names the first process, which ends without error."""
     output = scene.output()
     stop_at(scene, output, scene.rows // 4, signal.SIGKILL)
     with scene.start(output) as first:
@@ -326,7 +326,7 @@ main()
 
 
 def killed_at_renames(folder: Path, rows: int, window: int) -> tuple[int, list[str]]:
-    """Kill runs of formats with one, two and three files before each rename; returns the number of runs and faults."""
+    """Kill runs of formats with two and three files before each rename; returns the number of runs, and the faults."""
     times, faults = 0, []
     for command, suffix in (("score", ".csv"), ("score", ".parquet"), ("embed", ".npy")):
         scene = make_scene(folder / f"{command}{suffix}", rows, window, command, suffix)
@@ -348,7 +348,7 @@ def killed_at_renames(folder: Path, rows: int, window: int) -> tuple[int, list[s
 
 
 def power_cuts(folder: Path, command: str, suffix: str, seed: int) -> tuple[int, list[str]]:
-    """Cut a small run after each file operation, as in benchmarks/power_loss.py; returns the number of cuts and faults.
+    """Cut a small run after each file operation (benchmarks/power_loss.py); returns the number of cuts, and the faults.
 
     A refused run is reported as a fault so that somebody looks at it. Today no run is refused.
     """
@@ -373,7 +373,7 @@ class Row(NamedTuple):
 
 
 def rows_of_runs(scratch: Path, rows: int, window: int, kills: int, seed: int) -> Iterator[Row]:
-    """The rows for faults of runs. Each makes its scene when it runs."""
+    """The rows of the table for faults during a run. Each row makes its scene when its `run` is called."""
 
     def scene(name: str, rows: int, *what: str) -> tuple[Scene, dict[str, bytes]]:
         made = make_scene(scratch / name, rows, window, *what)
@@ -478,7 +478,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, help="JSON record")
-    parser.add_argument("--page", type=Path, help="page whose table of faults is written")
+    parser.add_argument("--page", type=Path, help="page with the table of faults, which is replaced")
     parser.add_argument("--rows", type=int, default=10_000, help="rows for the first fault; the others use a tenth")
     parser.add_argument("--window", type=int, default=128)
     parser.add_argument("--kills", type=int, default=20, help="kills for the first fault; other formats use a quarter")

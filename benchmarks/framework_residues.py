@@ -3,8 +3,8 @@
     python benchmarks/framework_residues.py ../shared/data/repertoire/vh_vhh_repertoire.csv.gz
 
 The script prints the table. It counts the complete domains of sources that may be used for any purpose: OAS (Bernat et
-al. 2019) and the VH and VHH of the therapeutic nanobody profiler (TNP). It lists a residue if at least the share
-FREQUENCY of the domains has it.
+al. 2019) and the VH and VHH of the therapeutic nanobody profiler (TNP). It lists a residue that
+occurs in at least two domains, and in at least the share FREQUENCY of the domains.
 """
 
 from __future__ import annotations

@@ -3,10 +3,11 @@
     python benchmarks/gpu.py -o benchmarks/records/gpu.json --work DIR
 
 Ratios of speed are measured on a sample. Every engine has the same batches (sorted by length, with one token budget),
-except `old`, which has batches of 32 in file order. Then the command line scores harvey-scale, 141,021 sequences made
-from real ones, CSV to CSV. The encoder has the real shape and random weights; the head is recentred. No record is
-written if an engine runs another model, or if abonyx is further from float32 than transformers' float16 allows. The
-record says whether abonyx is within its own limit.
+except `old`, which has batches of 32 in file order. The command line scores harvey-scale, 141,021 sequences made from
+real ones, CSV to CSV. The encoder has the real shape and random weights; the head is recentred. No record is
+written if an engine runs another model, or if abonyx's difference from float32 is more than
+CUDA_FP16_OVER_TRANSFORMERS times that of transformers in float16. The record says whether abonyx is within its own
+limit.
 """
 
 from __future__ import annotations
@@ -153,7 +154,7 @@ def export(work: Path, layers: int, head: Path, max_dp: float | None) -> tuple[P
     """A checkpoint of ESM-1v's shape and its bundle; made in `work` if they do not exist."""
     options = ["--head", str(head.absolute()), "--recentre-head", "--allow-encoder-mismatch"]
     options += ["--variants", "cuda-fp16"]
-    if max_dp is not None:  # judged again below, on the GPU
+    if max_dp is not None:  # peers() judges the scores again, on the GPU
         options += ["--max-dp", f"cuda-fp16={max_dp:g}"]
     prepared = prepare(work.absolute(), layers, {"esm1v"}, set(), options, print)
     return prepared.checkpoint["esm1v"], prepared.bundle["esm1v"]
@@ -308,7 +309,7 @@ def main() -> None:
     add("--kinds", default="fp32,fp16,compiled", help="kinds of transformers' model to run")
     add("--command-repeats", type=int, default=2)
     add("--domains", default="off,check", help="domain checks to time the command with")
-    add("--max-dp", type=float, help="limit of the export's check, on the CPU's kernels; default: the variant's")
+    add("--max-dp", type=float, help="limit of |dp| for export, which checks on the CPU; default: the variant's")
     add("--only-export", action="store_true", help="only make the checkpoint and the bundle")
     add("--commit", help="commit of these sources, if they are not a git checkout")
     add("--sequences", type=Path, default=DATA / "repertoire" / "vh_vhh_repertoire.csv.gz")

@@ -1,10 +1,10 @@
-"""Compare the time of 5 and 10 heads with one, on the shipped encoder; the JSON record has each bundle's parity.
+"""Compare the time of 5 and 10 heads with that of one (shipped encoder); the JSON record has each bundle's parity.
 
     python benchmarks/heads.py FILE -o benchmarks/records/heads.json
 
 FILE has sequences; --rows of them are scored. Bundles with 1, 5 and 10 heads are made in a temporary directory. They
 have mini's own head, and linear heads with random weights. In each repeat, every bundle in turn is opened and scored
-once. A warm-up before is not counted. The target is at most 1.05 times the time of one head.
+once. A warm-up comes first and is not counted. The target is at most 1.05 times the time of one head.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def main() -> None:
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     for count, found in record["heads"].items():
-        print(f"{count} heads: {found['median_s']:.3f} s, {found['ratio_to_one']:.3f} times one")
+        print(f"{count} heads: {found['median_s']:.3f} s, {found['ratio_to_one']:.3f} times as long as one head")
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def write_table(data: Path, path: Path) -> int:
 
 
 def fit_heads(table: Path, bundle: str, work: Path) -> dict[str, Any]:
-    """Fit every head; returns the bundle's record. If the bundle has no real head, the first fit is without --add."""
+    """Fit every head; returns the bundle's record. The first fit is without --add, the others are with it."""
     parent, heads = ([] if bundle == "mini" else ["--bundle", bundle]), {}
     for number, (name, (_, options)) in enumerate(ASSAYS.items()):
         output = work / f"{number + 1}-heads"

@@ -1,13 +1,13 @@
-"""Compare the speed of an encoder with the levels of an int8 bundle to float32; writes one JSON record.
+"""Compare an encoder that has the levels of an int8 bundle with float32, in speed; writes one JSON record.
 
     python benchmarks/make_checkpoint.py esm1v out/esm1v
     python benchmarks/levels.py --bundle INT8_BUNDLE --layers 6 --encoder out/esm1v --work out -o RECORD.json
 
-The record shows what the levels of a small trained encoder would cost in a large encoder. The script takes the bundle's
-shares of two terms and of float32 for each kind of product (query-key-value, context, first and second feed-forward),
-and spreads them over the encoder's layers. Weights are only rounded, because speed does not depend on their values. The
-record also has the difference of the embeddings from float32's. The graphs take turns in one process, from token ids to
-embeddings.
+The record shows what the levels of a small trained encoder would cost in a large encoder. For each kind of
+product (query-key-value, context, first and second feed-forward), the script counts in how many layers the
+bundle uses two terms or float32. It spreads these shares over the encoder's layers. The weights are quantised by plain
+rounding, because speed does not depend on their values. The record also has the largest difference between each graph's
+embeddings and those of float32. The graphs take turns in one process, from token ids to embeddings.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def spread(found: dict[str, dict[int, float]], layers: int) -> dict[Name, int]:
     for product, parts in found.items():
         given = dict.fromkeys(parts, 0)
         for index in range(layers):
-            # choose the level with the largest missing part of its share
+            # choose the level that is furthest below its share
             level = max(parts, key=lambda each: parts[each] * (index + 1) - given[each])
             given[level] += 1
             levels[index, product] = level

@@ -67,7 +67,8 @@ def make_checkpoint(shape: Shape, directory: Path, *, seed: int = 0, half_exact:
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 1:
-                # transformers starts biases at 0 and LayerNorm at 1 and 0. That would hide a graph without them.
+                # transformers starts biases at 0 and LayerNorm at 1 and 0. A graph that lacks them would give the same
+                # numbers.
                 parameter.add_(0.1 * torch.randn_like(parameter))
             if half_exact:
                 parameter.copy_(parameter.half())

@@ -3,7 +3,8 @@
     python benchmarks/opening.py BUNDLE --variant int8 -o benchmarks/records/opening.json
 
 There are three cases, which take turns. first: there is no cache of hashes or self-tests, and the bundle's files are
-not in memory. evicted: there are caches, but the files are not in memory. again: both are there.
+not in memory. evicted: the caches exist, but the files are not in memory. again: the
+caches exist, and the files are in memory.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""Measure the operations per second of this machine's matrix products, to compare a record's ratios with.
+"""Measure the operations per second of matrix products on this machine, as a reference for the ratios of a record.
 
     python benchmarks/peaks.py
 
 These are not the peaks of a data sheet. Each figure is the best of several runs of one large square product. float32
 runs with ONNX Runtime's MatMul and with NumPy's BLAS. int8 runs with ONNX Runtime's MatMulInteger (uint8 x int8 with
-int32 sums; with VNNI or AMX if it has such a kernel). A multiplication and an addition are two operations.
+int32 sums; with VNNI or AMX if ONNX Runtime has a kernel for them). A multiplication and an addition are two
+operations.
 """
 
 from __future__ import annotations
@@ -70,8 +71,8 @@ def measure_peaks(size: int = SIZE, seconds: float = SECONDS) -> dict[str, Any]:
 
     Returns:
         "fp32_gflops": {"onnxruntime", "numpy"}, "int8_gops": {"onnxruntime"}, "processors" (number of busy processors
-        for each product, in that order; it is below the number of threads if other processes use them), "size",
-        "threads", "onnxruntime".
+        for each product: float32 by ONNX Runtime, float32 by NumPy, int8; it is below the number of threads if other
+        processes use them), "size", "threads", "onnxruntime".
     """
     from onnx import TensorProto
 

@@ -231,7 +231,7 @@ def _again(work: Path, name: str, run: Run, left: Mapping[str, bytes], expected:
         Path(path).write_bytes(data)
     output = work / name
     if output.exists() and output.read_bytes() not in (OLD, expected[name]):
-        return f"{name} is neither the old nor the new one"
+        return f"{name} is neither the old nor the new file"
     try:
         run(output)
     except EngineError as error:

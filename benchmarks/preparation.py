@@ -91,9 +91,9 @@ def prepare(
         work: directory that is kept between runs.
         layers: number of layers of both encoders.
         models: names from MODELS to make.
-        peers: of "stock" and "masked_lm", the formats to make.
-        export_options: more options for `abonyx export`. Other options, or other sources of export, give another
-            bundle.
+        peers: formats to make for the peers, from "stock" and "masked_lm".
+        export_options: more options for `abonyx export`. If they or the source files of abonyx_export change, a new
+            bundle is made.
         say: called with a line before each step.
     """
     sources = sorted(Path(abonyx_export.__file__).parent.rglob("*.py"))

@@ -21,7 +21,7 @@ from abonyx.engine.process import usable_processors
 
 ROWS, TOKENS = 4, 124
 RUNS = 5
-PRODUCTS = ("MatMul", "Gemm")  # every matrix product has one of these in its operator name, also quantised or fused
+PRODUCTS = ("MatMul", "Gemm")  # part of the operator name of every matrix product, quantised and fused ones included
 
 
 def profile(bundle_path: Path, variant_name: str, peak_gops: float | None) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def profile(bundle_path: Path, variant_name: str, peak_gops: float | None) -> di
         },
     }
     encoder = bundle.manifest.encoder
-    attention = 4 * encoder.layers * encoder.hidden * TOKENS  # per token: two products with every other token
+    attention = 4 * encoder.layers * encoder.hidden * TOKENS  # per token: two products with each token of its row
     gop = (2 * _weights(bundle.path / variant.model) + attention) * ROWS * TOKENS / 1e9
     products_s = sum(dur for name, dur in taken.items() if any(part in name for part in PRODUCTS)) / RUNS / 1e6
     record |= {

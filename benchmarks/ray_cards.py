@@ -1,6 +1,8 @@
 """Score harvey-scale in 16 files on one GPU and on two, with Ray and as two commands; writes one JSON record.
 
-    python benchmarks/ray_cards.py -o benchmarks/records/ray_cards.json --work DIR --bundle BUNDLE
+    python benchmarks/ray_cards.py -o RECORD.json --work DIR --bundle BUNDLE --sequences FILE
+
+harvey-scale is the 141,021 sequences that gpu.harvey_scale makes from FILE.
 
 All results must have the same bytes as those of one worker, which must equal `abonyx score` of two of the files. In one
 run a worker is killed in the middle. For a trial without a GPU, use --provider cpu and --rows.
@@ -35,7 +37,7 @@ from preparation import read_sequences
 TARGET = 1.9
 FILES_WITHOUT_RAY = 2  # few, because each command opens the model
 SCORED = re.compile(r"(\d+) sequences scored.*?, in ([\d.]+) s on ")
-# Runs the command with a Ray of the given number of processors and GPUs.
+# Runs the command with a local Ray that has the given numbers of processors and GPUs.
 RUN = """
 import sys, ray
 ray.init("local", num_cpus=int(sys.argv[1]), num_gpus=int(sys.argv[2]), include_dashboard=False, log_to_driver=False,
@@ -78,7 +80,7 @@ class Runs:
         self.expected: dict[str, str] = {}  # hashes of the first run with Ray
 
     def ray_command(self, workers: int, output: Path) -> list[str]:
-        """Start `abonyx score DIR --ray` with a Ray that has room for this number of workers."""
+        """The command for `abonyx score DIR --ray` with a local Ray that has room for this number of workers."""
         room = [str(2 * workers if self.cards else workers), str(workers if self.cards else 0)]
         return [sys.executable, "-P", "-c", RUN, *room, *self.score(self.inputs, output), "--ray"]
 
@@ -86,7 +88,7 @@ class Runs:
         return ["score", str(inputs), "-o", str(output), *self.options]
 
     def ray(self, workers: int, name: str, kill_after_s: float | None = None) -> dict[str, Any]:
-        """One run with Ray. A worker is killed kill_after_s seconds after its session opened, if that is given."""
+        """One run with Ray. If kill_after_s is given, a worker is killed that many seconds after the first result."""
         output = self.work / name
         started = time.perf_counter()
         process = subprocess.Popen(self.ray_command(workers, output), stderr=subprocess.PIPE, text=True)
@@ -156,14 +158,14 @@ class Runs:
                 raise SystemExit(f"two commands failed:\n{said}")
             row[f"wall_s_of_{count}"] = time.perf_counter() - started
             row[f"summary_of_{count}"] = [text.splitlines()[:2] for text in said]
-        # If only the GPUs limit the speed, a command takes the same time alone and beside the other.
+        # If only the GPUs limit the speed, one command takes as long as both at the same time, and the ratio is 2.
         row["two_over_one"] = 2 * row["wall_s_of_1"] / row["wall_s_of_2"]
         print(row, flush=True)
         return row
 
 
 def _kill_one(driver: int, output: Path, after_s: float) -> int:
-    """Kill one worker some time after it has finished a file; returns its process id."""
+    """Kill one worker `after_s` seconds after any worker has finished a file; returns its process id."""
     while not any(output.glob("*.parquet")):
         time.sleep(0.1)
     time.sleep(after_s)

@@ -2,9 +2,10 @@
 
     python benchmarks/ray_scaling.py FILE -o benchmarks/records/ray.json
 
-The first records of FILE that can be scored are split into files. Each run scores them with the shipped bundle, and its
-results must have the same bytes as those of `abonyx score`, file by file. The script also measures the cost of reading,
-writing and the run file, for docs/scale.md. (It is not named ray.py, because `import ray` would then import it.)
+The first records of FILE that can be scored are split into files. Each run scores them with the shipped bundle, and
+the record says whether its results have the same bytes as those of `abonyx score`, file by file. The script also
+measures the cost of reading, writing and the run file, for docs/scale.md. (The script is not named ray.py, because
+`import ray` would then import it.)
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ def _run(inputs: Path, output: Path, workers: int) -> dict[str, Any]:
 
 
 def _without_ray(inputs: Path, output: Path) -> dict[str, Any]:
-    """Run the command without Ray, file by file; its seconds are the time of scoring without starts."""
+    """Run the command without Ray, file by file. The seconds are those of scoring, without starting the command."""
     output.mkdir()
     seconds, rows = 0.0, 0
     for source in sorted(inputs.iterdir()):
@@ -147,7 +148,7 @@ def _costs(whole: Input, work: Path) -> dict[str, Any]:
         assert len(read.sha256()) == 64
         results[kind] = {
             "bytes_per_row": path.stat().st_size / count,
-            "bytes_per_row_until_whole": len(encoded) / count,  # of Parquet the Arrow stream
+            "bytes_per_row_until_whole": len(encoded) / count,  # for Parquet: the size of the Arrow stream
             "write_rows_per_s": count / (written - started),
             "read_rows_per_s": count / (ended - written),
             "hash_rows_per_s": count / (time.perf_counter() - ended),

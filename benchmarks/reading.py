@@ -4,7 +4,8 @@
     python benchmarks/reading.py --base BASE -o benchmarks/records/reading.json
 
 The script makes the files with a fixed seed: 141,021 records of 110 to 130 residues, as CSV and as FASTA. The checkouts
-take turns. In every turn a new process reads each file once; imports are not counted, and the medians are compared.
+take turns. In every turn, each checkout reads the file once in a new process. Imports are not counted, and the medians
+are compared.
 Both checkouts must read the same records (compared by hash).
 """
 

@@ -1,6 +1,6 @@
 """Measure the time of a scan of one VH at all positions; the JSON record has the parity of the bundle's variant.
 
-    python benchmarks/scan.py [--bundle DIR] [--provider cuda] -o RECORD.json
+    python benchmarks/scan.py [--bundle DIR] [--provider cuda] --weights trained -o RECORD.json
 
 One session scans trastuzumab's heavy chain --repeats times. A warm-up of one position is not counted. A scan scores
 each different sequence once, judges every mutant, and computes charge and pI.

@@ -1,15 +1,16 @@
-"""Many small concurrent requests to `abonyx serve` beside `abonyx score` on the same sequences: a JSON record.
+"""Compare small concurrent requests to `abonyx serve` with `abonyx score` of the same sequences; writes a JSON record.
 
     python benchmarks/serve.py -o benchmarks/records/serve.json
     python benchmarks/serve.py -o RECORD.json --rows 100 --repeats 1 [FILE]
     python benchmarks/serve.py -o RECORD.json --bundle DIR --provider cuda --clients 64 --processes 8 --rows 20000
 
-The rows are FILE's sequences (default: the examples) and mutants of them, with one to five seeded substitutions each:
-text that is not an antibody any more takes five times as long to judge. One service is started. Then, in turns and so
-many times, the file is scored by the command and by the service, once for each number of sequences a request has
-(PER_REQUEST). Clients are threads of this process or of others on the same machine, and take their part of its
-processors. Of the command, reading, opening and exit do not count. Exits 1 if a score differs by more than the
-tolerance of another batch, or the median of the ratios of throughput is under TARGET.
+The rows are FILE's sequences (default: the examples) and mutants of them, with one to five substitutions each (fixed
+seed). The mutants stay close to antibodies, because other text takes five times as long to judge. The script starts one
+service. Then it repeats the following --repeats times: the command scores the file, and the service scores it once for
+each number of sequences per request (PER_REQUEST). The clients are threads of this process or of other processes on the
+same machine, and use part of its processor time. For the command, reading, opening and exit are not counted. The exit
+code is 1 if a score differs by more than the tolerance between batches, or if the median ratio of the throughputs is
+below TARGET.
 """
 
 from __future__ import annotations
@@ -40,9 +41,9 @@ from preparation import read_sequences
 
 TARGET = 0.85
 PER_REQUEST = (1, 8)
-# The service's default is 32 requests in hand from one address.
+# By default, the service accepts at most 32 requests at a time from one address.
 CLIENTS = 24
-# A process of clients: its rows come on standard input, its answers go to standard output.
+# Code of a process with clients. It reads the rows from standard input and writes the answers to standard output.
 CLIENT = "import serve; serve.client_process()"
 
 
@@ -59,7 +60,7 @@ def score(source: Path, output: Path, options: list[str]) -> tuple[float, dict[s
 
 @contextlib.contextmanager
 def service(*arguments: str) -> Iterator[int]:
-    """A service with its defaults but for these arguments; its port."""
+    """Run a service with its defaults, except for these arguments; yields its port."""
     command = [*ABONYX, "serve", "--port", "0", "--log-json", *arguments]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
@@ -80,7 +81,7 @@ def service(*arguments: str) -> Iterator[int]:
 
 
 def client_process() -> None:
-    """Ask as this process's standard input says, and write seconds and p by id."""
+    """Send the requests that standard input describes, and write the seconds and p by id to standard output."""
     asked = json.load(sys.stdin)
     json.dump(ask(asked["port"], asked["rows"], asked["per_request"], asked["clients"]), sys.stdout)
 
@@ -88,7 +89,7 @@ def client_process() -> None:
 def ask_from(
     processes: int, port: int, rows: list[dict[str, str]], per_request: int, clients: int
 ) -> tuple[float, dict[str, float]]:
-    """As ask, by clients in so many processes; the longest of their times, each without its process's start."""
+    """Like ask(), with the clients in several processes. The seconds are those of the slowest, without its start."""
     if processes == 1:
         return ask(port, rows, per_request, clients)
     running = []
@@ -100,13 +101,13 @@ def ask_from(
         assert process.stdin is not None
         json.dump(part | {"clients": clients // processes}, process.stdin)
         running.append(process)
-    for process in running:  # all have their rows before the first may begin
+    for process in running:  # every process has its rows before the first one sends a request
         assert process.stdin is not None
         process.stdin.close()
         process.stdin = None
     answers = [process.communicate()[0] for process in running]
     if any(process.returncode for process in running):
-        raise SystemExit("a process of clients failed")
+        raise SystemExit("a client process failed; its error is above")
     found = [json.loads(answer) for answer in answers]
     return max(seconds for seconds, _ in found), {id_: p for _, part in found for id_, p in part.items()}
 
@@ -145,14 +146,14 @@ def ask(port: int, rows: list[dict[str, str]], per_request: int, clients: int) -
 def compare(
     source: Path, folder: Path, repeats: int, options: list[str], clients: int, processes: int
 ) -> dict[str, Any]:
-    """Seconds of each, in turns, and the largest difference of a score. options: of both commands."""
+    """Run the command and the service in turns, both with `options`; returns figures and the largest |dp|."""
     with source.open(newline="") as file:
         rows = [{"id": row["id"], "sequence": row["sequence"]} for row in csv.DictReader(file)]
     seconds: dict[str, list[float]] = {name: [] for name in ("score", *map(str, PER_REQUEST))}
     largest = 0.0
     limits = ["--max-requests-per-client", str(max(32, 2 * clients)), "--max-requests", str(max(128, 2 * clients))]
     with service(*options, *limits) as port:
-        for size in PER_REQUEST:  # warm, as a service is
+        for size in PER_REQUEST:  # a warm-up, because a service in use is warm
             ask(port, rows[: 4 * size * clients], size, clients)
         for repeat in range(repeats):
             taken, expected = score(source, folder / f"{repeat}.csv", options)
@@ -161,7 +162,7 @@ def compare(
                 taken, found = ask_from(processes, port, rows, size, clients)
                 seconds[str(size)].append(taken)
                 largest = max(largest, *(abs(found[id_] - p) for id_, p in expected.items()))
-                print(f"{size} a request: {taken:.2f} s, abonyx score {seconds['score'][-1]:.2f} s")
+                print(f"{size} per request: {taken:.2f} s, abonyx score {seconds['score'][-1]:.2f} s")
     base = seconds.pop("score")
     return {
         "score": _figure(base, len(rows)),
@@ -190,7 +191,7 @@ def main() -> None:
     parser.add_argument("--bundle", help="default: the shipped one")
     parser.add_argument("--provider", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--clients", type=int, default=CLIENTS)
-    parser.add_argument("--processes", type=int, default=1, help="of the clients")
+    parser.add_argument("--processes", type=int, default=1, help="processes that run the clients")
     arguments = parser.parse_args()
     bundle = open_bundle(arguments.bundle)
     options = ["--provider", arguments.provider, *(["--bundle", arguments.bundle] if arguments.bundle else [])]
@@ -219,7 +220,7 @@ def main() -> None:
     arguments.output.write_text(json.dumps(record, indent=2) + "\n")
     slow = {size: part["of_score"] for size, part in found["serve"].items() if part["of_score"] < TARGET}
     if slow or found["max_dp"] > tolerance:
-        sys.exit(f"under {TARGET} of abonyx score: {slow}; max |dp| {found['max_dp']:.3g}, limit {tolerance}")
+        sys.exit(f"throughput ratio below {TARGET}: {slow}; max |dp| {found['max_dp']:.3g}, limit {tolerance}")
 
 
 if __name__ == "__main__":

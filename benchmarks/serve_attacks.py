@@ -1,4 +1,4 @@
-"""Compare the time of a small CSV while `abonyx serve` is attacked with an idle service; writes a JSON record.
+"""Compare the time to score a small CSV with an idle and with an attacked `abonyx serve`; writes a JSON record.
 
     python benchmarks/serve_attacks.py -o benchmarks/records/serve_attacks.json
     python benchmarks/serve_attacks.py -o RECORD.json --requests 20 --repeats 1 --only slow_parse,head_of_line
@@ -8,7 +8,7 @@ files one after the other, first to the idle service and then while another proc
 times. All processes share the processors of one machine. The exit code is 1 if an answer is wrong, if the 99th
 percentile under an attack of HELD is more than TARGET times the idle one, or if the service does not stop cleanly.
 
-The file has over 300 lines, because the attacks are a list.
+The file has over 300 lines, because each attack has its own function.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ _CHUNKED = _HEAD + _JSON + b"Transfer-Encoding: chunked\r\n\r\n"
 _READY = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n"
 _TABLE = b"id,sequence\na,EVQL\n"
 
-# Not the address of the measured client, because the service counts requests by address. Linux has all of 127.0.0.0/8.
+# The attacker has another address than the measured client, because the service counts requests by address. On Linux,
+# every address of 127.0.0.0/8 is local.
 ATTACKER = ("127.0.0.2", 0)
 
 Attack = Callable[[int], None]
@@ -69,7 +70,7 @@ def ask(port: int, body: bytes, kind: str, source: tuple[str, int] = ATTACKER) -
 
 
 def send(port: int, data: bytes, wait_s: float = 5, *, half: bool = False) -> bytes:
-    """Send bytes on a new connection; returns the answer until the service closes it or stops sending."""
+    """Send bytes on a new connection; returns what comes until the service closes the connection or stops sending."""
     found = b""
     with socket.create_connection(("127.0.0.1", port), 5, ATTACKER) as connection, contextlib.suppress(OSError):
         connection.settimeout(wait_s)
@@ -176,7 +177,7 @@ def pipelining(port: int) -> None:
 
 
 def huge_headers(port: int) -> None:
-    """Heads with megabytes of data."""
+    """Heads with 60 kB to 5 MB of data."""
     for data in (
         _READY + b"X: " + b"a" * 60_000 + b"\r\n\r\n",
         _READY + b"X: " + b"a" * 5_000_000 + b"\r\n\r\n",
@@ -186,12 +187,12 @@ def huge_headers(port: int) -> None:
 
 
 def many_headers(port: int) -> None:
-    """Four clients at the same time send heads of 15,000 lines, in 64 kB."""
+    """Four clients at the same time send heads of 15,000 lines, about 60 kB each."""
     _together(4, lambda: send(port, _READY + b"a:\r\n" * 15_000 + b"\r\n", half=True))
 
 
 def many_trailers(port: int) -> None:
-    """The same number of lines after the last chunk of a body."""
+    """Four clients at the same time send 15,000 lines after the last chunk of a body."""
     _together(4, lambda: send(port, _CHUNKED + b"0\r\n" + b"a:\r\n" * 15_000 + b"\r\n", half=True))
 
 
@@ -228,7 +229,7 @@ def leavers(port: int) -> None:
 
 
 def many_requests(port: int) -> None:
-    """A hundred refused requests on one connection."""
+    """Ninety-nine refused requests on one connection."""
     refused = b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\nFOO /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
     send(port, (refused + _request(b'{"a": 1')) * 33, 5, half=True)
 
@@ -279,14 +280,14 @@ def attacked(name: str, port: int) -> Iterator[None]:
 
 
 def small_files(port: int, count: int, expected: float | None = None) -> tuple[list[float], float]:
-    """Send `count` small files; returns the seconds of each. Ends the script if a score is not the expected one."""
+    """Send `count` small files; returns the seconds of each, and the score. Ends the script if a score differs."""
     taken = []
     for _ in range(count):
         started = time.perf_counter()
         status, body = ask(port, SMALL, "text/csv", ("127.0.0.1", 0))
         taken.append(time.perf_counter() - started)
         if status != 200:
-            raise SystemExit(f"a small file was answered {status}: {body[:500]!r}")
+            raise SystemExit(f"a small file got status {status}, expected 200: {body[:500]!r}")
         p = json.loads(body)["results"][0]["p_nonspecific"]
         expected = p if expected is None else expected
         if abs(p - expected) > 1e-5:
@@ -351,7 +352,7 @@ def main() -> None:
     arguments.output.write_text(json.dumps(record, indent=2) + "\n")
     slow = {name: one["p99_ratio"] for name, one in found.items() if name in HELD and one["p99_ratio"] > TARGET}
     if slow:
-        sys.exit(f"over {TARGET} times the idle 99th percentile: {slow}")
+        sys.exit(f"99th percentile under attack / idle one, limit {TARGET:g}: {slow}")
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def requests(connection: http.client.HTTPConnection, count: int, seed: int = 0) 
 
 
 def other_bytes(copy: Path) -> None:
-    """Invert bytes in the middle of the largest file, so that its hash is wrong."""
+    """Reverse the order of the bytes in the middle of the largest file, so that its hash is wrong."""
     largest = max((path for path in copy.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
     whole = largest.read_bytes()
     third = len(whole) // 3
@@ -88,7 +88,7 @@ def other_bytes(copy: Path) -> None:
 
 
 def other_weights(copy: Path) -> None:
-    """The same with a correct hash, so that the golden rows give wrong numbers."""
+    """Change the file like other_bytes, with a correct hash, so that the golden rows give wrong numbers."""
     other_bytes(copy)
     reseal(copy)
 
@@ -182,7 +182,7 @@ def main() -> None:
         for name, value in found.items()
         if value > record["limits"][name]
     ]
-    print("\n".join(over) or f"as it should be: {growth(asked, 0)}, {growth(reloaded, 1)}")
+    print("\n".join(over) or f"within the limits: growth {growth(asked, 0)}, over reloads {growth(reloaded, 1)}")
     sys.exit(bool(over))
 
 

@@ -4,10 +4,10 @@
     python benchmarks/soak.py -o RECORD.json --picture PICTURE.png --rows 400 --window 40 --reloads 5 [FILE]
 
 The script scores as many rows as Harvey's set has (141,021) with the shipped bundle, CSV to CSV. It reads the resident
-memory and the threads of that process every second. The rows are FILE's sequences (default: the examples). They are
-repeated with one more random substitution each time, so that almost no row appears twice. Then a process opens a
-session, reloads it 50 times, and counts its memory, files, threads and semaphores. The exit code is 1 if one of them is
-over its limit (LIMITS).
+memory and the number of threads of the scoring process every second. The rows are FILE's sequences (default: the
+examples). They are repeated with one more random substitution each time, so that almost no row appears twice. Then a
+process opens a session, reloads it 50 times, measures its memory, and counts files, threads and semaphores. The exit
+code is 1 if memory is over a limit (LIMITS), a count has changed, a row is missing, or a process warns.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def faults(run: dict[str, Any], reloaded: dict[str, Any], limits: dict[str, floa
         found.append(f"{run['rows_written']} rows written of {run['rows']}")
     if reloaded["highest_over_second_bytes"] > limits["reload_bytes"]:
         over = reloaded["highest_over_second_bytes"]
-        found.append(f"a reload's memory is {over} bytes over the second's, limit {limits['reload_bytes']}")
+        found.append(f"a later reload has {over} bytes more than the second one, limit {limits['reload_bytes']}")
     for what, before in reloaded["before"].items():
         after = reloaded["after"][what]
         if after != before:
@@ -188,14 +188,14 @@ def draw(run: dict[str, Any], reloaded: dict[str, Any], path: Path) -> None:
     at = next((s["seconds"] / 60 for s in samples if s["rows"] >= 0.1 * run["rows"]), 0)
     over_time.axvline(at, color="#D55E00", ls="--", lw=1, label="10 % of the rows")
     over_time.set(xlabel="minutes", ylabel="resident memory, MB", ylim=(0, None))
-    over_time.set_title(f"abonyx score, {run['rows']:,} rows, CSV to CSV: {run['memory_ratio']:.3f} of 10 % at the end")
+    over_time.set_title(f"abonyx score, {run['rows']:,} rows, CSV to CSV: end / 10 % = {run['memory_ratio']:.3f}")
     over_time.legend(loc="lower right")
     resident = [value / 1e6 for value in reloaded["resident_bytes"]]
     over_reloads.plot(range(1, len(resident) + 1), resident, "#0072B2", marker=".", lw=1)
     limit = resident[1] + MEMORY_BYTES / 1e6
     over_reloads.axhline(limit, color="#D55E00", ls="--", lw=1, label=f"second + {MEMORY_BYTES / 1e6:.0f} MB")
     over_reloads.set(xlabel="reload", ylabel="resident memory, MB", ylim=(0, None))
-    over_reloads.set_title(f"{len(resident)} times score, then reload, in one process")
+    over_reloads.set_title(f"score, then reload, {len(resident)} times in one process")
     over_reloads.legend(loc="lower right")
     figure.savefig(path, format="png", dpi=120, metadata={"Software": None})
 
@@ -208,7 +208,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, help="JSON record")
     parser.add_argument("--picture", type=Path, required=True, help="PNG")
     parser.add_argument("--rows", type=int, default=HARVEY_ROWS)
-    parser.add_argument("--window", type=int, help="records a window  [default: the provider's]")
+    parser.add_argument("--window", type=int, help="records per window  [default: the provider's]")
     parser.add_argument("--reloads", type=int, default=50)
     parser.add_argument("--interval", type=float, default=1.0, help="seconds between samples")
     arguments = parser.parse_args()
@@ -220,7 +220,7 @@ def main() -> None:
     reloaded = reloads(arguments.reloads, sequences * 8)
     found = faults(run, reloaded)
     draw(run, reloaded, arguments.picture)
-    # The record has one sample per per cent of the rows; the picture has all samples.
+    # The record has about 100 of the samples; the picture has all samples.
     step = max(1, len(run["samples"]) // 100)
     record = {
         "machine": machine(),
@@ -231,7 +231,7 @@ def main() -> None:
         "reload": reloaded,
     }
     arguments.output.write_text(json.dumps(record, indent=2) + "\n")
-    print("\n".join(found) or f"as it should be: {run['memory_ratio']:.4f} of the memory at 10 %, {reloaded['after']}")
+    print("\n".join(found) or f"no faults: memory at the end / at 10 % {run['memory_ratio']:.4f}, {reloaded['after']}")
     sys.exit(bool(found))
 
 

@@ -5,7 +5,7 @@
 
 DIR has esm2_t6_8M and antiberty (../shared/tools/make_trained.py DIR makes them). For each encoder, a head is fitted on
 the labelled file. Each variant is exported separately; if one is refused, the record has the reason, and the others
-still run. Then real antibodies are scored, from --sequences or from the shipped half that also judges int8. They are
+still run. Then real antibodies are scored, from --sequences or from the shipped antibodies that judge int8. They are
 scored by transformers in float64 (the reference), by optimum's stock export if it is installed, and by every variant on
 the CPU and on --provider. The seconds are for all sequences with an open model; the variants take turns. The script
 needs no network.
@@ -47,7 +47,8 @@ from commands import machine
 from preparation import STANDARD, digest, read_sequences, sample
 
 ENCODERS = ("esm2_t6_8M", "antiberty")
-# The bundle for the fit has no gate, because the fit uses its int8 error to choose the head.
+# With this limit of |dp|, int8 has practically no gate in the bundle for the fit. The fit uses the int8 error of that
+# bundle to choose the head.
 NO_LIMIT = 0.99
 THRESHOLD = 0.5
 Float64 = npt.NDArray[np.float64]
@@ -254,7 +255,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--rows", type=int, default=500, help="sequences to score")
     parser.add_argument(
-        "--sequences", type=Path, help="CSV to draw them from  [default: half of the shipped antibodies]"
+        "--sequences", type=Path, help="CSV to draw the sequences from  [default: half of the shipped antibodies]"
     )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", choices=ENCODERS)

@@ -5,8 +5,8 @@
 
 DATA is the folder with the published tables (boughter/, jain/, shehata/, harvey/, repertoire/). The script takes rows
 of SOURCES with a complete domain. VH and VHH alternate, and so do the sources of each. It leaves out sequences that are
-equal or nearly equal to a sequence of Boughter, of a test set, or to a chosen sequence. So no judging row is similar to
-a calibrating row. Needs rapidfuzz.
+equal or nearly equal to a sequence of Boughter, to a sequence of a test set, or to a chosen sequence. So no judging row
+is similar to a calibrating row. The script needs rapidfuzz.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from corpus import BOUGHTER, NEAR_IDENTITY, REPERTOIRE, TEST_TABLES, near, seque
 # CC BY-NC 4.0.
 SOURCES = ("oas_bernat2019_igg", "tnp_")
 TRAINING = {BOUGHTER: "sequence", "boughter/VH_only_boughter_training.csv": "sequence"}
-# One half calibrates, the other half judges. 0.5 % of 1,024 judged rows are five changed labels.
+# One half calibrates, the other half judges. The int8 limit of 0.5 % flips means five of 1,024 judged rows.
 ROWS = 2_048
 SEED = 20261126
 

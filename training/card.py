@@ -67,7 +67,7 @@ def metrics_of(labels: np.ndarray, p: np.ndarray) -> dict[str, Any]:
 
 
 def of_encoders(path: Path, tests: dict[str, np.ndarray], tables: dict[str, str]) -> dict[str, Any]:
-    """Figures of five seeds of one recipe: cross-validation by cluster folds, the median seed on the tests, ranges."""
+    """Figures of five seeds of one recipe: cross-validated, median seed on the tests, and test AUC of each seed."""
     found = json.loads(path.read_text())
     by_seed = {name: setting_of(run, found["chosen"]) for name, run in found["runs"].items()}
     scored = {name: run["scores"] for name, run in found["runs"].items()}
@@ -113,7 +113,7 @@ def of_esm1v(folder: Path) -> dict[str, Any]:
 
 
 def of_mini(inputs: dict[str, Input], tests: dict[str, np.ndarray], clinical: list[str]) -> dict[str, Any]:
-    """Figures of the shipped bundle, as `abonyx score` runs it, and the flips of its calls of changed sequences."""
+    """Figures of the shipped bundle, as `abonyx score` runs it, and how often a changed sequence flips its call."""
     with open_model(abonyx.RuntimeConfig()) as session:
         manifest, bundle = session.manifest, session.bundle
         scored = {name: session.score(inputs[name].sequences)[:, 0] for name in tests}

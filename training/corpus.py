@@ -3,8 +3,8 @@
     python training/corpus.py DATA -o corpus.txt --record training/records/corpus.json
 
 DATA is the folder with the published tables (boughter/, jain/, shehata/, harvey/, repertoire/). The script takes
-Boughter's sequences and the repertoire rows whose licence allows it (SOURCES). It leaves out sequences that are equal
-or nearly equal to a sequence of a test set. Needs rapidfuzz.
+Boughter's sequences and the repertoire rows whose licence allows use (SOURCES). It leaves out sequences that are equal
+or nearly equal to a sequence of a test set. The script needs rapidfuzz.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ LONGEST = 10**6
 
 
 def near(sequences: Sequence[str], tests: Sequence[str]) -> np.ndarray:
-    """Whether each sequence has NEAR_IDENTITY or more with a test sequence, (n,) bool."""
+    """Whether each sequence has an identity of at least NEAR_IDENTITY with a test sequence, (n,) bool."""
     from rapidfuzz.distance import LCSseq
     from rapidfuzz.process import cdist
 

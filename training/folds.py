@@ -1,4 +1,4 @@
-"""Write Boughter's training rows without flagged rows, with folds that keep similar sequences together.
+"""Write Boughter's training rows, with folds that keep similar sequences together; leaves out some flagged rows.
 
     python training/folds.py VH_only_boughter_training.csv -o rows.csv --record training/records/folds.json
 
@@ -27,7 +27,7 @@ from abonyx.input.checked import read_input
 
 FOLDS, ASSIGNMENTS = 10, 5
 LONGEST = 10**6
-# A flagged row is kept if its flag ends with one of these.
+# A flagged row is kept if each of its flags ends with one of these.
 KEPT = ("unknown residue (X)", "unknown residues (X)", "unusual framework residues")
 
 

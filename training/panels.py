@@ -3,8 +3,8 @@
     python training/panels.py BUNDLE DATA -o NEW
 
 DATA is the folder with the published tables. The panel `clinical` has the VH of the 137 antibodies of Jain et al. 2017.
-The panel `repertoire` has ROWS human VH of OAS (CC BY 4.0), from the study with complete domains. It has no nanobodies,
-and no rows of the other study, which lack their first residues. The script reads no labels.
+The panel `repertoire` has ROWS human VH of OAS (CC BY 4.0), from STUDY, which has complete domains. The panel has no
+nanobodies, and no rows of Briney et al. 2019, which lack their first residues. The script reads no labels.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ORIGINS = {
 
 
 def repertoire_sample(path: Path) -> list[tuple[str, str]]:
-    """Id and sequence of the ROWS rows of STUDY with the lowest sha256 of the sequence, for any order of the file."""
+    """Id and sequence of the ROWS rows of STUDY with the lowest sha256 of the sequence, whatever the file's order."""
     rows = [
         (record.id, record.sequence)
         for record in read_records(path, keep=("domain", "source"))

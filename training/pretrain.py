@@ -4,7 +4,8 @@
 
 This is plain PyTorch in one file, which is why it has over 300 lines. It must give the same numbers as transformers'
 EsmForMaskedLM. DIR becomes a checkpoint in the hub's layout (config.json, vocab.txt, model.safetensors) with a training
-record (training.json). After a stop, the same command resumes from DIR/state.pt; on a CPU it gives the same weights.
+record (training.json). After a stop, the same command resumes from DIR/state.pt. On a CPU,
+the weights are then the same as without the stop.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from abonyx_export.encoder.checkpoint import VOCABULARY
 
 CLS, PAD, EOS, MASK = (VOCABULARY.index(token) for token in ("<cls>", "<pad>", "<eos>", "<mask>"))
 FIRST_RESIDUE, LAST_RESIDUE = VOCABULARY.index("L"), VOCABULARY.index("C")
-# As in Lin et al. 2023 and fair-esm, embeddings are scaled as if 0.15 * 0.8 of the tokens were masked, as in training.
+# Embeddings are scaled as if 0.15 * 0.8 of the tokens were masked: the share in training (Lin et al. 2023, fair-esm).
 UNMASKED_SHARE = 0.88
 OUTPUTS = ("config.json", "vocab.txt", "model.safetensors", "training.json")
 STATE = "state.pt"
@@ -50,7 +51,7 @@ class Recipe:
         warmup_steps: steps in which the learning rate rises linearly; then it follows a cosine to 0.
         max_gradient_norm: gradients are clipped to this norm.
         report_steps: steps between two lines of the training record.
-        position_offsets: each row's positions are moved by a random number from 0 to this one, different in every
+        position_offsets: each row's positions are moved by a random number from 0 to this value, different in every
             step, so that the model cannot learn the usual residue of a position. The checkpoint has the middle of the
             table. 0 = no offset, as in ESM-1v.
         cut_residues, extra_residues: half of the rows lose their first 1 to cut_residues residues, or get 1 to
@@ -128,7 +129,8 @@ class PretrainedEncoder(nn.Module):
         super().__init__()
         hidden = recipe.hidden
         self.middle, self.longest = recipe.position_offsets // 2, longest
-        # PAD + 1 ids before the first position, then CLS, the longest row and EOS, so that every position is trained.
+        # PAD + 1 ids before the first position, then CLS, the longest row with extra residues, EOS, and the offsets.
+        # There are no more positions, so that every position is trained.
         positions = PAD + 1 + longest + recipe.extra_residues + 2 + recipe.position_offsets
         self.embeddings = nn.ModuleDict(
             {
@@ -294,7 +296,7 @@ class TrainingRun:
         return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
 
     def batch(self) -> Tensor:
-        """The step's rows. All sequences appear once in a random order before any appears again."""
+        """The step's rows. Every epoch has a new random order of the sequences, without an incomplete last batch."""
         per_epoch = len(self.train) // self.recipe.batch_size
         if not per_epoch:
             sys.exit(f"{len(self.train)} training sequences are fewer than batch_size {self.recipe.batch_size}")
@@ -304,7 +306,7 @@ class TrainingRun:
         return self.train[rows.to(self.device)]
 
     def varied(self) -> tuple[Tensor, Tensor | None]:
-        """The step's rows with changed starts, and their offsets. A recipe without both draws no random numbers."""
+        """The step's rows with changed starts, and their offsets. A recipe with neither draws no random numbers."""
         recipe, ids = self.recipe, self.batch()
         if recipe.cut_residues or recipe.extra_residues:
             ids = vary_starts(ids, recipe.cut_residues, recipe.extra_residues, self.generator)
@@ -496,7 +498,7 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     arguments = parser.parse_args()
     finished = [name for name in OUTPUTS if (arguments.output / name).exists()]
-    if finished and not (arguments.output / STATE).exists():  # with STATE, a run was stopped while it wrote OUTPUTS
+    if finished and not (arguments.output / STATE).exists():  # if STATE exists, a run stopped while it wrote OUTPUTS
         sys.exit(f"{arguments.output} already has {', '.join(finished)}; give another directory")
     run = TrainingRun.begin(
         read_recipe(arguments.recipe), read_corpus(arguments.corpus), arguments.seed, arguments.device

@@ -18,7 +18,7 @@ from abonyx.evaluate.variations import VARIATIONS
 from abonyx_export.fit.copies import COPIES
 
 WHOLE = "whole"
-# All changes of a row that an encoder embeds. If a name is in both dicts, it is the same change.
+# The versions of a row that an encoder embeds. If a name is in COPIES and in VARIATIONS, it is the same change.
 CHANGES: dict[str, Callable[[str], str]] = {WHOLE: lambda sequence: sequence} | COPIES | VARIATIONS
 C_GRID = (0.001, 0.003, 0.01, 0.03, 0.1)
 SETTINGS = [(copies, c) for copies in (False, True) for c in C_GRID]

@@ -52,7 +52,7 @@ class Reference:
         golden: the golden rows with PyTorch's numbers.
         torch, transformers: the versions that made `golden`.
         rounding: see manifest.Parity.weight_rounding.
-        detail: text that an error message about the variant adds.
+        detail: text to add to an error message about the variant.
     """
 
     golden: Golden
@@ -77,7 +77,7 @@ def check_variants(
         references: variant -> what it is compared with.
         golden: the rows that golden.npz holds.
         fix: what the user can do about a variant over its limit.
-        known: records of earlier calls. Variants that have one are not checked again; new records are stored there.
+        known: keeps the records of earlier calls. A variant with a record is not checked again; new records are added.
 
     Returns:
         The manifest with every file and each variant's record, as written to `staging`.

@@ -122,7 +122,7 @@ def export(
 ) -> None:
     """Turn an encoder and logistic heads into a bundle.
 
-    The command checks each variant against PyTorch. It needs the extra export.
+    The command checks each variant against PyTorch. It needs the optional extra `export`.
     """
     require("export")
     from abonyx_export.export import export_bundle
@@ -217,7 +217,7 @@ def export(
     help="Also write the head as .npz, in the layout of the old pipeline (see docs/migrating.md).",
 )
 @click.option(
-    "--store-sequences", is_flag=True, help="Keep the training sequences in the bundle, for nearest_identity."
+    "--store-sequences", is_flag=True, help="Keep the training sequences in the bundle, for column nearest_identity."
 )
 def fit(
     source: Path,
@@ -252,7 +252,7 @@ def fit(
     """Fit a new head on your labelled sequences.
 
     INPUT is a file as for `score`, with a column of labels; - is stdin. The command writes a bundle with the new
-    head. It needs the extra export, but no PyTorch.
+    head. It needs the optional extra `export`, but no PyTorch.
     """
     require("fit")
     from abonyx.bundle.heads import chain_words

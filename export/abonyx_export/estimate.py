@@ -29,7 +29,7 @@ GATE_TOKENS = 128_000
 # Operations of a layer per token, for H hidden units: PRODUCTS x H^2 for its matrix products, and OTHERS x H for
 # everything else (expressed as the operations that take the same time).
 PRODUCTS, OTHERS = 24, 19_200
-# Cost of the gate's rows relative to float32: one run in float32, and one run for each int8 plan that is tried.
+# Cost of one run of the gate's rows, relative to a run in float32: in float32, and with an int8 plan.
 GATE_RUN, GATE_TRY = 1.0, 0.5
 # Operations to round one weight to int8, and the engine's memory for one weight of fp32.
 ROUNDING = 80_000
@@ -47,9 +47,9 @@ class Needs:
 
     Attributes:
         memory_bytes: peak memory.
-        disk_bytes: disk space, beside the output.
+        disk_bytes: disk space where the output is written.
         seconds: time on this machine if nothing else runs.
-        most_seconds: the same, if int8 tries every plan.
+        most_seconds: this time if every int8 plan is tried.
     """
 
     memory_bytes: float
@@ -68,14 +68,14 @@ def needs(config: EncoderConfig, variants: Sequence[str], operations_per_second:
     layers, hidden = config.layers, config.hidden
     weights = 12.0 * layers * hidden**2
     tokens = GOLDEN_TOKENS * (1 + len(names) + ("fp16" in names))
-    memory, operations, further_tokens = ENGINE_BYTES * weights, 0.0, 0.0  # PyTorch's weights are freed before
+    memory, operations, further_tokens = ENGINE_BYTES * weights, 0.0, 0.0  # PyTorch's weights are already freed
     if INT8 in names:
         tokens += CALIBRATION_TOKENS + round((GATE_RUN + GATE_TRY) * GATE_TOKENS)
         further_tokens = (len(BUDGETS) - 1) * GATE_TRY * GATE_TOKENS
         operations += ROUNDING * weights
-        # The samples of the products' inputs (float32), and the squares of the widest product's inputs (float64).
+        # The samples of the products' inputs (float32), and four square matrices for the widest product (float64).
         rounding = layers * sampled_tokens(layers * 7 * hidden) * 7 * hidden * 4.0 + 4 * 8.0 * (4 * hidden) ** 2
-        memory = 5 * weights + max(rounding, ENGINE_BYTES * weights)  # with PyTorch's and the rounded weights
+        memory = 5 * weights + max(rounding, ENGINE_BYTES * weights)  # includes PyTorch's and the rounded weights
     a_token = layers * (PRODUCTS * hidden**2 + OTHERS * hidden)
     operations += tokens * a_token
     return Needs(
@@ -117,11 +117,11 @@ def describe(config: EncoderConfig, variants: Sequence[str], output: Path) -> st
     has = f" ({_size(available)} available)" if available else ""
     count, time_text = usable_processors(), _time(found.seconds)
     if found.most_seconds > found.seconds:
-        time_text += f" ({_time(found.most_seconds)} if int8 needs all its tries)"
+        time_text += f" (at most {_time(found.most_seconds)}, if every int8 plan is tried)"
     what = f"{config.layers} layers of {config.hidden} units as {', '.join(variants)}"
     return (
         f"{what}: about {_size(found.memory_bytes)} of memory{has}, {_size(found.disk_bytes)} of disk ({_size(free)} "
-        f"free), {time_text} on {count} processor{'s' if count > 1 else ''} without other work"
+        f"free), {time_text} on {count} idle processor{'s' if count > 1 else ''}"
     )
 
 

@@ -124,7 +124,8 @@ def _build(
     checkpoint = dataclasses.replace(checkpoint, on_layer=steps.at_layer)
     with resumable(request.output, inputs, report) as unfinished:
         staging = unfinished.bundle
-        # The last row reaches every position. It is only checked here: in golden.npz it would slow every first open.
+        # The last row reaches every position. It is only checked here: in golden.npz it would slow the first opening on
+        # every machine.
         rows = Alphabet(checkpoint.alphabet).encode([*sequences, longest_sequence(max_residues)])
         embedding = _reference(request, checkpoint, rows, unfinished, steps)
         if not heads:
@@ -177,7 +178,7 @@ def _build(
 def _reference(
     request: ExportRequest, checkpoint: Checkpoint, rows: parity.Tokens, unfinished: Unfinished, steps: Steps
 ) -> Float32Array:
-    """PyTorch's embeddings of the golden rows (n, D); refuses float16 if their activations come near its maximum."""
+    """PyTorch's embeddings of the golden rows (n, D); refuses float16 if activations come near the largest float16."""
     largest = unfinished.value(GOLDEN_STEP, dict[str, float])
     path = unfinished.reference
     if largest is None:
@@ -240,7 +241,7 @@ def _weight_rounding(
     unfinished: Unfinished,
     steps: Steps,
 ) -> dict[str, Difference]:
-    """The error of float16 weights alone, measured in PyTorch float32. The checkpoint's weights stay rounded."""
+    """The error of float16 weights alone, measured in PyTorch float32. This rounds the checkpoint's weights."""
     step = "fp16 rounding"
     found = unfinished.value(step, dict[str, Difference])
     if found is None:

@@ -1,4 +1,4 @@
-"""The golden set: the token rows on which every variant is checked, at export and on each machine that opens it."""
+"""The golden set: token rows on which every variant is checked, at export and on each machine that opens the bundle."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ SEED = 20261123
 # Substitutions per mutant. Many substitutions move p far from the parent's, so that the p of the set differ.
 SUBSTITUTIONS = (1, 2, 4, 8, 16, 32)
 MUTANTS = 22
-# At most so many residues are cut from a mutant's start, so that lengths differ within a batch.
+# Largest number of residues that are cut from a mutant's start, so that lengths differ within a batch.
 MAX_TRIMMED = 24
-# The linker of an scFv, (G4S)3. Two linked domains have about the length of an scFv.
+# The linker of an scFv, (G4S)3. It joins two examples to a sequence of about the length of an scFv.
 LINKER = "GGGGS" * 3
 # Real antibodies in the set, chosen by length among the sequences that judge int8: from the shortest to the longest.
 ANTIBODIES = 8
@@ -42,7 +42,7 @@ def golden_sequences(file: Path | None, max_residues: int, letters: str = RESIDU
     """The golden sequences, and a line that says where they come from.
 
     Args:
-        file: a FASTA, CSV or TSV file to use as it is; None = the examples, point mutants of them in several lengths
+        file: a FASTA, CSV or TSV file, used unchanged; None = the examples, point mutants of them in several lengths
             (some with an X), two long sequences, and ANTIBODIES of the shipped antibodies.
         max_residues: the bundle's limit. Default sequences are cut to it; a file with longer sequences is refused.
         letters: letters of the bundle's alphabet; a file with other letters is refused.
@@ -74,16 +74,16 @@ def mutant(parent: str, substitutions: int, rng: np.random.Generator) -> str:
 
 
 def longest_sequence(max_residues: int) -> str:
-    """A sequence of the bundle's maximum length, made of the examples: export checks every position with it.
+    """A sequence of the bundle's maximum length, made from the examples. Export uses it to check every position.
 
-    It is not in the golden set, because a thousand tokens would slow every first open.
+    It is not in the golden set, because a thousand tokens would slow the first opening on every machine.
     """
     joined = "".join(read_input(examples_path(), SequenceLimit(10**6)).sequences)
     return (joined * (max_residues // len(joined) + 1))[:max_residues]
 
 
 def check_discriminates(golden: Golden, thresholds: dict[str, float]) -> None:
-    """Refuse a golden set on which a broken encoder could pass. The first head decides; one such head is enough.
+    """Refuse a golden set on which a broken encoder could pass. Only the first head is used, because one is enough.
 
     Args:
         golden: the golden rows.
@@ -117,4 +117,8 @@ def check_discriminates(golden: Golden, thresholds: dict[str, float]) -> None:
     for name, threshold in thresholds.items():
         above = int(is_nonspecific(p.astype(np.float32), threshold).sum())
         if above in (0, len(p)):
-            raise ParityError(f"golden set: {above} of {len(p)} rows are above threshold {name} ({threshold})", fix)
+            raise ParityError(
+                f"golden set: {above} of {len(p)} rows are above threshold {name} ({threshold}); some rows must be "
+                "above it, and some must not",
+                fix,
+            )

@@ -90,7 +90,7 @@ def check_range(largest: dict[str, float], variants: Sequence[str]) -> None:
         variants: the variants that would compute in float16.
 
     Raises:
-        ParityError: an activation is over the limit; names the module.
+        ParityError: an activation is over the limit. The message names the module.
     """
     name = max(largest, key=lambda key: largest[key])
     if not largest[name] <= FP16_LARGEST_ACTIVATION:
@@ -102,7 +102,7 @@ def check_range(largest: dict[str, float], variants: Sequence[str]) -> None:
 
 
 def round_weights(model: EsmModel) -> None:
-    """Round every parameter to float16 and back, in place. This is the error of the storage alone."""
+    """Round every parameter to float16 and back, in place. The result has only the error of float16 storage."""
     import torch
 
     with torch.no_grad():
@@ -203,11 +203,12 @@ def enforce(
 
     Args:
         found: differences from selftest.compare.
-        detail: text that the message adds.
-        fix: what the user can do about it.
+        detail: text to add to the message.
+        fix: what the user can do about a variant over its limits.
 
     Raises:
-        ParityError: a difference is over its limit; names the metric, the limit and the worst golden row.
+        ParityError: a difference is over its limit. The message names the metric, the limit and the worst golden
+            row.
     """
     order = ("p", "logit", "value", EMBEDDING)
     for each in sorted(found, key=lambda one: order.index(one.metric)):

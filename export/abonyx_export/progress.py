@@ -1,4 +1,4 @@
-"""Progress of an export: a line for each step, and on a terminal's stderr a bar of the step's layers or rows."""
+"""Progress of an export: a line for each step. If stderr is a terminal, a bar counts the step's layers or rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The request of an export, and the checks that need no work first."""
+"""The request of an export, and the checks that run before any work."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class ExportRequest:
         heads: name and classifier file of each head, the default first; () = a placeholder that `fit` replaces.
         output: the bundle's directory; must not exist.
         variants: names from variants.VARIANTS.
-        golden: file of sequences; None = golden.golden_sequences' own.
-        name: the bundle's name; None = the name of its directory, also after a move.
+        golden: file of sequences; None = the default sequences of golden.golden_sequences.
+        name: the bundle's name; None = the current name of its directory, even after it is renamed.
         notice: one line shown wherever the bundle is named.
         max_residues: length of the longest accepted sequence; None = the encoder's limit.
         chains: chains of the head's training set, keys of manifest.CHAINS. Records of other chains are flagged.
@@ -63,7 +63,7 @@ def named_head(text: str) -> tuple[str, Path]:
     If the text before `=` is not a valid head name, the whole text is the path: give a file a=b.npz as ./a=b.npz.
 
     Raises:
-        ConfigError: NAME is not a valid head name, and there is no file of the whole text.
+        ConfigError: NAME is not a valid head name, and the whole text is not the path of a file.
     """
     name, equals, file = text.partition("=")
     if equals and is_head_name(name):
@@ -71,7 +71,7 @@ def named_head(text: str) -> tuple[str, Path]:
     # os.path.exists, because Path.exists raises for a name that is too long for a file.
     if equals and not os.path.exists(text):  # noqa: PTH110
         what = f"{option('head')} {printable(text)!r}: {printable(name)!r} is not a valid head name"
-        raise ConfigError(f"{what}, and there is no file of the whole text", HEAD_NAME_RULE)
+        raise ConfigError(f"{what}, and the whole text is not the path of a file", HEAD_NAME_RULE)
     return DEFAULT_NAME, Path(text)
 
 

@@ -40,7 +40,7 @@ else:
 RECORD_NAME = "export.json"
 GOLDEN_STEP = "golden rows"
 _SCHEMA = 1
-# Fields that hold paths: the content of the files counts as an input, the path does not.
+# Fields whose text is no input. What the paths and the revision lead to is an input; the output's path is not.
 _HASHED = ("encoder", "revision", "heads", "output", "golden", "calibration")
 T = TypeVar("T")
 
@@ -49,7 +49,7 @@ class _Step(msgspec.Struct, frozen=True):
     """The result of one step.
 
     Attributes:
-        value: JSON of the result that is not in a file.
+        value: the part of the result that is not in a file, as JSON.
         files: files that the step made or depends on, by their path in OUT.partial.
     """
 
@@ -68,7 +68,8 @@ class Unfinished:
 
     Attributes:
         directory: OUT.partial.
-        bundle, reference: in it, the folder that becomes OUT, and PyTorch's embeddings of the golden rows.
+        bundle: the folder in OUT.partial that becomes OUT.
+        reference: the file in OUT.partial with PyTorch's embeddings of the golden rows.
     """
 
     def __init__(self, directory: Path, record: _Record) -> None:
@@ -95,7 +96,7 @@ class Unfinished:
         """Record a finished step.
 
         Args:
-            value: the result, for `value`; must be valid as JSON.
+            value: the result that the method `value` returns later; JSON must be able to hold it.
             files: files and folders that the step made or depends on.
         """
         paths = [each for path in files for each in ([path] if path.is_file() else sorted(path.rglob("*")))]
@@ -270,7 +271,7 @@ def _open(directory: Path, inputs: dict[str, str], report: Callable[[str], None]
     else:
         unfinished = Unfinished(directory, _read(directory))
         changed = differences(dict(unfinished.inputs), dict(inputs))
-        if changed and unfinished.steps:  # a mistyped option must not remove minutes of work
+        if changed and unfinished.steps:  # a mistyped option must not delete finished steps
             shown = "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")
             what = f"{directory} holds an unfinished export with other inputs ({shown})"
             fix = "Give the same inputs as before to resume it, or remove the directory to start again."

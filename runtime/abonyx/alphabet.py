@@ -43,7 +43,7 @@ class SequenceLimit(NamedTuple):
         return self.max_residues if self.static_tokens is None else min(self.max_residues, self.static_tokens - 2)
 
     def problem(self, sequence: str) -> str | None:
-        """Why a sequence of RESIDUES cannot be scored, or None."""
+        """Why a sequence that has only letters of RESIDUES cannot be scored; None if it can."""
         residues = len(sequence)
         if UNKNOWN not in self.letters and UNKNOWN in sequence:
             place = sequence.index(UNKNOWN) + 1
@@ -59,9 +59,9 @@ class SequenceLimit(NamedTuple):
 def clean(sequence: str) -> str:
     """The sequence without spaces and line ends, in upper case if all of its letters are lower-case.
 
-    A sequence with both cases stays as it is, and `problem` refuses it: the lower-case part may be masked residues, or
-    a "nan" that pandas joined to the text. Non-ASCII text also stays as it is: Unicode's upper() can turn a foreign
-    letter into residues ("ß" -> "SS").
+    The case of a mixed-case sequence is not changed, and `problem` refuses the sequence: the lower-case part may be
+    masked residues, or a "nan" that pandas joined to the text. The case of non-ASCII text is not changed either,
+    because Unicode's upper() can turn a foreign letter into residues ("ß" -> "SS").
     """
     if sequence.isupper() and sequence.isalpha():
         return sequence
@@ -79,12 +79,13 @@ def letter_problem(sequence: str) -> str | None:
     if not sequence:
         return "empty sequence"
     bad = _NOT_RESIDUE.search(sequence)
-    if bad and not _UPPER.search(sequence):  # all lower-case: report the foreign letter, not the case of the others
+    if bad and not _UPPER.search(sequence):  # no upper-case letter: report the wrong letter, not the case
         bad = _NOT_RESIDUE.search(_LOWER.sub(lambda letters: letters.group().upper(), sequence))
     if bad:
         letter, position = bad.group(), bad.start() + 1
         if _LOWER.match(letter):
-            return f"lower-case {letter!r} at position {position} of an upper-case sequence (masked, or a joined nan?)"
+            where = f"lower-case {letter!r} at position {position} of an upper-case sequence"
+            return f"{where} (a masked residue, or a nan that was joined to the text?)"
         return f"character {_shown(letter)} at position {position} is not a residue ({RESIDUES})"
     return None
 

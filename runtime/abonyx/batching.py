@@ -14,7 +14,7 @@ import numpy.typing as npt
 from abonyx.arrays import BoolArray, Int64Array
 
 # Added to the attention score of each padding token. exp(-1e4) is 0 in float32 and float16, and -1e4 is finite in
-# float16. The minimum of float32 is not (apple/coremltools#2669).
+# float16. The minimum of float32 is not finite in float16 (apple/coremltools#2669).
 MASKED = np.float32(-1e4)
 
 
@@ -44,7 +44,7 @@ EXACT = ShapeGrid()
 
 
 def plan_batches(lengths_tokens: Int64Array, token_budget: int, grid: ShapeGrid = EXACT) -> Iterator[Int64Array]:
-    """Plan batches: row numbers of each, longest rows first, so that the first batch takes the most memory.
+    """Yield the row numbers of each batch. The longest rows come first, so the first batch takes the most memory.
 
     Args:
         lengths_tokens: (n,) number of tokens in each row.
@@ -96,7 +96,7 @@ def make_inputs(
     Args:
         rows: B token rows, CLS and EOS included.
         names: the inputs to build.
-        pad_id: padding token; position ids count up from pad_id + 1, as in every ESM.
+        pad_id: id of the padding token. Position ids start at pad_id + 1, as in every ESM model.
         eos_pooled: (B,) rows whose EOS is part of the mean; None = the mean is over residues in every row.
         shape: a larger (B, L) to fill. Padding fills the columns; copies of the first row fill the rows, because a row
             of padding alone has nothing to attend to. None = the shape of the rows.
@@ -123,13 +123,13 @@ def make_inputs(
         elif name == "attention_bias":
             inputs[name] = np.where(is_token, np.float32(0), MASKED)[:, None, None, :]  # (B, 1, 1, L)
         elif name == "pool_weights":
-            ends = lengths - 1 if eos_pooled is None else lengths - 1 + eos_pooled  # (B,) first column left out
+            ends = lengths - 1 if eos_pooled is None else lengths - 1 + eos_pooled  # (B,) first column not in the mean
             pooled = (columns >= 1) & (columns < ends[:, None])  # (B, L)
             inputs[name] = (pooled / (ends - 1)[:, None]).astype(np.float32)
         elif name == "lengths":
             inputs[name] = lengths.astype(np.int32)
         else:
-            raise ValueError(f"no such graph input: {name}")  # never for a user: opening a session checks the names
+            raise ValueError(f"no such graph input: {name}")  # no user gets this: opening a session checks the names
     return inputs
 
 

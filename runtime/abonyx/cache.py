@@ -21,8 +21,8 @@ MAX_ENTRIES = 1_000
 def cache_dir() -> Path | None:
     """$ABONYX_CACHE_DIR, else the platform's cache directory for abonyx. It may not exist yet.
 
-    Returns None if HOME is not set and the system knows no home directory of the user. A folder in /tmp would not be
-    safe: its name is easy to guess, and another user could put false hashes there.
+    Returns None if HOME is not set and the system does not know the user's home directory. A folder in /tmp would not
+    be safe: its name is easy to guess, and another user could put false hashes there.
     """
     given = os.environ.get("ABONYX_CACHE_DIR")
     if given:
@@ -31,7 +31,7 @@ def cache_dir() -> Path | None:
         found = Path(platformdirs.user_cache_dir("abonyx", appauthor=False))
     except RuntimeError:
         return None
-    # Without a home, platformdirs 4.0 gives "~/.cache/abonyx" as it is: a folder of the working directory.
+    # Without a home, platformdirs 4.0 leaves "~/.cache/abonyx" unexpanded: a folder in the working directory.
     return found if found.is_absolute() else None
 
 

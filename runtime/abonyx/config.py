@@ -54,7 +54,7 @@ def _expanded(path: str | Path) -> str:
 
 
 def _provider(name: str) -> str:
-    """A provider's name in lower case, because people write CPU and CoreML. Another name is unchanged."""
+    """A provider's name in lower case, because people write CPU and CoreML. Any other name stays unchanged."""
     return name.lower() if name.lower() in get_args(ProviderName) else name
 
 
@@ -78,7 +78,7 @@ def _typed(hint: Any, value: object, where: str, *, strict: bool) -> object:
         raise ConfigError(
             f"{where} is {_quote(value)}: {_lower_first(first_line(error).partition(' - at')[0])}", fix
         ) from None
-    # msgspec, which encodes the config for its hash, takes no larger number.
+    # msgspec encodes the config for its hash. It cannot encode a number of more than 64 bits.
     if isinstance(converted, int) and not -(2**63) <= converted < 2**63:
         raise ConfigError(f"{where} is {_quote(value)}", "Give a whole number of less than 64 bits.")
     if isinstance(converted, str):
@@ -93,7 +93,7 @@ def _check_text(text: str, where: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        # Python keeps such bytes of a path as surrogates. ONNX Runtime cannot open such a path.
+        # Python keeps bytes of a path that are not UTF-8 as surrogates. ONNX Runtime cannot open such a path.
         fix = "Rename it. If it is a path, a symbolic link with a name in UTF-8 also works."
         raise ConfigError(f"{where} is {_quote(text)}: it is not UTF-8", fix) from None
 

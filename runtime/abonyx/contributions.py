@@ -1,8 +1,8 @@
 """What each residue adds to each head's logit or value: the graph's output `contributions`, by record, chain and head.
 
 A head's sum is linear in the pooled embedding, and pooling is a weighted mean over tokens. So the sum is exactly a sum
-over tokens: each one's pooling weight times its final state, less the mean that the graph subtracts, times the head's
-weights. A final state sees the whole sequence, so a contribution is not the effect of a mutation.
+over tokens. The part of a token is: pooling weight * (final state - the mean that the graph subtracts) . head weights.
+A final state depends on the whole sequence, so a contribution is not the effect of a mutation.
 """
 
 from __future__ import annotations
@@ -63,11 +63,11 @@ class ContributionSource(Protocol):
 
 
 class ContributionEngine(ContributionSource, BatchEngine, Protocol):
-    """What run_contributions needs of a session."""
+    """The part of an open model that run_contributions uses."""
 
 
 def refuse_without(source: ContributionSource, place: object) -> None:
-    """Raise a BundleError if the graph gives no contributions; place: of the bundle, for the message."""
+    """Raise a BundleError if the graph gives no contributions. The message names `place`, the bundle's path."""
     if not source.gives_contributions:
         raise BundleError(
             f"{place}: its graph gives no contributions: an earlier version of abonyx wrote it",
@@ -84,11 +84,11 @@ def run_contributions(
     eos_pooled: BoolArray | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> list[Contributions]:
-    """The contributions of n tokenized records, in their order. Args as scoring.run_sequences.
+    """The contributions of n tokenized records, in their order. The arguments are those of scoring.run_sequences.
 
     Raises:
-        SelfTestError: they do not sum to the head's sum, so the engine or device computes them wrongly.
-        OutOfDeviceMemory: for a single sequence or a fixed shape.
+        SelfTestError: the contributions do not sum to the head's sum, so the engine or device computes them wrongly.
+        OutOfDeviceMemory: a batch of one sequence or of a fixed shape does not fit.
     """
     rows, place = tokens
     specs = engine.manifest.heads
@@ -148,12 +148,12 @@ def check_sums(parts: Sequence[Float32Array], sums: Float32Array, specs: Sequenc
     limits = np.array([CONTRIBUTION_SUM_VALUE if spec.training_sd else CONTRIBUTION_SUM for spec in columns]) * sds
     limits = limits * np.maximum(1, np.abs(sums) / sds)  # (B, K): float32 rounds a large sum more
     off = np.abs(np.stack([part.sum(axis=0, dtype=np.float64) for part in parts]) - sums)
-    wrong = ~(off <= limits)  # also where one is NaN
+    wrong = ~(off <= limits)  # NaN counts as wrong
     if wrong.any():
         row, column = np.argwhere(wrong)[0].tolist()
         raise SelfTestError(
-            f"contributions to head {columns[column].name} sum to a number {off[row, column]:.3g} off its sum "
-            f"{sums[row, column]:.6g}, limit {limits[row, column]:.3g}",
-            f"This engine or device rounds them too much. Try another {option('variant')} or {option('provider')}, "
-            "without bf16.",
+            f"contributions to head {columns[column].name} do not sum to its sum {sums[row, column]:.6g}: the "
+            f"difference is {off[row, column]:.3g}, limit {limits[row, column]:.3g}",
+            "This engine or device rounds the contributions too much. "
+            f"Try another {option('variant')} or {option('provider')}, and do not use bf16.",
         )

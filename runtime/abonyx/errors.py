@@ -37,7 +37,7 @@ from __future__ import annotations
 
 from abonyx.wording import Interface, in_words
 
-# Longest text of a message, and of its advice. It is far above the longest that abonyx writes on purpose.
+# Most characters of a message, and of its advice. Texts that abonyx writes on purpose are far shorter.
 MOST_CHARS = 10_000
 
 
@@ -46,7 +46,7 @@ class EngineError(Exception):
 
     Args:
         what: what went wrong and where, with both values if two disagree. It names options by wording.option.
-        fix: what the user can do next, in one sentence. It names options likewise.
+        fix: what the user can do next. It names options by wording.option too.
 
     Attributes:
         what: what went wrong. Options have their Python names.
@@ -59,7 +59,7 @@ class EngineError(Exception):
     request_id: str | None = None
 
     def __init__(self, what: str, fix: str = "") -> None:
-        # Code that quotes a value shortens it (printable, first_line). This is a second limit, in case it did not.
+        # Code that quotes a value shortens it (printable, first_line). This second limit is for code that does not.
         self.marked = _shortened(what), _shortened(fix)
         self.what, self.fix = self.worded(Interface.PYTHON)
         super().__init__(self.text(Interface.PYTHON))
@@ -143,11 +143,11 @@ class BundleError(EngineError):
 
 
 class ChecksumMismatch(BundleError):
-    """A file of a bundle has other bytes than the manifest lists."""
+    """The size or the hash of a bundle's file, or the hash of a bundle, is not the expected one."""
 
 
 class HubUnreachable(BundleError):
-    """The hub that the bundle is on gives no answer, or a broken one."""
+    """The bundle's hub gives no answer or a broken answer, or cannot serve the request now."""
 
 
 class ProviderError(EngineError):
@@ -165,7 +165,7 @@ class ProviderUnavailable(ProviderError):
 
 
 class OutOfDeviceMemory(ProviderError):
-    """The device has no memory for the weights, or for a batch of one sequence: larger batches were halved first."""
+    """The device has no memory for the weights, or for a batch of one sequence. Larger batches are halved first."""
 
 
 class ParityError(EngineError):
@@ -240,7 +240,7 @@ def printable(name: str) -> str:
 def first_line(text: object, most: int = 200) -> str:
     """The first line of another library's error, or of a value, as a message quotes it: short, no control characters.
 
-    If the first line ends with a colon, the next line is added: the first alone says nothing.
+    If the first line ends with a colon, the next line is added, because the first line alone says nothing.
 
     Args:
         text: an error, or repr(value).

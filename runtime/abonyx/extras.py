@@ -35,11 +35,11 @@ _NEEDED = {
 
 
 def require(what: str) -> None:
-    """Check that everything that `what`, a key of the table above, needs can be imported.
+    """Check that all packages of a feature can be imported. `what` is a key of the table above.
 
     Raises:
-        ConfigError: something cannot. The message names each missing distribution with the reason, and the command that
-            installs the extra.
+        ConfigError: a package cannot be imported. The message names each missing distribution with the reason, and the
+            command that installs the extra.
     """
     silence()
     extra, needed = _NEEDED[what]
@@ -59,7 +59,7 @@ def install_command(extra: str) -> str:
     """The pip command that adds an extra to the installed abonyx, from the same source.
 
     With the name alone, pip would look for abonyx in an index, which may not have it. So the command names the clone,
-    the file of the wheel (with its path, if it is still there), or the repository's address and commit.
+    the wheel file (with its path, if the file still exists), or the repository's address and commit.
     """
     try:
         text = importlib.metadata.distribution("abonyx").read_text("direct_url.json")

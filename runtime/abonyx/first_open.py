@@ -1,9 +1,9 @@
 """The first open of a bundle on this machine, in a child process: a crash of the engine ends only the child.
 
-A graph of known operators can still crash a process, and no check of its file can exclude that. So if the whole
-self-test of a bundle never passed on this machine, a child process opens the bundle and runs the self-test. The cache
-remembers a passed self-test, so this happens once. The child ends before this process loads the model: two models are
-never in memory.
+A graph that has only known operators can still crash a process, and a check of the file cannot exclude a crash. So if
+the whole self-test of a bundle has never passed on this machine, a child process opens the bundle and runs the
+self-test. The cache remembers a passed self-test, so this happens once. The child ends before this process loads the
+model, so two models are never in memory.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class EngineUse(msgspec.Struct, frozen=True):
     """Files, sockets, processes and threads that opening a model adds to its process. Read from /proc on Linux.
 
     Attributes:
-        files: open or mapped files, without code and files of the interpreter.
+        files: open or mapped files, except executable code and the files of the Python installation.
         sockets: number of open sockets.
         children: number of child processes.
         threads: number of new threads.
@@ -73,7 +73,7 @@ class FirstOpen(msgspec.Struct, frozen=True):
     Attributes:
         bundle_sha256, variant: the bundle and the variant that it opened.
         differences: metric -> max |difference| from PyTorch.
-        use: what the open model held of the system; None if it was not requested, or if the system does not tell.
+        use: what opening the model added to the child; None if not requested, or if the system does not report it.
     """
 
     bundle_sha256: str
@@ -95,15 +95,16 @@ def open_in_child(
     """Open the config's bundle in a child process, run its whole self-test there, and close it.
 
     Args:
-        deep: whether to report what the open model holds of the system.
+        deep: whether to report an EngineUse: what opening the model adds to the child.
         cancelled: called ten times a second; if it returns true, the child is ended.
 
     Returns:
-        The child's report; None if no child can be started, because this interpreter is embedded or frozen.
+        The child's report; None if no child is started, because this interpreter is embedded or frozen, or this process
+        is such a child.
 
     Raises:
         EngineError: the child raised this error.
-        BundleError: a signal, e.g. SIGFPE, ended the child, or the child did not end in MAX_SECONDS.
+        BundleError: a signal, e.g. SIGFPE, ended the child, or the child did not end within MAX_SECONDS.
         OutOfDeviceMemory: SIGKILL ended the child; the system sends it if memory runs out.
         SessionClosed: `cancelled` returned true.
     """
@@ -126,7 +127,7 @@ def open_in_child(
 
 
 def _answer_of(stdout: IO[bytes], config: RuntimeConfig, cancelled: Callable[[], bool]) -> bytes:
-    """Everything that the child writes. A thread reads it, so that this function can stop waiting."""
+    """All bytes that the child writes. A thread reads them, so that this function can stop waiting for them."""
     found: list[bytes] = []
     reading = threading.Thread(target=lambda: found.append(stdout.read()), daemon=True)
     reading.start()
@@ -136,7 +137,7 @@ def _answer_of(stdout: IO[bytes], config: RuntimeConfig, cancelled: Callable[[],
         if cancelled():
             raise SessionClosed("session was closed while it was opened", "Open it again.")
         if time.monotonic() > deadline:
-            what = f"{config.bundle}: the process that opened it first, to try it, did not end in {MAX_SECONDS:.0f} s"
+            what = f"{config.bundle}: the trial process that opened it first did not end within {MAX_SECONDS:.0f} s"
             raise BundleError(
                 what, "Try another provider or variant. Do not use a bundle from somebody you do not trust."
             )
@@ -151,13 +152,13 @@ def _search_path() -> list[str]:
 
 def _ended(config: RuntimeConfig, status: int) -> EngineError:
     name = signal.Signals(-status).name if status < 0 else f"exit code {status}"
-    what = f"{config.bundle}: the process that opened it first, to try it, ended with {name}"
+    what = f"{config.bundle}: the trial process that opened it first ended with {name}"
     if status == -getattr(signal, "SIGKILL", 9):
         return OutOfDeviceMemory(f"{what}: out of memory?", "Free memory, or use a smaller variant.")
     return BundleError(
         what,
         "Do not use a bundle from somebody you do not trust. If it is your own, export it again, or try another "
-        "version of ONNX Runtime. Please report it with this message.",
+        "version of ONNX Runtime. Please report this message.",
     )
 
 
@@ -172,7 +173,7 @@ def _raised(name: str, what: str, fix: str) -> EngineError:
 def _child() -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes], IO[bytes]]]:
     """A child process, which is ended at the end of the block."""
     process: subprocess.Popen[bytes] = subprocess.Popen(
-        [sys.executable, "-I", "-c", _CHILD, *_search_path()],  # no variable of the environment changes what it imports
+        [sys.executable, "-I", "-c", _CHILD, *_search_path()],  # -I: the environment does not change what it imports
         env=os.environ | {_GUARD: "1"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -206,10 +207,10 @@ def serve() -> None:
     except Exception as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
         what = (
-            f"the process that opened the bundle first, to try it, failed: {first_line(error)} "
+            f"the trial process that opened the bundle first failed: {first_line(error)} "
             f"({Path(place.filename).name}:{place.lineno})"
         )
-        answer = _Answer(error=(type(error).__name__, what, "Please report it with this message."))
+        answer = _Answer(error=(type(error).__name__, what, "Please report this message."))
     with contextlib.suppress(BrokenPipeError), answers:
         answers.write(json.dumps(msgspec.to_builtins(answer)).encode())
     os._exit(0)  # a normal exit would wait for the thread
@@ -234,7 +235,7 @@ def _try(config: RuntimeConfig, *, deep: bool) -> FirstOpen:
 
 
 def _held() -> tuple[set[str], set[str], set[str], set[str]] | None:
-    """Files, sockets, children and threads of this process; None if the system does not tell."""
+    """Files, sockets, children and threads of this process; None if the system does not report them."""
     try:
         links = _links(_PROC / "fd")
         lines = [line.split(None, 5) for line in (_PROC / "maps").read_text(errors="surrogateescape").splitlines()]
@@ -254,7 +255,7 @@ def _held() -> tuple[set[str], set[str], set[str], set[str]] | None:
 
 
 def _links(directory: Path) -> list[str]:
-    """The targets of the links in a directory. The link of the listing itself is closed by then, and left out."""
+    """The targets of the links in a directory. The link of the listing is closed by then, so it is left out."""
     links = []
     for path in directory.iterdir():
         with contextlib.suppress(FileNotFoundError):

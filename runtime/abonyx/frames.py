@@ -58,7 +58,7 @@ def score_frame(
         session: the session that scores; None = open a session with `config`, and close it.
         config: as for open_session.
         sequence_column: the column of sequences, or FIRST:LAST of an alignment's columns; None = `sequence` or another
-            known name. In an AIRR table it is the column of amino acids (docs/files.md).
+            known name. In an AIRR table, None = the column of amino acids (docs/files.md).
         heavy_column, light_column: the columns of both chains, for heads that need both; None = columns with a known
             name.
         threshold: a row is non-specific if its p is strictly above this, and no row is uncertain; None = the
@@ -67,7 +67,7 @@ def score_frame(
         heads: names of the bundle's heads, or "all"; None = the first. `threshold` and `assay` are for the first head.
         panel: name of the panel for percentiles; None = the bundle's first.
         gaps: "strip" removes `-`, `.` and a final `*` from the sequences; "refuse" rejects rows that have them.
-        domain: "check" flags rows unlike the head's training set, "require" rejects them, "off" does not look.
+        domain: "check" flags rows unlike the head's training set, "require" rejects them, "off" skips this check.
         trim: "domain" scores only the variable domain of a longer sequence.
         with_columns: more columns, of "charge", "pI", "length", "cdr3", "nearest_identity" and "interval"
             (docs/files.md).
@@ -77,7 +77,7 @@ def score_frame(
         come after the others:
 
         - p_nonspecific: float32;
-        - nonspecific: 1 or 0, 8 bits; null for a row with a flag and no call;
+        - nonspecific: 1 or 0, 8 bits; null for a row whose flag means that the row gets no call;
         - call: "specific", "non-specific", or, if the head has stored quantiles, "uncertain"; null as in nonspecific;
         - percentile: "FIRST-LAST", an interval for the percentage of the panel that scores lower; null as in
             nonspecific, or without a panel (docs/percentile.md);

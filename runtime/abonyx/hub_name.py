@@ -11,7 +11,7 @@ from abonyx.errors import ConfigError, first_line
 
 PREFIX = "hf:"
 _SHA256 = "#sha256="
-# The hub's own rule. It allows neither "--" nor "..", so a folder's name can join the two parts with "--".
+# The hub's own rule. It allows neither "--" nor ".." in a name, so a folder can be named ORG--NAME.
 _REPO = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 _MOST_REPO_CHARS = 96
 # The name of a branch or a tag, a commit, or refs/pr/N.
@@ -59,7 +59,7 @@ class HubName:
 
     @property
     def commit(self) -> str | None:
-        """The revision, if it is the whole hash of a commit; else None."""
+        """The revision, if it is the full hash of a commit; else None."""
         return self.revision if self.revision and _COMMIT.fullmatch(self.revision) else None
 
     def pinned(self, commit: str, sha256: str | None) -> HubName:

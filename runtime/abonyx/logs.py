@@ -22,12 +22,12 @@ def _python_words(record: logging.LogRecord) -> bool:
     return True
 
 
-# A Python program may have its own handlers. The command line removes this filter: its handler uses other words.
+# The filter is for the handlers of a Python program. The command line removes it: its handler uses other words.
 LOGGER.addFilter(_python_words)
 
 
 class _Stderr(logging.Handler):
-    """Write to the sys.stderr of the moment: while a progress bar is shown, it replaces sys.stderr."""
+    """Write to sys.stderr, looked up for each line, because a progress bar replaces sys.stderr while it is shown."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:

@@ -2,8 +2,8 @@
 
 States: UNOPENED -> OPEN -> CLOSED. Reload is close, then open. `abonyx.Session` is the public class around it.
 
-Threads take turns: score, embed, open, close and reload each hold one lock from begin to end. This file is over 300
-lines, because that lock guards every state and every change of state: a reader needs all of them together.
+Threads take turns: score, embed, contributions, open, close and reload hold the same lock from start to end. This file
+is long, because that lock guards every state and every change of state. A reader needs all of them together.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def open_model(config: RuntimeConfig, *, self_test: SelfTest = "auto", direct: b
         self_test: "auto" = run two golden rows, and the whole golden set the first time on this machine; "full" = run
             the whole set; "quick" = run only the two rows, and remember nothing (for `doctor --measure`, which gives
             no scores); "off" = run nothing (for export, which measures what the self-test checks).
-        direct: open the bundle in this process even if its whole self-test never passed on this machine. Only the
-            child process of first_open, and `doctor --measure`, do this.
+        direct: open the bundle in this process even if its whole self-test has never passed on this machine. Only the
+            child process of first_open and `doctor --measure` use this.
 
     Raises:
         SessionInUse: another session of this process is open.
@@ -83,8 +83,8 @@ class OpenModel:
         variant_name, variant: the variant that runs.
         placement: execution provider -> number of graph nodes that it runs, after ONNX Runtime's fusions.
         budget: largest number of tokens in a batch of score and embed, padding included.
-        halved_to: the number of tokens that a batch may have after the device ran out of memory in the self-test; None
-            if it did not.
+        halved_to: the token budget after the self-test, if the device ran out of memory there; None if the device did
+            not run out of memory.
         static_shape: (rows, tokens in a row) of every batch if the shape is fixed; None if it varies.
         grid: the shapes that batches are rounded up to if the shape is not fixed.
         streams: number of batches that run at the same time.
@@ -98,7 +98,7 @@ class OpenModel:
     def __init__(self, config: RuntimeConfig, *, direct: bool = False) -> None:
         self._direct = direct
         self._state = State.UNOPENED
-        # Held during a turn. Reentrant, because a signal handler may close the model while its own thread scores.
+        # Held during a turn. Reentrant, because a signal handler may close the model while the same thread scores.
         self._life = threading.RLock()
         self._closing = 0  # number of threads in close(); if not 0, a running call ends at its next batch
         self._reloading = False
@@ -138,9 +138,9 @@ class OpenModel:
         return SequenceLimit.of(self.manifest, self.config)
 
     def open(self, *, self_test: SelfTest = "auto") -> None:
-        """Load the config's bundle. For open_model; only reload() opens a closed model again.
+        """Load the config's bundle. Only open_model calls this. reload() opens a closed model again.
 
-        If the open fails, the state is CLOSED, no memory is held, and the process's slot is free.
+        If this fails, the state is CLOSED, no memory is held, and the process can open another model.
         """
         self._refuse_fork()
         if self._state is not State.UNOPENED:
@@ -198,8 +198,8 @@ class OpenModel:
     ) -> onnx.Native:
         """The engine's session, loaded from files that did not change since they were checked.
 
-        If a file's change time moved, the files are checked and loaded again: `abonyx fit` makes hard links to files
-        that it keeps, which moves the change time and nothing else.
+        If the change time of a file moved, the files are checked and loaded again. The content may be the same:
+        `abonyx fit` makes hard links to files, and a hard link moves only the change time.
         """
         attempts = _LOAD_ATTEMPTS
         while True:
@@ -224,7 +224,7 @@ class OpenModel:
         found = open_in_child(self.config, cancelled=lambda: self._closing > own)
         if found is None:
             self.opening_notes.append(
-                "note: the first open of this bundle did not run in a separate process, because Python is embedded"
+                "note: the first open of this bundle did not run in a separate process: Python is embedded or frozen"
             )
             return False
         tried, here = (found.bundle_sha256, found.variant), (self.bundle.sha256, self.variant_name)
@@ -233,8 +233,8 @@ class OpenModel:
             raise BundleError(what, "Another process is changing the bundle. Wait until it ends, and open again.")
         if fact not in cache.remembered("self_tests"):
             self.opening_notes.append(
-                "note: the model was loaded twice, and will be at every open: the cache cannot be written, so a passed "
-                "self-test is not remembered"
+                "note: the model was loaded twice, and every later open will load it twice too: the cache cannot be "
+                "written, so a passed self-test is not remembered"
             )
         self.differences = found.differences
         return True
@@ -265,8 +265,8 @@ class OpenModel:
     def reload(self, config: RuntimeConfig) -> None:
         """Close, then open with another config. Two models are never in memory. After a failure the state is CLOSED.
 
-        A call in another thread ends with SessionClosed, also if it still waits for its turn: a call is scored only by
-        the model that was open when it was made.
+        A call in another thread ends with SessionClosed, even if it is still waiting for its turn, because a call is
+        scored only by the model that was open when the call was made.
         """
         self._refuse_fork()
         with self._counted_closing(), self._life:
@@ -332,7 +332,7 @@ class OpenModel:
             return scoring.run_sequences(self, tokens, heads, self.budget, eos_pooled=flags)
 
     def _tokenized(self, sequences: Sequence[Any], heads: Sequence[str]) -> tuple[scoring.Tokenized, BoolArray | None]:
-        """Token rows of a user's sequences, with the chains that these heads need; and their eos_in_mean, or None."""
+        """(token rows of a user's sequences with the chains that these heads need, result of scoring.pooled_eos)."""
         if len(record_chains([head for head in self.manifest.heads if head.name in heads])) > 1:
             scoring.refuse_batches(self.config.batch_size)
             return scoring.tokenize(self.manifest, *scoring.prepare_pairs(sequences, self.limit)), None
@@ -349,7 +349,7 @@ class OpenModel:
             SessionForked: the model belongs to the parent process.
         """
         opening = self._opening
-        self._usable()  # also before the lock: in a forked child nobody releases a lock that was held at the fork
+        self._usable()  # check before the lock too: in a forked child nobody releases a lock that was held at the fork
         with self._life:
             outer = self._opening_of_turn
             self._opening_of_turn = opening if outer is None else outer
@@ -377,7 +377,7 @@ class OpenModel:
             One array for each of `outputs`.
 
         Raises:
-            BundleError: the graph gives another shape or type in this batch.
+            BundleError: the shape or the type of an output is not the one in the manifest.
         """
         native = self._usable()
         self._refuse_reloaded()
@@ -426,7 +426,7 @@ class OpenModel:
     def _usable(self) -> onnx.Native:
         self._refuse_fork()
         native = self._native
-        if self._closing and self._state is State.OPEN:  # not while it opens: close() waits for the self-test
+        if self._closing and self._state is State.OPEN:  # not during an open: close() waits for the self-test
             raise SessionClosed("session is being closed or reloaded by another thread", "Call again after reload().")
         if native is None:
             fix = "Open a new one with abonyx.open_session(...), or call reload(config)."
@@ -478,7 +478,7 @@ class OpenModel:
         if native is not None:
             del native
             release_memory()
-        slot.give_back(self)  # last: if another thread opened a model earlier, two would be in memory
+        slot.give_back(self)  # last: otherwise another thread could open a model while this one is still in memory
 
     def __enter__(self) -> Self:
         return self

@@ -10,7 +10,7 @@ import sys
 
 from abonyx.cache import cache_dir
 
-# The user may set these otherwise. The variable of ONNX Runtime below is always set.
+# The user may set these to other values. The variable of ONNX Runtime below always gets this value.
 _DEFAULTS = {"RAY_USAGE_STATS_ENABLED": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
 _ENGINE = ("ORT_DISABLE_TELEMETRY", "1")
 ENGINE_NOTE = (

@@ -1,4 +1,4 @@
-"""Turn sequences into arrays of values, batch by batch. Knows nothing of files or ONNX."""
+"""Turn sequences into arrays of values, batch by batch. This module uses neither files nor ONNX."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ class TokenBudget:
 
         Args:
             failed_tokens: number of tokens in the batch that failed.
-            planned: the budget that the batch was planned with. If another stream has halved that budget since, it
-                stays as it is, because the batch says nothing about the new budget.
+            planned: the budget that the batch was planned with. If another stream has halved the budget since then,
+                this call changes nothing, because the batch says nothing about the new budget.
         """
         with self._lock:
             before = self.tokens
@@ -108,7 +108,7 @@ def _prepared(sequences: list[str], limit: alphabet.SequenceLimit, place: str) -
 
 
 def refuse_batches(batch_size: int | None) -> None:
-    """Raise a ConfigError if pairs are to be pooled by the old pipeline's rule, which knows only single sequences."""
+    """For pairs: raise a ConfigError if the pooling is that of the old pipeline, which is only for single sequences."""
     if batch_size is not None:
         what = f"{option('pooling')} upstream-batch, {option('batch_size')} {batch_size}: not possible for pairs"
         raise ConfigError(what, f"Use {option('pooling')} residues, or heads of one chain.")
@@ -169,7 +169,8 @@ def run_sequences(
         budget: the token budget of a batch.
         ids: names of the records for error messages; None = positions.
         eos_pooled: (n,) rows whose EOS is part of the mean; None = no row.
-        on_batch: called after each batch with the number of records whose first chain is done (copies included).
+        on_batch: called after each batch with the number of records whose first chain is done. Records that share a row
+            count separately.
 
     Returns:
         (n, len(heads)) float32 in input order, column i for heads[i]; or the embedding, (n, D) float32.
@@ -206,7 +207,7 @@ def run_totals(
 ) -> Float64Array:
     """Logits of logistic heads and values of linear heads, for n tokenized records of one chain.
 
-    Logits still differ when probabilities near 0 and 1 no longer do. Arguments and errors are those of run_sequences.
+    Near 0 and 1, different logits can give the same probability. Arguments and errors are those of run_sequences.
 
     Returns:
         (n, len(heads)) float64 in input order, column i for heads[i].
@@ -292,7 +293,7 @@ def run_rows(
     """
     tokens, shape = budget.tokens, engine.static_shape
     lengths = np.array([len(row) if shape is None else shape[1] for row in rows], np.int64)
-    # Parts keep the order of the rows. Also needed for a fixed shape: batches of the self-test do not have that shape.
+    # Parts keep the order of the rows. A fixed shape needs parts too: the self-test's batches do not have that shape.
     parts = list(plan_batches(lengths, tokens, engine.grid)) if tokens < planned or shape is not None else []
     if len(parts) < 2:
         try:
@@ -318,7 +319,7 @@ def _joined(parts: Sequence[Float32Array]) -> Float32Array:
 
 
 def find_distinct(sequences: Sequence[str]) -> tuple[list[str], Int64Array]:
-    """The k distinct sequences in order of first appearance, and (n,) int64, the number of each sequence in them."""
+    """The k distinct sequences in order of first appearance, and (n,) int64, the index of each sequence among them."""
     numbers: dict[str, int] = {}
     place = [numbers.setdefault(sequence, len(numbers)) for sequence in sequences]
     return list(numbers), np.array(place, np.int64)
@@ -326,7 +327,7 @@ def find_distinct(sequences: Sequence[str]) -> tuple[list[str], Int64Array]:
 
 @contextlib.contextmanager
 def _mapping(streams: int) -> Iterator[Callable[..., Iterable[Any]]]:
-    """A `map` that runs this many calls at a time. Results and errors come in order; after an error no call starts."""
+    """A `map` that runs `streams` calls at a time. Results and errors come in order. No call starts after an error."""
     if streams == 1:
         yield map
         return

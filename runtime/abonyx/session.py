@@ -64,7 +64,7 @@ def model_of(session: object, *, optional: bool = True) -> OpenModel:
 
     Args:
         session: the argument that should be a Session.
-        optional: whether the caller's argument may be left out; the error message then says so.
+        optional: whether the user may leave out `session`. If so, the error message says it.
 
     Raises:
         ConfigError: it is not a Session.
@@ -155,8 +155,8 @@ class Session:
             `heads`, a dict from the name of each head to such an array.
 
         Raises:
-            InputError: a sequence cannot be scored, or is given instead of a pair, or a pair instead of a sequence.
-                Nothing was scored.
+            InputError: a sequence cannot be scored, a sequence is given instead of a pair, or a pair is given instead
+                of a sequence. Nothing was scored.
             ConfigError: no head has the name, or a name is given twice.
             BundleError: the bundle has no head yet.
             SessionClosed: the session is not open, or another thread closes or reloads it during the call.
@@ -164,7 +164,7 @@ class Session:
             ScoreNotFinite: a score is NaN or infinite.
         """
         model = self._model
-        with model.turn():  # no reload may come between the choice of heads and their values
+        with model.turn():  # no other thread may reload between the choice of the heads and the scoring
             names = choose_heads(model.bundle, heads).names
             values = model.score(sequences, names)
         return values[:, 0] if heads is None else dict(zip(names, values.T, strict=True))
@@ -209,7 +209,7 @@ class Session:
         """Close the session, then open it with another config. Two models are never in memory.
 
         If the reload fails, the session stays closed; a later reload may succeed. A call in another thread ends with
-        SessionClosed, also if it still waits: one call is never scored by two models.
+        SessionClosed, even if it is still waiting, so that two models never score one call.
 
         Args:
             config: as for open_session.

@@ -1,4 +1,4 @@
-"""Turn the sequences that a Python user gives into a list of texts. Other types are refused with a fitting advice."""
+"""Turn the sequences that a Python user gives into a list of texts. Other types are refused with suitable advice."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def as_pairs(pairs: Iterable[object]) -> tuple[list[str], list[str]]:
     """(heavy chains, light chains) of a list of pairs.
 
     Raises:
-        InputError: the list is refused as by as_texts, or an item is not a (heavy, light) pair of texts.
+        InputError: as_texts would refuse the list, or an item is not a (heavy, light) pair of texts.
     """
     fix = "Give (heavy, light) for each record: the heads need both chains."
     if refused := _refusal(pairs):
@@ -108,7 +108,7 @@ def _item_refusal(sequences: object, index: int, item: object) -> tuple[str, str
 
 
 def _missing(item: object) -> bool:
-    """Whether an item is None, NaN, or NA or NaT of pandas. These are not equal to themselves."""
+    """Whether an item is None, NaN, or pandas' NA or NaT. NaN is not equal to itself."""
     nan = isinstance(item, float) and item != item
     return item is None or nan or type(item).__name__ in ("NAType", "NaTType")
 

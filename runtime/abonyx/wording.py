@@ -24,7 +24,7 @@ class Interface(enum.Enum):
 _BEGIN, _END = "\ufdd0", "\ufdd1"
 _MARK = re.compile(f"{_BEGIN}([a-z_]+){_END}")
 
-# Options whose word does not follow from their name. Three names stand for an option with its value: "skip" leaves bad
+# Options whose word does not follow from their name. Three names mean an option with one value: "skip" leaves bad
 # records out, "strip" takes gaps out, "trim_domain" cuts records to their domain.
 EXCEPTIONS: dict[Interface, dict[str, str]] = {
     Interface.COMMAND_LINE: {

@@ -167,7 +167,7 @@ def test_sums_that_are_off_are_refused(monkeypatch: pytest.MonkeyPatch, sequence
 
     with open_session() as session:
         monkeypatch.setattr(onnx_module, "run", run)
-        with pytest.raises(SelfTestError, match=r"contributions to head nonspecificity sum to a number .* off its sum"):
+        with pytest.raises(SelfTestError, match="contributions to head nonspecificity do not sum to its sum"):
             session.contributions(sequences)
 
 
@@ -192,5 +192,5 @@ def test_a_graph_of_other_states_is_not_written(tmp_path: Path, monkeypatch: pyt
     graph = pytest.importorskip("abonyx_export.head.graph", reason="the export extra is not installed")
     right = graph._pooled_states
     monkeypatch.setattr(graph, "_pooled_states", lambda encoder: right(encoder)[::-1])
-    with pytest.raises(SelfTestError, match="contributions to head nonspecificity sum to a number"):
+    with pytest.raises(SelfTestError, match="contributions to head nonspecificity do not sum to its sum"):
         make_several(tmp_path / "several", ("nonspecificity", "hic"))

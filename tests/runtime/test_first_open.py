@@ -106,7 +106,7 @@ def test_a_graph_that_ends_the_process_ends_the_child_alone(
     monkeypatch.setitem(operators.OPERATORS[""], "Div", "ii|ff")
     allow = "from abonyx.bundle import operators; operators.OPERATORS[''].update(Div='ii|ff')"
     monkeypatch.setattr(first_open, "_CHILD", child_after(allow))
-    with pytest.raises(BundleError, match="the process that opened it first, to try it, ended with SIGFPE"):
+    with pytest.raises(BundleError, match="the trial process that opened it first ended with SIGFPE"):
         abonyx.open_session(RuntimeConfig(bundle=str(copy)), self_test=self_test)
     abonyx.open_session(RuntimeConfig()).close()  # the slot is free
 
@@ -164,7 +164,7 @@ def test_without_an_interpreter_to_start(copy: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(sys, "executable", "")
     with abonyx.open_session(RuntimeConfig(bundle=str(copy))) as session:
         assert session._model.opening_notes == [
-            "note: the first open of this bundle did not run in a separate process, because Python is embedded"
+            "note: the first open of this bundle did not run in a separate process: Python is embedded or frozen"
         ]
         assert session._model.differences  # the whole self-test was run here
 
@@ -201,7 +201,7 @@ def test_a_child_that_hangs_ends_when_the_session_is_closed(copy: Path, monkeypa
 def test_a_child_that_takes_too_long(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(first_open, "_CHILD", "import time; time.sleep(600)")
     monkeypatch.setattr(first_open, "MAX_SECONDS", 0.5)
-    with pytest.raises(BundleError, match="to try it, did not end in 0 s"):
+    with pytest.raises(BundleError, match="the trial process that opened it first did not end within 0 s"):
         abonyx.open_session(RuntimeConfig(bundle=str(copy)))
 
 
@@ -210,7 +210,7 @@ def test_a_cache_that_cannot_be_written_is_told(copy: Path, tmp_path: Path, monk
     monkeypatch.setenv("ABONYX_CACHE_DIR", str(tmp_path / "file"))
     with abonyx.open_session(RuntimeConfig(bundle=str(copy))) as session:
         (note,) = session._model.opening_notes
-    assert note.startswith("note: the model was loaded twice, and will be at every open")
+    assert note.startswith("note: the model was loaded twice, and every later open will load it twice too")
 
 
 def test_what_the_child_opened_is_what_is_opened(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

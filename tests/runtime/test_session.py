@@ -457,7 +457,7 @@ def test_more_threads_than_processors_are_refused_before_anything_is_read(
     config = abonyx.RuntimeConfig(
         provider=provider, bundle="nowhere", cpu=CpuOptions(threads=4), openvino=OpenVinoOptions(threads=3)
     )
-    with pytest.raises(ConfigError, match=r"cpu\.threads is 4, this process may use 3.*\n?.*or leave it out"):
+    with pytest.raises(ConfigError, match=r"cpu\.threads is 4, but this process may use 3.*\n?.*or leave it out"):
         open_session(config)
 
 

@@ -96,7 +96,7 @@ def _read(request: CalibrateRequest, report: Report) -> Input:
     if known is not None and (count := int(known.sum())):
         total = len(checked.records)
         report(
-            f"note: {count} of {total} controls are training rows of the head, which makes it look better than it is: "
+            f"note: {count} of {total} controls are training rows of the head, so the head looks better than it is: "
             "measure other controls"
         )
     return checked
@@ -154,7 +154,8 @@ def _calibration(
     if not scaling.slope > 0:
         what = f"{request.source_name}: the slope is {scaling.slope:.4g}, not above 0"
         fix = "Check the labels. If they are right, the head ranks the controls in the wrong order: fit a new head."
-        raise InputError(f"{what}: head {request.spec.name} ranks the controls against their labels", fix)
+        what += f": head {request.spec.name} ranks the controls in the opposite order of their labels"
+        raise InputError(what, fix)
     first = METRICS[logistic][0]
     if not after[first] < before[first]:
         what = f"{request.source_name}: on left-out controls, the {_WORDS[first]} is {before[first]:.4g} before and "
@@ -163,7 +164,7 @@ def _calibration(
     mean = measure(constant, labels, logistic=logistic)[first]
     if after[first] >= mean:
         report(
-            f"note: the head ranks the controls badly; one number for all of them does as well "
+            f"note: the head ranks the controls badly; one constant score for all controls does at least as well "
             f"({_WORDS[first]} {mean:.4g})"
         )
     training = request.spec.training

@@ -18,7 +18,7 @@ from abonyx.bundle.heads import sigmoid
 
 # Bins of ECE (expected calibration error), of equal width.
 BINS = 10
-# Logistic head or not -> metrics to record. The first one decides whether the calibration is accepted.
+# Whether the head is logistic -> metrics to record. The first one decides whether the calibration is accepted.
 METRICS = {True: ("log_loss", "brier", "ece"), False: ("squared_error", "mae")}
 
 
@@ -43,7 +43,7 @@ def fit_scaling(old: Float64Array, labels: Float64Array, *, logistic: bool) -> S
         logistic: whether `old` has logits.
     """
     centre, spread = float(old.mean()), float(old.std())
-    if spread == 0:  # all controls have the same score, so that there is no slope
+    if spread == 0:  # all controls have the same score, so no slope can be fitted
         return Scaling(0.0, _logit(float(_targets(labels).mean())) if logistic else float(labels.mean()))
     unit = (old - centre) / spread
     slope, intercept = _platt(unit, labels) if logistic else _line(unit, labels)
@@ -65,7 +65,7 @@ def predict_left_out(old: Float64Array, labels: Float64Array, groups: Sequence[s
 
 
 def measure(new: Float64Array, labels: Float64Array, *, logistic: bool) -> dict[str, float]:
-    """METRICS of logits or values (n,), compared with labels (n,)."""
+    """Metric -> its value for logits or values (n,), compared with labels (n,); METRICS has the names."""
     if not logistic:
         off = new - labels
         return {"squared_error": float((off**2).mean()), "mae": float(np.abs(off).mean())}
@@ -82,7 +82,7 @@ def _ece(p: Float64Array, labels: Float64Array) -> float:
 
 
 def _targets(labels: Float64Array) -> Float64Array:
-    """Platt's targets (n,): slightly inside 0 and 1, closer to them if the class has more rows."""
+    """Platt's targets (n,): slightly above 0 or below 1. The more rows a class has, the closer its target is."""
     positives = labels.sum()
     high, low = (positives + 1) / (positives + 2), 1 / (len(labels) - positives + 2)
     targets: Float64Array = np.where(labels == 1, high, low)

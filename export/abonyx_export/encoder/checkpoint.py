@@ -106,13 +106,15 @@ def load_checkpoint(
     Args:
         source: directory, `.pt` file, or hub id such as facebook/esm1v_t33_650M_UR90S_1.
         revision: branch, tag or commit of a hub id; resolved to a commit before anything is downloaded.
-        encoder_id: hub id of which the directory or file is a copy, according to the user.
+        encoder_id: the user's statement that the directory or file is a copy of this hub id.
         pooled_layers: see EncoderConfig.
-        on_config: called with the config, for a hub id or directory before the weights are loaded.
+        on_config: called with the config. For a hub id or a directory, the weights are not loaded yet.
 
     Raises:
-        ConfigError: a revision is given with a directory or file, or the directory or hub id does not exist.
-        InputError: the encoder is of a kind that the graph does not support, or weights or vocabulary are missing.
+        ConfigError: a revision is given with a directory or file, `encoder_id` is given with a hub id, the encoder
+            does not have the pooled layers, or `source` is not a directory, a file or a hub id.
+        InputError: the hub id cannot be downloaded, the encoder is of a kind that the graph does not support, or
+            weights or vocabulary are missing.
     """
     # Without this, transformers asks the hub to convert a .bin checkpoint and downloads a second full copy.
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "true")
@@ -136,7 +138,7 @@ def load_checkpoint(
 
 
 class _Loaded(NamedTuple):
-    """What transformers loaded, and the names of tensors with a wrong shape, missing tensors and unexpected tensors."""
+    """What transformers loaded, and the names of mismatched (wrong shape), missing and unexpected tensors."""
 
     model: EsmModel
     alphabet: AlphabetSpec

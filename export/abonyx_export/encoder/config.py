@@ -95,7 +95,7 @@ def pooled_names(given: Sequence[str], layers: int) -> tuple[str, ...]:
         layers: number of layers of the encoder.
 
     Raises:
-        ConfigError: there is no layer, a name is unknown, a number is out of range, or a layer appears twice.
+        ConfigError: `given` is empty, a name is unknown, a number is out of range, or a layer appears twice.
     """
     names: dict[str, str] = {}
     shown = f"{option('pooled_layers')} {','.join(given)}"
@@ -181,7 +181,7 @@ def _refuse_numbers(config: Any, source: str) -> None:
         what = f"{source}: layer_norm_eps is {first_line(repr(eps))} in config.json, not a small number above 0"
         raise InputError(what, "Use the config.json that was saved with the weights; a usual value is 1e-5.")
     if not isinstance(pad_id, int) or not 0 <= pad_id < rows:
-        what = f"{source}: pad_token_id is {first_line(repr(pad_id))} in config.json, the embedding has {rows} rows"
+        what = f"{source}: pad_token_id is {first_line(repr(pad_id))} in config.json, but the embedding has {rows} rows"
         raise InputError(what, "Use the config.json that was saved with the weights.")
 
 

@@ -1,8 +1,8 @@
 """The encoder for CUDA only: ONNX Runtime's fused operators (domain com.microsoft), float16, lengths as the mask.
 
 Attention takes the keys' lengths (right padding), so that no mask is added to the scores. It takes queries, keys and
-values directly from three products. Only the query's bias is added, and for rotary positions the key's; the value's
-bias is folded into the output's (see benchmarks/NOTES.md).
+values directly from three products. The query's bias is added, and with rotary positions also the key's bias. The
+value's bias is folded into the output's bias (see benchmarks/NOTES.md).
 SkipLayerNormalization adds a product's bias and the residual, and applies the following norm, in one pass. In ESM the
 following norm can belong to the NEXT layer. BiasGelu is the erf form.
 Pooling and head are float32, as in every variant. Shapes: B batch, L tokens, H hidden, N heads, D hidden per head.
@@ -37,10 +37,10 @@ def write_cuda_encoder(
 
     Args:
         config, tensor, path: see write_encoder.
-        arithmetic: float16. The tests use float32, so that the CPU's kernels must give PyTorch's numbers.
+        arithmetic: float16. The tests use float32, and compare the CPU's kernels with PyTorch.
 
     Raises:
-        ParityError: a bias that includes a folded bias comes near the largest float16.
+        ParityError: an output bias, with the value's bias folded in, comes near the largest float16.
     """
     weights_path = path.with_name(path.name + WEIGHTS_SUFFIX)
     with weights_path.open("wb") as weights_file:
@@ -101,9 +101,9 @@ def _output_bias(tensor: Tensor, source: str) -> Float32Array:
 
 
 def _check_range(bias: Float32Array, product: str) -> None:
-    """Like parity.check_range, for a folded bias, which is not an activation in PyTorch.
+    """Refuse a folded bias near the largest float16. It is no activation in PyTorch, so parity.check_range misses it.
 
-    The product without its bias differs from a watched activation by at most this bias, so it is in range too.
+    The product without its bias differs from a watched activation by at most this bias, so the product is in range too.
     """
     largest = float(np.abs(bias).max())
     if not largest <= FP16_LARGEST_ACTIVATION:

@@ -192,7 +192,7 @@ def _our_name(name: str) -> str:
 
 
 def _their_name(name: str) -> str:
-    """fair-esm's name of a tensor with transformers' name."""
+    """The name in fair-esm of a tensor that has this name in transformers."""
     layer = re.fullmatch(r"encoder\.layer\.(\d+)\.(.+)", name)
     module, _, part = (layer[2] if layer else name).rpartition(".")
     for theirs, ours in (_LAYER_MODULES if layer else _MODULES).items():

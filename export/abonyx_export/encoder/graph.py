@@ -24,8 +24,9 @@ from abonyx_export.int8.calibration import CONTEXT, NARROW, QKV, WIDEN
 from abonyx_export.int8.quantization import Plan, Product, fold_into_values, folded_products
 from abonyx_export.int8.rounding import REST_STEPS, REST_ZERO_POINT
 
-# Factor on token embeddings at inference if training masked tokens: 1 - 0.15 * 0.8, a constant in every ESM
-# (transformers' EsmEmbeddings, fair-esm's ProteinBertModel). It does not change, because scoring never sees a <mask>.
+# An ESM that was trained with masked tokens multiplies its token embeddings by this factor at inference. The value
+# 1 - 0.15 * 0.8 is a constant in every ESM (transformers' EsmEmbeddings, fair-esm's ProteinBertModel). It is the same
+# for every row, because scored rows have no <mask>.
 TOKEN_DROPOUT_SCALE = np.float32(1 - 0.15 * 0.8)
 
 ENCODER_INPUTS = ("input_ids", "position_ids", "attention_bias", "pool_weights")
@@ -46,11 +47,11 @@ def write_encoder(
 
     Args:
         config: the encoder's shape, from `checkpoint.load_checkpoint`.
-        tensor: returns the checkpoint's tensor of a (transformers) name as float32.
+        tensor: function from a tensor's name in transformers to its float32 values.
         path: the .onnx file to write; the weights go beside it.
         storage: float32 or float16, for the weight matrices on disk.
         arithmetic: float32 or float16, for the encoder. The pooling is always float32.
-        plan: the products that are int8; None = no product. An int8 graph has Shape nodes, for CPU and OpenVINO.
+        plan: the products that are int8; None = no product. An int8 graph has Shape nodes; CPU and OpenVINO run it.
     """
     weights_path = path.with_name(path.name + WEIGHTS_SUFFIX)
     with weights_path.open("wb") as weights_file:
@@ -60,7 +61,7 @@ def write_encoder(
         rotary = rotary_rows(graph, config, tensor) if config.positions == "rotary" else [None] * config.layers
         hidden = embed(graph, config, tensor)
         states = {"embedding": hidden}
-        if plan is not None:  # Gemm adds the bias in the same pass, but takes matrices only, so (B x L, H) everywhere
+        if plan is not None:  # Gemm adds the bias in the same pass, but only takes matrices, so states are (B x L, H)
             shape = graph.node("Shape", ["input_ids"], "shape")
             for name, dims in (("heads", (config.heads, config.head_dim)), ("hidden", (config.hidden,))):
                 parts = [shape, graph.constant(f"const/{name}", np.array(dims, np.int64))]
@@ -94,8 +95,8 @@ def embed(graph: Graph, config: EncoderConfig, tensor: Callable[[str], Float32Ar
         words = words * TOKEN_DROPOUT_SCALE
     if config.is_post_norm:  # the token type is always 0
         words = words + tensor("embeddings.token_type_embeddings.weight")[0]
-    # These few dozen rows are scaled, and stored in the arithmetic type: float16 storage only rounds values that are
-    # in the checkpoint.
+    # These few dozen rows are scaled, so they are stored in the arithmetic type. float16 storage must only round values
+    # of the checkpoint.
     hidden = graph.node("Gather", [graph.weight("embeddings.words", words), "input_ids"], "embeddings/words")
     if config.positions == "absolute":
         values = tensor("embeddings.position_embeddings.weight")
@@ -160,7 +161,8 @@ def _attention(
     for part, values in projected.items():
         split = graph.node("Reshape", [values, heads_shape], f"{values}/heads")  # (B, L, N, D)
         order = [0, 2, 3, 1] if part == "key" and rotary is None else [0, 2, 1, 3]
-        heads[part] = graph.node("Transpose", [split], f"{values}/transposed", perm=order)  # (B, N, L, D)
+        # (B, N, L, D), but (B, N, D, L) for a key without rotary positions
+        heads[part] = graph.node("Transpose", [split], f"{values}/transposed", perm=order)
     query, key = heads["query"], heads["key"]
     if rotary is not None:
         query = rotate(graph, config, query, rotary)
@@ -195,7 +197,7 @@ def _flat_layer(
         return _linear(graph, tensor, path, x, config.head_dim**-0.5 if columns == ".query" else 1.0, behind)
 
     def shifted(name: str, x: str) -> str:
-        """Subtract the columns' means from the input, if the product needs it and no operator before does it."""
+        """Subtract the columns' means from the input, if the product needs this and no earlier operator does it."""
         if name in folded or name not in products or not products[name].shift.any():
             return x
         return graph.node("Add", [x, graph.weight(f"{x}/shift", -products[name].shift)], f"{x}/shifted")
@@ -204,7 +206,7 @@ def _flat_layer(
     normed = hidden if post else layer_norm(graph, config, tensor, before, hidden, folded.get(QKV))
     normed = shifted(QKV, normed)
     projected = {}
-    # Three products are as fast as one of three times the width with a Split (benchmarks/NOTES.md).
+    # Three products are as fast as one product of three times the width and a Split (benchmarks/NOTES.md).
     for number, name in enumerate(("query", "key", "value")):
         part = slice(number * config.hidden, (number + 1) * config.hidden)
         projected[name] = linear(QKV, normed, f".{name}", part)
@@ -220,7 +222,7 @@ def _flat_layer(
 
 
 def _quantized_linear(graph: Graph, product: Product, source: str, x: str, columns: slice) -> str:
-    """These columns of a product in the QuantizeLinear/DequantizeLinear pattern that engines run in int8."""
+    """Write `columns` of a product in the QuantizeLinear/DequantizeLinear pattern that engines run in int8."""
     restored = _quantized_terms(graph, product, x)
     scale = product.weight_scale[columns]
     weight = [
@@ -282,7 +284,7 @@ def _linear(
     scale: float = 1.0,
     behind: Product | None = None,
 ) -> str:
-    """A product in float32. If its output goes to the int8 product `behind`, it applies that one's shift and scale."""
+    """A float32 product. If its output goes to an int8 product `behind`, it applies that product's shift and scale."""
     values = (tensor(f"{source}.weight") * np.float32(scale)).T  # (in, out)
     offset = tensor(f"{source}.bias") * np.float32(scale)
     if behind:

@@ -22,7 +22,7 @@ Pair = tuple[str, str]
 def rotary_rows(graph: Graph, config: EncoderConfig, tensor: Tensor) -> list[Pair]:
     """For each layer, cos and sin of each token's angles (B, 1, L, D), looked up by position id.
 
-    The table has the sign of rotate_half ([-sin, sin]), so that the rotation only swaps halves:
+    The sine table includes the sign of rotate_half ([-sin, sin]). So the rotation only has to swap halves:
     x * cos + swap(x) * sin.
     """
 
@@ -53,7 +53,7 @@ def _each_layer(config: EncoderConfig, tensor: Tensor, write: Callable[[Float32A
     """The result of `write` for each layer; layers with equal frequencies share one result.
 
     Args:
-        write: takes a layer's angles and a mark for its names, "" for the first.
+        write: takes a layer's angles and a part of its tensors' names, "" for the first layer.
     """
     written: dict[bytes, Pair] = {}
     layers = []

@@ -81,7 +81,7 @@ def read_alphabet(tokenizer: Any, config: Any, source: str) -> AlphabetSpec:
 
 
 def _is_word(token: str, special: Sequence[str]) -> bool:
-    """Whether a token has more than one letter. `[CLS]`, `<cls>` and a letter with a mark of subwords are not words."""
+    """Whether a token has more than one letter. `[CLS]`, `<cls>` and a letter with a subword marker are not words."""
     return token not in special and not _BRACKETED.fullmatch(token) and len(token.strip("#\u2581\u0120")) > 1
 
 
@@ -116,7 +116,7 @@ def check_ids(ids: Mapping[str, int | None], config: Any, source: str) -> None:
             _CORRECT,
         )
     masked = owners.get(getattr(config, "mask_token_id", None))
-    if masked and getattr(config, "token_dropout", False):  # transformers would zero its embedding
+    if masked and getattr(config, "token_dropout", False):  # transformers would set this token's embedding to 0
         raise InputError(
             f"{source}: mask_token_id in config.json is {config.mask_token_id}, which is the id of {masked}", _CORRECT
         )

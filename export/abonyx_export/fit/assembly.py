@@ -39,7 +39,7 @@ class Assembly:
         name: name of the new bundle; "" = the name of its directory.
         notice: one line shown wherever the bundle is named; None = the parent's.
         fix: what the user can do about a variant over its limit.
-        panels: reference panels whose scores are right for these heads.
+        panels: reference panels with the scores of these heads.
     """
 
     parent: Bundle
@@ -56,7 +56,7 @@ class Assembly:
 
 
 def files_beside(bundle: Bundle, variants: Sequence[str], dropped: Sequence[str] = ()) -> list[str]:
-    """Files of these variants, and the files in the bundle's own folder without head.onnx and `dropped`."""
+    """Files of these variants, and files directly in the bundle's folder, except head.onnx and `dropped`."""
     names = [name for variant in variants for name in bundle.files_of(bundle.manifest.variants[variant])]
     beside = [name for name in bundle.manifest.files if "/" not in name and name not in (HEAD_NAME, *dropped)]
     return list(dict.fromkeys([*names, *beside]))
@@ -86,9 +86,9 @@ def assemble(made: Assembly, staging: Path, report: Report) -> Manifest:
         files={},
     )
     references = {name: _reference(parent, name, made.golden, same_first=made.same_first) for name in variants}
-    # golden.check_discriminates does not run again. It shows that the golden rows can detect a wrong encoder; export
-    # has shown that already, and a user's head may well score all golden rows alike. check_heads has checked the new
-    # heads on its own rows.
+    # golden.check_discriminates does not run again. Export has already shown that the golden rows can detect a wrong
+    # encoder, and a user's head may give all golden rows similar scores. check_heads has checked the new heads on
+    # random rows.
     return check_variants(manifest, references, made.golden, staging, report, made.fix)
 
 
@@ -119,7 +119,7 @@ def _reference(parent: Manifest, name: str, golden: Golden, *, same_first: bool)
 
 
 def _write_graphs(made: Assembly, staging: Path, report: Report) -> None:
-    """Write the heads' graph, alone and after each kept encoder graph. Encoder weights are linked and never read."""
+    """Write the heads' graph alone and attached to every kept encoder. Encoder weights are linked and never read."""
     bundle, mean = made.parent, made.golden.head_mean
     graph = head_model(made.heads, mean)
     check_heads(graph, made.heads, mean)

@@ -49,7 +49,7 @@ def judge_fit(
         request: what to fit.
         checked: the labelled input.
         rows: embeddings (n, D), or with copies (n, copies, D). Only the original rows are scored.
-        strength: C or alpha of the head itself.
+        strength: C or alpha of the head that is fitted on all rows.
         left_out: notes on records that are not in `rows`.
     """
     regression = request.task == REGRESSION

@@ -1,4 +1,4 @@
-"""Changed copies of the labelled rows. A head that is also fitted on them changes fewer calls if a start changes."""
+"""Changed copies of the labelled rows. With them, fewer calls of the head change if the start of a sequence changes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from abonyx.input.checked import Input
 from abonyx.wording import option
 from abonyx_export.fit.request import FitRequest
 
-# All changes are at the start, which is cut or lengthened most often. Other changes (the end, X, longer tags) are only
-# in evaluate's variations, which must measure changes that the head was not fitted on.
+# The start of a sequence is cut or lengthened most often, so all copies change the start. Only evaluate's variations
+# have other changes (the end, X, longer tags), because they must measure changes that the head was not fitted on.
 COPIES: dict[str, Callable[[str], str]] = {
     "1 cut": lambda sequence: sequence[1:],
     "2 cut": lambda sequence: sequence[2:],

@@ -106,7 +106,7 @@ def cross_validate(
         grid: values of C.
         folds: number of folds.
         seeds: seeds of the shuffled cross-validations.
-        fit: fits one regression, as fit_once. It sees the training folds only, also for the scaler.
+        fit: fits one regression, like fit_once. It only gets the training folds, so they also set the scaler.
 
     Returns:
         One candidate for each C, in ascending order of C.
@@ -126,7 +126,7 @@ def cross_validate(
 
 
 def _candidate(c: float, accuracy: Float64Array, area: Float64Array) -> Candidate:
-    """The candidate of a C, from scores (seeds, folds)."""
+    """The candidate for one C, from its scores (seeds, folds)."""
 
     def seed_sd(scores: Float64Array) -> float | None:
         return float(scores.mean(axis=1).std(ddof=1)) if len(scores) > 1 else None

@@ -133,7 +133,7 @@ def embedding_cache(given: Path | None) -> Path:
 
 
 def _needed_files(request: FitRequest) -> list[str]:
-    """Files of the parent that the new bundle needs: without the files of heads that it does not keep."""
+    """The parent's files, except those of heads, panels and variants that the new bundle does not keep."""
     bundle = request.run.bundle
     dropped = [] if request.add else [name for head in bundle.manifest.heads for name in head_files(bundle, head.name)]
     kept = [panel.name for panel in _kept_panels(request)]
@@ -142,7 +142,7 @@ def _needed_files(request: FitRequest) -> list[str]:
 
 
 def _kept_panels(request: FitRequest) -> list[Panel]:
-    """The parent's panels. They keep the scores of its heads if the heads stay; no panel has scores of a new head."""
+    """The parent's panels, with only the scores of kept heads and variants. A panel without scores is dropped."""
     parent = request.run.bundle.manifest
     return kept_panels(parent.panels, [head.name for head in parent.heads] if request.add else [], request.kept)
 
@@ -178,7 +178,7 @@ def _build(
 
 @contextmanager
 def _head_file(path: Path | None, head: Head, iterations: int) -> Iterator[None]:
-    """Write the head in the old pipeline's .npz layout; the file gets its name only if the block succeeds.
+    """Write the head in the old pipeline's .npz layout. The file only appears at `path` if the `with` block succeeds.
 
     That layout has no scaler, so the scaler is folded into the weights.
     """

@@ -14,7 +14,7 @@ from abonyx.input.checked import Input
 from abonyx.wording import option
 from abonyx_export.fit.request import FitRequest
 
-# So many flagged rows are listed one by one.
+# Largest number of flagged rows that are listed one by one.
 SHOWN_ROWS = 20
 _Value = TypeVar("_Value")
 
@@ -33,7 +33,7 @@ def flag_lines(checked: Input, request: FitRequest) -> list[str]:
         return [f"none of the {count} rows is flagged (expected: {chain_words(request.trained_on)})"]
     fate = "left out" if request.drop_flagged else f"kept; {option('drop_flagged')} leaves them out"
     reasons = ", ".join(f"{name} {number}" for name, number in checked.flag_counts())
-    lines = [f"{len(rows)} of {count} rows are flagged and {fate} (reasons, of all rows: {reasons})"]
+    lines = [f"{len(rows)} of {count} rows are flagged and {fate} (reasons, counted over all rows: {reasons})"]
     for row in rows[:SHOWN_ROWS]:
         lines.append(f"  row {row + 1}, id {printable(checked.ids[row])}: {checked.judgements[row].text}")
     return lines + ([f"  ... and {len(rows) - SHOWN_ROWS} more"] if len(rows) > SHOWN_ROWS else [])
@@ -49,7 +49,7 @@ def left_out_notes(checked: Input, request: FitRequest) -> tuple[str, ...]:
     rejected, rows, notes = len(checked.rejected), flagged_rows(checked), []
     if rejected:
         total = rejected + len(checked.ids)
-        notes.append(f"{rejected} of {total} records were rejected and left out; the list of rejected records has why")
+        notes.append(f"{rejected} of {total} records were rejected and left out; see the list of rejected records")
     if rows and request.drop_flagged:
         counts = Counter(reason(flag) for row in rows for flag in checked.judgements[row].flags)
         reasons = ", ".join(f"{name} {number}" for name, number in counts.most_common())

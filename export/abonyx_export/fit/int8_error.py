@@ -1,4 +1,4 @@
-"""The error that int8 adds to a head: the error of the embedding times the head's weights is the logit's error."""
+"""The error that int8 adds to a head. The logit's error is the embedding's error times the head's weights."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def choose_for_int8(candidates: Sequence[Candidate], errors: Mapping[float, Int8
     """The candidate with the smallest |w| among the candidates that are as good as the best.
 
     "As good" means that mean ROC AUC and mean accuracy are at most one standard error below the highest. Accuracy
-    matters, because very small weights keep p near the share of the majority while the ranks stay good. If some of
+    matters, because very small weights keep p near the larger class's share, although the ranks stay good. If some of
     these candidates pass int8's gate, only those count.
     """
     # The standard error of a mean over folds. Training rows overlap between folds, so test rows / training rows is

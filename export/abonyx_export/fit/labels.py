@@ -20,7 +20,8 @@ def classes_of(checked: Input, request: FitRequest) -> Labels:
     """The class of each row, 0 or 1, (n,) int64.
 
     Raises:
-        InputError: there is only one class, or a class has fewer rows or fewer different sequences than folds.
+        InputError: there is only one class, a class has fewer rows than folds, or the input has fewer different
+            sequences than folds.
     """
     # read_input(label_required=True) rejects records without a label.
     labels = [label for label in checked.labels if label is not None]
@@ -53,13 +54,14 @@ def values_of(checked: Input, request: FitRequest) -> Float64Array:
     """The measured value of each row, (n,) float64, in the request's unit.
 
     Raises:
-        InputError: all values are equal, or there are fewer rows or different sequences than folds or than 3.
+        InputError: all values are equal, there are fewer rows than folds or than 3, or there are fewer different
+            sequences than folds.
     """
     values, name = _values(checked), request.source_name
     if np.ptp(values) == 0:
         what = f"{name}: all {len(values)} values are {values[0]:g} {request.unit}"
         raise InputError(what, "A head needs different values: check the label column.")
-    least = max(request.folds, 3)  # a fold of three rows leaves two to fit on
+    least = max(request.folds, 3)  # with three rows, a fold of one row leaves two rows to fit on
     if len(values) < least:
         fix = f"Add rows, or use fewer {option('folds')}."
         raise InputError(f"{name}: {len(values)} rows, {option('folds')} {request.folds} needs at least {least}", fix)
@@ -68,7 +70,7 @@ def values_of(checked: Input, request: FitRequest) -> Float64Array:
 
 
 def _check_different(checked: Input, name: str, folds: int) -> None:
-    """Refuse fewer different sequences than folds: the card's folds keep equal sequences together."""
+    """Refuse fewer different sequences than folds, because the card's folds keep equal sequences together."""
     rows, different = len(checked.records), len(set(checked.records))
     if different < folds:
         what = f"{rows} rows hold {different} different sequences, {option('folds')} {folds} needs at least {folds}"

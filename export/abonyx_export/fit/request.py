@@ -50,18 +50,19 @@ class FitRequest:
         alphas: a regression's strengths of regularisation; None = DEFAULT_ALPHAS.
         scale: put a StandardScaler before the regression.
         balanced: weigh the classes by the inverse of their frequency.
-        folds: folds of each cross-validation. The card's folds by sequence cluster are as many, but at least three.
-        seeds: number of stratified cross-validations.
+        folds: number of folds of each cross-validation. The card has as many folds by sequence cluster, but at least
+            three.
+        seeds: number of shuffled cross-validations; those of a classification are stratified.
         seed: seed of the first cross-validation.
-        confidence: share of each class without a wrong call outside the band of uncertain calls. For a regression,
-            share of rows inside the interval around a value.
+        confidence: share of each class that must not have a wrong call; the band of uncertain calls is chosen for this
+            share. For a regression, share of rows inside the interval around a value.
         chains: chains of the labelled rows, one of manifest.CHAIN_SETS. Records of other chains are flagged when they
             are scored. With both chains, each row is a pair. None = H, or with `add` the chains of the parent's
             first head.
         vary_ends: also fit on changed copies of the rows (copies.COPIES), so that calls change less if the start of a
             sequence is cut or longer. Only for a classification of single chains.
         drop_flagged: leave out flagged rows, except rows that are only nanobody-like.
-        name: name of the new bundle; None = the name of its directory, also after a move.
+        name: name of the new bundle; None = the current name of its directory, even after it is renamed.
         notice: one line shown wherever the bundle is named; None = the parent's.
         variants: variants to keep; None = all variants of the parent.
         embedding_cache: directory; None = in the user's cache.
@@ -160,7 +161,8 @@ def check_request(request: FitRequest) -> None:
     _check_head(request)
     _check_pairs(request)
     check_directory(request.output)
-    if request.run.skip and request.output.absolute().parent.is_dir():  # without the folder there is no such file
+    # if the parent folder does not exist, the list of rejected records does not exist either
+    if request.run.skip and request.output.absolute().parent.is_dir():
         check_output(rejected_path(request.output), request.source)
     if request.head_out is None:
         return

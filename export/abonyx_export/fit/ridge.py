@@ -66,7 +66,8 @@ def cross_validate_ridge(
     measured = np.empty((len(seeds), 4))
     in_folds: dict[float, int] = dict.fromkeys(sorted(alphas), 0)
     for seed, row in zip(seeds, measured, strict=True):
-        # The fold's training mean is subtracted: over all folds, that mean alone correlates with the left-out values.
+        # The training mean of each fold is subtracted. Otherwise this mean alone would correlate with the left-out
+        # values over all folds.
         found, centred = np.empty((2, len(values)))
         for training, test in KFold(folds, shuffle=True, random_state=seed).split(rows):
             fitted, alpha = fit_ridge(rows[training], values[training], alphas, scale=scale)
@@ -99,5 +100,5 @@ def ridge_lines(found: RidgeTraining, unit: str) -> list[str]:
         f"  alpha chosen inside the folds: {folds}",
     ]
     if len(found.alphas) > 1 and found.alpha in (found.alphas[0], found.alphas[-1]):
-        lines.append(f"  note: alpha {found.alpha:g} is at the end of its range; {option('alphas')} sets a wider one")
+        lines.append(f"  note: alpha {found.alpha:g} is at the end of the range; widen it with {option('alphas')}")
     return lines

@@ -1,4 +1,4 @@
-"""Train a head from embeddings and labels: cross-validate, choose the regularisation, and fit all rows."""
+"""Train a head from embeddings and labels: cross-validate, choose the regularisation, and fit on all rows."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def trainer(request: FitRequest, checked: Input) -> Train:
 def _train_classes(
     request: FitRequest, checked: Input, labels: Labels, rows: Float64Array, report: Report
 ) -> tuple[Head, HeadTraining, int]:
-    """Cross-validate, choose C, and fit all rows; returns a logistic head, its record, and the iterations."""
+    """Cross-validate, choose C, and fit on all rows; returns a logistic head, its record, and the iterations."""
     positives, repeated = int(labels.sum()), _count_repeated(checked)
     report(
         f"{len(labels)} rows, {positives} of them non-specific{_cut_words(request)}: {request.folds}-fold "
@@ -53,7 +53,10 @@ def _train_classes(
     )
     _report_repeated(repeated, report)
     if request.vary_ends:
-        report(f"  each row has {len(COPIES)} changed copies, with the weight of one row together: {', '.join(COPIES)}")
+        report(
+            f"  each row has {len(COPIES)} changed copies ({', '.join(COPIES)}); the row and its copies together have "
+            "the weight of one row"
+        )
     fit = functools.partial(fit_once, scale=request.scale, balanced=request.balanced)
     candidates = cross_validate(rows, labels, request.strengths, folds=request.folds, seeds=_seeds(request), fit=fit)
     fitted, c = _choose_c(request, checked, candidates, functools.partial(fit, rows, labels), report)
@@ -79,7 +82,7 @@ def _train_classes(
 def _train_values(
     request: FitRequest, checked: Input, values: Float64Array, rows: Float64Array, report: Report
 ) -> tuple[Head, HeadTraining, int]:
-    """Cross-validate with alpha chosen inside each fold, and fit all rows; returns a linear head, its record, and 0."""
+    """Cross-validate, choose alpha inside each fold, and fit on all rows; returns a linear head, its record, and 0."""
     repeated, unit = _count_repeated(checked), request.unit or ""
     sd = float(values.std(ddof=1))
     report(
@@ -92,7 +95,7 @@ def _train_values(
     for line in ridge_lines(ridge, unit):
         report(line)
     fitted, alpha = fit_ridge(rows, values, alphas, scale=request.scale)
-    report(f"fitting all rows with alpha {alpha:g}")
+    report(f"fitting on all rows with alpha {alpha:g}")
     training = HeadTraining(
         rows=len(values),
         repeated_sequences=repeated,
@@ -118,7 +121,10 @@ def _count_repeated(checked: Input) -> int:
 
 def _report_repeated(repeated: int, report: Report) -> None:
     if repeated:
-        report(f"  {repeated} rows repeat an earlier row's sequence; folds may share it, and then score too well")
+        report(
+            f"  {repeated} rows repeat an earlier row's sequence; if two folds share a sequence, their scores are "
+            "too good"
+        )
 
 
 def _cut_words(request: FitRequest) -> str:
@@ -139,7 +145,7 @@ def _choose_c(
         for line in lines:
             report(line)
         c = choose(candidates).c
-        report(f"fitting all rows with C {c:g}, which has the highest mean ROC AUC")
+        report(f"fitting on all rows with C {c:g}, which has the highest mean ROC AUC")
         return refit(c), c
     fitted = {each.c: refit(each.c) for each in candidates}
     errors = int8_errors(request, {c: head_of(request, checked, regression) for c, regression in fitted.items()})
@@ -148,8 +154,8 @@ def _choose_c(
         report(f"{line}  {cell(errors[each.c])}")
     c = choose_for_int8(candidates, errors, request.folds).c
     report(
-        f"fitting all rows with C {c:g}: among the values as good as the best, int8 changes its scores least "
-        "(docs/int8.md)"
+        f"fitting on all rows with C {c:g}: among the values as good as the best, int8 changes the scores least with "
+        "this C (docs/int8.md)"
     )
     return fitted[c], c
 

@@ -1,7 +1,7 @@
 """Advice for a head whose class cannot be read. This module only has text and never looks into a file.
 
-The advice is never to save `.npz`. The classifier may have a step before its row of weights, and an .npz of the row
-alone would be read without an error.
+No advice here tells the user to save an `.npz`. The classifier may have a step before its row of weights, and an .npz
+of the row alone would be read without an error, although the step is missing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SAVE_ALONE = (
     "joblib.dump(make_pipeline(scaler, classifier), 'head.joblib')."
 )
 UNSET = (
-    "A parameter of the classifier holds it, and the fitted numbers do not need it. Set this parameter to None, "
+    "A parameter of the classifier holds this object; the fitted numbers do not need it. Set this parameter to None, "
     "e.g. classifier.set_params(random_state=None), and save again with joblib.dump."
 )
 _BEST = "can be read if it is a {classes}, alone or in a Pipeline after StandardScalers. For another class: {refit}"
@@ -38,8 +38,8 @@ def advice(refused: str, outermost: str | None) -> str:
 
     Args:
         refused: full name of the class or function.
-        outermost: full name of the class of the file's object, if that class can be read and only contains `refused`.
-            None = a container, or `refused` itself.
+        outermost: full name of the class of the object in the file, if this class can be read and `refused` is inside
+            the object. None = the file holds a container, or `refused` is the object itself.
     """
     name, outer = refused.rpartition(".")[2], outermost and outermost.rpartition(".")[2]
     classes = " or ".join((", ".join(LOGISTIC[:-1]), LOGISTIC[-1]))
@@ -50,7 +50,10 @@ def advice(refused: str, outermost: str | None) -> str:
         save = "Save its best_estimator_: joblib.dump(search.best_estimator_, 'head.joblib'). It"
         return f"{save} {best}"
     if name in _SEARCHES and outer == "Pipeline":
-        put = "Put its best_estimator_ in its place: pipeline.steps[-1] = ('head', pipeline[-1].best_estimator_); save"
+        put = (
+            "Replace the search by its best_estimator_: pipeline.steps[-1] = ('head', pipeline[-1].best_estimator_); "
+            "save"
+        )
         read = f"It can be read if every other step is a StandardScaler and best_estimator_ is a {classes}."
         return f"{put} the pipeline again with joblib.dump. {read} If not: {REFIT}"
     if name in _TUNED and outer is None:
@@ -62,5 +65,5 @@ def advice(refused: str, outermost: str | None) -> str:
     if name in _CALIBRATED:
         return f"A calibrated probability cannot be computed from one row of weights. {REFIT}"
     if refused.startswith(_TRANSFORMERS):
-        return f"StandardScaler is the only step before a classifier that can be read. {REFIT}"
+        return f"The only step that can be read before a classifier is StandardScaler. {REFIT}"
     return REFIT

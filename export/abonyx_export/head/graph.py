@@ -92,7 +92,8 @@ def check_heads(model: onnx.ModelProto, heads: Sequence[Head], mean: Float32Arra
         The largest difference of p; 0.0 if all heads are linear.
 
     Raises:
-        ParityError: a difference of p is above `limit`, a linear head's is above FP32.value, or one is NaN.
+        ParityError: a difference of p is above `limit`, a difference of a linear head's value is above FP32.value, or
+            a difference is NaN.
     """
     engine = import_engine()
     options = engine.SessionOptions()
@@ -202,7 +203,10 @@ def _pooled_states(graph: onnx.GraphProto) -> list[str]:
         rows = [made(mean.input[0], "Unsqueeze") for mean in means if mean]
         if all(means) and all(row and row.input[0] == "pool_weights" for row in rows):
             return [mean.input[1] for mean in means if mean]
-    what = f"the encoder graph's {EMBEDDING} is not the mean of token states with pool_weights that this version writes"
+    what = (
+        f"the encoder graph does not compute {EMBEDDING} as this version writes it: token states, averaged with "
+        "pool_weights"
+    )
     raise BundleError(what, "Export the encoder again.")
 
 
@@ -255,7 +259,7 @@ def _check_fit(encoder: onnx.ModelProto, head: onnx.ModelProto) -> None:
     ]
     if opsets[0] != opsets[1]:
         what = f"the encoder graph has opset {opsets[0]}, the head graph has opset {opsets[1]}"
-        raise HeadRefused(what, "Export the older one again.")
+        raise HeadRefused(what, "Export the bundle with the older opset again.")
     embeddings = [output for output in encoder.graph.output if output.name == EMBEDDING]
     if len(embeddings) != 1:
         names = ", ".join(output.name for output in encoder.graph.output)

@@ -144,7 +144,7 @@ class Head:
         ]
 
     def logit_of_rows(self, embedding: npt.NDArray[np.floating]) -> Float64Array:
-        """Like logit, for embeddings (n, D) of single chains. A head of two chains gets selftest.as_pairs of them."""
+        """Like logit, for embeddings (n, D) of single chains. For a head of two chains, as_pairs pairs them."""
         total: Float64Array = np.sum(as_pairs([part.logit(embedding) for part in self.parts()]), axis=0)
         return total
 
@@ -176,7 +176,7 @@ def read_head(path: Path) -> Head:
             in the same folder.
 
     Raises:
-        HeadRefused: the file may be something else than one binary logistic head with labels 0 and 1.
+        HeadRefused: the file may be something other than one binary logistic head with labels 0 and 1.
     """
     suffix = path.suffix.lower()
     if suffix != ".npz" and suffix not in PICKLE_SUFFIXES:
@@ -287,7 +287,7 @@ def _check_width(path: Path, what: str, declared: object, coef: Float64Array) ->
 def _of_old_pipeline(head: Head, path: Path, encoder: object, revision: object, batch_size: object) -> Head:
     if not isinstance(encoder, str) or type(batch_size) is not int or batch_size < 1:
         what = f"{path}: the encoder is {_show(encoder)}, the batch size {_show(batch_size)}"
-        raise HeadRefused(f"{what}; a head of the old pipeline has a text and a number of 1 or more", _REFIT)
+        raise HeadRefused(f"{what}; they must be a text and a whole number of 1 or more", _REFIT)
     return replace(
         head,
         encoder=encoder,

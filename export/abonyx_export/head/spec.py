@@ -72,7 +72,7 @@ def golden_of(
 
 
 def join_heads(golden: Golden, more: Golden) -> Golden:
-    """The golden rows with the heads of both; `more` must have the same rows and mean."""
+    """The golden rows with the heads of `golden` and `more`, which must have the same rows and mean."""
     return dataclasses.replace(
         golden,
         value=np.concatenate([golden.value, more.value], axis=1),

@@ -28,8 +28,8 @@ from abonyx_export.head.advice import SAVE_AGAIN, SAVE_ALONE, advice
 
 # A logistic head of 2 x 1280 features has 20 kB; 64 MiB also allows a head that is saved with training embeddings.
 MAX_FILE_BYTES = 64 * 2**20
-# zlib packs zeros 1000:1, so the unpacked size has a limit too. All arrays of a file count, and text with one character
-# above U+FFFF takes four times its bytes.
+# zlib packs zeros 1000:1, so the unpacked size has a limit too. It holds for all arrays of a file together. In memory,
+# a text with one character above U+FFFF takes four times its bytes.
 MAX_UNPACKED_BYTES = 64 * 2**20
 # The old heads have 300 opcodes, 10,000 feature names have 20,000. The limit keeps the time and memory of a bomb small.
 MAX_OPCODES = 1_000_000
@@ -80,7 +80,7 @@ class _Global(str):
     """A known "module name" from the file; represents the class or function."""
 
 
-@dataclass(eq=False, repr=False)  # both would recurse into nested values of the file
+@dataclass(eq=False, repr=False)  # a generated __eq__ or __repr__ would recurse into nested values
 class Bag:
     """An instance in the file: the name of its class, and the state it was saved with."""
 
@@ -99,7 +99,7 @@ class _DType:
 
 @dataclass(eq=False, repr=False)
 class _Pending:
-    """An array whose shape and bytes come with the next BUILD, and its keys in the memo, to be set then."""
+    """An array whose shape and bytes come with the next BUILD. Then its keys in the memo are set, too."""
 
     from_joblib: bool
     memo_keys: list[int] = field(default_factory=list)
@@ -228,7 +228,7 @@ class _Machine:
     def outermost(self) -> str | None:
         """The class of the file's outermost instance while its state is being read; None = there is no such instance.
 
-        An instance that already has its state is complete. Later values are not inside it, for example in a tuple.
+        An instance that already has its state is complete. Later values, for example of a tuple, are not inside it.
         """
         stack = self.marked[0] if self.marked else self.stack
         whole = stack[0] if stack else None
@@ -253,7 +253,7 @@ class _Machine:
         if type(target := self.stack[-1]) is not dict:
             raise _StreamError(f"sets items of a {type(target).__name__}")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            # Tuples are not allowed as keys: hashing tuples that the memo nests would never end.
+            # Tuples are not allowed as keys. With the memo, a file can nest tuples so that their hash never ends.
             if not (key is None or isinstance(key, str | int | float | bytes)):
                 raise _StreamError(f"has a {type(key).__name__} as a key of a dictionary")
             target[key] = value
@@ -264,14 +264,14 @@ class _Machine:
         self.update(items)
 
     def new(self, what: object, arguments: Sequence[object]) -> object:
-        """The replacement for what(*arguments), when the file creates an instance."""
+        """The value that replaces the result of what(*arguments), with which the file creates an instance."""
         name = what.replace(" ", ".") if isinstance(what, _Global) else type(what).__name__
         if not isinstance(what, _Global) or arguments or (what not in _CLASSES and what != _WRAPPER):
             raise _StreamError(f"calls {name} with {len(arguments)} arguments, which a logistic head does not need")
         return Bag(name) if what in _CLASSES else _Pending(from_joblib=True)
 
     def call(self) -> None:
-        """REDUCE and NEWOBJ. The replacement of a function checks all its arguments."""
+        """Handle REDUCE and NEWOBJ. The replacement of a function checks all arguments."""
         what, arguments = self.last(2)
         if type(arguments) is not tuple:
             raise _StreamError(f"calls a function with a {type(arguments).__name__} instead of arguments")
@@ -289,7 +289,7 @@ class _Machine:
             array = self.joblib_array(self.attributes(state)) if target.from_joblib else self.numpy_array(state)
             self.stack[-1] = array
             self.memo.update(dict.fromkeys(target.memo_keys, array))
-            target.memo_keys.clear()  # other references on the stack must not set the memo again
+            target.memo_keys.clear()  # another BUILD of the same array must not set the memo again
         else:
             raise _StreamError(f"sets the state of a {type(target).__name__}")
 
@@ -315,7 +315,7 @@ class _Machine:
         """Read the padding and the array's bytes, which follow directly after the BUILD."""
         dtype, shape = state.get("dtype"), _shape(state.get("shape"))
         if state.get("subclass") != _NDARRAY or not isinstance(dtype, _DType):
-            raise _StreamError("holds a joblib array of a subclass of numpy's, which is not supported")
+            raise _StreamError("holds a joblib array of a subclass of numpy.ndarray, which is not supported")
         if dtype.code.startswith("O"):
             return self.objects_inside(shape)
         if state.get("numpy_array_alignment_bytes") is not None:  # since joblib 1.2
@@ -370,7 +370,7 @@ def _integer(value: object) -> int:
 def _shape(value: object) -> tuple[int, ...]:
     dims = tuple(_integer(size) for size in value) if type(value) is tuple and len(value) <= 4 else (-1,)
     if min(dims, default=0) < 0 or math.prod(dims) > MAX_UNPACKED_BYTES:
-        raise _StreamError("has an array whose shape is not up to four sizes")
+        raise _StreamError("has an array whose shape is too large or is not a tuple of at most four sizes")
     return dims
 
 
@@ -393,7 +393,7 @@ def _dtype(_: _Machine, code: object = None, *_flags: object) -> object:
 
 def _reconstruct(_: _Machine, what: object = None, *_initial: object) -> object:
     if not isinstance(what, _Global) or what != _NDARRAY:
-        raise _StreamError("has an array of a subclass of numpy's")
+        raise _StreamError("has an array of a subclass of numpy.ndarray")
     return _Pending(from_joblib=False)
 
 

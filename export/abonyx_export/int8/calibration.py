@@ -27,16 +27,16 @@ PRODUCTS = (QKV, CONTEXT, WIDEN, NARROW)
 RESIDUAL = "residual"
 
 # Numbers of sequences that calibrate int8, and of other sequences that judge it. Calibrating on 512 takes four times as
-# long and is not better for trained ESM-2 8M (docs/int8.md). At 0.5 %, 1,024 judging sequences allow five changed
-# labels, 256 would allow one.
+# long and is not better for trained ESM-2 8M (docs/int8.md). At most 0.5 % of the labels may change: five of 1,024
+# judging sequences, but only one of 256.
 CALIBRATION_ROWS = 128
 GATE_ROWS = 1_024
 # Fewer sequences show too little of the ranges (issue 4).
 MIN_CALIBRATION_ROWS = 32
-# Fewest and most token rows to keep of each product's input; within these, as many as fit into SAMPLE_BYTES. With 8,192
-# rows, rounded weights change trained ESM-2 8M a third less than with 1,024 (benchmarks/NOTES.md). 1,024 rows of the 33
-# layers of ESM-1v take 1.2 GB; three times as many made no difference on 256 sequences (random weights, mean |dp|
-# 0.0047 and 0.0042).
+# Smallest and largest number of token rows to keep of each product's input. Between these two, as many rows are kept
+# as fit into SAMPLE_BYTES. With 8,192 rows, rounded weights change trained ESM-2 8M a third less than with 1,024
+# (benchmarks/NOTES.md). 1,024 rows of the 33 layers of ESM-1v take 1.2 GB; three times as many made no difference on
+# 256 sequences (random weights, mean |dp| 0.0047 and 0.0042).
 SAMPLED_TOKENS = (1_024, 8_192)
 SAMPLE_BYTES = 2**30
 
@@ -87,15 +87,15 @@ def calibration_sequences(file: Path | None, max_residues: int, letters: str = R
     """The sequences to calibrate and to judge with.
 
     Args:
-        file: the user's sequences; one half calibrates, the other half judges. None = no file. The two halves of the
-            shipped antibodies fill up to CALIBRATION_ROWS and GATE_ROWS.
+        file: the user's sequences; None = no file. Half of them, but at most CALIBRATION_ROWS, calibrate. At most
+            GATE_ROWS of the others judge. The shipped antibodies fill up both sets to these numbers.
         max_residues: the bundle's limit. Shipped antibodies are cut to it; a file with longer sequences is refused.
         letters: letters of the bundle's alphabet; a file with other letters is refused. Shipped antibodies only have
             the 20 residues.
 
     Raises:
-        InputError: the file cannot be read, has a sequence that cannot be scored, or has fewer than 32 sequences; or
-            too few different antibodies are left after the cut.
+        InputError: the file cannot be read, has a sequence that cannot be scored, or has fewer than 32 different
+            sequences; or too few different antibodies are left after the cut.
     """
     # Duplicates are removed, so that no sequence both calibrates and judges.
     limit = SequenceLimit(max_residues, letters=letters)

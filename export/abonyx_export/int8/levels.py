@@ -1,8 +1,8 @@
 """Choose which products of the encoder get one int8 term, which get two, and which stay float32.
 
 All products start with one term. Step by step, the product with the best ratio of removed error to added cost goes to a
-higher level. On this way, plans are tried in order until one passes the gate. The removed error is predicted: it is the
-error that a product adds to the residual stream, as a share of the stream's variance. It only decides the order.
+higher level. The plans on this path are tried in order until a plan passes the gate. The removed error is predicted: it
+is the error that a product adds to the residual stream, as a share of the stream's variance. It only decides the order.
 """
 
 from __future__ import annotations

@@ -47,12 +47,12 @@ _EXPONENTS = (None, 0.3, 0.5, 0.7, 0.85)
 # independent values, and clipping affects all tokens, so that pooling does not average it out (benchmarks/NOTES.md,
 # 33 layers).
 _CONTEXT_MARGIN = 1.25
-# Two terms have 16 bits, so that a range wider than the observed one costs them nothing.
+# Two terms have 16 bits, so they can have a range wider than the observed range at no cost.
 _TWO_TERM_MARGIN = 1.5
 # Tokens for the comparison of exponents; enough to rank five.
 _TRIAL_TOKENS = 256
-# A bias is int32 in units of both scales. For a column of weights near 0, the scale is made large enough for its bias,
-# including what the mean error and the context's shift add to it.
+# A bias is int32, in units of the product of both scales. If the weights of a column are near 0, its scale is raised
+# until the bias is below this limit. This leaves room for what the mean error and the context's shift add to the bias.
 _LARGEST_BIAS = 2**29
 # An extra Add is used if the squared error with it is at most this share of the error without it.
 _SHIFT_WORTH = 0.5
@@ -68,7 +68,7 @@ class Product:
         input_zero_point: zero point of that input, 0 to 255.
         weight: (in, out) int8, of the weights multiplied by `scale`.
         weight_scale: (out,) float32.
-        bias: (out,) float32; includes the product of the shift, and the mean error.
+        bias: (out,) float32; includes the shift times the weights, and the mean error.
         terms: int8 terms of the input, 1 or 2.
         error: variance of the output's error divided by the output's variance, on the sample.
         power: the output's variance over tokens, summed over columns.
@@ -121,9 +121,9 @@ def quantize_encoder(
 
     Args:
         config: the encoder's shape.
-        tensor: returns the checkpoint's tensor of a name.
+        tensor: function from a tensor's name to its values.
         observation: from calibration.observe.
-        plain: only round to the whole range, without the methods above; a baseline for benchmarks.
+        plain: only round to the whole range, without this module's three methods; a baseline for benchmarks.
     """
     layers = []
     for index in range(config.layers):
@@ -229,7 +229,7 @@ def _choose(
     exponents: tuple[float | None, ...],
     margin: float,
 ) -> _Choice:
-    """The column scales of the exponent with the smallest squared error of the product on a few tokens."""
+    """The column scales for the exponent that gives the smallest squared error of the product on a few tokens."""
     low, high = seen.low - shift, seen.high - shift
     trial = seen.sample[:: max(1, len(seen.sample) // _TRIAL_TOKENS)] - shift
     exact = trial @ weight
@@ -247,7 +247,7 @@ def _choose(
 
 
 def fold_into_values(qkv: Product, context: Product, hidden: int) -> Product:
-    """Apply the context's shift and scale to the values. They pass through attention, whose weights sum to 1."""
+    """Apply the context's shift and scale to the values. Attention keeps both, because its weights sum to 1."""
     weight_scale, bias = qkv.weight_scale.copy(), qkv.bias.copy()
     weight_scale[2 * hidden :] /= context.scale
     bias[2 * hidden :] = (bias[2 * hidden :] - context.shift) / context.scale

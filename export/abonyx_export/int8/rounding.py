@@ -9,7 +9,7 @@ from abonyx.arrays import Float32Array
 
 LARGEST_WEIGHT = 127  # the range is symmetric, so -128 is not used
 LARGEST_ACTIVATION = 255
-# One step of the first term has this many steps of the second term, which covers half a step to each side.
+# The second term divides one step of the first term into this many steps. It covers half a step to each side.
 REST_STEPS = 254
 REST_ZERO_POINT = 128
 # GPTQ's parameters: the share of the mean diagonal that is added to the diagonal, and the rows in a block.
@@ -29,7 +29,7 @@ def smooth_scale(largest_input: Float32Array, largest_weight: Float32Array, expo
 
 
 def weight_scale_of(weight: Float32Array) -> Float32Array:
-    """The scale of each column of weights (in, out), (out,)."""
+    """The scales (out,) of the columns of weights (in, out)."""
     scale: Float32Array = np.maximum(np.abs(weight).max(axis=0), SMALLEST) / np.float32(LARGEST_WEIGHT)
     return scale
 

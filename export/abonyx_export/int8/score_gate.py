@@ -142,7 +142,7 @@ def faults(gate: ScoreGate | ValueGate, allowed_p: float = INT8_GATE_MAX_P) -> l
     if isinstance(gate, ValueGate):
         return _value_faults(gate, scale)
     flips = max(gate.label_flips.values())
-    # A fault is "not <=" and not ">", so that NaN is a fault too.
+    # Each check tests "<=", and a fault is a check that fails. So NaN is a fault, too.
     checks = {
         f"max |dp| {gate.p.max:.4f}, limit {allowed_p:g}": gate.p.max <= allowed_p,
         f"mean |dp| {gate.p.mean:.5f}, limit {INT8_GATE_MEAN_P * scale:g}": gate.p.mean <= INT8_GATE_MEAN_P * scale,

@@ -29,7 +29,7 @@ from abonyx_export.int8.quantization import Candidates, Plan, quantize_encoder
 from abonyx_export.int8.score_gate import GateRows
 from abonyx_export.variants import INT8, default_variants
 
-# These rows are judged first. A plan whose largest |dp| or |dvalue| is over the limit on them is over it on all rows.
+# These rows are judged first. If a plan's largest |dp| or |dvalue| is over the limit here, it also is on all rows.
 FIRST_ROWS = 256
 FIX = (
     f"Give {option('calibration')} FILE with sequences like those that you will score, allow a larger difference "
@@ -73,7 +73,7 @@ def write_int8(plan: Plan, checkpoint: Checkpoint, head_graph: onnx.ModelProto, 
 def worst_text(candidates: Candidates) -> str:
     """The products with the largest error with one int8 term, as the end of an error message."""
     shown = ", ".join(f"{name} ({error:.1e})" for name, error in worst_products(candidates)[:5])
-    return f"; products that add most error to the residual stream: {shown}"
+    return f"; products that add the most error to the residual stream: {shown}"
 
 
 def choose_plan(
@@ -97,8 +97,8 @@ def choose_plan(
         report: called with a line at each step.
 
     Raises:
-        ParityError: every plan of levels.ladder is over a limit of the gate, or all sequences have the same score, so
-            that any int8 would pass.
+        ParityError: every plan of levels.ladder is over a limit of the gate or on the golden rows, or all sequences
+            have almost the same score, so that any int8 would pass.
     """
     report(f"judging int8 by the scores of {len(found.rows)} sequences")
     limits = manifest.variants[INT8].limits
@@ -206,7 +206,7 @@ def _largest(head: Head, found: Float64Array, expected: Float64Array) -> float:
 
 
 def _limit_of(head: Head, limits: Limits) -> float:
-    """The limit on the golden rows at export. It is smaller than the limit when a bundle is opened."""
+    """The limit on the golden rows at export. It is smaller than the limit that applies when a bundle is opened."""
     return INT8_GOLDEN_SHARE * (limits.p if head.kind == LOGISTIC else limits.value)
 
 

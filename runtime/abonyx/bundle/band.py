@@ -38,12 +38,12 @@ class CallBand(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return np.where(shown > high, NONSPECIFIC, np.where(shown < low, SPECIFIC, UNCERTAIN)).astype(np.int64)
 
     def is_sound(self) -> bool:
-        """Whether the values are such as a fit writes."""
+        """Whether a fit could have written these values."""
         return 0 < self.confidence < 1 and 0 <= self.low <= self.high <= 1
 
 
 class ValueBand(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The interval around a linear head's value: two quantiles of measured minus predicted, for rows not in the fit.
+    """The interval around a linear head's value: two quantiles of (measured - predicted) over rows not in the fit.
 
     Attributes:
         confidence: the share of rows between the quantiles.
@@ -66,7 +66,7 @@ class ValueBand(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return column(self.low), column(self.high)
 
     def is_sound(self) -> bool:
-        """Whether the values are such as a fit writes."""
+        """Whether a fit could have written these values."""
         return (
             0 < self.confidence < 1 and math.isfinite(self.low) and math.isfinite(self.high) and self.low <= self.high
         )

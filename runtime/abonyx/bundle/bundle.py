@@ -90,7 +90,7 @@ class Bundle:
         path: its directory.
         manifest: its manifest.
         sha256: hash of the manifest, which contains the hash of every file.
-        hub: its name with commit and hash if it was opened by name; None if it was opened by its directory.
+        hub: its name on the hub with commit and hash if it was opened by that name; None if opened by its directory.
     """
 
     path: Path
@@ -146,7 +146,7 @@ class Bundle:
 
         Raises:
             ConfigError: there is no such variant, it is not for this provider, or the provider has no default.
-            BundleError: the variant is int8 of another schema.
+            BundleError: the variant is int8, and its schema is not the one that this version writes.
         """
         variants = self.manifest.variants
         listed = ", ".join(f"{key} ({'/'.join(value.providers)})" for key, value in variants.items())
@@ -186,7 +186,7 @@ class Bundle:
         """
         path, fix = self.path / GOLDEN_NAME, "Export the bundle again."
         try:
-            data = path.read_bytes()  # read once, so that the hashed bytes are the unpacked ones
+            data = path.read_bytes()  # read once, so that the same bytes are hashed and unpacked
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
                 unpacked = sum(entry.file_size for entry in archive.infolist())
             if unpacked > MAX_GOLDEN_BYTES:
@@ -214,14 +214,14 @@ class Bundle:
             raise BundleError(f"{path}: input_ids {ids.shape} {ids.dtype} do not fit the lengths, or are negative", fix)
         spec, most = self.manifest.alphabet, self.manifest.max_residues + 2
         known = [*spec.residues.values(), spec.cls_id, spec.pad_id, spec.eos_id]
-        if lengths.max() > most or not np.isin(ids, known).all():  # an engine may read past the end of a table
+        if lengths.max() > most or not np.isin(ids, known).all():  # or an engine may read past the end of a table
             what = f"{path}: has tokens that are not in the manifest's alphabet, or rows of more than {most} tokens"
             raise BundleError(what, fix)
         return Golden(**values, head_names=tuple(names))
 
 
 def check_quantization(path: Path, name: str, variant: Variant) -> None:
-    """Raise a BundleError if an int8 variant has another schema than this version writes."""
+    """Raise a BundleError if the schema of an int8 variant is not the one that this version writes."""
     found = variant.quantization.schema_version if variant.quantization else None
     if found != (QUANTIZATION_SCHEMA if variant.precision == "int8" else None):
         raise other_quantization(path, name, found)
@@ -242,7 +242,7 @@ def open_bundle(place: str | Path | None) -> Bundle:
     """Read a bundle's manifest. This hashes no file and loads no model.
 
     Args:
-        place: the bundle's directory, or its name on the hub; None = the shipped bundle. A bundle with a name is
+        place: the bundle's directory, or its name on the hub; None = the shipped bundle. A bundle on the hub is
             downloaded first if it is not in the cache.
 
     Raises:
@@ -263,11 +263,11 @@ def open_bundle(place: str | Path | None) -> Bundle:
 
 
 def open_pinned(config: RuntimeConfig) -> tuple[RuntimeConfig, Bundle]:
-    """Open the bundle that a config names. Raises as open_bundle does.
+    """Open the bundle that a config names. Raises the same errors as open_bundle.
 
     Returns:
-        (config, bundle). If the config has a name on the hub, the new config has that name with commit and hash, so
-        that every later open, also in another process, uses the same bundle.
+        (config, bundle). If the given config names a bundle on the hub, the returned config has that name with commit
+        and hash. Then every later open uses the same bundle, even in another process.
     """
     bundle = open_bundle(config.bundle)
     return config if bundle.hub is None else dataclasses.replace(config, bundle=str(bundle.hub)), bundle

@@ -40,8 +40,8 @@ class ChosenHead:
         first: whether it is the bundle's first head. If that head is logistic, its columns have no prefix.
         rule: the rule for its calls; None = it makes no calls.
         panel: the panel for its percentiles; None = that column is empty.
-        interval: the interval around its values, if its columns were requested.
-        training: its training sequences, if the nearest one was requested.
+        interval: the interval around its values; None if the interval was not requested, or none is stored.
+        training: its training sequences; () unless the column NEAREST was requested.
         numbers: whether it has a column of 0 and 1. If not, it has a column of words only if it stores quantiles.
     """
 
@@ -72,7 +72,7 @@ class ChosenHead:
 
         Args:
             values: (n,) float32.
-            trusted: n; calls and percentiles are None where it is false.
+            trusted: n values. Calls, percentiles and ends of intervals are None where the value is false.
             sequences: the n sequences that were scored; for pairs, both chains in one text as in Input.records.
         """
         rule = self.rule
@@ -179,7 +179,7 @@ class ChosenHeads:
         return calls | {"--heads": None if self._is_usual() else ", ".join(self.names), "--panel": panel}
 
     def metadata(self) -> dict[str, str]:
-        """Metadata for a result file. Heads are listed unless only the first, logistic head is used."""
+        """Metadata for a result file. It lists the heads, unless the first head is logistic and is used alone."""
         stated = {} if self.rule is None else self.rule.metadata()
         if self.panel is not None:
             stated[PERCENTILE] = f"{self.percentiles}; 95 % interval"
@@ -220,7 +220,7 @@ def _training(bundle: Bundle, head: HeadSpec) -> tuple[str, ...]:
     found = training_sequences(bundle, head.name)
     if found is None:
         what = f"{option('with_columns')} {NEAREST}: {bundle.name} does not store the training sequences of head "
-        fix = f"Fit it with {option('store_sequences')}: `abonyx fit` stores them only on request."
+        fix = f"Fit the head with {option('store_sequences')}: `abonyx fit` stores its sequences only on request."
         raise ConfigError(f"{what}{head.name}", fix)
     return found
 
@@ -248,9 +248,9 @@ def choose_heads(
 
     Raises:
         BundleError: the bundle has no head yet.
-        ConfigError: no head has the name, or a name is given twice; an assay or threshold is given, but the first head
-            is not chosen or makes no calls; no chosen head stores an interval, or one does not store its training
-            sequences, which were requested. See also choose_threshold and choose_panel.
+        ConfigError: no head has the name, or a name is given twice. An assay or threshold is given, but the first head
+            is not chosen or makes no calls. Intervals are requested, but no chosen head stores one. Training sequences
+            are requested, but a chosen head does not store them. See also choose_threshold and choose_panel.
     """
     bundle.refuse_placeholder()
     known = {head.name: head for head in bundle.manifest.heads}
@@ -272,7 +272,7 @@ def choose_heads(
         chosen.append(ChosenHead(head, head is first, rule, interval=interval, training=training))
     if INTERVAL in with_columns and not any(head.interval for head in chosen):
         what = f"{option('with_columns')} interval: no head of {', '.join(wanted)} stores an interval around its values"
-        raise ConfigError(what, "Leave it out. Only regressions of `abonyx fit` store one.")
+        raise ConfigError(what, "Leave interval out. Only regressions of `abonyx fit` store an interval.")
     if config is None:
         return ChosenHeads(tuple(chosen))
     found = choose_panel(bundle, config, panel, wanted)

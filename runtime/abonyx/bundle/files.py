@@ -18,7 +18,7 @@ from abonyx.hashing import file_sha256
 
 # A download from the Hugging Face hub leaves these in its folder. They are not part of a bundle.
 _HUB_FILE, _HUB_FOLDER = ".gitattributes", ".cache/huggingface/"
-# Errors of a hard link after which a copy can still work: another file system, or no permission to link.
+# If a hard link fails with one of these errors, a copy can still work: e.g. another file system, no permission to link.
 _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 # Two writes within one tick of the system's clock get the same time stamp. Linux ticks every 1 to 10 ms.
 _TICK_NS = 20_000_000
@@ -53,10 +53,11 @@ def check_files(bundle: Bundle, names: Iterable[str], *, use_cache: bool = True)
             if status.st_size != entry.size_bytes:
                 raise ChecksumMismatch(f"{path}: has {status.st_size} bytes, the manifest says {entry.size_bytes}", fix)
             key = stamps[name] = _stamp(root / name, status)
-            # If a folder is exchanged for another and back, its change time moves, but not that of its files.
+            # If a folder is replaced by another and then put back, its own change time moves. The change times of its
+            # files do not move.
             for folder in {"", name.rpartition("/")[0]} - stamps.keys():
                 stamps[folder] = _stamp(root / folder, (bundle.path / folder).stat())
-            # If a remembered hash disagrees, the file is read: the cache may be wrong.
+            # If the remembered hash differs from the manifest's, the file is read: the cache may be wrong.
             trusted = use_cache and known.get(key) == entry.sha256
             learned[key] = entry.sha256 if trusted else file_sha256(path)
             if learned[key] != entry.sha256:
@@ -64,7 +65,7 @@ def check_files(bundle: Bundle, names: Iterable[str], *, use_cache: bool = True)
     except OSError as error:
         raise BundleError(f"{path}: cannot be read: {error.strerror}", fix) from error
     finally:
-        # Hashes of damaged files are remembered too: they disagree, so the next open reads those files again.
+        # Hashes of damaged files are remembered too. They differ from the manifest, so the next open reads them again.
         if learned.items() - known.items():
             cache.remember("hashes", learned)
     return stamps
@@ -86,7 +87,7 @@ def refuse_changed(bundle: Bundle, stamps: Mapping[str, str]) -> None:
 
 
 def _settled(path: Path) -> os.stat_result:
-    """The status of a file. Waits until a later write would get another time stamp."""
+    """The status of a file. If the file has just changed, wait first, so that a later write gets another time stamp."""
     status = path.stat()
     if 0 <= time.time_ns() - status.st_ctime_ns < _TICK_NS:
         time.sleep(_TICK_NS / 1e9)
@@ -101,7 +102,7 @@ def _stamp(path: Path, status: os.stat_result) -> str:
 def unlisted_files(bundle: Bundle) -> list[str]:
     """Paths in the bundle that its manifest does not list. A linked folder counts as one file.
 
-    README.md and the files that a download from the Hugging Face hub leaves are not included.
+    manifest.json, README.md, and the files that a download from the Hugging Face hub leaves are not included.
 
     Raises:
         BundleError: a folder cannot be read.
@@ -121,7 +122,7 @@ def unlisted_files(bundle: Bundle) -> list[str]:
 
 
 def link_or_copy(source: Path, target: Path, report: Callable[[str], None]) -> None:
-    """Make a hard link, so that two bundles share one copy; if that fails, copy. The source must be a plain file."""
+    """Link a file, so that two bundles share it; copy it if it cannot be linked. `source` must be a plain file."""
     try:
         os.link(source, target, follow_symlinks=False)
     except OSError as error:

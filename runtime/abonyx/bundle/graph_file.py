@@ -16,7 +16,7 @@ from abonyx.bundle.operators import ABSENT, FLOAT16, FLOAT32, ITEM_BYTES, LETTER
 from abonyx.bundle.wire import VARINT, Fields, WireError, key, read_fields, read_text, read_texts
 from abonyx.errors import BundleError
 
-# A graph of 33 layers at int8 takes 480 kB, without weights. A hostile file of this size takes seconds to read.
+# A graph of 33 layers at int8 takes 480 kB, without weights. A hostile file of MAX_GRAPH_BYTES takes seconds to read.
 MAX_GRAPH_BYTES = 8 * 2**20
 
 # The fields that matter, by message. All others are skipped.
@@ -39,7 +39,7 @@ _REFUSED = {
     *("training information", "functions", "sparse initializers", "packed dimensions"),
     *("a subgraph", "a sparse tensor", "a tensor in a node"),
 }
-# (operator, input number): here an engine packs or converts the weights when it loads them, and keeps its own copy.
+# (operator, input number): engines pack or convert the weights of these inputs at loading, and keep their own copy.
 _PACKED = {("MatMul", 1), ("Gemm", 1), ("Cast", 0), ("DequantizeLinear", 0)}
 
 
@@ -95,7 +95,7 @@ def check_graph_file(path: Path, sizes: Mapping[str, int]) -> GraphFile:
             files. The message names the operator, the location or the file.
     """
     try:
-        if path.suffix != ".onnx":  # ONNX Runtime decides by the suffix
+        if path.suffix != ".onnx":  # ONNX Runtime chooses the file format by the suffix
             raise WireError("does not end with .onnx")
         with path.open("rb") as file:
             data = file.read(MAX_GRAPH_BYTES + 1)
@@ -180,7 +180,7 @@ class _Reader:
         self._types[name] = LETTERS[element]
 
     def _read_node(self, start: int, stop: int) -> None:
-        """Check the operator and types of a node, count it, and note the type of its outputs."""
+        """Check the operator and the types of a node, count the node, and record the type of its outputs."""
         texts, inputs, outputs, cast_to = {"op_type": "", "domain": ""}, list[str](), list[str](), 0
         for name, at, end in self._fields(start, stop, _NODE):
             if name == "attribute":
@@ -218,7 +218,7 @@ class _Reader:
         return number if name == "to" else cast_to
 
     def _read_tensor(self, start: int, stop: int) -> None:
-        """Note a tensor whose values are in the graph, or in a listed file of the same folder."""
+        """Record a tensor whose values are in the graph, or in a listed file of the same folder."""
         name, element, shape, external = "", 0, list[int](), False
         entries = list[tuple[str, str]]()
         for part, at, end in self._fields(start, stop, _TENSOR):
@@ -237,7 +237,7 @@ class _Reader:
             location, offset, length = self._place(entries)
             self._define(name, element)
             letter = self._types[name]
-            # A dimension of 0 is refused: the others could then have any size.
+            # A dimension of 0 is refused, because then the other dimensions could have any size.
             if min(shape, default=1) < 1 or length != math.prod(shape) * ITEM_BYTES[letter]:
                 raise WireError(f"{name[:80]!r} of shape {str(shape)[:80]} and type {letter!r} has {length} bytes")
             self._found.tensors[name] = StoredTensor(name, letter, tuple(shape), location, offset, length, packed=False)
@@ -251,7 +251,7 @@ class _Reader:
         # ONNX Runtime knows more keys, e.g. for weights packed for one type of machine. It would use those unchecked.
         if len(found) < len(entries) or not found.keys() <= {"location", "offset", "length"}:
             raise WireError(f"weights described by {', '.join(name for name, _ in entries)[:200]!r}")
-        if location not in self._sizes:  # these are plain names, so a path with a folder is refused
+        if location not in self._sizes:  # _sizes has plain names, so a path with a folder is refused
             raise WireError(f"weights in {location[:200]!r}, which is not a listed file beside it")
         if not all(text.isascii() and text.isdigit() and len(text) < 20 for text in ends):
             raise WireError(f"weights at {str(ends)[:200]} of {location}")

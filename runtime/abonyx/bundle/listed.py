@@ -34,7 +34,7 @@ def read_listed(bundle: Bundle, name: str) -> bytes | None:
     try:
         # A hostile bundle could link to a device that never ends.
         if path.is_symlink() or not path.is_file() or path.stat().st_size != entry.size_bytes:
-            raise BundleError(f"{path}: is not a plain file of {entry.size_bytes} bytes, as the manifest says", FIX)
+            raise BundleError(f"{path}: is not a plain file of {entry.size_bytes} bytes, the size in the manifest", FIX)
         data = path.read_bytes()
     except OSError as error:
         raise BundleError(f"{path}: cannot be read: {error.strerror}", FIX) from error
@@ -44,7 +44,7 @@ def read_listed(bundle: Bundle, name: str) -> bytes | None:
 
 
 def file_of_head(name: str, head: str, first: str) -> str:
-    """The name of a head's file: the plain name for the bundle's first head, e.g. card.NAME.md for another."""
+    """The name of a head's file: `name` for the bundle's first head; for another head e.g. card.HEAD.md."""
     stem, _, suffix = name.rpartition(".")
     return name if head == first else f"{stem}.{head}.{suffix}"
 

@@ -1,4 +1,4 @@
-"""The types of manifest.json, and how it is read and written. Over 300 lines, because it is one schema."""
+"""The types of manifest.json, and how it is read and written. This file is long, because it holds one schema."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ QUANTIZATION_SCHEMA = 2
 MANIFEST_NAME = "manifest.json"
 # A text for people, beside the bundle's own files. The manifest does not list it.
 README_NAME = "README.md"
-# The 20 standard residues and X (unknown). ESM's vocabulary also has B, Z, U, O, J and gap characters, but its training
-# and that of the heads had almost none of them. They are refused, as in the old pipeline.
+# The 20 standard residues and X (unknown). ESM's vocabulary also has B, Z, U, O, J and gap characters, but the training
+# data of ESM and of the heads has almost none of these. They are refused, as in the old pipeline.
 RESIDUES = "ACDEFGHIKLMNPQRSTVWYX"
-# Some encoders (AntiBERTy) have no token for it. Their bundles refuse sequences that contain it.
+# Some encoders (AntiBERTy) have no token for X. Their bundles refuse sequences that contain X.
 UNKNOWN = "X"
 # Far above any vocabulary: ESM has 33 tokens.
 MAX_TOKEN_ID = 2**31 - 1
@@ -96,7 +96,7 @@ class Candidate(_Struct, frozen=True, kw_only=True):
 
 
 class ScoreCounts(_Struct, frozen=True, kw_only=True):
-    """Histograms of p over the training rows, one for each class. Each p is by a regression fitted without that row.
+    """Histograms of p over the training rows, one for each class. Each p comes from a fit without that row.
 
     Attributes:
         bin_edges: the n + 1 edges i / n of n equal bins. A bin includes its lower edge; the last also its upper edge.
@@ -109,14 +109,15 @@ class ScoreCounts(_Struct, frozen=True, kw_only=True):
 
 
 class RidgeTraining(_Struct, frozen=True, kw_only=True):
-    """The cross-validation of `abonyx fit --task regression`. In each fold, alpha is chosen from its training rows.
+    """The cross-validation of `abonyx fit --task regression`. Each fold uses only its training rows to choose alpha.
 
     Attributes:
-        alpha: strength of regularisation of the head, chosen from all rows.
+        alpha: strength of regularisation of the head, chosen with all rows.
         alphas: the values to choose from.
-        alphas_of_folds: for each of them, the number of folds, over all seeds, in which it was chosen.
-        spearman_mean, r2_mean: mean over the seeds. They are computed on all rows together, after subtracting from each
-            value the mean of its fold's training rows.
+        alphas_of_folds: for each value in alphas, the number of folds, over all seeds, that chose it.
+        spearman_mean, r2_mean: mean over the seeds. For each seed, they are computed on all rows together. For
+            spearman, the mean of a fold's training rows is subtracted from the fold's predictions. r2 compares with
+            predicting this mean.
         spearman_seed_sd: sd of the seeds' values; None for one seed.
         mae_mean: mean |error| of the head, in its unit.
         mae_of_mean: mean |error| if the mean of the training rows is predicted for every row.
@@ -139,29 +140,30 @@ class ClassCut(_Struct, frozen=True, kw_only=True):
     above: bool
 
 
-# omit_defaults: the manifest only mentions fields that the task has, and that were recorded at the fit.
+# omit_defaults: the manifest mentions only fields that belong to the task and that the fit recorded.
 class HeadTraining(_Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The record of how `abonyx fit` made a head.
 
     Attributes:
         rows: number of labelled rows.
         positives: number of rows labelled 1; None for a regression.
-        repeated_sequences: number of rows whose sequence also appears in an earlier row. Folds may share sequences.
+        repeated_sequences: number of rows whose sequence also appears in an earlier row. Then several
+            folds may have the same sequence.
         c: the chosen C, with which all rows were fitted; None for a regression.
         scaled: whether a StandardScaler comes before the regression.
         class_weight: "balanced"; None = every row counts the same.
         seed: seed of the first cross-validation; the others use the following numbers.
-        folds: folds of each cross-validation, stratified by class.
+        folds: number of folds of each cross-validation; for a logistic head they are stratified by class.
         seeds: number of cross-validations.
         candidates: results for each C; [] for a regression.
         sklearn: version of scikit-learn.
         scores: out-of-fold p of the rows, in the first cross-validation with the chosen C. If a sequence is repeated,
             the regression may have seen it in another row.
         flagged: number of labelled rows with a flag other than nanobody-like; None = not checked.
-        dropped: number of flagged rows that were left out, and that `rows` does not count: all of them, or 0.
+        dropped: number of flagged rows that were left out: all flagged rows, or 0. `rows` does not count them.
         band: the range of uncertain calls, from the card's out-of-fold scores with folds by sequence cluster; None for
             a linear head, or if the rows do not allow it.
-        copies: names of the changed copies of each row that were also fitted; None = none.
+        copies: names of the changes to a row's start. One copy of each row per change was fitted too; None = no copies.
         interval: the interval around the values of a regression, from residuals in the card's folds; None for another
             head, or if the rows do not allow it.
         ridge: the cross-validation of a regression; None for another head.
@@ -196,10 +198,11 @@ class Calibration(_Struct, frozen=True, kw_only=True):
         controls: number of controls that were used.
         positives: number of controls labelled 1; None for a linear head.
         source_name, source_sha256: name of the input file, and hash of its rows.
-        slope, intercept: from the logit or value of the head as it was fitted; they include earlier calibrations.
+        slope, intercept: they turn the logit or value of the head as it was fitted into the calibrated one, and include
+            earlier calibrations.
         before: metric -> value before this calibration. The metrics are log_loss, brier and ece; for a linear head,
             squared_error and mae in its unit.
-        after: metric -> value after it, each control predicted by a calibration without that control.
+        after: metric -> value after this calibration. Each control is predicted by a calibration without that control.
     """
 
     controls: int
@@ -212,7 +215,7 @@ class Calibration(_Struct, frozen=True, kw_only=True):
     after: dict[str, float]
 
 
-# Chain of an antibody -> the letters of its kinds in a numbering. L is kappa (K) or lambda (L).
+# Chain of an antibody -> the letters that a numbering gives it. The light chain L is kappa (K) or lambda (L).
 CHAINS = {"H": ("H",), "L": ("K", "L")}
 # The chains that a head may expect: one chain, or both chains of an antibody.
 CHAIN_SETS = (["H"], ["L"], ["H", "L"])
@@ -224,8 +227,8 @@ def chain_letters(chains: Iterable[str]) -> tuple[str, ...]:
     return tuple(letter for chain in chains for letter in CHAINS[chain])
 
 
-# Columns of results begin with the name of their head. A reserved name would give a column that already means something
-# else: p_nonspecific of results, charge_change and pI_change of a scan, and the columns of an explanation.
+# The names of result columns begin with the name of the head. A head with a reserved name would give a column that has
+# another meaning: p_nonspecific of results, charge_change and pI_change of a scan, and the columns of an explanation.
 _HEAD_NAME = re.compile("[A-Za-z][A-Za-z0-9_-]{0,39}")
 RESERVED_HEAD_NAMES = ("all", "p", "charge", "pi", "id", "chain", "position", "imgt", "region", "residue", "record")
 _RESERVED = ", ".join(RESERVED_HEAD_NAMES)
@@ -237,7 +240,7 @@ def is_head_name(name: str) -> bool:
     return _HEAD_NAME.fullmatch(name) is not None and name.lower() not in RESERVED_HEAD_NAMES
 
 
-# omit_defaults: the manifests of exported bundles do not mention `training` or `placeholder`.
+# omit_defaults: a manifest mentions `training`, `placeholder` and `calibration` only if the head has them.
 class HeadSpec(_Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One head of the graph.
 
@@ -333,8 +336,8 @@ class Parity(_Struct, frozen=True, kw_only=True):
         min_cosine: smallest cosine between the two embeddings of a row.
         heads: name of a head -> its differences, for every head.
         weight_rounding: only for fp16: the differences of the embedding, and of the first head's logit and p, if only
-            the weights are rounded to float16 (float32 arithmetic). After `fit` only the embedding's, because the
-            others depend on the head. None for other precisions.
+            the weights are rounded to float16 (float32 arithmetic). After `fit`, it has only the embedding's
+            differences, because those of logit and p depend on the head. None for other precisions.
         provider, onnxruntime, torch, transformers: provider and versions of this comparison.
     """
 
@@ -557,7 +560,7 @@ def parse_manifest(data: bytes, path: Path) -> Manifest:
         try:
             manifest = msgspec.json.decode(data, type=Manifest)
         except msgspec.ValidationError:
-            _check_quantization_schemas(data, path)  # a better message, if only that schema is different
+            _check_quantization_schemas(data, path)  # a better message, if only the schema of an int8 variant differs
             raise
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{path}: not a manifest: {first_line(error)}", _FIX) from error
@@ -589,7 +592,7 @@ def _check_quantization_schemas(data: bytes, path: Path) -> None:
 
 
 def other_quantization(bundle: Path, variant: str, found: int | None) -> BundleError:
-    """The error for an int8 variant with another schema than this version writes."""
+    """The error for an int8 variant whose schema is not the one that this version writes."""
     shown = ascii(variant)[1:-1][:60]  # the manifest may not be checked yet
     return BundleError(
         f"{bundle}: variant {shown} is int8 of schema {found}, this abonyx reads schema {QUANTIZATION_SCHEMA}",

@@ -13,7 +13,7 @@ import numpy as np
 
 from abonyx.arrays import Float32Array, Float64Array
 
-# With fewer rows, the interval of a percentile is wider than 20 points to each side.
+# With fewer rows, the interval of a percentile can reach more than 20 points to each side.
 MIN_PANEL_ROWS = 20
 MAX_QUANTILES = 101
 # 95 % of a normal distribution is within this number of standard deviations.
@@ -33,8 +33,8 @@ class PanelScores(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     Attributes:
         head, variant: names in the bundle.
         pooling, pooling_batch_size: the pooling rule of the scores; the size is None except for upstream-batch.
-        quantiles: scores from the lowest to the highest, at equal steps of rank, as float32 values. All scores, if
-            there are at most MAX_QUANTILES.
+        quantiles: float32 scores from the lowest to the highest, at equal steps of rank. If there are at most
+            MAX_QUANTILES scores, these are all of them.
     """
 
     head: str
@@ -57,7 +57,7 @@ class Panel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         rows: number of scored rows; none of them is flagged.
         source: where the antibodies are from, for a reader.
         rows_sha256: hash of the sequences.
-        encoder_sha256: hash of the encoder's weights that scored them.
+        encoder_sha256: hash of the weights of the encoder that was used for the scores.
         scores: the scores by each head, variant and pooling rule.
     """
 
@@ -90,7 +90,7 @@ class HeadPanel:
 
         Args:
             values: (n,) scores.
-            trusted: n; the cell is None where it is false.
+            trusted: n values; the cell is None where the value is false.
             sequences: the n sequences that were scored.
         """
         low, high = percentile_band(share_below(self.quantiles, values), self.rows)

@@ -21,7 +21,7 @@ class PanelChoice:
 
     Attributes:
         panel: the panel; None = no percentiles.
-        heads: name of a head -> the panel's scores by it. A head that is missing has no percentiles.
+        heads: name of a head -> the panel with its scores by that head. A missing head has no percentiles.
         text: text for the summary.
     """
 
@@ -40,8 +40,8 @@ def choose_panel(bundle: Bundle, config: RuntimeConfig, name: str | None, heads:
         heads: names of the heads that score.
 
     Raises:
-        ConfigError: a name is given, and there is no such panel, or it has no scores by any of the heads with this
-            variant and pooling rule.
+        ConfigError: a name is given, but the bundle has no such panel, or the panel has no scores by any of these heads
+            with the config's variant and pooling rule.
         BundleError: the panel's file is missing or damaged.
     """
     panel = _named(bundle, name)

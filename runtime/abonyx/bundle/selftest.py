@@ -1,4 +1,4 @@
-"""Run the golden rows on this machine, and compare the results with PyTorch's. Knows nothing of ONNX."""
+"""Run the golden rows on this machine, and compare the results with PyTorch's. This module does not use ONNX."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ def compare(
 ) -> list[Compared]:
     """Compare the results of run_golden with PyTorch's, for every head.
 
-    Logits and values are computed twice: from the graph's head_sums, and from the embedding, because users use that
-    too. The larger difference counts. p is computed as users get it. For heads with two chains, as_pairs makes records
-    of the rows.
+    Logits and values are computed twice: from the graph's head_sums, and from the embedding, because users also get
+    the embedding. The larger difference counts. p is computed as for users: from head_sums. For heads with two chains,
+    as_pairs makes records from the rows.
     """
     exact = embedding.astype(np.float64) @ golden.head_coef.T + golden.head_intercept  # (k, K)
     found = [Compared(EMBEDDING, None, np.abs(embedding - golden.embedding[rows].astype(np.float64)))]
@@ -138,7 +138,7 @@ def check_golden(
                 f"{difference[worst]:.3g}, limit {limit:g} "
                 f"(golden row {rows[worst]}, {len(rows)} rows run)",
                 f"The engine or the device computes wrong numbers here. Try another {option('variant')} or "
-                f"{option('provider')}, or another version of ONNX Runtime. Please report it with this message.",
+                f"{option('provider')}, or another version of ONNX Runtime. Please report this message.",
             )
     return largest
 
@@ -187,8 +187,9 @@ def rows_that_fit(golden: Golden, static_tokens: int | None, where: str) -> Int6
 def refuse_exact(golden: Golden, run: RunRows, where: str) -> None:
     """Raise ProviderUnavailable if bfloat16 was requested, but the engine computes in float32.
 
-    An engine may accept the request and ignore it. Then the shortest golden row is as exact as float32. A variant with
-    rounded weights may differ more than that by itself; then this check cannot tell, and passes.
+    An engine may accept the request and ignore it. Then the embedding of the shortest golden row is as exact as in
+    float32. In a variant with rounded weights, the rounding alone may exceed the limit of float32. Then this check
+    cannot detect an ignored request, and passes.
     """
     row = np.argmin(golden.lengths, keepdims=True)
     embedding, _ = run_golden(golden, row, run, int(golden.lengths[row[0]]))

@@ -35,7 +35,7 @@ class CallRule:
     Attributes:
         threshold: `nonspecific` is 1 if p is strictly above this.
         band: the range of p whose call is `uncertain`; None = the call depends only on the threshold.
-        given: the option that set another threshold than the head's default, so that the band is not used; "" = none.
+        given: the option that set the threshold, so that the band is not used; "" = the band may be used.
     """
 
     threshold: float
@@ -115,7 +115,7 @@ def choose_threshold(bundle: Bundle, assay: str | None, threshold: float | None,
         head: a head of the bundle; None = the first.
 
     Raises:
-        BundleError: the bundle has no head yet, or the head is linear.
+        BundleError: the bundle has no head yet, or the head is linear and no threshold is given.
         ConfigError: both are given, the head declares no threshold for the assay, or the threshold is outside [0, 1].
     """
     bundle.refuse_placeholder()
@@ -139,13 +139,13 @@ def choose_threshold(bundle: Bundle, assay: str | None, threshold: float | None,
         raise ConfigError(
             f"{option('assay')} {printable(assay)}: the head of {bundle.name} declares no threshold for it "
             f"(declared: {declared})",
-            f"Use {option('threshold')} T for your own threshold: one for another head or assay does not fit.",
+            f"Set your own with {option('threshold')} T: a threshold of another head or assay does not apply here.",
         )
     return head.thresholds[assay]
 
 
 def pooling_notes(bundle: Bundle, config: RuntimeConfig, head: HeadSpec | None = None) -> list[str]:
-    """A note if a run pools embeddings in another way than the training of the head (None = the first)."""
+    """A note if the pooling of a run is not the pooling in the training of the head (None = the first)."""
     head = head or bundle.manifest.head
     if head.pooling is None or (head.pooling, head.pooling_batch_size) == (config.pooling, config.batch_size):
         return []
@@ -155,7 +155,7 @@ def pooling_notes(bundle: Bundle, config: RuntimeConfig, head: HeadSpec | None =
 
 
 def shipped_note(config: RuntimeConfig) -> list[str]:
-    """A note if no bundle was named: this is the small model, and how to get ESM-1v."""
+    """A note if no bundle was named. It says that this is the small model, and where to read about ESM-1v."""
     if config.bundle is not None:
         return []
     return ["note: this is the small model that ships with abonyx; docs/heads.md says how to use ESM-1v"]

@@ -56,12 +56,12 @@ FP16_LARGEST_ACTIVATION = 30_000.0
 # and it also multiplies the rounding of float16.
 TINY_FP16_P = 0.02
 
-# Limits of p for other engines in benchmarks/. They only check that an engine runs the same model. For esm-cpp, FP32
-# applies before it quantises.
+# Limits of p for other engines in benchmarks/. They only check that an engine runs the same model. For esm-cpp without
+# quantisation, the limit is FP32.p.
 PEER_BF16_P = 0.05
 PEER_INT8_P = 0.3
 PEER_FP16_P = 0.02
-# cuda-fp16 on a GPU, compared with float16 of transformers (issue 5): |dp| from float32, and the ratio of both.
+# cuda-fp16 on a GPU (issue 5): its |dp| from float32, and the ratio of this to the |dp| of transformers' float16.
 CUDA_FP16_P = 5e-3
 CUDA_FP16_OVER_TRANSFORMERS = 1.25
 
@@ -83,17 +83,19 @@ INT8 = Limits(p=INT8_GATE_MAX_P, logit=0.4, embedding=0.5, value=0.4)
 INT8_GOLDEN_SHARE = 0.9
 
 # Limit of p for int8 on the checkpoints of the tests. Their logits (sd 0.4) are close to the threshold, so 2 % of the
-# labels flip at a max |dp| of 0.013. Limits for flips and ranks follow this one; for |dp| the tests use the real limit.
+# labels flip at a max |dp| of 0.013. The limits of flips and ranks scale with this one. One test also checks the gate's
+# |dp| against INT8_GATE_MAX_P.
 TINY_INT8_P = 0.1
-# One sequence alone and among others at int8. The scales are fixed, but the last bit of a float32 can round a value to
-# the next integer, 1/255 of its range. Measured: no difference, on 48 real sequences (6 layers of 1280; alone, and in
-# batches of 512 and 4,000 tokens).
+# A sequence scored alone, against the same sequence in a batch, at int8. The scales are fixed, but the last bit of a
+# float32 can round a value to the next integer, 1/255 of its range. Measured: no difference, on 48 real sequences (6
+# layers of 1280; alone, and in batches of 512 and 4,000 tokens).
 INT8_BATCH_NEIGHBOURS = 2e-3
 
 # Precision of a variant -> the limits that export writes into the manifest.
 LIMITS: dict[str, Limits] = {"fp32": FP32, "fp16": FP16, "fp16-weights": FP16, "int8": INT8, "cuda-fp16": FP16}
 
-# One sequence alone and among others, at float32: the order of summation may depend on the shape of the batch.
+# A sequence scored alone, against the same sequence in a batch, at float32: the order of summation may depend on the
+# shape of the batch.
 BATCH_NEIGHBOURS = 1e-5
 # The same for float16 arithmetic on a GPU. Measured: 1.5e-4 between two ways of batching (33 random layers, H100).
 FLOAT16_NEIGHBOURS = 5e-4
@@ -119,7 +121,7 @@ RESAMPLED_METRIC = 1e-12
 CARD_MIN_DRAWS = 200
 
 # Resident memory after five cycles of open, score and close, compared with that after the first close. MEMORY_BYTES
-# also limits the growth of any reload against the second one (benchmarks/soak.py).
+# also limits how much memory grows from the second reload to any later reload (benchmarks/soak.py).
 MEMORY_RATIO = 1.10
 MEMORY_BYTES = 30 * 2**20
 

@@ -1,4 +1,4 @@
-"""The sequences that a head was trained on: stored as hashes, to recognise them; as sequences only on request."""
+"""The training sequences of a head. Bundles store their hashes, to recognise them, and their text only on request."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ def rows_among(known: frozenset[bytes], sequences: Sequence[str], domains: Seque
     Args:
         known: training_hashes of a head.
         sequences: n texts, as for write_training_rows.
-        domains: n texts, the variable domain of each record. A record also counts if its domain is a training row or
-            the domain of one, so that a tag on either does not hide it.
+        domains: n texts, the variable domain of each record. A record also counts if its domain is a training row, or
+            the domain of a training row. So a tag on the record or on the training row does not hide the match.
     """
     found = zip(sequences, domains or [""] * len(sequences), strict=True)
     return np.array([any(each and _hash(each) in known for each in record) for record in found], bool)

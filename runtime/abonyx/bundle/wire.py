@@ -14,7 +14,7 @@ Fields = Iterator[tuple[str, int, int]]
 
 
 class WireError(Exception):
-    """The bytes are not a protobuf message. The text names the position."""
+    """The bytes are damaged, or are not a graph that an export could have written. The text says where or why."""
 
 
 def key(number: int, wire_type: int = BYTES) -> int:
@@ -23,7 +23,7 @@ def key(number: int, wire_type: int = BYTES) -> int:
 
 
 def read_fields(data: bytes, start: int, stop: int, table: Mapping[int, str]) -> Fields:
-    """Yield the fields in `table`. All others are skipped, also those with another wire type, as parsers do.
+    """Yield the fields in `table`. All others are skipped, as parsers do, even if only the wire type differs.
 
     Raises:
         WireError: the bytes are damaged.

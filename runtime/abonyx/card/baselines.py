@@ -31,7 +31,7 @@ def cross_validate_baselines(
         fold: (n,) the fold of each row.
     """
     fit, grid = fit_standardised(task), GRIDS[task]
-    with one_thread():  # entered once: it searches the process's libraries each time
+    with one_thread():  # entered only once, because it searches the process's libraries each time
         regressions = {
             COMPOSITION: cross_fit(composition(chains), labels, fold, grid, fit, task),
             LENGTH_AND_CHARGE: cross_fit(length_and_charge(chains), labels, fold, grid, fit, task),
@@ -63,7 +63,7 @@ def length_and_charge(chains: Sequence[Sequence[str]]) -> Float64Array:
 
 
 def constant(labels: Float64Array, fold: Int64Array, task: Task) -> OutOfFold:
-    """The majority class of all rows, including the fold; or the mean of the training rows. It ranks nothing."""
+    """The majority class of all rows, also those of the fold; or the mean of the training rows. It ranks nothing."""
     raw = np.full(len(labels), log_odds(labels)) if task == "classes" else training_means(labels, fold)
     return OutOfFold(raw, raw.copy())
 
@@ -71,8 +71,8 @@ def constant(labels: Float64Array, fold: Int64Array, task: Task) -> OutOfFold:
 def nearest_values(numbered: Numbered, labels: Float64Array, fold: Int64Array, task: Task) -> OutOfFold:
     """The label of the training row with the highest identity; if several have it, the mean of their labels.
 
-    For classes the score is that label minus 0.5, so that above 0 it is called 1. The mean of the training rows is not
-    subtracted: it is lower for folds with more positives, and would rank scores that are equal.
+    For classes the score is that label minus 0.5, so that above 0 it is called 1. The mean label of the training rows
+    is not subtracted: this mean is lower for folds with more positives, so equal scores would become unequal.
     """
     half = 0.5 if task == "classes" else 0.0
     raw = np.empty(len(labels))
@@ -83,6 +83,6 @@ def nearest_values(numbered: Numbered, labels: Float64Array, fold: Int64Array, t
             near = percent[np.ix_(numbered.distinct[test] - block.start, numbered.distinct[training])]
             nearest = (
                 near >= near.max(axis=1, keepdims=True) - 1e-4
-            )  # as in clusters: different percents differ by more
+            )  # as in clusters.py: different percents differ by more than 1e-4
             raw[test] = nearest @ labels[training] / nearest.sum(axis=1) - half
     return OutOfFold(raw, np.zeros(len(labels)))

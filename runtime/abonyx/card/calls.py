@@ -1,7 +1,7 @@
 """Calls with a band of uncertainty: two quantiles of scores of rows that the fit had not seen.
 
 A share `confidence` of the non-specific rows has a score of `low` or above; the same share of the specific rows has
-`high` or below. A score below `low` is called specific, above `high` non-specific; between them it could be either.
+`high` or below. A score below `low` is called specific, above `high` non-specific; between them the class is uncertain.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class CallCounts(msgspec.Struct, frozen=True, kw_only=True):
         rows: how many rows can have a call.
         flagged: how many rows cannot, and are left out.
         uncertain: share of the rows that are uncertain.
-        covered: share of the rows that are uncertain or called right.
-        right: share of the calls that are right; None without a call.
-        against: how many rows have another call than by the threshold.
+        covered: share of the rows that are uncertain or called correctly.
+        right: share of the calls that are correct; None without a call.
+        against: how many calls differ from the call by the threshold.
     """
 
     confidence: float | None
@@ -51,11 +51,11 @@ def choose_band(p: Float64Array, labels: Float64Array, confidence: float = CONFI
         labels: (n,) 0 and 1.
         confidence: between 0 and 1.
 
-    If a class has too few rows for the quantile, the other call is never made.
+    If a class has too few rows for the quantile, no row is ever called the other class.
     """
     low = 1 - _upper_quantile(1 - p[labels == 1], confidence)
     high = _upper_quantile(p[labels == 0], confidence)
-    if low > high:  # the classes hardly overlap: a threshold between the two keeps both shares
+    if low > high:  # the classes hardly overlap: a threshold between the two quantiles keeps both shares
         low = high = (low + high) / 2
     return CallBand(confidence=confidence, low=low, high=high)
 
@@ -63,8 +63,8 @@ def choose_band(p: Float64Array, labels: Float64Array, confidence: float = CONFI
 def choose_interval(residuals: Float64Array, confidence: float = CONFIDENCE) -> ValueBand | None:
     """The interval around a predicted value that holds this share of (n,) out-of-fold residuals.
 
-    A residual is measured minus predicted. Equal shares lie beyond both ends, with one future row counted. None if
-    there are too few rows.
+    A residual is measured minus predicted. Equal shares of n + 1 residuals lie beyond both ends: the one of a future
+    row is counted, too. None if there are too few rows.
     """
     beyond = math.floor((len(residuals) + 1) * (1 - confidence) / 2 + 1e-9)
     if beyond < 1:
@@ -74,9 +74,10 @@ def choose_interval(residuals: Float64Array, confidence: float = CONFIDENCE) -> 
 
 
 def _upper_quantile(scores: Float64Array, confidence: float) -> float:
-    """The smallest score with a share `confidence` at or below it, with one future row counted; 1 if there is none.
+    """The smallest score such that a share `confidence` of n + 1 rows is at or below it; 1 if there is none.
 
-    Because of (n + 1) in place of n, a new row of this kind is at or below it with at least that probability.
+    The share is of n + 1 rows, not of n. So a new row of this kind is at or below the score with at least this
+    probability.
     """
     place = math.ceil((len(scores) + 1) * confidence - 1e-9)
     return float(np.sort(scores)[place - 1]) if place <= len(scores) else 1.0
@@ -96,7 +97,7 @@ def count_calls(
 
 
 def count_called(called: BoolArray, labels: Float64Array, trusted: BoolArray) -> CallCounts | None:
-    """The same for (n,) calls by the threshold."""
+    """As count_calls, for (n,) calls by the threshold."""
     return _counts(called.astype(np.int64), called, labels, trusted, None, None)
 
 

@@ -121,7 +121,10 @@ def card_of_fit(
     if strength is not None and list(grid) != [strength]:
         shipped = cross_fit(embeddings, labels, judged.by_cluster, [strength], fit, task)
         name, of = ("alpha", "the interval is") if task == "values" else ("C", "calls are")
-        said = [f"{of} of folds with the head's own {name}, {strength:g}; the other figures choose it inside each fold"]
+        said = [
+            f"{of} from folds with the head's own {name}, {strength:g}; "
+            f"for the other figures, {name} is chosen inside each fold"
+        ]
     if task == "values":
         interval = choose_interval(labels - shipped.raw, confidence)
         card = _noted(_card(judged, scores, random, None, fitted=True), said)
@@ -157,7 +160,7 @@ def card_of_scores(labelled: LabelledSet, p: Float64Array, called: BoolArray, ba
 
 
 def card_of_values(labelled: LabelledSet, values: Float64Array, interval: ValueBand | None = None) -> Card:
-    """The same for a head of values.
+    """As card_of_scores, for a head of values.
 
     Args:
         labelled: the rows, of values.

@@ -12,10 +12,10 @@ from abonyx.card.identity import Numbered, identity_blocks
 from abonyx.errors import InputError
 from abonyx.wording import option
 
-# Percent identity at which two sequences are linked, tried in this order; after them, only identical sequences are.
+# Percent identity at which two sequences are linked, tried in this order. If none fits, identical sequences are linked.
 LEVELS = (80, 85, 90)
 IDENTICAL = 100
-# If a cluster has a larger share of the rows, one fold is mostly that cluster, and all other folds are trained on it.
+# If a cluster has a larger share of the rows, one fold is mostly that cluster, and the fits for all others train on it.
 LARGEST_SHARE = 0.25
 # The matrix of identities grows with the square of the rows: 4,000 rows take 2.6 CPU seconds, 20,000 about 25 times as
 # many.
@@ -45,7 +45,7 @@ class Clusters:
         of_row: (n,) int64, numbered from 0 in order of their first row.
         level: the level that is used.
         tried: all levels up to this one, in order.
-        without_domain: rows that could not be numbered; they are only with identical sequences in a cluster.
+        without_domain: rows that could not be numbered; they share a cluster only with identical sequences.
         note: why the first level is not used; "" if it is.
     """
 
@@ -107,7 +107,7 @@ def _note(tried: Sequence[Level], folds: int, rows: int) -> str:
         return ""
     used = tried[-1].percent
     if used == IDENTICAL:
-        end = "folds keep only identical sequences together, and similar ones share folds: the figures flatter"
+        end = "only identical sequences are kept in one fold, not similar ones, so the figures are too good"
     else:
         end = f"sequences are linked at {used} %"
     return f"{'; '.join(reasons)}: {end}"
@@ -118,7 +118,7 @@ def _clusters(count: int) -> str:
 
 
 def _linked(numbered: Numbered, levels: Sequence[int]) -> list[Int64Array]:
-    """Single linkage at each level, in one pass over the matrix: (u,) labels for each level, with gaps."""
+    """Single linkage at each level, in one pass over the matrix: (u,) cluster numbers for each level, some unused."""
     labels = [np.arange(len(numbered)) for _ in levels]
     for _, percent in identity_blocks(numbered):
         for of_record, level in zip(labels, levels, strict=True):
@@ -155,7 +155,10 @@ def cluster_folds(of_row: Int64Array, folds: int, seed: int) -> Int64Array:
 
 
 def random_folds(labels: np.ndarray[tuple[int], np.dtype[np.float64]], folds: int, seed: int) -> Int64Array:
-    """The fold of each row, (n,), without regard to sequences: rows sorted by label, ties by `seed`, in turn."""
+    """The fold of each row, (n,), whatever its sequence.
+
+    The rows are sorted by label, equal labels in an order drawn with `seed`, and put into the folds in turn.
+    """
     order = np.random.default_rng(seed).permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]
     fold = np.empty(len(labels), np.int64)

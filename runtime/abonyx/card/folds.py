@@ -47,7 +47,7 @@ def training_means(labels: Float64Array, fold: Int64Array) -> Float64Array:
 def cross_fit(
     rows: Float64Array, labels: Float64Array, fold: Int64Array, grid: Sequence[float], fit: Fit, task: Task
 ) -> OutOfFold:
-    """Nested cross-validation: the other folds, each left out in turn, choose the strength for a fold.
+    """Nested cross-validation: the strength for a fold is chosen on the other folds, each of which is left out in turn.
 
     Args:
         rows: (n, D); labels: (n,); fold: (n,) 0 to MIN_FOLDS - 1 or more.
@@ -64,7 +64,7 @@ def cross_fit(
 def _strengths(
     rows: Float64Array, labels: Float64Array, fold: Int64Array, grid: Sequence[float], fit: Fit, task: Task
 ) -> list[float]:
-    """The best strength for each fold. A fit without two folds is an inner fit of both, and so made once."""
+    """The best strength for each fold. A fit that leaves out two folds is an inner fit for both: it is made once."""
     folds = int(fold.max()) + 1
     quality = np.empty((folds, len(grid)))
     for at, strength in enumerate(grid):

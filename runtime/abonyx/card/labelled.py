@@ -78,7 +78,7 @@ class LabelledSet:
 
 
 def related(labelled: LabelledSet, of_row: Int64Array) -> str:
-    """Why a class is too close to one family of sequences to be judged; "" if neither is.
+    """Why a class cannot be judged: its rows are in too few clusters of similar sequences; "" if both can.
 
     Args:
         of_row: (n,) cluster of each row.
@@ -90,7 +90,7 @@ def related(labelled: LabelledSet, of_row: Int64Array) -> str:
         count = len(np.unique(of_row[own]))
         if count < MIN_OF_CLASS:
             clusters = f"{count} cluster{'s' if count > 1 else ''} of similar sequences"
-            return f"the {int(own.sum())} {word} rows are {clusters}, at least {MIN_OF_CLASS} are needed"
+            return f"the {int(own.sum())} {word} rows are in {clusters}, at least {MIN_OF_CLASS} are needed"
     return ""
 
 

@@ -54,17 +54,17 @@ def _of_rows(facts: SetFacts, fitted: bool) -> list[str]:
     if facts.clusters.note:
         found.append(facts.clusters.note)
     if facts.all_rows > facts.rows:
-        drawn = f"of {facts.all_rows:,} rows, {facts.rows:,} drawn with seed {facts.seed}"
-        found.append(f"{drawn}: all figures are of these")
+        drawn = f"{facts.rows:,} of {facts.all_rows:,} rows were drawn with seed {facts.seed}"
+        found.append(f"{drawn}: all figures are from these rows")
     if facts.contradicted:
         both = "1 sequence has" if facts.contradicted == 1 else f"{facts.contradicted:,} sequences have"
         found.append(f"{both} both labels: no predictor is right on all of their rows")
     if facts.fewest is not None and facts.fewest < _FEW_OF_CLASS:
         found.append(f"{facts.fewest} rows of one class are few: one row more or less moves every figure")
     if without:
-        found.append(f"{_rows(without)} without a domain that could be numbered: linked to equal ones alone")
+        found.append(f"{_rows(without)} without a domain that could be numbered: linked only to identical ones")
     if not facts.shared_known and not fitted:
-        found.append("the bundle does not record what its head was trained on: rows may be training rows")
+        found.append("the bundle does not record what its head was trained on: these rows may be training rows")
     return found
 
 
@@ -74,8 +74,8 @@ def _of_intervals(facts: SetFacts) -> list[str]:
         found.append(f"{clusters} clusters are few: the intervals are likely too narrow")
     if facts.comparisons > 1:
         found.append(
-            f"{facts.comparisons} sets were compared: of as many, one can look better by chance. The intervals of the "
-            "first line are wider for it (Bonferroni), those of the table are not"
+            f"{facts.comparisons} sets were compared: of so many, one can look better by chance. So the intervals in "
+            "the first line are wider (Bonferroni), but those in the table are not"
         )
     if facts.draws * 0.025 / facts.comparisons < _FEW_BEYOND:
         found.append(f"{facts.draws:,} draws are few for these intervals: their bounds are rough")
@@ -85,22 +85,22 @@ def _of_intervals(facts: SetFacts) -> list[str]:
 def _of_calls(facts: SetFacts, calls: CallCounts | None, fitted: bool) -> list[str]:
     found = []
     if facts.flagged:
-        values = "in all figures" if fitted else "without an interval, and in all other figures"
-        where = values if facts.fewest is None else "without a call, and in all other figures"
+        values = "counted in all figures" if fitted else "not counted for the interval, but in all other figures"
+        where = values if facts.fewest is None else "without a call, but counted in all other figures"
         found.append(f"{_rows(facts.flagged)} flagged: {where}")
     if calls is not None and calls.against:
-        found.append(f"{_rows(calls.against)} called the other way by the threshold: `nonspecific` and `call` disagree")
+        found.append(f"{_rows(calls.against)} called differently by the threshold: `nonspecific` and `call` disagree")
     return found
 
 
 def _of_fits(facts: SetFacts, fitted: bool) -> list[str]:
     if fitted:
-        learns = "the head and the baselines are fitted without the rows that they score; C or alpha likewise"
+        learns = "the head and the baselines are fitted, and C or alpha is chosen, without the rows that they score"
     else:
         learns = "the baselines learn from the labels of this set, in folds; the head does not"
     charge = f"charge is at pH 7.4, with the pKa values of {PKA_SOURCE}; cysteines are taken as bonded"
     # Without this note, R2 here and R2 over the whole set would seem to contradict each other.
-    beside = "R2 compares the head, too, with the mean of the rows outside each fold; of all rows at once it differs"
+    beside = "R2 compares the head, too, with the mean of the rows outside each fold; R2 over all rows at once differs"
     return [learns, charge, *([beside] if facts.fewest is None and not fitted else [])]
 
 

@@ -67,7 +67,7 @@ def one_line(text: str) -> str:
 
 
 def _title(card: Card) -> str:
-    return f"How far to trust {card.head} on {card.name}"
+    return f"How far to trust {card.head}, judged on {card.name}"
 
 
 def html(card: Card) -> str:
@@ -100,7 +100,7 @@ def _html_section(section: Section, picture: str) -> str:
             f'<tr><th scope="row">{_text(row[0])}</th>{"".join(f"<td>{_text(cell)}</td>" for cell in row[1:])}</tr>\n'
             for row in section.rows
         )
-        # An area that scrolls on a phone needs the focus and a name.
+        # An area that scrolls on a phone must be able to have the focus, and needs a name.
         region = f'<div class="wide" tabindex="0" role="region" aria-label="{_text(section.title)}">'
         body += f"{region}<table><thead><tr>{head}</tr></thead><tbody>\n{rows}</tbody></table></div>\n"
     if section.title == "Folds by sequence cluster":

@@ -8,7 +8,7 @@ from abonyx.card.calls import CallCounts
 from abonyx.card.statistics import Estimate
 
 SCHEMA_VERSION = 1
-# Key of metrics.json -> name on the page, in the order of both. The first line is about the first one.
+# Key of metrics.json -> name on the page, in the order of both. The card's first line is about the first statistic.
 CLASS_STATISTICS = {"auc": "AUC", "balanced_accuracy": "balanced accuracy", "mcc": "MCC", "accuracy": "accuracy"}
 VALUE_STATISTICS = {"spearman": "Spearman", "r2": "R2", "mae": "mean absolute error"}
 STATISTICS = {"classes": CLASS_STATISTICS, "values": VALUE_STATISTICS}
@@ -59,7 +59,7 @@ class DifferenceRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The head minus the best baseline, paired on the same draws.
 
     Attributes:
-        comparisons: how many are made in all; the interval holds 95 % over them (Bonferroni).
+        comparisons: how many are made in all; the interval is corrected for them (Bonferroni).
     """
 
     baseline: str
@@ -81,7 +81,7 @@ class IntervalRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         confidence: share of rows whose measured value lies in it.
-        low, high: what is added to a value.
+        low, high: what is added to a predicted value to get the ends of the interval.
         spread: width of the interval that holds the same share of the labels, in their unit.
         covered: for a head that was fitted before, the share of the rows without a flag whose label lies in it.
     """
@@ -94,7 +94,7 @@ class IntervalRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ratio(self) -> float:
-        """The width of the interval over that of the labels; from 1 on, a prediction narrows nothing."""
+        """The width of the interval divided by `spread`; from 1 on, a prediction does not narrow the range."""
         return (self.high - self.low) / self.spread
 
 
@@ -110,10 +110,10 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
         rows: how many rows the card has.
         positives: how many of them are labelled 1; None for values.
         shared: rows whose sequence, or its domain, the head was trained on; None = not known.
-        folds, predictors, difference: None and empty if nothing could be judged; the head is the first predictor.
+        folds, predictors, difference: None or empty if nothing could be judged; the head is the first predictor.
         calls: how good the calls are; None for values.
         spread: of measured values; None for classes.
-        interval: of a head of values that stores one or was fitted here (out of fold).
+        interval: of a head of values: the one that it stores or, if it was fitted here, that of the out-of-fold values.
         notes: what a reader must know of the numbers.
     """
 

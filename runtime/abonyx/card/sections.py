@@ -50,7 +50,7 @@ def _clustered(card: Card, names: dict[str, str]) -> Section:
     paragraphs = []
     if card.difference is not None:
         statistic = names[card.difference.statistic]
-        text = f"The best baseline by {statistic} is {card.difference.baseline}. This head minus it"
+        text = f"The best baseline by {statistic} is {card.difference.baseline}. This head minus this baseline"
         paragraphs.append(
             f"{text}, on the same draws: {interval(card.difference.estimate, card.difference.comparisons)}."
         )
@@ -62,13 +62,13 @@ def _clustered(card: Card, names: dict[str, str]) -> Section:
 
 
 def _random(card: Card, names: dict[str, str]) -> Section:
-    """The same without intervals; it shows how much similar sequences matter."""
+    """The statistics with random folds, without intervals. They show how much similar sequences matter."""
 
     def row(each: PredictorRecord) -> list[str]:
         values = ["fixed" for _ in names] if each.random is None else [_figure(key, each.random[key]) for key in names]
         return [each.name, *values]
 
-    paragraph = "Similar sequences share folds here, so that these figures flatter."
+    paragraph = "Here similar sequences can be in different folds, so these figures are too good."
     return Section("Random folds", [paragraph], ["", *names.values()], [row(each) for each in card.predictors])
 
 
@@ -85,22 +85,23 @@ def _figure(statistic: str, value: float | None) -> str:
 
 
 def _calls(calls: CallCounts) -> list[str]:
-    right = "no call is made" if calls.right is None else f"of the calls made, {percent(calls.right)} were right"
-    flagged = f" Left out: {calls.flagged:,} of {calls.rows + calls.flagged:,} rows, which are flagged." * bool(
+    right = "no call is made" if calls.right is None else f"{percent(calls.right)} of the calls made are correct"
+    flagged = f" Left out: {calls.flagged:,} of {calls.rows + calls.flagged:,} rows, because of a flag." * bool(
         calls.flagged
     )
     if calls.confidence is None:
-        return [f"No row is uncertain: the calls are by the threshold. {right[0].upper()}{right[1:]}.{flagged}"]
+        return [f"No row is uncertain: the calls are made by the threshold. {right[0].upper()}{right[1:]}.{flagged}"]
     counts = (
         f"At confidence {percent(calls.confidence)}: {percent(calls.uncertain)} of the rows are uncertain, "
-        f"{percent(calls.covered)} are uncertain or called right, and {right}.{flagged}"
+        f"{percent(calls.covered)} are uncertain or called correctly, and {right}.{flagged}"
     )
     assert calls.band is not None  # it has a confidence
     ends = f"p below {calls.band.low:.3f} is called specific, above {calls.band.high:.3f} non-specific."
     if calls.by_fold:
         return [
             counts,
-            f"For these figures each fold's two quantiles are of the other folds' scores. In the bundle, {ends}",
+            "For these figures, the two quantiles for each fold are computed from the scores of the other folds. "
+            f"In the bundle, {ends}",
         ]
     return [counts, ends]
 
@@ -108,21 +109,29 @@ def _calls(calls: CallCounts) -> list[str]:
 def _interval(interval: IntervalRecord, *, fitted: bool) -> str:
     share = percent(interval.confidence)
     wide = f"{interval.high - interval.low:.4g} wide, {interval.ratio:.2f} times the {interval.spread:.4g} that {share}"
-    verdict = ": no narrower than not predicting" if interval.ratio > _NO_NARROWER else ""
+    verdict = ": no narrower than without a prediction" if interval.ratio > _NO_NARROWER else ""
     if fitted:
-        ends = f"between the predicted one {interval.low:+.4g} and {interval.high:+.4g}"
-        return f"Out of fold, {share} of the measured values lie {ends}; that is {wide} of the labels span{verdict}."
-    held = f"from the predicted value {interval.low:+.4g} to {interval.high:+.4g}, made to hold {share}"
-    holds = "" if interval.covered is None else f" It holds {percent(interval.covered)} of the rows without a flag."
+        ends = f"by {interval.low:+.4g} to {interval.high:+.4g} from the predicted ones"
+        return (
+            f"Out of fold, {share} of the measured values differ {ends}. "
+            f"The interval is {wide} of the labels span{verdict}."
+        )
+    held = f"from {interval.low:+.4g} to {interval.high:+.4g} around the predicted value, to hold {share} of the values"
+    holds = (
+        ""
+        if interval.covered is None
+        else f" Here it holds the labels of {percent(interval.covered)} of the rows without a flag."
+    )
     return f"The head's interval goes {held}.{holds} It is {wide} of these labels span{verdict}."
 
 
 def _folds(folds: FoldsRecord, rows: int) -> Section:
     kept = "identical sequences" if folds.level == IDENTICAL else f"sequences linked at {folds.level} % identity"
     text = (
-        f"{folds.folds} folds keep {kept} together. Identity is over the IMGT positions that either sequence occupies; "
-        f"linkage is single. Intervals are 95 % percentiles of {folds.draws:,} draws of whole clusters, "
-        f"seed {folds.seed}. Scores are pooled over folds, each fold's less the mean score of its training rows."
+        f"The rows are in {folds.folds} folds, and {kept} are in the same fold. Identity is computed over the IMGT "
+        "positions that either sequence occupies; clusters are made by single linkage. Intervals are 95 % percentile "
+        f"intervals from {folds.draws:,} draws of whole clusters, seed {folds.seed}. Scores are pooled over folds; if "
+        "a predictor is fitted in each fold, the mean score of its training rows is subtracted first."
     )
     table = [
         [f"{each.percent} %", f"{each.clusters:,}", f"{each.largest:,} ({percent(each.largest / rows)})"]

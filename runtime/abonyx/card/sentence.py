@@ -34,16 +34,18 @@ def sentence(
         shared: rows that the head was trained on, and all rows; None = not known.
         fitted: the head was fitted to these labels, so their direction is right.
         comparisons: how many head and difference are corrected for.
-        apart: folds keep similar sequences apart, not only identical ones.
+        apart: similar sequences are kept in one fold, not only identical ones.
     """
     verdict = _verdict(statistic, head, difference, baseline, fitted, comparisons)
     parts = [verdict]
     if shared is not None and shared[0]:
         # This comes first: on its own training rows, any head looks better.
-        parts.insert(0, f"Trained on {shared[0]:,} of these {shared[1]:,} rows, so that the figures flatter.")
+        parts.insert(0, f"Trained on {shared[0]:,} of these {shared[1]:,} rows, so the figures are too good.")
     elif not apart and verdict.startswith((_BETTER, _WORSE)):
         parts.insert(
-            0, "No folds could keep similar sequences apart: the figures may flatter, the interval is too narrow."
+            0,
+            "No folds could keep similar sequences together: the figures may be too good, "
+            "and the interval is too narrow.",
         )
     if accuracy is not None and accuracy[1] >= accuracy[0]:
         often = "more often" if accuracy[1] > accuracy[0] else "as often"
@@ -51,7 +53,7 @@ def sentence(
         constant, own = (f"{value:.{4 if alike else 2}f}" for value in (accuracy[1], accuracy[0]))
         parts.append(f"Calling every row {accuracy[2]} is right {often}: {constant} against {own}.")
     if shared is None and not fitted and verdict.startswith(_BETTER):
-        parts.append("Whether it was trained on these rows is not recorded.")
+        parts.append("Whether the head was trained on these rows is not recorded.")
     return " ".join(parts)
 
 
@@ -67,7 +69,7 @@ def _verdict(
     if head.high < chance and fitted:
         return f"No signal: {word} {interval(head, comparisons)}, which is not above chance ({chance:g})."
     if head.high < chance:
-        return f"{_WORSE} chance: {word} {interval(head, comparisons)}. Check which way the labels run."
+        return f"{_WORSE} chance: {word} {interval(head, comparisons)}. Check the direction of the labels."
     text = f"difference in {word} {interval(difference, comparisons)}"
     if difference.low is None or difference.high is None or difference.low <= 0 <= difference.high:
         return f"Not distinguishable from {baseline}: {text}."
@@ -90,7 +92,7 @@ def interval(estimate: Estimate, comparisons: int = 1) -> str:
     value, low, high = (number(each, places) for each in (estimate.value, estimate.low, estimate.high))
     if comparisons == 1:
         return f"{value}, 95 % interval {low} to {high}"
-    return f"{value}, interval {low} to {high} (95 % over the {comparisons} comparisons made)"
+    return f"{value}, interval {low} to {high} (95 % for all {comparisons} comparisons together)"
 
 
 def number(value: float | None, places: int = 2) -> str:

@@ -208,6 +208,6 @@ def rank_correlation(ranked: Float64Array, labels: Float64Array, weights: Float6
     other = other - (weights * other).sum(axis=1, keepdims=True) / total
     spread, spread_of_labels = (weights * one**2).sum(axis=1), (weights * other**2).sum(axis=1)
     together = (weights * one * other).sum(axis=1)
-    none = spread <= 1e-9 * spread_of_labels  # rounding leaves a small rest
+    none = spread <= 1e-9 * spread_of_labels  # rounding errors remain
     known: Float64Array = together / np.sqrt(np.where(none, 1, spread) * spread_of_labels)
     return np.where(none & (spread_of_labels > 0), 0, known)

@@ -36,7 +36,7 @@ def _bundle(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _place(bundle: str) -> str:
-    """A text that is equal for two names of the same bundle."""
+    """Turn a bundle's name into a text. All names of the same bundle give the same text."""
     return bundle if is_hub_name(bundle) else os.path.realpath(bundle)
 
 

@@ -1,4 +1,4 @@
-"""Find what this machine can run: processors, memory, engine, GPUs, and each variant of a bundle, which is tried."""
+"""Find what this machine can run: its processors, memory, engine and GPUs. Also try each variant of a bundle."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
         allowed_processors: number that this process may use, by its affinity.
         processor_quota: number that the container's quota allows; None if there is no quota.
         threads: number of threads that abonyx uses, which follows from these.
-        memory_bytes, available_memory_bytes: None if the system does not tell.
+        memory_bytes, available_memory_bytes: None if the system does not report them.
         memory_source: "machine", or "container" if the container's limit is smaller.
     """
 
@@ -50,7 +50,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The fields of engine.installed.InstalledEngine, and these.
+    """The fields of engine.installed.InstalledEngine, and three more.
 
     Attributes:
         distributions: names of the installed distributions of ONNX Runtime.
@@ -112,7 +112,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 def examine(bundle: str | None, *, timed: bool = False, again: bool = False) -> Report:
     """Examine this machine and a bundle. Problems are part of the report; they are not raised.
 
-    Variables ABONYX_... count as for every command.
+    The variables ABONYX_... apply, as in every command.
 
     Args:
         bundle: directory or name of the bundle; None = the shipped one.

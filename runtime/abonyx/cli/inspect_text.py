@@ -78,9 +78,9 @@ def print_bundle(bundle: Bundle) -> None:
 
 
 def _panel(panel: Panel) -> str:
-    """The rows of a panel, and the variants and pooling rules that it has scores by."""
+    """The number of rows of a panel, and the variants and pooling rules that computed its scores."""
     rules = dict.fromkeys(f"{each.variant} with {each.pooling}" for each in panel.scores)
-    return f"{panel.name}: {panel.rows} rows of {panel.source}; scores by {', '.join(rules)}"
+    return f"{panel.name}: {panel.rows} rows of {panel.source}; scores of {', '.join(rules)}"
 
 
 def _card_rows(bundle: Bundle) -> list[tuple[str, object]]:
@@ -98,7 +98,7 @@ def _card_rows(bundle: Bundle) -> list[tuple[str, object]]:
             continue
         if sentence is not None:
             page = bundle.path / file_of_head(CARD_HTML, head.name, first)
-            rows += [(f"card{of}", sentence), (f"all of the card{of}", page)]
+            rows += [(f"card{of}", sentence), (f"whole card{of}", page)]
     return rows
 
 
@@ -135,7 +135,7 @@ def _fitted_on(training: HeadTraining) -> str:
         return f"{training.rows} rows, alpha {ridge.alpha:g}, Spearman {ridge.spearman_mean:.2f} by random folds"
     cut = training.cut
     classes = f", {'above' if cut.above else 'below'} {cut.value:g}" if cut else ""
-    copies = f", each with {len(training.copies)} copies (start cut or longer)" if training.copies else ""
+    copies = f", each with {len(training.copies)} copies (start cut or lengthened)" if training.copies else ""
     return f"{training.rows} rows ({training.positives} positive{classes}){copies}, C {training.c:g}"
 
 

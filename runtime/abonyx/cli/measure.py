@@ -23,7 +23,7 @@ from abonyx.engine.providers import PROVIDERS, installed_engines, provider_optio
 from abonyx.errors import EngineError
 from abonyx.wording import Interface
 
-# Time limit for the whole command, with the opening of each variant.
+# Time limit for the whole command, including the opening of each variant.
 LIMIT_S = 60.0
 # Rates on one machine vary by this share from minute to minute. If two variants differ by less, the more exact one is
 # chosen.
@@ -47,7 +47,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
         shared_with_others: (processors that it got, its threads) if other processes were busy, else None. The next
             command measures such a rate again.
         why_not: why it was not measured; "" if it was.
-        exit_code: the exit code of that error; 0 if there was none.
+        exit_code: the exit code of the error that prevented the measurement; 0 if there was none.
     """
 
     variant: str
@@ -134,7 +134,7 @@ def _blanks(bundle: Bundle, here: list[ProviderName]) -> list[Measured]:
 
 
 def _key(bundle: Bundle, config: RuntimeConfig, version: str, cards: list[str]) -> str:
-    """The key of a remembered speed: everything that changes the speed for good."""
+    """The key of a remembered speed: everything that changes the speed permanently."""
     processor = this_processor()
     parts = {
         "bundle": bundle.sha256,
@@ -170,7 +170,7 @@ def _timed(blank: Measured, config: RuntimeConfig, key: str, started: float) -> 
     except EngineError as error:
         return _refused(blank, error)
     if timing is None:
-        why = f"not measured: the limit of {LIMIT_S:.0f} s is over. Run the same command again to measure it."
+        why = f"not measured: the limit of {LIMIT_S:.0f} s was reached. Run the same command again to measure it."
         return msgspec.structs.replace(blank, why_not=why)
     found = msgspec.structs.replace(
         blank,
@@ -196,7 +196,7 @@ def _refused(blank: Measured, error: EngineError) -> Measured:
 
 
 def fastest(measured: list[Measured]) -> Measured | None:
-    """The one to use: the fastest, or a more exact one that is at most _EVEN slower; None if none was measured."""
+    """The variant to use: the fastest, or a more exact one that is at most _EVEN slower; None if none was measured."""
     best = max((one.sequences_per_s or 0.0 for one in measured), default=0.0)
     even = [one for one in measured if (one.sequences_per_s or 0.0) >= best * (1 - _EVEN)] if best else []
     return min(even, key=lambda one: (one.max_dp or 0.0, -(one.sequences_per_s or 0.0)), default=None)

@@ -83,7 +83,7 @@ def serve(
     def load() -> RuntimeConfig:
         config, opened = open_pinned(load_config(config_file, flags=flags))
         opened.variant(config.provider, config.variant)
-        if validated is not None:  # before the open model is closed for another one
+        if validated is not None:  # check it before the open model is closed for another
             read_validated_for_any(validated, opened, config)
         return config
 

@@ -1,7 +1,7 @@
 """Measure the speed of one variant in a child process, which can be ended in the middle of a batch.
 
-Nobody gets the scores of that process. It runs two golden rows first, so that a variant that computes wrong numbers
-gets no speed.
+The scores that the process computes are not returned. It runs two golden rows first. A variant that computes wrong
+numbers fails there, and no speed is reported for it.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def time_in_child(config: RuntimeConfig, limit_s: float) -> Timing | None:
 
     Raises:
         EngineError: the child raised this error.
-        BundleError: a signal ended the child.
+        BundleError: the child ended with another exit code than 0, for example because of a signal.
     """
     try:
         done = subprocess.run(
@@ -118,7 +118,7 @@ def time_variant(config: RuntimeConfig, seconds: float = _SECONDS) -> Timing:
 
 
 def _full_batch(model: OpenModel) -> list[str]:
-    """Sequences that fill the batches that run at the same time. They all differ, because equal ones are run once."""
+    """Sequences that fill all batches that run at the same time. They all differ, because equal ones would run once."""
     length = min(RESIDUES, model.limit.residues)
     rows = model.static_shape[0] if model.static_shape else max(1, model.budget.tokens // (length + 2))
     drawn = np.random.default_rng(0).choice(_LETTERS, (rows * model.streams, length))

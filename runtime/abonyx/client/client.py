@@ -39,7 +39,7 @@ class Client:
         url: address of the service, such as "http://127.0.0.1:8000".
         token: the token of the service; None = it has none.
         timeout_s: largest number of seconds for one request, with all attempts and waits. If an answer stops in the
-            middle, it can take twice as long.
+            middle, the request can take twice as long.
         attempts: largest number of attempts for one request.
 
     Raises:
@@ -143,7 +143,7 @@ class Client:
         """Score all single mutants of a sequence (docs/scan.md). The errors are those of `score`.
 
         Args:
-            sequence: the parent; or a pair (heavy, light), of which the chain that the heads score is mutated.
+            sequence: the parent, or a pair (heavy, light). Of a pair, the chain that the heads score is mutated.
             id: id of the parent.
             positions: "cdr", "framework", "all", or IMGT positions.
             exclude: residues not to use as replacements.
@@ -215,7 +215,7 @@ class Client:
 
 
 def _all_rejected(like: Answer, error: RecordsRejected, part: Part) -> Answer:
-    """An answer for a part in which no sequence can be scored, made like the answer to another part."""
+    """An answer for a part in which no sequence can be scored. It is a changed copy of another part's answer."""
     out = [Rejected(id=id_, line=line - part.start, reason=why) for id_, line, why in error.records]
     return msgspec.structs.replace(like, results=[], rejected=out, flags={})
 

@@ -41,7 +41,7 @@ def items_of(sequences: Iterable[object], ids: Sequence[str] | None) -> list[dic
         ids: their ids; None = their numbers, from 1.
 
     Raises:
-        InputError: the list is empty, is not a list of texts or of pairs, or has another length than `ids`.
+        InputError: the list is empty, is not a list of texts or of pairs, or is not as long as `ids`.
     """
     given = list(sequences) if isinstance(sequences, Iterator) else sequences
     first = next(iter(given), None) if isinstance(given, list | tuple) else None
@@ -72,7 +72,7 @@ def _encodable(text: str, name: str, at: int) -> str:
 
 
 def parts_of(items: Sequence[dict[str, str]], limits: Limits, most: int, body_bytes: int) -> Iterator[Part]:
-    """Split items into parts that fit into a request. An item that is too large for any request is one part.
+    """Split items into parts that fit into a request. An item that is too large for any request gets its own part.
 
     Args:
         items: the items.

@@ -16,7 +16,7 @@ _SHOWN_RECORDS = 10
 
 
 class _Problem(msgspec.Struct, frozen=True):
-    """The fields of a problem that the client reads. It may have more."""
+    """The fields of a problem that the client reads. The problem may have more fields."""
 
     type: str
     detail: str
@@ -65,7 +65,7 @@ def foreign(status: int, media_type: str, body: bytes, place: str) -> ServiceErr
     shown = first_line(body[:2_000].decode("utf-8", "replace"), 100) or "empty"
     kind = first_line(media_type, 60) or "no Content-Type"
     what = f"{place}: answered {status} ({phrase}), {kind}: {shown!r}: not an answer of abonyx"
-    return ServiceError(what, "Check the address. If it is right, a proxy before the service may have answered.")
+    return ServiceError(what, "Check the address. If it is right, a proxy in front of the service may have answered.")
 
 
 def _read(media_type: str, body: bytes) -> _Problem | None:

@@ -38,7 +38,7 @@ class Scored:
 
     @property
     def p_nonspecific(self) -> Float32Array:
-        """(n,) float32, the first head's probability for each result; NaN if it is linear or was not requested."""
+        """(n,) float32, the first head's probability for each result; NaN if the head is linear or not requested."""
         return np.array([_number(each.p_nonspecific) for each in self.answer.results], np.float32)
 
     def values(self, head: str) -> Float32Array:
@@ -78,7 +78,7 @@ class Embedded:
 
     @property
     def rejected(self) -> list[Rejected]:
-        """As of Scored."""
+        """As in Scored."""
         return self.answer.rejected
 
 
@@ -96,7 +96,7 @@ class Explained:
 
     @property
     def rejected(self) -> list[Rejected]:
-        """As of Scored."""
+        """As in Scored."""
         return self.answer.rejected
 
     @property
@@ -114,7 +114,7 @@ def merged(answers: Sequence[Answer], counts: Sequence[int], ids: Sequence[str])
         ids: ids of the whole list.
 
     Returns:
-        (joined answer, (n,) int64, for each result the index of its sequence).
+        (joined answer, rows). rows is (n,) int64: for each result, the index of its sequence in the whole list.
 
     Raises:
         ServiceError: two models answered, or an answer does not fit the sequences that were sent.
@@ -130,8 +130,8 @@ def merged(answers: Sequence[Answer], counts: Sequence[int], ids: Sequence[str])
         asked = [ids[row] for row in part]
         if len(part) + len(answer.rejected) != count or [each.id for each in answer.results] != asked:
             found = f"{len(answer.results)} results and {len(answer.rejected)} rejected"
-            what = f"the answer to {count} sequences has {found}, or other ids than were sent"
-            raise ServiceError(what, "Check whether a proxy or a cache before the service changes the answers.")
+            what = f"the answer to {count} sequences has {found}, or its ids differ from the ids that were sent"
+            raise ServiceError(what, "Check whether a proxy or a cache in front of the service changes the answers.")
         results += answer.results
         rejected += [msgspec.structs.replace(one, line=one.line + start) for one in answer.rejected]
         flags.update(answer.flags)

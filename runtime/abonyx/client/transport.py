@@ -1,4 +1,4 @@
-"""Send a request and check the answer. Decides which requests are sent again, and how long that may take."""
+"""Send a request and check the answer. This module decides which requests are sent again, and for how long."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class _Answer:
 
     @property
     def retry_after_s(self) -> float | None:
-        """Seconds after which the request may be sent again; None if the answer does not tell."""
+        """Seconds after which the request may be sent again; None if the answer does not say."""
         text = (self.retry_after or "").strip()
         if text.isascii() and text.isdigit():
             return float(text)
@@ -78,7 +78,7 @@ class Transport:
             )
         self._timeout_s, self._attempts = timeout_s, attempts
         headers = {"Accept": JSON} | ({} if token is None else {"Authorization": f"Bearer {token}"})
-        # A proxy from the environment would look for the service on its own machine, not on this one.
+        # For a service on this machine, no proxy from the environment is used: the proxy would look on its own machine.
         local = _is_local(self._httpx.URL(self.url).host)
         self._client: httpx.Client = self._httpx.Client(headers=headers, trust_env=not local)
 
@@ -102,7 +102,7 @@ class Transport:
         """Send a request, and return the JSON of the answer.
 
         The request is sent again only if there was no connection, or if the answer is 429 or 503 with Retry-After. A
-        503 without Retry-After that is not from abonyx counts too.
+        429 or 503 without Retry-After counts too if it is not from abonyx.
 
         Args:
             method, path, body: the request.

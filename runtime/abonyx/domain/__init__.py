@@ -1,4 +1,4 @@
-"""What a record is, judged before it is scored: refused, flagged with reasons, or trusted."""
+"""Judge a record before it is scored. The record is refused, flagged with reasons, or trusted."""
 
 from abonyx.domain.flags import (
     CHAIN_NAMES,

@@ -11,46 +11,47 @@ from typing import NamedTuple
 from abonyx.domain.framework import unusual_residues
 from abonyx.domain.signals import signals_held
 
-# immunum's import loses an exception that a signal handler raises in it, Ctrl-C's too.
+# If a signal handler raises an exception during the import of immunum, the exception is lost. So is Ctrl-C.
 with signals_held():
     from immunum import Annotator, NumberingResult
 
-# immunum imports polars if it is installed, and polars makes a blocking read continue after Ctrl-C, as if nothing had
-# been typed. This is Python's own setting again. Windows has no such setting.
+# immunum imports polars if polars is installed. polars makes a blocking read continue after Ctrl-C, as if nothing had
+# been typed. The call below restores Python's own setting. Windows has no such setting.
 if hasattr(signal, "siginterrupt"):
     signal.siginterrupt(signal.SIGINT, True)
 
 # Shuffled, reversed, random and unrelated proteins reach at most 0.292 (3,840 sequences); T-cell receptors have at
 # least 0.42, antibodies 0.52. immunum's own default, 0.5, would lose T-cell receptors.
 MIN_CONFIDENCE = 0.35
-# A heavy domain found by the heavy annotator alone is accepted from immunum's own default on. Below it all chains
-# compete: a fragment of another chain can look like a heavy domain of low confidence.
+# If the heavy annotator alone finds a heavy domain, it needs at least this confidence (immunum's own default). Below
+# it, all chains compete, because a fragment of another chain can look like a heavy domain of low confidence.
 HEAVY_CONFIDENCE = 0.5
 # A second domain needs at least this many residues (immunum's own minimum).
 MIN_DOMAIN = 30
 # Longer records are not numbered: at 1,000 residues the seven chains take about 5 ms.
 MAX_RESIDUES = 1_000
-# Residues that the search with all chains may align, over all its steps, some 5 microseconds each: text that aligns
-# well in many short pieces makes a search without this limit take a second.
-# With 2,500, a record of 1,000 residues has its best domain and what lies on both sides of it searched.
+# Largest number of residues that the search with all chains may align in all its steps together. Each residue takes
+# about 5 microseconds. Without this limit, the search takes a second if many short pieces of the text align well.
+# With 2,500, a record of 1,000 residues is searched for its best domain, and then on both sides of that domain.
 SEARCH_RESIDUES = 2_500
-# IMGT framework positions that nearly every chain has. Not among them: 10, 73, 81 and 82, which heavy or light chains
-# lack, and the ends, 1-3 and 126-128.
+# IMGT framework positions that nearly every chain has. Positions 10, 73, 81 and 82 are left out, because heavy or light
+# chains lack them. The ends (1-3 and 126-128) are left out too.
 FRAMEWORK = frozenset(
     str(position)
     for first, last in ((4, 9), (11, 26), (39, 55), (66, 72), (74, 80), (83, 104), (118, 125))
     for position in range(first, last + 1)
 )
-# Framework 4 starts with Trp or Phe, Gly, often Gln, Gly, Thr (IMGT 118 to 122; one of them may differ). The alignment
-# alone takes the first residues of a tag into the domain, most often after a long CDR3: one His after the domain was
-# lost so in 2 to 4 % of the VH of Jain and Shehata and in a fifth of Harvey's nanobodies. It also takes the end of CDR3
-# or a shifted reading frame for framework 4. A lookahead, since two matches can overlap.
+# Framework 4 starts with Trp or Phe, Gly, often Gln, Gly, Thr (IMGT 118 to 122; the pattern shows which may
+# differ). The alignment alone counts the first residues of a tag as part of the domain, most often after a long CDR3.
+# One His after the domain went unnoticed in this way in 2 to 4 % of the VH of Jain and Shehata, and in a fifth of
+# Harvey's nanobodies. The alignment also mistakes the end of CDR3 or a shifted reading frame for framework 4. The
+# pattern is a lookahead, because two matches can overlap.
 FRAMEWORK_4 = re.compile("(?=[WF]G.G|.G.GT|[WF]..GT|..QGT|[WF]G..T|.GQG)")
-# A heavy domain that ends so as aligned is whole, whatever its framework 4 starts with.
+# If the aligned end of a heavy domain matches this pattern, the domain is whole, whatever its framework 4 starts with.
 _HEAVY_END = re.compile("[TIS]VS[SAP]")
 # How many residues framework 4 has, by chain.
 FRAMEWORK_4_RESIDUES = {"H": 11, "K": 10, "L": 10}
-# How far from the aligned end framework 4 may start: its residues and ten of a tag.
+# Framework 4 may start at most this many residues before the aligned end: its own residues and ten of a tag.
 _TAIL = 21
 # The Cys before CDR3, and the last position of CDR3.
 _CYSTEINE, _CDR3_END = "104", 117
@@ -86,10 +87,11 @@ Domains = tuple[Domain, ...]
 
 
 def search_domains(sequence: str) -> tuple[Domains, bool]:
-    """The domains of one cleaned sequence, in its order, and whether all of it was searched.
+    """The domains of one cleaned sequence, in the order of the sequence, and whether all of it was searched.
 
-    Heavy chains first; all seven chains only if that does not settle it. Text with anything but ASCII letters and text
-    longer than MAX_RESIDUES holds no domain.
+    Heavy chains are searched first. All seven chains are searched too, unless one confident heavy domain leaves no
+    room for a second domain. Text that is shorter than MIN_DOMAIN, longer than MAX_RESIDUES or not only ASCII letters
+    has no domain.
     """
     # immunum raises UnicodeEncodeError for a lone surrogate, and calls other text invalid.
     if not MIN_DOMAIN <= len(sequence) <= MAX_RESIDUES or not (sequence.isascii() and sequence.isalpha()):
@@ -97,17 +99,17 @@ def search_domains(sequence: str) -> tuple[Domains, bool]:
     heavy = _domain(sequence, 0, annotate(sequence, "H"))
     if heavy is not None and heavy[1] >= HEAVY_CONFIDENCE:
         domain = heavy[0]
-        # Fewer residues on the outside than a domain has: there cannot be a second one.
+        # If fewer than MIN_DOMAIN residues lie outside the domain, there cannot be a second one.
         if domain.end - domain.start >= MIN_DOMAIN > len(sequence) - (domain.end - domain.start):
             return (domain,), True
     return _search(sequence)
 
 
 def _search(sequence: str) -> tuple[Domains, bool]:
-    """As immunum's number_domains with all chains, step by step and within SEARCH_RESIDUES.
+    """Search as immunum's number_domains does with all chains, but step by step and within SEARCH_RESIDUES.
 
-    Takes the best alignment of a part, then searches what lies before and after it. An alignment shorter than
-    MIN_DOMAIN is not a domain, but what lies around it is searched.
+    Each step takes the best alignment of a part. The next steps search the parts before and after it. An alignment
+    shorter than MIN_DOMAIN is not a domain, but the parts around it are searched too.
     """
     domains: list[Domain] = []
     parts = deque([(0, len(sequence))])
@@ -133,11 +135,11 @@ def _domain(sequence: str, offset: int, result: NumberingResult) -> tuple[Domain
 
     Args:
         sequence: the whole sequence.
-        offset: where the part starts that was aligned.
-        result: the part's.
+        offset: index in the sequence where the aligned part starts.
+        result: the alignment of this part.
     """
     numbering = result.numbering
-    # 23 leading X can give a success with an empty numbering.
+    # If a text starts with 23 X, immunum can report success with an empty numbering.
     if not numbering or result.confidence is None or result.query_start is None or result.query_end is None:
         return None
     chain, start = result.chain or "", offset + result.query_start
@@ -158,15 +160,15 @@ def _domain(sequence: str, offset: int, result: NumberingResult) -> tuple[Domain
 
 
 def _end(sequence: str, chain: str, end: int, last: int) -> tuple[int, int]:
-    """Where an antibody's domain ends and the IMGT position of its last residue, by its framework 4.
+    """Use framework 4 to find where an antibody's domain ends, and the IMGT position of its last residue.
 
     Args:
-        end, last: the same as aligned.
+        end, last: the end and the position that the alignment gives.
     """
     if chain == "H" and _HEAVY_END.fullmatch(sequence, end - 4, end):
         return end, last
     matches = list(FRAMEWORK_4.finditer(sequence, end - _TAIL, end))
-    if not matches:  # the alignment put the last residues of CDR3 there
+    if not matches:  # the aligned framework 4 is the end of CDR3
         return end, min(last, _CDR3_END)
     residues = min(end - matches[-1].start(), FRAMEWORK_4_RESIDUES[chain])
     return matches[-1].start() + residues, _CDR3_END + residues

@@ -1,8 +1,8 @@
-"""A process that judges sequences for this one: shares in, judgements out, until its input ends.
+"""A child process that judges sequences. It reads shares and writes judgements until its input ends.
 
-A frame is a mark, four bytes with a length and so many bytes of msgpack. The parent writes one and reads one in turn,
-so neither side waits for the other with a full pipe. A child ignores the signals that end a service: its parent ends
-it, or its input does.
+A frame is a mark, four bytes with a length, and a message of that length in msgpack. The parent writes a frame and then
+reads one, so no side is blocked by a full pipe. A child ignores the signals that end a service. It ends when its parent
+kills it, or when its input ends.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ import msgspec
 
 from abonyx.domain.flags import Judgement, judge
 
-# Standard output also takes what a start-up hook of Python prints: a frame without the mark is refused.
+# A start-up hook of Python can print to standard output too. So a frame without the mark is refused.
 _MARK = b"abonyx:"
 _LENGTH_BYTES = 4
-# How often a child that waits looks whether its parent is still there: a fork of the parent can keep the pipe open.
+# A waiting child checks this often whether its parent still runs, because a fork of the parent can keep the pipe open.
 _LOOK_S = 5.0
 # How long a child whose answer was wrong may take to end by itself.
 _END_S = 5.0
@@ -36,11 +36,11 @@ Message = TypeVar("Message")
 
 
 class Share(msgspec.Struct, frozen=True, array_like=True):
-    """What is judged by one rule.
+    """Sequences that are judged by the same rule.
 
     Attributes:
         sequences: ASCII texts.
-        chains: as flags.judge.
+        chains: as in flags.judge.
     """
 
     sequences: list[str]
@@ -48,10 +48,10 @@ class Share(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ChildEnded(Exception):
-    """A child ended, or answered something else than the judgements of its shares.
+    """A child ended, or its answer was not the judgements of its shares.
 
     Attributes:
-        reason: its exit code and the last line of what it printed.
+        reason: the child's exit code, and the problem with its answer or else the last line that it printed.
     """
 
     def __init__(self, reason: str) -> None:
@@ -63,7 +63,7 @@ class Child:
     """A running child. One thread at a time uses it; any thread may kill it.
 
     Raises:
-        OSError: the system starts no process.
+        OSError: the system cannot start a process.
     """
 
     def __init__(self) -> None:
@@ -85,7 +85,7 @@ class Child:
         """The judgements of each share's sequences, in order.
 
         Raises:
-            ChildEnded: there are none; the child is of no use any more.
+            ChildEnded: the child gave no judgements. It cannot be used again.
         """
         try:
             _write(_open(self._process.stdin), shares)
@@ -103,7 +103,7 @@ class Child:
         self._process.kill()
 
     def end(self) -> None:
-        """End the process and wait for it; for the thread that used it."""
+        """End the process and wait for its end. Only the thread that used the child calls this."""
         self._process.kill()
         for stream in (self._process.stdin, self._process.stdout, self._printed):
             with contextlib.suppress(OSError):
@@ -112,7 +112,7 @@ class Child:
 
     def _ended(self, problem: str = "") -> ChildEnded:
         with contextlib.suppress(OSError):
-            _open(self._process.stdin).close()  # a child that still runs ends
+            _open(self._process.stdin).close()  # makes a running child end
         try:
             code = self._process.wait(_END_S)
         except subprocess.TimeoutExpired:
@@ -125,11 +125,12 @@ class Child:
 
 
 def serve(parent: int, source: BinaryIO | None = None, target: BinaryIO | None = None) -> None:
-    """A child's life: judge share after share until the input ends.
+    """Run as the child: judge share after share until the input ends.
 
     Args:
-        parent: the process that reads the judgements.
-        source, target: of frames; None = standard input, standard output.
+        parent: id of the process that reads the judgements.
+        source, target: streams from which frames are read and to which they are written; None = standard input and
+            standard output.
     """
     for name in _IGNORED:
         if number := getattr(signal, name, None):
@@ -142,7 +143,7 @@ def serve(parent: int, source: BinaryIO | None = None, target: BinaryIO | None =
 
 def _waits(source: BinaryIO, parent: int) -> bool:
     """Wait for the next frame or the end of the input; False if the parent has ended."""
-    if os.name != "posix":  # select takes no pipes
+    if os.name != "posix":  # there, select does not accept pipes
         return True
     while os.getppid() == parent:
         if select.select([source], [], [], _LOOK_S)[0]:
@@ -157,14 +158,14 @@ def _write(stream: IO[bytes], message: Any) -> None:
 
 
 def _read(stream: IO[bytes], kind: type[Message]) -> Message | None:
-    """The next frame; None if the stream ends before the end of it.
+    """The message of the next frame; None if the stream ends before the frame is complete.
 
     Raises:
-        ValueError: it is no frame, or its message is of another kind.
+        ValueError: the data are not a frame, or the message is not of this kind.
     """
     mark = stream.read(len(_MARK))
     if mark and mark != _MARK:
-        raise ValueError(f"standard output is for judgements only, and something printed {mark!r}")
+        raise ValueError(f"standard output must contain only judgements, but it contains {mark!r}")
     length = int.from_bytes(stream.read(_LENGTH_BYTES), "big")
     data = stream.read(length) if length else b""
     if not length or len(data) < length:

@@ -1,4 +1,4 @@
-"""Why a score should not be trusted: the reasons, from what a record is."""
+"""Find the reasons why the score of a record should not be trusted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from abonyx.domain.chain import MAX_RESIDUES, Domain, Domains, search_domains
 from abonyx.domain.refusal import refusal
 from abonyx.texts import as_texts
 
-# Raise it with every change after which a record could be judged differently: runs record it.
+# Increase this number with every change that could change the judgement of a record. Runs record the number.
 RULES = 3
 CHAIN_NAMES = {
     "H": "heavy chain",
@@ -24,9 +24,10 @@ CHAIN_NAMES = {
     "D": "T-cell receptor delta chain",
 }
 NANOBODY_LIKE = "nanobody-like"
-# Of the four framework-2 hallmarks: 99.9 % of Harvey's nanobodies have two, and 2 of the repertoire's 15,293 human VH.
+# At least two of the four framework-2 hallmarks occur in 99.9 % of Harvey's nanobodies, and in only 2 of the
+# repertoire's 15,293 human VH.
 MIN_HALLMARKS = 2
-# What the flags of a pair begin with, by the chain that has them.
+# The first word of a pair's flag names the chain that has the flag.
 PAIR_WORDS = ("heavy", "light")
 _OF_CHAIN = tuple(f"{word}: " for word in PAIR_WORDS)
 # A whole domain starts at IMGT 1 to 3 and ends at 126 to 128. Inside it, natural deletions leave up to three framework
@@ -37,15 +38,15 @@ MAX_MISSING = 3
 
 
 class Judgement(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What one record is.
+    """What was found in one record.
 
     Attributes:
-        flags: why its score should not be trusted, in a fixed order. Empty if the record is one whole domain of the
-            head's chains without X and nothing else; NANOBODY_LIKE alone is a note.
-        chain: letter of the domain that the other fields describe; None if there is none, or more than one candidate.
-        start: first residue of that domain in the cleaned sequence, from 0; None as chain.
-        end: the residue after its last; None as chain.
-        refusal: why the record is not scored at all; None for a record that can be scored. flags is then empty.
+        flags: why its score should not be trusted, in a fixed order. Empty if the record is exactly one whole domain of
+            the head's chains, without X. The flag NANOBODY_LIKE is only a note.
+        chain: chain letter of the domain at `start`; None if there is no domain, or more than one candidate.
+        start: index of that domain's first residue in the cleaned sequence, from 0; None if `chain` is None.
+        end: index after that domain's last residue; None if `chain` is None.
+        refusal: why the record is not scored at all; None if it can be scored. If there is a refusal, flags is empty.
     """
 
     flags: tuple[str, ...] = ()
@@ -61,7 +62,7 @@ class Judgement(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     @property
     def trusted(self) -> bool:
-        """The score can be called specific or non-specific. A nanobody-like domain is noted, not distrusted."""
+        """Whether the record can be called specific or non-specific. Being nanobody-like does not prevent a call."""
         return self.refusal is None and all(_without_chain(flag)[1] == NANOBODY_LIKE for flag in self.flags)
 
 
@@ -80,12 +81,13 @@ class Trimmed(msgspec.Struct, frozen=True):
 
 
 def judge(sequences: Iterable[str], chains: Iterable[str] = ("H",)) -> list[Judgement]:
-    """One judgement a sequence, in order. Each depends on its own sequence alone; identical ones are judged once.
+    """One judgement for each sequence, in order. Each depends only on its own sequence; equal ones are judged once.
 
     Args:
-        sequences: as a file or a user gives them; positions count in the cleaned sequence (alphabet.clean).
-        chains: letters of CHAIN_NAMES, those that the head was trained on: H, K, L, A, B, G, D. L is lambda alone; the
-            "L" of a manifest means ("K", "L").
+        sequences: as a file or a user gives them. Positions in a judgement refer to the cleaned sequence
+            (alphabet.clean).
+        chains: the chains that the head was trained on, as letters of CHAIN_NAMES: H, K, L, A, B, G, D. L is lambda
+            alone; the "L" of a manifest means ("K", "L").
 
     Raises:
         InputError: sequences is not a list of texts.
@@ -95,7 +97,7 @@ def judge(sequences: Iterable[str], chains: Iterable[str] = ("H",)) -> list[Judg
 
 
 def judge_in_turn(sequences: Iterable[str], chains: Iterable[str]) -> Iterator[Judgement]:
-    """As judge, of texts: each is judged when it is needed."""
+    """Judge as `judge` does, but take only texts, and judge each sequence when its judgement is read."""
     expected = frozenset(chains)
     if not expected or not expected <= CHAIN_NAMES.keys():
         raise ValueError(f"chains is {sorted(expected)}, expected one or more of {', '.join(CHAIN_NAMES)}")
@@ -131,13 +133,13 @@ def reason(flag: str) -> str:
 
 
 def judgement_of_pair(heavy: Judgement, light: Judgement) -> Judgement:
-    """What a pair is: the flags of both chains, each with the chain that has it."""
+    """The judgement of a pair: the flags of both chains. Each flag begins with the chain that has it."""
     both = zip(_OF_CHAIN, (heavy, light), strict=True)
     return Judgement(tuple(word + flag for word, judgement in both for flag in judgement.flags))
 
 
 def _without_chain(flag: str) -> tuple[str, str]:
-    """What a flag of a pair begins with, "" of any other; and the rest of it."""
+    """Split a flag into the word for the chain ("" if it is not a flag of a pair) and the rest."""
     chain = next((word for word in _OF_CHAIN if flag.startswith(word)), "")
     return chain, flag[len(chain) :]
 
@@ -153,7 +155,7 @@ def _judge(sequence: str, chains: frozenset[str]) -> Judgement:
     domains, whole = search_domains(sequence)
     if not domains:
         return Judgement(("no antibody domain", *unknown))
-    # Of a record that was not searched to its end nothing says which domain is the only one of its chain.
+    # If only a part of the record was searched, the rest may contain a second domain of the same chain.
     domain = _candidate(domains, chains) if whole or len(domains) == 1 else None
     flags = (
         *_number_flags(domains, whole),
@@ -169,7 +171,7 @@ def _judge(sequence: str, chains: frozenset[str]) -> Judgement:
 
 
 def _candidate(domains: Domains, chains: frozenset[str]) -> Domain | None:
-    """The one domain of the head's chains, or the only domain of all."""
+    """The domain of the head's chains, else the domain of other chains; None if there are several such domains."""
     expected = [domain for domain in domains if domain.chain in chains]
     candidates = expected or domains
     return candidates[0] if len(candidates) == 1 else None
@@ -193,7 +195,7 @@ def _domain_flags(domain: Domain | None, chains: frozenset[str]) -> tuple[str, .
 
 
 def _outside_flags(sequence: str, domains: Domains, whole: bool) -> tuple[str, ...]:
-    if len(domains) > 2 or (len(domains) > 1 and not whole):  # a domain may be among what was not searched
+    if len(domains) > 2 or (len(domains) > 1 and not whole):  # the rest may contain another
         return ()
     count = len(sequence) - sum(domain.end - domain.start for domain in domains)
     return () if not count else (f"{count} residue{'s' * (count > 1)} outside the domain",)

@@ -1,20 +1,20 @@
 """Residues that occur in the framework of heavy domains, by IMGT position.
 
-benchmarks/framework_residues.py counted them in 12,825 whole human VH and camelid VHH of OAS (CC BY 4.0; Bernat et al.
-2019, and those of the therapeutic nanobody profiler). A residue is listed if at least 0.1 % of the domains have it.
-The numbering alone says where a domain begins and ends, not whether what lies between is one: half a light chain, a tag
-in the place of framework 1 and shuffled residues are numbered like a whole domain.
+benchmarks/framework_residues.py counted them in 12,825 whole human VH and camelid VHH of OAS (CC BY 4.0): the domains
+of Bernat et al. 2019, and those of the therapeutic nanobody profiler. A residue is listed for a position if at least
+0.1 % of the domains have it there. The table is needed because the numbering only tells where a domain begins and ends.
+It numbers half a light chain, a tag in the place of framework 1, or shuffled residues like a whole domain.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-# Domains that the table was not made of have at most 2 unlisted residues (Jain, Shehata), and 99.5 % of Harvey's
-# nanobodies at most 5. A framework 1 that a tag replaces has 7 or more.
+# The domains of Jain and Shehata, which are not in the table's data, have at most 2 unlisted residues. 99.5 % of
+# Harvey's nanobodies have at most 5. A domain has 7 or more if a tag replaces its framework 1.
 MOST_UNUSUAL = 5
-# Of IMGT positions 1 to 10 at most 2, but for 0.1 % of Harvey's nanobodies: a tag that replaces the first five residues
-# has 3.
+# At IMGT positions 1 to 10, all of these domains except 0.1 % of Harvey's nanobodies have at most 2 unlisted residues.
+# A domain has 3 if a tag replaces its first five residues.
 MOST_UNUSUAL_AT_START = 2
 _START = tuple(map(str, range(1, 11)))
 RESIDUES = {
@@ -115,7 +115,7 @@ RESIDUES = {
 
 
 def unusual_residues(numbering: Mapping[str, str]) -> int:
-    """How many framework positions of a heavy domain hold a residue that hardly any has; 0 if that is usual.
+    """Number of framework residues of a heavy domain that RESIDUES does not list; 0 if the number is not unusual.
 
     Args:
         numbering: IMGT position -> residue; X is never unusual.

@@ -19,22 +19,22 @@ _LATER = Judgement()
 
 
 class LaterJudgements(Sequence[Judgement]):
-    """One judgement a sequence, in order, each made before somebody reads it; identical sequences are judged once.
+    """One judgement for each sequence, in order. Each is made before it is read; equal sequences are judged once.
 
-    Inside beside() child processes make them in the background, in order. Elsewhere the first reader waits for all.
-    Reading raises EngineError if they cannot be made.
+    Inside beside(), child processes make the judgements in the background, in order. Outside it, the first read waits
+    until all are made. A read raises EngineError if they cannot be made.
 
     Args:
-        sequences: cleaned, of the alphabet's letters.
-        chains: as flags.judge.
+        sequences: cleaned sequences that contain only letters of the alphabet.
+        chains: as in flags.judge.
     """
 
     def __init__(self, sequences: Iterable[str], chains: tuple[str, ...]) -> None:
         numbers: dict[str, int] = {}
         self._place = [numbers.setdefault(sequence, len(numbers)) for sequence in sequences]
         self._distinct, self._chains = list(numbers), chains
-        self._made: list[Judgement] = []  # of the first of _distinct
-        self._coming: deque[Future[list[Judgement]]] = deque()  # of those that follow
+        self._made: list[Judgement] = []  # for the first sequences of _distinct
+        self._coming: deque[Future[list[Judgement]]] = deque()  # for the sequences after them
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -45,7 +45,7 @@ class LaterJudgements(Sequence[Judgement]):
     @overload
     def __getitem__(self, index: slice) -> list[Judgement]: ...
     def __getitem__(self, index: int | slice) -> Judgement | list[Judgement]:
-        """Waits until they are made."""
+        """Wait until the requested judgements are made, and return them."""
         places = self._place[index] if isinstance(index, slice) else [self._place[index]]
         self._make(max(places, default=-1) + 1)
         found = [self._made[place] for place in places]
@@ -56,34 +56,34 @@ class LaterJudgements(Sequence[Judgement]):
 
     @property
     def left(self) -> int:
-        """How many different sequences are not judged."""
+        """Number of different sequences that are not judged yet."""
         return len(self._distinct) - len(self._made)
 
     def begin(self, judges: Judges) -> None:
-        """Have these make what is left."""
+        """Give the remaining sequences to `judges`."""
         with self._lock:
             left = self._distinct[len(self._made) :]
             self._coming.extend(judges.submit(piece, self._chains) for piece in pieces(left, judges.processes))
 
     def end(self) -> None:
-        """Forget what begin() has asked for and nobody has read."""
+        """Drop the judgements that begin() requested and that were not read."""
         with self._lock:
             self._coming.clear()
 
     def _make(self, count: int) -> None:
-        """Have the first so many of the different sequences judged."""
+        """Wait until the first `count` of the different sequences are judged."""
         with self._lock:
             while len(self._made) < count:
                 if self._coming:
                     self._made.extend(self._coming[0].result())
-                    self._coming.popleft()  # now: if result() raises, what follows keeps its place
+                    self._coming.popleft()  # not before result(), which may raise
                 else:
                     self._made.extend(judge_in_children(self._distinct[len(self._made) :], self._chains))
 
 
 @contextmanager
 def beside(judgements: Iterable[Sequence[Judgement]]) -> Iterator[None]:
-    """Have those that are made later made in child processes meanwhile; no process is left at the end."""
+    """Make all LaterJudgements in child processes while the block runs. All processes have ended after the block."""
     later = [each for each in judgements if isinstance(each, LaterJudgements) and each.left]
     children = children_beside(sum(each.left for each in later))
     if not children:
@@ -100,7 +100,7 @@ def beside(judgements: Iterable[Sequence[Judgement]]) -> Iterator[None]:
 
 
 def children_beside(distinct: int) -> int:
-    """Processes that judge so many different records while something else scores them; 0 = judge them before."""
+    """Number of processes that judge the records while they are scored; 0 = judge them before they are scored."""
     processors = usable_processors()
     if distinct < MIN_POOLED or processors < 2 or not can_start():
         return 0
@@ -108,12 +108,12 @@ def children_beside(distinct: int) -> int:
 
 
 def can_wait(rule: DomainRule, records: int) -> bool:
-    """Whether so many records are judged while they are scored: the rule rejects and trims none, and there are many."""
+    """Whether records can be judged while they are scored: there are enough, and the rule rejects and trims none."""
     return rule.check == "check" and not rule.trim and children_beside(records) > 0
 
 
 def judge_long(judge_by: Judge, limit: SequenceLimit) -> Judge:
-    """Judge what is too long to be scored, whose rejection says what it is. The others get an empty judgement."""
+    """Judge only sequences that cannot be scored, because their rejection names the flags. Others get no flags."""
 
     def judged(sequences: list[str], chains: tuple[str, ...]) -> Iterator[Judgement]:
         long = [sequence for sequence in sequences if limit.problem(sequence)]

@@ -1,4 +1,4 @@
-"""The IMGT numbering of a sequence's best domain, for what compares domains position by position."""
+"""The IMGT numbering of a sequence's best domain, for code that compares domains position by position."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from abonyx.domain.chain import HEAVY_CONFIDENCE, MAX_RESIDUES, MIN_DOMAIN, anno
 def imgt_positions(sequence: str) -> dict[str, str]:
     """IMGT position ("111A" is an insertion) -> residue of the best domain of one cleaned sequence.
 
-    Empty if there is none: see chain.search_domains for what is not searched. Of a record with two domains, one is
-    numbered: the heavy one if it is found with confidence.
+    Empty if there is no domain. chain.search_domains says which texts are not searched. If a record has two domains,
+    one is numbered: the heavy domain if it is found with enough confidence.
     """
     return numbered_domain(sequence)[1]
 
 
 def numbered_domain(sequence: str) -> tuple[int, dict[str, str]]:
-    """Where the domain of imgt_positions begins in the sequence, from 0, and its positions; (0, {}) if there is none.
+    """(start, positions) of the domain of imgt_positions; (0, {}) if there is none. start is its index, from 0.
 
     The domain's residues follow one another in the sequence, in the order of the positions.
     """
@@ -30,6 +30,6 @@ def numbered_domain(sequence: str) -> tuple[int, dict[str, str]]:
 
 
 def _numbered(result: NumberingResult) -> tuple[int, dict[str, str]]:
-    """Start and numbering, or nothing: an alignment of three residues can be confident, and is not a domain."""
+    """Start and numbering; (0, {}) if the alignment is too short. Even one of three residues can be confident."""
     numbering, start = result.numbering or {}, result.query_start
     return (start, dict(numbering)) if start is not None and len(numbering) >= MIN_DOMAIN else (0, {})

@@ -1,7 +1,7 @@
 """Judging in child processes: immunum holds the interpreter's lock, so threads do not help.
 
 Each child has a thread of this process that hands it work and waits for its answer. Judging a sequence twice gives the
-same judgement, so what a child did not finish is judged again by another one.
+same judgement, so another child can judge again what a child did not finish.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from abonyx.wording import option
 # A child starts in a fifth of a second, in which one process judges some 1,500 records.
 MIN_POOLED = 8_000
 MAX_CHILDREN = 8
-# Records of a run that a child judges at a time, some 0.1 s.
+# Number of records of a run that a child judges in one call, which takes about 0.1 s.
 PIECE = 500
-# Small tasks that wait go to a child together, up to so many sequences: a call costs about as much as one sequence.
+# Small waiting tasks go to a child together, up to this many sequences, because a call costs about as
+# much as one sequence.
 _TOGETHER = 16
 
 
@@ -37,10 +38,10 @@ class _Task:
 
 
 class Judges:
-    """Child processes that judge, from the first call until close(). Any thread may use them.
+    """Child processes that judge sequences until close(). Any thread may use them.
 
     Args:
-        processes: how many, at least 1. They start in the background.
+        processes: number of child processes, at least 1. They start in the background.
     """
 
     def __init__(self, processes: int) -> None:
@@ -62,14 +63,15 @@ class Judges:
         self.close()
 
     def submit(self, sequences: Sequence[str], chains: Collection[str]) -> Future[list[Judgement]]:
-        """The judgements of these, as flags.judge gives them, once they are there.
+        """Request the judgements of sequences.
 
         Args:
-            sequences: ASCII texts, to be judged in one go.
+            sequences: ASCII texts, which are judged in one call.
+            chains: as in flags.judge.
 
         Returns:
-            Raises EngineError from result() if the sequences ended two children, one after the other, or if no
-            process can be started, or after close().
+            A future. Its result() is what flags.judge returns. It raises EngineError if the sequences ended two
+            children, one after the other, if no process can be started, or after close().
         """
         task = _Task(Share(list(sequences), tuple(chains)))
         with self._lock:
@@ -80,7 +82,7 @@ class Judges:
         return task.future
 
     def close(self) -> None:
-        """End the children, and have what they did not finish raise. Safe to call again."""
+        """End the children. Unfinished futures raise EngineError. A second call does nothing."""
         with self._lock:
             self._closed = True
             self._tasks.put(None)
@@ -94,7 +96,7 @@ class Judges:
                 task.future.set_exception(_closed())
 
     def _work(self) -> None:
-        """One thread's life: start a child, and hand it what waits."""
+        """Run one thread: start a child, and give it the waiting tasks until close()."""
         child = self._started()
         while tasks := self._waiting():
             wanted = [task for task in tasks if task.future.set_running_or_notify_cancel()]
@@ -119,13 +121,13 @@ class Judges:
         return tasks
 
     def _judge(self, child: Child | None, tasks: list[_Task], *, again: bool = False) -> Child | None:
-        """Settle the tasks; the child to be used from now on. If one ends, each task is tried again alone, once."""
+        """Complete the tasks; return the child to use next. If a child ends, each task is tried once more, alone."""
         child = child or self._started()
         try:
             if child is None:
-                raise ChildEnded("the system starts no process")
+                raise ChildEnded("the system cannot start a process")
             answers = child.judge([task.share for task in tasks])
-        except Exception as error:  # whatever it is, the tasks are settled and the thread lives on
+        except Exception as error:  # after any error, the tasks are completed and the thread goes on
             ended = error if isinstance(error, ChildEnded) else ChildEnded(repr(error))
             if child is not None:
                 self._end(child)
@@ -143,13 +145,13 @@ class Judges:
         return child
 
     def _started(self) -> Child | None:
-        """A new child; None if the system starts none, or after close()."""
+        """A new child; None if the system cannot start one, or after close()."""
         with self._lock:
             if self._closed:
                 return None
             try:
                 child = Child()
-            except Exception as error:  # whatever it is, the thread lives on
+            except Exception as error:  # after any error, the thread must go on
                 LOGGER.warning(f"a process that judges records cannot be started: {error}")
                 return None
             self._children.add(child)
@@ -164,21 +166,22 @@ class Judges:
 def judge_in_children(
     sequences: Collection[str], chains: Collection[str] = ("H",), children: int | None = None
 ) -> list[Judgement]:
-    """As judge, with the same result, by several processes if that is faster.
+    """Judge with the same result as flags.judge, in several processes if that is faster.
 
     Args:
-        sequences, chains: as judge.
+        sequences, chains: as in flags.judge.
         children: how many processes to start; 0 = judge here; None = choose by the work and the processors.
 
     Raises:
         ValueError: an unknown chain.
         EngineError: two children, one after the other, did not finish the same sequences.
     """
-    judge((), chains)  # for what it raises
+    judge((), chains)  # raises if a chain is unknown
     unique = list(dict.fromkeys(sequences))
     if children is None:
         children = chosen_children(len(unique))
-    # A lone surrogate cannot cross a pipe as UTF-8; it is no residue, so it costs nothing to judge it here.
+    # Only ASCII text goes to the children: a lone surrogate cannot be sent as UTF-8. Other text is not a protein, so
+    # it is refused here at no cost.
     portable = [sequence for sequence in unique if sequence.isascii()] if children else []
     if not portable:
         return judge(sequences, chains)
@@ -192,13 +195,13 @@ def judge_in_children(
 
 
 def pieces(sequences: Sequence[str], children: int) -> Iterator[Sequence[str]]:
-    """The sequences in order, PIECE at a time, or fewer so that each child has some."""
+    """Split the sequences, in order, into pieces of PIECE, or smaller ones so that every child gets one."""
     size = min(PIECE, -(-len(sequences) // children))
     return (sequences[start : start + size] for start in range(0, len(sequences), size))
 
 
 def chosen_children(unique: int) -> int:
-    """Processes for so many different records: half of the processors, at most MAX_CHILDREN; 0 = none."""
+    """Number of processes for `unique` different records: at most half of the processors and MAX_CHILDREN; 0 = none."""
     processors = usable_processors()
     if unique < MIN_POOLED or processors < 4 or not can_start():
         return 0
@@ -206,18 +209,18 @@ def chosen_children(unique: int) -> int:
 
 
 def can_start() -> bool:
-    """Whether this Python knows its own program, which a child runs. A Python inside another program may not."""
+    """Whether this Python knows the path of its executable, which a child runs. An embedded Python may not know it."""
     return bool(sys.executable)
 
 
 def _code(ended: ChildEnded) -> str:
-    """Without what the child printed, which a log is not to hold."""
+    """The exit code alone, because a log must not contain what the child printed."""
     return ended.reason.partition(":")[0]
 
 
 def _failed(reason: str) -> EngineError:
     return EngineError(
-        f"two processes that judge records ended at the same ones: {reason}",
+        f"two processes ended while they judged the same records: {reason}",
         f"Try again. If it fails again, report the message; {option('domain')} off scores without judging.",
     )
 

@@ -7,7 +7,7 @@ NUCLEOTIDES = "ACGTUN"
 NUCLEOTIDES_FROM = 20
 # The columns of an AIRR table that hold the protein; its column `sequence` holds the DNA.
 PROTEIN_COLUMNS = ("sequence_aa", "sequence_alignment_aa")
-# Words that tables hold for a missing value. "NA" and "NAN" are residue letters too.
+# Words that mark a missing value in tables. The letters of "NA" and "NAN" are also residue letters.
 MISSING = frozenset({"NA", "NAN", "N/A", "#N/A", "<NA>", "NONE", "NULL", "-"})
 # Low complexity, from 30 letters on: fewer than 8 different letters, or one letter that makes up half of the sequence.
 # The domains of the public sets (Boughter, Jain, Shehata, Harvey, the repertoire, light chains) have at least 16
@@ -19,7 +19,8 @@ MIN_LETTERS = 8
 def refusal(sequence: str) -> str | None:
     """Why a cleaned, upper-case sequence is not scored at all, or None.
 
-    Tests only what the text is made of; letters that are not residues and the length limit are alphabet.problem's.
+    Only the composition of the text is tested. alphabet.problem tests the length, and refuses letters that are not
+    residues.
     """
     if not sequence:
         return "empty sequence"
@@ -34,7 +35,7 @@ def refusal(sequence: str) -> str | None:
     unknown = sequence.count("X")
     if 2 * unknown > len(sequence):
         return f"{unknown} of {len(sequence)} residues are unknown (X), more than half"
-    # Other text is not a protein's letters at all: alphabet.problem names the character.
+    # Other text contains characters that are not letters. alphabet.problem names the first of them.
     letters = len(sequence) >= COMPLEXITY_FROM and sequence.isascii() and sequence.isalpha()
     return _low_complexity(sequence) if letters or nucleotides else None
 

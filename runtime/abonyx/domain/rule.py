@@ -13,7 +13,7 @@ from abonyx.wording import option
 
 Check = Literal["check", "require", "off"]
 CHECKS: tuple[Check, ...] = ("check", "require", "off")
-# From sequences and the chains of a rule to their judgements, in order.
+# A function of sequences and the chains of a rule. It returns one judgement for each sequence, in order.
 Judge = Callable[[list[str], tuple[str, ...]], Iterable[Judgement]]
 
 
@@ -21,9 +21,10 @@ class DomainRule(NamedTuple):
     """How chain and domain of each record are checked before it is scored.
 
     Attributes:
-        check: "check" flags a record that the head was not trained on, "require" rejects it, "off" does not look.
+        check: what happens to a record unlike the head's training set. "check" flags it, "require" rejects it, "off"
+            does not test it.
         trim: score the variable domain inside a longer record, in place of all of its residues.
-        chains: letters of flags.CHAIN_NAMES, those that the head was trained on.
+        chains: the chains that the head was trained on, as letters of flags.CHAIN_NAMES.
     """
 
     check: Check = "check"
@@ -31,24 +32,24 @@ class DomainRule(NamedTuple):
     chains: tuple[str, ...] = ("H",)
 
     def judgements(self, sequences: list[str], judge: Judge = judge_in_turn) -> Iterator[Judgement]:
-        """One a sequence, in order; by default in this process, each when it is needed.
+        """One judgement for each sequence, in order. By default, each is made in this process when it is read.
 
         Args:
-            sequences: cleaned, of the alphabet's letters.
-            judge: what judges them.
+            sequences: cleaned sequences that contain only letters of the alphabet.
+            judge: the function that judges them.
         """
         if self.check == "off":
             return itertools.repeat(Judgement(), len(sequences))
         return iter(judge(sequences, self.chains))
 
     def facts(self) -> dict[str, str | bool | None]:
-        """What results depend on, by the name a user knows it by; a part of a run's identity."""
+        """The settings of this rule that change results, under names that users know; a part of a run's identity."""
         judges = None if self.check == "off" else f"{judged_by()}, chains {', '.join(self.chains)}"
         return {"--domain": self.check, "--trim domain": self.trim, "chain and domain judged by": judges}
 
 
 def refuse_rule(check: object, trim: object) -> None:
-    """Refuse, by a ConfigError, values of the options `domain` and `trim` that make no rule."""
+    """Raise a ConfigError if the values of the options `domain` and `trim` do not make a valid rule."""
     if check not in CHECKS:
         raise ConfigError(
             f"{option('domain')} is {first_line(repr(check))}", f"Give one of {', '.join(map(repr, CHECKS))}."
@@ -71,7 +72,7 @@ class Part(NamedTuple):
 
     Attributes:
         sequence: those residues.
-        judgement: of them.
+        judgement: the judgement of these residues.
         place: "FIRST-LAST", counted from 1 in the cleaned record, if the rule trims and there is a domain to trim to;
             else "", and the whole record is scored.
     """
@@ -82,7 +83,7 @@ class Part(NamedTuple):
 
 
 def part_problem(part: Part, rule: DomainRule, limit: SequenceLimit) -> str | None:
-    """Why a judged part is not scored, or None: its length or an X after trimming, or a rule that requires trust."""
+    """Why a judged part is not scored: its length, an X, or a rule that requires trust; None if it is scored."""
     flags = part.judgement.text
     why = limit.problem(part.sequence)
     if why and flags:

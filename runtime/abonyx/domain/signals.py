@@ -13,7 +13,7 @@ Handler = Callable[[int, FrameType | None], object]
 
 @contextmanager
 def signals_held() -> Iterator[None]:
-    """Call Python's signal handlers after the block, not in it; for code that drops what a handler raises.
+    """Call Python's signal handlers after the block, not during it. For code that loses what a handler raises.
 
     A signal without a Python handler acts at once, as before. Outside the main thread, where no handler runs, nothing
     changes.
@@ -35,7 +35,7 @@ def signals_held() -> Iterator[None]:
 
 
 def _restore(handlers: dict[int, Handler]) -> None:
-    """Set them all, also if one that is set already raises meanwhile."""
+    """Set all handlers again, even if one that is already set raises an exception meanwhile."""
     try:
         while handlers:
             number = next(iter(handlers))
@@ -47,7 +47,7 @@ def _restore(handlers: dict[int, Handler]) -> None:
 
 
 def _deliver(arrived: list[int]) -> None:
-    """Raise them all, also if a handler raises."""
+    """Raise all signals that arrived, even if a handler raises an exception."""
     try:
         while arrived:
             signal.raise_signal(arrived.pop(0))

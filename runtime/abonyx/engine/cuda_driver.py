@@ -56,7 +56,7 @@ def chosen_device(device_id: int) -> CudaDevice:
 
     Raises:
         ProviderUnavailable: there is no driver, it does not work, it sees no GPU, or the GPU cannot be used.
-        ConfigError: the driver sees fewer GPUs.
+        ConfigError: there is no GPU with this number.
     """
     driver = read_cuda_driver(memory_of=device_id)
     if driver.problem:

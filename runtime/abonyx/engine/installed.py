@@ -86,7 +86,7 @@ def preload(ort: ModuleType) -> None:
 
 def identity(ort: ModuleType, config: RuntimeConfig, card: CudaDevice | None) -> str:
     """The key of a remembered self-test. With another engine, system or device, the self-test is run again."""
-    # platform() has the version of the system; Core ML is part of macOS
+    # platform() contains the version of the system, and so identifies Core ML, which is part of macOS
     device = f"{platform.node()}/{platform.platform()}/{platform.processor()}"
     if card is not None:
         device += f"/{card.name}/{card.uuid}"

@@ -1,7 +1,7 @@
 """The only module that imports ONNX Runtime: it loads a graph, runs it, and turns its errors into errors of abonyx.
 
-Only the InferenceSession may be kept. Any other object of ONNX Runtime (a NodeArg, an IO binding, the model's metadata)
-would keep all of its memory.
+Only the InferenceSession may be kept. As long as any other object of ONNX Runtime is kept (a NodeArg, an IO binding,
+the model's metadata), none of the model's memory is freed.
 """
 
 from __future__ import annotations
@@ -125,8 +125,8 @@ def check_available(ort: ModuleType, config: RuntimeConfig) -> CudaDevice | None
     """Check that the config's provider can start here; returns the GPU if the provider is cuda.
 
     Raises:
-        ProviderUnavailable: this engine does not have the provider, or there is no such GPU.
-        ConfigError: the config has too many threads, or a number of a GPU that does not exist.
+        ProviderUnavailable: this engine does not have the provider, or there is no GPU that can be used.
+        ConfigError: the config has too many threads or streams, or the number of a GPU that does not exist.
     """
     thread_count(config.cpu.threads, "cpu.threads")
     provider_options(config)  # raises if the options are wrong
@@ -335,7 +335,7 @@ def import_engine() -> ModuleType:
     silence()
     try:
         engine: ModuleType = importlib.import_module("onnxruntime")
-        if not hasattr(engine, "InferenceSession"):  # pip left an empty folder after two engines with the same name
+        if not hasattr(engine, "InferenceSession"):  # pip can leave an empty folder if two engines were installed
             raise ImportError(f"{getattr(engine, '__path__', engine)} does not contain it")
         engine.set_default_logger_severity(4)  # log nothing: errors are raised
     except ImportError as error:

@@ -65,7 +65,7 @@ def private_copy(bundle: Bundle, variant: Variant) -> tuple[Bundle, dict[str, st
             "Free disk space, or set ABONYX_CACHE_DIR to a folder that can be written and has space. "
             "docs/reliability.md says which engines need the copy.",
         ) from error
-    # Without the stamps of folders: another process may change those, and only this user can exchange the folders.
+    # The stamps of folders are left out: another process may change them. Only this user can replace the folders.
     return copy, {name: stamps[name] for name in names}
 
 

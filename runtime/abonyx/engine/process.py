@@ -42,7 +42,7 @@ def processor_quota() -> float | None:
 
 
 class Memory(NamedTuple):
-    """Memory that this process may use, in bytes; None if the system does not tell (no /proc).
+    """Memory that this process may use, in bytes; None if the system does not report it (no /proc).
 
     Attributes:
         total: all memory.
@@ -80,12 +80,12 @@ def thread_count(asked: int | None, key: str) -> int:
         key: the config key of that number, for the message.
 
     Raises:
-        ConfigError: the number is larger than this process may use.
+        ConfigError: the number is larger than the number of processors that this process may use.
     """
     usable = usable_processors()
     if asked is not None and asked > usable:
         raise ConfigError(
-            f"config: {key} is {asked}, this process may use {usable} (affinity and container quota)",
+            f"config: {key} is {asked}, but this process may use {usable} processors (affinity and container quota)",
             f"Give at most {usable}, or leave it out. Threads that wait for a processor slow down the others.",
         )
     return asked or usable
@@ -162,7 +162,7 @@ def release_memory() -> None:
 
 
 def skip_exit_handlers_after_fork() -> None:
-    """Let every later forked child end without the C library's exit handlers, like children of multiprocessing.
+    """Make later forked children end without the C library's exit handlers, as children of multiprocessing do.
 
     ONNX Runtime's exit handlers destroy a condition variable on which threads of the parent wait. A child that ends by
     sys.exit or an uncaught error would hang there, and its parent would wait for it forever. Python's own clean-up runs

@@ -81,9 +81,9 @@ class Processor(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: the vendor's name; in a virtual machine it may be short, e.g. "AMD EPYC".
-        generation: e.g. "Zen 4"; "Sapphire Rapids or later" if only the instruction sets tell; "" if unknown.
-        family, model, stepping: its numbers; None if the system does not tell.
-        instruction_sets: the INSTRUCTION_SETS that it has; [] also if the system does not tell.
+        generation: e.g. "Zen 4"; "Sapphire Rapids or later" if only the instruction sets show it; "" if unknown.
+        family, model, stepping: its numbers; None if the system does not report them.
+        instruction_sets: those of INSTRUCTION_SETS that it has. Also [] if the system does not report them.
     """
 
     name: str

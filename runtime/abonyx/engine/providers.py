@@ -52,12 +52,13 @@ class Provider:
     grid: ShapeGrid = EXACT
 
 
-# Token budgets. cpu and openvino: batches that fit into a processor's cache. benchmarks/NOTES.md has the curves, which
-# are so flat here that nothing needs to be measured at the first use. cuda: enough rows to keep the GPU busy. coreml:
-# its one shape. Windows. A kill loses one or two windows. 1,024 records take seconds with the small model and minutes
-# with 33 layers on two cores. With 1,024 records and batches of 512 tokens, padding of 43,935 real sequences is 0.05 %.
-# With batches of 65,536 tokens it would be 6.8 %; with 16,384 records it is 1.0 %. Grid. cuDNN makes a new attention
-# plan for each shape (benchmarks/NOTES.md, "Few shapes on a card").
+# - Token budgets: on cpu and openvino, batches fit into a processor's cache. At these sizes the curves in
+#   benchmarks/NOTES.md are so flat that nothing needs to be measured at the first use. On cuda, a batch has enough rows
+#   to keep the GPU busy. On coreml, every batch has the one shape of Core ML.
+# - Windows: a kill loses one or two windows. 1,024 records take seconds with the small model, and minutes with 33
+#   layers on two cores. With 1,024 records and batches of 512 tokens, padding of 43,935 real sequences is 0.05 %. With
+#   batches of 65,536 tokens it would be 6.8 %; with 16,384 records it is 1.0 %.
+# - Grid: cuDNN makes a new attention plan for each shape (benchmarks/NOTES.md, "Few shapes on a card").
 PROVIDERS: dict[ProviderName, Provider] = {
     "cpu": Provider("CPUExecutionProvider", "cpu", 512, 1_024),
     "cuda": Provider("CUDAExecutionProvider", "gpu", 32_768, 16_384, ShapeGrid(tokens=4, rows=8)),
@@ -157,7 +158,7 @@ def coreml_cache_dir(config: RuntimeConfig, bundle_sha256: str, model: str, engi
     """Folder for the program that Core ML compiles from one graph; None if it is not kept.
 
     Core ML's provider identifies a compiled program only by its path (microsoft/onnxruntime#23065), and a program of
-    another engine version fails. So the folder's name has everything that changes the program.
+    another engine version fails. So the folder's path contains everything that changes the program.
 
     Args:
         config: the config.
@@ -173,7 +174,7 @@ def coreml_cache_dir(config: RuntimeConfig, bundle_sha256: str, model: str, engi
 
 
 def _openvino_options(chosen: OpenVinoOptions) -> dict[str, str]:
-    # precision FP32 is enough to get float32 on a processor with bfloat16 (measured: AVX512_BF16, 1.24.1).
+    # precision FP32 is enough to get float32 on a processor with bfloat16 (measured: AVX512_BF16, version 1.24.1).
     options = {"device_type": chosen.device, "precision": "FP32"}
     if chosen.device == "CPU":
         threads = thread_count(chosen.threads, "openvino.threads")
@@ -185,7 +186,8 @@ def _openvino_options(chosen: OpenVinoOptions) -> dict[str, str]:
         options["num_of_threads"] = str(threads)
     options["num_streams"] = str(chosen.streams)
     if chosen.precision == "bf16":
-        # The provider's option `precision` does not have bfloat16. load_config is JSON with OpenVINO's own properties.
+        # The provider's option `precision` does not accept bfloat16. The option `load_config` takes OpenVINO's own
+        # properties, as JSON.
         options["load_config"] = json.dumps({"CPU": {"INFERENCE_PRECISION_HINT": "bf16"}})
     return options
 

@@ -3,7 +3,7 @@
 ONNX Runtime maps a file of weights. As long as the model is open, it reads from the file every tensor that it has not
 copied. If somebody writes to the file, scores change; if somebody shortens it, the process crashes (SIGBUS). So abonyx
 reads the tensors that the engine would not copy, and passes them in memory. Afterwards no part of the file may be
-mapped. If a part is mapped, or if the system does not tell, the model is loaded from a private copy.
+mapped. If a part is mapped, or if this is not known, the model is loaded from a private copy.
 docs/reliability.md describes both ways.
 """
 
@@ -23,15 +23,15 @@ from abonyx.errors import BundleError
 _DTYPES: dict[str, npt.DTypeLike] = {
     **{FLOAT32: "<f4", FLOAT16: "<f2", UINT8: "u1", INT8: "i1", INT32: "<i4", INT64: "<i8"},
 }
-# Larger tensors that the engine packs are left to it: packing makes a copy, and a second copy of gigabytes would stay
-# in memory. benchmarks/NOTES.md has the memory that passing tensors takes.
+# The engine reads larger tensors that it packs itself: packing makes a copy, and a second copy of gigabytes would stay
+# in memory. benchmarks/NOTES.md shows how much memory is used if tensors are passed.
 LEFT_TO_ENGINE_BYTES = 64 * 2**10
 _MAPS = Path("/proc/self/maps")
 _CHANGED_FIX = "Another process is changing the bundle. End that process, and open again."
 
 
 def handed_over(graph: GraphFile) -> list[StoredTensor]:
-    """The tensors to pass in memory, because the engine would not copy them: small ones, and those it does not pack."""
+    """The tensors to pass in memory: those that the engine does not pack, so does not copy, and all small ones."""
     return [one for one in graph.tensors.values() if not one.packed or one.size_bytes <= LEFT_TO_ENGINE_BYTES]
 
 
@@ -59,14 +59,14 @@ def read_tensors(folder: Path, tensors: Iterable[StoredTensor]) -> list[npt.NDAr
 
 
 def mapped(paths: Collection[Path]) -> bool | None:
-    """Whether this process has a part of one of these files mapped; None if the system does not tell (no /proc)."""
+    """Whether this process has a part of one of these files mapped; None if this is not known (no /proc)."""
     try:
         lines = _MAPS.read_bytes().splitlines()
         wanted = {(status.st_dev, status.st_ino) for status in map(os.stat, paths)}
     except OSError:
         return None
-    # Compare names too, because files of an overlay have other numbers in the list. A line end in a name is \\012
-    # there.
+    # Names are compared too, because files of an overlay have other numbers in the list. The list writes a line end in
+    # a name as \012.
     names = {os.fsencode(os.path.realpath(path)).replace(b"\n", b"\\012") for path in paths}
     for line in lines:  # "start-end perms offset major:minor inode path"; all but the inode are hexadecimal
         fields = line.split(None, 5)

@@ -1,1 +1,1 @@
-"""How well scores agree with labels: metrics, pictures, a report. Alone in needing the extra `evaluate`."""
+"""How well scores agree with labels: metrics, pictures, a report. Only this package needs the extra `evaluate`."""

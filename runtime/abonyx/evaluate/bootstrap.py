@@ -81,10 +81,10 @@ def _confusion_metrics(below: Ints, positives: Ints, called: int) -> dict[str, F
 
 
 def _ranking_metrics(tp: Ints, fp: Ints) -> dict[str, Float64Array]:
-    """ROC AUC and average precision, from the counts above each distinct p; rows of equal p are one step."""
+    """ROC AUC and average precision, from the counts at or above each distinct p; rows of equal p are one step."""
     new_tp, new_fp = np.diff(tp, prepend=0), np.diff(fp, prepend=0)
     total_tp, total_fp = tp[:, -1].astype(np.float64), fp[:, -1].astype(np.float64)
-    # Trapezoids under the ROC curve; a positive and a negative of equal p count as half in order.
+    # Trapezoids under the ROC curve; a positive and a negative of equal p count as half a correct pair.
     area = (new_fp * (tp - new_tp / 2)).sum(axis=1) / (total_tp * total_fp)
     # Steps without a drawn row add nothing; their precision could be 0 / 0.
     precision = tp / np.maximum(tp + fp, 1)

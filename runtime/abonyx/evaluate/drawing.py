@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 # From the palette of Okabe and Ito, which every kind of colour vision tells apart. Line styles and hatches differ, too.
 BLUE, VERMILLION, GREY = "#0072B2", "#D55E00", "#595959"
-# Over matplotlib's own defaults, so that a user's matplotlibrc changes nothing. The salt fixes the SVG's ids.
+# These override matplotlib's own defaults, so that a user's matplotlibrc changes nothing. The salt fixes the SVG's ids.
 _STYLE = {
     "font.size": 11,
     "axes.titlesize": 11,

@@ -30,8 +30,8 @@ from abonyx.evaluate.value_pictures import ValueSubject, draw_values
 from abonyx.run.request import RunRequest
 from abonyx.wording import option
 
-# If less than this share of the labels lies in the head's interval, they probably have another unit: the interval holds
-# several times as many random labels.
+# If less than this share of the labels lies in the head's interval, they probably have another unit: in the right unit,
+# several times this share lies in it, even of random labels.
 _FEW_COVERED = 0.1
 
 
@@ -44,7 +44,7 @@ class EvaluatedHead(Protocol):
         task: the kind of its labels.
         threshold: of its calls; None = it makes none.
         column: the column of its scores in predictions.csv, named as in results.
-        used: what the last line of the summary says was used.
+        used: what the last line of the summary names: the threshold, or the unit.
     """
 
     @property
@@ -94,12 +94,12 @@ class ClassHead:
 
     @property
     def threshold(self) -> float:
-        """Of the calls."""
+        """The threshold of the calls."""
         return self.rule.threshold
 
     @property
     def column(self) -> str:
-        """As results have it."""
+        """The name of the column in results."""
         return P if self.first else f"{self.spec.name}_p"
 
     @property
@@ -147,7 +147,7 @@ class ValueHead:
 
     @property
     def column(self) -> str:
-        """As results have it."""
+        """The name of the column in results."""
         return f"{self.spec.name}_value"
 
     @property
@@ -172,7 +172,7 @@ class ValueHead:
         found = card.interval
         if found is not None and found.covered is not None and found.covered < _FEW_COVERED:
             held = f"only {found.covered:.0%} of the labels lie in the head's {found.confidence:.0%} interval"
-            notes.append(f"{held}: check that they are in {self._unit}")
+            notes.append(f"{held}: check that the labels are in {self._unit}")
         return msgspec.structs.replace(card, notes=[*card.notes, *notes])
 
     def stability(self, varied: Varied, scores: Float32Array) -> ValueStability:

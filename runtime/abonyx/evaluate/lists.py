@@ -43,7 +43,7 @@ def shortlist(each: EvaluatedSet, run: RunRequest, head: EvaluatedHead) -> Table
 
 
 def wrong_rows(each: EvaluatedSet, head: EvaluatedHead) -> Table:
-    """The labelled rows that are called wrong, furthest from the threshold first; for values, all by size of error."""
+    """The labelled rows with a wrong call, furthest from the threshold first; for values, all, largest error first."""
     threshold = head.threshold
     rows = []
     for id_, label, score, judged in zip(

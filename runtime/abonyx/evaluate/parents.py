@@ -101,9 +101,9 @@ def _comparable(y: Float64Array, strata: Int64Array) -> int:
 
 
 def _weighing_parents(y: Float64Array, group: Int64Array, strata: Int64Array) -> float:
-    """The effective number of parents (Kish): so many of equal weight would support the figure as well.
+    """The effective number of parents (Kish): as many of equal weight support the figure equally well.
 
-    The weight of a parent is how many pairs of its rows have one stratum and different labels.
+    The weight of a parent is the number of pairs of its rows with the same stratum and different labels.
     """
     rows_of = np.bincount(strata)
     alike = np.unique(np.stack([strata, np.unique(y, return_inverse=True)[1].ravel()]), axis=1, return_counts=True)
@@ -115,8 +115,8 @@ def _weighing_parents(y: Float64Array, group: Int64Array, strata: Int64Array) ->
 def _sentence(told: str | None, shared: int | None) -> str:
     """Whether variants of one parent and one charge are ranked better than by chance."""
     if shared:
-        return f"The head was trained on {shared:,} of these rows: this says nothing of other variants."
-    return told or "Whether the model ranks variants at equal charge cannot be told from these rows."
+        return f"The head was trained on {shared:,} of these rows: the figures say nothing about other variants."
+    return told or "These rows cannot show whether the model ranks variants at equal charge better than chance."
 
 
 def formal_charge(sequences: Sequence[str]) -> Int64Array:
@@ -178,7 +178,7 @@ def measure_by_parent(
         what = ("rows of both classes" if classes else "rows of different values") + " without a flag" * (n_flagged > 0)
         raise InputError(
             f"{option('by')} {printable(column)}: none of {len(names)} parents has {what}",
-            "Name the column in which the variants of one parent have the same cell.",
+            "Name the column that has the same text for all variants of one parent.",
         )
     rows = [_of_parent(name, group == number, y, questions, charge, statistic) for name, number in numbers.items()]
     compared = [parent for parent in rows if parent.model is not None]
@@ -232,7 +232,7 @@ def _nothing_left(column: str, flagged: int) -> InputError:
         "the only labelled row with a parent is" if flagged == 1 else f"all {flagged:,} labelled rows with a parent are"
     )
     what = f"{option('by')} {printable(column)}: {rows} flagged, and flagged rows are not compared"
-    fix = f"Give whole variable domains of the head's chains, or leave {option('by')} out: docs/domain.md."
+    fix = f"Give whole variable domains of the head's chains, or leave {option('by')} out. See docs/domain.md."
     return InputError(what, fix)
 
 

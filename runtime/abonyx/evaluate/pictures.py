@@ -93,8 +93,8 @@ def _paint_precision_recall(axes: Axes, subject: Subject) -> None:
     precision, recall, _ = precision_recall_curve(subject.y, subject.p, drop_intermediate=True)
     (_, fp), (fn, tp) = subject.measured.confusion
     label = f"AUC {subject.measured.metrics['pr_auc'].text()}"
-    # The area is a sum of steps: each precision holds back to the recall before it. The first step reaches the axis: it
-    # leaves out scikit-learn's point of precision 1 at recall 0, and negatives above the first positive.
+    # The area is a sum of steps: each step has the precision at its right end. The first step begins at recall 0:
+    # scikit-learn's point of precision 1 at recall 0, and negatives above the first positive, are left out.
     start = int(np.flatnonzero(recall)[-1])
     precision, recall = np.append(precision[: start + 1], precision[start]), np.append(recall[: start + 1], 0)
     axes.plot(recall, precision, drawstyle="steps-post", color=BLUE, linewidth=2, label=label)
@@ -160,7 +160,7 @@ def _paint_dots(axes: Axes, subject: Subject) -> None:
             label=label,
         )
     axes.axhline(0, color=GREY, linewidth=0.8)
-    axes.set(ylim=(-highest - 1, highest + 1), ylabel=f"rows in steps of {1 / _DOT_BINS:g}")
+    axes.set(ylim=(-highest - 1, highest + 1), ylabel=f"rows per step of {1 / _DOT_BINS:g}")
     ticks = axes.get_yticks()
     axes.set_yticks(ticks, [f"{abs(tick):.0f}" if tick == round(tick) else "" for tick in ticks])
     axes.set_ylim(-highest - 1, highest + 1)

@@ -59,7 +59,7 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
         input: the file's name; input_sha256: of its bytes.
         head: name of the head that was evaluated.
         values: facts about the values of a head; None if it gives a probability.
-        n: labelled rows, flagged or not, from which the metrics are.
+        n: labelled rows, flagged or not, from which the metrics are computed.
         n_positive, n_negative: rows labelled 1 and 0; None for values.
         n_flagged: how many of n have no call because they are flagged; None if flags were not looked for.
         flags: reason -> scored rows that have it, with a label or without; a row may have several.
@@ -127,7 +127,7 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
             ("input", f"{self.input}, sha256 {self.input_sha256}"),
             ("head", self.head if values is None else f"{self.head}, {values.words}"),
             ("rows with a label", self._labelled()),
-            ("rows without", f"{self.n_unlabelled:,}"),
+            ("rows without a label", f"{self.n_unlabelled:,}"),
             ("rows flagged", self._flags()),
             ("records rejected", f"{self.n_rejected:,}"),
             *self._calls(),
@@ -166,7 +166,11 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
         ]
 
     def lines(self, name: str) -> list[str]:
-        """Return the summary's lines: n and metrics, of all labelled rows and without flags; the card's; stability."""
+        """Return the summary's lines.
+
+        They are: n and metrics of all labelled rows, and of those without a flag; the card's sentence, and how its
+        interval was made; stability; variants of one parent.
+        """
         unflagged = f"{name}, flagged rows left out: {self._unflagged_line()}"
         more = [f"{name}: {measured.line()}" for measured in (self.stability, self.by_parent) if measured]
         drawn = self.drawn("the line above")
@@ -188,8 +192,8 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
             else f"similar sequences (linked at {folds.level} % identity)"
         )
         return (
-            f"the interval in {place} draws whole clusters of {alike}, since their labels tend to be alike; "
-            "the intervals of the metrics draw single rows, and are often narrower"
+            f"the interval in {place} is from draws of whole clusters of {alike}, whose labels tend to be alike; "
+            "the intervals of the metrics are from draws of single rows, and are often narrower"
         )
 
     def _line(self, name: str) -> str:
@@ -218,7 +222,7 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
         if self.n_flagged is None:
             return "not looked for"
         counts = ", ".join(f"{name} {count:,}" for name, count in self.flags.items())
-        return f"{self.n_flagged:,} of those with a label" + (f"; of all rows: {counts}" if counts else "")
+        return f"{self.n_flagged:,} of the rows with a label" + (f"; flags of all rows: {counts}" if counts else "")
 
 
 def _word(value: str | bool | None) -> str:

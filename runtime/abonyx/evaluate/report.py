@@ -40,7 +40,7 @@ ul { background: var(--soft); padding: .6rem 1rem .6rem 2rem; margin: .8rem 0; b
 .pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); gap: 1rem; }
 figure { margin: 0; }
 .pictures img { width: 100%; height: auto; background: #ffffff; border: 1px solid var(--rule); border-radius: .3rem; }
-/* A picture has one set of colours. Inverted with its hues turned back, it is dark, and blue stays blue. */
+/* A picture has one set of colours. The filter makes it dark: it inverts the colours, then restores the hues. */
 @media (prefers-color-scheme: dark) { .pictures img { filter: invert(1) hue-rotate(180deg); border-color: #b6b6b6; } }
 @page { margin: 10mm; }
 @media print {
@@ -88,7 +88,7 @@ def report(title: str, record: EvaluationRecord, lists: Lists, pictures: Iterabl
 <p class="verdict">{escape(record.card.sentence)}</p>
 {_parents_verdict(record)}{_drawn(record)}<p class="rows">{escape(record.rows_line())}</p>
 {f"<ul>{notes}</ul>" if notes else ""}
-<h2>Metrics (95 % intervals: rows drawn)</h2>{_metrics(record, record.metrics)}{_unflagged(record)}
+<h2>Metrics (95 % intervals from draws of rows)</h2>{_metrics(record, record.metrics)}{_unflagged(record)}
 {_by_parent(record)}{_stability(record)}<h2>Pictures</h2>
 <div class="pictures">{images}</div>
 {_wrong(lists.wrong, record)}{_shortlist(lists.shortlist)}{_flagged(lists.flagged, record)}
@@ -175,8 +175,8 @@ def _shortlist(table: Table) -> str:
     """The best rows, in the order of the head's scores."""
     more = _more(len(table.rows), LISTED_BEST, "shortlist.csv")
     return (
-        f"<h2>Shortlist</h2>\n<p>The rows in the order of their scores. Read the first sentence of this page before "
-        f"you use it. Flagged rows come last.</p>\n{_table(table, LISTED_BEST)}{more}\n"
+        f"<h2>Shortlist</h2>\n<p>The rows are in the order of their scores; flagged rows come last. Read the first "
+        f"sentence of this page before you use the list.</p>\n{_table(table, LISTED_BEST)}{more}\n"
     )
 
 

@@ -47,7 +47,7 @@ class EvaluatedSet:
 
     @property
     def labels(self) -> Sequence[float | None]:
-        """0 and 1, or measured values, one a row; None = not labelled."""
+        """0 and 1, or measured values, one for each row; None = not labelled."""
         return self.checked.labels or self.checked.values
 
     def of_labelled(self, column: Sequence[Cell]) -> list[Cell]:
@@ -69,7 +69,7 @@ def read_set(source: Path, request: EvaluationRequest, run: RunRequest, head: He
         InputError: it cannot be read, has no label, or has labels of a kind that does not fit the head.
     """
     regular = os.path.isfile(source) or os.path.isdir(source)  # noqa: PTH112, PTH113
-    if os.path.exists(source) and not regular:  # noqa: PTH110 (what is missing, or a directory, the reader reports)
+    if os.path.exists(source) and not regular:  # noqa: PTH110 (the reader reports a missing path or a directory)
         what = f"{source}: is a device or a pipe, which cannot be read twice"
         raise InputError(what, "Give a file: its sha256 is recorded beside the metrics.")
     try:
@@ -98,11 +98,11 @@ def read_set(source: Path, request: EvaluationRequest, run: RunRequest, head: He
 
 def _other_kind(head: HeadSpec, bundle: Bundle) -> str:
     """What to do about labels of a kind that does not fit the head."""
-    gives = "a probability: its labels are 0 and 1"
+    gives = "a probability and needs labels 0 and 1"
     if head.kind != LOGISTIC:
-        gives = f"values in {head.unit}: its labels are measured values"
+        gives = f"values in {head.unit} and needs measured values as labels"
     others = [each.name for each in bundle.manifest.heads if each.kind != head.kind]
     column = f"another column with {option('label_column')}"
     if others:
         return f"Head {head.name} gives {gives}. Name {' or '.join(others)} with {option('head')}, or {column}."
-    return f"Head {head.name} gives {gives}, and {bundle.name} has no head of the other kind. Name {column}."
+    return f"Head {head.name} gives {gives}. {bundle.name} has no head of the other kind. Name {column}."

@@ -45,7 +45,7 @@ class Stability(msgspec.Struct, frozen=True):
     def line(self) -> str:
         """What the summary says."""
         shares = ", ".join(f"{name} {each.flips:.1%}" for name, each in self.variations.items())
-        return f"calls of {self.rows} rows that flip: {shares}"
+        return f"share of the calls of {self.rows} rows that flip: {shares}"
 
     def table(self) -> tuple[str, list[list[str]]]:
         """What the report shows: a heading, and a header followed by a row for each variation."""
@@ -58,7 +58,7 @@ class MovedValue(msgspec.Struct, frozen=True):
 
     Attributes:
         mean_change: mean absolute difference, in the head's unit.
-        training_sds: the same over the standard deviation of the head's training values.
+        training_sds: the same, divided by the standard deviation of the head's training values.
     """
 
     mean_change: float
@@ -84,7 +84,7 @@ class ValueStability(msgspec.Struct, frozen=True):
     def line(self) -> str:
         """What the summary says."""
         moved = ", ".join(f"{name} {each.training_sds:.2f}" for name, each in self.variations.items())
-        sd = f"the training values' standard deviation, {self.training_sd:.4g} {self.unit}"
+        sd = f"the training values' standard deviation ({self.training_sd:.4g} {self.unit})"
         return f"mean change of {self.rows} values, in units of {sd}: {moved}"
 
     def table(self) -> tuple[str, list[list[str]]]:
@@ -119,7 +119,7 @@ class Varied:
         kept = np.array([all(each and limit.problem(each) is None for each in row) for row in changed], bool)
         if not kept.any():
             what = f"{name}: none of {len(kept)} rows can be changed in every way that {option('stability')} measures"
-            why = "the rows are too short, or the bundle accepts no X or no longer sequences"
+            why = "the rows are too short, or the bundle does not accept X or longer sequences"
             fix = f"Leave out {option('stability')}: {why}."
             raise InputError(what, fix)
         rows = [row for row, keep in zip(changed, kept, strict=True) if keep]

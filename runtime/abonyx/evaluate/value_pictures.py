@@ -77,7 +77,7 @@ def _paint_scatter(axes: Axes, subject: ValueSubject) -> None:
         label="a row",
         rasterized=len(y) > _MOST_MARKS,
     )
-    # Both axes have the same scale, so that predictions that vary little look like it.
+    # Both axes have the same scale, so that it is visible if predictions vary little.
     axes.set(xlim=ends, ylim=ends)
     subject.name_axis(axes.set_xlabel, "measured")
     subject.name_axis(axes.set_ylabel, "predicted")

@@ -21,7 +21,10 @@ class Question(NamedTuple):
 
 
 def auc(y: Float64Array, asked: Question) -> Statistic:
-    """Share of the pairs of one row of each class within a group that the score orders correctly; ties count half."""
+    """The share of pairs that the score orders correctly; ties count half.
+
+    A pair is one row of each class, both in the same group.
+    """
     order = np.lexsort((asked.score, asked.group))
     positive, score, group = y[order] > 0, asked.score[order], asked.group[order]
     new_group = np.append(True, group[1:] != group[:-1])
@@ -45,7 +48,7 @@ def auc(y: Float64Array, asked: Question) -> Statistic:
 
 
 def spearman(y: Float64Array, asked: Question) -> Statistic:
-    """Correlation of ranks within groups. A rank is a share of its group; resamples keep the ranks."""
+    """Correlation of ranks within groups. A rank is divided by the rows of its group; resamples keep the ranks."""
     ranks = [_ranks(values, asked.group) for values in (y, asked.score)]
     order = np.argsort(asked.group, kind="stable")
     group = asked.group[order]

@@ -16,7 +16,7 @@ CHAIN_TITLES = {"H": "heavy chain", "L": "light chain"}
 _WIDTH_INCHES, _PANEL_INCHES, _MARGIN_INCHES = 14.0, 2.7, 0.9
 _ID_LENGTH = 60
 _SHADE = "#EFEFEF"
-# An IMGT number is written at every residue whose position is a multiple of it.
+# An IMGT number is written at every residue whose position is a multiple of this.
 _NUMBER_STEP = 5
 # Without IMGT numbers, every tenth residue shows its number in the chain.
 _STEP = 10
@@ -41,7 +41,7 @@ def draw_record(record: Explained, heads: list[HeadSpec]) -> tuple[bytes, bytes]
         size = (_WIDTH_INCHES, _MARGIN_INCHES + _PANEL_INCHES * len(panels))
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(len(panels), squeeze=False)[:, 0]
-        flag = f"; flagged, so that its score should not be trusted: {record.flag}" if record.flag else ""
+        flag = f"; flagged, so its score should not be trusted: {record.flag}" if record.flag else ""
         title = f"{drawn(shortened(record.id, _ID_LENGTH))}{flag}"
         figure.suptitle(title, x=0.01, ha="left", weight="bold", parse_math=False)
         for each, (column, head, chain) in zip(axes, panels, strict=True):
@@ -58,9 +58,9 @@ def _title(record: Explained, chain: ExplainedChain, column: int, head: HeadSpec
     terms = []
     for each in own:
         bars = float(each.part.residues[:, column].sum(dtype=np.float64))
-        terms.append(f"{bars:+.3g} {f'of the {CHAIN_TITLES[each.part.chain]}' if len(own) > 1 else 'of residues'}")
+        terms.append(f"{bars:+.3g} {f'from the {CHAIN_TITLES[each.part.chain]}' if len(own) > 1 else 'from residues'}")
     ends = sum(float(each.part.end[column]) for each in own)
-    terms += [f"{ends:+.3g} of the end token, which has no bar"] if ends else []
+    terms += [f"{ends:+.3g} from the end token, which has no bar"] if ends else []
     of_chain = f", {CHAIN_TITLES[chain.part.chain]}" if len(record.chains) > 1 else ""
     total, baseline = found.total[column], found.baseline[column]
     text = f"baseline {baseline:.3g} {' '.join(terms)}"

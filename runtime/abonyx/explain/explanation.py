@@ -45,8 +45,8 @@ MOST_PICTURES = 200
 _WINDOW = 256
 WHAT_IT_IS = (
     "Each number is the share of a head's sum that passes through one residue's final state, less the mean that the "
-    "graph subtracts. With the baseline they sum to the logit or value. They are not the effect of a mutation: the "
-    "final state of a residue sees the whole sequence."
+    "graph subtracts. Together with the baseline, the numbers sum to the logit or value. They are not the effect of "
+    "a mutation: the final state of a residue depends on the whole sequence."
 )
 _CHAIN_NAMES = {"H": "heavy", "L": "light"}
 
@@ -76,7 +76,7 @@ def explain_file(request: ExplanationRequest, run: RunRequest) -> list[str]:
         The lines that the command line prints.
 
     Raises:
-        ConfigError: the output is there already, an unknown head, or too many pictures.
+        ConfigError: an output that exists already, an unknown head, or too many pictures.
         InputError: see read_input.
         BundleError: the bundle's graph gives no contributions.
     """
@@ -90,7 +90,7 @@ def explain_file(request: ExplanationRequest, run: RunRequest) -> list[str]:
     checked = run.read(request.source)
     count = len(checked.ids)
     if request.pictures and count > MOST_PICTURES:
-        what = f"{count} records: at most {MOST_PICTURES} are drawn"
+        what = f"{count} records: pictures of at most {MOST_PICTURES} records can be made"
         raise ConfigError(what, f"Give fewer records, or {option('no_pictures')}: the tables have all of them.")
     opened: list[str] = []
     with staged(request.output) as staging, progress(count) as on_batch:
@@ -145,7 +145,7 @@ def _explained(
     """
     from abonyx.model import open_model  # not before the input was checked
 
-    # the old pipeline makes its batches from the whole file
+    # upstream-batch makes its batches from the whole file
     flags = None if checked.light else scoring.pooled_eos(checked.sequences, run.config.batch_size)
     with open_model(run.config) as model:
         opened.append(f"model: {model.bundle.label()}")

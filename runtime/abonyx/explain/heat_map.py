@@ -1,4 +1,4 @@
-"""The heat map of a scan, residues by IMGT positions, and below it what charge does not explain, on one scale."""
+"""The heat map of a scan, residues by IMGT positions, and below it what charge does not explain, on the same scale."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from abonyx.explain.scan_result import HeadScan, Scan, statement_of
 # Red, white and blue: every kind of colour vision tells them apart.
 _COLOURS = "RdBu_r"
 _NOT_SCANNED, _CDR_SHADE, _FRAMEWORK_SHADE = "#d0d0d0", "#595959", "#e6e6e6"
-# Over matplotlib's own defaults, so that a user's matplotlibrc changes nothing. The salt fixes the SVG's ids.
+# These override matplotlib's own defaults, so that a user's matplotlibrc changes nothing. The salt fixes the SVG's ids.
 _STYLE = {"font.size": 11, "svg.hashsalt": "abonyx", "axes.linewidth": 0.6}
 _DPI = 150
-# Inches: a cell, the least width of all cells, what is left and right of them; above and below those of a panel; above
-# all panels; a line of the caption, and a character of it.
+# Inches: the size of a cell, the least width of all cells together, the margins left and right of the cells; the
+# margins above and below the cells of a panel, and above all panels; a line and a character of the caption.
 _CELL, _LEAST_WIDTH, _LEFT, _RIGHT = 0.21, 5.5, 0.8, 1.9
 _PANEL_ABOVE, _PANEL_BELOW, _TOP = 0.75, 0.75, 0.45
 _LINE, _CHARACTER = 0.19, 0.083
@@ -160,5 +160,5 @@ def _drawable(text: str) -> str:
 
 def _lines(scan: Scan, each: HeadScan) -> list[str]:
     """What a reader of the picture must know."""
-    dot = "Black dot: the parent's residue; the axis names it after its IMGT position."
+    dot = "Black dot: the parent's residue; the axis shows its IMGT position and its letter."
     return [f"{statement_of(scan.validated, each.head.name)} A scan recommends no mutant.", f"{each.sentence()}.", dot]

@@ -16,9 +16,10 @@ class Repertoire(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The table and where it is from.
 
     Attributes:
-        what, made_by, licence, sources: source -> what it is and how many of its domains are counted.
+        what, made_by, licence: what the table has, the script that made it, and its licence.
+        sources: source -> what it is and how many of its domains are counted.
         domains: heavy domains in all.
-        counts: IMGT position -> residue -> domains that have it there. The positions that at least 100 domains have.
+        counts: IMGT position -> residue -> domains that have it there. Only positions that at least 100 domains have.
     """
 
     what: str

@@ -44,7 +44,7 @@ class ScanOptions:
         heads: those to score with.
         first: name of the bundle's first head, whose score column does not have its name.
         letters: the chains that the heads were trained on, H, K or L.
-        positions: of positions_text.
+        positions: as positions_text returns them.
         excluded: residues that are not used as replacements.
         check: "off" = neither parent nor mutants are judged.
         validated: what a user measured of a head's ranking at equal charge; None = nothing.
@@ -112,7 +112,7 @@ def scan(
         exclude: residues that are not used as replacements, such as "C,M".
         heads: names of the bundle's heads, or "all"; None = the first.
         domain: "check" refuses a parent that the heads were not trained on, and flags mutants; "off" skips this.
-        validated: metrics.json of `abonyx evaluate --by COLUMN` for this bundle: the result has its sentence.
+        validated: metrics.json of `abonyx evaluate --by COLUMN` for this bundle; its conclusion is the statement.
         on_batch: called with the number of sequences that were scored, after each batch.
 
     Returns:
@@ -153,7 +153,7 @@ def scan_options(
         ConfigError: see scan. BundleError: the bundle has no head yet.
     """
     if config.batch_size is not None:
-        what = f"{option('pooling')} upstream-batch: there, a score depends on the sequences beside it in a file"
+        what = f"{option('pooling')} upstream-batch: a score then depends on the other sequences of the file"
         raise ConfigError(what, f"Use {option('pooling')} residues.")
     chosen = [head.spec for head in choose_heads(bundle, heads).heads]
     single = ", ".join(head.name for head in bundle.manifest.heads if len(head.chains) == 1) or "none"

@@ -62,7 +62,7 @@ def scan_records(request: ScanRequest, checked: Input) -> list[str]:
         try:
             return _run(request, chosen, parents, stop)
         except KeyboardInterrupt:
-            raise RunInterrupted(f"{stop.asked or 'interrupted'}: ended at once") from None
+            raise RunInterrupted(f"{stop.asked or 'interrupted'}: the scan ended at once") from None
 
 
 def refuse_output(output: Path) -> None:
@@ -110,10 +110,10 @@ def _run(request: ScanRequest, chosen: Input, parents: list[Parent], stop: Stop)
     with _opened(request, chosen, parents) as out:
         done = last_rows(parents).index(out.rows_done) + 1 if out.rows_done else 0
         if done:
-            LOGGER.info(f"resuming after {done} of {len(parents)} parents, which an interrupted scan left")
+            LOGGER.info(f"resuming after {done} of {len(parents)} parents, which an interrupted scan finished")
         if done == len(parents):
             ran = None
-            lines = ["every parent was scanned by an interrupted run; its files are in place", *said]
+            lines = ["an interrupted run had scanned every parent; the files in the output are complete", *said]
         else:
             ran = _scan_rest(request, out, parents, done, stop)
             lines = [*ran.lines(request, parents[done:]), *ran.notes(request, chosen), *said, _wrote(request, parents)]
@@ -150,14 +150,14 @@ def _scan_rest(request: ScanRequest, out: ResumableOutput, parents: list[Parent]
 
 
 def _wrote(request: ScanRequest, parents: Sequence[Parent]) -> str:
-    """The last line: what is in the directory, with what an interrupted scan left."""
+    """The last line: what is in the directory, including the files of an interrupted scan."""
     pictures = len(parents) * len(request.options.heads) * request.pictures
     drawn = f", {pictures} picture{'s' * (pictures > 1)}, each as SVG and PNG" if pictures else ""
     return f"wrote {request.output}: {SCAN_CSV}, {PARENTS_CSV}, {FACTS_JSON}{drawn}"
 
 
 def _write_facts(request: ScanRequest, chosen: Input) -> None:
-    """Write what made the tables."""
+    """Write scan.json, which says how the tables were made."""
     facts = scan_facts(request.options, input_facts(chosen), request.run.metadata(), rank=request.rank)
     with replacing(request.output / FACTS_JSON) as sink:
         sink.write(facts)

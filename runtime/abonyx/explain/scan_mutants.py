@@ -34,12 +34,12 @@ class Mutant(NamedTuple):
 
     @property
     def label(self) -> str:
-        """Its short name: old residue, IMGT position (outside a domain the position itself), new residue."""
+        """Its short name: old residue, IMGT position (outside a domain: position in the sequence), new residue."""
         return f"{self.place.residue}{self.place.imgt or self.place.index + 1}{self.residue}"
 
     @property
     def is_conserved(self) -> bool:
-        """Whether it changes a position that is conserved in nearly all domains."""
+        """Whether the mutant changes a position that is conserved in nearly all domains."""
         return self.place.imgt in CONSERVED
 
 
@@ -93,7 +93,7 @@ def _is_motif(sequence: str, start: int) -> bool:
 
 
 def unpairs_cysteine(parent: str, mutant: Mutant) -> bool:
-    """Whether it leaves an odd number of cysteines by adding or removing one, or removes the one at IMGT 23 or 104."""
+    """Whether the mutant has an odd number of cysteines after a change of one, or lost the one at IMGT 23 or 104."""
     old, new = mutant.place.residue, mutant.residue
     if "C" not in (old, new):
         return False

@@ -13,7 +13,7 @@ from abonyx.input.checked import Input
 from abonyx.wording import option
 
 _TRIM_FIX = f"To cut off what lies outside the domain, use {option('trim_domain')}."
-_FLAGGED_FIX = f"{option('skip')} with {option('domain')} require leaves flagged records out."
+_FLAGGED_FIX = f"To leave flagged records out, use {option('skip')} with {option('domain')} require."
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def choose_parents(checked: Input, id_: str | None) -> Input:
         if twice:
             appear = "id appears" if len(twice) == 1 else "ids appear"
             what = f"{len(twice)} {appear} more than once: {printable(twice[0])!r} {counts[twice[0]]} times"
-            raise InputError(what, f"Give each parent an id of its own; {option('id_column')} names their column.")
+            raise InputError(what, f"Give each parent an id of its own; {option('id_column')} names the ids' column.")
         return checked
     found = [at for at, name in enumerate(checked.ids) if name == id_]
     bad = [record for record in checked.rejected if record.id == id_]
@@ -44,7 +44,7 @@ def choose_parents(checked: Input, id_: str | None) -> Input:
             raise InputError(what, "Correct it, or scan another record.")
         if not found:
             some = ", ".join(printable(name) for name in checked.ids[:5]) + ", ..." * (len(checked.ids) > 5)
-            fix = f"Its ids are {some}; {option('id_column')} names another column."
+            fix = f"The input has the ids {some}; {option('id_column')} names another column of ids."
             raise InputError(f"{option('id')} {printable(id_)!r}: no record has this id", fix)
         refused = f", {len(bad)} of them rejected" if bad else ""
         what = f"{option('id')} {printable(id_)!r}: {len(found) + len(bad)} records have this id{refused}"
@@ -84,7 +84,7 @@ def _stems(ids: Sequence[str]) -> Iterator[str]:
 
 
 def last_rows(parents: Sequence[Parent]) -> list[int]:
-    """For each parent, how many rows scan.csv has up to its last one."""
+    """For each parent, how many rows scan.csv has up to the last row of this parent."""
     ends, total = [], 0
     for parent in parents:
         total += parent.plan.n_mutants

@@ -81,7 +81,7 @@ class HeadScan:
         """What charge explains of the changes."""
         name, unit = self.head.name, self.head.change_unit
         if self.fit is None:
-            return f"{name}: the mutants do not differ enough in charge to take it out"
+            return f"{name}: the mutants do not differ enough in charge to separate its effect"
         slope, intercept, r2, n = self.fit
         line = f"{intercept:.3f} {'+-'[slope < 0]} {abs(slope):.3f} x change of net charge ({unit})"
         return f"{name}: over {n:,} mutants, change = {line}; charge explains {r2:.0%} of the variance"
@@ -93,7 +93,7 @@ def statement_of(validated: Validated | None, head: str) -> str:
 
 
 def statements(validated: Validated | None, names: Sequence[str]) -> list[str]:
-    """How far the order of mutants by each head can be trusted; with the heads' names, if they differ in that."""
+    """How far the order of mutants by each head can be trusted; with the heads' names, if the sentences differ."""
     heads: dict[str, list[str]] = {}
     for name in names:
         heads.setdefault(statement_of(validated, name), []).append(name)
@@ -145,9 +145,12 @@ class Scan:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of the numbers must know, one line each."""
-        known = f"seen_in_repertoire: at least {SEEN:.0%} of {repertoire().source()} have the residue at that position"
+        known = (
+            f"seen_in_repertoire: at least {SEEN:.0%} of the domains with that position have the residue there, "
+            f"in {repertoire().source()}"
+        )
         if self.chain != HEAVY:
-            known = "seen_in_repertoire is empty: the repertoire is of heavy chains"
+            known = "seen_in_repertoire is empty: the repertoire has heavy chains only"
         return (*self.statements, *(each.sentence() for each in self.heads), known)
 
     def head(self, name: str | None = None) -> HeadScan:
@@ -178,9 +181,9 @@ class Scan:
 
     @cached_property
     def repertoire_share(self) -> list[float | None]:
-        """The share (n), 0 to 1, of human VH with that position that have the residue there.
+        """For each mutant, the share, 0 to 1, of human VH with that position that have the new residue there.
 
-        None for a light chain, and at positions that fewer than 100 of them have.
+        None for a light chain, and at positions that fewer than 100 VH of the repertoire have.
         """
         if self.chain != HEAVY:
             return [None] * len(self.mutants)
@@ -282,7 +285,7 @@ class Scan:
 def refuse_ranks(chain: str | None, in_cdrs: bool, name: str) -> None:
     """Raise a ConfigError if mutants of this parent cannot be ranked."""
     if chain != HEAVY:
-        what = f"{option('rank')}: {name} is not a heavy chain, and the repertoire is of heavy chains"
+        what = f"{option('rank')}: {name} is not a heavy chain, and the repertoire has heavy chains only"
         raise ConfigError(what, f"Leave {option('rank')} out.")
     if not in_cdrs:
         what = f"{option('rank')}: no mutant of {name} is in a CDR, and only those are ranked"

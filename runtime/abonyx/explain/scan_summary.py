@@ -12,12 +12,12 @@ from abonyx.explain.scan_request import PARENTS_CSV, ScanRequest
 from abonyx.input.checked import Input
 from abonyx.run.summary_file import CommandSummary, summary_of
 
-# Parents whose charge fit the summary tells; parents.csv has all.
+# For how many parents the summary has the charge fit; parents.csv has it for all.
 _SHOWN = 5
 
 
 class Ran(NamedTuple):
-    """What became of the parents that were scanned now.
+    """What was found for the parents that were scanned in this run.
 
     Attributes:
         model: name and hash of the bundle; opening: notes on opening it.
@@ -58,7 +58,7 @@ def summary_of_scan(
     return summary_of(
         "scan",
         run,
-        chosen if run.skip else dataclasses.replace(chosen, rejected=[]),  # of one record, others may be bad
+        chosen if run.skip else dataclasses.replace(chosen, rejected=[]),  # with --id, other records may be bad
         heads=request.options.names,
         mutants=mutants,
         earlier=earlier,

@@ -73,9 +73,9 @@ def read_validated(
         check: whether the scan looks for flags.
 
     Raises:
-        InputError: path is not a path.
-        ConfigError: it is not such a file; it was measured without --by or without looking for flags; it allows no
-            conclusion; or it is of another bundle, head or pooling.
+        InputError: path is neither a text nor a Path.
+        ConfigError: the file is not a metrics.json of this version; it was measured without --by or without looking
+            for flags; it allows no conclusion; or it is from another bundle, head or pooling.
     """
     if not isinstance(path, str | Path):
         raise InputError(f"{option('validated')} is {type_name(path)}, not a path", _FIX)
@@ -123,7 +123,7 @@ def _read(path: Path, place: str) -> _Metrics:
 
 
 def _refuse_others(found: _Metrics, place: str, bundle: Bundle, config: RuntimeConfig, heads: Sequence[str]) -> None:
-    """Raise a ConfigError if the figure is not of what is scanned."""
+    """Raise a ConfigError if the figure is from another bundle, head or pooling than the scan."""
     if found.bundle_sha256 != bundle.sha256:
         what = (
             f"is of bundle {found.bundle_sha256[:_LABEL_LENGTH]}, and {bundle.name} is {bundle.sha256[:_LABEL_LENGTH]}"
@@ -137,9 +137,9 @@ def _refuse_others(found: _Metrics, place: str, bundle: Bundle, config: RuntimeC
         raise ConfigError(what, "Give a file of a head that scores one chain.")
     if found.head not in heads:
         what = f"{place}: is of head {found.head}, and {', '.join(heads)} is scanned"
-        raise ConfigError(what, f"Scan it, too ({option('heads')}), or give a file of a head that is scanned.")
+        raise ConfigError(what, f"Scan that head, too ({option('heads')}), or give a file of a head that is scanned.")
     if found.pooling != config.pooling:
-        what = f"{place}: was measured with another pooling than {config.pooling}, with which mutants are scored"
+        what = f"{place}: was not measured with pooling {config.pooling}, but mutants are scored with it"
         raise ConfigError(what, f"Evaluate with {option('pooling')} {config.pooling}.")
 
 

@@ -190,7 +190,7 @@ def test_controls_that_do_not_support_it(several: Path, cache: Path, tmp_path: P
     p = scored(several)["nonspecificity"]
     against = (p < np.median(p)).astype(int).tolist()
     with pytest.raises(
-        InputError, match=r"the slope is -.*head nonspecificity ranks the controls against their labels"
+        InputError, match=r"the slope is -.*nonspecificity ranks the controls in the opposite order of their labels"
     ):
         calibrate(several, against, tmp_path / "new", *more)
     exact = scored(several)["hic"].tolist()
@@ -221,7 +221,7 @@ def test_controls_that_are_training_rows_are_counted(
     monkeypatch.setattr(f"{__name__}.SEQUENCES", [*SEQUENCES[:6], f"{SEQUENCES[6]}HHHHHH", *SEQUENCES[7:]])
     values = [float(2.5 * value - 3 + noise) for value, noise in zip(scored(bundle)["hic"], _noise(40), strict=True)]
     said = calibrate(bundle, values, tmp_path / "new", "--head", "hic", "--embedding-cache", str(cache))
-    assert "note: 7 of 40 controls are training rows of the head, which makes it look better than it is" in said
+    assert "note: 7 of 40 controls are training rows of the head, so the head looks better than it is" in said
 
 
 def test_controls_of_one_score_are_refused(several: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

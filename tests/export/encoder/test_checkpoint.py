@@ -157,7 +157,7 @@ CONFIG_FAULTS: dict[str, tuple[dict[str, object], str]] = {
     "no heads": ({"num_attention_heads": 0}, "num_attention_heads is 0 in config.json"),
     "layers in words": ({"num_hidden_layers": "two"}, "num_hidden_layers is 'two' in config.json"),
     "a negative epsilon": ({"layer_norm_eps": -1.0}, "layer_norm_eps is -1.0 in config.json"),
-    "padding without a row": ({"pad_token_id": 99}, "pad_token_id is 99 in config.json, the embedding has 33 rows"),
+    "padding without a row": ({"pad_token_id": 99}, "pad_token_id is 99 in config.json, but the embedding has 33 rows"),
     "no positions": ({"max_position_embeddings": 3}, "max_position_embeddings is 3 in config.json, too few"),
     "odd heads": ({"num_attention_heads": 32}, "hidden size 32 cannot be split into 32 heads of an even width"),
 }

@@ -102,7 +102,7 @@ def test_the_head_is_that_of_the_rows_and_their_copies(mini: Path, tmp_path: Pat
     with abonyx.open_session(tmp_path / "new") as session:
         assert np.allclose(session.score(sequences), expected, atol=2e-5)
     shown = CliRunner().invoke(inspect, [str(tmp_path / "new")])
-    assert "each with 6 copies (start cut or longer)" in shown.output
+    assert "each with 6 copies (start cut or lengthened)" in shown.output
 
 
 def test_a_row_that_cannot_be_longer_is_named(mini: Path, tmp_path: Path) -> None:

@@ -186,7 +186,7 @@ def test_scores_are_scikit_learns_own(
     assert [candidate.c for candidate in training.candidates] == [1.0, 10.0]
     best = max(training.candidates, key=lambda candidate: candidate.roc_auc_mean)
     assert best.c == training.c and best.roc_auc_mean > 0.6
-    assert f"fitting all rows with C {training.c:g}" in said
+    assert f"fitting on all rows with C {training.c:g}" in said
 
 
 def test_cross_validation_is_scikit_learns(parent: Path, labelled: Path, tmp_path: Path) -> None:
@@ -272,7 +272,7 @@ def test_the_card_and_what_a_bundle_keeps_of_its_rows(parent: Path, labelled: Pa
     assert training is not None and training.band is not None and training.band.confidence == 0.7
     assert (
         record.card.calls is None
-        and "48 rows are flagged: without a call, and in all other figures" in record.card.notes
+        and "48 rows are flagged: without a call, but counted in all other figures" in record.card.notes
     )
     rule = choose_calls(bundle, None, None)
     assert rule.band == training.band and f"calls: {rule.text}" in said
@@ -398,7 +398,7 @@ def test_skip_leaves_bad_rows_out_and_lists_them(parent: Path, tmp_path: Path) -
     assert listed[2] == "5,6,no label"  # pandas writes a missing value as nan, also for an id
     assert listed[3].startswith("gap,7,")
     assert len(listed) == 4
-    left_out = "3 of 52 records were rejected and left out; the list of rejected records has why"
+    left_out = "3 of 52 records were rejected and left out; see the list of rejected records"
     assert left_out in (tmp_path / "new" / "card.md").read_text()
 
 

@@ -145,7 +145,7 @@ def test_over_the_gate_nothing_is_written_and_the_worst_products_are_named(
         max_dp={"int8": 1e-6},
     )
     with pytest.raises(
-        ParityError, match=r"max \|dp\| .* limit 1e-06.*products that add most error to the residual stream: \d"
+        ParityError, match=r"max \|dp\| .* limit 1e-06.*products that add the most error to the residual stream: \d"
     ):
         export_bundle(ask)
     assert not (tmp_path / "bundle").exists()
@@ -327,7 +327,7 @@ def test_fit_judges_int8_by_the_new_heads_scores(
     with caplog.at_level("INFO"):
         CliRunner().invoke(fit, [*arguments, "--cv-seeds", "1"], catch_exceptions=False)
     assert caplog.text.count(", int8 max |dp| ") == 2
-    assert "fitting all rows with C 0.001: among the values as good as the best" in caplog.text
+    assert "fitting on all rows with C 0.001: among the values as good as the best" in caplog.text
     before, after = (open_bundle(path).manifest.variants["int8"].quantization for path in (exported, output))
     assert before
     assert after

@@ -175,7 +175,7 @@ def test_what_is_not_a_bundle_is_refused(hub: HubServer, tmp_path: Path) -> None
         fetch(name_of("@main"))
     files = hub.repositories[REPO].commits[hub.add(REPO, MINI)]
     hub.repositories[REPO].add({path: data for path, data in files.items() if path != DATA})
-    with pytest.raises(BundleError, match=f"the manifest lists {DATA}, but the repository does not have it"):
+    with pytest.raises(BundleError, match=f"the repository does not have {DATA}, which the manifest lists"):
         fetch(name_of("@main"))
     assert kept(tmp_path) == ([], [])
 

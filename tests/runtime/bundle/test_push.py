@@ -110,7 +110,7 @@ def test_a_repository_stays_as_public_as_it_is(writable: HubServer, run: Any, ba
     said = run("push", bare, f"hf:{NEW}")
     assert said.code == 2 and f"hf:{NEW}: the repository is public" in said.err and "give --public" in said.err
     done = run("push", bare, f"hf:{NEW}", "--public")
-    assert done.code == 0 and "1 files that are not of this bundle: notes.txt" in done.err
+    assert done.code == 0 and "1 files that do not belong to this bundle: notes.txt" in done.err
     repository.private = True
     said = run("push", bare, f"hf:{NEW}", "--public")
     assert said.code == 2 and "the repository is private" in said.err

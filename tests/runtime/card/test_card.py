@@ -108,7 +108,7 @@ def test_an_interval_that_is_no_narrower_than_the_labels_says_so() -> None:
     found = fitted(labels, NOISE, "values")
     assert found.interval is not None and found.interval.ratio > 0.9
     text = next(each for each in sections(found) if each.title == "Intervals").paragraphs[0]
-    assert text.endswith("80 % of the labels span: no narrower than not predicting.")
+    assert text.endswith("80 % of the labels span: no narrower than without a prediction.")
 
 
 def test_an_embedding_that_knows_the_cluster_shines_in_random_folds_alone() -> None:
@@ -137,7 +137,7 @@ def test_a_fixed_head_of_values() -> None:
     band = ValueBand(confidence=0.8, low=-0.5, high=0.25)
     made = labelled(labels, "values", shared=np.arange(240) < 60, trusted=trusted)
     found = card_of_values(made, predicted, band)
-    assert found.sentence.startswith("Trained on 60 of these 240 rows, so that the figures flatter. Better than ")
+    assert found.sentence.startswith("Trained on 60 of these 240 rows, so the figures are too good. Better than ")
     assert found.difference is not None and found.difference.statistic == "spearman"
     assert (found.task, found.fitted, found.positives, found.calls) == ("values", False, None, None)
     assert values(found, "this head", "mae") == pytest.approx(np.abs(labels - predicted).mean())
@@ -145,9 +145,9 @@ def test_a_fixed_head_of_values() -> None:
     off = (labels - predicted)[20:]
     assert found.interval is not None
     assert found.interval.covered == pytest.approx(((off >= -0.5) & (off <= 0.25)).mean())
-    share = f"It holds {100 * found.interval.covered:.0f} % of the rows without a flag. It is 0.75 wide, "
+    share = f"holds the labels of {100 * found.interval.covered:.0f} % of the rows without a flag. It is 0.75 wide, "
     assert share in markdown(found) and share in html(found)
-    assert "20 rows are flagged: without an interval, and in all other figures" in found.notes
+    assert "20 rows are flagged: not counted for the interval, but in all other figures" in found.notes
     assert any(note.startswith("R2 compares the head, too") for note in found.notes)
     small = card_of_values(labelled(labels * 1e-5, "values"), predicted * 1e-5)
     error = f"{np.abs(labels - predicted).mean() * 1e-5:.4g}"
@@ -168,12 +168,12 @@ def test_a_fixed_head_and_its_band() -> None:
     found = card_of_scores(labelled(labels, shared=shared), p, p > 0.5, band)
     assert found.calls is not None and found.calls.right == 1 and found.calls.band == band
     assert found.shared == 60
-    assert found.sentence.startswith("Trained on 60 of these 240 rows, so that the figures flatter. Better than ")
+    assert found.sentence.startswith("Trained on 60 of these 240 rows, so the figures are too good. Better than ")
     assert found.predictors[0].random is None
     assert any("the baselines learn from the labels of this set" in note for note in found.notes)
     unknown = card_of_scores(labelled(labels), p, p > 0.5)
     assert unknown.calls is not None and unknown.calls.confidence is None and unknown.shared is None
-    said = "No row is uncertain: the calls are by the threshold. Of the calls made, 100 % were right."
+    said = "No row is uncertain: the calls are made by the threshold. 100 % of the calls made are correct."
     assert said in markdown(unknown) and said in html(unknown)
     assert any("does not record what its head was trained on" in note for note in unknown.notes)
 
@@ -225,7 +225,8 @@ def test_without_folds_that_keep_families_apart_better_is_said_to_flatter() -> N
     found = card_of_scores(labelled(HIDDEN > 0, chains=(family,)), p, p > 0.5)
     assert found.folds is not None and found.folds.level == 100
     said = (
-        "No folds could keep similar sequences apart: the figures may flatter, the interval is too narrow. Better than "
+        "No folds could keep similar sequences together: the figures may be too good, and the interval is too narrow. "
+        "Better than "
     )
     assert found.sentence.startswith(said)
     assert found.notes[0].startswith("at 80 % there is 1 cluster for 3 folds")
@@ -239,8 +240,8 @@ def test_flagged_rows_have_no_call() -> None:
         found = card_of_scores(labelled(labels, trusted=trusted), p, p > 0.5, used)
         assert found.calls is not None
         assert (found.calls.rows, found.calls.flagged, found.calls.right) == (200, 40, 1)
-        assert "Left out: 40 of 240 rows, which are flagged." in markdown(found)
-        assert "40 rows are flagged: without a call, and in all other figures" in found.notes
+        assert "Left out: 40 of 240 rows, because of a flag." in markdown(found)
+        assert "40 rows are flagged: without a call, but counted in all other figures" in found.notes
     none = card_of_scores(labelled(labels, trusted=np.zeros(240, bool)), p, p > 0.5, band)
     assert none.calls is None
 
@@ -251,7 +252,7 @@ def test_calls_against_the_threshold_are_named() -> None:
     found = card_of_scores(labelled(HIDDEN > 0), p, p > 0.5, CallBand(confidence=0.8, low=0.1, high=0.3))
     against = int(((p > 0.3) & (p <= 0.5)).sum())
     assert found.calls is not None and found.calls.against == against > 0
-    said = f"{against} rows are called the other way by the threshold: `nonspecific` and `call` disagree"
+    said = f"{against} rows are called differently by the threshold: `nonspecific` and `call` disagree"
     assert said in found.notes
 
 
@@ -262,12 +263,12 @@ def test_several_comparisons_widen_the_first_lines_intervals() -> None:
     of_forty = card_of_scores(labelled(HIDDEN > 0, draws=2_000, comparisons=40), p, p > 0.5)
     assert alone.sentence.startswith("Better than ") and "95 % interval" in alone.sentence
     assert of_forty.sentence.startswith("Not distinguishable from ")
-    assert "(95 % over the 40 comparisons made)" in of_forty.sentence
+    assert "(95 % for all 40 comparisons together)" in of_forty.sentence
     assert of_forty.difference is not None and of_forty.difference.comparisons == 40
     assert of_forty.predictors == alone.predictors, "the table's are not corrected"
     assert any(note.startswith("40 sets were compared") for note in of_forty.notes)
     assert "2,000 draws are few for these intervals: their bounds are rough" in of_forty.notes
-    assert "over the 40 comparisons made" in markdown(of_forty).split("## ")[2]
+    assert "for all 40 comparisons together" in markdown(of_forty).split("## ")[2]
 
 
 @pytest.mark.parametrize(
@@ -300,7 +301,7 @@ def test_a_large_set_is_sampled_and_says_so(monkeypatch: pytest.MonkeyPatch) -> 
     p = 1 / (1 + np.exp(-HIDDEN))
     found = card_of_scores(labelled(HIDDEN > 0), p, p > 0.5)
     assert found.rows == 120 and found.folds is not None and found.folds.rows_of == 240
-    assert "of 240 rows, 120 drawn with seed 0: all figures are of these" in found.notes
+    assert "120 of 240 rows were drawn with seed 0: all figures are from these rows" in found.notes
 
 
 def test_pairs() -> None:

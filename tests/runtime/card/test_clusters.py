@@ -94,7 +94,7 @@ def test_too_few_clusters_step_the_level_up_to_identical_sequences() -> None:
     assert found.level.clusters == 8
     assert (found.of_row[:8] == found.of_row[8:]).all()
     assert "at 90 % there is 1 cluster for 5 folds" in found.note
-    assert found.note.endswith("the figures flatter")
+    assert found.note.endswith("the figures are too good")
 
 
 def test_fewer_different_sequences_than_folds_are_refused() -> None:

@@ -42,7 +42,7 @@ CLEAR, NOTHING = Estimate(0.74, 0.69, 0.79), Estimate(0.54, 0.45, 0.62)
             "auc",
             Estimate(0.3, 0.2, 0.4),
             Estimate(-0.3, -0.4, -0.2),
-            "Worse than chance: AUC 0.30, 95 % interval 0.20 to 0.40. Check which way the labels run.",
+            "Worse than chance: AUC 0.30, 95 % interval 0.20 to 0.40. Check the direction of the labels.",
         ),
         (
             "spearman",
@@ -74,9 +74,9 @@ def test_one_class_for_all_is_named_if_it_is_right_as_often() -> None:
 
 def test_training_rows_are_named() -> None:
     line = sentence("auc", CLEAR, Estimate(0.08, 0.03, 0.13), "x", None, (1200, 2000), fitted=False)
-    assert line.startswith("Trained on 1,200 of these 2,000 rows, so that the figures flatter. Better than x")
+    assert line.startswith("Trained on 1,200 of these 2,000 rows, so the figures are too good. Better than x")
     unknown = sentence("auc", CLEAR, Estimate(0.08, 0.03, 0.13), "x", fitted=False)
-    assert unknown.endswith("Whether it was trained on these rows is not recorded.")
+    assert unknown.endswith("Whether the head was trained on these rows is not recorded.")
     assert "trained" not in sentence("auc", CLEAR, Estimate(0.08, 0.03, 0.13), "x", None, (0, 2000), fitted=False)
 
 
@@ -85,7 +85,7 @@ def test_numbers_have_no_negative_zero_and_a_bound_is_never_shown_as_zero() -> N
     assert number(None) == "-"
     assert interval(Estimate(0.05, 0.004, 0.1)) == "0.050, 95 % interval 0.004 to 0.100"
     assert interval(Estimate(0.05)) == "0.05, no interval"
-    assert interval(Estimate(0.05, 0.01, 0.1), 5) == "0.05, interval 0.01 to 0.10 (95 % over the 5 comparisons made)"
+    assert interval(Estimate(0.05, 0.01, 0.1), 5) == "0.05, interval 0.01 to 0.10 (95 % for all 5 comparisons together)"
 
 
 def test_a_fitted_head_below_chance_shows_no_signal() -> None:

@@ -185,7 +185,7 @@ def test_inspect_reads_the_manifest_alone(run: Any, copy: Path, monkeypatch: pyt
 
 
 def test_inspect_shows_the_card_and_where_it_is(run: Any, copy: Path, bare: Path) -> None:
-    assert "all of the card" not in run("inspect", bare).out
+    assert "whole card" not in run("inspect", bare).out
     (copy / "metrics.json").write_text(
         json.dumps({"schema_version": 1, "card": {"sentence": "No signal: [red]x[/red]."}})
     )

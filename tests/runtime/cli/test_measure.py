@@ -107,7 +107,7 @@ def test_what_there_was_no_time_for_is_named(run: Any, tmp_path: Path, monkeypat
     monkeypatch.setenv("ABONYX_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(measure, "LIMIT_S", 0.0)
     code, out, _ = run("doctor", "--measure")
-    assert code == 0 and "not measured: the limit of 0 s is over" in out and "In a config file" not in out
+    assert code == 0 and "not measured: the limit of 0 s was reached" in out and "In a config file" not in out
 
 
 def test_a_child_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:

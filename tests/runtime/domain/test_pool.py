@@ -99,7 +99,7 @@ def test_one_bad_task_fails_alone(monkeypatch: pytest.MonkeyPatch, does: str) ->
         after = judges.submit([proteins.KAPPA], ("K", "L"))
         assert first.result(PATIENCE_S) == judge(RECORDS[:2])
         assert [future.result(PATIENCE_S) for future in futures] == [judge(texts) for texts in good]
-        with pytest.raises(EngineError, match="two processes that judge records ended at the same ones: code "):
+        with pytest.raises(EngineError, match="two processes ended while they judged the same records: code "):
             bad.result(PATIENCE_S)
         assert after.result(PATIENCE_S) == judge([proteins.KAPPA], ("K", "L"))
     assert not children()
@@ -142,7 +142,7 @@ def test_a_system_that_starts_no_process_is_an_error(monkeypatch: pytest.MonkeyP
         raise OSError(11, "Resource temporarily unavailable")
 
     monkeypatch.setattr(pool, "Child", none)
-    with Judges(1) as judges, pytest.raises(EngineError, match="the system starts no process"):
+    with Judges(1) as judges, pytest.raises(EngineError, match="the system cannot start a process"):
         judges.submit([proteins.VH], ("H",)).result(PATIENCE_S)
 
 
@@ -169,7 +169,7 @@ def test_a_child_may_print_much_to_standard_error(monkeypatch: pytest.MonkeyPatc
 
 def test_a_child_that_prints_to_standard_output_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(child, "_CHILD", "print('hello', flush=True); " + child._CHILD)
-    with pytest.raises(EngineError, match=r"standard output is for judgements only.*hello"):
+    with pytest.raises(EngineError, match=r"standard output must contain only judgements.*hello"):
         judge_in_children(RECORDS, children=1)
     assert not children()
 

@@ -67,7 +67,7 @@ def test_options_that_are_not_allowed(options: dict[str, Any], parts: list[str])
 
 def test_more_threads_or_streams_than_there_are() -> None:
     usable = usable_processors()
-    with pytest.raises(ConfigError, match=rf"openvino\.threads is {usable + 1}, this process may use {usable}"):
+    with pytest.raises(ConfigError, match=rf"openvino\.threads is {usable + 1}, but this process may use {usable}"):
         providers.provider_options(_config(threads=usable + 1))
     with pytest.raises(ConfigError, match=r"openvino\.streams is 2, but there are 1 threads"):
         providers.provider_options(_config(threads=1, streams=2))

@@ -337,7 +337,7 @@ def test_metrics_with_and_without_flagged_rows(run: Any, tmp_path: Path, sequenc
     assert "Flagged rows (4)" in page
     listed = page.partition('<table class="flagged">')[2].partition("</table>")[0]
     assert [listed.count(part) for part in ("<tr>", "fragment", "&lt;b&gt;last", "<b>")] == [5, 2, 1, 0]
-    assert "3 of those with a label; of all rows: fragment 2," in page
+    assert "3 of the rows with a label; flags of all rows: fragment 2," in page
 
 
 def test_a_long_list_of_flagged_rows_is_cut(
@@ -638,9 +638,9 @@ def test_several_sets_are_so_many_comparisons(run: Any, tmp_path: Path, three_fo
     found = {
         name: json.loads((tmp_path / "out" / name / "metrics.json").read_text())["card"] for name in ("one", "few")
     }
-    assert "(95 % over the 2 comparisons made)" in found["one"]["sentence"]
+    assert "(95 % for all 2 comparisons together)" in found["one"]["sentence"]
     assert found["few"]["sentence"].startswith("Not judged: 6 rows are too few")
-    assert err.count("over the 2 comparisons made") == 2
+    assert err.count("for all 2 comparisons together") == 2
 
 
 # ---- real tables: options, and for each file n, positives, and rows without a label
@@ -804,7 +804,7 @@ def test_the_intervals_say_what_they_draw(
     folds = FoldsRecord(folds=10, level=80, tried=[], seed=0, draws=2000)
     card = msgspec.structs.replace(known.card, sentence="No signal: AUC 0.62, 95 % interval 0.49 to 0.75.", folds=folds)
     known = msgspec.structs.replace(known, card=card)
-    draws = "draws whole clusters of similar sequences (linked at 80 % identity)"
+    draws = "is from draws of whole clusters of similar sequences (linked at 80 % identity)"
     lines = known.lines("x")
     at = next(at for at, line in enumerate(lines) if f"the interval in the line above {draws}" in line)
     assert card.sentence in lines[at - 1]
@@ -822,7 +822,7 @@ def test_the_report_leads_with_the_conclusion(run: Any, tmp_path: Path, labelled
     ]
     assert places == sorted(places)
     visible, _, folded = body.partition("<details>")
-    assert "Metrics (95 % intervals: rows drawn)" in visible
+    assert "Metrics (95 % intervals from draws of rows)" in visible
     assert record["bundle_sha256"] not in visible and record["bundle_sha256"] in folded
     assert record["command"].startswith("abonyx evaluate ") and escape(record["command"]) in folded
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", record["date"])

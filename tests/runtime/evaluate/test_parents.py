@@ -116,12 +116,14 @@ def test_few_rows_or_draws_conclude_nothing() -> None:
     found = made.measure(measured, measured, classes=False)
     assert (len(found.parents), found.compared, found.drawn) == (29, 1, "rows of each parent")
     assert "among the variants of one parent" in found.line()
-    assert found.sentence == "Whether the model ranks variants at equal charge cannot be told from these rows."
+    assert (
+        found.sentence == "These rows cannot show whether the model ranks variants at equal charge better than chance."
+    )
     made = _Made()
     few = measure_by_parent(
         "parent", made.parents, made.sequences, made.noise, made.noise, classes=False, resamples=199, seed=0
     )
-    assert "cannot be told" in few.sentence
+    assert "These rows cannot show" in few.sentence
 
 
 def _few_beside_many(seed: int) -> ByParent:
@@ -155,7 +157,7 @@ def test_an_interval_without_width_concludes_nothing() -> None:
     labels = np.array([1, 0] * 12, np.float64)
     found = measure_by_parent("parent", ["one"] * 24, ["AA"] * 24, labels, labels, classes=True, resamples=500, seed=0)
     assert (found.model_at_equal_charge.low, found.model_at_equal_charge.high) == (1, 1)
-    assert not found.concluded and "cannot be told" in found.sentence
+    assert not found.concluded and "These rows cannot show" in found.sentence
 
 
 def test_an_interval_that_lies_beside_its_figure_is_left_out() -> None:

@@ -56,7 +56,9 @@ def test_flips_and_differences_are_those_of_the_changed_sequences(
     flips = found["variations"]["M in front"]["flips"]
     assert f"M in front {flips:.1%}" in err
     (note,) = [
-        note for note in record["card"]["notes"] if note.startswith("calls of 5 rows that flip: first residue cut")
+        note
+        for note in record["card"]["notes"]
+        if note.startswith("share of the calls of 5 rows that flip: first residue cut")
     ]
     assert f"rows: {note}" in err and f"- {note}" in (tmp_path / "out" / "card.md").read_text()
     assert "5 sequences scored, and 35 altered copies of them, 0 rejected" in err

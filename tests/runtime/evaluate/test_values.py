@@ -206,7 +206,7 @@ def test_labels_of_the_other_kind_are_refused_as_a_whole(
             3,
             [
                 f"{values}: 30 of 30 labels are not 0 or 1, e.g. ",
-                f"Head nonspecificity gives a probability: its labels are 0 and 1. Name hic with --head, {column}",
+                f"Head nonspecificity gives a probability and needs labels 0 and 1. Name hic with --head, {column}",
             ],
         ),
         (
@@ -214,7 +214,7 @@ def test_labels_of_the_other_kind_are_refused_as_a_whole(
             3,
             [
                 f"{classes}: all 30 labels are classes, e.g. '0', not measured values",
-                "Head hic gives values in min: its labels are measured values. "
+                "Head hic gives values in min and needs measured values as labels. "
                 f"Name nonspecificity with --head, {column}",
             ],
         ),
@@ -260,7 +260,7 @@ def test_stability_is_in_training_standard_deviations(run: Any, several: Path, h
             change = np.abs(moved.astype(np.float64) - hic[:5]).mean()
             assert found["variations"][name]["mean_change"] == pytest.approx(change, abs=1e-5 * sd), name
             assert found["variations"][name]["training_sds"] == pytest.approx(change / sd, abs=1e-5), name
-    line = f"mean change of 5 values, in units of the training values' standard deviation, {sd:.4g} min: first residue"
+    line = f"mean change of 5 values, in units of the training values' standard deviation ({sd:.4g} min): first residue"
     assert line in err and any(line in note for note in record["card"]["notes"])
     assert "How stable a value is (5 rows)" in (tmp_path / "out" / "report.html").read_text()
 

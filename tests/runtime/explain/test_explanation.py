@@ -151,7 +151,7 @@ def test_a_flagged_record_keeps_its_flag_and_has_no_region(run: Any, tmp_path: P
 def test_what_is_refused_leaves_nothing(run: Any, two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     many = _table(tmp_path / "many.csv", [("id", "sequence"), *((f"r{at}", TRASTUZUMAB) for at in range(201))])
     done = run("explain", many, "-o", tmp_path / "out")
-    assert done.code != 0 and "201 records: at most 200 are drawn" in done.err and "--no-pictures" in done.err
+    assert done.code != 0 and "201 records: pictures of at most 200 records" in done.err and "--no-pictures" in done.err
     done = run("explain", two, "-o", tmp_path / "out", "--heads", "hic")
     assert done.code != 0 and "hic" in done.err
     assert not (tmp_path / "out").exists()

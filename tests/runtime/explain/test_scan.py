@@ -286,7 +286,7 @@ def test_heads_of_a_bundle_with_several(heads: Path) -> None:
     assert {"hic_value", "hic_change", "p_nonspecific", "nonspecificity_without_charge"} <= set(found.table())
     # The repertoire is of heavy chains.
     assert light.chain == "K" and set(light.table()["seen_in_repertoire"]) == {None}
-    assert light.notes[-1] == "seen_in_repertoire is empty: the repertoire is of heavy chains"
+    assert light.notes[-1] == "seen_in_repertoire is empty: the repertoire has heavy chains only"
     assert light.head().head.score_column == "light_p"
     with pytest.raises(ConfigError, match="rank: the parent is not a heavy chain"):
         light.ranks()

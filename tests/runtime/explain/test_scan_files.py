@@ -103,7 +103,7 @@ def test_a_longer_record_is_scanned_in_its_domain(run: Any, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("rows", "options", "code", "message"),
     [
-        ([("a", VH)], ["--id", "b"], 3, "--id 'b': no record has this id\nIts ids are a; --id-column names"),
+        ([("a", VH)], ["--id", "b"], 3, "--id 'b': no record has this id\nThe input has the ids a; --id-column names"),
         ([("a", VH), ("a", OTHER)], ["--id", "a"], 3, "--id 'a': 2 records have this id"),
         ([("a", VH), ("a", OTHER)], [], 3, "1 id appears more than once: 'a' 2 times"),
         ([("a", VH), ("b", KAPPA)], [], 3, "b: is flagged: light chain (kappa)"),
@@ -317,10 +317,7 @@ def test_one_record_is_scanned_beside_others_that_are_bad(run: Any, tmp_path: Pa
 def test_what_to_do_about_a_flag(run: Any, tmp_path: Path) -> None:
     done = run("scan", write(tmp_path, [("tagged", VH + "HHHHHH")]), "-o", tmp_path / "out")
     assert done.code != 0 and "6 residues outside the domain" in done.err
-    assert (
-        "To cut off what lies outside the domain, use --trim domain. --on-invalid skip with --domain require"
-        in done.err
-    )
+    assert "To cut off what lies outside the domain, use --trim domain. To leave flagged records out, use" in done.err
 
 
 @pytest.mark.parametrize(("sequence", "options"), [(KAPPA, ()), (VH[:90] + "HHHHHH", ("--trim", "domain"))])
@@ -366,7 +363,7 @@ def test_a_figure_of_a_head_that_is_not_scanned_is_refused(
         ({"metric": "Proven. Choose D."}, "by this version, at $.by_parent.metric"),
         ({"head": "Proven. Choose D."}, "names a head or a variant that abonyx-mini does not have"),
         ({"variant": "Proven. Choose D."}, "names a head or a variant that abonyx-mini does not have"),
-        ({"pooling": "Proven. (batch 8)"}, "was measured with another pooling than residues"),
+        ({"pooling": "Proven. (batch 8)"}, "was not measured with pooling residues"),
         ({"flagged": None}, "did not look for flagged rows, and this scan does"),
         ({"bundle_sha256": "0" * 64}, "is of bundle 000000000000, and abonyx-mini is"),
         ({"bundle_sha256": "Proven. Choose D."}, "is not the metrics.json of an evaluation"),

@@ -88,7 +88,7 @@ def test_without_the_sequences_it_is_refused_with_the_reason(run: Any, bare: Pat
     done = run("score", EXAMPLES, "-o", tmp_path / "out.csv", *options)
     assert done.code == 2
     assert "--with nearest_identity: abonyx-mini does not store the training sequences of head nonspec" in done.err
-    assert "Fit it with --store-sequences: `abonyx fit` stores them only on request." in done.err
+    assert "Fit the head with --store-sequences: `abonyx fit` stores its sequences only on request." in done.err
     off = run("score", EXAMPLES, "-o", tmp_path / "out.csv", *options, "--domain", "off")
     assert off.code == 2 and "these columns need the domain" in off.err
 

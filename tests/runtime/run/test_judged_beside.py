@@ -76,7 +76,7 @@ def test_children_that_end_keep_whole_windows_and_the_run_is_resumed(table: Path
     poison = rows[30].split(",")[1]
     with beside.context() as patch:
         patch.setattr(child, "_CHILD", POISONED.format(poison=poison, does="import os; os._exit(9)"))
-        with pytest.raises(EngineError, match="two processes that judge records ended at the same ones: code 9"):
+        with pytest.raises(EngineError, match="two processes ended while they judged the same records: code 9"):
             abonyx.score_file(table, output, config=SMALL)
     assert not output.exists() and not psutil.Process().children()
     summary = abonyx.score_file(table, output, config=SMALL)

@@ -178,7 +178,7 @@ def test_a_second_panel_is_chosen_by_its_name(run: Any, with_panel: Path, rows_f
     done = run("score", EXAMPLES, "-o", tmp_path / "out.csv", "--bundle", tmp_path / "new", "--panel", "second")
     assert "percentile in panel second (24 rows: two words)" in done.err
     inspected = run("inspect", tmp_path / "new").out
-    assert "known: 24 rows of known.csv; scores by fp16-weights with residues" in inspected
+    assert "known: 24 rows of known.csv; scores of fp16-weights with residues" in inspected
     assert "second: 24 rows of two words" in inspected
 
 

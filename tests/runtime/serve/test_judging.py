@@ -84,7 +84,7 @@ def test_a_sequence_that_ends_children_fails_its_own_request(monkeypatch: pytest
     with service(judging=1) as running:
         ask: Any = lambda number: running.score(["PQISN" + VH] if number == 7 else [texts[number]])  # noqa: E731
         answers = at_once(ask, 30)
-        refused(answers.pop(7), 500, "two processes that judge records ended at the same ones: code 9")
+        refused(answers.pop(7), 500, "two processes ended while they judged the same records: code 9")
         del texts[7]
         for text, answer in zip(texts, answers, strict=True):
             assert flags(answer) == expected([text])

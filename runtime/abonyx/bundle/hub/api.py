@@ -1,4 +1,4 @@
-"""Access to the hub through huggingface_hub: a repository's files; and its errors as errors of abonyx."""
+"""Access a repository on the hub through huggingface_hub, and turn the library's errors into errors of abonyx."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from abonyx.logs import LOGGER
 _TIMEOUT_S = 10.0
 _TOKEN, _OFFLINE, _ENDPOINT = "HF_TOKEN", "HF_HUB_OFFLINE", "HF_ENDPOINT"
 _LATER = "Try again later."
-_LATER_RESUMES = "Try again later. What was downloaded is kept, and the same command resumes."
+_LATER_RESUMES = "Try again later. The downloaded part is kept, and the same command resumes the download."
 # Status codes below 500 after which a later request may succeed.
 _PASSING = (408, 429)
 
@@ -30,8 +30,8 @@ class RepoState:
     """The content of a repository at one commit.
 
     Attributes:
-        commit: the whole hash of the commit.
-        sizes: path -> size in bytes; None if the hub does not tell.
+        commit: the full hash of the commit.
+        sizes: path -> size in bytes; None if the hub does not report it.
         private: whether readers need a token.
     """
 
@@ -81,7 +81,7 @@ class Hub:
         return RepoState(found.sha, {one.rfilename: one.size for one in found.siblings or ()}, bool(found.private))
 
     def download(self, path: str, commit: str, folder: Path) -> None:
-        """Download a file to its path below a folder. Resumes a download that an earlier call left."""
+        """Download a file to its path below a folder. Resumes a download that an earlier call did not finish."""
         with self._answers(f"{PREFIX}{self.repo}@{commit}: {path}", folder), _quiet(self._library.utils):
             self._api.hf_hub_download(self.repo, path, revision=commit, local_dir=folder, etag_timeout=_TIMEOUT_S)
 
@@ -112,7 +112,7 @@ class Hub:
 
         Raises:
             _NoSuchRepository: the repository does not exist, or this token may not see it.
-            HubUnreachable: the hub gives no answer, or a broken one.
+            HubUnreachable: the hub gives no answer or a broken answer, or cannot serve the request now.
             ConfigError: a file cannot be written in the folder.
             BundleError: the hub refuses for another reason.
         """
@@ -137,7 +137,7 @@ class Hub:
             problem = "gives an answer that cannot be used" if unusable else "gives no answer"
             return HubUnreachable(f"{what}: the hub at {self.endpoint} {problem}: {_cause(error)}", later)
         if isinstance(error, errors.GatedRepoError):
-            fix = f"Ask for access on its page, and set {_TOKEN} to a token of that account."
+            fix = f"Ask for access on the repository's page, and set {_TOKEN} to a token of the account with access."
             return BundleError(f"{what}: the hub at {self.endpoint} requires permission to read it", fix)
         if isinstance(error, errors.RevisionNotFoundError):
             return BundleError(
@@ -149,7 +149,7 @@ class Hub:
             private = (
                 f"Check the name, and that the token in {_TOKEN} may read it."
                 if self.token
-                else f"Check the name. If it is private, set {_TOKEN} to a token that may read it."
+                else f"Check the name. If the repository is private, set {_TOKEN} to a token that may read it."
             )
             seen = "no such repository, or it is private"
             return _NoSuchRepository(f"{what}: the hub at {self.endpoint} has {seen}", private)
@@ -168,7 +168,7 @@ class _NoSuchRepository(BundleError):
 
 def unwritable(folder: Path, error: OSError) -> ConfigError:
     """The error for a folder of the cache that cannot be written."""
-    fix = "Free space, or set ABONYX_CACHE_DIR to a directory with room. The same command resumes."
+    fix = "Free space, or set ABONYX_CACHE_DIR to a directory with room. Then run the same command again."
     return ConfigError(f"{folder}: cannot be written: {error.strerror or first_line(error)}", fix)
 
 

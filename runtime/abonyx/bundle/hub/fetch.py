@@ -30,14 +30,14 @@ class FetchedBundle(NamedTuple):
 
 
 def fetch(name: HubName) -> FetchedBundle:
-    """Get the whole bundle of a name. It is downloaded if it is not in the cache.
+    """Get the complete bundle of a name. The bundle is downloaded if it is not in the cache.
 
-    If the name has a commit or a hash that is in the cache, the hub is not contacted. Otherwise the hub tells which
-    commit the name means, and a line is logged. With HF_HUB_OFFLINE, it is the commit that the hub told last time.
+    If the name has a commit or a hash that is in the cache, the hub is not contacted. Otherwise the hub says which
+    commit the name means, and a line is logged. With HF_HUB_OFFLINE, the commit of the hub's last answer is used.
 
     Raises:
         ConfigError: the extra is missing, or the cache cannot be written.
-        ChecksumMismatch: the bundle has another hash than the name, or a file differs from the manifest.
+        ChecksumMismatch: the hash of the bundle is not the hash in the name, or a file differs from the manifest.
         BundleError: the hub cannot be reached, or has no such repository, revision or bundle.
     """
     store = HubStore(name.repo)
@@ -52,7 +52,7 @@ def fetch(name: HubName) -> FetchedBundle:
 
 
 def _last_meant(store: HubStore, name: HubName) -> HubName:
-    """The cached bundle of a branch or tag as the hub last told it; for HF_HUB_OFFLINE."""
+    """The cached bundle that a branch or tag meant when the hub was last asked; for HF_HUB_OFFLINE."""
     commit = None if name.commit else store.known().revisions.get(name.revision or _MAIN)
     here = store.whole(HubName(name.repo, commit)) if commit else None
     if here is None or name.commit:
@@ -76,7 +76,7 @@ def _from_hub(store: HubStore, name: HubName) -> HubName:
             store.remember(revision=(name.revision or _MAIN, state.commit))
     if name.revision is None:
         LOGGER.warning(
-            f"note: {name} has no revision, so it may be another bundle later. The name of this one is {here}"
+            f"note: {name} has no revision, so later it may mean another bundle. The full name of this bundle is {here}"
         )
     return here
 
@@ -139,7 +139,7 @@ def _download(hub: Hub, store: HubStore, name: HubName, state: RepoState) -> str
 
 
 class _NotABundle(BundleError):
-    """A repository that has no bundle or an incomplete one. A second try would find the same."""
+    """A repository that has no bundle or an incomplete one. A second try would give the same result."""
 
 
 def _manifest(hub: Hub, partial: Path, name: HubName, state: RepoState) -> tuple[Manifest, str]:
@@ -165,7 +165,7 @@ def _refuse_unlike(manifest: Manifest, state: RepoState, name: HubName) -> None:
     missing = [path for path in manifest.files if path not in state.sizes]
     if missing:
         shown = ", ".join(map(printable, missing[:5]))
-        raise _NotABundle(f"{name}: the manifest lists {shown}, but the repository does not have it", _PUSH_FIX)
+        raise _NotABundle(f"{name}: the repository does not have {shown}, which the manifest lists", _PUSH_FIX)
     for path, entry in manifest.files.items():
         size = state.sizes[path]
         if size not in (None, entry.size_bytes):

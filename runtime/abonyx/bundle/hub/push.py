@@ -1,4 +1,4 @@
-"""Upload a bundle to the hub: check every byte first, make the card its README, and write one commit."""
+"""Upload a bundle to the hub: check every byte, make a README that includes the cards, and write one commit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def push(bundle: Bundle, name: HubName, *, public: bool = False, publish_sequenc
     Args:
         bundle: the bundle.
         name: the repository, without revision and hash, because a push makes a new commit on main.
-        public: whether a new repository is public. An existing repository must already be so.
+        public: whether a new repository is public. An existing repository must be public if this is true, else private.
         publish_sequences: whether training sequences in the bundle may go to a public repository.
 
     Returns:
@@ -60,7 +60,7 @@ def push(bundle: Bundle, name: HubName, *, public: bool = False, publish_sequenc
     commit = hub.commit([*files.items(), (README_NAME, text.encode())], f"abonyx bundle {bundle.sha256[:12]}")
     left = sorted(set(state.sizes if state else ()) - {*files, README_NAME, _HUB_FILE})
     if left:
-        LOGGER.warning(f"note: {name} has {len(left)} files that are not of this bundle: {shown_names(left)}")
+        LOGGER.warning(f"note: {name} has {len(left)} files that do not belong to this bundle: {shown_names(left)}")
     return name.pinned(commit, bundle.sha256)
 
 
@@ -78,12 +78,14 @@ def _stored_sequences(bundle: Bundle) -> list[str]:
 
 
 def _repository(hub: Hub, name: HubName, public: bool) -> RepoState | None:
-    """The present content of the repository; None if it was created just now."""
+    """The content that the repository had before; None if it did not exist, and this function has created it."""
     state = hub.exists()
     if state is None:
         hub.create(private=not public)
     elif state.private == public:
-        is_, would = ("private", f"{option('public')} is given") if public else ("public", f"{option('public')} is not")
+        is_, would = (
+            ("private", f"{option('public')} is given") if public else ("public", f"{option('public')} is not given")
+        )
         fix = "Change it in the repository's settings, or " + (
             f"leave {option('public')} out." if public else f"give {option('public')}."
         )

@@ -1,4 +1,4 @@
-"""The README.md of a pushed bundle: metadata for the hub, its own README, how to use it, and its cards."""
+"""The README.md of a pushed bundle: metadata for the hub, the bundle's own README, how to use it, and its cards."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from abonyx.bundle.manifest import README_NAME
 from abonyx.errors import BundleError
 from abonyx.hub_name import HubName
 
-# Begin of a manifest's text about its licence -> the hub's word for that licence.
+# Start of the licence text in a manifest -> the hub's word for that licence.
 _LICENCES = {
     "apache-2.0": "apache-2.0",
     "mit": "mit",
@@ -23,7 +23,7 @@ _LICENCES = {
 _TAGS = ("antibody", "developability", "polyreactivity", "protein-language-model", "onnx", "abonyx")
 # The metadata at the top of a README from the hub.
 _FRONT = re.compile(r"\A---\r?\n.*?\n---\r?\n", re.DOTALL)
-# Mark before the part that a push adds, so that a bundle from the hub can be pushed again.
+# Marks the start of the part that a push adds. A later push of the same bundle replaces that part.
 _ADDED = "<!-- From here on by abonyx push. -->"
 
 

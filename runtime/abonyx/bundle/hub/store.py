@@ -1,8 +1,8 @@
 """The store of fetched bundles: abonyx's cache has a folder for each repository, with a folder for each commit.
 
-CACHE/hub/ORG--NAME/COMMIT/            a whole bundle; every hash was checked before it got this name
+CACHE/hub/ORG--NAME/COMMIT/            a complete bundle; every hash was checked before the folder got this name
 CACHE/hub/ORG--NAME/COMMIT.partial/    an unfinished download
-CACHE/hub/ORG--NAME/known.json         the whole commits with their hashes, and the last known commit of each revision
+CACHE/hub/ORG--NAME/known.json         complete bundles: commit and hash; and the last known commit of each revision
 CACHE/hub/ORG--NAME/lock               held during a download
 """
 
@@ -30,7 +30,7 @@ class Known(msgspec.Struct, frozen=True):
     """The remembered facts about a repository.
 
     Attributes:
-        commits: whole commit -> hash of its bundle.
+        commits: commit of a complete bundle -> hash of the bundle.
         revisions: branch or tag -> the commit that the hub last gave for it.
     """
 
@@ -54,7 +54,7 @@ class HubStore:
         self.folder = cache / "hub" / repo.replace("/", "--")
 
     def path(self, commit: str) -> Path:
-        """The folder of the whole bundle of a commit."""
+        """The folder of the complete bundle of a commit."""
         return self.folder / commit
 
     def partial(self, commit: str) -> Path:
@@ -69,7 +69,7 @@ class HubStore:
             return Known()
 
     def whole(self, name: HubName) -> HubName | None:
-        """The name with commit and hash of the stored bundle that has the name's commit or hash; None if not stored."""
+        """The stored bundle that a name means, as a name with commit and hash; None if it is not stored."""
         for commit, sha256 in self.known().commits.items():
             wanted = commit == name.commit if name.commit else sha256 == name.sha256
             if wanted and (self.path(commit) / MANIFEST_NAME).is_file():
@@ -89,7 +89,7 @@ class HubStore:
     def place(self, commit: str) -> None:
         """Rename a finished download to its final name. The caller must hold the lock."""
         with writing(self.folder):
-            if self.path(commit).exists():  # a folder that is not remembered as whole
+            if self.path(commit).exists():  # a folder that known.json does not list as complete
                 shutil.rmtree(self.path(commit))
             self.partial(commit).rename(self.path(commit))
 
