@@ -48,6 +48,8 @@ ARCHIVED = {
 }
 LONGEST = 10**6
 THRESHOLD, RESAMPLES, SEED = 0.5, 2000, 0
+# The files that decide the scores. The words of the bundle's card may change without another run of this script.
+MODEL_FILES = ("fp16-weights/model.onnx", "fp16-weights/model.onnx.data", "head.onnx")
 COMPOSITION_GRID = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 FIRST = Path(__file__).resolve().parent / "records"
 
@@ -126,6 +128,7 @@ def of_mini(inputs: dict[str, Input], tests: dict[str, np.ndarray], clinical: li
         "name": bundle.name,
         "encoder_sha256": manifest.encoder.weights_sha256,
         "bundle_sha256": bundle.sha256,
+        "model_files": {name: manifest.files[name].sha256 for name in MODEL_FILES},
         "training": msgspec.to_builtins(training),
         "tests": {name: metrics_of(tests[name], scored[name]) for name in tests},
         "flips": {name: float((is_nonspecific(p, THRESHOLD) != calls).mean()) for name, p in changed.items()},

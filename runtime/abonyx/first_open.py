@@ -29,7 +29,7 @@ from abonyx.config import RuntimeConfig
 from abonyx.errors import BundleError, EngineError, OutOfDeviceMemory, SessionClosed, first_line
 
 # Hash of the manifest of artifacts/mini. The tests open that bundle, so it needs no child process.
-MINI_SHA256 = "f5dec2db3df596e04d4583241add472d3fbcb36b13d155f6913693ae0ba11e49"
+MINI_SHA256 = "98456987f8c7cc1ed6b57752fe67697b7862c687e08b07bc3d6f22a215b1ca7c"
 # The child gets the parent's search path, because it must import the same abonyx.
 _CHILD = "import sys; sys.path[:] = sys.argv[1:]; from abonyx import first_open; first_open.serve()"
 # This variable is set in the child, so that the child never starts another child.

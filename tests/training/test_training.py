@@ -29,7 +29,8 @@ def test_the_card_is_of_the_shipped_bundle_and_quotes_its_record() -> None:
     mini = figures["mini"]
     assert isinstance(mini, dict)
     bundle = open_bundle(MINI)
-    assert mini["bundle_sha256"] == bundle.sha256
+    shipped = {name: bundle.manifest.files[name].sha256 for name in card.MODEL_FILES}
+    assert mini["model_files"] == shipped
     text = (MINI / "README.md").read_text(encoding="utf-8")
     assert card.table(figures) in text
     parity = bundle.manifest.variants["fp16-weights"].parity
