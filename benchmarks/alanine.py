@@ -25,7 +25,7 @@ def rank_correlation(model: abonyx.Session, sequence: str) -> float:
     """Spearman correlation between a residue's contribution and the logit that its mutation to alanine removes."""
     positions = [index for index, residue in enumerate(sequence) if residue != "A"]
     mutants = [f"{sequence[:index]}A{sequence[index + 1 :]}" for index in positions]
-    p = np.asarray(model.score([sequence, *mutants]), np.float64)[:, 0]
+    p = np.asarray(model.score([sequence, *mutants]), np.float64)
     logits = np.log(p / (1 - p))
     (found,) = model.contributions([sequence])
     return float(spearmanr(found.chains[0].residues[positions, 0], logits[0] - logits[1:]).statistic)
