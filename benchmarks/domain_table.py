@@ -102,7 +102,7 @@ def judge_sets(data: Path) -> list[Row]:
         ("VH: Jain", "trusted", jain),
         ("VH: Shehata", "trusted", column(data / "shehata/VH_only_shehata.csv", "sequence")),
         (
-            "VH: repertoire without its truncated source",
+            "VH: repertoire, without the source of truncated sequences",
             "trusted",
             [row["sequence"] for row in vh if row["source"] != TRUNCATED_SOURCE],
         ),
@@ -110,7 +110,7 @@ def judge_sets(data: Path) -> list[Row]:
         ("VHH: Harvey", "noted", _harvey(data)),
         ("VHH: repertoire", "noted", vhh),
         (
-            "VH: repertoire's truncated source",
+            "VH: repertoire, the source of truncated sequences",
             "flagged",
             [row["sequence"] for row in vh if row["source"] == TRUNCATED_SOURCE],
         ),
@@ -161,15 +161,23 @@ def _patchworks(paired: list[dict[str, str]]) -> list[tuple[str, str, list[str]]
 
     return [
         (
-            "Jain, the first 50 to 90 residues of VH, then VL",
+            "Jain, first 50 to 90 residues of VH, then VL",
             "flagged",
             [heavy[:cut] + light for heavy, light in pairs for cut in (50, 60, 70, 90)],
         ),
-        ("Jain, the first 15 residues a His tag", "flagged", ["MGSSHHHHHHSSGLV" + heavy[15:] for heavy, _ in pairs]),
-        ("Jain, the first 20 residues those of GFP", "flagged", [gfp[:20] + heavy[20:] for heavy, _ in pairs]),
+        (
+            "Jain, first 15 residues replaced by a His tag",
+            "flagged",
+            ["MGSSHHHHHHSSGLV" + heavy[15:] for heavy, _ in pairs],
+        ),
+        ("Jain, first 20 residues replaced by those of GFP", "flagged", [gfp[:20] + heavy[20:] for heavy, _ in pairs]),
         ("Jain, residues 60 to 90 shuffled", "flagged", [shuffled(heavy, 60, 90) for heavy, _ in pairs]),
-        ("Jain, the last 4 residues HHHH", "flagged", [heavy[:-4] + "HHHH" for heavy, _ in pairs]),
-        ("Jain, 30 residues of GFP in CDR3", "flagged", [heavy[:-13] + gfp[:30] + heavy[-13:] for heavy, _ in pairs]),
+        ("Jain, last 4 residues replaced by HHHH", "flagged", [heavy[:-4] + "HHHH" for heavy, _ in pairs]),
+        (
+            "Jain, 30 residues of GFP inserted in CDR3",
+            "flagged",
+            [heavy[:-13] + gfp[:30] + heavy[-13:] for heavy, _ in pairs],
+        ),
     ]
 
 
