@@ -304,7 +304,7 @@ def test_without_the_extra_the_command_says_what_to_install(monkeypatch: pytest.
     monkeypatch.setattr(extras, "_NEEDED", needed)
     result = CliRunner().invoke(cli.export, ["--encoder", "x", "--head", "y", "-o", "z"])
     assert isinstance(result.exception, ConfigError)
-    assert "a_package_nobody_has" in str(result.exception)
+    assert "a-package-nobody-has (not installed)" in str(result.exception)
     assert "Install the extra export: pip install " in str(result.exception)
 
 

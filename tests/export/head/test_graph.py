@@ -272,7 +272,7 @@ def test_attach_refuses_what_does_not_fit(tmp_path: Path) -> None:
             attach_head(taken, head_model(_head()))
     other = _load(path)
     other.graph.node[1].input[0] = "attention_bias"  # weights of something else
-    with pytest.raises(BundleError, match="not the mean of token states with pool_weights"):
+    with pytest.raises(BundleError, match="does not compute embedding as this version writes it"):
         attach_head(other, head_model(_head()))
 
 
