@@ -58,9 +58,9 @@ def test_an_assay_that_the_head_does_not_declare(run: Any, served: Any, sequence
     python = str(caught.value)
     command = run("score", EXAMPLES, "-o", tmp_path / "out.csv", "--assay", "spr").err
     http = problem_of(served.score(sequences[:1], assay="spr"))
-    assert python.startswith("assay spr: the head of") and "Use threshold T" in python
-    assert command.startswith("abonyx: --assay spr: the head of") and "Use --threshold T" in command
-    assert http.startswith("assay spr: the head of") and "Use threshold T" in http
+    assert python.startswith("assay spr: the head of") and "Set your own with threshold T" in python
+    assert command.startswith("abonyx: --assay spr: the head of") and "Set your own with --threshold T" in command
+    assert http.startswith("assay spr: the head of") and "Set your own with threshold T" in http
 
 
 def test_a_bad_record(run: Any, served: Any, sequences: list[str], tmp_path: Path) -> None:

@@ -107,5 +107,5 @@ def _rate(one: Measured) -> str:
         text += f" (remembered, {one.measured_on})"
     if one.shared_with_others:
         had, threads = one.shared_with_others
-        text += f" (other processes were busy: this variant got {had:g} of {threads} processors)"
+        text += f" (got {had:g} of {threads} processors)"
     return text

@@ -92,9 +92,8 @@ def measure(bundle: Bundle, engine: tuple[str, list[str]], cuda: CudaDriver, sta
     cards = [card.uuid for card in cuda.devices]
     remembered = {} if again else cache.remembered(_CACHE)
     measured: list[Measured] = []
-    later: list[
-        tuple[int, Callable[[], Measured]]
-    ] = []  # remembered from a busy machine: measured again if time is left
+    # Speeds that are remembered from a busy machine: they are measured again if time is left.
+    later: list[tuple[int, Callable[[], Measured]]] = []
     for blank in _blanks(bundle, here):
         flags = {"bundle": str(bundle.path), "provider": blank.provider, "variant": blank.variant}
         try:

@@ -58,7 +58,7 @@ def test_a_class_of_one_family_is_not_judged() -> None:
     rows = int(labels.sum())
     assert rows >= 5
     assert found.sentence == (
-        f"Not judged: the {rows} non-specific rows are 1 cluster of similar sequences, at least 5 are needed."
+        f"Not judged: the {rows} non-specific rows are in 1 cluster of similar sequences, at least 5 are needed."
     )
 
 

@@ -90,14 +90,13 @@ def test_a_rate_of_a_busy_machine_is_said_and_measured_again_if_there_is_time(
     monkeypatch.setattr(measure, "usable_processors", lambda: 4)
     monkeypatch.setattr(measure, "time_in_child", lambda *_: Timing(7.0, 0.5, 2.9))
     out = run("doctor", "--measure")[1]
-    assert "2.9 of 4 processors were free" in " ".join(out.replace("│", " ").split())
+    assert "(got 2.9 of 4 processors)" in " ".join(out.replace("│", " ").split())
     assert "Measure again when they are not" in out
     with monkeypatch.context() as patch:
         patch.setattr(measure, "LIMIT_S", 0.0)
         again = run("doctor", "--measure")[1]
-        assert "│ 7 (remembered, " in again and "2.9 of 4 processors were free" in " ".join(
-            again.replace("│", " ").split()
-        )
+        words = " ".join(again.replace("│", " ").split())
+        assert " 7 (remembered, " in words and "(got 2.9 of 4 processors)" in words
     monkeypatch.setattr(measure, "time_in_child", lambda *_: Timing(8.0, 0.5, 3.0))
     assert "│ 8 " in run("doctor", "--measure")[1]
     assert "remembered" in run("doctor", "--measure")[1]

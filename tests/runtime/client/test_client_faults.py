@@ -262,7 +262,7 @@ def test_another_model_between_two_parts_is_an_error() -> None:
     with (
         scripted(limits, part("one", 1), part("one", 1)) as (address, _),
         Client(address) as client,
-        pytest.raises(ServiceError, match="1 results and 0 rejected, or other ids"),
+        pytest.raises(ServiceError, match="1 results and 0 rejected, or its ids differ"),
     ):
         client.score(["EVQL", "QVQL"])
     with scripted(limits, part("one", 1), part("one", 2)) as (address, _), Client(address) as client:

@@ -264,7 +264,9 @@ def test_what_is_no_open_session_is_refused() -> None:
 def test_upstreams_batches_are_refused() -> None:
     with (
         abonyx.open_session(RuntimeConfig(pooling="upstream-batch", batch_size=8)) as session,
-        pytest.raises(ConfigError, match="pooling upstream-batch: there, a score depends on the sequences beside it"),
+        pytest.raises(
+            ConfigError, match="pooling upstream-batch: a score then depends on the other sequences of the file"
+        ),
     ):
         abonyx.scan(session, VH)
 

@@ -115,7 +115,12 @@ def test_a_longer_record_is_scanned_in_its_domain(run: Any, tmp_path: Path) -> N
         ([("a", VH)], ["--exclude", "c,X"], 2, "--exclude: 'X' is not one of the 20 residues"),
         ([("a", VH)], ["--heads", "hic"], 2, "--heads: abonyx-mini has no head 'hic'"),
         ([("a", VH)], ["--rank", "--positions", "104"], 2, "--rank: no mutant of a is in a CDR"),
-        ([("a", VH)], ["--pooling", "upstream-batch", "--batch-size", "8"], 2, "--pooling upstream-batch: a score then depends"),
+        (
+            [("a", VH)],
+            ["--pooling", "upstream-batch", "--batch-size", "8"],
+            2,
+            "--pooling upstream-batch: a score then depends",
+        ),
     ],
 )
 def test_what_cannot_be_scanned_is_refused_and_leaves_nothing(
