@@ -35,7 +35,7 @@ from abonyx.serve.answers import (
     ScoreRequest,
 )
 from abonyx.serve.interfaces import INTERFACE
-from abonyx.serve.scheduler import Model
+from abonyx.serve.model import Model
 from abonyx.serve.settings import Settings
 from abonyx.wording import in_words
 

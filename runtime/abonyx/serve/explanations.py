@@ -22,7 +22,7 @@ from abonyx.serve.explain_answers import (
     Explanation,
     ResidueContribution,
 )
-from abonyx.serve.scheduler import Model
+from abonyx.serve.model import Model
 
 
 def explain_answer(

@@ -20,8 +20,8 @@ from abonyx.engine.process import usable_processors
 from abonyx.errors import ConfigError
 from abonyx.input.records import Record
 from abonyx.serve.answers import EmbedRequest
+from abonyx.serve.model import Model
 from abonyx.serve.requests import chains_of, letters_of, record_of
-from abonyx.serve.scheduler import Model
 from abonyx.serve.settings import Settings
 from abonyx.serve.turns import Turn
 

@@ -23,8 +23,8 @@ from abonyx.input.pairs import columns_of
 from abonyx.input.records import Record, RejectedRecord, read_records
 from abonyx.serve.answers import EmbedRequest, HeadsRequest, Items, ScoreRequest, Sequence
 from abonyx.serve.explain_answers import ExplainRequest
+from abonyx.serve.model import Model
 from abonyx.serve.problems import CLIENT_LEFT
-from abonyx.serve.scheduler import Model
 from abonyx.serve.settings import Settings
 
 JSON = "application/json"

@@ -18,9 +18,10 @@ from abonyx.explain.scan_mutants import Mutant
 from abonyx.explain.scan_result import HeadScan, refuse_ranks
 from abonyx.input.checked import Input
 from abonyx.serve.bodies import model_name
+from abonyx.serve.model import Model
 from abonyx.serve.requests import NAME, Step, check_json, not_decoded
 from abonyx.serve.scan_answers import ChargeLine, ScanAnswer, ScannedHead, ScanParent, ScanRequest
-from abonyx.serve.scheduler import Model, Scheduler
+from abonyx.serve.scheduler import Scheduler
 from abonyx.serve.settings import Settings
 from abonyx.wording import option
 

@@ -7,34 +7,27 @@ guards the queue, the session's turns and its reload, which have to be read toge
 
 from __future__ import annotations
 
-import functools
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from abonyx.alphabet import SequenceLimit
 from abonyx.arrays import Float32Array, Float64Array
-from abonyx.bundle import README_NAME, Bundle
-from abonyx.bundle.chosen import ChosenHeads, choose_heads
 from abonyx.bundle.heads import record_chains
-from abonyx.bundle.listed import CARD_MD, read_listed
-from abonyx.bundle.manifest import Variant
-from abonyx.bundle.threshold import pooling_notes, shipped_note
-from abonyx.bundle.training_rows import training_hashes
 from abonyx.config import RuntimeConfig
 from abonyx.contributions import Contributions, run_contributions
-from abonyx.errors import BundleError, ConfigError, EngineError, RequestRefused, ScoreNotFinite, first_line
-from abonyx.explain.validated import Validated, read_validated_for_any
+from abonyx.errors import EngineError, RequestRefused
 from abonyx.logs import LOGGER
 from abonyx.model import OpenModel
 from abonyx.scoring import run_sequences, run_totals, tokenize
+from abonyx.serve.jobs import QueuedJob, Share, heads_of, known_error, log_failure
 from abonyx.serve.metrics import Metrics
+from abonyx.serve.model import Model, log_notes, refuse_upstream_pooling
 from abonyx.serve.speed import Speed
 from abonyx.wording import Interface
 
@@ -46,206 +39,6 @@ RETRY_AFTER_S = 1
 # Opening takes seconds with a large model.
 RETRY_AFTER_RELOAD_S = 5
 NO_MODEL = "no_model"
-_MAX_CARD_CHARS = 1 << 20
-# Most choices of heads that a model remembers. There is a limit, because clients make the choices.
-_MAX_CHOSEN = 16
-
-
-@dataclass(frozen=True)
-class Model:
-    """The open model, as a request was checked against it.
-
-    Attributes:
-        placement: execution provider -> nodes it runs.
-        card: the bundle's README.md; None if it has none.
-        trust: the card that `fit` wrote, Markdown whose first line is its sentence; None if it has none.
-        gives_contributions: whether the graph has the output `contributions`.
-        training: head -> hashes of its training rows, for heads whose rows the bundle records.
-        validated: the operator's measurement of how a head ranks at equal charge; None = there is none.
-    """
-
-    config: RuntimeConfig
-    bundle: Bundle
-    variant_name: str
-    variant: Variant
-    placement: dict[str, int]
-    card: str | None
-    trust: str | None
-    gives_contributions: bool
-    training: dict[str, frozenset[bytes]]
-    validated: Validated | None = None
-    _chosen: dict[object, ChosenHeads] = field(default_factory=dict, compare=False)
-
-    @classmethod
-    def of(cls, session: OpenModel, validated: Path | None = None) -> Model:
-        """The Model of an open session.
-
-        Args:
-            validated: metrics.json of `abonyx evaluate --by`.
-
-        Raises:
-            BundleError: the bundle's cards or the hashes of its training rows cannot be read.
-            ConfigError: `validated` is not a measurement of this model.
-        """
-        path, card = session.bundle.path / README_NAME, None
-        try:
-            if path.is_file() and not path.is_symlink():  # a stranger's bundle could link to any file of this machine
-                with path.open(encoding="utf-8", errors="replace") as file:
-                    card = file.read(_MAX_CARD_CHARS)
-        except OSError as error:
-            raise BundleError(f"{path}: cannot be read: {error.strerror}", "Make it readable, or delete it.") from error
-        written = read_listed(session.bundle, CARD_MD)
-        trust = None if written is None else written[:_MAX_CARD_CHARS].decode("utf-8", "replace")
-        hashes = {head.name: training_hashes(session.bundle, head.name) for head in session.bundle.manifest.heads}
-        return cls(
-            config=session.config,
-            bundle=session.bundle,
-            variant_name=session.variant_name,
-            variant=session.variant,
-            placement=dict(session.placement),
-            card=card,
-            trust=trust,
-            gives_contributions=session.gives_contributions,
-            training={name: known for name, known in hashes.items() if known is not None},
-            validated=None if validated is None else read_validated_for_any(validated, session.bundle, session.config),
-        )
-
-    def choose_heads(
-        self,
-        names: Sequence[str] | str | None,
-        assay: str | None = None,
-        threshold: float | None = None,
-        panel: str | None = None,
-        with_columns: Sequence[str] = (),
-        *,
-        percentiles: bool = True,
-    ) -> ChosenHeads:
-        """As chosen.choose_heads. A choice without a threshold is remembered, with the rows of its panel.
-
-        Args:
-            percentiles: whether a panel is chosen.
-        """
-        wanted = names if names is None or isinstance(names, str) else tuple(names)
-        key = (wanted, assay, panel, tuple(with_columns), percentiles)
-        if threshold is None and (known := self._chosen.get(key)) is not None:
-            return known
-        config = self.config if percentiles else None
-        heads = choose_heads(
-            self.bundle, names, assay, threshold, config=config, panel=panel, with_columns=with_columns
-        )
-        if threshold is None and not with_columns and len(self._chosen) < _MAX_CHOSEN:
-            self._chosen[key] = heads
-        return heads
-
-    @functools.cached_property
-    def name(self) -> str:
-        """The bundle's name. It is kept, because the bundle looks it up on the disk."""
-        return self.bundle.name
-
-    @property
-    def limit(self) -> SequenceLimit:
-        """How long a sequence may be."""
-        return SequenceLimit.of(self.bundle.manifest, self.config)
-
-    @property
-    def chains(self) -> tuple[str, ...]:
-        """Letters of the chains that the head was trained on, as domain.DomainRule takes them."""
-        return self.bundle.manifest.head.domain_chains
-
-
-def _log_notes(session: OpenModel, model: Model) -> None:
-    """Log once what `abonyx score` would note in its summary, and how far the order of scans can be trusted."""
-    if model.validated is not None:
-        LOGGER.info(f"scans by head {model.validated.head}: {model.validated.sentence}")
-    config = session.config
-    for note in [*session.opening_notes, *pooling_notes(session.bundle, config), *shipped_note(config)]:
-        LOGGER.warning(note)
-
-
-def _log_failure(error: EngineError, count: int) -> None:
-    # ScoreNotFinite names records by their ids, which belong to the client.
-    said = type(error).__name__ if isinstance(error, ScoreNotFinite) else error.text(Interface.COMMAND_LINE)
-    LOGGER.error(f"a request failed in a round with {count} of its sequences: {said}")
-
-
-def _known(error: Exception) -> EngineError:
-    """The error as an EngineError. Any other error is logged with its traceback."""
-    if isinstance(error, EngineError):
-        return error
-    LOGGER.error(f"unexpected {type(error).__name__}", exc_info=error)
-    what = f"unexpected {type(error).__name__}: {first_line(error, 500)}"
-    return EngineError(what, "The log of the service has the traceback. Please report it.")
-
-
-def refuse_upstream_pooling(config: RuntimeConfig) -> None:
-    """Raise a ConfigError if scores would depend on a request's other sequences."""
-    if config.batch_size is not None:
-        raise ConfigError(
-            f"config: pooling is {config.pooling!r} (batch_size {config.batch_size}): a score would depend on the "
-            "other sequences of its request",
-            "Serve with pooling residues; `abonyx score` has upstream-batch, for whole files.",
-        )
-
-
-@dataclass(eq=False)
-class QueuedJob:
-    """One request's sequences on their way through the queue.
-
-    Attributes:
-        light: for pairs, the light chains, and `sequences` are the heavy chains; else empty.
-        heads: names of the heads whose values are wanted; None = the embedding.
-        chains: the chains that these heads need; () for embeddings.
-        explained: row -> its contributions; None = the job wants values.
-        changed: called by the scoring thread after each round with sequences of this job, and at the end.
-        totals: (n, heads) float64, logits, or values of linear heads; None = the job does not want them.
-        values: (n, heads) or (n, D) float32, in the order of `sequences`; complete once `settled` and without an error.
-    """
-
-    ids: list[str]
-    sequences: list[str]
-    heads: tuple[str, ...] | None
-    values: Float32Array
-    changed: Callable[[], object]
-    light: list[str] = field(default_factory=list)
-    chains: tuple[str, ...] = ()
-    explained: dict[int, Contributions] | None = None
-    totals: Float64Array | None = None
-    done: int = 0
-    error: EngineError | None = None
-    queued_at: float = field(default_factory=time.monotonic)
-    # Numbers of the waiting sequences, longest first: rounds then pad as little as one call for the whole request.
-    left: deque[int] = field(init=False)
-
-    def __post_init__(self) -> None:
-        rows = range(len(self.sequences))
-        self.left = deque(sorted(rows, key=lambda row: max(map(len, self.of_row(row))), reverse=True))
-
-    def of_row(self, row: int) -> tuple[str, ...]:
-        """The chains of one record."""
-        return (self.sequences[row], self.light[row]) if self.light else (self.sequences[row],)
-
-    @property
-    def company(self) -> tuple[object, ...]:
-        """What must be equal for jobs of one round: chains, kind of result and, for contributions, the heads."""
-        return (self.chains, self.totals is None, None if self.explained is None else self.heads)
-
-    @property
-    def settled(self) -> bool:
-        """Whether nothing more will come."""
-        return self.error is not None or self.done == len(self.sequences)
-
-
-class Share(NamedTuple):
-    """Some of a job's sequences, by number, in one round."""
-
-    job: QueuedJob
-    rows: list[int]
-
-
-def _heads_of(shares: list[Share]) -> list[str] | None:
-    """The heads that any job of a round wants, each once; None if the jobs want embeddings."""
-    wanted = [job.heads for job, _ in shares if job.heads is not None]
-    return list(dict.fromkeys(name for heads in wanted for name in heads)) if wanted else None
 
 
 class _Refusal(NamedTuple):
@@ -307,7 +100,7 @@ class Scheduler:
         self._request_timeout_s = request_timeout_s
         self._speed = Speed(request_timeout_s)
         metrics.session_opens.labels("opened").inc()
-        _log_notes(session, self._model)
+        log_notes(session, self._model)
         metrics.watch(lambda: self._queued_sequences, lambda: len(self._unsettled), lambda: self._refusal is None)
         # Called by the scoring thread if it ends by itself.
         self.on_death: Callable[[], object] = lambda: None
@@ -537,7 +330,7 @@ class Scheduler:
     def _score(self, shares: list[Share]) -> None:
         """Run a round and give each job its values. If it fails, run each job alone, so that each has its own error."""
         started = time.monotonic()
-        heads = _heads_of(shares)
+        heads = heads_of(shares)
         records = [job.of_row(row) for job, rows in shares for row in rows]
         ids = [job.ids[row] for job, rows in shares for row in rows]
         session, on_batch = self._session, self._metrics.batch_sequences.observe
@@ -557,9 +350,9 @@ class Scheduler:
                     self._score([share])
                 return
             with self._changed:
-                known = _known(error)
+                known = known_error(error)
                 if not shares[0].job.settled:  # its client is still there
-                    _log_failure(known, len(records))
+                    log_failure(known, len(records))
                 self._fail(shares[0].job, known)
             return
         seconds = time.monotonic() - started
@@ -612,7 +405,7 @@ class Scheduler:
             self._session.reload(asked.config)
             model = Model.of(self._session, self._validated)
         except Exception as unknown:  # any error that a bundle can cause
-            error = _known(unknown)
+            error = known_error(unknown)
             self._session.close()  # the session is still open if only the card cannot be read
             said = error.text(Interface.COMMAND_LINE)  # whoever started the service reads the log, and knows the flags
             LOGGER.error(f"reload failed; no request is taken until one succeeds: {said}")
@@ -624,7 +417,7 @@ class Scheduler:
             return
         self._metrics.session_opens.labels("opened").inc()
         LOGGER.info(f"reloaded: {model.bundle.label()}")
-        _log_notes(self._session, model)
+        log_notes(self._session, model)
         with self._changed:
             self._model, self._refusal, self._speed = model, None, Speed(self._request_timeout_s)
             self._end_reload(asked, None)

@@ -25,7 +25,8 @@ from abonyx.serve.connections import ACCEPTED_AT_ONCE, HEAD_BYTES, Connection, S
 from abonyx.serve.gate import Gate, is_loopback
 from abonyx.serve.judging import Judging, judging_processes
 from abonyx.serve.metrics import Metrics
-from abonyx.serve.scheduler import Scheduler, refuse_upstream_pooling
+from abonyx.serve.model import refuse_upstream_pooling
+from abonyx.serve.scheduler import Scheduler
 from abonyx.serve.service import Service
 from abonyx.serve.settings import Settings
 from abonyx.wording import option

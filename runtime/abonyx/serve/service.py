@@ -19,6 +19,7 @@ from abonyx.input.limits import no_step
 from abonyx.serve.answers import EmbedRequest
 from abonyx.serve.judging import Judging, is_small, judged_as_sent, judged_texts
 from abonyx.serve.metrics import Metrics
+from abonyx.serve.model import Model
 from abonyx.serve.problems import CLIENT_LEFT
 from abonyx.serve.queries import FileQuery
 from abonyx.serve.requests import (
@@ -31,7 +32,7 @@ from abonyx.serve.requests import (
     decode,
     read_body,
 )
-from abonyx.serve.scheduler import RETRY_AFTER_S, Model, Scheduler
+from abonyx.serve.scheduler import RETRY_AFTER_S, Scheduler
 from abonyx.serve.settings import Settings
 from abonyx.serve.turns import Turn, Turns
 

@@ -18,8 +18,10 @@ for _name in ("fastapi", "uvicorn", "prometheus_client"):
 from abonyx.bundle.tolerances import BATCH_NEIGHBOURS  # noqa: E402
 from abonyx.config import RuntimeConfig  # noqa: E402
 from abonyx.errors import ConfigError, EngineError, RequestRefused, ScoreNotFinite  # noqa: E402
+from abonyx.serve.jobs import QueuedJob, Share  # noqa: E402
 from abonyx.serve.metrics import Metrics  # noqa: E402
-from abonyx.serve.scheduler import ROUND_BATCHES, QueuedJob, Scheduler, Share, refuse_upstream_pooling  # noqa: E402
+from abonyx.serve.model import refuse_upstream_pooling  # noqa: E402
+from abonyx.serve.scheduler import ROUND_BATCHES, Scheduler  # noqa: E402
 from abonyx.serve.server import running  # noqa: E402
 from abonyx.session import State, open_session  # noqa: E402
 
