@@ -2,7 +2,7 @@ PYTHON ?= python3
 # options of benchmarks/cpu.py, e.g. BENCH='--calibration FILE --profile --target abonyx-int8/old=8'
 BENCH ?=
 
-.PHONY: demo test bench faults packaging packaging-short site
+.PHONY: demo test bench faults slow packaging packaging-short site
 
 demo: .venv/installed  ## score the examples with the lean install
 	mkdir -p out
@@ -19,8 +19,10 @@ bench: .venv-test/bench .venv-bench-openvino/installed .venv-bench-esmcpp/instal
 	.venv-test/bin/python benchmarks/commands.py -o benchmarks/records/commands.json
 	.venv-test/bin/python benchmarks/cpu.py -o benchmarks/records/cpu.json --work out/bench $(BENCH)
 
-faults: .venv-test/installed  ## kills, full disks, hostile files and processes, in their long form
+faults: slow  ## kills, full disks, hostile files and processes, in their long form
 	.venv-test/bin/python benchmarks/faults.py -o benchmarks/records/faults.json --page docs/reliability.md
+
+slow: .venv-test/installed  ## the long tests that `make test` leaves out, but for those of packages
 	.venv-test/bin/python -m pytest -m slow --ignore tests/packaging
 
 packaging: .venv-test/installed  ## sdist and wheel outside the clone; the lowest versions of every extra

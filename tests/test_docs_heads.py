@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import re
 import shlex
@@ -17,7 +18,7 @@ from click.testing import CliRunner
 
 from abonyx.cli import cli
 
-from .conftest import EXAMPLES
+from .conftest import EXAMPLES, SHARED_DATA
 from .export.fit.test_values import made_rows, write
 
 PAGE = Path(__file__).parents[1] / "docs" / "heads.md"
@@ -77,3 +78,13 @@ def test_every_command_of_the_page(mini: Path, tmp_path: Path, monkeypatch: pyte
     assert len({row["hic_value"] for row in found}) > 30
     record = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
     assert record["values"]["unit"] == "min" and record["metrics"]["mae"]["value"] > 0
+
+
+def test_the_hashes_of_the_published_head_are_those_of_its_files() -> None:
+    folder = SHARED_DATA / "heads" / "esm1v_logreg"
+    if not folder.is_dir():
+        pytest.skip("no ../shared/data beside this clone")
+    listed = re.findall(r"^([0-9a-f]{64})  (boughter_\S+)$", PAGE.read_text(encoding="utf-8"), flags=re.M)
+    assert [name for _, name in listed] == ["boughter_vh_esm1v_logreg.npz", "boughter_vh_esm1v_logreg_config.json"]
+    for expected, name in listed:
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == expected

@@ -35,13 +35,10 @@ COMMANDS = [line for block in blocks("sh") for line in block.splitlines()]
 
 
 def clone(directory: Path) -> Path:
-    """Make what the commands need: a clone's examples, configs and artifacts, and the user's labelled file."""
+    """Make what the commands need: a clone's examples, configs and artifacts."""
     for name in ("examples", "configs"):
         shutil.copytree(REPOSITORY / name, directory / name)
     (directory / "artifacts").mkdir()
-    header, *rows = (REPOSITORY / "examples" / "therapeutic_vh.csv").read_text(encoding="utf-8").splitlines()
-    labelled = [f"{header},label", *(f"{row},{index % 2}" for index, row in enumerate(rows))]
-    (directory / "labelled.csv").write_text("\n".join(labelled) + "\n", encoding="utf-8")
     return directory
 
 
@@ -83,6 +80,19 @@ def test_commands(line: str, mini: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     for output in re.findall(r"-o ([\w.]+)", line):
         assert (tmp_path / output).stat().st_size > 100
+
+
+def test_the_first_command_prints_the_rows_that_the_page_shows(tmp_path: Path) -> None:
+    (shown,) = (block for block in blocks("text") if "bevacizumab" in block)
+    done = shell(COMMANDS[0], clone(tmp_path), COLUMNS="200")
+    assert done.returncode == 0, done.stderr
+    printed = {cells(line) for line in (done.stdout + done.stderr).splitlines()}
+    assert {cells(line) for line in shown.splitlines()} <= printed
+
+
+def cells(line: str) -> tuple[str, ...]:
+    """The texts of a table's row, without spaces and borders."""
+    return tuple(cell.strip() for cell in re.split("[│┃]", line))
 
 
 def test_serve_answers_at_the_address_and_ends_by_a_signal(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -32,7 +33,8 @@ def test_wheel_holds_the_model_and_scores_outside_the_clone(tmp_path: Path) -> N
     (wheel,) = tmp_path.glob("abonyx-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert "abonyx/mini/manifest.json" in names
-    assert {f"abonyx_export/{name}" for name in ("therapeutic_vh.csv", "antibodies.csv", "antibodies.md")} <= set(names)
+    assert {f"abonyx_export/{name}" for name in ("antibodies.csv", "antibodies.md")} <= set(names)
+    assert {f"abonyx/examples/{name}" for name in ("therapeutic_vh.csv", "labelled.csv")} <= set(names)
     assert {"abonyx/py.typed", "abonyx/explain/repertoire.json"} <= set(names)
     assert {f"abonyx/serve/page/{name}" for name in ("index.html", "app.js", "pasted.js", "style.css")} <= set(names)
     assert cited_pages() <= {name.removeprefix("abonyx/") for name in names if name.startswith("abonyx/docs/")}
@@ -50,11 +52,20 @@ def test_wheel_holds_the_model_and_scores_outside_the_clone(tmp_path: Path) -> N
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [str(site / "abonyx" / "mini"), str(site / "abonyx_export" / "therapeutic_vh.csv")]
+    assert done.stdout.split() == [
+        str(site / "abonyx" / "mini"),
+        str(site / "abonyx" / "examples" / "therapeutic_vh.csv"),
+    ]
     assert len((tmp_path / "out.csv").read_text().splitlines()) == 13
     helped = [sys.executable, "-m", "abonyx", "--help"]
     said = subprocess.run(helped, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
     assert str(site / "abonyx" / "docs") in "".join(said.split())
+    assert str(site / "abonyx" / "examples") in "".join(said.split())
+    shutil.rmtree(site / "abonyx" / "mini")
+    command = [sys.executable, "-m", "abonyx", "score", str(EXAMPLES), "-o", "again.csv"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 4
+    assert "the shipped mini bundle is not in" in done.stderr and "name a bundle with --bundle" in done.stderr
 
 
 def test_the_pages_of_a_clone_are_in_its_docs_folder() -> None:

@@ -14,6 +14,7 @@ from abonyx.bundle.threshold import is_nonspecific
 from abonyx.bundle.tolerances import GOLDEN_MIN_SD_P
 from abonyx.errors import ParityError
 from abonyx.input.checked import read_input
+from abonyx.pages import examples_folder
 from abonyx.wording import option
 from abonyx_export.antibodies import ANTIBODIES_NAME, shipped_antibodies
 
@@ -33,9 +34,7 @@ _STANDARD = "ACDEFGHIKLMNPQRSTVWY"
 
 def examples_path() -> Path:
     """Path of the example sequences: in the installed package, or in the repository for an editable install."""
-    package = Path(__file__).resolve().parent
-    packaged = package / EXAMPLES_NAME
-    return packaged if packaged.is_file() else package.parents[1] / "examples" / EXAMPLES_NAME
+    return examples_folder() / EXAMPLES_NAME
 
 
 def golden_sequences(file: Path | None, max_residues: int, letters: str = RESIDUES) -> tuple[list[str], str]:

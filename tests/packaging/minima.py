@@ -39,7 +39,7 @@ TESTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "excel": (("cpu", "excel"), ("tests/runtime/input/test_excel.py",)),
     "frames": (("cpu", "frames"), ("tests/runtime/test_frames.py",)),
     "ray": (("cpu", "ray"), ("tests/runtime/ray",)),
-    "evaluate": (("cpu", "evaluate"), ("tests/runtime/evaluate", "tests/runtime/card")),
+    "evaluate": (("cpu", "evaluate"), ("tests/runtime/evaluate", "tests/runtime/card", "tests/runtime/sklearn")),
     "explain": (("cpu", "explain"), ("tests/runtime/explain",)),
     "serve": (("cpu", "serve"), ("tests/runtime/serve",)),
     "client": (("cpu", "serve", "client"), ("tests/runtime/client",)),
@@ -51,6 +51,8 @@ TESTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("tests/export/test_export.py", "tests/export/fit", "tests/export/head", "tests/export/encoder"),
     ),
 }
+# Engine -> the execution provider that its lowest version must have. The tests of a provider are skipped without it.
+PROVIDERS = {"cpu": "CPU", "gpu": "CUDA", "openvino": "OpenVINO"}
 # Tools that some test folders need and that the extra does not include.
 BESIDE = {
     "frames": ("pandas>=2.2", "polars"),
@@ -87,6 +89,12 @@ def try_extra(extra: str, sdist: Path, wheel: Path, folder: Path, torch: str = b
         built.install_torch(python, torch)
     built.install(python, f"{wheel}[{','.join(extras)}]", *built.TEST_TOOLS, *BESIDE.get(extra, ()), constraints=limits)
     clone = built.unpack(sdist, folder / "sdist")
+    if extra in PROVIDERS:
+        look = "import onnxruntime; print(*onnxruntime.get_available_providers())"
+        has = built.run([python, "-c", look], folder).split()
+        if f"{PROVIDERS[extra]}ExecutionProvider" not in has:
+            raise RuntimeError(f"the lowest version of the engine {extra} has {has}")
+        built.run([python, "-m", "abonyx", "verify", "--provider", "cpu"], folder)
     # Old versions of libraries may warn of what new versions of others deprecate.
     options = [
         "-q",

@@ -39,6 +39,7 @@ def test_permissions_are_those_of_each_job() -> None:
     assert given == {
         "build": {"contents": "read"},
         "test": {},
+        "suite": {"contents": "read"},
         "packaging": {"contents": "read"},
         "attest": {"attestations": "write", "id-token": "write"},
         "publish": {"id-token": "write"},
@@ -57,9 +58,10 @@ def test_every_action_is_pinned_by_commit_with_its_version() -> None:
 
 def test_nothing_is_published_before_every_check_passed() -> None:
     jobs = workflow()["jobs"]
-    assert (jobs["publish"]["needs"], jobs["attest"]["needs"]) == ("attest", ["test", "packaging"])
+    assert (jobs["publish"]["needs"], jobs["attest"]["needs"]) == ("attest", ["test", "suite", "packaging"])
     commands = [step.get("run", "") for step in jobs["packaging"]["steps"]]
     assert any(command.startswith("make packaging ") for command in commands)
+    assert "make test slow PYTHON=python3.11" in [step.get("run", "") for step in jobs["suite"]["steps"]]
 
 
 def test_it_tries_the_lower_bound_of_torch() -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import re
 import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +33,7 @@ from .hubs import REPO, start
 
 DATA = "fp16-weights/model.onnx.data"
 SHA256 = open_bundle(None).sha256
+ADMIN = "admin-token-of-the-tests-0123456789"
 
 
 class Kept(NamedTuple):
@@ -397,6 +401,41 @@ def test_the_config_of_a_service_is_pinned_and_a_reload_asks_again(hub: HubServe
     assert open_pinned(config)[0].bundle == f"hf:{REPO}@{first}#sha256={SHA256}"
     second = hub.add(REPO, MINI, **{"README.md": b"# new"})
     assert open_pinned(config)[0].bundle == f"hf:{REPO}@{second}#sha256={SHA256}"
+
+
+def test_a_service_with_a_bundle_by_name_scores_and_reloads_a_new_revision(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("fastapi", reason="the serve extra is not installed")
+    first = hub.add(REPO, MINI)
+    monkeypatch.setenv("ABONYX_SERVE_ADMIN_TOKEN", ADMIN)
+    running = start("serve", "--port", "0", "--bundle", f"hf:{REPO}@main")
+    try:
+        assert running.stderr
+        log: list[str] = []
+        port = next(found[1] for line in running.stderr if (found := _listening(line, log)))
+
+        def ask(path: str, body: dict[str, Any]) -> Any:
+            headers = {"Content-Type": "application/json", "Authorization": f"Bearer {ADMIN}"}
+            address = f"http://127.0.0.1:{port}{path}"
+            request = urllib.request.Request(address, json.dumps(body).encode(), headers)
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return json.load(answer)
+
+        asked = {"sequences": [EXAMPLES.read_text().splitlines()[1].split(",")[1]]}
+        before = ask("/v1/score", asked)
+        assert first in "".join(log)
+        second = hub.add(REPO, MINI, **{"README.md": b"# new"})
+        assert second in json.dumps(ask("/v1/reload", {}))
+        assert ask("/v1/score", asked)["results"][0]["p_nonspecific"] == before["results"][0]["p_nonspecific"]
+    finally:
+        running.kill()
+        running.communicate()
+
+
+def _listening(line: str, log: list[str]) -> re.Match[str] | None:
+    log.append(line)
+    return re.search(r"listening at http://[\d.]+:(\d+)$", line.strip())
 
 
 @pytest.mark.parametrize("command", ["inspect", "doctor", "verify"])
