@@ -26,6 +26,7 @@ import msgspec
 
 from abonyx import errors
 from abonyx.config import RuntimeConfig
+from abonyx.engine.process import can_start_python, search_path
 from abonyx.errors import BundleError, EngineError, OutOfDeviceMemory, SessionClosed, first_line
 
 # Hash of the manifest of artifacts/mini. The tests open that bundle, so it needs no child process.
@@ -38,17 +39,6 @@ _GUARD = "ABONYX_FIRST_OPEN"
 MAX_SECONDS = 1_800.0
 _POLL_SECONDS = 0.1
 _PROC = Path("/proc/self")
-
-
-def _current_folder() -> Path:
-    try:
-        return Path.cwd()
-    except OSError:  # it was removed
-        return Path(os.sep)
-
-
-# Relative entries of the search path start from here.
-_FOLDER_AT_IMPORT = _current_folder()
 
 
 class EngineUse(msgspec.Struct, frozen=True):
@@ -108,7 +98,7 @@ def open_in_child(
         OutOfDeviceMemory: SIGKILL ended the child; the system sends it if memory runs out.
         SessionClosed: `cancelled` returned true.
     """
-    if not sys.executable or getattr(sys, "frozen", False) or os.environ.get(_GUARD):
+    if not can_start_python() or os.environ.get(_GUARD):
         return None
     # json and not msgspec: json escapes surrogates, which a path may have.
     request = json.dumps({"config": dataclasses.asdict(config), "deep": deep}).encode() + b"\n"
@@ -144,12 +134,6 @@ def _answer_of(stdout: IO[bytes], config: RuntimeConfig, cancelled: Callable[[],
     return b"".join(found)
 
 
-def _search_path() -> list[str]:
-    """The search path of this process, with absolute entries: a later change of directory must not change them."""
-    entries = [entry for entry in sys.path if isinstance(entry, str)]
-    return list(dict.fromkeys(str(_FOLDER_AT_IMPORT / entry) for entry in entries))
-
-
 def _ended(config: RuntimeConfig, status: int) -> EngineError:
     name = signal.Signals(-status).name if status < 0 else f"exit code {status}"
     what = f"{config.bundle}: the trial process that opened it first ended with {name}"
@@ -173,7 +157,7 @@ def _raised(name: str, what: str, fix: str) -> EngineError:
 def _child() -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes], IO[bytes]]]:
     """A child process, which is ended at the end of the block."""
     process: subprocess.Popen[bytes] = subprocess.Popen(
-        [sys.executable, "-I", "-c", _CHILD, *_search_path()],  # -I: the environment does not change what it imports
+        [sys.executable, "-I", "-c", _CHILD, *search_path()],  # -I: the environment does not change what it imports
         env=os.environ | {_GUARD: "1"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -14,7 +14,7 @@ from abonyx.domain.flags import (
     trimmed,
 )
 from abonyx.domain.later import LaterJudgements, beside, can_wait, judge_long
-from abonyx.domain.pool import Judges, can_start, judge_in_children
+from abonyx.domain.pool import Judges, judge_in_children
 from abonyx.domain.refusal import refusal
 from abonyx.domain.rule import CHECKS, NO_RULE, Check, DomainRule, Judge, Part, part_problem, refuse_rule, scored_part
 
@@ -33,7 +33,6 @@ __all__ = [
     "Part",
     "Trimmed",
     "beside",
-    "can_start",
     "can_wait",
     "judge",
     "judge_in_children",

@@ -19,7 +19,8 @@ from typing import IO, Any, BinaryIO, TypeVar
 
 import msgspec
 
-from abonyx.domain.flags import Judgement, judge
+from abonyx.domain.flags import Judgement, judge, judged_by
+from abonyx.engine.process import search_path
 
 # A start-up hook of Python can print to standard output too. So a frame without the mark is refused.
 _MARK = b"abonyx:"
@@ -47,6 +48,18 @@ class Share(msgspec.Struct, frozen=True, array_like=True):
     chains: tuple[str, ...]
 
 
+class Answer(msgspec.Struct, frozen=True, array_like=True):
+    """What a child answers to some shares.
+
+    Attributes:
+        judged_by: as flags.judged_by, in the child.
+        judgements: those of each share, in order.
+    """
+
+    judged_by: str
+    judgements: list[list[Judgement]]
+
+
 class ChildEnded(Exception):
     """A child ended, or its answer was not the judgements of its shares.
 
@@ -62,23 +75,28 @@ class ChildEnded(Exception):
 class Child:
     """A running child. One thread at a time uses it; any thread may kill it.
 
+    Args:
+        judged_by: what flags.judged_by gives in this process. A child may differ: a package can be replaced meanwhile.
+
     Raises:
         OSError: the system cannot start a process.
     """
 
-    def __init__(self) -> None:
-        # A file takes any number of warnings. A pipe that nobody reads would stop the child once it is full.
-        self._printed = tempfile.TemporaryFile()  # noqa: SIM115  # end() closes it
+    def __init__(self, judged_by: str) -> None:
+        self._judged_by = judged_by
+        self._printed = _file_for_text()
+        self._old_text = 0  # bytes of it that the child printed before its present shares
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _CHILD, str(os.getpid()), *sys.path],
+                [sys.executable, "-c", _CHILD, str(os.getpid()), *search_path()],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=self._printed,
+                stderr=subprocess.DEVNULL if self._printed is None else self._printed,
                 start_new_session=True,  # Ctrl-C in a terminal is for the parent
             )
         except BaseException:
-            self._printed.close()
+            if self._printed is not None:
+                self._printed.close()
             raise
 
     def judge(self, shares: Sequence[Share]) -> list[list[Judgement]]:
@@ -89,14 +107,20 @@ class Child:
         """
         try:
             _write(_open(self._process.stdin), shares)
-            answers = _read(_open(self._process.stdout), list[list[Judgement]])
+            answer = _read(_open(self._process.stdout), Answer)
         except OSError as error:
             raise self._ended() from error
         except ValueError as error:  # msgspec's errors are ValueErrors
             raise self._ended(str(error)) from error
-        if answers is None or [len(each) for each in answers] != [len(share.sequences) for share in shares]:
+        if answer is None:
             raise self._ended()
-        return answers
+        if answer.judged_by != self._judged_by:
+            raise self._ended(f"it judges by {answer.judged_by}, this process by {self._judged_by}")
+        if [len(each) for each in answer.judgements] != [len(share.sequences) for share in shares]:
+            raise self._ended("its answer has another number of judgements than there are sequences")
+        if self._printed is not None:
+            self._old_text = os.fstat(self._printed.fileno()).st_size
+        return answer.judgements
 
     def kill(self) -> None:
         """End the process; a thread in judge() gets ChildEnded."""
@@ -107,7 +131,8 @@ class Child:
         self._process.kill()
         for stream in (self._process.stdin, self._process.stdout, self._printed):
             with contextlib.suppress(OSError):
-                _open(stream).close()
+                if stream is not None:
+                    stream.close()
         self._process.wait()
 
     def _ended(self, problem: str = "") -> ChildEnded:
@@ -118,10 +143,27 @@ class Child:
         except subprocess.TimeoutExpired:
             self._process.kill()
             code = self._process.wait()
-        self._printed.seek(0)
-        lines = [*self._printed.read().decode(errors="replace").split("\n"), problem]
+        lines = [*self._text().split("\n"), problem]
         message = next((line.strip() for line in reversed(lines) if line.strip()), "without a message")
         return ChildEnded(f"code {code}: {message[:200]}")
+
+    def _text(self) -> str:
+        """What the child printed since it got its present shares, because older text may be about other records."""
+        if self._printed is None:
+            return ""
+        self._printed.seek(self._old_text)
+        return self._printed.read().decode(errors="replace")
+
+
+def _file_for_text() -> IO[bytes] | None:
+    """A file for what a child prints; None if there is no folder for it.
+
+    A file takes any number of warnings. A pipe that nobody reads would stop the child once it is full.
+    """
+    try:
+        return tempfile.TemporaryFile()
+    except OSError:
+        return None
 
 
 def serve(parent: int, source: BinaryIO | None = None, target: BinaryIO | None = None) -> None:
@@ -130,15 +172,19 @@ def serve(parent: int, source: BinaryIO | None = None, target: BinaryIO | None =
     Args:
         parent: id of the process that reads the judgements.
         source, target: streams from which frames are read and to which they are written; None = standard input and
-            standard output.
+            standard output. What else prints to standard output then goes to standard error.
     """
     for name in _IGNORED:
         if number := getattr(signal, name, None):
             signal.signal(number, signal.SIG_IGN)
-    source, target = source or sys.stdin.buffer, target or sys.stdout.buffer
+    source = source or sys.stdin.buffer
+    if target is None:
+        target = os.fdopen(os.dup(1), "wb")
+        os.dup2(2, 1)
+    rules = judged_by()
     with contextlib.suppress(BrokenPipeError):
         while _waits(source, parent) and (shares := _read(source, list[Share])) is not None:
-            _write(target, [judge(share.sequences, share.chains) for share in shares])
+            _write(target, Answer(rules, [judge(share.sequences, share.chains) for share in shares]))
 
 
 def _waits(source: BinaryIO, parent: int) -> bool:

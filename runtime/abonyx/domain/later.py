@@ -11,9 +11,9 @@ from typing import overload
 
 from abonyx.alphabet import SequenceLimit
 from abonyx.domain.flags import Judgement
-from abonyx.domain.pool import MAX_CHILDREN, MIN_POOLED, Judges, can_start, judge_in_children, pieces
+from abonyx.domain.pool import MAX_CHILDREN, MIN_POOLED, Judges, judge_in_children, pieces
 from abonyx.domain.rule import DomainRule, Judge
-from abonyx.engine.process import usable_processors
+from abonyx.engine.process import can_start_python, usable_processors
 
 _LATER = Judgement()
 
@@ -90,9 +90,9 @@ def beside(judgements: Iterable[Sequence[Judgement]]) -> Iterator[None]:
         yield
         return
     with Judges(children) as judges:
-        for each in later:
-            each.begin(judges)
         try:
+            for each in later:
+                each.begin(judges)
             yield
         finally:
             for each in later:
@@ -102,7 +102,7 @@ def beside(judgements: Iterable[Sequence[Judgement]]) -> Iterator[None]:
 def children_beside(distinct: int) -> int:
     """Number of processes that judge the records while they are scored; 0 = judge them before they are scored."""
     processors = usable_processors()
-    if distinct < MIN_POOLED or processors < 2 or not can_start():
+    if distinct < MIN_POOLED or processors < 2 or not can_start_python():
         return 0
     return min(MAX_CHILDREN, processors // 2, distinct // (MIN_POOLED // 4))
 

@@ -6,8 +6,8 @@ same judgement, so another child can judge again what a child did not finish.
 
 from __future__ import annotations
 
+import contextlib
 import queue
-import sys
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future
@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from types import TracebackType
 
 from abonyx.domain.child import Child, ChildEnded, Share
-from abonyx.domain.flags import Judgement, judge
-from abonyx.engine.process import usable_processors
-from abonyx.errors import EngineError
+from abonyx.domain.flags import Judgement, judge, judged_by
+from abonyx.engine.process import can_start_python, usable_processors
+from abonyx.errors import EngineError, first_line
 from abonyx.logs import LOGGER
 from abonyx.wording import option
 
@@ -41,7 +41,11 @@ class Judges:
     """Child processes that judge sequences until close(). Any thread may use them.
 
     Args:
-        processes: number of child processes, at least 1. They start in the background.
+        processes: number of child processes, at least 1. They start in the background. If the system cannot start
+            one, its share of the work is done in this process.
+
+    Raises:
+        EngineError: the system cannot start a thread.
     """
 
     def __init__(self, processes: int) -> None:
@@ -50,9 +54,17 @@ class Judges:
         self._lock = threading.Lock()
         self._closed = False
         self._children: set[Child] = set()
+        self._judged_by = judged_by()
         self._threads = [threading.Thread(target=self._work, name="judging", daemon=True) for _ in range(processes)]
-        for thread in self._threads:
-            thread.start()
+        try:
+            for thread in self._threads:
+                thread.start()
+        except BaseException as error:
+            self.close()
+            if isinstance(error, RuntimeError):
+                fix = f"Let this process start more threads; {option('domain')} off scores without judging."
+                raise EngineError(f"a thread that judges records cannot be started: {error}", fix) from error
+            raise
 
     def __enter__(self) -> Judges:
         return self
@@ -71,7 +83,7 @@ class Judges:
 
         Returns:
             A future. Its result() is what flags.judge returns. It raises EngineError if the sequences ended two
-            children, one after the other, if no process can be started, or after close().
+            children, one after the other, or after close().
         """
         task = _Task(Share(list(sequences), tuple(chains)))
         with self._lock:
@@ -89,18 +101,28 @@ class Judges:
             for child in self._children:
                 child.kill()
         for thread in self._threads:
-            thread.join()
-        while not self._tasks.empty():
-            task = self._tasks.get()
-            if task is not None and task.future.set_running_or_notify_cancel():
-                task.future.set_exception(_closed())
+            if thread.ident is not None:  # it was started
+                thread.join()
+        for child in list(self._children):  # left by a thread after an unexpected error
+            self._end(child)
+        with contextlib.suppress(queue.Empty):
+            while True:
+                task = self._tasks.get_nowait()
+                if task is not None and task.future.set_running_or_notify_cancel():
+                    task.future.set_exception(_closed())
 
     def _work(self) -> None:
         """Run one thread: start a child, and give it the waiting tasks until close()."""
         child = self._started()
         while tasks := self._waiting():
             wanted = [task for task in tasks if task.future.set_running_or_notify_cancel()]
-            child = self._judge(child, wanted) if wanted else child
+            try:
+                child = self._judge(child, wanted) if wanted else child
+            except Exception as error:  # after any error, the tasks are completed and the thread goes on
+                child = None  # close() ends it
+                for task in wanted:
+                    if not task.future.done():
+                        task.future.set_exception(_fault(error))
         if child is not None:
             self._end(child)
 
@@ -123,14 +145,14 @@ class Judges:
     def _judge(self, child: Child | None, tasks: list[_Task], *, again: bool = False) -> Child | None:
         """Complete the tasks; return the child to use next. If a child ends, each task is tried once more, alone."""
         child = child or self._started()
+        if child is None:
+            for task in tasks:
+                self._judge_here(task)
+            return None
         try:
-            if child is None:
-                raise ChildEnded("the system cannot start a process")
             answers = child.judge([task.share for task in tasks])
-        except Exception as error:  # after any error, the tasks are completed and the thread goes on
-            ended = error if isinstance(error, ChildEnded) else ChildEnded(repr(error))
-            if child is not None:
-                self._end(child)
+        except ChildEnded as ended:
+            self._end(child)
             if self._closed or again:
                 for task in tasks:
                     task.future.set_exception(_closed() if self._closed else _failed(ended.reason))
@@ -144,15 +166,21 @@ class Judges:
             task.future.set_result(judgements)
         return child
 
+    def _judge_here(self, task: _Task) -> None:
+        if self._closed:
+            task.future.set_exception(_closed())
+        else:
+            task.future.set_result(judge(task.share.sequences, task.share.chains))
+
     def _started(self) -> Child | None:
         """A new child; None if the system cannot start one, or after close()."""
         with self._lock:
             if self._closed:
                 return None
             try:
-                child = Child()
-            except Exception as error:  # after any error, the thread must go on
-                LOGGER.warning(f"a process that judges records cannot be started: {error}")
+                child = Child(self._judged_by)
+            except OSError as error:
+                LOGGER.warning(f"a process that judges records cannot be started ({error}); this process judges them")
                 return None
             self._children.add(child)
             return child
@@ -203,14 +231,9 @@ def pieces(sequences: Sequence[str], children: int) -> Iterator[Sequence[str]]:
 def chosen_children(unique: int) -> int:
     """Number of processes for `unique` different records: at most half of the processors and MAX_CHILDREN; 0 = none."""
     processors = usable_processors()
-    if unique < MIN_POOLED or processors < 4 or not can_start():
+    if unique < MIN_POOLED or processors < 4 or not can_start_python():
         return 0
     return min(MAX_CHILDREN, processors // 2, unique // (MIN_POOLED // 4))
-
-
-def can_start() -> bool:
-    """Whether this Python knows the path of its executable, which a child runs. An embedded Python may not know it."""
-    return bool(sys.executable)
 
 
 def _code(ended: ChildEnded) -> str:
@@ -221,6 +244,13 @@ def _code(ended: ChildEnded) -> str:
 def _failed(reason: str) -> EngineError:
     return EngineError(
         f"two processes ended while they judged the same records: {reason}",
+        f"Try again. If it fails again, report the message; {option('domain')} off scores without judging.",
+    )
+
+
+def _fault(error: Exception) -> EngineError:
+    return EngineError(
+        f"unexpected {type(error).__name__} while records were judged: {first_line(error)}",
         f"Try again. If it fails again, report the message; {option('domain')} off scores without judging.",
     )
 

@@ -184,3 +184,28 @@ def caller_outside(files: Collection[str]) -> str:
     while frame.f_back is not None and frame.f_code.co_filename in files:
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def _current_folder() -> Path:
+    try:
+        return Path.cwd()
+    except OSError:  # it was removed
+        return Path(os.sep)
+
+
+# Relative entries of the search path start from here.
+_FOLDER_AT_IMPORT = _current_folder()
+
+
+def search_path() -> list[str]:
+    """The search path of this process, with absolute entries: a later change of directory must not change them.
+
+    A child process that gets it imports the same modules.
+    """
+    entries = [entry for entry in sys.path if isinstance(entry, str)]
+    return list(dict.fromkeys(str(_FOLDER_AT_IMPORT / entry) for entry in entries))
+
+
+def can_start_python() -> bool:
+    """Whether sys.executable starts a Python. An embedded Python may not know it; a frozen program starts itself."""
+    return bool(sys.executable) and not getattr(sys, "frozen", False)

@@ -15,8 +15,8 @@ from types import TracebackType
 
 from abonyx.alphabet import clean
 from abonyx.config import RuntimeConfig
-from abonyx.domain import Judge, Judgement, Judges, can_start, judge_in_turn
-from abonyx.engine.process import usable_processors
+from abonyx.domain import Judge, Judgement, Judges, judge_in_turn
+from abonyx.engine.process import can_start_python, usable_processors
 from abonyx.errors import ConfigError
 from abonyx.input.records import Record
 from abonyx.serve.answers import EmbedRequest
@@ -42,12 +42,18 @@ def judging_processes(settings: Settings, config: RuntimeConfig) -> int:
     Raises:
         ConfigError: the setting asks for some, and this Python cannot start any.
     """
-    if settings.domain_processes and not can_start():
+    if settings.domain_processes and not can_start_python():
         what = f"serve: domain_processes is {settings.domain_processes}, but the path of this Python is unknown"
         raise ConfigError(what, "Give 0, or start the service with the command abonyx.")
     if settings.domain_processes is not None:
         return settings.domain_processes
-    return 0 if not can_start() else min(MAX_PROCESSES, usable_processors() // 2) if config.provider == "cuda" else 0
+    return (
+        0
+        if not can_start_python()
+        else min(MAX_PROCESSES, usable_processors() // 2)
+        if config.provider == "cuda"
+        else 0
+    )
 
 
 class Judging:

@@ -137,13 +137,69 @@ def test_closed_judges_leave_nobody_waiting() -> None:
             future.result(PATIENCE_S)
 
 
-def test_a_system_that_starts_no_process_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def none() -> None:
+def test_without_child_processes_this_process_judges(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def none(_: str) -> None:
         raise OSError(11, "Resource temporarily unavailable")
 
     monkeypatch.setattr(pool, "Child", none)
-    with Judges(1) as judges, pytest.raises(EngineError, match="the system cannot start a process"):
-        judges.submit([proteins.VH], ("H",)).result(PATIENCE_S)
+    assert judge_in_children(RECORDS, children=2) == judge(RECORDS)
+    assert "cannot be started ([Errno 11] Resource temporarily unavailable); this process judges them" in caplog.text
+
+
+def test_a_system_that_starts_no_thread_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, started = threading.Thread.start, []
+
+    def start_one(self: threading.Thread) -> None:
+        if started:
+            raise RuntimeError("can't start new thread")
+        started.append(self)
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", start_one)
+    with pytest.raises(EngineError, match="a thread that judges records cannot be started: can't start new thread"):
+        Judges(3)
+    assert not started[0].is_alive() and not children()
+
+
+def test_a_child_that_judges_by_other_rules_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "judged_by", lambda: "immunum 0.0.1, rules 0")
+    with pytest.raises(
+        EngineError, match=r"it judges by immunum \S+, rules \d+, this process by immunum 0.0.1, rules 0"
+    ):
+        judge_in_children(RECORDS, children=1)
+    assert not children()
+
+
+def test_a_child_finds_the_modules_of_its_parent_after_a_change_of_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "abonyx").mkdir()
+    (tmp_path / "abonyx" / "__init__.py").write_text("raise SystemExit('another abonyx')\n")
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
+    monkeypatch.chdir(tmp_path)
+    assert judge_in_children(RECORDS, children=1) == judge(RECORDS)
+
+
+def test_without_a_folder_for_its_text_a_child_judges(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> None:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr(child.tempfile, "TemporaryFile", none)
+    assert judge_in_children(RECORDS, children=1) == judge(RECORDS)
+
+
+def test_an_error_does_not_quote_what_a_child_printed_about_other_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = POISONED.format(poison="POISN", does="import os; os._exit(9)")
+    monkeypatch.setattr(child, "_CHILD", "import sys; print('old text', file=sys.stderr, flush=True);" + code)
+    one = child.Child(pool.judged_by())
+    try:
+        assert one.judge([child.Share([proteins.VH], ("H",))]) == [judge([proteins.VH])]
+        with pytest.raises(child.ChildEnded, match="code 9: without a message"):
+            one.judge([child.Share(["POISN" + proteins.VH], ("H",))])
+    finally:
+        one.end()
 
 
 def test_any_other_fault_is_an_error_and_the_next_task_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +234,10 @@ def test_a_python_that_does_not_know_its_program_starts_nothing(monkeypatch: pyt
     monkeypatch.setattr(pool, "usable_processors", lambda: 16)
     monkeypatch.setattr(later, "usable_processors", lambda: 16)
     assert pool.chosen_children(pool.MIN_POOLED) and later.children_beside(pool.MIN_POOLED)
-    monkeypatch.setattr(sys, "executable", "")
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", "")
+        assert not pool.chosen_children(pool.MIN_POOLED) and not later.children_beside(pool.MIN_POOLED)
+    monkeypatch.setattr(sys, "frozen", True, raising=False)  # the executable of a frozen program starts the program
     assert not pool.chosen_children(pool.MIN_POOLED) and not later.children_beside(pool.MIN_POOLED)
 
 
@@ -187,6 +246,8 @@ def test_small_tasks_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
     held = threading.Event()
 
     class Counted:
+        def __init__(self, judged_by: str) -> None: ...
+
         def judge(self, shares: list[child.Share]) -> list[list[Judgement]]:
             assert held.wait(PATIENCE_S)
             calls.append(len(shares))

@@ -71,7 +71,7 @@ def test_each_row_has_its_own_flags_while_children_are_killed(size: int) -> None
             if answer.status == 200:
                 assert flags(answer) == expected(part)
             else:
-                refused(answer, 500, "two processes that judge records ended")
+                refused(answer, 500, "two processes ended while they judged the same records")
         assert flags(running.score(texts)) == expected(texts)
         assert len(psutil.Process().children()) == 2
     assert not psutil.Process().children()
