@@ -63,8 +63,8 @@ def choose_band(p: Float64Array, labels: Float64Array, confidence: float = CONFI
 def choose_interval(residuals: Float64Array, confidence: float = CONFIDENCE) -> ValueBand | None:
     """The interval around a predicted value that holds this share of (n,) out-of-fold residuals.
 
-    A residual is measured minus predicted. Equal shares of n + 1 residuals lie beyond both ends: the one of a future
-    row is counted, too. None if there are too few rows.
+    A residual is measured minus predicted. Equal shares of n + 1 residuals lie beyond both ends: the residual of a
+    future row is counted, too. None if there are too few rows.
     """
     beyond = math.floor((len(residuals) + 1) * (1 - confidence) / 2 + 1e-9)
     if beyond < 1:

@@ -10,7 +10,10 @@ from abonyx.card.record import Card
 
 
 def write_pages(card: Card, directory: Path, *, md: str = CARD_MD, page: str = CARD_HTML) -> None:
-    """Write card.md and card.html with these names. The caller writes metrics.json, which holds more than the card."""
+    """Write the card as Markdown to the file `md`, and as HTML to the file `page`.
+
+    The caller writes metrics.json, which holds more than the card.
+    """
     (directory / md).write_bytes(markdown(card).encode("utf-8", "backslashreplace"))
     (directory / page).write_bytes(html(card).encode("utf-8", "backslashreplace"))
 

@@ -85,7 +85,7 @@ class Child:
     def __init__(self, judged_by: str) -> None:
         self._judged_by = judged_by
         self._printed = _file_for_text()
-        self._old_text = 0  # bytes of it that the child printed before its present shares
+        self._old_text = 0  # bytes in _printed from before the child got its present shares
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _CHILD, str(os.getpid()), *search_path()],

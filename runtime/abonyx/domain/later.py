@@ -113,7 +113,7 @@ def can_wait(rule: DomainRule, records: int) -> bool:
 
 
 def judge_long(judge_by: Judge, limit: SequenceLimit) -> Judge:
-    """Judge only sequences that cannot be scored, because their rejection names the flags. Others get no flags."""
+    """Judge only sequences that cannot be scored: the text of their rejection names the flags. Others get no flags."""
 
     def judged(sequences: list[str], chains: tuple[str, ...]) -> Iterator[Judgement]:
         long = [sequence for sequence in sequences if limit.problem(sequence)]

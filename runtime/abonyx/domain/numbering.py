@@ -30,6 +30,6 @@ def numbered_domain(sequence: str) -> tuple[int, dict[str, str]]:
 
 
 def _numbered(result: NumberingResult) -> tuple[int, dict[str, str]]:
-    """Start and numbering; (0, {}) if the alignment is too short. Even one of three residues can be confident."""
+    """Start and numbering; (0, {}) if the alignment is too short. Even three residues can align confidently."""
     numbering, start = result.numbering or {}, result.query_start
     return (start, dict(numbering)) if start is not None and len(numbering) >= MIN_DOMAIN else (0, {})

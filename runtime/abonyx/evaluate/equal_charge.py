@@ -9,7 +9,8 @@ from abonyx.bundle.tolerances import NO_WIDTH
 AUC, SPEARMAN = "ROC AUC", "Spearman"
 CHANCE = {AUC: 0.5, SPEARMAN: 0.0}
 LOWEST = {AUC: 0.0, SPEARMAN: -1.0}
-# With fewer rows of one parent and one charge that have different labels, or fewer draws, nothing is concluded.
+# A conclusion needs this many rows for which another row has the same parent and charge but a different label. It also
+# needs this many draws.
 FEWEST_ROWS, FEWEST_DRAWS = 20, 200
 
 

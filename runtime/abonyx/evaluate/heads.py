@@ -31,7 +31,7 @@ from abonyx.run.request import RunRequest
 from abonyx.wording import option
 
 # If less than this share of the labels lies in the head's interval, they probably have another unit: in the right unit,
-# several times this share lies in it, even of random labels.
+# even random labels lie in it several times as often.
 _FEW_COVERED = 0.1
 
 

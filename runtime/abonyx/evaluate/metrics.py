@@ -37,7 +37,7 @@ class Metric(msgspec.Struct, frozen=True):
     high: float | None
 
     def text(self, form: str = ".3f") -> str:
-        """Such as `0.663 [0.570, 0.756]`, with each number in that format, or `undefined`."""
+        """Such as `0.663 [0.570, 0.756]`, with each number in the format `form`, or `undefined`."""
         if self.value is None:
             return "undefined"
         if self.low is None or self.high is None:

@@ -101,7 +101,7 @@ def _comparable(y: Float64Array, strata: Int64Array) -> int:
 
 
 def _weighing_parents(y: Float64Array, group: Int64Array, strata: Int64Array) -> float:
-    """The effective number of parents (Kish): as many of equal weight support the figure equally well.
+    """The effective number of parents (Kish): so many of equal weight would support the figure equally well.
 
     The weight of a parent is the number of pairs of its rows with the same stratum and different labels.
     """

@@ -111,7 +111,7 @@ def scan(
         positions: "cdr", "framework", "all", or IMGT positions, such as "27,57,105-117" or [27, 57].
         exclude: residues that are not used as replacements, such as "C,M".
         heads: names of the bundle's heads, or "all"; None = the first.
-        domain: "check" refuses a parent that the heads were not trained on, and flags mutants; "off" skips this.
+        domain: "check" refuses a parent unlike the heads' training set, and flags mutants; "off" skips this.
         validated: metrics.json of `abonyx evaluate --by COLUMN` for this bundle; its conclusion is the statement.
         on_batch: called with the number of sequences that were scored, after each batch.
 

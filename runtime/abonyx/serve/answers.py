@@ -24,7 +24,9 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sequence(_In, frozen=True, kw_only=True):
-    """One record: one sequence, or the chains of a pair. Ids may repeat. Heads that need both chains refuse one alone.
+    """One record: one sequence, or the chains of a pair. Ids may repeat.
+
+    If the heads need both chains, a record with only one chain is rejected.
 
     Attributes:
         heavy, light: in place of `sequence`. A head that needs one of them takes that one.
@@ -51,7 +53,7 @@ class EmbedRequest(_In, frozen=True, kw_only=True):
     """Sequences to embed.
 
     Attributes:
-        domain: check flags a record that the head was not trained on, require rejects it, off skips this.
+        domain: check flags a record unlike the head's training set, require rejects it, off skips this.
         trim: domain = use only the variable domain of a longer record; null = all of it.
         gaps: strip removes gaps (- and .) and a final *; with refuse, a record that has them is unusable.
     """
@@ -77,7 +79,7 @@ class ScoreRequest(HeadsRequest, frozen=True, kw_only=True):
     """Sequences to score, and the threshold: the one that the head declares for `assay`, `threshold`, or the default.
 
     Attributes:
-        domain: check flags a record that the head was not trained on, require rejects it, off skips this.
+        domain: check flags a record unlike the head's training set, require rejects it, off skips this.
         trim: domain = score only the variable domain of a longer record; null = all of it.
         gaps: strip removes gaps (- and .) and a final *; with refuse, a record that has them cannot be scored.
         heads: names of the model's heads whose values are wanted, or "all"; null = the first. assay and threshold
@@ -157,8 +159,8 @@ class Score(Answered, frozen=True, kw_only=True):
         added: the columns that `with` names, by name; values are null for a record without a single domain.
         label: only if labels were read: 0 specific, 1 non-specific, null not labelled.
         training_row: only if labels were read: whether the first of the answer's heads was trained on this record. If
-            so, its score looks better than the head is. null = not known: the bundle does not record its training rows,
-            or domain is off, so that a training row with a tag is not recognised.
+            so, the score makes the head look better than it is. null = not known: the bundle does not record its
+            training rows, or domain is off, so that a training row with a tag is not recognised.
     """
 
     id: str

@@ -187,7 +187,7 @@ class _Lines(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
-        finally:  # not in the generator: if the client leaves at once, it never starts
+        finally:  # not in the generator, which never starts if the client leaves at once
             self._waiting.drop()
 
 

@@ -26,7 +26,8 @@ from abonyx.wording import option
 
 # Most bytes of the head of a request, or of a chunk.
 HEAD_BYTES = 1 << 16
-# asyncio accepts this many connections before any of them is counted. When no descriptor is left, it tries this often.
+# asyncio accepts this many connections before any of them is counted. When no descriptor is left, it still tries this
+# many times in a row.
 ACCEPTED_AT_ONCE = 4
 # Descriptors kept for the service itself: for a bundle's files in a reload, for a child process, and for connections
 # that are accepted but not counted yet.

@@ -14,7 +14,7 @@ class ExplainRequest(HeadsRequest, frozen=True, kw_only=True):
     """Sequences whose contributions are requested.
 
     Attributes:
-        domain: check flags a record that the head was not trained on, require rejects it, off skips this.
+        domain: check flags a record unlike the head's training set, require rejects it, off skips this.
         trim: domain = explain only the variable domain of a longer record; null = all of it.
         gaps: strip removes gaps (- and .) and a final *; with refuse, a record that has them cannot be scored.
         heads: names of the model's heads whose contributions are requested, or "all"; null = the first.

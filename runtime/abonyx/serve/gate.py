@@ -146,7 +146,7 @@ class Gate:
         scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
         if wanted is None:
             return
-        # The time of compare_digest does not depend on where the two differ. It may only show the length.
+        # The time of compare_digest does not depend on where the two differ. At most, the time shows the length.
         right = hmac.compare_digest(given.strip().encode("utf-8", "replace"), wanted.encode())
         if scheme.lower() != "bearer" or not right:
             found = "a wrong one" if given else "none"

@@ -94,7 +94,7 @@ class Model:
         *,
         percentiles: bool = True,
     ) -> ChosenHeads:
-        """As chosen.choose_heads. A choice without a threshold is remembered, with the rows of its panel.
+        """As chosen.choose_heads. A choice with neither a threshold nor columns is remembered, with its panel's rows.
 
         Args:
             percentiles: whether a panel is chosen.

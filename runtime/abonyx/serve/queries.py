@@ -46,8 +46,9 @@ class FileExplainQuery(FileQuery):
 
 
 class FileScoreQuery(FileExplainQuery):
-    """The options of FileExplainQuery, of threshold and panel, and `with`: names of columns with commas between them.
+    """The options of FileExplainQuery, and `assay`, `threshold`, `panel`, `with` and `labels`.
 
+    with: names of columns with commas between them.
     labels: find = read the classes in a column called label, labels, y or class, and return them.
     """
 

@@ -41,7 +41,7 @@ Asked = TypeVar("Asked", ScoreRequest, EmbedRequest, ExplainRequest)
 
 
 def content_type(request: Request, *, files: bool = True) -> str:
-    """JSON or, if they are taken, one of FILES.
+    """The content type of a request: JSON or, if the route takes files, one of FILES.
 
     Raises:
         RequestRefused: 415, the type is missing or another one, or the charset is not UTF-8.

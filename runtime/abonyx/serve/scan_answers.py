@@ -20,8 +20,7 @@ class ScanRequest(Sequence, frozen=True, kw_only=True):
         positions: cdr, framework, all, or IMGT positions and ranges, such as "27,57,105-117", or a list of them.
         exclude: residues that are not used as replacements, such as "C,M", or a list of them.
         heads: names of the model's heads that score one chain, or "all"; null = the first.
-        domain: check and require refuse a parent that the heads were not trained on, and flag mutants; off skips
-            this.
+        domain: check and require refuse a parent unlike the heads' training set, and flag mutants; off skips this.
         trim: domain = scan only the variable domain of a longer record; null = all of it.
         gaps: strip removes gaps (- and .) and a final *; with refuse, a record that has them cannot be scored.
         rank: add the columns charge_stratum and NAME_rank, an order within equal charge, which is no recommendation.

@@ -31,7 +31,8 @@ from abonyx.serve.model import Model, log_notes, refuse_upstream_pooling
 from abonyx.serve.speed import Speed
 from abonyx.wording import Interface
 
-# Batches of a round: enough to sort sequences by length, and few enough for a small request that arrives meanwhile.
+# Batches of a round: enough to sort sequences by length, and so few that a small request that arrives meanwhile does
+# not wait long.
 ROUND_BATCHES = 8
 # How long the first request of an idle queue waits for others to join it.
 MAX_WAIT_S = 0.003

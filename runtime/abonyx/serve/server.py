@@ -115,7 +115,7 @@ def bound(settings: Settings) -> Iterator[socket.socket]:
         family, _, protocol, _, address = socket.getaddrinfo(
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-    # Without the protocol asyncio does not set TCP_NODELAY, and each answer on an open connection waits 40 ms.
+    # If the protocol is not given, asyncio does not set TCP_NODELAY, and each answer on an open connection waits 40 ms.
     with socket.socket(family, socket.SOCK_STREAM, protocol) as listener:
         with _refusing(settings):  # the options of socket.create_server, which would listen at once
             if os.name == "posix":
@@ -149,7 +149,8 @@ def _run(gate: Gate, listener: socket.socket, settings: Settings, scheduler: Sch
             scheduler.on_death()
         LOGGER.info(f"listening at http://{shown}:{port}")
         # uvicorn handles SIGINT and SIGTERM while it runs, and raises them again after all requests are finished. Here,
-        # this is not an interruption. uvicorn does not handle SIGHUP (a closed terminal).
+        # handle_exit gets these signals too, so they interrupt nothing. uvicorn does not handle SIGHUP (a closed
+        # terminal).
         with handled(server.handle_exit, ENDING):
             server.run(sockets=[listener])
 
