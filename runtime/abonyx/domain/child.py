@@ -22,7 +22,8 @@ import msgspec
 from abonyx.domain.flags import Judgement, judge, judged_by
 from abonyx.engine.process import search_path
 
-# A start-up hook of Python can print to standard output too. So a frame without the mark is refused.
+# A start-up hook of Python can print to standard output too. What comes before a mark is skipped, up to this much.
+_MOST_SKIPPED_BYTES = 1 << 16
 _MARK = b"abonyx:"
 _LENGTH_BYTES = 4
 # A waiting child checks this often whether its parent still runs, because a fork of the parent can keep the pipe open.
@@ -48,14 +49,27 @@ class Share(msgspec.Struct, frozen=True, array_like=True):
     chains: tuple[str, ...]
 
 
-class Answer(msgspec.Struct, frozen=True, array_like=True):
-    """What a child answers to some shares.
+class Request(msgspec.Struct, frozen=True, array_like=True):
+    """What a child is asked.
 
     Attributes:
+        number: that of the request to this child, counted from 1.
+    """
+
+    number: int
+    shares: list[Share]
+
+
+class Answer(msgspec.Struct, frozen=True, array_like=True):
+    """What a child answers.
+
+    Attributes:
+        number: that of the request.
         judged_by: as flags.judged_by, in the child.
         judgements: those of each share, in order.
     """
 
+    number: int
     judged_by: str
     judgements: list[list[Judgement]]
 
@@ -72,6 +86,10 @@ class ChildEnded(Exception):
         self.reason = reason
 
 
+class OtherRules(ChildEnded):
+    """A child judges by other rules or another immunum than this process."""
+
+
 class Child:
     """A running child. One thread at a time uses it; any thread may kill it.
 
@@ -85,6 +103,7 @@ class Child:
     def __init__(self, judged_by: str) -> None:
         self._judged_by = judged_by
         self._printed = _file_for_text()
+        self._number = 0  # of the last request
         self._old_text = 0  # bytes in _printed from before the child got its present shares
         try:
             self._process = subprocess.Popen(
@@ -104,9 +123,11 @@ class Child:
 
         Raises:
             ChildEnded: the child gave no judgements. It cannot be used again.
+            OtherRules: it judges in another way.
         """
         try:
-            _write(_open(self._process.stdin), shares)
+            self._number += 1
+            _write(_open(self._process.stdin), Request(self._number, list(shares)))
             answer = _read(_open(self._process.stdout), Answer)
         except OSError as error:
             raise self._ended() from error
@@ -115,7 +136,9 @@ class Child:
         if answer is None:
             raise self._ended()
         if answer.judged_by != self._judged_by:
-            raise self._ended(f"it judges by {answer.judged_by}, this process by {self._judged_by}")
+            raise OtherRules(f"{self._judged_by} in this process, {answer.judged_by} in a new process")
+        if answer.number != self._number:  # a fork of this process can write a request twice
+            raise self._ended(f"its answer is that to request {answer.number}, not {self._number}")
         if [len(each) for each in answer.judgements] != [len(share.sequences) for share in shares]:
             raise self._ended("its answer has another number of judgements than there are sequences")
         if self._printed is not None:
@@ -177,14 +200,19 @@ def serve(parent: int, source: BinaryIO | None = None, target: BinaryIO | None =
     for name in _IGNORED:
         if number := getattr(signal, name, None):
             signal.signal(number, signal.SIG_IGN)
+    if os.name == "posix" and os.getppid() != parent:
+        sys.exit(
+            f"it was not started by process {parent}: sys.executable must not be a program that starts another one"
+        )
     source = source or sys.stdin.buffer
     if target is None:
         target = os.fdopen(os.dup(1), "wb")
         os.dup2(2, 1)
-    rules = judged_by()
+        sys.stdout.flush()
     with contextlib.suppress(BrokenPipeError):
-        while _waits(source, parent) and (shares := _read(source, list[Share])) is not None:
-            _write(target, Answer(rules, [judge(share.sequences, share.chains) for share in shares]))
+        while _waits(source, parent) and (asked := _read(source, Request)) is not None:
+            judgements = [judge(share.sequences, share.chains) for share in asked.shares]
+            _write(target, Answer(asked.number, judged_by(), judgements))
 
 
 def _waits(source: BinaryIO, parent: int) -> bool:
@@ -203,15 +231,22 @@ def _write(stream: IO[bytes], message: Any) -> None:
     stream.flush()
 
 
+def _skip_to_mark(stream: IO[bytes]) -> None:
+    """Read to the end of the next mark, or to the end of the stream."""
+    seen = stream.read(len(_MARK))
+    while seen[-len(_MARK) :] != _MARK and (more := stream.read(1)):
+        seen += more
+        if len(seen) > _MOST_SKIPPED_BYTES:
+            raise ValueError(f"standard output must contain only judgements, but it begins with {seen[:40]!r}")
+
+
 def _read(stream: IO[bytes], kind: type[Message]) -> Message | None:
     """The message of the next frame; None if the stream ends before the frame is complete.
 
     Raises:
         ValueError: the data are not a frame, or the message is not of this kind.
     """
-    mark = stream.read(len(_MARK))
-    if mark and mark != _MARK:
-        raise ValueError(f"standard output must contain only judgements, but it contains {mark!r}")
+    _skip_to_mark(stream)
     length = int.from_bytes(stream.read(_LENGTH_BYTES), "big")
     data = stream.read(length) if length else b""
     if not length or len(data) < length:

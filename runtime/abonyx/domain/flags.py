@@ -14,6 +14,8 @@ from abonyx.texts import as_texts
 
 # Increase this number with every change that could change the judgement of a record. Runs record the number.
 RULES = 3
+# Read at import: the version on the disk may change while this process runs.
+_JUDGED_BY = f"immunum {version('immunum')}, rules {RULES}"
 CHAIN_NAMES = {
     "H": "heavy chain",
     "K": "light chain (kappa)",
@@ -110,7 +112,7 @@ def judge_in_turn(sequences: Iterable[str], chains: Iterable[str]) -> Iterator[J
 
 def judged_by() -> str:
     """What the judgements depend on besides the sequence and the chains; a part of a run's identity."""
-    return f"immunum {version('immunum')}, rules {RULES}"
+    return _JUDGED_BY
 
 
 def trimmed(sequence: str, judgement: Judgement) -> Trimmed | None:

@@ -7,14 +7,16 @@ same judgement, so another child can judge again what a child did not finish.
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import threading
+import time
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from types import TracebackType
 
-from abonyx.domain.child import Child, ChildEnded, Share
+from abonyx.domain.child import Child, ChildEnded, OtherRules, Share
 from abonyx.domain.flags import Judgement, judge, judged_by
 from abonyx.engine.process import can_start_python, usable_processors
 from abonyx.errors import EngineError, first_line
@@ -26,6 +28,8 @@ MIN_POOLED = 8_000
 MAX_CHILDREN = 8
 # Number of records of a run that a child judges in one call, which takes about 0.1 s.
 PIECE = 500
+# After a failed start of a process, the next is tried this much later.
+_RETRY_S = 30.0
 # Small waiting tasks go to a child together, up to this many sequences, because a call costs about as
 # much as one sequence.
 _TOGETHER = 16
@@ -55,6 +59,8 @@ class Judges:
         self._closed = False
         self._children: set[Child] = set()
         self._judged_by = judged_by()
+        self._process = os.getpid()
+        self._failed_at = -_RETRY_S  # when a process could not be started, by time.monotonic()
         self._threads = [threading.Thread(target=self._work, name="judging", daemon=True) for _ in range(processes)]
         try:
             for thread in self._threads:
@@ -87,7 +93,7 @@ class Judges:
         """
         task = _Task(Share(list(sequences), tuple(chains)))
         with self._lock:
-            if self._closed:
+            if self._closed or os.getpid() != self._process:  # a fork has none of the threads
                 task.future.set_exception(_closed())
             else:
                 self._tasks.put(task)
@@ -103,8 +109,6 @@ class Judges:
         for thread in self._threads:
             if thread.ident is not None:  # it was started
                 thread.join()
-        for child in list(self._children):  # left by a thread after an unexpected error
-            self._end(child)
         with contextlib.suppress(queue.Empty):
             while True:
                 task = self._tasks.get_nowait()
@@ -118,8 +122,8 @@ class Judges:
             wanted = [task for task in tasks if task.future.set_running_or_notify_cancel()]
             try:
                 child = self._judge(child, wanted) if wanted else child
-            except Exception as error:  # after any error, the tasks are completed and the thread goes on
-                child = None  # close() ends it
+            except BaseException as error:  # after any error, the tasks are completed and the thread goes on
+                child = None  # it was ended
                 for task in wanted:
                     if not task.future.done():
                         task.future.set_exception(_fault(error))
@@ -153,15 +157,18 @@ class Judges:
             answers = child.judge([task.share for task in tasks])
         except ChildEnded as ended:
             self._end(child)
-            if self._closed or again:
+            if self._closed or again or isinstance(ended, OtherRules):
                 for task in tasks:
-                    task.future.set_exception(_closed() if self._closed else _failed(ended.reason))
+                    task.future.set_exception(_closed() if self._closed else _failed(ended))
                 return None
             LOGGER.warning(f"a process that judges records ended with {_code(ended)}; another one is started")
             child = None
             for task in tasks:
                 child = self._judge(child, [task], again=True)
             return child
+        except BaseException:
+            self._end(child)
+            raise
         for task, judgements in zip(tasks, answers, strict=True):
             task.future.set_result(judgements)
         return child
@@ -169,21 +176,33 @@ class Judges:
     def _judge_here(self, task: _Task) -> None:
         if self._closed:
             task.future.set_exception(_closed())
-        else:
+            return
+        try:
             task.future.set_result(judge(task.share.sequences, task.share.chains))
+        except BaseException as error:  # immunum's panics are BaseExceptions
+            task.future.set_exception(_fault(error))
 
     def _started(self) -> Child | None:
-        """A new child; None if the system cannot start one, or after close()."""
+        """A new child; None if the system cannot start one now, or after close()."""
         with self._lock:
-            if self._closed:
+            if self._closed or time.monotonic() < self._failed_at + _RETRY_S:
                 return None
-            try:
-                child = Child(self._judged_by)
-            except OSError as error:
-                LOGGER.warning(f"a process that judges records cannot be started ({error}); this process judges them")
-                return None
-            self._children.add(child)
-            return child
+        try:
+            child = Child(self._judged_by)
+        except Exception as error:  # after any error, the thread must go on
+            with self._lock:
+                if time.monotonic() >= self._failed_at + _RETRY_S:
+                    LOGGER.warning(
+                        f"a process that judges records cannot be started ({error}); this process judges them"
+                    )
+                self._failed_at = time.monotonic()
+            return None
+        with self._lock:
+            if not self._closed:
+                self._children.add(child)
+                return child
+        child.end()
+        return None
 
     def _end(self, child: Child) -> None:
         with self._lock:
@@ -241,14 +260,17 @@ def _code(ended: ChildEnded) -> str:
     return ended.reason.partition(":")[0]
 
 
-def _failed(reason: str) -> EngineError:
+def _failed(ended: ChildEnded) -> EngineError:
+    if isinstance(ended, OtherRules):
+        what = f"a package was replaced while this process ran: records would be judged by {ended.reason}"
+        return EngineError(what, "Start this process again.")
     return EngineError(
-        f"two processes ended while they judged the same records: {reason}",
+        f"two processes ended while they judged the same records: {ended.reason}",
         f"Try again. If it fails again, report the message; {option('domain')} off scores without judging.",
     )
 
 
-def _fault(error: Exception) -> EngineError:
+def _fault(error: BaseException) -> EngineError:
     return EngineError(
         f"unexpected {type(error).__name__} while records were judged: {first_line(error)}",
         f"Try again. If it fails again, report the message; {option('domain')} off scores without judging.",

@@ -43,7 +43,7 @@ def judging_processes(settings: Settings, config: RuntimeConfig) -> int:
         ConfigError: the setting asks for some, and this Python cannot start any.
     """
     if settings.domain_processes and not can_start_python():
-        what = f"serve: domain_processes is {settings.domain_processes}, but the path of this Python is unknown"
+        what = f"serve: domain_processes is {settings.domain_processes}, but this Python cannot start another"
         raise ConfigError(what, "Give 0, or start the service with the command abonyx.")
     if settings.domain_processes is not None:
         return settings.domain_processes

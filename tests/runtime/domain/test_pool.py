@@ -144,8 +144,14 @@ def test_without_child_processes_this_process_judges(
         raise OSError(11, "Resource temporarily unavailable")
 
     monkeypatch.setattr(pool, "Child", none)
-    assert judge_in_children(RECORDS, children=2) == judge(RECORDS)
-    assert "cannot be started ([Errno 11] Resource temporarily unavailable); this process judges them" in caplog.text
+    with Judges(2) as judges:
+        futures = [judges.submit(RECORDS[:2], ("H",)) for _ in range(50)]
+        bad = judges.submit(["A"], ("Z",))
+        assert all(future.result(PATIENCE_S) == judge(RECORDS[:2]) for future in futures)
+        with pytest.raises(EngineError, match="unexpected ValueError while records were judged"):
+            bad.result(PATIENCE_S)
+    words = "cannot be started ([Errno 11] Resource temporarily unavailable); this process judges them"
+    assert caplog.text.count(words) == 1
 
 
 def test_a_system_that_starts_no_thread_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,9 +171,10 @@ def test_a_system_that_starts_no_thread_is_an_error(monkeypatch: pytest.MonkeyPa
 
 def test_a_child_that_judges_by_other_rules_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "judged_by", lambda: "immunum 0.0.1, rules 0")
-    with pytest.raises(
-        EngineError, match=r"it judges by immunum \S+, rules \d+, this process by immunum 0.0.1, rules 0"
-    ):
+    words = (
+        r"by immunum 0.0.1, rules 0 in this process, immunum \S+, rules \d+ in a new process\nStart this process again"
+    )
+    with pytest.raises(EngineError, match=words):
         judge_in_children(RECORDS, children=1)
     assert not children()
 
@@ -223,8 +230,13 @@ def test_a_child_may_print_much_to_standard_error(monkeypatch: pytest.MonkeyPatc
     assert judge_in_children(RECORDS, children=1) == judge(RECORDS)
 
 
-def test_a_child_that_prints_to_standard_output_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(child, "_CHILD", "print('hello', flush=True); " + child._CHILD)
+def test_what_a_hook_prints_before_the_first_answer_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "_CHILD", "print('abonyx: hello', flush=True); print('more'); " + child._CHILD)
+    assert judge_in_children(RECORDS, children=1) == judge(RECORDS)
+
+
+def test_a_child_that_prints_much_to_standard_output_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "_CHILD", "print('hello' * 50_000, flush=True); " + child._CHILD)
     with pytest.raises(EngineError, match=r"standard output must contain only judgements.*hello"):
         judge_in_children(RECORDS, children=1)
     assert not children()
@@ -284,7 +296,7 @@ def test_a_child_of_another_parent_ends() -> None:
     code = f"from abonyx.domain import child; child._LOOK_S = 0.1; child.serve({os.getpid() + 10**6})"
     with os.fdopen(reading), os.fdopen(writing, "w"):
         done = subprocess.run([sys.executable, "-c", code], stdin=reading, timeout=PATIENCE_S, check=False)
-    assert done.returncode == 0
+    assert done.returncode == 1
 
 
 JUDGING = """

@@ -191,7 +191,7 @@ def test_processes_by_the_provider_and_the_setting(monkeypatch: pytest.MonkeyPat
             Settings(domain_processes=wrong)
     monkeypatch.setattr(sys, "executable", "")
     assert judging_processes(Settings(), cuda) == 0
-    with pytest.raises(ConfigError, match="domain_processes is 2, but the path of this Python is unknown"):
+    with pytest.raises(ConfigError, match="domain_processes is 2, but this Python cannot start another"):
         judging_processes(Settings(domain_processes=2), cpu)
 
 
