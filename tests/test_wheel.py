@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from abonyx.pages import pages_folder
+from abonyx.pages import shipped_folder
 
 from .conftest import EXAMPLES, REPOSITORY
 
@@ -34,6 +34,8 @@ def test_wheel_holds_the_model_and_scores_outside_the_clone(tmp_path: Path) -> N
     names = zipfile.ZipFile(wheel).namelist()
     assert "abonyx/mini/manifest.json" in names
     assert {f"abonyx_export/{name}" for name in ("antibodies.csv", "antibodies.md")} <= set(names)
+    assert {f"abonyx/deploy/{path.name}" for path in (REPOSITORY / "deploy").iterdir()} <= set(names)
+    assert {f"abonyx/configs/{path.name}" for path in (REPOSITORY / "configs").iterdir()} <= set(names)
     assert {f"abonyx/examples/{name}" for name in ("therapeutic_vh.csv", "labelled.csv")} <= set(names)
     assert {"abonyx/py.typed", "abonyx/explain/repertoire.json"} <= set(names)
     assert {f"abonyx/serve/page/{name}" for name in ("index.html", "app.js", "pasted.js", "style.css")} <= set(names)
@@ -59,8 +61,7 @@ def test_wheel_holds_the_model_and_scores_outside_the_clone(tmp_path: Path) -> N
     assert len((tmp_path / "out.csv").read_text().splitlines()) == 13
     helped = [sys.executable, "-m", "abonyx", "--help"]
     said = subprocess.run(helped, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
-    assert str(site / "abonyx" / "docs") in "".join(said.split())
-    assert str(site / "abonyx" / "examples") in "".join(said.split())
+    assert f"arein{site / 'abonyx'}" in "".join(said.split())
     shutil.rmtree(site / "abonyx" / "mini")
     command = [sys.executable, "-m", "abonyx", "score", str(EXAMPLES), "-o", "again.csv"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
@@ -69,6 +70,6 @@ def test_wheel_holds_the_model_and_scores_outside_the_clone(tmp_path: Path) -> N
 
 
 def test_the_pages_of_a_clone_are_in_its_docs_folder() -> None:
-    assert pages_folder() == REPOSITORY / "docs"
+    assert shipped_folder() == REPOSITORY
     assert len(cited_pages()) > 8
     assert all((REPOSITORY / page).is_file() for page in cited_pages())

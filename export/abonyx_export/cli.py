@@ -252,7 +252,7 @@ def fit(
     """Fit a new head on your labelled sequences.
 
     INPUT is a file as for `score`, with a column of labels; - is stdin. The command writes a bundle with the new
-    head. It needs the optional extra `export`, but no PyTorch.
+    head. It needs the optional extra `fit`, and no PyTorch.
     """
     require("fit")
     from abonyx.bundle.heads import chain_words

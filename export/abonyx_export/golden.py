@@ -14,7 +14,7 @@ from abonyx.bundle.threshold import is_nonspecific
 from abonyx.bundle.tolerances import GOLDEN_MIN_SD_P
 from abonyx.errors import ParityError
 from abonyx.input.checked import read_input
-from abonyx.pages import examples_folder
+from abonyx.pages import shipped_folder
 from abonyx.wording import option
 from abonyx_export.antibodies import ANTIBODIES_NAME, shipped_antibodies
 
@@ -34,7 +34,7 @@ _STANDARD = "ACDEFGHIKLMNPQRSTVWY"
 
 def examples_path() -> Path:
     """Path of the example sequences: in the installed package, or in the repository for an editable install."""
-    return examples_folder() / EXAMPLES_NAME
+    return shipped_folder() / "examples" / EXAMPLES_NAME
 
 
 def golden_sequences(file: Path | None, max_residues: int, letters: str = RESIDUES) -> tuple[list[str], str]:

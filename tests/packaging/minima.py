@@ -39,7 +39,10 @@ TESTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "excel": (("cpu", "excel"), ("tests/runtime/input/test_excel.py",)),
     "frames": (("cpu", "frames"), ("tests/runtime/test_frames.py",)),
     "ray": (("cpu", "ray"), ("tests/runtime/ray",)),
-    "evaluate": (("cpu", "evaluate"), ("tests/runtime/evaluate", "tests/runtime/card", "tests/runtime/sklearn")),
+    "evaluate": (
+        ("cpu", "evaluate"),
+        ("tests/runtime/evaluate", "tests/runtime/card", "tests/runtime/sklearn/test_estimator_checks.py"),
+    ),
     "explain": (("cpu", "explain"), ("tests/runtime/explain",)),
     "serve": (("cpu", "serve"), ("tests/runtime/serve",)),
     "client": (("cpu", "serve", "client"), ("tests/runtime/client",)),

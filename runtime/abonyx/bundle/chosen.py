@@ -271,8 +271,9 @@ def choose_heads(
         training = _training(bundle, head) if NEAREST in with_columns else ()
         chosen.append(ChosenHead(head, head is first, rule, interval=interval, training=training))
     if INTERVAL in with_columns and not any(head.interval for head in chosen):
-        what = f"{option('with_columns')} interval: no head of {', '.join(wanted)} stores an interval around its values"
-        raise ConfigError(what, "Leave interval out. Only regressions of `abonyx fit` store an interval.")
+        chosen_heads = f"no chosen head ({', '.join(wanted)}) stores an interval around its values"
+        fix = "Leave interval out. A regression of `abonyx fit` stores an interval if it has at least 20 rows."
+        raise ConfigError(f"{option('with_columns')} interval: {chosen_heads}", fix)
     if config is None:
         return ChosenHeads(tuple(chosen))
     found = choose_panel(bundle, config, panel, wanted)

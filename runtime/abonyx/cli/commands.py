@@ -20,7 +20,7 @@ from abonyx.cli.explain import explain
 from abonyx.cli.score import SCORE_EXAMPLE, score
 from abonyx.errors import EngineError
 from abonyx.logs import LOGGER, to_stderr, verbose
-from abonyx.pages import examples_folder, pages_folder
+from abonyx.pages import shipped_folder
 from abonyx.run.interrupts import ENDING, handled
 from abonyx.wording import Interface
 
@@ -67,8 +67,8 @@ _LOG_OPTIONS = [
 @click.group(
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog=f"If a message names a page docs/NAME.md, look for it in {pages_folder()}\n\n"
-    f"The files examples/NAME are in {examples_folder()}\n\n{example(SCORE_EXAMPLE)}",
+    epilog="Messages name pages docs/NAME.md. These, and the folders configs, deploy and examples, are in "
+    f"{shipped_folder()}\n\n{example(SCORE_EXAMPLE)}",
 )
 @click.version_option(__version__, prog_name="abonyx")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")

@@ -156,7 +156,7 @@ def can_draw(what: str) -> bool:
         require(what)
     except ConfigError as error:
         reason, fix = error.worded(Interface.COMMAND_LINE)
-        LOGGER.info(f"note: no pictures were drawn: {reason}. The tables are complete. {fix}")
+        LOGGER.info(f"note: pictures are left out: {reason}. The tables do not need it. {fix}")
         return False
     return True
 

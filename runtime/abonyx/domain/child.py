@@ -24,7 +24,7 @@ from abonyx.engine.process import search_path
 
 # A start-up hook of Python can print to standard output too. What comes before a mark is skipped, up to this much.
 _MOST_SKIPPED_BYTES = 1 << 16
-_MARK = b"abonyx:"
+_MARK = b"\0abonyx\0"
 _LENGTH_BYTES = 4
 # A waiting child checks this often whether its parent still runs, because a fork of the parent can keep the pipe open.
 _LOOK_S = 5.0

@@ -87,7 +87,11 @@ def part_problem(part: Part, rule: DomainRule, limit: SequenceLimit) -> str | No
     flags = part.judgement.text
     why = limit.problem(part.sequence)
     if why and flags:
-        return f"{why}; what was found: {flags}"
+        found = f"{why}; what was found: {flags}"
+        inside = trimmed(part.sequence, part.judgement)
+        if rule.trim or inside is None or limit.problem(inside.sequence):
+            return found
+        return f"{found}; {option('trim')} domain scores the domain alone"
     if rule.check == "require" and not part.judgement.trusted:
         return flags
     return why

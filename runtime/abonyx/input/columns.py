@@ -6,13 +6,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from abonyx.bundle.manifest import RESIDUES
 from abonyx.errors import ColumnUnclear, InputError, printable
 from abonyx.input.cells import NO_CELLS, NO_LIGHT, Cells, is_missing, text
 from abonyx.input.limits import check_width
 from abonyx.wording import option
 
 # Names of columns that are recognised, in lower case, without spaces, `_` and `-`. Ids' names are tried in this order.
-_ID_NAMES = ("id", "sequenceid", "antibodyid", "name", "antibody", "clone", "sequenceidheavy")
+_ID_NAMES = ("id", "sequenceid", "antibodyid", "name", "antibody", "antibodyname", "clone", "sequenceidheavy")
 _HEAVY_NAMES = frozenset(
     {*("sequenceaaheavy", "sequencealignmentaaheavy", "sequenceheavy")}
     | {*("vh", "vhseq", "vhsequence", "vhproteinsequence", "vhaa", "sequencevh")}
@@ -36,6 +37,8 @@ _FEWEST_MARKS = 3
 # Keep all columns.
 ALL = "all"
 _SHOWN, _SHOWN_CHARS = 20, 1_500
+# A name of so many letters that are all residues is a sequence. Then the file has no header.
+_SEQUENCE_CHARS = 20
 # An error offers the names for a choice only if there are at most this many, each with at most this many characters.
 _OFFERED, _OFFERED_CHARS = 200, 100
 _SURROGATE = re.compile("[\ud800-\udfff]")  # a byte that is not UTF-8
@@ -200,15 +203,26 @@ class _Header:
         return _shown(self.names)
 
     def named(self, name: str, argument: str) -> int:
-        """The place of a requested column."""
+        """The place of a requested column. Its name may be spelled in another way if only one column fits."""
+        if argument != "keep":
+            self._refuse_record()
         if name in self.names:
             return self.names.index(name)
+        if len(places := self._places(key(name))) == 1:
+            return places[0]
         if argument == "sequence_column" and len(self.names) == 1 and self.in_text:
             fix = "If the file has one sequence on each line and no header, add `sequence` as the first line. "
             fix += f"If the first line is a header, name its column with {option('sequence_column')} NAME."
         else:
-            fix = f"Name one of them with {option(argument)}."
+            fix = f"Name one of them with {option(argument)}. docs/files.md lists the names that are recognised."
         raise self._unclear(f"no column {printable(name)!r}; columns: {self.shown()}", fix)
+
+    def _refuse_record(self) -> None:
+        """Refuse a header with a sequence among its names: it is a record, which would be lost."""
+        for name in self.names:
+            if len(name) >= _SEQUENCE_CHARS and not set(name.upper()) - set(RESIDUES):
+                what = f"{self.where}: the header has the sequence {name[:_SEQUENCE_CHARS]!r}..., so it is a record"
+                raise InputError(what, "Add a line with the names of the columns above it, such as id,sequence.")
 
     def named_range(self, name: str, argument: str = "sequence_column") -> range:
         """The places of the sequences: a column, or FIRST:LAST."""

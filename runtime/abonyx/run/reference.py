@@ -25,7 +25,9 @@ from abonyx.bundle.panel import (
     panel_file,
     quantiles_of,
 )
+from abonyx.bundle.training_rows import training_rows
 from abonyx.errors import ConfigError, InputError, first_line
+from abonyx.input.checked import Input
 from abonyx.output.directory import check_directory, staged
 from abonyx.output.files import check_output, rejected_path
 from abonyx.output.formats import write_rejected
@@ -87,6 +89,8 @@ def add_panel(request: ReferenceRequest, report: Report) -> Panel:
         name = request.source.name if request.source else "standard input"
         what = f"{name}: has {len(sequences)} distinct records without a flag; a panel needs at least {MIN_PANEL_ROWS}"
         raise InputError(what, "Give more antibodies of the head's chain.")
+    for note in _training_notes(bundle, checked):
+        report(note)
     earlier = _earlier(request, sequences)
     check_files(bundle, bundle.manifest.files)
     panel = _panel(request, sequences) if earlier is None else earlier
@@ -104,6 +108,19 @@ def add_panel(request: ReferenceRequest, report: Report) -> Panel:
         if run.skip:
             write_rejected(rejected_path(request.output), checked.rejected)
     return panel
+
+
+def _training_notes(bundle: Bundle, checked: Input) -> list[str]:
+    """Lines about records that a head was trained on. Heads score such records better than new ones."""
+    lines = []
+    for head in bundle.manifest.heads:
+        known = training_rows(bundle, checked.records, head.name, checked.domains)
+        if known is not None and (count := int(known.sum())):
+            lines.append(
+                f"note: {count} of {len(checked.records)} records are training rows of head {head.name}, which scores "
+                "them better than new records: percentiles of new records in this panel can be misleading"
+            )
+    return lines
 
 
 def _check_request(request: ReferenceRequest) -> None:

@@ -158,7 +158,7 @@ def test_what_is_refused_leaves_nothing(run: Any, two: Path, tmp_path: Path, mon
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     done = run("explain", two, "-o", tmp_path / "out")
     assert done.code == 0
-    assert "note: no pictures were drawn: " in done.err and "Install the extra explain: pip install " in done.err
+    assert "note: pictures are left out: " in done.err and "Install the extra explain: pip install " in done.err
     assert not (tmp_path / "out" / "pictures").exists()
     done = run("explain", two, "-o", tmp_path / "out", "--no-pictures")
     assert done.code != 0 and "exists already" in done.err

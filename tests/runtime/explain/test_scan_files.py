@@ -243,7 +243,7 @@ def test_without_matplotlib_the_tables_are_written_and_the_extra_is_named(
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     done = run("scan", parents, "--id", "first", "-o", tmp_path / "out", "--positions", "28", *FEW)
     assert done.code == 0, done.err
-    assert "note: no pictures were drawn: drawing a scan needs matplotlib" in done.err
+    assert "note: pictures are left out: drawing a scan needs matplotlib" in done.err
     assert "Install the extra explain: pip install " in done.err
     assert set(files(tmp_path / "out")) == NAMES
 

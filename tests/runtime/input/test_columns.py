@@ -6,6 +6,8 @@ from abonyx.errors import InputError
 from abonyx.input.columns import Columns, Wanted, find_columns
 from abonyx.wording import Interface, in_words
 
+from ..domain.proteins import VH
+
 NONE = Wanted(None, None, None)
 
 
@@ -126,3 +128,20 @@ def test_gaps_of_an_alignment_are_left_out() -> None:
     several = Columns(None, range(0, 5), None)
     assert several.cells(["E", "nan", None, float("nan"), " Q "])[1] == "EQ"
     assert several.cells(["NA", "-", ".", "", "V"])[1] == "V"
+
+
+@pytest.mark.parametrize("column", [None, VH, "a"])
+def test_a_header_that_is_a_record_is_refused_and_no_record_is_lost(column: str | None) -> None:
+    said = refusal(f"a|{VH}", Wanted(None, column, None))
+    assert f"t.csv:1: the header has the sequence '{VH[:20]}'..., so it is a record" in said
+    assert "Add a line with the names of the columns above it" in said
+
+
+@pytest.mark.parametrize("name", ["heavy chain seq", "HEAVY_CHAIN_SEQ", "Heavy Chain Seq"])
+def test_a_given_name_may_be_spelled_in_another_way(name: str) -> None:
+    wanted = Wanted(None, name, None)
+    assert found("id|Heavy Chain Seq", wanted) == ("id", "Heavy Chain Seq")
+    if name == "Heavy Chain Seq":
+        assert found("id|Heavy Chain Seq|heavy-chain-seq", wanted) == ("id", "Heavy Chain Seq")
+    else:
+        assert f"no column '{name}'" in refusal("id|Heavy Chain Seq|heavy-chain-seq", wanted)

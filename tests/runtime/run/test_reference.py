@@ -77,6 +77,15 @@ def test_what_the_bundle_holds(with_panel: Path, rows_file: Path, bare: Path) ->
     assert (with_panel / "README.md").read_bytes() == (bare / "README.md").read_bytes()
 
 
+def test_training_rows_in_a_panel_are_noted(run: Any, mini: Path, tmp_path: Path) -> None:
+    known = (mini / "training_sequences.txt").read_text().split()[:30]
+    done = run("reference", mini, write(tmp_path / "known.csv", known), "--name", "known", "-o", tmp_path / "new")
+    assert done.code == 0, done.err
+    assert "note: 30 of 30 records are training rows of head nonspecificity" in done.err
+    done = run("reference", mini, EXAMPLES.parent / "labelled.csv", "--name", "other", "-o", tmp_path / "other")
+    assert done.code == 0 and "training rows" not in done.err, done.err
+
+
 def test_scores_are_the_same_and_have_percentiles(run: Any, with_panel: Path, tmp_path: Path, bare: Path) -> None:
     source = write(tmp_path / "in.csv", [HEAVY, VH[:60] + "S" + VH[61:], KAPPA])
     done = run("score", source, "-o", tmp_path / "out.csv", "--bundle", with_panel, "--table")
