@@ -37,8 +37,8 @@ _FEWEST_MARKS = 3
 # Keep all columns.
 ALL = "all"
 _SHOWN, _SHOWN_CHARS = 20, 1_500
-# A name of so many letters that are all residues is a sequence. Then the file has no header.
-_SEQUENCE_CHARS = 20
+# A name of so many letters, of so many kinds, that are all residues is a sequence. Then the file has no header.
+_SEQUENCE_CHARS, _SEQUENCE_KINDS = 20, 8
 # An error offers the names for a choice only if there are at most this many, each with at most this many characters.
 _OFFERED, _OFFERED_CHARS = 200, 100
 _SURROGATE = re.compile("[\ud800-\udfff]")  # a byte that is not UTF-8
@@ -220,7 +220,8 @@ class _Header:
     def _refuse_record(self) -> None:
         """Refuse a header with a sequence among its names: it is a record, which would be lost."""
         for name in self.names:
-            if len(name) >= _SEQUENCE_CHARS and not set(name.upper()) - set(RESIDUES):
+            kinds = set(name.upper())
+            if len(name) >= _SEQUENCE_CHARS and len(kinds) >= _SEQUENCE_KINDS and kinds <= set(RESIDUES):
                 what = f"{self.where}: the header has the sequence {name[:_SEQUENCE_CHARS]!r}..., so it is a record"
                 raise InputError(what, "Add a line with the names of the columns above it, such as id,sequence.")
 
