@@ -219,7 +219,7 @@ def test_an_interval_that_no_head_stores_is_refused(run: Any, several: Path, aro
         options = ("--bundle", bundle, "--heads", heads, "--with", "interval")
         done = run("score", EXAMPLES, "-o", tmp_path / "out.csv", *options)
         assert done.code == 2
-        assert f"--with interval: no head of {heads.replace(',', ', ')} stores an interval" in done.err
+        assert f"--with interval: no chosen head ({heads.replace(',', ', ')}) stores an interval" in done.err
     options = ("--bundle", around, "--heads", "hic", "--with", "interval", "--domain", "off")
     assert run("score", EXAMPLES, "-o", tmp_path / "out.csv", *options).code == 0, "it needs no domain"
 
