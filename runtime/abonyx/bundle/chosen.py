@@ -272,7 +272,7 @@ def choose_heads(
         chosen.append(ChosenHead(head, head is first, rule, interval=interval, training=training))
     if INTERVAL in with_columns and not any(head.interval for head in chosen):
         chosen_heads = f"no chosen head ({', '.join(wanted)}) stores an interval around its values"
-        fix = "Leave interval out. A regression of `abonyx fit` stores an interval if it has at least 20 rows."
+        fix = "Leave interval out. A regression of `abonyx fit` stores one if it has enough rows (docs/card.md)."
         raise ConfigError(f"{option('with_columns')} interval: {chosen_heads}", fix)
     if config is None:
         return ChosenHeads(tuple(chosen))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 import msgspec
 
@@ -15,7 +15,10 @@ from abonyx.texts import as_texts
 # Increase this number with every change that could change the judgement of a record. Runs record the number.
 RULES = 3
 # Read at import: the version on the disk may change while this process runs.
-_JUDGED_BY = f"immunum {version('immunum')}, rules {RULES}"
+try:
+    _IMMUNUM = version("immunum")
+except PackageNotFoundError:  # a frozen program may lack the package's metadata
+    _IMMUNUM = "of unknown version"
 CHAIN_NAMES = {
     "H": "heavy chain",
     "K": "light chain (kappa)",
@@ -112,7 +115,7 @@ def judge_in_turn(sequences: Iterable[str], chains: Iterable[str]) -> Iterator[J
 
 def judged_by() -> str:
     """What the judgements depend on besides the sequence and the chains; a part of a run's identity."""
-    return _JUDGED_BY
+    return f"immunum {_IMMUNUM}, rules {RULES}"
 
 
 def trimmed(sequence: str, judgement: Judgement) -> Trimmed | None:

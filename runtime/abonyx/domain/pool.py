@@ -92,8 +92,11 @@ class Judges:
             children, one after the other, or after close().
         """
         task = _Task(Share(list(sequences), tuple(chains)))
+        if os.getpid() != self._process:  # a fork has none of the threads, and the lock may be held for ever
+            task.future.set_exception(_closed())
+            return task.future
         with self._lock:
-            if self._closed or os.getpid() != self._process:  # a fork has none of the threads
+            if self._closed:
                 task.future.set_exception(_closed())
             else:
                 self._tasks.put(task)

@@ -13,7 +13,7 @@ from abonyx.input.limits import check_width
 from abonyx.wording import option
 
 # Names of columns that are recognised, in lower case, without spaces, `_` and `-`. Ids' names are tried in this order.
-_ID_NAMES = ("id", "sequenceid", "antibodyid", "name", "antibody", "antibodyname", "clone", "sequenceidheavy")
+_ID_NAMES = ("id", "sequenceid", "antibodyid", "name", "antibody", "clone", "sequenceidheavy", "antibodyname")
 _HEAVY_NAMES = frozenset(
     {*("sequenceaaheavy", "sequencealignmentaaheavy", "sequenceheavy")}
     | {*("vh", "vhseq", "vhsequence", "vhproteinsequence", "vhaa", "sequencevh")}
@@ -37,8 +37,8 @@ _FEWEST_MARKS = 3
 # Keep all columns.
 ALL = "all"
 _SHOWN, _SHOWN_CHARS = 20, 1_500
-# A name of so many letters, of so many kinds, that are all residues is a sequence. Then the file has no header.
-_SEQUENCE_CHARS, _SEQUENCE_KINDS = 20, 8
+# A name of so many letters of one case, of so many kinds, that are all residues is a sequence.
+_SEQUENCE_CHARS, _SEQUENCE_KINDS = 40, 8
 # An error offers the names for a choice only if there are at most this many, each with at most this many characters.
 _OFFERED, _OFFERED_CHARS = 200, 100
 _SURROGATE = re.compile("[\ud800-\udfff]")  # a byte that is not UTF-8
@@ -191,6 +191,13 @@ def is_sequence_name(name: str) -> bool:
     return key(name) == "sequence" or key(name) in _SEQUENCE_NAMES
 
 
+def _is_sequence(name: str) -> bool:
+    """Whether this is a sequence in the place of a column's name: the file has no header."""
+    letters = set(name.upper())
+    one_case = name.isupper() or name.islower()
+    return len(name) >= _SEQUENCE_CHARS and one_case and len(letters) >= _SEQUENCE_KINDS and letters <= set(RESIDUES)
+
+
 class _Header:
     """The names in a table's header, and functions that find columns."""
 
@@ -203,27 +210,26 @@ class _Header:
         return _shown(self.names)
 
     def named(self, name: str, argument: str) -> int:
-        """The place of a requested column. Its name may be spelled in another way if only one column fits."""
-        if argument != "keep":
-            self._refuse_record()
+        """The place of a requested column."""
         if name in self.names:
+            if _is_sequence(name):  # its record would be lost
+                raise self._unclear(f"column {name[:_SHOWN]!r}... is a sequence", self._header_fix())
             return self.names.index(name)
-        if len(places := self._places(key(name))) == 1:
-            return places[0]
-        if argument == "sequence_column" and len(self.names) == 1 and self.in_text:
+        similar = [printable(self.names[at]) for at in self._places(key(name))]
+        if any(map(_is_sequence, self.names)):
+            fix = self._header_fix()
+        elif argument == "sequence_column" and len(self.names) == 1 and self.in_text:
             fix = "If the file has one sequence on each line and no header, add `sequence` as the first line. "
             fix += f"If the first line is a header, name its column with {option('sequence_column')} NAME."
+        elif similar:
+            fix = f"Did you mean {' or '.join(map(repr, similar))}? Give the name as the file has it."
         else:
             fix = f"Name one of them with {option(argument)}. docs/files.md lists the names that are recognised."
         raise self._unclear(f"no column {printable(name)!r}; columns: {self.shown()}", fix)
 
-    def _refuse_record(self) -> None:
-        """Refuse a header with a sequence among its names: it is a record, which would be lost."""
-        for name in self.names:
-            kinds = set(name.upper())
-            if len(name) >= _SEQUENCE_CHARS and len(kinds) >= _SEQUENCE_KINDS and kinds <= set(RESIDUES):
-                what = f"{self.where}: the header has the sequence {name[:_SEQUENCE_CHARS]!r}..., so it is a record"
-                raise InputError(what, "Add a line with the names of the columns above it, such as id,sequence.")
+    def _header_fix(self) -> str:
+        names = "sequence" if len(self.names) == 1 else "id,sequence"
+        return f"The names of the columns are those of a record, so there is no header. Add one, such as {names}."
 
     def named_range(self, name: str, argument: str = "sequence_column") -> range:
         """The places of the sequences: a column, or FIRST:LAST."""

@@ -89,7 +89,7 @@ def add_panel(request: ReferenceRequest, report: Report) -> Panel:
         name = request.source.name if request.source else "standard input"
         what = f"{name}: has {len(sequences)} distinct records without a flag; a panel needs at least {MIN_PANEL_ROWS}"
         raise InputError(what, "Give more antibodies of the head's chain.")
-    for note in _training_notes(bundle, checked):
+    for note in _training_notes(bundle, checked, kept):
         report(note)
     earlier = _earlier(request, sequences)
     check_files(bundle, bundle.manifest.files)
@@ -110,14 +110,18 @@ def add_panel(request: ReferenceRequest, report: Report) -> Panel:
     return panel
 
 
-def _training_notes(bundle: Bundle, checked: Input) -> list[str]:
-    """Lines about records that a head was trained on. Heads score such records better than new ones."""
+def _training_notes(bundle: Bundle, checked: Input, kept: list[int]) -> list[str]:
+    """Lines about records of the panel that a head was trained on. Heads score such records better than new ones."""
     lines = []
+    order = record_chains(bundle.manifest.heads)
     for head in bundle.manifest.heads:
-        known = training_rows(bundle, checked.records, head.name, checked.domains)
+        records, domains = checked.records, list(checked.domains)
+        if len(head.chains) < len(order):  # a head of one chain, and records of both
+            records, domains = checked.chains[order.index(head.chains[0])], [""] * len(records)
+        known = training_rows(bundle, [records[row] for row in kept], head.name, [domains[row] for row in kept])
         if known is not None and (count := int(known.sum())):
             lines.append(
-                f"note: {count} of {len(checked.records)} records are training rows of head {head.name}, which scores "
+                f"note: {count} of {len(kept)} records are training rows of head {head.name}, which scores "
                 "them better than new records: percentiles of new records in this panel can be misleading"
             )
     return lines

@@ -130,18 +130,23 @@ def test_gaps_of_an_alignment_are_left_out() -> None:
     assert several.cells(["NA", "-", ".", "", "V"])[1] == "V"
 
 
-@pytest.mark.parametrize("column", [None, VH, "a"])
+@pytest.mark.parametrize("column", [None, VH, VH.lower(), "b"])
 def test_a_header_that_is_a_record_is_refused_and_no_record_is_lost(column: str | None) -> None:
-    said = refusal(f"a|{VH}", Wanted(None, column, None))
-    assert f"t.csv:1: the header has the sequence '{VH[:20]}'..., so it is a record" in said
-    assert "Add a line with the names of the columns above it" in said
+    header = f"a|{VH.lower() if column == VH.lower() else VH}"
+    said = refusal(header, Wanted(None, column, None))
+    assert "so there is no header. Add one, such as id,sequence." in said
+    assert (f"t.csv:1: column '{(column or '')[:20]}'... is a sequence" in said) == (column not in (None, "b"))
+    assert "Add one, such as sequence." in refusal(VH)
 
 
-@pytest.mark.parametrize("name", ["heavy chain seq", "HEAVY_CHAIN_SEQ", "Heavy Chain Seq"])
-def test_a_given_name_may_be_spelled_in_another_way(name: str) -> None:
-    wanted = Wanted(None, name, None)
-    assert found("id|Heavy Chain Seq", wanted) == ("id", "Heavy Chain Seq")
-    if name == "Heavy Chain Seq":
-        assert found("id|Heavy Chain Seq|heavy-chain-seq", wanted) == ("id", "Heavy Chain Seq")
-    else:
-        assert f"no column '{name}'" in refusal("id|Heavy Chain Seq|heavy-chain-seq", wanted)
+def test_long_words_are_no_sequences() -> None:
+    long = "HeavyChainGermlineFamilyAndAlleleAsInTheGermlineTableVersion"
+    assert found(f"id|sequence|{long}|HEAVYCHAINGERMLINEFAMILY") == ("id", "sequence")
+    assert found(f"id|{long}", Wanted(None, long, None)) == ("id", long)
+    assert found(f"a|b|{VH}", Wanted(None, "b", None)) == (None, "b")
+
+
+@pytest.mark.parametrize("name", ["heavy chain seq", "HEAVY_CHAIN_SEQ"])
+def test_a_given_name_is_not_guessed_but_shown(name: str) -> None:
+    said = refusal("id|Heavy Chain Seq", Wanted(None, name, None))
+    assert f"no column '{name}'" in said and "Did you mean 'Heavy Chain Seq'? Give the name as the file has it." in said
