@@ -95,7 +95,7 @@ def check_variants(
     for number, (name, variant) in enumerate(variants.items(), 1):
         record = known.parity(name) if known else None
         if record is None:
-            report(f"checking {name} against PyTorch ({number} of {len(variants)})")
+            report(f"checking {name} against the results of PyTorch ({number} of {len(variants)})")
             record = _check_variant(name, variant, manifest.heads, references[name], golden, staging, fix)
             if known:
                 known.keep(name, record)

@@ -225,6 +225,8 @@ class _Header:
             fix = f"Did you mean {' or '.join(map(repr, similar))}? Give the name as the file has it."
         else:
             fix = f"Name one of them with {option(argument)}. docs/files.md lists the names that are recognised."
+            if sum(map(bool, self.names)) == 1:
+                fix += " If it is a title, delete the rows above the names of the columns."
         raise self._unclear(f"no column {printable(name)!r}; columns: {self.shown()}", fix)
 
     def _header_fix(self) -> str:

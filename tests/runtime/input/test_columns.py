@@ -150,3 +150,8 @@ def test_long_words_are_no_sequences() -> None:
 def test_a_given_name_is_not_guessed_but_shown(name: str) -> None:
     said = refusal("id|Heavy Chain Seq", Wanted(None, name, None))
     assert f"no column '{name}'" in said and "Did you mean 'Heavy Chain Seq'? Give the name as the file has it." in said
+
+
+def test_a_title_above_the_table_is_explained() -> None:
+    fix = "If it is a title, delete the rows above the names of the columns."
+    assert fix in refusal("Polyreactivity screen 2026||") and fix not in refusal("clone|chain")
