@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,10 @@ def test_children_that_end_keep_whole_windows_and_the_run_is_resumed(table: Path
 
 def test_a_model_that_cannot_be_opened_leaves_no_process(table: Path, beside: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> None:
-        assert psutil.Process().children()  # they start before the model is opened
+        end = time.monotonic() + 60
+        while not psutil.Process().children():  # their start begins before the model is opened
+            assert time.monotonic() < end
+            time.sleep(0.01)
         raise EngineError("not opened", "Again.")
 
     beside.setattr("abonyx.model.open_model", broken)
