@@ -68,7 +68,8 @@ def _strengths(
     folds = int(fold.max()) + 1
     quality = np.empty((folds, len(grid)))
     for at, strength in enumerate(grid):
-        inner = [OutOfFold(np.empty(len(labels)), np.empty(len(labels))) for _ in range(folds)]
+        # Zeros, because the rows of the fold that is left out stay unset, and are subtracted with the others.
+        inner = [OutOfFold(np.zeros(len(labels)), np.zeros(len(labels))) for _ in range(folds)]
         for one, other in itertools.combinations(range(folds), 2):
             training = (fold != one) & (fold != other)
             predict = _guarded(fit, task)(rows[training], labels[training], strength)
