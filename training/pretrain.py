@@ -130,7 +130,7 @@ class PretrainedEncoder(nn.Module):
         hidden = recipe.hidden
         self.middle, self.longest = recipe.position_offsets // 2, longest
         # PAD + 1 ids before the first position, then CLS, the longest row with extra residues, EOS, and the offsets.
-        # There are no more positions, so that every position is trained.
+        # The table has only these positions, because each of them is trained.
         positions = PAD + 1 + longest + recipe.extra_residues + 2 + recipe.position_offsets
         self.embeddings = nn.ModuleDict(
             {

@@ -181,7 +181,7 @@ def _trained(model: Model, records: Input, heads: ChosenHeads, domain: Check) ->
 
 
 def _by_row(columns: Mapping[str, Sequence[Any]], count: int) -> list[dict[str, Any] | msgspec.UnsetType]:
-    """Turn columns (name -> cells) into one dictionary for each row; unset if there are no columns."""
+    """Turn columns (name -> cells) into one dictionary for each row. Without columns, the value stays unset."""
     if not columns:
         return [msgspec.UNSET] * count
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

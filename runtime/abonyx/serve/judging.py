@@ -47,13 +47,9 @@ def judging_processes(settings: Settings, config: RuntimeConfig) -> int:
         raise ConfigError(what, "Give 0, or start the service with the command abonyx.")
     if settings.domain_processes is not None:
         return settings.domain_processes
-    return (
-        0
-        if not can_start_python()
-        else min(MAX_PROCESSES, usable_processors() // 2)
-        if config.provider == "cuda"
-        else 0
-    )
+    if config.provider != "cuda" or not can_start_python():
+        return 0
+    return min(MAX_PROCESSES, usable_processors() // 2)
 
 
 class Judging:
