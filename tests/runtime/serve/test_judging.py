@@ -138,6 +138,8 @@ def test_a_stopped_request_waits_for_no_judgements() -> None:
     with Judging(1) as held:
         turn = Turn(Turns(lambda: False))
         by: Judge = held.of_reader(turn)
+        with turn.taken():
+            by([VH], ("H",))  # the child has started, so that each part of a request is judged quickly
         with pytest.raises(RequestRefused, match="gone"), turn.taken():
             turn.stop(RequestRefused(499, "client_left", "gone"))
             by([VH[:at] + "W" + VH[at:] for at in range(100)] * 300, ("H",))
