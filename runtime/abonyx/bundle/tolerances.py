@@ -51,6 +51,9 @@ FP16 = Limits(p=5e-3, logit=LOGIT_PER_P * 5e-3, embedding=5e-2, value=LOGIT_PER_
 # Largest activation that export allows for float16 arithmetic (issue 5). float16 ends at 65,504, and other sequences
 # may have larger activations than the golden rows.
 FP16_LARGEST_ACTIVATION = 30_000.0
+# Largest bias of the products of a layer in cuda-fp16. The sum of these products without their biases is the difference
+# of two activations and the bias, so it is at most 2 x 30,000 + 5,504: the largest float16.
+FP16_LARGEST_BIAS = 65_504 - 2 * FP16_LARGEST_ACTIVATION
 
 # Limit of p at float16 for the checkpoints of the tests. With 32 hidden units, only a head with a large norm spreads p,
 # and it also multiplies the rounding of float16.

@@ -11,6 +11,7 @@ import pytest
 
 import abonyx
 from abonyx.alphabet import Alphabet
+from abonyx.arrays import Float32Array
 from abonyx.batching import make_inputs
 from abonyx.bundle import open_bundle, tolerances
 from abonyx.errors import ConfigError, ParityError
@@ -76,6 +77,9 @@ def test_a_bundle_with_it(name: str, tmp_path: Path) -> None:
     fused = Counter(node.op_type for node in graph.node if node.domain == "com.microsoft")
     rotary = {"RotaryEmbedding": 2 * LAYERS} if name == "esm2" else {}
     assert fused == {"SkipLayerNormalization": 2 * LAYERS, "BiasGelu": LAYERS, "MultiHeadAttention": LAYERS, **rotary}
+    # Every layer rounds the residual once, after both of its blocks.
+    sums = [node for node in graph.node if node.op_type == "SkipLayerNormalization" and len(node.output) > 1]
+    assert len(sums) == LAYERS
     assert sorted(node.name for node in graph.input) == sorted(CUDA_INPUTS)
     large = [tensor for tensor in graph.initializer if len(tensor.dims) == 2 and min(tensor.dims) >= 128]
     assert {tensor.data_type for tensor in large if "head" not in tensor.name} == {onnx.TensorProto.FLOAT16}
@@ -121,12 +125,28 @@ def test_a_folded_bias_near_the_end_of_float16_refuses_it(tmp_path: Path) -> Non
     ask = ExportRequest(
         encoder=str(tmp_path / "checkpoint"), output=tmp_path / "bundle", variants=("fp32", "cuda-fp16")
     )
-    said = r"cuda-fp16: the bias of encoder\.layer\.1\.attention\.output\.dense, .* reaches 5\.12e\+04, limit 30000"
+    said = r"cuda-fp16: the bias of encoder\.layer\.1\.attention\.output\.dense, .* reaches 5\.12e\+04, limit 5504"
     with pytest.raises(ParityError, match=said):
         export_bundle(ask)
     assert not (tmp_path / "bundle").exists()
     loaded = load_checkpoint(str(tmp_path / "checkpoint"))
     write_cuda_encoder(loaded.config, loaded.tensor, tmp_path / "model.onnx", arithmetic=np.float32)
+
+
+@pytest.mark.parametrize("values", [(3_000.0, 3_000.0), (0.0, 6_000.0), (6_000.0, -6_000.0)])
+def test_biases_of_a_layer_that_are_too_large_together(values: tuple[float, float], tmp_path: Path) -> None:
+    """The limit is 5,504 for the attention's bias, and for its sum with the feed-forward's."""
+    make_checkpoint(SHAPES["esm1v"], tmp_path / "checkpoint", seed=5)
+    loaded = load_checkpoint(str(tmp_path / "checkpoint"))
+    blocks = [f"encoder.layer.1.{block}.dense.bias" for block in ("attention.output", "output")]
+    large = dict(zip(blocks, values, strict=True))
+
+    def tensor(name: str) -> Float32Array:
+        found = loaded.tensor(name)
+        return np.full_like(found, large[name]) if name in large else found
+
+    with pytest.raises(ParityError, match="reaches 6.*, limit 5504"):
+        write_cuda_encoder(loaded.config, tensor, tmp_path / "model.onnx")
 
 
 def test_a_bias_that_cancels_a_large_product_does_not_hide_it() -> None:
