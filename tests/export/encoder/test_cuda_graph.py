@@ -145,7 +145,7 @@ def test_biases_of_a_layer_that_are_too_large_together(values: tuple[float, floa
         found = loaded.tensor(name)
         return np.full_like(found, large[name]) if name in large else found
 
-    with pytest.raises(ParityError, match="reaches 6.*, limit 5504"):
+    with pytest.raises(ParityError, match=r"reaches 6.*, limit 5504"):
         write_cuda_encoder(loaded.config, tensor, tmp_path / "model.onnx")
 
 
