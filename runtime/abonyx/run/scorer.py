@@ -7,8 +7,7 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-import msgspec
+from typing import NamedTuple
 
 from abonyx.bundle.chosen import ChosenHeads
 from abonyx.config import RuntimeConfig
@@ -46,7 +45,7 @@ class FileScorer:
 
     Args:
         request: the request for all files.
-        in_children: whether other processes may judge the records of a long file.
+        in_children: whether other processes may judge the records of a long file, while they are scored if possible.
     """
 
     def __init__(self, request: DirectoryRequest, *, in_children: bool) -> None:
@@ -81,16 +80,26 @@ class FileScorer:
         assert self._model is not None
         request = self._request
         run = dataclasses.replace(request.run, bundle=self._model.bundle)
-        checked, done = _read(file.source, run, self._in_children)
+        checked, source = _read(file.source, run, self._in_children)
         file_run = score_run(run, checked, file.target, request.kind, request.heads)
         file_run = dataclasses.replace(file_run, rejected=file.rejected)
         summary = run_file(file_run, restart=restart, opening=self._kept, budget=self._budget)
         notes = summary.notes if summary else []
-        return msgspec.structs.replace(
-            done,
+        # The flags are counted only now, because the records may be judged while they are scored.
+        return Done(
+            input=printable_name(file.source),
+            input_bytes=source.size,
+            input_mtime_ns=source.mtime_ns,
+            input_sha256=source.sha256,
             output=printable_name(file.target),
             output_bytes=file.target.stat().st_size,
+            records=len(checked.ids),
+            rejected=len(checked.rejected),
             seconds=summary.run_seconds if summary else 0.0,
+            node=platform.node(),
+            flagged=sum(bool(judgement.flags) for judgement in checked.judgements),
+            uncalled=sum(not judgement.trusted for judgement in checked.judgements),
+            flags=dict(checked.flag_counts()),
             notes=[note for note in notes if note not in flag_notes(checked, scored=True)],
         )
 
@@ -101,8 +110,16 @@ class FileScorer:
         yield self._model
 
 
-def _read(source: Path, run: RunRequest, in_children: bool) -> tuple[Input, Done]:
-    """Read a file; returns (checked input, Done without the output)."""
+class _Source(NamedTuple):
+    """An input file as it was when it was read."""
+
+    size: int
+    mtime_ns: int
+    sha256: str
+
+
+def _read(source: Path, run: RunRequest, in_children: bool) -> tuple[Input, _Source]:
+    """Read and check a file."""
     try:
         before = source.stat()
         checked = run.read(source, in_children=in_children)
@@ -112,15 +129,4 @@ def _read(source: Path, run: RunRequest, in_children: bool) -> tuple[Input, Done
         raise InputError(what, "It could be read when the run started. Restore it.") from error
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise InputError(f"{source}: changed while it was read", "Let no other program write to it during the run.")
-    return checked, Done(
-        input=printable_name(source),
-        input_bytes=after.st_size,
-        input_mtime_ns=after.st_mtime_ns,
-        input_sha256=sha256,
-        records=len(checked.ids),
-        rejected=len(checked.rejected),
-        node=platform.node(),
-        flagged=sum(bool(judgement.flags) for judgement in checked.judgements),
-        uncalled=sum(not judgement.trusted for judgement in checked.judgements),
-        flags=dict(checked.flag_counts()),
-    )
+    return checked, _Source(after.st_size, after.st_mtime_ns, sha256)

@@ -63,6 +63,25 @@ def test_a_card_that_is_too_small_is_named_with_both_sizes(tmp_path: Path, monke
     assert "the weights need " in found.what and "only 1000000 are free on GPU 0" in found.what
 
 
+@pytest.mark.parametrize("provider", ["cuda", "cpu"])
+def test_only_beside_a_gpu_are_processors_free_to_judge(
+    provider: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[bool] = []
+    monkeypatch.setattr("abonyx.ray.worker.open_checked", lambda *_: None)
+    monkeypatch.setattr("abonyx.ray.worker.run_facts", lambda *_: {})
+
+    def scorer(_request: DirectoryRequest, *, in_children: bool) -> Any:
+        found.append(in_children)
+        return SimpleNamespace(config=None, use=lambda _: None)
+
+    monkeypatch.setattr("abonyx.ray.worker.FileScorer", scorer)
+    asked = request(tmp_path)
+    run = dataclasses.replace(asked.run, config=RuntimeConfig(provider=provider))
+    assert Worker(dataclasses.replace(asked, run=run)).open([]) == {}
+    assert found == [provider == "cuda"]
+
+
 def test_a_card_that_ray_counts_and_the_driver_does_not_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = opened(tmp_path, monkeypatch, problem="the driver sees no GPU")
     assert isinstance(found, ProviderUnavailable) and "the driver sees no GPU" in found.what

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from abonyx.config import RuntimeConfig
 from abonyx.domain import LaterJudgements, child, judge, later
 from abonyx.errors import EngineError, RecordsRejected
 from abonyx.run.request import prepare
+from abonyx.run.run_file import SIDE
+from abonyx.run.windows import run_windows
 
 from ..domain.proteins import KAPPA, NANOBODY, VH
 from ..domain.test_pool import POISONED
@@ -50,6 +53,36 @@ def test_the_same_bytes_and_summary(table: Path, beside: pytest.MonkeyPatch, mor
     assert judged_beside.flags == judged_before.flags != {}
     assert (judged_beside.records, judged_beside.problems) == (judged_before.records, judged_before.problems)
     assert "light chain (kappa)" in outputs[0].read_text() or "domain" in more
+
+
+def test_a_directory_counts_the_flags_after_its_files_are_scored(
+    run: Any, table: Path, beside: pytest.MonkeyPatch
+) -> None:
+    """A file's records are not judged before the model scores them, and its counts are complete."""
+    inputs, left = table.with_name("in"), []
+    inputs.mkdir()
+    table.rename(inputs / "a.csv")
+    (inputs / "b.csv").write_text(f"id,sequence\nx,{VH}\ny,{KAPPA}\n")
+    scored = run_windows
+
+    def watched(bundle: Any, jobs: Any, *more: Any) -> Any:
+        left.extend(job.checked.judgements.left for job in jobs)
+        return scored(bundle, jobs, *more)
+
+    beside.setattr("abonyx.run.resumed.run_windows", watched)
+    outputs = [table.with_name(name) for name in ("beside", "before")]
+    command = ["score", inputs, "-o"]
+    assert run(*command, outputs[0]).code == 0
+    assert left == [54, 2] and not psutil.Process().children()
+    beside.setattr(later, "children_beside", lambda _records: 0)
+    beside.setattr("abonyx.run.resumed.run_windows", scored)
+    assert run(*command, outputs[1]).code == 0
+    for name in ("a.csv", "b.csv"):
+        assert (outputs[0] / name).read_bytes() == (outputs[1] / name).read_bytes()
+    summaries = [json.loads((output / SIDE / "summary.json").read_bytes()) for output in outputs]
+    for key in ("records", "rejected", "flagged", "uncalled", "flags"):
+        assert summaries[0][key] == summaries[1][key], key
+    assert summaries[0]["records"] == 56 and summaries[0]["flags"]["light chain (kappa)"] > 1
 
 
 def test_only_a_rule_that_rejects_none_can_wait(table: Path, beside: pytest.MonkeyPatch) -> None:
