@@ -62,22 +62,18 @@ def score(source: Path, output: Path, options: list[str]) -> tuple[float, dict[s
 def service(*arguments: str) -> Iterator[int]:
     """Run a service with its defaults, except for these arguments; yields its port."""
     command = [*ABONYX, "serve", "--port", "0", "--log-json", *arguments]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    said = []
-    for line in process.stderr:
-        said.append(line)
-        if found := re.search(r"listening at http://127\.0\.0\.1:(\d+)", line):
-            break
-    else:
-        raise SystemExit(f"{command} ended with {process.wait()}:\n{''.join(said)}")
-    try:
-        yield int(found[1])
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.stderr.read()
-        if process.wait():
-            raise SystemExit(f"{command} ended with {process.returncode}")
+    with tempfile.NamedTemporaryFile("w+") as log:  # a pipe that nobody reads would stop the service once it is full
+        process = subprocess.Popen(command, stderr=log, text=True)
+        while not (found := re.search(r"listening at http://127\.0\.0\.1:(\d+)", Path(log.name).read_text())):
+            if process.poll() is not None:
+                raise SystemExit(f"{command} ended with {process.returncode}:\n{Path(log.name).read_text()}")
+            time.sleep(0.05)
+        try:
+            yield int(found[1])
+        finally:
+            process.send_signal(signal.SIGTERM)
+            if process.wait():
+                raise SystemExit(f"{command} ended with {process.returncode}:\n{Path(log.name).read_text()[-4000:]}")
 
 
 def client_process() -> None:
@@ -162,7 +158,7 @@ def compare(
                 taken, found = ask_from(processes, port, rows, size, clients)
                 seconds[str(size)].append(taken)
                 largest = max(largest, *(abs(found[id_] - p) for id_, p in expected.items()))
-                print(f"{size} per request: {taken:.2f} s, abonyx score {seconds['score'][-1]:.2f} s")
+                print(f"{size} per request: {taken:.2f} s, abonyx score {seconds['score'][-1]:.2f} s", flush=True)
     base = seconds.pop("score")
     return {
         "score": _figure(base, len(rows)),
