@@ -258,7 +258,11 @@ def two_at_once(scene: Scene, expected: dict[str, bytes]) -> list[str]:
     stop_at(scene, output, scene.rows // 4, signal.SIGKILL)
     with scene.start(output) as first:
         wait_for_rows(first, output, scene.rows // 2)
-        faults = _refused(*scene.run(output), 2, f"another run is writing it (process {first.pid} on")
+        first.send_signal(signal.SIGSTOP)  # it keeps its lock, however slowly the second command starts
+        try:
+            faults = _refused(*scene.run(output), 2, f"another run is writing it (process {first.pid} on")
+        finally:
+            first.send_signal(signal.SIGCONT)
         _, text = first.communicate(timeout=PATIENCE_S)
     if first.returncode or files(output.parent) != expected:
         faults.append(f"the first run was disturbed: exit code {first.returncode}: {text}")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from abonyx.batching import EXACT, GRAPH_INPUTS, MASKED, ShapeGrid, eos_in_mean, make_inputs, plan_batches
@@ -12,6 +12,7 @@ lengths = st.lists(st.integers(3, 300), min_size=1, max_size=200).map(lambda val
 
 
 @given(lengths, st.integers(1, 4000))
+@settings(deadline=None)
 def test_plan_covers_every_row_once_within_the_budget_longest_first(rows: np.ndarray, budget: int) -> None:
     batches = list(plan_batches(rows, budget))
     assert sorted(np.concatenate(batches).tolist()) == list(range(len(rows)))
@@ -25,6 +26,7 @@ grids = st.builds(ShapeGrid, tokens=st.integers(1, 9), rows=st.integers(1, 17))
 
 
 @given(lengths, st.integers(1, 40_000), grids)
+@settings(deadline=None)
 def test_a_plan_on_a_grid_covers_every_row_once_and_its_rounded_shapes_keep_the_budget(
     rows: np.ndarray, budget: int, grid: ShapeGrid
 ) -> None:
@@ -78,6 +80,7 @@ def test_eos_is_pooled_where_asked() -> None:
 
 
 @given(lengths, st.integers(1, 33))
+@settings(deadline=None)
 def test_eos_in_mean_is_the_old_pipelines_mask(rows: np.ndarray, batch_size: int) -> None:
     expected = []
     for start in range(0, len(rows), batch_size):

@@ -100,8 +100,8 @@ LIMITS: dict[str, Limits] = {"fp32": FP32, "fp16": FP16, "fp16-weights": FP16, "
 # A sequence scored alone, against the same sequence in a batch, at float32: the order of summation may depend on the
 # shape of the batch.
 BATCH_NEIGHBOURS = 1e-5
-# The same for float16 arithmetic on a GPU. Measured: 1.3e-3 between the batches of a service, of 1 to some 250 rows, and
-# those of a run (20,000 antibodies, 33 random layers, H100); 1.5e-4 between two ways of batching a run.
+# The same for float16 arithmetic on a GPU. Measured: 1.3e-3 between the batches of a service, with 1 to some 250 rows,
+# and those of a run (20,000 antibodies, 33 random layers, H100); 1.5e-4 between two ways of batching a run.
 FLOAT16_NEIGHBOURS = 2e-3
 
 # Smallest sd of p in a golden set. Below it, p is saturated, and even a wrong encoder would pass every check (a head on

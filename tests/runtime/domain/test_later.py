@@ -31,8 +31,8 @@ def test_the_judgements_of_judge(two: None, inside: bool) -> None:
     assert len(found) == len(TEXTS) and found.left == len(set(TEXTS))
     if inside:
         with beside([[Judgement()], found]):
-            assert psutil.Process().children()
             assert found[:50] == EXPECTED[:50]
+            assert psutil.Process().children()
             assert found[100:170] == EXPECTED[100:170]
             assert found[-1] == EXPECTED[-1] and found[3] == EXPECTED[3] and found[5:5] == []
         assert not psutil.Process().children()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from abonyx.errors import InputError
@@ -21,6 +21,7 @@ def read(body: bytes) -> list[Record]:
 
 
 @given(LINES, st.sampled_from(["\n", "\r\n", "\r"]))
+@settings(deadline=None)
 def test_each_line_that_is_not_blank_is_a_record(lines: list[str], end: str) -> None:
     # The first line is a plain sequence, because another first line may look like another kind of file.
     records = read(end.join(["EVQL", *lines]).encode())

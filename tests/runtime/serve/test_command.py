@@ -47,7 +47,15 @@ class Process(NamedTuple):
             return answer.status, answer.read()
 
     def waiting(self) -> float:
-        found = re.search(rb"^abonyx_queue_sequences (\S+)", self.ask("GET", "/metrics")[1], re.M)
+        """Number of sequences that wait."""
+        return self._metric("abonyx_queue_sequences")
+
+    def in_hand(self) -> float:
+        """Number of requests that wait or are being scored."""
+        return self._metric("abonyx_queue_requests")
+
+    def _metric(self, name: str) -> float:
+        found = re.search(rb"^%s (\S+)" % name.encode(), self.ask("GET", "/metrics")[1], re.M)
         assert found
         return float(found[1])
 
@@ -88,7 +96,7 @@ def test_a_signal_ends_the_service_once_the_queue_is_done(number: signal.Signals
         ]
         for client in clients:
             client.start()
-        until(lambda: one.waiting() > 100)
+        until(lambda: one.in_hand() == 4)
         one.running.send_signal(number)
         until(lambda: not _accepts(one.port))
         assert one.running.poll() is None or answers  # it was still at it, unless the machine is very fast

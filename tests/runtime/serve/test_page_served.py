@@ -157,6 +157,7 @@ def test_a_broken_model_is_said_and_the_next_one_found(new_page: Callable[[], Pa
             return running.ask("POST", "/v1/reload", headers={"Authorization": f"Bearer {ADMIN}"}).status
 
         page = visit(new_page, running)
+        page.wait_for_selector("#model-state.ready")
         page.click("#example")
         assert reload() == 200  # the page still has the model before it
         assert page.inner_text("#model") == "abonyx-mini: ready"
