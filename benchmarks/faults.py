@@ -258,7 +258,7 @@ def two_at_once(scene: Scene, expected: dict[str, bytes]) -> list[str]:
     stop_at(scene, output, scene.rows // 4, signal.SIGKILL)
     with scene.start(output) as first:
         wait_for_rows(first, output, scene.rows // 2)
-        first.send_signal(signal.SIGSTOP)  # it keeps its lock, however slowly the second command starts
+        first.send_signal(signal.SIGSTOP)  # a paused run keeps its lock, even if the second command starts slowly
         try:
             faults = _refused(*scene.run(output), 2, f"another run is writing it (process {first.pid} on")
         finally:

@@ -35,6 +35,7 @@ from typing import Any
 
 from abonyx.bundle import open_bundle
 from abonyx.bundle.tolerances import BATCH_NEIGHBOURS, FLOAT16_NEIGHBOURS
+from abonyx.engine.cuda_driver import read_cuda_driver
 from commands import ABONYX, REPOSITORY, machine
 from gpu import harvey_scale
 from preparation import read_sequences
@@ -62,9 +63,9 @@ def score(source: Path, output: Path, options: list[str]) -> tuple[float, dict[s
 def service(*arguments: str) -> Iterator[int]:
     """Run a service with its defaults, except for these arguments; yields its port."""
     command = [*ABONYX, "serve", "--port", "0", "--log-json", *arguments]
-    with tempfile.NamedTemporaryFile("w+") as log:  # a pipe that nobody reads would stop the service once it is full
+    with tempfile.NamedTemporaryFile("w+") as log:  # not a pipe: if nobody reads it, it fills up and blocks the service
         process = subprocess.Popen(command, stderr=log, text=True)
-        while not (found := re.search(r"listening at http://127\.0\.0\.1:(\d+)", Path(log.name).read_text())):
+        while not (found := re.search(r"listening at http://127\.0\.0\.1:(\d+)\D", Path(log.name).read_text())):
             if process.poll() is not None:
                 raise SystemExit(f"{command} ended with {process.returncode}:\n{Path(log.name).read_text()}")
             time.sleep(0.05)
@@ -188,6 +189,7 @@ def main() -> None:
     parser.add_argument("--provider", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--clients", type=int, default=CLIENTS)
     parser.add_argument("--processes", type=int, default=1, help="processes that run the clients")
+    parser.add_argument("--weights", default="trained (abonyx-mini)", help="text about the weights, for the record")
     arguments = parser.parse_args()
     bundle = open_bundle(arguments.bundle)
     options = ["--provider", arguments.provider, *(["--bundle", arguments.bundle] if arguments.bundle else [])]
@@ -202,6 +204,8 @@ def main() -> None:
         found = compare(source, Path(folder), arguments.repeats, options, arguments.clients, arguments.processes)
     record = {
         "machine": machine(),
+        "card": [device.name for device in read_cuda_driver().devices] if arguments.provider == "cuda" else None,
+        "weights": arguments.weights,
         "bundle": bundle.name,
         "bundle_sha256": bundle.sha256,
         "variant": variant,

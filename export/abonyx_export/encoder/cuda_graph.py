@@ -5,8 +5,9 @@ values directly from three products. The query's bias is added, and with rotary 
 value's bias is folded into the output's bias (see benchmarks/NOTES.md).
 SkipLayerNormalization adds a product's bias and the residual, and applies the following norm, in one pass. In ESM the
 following norm can belong to the NEXT layer. BiasGelu is the erf form.
-Pre-norm encoders add to the residual once a layer: the sum of both blocks' products. The residual is large beside
-these products, so most of float16's error comes from rounding it (see benchmarks/NOTES.md).
+In pre-norm encoders, each layer adds to the residual only once: it adds the sum of the products of attention and of the
+feed-forward network. The residual is much larger than these products, so rounding it makes a large part of float16's
+error (see benchmarks/NOTES.md).
 Pooling and head are float32, as in every variant. Shapes: B batch, L tokens, H hidden, N heads, D hidden per head.
 """
 
@@ -20,7 +21,7 @@ import numpy.typing as npt
 import onnx
 
 from abonyx.arrays import Float32Array
-from abonyx.bundle.tolerances import FP16_LARGEST_BIAS
+from abonyx.bundle.tolerances import FP16_LARGEST_ACTIVATION, FP16_LARGEST_BIASES
 from abonyx.errors import ParityError
 from abonyx_export.encoder.config import EncoderConfig
 from abonyx_export.encoder.graph import embed, layer_norm, pool
@@ -42,7 +43,7 @@ def write_cuda_encoder(
         arithmetic: float16. The tests use float32, and compare the CPU's kernels with PyTorch.
 
     Raises:
-        ParityError: an output bias, with the biases that are folded into it, is over the limit.
+        ParityError: at float16, an output bias plus the biases that are folded into it exceeds its limit.
     """
     weights_path = path.with_name(path.name + WEIGHTS_SUFFIX)
     with weights_path.open("wb") as weights_file:
@@ -60,7 +61,7 @@ def write_cuda_encoder(
             output = f"{source}.attention.output.dense"
             attended = _product(graph, tensor, output, context)
             bias = _output_bias(tensor, source)
-            _check_range(graph, bias, output)
+            _check_range(graph, bias, output, FP16_LARGEST_ACTIVATION)
             norm = f"{source}.attention.output.LayerNorm" if post else f"{source}.LayerNorm"
             normed = _add_and_norm(graph, config, tensor, attended, residual, bias, norm)
             wide = _product(graph, tensor, f"{source}.intermediate.dense", normed)  # (B, L, FFN)
@@ -74,7 +75,7 @@ def write_cuda_encoder(
                 normed = residual = _add_and_norm(graph, config, tensor, narrow, normed, bias, norm)
             else:
                 bias, norm = bias + tensor(f"{output}.bias"), _next_norm(config, index)
-                _check_range(graph, bias, output)
+                _check_range(graph, bias, output, FP16_LARGEST_BIASES)
                 both = graph.node("Add", [attended, narrow], f"{source}/both")
                 following = f"{source}/residual"
                 normed = _add_and_norm(graph, config, tensor, both, residual, bias, norm, following)
@@ -109,17 +110,18 @@ def _output_bias(tensor: Tensor, source: str) -> Float32Array:
     return whole
 
 
-def _check_range(graph: Graph, bias: Float32Array, product: str) -> None:
-    """Refuse a large bias of several products. It is no activation in PyTorch, so parity.check_range misses it.
+def _check_range(graph: Graph, bias: Float32Array, product: str, limit: float) -> None:
+    """Refuse a large sum of biases. PyTorch does not compute this sum, so parity.check_range does not see it.
 
-    A product without biases differs by at most this bias from an activation, or from a difference of two activations,
-    that parity.check_range looks at. So the limit keeps it in float16's range.
+    parity.check_range limits activations of the golden rows. The graph's product without biases is an activation minus
+    this bias, or one activation minus another and minus this bias. So with this limit the product is in float16's
+    range on these rows.
     """
     largest = float(np.abs(bias).max())
-    if graph.arithmetic == np.float16 and not largest <= FP16_LARGEST_BIAS:
+    if graph.arithmetic == np.float16 and not largest <= limit:
         raise ParityError(
             f"cuda-fp16: the bias of {product}, with the biases that are folded into it, reaches {largest:.4g}, limit "
-            f"{FP16_LARGEST_BIAS:g} (the largest float16 is 65504)",
+            f"{limit:g} (the largest float16 is 65504)",
             "Nothing was written. Leave the variant out and use fp32, which has a larger range.",
         )
 
@@ -134,14 +136,14 @@ def _add_and_norm(
     norm: str,
     added: str = "",
 ) -> str:
-    """LayerNorm `norm` of the sum product + bias (H,) + residual, (B, L, H). The sum is an output too if it has a name.
+    """LayerNorm `norm` of product + bias (H,) + residual. The result is (B, L, H). `added` makes the sum an output too.
 
     Args:
         graph, config, tensor: as in write_cuda_encoder.
         product, residual: names of the values to add.
         bias: the bias of the product.
         norm: name of the LayerNorm's tensors.
-        added: name for the sum.
+        added: name of a second output, the sum before the LayerNorm; "" = no such output.
     """
     names = [graph.weight(f"{norm}.{part}", tensor(f"{norm}.{part}")) for part in ("weight", "bias")]
     normed = f"{norm}/out"
@@ -149,7 +151,7 @@ def _add_and_norm(
         onnx.helper.make_node(
             "SkipLayerNormalization",
             [product, residual, *names, graph.weight(f"{product}.bias", bias)],
-            # only training uses the second and third output
+            # only training uses the second and third outputs
             [normed, "", "", added] if added else [normed],
             name=normed,
             domain=FUSED,

@@ -48,7 +48,7 @@ class Worker:
                 if not path.exists():
                     fix = "Inputs and output must have the same path on every node, on a file system that they share."
                     raise ConfigError(f"{path}: does not exist", fix)
-            # On a CPU, the workers need all processors. On a GPU, other processors are free while it computes.
+            # Child processes judge only for workers on GPUs. Workers on CPUs need all processors for scoring.
             self._scorer = FileScorer(self._request, in_children=run.config.provider == "cuda")
             self._model = open_checked(self._scorer.config, run.bundle.sha256)
             self._scorer.use(self._model)

@@ -105,8 +105,8 @@ class RunRequest:
             source: a file; None = standard input.
             label_column, label_required, label_kind: see read_input.
             rule: a rule to use instead of the run's rule.
-            in_children: whether other processes may judge records if there are many. False in a process that is itself
-                one of many.
+            in_children: whether other processes may judge records if there are many. False if workers on this machine
+                already use all processors.
             single: whether to read one sequence for each record, even if the heads need both chains.
         """
         chains = self.record_chains[:1] if single else self.record_chains

@@ -45,7 +45,8 @@ class FileScorer:
 
     Args:
         request: the request for all files.
-        in_children: whether other processes may judge the records of a long file, while they are scored if possible.
+        in_children: whether other processes may judge the records of a long file. If the rule allows it, they judge
+            while the records are scored.
     """
 
     def __init__(self, request: DirectoryRequest, *, in_children: bool) -> None:

@@ -93,7 +93,7 @@ class Judging:
             try:
                 with turn.left():
                     while coming:
-                        turn.refuse_stopped()  # _result() does not check it if the part is already judged
+                        turn.refuse_stopped()  # _result() checks for a stop only if it must wait for the part
                         found += _result(coming[0], turn.refuse_stopped)
                         coming.popleft()
                         coming.extend(judges.submit(part, chains) for part in itertools.islice(parts, 1))

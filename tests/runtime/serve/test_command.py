@@ -96,7 +96,7 @@ def test_a_signal_ends_the_service_once_the_queue_is_done(number: signal.Signals
         ]
         for client in clients:
             client.start()
-        until(lambda: one.in_hand() == 4)
+        until(lambda: one.in_hand() == 4 or len(answers) == 4)
         one.running.send_signal(number)
         until(lambda: not _accepts(one.port))
         assert one.running.poll() is None or answers  # it was still at it, unless the machine is very fast
