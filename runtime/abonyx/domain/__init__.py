@@ -14,7 +14,7 @@ from abonyx.domain.flags import (
     trimmed,
 )
 from abonyx.domain.later import LaterJudgements, beside, can_wait, judge_long
-from abonyx.domain.pool import Judges, judge_in_children
+from abonyx.domain.pool import Judges, judge_in_children, share_processors
 from abonyx.domain.refusal import refusal
 from abonyx.domain.rule import CHECKS, NO_RULE, Check, DomainRule, Judge, Part, part_problem, refuse_rule, scored_part
 
@@ -45,5 +45,6 @@ __all__ = [
     "refusal",
     "refuse_rule",
     "scored_part",
+    "share_processors",
     "trimmed",
 ]

@@ -11,9 +11,9 @@ from typing import overload
 
 from abonyx.alphabet import SequenceLimit
 from abonyx.domain.flags import Judgement
-from abonyx.domain.pool import MAX_CHILDREN, MIN_POOLED, Judges, judge_in_children, pieces
+from abonyx.domain.pool import MAX_CHILDREN, MIN_POOLED, Judges, judge_in_children, judging_processors, pieces
 from abonyx.domain.rule import DomainRule, Judge
-from abonyx.engine.process import can_start_python, usable_processors
+from abonyx.engine.process import can_start_python
 
 _LATER = Judgement()
 
@@ -101,7 +101,7 @@ def beside(judgements: Iterable[Sequence[Judgement]]) -> Iterator[None]:
 
 def children_beside(distinct: int) -> int:
     """Number of processes that judge the records while they are scored; 0 = judge them before they are scored."""
-    processors = usable_processors()
+    processors = judging_processors()
     if distinct < MIN_POOLED or processors < 2 or not can_start_python():
         return 0
     return min(MAX_CHILDREN, processors // 2, distinct // (MIN_POOLED // 4))

@@ -28,6 +28,8 @@ MIN_POOLED = 8_000
 MAX_CHILDREN = 8
 # Number of records of a run that a child judges in one call, which takes about 0.1 s.
 PIECE = 500
+# Number of processes on this machine that judge at the same time; see share_processors.
+_judging_here = 1
 # After a failed start of a process, the next is tried this much later.
 _RETRY_S = 30.0
 # Small waiting tasks go to a child together, up to this many sequences, because a call costs about as
@@ -250,9 +252,23 @@ def pieces(sequences: Sequence[str], children: int) -> Iterator[Sequence[str]]:
     return (sequences[start : start + size] for start in range(0, len(sequences), size))
 
 
+def share_processors(processes: int) -> None:
+    """Divide this machine's processors by the number of processes that judge there at the same time, this one included.
+
+    Without this, each of them would start child processes for the whole machine.
+    """
+    global _judging_here
+    _judging_here = processes
+
+
+def judging_processors() -> int:
+    """Number of processors for this process's judging and its child processes."""
+    return usable_processors() // _judging_here
+
+
 def chosen_children(unique: int) -> int:
     """Number of processes for `unique` different records: at most half of the processors and MAX_CHILDREN; 0 = none."""
-    processors = usable_processors()
+    processors = judging_processors()
     if unique < MIN_POOLED or processors < 4 or not can_start_python():
         return 0
     return min(MAX_CHILDREN, processors // 2, unique // (MIN_POOLED // 4))

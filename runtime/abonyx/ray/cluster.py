@@ -124,6 +124,11 @@ def worker_count(config: RuntimeConfig) -> int:
     return sum(rooms)
 
 
+def workers_of_node(config: RuntimeConfig) -> int:
+    """Largest number of workers that one node has room for, at least 1."""
+    return max(1, *_rooms(config)[1])
+
+
 def idle_nodes(config: RuntimeConfig) -> list[str]:
     """The resources of each node without room for a worker, e.g. of CPU nodes if the workers need GPUs."""
     nodes, rooms = _rooms(config)

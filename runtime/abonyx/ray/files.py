@@ -21,7 +21,7 @@ from abonyx.errors import (
 )
 from abonyx.logs import LOGGER
 from abonyx.output.journal import Fact
-from abonyx.ray.cluster import connected, idle_nodes, load_ray, needs, worker_count
+from abonyx.ray.cluster import connected, idle_nodes, load_ray, needs, worker_count, workers_of_node
 from abonyx.ray.worker import Worker
 from abonyx.run.directory import failure
 from abonyx.run.interrupts import Stop, handled
@@ -132,7 +132,8 @@ class RayDispatch:
         worker = ray.remote(max_restarts=0, **needs(self.request.run.config))(self.worker or Worker).remote(
             self.request, *self.worker_args
         )
-        self._calls[worker.open.remote(self._shared)] = worker, None
+        workers = min(self.workers, workers_of_node(self.request.run.config))
+        self._calls[worker.open.remote(self._shared, workers)] = worker, None
 
     def _waited_for(self) -> str:
         has = load_ray().available_resources()

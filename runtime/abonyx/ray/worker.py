@@ -14,6 +14,7 @@ import msgspec
 from abonyx import cache
 from abonyx.bundle import Bundle, check_files, open_bundle
 from abonyx.config import RuntimeConfig
+from abonyx.domain import share_processors
 from abonyx.errors import BundleError, ConfigError, EngineError
 from abonyx.model import OpenModel, open_model
 from abonyx.output.journal import Fact
@@ -35,12 +36,13 @@ class Worker:
         self._model: OpenModel
         self._scorer: FileScorer
 
-    def open(self, shared: Sequence[Path]) -> dict[str, Fact] | EngineError:
+    def open(self, shared: Sequence[Path], workers: int = 1) -> dict[str, Fact] | EngineError:
         """Open the session; returns the facts that results of this node depend on.
 
         Args:
             shared: paths that must exist on every node. Without this check, a worker that does not see the inputs would
                 quickly fail on all of them.
+            workers: largest number of workers on a node.
         """
         run = self._request.run
         try:
@@ -49,6 +51,7 @@ class Worker:
                     fix = "Inputs and output must have the same path on every node, on a file system that they share."
                     raise ConfigError(f"{path}: does not exist", fix)
             # Child processes judge only for workers on GPUs. Workers on CPUs need all processors for scoring.
+            share_processors(workers)
             self._scorer = FileScorer(self._request, in_children=run.config.provider == "cuda")
             self._model = open_checked(self._scorer.config, run.bundle.sha256)
             self._scorer.use(self._model)
@@ -75,13 +78,13 @@ class StoreWorker(Worker):
         super().__init__(request)
         self._stores = stores
 
-    def open(self, shared: Sequence[Path]) -> dict[str, Fact] | EngineError:
+    def open(self, shared: Sequence[Path], workers: int = 1) -> dict[str, Fact] | EngineError:
         """As Worker.open. Also checks that the node can reach the store."""
         try:
             self._stores.refuse_missing_buckets()
         except EngineError as error:
             return on_this_node(error, self._request.run.config)
-        return super().open(shared)
+        return super().open(shared, workers)
 
     def score(self, source: Path, target: Path, restart: bool) -> Done | EngineError:
         """Score one object.

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 import psutil
 import pytest
 
-from abonyx.domain import Judgement, LaterJudgements, beside, judge, later
+from abonyx.domain import Judgement, LaterJudgements, beside, judge, later, pool
 from abonyx.errors import EngineError
 
 from . import proteins
@@ -97,6 +97,6 @@ def test_two_threads_read_the_same(two: None) -> None:
 
 def test_children_by_the_work_and_the_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     for processors, expected in ((1, 0), (2, 1), (3, 1), (16, 8), (64, 8)):
-        monkeypatch.setattr(later, "usable_processors", lambda count=processors: count)
+        monkeypatch.setattr(pool, "usable_processors", lambda count=processors: count)
         assert later.children_beside(141_021) == expected
         assert later.children_beside(7_999) == 0

@@ -58,6 +58,11 @@ def test_children_only_for_many_records_on_many_processors(monkeypatch: pytest.M
     assert pool.chosen_children(pool.MIN_POOLED - 1) == 0
     assert pool.chosen_children(pool.MIN_POOLED) == 4
     assert pool.chosen_children(141_021) == 8
+    pool.share_processors(4)
+    try:
+        assert pool.chosen_children(10**6) == later.children_beside(10**6) == 2
+    finally:
+        pool.share_processors(1)
     monkeypatch.setattr(pool, "usable_processors", lambda: 2)
     assert pool.chosen_children(141_021) == 0
 
@@ -244,7 +249,6 @@ def test_a_child_that_prints_much_to_standard_output_is_an_error(monkeypatch: py
 
 def test_a_python_that_does_not_know_its_program_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "usable_processors", lambda: 16)
-    monkeypatch.setattr(later, "usable_processors", lambda: 16)
     assert pool.chosen_children(pool.MIN_POOLED) and later.children_beside(pool.MIN_POOLED)
     with monkeypatch.context() as patch:
         patch.setattr(sys, "executable", "")

@@ -14,6 +14,7 @@ import pytest
 import abonyx
 from abonyx.cli.options import prepare
 from abonyx.config import RuntimeConfig
+from abonyx.domain import pool
 from abonyx.engine import cuda_driver, onnx, providers
 from abonyx.engine.cuda_driver import CudaDevice, CudaDriver
 from abonyx.errors import ConfigError, EngineError, OutOfDeviceMemory, ProviderError, ProviderUnavailable, ResumeRefused
@@ -76,10 +77,13 @@ def test_only_beside_a_gpu_are_processors_free_to_judge(
         return SimpleNamespace(config=None, use=lambda _: None)
 
     monkeypatch.setattr("abonyx.ray.worker.FileScorer", scorer)
+    monkeypatch.setattr(pool, "_judging_here", 1)
+    monkeypatch.setattr(pool, "usable_processors", lambda: 32)
     asked = request(tmp_path)
     run = dataclasses.replace(asked.run, config=RuntimeConfig(provider=provider))
-    assert Worker(dataclasses.replace(asked, run=run)).open([]) == {}
+    assert Worker(dataclasses.replace(asked, run=run)).open([], 8) == {}
     assert found == [provider == "cuda"]
+    assert pool.judging_processors() == 4  # eight workers share the node
 
 
 def test_a_card_that_ray_counts_and_the_driver_does_not_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,8 +160,10 @@ def test_nodes_of_a_mixed_cluster_that_do_nothing_are_named(monkeypatch: pytest.
     monkeypatch.setattr(ray, "nodes", lambda: NODES)
     cuda = cluster.for_worker(CUDA)
     assert (cluster.worker_count(cuda), cluster.idle_nodes(cuda)) == (2, ["64 CPU, 0 GPU"])
+    assert cluster.workers_of_node(cuda) == 2
     cpu = cluster.for_worker(RuntimeConfig())
     assert (cluster.worker_count(cpu), cluster.idle_nodes(cpu)) == (80, [])
+    assert cluster.workers_of_node(cpu) == 64
 
 
 def test_a_dataset_has_no_more_workers_than_cards_and_none_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

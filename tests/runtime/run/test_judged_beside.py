@@ -85,6 +85,26 @@ def test_a_directory_counts_the_flags_after_its_files_are_scored(
     assert summaries[0]["records"] == 56 and summaries[0]["flags"]["light chain (kappa)"] > 1
 
 
+def test_a_resumed_file_of_a_directory_counts_all_its_rows(run: Any, table: Path, beside: pytest.MonkeyPatch) -> None:
+    inputs, output, whole = (table.with_name(name) for name in ("in", "out", "whole"))
+    inputs.mkdir()
+    table.rename(inputs / "a.csv")
+    beside.setenv("ABONYX_WINDOW_SIZE", "7")
+    assert run("score", inputs, "-o", whole).code == 0
+    poison = (whole / "a.csv").read_text().splitlines()[30].split(",")[1]
+    with beside.context() as patch:
+        patch.setattr(child, "_CHILD", POISONED.format(poison=poison, does="import os; os._exit(9)"))
+        done = run("score", inputs, "-o", output)
+    assert done.code == 1 and "two processes ended while they judged the same records" in done.err, done.err
+    assert not (output / "a.csv").exists()
+    done = run("score", inputs, "-o", output)
+    assert done.code == 0 and "resuming after row" in done.err, done.err
+    assert (output / "a.csv").read_bytes() == (whole / "a.csv").read_bytes()
+    summaries = [json.loads((folder / SIDE / "summary.json").read_bytes()) for folder in (output, whole)]
+    for key in ("records", "rejected", "flagged", "uncalled", "flags"):
+        assert summaries[0][key] == summaries[1][key], key
+
+
 def test_only_a_rule_that_rejects_none_can_wait(table: Path, beside: pytest.MonkeyPatch) -> None:
     for check, trim, waits in (("check", False, True), ("require", False, False), ("check", True, False)):
         checked = prepare(skip=True, check=check, trim=trim).read(table)  # type: ignore[arg-type]
