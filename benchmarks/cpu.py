@@ -62,6 +62,7 @@ ENGINES = {
     "abonyx-openvino-int8": PeerEngine("abonyx_session", "int8", "esm1v", "openvino", {"provider": "openvino"}),
     "esm-cpp-int8": PeerEngine("esmcpp", "int8", "esm2", "esmcpp"),
     "abonyx-int8-esm2": PeerEngine("abonyx_session", "int8", "esm2", options={"provider": "cpu"}),
+    "abonyx-openvino-int8-esm2": PeerEngine("abonyx_session", "int8", "esm2", "openvino", {"provider": "openvino"}),
 }
 # ESM-2 in PyTorch, and esm-cpp without quantisation. They check each other once, are not timed, and close before the
 # other engines open.

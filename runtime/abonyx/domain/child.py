@@ -159,8 +159,9 @@ class Child:
         self._process.wait()
 
     def _ended(self, problem: str = "") -> ChildEnded:
-        with contextlib.suppress(OSError):
-            _open(self._process.stdin).close()  # makes a running child end
+        for stream in (self._process.stdin, self._process.stdout):  # closed, they make a running child end
+            with contextlib.suppress(OSError):
+                _open(stream).close()
         try:
             code = self._process.wait(_END_S)
         except subprocess.TimeoutExpired:

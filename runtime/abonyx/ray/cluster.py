@@ -126,7 +126,7 @@ def worker_count(config: RuntimeConfig) -> int:
 
 def workers_of_node(config: RuntimeConfig) -> int:
     """Largest number of workers that one node has room for, at least 1."""
-    return max(1, *_rooms(config)[1])
+    return max([1, *_rooms(config)[1]])
 
 
 def idle_nodes(config: RuntimeConfig) -> list[str]:

@@ -479,7 +479,7 @@ class Silent:
         self._stop, self._looks = stop, 0
 
     def remote(self, **_: object) -> Callable[[type], SimpleNamespace]:
-        actor = SimpleNamespace(open=SimpleNamespace(remote=lambda _: object()))
+        actor = SimpleNamespace(open=SimpleNamespace(remote=lambda _shared, _workers: object()))
         return lambda _: SimpleNamespace(remote=lambda _: actor)
 
     def wait(self, calls: list[object], timeout: float) -> tuple[list[object], list[object]]:
@@ -691,7 +691,7 @@ class NeverOpens:
     def __init__(self, _: DirectoryRequest) -> None:
         pass
 
-    def open(self, _: list[Path]) -> BundleError:
+    def open(self, _: list[Path], _workers: int) -> BundleError:
         return BundleError("a model that nothing opens")
 
 
