@@ -7,8 +7,9 @@ DIR has esm2_t6_8M and antiberty (../shared/tools/make_trained.py DIR makes them
 the labelled file. Each variant is exported separately; if one is refused, the record has the reason, and the others
 still run. Then real antibodies are scored, from --sequences or from the shipped antibodies that judge int8. They are
 scored by transformers in float64 (the reference), by optimum's stock export if it is installed, and by every variant on
-the CPU and on --provider. The seconds are for all sequences with an open model; the variants take turns. The script
-needs no network.
+the CPU and on --provider. The seconds are for all sequences with an open model; the variants take turns. With
+--esmcpp-python (see the target bench of the Makefile), esm-cpp scores them too if the encoder is an ESM-2. The script
+needs no network. The file has over 300 lines, because it is one measurement with one record.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import json
 import os
 import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -35,6 +38,7 @@ from abonyx.alphabet import Alphabet
 from abonyx.bundle import open_bundle
 from abonyx.bundle.heads import sigmoid
 from abonyx.config import ProviderName
+from abonyx.engine.process import usable_processors
 from abonyx.errors import EngineError
 from abonyx_export.antibodies import ANTIBODIES_NAME, shipped_antibodies
 from abonyx_export.cli import fit
@@ -44,7 +48,8 @@ from abonyx_export.head.head import Head, read_head
 from abonyx_export.request import ExportRequest
 from abonyx_export.variants import VARIANTS
 from commands import machine
-from preparation import STANDARD, digest, read_sequences, sample
+from cpu import PeerProcess
+from preparation import MASKED_LM, STANDARD, digest, read_sequences, sample
 
 ENCODERS = ("esm2_t6_8M", "antiberty")
 # With this limit of |dp|, int8 has practically no gate in the bundle for the fit. The fit uses the int8 error of that
@@ -177,6 +182,33 @@ def score(
     return figures
 
 
+def esmcpp(
+    encoder: Path, bundle: Path, sequences: list[str], exact: tuple[Float64, Float64], arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """Parity and seconds of esm-cpp with and without int8. It computes logits of a head with random weights, too."""
+    work = bundle.parent
+    subprocess.run([sys.executable, "-W", "ignore", "-c", MASKED_LM, encoder, work / "masked_lm"], check=True)
+    rows = [row.tolist() for row in Alphabet(open_bundle(bundle).manifest.alphabet).encode(sequences)]
+    request = {
+        "threads": usable_processors(),
+        "masked_lm": str(work / "masked_lm" / "model.safetensors"),
+        "golden": str(bundle / "golden.npz"),
+        "workloads": {"all": rows},
+    }
+    found: dict[str, Any] = {}
+    for precision in ("fp32", "int8"):
+        name = f"esm-cpp-{precision}"
+        python = arguments.esmcpp_python.absolute()
+        worker = PeerProcess(name, "esmcpp", python, request | {"precision": precision}, work / f"{name}.log")
+        p = np.array(worker.ask("check", "all")["p"])
+        seconds = [worker.ask("score", "all")["seconds"] for _ in range(arguments.repeats)]
+        worker.close()
+        found[name] = compare(exact[0], p, exact) | {"seconds": seconds, "median_s": statistics.median(seconds)}
+        del found[name]["max_embedding"]  # the worker returns no embeddings
+        found[name] |= {"sequences_per_s": len(rows) / found[name]["median_s"], "versions": worker.opened["versions"]}
+    return found
+
+
 def measure(encoder: Path, arguments: argparse.Namespace, sequences: list[str], work: Path) -> dict[str, Any]:
     """The record of one encoder."""
     lines: list[str] = []
@@ -199,6 +231,8 @@ def measure(encoder: Path, arguments: argparse.Namespace, sequences: list[str], 
         "variants": variants,
         "providers": {name: score(name, variants, sequences, exact, arguments.repeats) for name in providers},
     }
+    if arguments.esmcpp_python and encoder.name.startswith("esm2"):
+        found["providers"]["esm-cpp"] = esmcpp(encoder, Path(variants["fp32"]["bundle"]), sequences, exact, arguments)
     for facts in variants.values():
         facts.pop("bundle", None)  # a path of this machine
     return found
@@ -259,6 +293,7 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", choices=ENCODERS)
+    parser.add_argument("--esmcpp-python", type=Path, help="interpreter of an environment with esm-cpp")
     parser.add_argument(
         "--work", type=Path, help="keep the bundles here; the directory is emptied first  [default: temporary]"
     )
