@@ -203,8 +203,11 @@ def esmcpp(
         p = np.array(worker.ask("check", "all")["p"])
         seconds = [worker.ask("score", "all")["seconds"] for _ in range(arguments.repeats)]
         worker.close()
-        found[name] = compare(exact[0], p, exact) | {"seconds": seconds, "median_s": statistics.median(seconds)}
-        del found[name]["max_embedding"]  # the worker returns no embeddings
+        not_finite = int((~np.isfinite(p)).sum())
+        found[name] = {"not_finite": not_finite, "seconds": seconds, "median_s": statistics.median(seconds)}
+        if not not_finite:
+            found[name] |= compare(exact[0], p, exact)
+            del found[name]["max_embedding"]  # the worker returns no embeddings
         found[name] |= {"sequences_per_s": len(rows) / found[name]["median_s"], "versions": worker.opened["versions"]}
     return found
 
@@ -253,6 +256,9 @@ def table(record: dict[str, Any]) -> Iterator[str]:
                     yield f"{start} {row['error'].splitlines()[0]}"
                     continue
                 rate = row["sequences_per_s"]
+                if row.get("not_finite"):
+                    yield f"{start} {row['not_finite']} of {record['rows']} scores are not finite; {rate:.1f} a second"
+                    continue
                 yield f"{start} {row['max_dp']:9.1e} {row['mean_dp']:9.1e} {row['label_flips']:5} {rate:8.1f}"
         for name, facts in found["variants"].items():
             if "refused" in facts:
