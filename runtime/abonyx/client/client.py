@@ -140,7 +140,7 @@ class Client:
         gaps: str = "refuse",
         rank: bool = False,
     ) -> ScanAnswer:
-        """Score all single mutants of a sequence (docs/scan.md). The errors are those of `score`.
+        """Score the single mutants of a sequence (docs/scan.md). The errors are those of `score`.
 
         Args:
             sequence: the parent, or a pair (heavy, light). Of a pair, the chain that the heads score is mutated.

@@ -2,7 +2,7 @@
 
 A frame is a mark, four bytes with a length, and a message of that length in msgpack. The parent writes a frame and then
 reads one, so no side is blocked by a full pipe. A child ignores the signals that end a service. It ends when its parent
-kills it, or when its input ends.
+kills it, or when its input ends or its output is closed.
 """
 
 from __future__ import annotations

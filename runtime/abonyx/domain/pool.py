@@ -28,7 +28,7 @@ MIN_POOLED = 8_000
 MAX_CHILDREN = 8
 # Number of records of a run that a child judges in one call, which takes about 0.1 s.
 PIECE = 500
-# Number of processes on this machine that judge at the same time; see share_processors.
+# Number of processes on this machine that share its processors for judging, child processes not counted.
 _judging_here = 1
 # After a failed start of a process, the next is tried this much later.
 _RETRY_S = 30.0
@@ -262,7 +262,7 @@ def share_processors(processes: int) -> None:
 
 
 def judging_processors() -> int:
-    """Number of processors for this process's judging and its child processes."""
+    """Number of processors that this process and its child processes may use while they judge; 0 = less than one."""
     return usable_processors() // _judging_here
 
 

@@ -1,4 +1,4 @@
-"""Score all single mutants of one parent, and show which part of each change charge explains. It recommends none."""
+"""Score the single mutants of one parent, and show which part of each change charge explains. It recommends none."""
 
 from __future__ import annotations
 

@@ -132,7 +132,8 @@ class RayDispatch:
         worker = ray.remote(max_restarts=0, **needs(self.request.run.config))(self.worker or Worker).remote(
             self.request, *self.worker_args
         )
-        workers = min(self.workers, workers_of_node(self.request.run.config))
+        config = self.request.run.config
+        workers = min(self.workers, workers_of_node(config)) if config.provider == "cuda" else 1
         self._calls[worker.open.remote(self._shared, workers)] = worker, None
 
     def _waited_for(self) -> str:

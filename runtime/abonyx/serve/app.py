@@ -139,7 +139,7 @@ def _add_scoring(app: FastAPI, service: Service) -> dict[str, Endpoint]:
 
     @app.post("/v1/scan", **openapi.SCAN)
     async def scan(request: Request) -> Response:
-        """Score all single mutants of one sequence, and say what charge explains. No mutant is recommended."""
+        """Score the single mutants of one sequence, and say what charge explains. No mutant is recommended."""
         model = service.scheduler.model()
         body, until = await service.received_json(request)
         plan = functools.partial(plan_scan_request, body, model, service.settings)

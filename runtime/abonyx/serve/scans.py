@@ -1,4 +1,4 @@
-"""The answer of /v1/scan: all single mutants of one parent, and what charge explains. It recommends no mutant."""
+"""The answer of /v1/scan: the single mutants of one parent, and what charge explains. It recommends no mutant."""
 
 from __future__ import annotations
 

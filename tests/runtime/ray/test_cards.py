@@ -17,11 +17,20 @@ from abonyx.config import RuntimeConfig
 from abonyx.domain import pool
 from abonyx.engine import cuda_driver, onnx, providers
 from abonyx.engine.cuda_driver import CudaDevice, CudaDriver
-from abonyx.errors import ConfigError, EngineError, OutOfDeviceMemory, ProviderError, ProviderUnavailable, ResumeRefused
-from abonyx.run.run_file import open_run_file, run_facts
+from abonyx.errors import (
+    ConfigError,
+    EngineError,
+    OutOfDeviceMemory,
+    ProviderError,
+    ProviderUnavailable,
+    ResumeRefused,
+    RunInterrupted,
+)
+from abonyx.run.interrupts import Stop
+from abonyx.run.run_file import File, open_run_file, run_facts
 from abonyx.run.scorer import DirectoryRequest
 
-from .test_score_ray import OPTIONS, USUAL, Call
+from .test_score_ray import OPTIONS, USUAL, Call, Silent
 
 ray = pytest.importorskip("ray", reason="the ray extra is not installed")
 pytest.importorskip("ray.data", reason="the ray extra is not installed")
@@ -164,6 +173,37 @@ def test_nodes_of_a_mixed_cluster_that_do_nothing_are_named(monkeypatch: pytest.
     cpu = cluster.for_worker(RuntimeConfig())
     assert (cluster.worker_count(cpu), cluster.idle_nodes(cpu)) == (80, [])
     assert cluster.workers_of_node(cpu) == 64
+
+
+class Counting(Silent):
+    """A Ray with these nodes, which notes how many workers a worker shares its node with."""
+
+    def __init__(self, stop: Stop) -> None:
+        super().__init__(stop)
+        self.told: list[int] = []
+
+    def remote(self, **_: object) -> Any:
+        opened = SimpleNamespace(remote=lambda _shared, workers: self.told.append(workers) or object())
+        return lambda _: SimpleNamespace(remote=lambda _: SimpleNamespace(open=opened))
+
+    def nodes(self) -> list[dict[str, object]]:
+        return list(NODES)
+
+
+@pytest.mark.parametrize(("config", "told"), [(CUDA, [2, 2]), (RuntimeConfig(), [1, 1, 1])])
+def test_workers_on_gpus_are_told_how_many_share_their_node(
+    config: RuntimeConfig, told: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop = Stop()
+    counting = Counting(stop)
+    for module in (cluster, files_module):
+        monkeypatch.setattr(module, "load_ray", lambda: counting)
+    asked = request(tmp_path)
+    asked = dataclasses.replace(asked, run=dataclasses.replace(asked.run, config=cluster.for_worker(config)))
+    files = [File(tmp_path / name, tmp_path / f"{name}.out") for name in ("a.csv", "b.csv", "c.csv")]
+    with open_run_file(tmp_path, restart=False) as run_file, pytest.raises(RunInterrupted):
+        RayDispatch(asked, run_file, False)._run(files, stop)
+    assert counting.told == told
 
 
 def test_a_dataset_has_no_more_workers_than_cards_and_none_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
