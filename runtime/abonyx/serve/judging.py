@@ -93,7 +93,6 @@ class Judging:
             try:
                 with turn.left():
                     while coming:
-                        turn.refuse_stopped()  # _result() checks for a stop only if it must wait for the part
                         found += _result(coming[0], turn.refuse_stopped)
                         coming.popleft()
                         coming.extend(judges.submit(part, chains) for part in itertools.islice(parts, 1))
@@ -125,10 +124,11 @@ class Judging:
 
 def _result(future: Future[list[Judgement]], look: Callable[[], None]) -> list[Judgement]:
     while True:
+        look()  # also if the result is there already: a long request is many short waits
         try:
             return future.result(_LOOK_S)
         except TimeoutError:
-            look()
+            continue
 
 
 def is_small(body: bytes) -> bool:
